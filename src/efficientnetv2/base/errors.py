@@ -1,0 +1,26 @@
+"""Errors that a user can mend: each names the value, the rule and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Wrong use or wrong input. The command line prints its message alone and exits with 2.
+
+    The message says what was found (with file and row), which rule it breaks, and what to do.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint to append to a message about an unknown word: ``; did you mean 'x'?``, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def some(names: Iterable[object], most: int = 5) -> str:
+    """The first few names, quoted, and how many more there are: ``'a', 'b' and 3 more``."""
+    names = list(names)
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,85 @@
+"""How a picture becomes a network's input, said once and used everywhere.
+
+Training, evaluation, prediction, export and the server read the same ``Preprocessing``; it travels
+inside the model file, so that no caller has to know a mean or a size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, field_validator
+from pydantic.dataclasses import dataclass
+
+Framing = Literal["whole", "crop", "pad"]
+
+# ImageNet's channel statistics on [0, 1], as the released B0-B3 and V1 networks use them
+# (google/automl, efficientnetv2).
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# Released S, M, L, XL: (x - 128) / 128 on 0..255; as a mean and std on [0, 1].
+SYMMETRIC_MEAN = (128 / 255,) * 3
+SYMMETRIC_STD = (128 / 255,) * 3
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Preprocessing:
+    """From any picture to a float batch: frame, resize to a square, scale to [0, 1], normalise.
+
+    Args:
+        image_px: height and width of the network's input, in pixels.
+        framing: ``whole`` squeezes the whole picture into the square (nothing is cut off),
+            ``crop`` cuts the centre square, ``pad`` keeps the shape and fills the rest with the mean.
+        crop_fraction: with ``crop``, the side of the centre square over the picture's shorter side.
+        interpolation: of the resize; antialiased.
+        mean: per channel, of values in [0, 1].
+        std: per channel, of values in [0, 1]; > 0.
+    """
+
+    image_px: int
+    framing: Framing = "whole"
+    crop_fraction: float = 1.0
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    @field_validator("image_px")
+    @classmethod
+    def _positive(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError(f"image_px is {value}, but a picture has at least 1 pixel")
+        return value
+
+    @field_validator("crop_fraction")
+    @classmethod
+    def _fraction(cls, value: float) -> float:
+        if not 0 < value <= 1:
+            raise ValueError(f"crop_fraction is {value}, but lies in (0, 1]")
+        return value
+
+    @field_validator("std")
+    @classmethod
+    def _scale(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not math.isfinite(v) or v <= 0 for v in value):
+            raise ValueError(f"std is {value}, but each channel's is finite and above 0")
+        return value
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input, one mean and one std each."""
+        return len(self.mean)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_json`` gives an equal ``Preprocessing``."""
+        plain: dict[str, Any] = TypeAdapter(Preprocessing).dump_python(self, mode="json")
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Preprocessing:
+        """Checked as if it had been made by hand.
+
+        Raises:
+            pydantic.ValidationError: an unknown field or a value out of range.
+        """
+        return TypeAdapter(cls).validate_python(plain)
