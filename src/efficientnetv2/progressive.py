@@ -156,15 +156,24 @@ class Progressive:
     def with_image_px(self, end_px: int) -> Progressive:
         """The same schedule, its sizes scaled so that the last stage trains at ``end_px``."""
         start, end = _ends(self.image_px)
+        multiple = self.px_multiple if end_px % self.px_multiple == 0 else 1
         if start == end:
-            return replace(self, image_px=float(end_px))
-        return replace(self, image_px=Ramp(start * end_px / end, end_px, _continuous(self.image_px)))
+            return replace(self, image_px=float(end_px), px_multiple=multiple)
+        ramp = Ramp(
+            start * end_px / end, end_px, isinstance(self.image_px, Ramp) and self.image_px.continuous
+        )
+        return replace(self, image_px=ramp, px_multiple=multiple)
 
     def fixed(self) -> Progressive:
         """Training at the last stage's setting throughout: what progressive learning is compared with."""
         last = {name: _ends(getattr(self, name))[1] for name in _RANGES if getattr(self, name) is not None}
         others: dict[str, Quantity] = {name: _ends(value)[1] for name, value in self.others.items()}
         return replace(self, stages=1, others=others, **last)  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        plain: dict[str, Any] = TypeAdapter(Progressive).dump_python(self, mode="json")
+        return plain
 
     def _setting(self, stage: int, run_fraction: float) -> Setting:
         stage_fraction = stage / (self.stages - 1) if self.stages > 1 else 1.0
@@ -206,10 +215,6 @@ def _ends(quantity: Quantity | None) -> tuple[float, ...]:
     if quantity is None:
         return ()
     return (quantity.start, quantity.end) if isinstance(quantity, Ramp) else (quantity, quantity)
-
-
-def _continuous(quantity: Quantity) -> bool:
-    return isinstance(quantity, Ramp) and quantity.continuous
 
 
 def paper(name: str) -> Progressive:

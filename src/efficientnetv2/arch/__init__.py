@@ -1,0 +1,1 @@
+"""Networks as data: tables, published ones, scaling, cost. No torch."""

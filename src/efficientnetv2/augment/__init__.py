@@ -1,0 +1,1 @@
+"""Augmentation: a uint8 batch to a float batch, on the device that holds it."""

@@ -1,0 +1,1 @@
+"""Networks as PyTorch modules: made from tables, regularized in place, saved to model files."""

@@ -1,0 +1,88 @@
+"""Cutout: a square hole in every picture."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from efficientnetv2.augment.rows import as_ids, choose, on_device
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+
+Fill = Literal["mean", "noise"]
+
+# Each picture's noise is a window into one strip of noise; so many windows there are. Ours.
+_WINDOWS = 65536
+
+
+def cutout(images: Tensor, *, fraction: float, key: Key, ids: npt.ArrayLike, fill: Fill = "noise") -> Tensor:
+    """Cut a square hole around a random pixel; it may run over the edge.
+
+    Args:
+        images: (N, C, H, W), uint8 or float.
+        fraction: side of the hole over the picture's shorter side, 0 to 1; rounded down to an even
+            number of pixels.
+        key: of this purpose.
+        ids: (N,) draw ids.
+        fill: ``mean`` is the picture's own mean colour; ``noise`` is uniform over 0..255 in uint8
+            pictures and standard normal in float ones.
+
+    Returns:
+        (N, C, H, W), type unchanged.
+
+    Raises:
+        InputError: a fraction outside 0 to 1.
+
+    Source: arXiv:1708.04552; the transfer recipe of the released code cuts a hole of half the side,
+    filled with noise (its range there is the brighter half of the values; ours is all of them).
+    """
+    if not 0 <= fraction <= 1:
+        raise InputError(f"cutout is {fraction:g}, but is the hole's side over the picture's: 0 to 1.")
+    draws = on_device(key.uniform_rows(as_ids(ids), 3), images)
+    reach = int(fraction * min(images.shape[2:])) // 2
+    mask = hole(images, torch.full_like(draws[:, 0], reach), draws[:, 0], draws[:, 1])
+    if fill == "noise":
+        return choose(mask, _noise(images, key, draws[:, 2]), images)
+    mean = images.float().mean((2, 3), keepdim=True)
+    mean = mean if images.is_floating_point() else mean.round()
+    return choose(mask, mean.to(images.dtype), images)
+
+
+def hole(images: Tensor, reach_px: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Where a square hole lies: from ``reach_px`` before a centre pixel to ``reach_px`` after it.
+
+    Args:
+        images: (N, C, H, W), for its shape and device.
+        reach_px: (N,) whole numbers; the hole's side is twice that, less what lies over the edge.
+        y: (N,) in [0, 1), which row is the centre.
+        x: (N,) in [0, 1), which column is the centre.
+
+    Returns:
+        (N, 1, H, W) bool.
+    """
+    height, width = images.shape[2:]
+    rows, columns = _span(y, reach_px, height), _span(x, reach_px, width)
+    return rows[:, None, :, None] & columns[:, None, None, :]
+
+
+def _span(where: Tensor, reach: Tensor, length: int) -> Tensor:
+    # A draw just below 1 may round up to 1 in float32: the last pixel then.
+    centre = (where * length).floor().clamp(max=length - 1)[:, None]
+    place = torch.arange(length, device=where.device) - centre
+    return (place >= -reach[:, None]) & (place < reach[:, None])
+
+
+def _noise(images: Tensor, key: Key, start: Tensor) -> Tensor:
+    values = images[0].numel()
+    generator = key.fold("noise").generator()
+    if images.is_floating_point():
+        strip = torch.from_numpy(generator.standard_normal(values + _WINDOWS, dtype=np.float32))
+    else:
+        strip = torch.from_numpy(generator.integers(0, 256, values + _WINDOWS, dtype=np.uint8))
+    windows = strip.to(images.device, images.dtype).unfold(0, values, 1)  # a view
+    chosen = windows.index_select(0, (start * _WINDOWS).long())
+    return chosen.view(images.shape)

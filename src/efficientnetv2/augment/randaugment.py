@@ -1,0 +1,228 @@
+"""RandAugment: a few random operations per picture, all of one strength (arXiv:1909.13719).
+
+The strength is a real number, the level: 10 is the full range of most operations, the paper of
+EfficientNetV2 goes to 25. The table below says what a level means to each operation, in two presets:
+
+- ``released``: the formulas of the authors' code (google/automl, efficientnetv2). Some weaken as the
+  level grows (posterize, solarize), the enhancing ones are the identity at level 5, and translation and
+  holes are in pixels whatever the picture's size. Contrast has a quirk, see ``released_contrast``.
+- ``monotone``: ours. Everything is the identity at level 0 (the three operations without a strength
+  aside), grows with the level and with the picture; at 300 px, the training size of EfficientNetV2-S,
+  translation and holes are those of ``released``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from efficientnetv2.augment import colour, geometry
+from efficientnetv2.augment.erase import hole
+from efficientnetv2.augment.rows import Floats, as_ids, by_group, choose, on_device
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+
+RandAugmentPreset = Literal["released", "monotone"]
+Formula = Callable[[Floats, Floats, int], Floats]
+# Per picture and layer: which operation, its sign, the row and the column of its hole.
+_DRAWS = 4
+
+
+class Arguments(NamedTuple):
+    """What an operation gets for its n pictures: (n,) float tensors on their device.
+
+    ``strength`` is what the table's formula gives; ``y`` and ``x``, in [0, 1), say where a hole lies.
+    """
+
+    strength: Tensor
+    y: Tensor
+    x: Tensor
+
+
+Apply = Callable[[Tensor, Arguments], Tensor]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One row of the table: a name, what it does, and what a level means to it.
+
+    Args:
+        name: as in the released code.
+        apply: from (n, 3, H, W) uint8 pictures and their arguments to the changed pictures.
+        released: from m = level / 10, a sign of -1 or 1 (both per picture) and the shorter side in
+            pixels to the strength.
+        monotone: the same, ours.
+        released_apply: where the release computes otherwise than ``apply``.
+    """
+
+    name: str
+    apply: Apply
+    released: Formula
+    monotone: Formula
+    released_apply: Apply | None = None
+
+
+def _plain(function: Callable[[Tensor], Tensor]) -> Apply:
+    return lambda images, _arguments: function(images)
+
+
+def _strong(function: Callable[[Tensor, Tensor], Tensor]) -> Apply:
+    return lambda images, arguments: function(images, arguments.strength)
+
+
+def _cut(images: Tensor, arguments: Arguments) -> Tensor:
+    fill = torch.full_like(images[:1, :1, :1, :1], geometry.FILL)
+    return choose(hole(images, *arguments), fill, images)
+
+
+def _none(m: Floats, sign: Floats, px: int) -> Floats:
+    return np.zeros_like(m)
+
+
+def _rotate(m: Floats, sign: Floats, px: int) -> Floats:
+    return sign * 30 * m  # degrees
+
+
+def _shear(m: Floats, sign: Floats, px: int) -> Floats:
+    return sign * 0.3 * m
+
+
+def _solarize_add(m: Floats, sign: Floats, px: int) -> Floats:
+    return np.minimum(255, np.floor(110 * m))
+
+
+def _whole(values: Floats, low: int, high: int) -> Floats:
+    # A hair is added so that 0.3 / 10 * 100 is 3, not 2.
+    cut: Floats = np.clip(np.floor(values + 1e-9), low, high)
+    return cut
+
+
+def _enhance(m: Floats, sign: Floats, px: int) -> Floats:
+    return 1.8 * m + 0.1
+
+
+def _enhance_away(m: Floats, sign: Floats, px: int) -> Floats:
+    # Not below 0.1, the least of the released formula: at 0 a picture would be gone.
+    return np.maximum(0.1, 1 + sign * 0.9 * m)
+
+
+def _posterize(m: Floats, sign: Floats, px: int) -> Floats:
+    return _whole(4 * m, 0, 8)  # bits kept
+
+
+def _posterize_away(m: Floats, sign: Floats, px: int) -> Floats:
+    return _whole(8 - 4 * m, 1, 8)
+
+
+def _solarize(m: Floats, sign: Floats, px: int) -> Floats:
+    return _whole(256 * m, 0, 256)  # threshold
+
+
+def _solarize_away(m: Floats, sign: Floats, px: int) -> Floats:
+    return _whole(256 * (1 - m), 0, 256)
+
+
+def _translate(m: Floats, sign: Floats, px: int) -> Floats:
+    return sign * 100 * m  # pixels
+
+
+def _translate_share(m: Floats, sign: Floats, px: int) -> Floats:
+    return sign * (100 / 300) * px * m
+
+
+def _cutout(m: Floats, sign: Floats, px: int) -> Floats:
+    return _whole(40 * m, 0, 1 << 20)  # pixels each way
+
+
+def _cutout_share(m: Floats, sign: Floats, px: int) -> Floats:
+    return _whole((40 / 300) * px * m, 0, 1 << 20)
+
+
+# fmt: off
+OPERATIONS = (
+    #         name            applied                         released          monotone
+    Operation("AutoContrast", _plain(colour.autocontrast),    _none,            _none),
+    Operation("Equalize",     _plain(colour.equalize),        _none,            _none),
+    Operation("Invert",       _plain(colour.invert),          _none,            _none),
+    Operation("Rotate",       _strong(geometry.rotate),       _rotate,          _rotate),
+    Operation("Posterize",    _strong(colour.posterize),      _posterize,       _posterize_away),
+    Operation("Solarize",     _strong(colour.solarize),       _solarize,        _solarize_away),
+    Operation("Color",        _strong(colour.saturation),     _enhance,         _enhance_away),
+    Operation("Contrast",     _strong(colour.contrast),       _enhance,         _enhance_away,
+              released_apply=_strong(colour.released_contrast)),
+    Operation("Brightness",   _strong(colour.brightness),     _enhance,         _enhance_away),
+    Operation("Sharpness",    _strong(colour.sharpness),      _enhance,         _enhance_away),
+    Operation("ShearX",       _strong(geometry.shear_x),      _shear,           _shear),
+    Operation("ShearY",       _strong(geometry.shear_y),      _shear,           _shear),
+    Operation("TranslateX",   _strong(geometry.translate_x),  _translate,       _translate_share),
+    Operation("TranslateY",   _strong(geometry.translate_y),  _translate,       _translate_share),
+    Operation("Cutout",       _cut,                           _cutout,          _cutout_share),
+    Operation("SolarizeAdd",  _strong(colour.solarize_add),   _solarize_add,    _solarize_add),
+)
+# fmt: on
+
+
+def randaugment(
+    images: Tensor,
+    *,
+    magnitude: float | Tensor,
+    key: Key,
+    ids: npt.ArrayLike,
+    preset: RandAugmentPreset = "released",
+    layers: int = 2,
+) -> Tensor:
+    """Apply ``layers`` operations one after the other, each drawn uniformly from the 16, to every picture.
+
+    Args:
+        images: (N, 3, H, W) uint8; unchanged.
+        magnitude: the level, ≥ 0, one for all or (N,). Where a formula runs over (in ``released``
+            posterize would keep 10 bits at level 25), it is cut to its range.
+        key: of this purpose.
+        ids: (N,) draw ids; a picture's operations depend on the key and its id alone.
+        preset: which column of the table; see the module.
+        layers: operations per picture; fewer are the first of more. 2 as released.
+
+    Returns:
+        (N, 3, H, W) uint8.
+
+    Raises:
+        InputError: not 3 channels, or a level below 0 or not finite.
+    """
+    if images.shape[1] != 3:
+        raise InputError(
+            f"RandAugment works on red, green and blue, but these pictures have {images.shape[1]} channels. "
+            "Switch it off (--set progressive.randaugment=null)."
+        )
+    level = np.asarray(magnitude.cpu() if isinstance(magnitude, Tensor) else magnitude, dtype=np.float64)
+    if not (np.isfinite(level).all() and (level >= 0).all()):
+        raise InputError(f"RandAugment's magnitude is {magnitude}, but is 0 or more (10 is the full range).")
+    m = np.broadcast_to(level / 10, len(images))
+    draws = key.uniform_rows(as_ids(ids), layers * _DRAWS).reshape(len(images), layers, _DRAWS)
+    for layer in range(layers):
+        images = _one_layer(images, m, draws[:, layer], preset)
+    return images
+
+
+def _one_layer(images: Tensor, m: Floats, draws: Floats, preset: RandAugmentPreset) -> Tensor:
+    which = (draws[:, 0] * len(OPERATIONS)).astype(np.int64)
+    sign = np.where(draws[:, 1] < 0.5, -1.0, 1.0)
+    px = min(images.shape[2:])
+    strength = np.zeros(len(images))
+    for index in np.unique(which):
+        rows = which == index
+        formula: Formula = getattr(OPERATIONS[index], preset)
+        strength[rows] = formula(m[rows], sign[rows], px)
+    arguments = on_device(np.column_stack([strength, draws[:, 2], draws[:, 3]]), images)
+
+    def apply(group: int, rows: Tensor, part: Tensor) -> Tensor:
+        operation = OPERATIONS[group]
+        function = (preset == "released" and operation.released_apply) or operation.apply
+        return function(part, Arguments(*arguments.index_select(0, rows).unbind(1)))
+
+    return by_group(images, which, apply)

@@ -1,0 +1,48 @@
+"""Files that are whole or not there: a reader never meets half of one, even after a power cut."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> None:
+    """Let ``writer`` fill a temporary file beside ``path``, then put it in its place in one move.
+
+    Args:
+        path: of the finished file; its folder exists. A file already there is replaced.
+        writer: is given the temporary path and writes and closes that file. If it raises, nothing is
+            left behind and the old file stands.
+
+    Raises:
+        OSError: the folder is missing, full or read-only.
+    """
+    path = Path(path)
+    # Not tempfile's: its files are readable by their owner alone, and the finished one keeps that.
+    partial = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.partial")
+    try:
+        writer(partial)
+        with open(partial, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def write_text_atomically(path: str | Path, text: str) -> None:
+    """``write_atomically`` of a text, in UTF-8 with plain line ends."""
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the system lets folders be opened (not on Windows)."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

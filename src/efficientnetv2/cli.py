@@ -1,0 +1,64 @@
+"""The program ``effnetv2``: parse, call, print.
+
+Exit codes: 0 done, 2 wrong use or wrong input (message on stderr), 1 a failure of ours, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import typer
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.demo import demo
+from efficientnetv2.commands.evaluate import evaluate
+from efficientnetv2.commands.models import models
+from efficientnetv2.commands.predict import predict
+from efficientnetv2.commands.recipes import recipes
+from efficientnetv2.commands.train import train
+
+Params = ParamSpec("Params")
+Answer = TypeVar("Answer")
+
+
+def with_exit_codes(command: Callable[Params, Answer]) -> Callable[Params, Answer]:
+    """The command, its foreseen ends turned into messages and exit codes."""
+
+    @functools.wraps(command)
+    def guarded(*args: Params.args, **kwargs: Params.kwargs) -> Answer:
+        try:
+            return command(*args, **kwargs)
+        except InputError as error:
+            print(f"effnetv2: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as stop:
+            print("effnetv2: stopped. A training run goes on with --resume.", file=sys.stderr)
+            raise typer.Exit(130) from stop
+
+    return guarded
+
+
+app = typer.Typer(
+    name="effnetv2",
+    help="Train image classifiers fast: from a folder or CSV of pictures to an honest, explained model.\n\n"
+    "Begin with:  effnetv2 train DATA",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (demo, train, evaluate, predict, models, recipes):
+    app.command()(with_exit_codes(verb))
+
+
+def main() -> None:
+    """Run the program and exit with its code."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""``effnetv2 evaluate``: how good a model is on labelled pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from efficientnetv2.commands import options
+
+
+def evaluate(
+    model: options.Model,
+    data: options.Data,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="train|val|test|all",
+            help="Which part of DATA.  [default: test where there is one, else val, else all]",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for report.json, report.html and predictions.csv.", show_default=False),
+    ] = None,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    path_column: options.PathColumn = "path",
+    label_column: options.LabelColumn = "label",
+    labels: options.Labels = "exact",
+    strict: options.Strict = False,
+    as_json: options.Json = False,
+) -> None:
+    """Evaluate a model on labelled pictures it was not trained on.
+
+    Examples:
+      effnetv2 evaluate runs/demo photos/
+
+      effnetv2 evaluate model.safetensors test.csv --out evaluation/ --json
+    """
+    from efficientnetv2.commands.evaluating import evaluate_and_report
+    from efficientnetv2.commands.prepare import Source
+
+    source = Source(data, path_column, label_column, None, labels)
+    evaluate_and_report(
+        model, source, split=split, out=out, device=device, workers=workers, strict=strict, as_json=as_json
+    )

@@ -1,0 +1,140 @@
+"""What a run or an evaluation came to: figures, intervals, mistakes; on the screen and as a report."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.commands.screen import Screen, answer, duration
+from efficientnetv2.commands.tables import write_predictions
+from efficientnetv2.data.decode import read_picture
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.pictures import UnreadablePicture
+from efficientnetv2.evaluation import report
+from efficientnetv2.evaluation.report import Facts, Mistake
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.metrics.classification import Figures, figures
+from efficientnetv2.metrics.intervals import Interval, bootstrap
+
+_CLASSES_SHOWN = 30
+
+
+class Outcome:
+    """The figures of predictions, and what to say of them.
+
+    Args:
+        predictions: on the manifest's pictures.
+        manifest: labelled.
+        class_names: of the network.
+        facts: all else the report says.
+    """
+
+    def __init__(
+        self, predictions: Predictions, manifest: Manifest, class_names: Sequence[str], facts: Facts
+    ) -> None:
+        self.predictions, self.manifest, self.facts = predictions, manifest, facts
+        self.class_names = tuple(class_names)
+
+    @cached_property
+    def figures(self) -> Figures:
+        """Of all predictions."""
+        return figures(self.predictions.labels, self.predictions.probabilities, self.class_names)
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """95 % intervals, by name."""
+        return bootstrap(self.figures, key=Key.of(self.facts.seed or 0).fold("intervals"))
+
+    def write(self, folder: Path, *, history: Sequence[dict[str, Any]] = ()) -> None:
+        """Write ``report.json``, ``report.html`` and ``predictions.csv`` into a folder that is there."""
+        try:
+            report.write(
+                folder,
+                figures=self.figures,
+                intervals=self.intervals,
+                facts=self.facts,
+                history=history,
+                misjudged=self._mistakes(),
+            )
+        except OSError as error:
+            raise InputError(
+                f"{folder}: the report could not be written ({error.strerror or error})."
+            ) from error
+        paths = [self.manifest.paths[row] for row in self.predictions.samples]
+        write_predictions(folder / "predictions.csv", self.predictions, paths, self.class_names)
+
+    def show(self, screen: Screen, *, as_json: bool) -> None:
+        """The figures, for a person or for a program."""
+        if as_json:
+            answer(report.as_json(self.figures, self.intervals, self.facts, self._mistakes(thumbnails=False)))
+            return
+        score, low_high = self.figures, self.intervals
+        rows = [
+            [name, *(f"{value:.3f}" for value in (one.precision, one.recall, one.f1)), str(one.support)]
+            for name, one in score.per_class.items()
+            if one.precision is not None and one.recall is not None and one.f1 is not None
+        ]
+        more = (
+            f" (the first {_CLASSES_SHOWN} of {len(rows)}; all in the report)"
+            if len(rows) > _CLASSES_SHOWN
+            else ""
+        )
+        screen.table(
+            f"By class{more}", ["class", "precision", "recall", "F1", "pictures"], rows[:_CLASSES_SHOWN]
+        )
+        screen.say(
+            f"top-1 {score.top1:.1%} (95 % interval {low_high['top1'][0]:.1%} to {low_high['top1'][1]:.1%}), "
+            f"macro-F1 {score.macro_f1:.3f} ({low_high['macro_f1'][0]:.3f} to {low_high['macro_f1'][1]:.3f}) "
+            f"on {score.pictures} pictures ({self.facts.evaluated_on})."
+        )
+        verdict = "above" if low_high["top1"][0] > score.majority_top1 else "not clearly above"
+        screen.say(
+            f"That is {verdict} always answering '{score.majority_class}', which is right for "
+            f"{score.majority_top1:.1%}."
+        )
+        if self.facts.optimistic:
+            screen.say("Optimistic: these pictures also chose or trained the model.")
+        if self.facts.wall_s is not None and self.facts.images_per_s is not None:
+            screen.say(f"{duration(self.facts.wall_s)}, {self.facts.images_per_s:.0f} images/s.")
+
+    def _mistakes(self, *, thumbnails: bool = True) -> list[Mistake]:
+        probabilities = self.predictions.probabilities
+        mistakes = []
+        for place in report.most_confident(self.predictions.labels, probabilities):
+            row = int(self.predictions.samples[place])
+            best = int(probabilities[place].argmax())
+            picture = None
+            if thumbnails:
+                try:
+                    picture = read_picture(self.manifest.file(row))
+                except UnreadablePicture:  # it could be read a moment ago; a report can do without it
+                    picture = None
+            mistakes.append(
+                Mistake(
+                    path=self.manifest.paths[row],
+                    true=self.class_names[self.predictions.labels[place]],
+                    predicted=self.class_names[best],
+                    probability=float(probabilities[place, best]),
+                    thumbnail=picture,
+                )
+            )
+        return mistakes
+
+
+def versions() -> dict[str, str]:
+    """Of what computed a figure."""
+    names = ("efficientnetv2", "torch", "torchvision", "numpy", "pillow", "scikit-learn")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def command_line() -> str:
+    """The command as one would type it again."""
+    return shlex.join(["effnetv2", *sys.argv[1:]])

@@ -1,0 +1,72 @@
+"""``effnetv2 predict``: labels for pictures that have none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from efficientnetv2.commands import options
+from efficientnetv2.commands.screen import Screen, answer
+
+
+def predict(
+    model: options.Model,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A picture, a folder of pictures (any depth), or a CSV or Parquet file with a path column.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="CSV to write.")] = Path("predictions.csv"),
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    path_column: options.PathColumn = "path",
+    strict: options.Strict = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write path, label and the probability of each class for every picture.
+
+    Examples:
+      effnetv2 predict runs/demo new_photos/
+
+      effnetv2 predict model.safetensors list.csv --path-column file --out labels.csv
+    """
+    from efficientnetv2.base.errors import InputError
+    from efficientnetv2.commands.prepare import Source
+    from efficientnetv2.commands.tables import write_predictions
+    from efficientnetv2.inference.accelerate import pick_device, pick_workers
+    from efficientnetv2.inference.predict import predict_manifest
+    from efficientnetv2.models import modelfile
+
+    screen = Screen(quiet=as_json)
+    on = pick_device(device)
+    network = modelfile.load(model)
+    manifest = Source(data, path_column).read(require_labels=False)
+    with screen.counting("predicting", len(manifest)) as counted:
+        predictions = predict_manifest(
+            network,
+            manifest,
+            preprocessing=network.preprocessing,
+            device=on,
+            workers=pick_workers(on) if workers is None else workers,
+            progress=counted,
+        )
+    for row, reason in predictions.unreadable:
+        if strict:
+            raise InputError(f"{manifest.paths[row]}: {reason}. Remove it, or leave out --strict to skip it.")
+        screen.say(f"Skipped {manifest.paths[row]}: {reason}.")
+    if not len(predictions.samples):
+        raise InputError(f"None of the {len(manifest)} pictures of {data} can be read.")
+    table = write_predictions(
+        out, predictions, [manifest.paths[row] for row in predictions.samples], network.class_names
+    )
+    if as_json:
+        answer(table.to_dict(orient="records"))
+        return
+    counts = table["label"].value_counts()
+    screen.say(f"{len(table)} pictures: " + ", ".join(f"{label} {count}" for label, count in counts.items()))
+    screen.say(f"Written to {out}.")

@@ -1,0 +1,107 @@
+"""From DATA to checked training and validation parts, with what was found said in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.data.check import check
+from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.data.splits import with_holdout
+
+# Looking at files waits for the disk more than for the processor. Ours.
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """DATA and how to read it; the options of those names.
+
+    Args:
+        data: folder, table or name.
+        path_column, label_column, group_column: of a table.
+        labels: ``exact`` or ``casefold``.
+    """
+
+    data: str
+    path_column: str = "path"
+    label_column: str = "label"
+    group_column: str | None = None
+    labels: str = "exact"
+
+    def read(self, *, require_labels: bool = True) -> Manifest:
+        """The manifest.
+
+        Raises:
+            InputError: what is wrong with the data.
+        """
+        if self.labels not in {"exact", "casefold"}:
+            hint = did_you_mean(self.labels, ["exact", "casefold"])
+            raise InputError(f"--labels is '{self.labels}', but is exact or casefold{hint}")
+        return read(
+            self.data,
+            path_column=self.path_column,
+            label_column=self.label_column,
+            group_column=self.group_column,
+            labels=cast(Literal["exact", "casefold"], self.labels),
+            require_labels=require_labels,
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pictures ready for a run.
+
+    Args:
+        manifest: every readable picture, with its split.
+        held_out: whether ``val`` is an automatic hold-out.
+        split_note: how it was made, in a sentence.
+        skipped: path and reason of each unreadable picture.
+    """
+
+    manifest: Manifest
+    held_out: bool
+    split_note: str
+    skipped: tuple[tuple[str, str], ...]
+
+    @property
+    def train(self) -> Manifest:
+        """The training pictures."""
+        return self.manifest.subset("train")
+
+    @property
+    def val(self) -> Manifest:
+        """The validation pictures."""
+        return self.manifest.subset("val")
+
+
+def prepare(
+    source: Source, *, holdout: float, seed: int, strict: bool, say: Callable[[str], None]
+) -> Prepared:
+    """Look at every file, leave out what cannot be read, split if no split was given.
+
+    Raises:
+        InputError: too much is unreadable, a picture stands in two splits, or a class is too small.
+    """
+    manifest = source.read()
+    for note in manifest.notes:
+        say(note)
+    found = check(manifest, workers=_THREADS, strict=strict)
+    for note in found.notes:
+        say(note)
+    skipped = tuple(
+        (manifest.paths[row], reason) for row, reason in zip(found.unreadable, found.reasons, strict=True)
+    )
+    if skipped:
+        manifest = manifest.select(found.readable)
+        pictures = "picture" if len(skipped) == 1 else "pictures"
+        say(
+            f"Skipped {len(skipped)} unreadable {pictures}, listed in skipped.csv; the first: {' '.join(skipped[0])}."
+        )
+    given = bool((manifest.split == "val").any())
+    manifest, note = with_holdout(
+        manifest, fraction=holdout, seed=seed, contents=found.contents[found.readable]
+    )
+    return Prepared(manifest, not given, note, skipped)

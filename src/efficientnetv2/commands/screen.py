@@ -1,0 +1,128 @@
+"""What a person sees: lines, tables and progress bars. Answers go to stdout, the rest to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from efficientnetv2.progressive import Setting
+
+
+class Screen:
+    """Where a command writes.
+
+    Args:
+        quiet: with ``--json``: only the answer, on stdout; notes go to stderr.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.notes = Console(stderr=quiet, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+
+    def say(self, line: str) -> None:
+        """A line of plain text, above the progress bar if there is one."""
+        (self._bar.console if self._bar else self.notes).print(line, markup=False)
+
+    @contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar of pictures done; yields what to call with their number so far."""
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=self.notes,
+            transient=True,
+        ) as bar:
+            task = bar.add_task(what, total=total, speed="")
+            started = time.perf_counter()
+
+            def counted(done: int) -> None:
+                speed = done / max(1e-9, time.perf_counter() - started)
+                bar.update(task, completed=done, speed=f"{speed:.0f} images/s")
+
+            yield counted
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        """A table whose numbers are aligned to the right."""
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self.notes.print(table)
+
+
+def answer(value: Any) -> None:
+    """The answer of ``--json``: one JSON value on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+class TrainingBar:
+    """A progress bar of a training run: pictures a second, the current setting, time left."""
+
+    def __init__(self, screen: Screen) -> None:
+        self.screen = screen
+        self._bar = Progress(
+            TextColumn("{task.fields[what]}", markup=False),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[speed]}", markup=False),
+            TextColumn("{task.fields[left]}", markup=False),
+            console=screen.notes,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", what="starting", speed="", left="", total=None)
+
+    def __enter__(self) -> TrainingBar:
+        self._bar.start()
+        self.screen._bar = self._bar
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.screen._bar = None
+        self._bar.stop()
+
+    def progress(
+        self, done: int, of: int, setting: Setting, images_per_s: float, seconds_left: float, loss: float
+    ) -> None:
+        """Show how far the run has come."""
+        augment = "" if setting.randaugment is None else f", RandAugment {setting.randaugment:.3g}"
+        mixup = f", mixup {setting.mixup_alpha:.2g}" if setting.mixup_alpha else ""
+        self._bar.update(
+            self._task,
+            completed=done,
+            total=of,
+            what=f"{setting.image_px} px, dropout {setting.dropout:.2g}{augment}{mixup}, loss {loss:.3f}",
+            speed=f"{images_per_s:.0f} images/s",
+            left=f"{duration(seconds_left)} left",
+        )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"

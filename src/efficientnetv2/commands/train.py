@@ -1,0 +1,112 @@
+"""``effnetv2 train``: from pictures to a model file and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from efficientnetv2.commands import options
+
+
+def train(
+    data: options.Data,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A published network (effnetv2 models).  [default: efficientnetv2_b0; with a GPU _s]",
+            show_default=False,
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="A named recipe (effnetv2 recipes) or a recipe.yaml.  [default: finetune with weights, else quick]",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="auto, none, or a model.safetensors to start from.", show_default=False)
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the pictures.", show_default=False)
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Instead of --epochs: as many as fit, from a short measurement.", show_default=False
+        ),
+    ] = None,
+    image_px: Annotated[
+        int | None,
+        typer.Option(help="Picture size of the last stage; earlier ones scale.", show_default=False),
+    ] = None,
+    batch_images: Annotated[
+        int | None, typer.Option(help="Pictures a step; the learning rate follows.", show_default=False)
+    ] = None,
+    framing: Annotated[
+        str | None,
+        typer.Option(metavar="whole|crop|pad", help="How a picture meets the square.", show_default=False),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.", show_default=False)] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="A.B=C",
+            help="Any other field of the recipe; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run.  [default: a new one under runs/]", show_default=False),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, or with the newest under runs/.")
+    ] = False,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    path_column: options.PathColumn = "path",
+    label_column: options.LabelColumn = "label",
+    group_column: options.GroupColumn = None,
+    labels: options.Labels = "exact",
+    strict: options.Strict = False,
+    as_json: options.Json = False,
+) -> None:
+    """Train a classifier on pictures and report honestly how good it is.
+
+    With no other word it chooses a recipe and a network that suit the machine, holds out a fifth of the
+    pictures (whole places and groups, where they are known), and writes model, report and log into a new
+    folder under runs/.
+
+    Examples:
+      effnetv2 train photos/
+
+      effnetv2 train pictures.csv --label-column species --minutes 15
+
+      effnetv2 train photos/ --model efficientnetv2_s --epochs 30 --image-px 300
+
+      effnetv2 train photos/ --set progressive.stages=1 --set optimizer.lr=0.001
+
+      effnetv2 train photos/ --resume
+    """
+    from efficientnetv2.commands.prepare import Source
+    from efficientnetv2.commands.training import Place, train_and_report
+    from efficientnetv2.commands.words import Words
+
+    words = Words(
+        model=model,
+        recipe=recipe,
+        weights=weights,
+        epochs=epochs,
+        minutes=minutes,
+        image_px=image_px,
+        batch_images=batch_images,
+        framing=framing,
+        seed=seed,
+        settings=tuple(settings or ()),
+    )
+    place = Place(out, resume, device, workers, strict, as_json)
+    train_and_report(words, Source(data, path_column, label_column, group_column, labels), place)

@@ -1,0 +1,148 @@
+"""Folders of pictures: one sub-folder per class, with or without train/, val/, test/ above them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from efficientnetv2.base.errors import InputError, some
+from efficientnetv2.data.listing import Listing, frame, is_picture, split_named
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+
+
+def read_folder(folder: Path, source: str, *, require_labels: bool) -> Listing:
+    """List a folder of class folders, of splits of class folders, or (labels not required) of pictures.
+
+    Pictures are found at any depth below a class folder; hidden files and folders are passed over.
+
+    Raises:
+        InputError: no picture at all, no class folders where labels are required, or a class folder
+            without a picture in the training part.
+    """
+    folders, loose = _contents(folder)
+    splits = [name for name in folders if split_named(name)]
+    if splits and (len(splits) == len(folders) or any(_contents(folder / name)[0] for name in splits)):
+        return _split_folders(folder, source, splits, require_labels)
+    if splits and require_labels:
+        _refuse_table_beside(folder, source, splits)
+    if loose and not require_labels:
+        return _listing(folder, source, [(path, np.nan, "") for path in _walk(str(folder), "")])
+    if not folders and require_labels and loose:
+        raise InputError(_no_classes(source, len(loose)))
+    found = _classes(folder, source, folders, prefix="", split="", required=require_labels)
+    return _listing(folder, source, found, _left_out(loose, source))
+
+
+def read_picture(file: Path, source: str) -> Listing:
+    """A single picture, unlabelled."""
+    return _listing(file.parent, source, [(file.name, np.nan, "")])
+
+
+Found = list[tuple[str, str | float, str]]
+
+
+def _split_folders(folder: Path, source: str, splits: list[str], require_labels: bool) -> Listing:
+    found: Found = []
+    notes: tuple[str, ...] = ()
+    for name in splits:
+        split = split_named(name) or ""
+        place = os.path.join(source, name)
+        classes, loose = _contents(folder / name)
+        if not classes and loose and require_labels:
+            raise InputError(_no_classes(place, len(loose)))
+        required = require_labels and split == "train"  # val and test may lack a class
+        found += _classes(folder / name, place, classes, prefix=f"{name}/", split=split, required=required)
+        if require_labels:
+            notes += _left_out(loose, place)
+        else:
+            found += [(f"{name}/{path}", np.nan, split) for path in loose]
+    return _listing(folder, source, found, notes)
+
+
+def _classes(
+    folder: Path, place: str, classes: list[str], *, prefix: str, split: str, required: bool
+) -> Found:
+    found: Found = []
+    for name in classes:
+        paths = list(_walk(str(folder / name), f"{prefix}{name}/"))
+        if required and not paths:
+            raise InputError(
+                f"{os.path.join(place, name)}: the class folder '{name}' holds no picture. "
+                "Put pictures into it, or remove the folder."
+            )
+        found += [(path, name, split) for path in paths]
+    return found
+
+
+def _listing(folder: Path, source: str, found: Found, notes: tuple[str, ...] = ()) -> Listing:
+    if not found:
+        raise InputError(
+            f"{source} holds no pictures. Give a folder with one sub-folder per class, "
+            "a CSV or Parquet file with a path and a label column, or the name of a standard set."
+        )
+    paths, labels, splits = zip(*found, strict=True)
+    return Listing(root=folder, source=source, table=frame(paths, labels, splits), notes=notes)
+
+
+def _contents(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the sub-folders and of the pictures right in a folder, sorted, hidden ones left out."""
+    entries = _entries(str(folder))
+    folders = [entry.name for entry in entries if entry.is_dir()]
+    return folders, [entry.name for entry in entries if is_picture(entry.name) and not entry.is_dir()]
+
+
+def _walk(folder: str, prefix: str) -> Iterator[str]:
+    """Pictures at any depth, as ``prefix`` + path with forward slashes, in the order of their names."""
+    for entry in _entries(folder):
+        if entry.is_dir():
+            if entry.is_symlink() and _encloses(entry.path, folder):
+                continue  # a link to a folder above would lead round for ever
+            yield from _walk(entry.path, f"{prefix}{entry.name}/")
+        elif is_picture(entry.name):
+            yield prefix + entry.name
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            # __MACOSX: the shadow files that macOS puts into ZIP archives.
+            shown = [
+                entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"
+            ]
+    except PermissionError:
+        raise InputError(f"{folder} may not be read: permission denied. Change its permissions.") from None
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+def _encloses(link: str, folder: str) -> bool:
+    outer, inner = os.path.realpath(link), os.path.realpath(folder)
+    return inner == outer or inner.startswith(outer.rstrip(os.sep) + os.sep)
+
+
+def _no_classes(place: str, pictures: int) -> str:
+    return (
+        f"{place} holds {pictures} picture{'s' * (pictures != 1)} but no class folders, so none has a label. "
+        "Sort them into one sub-folder per class, or give a CSV or Parquet file with paths and labels."
+    )
+
+
+def _left_out(loose: list[str], place: str) -> tuple[str, ...]:
+    if not loose:
+        return ()
+    return (f"Left out, since they lie beside the class folders of {place}: {some(loose)}.",)
+
+
+def _refuse_table_beside(folder: Path, source: str, splits: list[str]) -> None:
+    """A flat train/ with a table beside it is listed by that table; read as a class it would mislead."""
+    tables = sorted(
+        entry.name for entry in _entries(str(folder)) if entry.name.lower().endswith(TABLE_SUFFIXES)
+    )
+    if tables:
+        raise InputError(
+            f"{source}: the folder {some(splits)} has no class folders, and a table lies beside it. "
+            f"Give the table itself: {os.path.join(source, tables[0])}"
+        )

@@ -1,0 +1,127 @@
+"""What a reader of folders or tables found, before any rule was applied to it.
+
+Every source of pictures (class folders, a CSV, a packed file, a standard set) becomes the same table:
+``path``, ``label``, ``split`` and whatever other columns the source had.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from efficientnetv2.base.errors import InputError
+
+Ints = npt.NDArray[np.int64]
+
+SPLITS = ("train", "val", "test")
+_SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_PACKED = re.compile(r"(.*\.bin)#(\d+)", re.DOTALL)
+
+
+def split_named(word: str) -> str | None:
+    """The split that a folder's or a cell's word means (``Valid`` is val), or None."""
+    return _SPLIT_WORDS.get(word.strip().casefold())
+
+
+def packed(path: str) -> tuple[str, int] | None:
+    """File and record number of a picture packed into a binary file (``test.bin#12``), or None."""
+    match = _PACKED.fullmatch(path)
+    return (match[1], int(match[2])) if match else None
+
+
+@lru_cache(maxsize=1)
+def picture_extensions() -> frozenset[str]:
+    """Lower-case suffixes, with their dot, of the formats that Pillow can open."""
+    known = Image.registered_extensions()  # loads the plugins: Image.OPEN is complete only after it
+    return frozenset(suffix for suffix, name in known.items() if name in Image.OPEN)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is called as a picture is; what it holds is another question (``data.check``)."""
+    return os.path.splitext(name)[1].lower() in picture_extensions()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Listing:
+    """Pictures with their labels and splits.
+
+    Args:
+        root: absolute folder that relative paths start from.
+        source: what the user gave, for messages.
+        table: a row per picture, index 0 to N-1, columns ``path`` (relative to root where possible,
+            forward slashes; ``file.bin#12`` for a packed picture), ``label`` (text, or NaN), ``split``
+            ('', 'train', 'val' or 'test'), then the source's other columns (``group`` and
+            ``latitude``, ``longitude`` are used by ``data.splits``).
+        rows: (N,) row numbers in the user's file, whose header is row 1; None for folders.
+        notes: sentences the user should read, about what was left out or merged.
+        standard: name of the published data set whose splits these are, or None.
+    """
+
+    root: Path
+    source: str
+    table: pd.DataFrame
+    rows: Ints | None = None
+    notes: tuple[str, ...] = ()
+    standard: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """(N) paths as the user gave them."""
+        return self.table["path"].tolist()
+
+    @cached_property
+    def split(self) -> npt.NDArray[np.object_]:
+        """(N,) names of splits, '' where none was given."""
+        return self.table["split"].to_numpy(dtype=object)
+
+    @property
+    def in_train(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether a picture is for training: split 'train' or none, since nothing set it aside."""
+        return np.isin(self.split, ("train", ""))
+
+    def file(self, index: int) -> str:
+        """Absolute path that can be opened, or ``/…/file.bin#12`` for a packed picture."""
+        return os.path.join(self.root, self.paths[index])
+
+    def where(self, index: int) -> str:
+        """How a message names a picture: ``train.csv, row 214``, or its path."""
+        if self.rows is None:
+            return self.paths[index]
+        return f"{Path(self.source).name}, row {self.rows[index]}"
+
+    @property
+    def unit(self) -> str:
+        """What a message counts: rows of a table, or pictures."""
+        return "pictures" if self.rows is None else "rows"
+
+
+def frame(paths: Sequence[str], labels: Sequence[str | float], splits: Sequence[str]) -> pd.DataFrame:
+    """The three columns every listing has.
+
+    Raises:
+        InputError: a file name is not valid text.
+    """
+    try:
+        return pd.DataFrame(
+            {
+                "path": pd.Series(paths, dtype=None if len(paths) else object),
+                "label": pd.Series(labels, dtype=None if len(labels) else object),
+                "split": pd.Series(splits, dtype=None if len(splits) else object),
+            }
+        )
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{error.object!a}: the file's name is not valid UTF-8, so no table can hold it. Rename it."
+        ) from None

@@ -1,0 +1,194 @@
+"""The manifest: which pictures there are, with which labels, in which split.
+
+::
+
+    manifest = read("train.csv")            # or a folder, a Parquet file, "cifar10"
+    manifest.class_names                    # ('grassland', 'plantation', ...)
+    manifest.subset("train").labels         # int64 class ids
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.data import cifar, folders, rules, standard, tables
+from efficientnetv2.data.listing import SPLITS, Ints, Listing, is_picture
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Manifest(Listing):
+    """A listing that passed the rules, and the classes its labels are.
+
+    Args:
+        class_names: sorted; a label's class id is its place here.
+        root, source, table, rows, notes, standard: see ``Listing``.
+    """
+
+    class_names: tuple[str, ...]
+
+    @cached_property
+    def labels(self) -> Ints:
+        """(N,) class ids, -1 where unlabelled. Read-only."""
+        ids = pd.Categorical(self.table["label"], categories=list(self.class_names)).codes.astype(np.int64)
+        ids.flags.writeable = False
+        return ids
+
+    def subset(self, split: str) -> Self:
+        """The pictures of one split, classes unchanged: an id means the same in every split.
+
+        Raises:
+            InputError: no such split, or nothing in it.
+        """
+        if split not in SPLITS:
+            raise InputError(
+                f"'{split}' is no split{did_you_mean(split, SPLITS)} There are train, val and test."
+            )
+        rows = np.flatnonzero(self.split == split)
+        if not len(rows):
+            raise InputError(f"{self.source} has no pictures in {split}.")
+        return self.select(rows)
+
+    def select(self, indices: npt.ArrayLike) -> Self:
+        """The pictures at these indices, in their order, classes unchanged."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        rows = None if self.rows is None else self.rows[chosen]
+        return replace(self, table=self.table.iloc[chosen].reset_index(drop=True), rows=rows)
+
+    def with_split(self, split: npt.NDArray[np.object_]) -> Self:
+        """The same pictures in other splits: (N,) names."""
+        return replace(self, table=self.table.assign(split=split.tolist()))
+
+    def digest(self) -> str:
+        """32 hexadecimal digits of paths, labels and splits in their order: other data, other digits."""
+        columns = (self.table[name].fillna("") for name in ("path", "label", "split"))
+        content = hashlib.blake2b(digest_size=16)
+        for column in columns:
+            content.update(f"{len(column)}\0".encode())
+            content.update("\0".join(column).encode())  # no path holds a NUL
+        return content.hexdigest()
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write all columns, relative paths as seen from the file's folder, so that ``read`` takes it."""
+        prefix = _prefix(Path(path), self.root)
+        paths = [name if os.path.isabs(name) else prefix + name for name in self.paths]
+        self.table.assign(path=paths).to_csv(path, index=False, lineterminator="\n")
+
+    @classmethod
+    def from_csv(cls, path: str | Path, *, root: Path, source: str) -> Manifest:
+        """What ``to_csv`` wrote, without checking it again: equal digest, equal class ids.
+
+        Args:
+            path: of the run's ``manifest.csv``.
+            root: folder that the manifest's paths started from.
+            source: what the user had given.
+
+        Raises:
+            InputError: there is no such file, or it is no manifest.
+        """
+        text = dict.fromkeys(("path", "label", "split", "group"), str)
+        try:
+            table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], low_memory=False)
+            table["split"] = table["split"].fillna("")
+            table["path"] = table["path"].str.removeprefix(_prefix(Path(path), root))
+            names = tuple(sorted(table["label"].dropna().unique()))
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist: the run has no manifest. Start a new run.") from None
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{path} is no manifest of a run: {error}. Start a new run.") from None
+        return cls(root=root, source=source, table=table, class_names=names)
+
+
+def read(
+    data: str | Path,
+    *,
+    path_column: str = "path",
+    label_column: str = "label",
+    group_column: str | None = None,
+    labels: rules.Spelling = "exact",
+    require_labels: bool = True,
+) -> Manifest:
+    """The manifest of a folder, a table, a packed set, a picture, or a standard set.
+
+    Args:
+        data: a folder with a sub-folder per class; a folder with train/ and val/ (valid/, validation/,
+            test/) of class folders; a CSV, TSV or Parquet file; a folder of CIFAR binary files; the name
+            of a standard set (``standard.NAMES``). Without ``require_labels`` also a folder of pictures,
+            a table without labels, or one picture.
+        path_column: of a table.
+        label_column: of a table.
+        group_column: of a table: pictures of one group (a patient, a site) are never split up.
+            An empty group is a group of its own. A column called ``group`` is taken unasked.
+        labels: ``casefold`` merges labels that differ only by case or surrounding space.
+        require_labels: False for prediction: labels are then taken where they are, and not checked.
+
+    Returns:
+        Pictures in the order of the table, or of the folders' and files' names. A row whose split is empty
+        stays so; ``splits.with_holdout`` counts it as train, since nothing set it aside.
+
+    Raises:
+        InputError: what ``rules``, ``tables`` and ``folders`` refuse.
+    """
+    listing = _listing(str(data), path_column, label_column, group_column, require_labels)
+    if require_labels:
+        rules.refuse_unlabelled(listing)
+    spelled, note = rules.spelled_alike(listing, labels, strict=require_labels)
+    notes = listing.notes if note is None else (*listing.notes, note)
+    listing = replace(listing, table=listing.table.assign(label=spelled), notes=notes)
+    rules.refuse_repeated(listing)
+    if require_labels:
+        rules.refuse_half_placed(listing)
+        rules.refuse_split_without_train(listing)
+        rules.refuse_one_class(listing)
+    names = tuple(sorted(listing.table["label"].dropna().unique()))
+    fields = {name: getattr(listing, name) for name in Listing.__dataclass_fields__}
+    return Manifest(**fields, class_names=names)
+
+
+def _listing(
+    data: str, path_column: str, label_column: str, group_column: str | None, require_labels: bool
+) -> Listing:
+    place = Path(data).expanduser().absolute()
+    if place.is_dir():
+        if cifar.is_packed(place):
+            return cifar.read_packed(place, data)
+        return folders.read_folder(place, data, require_labels=require_labels)
+    if not place.is_file():
+        if data in standard.NAMES:
+            return standard.read_standard(data)
+        beside = os.listdir(place.parent) if place.parent.is_dir() else []
+        near = did_you_mean(place.name, [*beside, *standard.NAMES])
+        raise InputError(
+            f"data path '{data}' does not exist{near or '.'} Give a folder, a CSV or Parquet file, "
+            f"or one of the standard sets {', '.join(standard.NAMES)}."
+        )
+    if place.suffix.lower() in folders.TABLE_SUFFIXES:
+        return tables.read_table(
+            place, data, path_column=path_column, label_column=label_column, group_column=group_column,
+            require_labels=require_labels,
+        )  # fmt: skip
+    if not is_picture(place.name):
+        raise InputError(f"'{data}' is neither a folder, a CSV, TSV or Parquet file, nor a picture.")
+    if require_labels:
+        raise InputError(
+            f"'{data}' is a single picture without a label. Give a folder or a table of labelled ones."
+        )
+    return folders.read_picture(place, data)
+
+
+def _prefix(file: Path, root: Path) -> str:
+    """What stands before a path under ``root`` when it is written from the folder of ``file``."""
+    try:
+        prefix = Path(os.path.relpath(root, file.absolute().parent)).as_posix()
+    except ValueError:  # Windows: on another drive
+        prefix = root.as_posix()
+    return "" if prefix == "." else prefix.rstrip("/") + "/"

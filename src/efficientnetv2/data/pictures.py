@@ -1,0 +1,169 @@
+"""Open anything Pillow opens, as upright RGB; or say in words why not."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data import cifar
+
+# A path, the bytes of a file, a record of a CIFAR file ("data_batch_1.bin#17"), or a Pillow image.
+Source = str | Path | bytes | Image.Image
+
+Pixels = npt.NDArray[np.uint8]
+
+_CIFAR_PX = 32
+_RECORD = re.compile(r"(?P<file>.+\.bin)#(?P<index>\d+)")
+
+
+class UnreadablePicture(Exception):  # noqa: N818 - it names what it is about, and is caught per picture
+    """A picture that cannot be used, and why.
+
+    Args:
+        name: the file, or "the picture" where it has no name.
+        reason: in words, to follow the name and a colon.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)  # both, so that it survives the way from a worker process
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[Image.Image]:
+    """The picture, its header read and its pixels not yet; Pillow's warnings are kept inside.
+
+    Everything that fails within the block, decoding included, comes out as ``UnreadablePicture``.
+
+    Args:
+        source: see ``Source``.
+
+    Raises:
+        UnreadablePicture: no such file, not a picture, damaged, smaller than 2 px, or so large that it
+            may be an attack (Pillow's limit, 179 million pixels).
+    """
+    # Pillow's warnings are about the picture, and what is wrong enough becomes an error here anyway.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = _open(source)
+            if min(image.size) < 2:
+                size = f"{image.width} x {image.height} px"
+                raise UnreadablePicture(_name(source), f"is {size}; at least 2 x 2 are needed")
+            yield image
+        except UnreadablePicture:
+            raise
+        except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
+            raise UnreadablePicture(_name(source), _reason(error)) from error
+
+
+def orientation_of(image: Image.Image) -> int:
+    """How the stored picture is to be turned: EXIF's 1 (upright) to 8.
+
+    To be asked before the pixels are loaded: TIFF pictures turn themselves when they are.
+    """
+    if image.format == "TIFF":
+        return 1
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged metadata does not spoil the pixels; damaged pixels fail when they load
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture in red, green, blue; not turned.
+
+    What is transparent shows white, as on a page. 16-bit values keep their upper 8 bits; 32-bit whole
+    numbers are read as 16-bit ones (that is how Pillow hands on most 16-bit formats); floats are taken
+    as 0..1 if nothing lies above 1, else as 0..255, else as 0..65535.
+    """
+    image.load()
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16"):
+        return _grey(np.asarray(image) >> 8)
+    if image.mode == "I":
+        return _grey(np.asarray(image).clip(0, 65535) >> 8)
+    if image.mode == "F":
+        return _grey(_float_levels(np.asarray(image)))
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert converted is not None  # None is only for inPlace
+        return converted
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        above = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), above).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey(levels: npt.NDArray[np.generic]) -> Image.Image:
+    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+
+
+def _float_levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    largest = finite.max()
+    scale = 255.0 if largest <= 1 else 1.0 if largest <= 255 else 1 / 256
+    levels: npt.NDArray[np.float32] = (finite * np.float32(scale)).clip(0, 255)
+    return levels
+
+
+def _open(source: Source) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source.copy()
+    if isinstance(source, bytes):
+        content = source
+    elif record := _RECORD.fullmatch(str(source)):
+        return _cifar_record(record["file"], int(record["index"]))
+    else:
+        content = Path(source).read_bytes()
+    if not content:
+        raise UnreadablePicture(_name(source), "the file is empty")
+    return Image.open(io.BytesIO(content))
+
+
+def _cifar_record(path: str, index: int) -> Image.Image:
+    rows = cifar.records(Path(path))
+    if index >= len(rows):
+        raise UnreadablePicture(f"{path}#{index}", f"is not there: the file has {len(rows)} records")
+    planes = rows[index, -cifar.PIXELS :].reshape(3, _CIFAR_PX, _CIFAR_PX)
+    return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
+
+
+def _name(source: Source) -> str:
+    return str(source) if isinstance(source, str | Path) else "the picture"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder, not a picture"
+    if isinstance(error, PermissionError):
+        return "may not be read (permission denied)"
+    if isinstance(error, UnidentifiedImageError):
+        return "is not a picture in a format that Pillow knows, or its beginning is damaged"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"is too large to be safe ({error})"
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is"
+    if "truncated" in str(error).lower():
+        return f"is cut off before its end ({error})"
+    return f"is damaged ({type(error).__name__}: {error})"

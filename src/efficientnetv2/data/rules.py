@@ -1,0 +1,166 @@
+"""What must hold of labelled pictures before anything is trained on them.
+
+Each rule takes a listing and raises an ``InputError`` that names the row or file, the rule and the fix.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from efficientnetv2.base.errors import InputError, some
+from efficientnetv2.data.listing import Listing
+
+Spelling = Literal["exact", "casefold"]
+
+
+def refuse_unlabelled(listing: Listing) -> None:
+    """Every picture has a label."""
+    empty = np.flatnonzero(listing.table["label"].isna())
+    if len(empty):
+        raise InputError(
+            f"{listing.where(int(empty[0]))}: the label is empty "
+            f"({len(empty)} of {len(listing)} {listing.unit} have none). Fill it in, or leave these out."
+        )
+
+
+def spelled_alike(listing: Listing, spelling: Spelling, *, strict: bool) -> tuple[pd.Series[str], str | None]:
+    """Labels without surrounding space, those that differ by case merged where that was asked for.
+
+    Args:
+        listing: its labels may be NaN.
+        spelling: ``casefold`` merges into the commonest spelling.
+        strict: with ``exact``, refuse labels that differ only by case or surrounding space.
+
+    Returns:
+        The labels, and a sentence about what was merged, or None.
+    """
+    labels = listing.table["label"]
+    counts = labels.value_counts()
+    stripped: Counter[str] = Counter()
+    for label, count in counts.items():
+        stripped[str(label).strip()] += count
+    # The commonest spelling first, and of it the one without space around it.
+    commonest = sorted(counts.index, key=lambda label: (-stripped[label.strip()], label.strip(), len(label)))
+    first: dict[str, str] = {}
+    merged: dict[str, str] = {}
+    for label in commonest:
+        chosen = first.setdefault(label.strip().casefold(), label)
+        if chosen != label:
+            merged[label] = chosen
+    if merged and spelling == "exact":
+        if strict:
+            raise InputError(_differs(listing, merged, counts))
+        return labels.str.strip() if len(counts) else labels, None
+    note = None
+    if merged:
+        note = "Merged labels: " + ", ".join(f"'{odd}' into '{kept}'" for odd, kept in merged.items()) + "."
+    return labels.map({label: merged.get(label, label).strip() for label in commonest}), note
+
+
+def _differs(listing: Listing, merged: dict[str, str], counts: pd.Series[int]) -> str:
+    at = int(np.flatnonzero(listing.table["label"].isin(list(merged)))[0])
+    odd = listing.table["label"].iloc[at]
+    kept = merged[odd]
+    if odd.strip() == kept.strip():
+        how = "surrounding space"
+    else:
+        how = "case" if odd.casefold() == kept.casefold() else "case and surrounding space"
+    others = int(counts[list(merged)].sum()) - 1
+    more = f" ({others} more {listing.unit} are like it)" if others else ""
+    fix = "Rename the class folder" if listing.rows is None else "Correct the row"
+    return (
+        f"{listing.where(at)}: label '{odd}' differs from '{kept}' ({counts[kept]} {listing.unit}) "
+        f"only by {how}{more}.\n{fix}, or pass --labels casefold to merge them."
+    )
+
+
+def refuse_repeated(listing: Listing) -> None:
+    """A path stands in the list once."""
+    paths = listing.table["path"]
+    repeated = np.flatnonzero(paths.duplicated())
+    if not len(repeated):
+        return
+    second = int(repeated[0])
+    same = paths.iloc[second]
+    first = int(np.flatnonzero(paths == same)[0])
+    labels = listing.table["label"].iloc[[first, second]].tolist()
+    unlike = pd.notna(labels[0]) and labels[0] != labels[1]
+    how = f" with different labels, '{labels[0]}' and '{labels[1]}'" if unlike else ""
+    more = f" {len(repeated)} rows repeat a path in all." if len(repeated) > 1 else ""
+    raise InputError(
+        f"{listing.where(first)} and {_row(listing, second)}: '{same}' is listed twice{how}.{more} "
+        "Keep one row for each picture."
+    )
+
+
+def refuse_half_placed(listing: Listing) -> None:
+    """Latitude and longitude are known for all pictures or for none."""
+    table = listing.table
+    have = [name for name in ("latitude", "longitude") if name in table and table[name].notna().any()]
+    if not have:
+        return
+    if len(have) == 1:
+        other = "longitude" if have == ["latitude"] else "latitude"
+        raise InputError(
+            f"{listing.source} has a {have[0]} but no {other}: a place needs both. Add the {other}, "
+            f"or remove the column {have[0]}."
+        )
+    for name in have:
+        empty = np.flatnonzero(table[name].isna())
+        if len(empty):
+            raise InputError(
+                f"{listing.where(int(empty[0]))}: the {name} is empty, but {len(table) - len(empty)} of "
+                f"{len(table)} rows have one. Fill it in, or remove the columns latitude and longitude "
+                "(places are then not kept whole when pictures are held out)."
+            )
+
+
+def refuse_split_without_train(listing: Listing) -> None:
+    """What a network is validated on needs something to train on; its labels must occur there."""
+    train = listing.in_train
+    if not train.any():
+        if "val" in listing.split:
+            raise InputError(
+                f"{listing.source} has val without train: there is nothing to train on. "
+                + ("Add a folder train/ beside it." if listing.rows is None else "Mark rows as train.")
+            )
+        return
+    labels = listing.table["label"]
+    unseen = np.flatnonzero(~train & ~labels.isin(labels[train].unique()).to_numpy(dtype=bool))
+    if len(unseen):
+        names, splits = sorted(set(labels.iloc[unseen])), sorted(set(listing.split[unseen]))
+        at = int(unseen[0])
+        raise InputError(
+            f"label unseen in training: {some(names)} occurs only in {' and '.join(splits)} "
+            f"({_places(listing, unseen)}). Correct the label '{labels.iloc[at]}', move pictures of it to "
+            "train, or leave them out."
+        )
+
+
+def refuse_one_class(listing: Listing) -> None:
+    """A classifier tells at least two classes apart."""
+    names = listing.table["label"].dropna().unique()
+    if len(names) < 2:
+        around = (
+            f" If '{names[0]}' is a folder around the class folders, give {listing.source}/{names[0]}."
+            if listing.rows is None
+            else ""
+        )
+        raise InputError(
+            f"{listing.source} has one class only, '{names[0]}' ({len(listing)} {listing.unit}): "
+            f"a classifier needs at least two. Add pictures of another class.{around}"
+        )
+
+
+def _row(listing: Listing, index: int) -> str:
+    return listing.paths[index] if listing.rows is None else f"row {listing.rows[index]}"
+
+
+def _places(listing: Listing, indices: npt.NDArray[np.intp]) -> str:
+    shown = ", ".join(listing.where(int(index)) for index in indices[:3])
+    return shown if len(indices) <= 3 else f"{shown} and {len(indices) - 3} more"

@@ -1,0 +1,139 @@
+"""Which pictures each step gets: the sampler, a pure function of the step.
+
+A run reads one endless stream of samples, epoch after epoch, and cuts it into steps of
+``batch_images`` and groups of ``group_images``. Epoch ends need not meet step ends, so no picture is
+dropped and none is seen twice in an epoch. Whoever asks for step 1,000 gets the same pictures as a
+run that arrived there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.progressive import Progressive, Setting
+
+Balance = Literal["sqrt", "equal"]
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a worker is asked for: the pictures of one group of one step, and the setting they meet.
+
+    Args:
+        step: of the run.
+        group: of the step, from 0.
+        setting: that holds at this step.
+        samples: (n,) positions in the training manifest.
+        epochs: (n,) the pass over the data that each sample belongs to.
+    """
+
+    step: int
+    group: int
+    setting: Setting
+    samples: Ids
+    epochs: Ids
+
+    @property
+    def ids(self) -> Ids:
+        """(n,) the draw id of each picture: what its crop, flip and augmentation are drawn by."""
+        return (self.epochs << 32) | self.samples
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The requests of a whole run, from any step on.
+
+    Args:
+        labels: (N,) class ids of the training pictures.
+        progressive: the schedule of settings.
+        steps: of the whole run.
+        batch_images: pictures a step.
+        group_images: pictures a group; divides ``batch_images``.
+        balance: None draws every picture once an epoch; ``equal`` draws every class equally often,
+            ``sqrt`` in proportion to the square root of its size.
+        key: of the run.
+        first_step: where to begin.
+        rank, world: this process's number and how many there are; it gets every ``world``-th group.
+    """
+
+    labels: npt.NDArray[np.int64]
+    progressive: Progressive
+    steps: int
+    batch_images: int
+    group_images: int
+    balance: Balance | None
+    key: Key
+    first_step: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def __iter__(self) -> Iterator[Request]:
+        """Requests in the order of the run: step by step, this rank's groups of each."""
+        count = len(self.labels)
+        order = lru_cache(maxsize=2)(lambda epoch: epoch_order(self.labels, self.balance, self.key, epoch))
+        for step in range(self.first_step, self.steps):
+            setting = self.progressive.at(step, steps=self.steps)
+            for group in range(self.rank, self.batch_images // self.group_images, self.world):
+                first = step * self.batch_images + group * self.group_images
+                epochs, places = np.divmod(np.arange(first, first + self.group_images), count)
+                samples = np.concatenate(
+                    [order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
+                )
+                yield Request(step, group, setting, samples, epochs)
+
+    def __len__(self) -> int:
+        """Number of requests that ``__iter__`` gives."""
+        groups = len(range(self.rank, self.batch_images // self.group_images, self.world))
+        return (self.steps - self.first_step) * groups
+
+
+def epoch_order(labels: npt.NDArray[np.int64], balance: Balance | None, key: Key, epoch: int) -> Ids:
+    """The samples of one epoch, in order.
+
+    Unbalanced, a permutation. Balanced, each class fills its quota from a stream of its own
+    permutations that runs on from epoch to epoch, so that within a class every picture is seen equally
+    often; and classes are dealt evenly over the epoch, so that every batch is balanced.
+
+    Args:
+        labels: (N,) class ids, 0 to K-1.
+        balance: see ``Sampler``.
+        key: of the run.
+        epoch: from 0.
+
+    Returns:
+        (N,) positions in ``labels``.
+    """
+    if balance is None:
+        shuffled: Ids = key.fold("order", epoch).generator().permutation(len(labels))
+        return shuffled
+    parts, places = [], []
+    for cls, quota in enumerate(_quotas(np.bincount(labels), balance)):
+        if quota == 0:
+            continue
+        members = np.flatnonzero(labels == cls)
+        rounds, within = np.divmod(np.arange(epoch * quota, (epoch + 1) * quota), len(members))
+        for turn in np.unique(rounds):
+            shuffled = key.fold("order of class", cls, int(turn)).generator().permutation(members)
+            parts.append(shuffled[within[rounds == turn]])
+        jitter = key.fold("deal", cls, epoch).generator().random(quota)
+        places.append((np.arange(quota) + jitter) / quota)
+    order: Ids = np.concatenate(parts)[np.argsort(np.concatenate(places), kind="stable")]
+    return order
+
+
+def _quotas(counts: npt.NDArray[np.int64], balance: Balance) -> npt.NDArray[np.int64]:
+    """How many of each class an epoch of the same length draws; largest remainders get the rest."""
+    weights = np.sqrt(counts) if balance == "sqrt" else (counts > 0).astype(float)
+    shares = weights / weights.sum() * counts.sum()
+    quotas = np.floor(shares).astype(np.int64)
+    rest = np.argsort(quotas - shares, kind="stable")[: counts.sum() - quotas.sum()]
+    quotas[rest] += 1
+    return quotas

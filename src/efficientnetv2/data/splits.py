@@ -1,0 +1,245 @@
+"""Holding out pictures to validate on: seeded, by class, keeping together what belongs together.
+
+Pictures of one group, of one place, or of identical content say the same thing twice; with one in train
+and the other in val the figure would flatter. What must not part is joined into *clusters*, and whole
+clusters are dealt out so that each part gets its share of every class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.data.deal import deal, no_class_vanishes, tally
+from efficientnetv2.data.listing import Ints
+from efficientnetv2.data.manifest import Manifest
+
+# Sides of spatial blocks in degrees (1° of latitude is 111 km), tried in this order; the last is some
+# 3.5 km, below which neighbouring pictures may overlap. Ours.
+BLOCKS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
+# A part held out by blocks should hold between half and one and a half of what was asked for; else
+# smaller blocks are tried. Ours.
+_SHARE = (0.5, 1.5)
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One way to keep things together.
+
+    Args:
+        clusters: (N,) numbers from 0, equal where pictures must not part.
+        groups: whether those of the group column are kept whole.
+        block: side of the spatial blocks in degrees, None without.
+        blocks: (N,) ids of the blocks, None without.
+    """
+
+    clusters: Ints
+    groups: bool
+    block: float | None = None
+    blocks: Ints | None = None
+
+
+def with_holdout(
+    manifest: Manifest, *, fraction: float = 0.2, seed: int, contents: Ints | None = None
+) -> tuple[Manifest, str]:
+    """Give a manifest a val split, where it has none, from its train pictures; test is never touched.
+
+    A row without a split counts as train. Groups (column ``group``) and places (``latitude``,
+    ``longitude``) stay whole. If a class would vanish from train or val, spatial blocks shrink from 1° to
+    1/32°, then places, and last groups, are split up; the sentence says so. Identical files never part.
+
+    Args:
+        manifest: labelled.
+        fraction: of the train pictures to hold out, 0 < fraction < 1.
+        seed: the same seed holds out the same pictures.
+        contents: (N,) ids, equal for identical files (``check``); None if not known.
+
+    Returns:
+        The manifest with every picture in train, val or test, and a sentence that says what was done.
+
+    Raises:
+        InputError: a class has no or one (distinct) picture in train, or fraction is out of range.
+    """
+    train = np.flatnonzero(manifest.in_train)
+    split = manifest.split.copy()
+    split[train] = "train"
+    unmarked = int((manifest.split == "").sum())
+    given = "val" in split
+    aside = f" {unmarked} without a split count as train." if unmarked and unmarked < len(manifest) else ""
+    if given:
+        return manifest.with_split(
+            split
+        ), f"Validating on the {(split == 'val').sum()} pictures given as val.{aside}"
+    if not 0 < fraction < 1:
+        raise InputError(f"the fraction to hold out is {fraction}, but lies between 0 and 1, both excluded.")
+    part = manifest.select(train)
+    levels = _levels(part, None if contents is None else np.asarray(contents)[train])
+    _refuse_single(part, levels[-1].clusters)
+    shares = np.array([1 - fraction, fraction])
+    level, parts = _deal_by_level(part, levels, shares, Key.of(seed).fold("holdout"))
+    split[train[parts == 1]] = "val"
+    how = _how(part, levels, level, parts == 1)
+    held, of = int((parts == 1).sum()), len(train)
+    note = f"Held out {held} of {of} pictures ({100 * held / of:.0f} %) as val, {how}, seed {seed}.{aside}"
+    return manifest.with_split(split), note
+
+
+def folds(manifest: Manifest, *, k: int, seed: int, contents: Ints | None = None) -> tuple[Ints, str]:
+    """Deal the pictures that are not in test into k folds, under the rules of ``with_holdout``.
+
+    A class with fewer (distinct) pictures than folds is missing from some of them, but never from what
+    the others make up together.
+
+    Args:
+        manifest: labelled.
+        k: 2 or more.
+        seed: the same seed gives the same folds.
+        contents: as for ``with_holdout``.
+
+    Returns:
+        (N,) the fold of each picture, 0 to k-1, or -1 in test; and a sentence that says what was done.
+
+    Raises:
+        InputError: a class has no or one (distinct) picture, or k is out of range.
+    """
+    chosen = np.flatnonzero(manifest.split != "test")
+    if not 2 <= k <= len(chosen):
+        raise InputError(
+            f"{k} folds of {len(chosen)} pictures: k is at least 2 and at most the pictures there are."
+        )
+    part = manifest.select(chosen)
+    levels = _levels(part, None if contents is None else np.asarray(contents)[chosen])
+    _refuse_single(part, levels[-1].clusters)
+    level, parts = _deal_by_level(part, levels, np.full(k, 1 / k), Key.of(seed).fold("folds", k))
+    result = np.full(len(manifest), -1, dtype=np.int64)
+    result[chosen] = parts
+    return (
+        result,
+        f"Dealt {len(chosen)} pictures into {k} folds, {_how(part, levels, level, None)}, seed {seed}.",
+    )
+
+
+def _levels(part: Manifest, contents: Ints | None) -> list[_Level]:
+    """Ways to keep things together, the strictest first; the last keeps identical files only."""
+    same = [] if contents is None else [_numbered(contents)]
+    group = _numbered(part.table["group"]) if "group" in part.table else None
+    if group is not None and (group < 0).all():
+        group = None
+    by_group = [*same, group] if group is not None else same
+    levels = []
+    for degrees in BLOCKS:
+        blocks = _blocks(part, degrees)
+        if blocks is None:
+            break
+        levels.append(_Level(_joined(len(part), [*by_group, blocks]), group is not None, degrees, blocks))
+    if group is not None:
+        levels.append(_Level(_joined(len(part), by_group), groups=True))
+    return [*levels, _Level(_joined(len(part), same), groups=False)]
+
+
+def _blocks(part: Manifest, degrees: float) -> Ints | None:
+    if not {"latitude", "longitude"} <= set(part.table.columns):
+        return None
+    latitude, longitude = (part.table[name].to_numpy(dtype=np.float64) for name in ("latitude", "longitude"))
+    if np.isnan(latitude).any() or np.isnan(longitude).any():
+        return None
+    row = np.floor((latitude + 90) / degrees).astype(np.int64)
+    column = np.floor(np.mod(longitude + 180, 360) / degrees).astype(np.int64)  # 180° is -180°
+    return _numbered(row * np.int64(360 / degrees) + column)
+
+
+def _joined(count: int, constraints: list[Ints]) -> Ints:
+    """Connected components of pictures that share a value of any constraint; -1 is shared by none."""
+    rows, columns, width = [np.empty(0, np.int64)], [np.empty(0, np.int64)], count
+    for values in constraints:
+        known = np.flatnonzero(values >= 0)
+        rows.append(known)
+        columns.append(values[known] + width)
+        width += int(values.max(initial=-1)) + 1
+    edges = (np.concatenate(rows), np.concatenate(columns))
+    graph = coo_array((np.ones(len(edges[0]), dtype=np.int8), edges), shape=(width, width))
+    components = connected_components(graph, directed=False)[1][:count]
+    return _numbered(components)
+
+
+def _numbered(values: Any) -> Ints:
+    """From 0 in the order of appearance, -1 for a missing one."""
+    numbers: Ints = pd.factorize(values)[0].astype(np.int64)
+    return numbers
+
+
+def _deal_by_level(part: Manifest, levels: list[_Level], shares: Floats, key: Key) -> tuple[_Level, Ints]:
+    """The first level with every class and about the shares asked for; else the first with every class."""
+    spare: tuple[_Level, Ints] | None = None
+    for level in levels:
+        parts = deal(level.clusters, part.labels, len(part.class_names), shares=shares, key=key)
+        counts = tally(parts, part.labels, len(shares), len(part.class_names))
+        if no_class_vanishes(counts):
+            spare = spare or (level, parts)
+            size = counts.sum(axis=1) / len(part) / shares
+            if level.block is None or (size.min() >= _SHARE[0] and size.max() <= _SHARE[1]):
+                # Without blocks, uneven sizes do not justify taking apart what blocks or groups join.
+                return (level, parts) if level.block is not None else spare
+    if spare is None:
+        raise InputError(
+            f"{part.source}: identical files with different labels leave no way to have every class both in "
+            "train and in val. Correct their labels, or give a val split of your own."
+        )
+    return spare
+
+
+def _refuse_single(part: Manifest, clusters: Ints) -> None:
+    """Every class has two distinct pictures, one to train on and one to validate on."""
+    pairs = pd.DataFrame({"label": part.labels, "cluster": clusters})
+    distinct = (
+        pairs.drop_duplicates().groupby("label").size().reindex(range(len(part.class_names)), fill_value=0)
+    )
+    scarce = np.flatnonzero(distinct.to_numpy() < 2)
+    if not len(scarce):
+        return
+    label = int(scarce[0])
+    name, rows = part.class_names[label], np.flatnonzero(part.labels == label)
+    fix = f"Add pictures of '{name}', or leave the class out"
+    if not len(rows):
+        raise InputError(f"{part.source}: class '{name}' has no readable picture in train. {fix}.")
+    where, file = part.where(int(rows[0])), part.paths[int(rows[0])]
+    what = "one picture only" if len(rows) == 1 else f"{len(rows)} pictures, all of them the same file"
+    raise InputError(
+        f"{where}: class '{name}' has {what} ('{file}'), but one is needed to train on and another to "
+        f"validate on. {fix}; or give a val split of your own."
+    )
+
+
+def _how(part: Manifest, levels: list[_Level], level: _Level, held: npt.NDArray[np.bool_] | None) -> str:
+    """``by spatial blocks of 1° (37 of 210 blocks), groups whole, stratified by class``; what gave way."""
+    words = []
+    if level.blocks is not None and level.block is not None:
+        total = len(np.unique(level.blocks))
+        count = (
+            f"{total} blocks" if held is None else f"{len(np.unique(level.blocks[held]))} of {total} blocks"
+        )
+        why = ""
+        if level.block < BLOCKS[0]:
+            why = "; with larger ones a class would vanish from a part, or a part be far from its share"
+        words.append(f"by spatial blocks of {level.block:g}° ({count}{why})")
+    if level.groups:
+        words.append("groups whole")
+    words.append("stratified by class")
+    lost = []
+    if level.block is None and levels[0].block is not None:
+        lost.append("places")
+    if levels[0].groups and not level.groups:
+        lost.append("groups")
+    if lost:
+        words.append(f"{' and '.join(lost)} not kept whole, since a class would vanish from train or val")
+    return ", ".join(words)

@@ -1,0 +1,199 @@
+"""Tables of pictures: CSV, TSV or Parquet with a column of paths and one of labels."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from efficientnetv2.base.errors import InputError, did_you_mean, some
+from efficientnetv2.data.listing import Listing, packed, split_named
+
+_MEANT = ("split", "latitude", "longitude")
+
+
+def read_table(
+    file: Path,
+    source: str,
+    *,
+    path_column: str,
+    label_column: str,
+    group_column: str | None,
+    require_labels: bool,
+) -> Listing:
+    """List the rows of a table. Paths are relative to the table's folder; other columns are kept.
+
+    The columns ``split``, ``latitude`` and ``longitude`` are known in any case (Split, LATITUDE).
+
+    Raises:
+        InputError: the file is no such table, a column is missing, or a cell of path, split, latitude
+            or longitude makes no sense.
+    """
+    raw = (
+        _parquet(file)
+        if file.suffix.lower() == ".parquet"
+        else _csv(file, (path_column, label_column, group_column))
+    )
+    name = Path(source).name
+    wanted = {path_column: "path"}
+    if require_labels or label_column in raw.columns:
+        wanted[label_column] = "label"
+    if group_column is not None:
+        wanted[group_column] = "group"
+    for column, role in wanted.items():
+        if column not in raw.columns:
+            raise InputError(_no_column(name, column, role, [str(known) for known in raw.columns]))
+    table = _renamed(raw, wanted)
+    rows = np.arange(2, len(table) + 2, dtype=np.int64)
+    filled = ~table.isna().all(axis=1).to_numpy()  # blank lines are no rows, but count as lines
+    table, rows = table[filled].reset_index(drop=True), rows[filled]
+    if table.empty:
+        raise InputError(f"{source} has a header but no rows. Add a row for each picture.")
+
+    for column in ("path", "label", "split", "group"):
+        if column in table:
+            table[column] = _text(table[column])
+    if "label" not in table:
+        table["label"] = np.nan
+    for column in ("latitude", "longitude"):
+        if column in table:
+            table[column] = _degrees(table[column], name, rows)
+    table["split"] = _splits(table["split"], name, rows) if "split" in table else ""
+    table["path"] = _paths(table["path"], file.parent, name, rows)
+    first = ["path", "label", "split"]
+    table = table[first + [column for column in table.columns if column not in first]]
+    listing = Listing(root=file.parent, source=source, table=table, rows=rows)
+    _refuse_missing_files(listing)
+    return listing
+
+
+def _csv(file: Path, columns: tuple[str | None, ...]) -> pd.DataFrame:
+    try:
+        with open(file, encoding="utf-8-sig") as lines:
+            header = lines.readline().rstrip("\r\n")
+        separator = max(",;\t", key=header.count)
+        names = header.split(separator)
+        text = {n: str for n in (name.strip('"') for name in names) if n in columns or n.casefold() in _MEANT}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(
+                file, sep=separator, encoding="utf-8-sig", dtype={**text, "group": str}, index_col=False,
+                keep_default_na=False, na_values=[""],  # 'NA' and 'None' may well be classes
+                skip_blank_lines=False, low_memory=False,
+            )  # fmt: skip
+    except UnicodeDecodeError:
+        raise InputError(f"{file.name} is not UTF-8 text. Save it as CSV in UTF-8.") from None
+    except pd.errors.EmptyDataError:
+        raise InputError(f"{file.name} is empty. It needs a header with path and label, and rows.") from None
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        raise InputError(
+            f"{file.name} is no well-formed table: {str(error).strip()}. Correct the row."
+        ) from None
+
+
+def _parquet(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(file, dtype_backend="numpy_nullable")  # whole-number labels stay whole
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise InputError(f"{file.name} cannot be read as Parquet: {error}") from None
+
+
+def _renamed(raw: pd.DataFrame, wanted: dict[str, str]) -> pd.DataFrame:
+    """Columns by the names that the rest of the package knows; a stranger of that name steps aside."""
+    names = []
+    for column in map(str, raw.columns):
+        meant = column.strip().casefold()
+        if column in wanted:
+            names.append(wanted[column])
+        elif meant in _MEANT and meant not in names:
+            names.append(meant)
+        else:
+            names.append(f"{column}_given" if column in wanted.values() else column)
+    return raw.set_axis(names, axis=1)
+
+
+def _text(column: pd.Series[str]) -> pd.Series[str]:
+    """As text, NaN where a cell is blank or 'nan' (what a missing number looks like once it is text)."""
+    text = column.astype("string")
+    blank = text.isna() | text.str.strip().str.casefold().isin(["", "nan"])
+    plain = text.astype(object)
+    plain[blank.to_numpy(dtype=bool)] = np.nan
+    return pd.Series(plain.tolist(), index=column.index, dtype=object if blank.all() else None)
+
+
+def _degrees(column: pd.Series[float], name: str, rows: np.ndarray) -> pd.Series[float]:
+    degrees = pd.to_numeric(column, errors="coerce").astype("float64")
+    limit = 90 if column.name == "latitude" else 180
+    text = column.astype("string").str.strip().str.casefold()
+    strange = degrees.isna() & ~(text.isna() | text.isin(["", "nan"]).fillna(False)).to_numpy(dtype=bool)
+    wrong = np.flatnonzero(strange | (degrees.abs() > limit))
+    if len(wrong):
+        first = int(wrong[0])
+        raise InputError(
+            f"{name}, row {rows[first]}: {column.name} is {column.iloc[first]}, but is a number of degrees "
+            f"from -{limit} to {limit}.{_more(len(wrong))} "
+            "Correct it, or rename the column if it means something else."
+        )
+    return degrees
+
+
+def _splits(column: pd.Series[str], name: str, rows: np.ndarray) -> pd.Series[str]:
+    words = {word: split_named(word) for word in column.dropna().unique()}
+    unknown = [word for word, split in words.items() if split is None]
+    if unknown:
+        wrong = np.flatnonzero(column.isin(unknown))
+        raise InputError(
+            f"{name}, row {rows[wrong[0]]}: split '{column.iloc[wrong[0]]}' is not one of train, "
+            f"val (valid, validation) and test.{_more(len(wrong))} Correct it, or rename the column."
+        )
+    return pd.Series([words.get(word) or "" for word in column], index=column.index)
+
+
+def _paths(column: pd.Series[str], root: Path, name: str, rows: np.ndarray) -> pd.Series[str]:
+    empty = np.flatnonzero(column.isna())
+    if len(empty):
+        raise InputError(
+            f"{name}, row {rows[empty[0]]}: the path is empty.{_more(len(empty))} "
+            "Fill it in, or remove the row."
+        )
+    paths = column.str.replace("\\", "/", regex=False)  # as written on Windows
+    paths = paths.str.removeprefix(root.as_posix().rstrip("/") + "/")
+    loose = paths.str.contains(r"(?:^|/)\.{0,2}/", regex=True)  # ./a, a//b, a/../b
+    tidy = paths[loose].map(lambda path: os.path.normpath(path).replace(os.sep, "/"))
+    return paths.where(~loose, tidy.reindex(paths.index))
+
+
+def _refuse_missing_files(listing: Listing) -> None:
+    containers: dict[str, bool] = {}  # a packed file is looked up once, not once for each of its pictures
+
+    def missing(index: int, path: str) -> bool:
+        record = packed(path) if "#" in path else None
+        if record is None:
+            return not os.path.isfile(listing.file(index))
+        if record[0] not in containers:
+            containers[record[0]] = not os.path.isfile(os.path.join(listing.root, record[0]))
+        return containers[record[0]] and not os.path.isfile(listing.file(index))
+
+    gone = [index for index, path in enumerate(listing.paths) if missing(index, path)]
+    if gone:
+        first = gone[0]
+        raise InputError(
+            f"{listing.where(first)}: '{listing.paths[first]}' does not exist under {listing.root} "
+            f"({len(gone)} of {len(listing)} rows have no file). "
+            "Paths are relative to the table's folder: correct them, or remove the rows."
+        )
+
+
+def _no_column(name: str, column: str, role: str, known: list[str]) -> str:
+    hint = did_you_mean(column, known) or "."
+    return (
+        f"{name} has no column '{column}'{hint} Its columns are {some(known, 20)}. "
+        f"Name the one that holds the {role} with --{role}-column."
+    )
+
+
+def _more(count: int) -> str:
+    return "" if count == 1 else f" So it is in {count - 1} more row{'s' * (count > 2)}."

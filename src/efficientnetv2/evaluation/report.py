@@ -1,0 +1,274 @@
+"""The report of a run or of an evaluation: ``report.json`` for programs, ``report.html`` for people.
+
+The page is one file without scripts and without anything fetched. Class names and paths come from
+whoever made the pictures, so every text is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+import yaml
+from PIL import Image
+
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.evaluation.confusion import Matrix, confusions
+from efficientnetv2.evaluation.curve import Row, constants, learning_curve
+from efficientnetv2.metrics.classification import Figures
+from efficientnetv2.metrics.intervals import Interval
+
+_THUMBNAIL_PX = 160
+_ROWS_OPEN = 25  # of the table of classes; the rest unfolds
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a report says beside the figures. None and empty mean unknown, or not so.
+
+    Args:
+        data: the pictures, as the user named them.
+        evaluated_on: which of them the figures are of: ``val``, ``test``, ...
+        selected_on: which of them chose the epoch or the recipe; None if nothing was chosen by figures.
+        model: name of the network.
+        command: that gives this again, as one types it.
+        versions: of what computed it: name → version.
+        chosen: a sentence for each choice that was made for the user.
+        notes: sentences on the data: held out how, skipped why.
+        recipe: as plain JSON values.
+        seed: of everything random.
+        epochs: that were trained.
+        train_pictures: that it was trained on.
+        wall_s: of the training, in seconds.
+        images_per_s: of the training, on average.
+        linear_probe: top-1 of a linear classifier on the features of the given weights, untrained.
+        skipped: how many pictures could not be read.
+        others: further keys of ``report.json``.
+    """
+
+    data: str
+    evaluated_on: str
+    selected_on: str | None = None
+    model: str | None = None
+    command: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    chosen: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    recipe: Mapping[str, Any] | None = None
+    seed: int | None = None
+    epochs: float | None = None
+    train_pictures: int | None = None
+    wall_s: float | None = None
+    images_per_s: float | None = None
+    linear_probe: float | None = None
+    skipped: int = 0
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def optimistic(self) -> bool:
+        """Whether the figures are of pictures that the network was selected on, or trained on."""
+        return self.evaluated_on in (self.selected_on, "train")
+
+
+@dataclass(frozen=True, eq=False)
+class Mistake:
+    """A picture that was taken for something else.
+
+    Args:
+        path: as in the manifest.
+        true: its class.
+        predicted: the class it was given.
+        probability: of the class it was given.
+        thumbnail: the picture, of any size: PIL's, or (H, W, 3) uint8; None shows none.
+    """
+
+    path: str
+    true: str
+    predicted: str
+    probability: float
+    thumbnail: Image.Image | npt.NDArray[np.uint8] | None = None
+
+
+def write(
+    folder: str | Path,
+    *,
+    figures: Figures,
+    intervals: Mapping[str, Interval],
+    facts: Facts,
+    history: Sequence[Row] = (),
+    misjudged: Sequence[Mistake] = (),
+) -> None:
+    """Write ``report.json`` and ``report.html``.
+
+    Args:
+        folder: there is one.
+        figures: of the pictures evaluated on.
+        intervals: as ``metrics.intervals.bootstrap`` gives them.
+        facts: all else there is to say.
+        history: rows of ``metrics.jsonl``, as ``evaluation.curve.learning_curve`` takes them.
+        misjudged: the mistakes to show, the most confident first; see ``most_confident``.
+    """
+    plain = as_json(figures, intervals, facts, misjudged)
+    write_text_atomically(Path(folder) / "report.json", _encodable(_json(plain) + "\n"))
+    write_text_atomically(
+        Path(folder) / "report.html", _encodable(_page(figures, intervals, facts, history, misjudged))
+    )
+
+
+def as_json(
+    figures: Figures, intervals: Mapping[str, Interval], facts: Facts, misjudged: Sequence[Mistake] = ()
+) -> dict[str, Any]:
+    """What ``report.json`` holds, as plain JSON values; NaN and infinity become None."""
+    told = {key: value for key, value in vars(facts).items() if key != "others"}
+    plain: dict[str, Any] = _plain(
+        {
+            "top1": figures.top1,
+            "top5": figures.top5,
+            "macro_f1": figures.macro_f1,
+            "balanced_accuracy": figures.balanced_accuracy,
+            "majority_top1": figures.majority_top1,
+            "majority_class": figures.majority_class,
+            "ece": figures.ece,
+            "pictures": figures.pictures,
+            "optimistic": facts.optimistic,
+            "intervals": intervals,
+            **told,
+            **facts.others,
+            "per_class": {name: asdict(one) for name, one in figures.per_class.items()},
+            "class_names": figures.class_names,
+            "confusion": figures.confusion,
+            "misjudged": [
+                {key: value for key, value in vars(one).items() if key != "thumbnail"} for one in misjudged
+            ],
+        }
+    )
+    return plain
+
+
+def most_confident(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, most: int = 24
+) -> npt.NDArray[np.intp]:
+    """Positions of the mistakes that the network was surest of, the surest first.
+
+    Args:
+        labels: (N,) integers.
+        probabilities: (N, K).
+        most: how many at most.
+    """
+    shares = np.asarray(probabilities)
+    wrong = np.flatnonzero(shares.argmax(axis=1) != np.asarray(labels))
+    return wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")][:most]
+
+
+def _page(
+    figures: Figures,
+    intervals: Mapping[str, Interval],
+    facts: Facts,
+    history: Sequence[Row],
+    misjudged: Sequence[Mistake],
+) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("efficientnetv2.evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "duration": _duration, "number": _number}
+    measured = {name: one for name, one in figures.per_class.items() if one.f1 is not None}
+    by_f1 = sorted(measured.items(), key=lambda item: item[1].f1 or 0.0)
+    curves = [learning_curve(history, dark=dark) for dark in (False, True)]
+    recipe = None if facts.recipe is None else _plain(facts.recipe)
+    return environment.get_template("report.html.j2").render(
+        figures=figures,
+        intervals=intervals,
+        facts=facts,
+        beats_majority=intervals["top1"][0] > figures.majority_top1,
+        classes=by_f1[:_ROWS_OPEN],
+        further_classes=by_f1[_ROWS_OPEN:],
+        unmeasured=[name for name in figures.per_class if name not in measured],
+        curves=[None if svg is None else _data_uri(svg, "image/svg+xml") for svg in curves],
+        constants=constants(history),
+        matrix=Matrix.of(figures.confusion, figures.class_names),
+        confusions=confusions(figures.confusion, figures.class_names),
+        misjudged=[(one, _thumbnail(one.thumbnail)) for one in misjudged],
+        mistakes=figures.pictures - int(figures.confusion.trace()),
+        recipe=recipe and yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
+    )
+
+
+def _thumbnail(picture: Image.Image | npt.NDArray[np.uint8] | None) -> str | None:
+    if picture is None:
+        return None
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = image.convert("RGB")
+    image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    jpeg = io.BytesIO()
+    image.save(jpeg, format="JPEG", quality=80)
+    return _data_uri(jpeg.getvalue(), "image/jpeg")
+
+
+def _data_uri(contents: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(contents).decode()}"
+
+
+def _percent(share: float | None) -> str:
+    """``93.2 %`` with a space that does not break; a dash for what there is not."""
+    return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _number(value: float) -> str:
+    """As short as it is exact enough to read: 300, 0.2, 1,234.5."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types; whatever else there is becomes its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _json(value: Any, depth: int = 0) -> str:
+    """JSON with a line for each entry of an object and each row of a table: to read, and to compare."""
+    rows = isinstance(value, list) and bool(value) and all(isinstance(one, list | dict) for one in value)
+    if depth < 3 and isinstance(value, dict) and value:
+        lines = [
+            f"{json.dumps(key, ensure_ascii=False)}: {_json(one, depth + 1)}" for key, one in value.items()
+        ]
+        start, end = "{", "}"
+    elif depth < 3 and rows:
+        lines = [json.dumps(one, ensure_ascii=False) for one in value]
+        start, end = "[", "]"
+    else:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    indent = "\n" + "  " * (depth + 1)
+    return start + indent + f",{indent}".join(lines) + "\n" + "  " * depth + end
+
+
+def _encodable(text: str) -> str:
+    r"""Bytes of a file name that are no UTF-8 (lone surrogates) as ``\udc80``, which JSON reads back."""
+    return text.encode("utf-8", "backslashreplace").decode()

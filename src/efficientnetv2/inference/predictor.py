@@ -1,0 +1,123 @@
+"""From a file to a label: a model file and anything that is a picture.
+
+>>> Predictor("runs/demo")(["forest.jpg"])[0].label  # doctest: +SKIP
+'forest'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.pictures import UnreadablePicture
+from efficientnetv2.inference.predict import predict
+from efficientnetv2.models import modelfile
+
+Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a picture is taken for.
+
+    Args:
+        label: the most probable class.
+        probability: of that class, 0 to 1.
+        probabilities: of every class, in the model's order; they sum to 1.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+class Predictor:
+    """Answers for pictures of any kind; size, framing and normalisation are the model file's affair.
+
+    Args:
+        model: a model file, a run folder, or a network that ``models.modelfile.load`` gave.
+        device: to compute on.
+        batch_images: how many pictures to compute at a time.
+
+    Raises:
+        InputError: the model file can't be read, or takes other than three channels.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | modelfile.LoadedNetwork,
+        *,
+        device: str | torch.device = "cpu",
+        batch_images: int = 32,
+    ) -> None:
+        self.network = model if isinstance(model, modelfile.LoadedNetwork) else modelfile.load(model)
+        self.device, self.batch_images = torch.device(device), batch_images
+        if self.network.in_channels != 3:
+            raise InputError(
+                f"the network takes pictures of {self.network.in_channels} channels, but a Predictor reads "
+                "pictures of three (RGB). Use inference.predict.predict with batches of your own."
+            )
+
+    def __call__(self, pictures: Picture | Sequence[Picture]) -> list[Prediction]:
+        """A prediction for each picture, in order; for one picture, a list of one.
+
+        Args:
+            pictures: one of, or a sequence of: a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4)
+                of uint8. An array of four dimensions is a sequence of pictures.
+
+        Raises:
+            InputError: a picture that can't be read, or is of none of these kinds.
+        """
+        if isinstance(pictures, np.ndarray):
+            pictures = list(pictures) if pictures.ndim == 4 else [pictures]
+        elif isinstance(pictures, (str, Path, Image.Image)):
+            pictures = [pictures]
+        names = self.network.class_names
+        preprocessing = self.network.preprocessing
+        logits = predict(
+            self.network, self._batches(pictures), preprocessing=preprocessing, device=self.device
+        )
+        return [
+            Prediction(
+                names[int(row.argmax())], float(row.max()), dict(zip(names, row.tolist(), strict=True))
+            )
+            for row in logits.softmax(dim=1)
+        ]
+
+    def _batches(self, pictures: Sequence[Picture]) -> Iterator[Tensor]:
+        for start in range(0, len(pictures), self.batch_images):
+            chunk = pictures[start : start + self.batch_images]
+            arrays = [self._prepared(picture, start + place) for place, picture in enumerate(chunk)]
+            yield torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+    def _prepared(self, picture: Picture, place: int) -> npt.NDArray[np.uint8]:
+        try:
+            return eval_picture(_readable(picture), self.network.preprocessing)
+        except UnreadablePicture as error:
+            raise InputError(f"{error} (number {place}, from 0). Leave it out, or give another.") from error
+
+
+def _readable(picture: Picture) -> str | Path | Image.Image:
+    if not isinstance(picture, np.ndarray):
+        if not isinstance(picture, (str, Path, Image.Image)):
+            raise InputError(
+                f"a {type(picture).__name__} is no picture. Give a path, a PIL image or a uint8 array "
+                "(H, W, 3)."
+            )
+        return picture
+    fits = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))
+    if picture.dtype != np.uint8 or not fits or not picture.size:
+        raise InputError(
+            f"an array {picture.dtype} {picture.shape} is no picture. Give uint8 values 0 to 255 of shape "
+            "(H, W, 3), or (H, W) for grey; multiply values in [0, 1] by 255 first."
+        )
+    return Image.fromarray(picture)

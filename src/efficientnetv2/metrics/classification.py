@@ -1,0 +1,139 @@
+"""What a classifier reached, from true labels and probabilities. scikit-learn computes, we arrange."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn import metrics
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.metrics.calibration import expected_calibration_error
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class's figures. A class without a true picture was not measured: all three are None.
+
+    Args:
+        precision: share of the pictures called so that are so; 0 if none was called so.
+        recall: share of the pictures that are so which were called so.
+        f1: harmonic mean of both.
+        support: how many pictures are so.
+    """
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """The figures of one network on one set of pictures; shares are fractions, 0 to 1.
+
+    ``macro_f1`` and ``balanced_accuracy`` average over the classes that have a true picture here. A
+    picture wrongly given to another class still costs the class it belongs to its recall.
+
+    Args:
+        top1: share of pictures whose most probable class is the true one.
+        top5: share whose true class is among the five most probable; None with five classes or fewer.
+        macro_f1: mean of the classes' F1.
+        balanced_accuracy: mean of the classes' recall.
+        per_class: name → figures, in the classes' order.
+        majority_top1: top1 of always answering the most frequent class of these labels.
+        majority_class: that class (the first of several).
+        ece: expected calibration error, 15 bins.
+        confusion: (K, K) counts; rows are the true class, columns the predicted one.
+    """
+
+    top1: float
+    top5: float | None
+    macro_f1: float
+    balanced_accuracy: float
+    per_class: dict[str, ClassFigures]
+    majority_top1: float
+    majority_class: str
+    ece: float
+    confusion: Integers
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The K classes, in order."""
+        return tuple(self.per_class)
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures the figures are of."""
+        return int(self.confusion.sum())
+
+
+def figures(labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str]) -> Figures:
+    """All figures of one set of pictures.
+
+    Args:
+        labels: (N,) integers, 0 to K - 1; N ≥ 1.
+        probabilities: (N, K), rows sum to 1.
+        class_names: K different names.
+
+    Raises:
+        InputError: no picture, a label that is no class, or a network that answers NaN.
+
+    Source: scikit-learn's definitions, over the classes present.
+    """
+    true, shares = _checked(labels, probabilities, class_names)
+    predicted = shares.argmax(axis=1)
+    k = len(class_names)
+    classes = np.arange(k)
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+        true, predicted, labels=classes, zero_division=0.0
+    )
+    present = support > 0
+    per_class = {
+        name: ClassFigures(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        if present[i]
+        else ClassFigures(None, None, None, 0)
+        for i, name in enumerate(class_names)
+    }
+    top5 = metrics.top_k_accuracy_score(true, shares, k=5, labels=classes) if k > 5 else None
+    return Figures(
+        top1=float((predicted == true).mean()),
+        top5=None if top5 is None else float(top5),
+        macro_f1=float(f1[present].mean()),
+        balanced_accuracy=float(recall[present].mean()),
+        per_class=per_class,
+        majority_top1=float(support.max() / len(true)),
+        majority_class=class_names[int(support.argmax())],
+        ece=expected_calibration_error(true, shares),
+        confusion=np.bincount(true * k + predicted, minlength=k * k).reshape(k, k),
+    )
+
+
+def _checked(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str]
+) -> tuple[Integers, Floats]:
+    true, shares = np.asarray(labels), np.asarray(probabilities)
+    assert shares.shape == (len(true), len(class_names)), (true.shape, shares.shape, len(class_names))
+    assert len(set(class_names)) == len(class_names), class_names
+    if len(true) == 0:
+        raise InputError("there is no labelled picture to compute figures on. Give a split that has some.")
+    stray = np.flatnonzero((true < 0) | (true >= len(class_names)))
+    if len(stray):
+        raise InputError(
+            f"picture {stray[0]} has label {true[stray[0]]}, but {len(class_names)} classes count from 0. "
+            "Leave pictures without a label out."
+        )
+    broken = np.flatnonzero(~np.isfinite(shares).all(axis=1))
+    if len(broken):
+        raise InputError(
+            f"the network answers {len(broken)} of {len(true)} pictures (first, number {broken[0]}) with NaN "
+            "or infinity. Its training diverged: train again with a lower learning rate."
+        )
+    assert np.allclose(shares.sum(axis=1), 1, atol=1e-3), "probabilities are softmax's, rows sum to 1"
+    return true.astype(np.int64), shares

@@ -1,0 +1,107 @@
+"""How far chance reaches: 95 % intervals of the figures, as if other pictures had been drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from efficientnetv2.base.keys import Floats, Key
+from efficientnetv2.metrics.classification import Figures
+
+Interval = tuple[float, float]
+
+CELLS_AT_ONCE = 4_000_000  # resampled cells held in memory together (32 MB of counts): ours
+
+
+def bootstrap(figures: Figures, *, key: Key, draws: int = 2000, level: float = 0.95) -> dict[str, Interval]:
+    """Intervals of ``top1``, ``top5``, ``macro_f1``, ``balanced_accuracy`` and each class's ``f1:NAME``.
+
+    All but the first two are percentile bootstraps over pictures: every draw takes as many pictures as
+    there are, with replacement. These figures see only how many pictures fell into each cell of the
+    confusion matrix, so a draw is one of a multinomial over its cells, and no picture is touched. A
+    draw without a class's pictures leaves that class out, as ``Figures`` does. Pictures that belong
+    together (one place, one patient) vary more than this says.
+
+    ``top1`` and ``top5`` are plain shares and get Wilson's interval, which stays honest when all
+    of a few pictures are right; the bootstrap would call that certain.
+
+    Args:
+        figures: of the pictures.
+        key: of the resampling.
+        draws: how many times to resample.
+        level: share of such intervals that hold the true value.
+
+    Returns:
+        Name → (low, high). ``top5`` only where there is one, ``f1:NAME`` only for classes with a picture.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13; Wilson, JASA 22 (1927).
+    """
+    intervals = {"top1": wilson(figures.top1, figures.pictures, level=level)}
+    if figures.top5 is not None:
+        intervals["top5"] = wilson(figures.top5, figures.pictures, level=level)
+    drawn = [_scores(*sums) for sums in _resampled(figures.confusion, key, draws)]
+    f1 = np.concatenate([part[0] for part in drawn])
+    recall = np.concatenate([part[1] for part in drawn])
+    intervals["macro_f1"] = _percentiles(np.nanmean(f1, axis=1), level)
+    intervals["balanced_accuracy"] = _percentiles(np.nanmean(recall, axis=1), level)
+    present = np.flatnonzero(figures.confusion.sum(axis=1))
+    for column, k in enumerate(present):
+        intervals[f"f1:{figures.class_names[k]}"] = _percentiles(f1[:, column], level)
+    return intervals
+
+
+def wilson(share: float, pictures: int, *, level: float = 0.95) -> Interval:
+    """The interval of a share of independent pictures: of all that could be drawn, how many are right.
+
+    Args:
+        share: found, 0 to 1.
+        pictures: of how many, ≥ 1.
+        level: share of such intervals that hold the true value.
+
+    Source: Wilson, JASA 22 (1927), the score interval.
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    shrunk = (share + z * z / (2 * pictures)) / (1 + z * z / pictures)
+    half = z / (1 + z * z / pictures) * math.sqrt(share * (1 - share) / pictures + (z / (2 * pictures)) ** 2)
+    # At shares 0 and 1 the ends meet the share but for rounding.
+    return (min(max(0.0, shrunk - half), share), max(min(1.0, shrunk + half), share))
+
+
+def _resampled(
+    confusion: npt.NDArray[np.int64], key: Key, draws: int
+) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """Of each draw and each class that has a true picture: pictures right, true, and predicted."""
+    rows, columns = np.nonzero(confusion)
+    counts = confusion[rows, columns]
+    present, row_starts = np.unique(rows, return_index=True)
+    right = np.flatnonzero(rows == columns)
+    by_column = np.argsort(columns, kind="stable")
+    named, column_starts = np.unique(columns[by_column], return_index=True)
+    generator = key.generator()
+    at_once = max(1, CELLS_AT_ONCE // len(counts))
+    for start in range(0, draws, at_once):
+        size = min(at_once, draws - start)
+        cells = generator.multinomial(counts.sum(), counts / counts.sum(), size=size)
+        by_class = np.zeros((3, size, len(confusion)))
+        by_class[0][:, rows[right]] = cells[:, right]
+        by_class[1][:, present] = np.add.reduceat(cells, row_starts, axis=1)
+        by_class[2][:, named] = np.add.reduceat(cells[:, by_column], column_starts, axis=1)
+        hits, true, predicted = by_class[:, :, present]
+        yield hits, true, predicted
+
+
+def _scores(hits: Floats, true: Floats, predicted: Floats) -> tuple[Floats, Floats]:
+    """F1 and recall, (draws, classes); NaN where a draw has no picture of the class."""
+    absent = true == 0
+    f1 = np.where(absent, np.nan, 2 * hits / np.maximum(true + predicted, 1))
+    recall = np.where(absent, np.nan, hits / np.maximum(true, 1))
+    return f1, recall
+
+
+def _percentiles(values: Floats, level: float) -> Interval:
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,215 @@
+"""The pieces of a network: padded convolution, squeeze-excite, stochastic depth, the two blocks.
+
+Every kxk convolution is called ``spatial``, 1x1 ones ``expand`` and ``project``, whichever the block.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor, nn
+
+from efficientnetv2.arch.spec import Block, Padding
+
+
+def same_padding(px: int, *, kernel: int, stride: int) -> tuple[int, int]:
+    """Pixels before and after a side so that ``ceil(px / stride)`` come out.
+
+    An odd one goes after: to the bottom and the right.
+
+    Source: TensorFlow's documentation of the padding "SAME".
+    """
+    total = max((-(-px // stride) - 1) * stride + kernel - px, 0)
+    return total // 2, total - total // 2
+
+
+class SameConv2d(nn.Conv2d):
+    """A square convolution with TensorFlow's "same" padding, which depends on the size of its input.
+
+    Where the two sides need equal padding (at stride 2: odd sizes) the convolution pads by itself;
+    only elsewhere is the input copied.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        top, bottom = same_padding(input.shape[-2], kernel=kernel, stride=stride)
+        left, right = same_padding(input.shape[-1], kernel=kernel, stride=stride)
+        padding = (top, left)
+        if top != bottom or left != right:
+            input = F.pad(input, (left, right, top, bottom))
+            padding = (0, 0)
+        return F.conv2d(input, self.weight, self.bias, self.stride, padding, groups=self.groups)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch-norm and, unless said otherwise, SiLU.
+
+    Args:
+        in_channels: of the input.
+        out_channels: of the output.
+        kernel: k, odd.
+        stride: 1 or 2.
+        groups: ``in_channels`` for a depthwise convolution.
+        padding: of the architecture; at stride 1 both are the same.
+        epsilon: of the batch-norm.
+        act: whether SiLU follows.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        padding: Padding,
+        epsilon: float,
+        act: bool = True,
+    ) -> None:
+        super().__init__()
+        # At stride 1 "same" is symmetric at every size, and known beforehand.
+        moving = padding == "same" and stride > 1
+        self.conv = (SameConv2d if moving else nn.Conv2d)(
+            in_channels,
+            out_channels,
+            kernel,
+            stride=stride,
+            padding=0 if moving else (kernel - 1) // 2,
+            groups=groups,
+            bias=False,
+        )
+        self.norm = nn.BatchNorm2d(out_channels, eps=epsilon)
+        self.act: nn.Module = nn.SiLU() if act else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
+        out: Tensor = self.act(self.norm(self.conv(x)))
+        return out
+
+
+class SqueezeExcite(nn.Module):
+    """A gate per channel, from the means of all channels.
+
+    Args:
+        channels: of input and output.
+        se_channels: in between.
+
+    Source: arXiv:1709.01507, with SiLU as in EfficientNet.
+    """
+
+    def __init__(self, channels: int, se_channels: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, se_channels, 1)
+        self.expand = nn.Conv2d(se_channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W), shape unchanged."""
+        gate: Tensor = self.expand(F.silu(self.reduce(x.mean((2, 3), keepdim=True))))  # (N, C, 1, 1)
+        return x * gate.sigmoid()
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: leaves the block out for a picture, and scales it up for the others.
+
+    ``rate`` may be changed at any time; it is 0 in evaluation. The draws are PyTorch's own, so a caller
+    who wants them repeatable seeds the generator of the device before the step.
+
+    Args:
+        depth_fraction: of the block; the network sets ``rate`` to its own times this.
+
+    Source: arXiv:1603.09382; one draw per picture as the released code.
+    """
+
+    def __init__(self, depth_fraction: float) -> None:
+        super().__init__()
+        self.depth_fraction = depth_fraction
+        self.rate = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W), shape unchanged."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        kept = x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep)
+        return x * kept.div_(keep)
+
+    def extra_repr(self) -> str:
+        """The rate, for ``print(network)``."""
+        return f"rate={self.rate:.3f}"
+
+
+class _Block(nn.Module):
+    """What both kinds share: expansion if any, kxk, squeeze-excite if any, projection if any, shortcut."""
+
+    def __init__(
+        self, block: Block, *, expand: nn.Module, groups: int, padding: Padding, epsilon: float
+    ) -> None:
+        super().__init__()
+        inner = block.inner_channels
+        self.expand = expand
+        self.spatial = ConvNorm(
+            inner if block.kind == "mbconv" else block.in_channels,
+            inner,
+            kernel=block.kernel,
+            stride=block.stride,
+            groups=groups,
+            padding=padding,
+            epsilon=epsilon,
+        )
+        self.se: nn.Module = nn.Identity()
+        if block.se_channels is not None:
+            self.se = SqueezeExcite(inner, block.se_channels)
+        self.project: nn.Module = nn.Identity()
+        if block.projects:
+            self.project = ConvNorm(
+                inner, block.out_channels, kernel=1, padding=padding, epsilon=epsilon, act=False
+            )
+        self.drop_path = DropPath(block.depth_fraction) if block.residual else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
+        out: Tensor = self.project(self.se(self.spatial(self.expand(x))))
+        return out if self.drop_path is None else x + self.drop_path(out)
+
+
+class MBConv(_Block):
+    """1x1 expansion, depthwise kxk, squeeze-excite, 1x1 projection; see ``arch.spec.Block``."""
+
+    def __init__(self, block: Block, *, padding: Padding, epsilon: float) -> None:
+        inner = block.inner_channels
+        expand: nn.Module = nn.Identity()
+        if block.expands:
+            expand = ConvNorm(block.in_channels, inner, kernel=1, padding=padding, epsilon=epsilon)
+        super().__init__(block, expand=expand, groups=inner, padding=padding, epsilon=epsilon)
+
+
+class FusedMBConv(_Block):
+    """Full kxk convolution, 1x1 projection where it expands; see ``arch.spec.Block``.
+
+    Squeeze-excite, which no released network has here, stands after the kxk convolution.
+    """
+
+    def __init__(self, block: Block, *, padding: Padding, epsilon: float) -> None:
+        super().__init__(block, expand=nn.Identity(), groups=1, padding=padding, epsilon=epsilon)
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw fresh weights for every convolution and linear layer; batch-norm starts as the identity.
+
+    Convolutions are normal with variance 2 / (k·k·out / groups), linear layers uniform within
+    ±1/sqrt(out); biases are 0. The draws are PyTorch's own: seed them with ``torch.manual_seed``.
+
+    Source: google/automl, efficientnetv2.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+            nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+        elif isinstance(module, nn.Linear):
+            bound = module.out_features**-0.5
+            nn.init.uniform_(module.weight, -bound, bound)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,222 @@
+"""The loop: batches in, steps done, whatever the setting of the moment is.
+
+Image size, dropout, stochastic depth and augmentation change inside the one loop, because the setting
+travels with the batch. Nothing here prints, saves or evaluates: ``train`` yields after every step and
+whoever drives it (``training.run``) does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efficientnetv2.augment.pipeline import AugmentPlan, augment
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.loader import Batch
+from efficientnetv2.models.regularize import apply_setting
+from efficientnetv2.progressive import Setting
+from efficientnetv2.training import optim
+from efficientnetv2.training.loss import cross_entropy
+from efficientnetv2.training.recipe import Recipe
+
+
+@dataclass
+class State:
+    """What training changes, and all that a checkpoint has to keep.
+
+    Args:
+        network: being trained.
+        optimizer: with its moments.
+        ema: the moving average, or None.
+        step: steps done.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: optim.EMA | None
+    step: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Tensors and plain values, for a checkpoint."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.network.state_dict() if self.ema else None,
+            "step": self.step,
+        }
+
+    def load_dict(self, kept: dict[str, Any]) -> None:
+        """Take over what ``to_dict`` gave; the state goes on as if it had never stopped."""
+        self.network.load_state_dict(kept["network"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        if self.ema:
+            self.ema.network.load_state_dict(kept["ema"])
+        self.step = kept["step"]
+
+    @property
+    def best(self) -> nn.Module:
+        """The network to evaluate and to keep: the moving average where there is one."""
+        return self.ema.network if self.ema else self.network
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is.
+
+    Args:
+        steps: of the run.
+        steps_per_epoch: may be a fraction: epochs need not end with a step.
+    """
+
+    steps: int
+    steps_per_epoch: float
+
+    @classmethod
+    def of(cls, recipe: Recipe, images: int) -> Length:
+        """Of a recipe with settled epochs, on so many training pictures."""
+        assert recipe.epochs != "auto", "settle() comes before the loop"
+        steps = max(1, round(recipe.epochs * images / recipe.batch_images))
+        return cls(steps, images / recipe.batch_images)
+
+
+@dataclass
+class StepDone:
+    """What a step was.
+
+    Args:
+        step: its number, from 0.
+        setting: that held.
+        loss: scalar tensor, still on the device: reading it waits for the device.
+        lr: peak group's learning rate.
+        images: pictures in this step on this process.
+        unreadable: sample and reason of each picture that could not be read.
+    """
+
+    step: int
+    setting: Setting
+    loss: Tensor
+    lr: float
+    images: int
+    unreadable: tuple[tuple[int, str], ...]
+
+
+def begin(network: nn.Module, recipe: Recipe) -> State:
+    """The state before the first step."""
+    ema = optim.EMA(network, recipe.ema_decay) if recipe.ema_decay else None
+    return State(network, optim.build(network, recipe.optimizer), ema)
+
+
+def train(
+    state: State,
+    batches: Iterable[Batch],
+    *,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    length: Length,
+    num_classes: int,
+    key: Key,
+    device: torch.device,
+) -> Iterator[StepDone]:
+    """Train from ``state.step`` to the end, yielding after every step.
+
+    Args:
+        state: changed in place.
+        batches: one per group, in order, beginning with the first group of ``state.step``.
+        recipe: settled.
+        preprocessing: of the network; its mean and std.
+        length: of the run.
+        num_classes: K.
+        key: of the run.
+        device: that holds the network.
+    """
+    assert recipe.group_images is not None, "settle() comes before the loop"
+    groups = recipe.batch_images // recipe.group_images
+    momentum = 1 - recipe.batch_norm_momentum
+    statistics = optim.GroupedStatistics(state.network, groups=groups, momentum=momentum)
+    state.network.train()
+    setting: Setting | None = None
+    loss, images = torch.zeros((), device=device), 0
+    unreadable: list[tuple[int, str]] = []
+    for batch in batches:
+        request = batch.request
+        if request.setting != setting:
+            setting = request.setting
+            apply_setting(state.network, dropout=setting.dropout, drop_path=setting.drop_path)
+        if request.group == 0:
+            loss, images, unreadable = torch.zeros((), device=device), 0, []
+            statistics.begin_step()
+        loss += train_group(
+            state.network,
+            batch,
+            plan=recipe.augment,
+            preprocessing=preprocessing,
+            num_classes=num_classes,
+            key=key,
+            device=device,
+            groups=groups,
+        )
+        statistics.after_group()
+        images += len(batch.labels)
+        unreadable += batch.unreadable
+        if request.group == groups - 1:
+            statistics.end_step()
+            lr = _update(state, recipe, length)
+            yield StepDone(request.step, setting, loss, lr, images, tuple(unreadable))
+
+
+def train_group(
+    network: nn.Module,
+    batch: Batch,
+    *,
+    plan: AugmentPlan,
+    preprocessing: Preprocessing,
+    num_classes: int,
+    key: Key,
+    device: torch.device,
+    groups: int,
+) -> Tensor:
+    """Forward and backward of one group: gradients are added to those of the step's other groups.
+
+    Returns:
+        Its share of the step's loss, a scalar on the device.
+    """
+    request = batch.request
+    images, labels = augment(
+        batch.images.to(device, non_blocking=True),
+        batch.labels.to(device, non_blocking=True),
+        setting=request.setting,
+        key=key.fold("augment"),
+        ids=request.ids,
+        mix_key=key.fold("mix", request.step, request.group),
+        plan=plan,
+        preprocessing=preprocessing,
+        num_classes=num_classes,
+    )
+    # Dropout and stochastic depth draw from torch's generator: it starts anew for every group.
+    torch.manual_seed(key.fold("dropout", request.step, request.group).torch_seed())
+    loss = cross_entropy(network(images), labels) / groups
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def _update(state: State, recipe: Recipe, length: Length) -> float:
+    """One step of the optimizer and of the moving average; the learning rate it used."""
+    share = optim.lr_share(
+        recipe.schedule, state.step, steps=length.steps, steps_per_epoch=length.steps_per_epoch
+    )
+    lr = recipe.optimizer.lr * share
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr * group["lr_share"]
+    if recipe.optimizer.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.optimizer.clip_norm)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.ema:
+        state.ema.update(state.network, state.step)
+    state.step += 1
+    return lr

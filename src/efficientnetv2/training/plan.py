@@ -1,0 +1,114 @@
+"""How long a run will take, from a short measurement on this machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.loader import Cropping, TrainingPictures
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.sampling import Request
+from efficientnetv2.inference.accelerate import place
+from efficientnetv2.models.create import create
+from efficientnetv2.training.loop import State, begin, train_group
+from efficientnetv2.training.recipe import Recipe
+
+# A step is timed after one that warms up; the fastest of these counts, since disturbances only add. Ours.
+_TIMED_STEPS = 3
+# Share of the time that saving, validating and the noise of the machine take. Ours, measured on runs of quick.
+_OVERHEAD = 0.08
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """The time of one training picture at one size, reading it included.
+
+    Args:
+        image_px: size.
+        seconds_per_image: of a step, over its pictures.
+    """
+
+    image_px: int
+    seconds_per_image: float
+
+
+def measure(recipe: Recipe, manifest: Manifest, device: torch.device) -> list[StepTime]:
+    """Time a few steps of each stage, on the first pictures of the manifest.
+
+    Args:
+        recipe: with model and progressive known; epochs may be open.
+        manifest: training pictures.
+        device: to train on.
+    """
+    network = place(create(recipe.model, num_classes=len(manifest.class_names)), device)
+    network.train()
+    state = begin(network, recipe)
+    pictures = TrainingPictures(manifest, Cropping(recipe.framing, recipe.crop_area_min), Key.of(recipe.seed))
+    images = min(recipe.batch_images, recipe.group_images or recipe.batch_images, 64)
+    stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
+    times = []
+    for setting in {setting.image_px: setting for setting in stages}.values():
+        samples = np.arange(images, dtype=np.int64) % len(manifest)
+        request = Request(0, 0, setting, samples, np.zeros_like(samples))
+        seconds = [_step(state, pictures, request, recipe, device) for _ in range(1 + _TIMED_STEPS)]
+        times.append(StepTime(setting.image_px, min(seconds[1:]) / images))
+    return times
+
+
+def _step(
+    state: State,
+    pictures: TrainingPictures,
+    request: Request,
+    recipe: Recipe,
+    device: torch.device,
+) -> float:
+    started = time.perf_counter()
+    batch = pictures[request]
+    train_group(
+        state.network,
+        batch,
+        plan=recipe.augment,
+        preprocessing=Preprocessing(request.setting.image_px),
+        num_classes=len(pictures.manifest.class_names),
+        key=Key.of(recipe.seed),
+        device=device,
+        groups=1,
+    )
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.ema:
+        state.ema.update(state.network, 0)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def epochs_within(minutes: float, recipe: Recipe, manifest: Manifest, device: torch.device) -> float:
+    """The epochs that fit into so many minutes.
+
+    Args:
+        minutes: of the run, from the first step to the last.
+        recipe: as for ``measure``.
+        manifest: training pictures.
+        device: to train on.
+
+    Raises:
+        InputError: not even one step per stage fits.
+    """
+    seconds = {time.image_px: time.seconds_per_image for time in measure(recipe, manifest, device)}
+    plan = recipe.progressive
+    per_image = float(np.mean([seconds[plan.stage(index).image_px] for index in range(plan.stages)]))
+    epochs = minutes * 60 * (1 - _OVERHEAD) / (per_image * len(manifest))
+    if epochs * len(manifest) < plan.stages * recipe.batch_images:
+        raise InputError(
+            f"--minutes {minutes:g}: one step for each of the {plan.stages} stages takes "
+            f"{per_image * recipe.batch_images * plan.stages / 60:.1f} minutes. Give more, or smaller pictures "
+            "(--image-px) or a smaller network (--model)."
+        )
+    return float(f"{epochs:.3g}")

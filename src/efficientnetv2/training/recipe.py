@@ -1,0 +1,281 @@
+"""What decides a run: one frozen, checked value, written as YAML beside every run.
+
+A recipe is made by a function of ``training.recipes`` and changed by ``--set a.b=c``. Fields that say
+"auto" are settled before the first step (``training.settle``), so that the recipe in a run folder holds
+nothing left to decide, and resuming decides nothing anew.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from efficientnetv2.augment.pipeline import AugmentPlan
+from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.preprocessing import Framing
+from efficientnetv2.data.sampling import Balance
+from efficientnetv2.progressive import Progressive
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Optimizer(_Part):
+    """How gradients become steps.
+
+    Args:
+        kind: ``rmsprop`` in TensorFlow's form (epsilon inside the root, mean square starting at 1),
+            ``sgd`` with Nesterov's momentum, or ``adamw``.
+        lr: peak learning rate, at the recipe's ``batch_images``.
+        weight_decay: of weights; biases and norms are never decayed. With ``rmsprop`` and ``sgd``
+            it is L2 in the loss, with ``adamw`` decoupled.
+        momentum: of ``rmsprop`` and ``sgd``; beta 1 of ``adamw``.
+        decay: of the running mean square: rho of ``rmsprop``, beta 2 of ``adamw``.
+        epsilon: of ``rmsprop`` and ``adamw``.
+        clip_norm: gradients of a greater norm are scaled down to it; None is off.
+        head_lr: the classifier's learning rate over the trunk's.
+    """
+
+    kind: Literal["rmsprop", "sgd", "adamw"]
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    decay: float = Field(default=0.9, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)
+    head_lr: float = Field(default=1.0, gt=0)
+
+
+class Schedule(_Part):
+    """The learning rate over the run, as a share of its peak: warm-up, then the shape.
+
+    Args:
+        kind: ``cosine`` down to ``final``, ``staircase`` (times ``factor`` each ``every_epochs``),
+            or ``constant``.
+        warmup_epochs: of linear growth from 0.
+        final: with ``cosine``, share of the peak at the end.
+        factor, every_epochs: of the staircase.
+    """
+
+    kind: Literal["cosine", "staircase", "constant"]
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    final: float = Field(default=0.0, ge=0, le=1)
+    factor: float = Field(default=0.97, gt=0, le=1)
+    every_epochs: float = Field(default=2.4, gt=0)
+
+
+class Recipe(_Part):
+    """Everything that decides a run, the data aside.
+
+    Args:
+        name: of the function that made it.
+        model: a published network's name, or a file with an architecture.
+        weights: ``auto``, ``none``, or a model file to start from.
+        epochs: passes over the training pictures; ``auto`` settles it by their number.
+        epochs_auto: with ``auto``: pictures to see in all, and the least and most epochs.
+        batch_images: pictures per step.
+        group_images: pictures that share batch-norm statistics and mixing partners; divides
+            ``batch_images``. None settles it to the largest divisor that fits into memory.
+        progressive: image size and regularization over the run.
+        optimizer, schedule: see there.
+        ema_decay: of the moving average of weights and batch-norm statistics; None is off. Early
+            on it is capped by (1 + step) / (10 + step), as in the released code.
+        batch_norm_momentum: share of the old running statistics kept per step, as the paper and Keras
+            count it (PyTorch's own number is 1 minus this).
+        framing: how a picture that is not square meets the square; see ``Preprocessing``.
+        eval_px: side of the picture at evaluation; None takes the last training size.
+        crop_area_min: smallest share of the picture's area that a training crop keeps.
+        augment: kinds of augmentation, over the whole run; how strong is the schedule's affair.
+        balance: how often each class is drawn; see ``data.sampling.Sampler``.
+        holdout: share of the training pictures that becomes ``val`` where no split is given.
+        validate_epochs: how often the curve of validation figures gets a point (besides each stage's end).
+        validate_images: at most so many pictures for that curve; the final figure uses all.
+        checkpoint_minutes: between checkpoints (besides each stage's end); 0 writes one at every step.
+        seed: of everything random.
+    """
+
+    name: str
+    model: str = "auto"
+    weights: str = "auto"
+    epochs: float | Literal["auto"] = "auto"
+    epochs_auto: tuple[int, float, float] = (100_000, 10.0, 100.0)
+    batch_images: int = Field(default=32, ge=1)
+    group_images: int | None = Field(default=None, ge=1)
+    progressive: Progressive
+    optimizer: Optimizer
+    schedule: Schedule
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    batch_norm_momentum: float = Field(default=0.9, ge=0, lt=1)
+    framing: Framing = "whole"
+    eval_px: int | None = Field(default=None, ge=1)
+    crop_area_min: float = Field(default=0.35, gt=0, le=1)
+    augment: AugmentPlan = AugmentPlan()
+    balance: Balance | None = None
+    holdout: float = Field(default=0.2, gt=0, lt=1)
+    validate_epochs: float = Field(default=1.0, gt=0)
+    validate_images: int = Field(default=512, ge=1)
+    checkpoint_minutes: float = Field(default=5.0, ge=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.epochs != "auto" and self.epochs <= 0:
+            raise ValueError(f"epochs is {self.epochs}, but a run lasts longer than 0")
+        if self.group_images is not None and self.batch_images % self.group_images:
+            fits = max(n for n in range(1, self.group_images + 1) if self.batch_images % n == 0)
+            raise ValueError(
+                f"group_images is {self.group_images}, which does not divide batch_images "
+                f"({self.batch_images}); the next smaller that does is {fits}"
+            )
+        if self.progressive.others:
+            raise ValueError(
+                f"progressive.others names {sorted(self.progressive.others)}, which this loop does not "
+                "apply; they are for a training loop of one's own"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The recipe as text for people; ``from_yaml`` gives an equal one."""
+        return yaml.safe_dump(self.to_json(), sort_keys=False, width=100)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Recipe:
+        """Read what ``to_yaml`` wrote.
+
+        Raises:
+            InputError: no such file, not YAML, or a field that is unknown or out of range.
+        """
+        try:
+            plain = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}") from error
+        except yaml.YAMLError as error:
+            raise InputError(f"{path} is not YAML: {error}") from error
+        return checked(plain, where=str(path))
+
+
+def checked(plain: Any, *, where: str) -> Recipe:
+    """A recipe from plain values.
+
+    Raises:
+        InputError: naming each wrong field, its value and the rule.
+    """
+    try:
+        return Recipe.model_validate(plain)
+    except ValidationError as error:
+        raise InputError(f"{where}: " + "; ".join(_complaints(error, plain))) from error
+
+
+def _complaints(error: ValidationError, plain: Any) -> list[str]:
+    lines = []
+    for problem in error.errors():
+        # pydantic names the member of a union too ('epochs', 'float'): the reader needs the field alone.
+        parts = [str(part) for part in problem["loc"]]
+        while len(parts) > 1 and not _holds(plain, parts):
+            parts.pop()
+        name = ".".join(parts)
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+            message = f"there is no such field{did_you_mean(parts[-1], _fields(parts[:-1]))}"
+        value = problem["input"]
+        shown = f" = {value!r}" if isinstance(value, int | float | str | bool | None) and name else ""
+        line = f"{name}{shown}: {message}" if name else message
+        lines.append(line)
+    return list(dict.fromkeys(lines))
+
+
+def _holds(plain: Any, parts: list[str]) -> bool:
+    for part in parts:
+        if not isinstance(plain, dict) or part not in plain:
+            return False
+        plain = plain[part]
+    return True
+
+
+def _fields(parts: list[str]) -> list[str]:
+    """Names of the fields at a place of the recipe."""
+    if not parts:
+        return list(Recipe.model_fields)
+    names = {
+        "optimizer": list(Optimizer.model_fields),
+        "schedule": list(Schedule.model_fields),
+        "progressive": list(Progressive.__dataclass_fields__),
+        "augment": list(AugmentPlan.__dataclass_fields__),
+    }
+    return (
+        names.get(parts[0], ["start", "end", "continuous"])
+        if len(parts) == 1
+        else ["start", "end", "continuous"]
+    )
+
+
+def with_settings(recipe: Recipe, settings: list[str]) -> Recipe:
+    """Change fields by ``a.b=c``; the value is read as YAML (numbers, null, lists, {start: 64, end: 128}).
+
+    Args:
+        recipe: to change.
+        settings: of the form ``name=value`` or ``part.name=value``.
+
+    Raises:
+        InputError: a setting without ``=``, an unknown field (with the nearest name), a wrong value.
+    """
+    plain = recipe.to_json()
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting}: write it as name=value, for instance --set epochs=20")
+        *parents, last = name.strip().split(".")
+        place = plain
+        for depth, part in enumerate(parents):
+            if not isinstance(place.get(part), dict):
+                known = _fields(parents[:depth])
+                raise InputError(f"--set {setting}: '{part}' has no parts{did_you_mean(part, known)}")
+            place = place[part]
+        known = _fields(parents)
+        if last not in known:
+            raise InputError(
+                f"--set {setting}: there is no field '{name}'{did_you_mean(last, known)} "
+                f"Fields here: {', '.join(known)}."
+            )
+        try:
+            place[last] = _value(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {setting}: '{text}' is not a value: {error}") from error
+    return checked(plain, where="--set " + " ".join(settings) if settings else recipe.name)
+
+
+def _value(text: str) -> Any:
+    # YAML 1.1 reads 1e-3 as a string; JSON reads it as the number that is meant.
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return yaml.safe_load(text)
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """What differs between two recipes, a line each: ``epochs: 10 there, 20 here``."""
+    there, here = _flat(old.to_json()), _flat(new.to_json())
+    return [
+        f"{name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
+    ]
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,73 @@
+"""For pictures of your own: from scratch in minutes, or from pretrained weights."""
+
+from __future__ import annotations
+
+from efficientnetv2.augment.pipeline import AugmentPlan
+from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
+
+
+def quick() -> Recipe:
+    """From scratch on a small data set, in minutes, on a CPU.
+
+    Run: effnetv2 train DATA --recipe quick --weights none
+    Cost and result: summary.json, quick_b0_imagenette_10ep_*
+    Source: ours; schedule of sizes and regularization as arXiv:2104.00298, section 4. AdamW, warm-up
+        and mild regularization, because short runs never reach what strong regularization is for.
+    """
+    return Recipe(
+        name="quick",
+        weights="none",
+        batch_images=64,
+        progressive=Progressive(
+            stages=4,
+            image_px=Ramp(64, 128),
+            px_multiple=32,
+            randaugment=None,
+            dropout=0.1,
+            drop_path=0.1,
+            label_smoothing=0.1,
+        ),
+        optimizer=Optimizer(
+            kind="adamw", lr=3e-3, weight_decay=0.05, momentum=0.9, decay=0.99, clip_norm=5.0
+        ),
+        schedule=Schedule(kind="cosine", warmup_epochs=1.0, final=0.0),
+        ema_decay=0.99,
+        batch_norm_momentum=0.9,
+        framing="whole",
+        crop_area_min=0.35,
+        augment=AugmentPlan(randaugment_preset="monotone"),
+    )
+
+
+def finetune() -> Recipe:
+    """Pretrained weights to 500-50,000 pictures of your own.
+
+    Run: effnetv2 train DATA
+    Cost and result: still to be measured.
+    Source: ours; schedule of sizes as arXiv:2104.00298, section 4.
+    """
+    return Recipe(
+        name="finetune",
+        epochs=10,
+        batch_images=32,
+        progressive=Progressive(
+            stages=3,
+            image_px=Ramp(128, 224),
+            px_multiple=32,
+            randaugment=Ramp(2, 6),
+            dropout=Ramp(0.1, 0.3),
+            drop_path=0.1,
+            label_smoothing=0.1,
+        ),
+        optimizer=Optimizer(
+            kind="adamw", lr=2e-4, weight_decay=0.02, momentum=0.9, decay=0.999, clip_norm=5.0, head_lr=5.0
+        ),
+        schedule=Schedule(kind="cosine", warmup_epochs=0.5, final=0.0),
+        ema_decay=0.99,
+        batch_norm_momentum=0.9,
+        framing="whole",
+        crop_area_min=0.5,
+        augment=AugmentPlan(randaugment_preset="monotone"),
+        balance="sqrt",
+    )

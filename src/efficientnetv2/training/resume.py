@@ -1,0 +1,76 @@
+"""Checkpoints: everything a run needs to go on to the same bits.
+
+A checkpoint is written beside its place, synced and renamed, so that at every moment the newest whole
+one is a valid one. The last two are kept.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import write_atomically
+
+_NAME = re.compile(r"step_(\d+)\.pt")
+_KEPT = 2
+
+
+def save(folder: Path, kept: dict[str, Any], step: int) -> Path:
+    """Write the checkpoint of a step and drop all but the last two.
+
+    Args:
+        folder: the run's ``checkpoints/``; made if need be.
+        kept: tensors and plain values.
+        step: steps done.
+
+    Raises:
+        InputError: it could not be written (a full disk, say); the earlier ones are untouched.
+    """
+    path = folder / f"step_{step:08d}.pt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: torch.save(kept, file))
+    except (OSError, RuntimeError) as error:
+        before = steps_saved(folder)
+        rest = f"The checkpoint of step {before[-1]} is whole" if before else "There is none before it"
+        raise InputError(
+            f"{path}: the checkpoint could not be written ({error}). {rest}. "
+            "Make room on the disk, then go on with --resume."
+        ) from error
+    for old in steps_saved(folder)[:-_KEPT]:
+        (folder / f"step_{old:08d}.pt").unlink()
+    return path
+
+
+def steps_saved(folder: Path) -> list[int]:
+    """The steps of the whole checkpoints in a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)))
+
+
+def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest checkpoint that can be read.
+
+    Returns:
+        What was kept (None if there is no checkpoint), and a sentence for each that was damaged.
+
+    Raises:
+        InputError: there are checkpoints, but none can be read.
+    """
+    damaged: list[str] = []
+    for step in reversed(steps_saved(folder)):
+        path = folder / f"step_{step:08d}.pt"
+        try:
+            kept: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            return kept, damaged
+        except Exception as error:  # a damaged zip raises whatever its damage hits
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            damaged.append(f"{path} is damaged ({reason})")
+    if damaged:
+        raise InputError("; ".join(damaged) + ". Start anew with another --out.")
+    return None, []

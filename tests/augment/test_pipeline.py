@@ -1,0 +1,130 @@
+"""The whole way of a batch on the device: order, types, reproducibility, channels."""
+
+import numpy as np
+import pydantic
+import pytest
+import torch
+
+from efficientnetv2.augment.pipeline import AugmentPlan, augment, soft_labels
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.progressive import Setting
+
+KEY, MIX = Key.of(0), Key.of(0).fold("mix", 3, 0)
+STRONG = Setting(32, randaugment=10, mixup_alpha=0.2, cutmix_alpha=0.2, cutout=0.5, label_smoothing=0.1)
+ALONE = Setting(32, randaugment=10, cutout=0.5, label_smoothing=0.1)
+
+
+def group(count=12, px=32, channels=3, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, px, px, channels), np.uint8)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.arange(count) % 5
+
+
+def run(images, labels, setting, ids=None, plan=None, key=KEY, mix_key=MIX):
+    ids = np.arange(len(images)) if ids is None else ids
+    return augment(images, labels, setting=setting, key=key, ids=ids, mix_key=mix_key,
+                   plan=plan or AugmentPlan(), num_classes=5)  # fmt: skip
+
+
+def test_what_comes_out_is_what_a_network_takes():
+    out, soft = run(*group(), STRONG)
+    assert out.shape == (12, 3, 32, 32)
+    assert out.dtype == soft.dtype == torch.float32
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(soft.sum(1), torch.ones(12))
+
+
+def test_with_everything_off_it_only_normalises():
+    images, labels = group()
+    out, soft = run(
+        images, labels, Setting(32), plan=AugmentPlan(flip="none", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.5))
+    )
+    mean, std = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.5]).view(3, 1, 1)
+    assert torch.allclose(out, (images / 255 - mean) / std, atol=1e-5)
+    assert torch.equal(soft, torch.eye(5)[labels])
+
+
+def test_the_same_keys_and_ids_give_the_same_bits_and_the_input_is_left_alone():
+    images, labels = group()
+    before = images.clone()
+    first, second = run(images, labels, STRONG), run(images, labels, STRONG)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert torch.equal(images, before)
+    next_epoch = run(images, labels, STRONG, ids=np.arange(12) + 2**32)
+    assert not torch.equal(first[0], next_epoch[0])
+    other_step = run(images, labels, STRONG, mix_key=Key.of(0).fold("mix", 4, 0))
+    assert not torch.equal(first[1], other_step[1])
+
+
+def test_without_mixing_a_picture_can_be_reproduced_alone():
+    images, labels = group()
+    together = run(images, labels, ALONE)[0]
+    for i in (0, 5, 11):
+        assert torch.equal(together[i], run(images[i : i + 1], labels[i : i + 1], ALONE, ids=[i])[0][0])
+
+
+def test_each_switch_changes_the_pictures():
+    images, labels = group()
+    plain = run(images, labels, Setting(32), plan=AugmentPlan(flip="none"))[0]
+    plans = [AugmentPlan(), AugmentPlan(flip="symmetries"), AugmentPlan(flip="none", colour=0.4)]
+    settings = [
+        Setting(32, randaugment=9),
+        Setting(32, cutout=0.5),
+        Setting(32, mixup_alpha=1),
+        Setting(32, cutmix_alpha=1),
+    ]
+    variants = [run(images, labels, Setting(32), plan=plan)[0] for plan in plans]
+    variants += [run(images, labels, setting, plan=AugmentPlan(flip="none"))[0] for setting in settings]
+    for variant in variants:
+        assert not torch.equal(variant, plain)
+    for i, variant in enumerate(variants):
+        assert not any(torch.equal(variant, other) for other in variants[:i])
+
+
+def test_label_smoothing_is_shared_by_all_classes():
+    """0.1 over 5 classes: 0.9 + 0.02 for the true one."""
+    soft = soft_labels(torch.tensor([2]), 5, 0.1)
+    assert soft[0].tolist() == pytest.approx([0.02, 0.02, 0.92, 0.02, 0.02])
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_channels_are_flipped_erased_and_mixed_but_not_randaugmented(channels):
+    images, labels = group(channels=channels)
+    plan = AugmentPlan(flip="symmetries", mean=(0.5,) * channels, std=(0.25,) * channels)
+    out = run(images, labels, Setting(32, cutout=0.5, mixup_alpha=0.2), plan=plan)[0]
+    assert out.shape == (12, channels, 32, 32)
+    with pytest.raises(InputError, match=f"have {channels} channels"):
+        run(images, labels, Setting(32, randaugment=5), plan=plan)
+
+
+def test_a_mean_for_other_channels_is_refused():
+    with pytest.raises(InputError, match="4 channels"):
+        run(*group(channels=4), Setting(32))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("randaugment_layers", 0),
+        ("colour", 1.5),
+        ("std", (0.0, 1.0, 1.0)),
+        ("mean", (0.5,)),
+        ("flip", "vertical"),
+    ],
+)
+def test_impossible_plans_are_refused(field, value):
+    with pytest.raises(pydantic.ValidationError, match=field if field != "mean" else "means"):
+        AugmentPlan(**{field: value})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_computes_what_the_cpu_does():
+    images, labels = group(48, px=64)
+    setting = Setting(64, randaugment=10, mixup_alpha=0.2, cutmix_alpha=0.2, cutout=0.5, label_smoothing=0.1)
+    here, there = run(images, labels, setting), run(images.cuda(), labels.cuda(), setting)
+    assert torch.allclose(here[1], there[1].cpu(), atol=1e-6)
+    # A grey level may round otherwise, and a nearest neighbour be the other one, in few places.
+    different = (here[0] - there[0].cpu()).abs() > 1.5 / (255 * 0.22)
+    assert float(different.float().mean()) < 0.005

@@ -1,0 +1,81 @@
+"""A file is whole or not there."""
+
+import os
+import stat
+
+import pytest
+
+from efficientnetv2.base.files import write_atomically, write_text_atomically
+
+
+def test_the_finished_file_replaces_the_old_one_and_nothing_stays_beside_it(tmp_path):
+    target = tmp_path / "report.json"
+    target.write_text("old")
+    write_text_atomically(target, "neu: ä\n")
+    assert target.read_bytes() == "neu: ä\n".encode()
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path):
+    target = tmp_path / "report.json"
+    target.write_text("old")
+
+    def fails_halfway(partial):
+        partial.write_text("ha")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(target, fails_halfway)
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_while_it_is_written_the_old_file_is_read(tmp_path):
+    target = tmp_path / "report.json"
+    target.write_text("old")
+    seen = []
+
+    def writer(partial):
+        partial.write_text("half")
+        seen.append((partial.parent, target.read_text()))
+
+    write_atomically(target, writer)
+    assert seen == [(tmp_path, "old")]
+    assert target.read_text() == "half"
+
+
+def test_contents_and_rename_reach_the_disk_in_that_order(tmp_path, monkeypatch):
+    happened = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(handle):
+        happened.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        real_fsync(handle)
+
+    def replace(a, b):
+        happened.append("replace")
+        real_replace(a, b)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_text_atomically(tmp_path / "a", "x")
+    assert happened == ["file", "replace"] + ["folder"] * (os.name != "nt")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX's")
+def test_others_may_read_it_as_they_may_any_new_file(tmp_path):
+    plain = tmp_path / "plain"
+    plain.write_text("x")
+    write_text_atomically(tmp_path / "atomic", "x")
+    assert (tmp_path / "atomic").stat().st_mode == plain.stat().st_mode
+
+
+def test_a_missing_folder_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        write_text_atomically(tmp_path / "nowhere" / "a", "x")
+
+
+def test_names_as_long_as_the_system_allows(tmp_path):
+    target = tmp_path / ("ä" * 127)
+    write_text_atomically(target, "x")
+    assert target.read_text() == "x"

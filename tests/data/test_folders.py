@@ -1,0 +1,132 @@
+"""Which pictures, labels and splits a folder has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.manifest import read
+
+
+def draw(*files: Path) -> None:
+    for number, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number % 256, 0, 0)).save(file)
+
+
+def test_class_folders_read_as_torchvision_reads_them(tmp_path):
+    """Same files, same classes, same ids as torchvision's ImageFolder, nested pictures included."""
+    draw(*(tmp_path / name for name in ("dog/1.jpg", "dog/2.PNG", "cat/a.jpeg", "cat/deep/er/b.webp", "eel/3.bmp")))
+    ours, theirs = read(tmp_path), ImageFolder(tmp_path)
+    assert list(ours.class_names) == theirs.classes
+    mine = {(ours.file(i), int(ours.labels[i])) for i in range(len(ours))}
+    assert mine == {(os.path.abspath(path), label) for path, label in theirs.samples}
+
+
+def test_hidden_files_and_files_that_are_no_pictures_are_passed_over(tmp_path):
+    draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
+    for name in ("a/.hidden.jpg", "a/readme.txt", "a/paper.pdf", ".git/x.jpg", "__MACOSX/a/._1.jpg", "a/Thumbs.db"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert read(tmp_path).paths == ["a/1.jpg", "b/2.jpg"]
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+def test_train_and_val_folders_are_splits(tmp_path, val):
+    draw(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("train", val, "test") for name in ("x", "y")))
+    manifest = read(tmp_path)
+    assert sorted(zip(manifest.split, manifest.table["label"], strict=True)) == [
+        (split, label) for split in ("test", "train", "val") for label in ("x", "y")
+    ]
+    assert manifest.subset("val").paths == [f"{val}/x/1.jpg", f"{val}/y/1.jpg"]
+
+
+def test_a_class_of_railway_trains_is_no_split(tmp_path):
+    draw(*(tmp_path / f"{name}/1.jpg" for name in ("bus", "car", "train")))
+    manifest = read(tmp_path)
+    assert manifest.class_names == ("bus", "car", "train")
+    assert set(manifest.split) == {""}
+
+
+def test_folders_beside_train_and_val_are_no_classes(tmp_path):
+    draw(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/1.jpg", "val/x/2.jpg", "unlabelled/3.jpg")))
+    assert read(tmp_path).paths == ["train/x/1.jpg", "train/y/1.jpg", "val/x/2.jpg"]
+
+
+def test_a_link_to_a_folder_above_ends(tmp_path):
+    draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
+    (tmp_path / "a/loop").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "a/linked").symlink_to(tmp_path / "b", target_is_directory=True)
+    assert read(tmp_path).paths == ["a/1.jpg", "a/linked/2.jpg", "b/2.jpg"]
+
+
+def test_pictures_beside_class_folders_are_left_out_and_said(tmp_path):
+    draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg", tmp_path / "preview.jpg")
+    manifest = read(tmp_path)
+    assert len(manifest) == 2
+    assert "'preview.jpg'" in manifest.notes[0]
+
+
+def test_for_prediction_a_folder_of_pictures_or_one_picture_will_do(tmp_path):
+    draw(tmp_path / "1.jpg", tmp_path / "2/3.jpg")
+    folder = read(tmp_path, require_labels=False)
+    assert folder.paths == ["1.jpg", "2/3.jpg"]
+    assert folder.labels.tolist() == [-1, -1]
+    one = read(tmp_path / "1.jpg", require_labels=False)
+    assert (one.file(0), one.labels.tolist()) == (str(tmp_path / "1.jpg"), [-1])
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "holds no pictures. Give a folder with one sub-folder per class"),
+        (["a.jpg", "b.jpg"], "holds 2 pictures but no class folders"),
+        (["cat/1.jpg", "cat/2.jpg"], r"has one class only, 'cat' \(2 pictures\)"),
+        (["val/a/1.jpg", "val/b/1.jpg"], "val without train: there is nothing to train on. Add a folder train/"),
+        (["train/1.jpg", "val/2.jpg"], "train holds 1 picture but no class folders"),
+        (
+            ["train/a/1.jpg", "train/b/1.jpg", "val/c/9.jpg"],
+            r"label unseen in training: 'c' occurs only in val \(val/c/9.jpg\)",
+        ),
+        (
+            ["plant/1.jpg", "plant/2.jpg", "Plant/3.jpg"],
+            r"Plant/3.jpg: label 'Plant' differs from 'plant' \(2 pictures\) only by case.\nRename the class folder",
+        ),
+    ],
+)
+def test_folders_that_cannot_be_meant_are_refused(tmp_path, files, message):
+    draw(*(tmp_path / name for name in files))
+    with pytest.raises(InputError, match=message):
+        read(tmp_path)
+
+
+def test_an_empty_class_folder_is_refused_by_name(tmp_path):
+    draw(tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
+    (tmp_path / "c").mkdir()
+    with pytest.raises(InputError, match="the class folder 'c' holds no picture"):
+        read(tmp_path)
+
+
+def test_a_flat_train_folder_with_its_table_points_to_the_table(tmp_path):
+    draw(tmp_path / "train/1.jpg", tmp_path / "unlabelled/2.jpg")
+    (tmp_path / "train.csv").write_text("path,label\ntrain/1.jpg,a\n")
+    with pytest.raises(InputError, match=r"Give the table itself: .*train\.csv"):
+        read(tmp_path)
+
+
+def test_a_path_that_does_not_exist_names_the_nearest(tmp_path):
+    draw(tmp_path / "pictures/a/1.jpg")
+    with pytest.raises(InputError, match=r"picturs' does not exist; did you mean 'pictures'\?"):
+        read(tmp_path / "picturs")
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
+    os.rename(tmp_path / "a/1.jpg", os.fsencode(tmp_path / "a") + b"/caf\xe9.jpg")
+    with pytest.raises(InputError, match="not valid UTF-8"):
+        read(tmp_path)

@@ -1,0 +1,88 @@
+"""What a manifest answers, writes and reads back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.manifest import Manifest, read
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    for number in range(6):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number},é.png")
+    pd.DataFrame(
+        {
+            "path": [f"{i},é.png" for i in range(6)],
+            "label": ["b", "a", "c", "a", "b", "c"],
+            "split": ["train", "train", "train", "val", "val", ""],
+            "group": ["1", "01", "1", "2", "2", "3"],
+            "year": range(2000, 2006),
+        }
+    ).to_csv(tmp_path / "all.csv", index=False)
+    return read(tmp_path / "all.csv")
+
+
+def test_a_class_keeps_its_id_in_every_part(manifest):
+    val = manifest.subset("val")
+    assert val.class_names == ("a", "b", "c")  # though val has no c
+    assert val.labels.tolist() == [0, 1]
+    assert val.where(0) == "all.csv, row 5"
+    picked = manifest.select([4, 0])
+    assert (picked.paths, picked.labels.tolist(), picked.rows.tolist()) == (["4,é.png", "0,é.png"], [1, 1], [6, 2])
+
+
+def test_there_is_no_empty_part(manifest):
+    with pytest.raises(InputError, match="no pictures in test"):
+        manifest.subset("test")
+    with pytest.raises(InputError, match=r"'vall' is no split; did you mean 'val'\?"):
+        manifest.subset("vall")
+
+
+def test_a_written_manifest_is_the_same_data_from_wherever_it_lies(manifest, tmp_path):
+    out = tmp_path / "runs/1/manifest.csv"
+    out.parent.mkdir(parents=True)
+    manifest.to_csv(out)
+    back = Manifest.from_csv(out, root=manifest.root, source=manifest.source)
+    assert back.digest() == manifest.digest()
+    pd.testing.assert_frame_equal(back.table, manifest.table)
+    again = read(out)  # as data of another run
+    assert [Path(again.file(i)).resolve() for i in range(6)] == [Path(manifest.file(i)) for i in range(6)]
+    assert again.labels.tolist() == manifest.labels.tolist()
+
+
+def test_the_digest_changes_with_any_path_label_split_or_order(manifest):
+    digests = {manifest.digest(), manifest.select([1, 0, 2, 3, 4, 5]).digest(), manifest.select(range(5)).digest()}
+    for column, value in (("path", "x.png"), ("label", "c"), ("split", "test")):
+        table = manifest.table.copy()
+        table.loc[0, column] = value
+        other = Manifest(root=manifest.root, source="", table=table, class_names=manifest.class_names)
+        digests.add(other.digest())
+    assert len(digests) == 6
+
+
+def test_the_digest_does_not_depend_on_the_process(manifest):
+    """Counts and texts with NULs between, by hand."""
+    import hashlib
+
+    paths = "\0".join(f"{i},é.png" for i in range(6))
+    text = f"6\0{paths}6\0b\0a\0c\0a\0b\0c6\0train\0train\0train\0val\0val\0"
+    assert manifest.digest() == hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def test_labels_cannot_be_changed_by_accident(manifest):
+    with pytest.raises(ValueError, match="read-only"):
+        manifest.labels[0] = 2
+
+
+def test_a_run_without_its_manifest_says_so(tmp_path):
+    with pytest.raises(InputError, match="the run has no manifest"):
+        Manifest.from_csv(tmp_path / "manifest.csv", root=tmp_path, source="x")
+    (tmp_path / "manifest.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="is no manifest of a run"):
+        Manifest.from_csv(tmp_path / "manifest.csv", root=tmp_path, source="x")

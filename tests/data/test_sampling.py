@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.data.sampling import Sampler, epoch_order
+from efficientnetv2.progressive import Progressive, Ramp
+
+LABELS = np.array([0] * 30 + [1] * 10 + [2] * 4)
+PLAN = Progressive(image_px=Ramp(32, 64), stages=2)
+
+
+def sampler(**changes):
+    base = {
+        "labels": LABELS,
+        "progressive": PLAN,
+        "steps": 11,
+        "batch_images": 8,
+        "group_images": 4,
+        "balance": None,
+        "key": Key.of(1),
+    }
+    return Sampler(**(base | changes))
+
+
+def rows(requests):
+    return [(r.step, r.group, r.setting.image_px, r.samples.tolist(), r.epochs.tolist()) for r in requests]
+
+
+def test_an_epoch_sees_every_picture_once_even_if_steps_straddle_it():
+    """88 draws of 44 pictures are two passes, whatever the batch."""
+    drawn = np.concatenate([r.samples for r in sampler()])
+    epochs = np.concatenate([r.epochs for r in sampler()])
+    for epoch in (0, 1):
+        assert sorted(drawn[epochs == epoch]) == list(range(44))
+
+
+@given(first=st.integers(0, 10))
+def test_a_sampler_that_begins_later_gives_the_rest_of_the_same_run(first):
+    assert rows(sampler(first_step=first)) == rows(sampler())[2 * first :]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_processes_share_the_groups_of_one_run(world):
+    parts = [rows(sampler(rank=rank, world=world)) for rank in range(world)]
+    together = sorted(row for part in parts for row in part)
+    assert together == sorted(rows(sampler()))
+    assert [len(part) for part in parts] == [len(sampler(rank=r, world=world)) for r in range(world)]
+
+
+def test_the_setting_of_the_step_travels_with_the_request():
+    for request in sampler():
+        assert request.setting == PLAN.at(request.step, steps=11)
+
+
+def test_equal_balance_draws_each_class_a_third_and_every_picture_equally_often():
+    """44 draws over 3 classes: 15, 15, 14 by largest remainder; over many epochs no picture is preferred."""
+    order = epoch_order(LABELS, "equal", Key.of(0), 0)
+    assert sorted(np.bincount(LABELS[order])) == [14, 15, 15]
+    seen = np.bincount(
+        np.concatenate([epoch_order(LABELS, "equal", Key.of(0), epoch) for epoch in range(20)]), minlength=44
+    )
+    for cls in range(3):
+        counts = seen[LABELS == cls]
+        assert counts.max() - counts.min() <= 1
+
+
+def test_square_root_balance_follows_the_root_of_the_class_size():
+    """Roots 5.477, 3.162, 2 of 10.64: 22.65, 13.08, 8.27 of 44, by largest remainder 23, 13, 8."""
+    order = epoch_order(LABELS, "sqrt", Key.of(0), 3)
+    assert np.bincount(LABELS[order]).tolist() == [23, 13, 8]
+
+
+def test_balanced_classes_are_dealt_evenly_over_the_epoch():
+    labels = np.repeat([0, 1], [900, 100])
+    order = labels[epoch_order(labels, "equal", Key.of(5), 0)]
+    halves = order.reshape(10, 100).mean(axis=1)  # each tenth of the epoch has about half of either
+    assert np.abs(halves - 0.5).max() < 0.06
+
+
+@given(epoch=st.integers(0, 2**20))
+def test_order_depends_on_seed_and_epoch_alone(epoch):
+    one, again = (epoch_order(LABELS, None, Key.of(4), epoch) for _ in range(2))
+    assert (one == again).all()
+    assert (one != epoch_order(LABELS, None, Key.of(4), epoch + 1)).any()
+    assert (one != epoch_order(LABELS, None, Key.of(5), epoch)).any()
+
+
+def test_draw_ids_are_different_for_every_picture_and_epoch():
+    ids = np.concatenate([r.ids for r in sampler()])
+    assert len(set(ids.tolist())) == len(ids)

@@ -1,0 +1,239 @@
+"""What is held out to validate on: the laws, and what the sentence says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.splits import folds, with_holdout
+
+
+def manifest(labels, rows=None, **columns) -> Manifest:
+    names = [f"c{label}" for label in labels]
+    table = pd.DataFrame({"path": [f"{i}.jpg" for i in range(len(names))], "label": names, "split": ""})
+    return Manifest(
+        root=Path("/data"), source="all.csv", table=table.assign(**columns), class_names=tuple(sorted(set(names))),
+        rows=np.arange(2, len(names) + 2) if rows is None else rows,
+    )  # fmt: skip
+
+
+def parts_of(values, split) -> int:
+    """The most splits that pictures of one value stand in."""
+    return int(pd.DataFrame({"value": values, "split": split}).groupby("value")["split"].nunique().max())
+
+
+@st.composite
+def data_sets(draw):
+    count = draw(st.integers(12, 80))
+    some_of = st.integers(0, draw(st.integers(1, 30)))
+    labels = draw(st.lists(st.integers(0, draw(st.integers(1, 4))), min_size=count, max_size=count))
+    columns = {}
+    if draw(st.booleans()):
+        columns["group"] = [f"g{g}" for g in draw(st.lists(some_of, min_size=count, max_size=count))]
+    if draw(st.booleans()):
+        degrees = st.integers(-300, 300).map(lambda hundredths: hundredths / 100)
+        columns["latitude"] = draw(st.lists(degrees, min_size=count, max_size=count))
+        columns["longitude"] = draw(st.lists(degrees, min_size=count, max_size=count))
+    contents = draw(st.none() | st.lists(st.integers(0, 60), min_size=count, max_size=count).map(np.array))
+    if contents is not None:  # a file has one label
+        labels = [labels[list(contents).index(content)] for content in contents]
+    labels = pd.factorize(np.array(labels), sort=True)[0]
+    return manifest(labels, **columns), contents
+
+
+@settings(max_examples=100, deadline=None)
+@given(data_sets(), st.integers(0, 5), st.sampled_from([0.1, 0.2, 0.35]))
+def test_what_belongs_together_stays_together(data, seed, fraction):
+    """Every class in both parts; identical files, and groups and blocks unless the sentence says otherwise, whole."""
+    given_, contents = data
+    try:
+        held, note = with_holdout(given_, fraction=fraction, seed=seed, contents=contents)
+    except InputError as error:
+        distinct = pd.Series(given_.table["path"] if contents is None else contents).groupby(given_.labels).nunique()
+        assert distinct.min() < 2, error
+        return
+    assert set(held.split) == {"train", "val"}
+    assert pd.DataFrame({"label": held.labels, "split": held.split}).groupby("label")["split"].nunique().min() == 2
+    if contents is not None:
+        assert parts_of(contents, held.split) == 1
+    if "group" in held.table and "groups whole" in note:
+        assert parts_of(held.table["group"], held.split) == 1
+    if "spatial blocks" in note:
+        degrees = float(note.split("blocks of ")[1].split("°")[0])
+        squares = list(zip(*(held.table[c] // degrees for c in ("latitude", "longitude")), strict=True))
+        assert parts_of([str(square) for square in squares], held.split) == 1
+    again, _ = with_holdout(given_, fraction=fraction, seed=seed, contents=contents)
+    assert again.digest() == held.digest()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data_sets(), st.integers(2, 5))
+def test_folds_keep_together_what_belongs_together(data, k):
+    given_, contents = data
+    try:
+        fold, note = folds(given_, k=k, seed=0, contents=contents)
+    except InputError:
+        return
+    assert set(fold) == set(range(k))
+    if contents is not None:
+        assert parts_of(contents, fold) == 1
+    if "group" in given_.table and "groups whole" in note:
+        assert parts_of(given_.table["group"], fold) == 1
+    for out in range(k):
+        assert set(given_.labels[fold != out]) == set(range(len(given_.class_names)))
+
+
+def test_lone_pictures_are_stratified_to_the_picture():
+    """20 % of 50, 30 and 10; of the last two, one, since each class is validated on."""
+    labels = np.repeat([0, 1, 2, 3], [50, 30, 10, 2])
+    held, note = with_holdout(manifest(labels), seed=0)
+    assert np.bincount(held.labels[held.split == "val"]).tolist() == [10, 6, 2, 1]
+    assert note == "Held out 19 of 92 pictures (21 %) as val, stratified by class, seed 0."
+
+
+def test_another_seed_holds_out_other_pictures_of_the_same_number():
+    data = manifest(np.repeat([0, 1], 100))
+    chosen = [np.flatnonzero(with_holdout(data, seed=seed)[0].split == "val") for seed in range(2)]
+    assert len(chosen[0]) == len(chosen[1]) == 40
+    assert len(np.intersect1d(*chosen)) < 20  # 8 of 40 expected
+
+
+def test_every_picture_is_held_out_as_often_as_another():
+    data = manifest(np.repeat([0, 1], [20, 10]))
+    held = sum((with_holdout(data, seed=seed)[0].split == "val").astype(int) for seed in range(300))
+    assert held.sum() == 300 * 6
+    assert 30 < held.min() <= held.max() < 95  # 60 expected, deviation 7
+
+
+def test_dealing_is_as_even_as_scikit_learns_on_groups_of_mixed_classes():
+    """Mean distance from 20 % of each class over seeds, groups of 1 to 30 pictures: no worse than StratifiedGroupKFold."""
+    draws = np.random.default_rng(3)
+    group = np.repeat(np.arange(80), draws.integers(1, 30, 80))
+    labels = np.where(draws.random(len(group)) < 0.6, group % 4, draws.integers(0, 4, len(group)))
+    data = manifest(labels, group=group.astype(str))
+    of = np.bincount(labels)
+
+    def distance(val):
+        return np.abs(np.bincount(labels[val], minlength=4) / of - 0.2).mean()
+
+    ours = [distance(with_holdout(data, seed=seed)[0].split == "val") for seed in range(8)]
+    theirs = []
+    for seed in range(8):
+        splitter = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+        theirs.append(distance(next(splitter.split(labels, labels, group))[1]))
+    assert np.mean(ours) <= np.mean(theirs)
+
+
+def test_places_are_held_out_by_blocks_of_a_degree():
+    draws = np.random.default_rng(0)
+    count = 600
+    data = manifest(
+        draws.integers(0, 3, count), latitude=draws.uniform(-5, 5, count), longitude=draws.uniform(100, 110, count)
+    )
+    held, note = with_holdout(data, seed=4)
+    blocks = pd.Series(
+        [f"{a:.0f} {b:.0f}" for a, b in np.floor(data.table[["latitude", "longitude"]]).to_numpy()]
+    )
+    val = held.split == "val"
+    assert note == (
+        f"Held out {val.sum()} of 600 pictures ({val.mean():.0%}) as val, by spatial blocks of 1° "
+        f"({blocks[val].nunique()} of {blocks.nunique()} blocks), stratified by class, seed 4."
+    ).replace("%)", " %)")
+    assert 110 <= val.sum() <= 130
+
+
+def test_blocks_shrink_until_every_class_is_in_both_parts():
+    """Two classes, each within one square degree: 1° cannot part them, a half can."""
+    draws = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 100)
+    place = np.where(labels == 0, 10.0, 20.0)
+    data = manifest(labels, latitude=place + draws.random(200), longitude=place + draws.random(200))
+    note = with_holdout(data, seed=0)[1]
+    degrees = float(note.split("blocks of ")[1].split("°")[0])
+    assert degrees in (0.5, 0.25)
+    assert "with larger ones a class would vanish" in note
+
+
+def test_one_place_falls_back_to_a_stratified_split_and_says_so():
+    data = manifest(np.repeat([0, 1], 50), latitude=[1.0] * 100, longitude=[2.0] * 100)
+    held, note = with_holdout(data, seed=0)
+    assert np.bincount(held.labels[held.split == "val"]).tolist() == [10, 10]
+    assert "stratified by class, places not kept whole, since a class would vanish from train or val" in note
+
+
+def test_the_date_line_parts_no_place():
+    labels = np.tile([0, 1], 40)
+    longitude = np.where(np.arange(80) < 40, 180.0, -180.0)
+    data = manifest(labels, latitude=np.repeat(np.arange(40.0), 2)[np.r_[0:40, 0:40]], longitude=longitude)
+    held, _ = with_holdout(data, seed=0)
+    assert (held.split[:40] == held.split[40:]).all()
+
+
+def test_a_class_with_one_group_parts_groups_and_says_so():
+    data = manifest(np.repeat([0, 1], 20), group=["a"] * 20 + list("bcdefbcdefbcdefbcdef"))
+    held, note = with_holdout(data, seed=0)
+    assert "groups not kept whole" in note
+    assert set(held.labels[held.split == "val"]) == {0, 1}
+
+
+def test_pictures_without_a_group_stand_alone():
+    data = manifest(np.repeat([0, 1], 20), group=[None] * 38 + ["x", "x"])
+    held, note = with_holdout(data, seed=0)
+    assert (held.split == "val").sum() == 8
+    assert "groups whole" in note
+
+
+def test_pairs_of_copies_still_reach_both_parts():
+    """Two pictures of a class, each there twice: one pair is trained on, the other validated on."""
+    data = manifest([0, 0, 0, 0] + [1] * 40)
+    for seed in range(5):
+        held, _ = with_holdout(data, seed=seed, contents=np.r_[0, 0, 1, 1, 2:42])
+        assert sorted(held.split[:4]) == ["train", "train", "val", "val"]
+        assert held.split[0] == held.split[1]
+
+
+def test_a_given_val_is_left_alone_and_test_is_never_touched():
+    split = ["train"] * 6 + ["val"] * 2 + ["test"] * 2 + [""] * 2
+    data = manifest([0, 1] * 6, split=split)
+    held, note = with_holdout(data, seed=0)
+    assert held.split.tolist() == split[:10] + ["train"] * 2
+    assert note == "Validating on the 2 pictures given as val. 2 without a split count as train."
+    data = manifest([0, 1] * 6, split=["train"] * 8 + ["test"] * 4)
+    held, note = with_holdout(data, seed=0)
+    assert held.split.tolist()[8:] == ["test"] * 4
+    assert set(held.split[:8]) == {"train", "val"}
+    fold, _ = folds(data, k=2, seed=0)
+    assert (fold[8:] == -1).all()
+    assert sorted(fold[:8]) == [0] * 4 + [1] * 4
+
+
+def test_a_class_with_one_picture_is_refused_by_name():
+    with pytest.raises(InputError, match=r"all.csv, row 8: class 'c2' has one picture only \('6.jpg'\)"):
+        with_holdout(manifest([0, 0, 0, 1, 1, 1, 2]), seed=0)
+    with pytest.raises(InputError, match="class 'c1' has 3 pictures, all of them the same file"):
+        with_holdout(manifest([0, 0, 0, 1, 1, 1]), seed=0, contents=np.array([0, 1, 2, 3, 3, 3]))
+    with pytest.raises(InputError, match="class 'c1' has no readable picture in train"):
+        with_holdout(manifest([0, 0, 0, 1]).select([0, 1, 2]), seed=0)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
+def test_a_fraction_lies_between_0_and_1(fraction):
+    with pytest.raises(InputError, match="lies between 0 and 1"):
+        with_holdout(manifest([0, 0, 1, 1]), fraction=fraction, seed=0)
+    with pytest.raises(InputError, match="k is at least 2"):
+        folds(manifest([0, 0, 1, 1]), k=1, seed=0)
+
+
+def test_identical_files_with_labels_that_leave_no_way_are_refused():
+    """Three classes, three files, each file in two of the classes: no two parts have all classes."""
+    data = manifest([0, 1, 1, 2, 2, 0])
+    with pytest.raises(InputError, match="identical files with different labels leave no way"):
+        with_holdout(data, seed=0, contents=np.array([0, 0, 1, 1, 2, 2]))

@@ -1,0 +1,149 @@
+"""Which pictures, labels and splits a CSV or Parquet file has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.manifest import read
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(6):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+def write(folder: Path, text: str, name: str = "train.csv", encoding: str = "utf-8") -> Path:
+    (folder / name).write_text(text, encoding=encoding)
+    return folder / name
+
+
+def test_rows_keep_their_order_columns_and_numbers(folder):
+    file = write(folder, "path,label,latitude,longitude,year\n3.png,b,1.5,100,2001\n\n0.png,a,-2,101,2013\n")
+    manifest = read(file)
+    assert manifest.paths == ["3.png", "0.png"]
+    assert manifest.class_names == ("a", "b")
+    assert manifest.labels.tolist() == [1, 0]
+    assert manifest.rows.tolist() == [2, 4]  # a blank line lies between
+    assert manifest.table["latitude"].tolist() == [1.5, -2.0]
+    assert manifest.table["year"].tolist() == [2001, 2013]
+    assert manifest.file(0) == str(folder / "3.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "encoding"),
+    [
+        ("path;label\n0.png;a\n1.png;b\n", "t.csv", "utf-8"),
+        ("path\tlabel\n0.png\ta\n1.png\tb\n", "t.tsv", "utf-8"),
+        ('"path","label"\r\n"0.png","a"\r\n"1.png","b"\r\n', "t.csv", "utf-8-sig"),
+    ],
+)
+def test_tables_as_spreadsheets_write_them(folder, text, name, encoding):
+    manifest = read(write(folder, text, name, encoding))
+    assert manifest.table[["path", "label"]].to_numpy().tolist() == [["0.png", "a"], ["1.png", "b"]]
+
+
+def test_parquet_reads_as_the_csv_of_the_same_table(folder):
+    table = pd.DataFrame({"path": ["0.png", "1.png"], "label": [10, 2], "split": ["train", None], "year": [1, 2]})
+    table.to_csv(folder / "t.csv", index=False)
+    table.to_parquet(folder / "t.parquet")
+    csv, parquet = read(folder / "t.csv"), read(folder / "t.parquet")
+    assert csv.digest() == parquet.digest()
+    assert csv.class_names == parquet.class_names == ("10", "2")
+    assert parquet.split.tolist() == ["train", ""]
+
+
+def test_words_that_pandas_takes_for_missing_can_be_classes(folder):
+    assert read(write(folder, "path,label\n0.png,None\n1.png,NA\n")).class_names == ("NA", "None")
+
+
+def test_paths_may_be_absolute_or_untidy_or_from_windows(folder):
+    (folder / "sub").mkdir()
+    (folder / "sub/x.png").write_bytes((folder / "0.png").read_bytes())
+    file = write(folder, f"path,label\n{folder}/1.png,a\n./2.png,b\nsub\\x.png,a\nsub/../3.png,b\n")
+    assert read(file).paths == ["1.png", "2.png", "sub/x.png", "3.png"]
+
+
+def test_columns_by_other_names(folder):
+    file = write(folder, "file,class,patient,path\n0.png,a,7,zzz\n1.png,b,007,zzz\n")
+    manifest = read(file, path_column="file", label_column="class", group_column="patient")
+    assert manifest.paths == ["0.png", "1.png"]
+    assert manifest.table["group"].tolist() == ["7", "007"]
+    assert manifest.table["path_given"].tolist() == ["zzz", "zzz"]
+
+
+def test_splits_in_their_usual_spellings(folder):
+    rows = ["train", "Validation", "valid", "test", "", "VAL"]
+    text = "path,label,Split\n" + "".join(f"{i}.png,{'ab'[i % 2]},{split}\n" for i, split in enumerate(rows))
+    text = text.replace("0.png,a", "0.png,a").replace("4.png,a", "4.png,b")  # both classes to train on
+    assert read(write(folder, text)).split.tolist() == ["train", "val", "val", "test", "", "val"]
+
+
+def test_labels_that_differ_by_case_or_space_can_be_merged(folder):
+    file = write(folder, "path,label\n0.png,oak\n1.png,Oak\n2.png,oak \n3.png,elm\n4.png,Elm\n")
+    manifest = read(file, labels="casefold")
+    assert manifest.class_names == ("Elm", "oak")  # the commonest; of equals the first by alphabet
+    assert manifest.labels.tolist() == [1, 1, 1, 0, 0]
+    assert "'Oak' into 'oak'" in manifest.notes[0]
+
+
+def test_for_prediction_labels_are_not_needed(folder):
+    manifest = read(write(folder, "path,latitude,longitude\n0.png,,\n1.png,3,4\n"), require_labels=False)
+    assert manifest.labels.tolist() == [-1, -1]
+    assert np.isnan(manifest.table["latitude"][0])
+
+
+REFUSED = {
+    "no path column": ("file,label\n0.png,a\n", r"train.csv has no column 'path'. Its columns are 'file', 'label'.*--path-"),
+    "no label column": ("path,labels\n0.png,a\n", r"no column 'label'; did you mean 'labels'\?.*--label-column"),
+    "missing file": ("path,label\n0.png,a\n9.png,b\n8.png,b\n", r"train.csv, row 3: '9.png' does not exist.*2 of 3 rows"),
+    "case": (
+        "path,label\n0.png,oak\n1.png,Oak\n2.png,oak\n",
+        r"train.csv, row 3: label 'Oak' differs from 'oak' \(2 rows\) only by case.\n"
+        r"Correct the row, or pass --labels casefold to merge them.",
+    ),
+    "space": ("path,label\n0.png,oak\n1.png,oak \n2.png,oak\n", r"row 3: label 'oak ' differs from .* only by surrounding space"),
+    "empty label": ("path,label\n0.png,a\n1.png,\n2.png,b\n", r"row 3: the label is empty \(1 of 3 rows"),
+    "NaN label": ("path,label\n0.png,a\n1.png,nan\n2.png,b\n", "row 3: the label is empty"),
+    "empty path": ("path,label\n,a\n1.png,b\n", "row 2: the path is empty"),
+    "twice": ("path,label\n0.png,a\n1.png,b\n0.png,a\n", r"train.csv, row 2 and row 4: '0.png' is listed twice\. "),
+    "twice, unlike": ("path,label\n0.png,a\n1.png,b\n./0.png,b\n", "row 4: .* listed twice with different labels, 'a' and 'b'"),
+    "latitude": ("path,label,latitude,longitude\n0.png,a,91,0\n1.png,b,1,0\n", r"row 2: latitude is 91.* -90 to 90"),
+    "longitude": ("path,label,latitude,longitude\n0.png,a,9,0\n1.png,b,1,x\n", r"row 3: longitude is x.* -180 to 180"),
+    "no place": ("path,label,latitude,longitude\n0.png,a,9,0\n1.png,b,NaN,7\n", "row 3: the latitude is empty, but 1 of 2"),
+    "half a place": ("path,label,latitude\n0.png,a,9\n1.png,b,3\n", "a latitude but no longitude"),
+    "unknown split": ("path,label,split\n0.png,a,train\n1.png,b,dev\n", "row 3: split 'dev' is not one of train"),
+    "val alone": ("path,label,split\n0.png,a,val\n1.png,b,val\n", "val without train.*Mark rows as train"),
+    "unseen": (
+        "path,label,split\n0.png,a,train\n1.png,b,\n2.png,c,test\n",
+        r"label unseen in training: 'c' occurs only in test \(train.csv, row 4\)",
+    ),
+    "one class": ("path,label\n0.png,a\n1.png,a\n", r"one class only, 'a' \(2 rows\)"),
+    "no rows": ("path,label\n", "has a header but no rows"),
+    "nothing": ("", "train.csv is empty"),
+    "ragged": ("path,label\n0.png,a\n1.png,b,c\n", "train.csv is no well-formed table"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_tables_that_cannot_be_meant_are_refused(folder, case):
+    text, message = REFUSED[case]
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        read(write(folder, text))
+
+
+def test_files_that_are_no_tables_are_refused(folder):
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        read(write(folder, "path,label\n0.png,é\n", encoding="latin-1"))
+    (folder / "t.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(InputError, match="t.parquet cannot be read as Parquet"):
+        read(folder / "t.parquet")
+    with pytest.raises(InputError, match="neither a folder, a CSV"):
+        read(write(folder, "x", "notes.txt"))

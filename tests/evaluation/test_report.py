@@ -1,0 +1,221 @@
+"""The report says what the figures say, to programs and to people, and trusts no name."""
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.evaluation import report
+from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.intervals import bootstrap
+
+NAMES = ("forest", "pasture", "maize")
+TRUE = [0] * 50 + [1] * 30 + [2] * 20
+PREDICTED = [0] * 48 + [1] * 2 + [1] * 27 + [2] * 3 + [2] * 15 + [0] * 5
+
+
+class _Page(HTMLParser):
+    """What a browser would make of it: tags with attributes, and the text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        if self.tags[-1:] != [("style", {})]:
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join("".join(self.texts).split())
+
+
+def _write(folder, *, true=TRUE, predicted=PREDICTED, names=NAMES, history=(), misjudged=(), **facts):
+    shown = figures(true, np.eye(len(names))[predicted], names)
+    report.write(
+        folder,
+        figures=shown,
+        intervals=bootstrap(shown, key=Key.of(0), draws=200),
+        facts=report.Facts(**({"data": "examples/land", "evaluated_on": "val"} | facts)),
+        history=history,
+        misjudged=misjudged,
+    )
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    return json.loads((folder / "report.json").read_text(encoding="utf-8")), _Page(html)
+
+
+def _history(epochs=8):
+    rows = []
+    for epoch in range(epochs):
+        setting = {
+            "image_px": 128 + 16 * (epoch // 2),
+            "dropout": 0.2,
+            "randaugment": None,
+            "images_per_s": 90.5,
+        }
+        rows.append({"kind": "train", "epoch": epoch, "loss": 2 / (epoch + 1), "lr": 0.001, **setting})
+        rows.append({"kind": "val", "epoch": epoch + 1, "top1": 0.1 * epoch, "macro_f1": 0.09 * epoch})
+    return rows
+
+
+def test_json_holds_the_figures_and_the_facts(tmp_path):
+    """90 of 100 right, half of them forest."""
+    told, _ = _write(
+        tmp_path, selected_on=None, wall_s=12.5, images_per_s=100.0, epochs=3, seed=7,
+        versions={"torch": "2.15"}, others={"protocol": "hold-out"},
+    )  # fmt: skip
+    assert told["top1"] == pytest.approx(0.9)
+    assert told["majority_top1"] == 0.5
+    assert told["per_class"]["maize"]["recall"] == pytest.approx(0.75)
+    assert told["per_class"]["forest"]["support"] == 50
+    assert told["confusion"] == [[48, 2, 0], [0, 27, 3], [5, 0, 15]]
+    for name in ("top1", "macro_f1", "balanced_accuracy", "f1:maize"):
+        low, high = told["intervals"][name]
+        assert 0 <= low < high <= 1
+    expected = {
+        "evaluated_on": "val", "selected_on": None, "wall_s": 12.5, "images_per_s": 100.0, "epochs": 3,
+        "seed": 7, "versions": {"torch": "2.15"}, "linear_probe": None, "optimistic": False,
+        "protocol": "hold-out",
+    }  # fmt: skip
+    assert {key: told[key] for key in expected} == expected
+
+
+def test_the_page_opens_with_how_good_on_what_against_what(tmp_path):
+    told, page = _write(tmp_path)
+    low, high = told["intervals"]["top1"]
+    assert page.text.index("90.0 % of the 100 pictures of val are labelled right.") < 50
+    assert f"interval is {100 * low:.1f} to {100 * high:.1f} %" in page.text
+    assert "forest, the most frequent class, would be right for 50.0 %" in page.text
+    assert "not clearly better" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("facts", "optimistic"),
+    [
+        ({"selected_on": "val"}, True),
+        ({"selected_on": "test"}, False),
+        ({"selected_on": None}, False),
+        ({"evaluated_on": "train"}, True),
+    ],
+)
+def test_a_figure_of_the_pictures_that_chose_is_called_optimistic(tmp_path, facts, optimistic):
+    told, page = _write(tmp_path, **facts)
+    assert told["optimistic"] is optimistic
+    assert ("optimistic" in page.text) is optimistic
+
+
+def test_a_network_no_better_than_the_majority_is_told_so(tmp_path):
+    _, page = _write(tmp_path, predicted=[0] * 100)
+    assert "not clearly better than that constant answer" in page.text
+
+
+def test_nothing_is_fetched_and_nothing_runs(tmp_path):
+    """One file: no scripts, no handlers, every address a data address."""
+    mistake = report.Mistake("a.jpg", "forest", "maize", 0.9, np.zeros((5, 4, 3), np.uint8))
+    _, page = _write(tmp_path, history=_history(), misjudged=[mistake])
+    addresses = [
+        a[k] for _, a in page.tags for k in ("src", "href", "srcset", "data", "xlink:href") if k in a
+    ]
+    assert len(addresses) == 3
+    assert all(address.startswith("data:image/") for address in addresses)
+    assert not [tag for tag, _ in page.tags if tag in ("script", "iframe", "object", "link", "form")]
+    assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_hostile_names_stay_text(tmp_path):
+    bad = '</title></svg><script>alert("1")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}$\\frac$'
+    mistake = report.Mistake(bad + ".jpg", bad, "森林", 0.9)
+    _, page = _write(
+        tmp_path, names=(bad, "森林", "x" * 300), misjudged=[mistake], data=bad, evaluated_on=bad,
+        command=bad, chosen=(bad,), notes=(bad,), model=bad, versions={bad: bad}, recipe={bad: [bad]},
+        history=_history(),
+    )  # fmt: skip
+    assert not [tag for tag, _ in page.tags if tag == "script"]
+    assert not [a for tag, a in page.tags if tag == "img" and not a["src"].startswith("data:")]
+    assert page.text.count("{{ 7 * 7 }}") > 10
+    assert "森林" in page.text
+
+
+def test_file_names_that_are_no_unicode_are_written_and_read_back(tmp_path):
+    path = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
+    told, page = _write(tmp_path, misjudged=[report.Mistake(path, "forest", "maize", 0.9)])
+    assert told["misjudged"][0]["path"] == path
+    assert r"caf\udce9.jpg" in page.text
+
+
+def test_numbers_that_are_none_in_json(tmp_path):
+    told, _ = _write(
+        tmp_path, others={"a": float("nan"), "b": np.float32(0.5), "c": (1, np.int64(2)), "d": tmp_path}
+    )
+    assert (told["a"], told["b"], told["c"], told["d"]) == (None, 0.5, [1, 2], str(tmp_path))
+
+
+def test_classes_the_weakest_first_and_those_without_pictures_named(tmp_path):
+    told, page = _write(tmp_path, names=(*NAMES, "orchard"))
+    table = page.text[page.text.index("Class by class") :]
+    assert table.index("maize") < table.index("pasture") < table.index("forest") < table.index("orchard")
+    assert "for lack of a picture: orchard" in table
+    assert told["per_class"]["orchard"] == {"precision": None, "recall": None, "f1": None, "support": 0}
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "counts"), [(3, 6, 3), (12, 24, 12), (100, 200, 0), (300, 0, 0)]
+)
+def test_the_matrix_is_labelled_as_far_as_labels_fit(tmp_path, classes, labels, counts):
+    every = list(range(classes))
+    _, page = _write(tmp_path, true=every, predicted=every, names=[f"class {k}" for k in every])
+    inside = [tag for tag, _ in page.tags[[tag for tag, _ in page.tags].index("svg") :]]
+    assert inside.count("text") == labels + counts
+    assert inside.count("rect") == 1 + classes
+    assert [a for _, a in page.tags if a.get("class") == "wrong"] == []
+
+
+def test_most_frequent_mistakes_are_counted(tmp_path):
+    true = [0] * 10 + [1] * 10 + [2] * 5 + [3] * 5
+    predicted = [0] * 6 + [1] * 4 + [1] * 9 + [3] * 1 + [2] * 5 + [3] * 5
+    _, page = _write(tmp_path, true=true, predicted=predicted, names=("a", "b", "c", "d"))
+    table = page.text[page.text.index("Most frequent mistakes") : page.text.index("Class by class")]
+    assert "4" in table
+    assert "40.0 %" in table
+    assert table.index("40.0 %") < table.index("10.0 %")
+    assert table.count("%") == 2
+
+
+def test_the_surest_mistakes_come_first():
+    shares = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.05, 0.95], [0.3, 0.7]])
+    assert report.most_confident([0, 0, 0, 1, 0], shares).tolist() == [1, 4, 2]
+    assert report.most_confident([0, 0, 0, 1, 0], shares, most=1).tolist() == [1]
+    assert report.most_confident([0], shares[:1]).tolist() == []
+
+
+def test_thumbnails_are_small_whatever_is_given(tmp_path):
+    huge = Image.new("RGBA", (3000, 1500), "red")
+    grey = np.full((50, 60), 128, np.uint8)
+    mistakes = [report.Mistake("a", "forest", "maize", 0.9, picture) for picture in (huge, grey)]
+    _write(tmp_path, misjudged=mistakes)
+    assert (tmp_path / "report.html").stat().st_size < 40_000
+    assert huge.size == (3000, 1500)
+
+
+def test_a_report_without_history_or_facts_is_whole(tmp_path):
+    _, page = _write(tmp_path)
+    assert "Learning" not in page.text
+    assert "None" not in page.text
+    assert "What was chosen" not in page.text
+
+
+def test_times_and_settings_in_words(tmp_path):
+    _, page = _write(tmp_path, history=_history(), wall_s=3725.0, skipped=1)
+    assert "1 h 2 min" in page.text
+    assert "1 picture could not be read" in page.text
+    assert "The same throughout: dropout 0.2, learning rate 0.001, images/s 90.5." in page.text

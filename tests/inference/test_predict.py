@@ -1,0 +1,113 @@
+"""Batches in, logits out: in order, in evaluation mode, as plain PyTorch would compute them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from efficientnetv2.arch.spec import Architecture, Stage, fused
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data import manifest
+from efficientnetv2.inference.predict import evaluating, predict, predict_manifest
+from efficientnetv2.models.network import EfficientNet
+
+SMALL = Architecture(
+    stem_channels=8,
+    stages=(Stage(fused(expand=2, kernel=3), stride=2, channels=8, layers=2),),
+    head_channels=16,
+)
+PREPROCESSING = Preprocessing(image_px=16, mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))
+
+
+def _network():
+    torch.manual_seed(0)
+    return EfficientNet(SMALL, num_classes=3, dropout=0.5, drop_path=0.5)
+
+
+def _images(n):
+    return torch.randint(
+        0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(n)
+    )
+
+
+def test_logits_are_those_of_the_plain_forward_pass_however_batched():
+    network, images = _network(), _images(7)
+    logits = predict(network, images.split(3), preprocessing=PREPROCESSING)
+    mean, std = torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    with torch.no_grad():
+        expected = _network().eval()((images / 255 - mean) / std)
+    assert logits.dtype == torch.float32
+    assert not logits.requires_grad
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert expected.std() > 100 * 1e-4  # else the line above would say nothing
+
+
+def test_a_network_in_training_goes_on_as_it_was():
+    """Also one that trains with its stem frozen: weights still get gradients, frozen parts stay frozen."""
+    network = _network().train()
+    network.stem.eval()
+    modes = [module.training for module in network.modules()]
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    predict(network, [_images(2)], preprocessing=PREPROCESSING)
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    network(torch.zeros(2, 3, 16, 16)).sum().backward()
+    assert network.classifier.bias.grad is not None
+
+
+def test_the_mode_comes_back_after_an_error_too():
+    layer, seen = nn.Dropout(), []
+
+    def fails():
+        with evaluating(layer):
+            seen.append(layer.training)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
+    assert (seen, layer.training) == ([False], True)
+
+
+def test_progress_counts_pictures():
+    done = []
+    predict(_network(), _images(5).split(2), preprocessing=PREPROCESSING, progress=done.append)
+    assert done == [2, 4, 5]
+
+
+def test_nothing_to_predict_is_no_error():
+    assert predict(_network(), [], preprocessing=PREPROCESSING).shape == (0, 3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_what_the_cpu_does():
+    images = _images(4)
+    on_cpu = predict(_network(), [images], preprocessing=PREPROCESSING)
+    on_gpu = predict(_network(), [images], preprocessing=PREPROCESSING, device="cuda")
+    assert on_gpu.device.type == "cpu"
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=2e-2, atol=2e-2)  # convolutions in TF32
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_manifest_is_answered_in_its_order_without_what_cannot_be_read(tmp_path, workers):
+    generator = np.random.default_rng(0)
+    for number in range(6):
+        folder = tmp_path / ("even" if number % 2 == 0 else "odd")
+        folder.mkdir(exist_ok=True)
+        pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    (tmp_path / "odd" / "1.png").write_bytes(b"no picture")
+    pictures = manifest.read(tmp_path)
+    broken = next(i for i in range(6) if str(pictures.file(i)).endswith("1.png"))
+    found = predict_manifest(
+        _network(), pictures, preprocessing=PREPROCESSING, workers=workers, batch_images=2
+    )
+    kept = [i for i in range(6) if i != broken]
+    assert found.samples.tolist() == kept
+    assert found.labels.tolist() == pictures.labels[kept].tolist()
+    assert [place for place, _ in found.unreadable] == [broken]
+    images = torch.stack([torch.from_numpy(np.array(Image.open(pictures.file(i)))) for i in kept])
+    alone = predict(_network(), [images.permute(0, 3, 1, 2)], preprocessing=PREPROCESSING)
+    torch.testing.assert_close(found.logits, alone, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.probabilities, alone.softmax(1), rtol=1e-3)

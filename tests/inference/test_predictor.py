@@ -1,0 +1,110 @@
+"""Anything that is a picture gets the same answer, from a model file alone."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from efficientnetv2.arch.spec import Architecture, Stage, fused
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.inference.predictor import Predictor
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.network import EfficientNet
+
+SMALL = Architecture(
+    stem_channels=8,
+    stages=(Stage(fused(expand=2, kernel=3), stride=2, channels=8, layers=1),),
+    head_channels=16,
+)
+NAMES = ("forest", "pasture", "maize")
+PREPROCESSING = Preprocessing(image_px=16, mean=(0.2, 0.3, 0.4), std=(0.1, 0.1, 0.1))
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    network = EfficientNet(SMALL, num_classes=3)
+    path = tmp_path / "model.safetensors"
+    modelfile.save(path, network, preprocessing=PREPROCESSING, class_names=NAMES, recipe={}, metrics={})
+    return path
+
+
+def _pixels(seed=0, side=16):
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def test_every_way_to_give_a_picture_gives_one_answer(model, tmp_path):
+    pixels = _pixels()
+    image = Image.fromarray(pixels)
+    image.save(tmp_path / "a.png")
+    opaque = np.concatenate([pixels, np.full((16, 16, 1), 255, np.uint8)], axis=2)
+    predictor = Predictor(model)
+    answers = predictor([str(tmp_path / "a.png"), tmp_path / "a.png", image, pixels, opaque])
+    assert len(answers) == 5
+    for answer in answers:
+        assert answer.probabilities == pytest.approx(answers[0].probabilities, rel=1e-4)
+    assert predictor(pixels)[0].label == predictor(tmp_path / "a.png")[0].label == answers[0].label
+
+
+def test_the_answer_is_softmax_of_the_network_on_the_normalised_pixels(model):
+    pixels = _pixels()
+    normalised = (pixels / 255 - np.array([0.2, 0.3, 0.4])) / 0.1
+    network = modelfile.load(model)
+    with torch.no_grad():
+        shares = network(torch.from_numpy(normalised).float().permute(2, 0, 1)[None]).softmax(1)[0]
+    (answer,) = Predictor(network)(pixels)
+    assert list(answer.probabilities) == list(NAMES)
+    assert list(answer.probabilities.values()) == pytest.approx(shares.tolist(), rel=1e-3)
+    assert answer.label == NAMES[int(shares.argmax())]
+    assert answer.probability == pytest.approx(float(shares.max()), rel=1e-3)
+    assert sum(answer.probabilities.values()) == pytest.approx(1)
+
+
+def test_order_is_kept_over_batches_and_sizes(model):
+    pictures = [_pixels(seed, side=16 + 5 * seed) for seed in range(5)]
+    together = Predictor(model.parent, batch_images=2)(pictures)
+    alone = [Predictor(model)(picture)[0] for picture in pictures]
+    for one, other in zip(together, alone, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, rel=1e-4)
+    assert len({round(one.probability, 6) for one in alone}) > 1
+
+
+def test_arrays_of_four_dimensions_and_grey_ones(model):
+    predictor = Predictor(model)
+    stack = np.stack([_pixels(0), _pixels(1)])
+    assert [a.label for a in predictor(stack)] == [predictor(one)[0].label for one in stack]
+    grey = stack[0, :, :, 0]
+    coloured = predictor(np.stack([grey] * 3, axis=2))[0]
+    assert predictor(grey)[0].probabilities == pytest.approx(coloured.probabilities, rel=1e-4)
+    assert predictor([]) == []
+
+
+@pytest.mark.parametrize(
+    ("picture", "says"),
+    [
+        (np.zeros((16, 16, 3), np.float32), r"array float32 \(16, 16, 3\).*255"),
+        (np.zeros((3, 16, 16), np.uint8), r"\(3, 16, 16\).*\(H, W, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), "no picture"),
+        ([3], "a int is no picture"),
+        ("nowhere.jpg", r"nowhere\.jpg.*no such file.*number 0"),
+    ],
+)
+def test_what_is_no_picture_is_named(model, picture, says):
+    with pytest.raises(InputError, match=says):
+        Predictor(model)(picture)
+
+
+def test_the_one_broken_file_among_many_is_named(model, tmp_path):
+    (tmp_path / "b.jpg").write_text("no picture")
+    with pytest.raises(InputError, match=r"b\.jpg.*number 1"):
+        Predictor(model)([_pixels(), tmp_path / "b.jpg"])
+
+
+def test_a_network_of_five_channels_says_where_to_go(tmp_path):
+    network = EfficientNet(SMALL, num_classes=3, in_channels=5)
+    five = Preprocessing(image_px=16, mean=(0.5,) * 5, std=(0.2,) * 5)
+    path = tmp_path / "five.safetensors"
+    modelfile.save(path, network, preprocessing=five, class_names=NAMES, recipe={}, metrics={})
+    with pytest.raises(InputError, match="5 channels"):
+        Predictor(path)

@@ -1,0 +1,78 @@
+"""Our figures are scikit-learn's, also where classes or pictures are missing."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.metrics.classification import ClassFigures, figures
+
+NAMES = ("forest", "pasture", "maize")
+
+
+def _one_hot(predicted, classes):
+    return np.eye(classes)[np.asarray(predicted)]
+
+
+def test_six_pictures_by_hand():
+    """forest 2 of 3 right, pasture 1 of 2, maize 1 of 1: each figure is a fraction one can count."""
+    true = [0, 0, 0, 1, 1, 2]
+    found = figures(true, _one_hot([0, 0, 1, 1, 2, 2], 3), NAMES)
+    assert found.top1 == pytest.approx(4 / 6)
+    assert found.top5 is None
+    assert found.per_class["forest"] == ClassFigures(1.0, pytest.approx(2 / 3), pytest.approx(4 / 5), 3)
+    assert found.per_class["pasture"] == ClassFigures(0.5, 0.5, 0.5, 2)
+    assert found.per_class["maize"] == ClassFigures(0.5, 1.0, pytest.approx(2 / 3), 1)
+    assert found.macro_f1 == pytest.approx((4 / 5 + 1 / 2 + 2 / 3) / 3)
+    assert found.balanced_accuracy == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    assert found.majority_top1 == 0.5
+    assert found.majority_class == "forest"
+    assert found.confusion.tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
+    assert found.class_names == NAMES
+    assert found.pictures == 6
+
+
+@given(data=st.data(), classes=st.integers(2, 8), pictures=st.integers(1, 40))
+def test_figures_are_scikit_learns_over_the_classes_present(data, classes, pictures):
+    """Whatever classes are missing among labels or answers; and no warning escapes."""
+    numbers = st.lists(st.integers(0, classes - 1), min_size=pictures, max_size=pictures)
+    true, predicted = np.array(data.draw(numbers)), np.array(data.draw(numbers))
+    found = figures(true, _one_hot(predicted, classes), [f"c{k}" for k in range(classes)])
+    present = np.unique(true)
+    assert found.top1 == pytest.approx(metrics.accuracy_score(true, predicted))
+    f1 = metrics.f1_score(true, predicted, labels=present, average="macro", zero_division=0)
+    assert found.macro_f1 == pytest.approx(f1)
+    recalls = [(predicted[true == k] == k).mean() for k in present]
+    assert found.balanced_accuracy == pytest.approx(np.mean(recalls))
+    measured = [name for name, one in found.per_class.items() if one.f1 is not None]
+    assert measured == [f"c{k}" for k in present]
+    assert found.majority_top1 == pytest.approx(np.bincount(true).max() / pictures)
+
+
+def test_top5_counts_the_true_class_among_the_five_most_probable():
+    generator = np.random.default_rng(0)
+    shares = generator.dirichlet(np.ones(8), size=50)
+    true = generator.integers(0, 8, size=50)
+    expected = np.mean([true[i] in np.argsort(shares[i])[-5:] for i in range(50)])
+    assert figures(true, shares, [str(k) for k in range(8)]).top5 == pytest.approx(expected)
+    assert figures(true % 5, generator.dirichlet(np.ones(5), size=50), list("abcde")).top5 is None
+
+
+def test_one_class_alone_is_always_right():
+    found = figures([0, 0], np.ones((2, 1)), ["only"])
+    assert (found.top1, found.macro_f1, found.majority_top1) == (1.0, 1.0, 1.0)
+
+
+def test_wrong_input_names_the_picture():
+    with pytest.raises(InputError, match="no labelled picture"):
+        figures([], np.empty((0, 3)), NAMES)
+    with pytest.raises(InputError, match="picture 1 has label -1"):
+        figures([0, -1], _one_hot([0, 0], 3), NAMES)
+    with pytest.raises(InputError, match="picture 0 has label 3"):
+        figures([3, 0], _one_hot([0, 0], 3), NAMES)
+    shares = _one_hot([0, 0, 1], 3)
+    shares[2, 1] = np.nan
+    with pytest.raises(InputError, match=r"1 of 3 pictures \(first, number 2\).*lower learning rate"):
+        figures([0, 0, 1], shares, NAMES)

@@ -1,0 +1,224 @@
+"""A model file gives back what was saved, refuses what was not, and says why."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.network import EfficientNet
+
+SMALL = Architecture(
+    stem_channels=8,
+    stages=(
+        Stage(fused(expand=2, kernel=3), stride=2, channels=8, layers=2),
+        Stage(mbconv(expand=2, kernel=3), stride=2, channels=16, layers=1),
+    ),
+    head_channels=24,
+    padding="symmetric",
+    batch_norm_epsilon=1e-5,
+)
+NAMES = ("forêt", "pasture", "<b>maize</b>")
+PREPROCESSING = Preprocessing(image_px=33, framing="pad", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+RECIPE = {"name": "quick", "optimizer": {"lr": 0.1}, "weights": None, "sizes": [32, 48]}
+
+
+def _network():
+    torch.manual_seed(3)
+    network = EfficientNet(SMALL, num_classes=3, dropout=0.3, drop_path=0.2)
+    with torch.no_grad():
+        for buffer in network.buffers():  # as after training: not the statistics that a fresh network has
+            if buffer.is_floating_point():
+                buffer.uniform_(0.5, 1.5)
+    return network
+
+
+def _save(path, network=None, **changes):
+    words = {"preprocessing": PREPROCESSING, "class_names": NAMES, "recipe": RECIPE, "metrics": {"top1": 0.9}}
+    modelfile.save(path, network or _network(), **(words | changes))
+    return path
+
+
+def _rewrite(path, change_json=None, change_tensors=None):
+    """The file once more, tampered with by means of safetensors alone."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    plain, tensors = json.loads(metadata["efficientnetv2"]), load_file(path)
+    for change, subject in ((change_json, plain), (change_tensors, tensors)):
+        if change:
+            change(subject)
+    save_file(tensors, path, metadata | {"efficientnetv2": json.dumps(plain)})
+
+
+def test_what_comes_back_is_what_was_saved(tmp_path):
+    network = _network()
+    loaded = modelfile.load(_save(tmp_path / "m.safetensors", network))
+    assert loaded.architecture == SMALL
+    assert loaded.preprocessing == PREPROCESSING
+    assert loaded.class_names == NAMES
+    assert loaded.recipe == RECIPE
+    assert loaded.metrics == {"top1": 0.9}
+    assert not any(module.training for module in loaded.modules())
+    images = torch.randn(2, 3, 33, 33)
+    assert torch.equal(loaded(images), network.eval()(images))
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    assert not any(tensor.is_meta for tensor in [*loaded.parameters(), *loaded.buffers()])
+
+
+def test_other_readers_of_safetensors_can_use_the_weights(tmp_path):
+    network = _network().to(memory_format=torch.channels_last)
+    tensors = load_file(_save(tmp_path / "m.safetensors", network))
+    network.load_state_dict(tensors, strict=True)
+
+
+def test_a_run_folder_stands_for_its_model_file(tmp_path):
+    _save(tmp_path / "model.safetensors")
+    assert modelfile.load(tmp_path).class_names == NAMES
+    with pytest.raises(InputError, match=r"holds no model\.safetensors"):
+        modelfile.load(tmp_path.parent)
+
+
+def test_a_loaded_network_lives_on_when_its_file_is_overwritten(tmp_path):
+    path = _save(tmp_path / "m.safetensors")
+    loaded = modelfile.load(path)
+    before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
+    size = path.stat().st_size
+    with open(path, "rb+") as file:
+        file.write(b"\xff" * size)
+    assert all(torch.equal(before[name], tensor) for name, tensor in loaded.state_dict().items())
+
+
+def test_loading_leaves_torchs_random_numbers_alone(tmp_path):
+    path = _save(tmp_path / "m.safetensors")
+    state = torch.random.get_rng_state()
+    modelfile.load(path)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_more_channels_than_three(tmp_path):
+    network = EfficientNet(SMALL, num_classes=3, in_channels=5)
+    five = Preprocessing(image_px=32, mean=(0.5,) * 5, std=(0.2,) * 5)
+    path = _save(tmp_path / "m.safetensors", network, preprocessing=five)
+    assert modelfile.load(path)(torch.zeros(1, 5, 32, 32)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("contents", "says"),
+    [
+        (b"", "incomplete"),
+        (b"\x80\x02}q\x00.", "pickle"),
+        (b"PK\x03\x04" + b"a" * 300, "pickle"),
+        (b"<!DOCTYPE html>" + b" " * 300, "not a safetensors file"),
+    ],
+)
+def test_files_that_are_something_else(tmp_path, contents, says):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(contents)
+    with pytest.raises(InputError, match=says):
+        modelfile.load(path)
+
+
+@pytest.mark.parametrize("kept", [0.001, 0.02, 0.5, 0.999])
+def test_a_truncated_file_is_called_incomplete(tmp_path, kept):
+    path = _save(tmp_path / "m.safetensors")
+    os.truncate(path, int(path.stat().st_size * kept))
+    with pytest.raises(InputError, match=r"m\.safetensors.*incomplete"):
+        modelfile.load(path)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.safetensors does not exist"):
+        modelfile.load(tmp_path / "nothing.safetensors")
+
+
+def test_foreign_safetensors_are_not_taken_for_ours(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_file(_network().state_dict(), path, {"format": "pt"})
+    with pytest.raises(InputError, match="not a model file of efficientnetv2"):
+        modelfile.load(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"format_version": "x"}', "[" * 100_000])
+def test_metadata_that_is_no_header(tmp_path, text):
+    path = tmp_path / "m.safetensors"
+    save_file(_network().state_dict(), path, {"efficientnetv2": text})
+    with pytest.raises(InputError, match="metadata 'efficientnetv2' is damaged"):
+        modelfile.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda plain: plain.update(class_names=["a", "b"]), "2 class_names for 3 outputs"),
+        (lambda plain: plain.update(class_names=["a", "a", "b"]), "class_names are the same"),
+        (lambda plain: plain.update(in_channels=4), "preprocessing of 3 channels for 4"),
+        (lambda plain: plain["preprocessing"].update(framing="stretch"), r"preprocessing\.framing"),
+        (lambda plain: plain["architecture"]["stages"][0].update(stride=3), "stride is 3"),
+        (lambda plain: plain.pop("recipe"), "recipe"),
+        (lambda plain: plain.update(surprise=1), "surprise"),
+        (lambda plain: plain["architecture"]["stages"][0].update(layers=10**12), "cannot be built.*layers"),
+        (lambda plain: plain["architecture"].update(head_channels=2**70), "cannot be built"),
+        (
+            lambda plain: plain.update(format_version=2, package_version="9.1"),
+            r"efficientnetv2 9\.1.*[Uu]pgrade",
+        ),
+        (lambda plain: plain["architecture"].update(head_channels=32), r"do not fit.*'head.*float32 \[24"),
+        (lambda plain: plain.update(sha256="0" * 64), "SHA-256 differs"),
+    ],
+)
+def test_metadata_that_says_something_wrong(tmp_path, change, says):
+    path = _save(tmp_path / "m.safetensors")
+    _rewrite(path, change_json=change)
+    with pytest.raises(InputError, match=f"m.safetensors.*{says}"):
+        modelfile.load(path)
+
+
+def test_weights_that_are_not_those_of_the_architecture(tmp_path):
+    def rename(tensors):
+        tensors["classifier.gain"] = tensors.pop("classifier.bias")
+
+    path = _save(tmp_path / "m.safetensors")
+    _rewrite(path, change_tensors=rename)
+    with pytest.raises(InputError, match=r"missing 'classifier\.bias'; unknown 'classifier\.gain'"):
+        modelfile.load(path)
+
+
+def test_a_weight_of_another_kind_or_value(tmp_path):
+    def halve(tensors):
+        tensors["classifier.bias"] = tensors["classifier.bias"].half()
+
+    def nudge(tensors):
+        tensors["classifier.bias"][1] += 1e-3
+
+    def spoil(tensors):
+        tensors["classifier.bias"][1] = float("nan")
+
+    for change, says in (
+        (halve, r"float16 \[3\], not float32"),
+        (nudge, "SHA-256"),
+        (spoil, r"NaN.*classifier\.bias"),
+    ):
+        path = _save(tmp_path / "m.safetensors")
+        _rewrite(path, change_tensors=change)
+        with pytest.raises(InputError, match=says):
+            modelfile.load(path)
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    path = _save(tmp_path / "m.safetensors")
+    before = path.read_bytes()
+    broken = _network()
+    broken.classifier.bias.data[0] = float("inf")
+    with pytest.raises(InputError, match=r"1 of \d+ tensors.*classifier\.bias"):
+        _save(path, broken)
+    with pytest.raises(InputError, match="2 class_names for 3 outputs"):
+        _save(path, class_names=("a", "b"))
+    assert path.read_bytes() == before
+    with pytest.raises(InputError, match="could not be written"):
+        _save(tmp_path / "nowhere" / "m.safetensors")

@@ -1,0 +1,103 @@
+"""The network as a whole: shapes, memory format, compilation, depth."""
+
+import pytest
+import torch
+
+from efficientnetv2.arch.published import NAMES, architecture
+from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.create import create
+from efficientnetv2.models.network import EfficientNet
+
+TINY = Architecture(
+    stem_channels=8,
+    stages=(
+        Stage(fused(expand=1, kernel=3), 1, 8, 1),
+        Stage(fused(expand=2, kernel=3), 2, 16, 2),
+        Stage(mbconv(expand=2, kernel=3), 2, 24, 2),
+    ),
+    head_channels=32,
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_maps_at_strides_2_to_32_with_the_channels_of_the_table(name):
+    """A map is the last of its size: the stage before each stage with stride 2, and the last one."""
+    table = architecture(name)
+    ends = [table.stages[i].channels for i in range(len(table.stages)) if
+            i + 1 == len(table.stages) or table.stages[i + 1].stride == 2]  # fmt: skip
+    height, width = 97, 64
+    with torch.device("meta"):
+        maps = create(name).eval().features(torch.empty(2, 3, height, width))
+    expected = [(2, c, -(-height // s), -(-width // s)) for c, s in zip(ends, (2, 4, 8, 16, 32), strict=True)]
+    assert [tuple(m.shape) for m in maps] == expected
+
+
+def test_a_first_stage_with_stride_2_gives_the_stem_as_first_map():
+    small = Architecture(8, (Stage(mbconv(expand=2, kernel=3), 2, 16, 1),), 32)
+    maps = create(small).features(torch.zeros(1, 3, 32, 32))
+    assert [tuple(m.shape[1:]) for m in maps] == [(8, 16, 16), (16, 8, 8)]
+
+
+def test_logits_are_the_classifier_on_the_embedding():
+    torch.manual_seed(0)
+    network = create(TINY, num_classes=7, in_channels=5).eval()
+    pictures = torch.randn(3, 5, 40, 33)
+    embedding = network.embed(pictures)
+    assert embedding.shape == (3, 32)
+    torch.testing.assert_close(
+        network(pictures), embedding @ network.classifier.weight.T + network.classifier.bias
+    )
+    assert (network.num_classes, network.in_channels, network.architecture) == (7, 5, TINY)
+
+
+def test_without_classes_the_answer_is_the_embedding():
+    network = create(TINY, num_classes=0).eval()
+    pictures = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(network(pictures), network.embed(pictures))
+    assert not any(key.startswith("classifier") for key in network.state_dict())
+
+
+def test_channels_last_stays_channels_last_through_every_map():
+    """A convolution that leaves it would copy its input at every step."""
+    network = create("efficientnetv2_b0").to(memory_format=torch.channels_last)
+    pictures = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
+    for m in network.features(pictures):
+        assert m.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_it_compiles_as_one_graph_with_stochastic_depth_on():
+    network = create(TINY, num_classes=5, drop_path=0.5, dropout=0.1).train()
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    for px in (32, 48):
+        assert compiled(torch.randn(4, 3, px, px)).shape == (4, 5)
+
+
+def test_the_same_seed_gives_the_same_weights():
+    networks = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        networks.append(create(TINY).state_dict())
+    first, again, other = networks
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["stem.conv.weight"], other["stem.conv.weight"])
+
+
+def test_gradients_reach_every_weight():
+    network = create(TINY, num_classes=4, dropout=0, drop_path=0).train()
+    network(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"num_classes": -1}, "num_classes is -1"),
+        ({"in_channels": 0}, "in_channels is 0"),
+        ({"dropout": 1.0}, "dropout is 1"),
+        ({"drop_path": -0.1}, "drop_path is -0.1"),
+    ],
+)
+def test_values_that_cannot_be(wrong, said):
+    with pytest.raises(InputError, match=said):
+        EfficientNet(TINY, **wrong)

@@ -1,0 +1,112 @@
+"""Dropout, stochastic depth and batch-norm momentum changed in place: ours, torchvision's, timm's."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.create import create
+from efficientnetv2.models.regularize import apply_setting, set_batch_norm
+
+
+def torchvision_rates(network):
+    return [m.p for m in network.modules() if isinstance(m, torchvision.ops.StochasticDepth)]
+
+
+def test_ours_changes_in_place_and_rises_with_depth():
+    """Block i of V2-B0's 21 is dropped with rate * i/21; the weights stay the same tensors."""
+    network = create("efficientnetv2_b0")
+    weights = [p.data_ptr() for p in network.parameters()]
+    done = apply_setting(network, dropout=0.45, drop_path=0.32)
+    assert weights == [p.data_ptr() for p in network.parameters()]
+    assert network.dropout.p == 0.45
+    rates = {i: b.drop_path.rate for i, b in enumerate(network.blocks) if b.drop_path is not None}
+    assert rates == pytest.approx({i: 0.32 * i / 21 for i in rates})
+    assert (done.dropout_modules, done.drop_path_modules, done.notes) == (1, 21 - 6, ())
+
+
+def test_dropout_acts_on_the_very_next_pass():
+    network = create("efficientnetv2_b0", num_classes=0, drop_path=0).train()
+    pictures = torch.randn(4, 3, 32, 32)
+    for rate in (0.0, 0.9, 0.2):
+        apply_setting(network, dropout=rate, drop_path=0)
+        assert (network(pictures) == 0).double().mean().item() == pytest.approx(rate, abs=0.03)
+
+
+def test_torchvision_keeps_its_proportions_through_zero():
+    network = torchvision.models.efficientnet_v2_s(weights=None, stochastic_depth_prob=0.2)
+    built = torchvision_rates(network)
+    apply_setting(network, dropout=0.0, drop_path=0.0)
+    assert torchvision_rates(network) == [0.0] * 40
+    done = apply_setting(copy.deepcopy(network), dropout=0.3, drop_path=0.4)
+    assert (done.dropout_modules, done.drop_path_modules, done.notes) == (1, 40, ())
+    apply_setting(network, dropout=0.3, drop_path=0.4)
+    assert torchvision_rates(network) == pytest.approx([0.4 * rate / max(built) for rate in built])
+    assert network.classifier[0].p == 0.3
+
+
+def test_torchvision_built_without_rates_rises_evenly_and_says_so():
+    network = torchvision.models.efficientnet_b0(weights=None, stochastic_depth_prob=0.0)
+    for _ in range(2):
+        done = apply_setting(network, dropout=0.1, drop_path=0.16)
+        assert "rises evenly" in done.notes[0]
+    assert torchvision_rates(network) == pytest.approx([0.16 * (i + 1) / 16 for i in range(16)])
+
+
+def test_timm_drop_path_and_drop_rate():
+    timm = pytest.importorskip("timm")
+    from timm.layers import DropPath as TimmDropPath
+
+    network = timm.create_model("tf_efficientnetv2_b0", drop_path_rate=0.2)
+    built = [m.drop_prob for m in network.modules() if isinstance(m, TimmDropPath)]
+    done = apply_setting(network, dropout=0.3, drop_path=0.1)
+    rates = [m.drop_prob for m in network.modules() if isinstance(m, TimmDropPath)]
+    assert rates == pytest.approx([0.1 * rate / max(built) for rate in built])
+    assert (done.dropout_modules, done.drop_path_modules, done.notes) == (1, len(built), ())
+    # timm has no dropout module here, but reads drop_rate in each pass.
+    network.train().classifier = nn.Identity()
+    assert (network(torch.randn(4, 3, 32, 32)) == 0).double().mean().item() == pytest.approx(0.3, abs=0.04)
+
+
+def test_what_cannot_be_reached_is_said():
+    timm = pytest.importorskip("timm")
+    done = apply_setting(timm.create_model("tf_efficientnetv2_b0"), dropout=0.1, drop_path=0.2)
+    assert done.drop_path_modules == 0
+    assert "drop_path 0.2 has no effect" in done.notes[0]
+    done = apply_setting(torchvision.models.resnet18(weights=None), dropout=0.1, drop_path=0.0)
+    assert done.dropout_modules == 0
+    assert "dropout 0.1 has no effect" in done.notes[0]
+    assert apply_setting(nn.Linear(2, 2), dropout=0, drop_path=0).notes == ()
+
+
+def test_only_dropouts_built_to_act_are_set_else_the_last():
+    acting = nn.Sequential(nn.Dropout(0.0), nn.Dropout(0.5), nn.Linear(2, 2), nn.Dropout(0.0))
+    for rate in (0.0, 0.3):
+        assert apply_setting(acting, dropout=rate, drop_path=0).dropout_modules == 1
+        assert [acting[i].p for i in (0, 1, 3)] == [0.0, rate, 0.0]
+    silent = nn.Sequential(nn.Dropout(0.0), nn.Dropout(0.0), nn.Linear(2, 2))
+    for rate in (0.3, 0.1):
+        apply_setting(silent, dropout=rate, drop_path=0)
+        assert [silent[i].p for i in (0, 1)] == [0.0, rate]
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.0, float("nan")])
+def test_a_probability_of_leaving_out_is_below_1(wrong):
+    network = nn.Dropout()
+    with pytest.raises(InputError, match="dropout is"):
+        apply_setting(network, dropout=wrong, drop_path=0)
+    with pytest.raises(InputError, match="drop_path is"):
+        apply_setting(network, dropout=0, drop_path=wrong)
+
+
+def test_batch_norm_momentum_is_the_share_of_the_new_batch():
+    """Keras' 0.9, as released, is 0.1 here: a batch of mean 10 moves a running mean of 0 to 1."""
+    norms = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+    assert set_batch_norm(norms, momentum=0.1) == 2
+    norms[0].train()(torch.full((2, 1, 2, 2), 10.0))
+    assert norms[0].running_mean.item() == pytest.approx(1.0)
+    with pytest.raises(InputError, match="momentum is 0"):
+        set_batch_norm(norms, momentum=0.0)

@@ -1,0 +1,97 @@
+"""Our networks give timm's logits on timm's weights, and no longer do with a wrong padding or epsilon."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from efficientnetv2.arch.published import architecture
+from efficientnetv2.arch.spec import blocks
+from efficientnetv2.models.create import create
+
+timm = pytest.importorskip("timm")
+
+EVEN_PX, ODD_PX = 64, 75  # 75 becomes 38, 19, 10, 5, 3: odd and even on the way down
+TOLERANCE = 1e-4
+
+NAMES = [
+    "efficientnetv2_b0", "efficientnetv2_b1", "efficientnetv2_b2", "efficientnetv2_b3",
+    "efficientnetv2_s", "efficientnetv2_m", "efficientnet_b0", "efficientnet_b3",
+]  # fmt: skip
+
+
+def timm_names(table):
+    """Our modules with weights -> timm's."""
+    names = {
+        "stem.conv": "conv_stem",
+        "stem.norm": "bn1",
+        "head.conv": "conv_head",
+        "head.norm": "bn2",
+        "classifier": "classifier",
+    }
+    before = {}
+    for index, block in enumerate(blocks(table)):
+        layer = before[block.stage] = before.get(block.stage, -1) + 1
+        ours, theirs = f"blocks.{index}", f"blocks.{block.stage}.{layer}"
+        if block.kind == "fused" and block.expands:
+            convolutions = {"spatial": "conv_exp", "project": "conv_pwl"}
+        elif block.kind == "fused":
+            convolutions = {"spatial": "conv"}
+        elif block.expands:
+            convolutions = {"expand": "conv_pw", "spatial": "conv_dw", "project": "conv_pwl"}
+        else:
+            convolutions = {"spatial": "conv_dw", "project": "conv_pw"}
+        for number, (part, name) in enumerate(convolutions.items(), start=1):
+            names[f"{ours}.{part}.conv"] = f"{theirs}.{name}"
+            names[f"{ours}.{part}.norm"] = f"{theirs}.bn{number}"
+        names[f"{ours}.se.reduce"] = f"{theirs}.se.conv_reduce"
+        names[f"{ours}.se.expand"] = f"{theirs}.se.conv_expand"
+    return names
+
+
+def ours_with(table, theirs):
+    """Our network of a table with the weights of timm's: a pure renaming, no tensor left over."""
+    with torch.device("meta"):
+        network = create(table)
+    names, weights = timm_names(table), theirs.state_dict()
+    renamed = {
+        key: weights.pop(f"{names[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}")
+        for key in network.state_dict()
+    }
+    assert not weights
+    network.load_state_dict(renamed, assign=True)
+    return network
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_timms(name, randomise, distance):
+    table = architecture(name)
+    theirs = randomise(timm.create_model(f"tf_{name}"))
+    ours = ours_with(table, theirs)
+    assert distance(ours, theirs, EVEN_PX) < TOLERANCE
+    assert distance(ours, theirs, ODD_PX) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["efficientnetv2_b0", "efficientnetv2_s", "efficientnet_b0"])
+def test_wrong_padding_and_wrong_epsilon_do_not_pass(name, randomise, distance):
+    table = architecture(name)
+    theirs = randomise(timm.create_model(f"tf_{name}"))
+    for wrong in (replace(table, padding="symmetric"), replace(table, batch_norm_epsilon=1e-5)):
+        ours = ours_with(wrong, theirs)
+        assert distance(ours, theirs, EVEN_PX) > 10 * TOLERANCE
+        assert distance(ours, theirs, ODD_PX) > 10 * TOLERANCE
+
+
+def test_features_are_timms(randomise):
+    theirs = randomise(timm.create_model("tf_efficientnetv2_b0", features_only=True))
+    pictures = torch.randn(2, 3, ODD_PX, ODD_PX)
+    network = create("efficientnetv2_b0").eval()
+    names, weights = timm_names(network.architecture), theirs.state_dict()
+    for key, tensor in network.state_dict().items():
+        module, _, leaf = key.rpartition(".")
+        if not module.startswith(("head", "classifier")):
+            tensor.copy_(weights[f"{names[module]}.{leaf}"])
+    with torch.inference_mode():
+        for got, expected in zip(network.features(pictures), theirs(pictures), strict=True):
+            assert got.shape == expected.shape
+            assert (got - expected).abs().max() < TOLERANCE * expected.std()

@@ -1,0 +1,147 @@
+"""Optimizers and averages against their formulas, worked by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from efficientnetv2.training.optim import EMA, GroupedStatistics, TensorFlowRMSprop, build, lr_share
+from efficientnetv2.training.recipe import Optimizer, Schedule
+
+
+def test_rmsprop_is_tensorflows():
+    """Mean square starts at 1, epsilon inside the root, the rate inside the momentum buffer.
+
+    Gradient 2, lr 0.1: square 0.9 + 0.1 * 4 = 1.3; buffer 0.2 / sqrt(1.301) = 0.175345; weight 1 - 0.175345.
+    Then lr 0.05: square 0.9 * 1.3 + 0.4 = 1.57; buffer 0.9 * 0.175345 + 0.1 / sqrt(1.571) = 0.237594.
+    """
+    weight = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    optimizer = TensorFlowRMSprop([weight], 0.1, decay=0.9, momentum=0.9, epsilon=1e-3)
+    weight.grad = torch.tensor([2.0], dtype=torch.float64)
+    optimizer.step()
+    first = 0.2 / math.sqrt(1.301)
+    assert weight.item() == pytest.approx(1 - first, abs=1e-12)
+    optimizer.param_groups[0]["lr"] = 0.05
+    optimizer.step()
+    second = 0.9 * first + 0.1 / math.sqrt(1.571)
+    assert weight.item() == pytest.approx(1 - first - second, abs=1e-12)
+
+
+def test_rmsprop_differs_from_pytorchs_on_the_same_gradients():
+    def after(kind):
+        weight = nn.Parameter(torch.tensor([1.0]))
+        optimizer = kind([weight])
+        for _ in range(3):
+            weight.grad = torch.tensor([0.01])
+            optimizer.step()
+        return weight.item()
+
+    ours = after(lambda w: TensorFlowRMSprop(w, 0.1))
+    theirs = after(lambda w: torch.optim.RMSprop(w, 0.1, alpha=0.9, momentum=0.9, eps=1e-3))
+    # With PyTorch's start at 0 the first step is lr / sqrt(0.1) whatever the gradient: 0.3 and more.
+    assert 1 - ours < 0.02
+    assert 1 - theirs > 0.5
+
+
+def test_weight_decay_is_l2_in_the_loss_for_rmsprop():
+    """Decay 0.5 on weight 2 adds 1 to the gradient."""
+    decayed, plain = (nn.Parameter(torch.tensor([[2.0]])) for _ in range(2))
+    TensorFlowRMSprop([decayed], 0.1, weight_decay=0.5)
+    one = TensorFlowRMSprop([decayed], 0.1, weight_decay=0.5)
+    other = TensorFlowRMSprop([plain], 0.1)
+    decayed.grad, plain.grad = torch.tensor([[3.0]]), torch.tensor([[4.0]])
+    one.step()
+    other.step()
+    assert decayed.item() == plain.item()
+
+
+@pytest.mark.parametrize("kind", ["rmsprop", "sgd", "adamw"])
+def test_biases_and_norms_are_not_decayed(kind):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    groups = build(network, Optimizer(kind=kind, lr=0.1, weight_decay=0.3)).param_groups
+    decay = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
+    assert len(decay) == len(list(network.parameters()))
+    for name, weight in network.named_parameters():
+        matrix = name in {"0.weight", "3.weight"}
+        assert decay[id(weight)] == (0.3 if matrix else 0.0), name
+
+
+def test_the_classifier_alone_gets_the_heads_rate():
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    groups = build(network, Optimizer(kind="adamw", lr=0.1, head_lr=5)).param_groups
+    shares = {id(weight): group["lr_share"] for group in groups for weight in group["params"]}
+    assert [shares[id(weight)] for weight in network.parameters()] == [1, 1, 5, 5]
+
+
+def test_staircase_falls_as_released():
+    """ImageNet: 5 epochs up to the peak, then 0.97 per 2.4 epochs counted from the start."""
+    schedule = Schedule(kind="staircase", warmup_epochs=5, factor=0.97, every_epochs=2.4)
+
+    def share(epoch):
+        return lr_share(schedule, round(epoch * 100), steps=35_000, steps_per_epoch=100)
+
+    assert share(2.5) == pytest.approx(0.5, abs=0.003)
+    assert share(4.99) == pytest.approx(1.0)
+    assert share(5) == pytest.approx(0.97**2)
+    assert share(7.19) == pytest.approx(0.97**2)
+    assert share(7.2) == pytest.approx(0.97**3)
+    assert share(349) == pytest.approx(0.97**145)
+
+
+def test_cosine_goes_from_the_peak_through_half_to_the_end():
+    schedule = Schedule(kind="cosine", warmup_epochs=1, final=0.1)
+    shares = [lr_share(schedule, step, steps=110, steps_per_epoch=10) for step in (0, 9, 10, 60, 109)]
+    assert shares[:3] == pytest.approx([0.1, 1.0, 1.0])
+    assert shares[3] == pytest.approx(0.55)
+    assert shares[4] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_ema_caps_its_decay_early_and_averages_batch_norm_statistics():
+    """Step 0: min(0.9, 1/10) = 0.1; step 1: 2/11."""
+    network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+    network[0].weight.data.fill_(1.0)
+    ema = EMA(network, 0.9)
+    network[0].weight.data.fill_(2.0)
+    network[1].running_mean.fill_(5.0)
+    ema.update(network, 0)
+    assert ema.network[0].weight.item() == pytest.approx(0.1 * 1 + 0.9 * 2)
+    assert ema.network[1].running_mean.item() == pytest.approx(0.9 * 5)
+    ema.update(network, 1)
+    assert ema.network[0].weight.item() == pytest.approx(2 / 11 * 1.9 + 9 / 11 * 2)
+    ema.update(network, 10_000)
+    before = ema.network[1].running_mean.item()
+    network[1].running_mean.fill_(0.0)
+    ema.update(network, 10_001)
+    assert ema.network[1].running_mean.item() == pytest.approx(0.9 * before)
+
+
+def test_statistics_of_several_groups_move_as_one():
+    """Running statistics move once, towards the mean of the groups' own."""
+    torch.manual_seed(0)
+    groups = [torch.randn(8, 3, 4, 4) * 2 + 1, torch.randn(8, 3, 4, 4) - 3]
+    network = nn.Sequential(nn.BatchNorm2d(3)).train()
+    network[0].running_mean.fill_(0.5)
+    network[0].running_var.fill_(2.0)
+    statistics = GroupedStatistics(network, groups=2, momentum=0.1)
+    statistics.begin_step()
+    for images in groups:
+        network(images)
+        statistics.after_group()
+    statistics.end_step()
+    means = torch.stack([g.mean(dim=(0, 2, 3)) for g in groups]).mean(0)
+    variances = torch.stack([g.var(dim=(0, 2, 3), unbiased=True) for g in groups]).mean(0)
+    torch.testing.assert_close(network[0].running_mean, 0.9 * 0.5 + 0.1 * means)
+    torch.testing.assert_close(network[0].running_var, 0.9 * 2.0 + 0.1 * variances)
+
+
+def test_one_group_is_pytorchs_own_update():
+    images = torch.randn(8, 3, 4, 4)
+    ours, theirs = nn.BatchNorm2d(3).train(), nn.BatchNorm2d(3, momentum=0.01).train()
+    statistics = GroupedStatistics(ours, groups=1, momentum=0.01)
+    statistics.begin_step()
+    ours(images)
+    statistics.after_group()
+    statistics.end_step()
+    theirs(images)
+    assert torch.equal(ours.running_var, theirs.running_var)
