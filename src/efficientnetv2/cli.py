@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import typer
+from pydantic import ValidationError
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.demo import demo
@@ -33,6 +34,10 @@ def with_exit_codes(command: Callable[Params, Answer]) -> Callable[Params, Answe
             return command(*args, **kwargs)
         except InputError as error:
             print(f"effnetv2: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+        except ValidationError as error:
+            rules = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+            print(f"effnetv2: {rules}", file=sys.stderr)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as stop:
             print("effnetv2: stopped. A training run goes on with --resume.", file=sys.stderr)

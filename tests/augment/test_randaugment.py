@@ -25,8 +25,8 @@ def noise(count, px=24, seed=0):
 
 def test_the_operations_are_the_sixteen_of_the_released_code_in_its_order():
     assert [operation.name for operation in OPERATIONS] == [
-        "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color", "Contrast", "Brightness",
-        "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout", "SolarizeAdd",
+        "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color", "Contrast",
+        "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout", "SolarizeAdd",
     ]  # fmt: skip
 
 

@@ -21,7 +21,12 @@ def draw(*files: Path) -> None:
 
 def test_class_folders_read_as_torchvision_reads_them(tmp_path):
     """Same files, same classes, same ids as torchvision's ImageFolder, nested pictures included."""
-    draw(*(tmp_path / name for name in ("dog/1.jpg", "dog/2.PNG", "cat/a.jpeg", "cat/deep/er/b.webp", "eel/3.bmp")))
+    draw(
+        *(
+            tmp_path / name
+            for name in ("dog/1.jpg", "dog/2.PNG", "cat/a.jpeg", "cat/deep/er/b.webp", "eel/3.bmp")
+        )
+    )
     ours, theirs = read(tmp_path), ImageFolder(tmp_path)
     assert list(ours.class_names) == theirs.classes
     mine = {(ours.file(i), int(ours.labels[i])) for i in range(len(ours))}
@@ -30,7 +35,14 @@ def test_class_folders_read_as_torchvision_reads_them(tmp_path):
 
 def test_hidden_files_and_files_that_are_no_pictures_are_passed_over(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
-    for name in ("a/.hidden.jpg", "a/readme.txt", "a/paper.pdf", ".git/x.jpg", "__MACOSX/a/._1.jpg", "a/Thumbs.db"):
+    for name in (
+        "a/.hidden.jpg",
+        "a/readme.txt",
+        "a/paper.pdf",
+        ".git/x.jpg",
+        "__MACOSX/a/._1.jpg",
+        "a/Thumbs.db",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     assert read(tmp_path).paths == ["a/1.jpg", "b/2.jpg"]
@@ -87,7 +99,10 @@ def test_for_prediction_a_folder_of_pictures_or_one_picture_will_do(tmp_path):
         ([], "holds no pictures. Give a folder with one sub-folder per class"),
         (["a.jpg", "b.jpg"], "holds 2 pictures but no class folders"),
         (["cat/1.jpg", "cat/2.jpg"], r"has one class only, 'cat' \(2 pictures\)"),
-        (["val/a/1.jpg", "val/b/1.jpg"], "val without train: there is nothing to train on. Add a folder train/"),
+        (
+            ["val/a/1.jpg", "val/b/1.jpg"],
+            "val without train: there is nothing to train on. Add a folder train/",
+        ),
         (["train/1.jpg", "val/2.jpg"], "train holds 1 picture but no class folders"),
         (
             ["train/a/1.jpg", "train/b/1.jpg", "val/c/9.jpg"],
@@ -95,7 +110,7 @@ def test_for_prediction_a_folder_of_pictures_or_one_picture_will_do(tmp_path):
         ),
         (
             ["plant/1.jpg", "plant/2.jpg", "Plant/3.jpg"],
-            r"Plant/3.jpg: label 'Plant' differs from 'plant' \(2 pictures\) only by case.\nRename the class folder",
+            r"Plant/3.jpg: label 'Plant' differs from 'plant' \(2 pictures\) only by case.\nRename the class",
         ),
     ],
 )

@@ -34,7 +34,11 @@ def test_a_class_keeps_its_id_in_every_part(manifest):
     assert val.labels.tolist() == [0, 1]
     assert val.where(0) == "all.csv, row 5"
     picked = manifest.select([4, 0])
-    assert (picked.paths, picked.labels.tolist(), picked.rows.tolist()) == (["4,é.png", "0,é.png"], [1, 1], [6, 2])
+    assert (picked.paths, picked.labels.tolist(), picked.rows.tolist()) == (
+        ["4,é.png", "0,é.png"],
+        [1, 1],
+        [6, 2],
+    )
 
 
 def test_there_is_no_empty_part(manifest):
@@ -57,7 +61,11 @@ def test_a_written_manifest_is_the_same_data_from_wherever_it_lies(manifest, tmp
 
 
 def test_the_digest_changes_with_any_path_label_split_or_order(manifest):
-    digests = {manifest.digest(), manifest.select([1, 0, 2, 3, 4, 5]).digest(), manifest.select(range(5)).digest()}
+    digests = {
+        manifest.digest(),
+        manifest.select([1, 0, 2, 3, 4, 5]).digest(),
+        manifest.select(range(5)).digest(),
+    }
     for column, value in (("path", "x.png"), ("label", "c"), ("split", "test")):
         table = manifest.table.copy()
         table.loc[0, column] = value

@@ -62,7 +62,7 @@ def test_equal_balance_draws_each_class_a_third_and_every_picture_equally_often(
         np.concatenate([epoch_order(LABELS, "equal", Key.of(0), epoch) for epoch in range(20)]), minlength=44
     )
     for cls in range(3):
-        counts = seen[LABELS == cls]
+        counts = seen[cls == LABELS]
         assert counts.max() - counts.min() <= 1
 
 

@@ -16,13 +16,16 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import folds, with_holdout
 
 
-def manifest(labels, rows=None, **columns) -> Manifest:
+def manifest(labels, **columns) -> Manifest:
     names = [f"c{label}" for label in labels]
     table = pd.DataFrame({"path": [f"{i}.jpg" for i in range(len(names))], "label": names, "split": ""})
     return Manifest(
-        root=Path("/data"), source="all.csv", table=table.assign(**columns), class_names=tuple(sorted(set(names))),
-        rows=np.arange(2, len(names) + 2) if rows is None else rows,
-    )  # fmt: skip
+        root=Path("/data"),
+        source="all.csv",
+        table=table.assign(**columns),
+        class_names=tuple(sorted(set(names))),
+        rows=np.arange(2, len(names) + 2),
+    )
 
 
 def parts_of(values, split) -> int:
@@ -52,18 +55,24 @@ def data_sets(draw):
 @settings(max_examples=100, deadline=None)
 @given(data_sets(), st.integers(0, 5), st.sampled_from([0.1, 0.2, 0.35]))
 def test_what_belongs_together_stays_together(data, seed, fraction):
-    """Every class in both parts; identical files, and groups and blocks unless the sentence says otherwise, whole."""
+    """Every class in both parts; identical files whole, and groups and blocks if the sentence says so."""
     given_, contents = data
     try:
         held, note = with_holdout(given_, fraction=fraction, seed=seed, contents=contents)
-    except InputError as error:
-        distinct = pd.Series(given_.table["path"] if contents is None else contents).groupby(given_.labels).nunique()
-        assert distinct.min() < 2, error
+    except InputError:
+        distinct = (
+            pd.Series(given_.table["path"] if contents is None else contents).groupby(given_.labels).nunique()
+        )
+        assert distinct.min() < 2
         return
     assert set(held.split) == {"train", "val"}
-    assert pd.DataFrame({"label": held.labels, "split": held.split}).groupby("label")["split"].nunique().min() == 2
+    assert (
+        pd.DataFrame({"label": held.labels, "split": held.split}).groupby("label")["split"].nunique().min()
+        == 2
+    )
     if contents is not None:
         assert parts_of(contents, held.split) == 1
+    assert ("group" in held.table) == ("groups" in note)
     if "group" in held.table and "groups whole" in note:
         assert parts_of(held.table["group"], held.split) == 1
     if "spatial blocks" in note:
@@ -114,7 +123,7 @@ def test_every_picture_is_held_out_as_often_as_another():
 
 
 def test_dealing_is_as_even_as_scikit_learns_on_groups_of_mixed_classes():
-    """Mean distance from 20 % of each class over seeds, groups of 1 to 30 pictures: no worse than StratifiedGroupKFold."""
+    """Groups of 1 to 30: mean distance from 20 % of each class no greater than StratifiedGroupKFold's."""
     draws = np.random.default_rng(3)
     group = np.repeat(np.arange(80), draws.integers(1, 30, 80))
     labels = np.where(draws.random(len(group)) < 0.6, group % 4, draws.integers(0, 4, len(group)))
@@ -136,7 +145,9 @@ def test_places_are_held_out_by_blocks_of_a_degree():
     draws = np.random.default_rng(0)
     count = 600
     data = manifest(
-        draws.integers(0, 3, count), latitude=draws.uniform(-5, 5, count), longitude=draws.uniform(100, 110, count)
+        draws.integers(0, 3, count),
+        latitude=draws.uniform(-5, 5, count),
+        longitude=draws.uniform(100, 110, count),
     )
     held, note = with_holdout(data, seed=4)
     blocks = pd.Series(

@@ -51,7 +51,9 @@ def test_tables_as_spreadsheets_write_them(folder, text, name, encoding):
 
 
 def test_parquet_reads_as_the_csv_of_the_same_table(folder):
-    table = pd.DataFrame({"path": ["0.png", "1.png"], "label": [10, 2], "split": ["train", None], "year": [1, 2]})
+    table = pd.DataFrame(
+        {"path": ["0.png", "1.png"], "label": [10, 2], "split": ["train", None], "year": [1, 2]}
+    )
     table.to_csv(folder / "t.csv", index=False)
     table.to_parquet(folder / "t.parquet")
     csv, parquet = read(folder / "t.csv"), read(folder / "t.parquet")
@@ -101,25 +103,55 @@ def test_for_prediction_labels_are_not_needed(folder):
 
 
 REFUSED = {
-    "no path column": ("file,label\n0.png,a\n", r"train.csv has no column 'path'. Its columns are 'file', 'label'.*--path-"),
-    "no label column": ("path,labels\n0.png,a\n", r"no column 'label'; did you mean 'labels'\?.*--label-column"),
-    "missing file": ("path,label\n0.png,a\n9.png,b\n8.png,b\n", r"train.csv, row 3: '9.png' does not exist.*2 of 3 rows"),
+    "no path column": (
+        "file,label\n0.png,a\n",
+        r"train.csv has no column 'path'. Its columns are 'file', 'label'.*--path-",
+    ),
+    "no label column": (
+        "path,labels\n0.png,a\n",
+        r"no column 'label'; did you mean 'labels'\?.*--label-column",
+    ),
+    "missing file": (
+        "path,label\n0.png,a\n9.png,b\n8.png,b\n",
+        r"train.csv, row 3: '9.png' does not exist.*2 of 3 rows",
+    ),
     "case": (
         "path,label\n0.png,oak\n1.png,Oak\n2.png,oak\n",
         r"train.csv, row 3: label 'Oak' differs from 'oak' \(2 rows\) only by case.\n"
         r"Correct the row, or pass --labels casefold to merge them.",
     ),
-    "space": ("path,label\n0.png,oak\n1.png,oak \n2.png,oak\n", r"row 3: label 'oak ' differs from .* only by surrounding space"),
+    "space": (
+        "path,label\n0.png,oak\n1.png,oak \n2.png,oak\n",
+        r"row 3: label 'oak ' differs from .* only by surrounding space",
+    ),
     "empty label": ("path,label\n0.png,a\n1.png,\n2.png,b\n", r"row 3: the label is empty \(1 of 3 rows"),
     "NaN label": ("path,label\n0.png,a\n1.png,nan\n2.png,b\n", "row 3: the label is empty"),
     "empty path": ("path,label\n,a\n1.png,b\n", "row 2: the path is empty"),
-    "twice": ("path,label\n0.png,a\n1.png,b\n0.png,a\n", r"train.csv, row 2 and row 4: '0.png' is listed twice\. "),
-    "twice, unlike": ("path,label\n0.png,a\n1.png,b\n./0.png,b\n", "row 4: .* listed twice with different labels, 'a' and 'b'"),
-    "latitude": ("path,label,latitude,longitude\n0.png,a,91,0\n1.png,b,1,0\n", r"row 2: latitude is 91.* -90 to 90"),
-    "longitude": ("path,label,latitude,longitude\n0.png,a,9,0\n1.png,b,1,x\n", r"row 3: longitude is x.* -180 to 180"),
-    "no place": ("path,label,latitude,longitude\n0.png,a,9,0\n1.png,b,NaN,7\n", "row 3: the latitude is empty, but 1 of 2"),
+    "twice": (
+        "path,label\n0.png,a\n1.png,b\n0.png,a\n",
+        r"train.csv, row 2 and row 4: '0.png' is listed twice\. ",
+    ),
+    "twice, unlike": (
+        "path,label\n0.png,a\n1.png,b\n./0.png,b\n",
+        "row 4: .* listed twice with different labels, 'a' and 'b'",
+    ),
+    "latitude": (
+        "path,label,latitude,longitude\n0.png,a,91,0\n1.png,b,1,0\n",
+        r"row 2: latitude is 91.* -90 to 90",
+    ),
+    "longitude": (
+        "path,label,latitude,longitude\n0.png,a,9,0\n1.png,b,1,x\n",
+        r"row 3: longitude is x.* -180 to 180",
+    ),
+    "no place": (
+        "path,label,latitude,longitude\n0.png,a,9,0\n1.png,b,NaN,7\n",
+        "row 3: the latitude is empty, but 1 of 2",
+    ),
     "half a place": ("path,label,latitude\n0.png,a,9\n1.png,b,3\n", "a latitude but no longitude"),
-    "unknown split": ("path,label,split\n0.png,a,train\n1.png,b,dev\n", "row 3: split 'dev' is not one of train"),
+    "unknown split": (
+        "path,label,split\n0.png,a,train\n1.png,b,dev\n",
+        "row 3: split 'dev' is not one of train",
+    ),
     "val alone": ("path,label,split\n0.png,a,val\n1.png,b,val\n", "val without train.*Mark rows as train"),
     "unseen": (
         "path,label,split\n0.png,a,train\n1.png,b,\n2.png,c,test\n",
@@ -129,7 +161,7 @@ REFUSED = {
     "no rows": ("path,label\n", "has a header but no rows"),
     "nothing": ("", "train.csv is empty"),
     "ragged": ("path,label\n0.png,a\n1.png,b,c\n", "train.csv is no well-formed table"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -140,10 +172,10 @@ def test_tables_that_cannot_be_meant_are_refused(folder, case):
 
 
 def test_files_that_are_no_tables_are_refused(folder):
-    with pytest.raises(InputError, match="is not UTF-8 text"):
+    with pytest.raises(InputError, match=r"is not UTF-8 text"):
         read(write(folder, "path,label\n0.png,é\n", encoding="latin-1"))
     (folder / "t.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(InputError, match="t.parquet cannot be read as Parquet"):
+    with pytest.raises(InputError, match=r"t.parquet cannot be read as Parquet"):
         read(folder / "t.parquet")
-    with pytest.raises(InputError, match="neither a folder, a CSV"):
+    with pytest.raises(InputError, match=r"neither a folder, a CSV"):
         read(write(folder, "x", "notes.txt"))

@@ -34,11 +34,8 @@ def test_nothing_to_draw():
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_missing_and_broken_values_are_left_out(dark):
-    rows = [
-        _train(0, lr=None),
-        _train(1, lr=float("nan")),
-        {"kind": "train", "epoch": 2.0, "loss": float("inf")},
-    ]
+    rows = [_train(0, lr=None), *(_train(epoch, lr=float("nan")) for epoch in (1, 2))]
+    rows.append({"kind": "train", "epoch": 3.0, "loss": float("inf")})
     rows.append({"kind": "val", "epoch": 2.0, "top1": None, "macro_f1": 0.4})
     assert len(_panels(learning_curve(rows, dark=dark))) == 2
 

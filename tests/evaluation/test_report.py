@@ -90,7 +90,10 @@ def test_json_holds_the_figures_and_the_facts(tmp_path):
 def test_the_page_opens_with_how_good_on_what_against_what(tmp_path):
     told, page = _write(tmp_path)
     low, high = told["intervals"]["top1"]
-    assert page.text.index("90.0 % of the 100 pictures of val are labelled right.") < 50
+    assert (
+        page.text.index("90.0 % of 100 pictures are labelled right. They are those of examples/land: val.")
+        < 50
+    )
     assert f"interval is {100 * low:.1f} to {100 * high:.1f} %" in page.text
     assert "forest, the most frequent class, would be right for 50.0 %" in page.text
     assert "not clearly better" not in page.text

@@ -98,7 +98,7 @@ def test_what_is_no_picture_is_named(model, picture, says):
 def test_the_one_broken_file_among_many_is_named(model, tmp_path):
     (tmp_path / "b.jpg").write_text("no picture")
     with pytest.raises(InputError, match=r"b\.jpg.*number 1"):
-        Predictor(model)([_pixels(), tmp_path / "b.jpg"])
+        Predictor(model, batch_images=1)([_pixels(), tmp_path / "b.jpg"])
 
 
 def test_a_network_of_five_channels_says_where_to_go(tmp_path):

@@ -56,13 +56,11 @@ class Prepared:
 
     Args:
         manifest: every readable picture, with its split.
-        held_out: whether ``val`` is an automatic hold-out.
         split_note: how it was made, in a sentence.
         skipped: path and reason of each unreadable picture.
     """
 
     manifest: Manifest
-    held_out: bool
     split_note: str
     skipped: tuple[tuple[str, str], ...]
 
@@ -100,8 +98,7 @@ def prepare(
         say(
             f"Skipped {len(skipped)} unreadable {pictures}, listed in skipped.csv; the first: {' '.join(skipped[0])}."
         )
-    given = bool((manifest.split == "val").any())
     manifest, note = with_holdout(
         manifest, fraction=holdout, seed=seed, contents=found.contents[found.readable]
     )
-    return Prepared(manifest, not given, note, skipped)
+    return Prepared(manifest, note, skipped)

@@ -160,10 +160,9 @@ def _report(
     job: Job, prepared: Prepared, result: Result, chosen: Sequence[str], screen: Screen, as_json: bool
 ) -> None:
     recipe = job.recipe
-    val = "val, held out automatically" if prepared.held_out else "val"
     facts = Facts(
         data=prepared.manifest.source,
-        evaluated_on=val,
+        evaluated_on="val",
         model=recipe.model,
         command=command_line(),
         versions=versions(),

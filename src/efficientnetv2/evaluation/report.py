@@ -226,8 +226,10 @@ def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
-def _number(value: float) -> str:
-    """As short as it is exact enough to read: 300, 0.2, 1,234.5."""
+def _number(value: float | str) -> str:
+    """As short as it is exact enough to read: 300, 0.2, 1,234.5. Words of a recipe stay as they are."""
+    if isinstance(value, str):
+        return value
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
 
 

@@ -32,6 +32,7 @@ from efficientnetv2.training import resume
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.loop import Length, State, StepDone, begin, train
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.weights import start_from
 
 # Rows of training figures in a run: enough for a curve, few enough that reading the loss costs nothing.
 _ROWS = 200
@@ -123,6 +124,8 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
     """
     torch.manual_seed(job.key.fold("initialisation").torch_seed())
     network = create(job.recipe.model, num_classes=len(job.train.class_names))
+    if job.recipe.weights != "none" and not resumed:
+        job.folder.log(start_from(network, job.recipe.weights, job.train.class_names))
     state = begin(place(network, job.device), job.recipe)
     books = _Books()
     if resumed:

@@ -10,6 +10,7 @@ from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.inference.accelerate import free_memory_bytes
+from efficientnetv2.models import modelfile
 from efficientnetv2.training.loop import Length
 from efficientnetv2.training.recipe import Recipe, checked
 
@@ -43,6 +44,13 @@ def settle(recipe: Recipe, *, images: int, device: torch.device) -> Settled:
         notes.append(
             f"Network: {changes['model']} (with a GPU efficientnetv2_s, without one efficientnetv2_b0)."
         )
+    if recipe.weights == "auto":
+        changes["weights"] = "none"
+        notes.append(
+            "Weights: none, training from scratch. Give a model file with --weights to start from it."
+        )
+    elif recipe.weights != "none":
+        modelfile.load(recipe.weights)  # what is wrong with it should show before the run begins
     if recipe.epochs == "auto":
         seen, least, most = recipe.epochs_auto
         changes["epochs"] = round(min(most, max(least, seen / images)), 2)

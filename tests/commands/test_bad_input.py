@@ -1,0 +1,217 @@
+"""Wrong input through the command line: the message names the file or row and the fix; exit code 2."""
+
+from __future__ import annotations
+
+import shutil
+
+import pandas as pd
+import pytest
+from PIL import Image
+from tests.conftest import COLOURS, TINY, effnetv2, paint
+
+
+def refused(done, *words):
+    assert done.returncode == 2, done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, f"{word!r} is not in: {done.stderr}"
+
+
+def train(data, cwd, *more):
+    return effnetv2("train", data, *TINY, "--out", cwd / "run", *more, cwd=cwd)
+
+
+@pytest.fixture
+def table(class_folders, tmp_path):
+    """The pictures as a CSV: row 2 is the first red one."""
+    paths = sorted(class_folders.rglob("*.jpg"), reverse=True)
+    frame = pd.DataFrame(
+        {"path": [str(p.relative_to(tmp_path)) for p in paths], "label": [p.parent.name for p in paths]}
+    )
+
+    def write(change=lambda frame: frame):
+        change(frame.copy()).to_csv(tmp_path / "pictures.csv", index=False)
+        return tmp_path / "pictures.csv"
+
+    return write
+
+
+def changed(row, column, value):
+    def change(frame):
+        frame.loc[row, column] = value
+        return frame
+
+    return change
+
+
+def test_data_that_is_not_there(tmp_path):
+    refused(train(tmp_path / "nowhere", tmp_path), "nowhere", "does not exist")
+
+
+def test_an_empty_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(train(tmp_path / "empty", tmp_path), "empty", "picture")
+
+
+def test_one_class_only(class_folders, tmp_path):
+    for name in ("green", "blue"):
+        shutil.rmtree(class_folders / name)
+    refused(train(class_folders, tmp_path), "'red'", "class")
+
+
+def test_a_class_with_one_picture(class_folders, tmp_path):
+    paint(class_folders / "lone" / "only.jpg", (9, 9, 9))
+    refused(train(class_folders, tmp_path), "'lone'", "only.jpg", "Add pictures")
+
+
+def test_a_missing_column(table, tmp_path):
+    refused(
+        train(table(lambda frame: frame.rename(columns={"label": "lable"})), tmp_path),
+        "pictures.csv", "'label'", "lable", "--label-column",
+    )  # fmt: skip
+
+
+def test_a_path_that_does_not_exist(table, tmp_path):
+    refused(
+        train(table(changed(5, "path", "pictures/gone.jpg")), tmp_path), "pictures.csv, row 7", "gone.jpg"
+    )
+
+
+def test_labels_that_differ_by_case(table, tmp_path):
+    data = table(changed(3, "label", "Red"))
+    refused(train(data, tmp_path), "pictures.csv, row 5", "'Red'", "'red' (15 rows)", "--labels casefold")
+
+
+def test_labels_that_differ_by_space_are_merged_on_request(table, tmp_path):
+    data = table(changed(3, "label", " red"))
+    refused(train(data, tmp_path), "row 5", "--labels casefold")
+    done = train(data, tmp_path, "--labels", "casefold")
+    assert done.returncode == 0, done.stderr
+    assert set(pd.read_csv(tmp_path / "run/manifest.csv")["label"]) == set(COLOURS)
+
+
+def test_a_label_unseen_in_training(table, tmp_path):
+    def change(frame):
+        frame["split"] = ["val" if row % 4 == 0 else "train" for row in range(len(frame))]
+        frame.loc[8, "label"] = "violet"
+        return frame
+
+    refused(train(table(change), tmp_path), "pictures.csv, row 10", "'violet'", "train")
+
+
+def test_duplicate_rows(table, tmp_path):
+    def change(frame):
+        return pd.concat([frame, frame.iloc[[4]]])
+
+    refused(train(table(change), tmp_path), "pictures.csv", "row 50", "row 6")
+
+
+def test_the_same_picture_in_given_train_and_val(class_folders, tmp_path):
+    for path in sorted(class_folders.rglob("*.jpg")):
+        split = "val" if path.stem.endswith(("_00", "_01")) else "train"
+        (tmp_path / "set" / split / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "set" / split / path.parent.name / path.name)
+    shutil.copy(class_folders / "red/red_07.jpg", tmp_path / "set/val/red/another_name.jpg")
+    refused(train(tmp_path / "set", tmp_path), "another_name.jpg", "red_07.jpg", "train", "val")
+
+
+BAD_FILES = {
+    "empty.jpg": lambda path: path.write_bytes(b""),
+    "text.jpg": lambda path: path.write_text("This is not a picture.\n" * 50),
+    "cut.jpg": lambda path: path.write_bytes(path.with_name("red_00.jpg").read_bytes()[:700]),
+    "corrupt.png": lambda path: _corrupt_png(path),
+    "dot.png": lambda path: Image.new("RGB", (1, 1)).save(path),
+}
+
+
+def _corrupt_png(path):
+    Image.effect_noise((64, 64), 50).convert("RGB").save(path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_an_unreadable_picture_is_skipped_counted_and_listed(name, class_folders, tmp_path):
+    BAD_FILES[name](class_folders / "red" / name)
+    done = train(class_folders, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Skipped 1 unreadable picture" in done.stdout
+    skipped = pd.read_csv(tmp_path / "run/skipped.csv")
+    assert skipped["path"].tolist() == [f"red/{name}"]
+    assert len(skipped["reason"][0]) > 5
+    assert f"red/{name}" not in (tmp_path / "run/manifest.csv").read_text()
+
+
+def test_strict_stops_at_an_unreadable_picture(class_folders, tmp_path):
+    BAD_FILES["text.jpg"](class_folders / "red/text.jpg")
+    refused(train(class_folders, tmp_path, "--strict"), "text.jpg", "strict")
+    assert not (tmp_path / "run/recipe.yaml").exists()
+
+
+def test_too_many_unreadable_pictures_stop(class_folders, tmp_path):
+    for number in range(4):  # of 52: 7.7 %
+        (class_folders / f"red/bad_{number}.jpg").write_bytes(b"")
+    refused(train(class_folders, tmp_path), "4 of 52", "5 %", "bad_0.jpg")
+
+
+def test_resuming_with_another_recipe_says_what_differs(class_folders, tmp_path):
+    assert train(class_folders, tmp_path).returncode == 0
+    done = effnetv2(
+        "train", class_folders, "--out", tmp_path / "run", "--resume", "--epochs", "7", "--set", "ema_decay=0.5",
+        cwd=tmp_path,
+    )  # fmt: skip
+    refused(done, "epochs: 1.0 there, 7.0 here", "ema_decay", "another --out")
+    done = effnetv2(
+        "train", class_folders, "--out", tmp_path / "run", "--recipe", "finetune", "--resume", cwd=tmp_path
+    )
+    refused(done, "recipe: quick there, finetune here")
+
+
+def test_resuming_with_other_pictures_says_what_differs(class_folders, tmp_path):
+    assert train(class_folders, tmp_path).returncode == 0
+    (class_folders / "red/red_03.jpg").unlink()
+    done = effnetv2("train", class_folders, "--out", tmp_path / "run", "--resume", cwd=tmp_path)
+    refused(done, "1 gone", "red_03.jpg")
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
+    assert train(class_folders, tmp_path).returncode == 0
+    refused(train(class_folders, tmp_path), "holds a run already", "--resume")
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (("--model", "efficientnetv2-b0"), ("efficientnetv2-b0", "did you mean 'efficientnetv2_b0'")),
+        (("--recipe", "quik"), ("quik", "did you mean 'quick'")),
+        (("--set", "optimiser.lr=1"), ("optimiser", "did you mean 'optimizer'")),
+        (("--epochs", "-2"), ("epochs", "-2")),
+        (("--epochs", "2", "--minutes", "3"), ("--epochs", "--minutes")),
+        (("--image-px", "90000"), ("image_px", "4096")),
+        (("--framing", "squash"), ("framing", "whole", "crop", "pad")),
+        (("--device", "quantum"), ("--device quantum",)),
+        (("--labels", "fold"), ("--labels", "casefold")),
+        (("--epochs", "0.05"), ("stages", "steps")),
+        (("--weights", "missing.safetensors"), ("missing.safetensors",)),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_runs(words, messages, class_folders, tmp_path):
+    data = ("train", class_folders, "--workers", "0", "--out", tmp_path / "run", "--set", "batch_images=8")
+    refused(effnetv2(*data, *words, cwd=tmp_path), *messages)
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_an_unknown_option_and_a_missing_argument(tmp_path):
+    refused(effnetv2("train", cwd=tmp_path), "DATA")
+    refused(effnetv2("train", "x", "--epoch", "3", cwd=tmp_path), "--epoch")
+
+
+def test_predict_and_evaluate_refuse_what_is_no_model(class_folders, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"not safetensors at all")
+    for verb in ("predict", "evaluate"):
+        refused(
+            effnetv2(verb, tmp_path / "model.safetensors", class_folders, cwd=tmp_path), "model.safetensors"
+        )
+        refused(effnetv2(verb, tmp_path / "nothing", class_folders, cwd=tmp_path), "nothing")

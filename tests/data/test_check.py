@@ -1,0 +1,200 @@
+"""Which files can be used, and which are the same."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.check import check, look, write_skipped
+from efficientnetv2.data.manifest import Manifest, read
+
+
+def noise(seed: int, px: int = 40) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (px, px, 3), dtype=np.uint8))
+
+
+def encoded(seed: int, kind: str = "JPEG", px: int = 40) -> bytes:
+    file = io.BytesIO()
+    noise(seed, px).save(file, kind)
+    return file.getvalue()
+
+
+def folder_of(root: Path, files: dict[str, bytes]) -> Manifest:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return read(root)
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Manifest:
+    return folder_of(tmp_path, {f"{'ab'[i % 2]}/{i:02}.jpg": encoded(i) for i in range(40)})
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+@pytest.mark.parametrize("px", [2, 40, 300])
+def test_whole_pictures_are_usable(tmp_path, kind, px):
+    (tmp_path / "x").write_bytes(encoded(0, kind, px))
+    assert look(str(tmp_path / "x")).reason == ""
+
+
+def test_a_jpeg_with_bytes_after_its_end_is_usable(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(encoded(0) + bytes(4000))
+    assert look(str(tmp_path / "x.jpg")).reason == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "is empty (0 bytes)"),
+        (b"path,label\n1.jpg,cat\n" * 9, "holds text, not a picture"),
+        (bytes(range(256)), "is no picture that Pillow can read"),
+        (encoded(0, px=1), "is too small: 1×1 px"),
+        (encoded(0, "PNG", px=1), "is too small: 1×1 px"),
+        (encoded(0, px=300)[:-3000], "is cut short (truncated)"),
+        (encoded(0)[:-300], "is cut short (truncated)"),
+        (encoded(0, "PNG", px=300)[:-3000], "is cut short (truncated)"),
+        (encoded(0, "WEBP")[:-100], "cannot be decoded"),
+        (encoded(0, "TIFF")[:3000], "is cut short (truncated)"),
+        (encoded(0, "BMP")[:-100], "is cut short (truncated)"),
+    ],
+)
+def test_what_cannot_be_used_says_why(tmp_path, data, reason):
+    (tmp_path / "x.jpg").write_bytes(data)
+    assert look(str(tmp_path / "x.jpg")).reason.startswith(reason)
+
+
+def test_a_flipped_byte_in_a_png_is_found(tmp_path):
+    data = bytearray(encoded(0, "PNG"))
+    data[len(data) // 2] ^= 1
+    (tmp_path / "x.png").write_bytes(data)
+    assert "cannot be decoded" in look(str(tmp_path / "x.png")).reason
+
+
+def test_missing_files_and_folders_are_no_pictures(tmp_path):
+    assert look(str(tmp_path / "none.jpg")).reason == "does not exist"
+    assert look(str(tmp_path)).reason == "may not be read (is a directory)"
+
+
+def test_a_decompression_bomb_is_left_unopened_and_nothing_warns(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6000)  # 100 × 100 is an error, 80 × 80 a warning
+    files = {f"{c}/{i}.png": encoded(i, "PNG", 80) for c in "ab" for i in range(20)}
+    manifest = folder_of(tmp_path, {**files, "a/bomb.png": encoded(0, "PNG", 120)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = check(manifest, workers=2)
+    assert [manifest.paths[i] for i in report.unreadable] == ["a/bomb.png"]
+    assert "decompression bomb" in report.reasons[0]
+
+
+def test_a_few_unreadable_files_are_listed_and_passed_over(good, tmp_path):
+    (tmp_path / "a/00.jpg").write_bytes(b"")
+    (tmp_path / "b/13.jpg").unlink()
+    report = check(good, workers=2)
+    assert {good.paths[i]: r for i, r in zip(report.unreadable, report.reasons, strict=True)} == {
+        "a/00.jpg": "is empty (0 bytes)",
+        "b/13.jpg": "does not exist",
+    }
+    assert len(report.readable) == 38
+    assert not set(report.readable) & set(report.unreadable)
+    write_skipped(tmp_path / "skipped.csv", good, report)
+    assert pd.read_csv(tmp_path / "skipped.csv").to_numpy().tolist() == [
+        ["a/00.jpg", "is empty (0 bytes)"],
+        ["b/13.jpg", "does not exist"],
+    ]
+    with pytest.raises(
+        InputError, match=r"'a/00.jpg' is empty \(0 bytes\)\. Repair or remove it, or train without"
+    ):
+        check(good, workers=2, strict=True)
+
+
+def test_more_than_a_twentieth_unreadable_is_refused(good, tmp_path):
+    """2 of 40 are passed over, 3 are not."""
+    for name in ("a/00.jpg", "a/02.jpg", "a/04.jpg"):
+        (tmp_path / name).write_bytes(b"\0")
+    with pytest.raises(
+        InputError, match=r"3 of 40 pictures \(8 %\) cannot be used, more than the 5 %.*'a/02.jpg' is no"
+    ):
+        check(good, workers=2)
+
+
+def test_equal_bytes_get_one_id_and_no_others(tmp_path):
+    """Same size and same end, another middle: not the same; same bytes under another name: the same."""
+    picture = np.array(noise(0))
+    other = picture.copy()
+    other[1, 1] ^= 255
+    files = {}
+    for name, pixels in (
+        ("a/1.bmp", picture),
+        ("a/2.bmp", other),
+        ("b/3.bmp", picture),
+        ("b/4.bmp", picture[::-1]),
+    ):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "BMP")
+        files[name] = file.getvalue()
+    assert len(set(map(len, files.values()))) == 1
+    assert files["a/1.bmp"][-2000:] != files["b/4.bmp"][-2000:]
+    report = check(folder_of(tmp_path, files), workers=2)
+    first, second, third, fourth = report.contents
+    assert first == third
+    assert len({first, second, fourth}) == 3
+
+
+def test_ids_do_not_depend_on_the_number_of_threads(tmp_path):
+    files = {f"{'ab'[i % 2]}/{i:04}.png": encoded(i % 300, "PNG", 4) for i in range(900)}
+    manifest = folder_of(tmp_path, files)
+    one, many = check(manifest, workers=1), check(manifest, workers=5)
+    assert one.contents.tolist() == many.contents.tolist()
+    assert len(set(one.contents)) == 300
+    assert one.notes[0] == "600 of 900 pictures are copies of others; automatic splits keep them together."
+
+
+def test_a_picture_in_train_and_val_is_refused_by_both_names(tmp_path):
+    files = {
+        f"{s}/{c}/{i}.jpg": encoded(i + 10 * ord(s[0]) + ord(c))
+        for s in ("train", "val")
+        for c in "ab"
+        for i in range(3)
+    }
+    files["val/b/copy.jpg"] = files["train/a/1.jpg"]
+    manifest = folder_of(tmp_path, files)
+    with pytest.raises(
+        InputError, match=r"'train/a/1.jpg' in train and 'val/b/copy.jpg' in val are the same picture\. "
+    ):
+        check(manifest, workers=2)
+    published = check(replace(manifest, standard="imagenette"), workers=2)
+    assert "the published splits of imagenette are kept" in published.notes[0]
+
+
+def test_a_table_names_the_rows_of_copies_across_splits(tmp_path):
+    for name in ("1", "2"):
+        (tmp_path / f"{name}.jpg").write_bytes(encoded(0))
+    (tmp_path / "3.jpg").write_bytes(encoded(1))
+    (tmp_path / "t.csv").write_text("path,label,split\n1.jpg,a,\n2.jpg,a,test\n3.jpg,b,train\n")
+    with pytest.raises(InputError, match=r"'1.jpg' \(row 2\) in train and '2.jpg' \(row 3\) in test"):
+        check(read(tmp_path / "t.csv"), workers=1)
+
+
+def test_copies_with_different_labels_are_told_not_refused(tmp_path):
+    manifest = folder_of(
+        tmp_path, {"cat/1.jpg": encoded(0), "dog/2.jpg": encoded(0), "dog/3.jpg": encoded(1)}
+    )
+    notes = check(manifest, workers=1).notes
+    assert "'cat/1.jpg' as 'cat' and 'dog/2.jpg' as 'dog'" in notes[1]
+
+
+def test_two_broken_files_are_not_copies_of_each_other(good, tmp_path):
+    for name in ("a/00.jpg", "b/01.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    report = check(good, workers=2)
+    assert len(set(report.contents)) == 40
+    assert report.notes == ()

@@ -1,0 +1,212 @@
+"""The crop that is drawn, and the square of pixels that comes of it."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from scipy import stats
+from torchvision.transforms import RandomResizedCrop
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.decode import (
+    CROP_UNIFORMS,
+    Box,
+    UnreadablePicture,
+    draw_crop,
+    eval_picture,
+    train_picture,
+)
+
+ASPECT = (3 / 4, 4 / 3)
+ROWS = Key.of(0).uniform_rows(range(4000), CROP_UNIFORMS)
+
+
+def scene(width=500, height=375):
+    """A picture as smooth and as detailed as a photograph, without noise that no two scalings agree on."""
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [
+        np.sin(x / 37 + c) + np.cos(y / 23 - c) + 0.5 * np.sin((x + y) / 6) + np.sign(np.sin(x / 60 + y / 50))
+        for c in range(3)
+    ]
+    return Image.fromarray((np.stack(waves, -1) * 36 + 128).clip(0, 255).astype(np.uint8))
+
+
+def jpeg(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=92, **options)
+    return buffer.getvalue()
+
+
+def decoded(content):
+    return ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
+
+
+def difference(ours, theirs):
+    """Mean over all values, in grey levels."""
+    return float(np.abs(ours.astype(int) - np.asarray(theirs).astype(int)).mean())
+
+
+SCENE = jpeg(scene())
+
+
+@given(
+    st.integers(2, 5000),
+    st.integers(2, 5000),
+    st.floats(0.01, 1),
+    st.floats(0.2, 1),
+    st.lists(st.floats(0, 1, exclude_max=True), min_size=CROP_UNIFORMS, max_size=CROP_UNIFORMS),
+)
+def test_a_crop_lies_inside_with_the_stated_area_and_shape(width, height, area_min, low, uniforms):
+    box = draw_crop(width, height, area_min, (low, 1 / low), uniforms)
+    hair = 1e-6 * max(width, height)
+    assert -hair <= box.left < box.right <= width + hair
+    assert -hair <= box.top < box.bottom <= height + hair
+    assert low - 1e-6 <= box.width / box.height <= 1 / low + 1e-6
+    centred = math.isclose(box.left + box.right, width) and math.isclose(box.top + box.bottom, height)
+    assert centred or box.width * box.height >= area_min * width * height * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "area_min"), [(500, 375, 0.08), (300, 300, 0.35), (640, 200, 0.05)]
+)
+def test_crops_are_distributed_as_torchvisions(width, height, area_min):
+    """Area, shape and place of 4,000 crops of each: two-sample Kolmogorov-Smirnov."""
+    torch.manual_seed(0)
+    image = torch.empty(3, height, width)
+    theirs = [RandomResizedCrop.get_params(image, [area_min, 1], list(ASPECT)) for _ in range(4000)]
+    top, left, tall, wide = (np.array(column, dtype=float) for column in zip(*theirs, strict=True))
+    ours = [draw_crop(width, height, area_min, ASPECT, row) for row in ROWS]
+    pairs = [
+        ([b.width * b.height for b in ours], wide * tall),
+        ([b.left + b.right for b in ours], 2 * left + wide),
+        ([b.top + b.bottom for b in ours], 2 * top + tall),
+    ]
+    for mine, others in pairs:
+        assert stats.ks_2samp(np.round(mine, 6), others).statistic < 0.045  # p = 0.0006 at these sizes
+
+
+def test_when_nothing_fits_the_crop_is_the_centre_as_in_torchvision():
+    """A ribbon of 1000 x 10 px holds no crop of 90 % of its area: the largest of shape 4/3 stays."""
+    assert draw_crop(1000, 10, 0.9, ASPECT, ROWS[0]) == pytest.approx(Box(500 - 20 / 3, 0, 500 + 20 / 3, 10))
+    assert draw_crop(10, 1000, 0.9, ASPECT, ROWS[0]) == pytest.approx(Box(0, 500 - 20 / 3, 10, 500 + 20 / 3))
+
+
+def test_a_training_picture_is_the_drawn_crop_resized_once():
+    """At a size that needs the full decode it is Pillow's own resize of the box, to the bit."""
+    box = draw_crop(500, 375, 0.5, ASPECT, ROWS[3])
+    ours = train_picture(SCENE, image_px=300, framing="crop", area_min=0.5, uniforms=ROWS[3])
+    assert np.array_equal(ours, decoded(SCENE).resize((300, 300), Image.Resampling.BICUBIC, box=tuple(box)))
+    assert ours.dtype == np.uint8
+    assert ours.flags.writeable
+
+
+def test_whole_without_a_crop_is_the_whole_picture_squeezed():
+    ours = train_picture(
+        SCENE, image_px=320, framing="whole", area_min=1, uniforms=ROWS[0], interpolation="bilinear"
+    )
+    assert np.array_equal(ours, decoded(SCENE).resize((320, 320), Image.Resampling.BILINEAR))
+
+
+def test_whole_draws_crops_relative_to_the_pictures_own_shape():
+    """Of a ribbon 8 times as wide as high, 80 % can be drawn: a crop in pixels would lose most of it."""
+    ramp = np.tile(np.linspace(0, 255, 800).astype(np.uint8)[None, :, None], (100, 1, 3))
+    ramp = Image.fromarray(ramp)
+    for row in ROWS[:20]:
+        seen = train_picture(ramp, image_px=50, framing="whole", area_min=0.8, uniforms=row)
+        assert int(seen.max()) - int(seen.min()) > 0.75 * 255
+    strict = train_picture(ramp, image_px=50, framing="crop", area_min=0.8, uniforms=ROWS[0])
+    assert int(strict.max()) - int(strict.min()) < 0.25 * 255
+
+
+def test_pad_keeps_the_shape_and_fills_with_the_mean():
+    red = Image.new("RGB", (40, 20), (255, 0, 0))
+    training = train_picture(red, image_px=32, framing="pad", area_min=1, uniforms=ROWS[0], mean=(0, 1, 0.5))
+    evaluation = eval_picture(red, Preprocessing(32, framing="pad", mean=(0, 1, 0.5)))
+    for ours in (training, evaluation):
+        assert (ours[8:24] == (255, 0, 0)).all()
+        assert (ours[:8] == (0, 255, 128)).all()
+        assert (ours[24:] == (0, 255, 128)).all()
+
+
+@pytest.mark.parametrize("px", [32, 64, 100, 128, 180, 224])
+@pytest.mark.parametrize("framing", ["whole", "crop"])
+def test_a_scaled_decode_shows_what_a_full_one_does(px, framing):
+    box = None if framing == "whole" else (62.5, 0, 437.5, 375)
+    for kind in ("bilinear", "bicubic"):
+        full = decoded(SCENE).resize((px, px), getattr(Image.Resampling, kind.upper()), box=box)
+        evaluated = eval_picture(SCENE, Preprocessing(px, framing=framing, interpolation=kind))
+        assert difference(evaluated, full) < 1.0
+    if framing == "whole":
+        trained = train_picture(SCENE, image_px=px, framing="whole", area_min=1, uniforms=ROWS[0])
+        assert difference(trained, full) < 2.5
+
+
+def test_small_training_pictures_are_decoded_at_a_smaller_scale(monkeypatch):
+    """Of 500 x 375 px whole, 128 px need 1/2 (188 lines), 40 px 1/8 (47); evaluation twice as many."""
+    sizes = []
+    load = Image.Image.resize
+
+    def spy(self, *args, **kwargs):
+        sizes.append(self.size)
+        return load(self, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", spy)
+    for px in (300, 128, 64, 40):
+        train_picture(SCENE, image_px=px, framing="whole", area_min=1, uniforms=ROWS[0])
+        eval_picture(SCENE, Preprocessing(px))
+    assert sizes == [
+        (500, 375), (500, 375), (250, 188), (500, 375), (125, 94), (250, 188), (63, 47), (125, 94),
+    ]  # fmt: skip
+
+
+def test_centre_crop_is_the_fraction_of_the_shorter_side():
+    """7/8 of 375 px about the centre."""
+    side = 375 * 0.875
+    box = (250 - side / 2, 187.5 - side / 2, 250 + side / 2, 187.5 + side / 2)
+    ours = eval_picture(SCENE, Preprocessing(224, framing="crop", crop_fraction=0.875))
+    assert np.array_equal(ours, decoded(SCENE).resize((224, 224), Image.Resampling.BICUBIC, box=box))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("px", [60, 200])
+def test_crops_are_those_of_the_upright_picture(orientation, px):
+    """Drawn from the header and cut from the picture as stored, yet the same as turning it first."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = jpeg(scene(), exif=exif)
+    upright = decoded(content)
+    for row in ROWS[:6]:
+        box = draw_crop(*upright.size, 0.2, ASPECT, row)
+        expected = upright.resize((px, px), Image.Resampling.BICUBIC, box=tuple(box))
+        ours = train_picture(content, image_px=px, framing="crop", area_min=0.2, uniforms=row)
+        assert difference(ours, expected) < 3.0
+    centre = eval_picture(content, Preprocessing(px, framing="crop", crop_fraction=0.8))
+    plain = eval_picture(upright, Preprocessing(px, framing="crop", crop_fraction=0.8))
+    assert difference(centre, plain) < 1.5
+    padded = eval_picture(content, Preprocessing(px, framing="pad"))
+    assert difference(padded, eval_picture(upright, Preprocessing(px, framing="pad"))) < 1.5
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 9), (3, 400)])
+@pytest.mark.parametrize("framing", ["whole", "crop", "pad"])
+def test_tiny_and_thin_pictures_are_framed_too(size, framing):
+    image = Image.new("RGB", size, (9, 8, 7))
+    for row in ROWS[:20]:
+        ours = train_picture(image, image_px=24, framing=framing, area_min=0.05, uniforms=row, mean=(0, 0, 0))
+        assert ours.shape == (24, 24, 3)
+        assert (ours == (9, 8, 7)).all(-1).any()
+    assert eval_picture(image, Preprocessing(24, framing=framing)).shape == (24, 24, 3)
+
+
+def test_damage_is_said_by_training_and_evaluation_alike():
+    for content in (b"", SCENE[: len(SCENE) // 2]):
+        with pytest.raises(UnreadablePicture):
+            train_picture(content, image_px=32, framing="crop", area_min=0.1, uniforms=ROWS[0])
+        with pytest.raises(UnreadablePicture):
+            eval_picture(content, Preprocessing(32))

@@ -1,0 +1,123 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.progressive import Ramp
+from efficientnetv2.training.recipe import Recipe, checked, differences, with_settings
+from efficientnetv2.training.recipes import RECIPES, named
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_survives_its_yaml(name, tmp_path):
+    recipe = named(name)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    assert Recipe.from_yaml(tmp_path / "recipe.yaml") == recipe
+    assert recipe.name == name
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_says_how_to_run_it_what_it_costs_and_whence_it_is(name):
+    label = RECIPES[name].__doc__
+    assert all(f"{word}:" in label for word in ("Run", "Cost and result", "Source"))
+
+
+def test_the_paper_and_the_released_recipe_of_s_differ_where_the_sources_do():
+    """Batch-norm momentum 0.99 in the paper, 0.9 released; sizes, RandAugment, dropout; nothing else."""
+    names = {
+        line.split(":")[0]
+        for line in differences(named("efficientnetv2_s_paper"), named("efficientnetv2_s_released"))
+    }
+    roots = {
+        name.split(".")[0] if not name.startswith("progressive") else ".".join(name.split(".")[:2])
+        for name in names
+    }
+    assert roots == {
+        "name",
+        "batch_norm_momentum",
+        "progressive.image_px",
+        "progressive.randaugment",
+        "progressive.dropout",
+    }
+
+
+def test_imagenet_recipe_has_the_papers_numbers():
+    """Section 4.1: RMSprop 0.9/0.9, 0.256 at 4096, x0.97 each 2.4 epochs, decay 1e-5, 350 epochs, EMA 0.9999."""
+    recipe = named("efficientnetv2_s_paper")
+    assert (recipe.epochs, recipe.batch_images, recipe.ema_decay) == (350, 4096, 0.9999)
+    assert (recipe.optimizer.kind, recipe.optimizer.lr, recipe.optimizer.weight_decay) == (
+        "rmsprop",
+        0.256,
+        1e-5,
+    )
+    assert (recipe.optimizer.momentum, recipe.optimizer.decay) == (0.9, 0.9)
+    assert (recipe.schedule.factor, recipe.schedule.every_epochs) == (0.97, 2.4)
+    assert recipe.progressive.stage(0).drop_path == pytest.approx(1 - 0.8)
+
+
+def test_settings_reach_nested_fields_and_ramps():
+    recipe = with_settings(
+        named("quick"),
+        [
+            "epochs=3",
+            "optimizer.lr=1e-3",
+            "progressive.image_px={start: 32, end: 64}",
+            "balance=sqrt",
+            "ema_decay=null",
+            "augment.flip=symmetries",
+            "progressive.dropout=0.25",
+        ],
+    )
+    assert (recipe.epochs, recipe.optimizer.lr, recipe.balance, recipe.ema_decay) == (3, 0.001, "sqrt", None)
+    assert recipe.progressive.image_px == Ramp(32, 64)
+    assert recipe.augment.flip == "symmetries"
+    assert recipe.progressive.dropout == 0.25
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epoch=3", "there is no field 'epoch'; did you mean 'epochs'"),
+        ("optimizer.learning_rate=1", "there is no field 'optimizer.learning_rate'"),
+        ("optimiser.lr=1", "'optimiser' has no parts; did you mean 'optimizer'"),
+        ("epochs", "write it as name=value"),
+        ("epochs=many", "epochs = 'many'"),
+        ("epochs=-1", "epochs is -1"),
+        ("batch_images=0", "batch_images = 0"),
+        ("progressive.dropout=2", "dropout is 2"),
+        ("group_images=7", "group_images is 7, which does not divide batch_images"),
+        ("progressive.image_px.end=128.5.1", "progressive.image_px.end"),
+        ("ema_decay=.inf", "ema_decay"),
+        ("augment.flip=vertical", "augment.flip = 'vertical'"),
+        ("progressive.others={noise: 1}", "does not apply"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_name_value_and_rule(setting, message):
+    with pytest.raises(InputError) as refused:
+        with_settings(named("quick"), [setting])
+    assert message in str(refused.value)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'quick'"):
+        named("quik")
+
+
+@given(st.dictionaries(st.sampled_from(["epochs", "batch_images", "seed"]), st.integers(1, 1000)))
+def test_differences_name_just_what_differs(changes):
+    base = named("quick")
+    other = checked(base.to_json() | changes, where="test")
+    names = {line.split(":")[0] for line in differences(base, other)}
+    assert names == {name for name, value in changes.items() if getattr(base, name) != value}
+
+
+def test_a_recipe_file_that_is_no_recipe_is_refused(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    with pytest.raises(InputError, match="No such file"):
+        Recipe.from_yaml(file)
+    file.write_text("name: [")
+    with pytest.raises(InputError, match="is not YAML"):
+        Recipe.from_yaml(file)
+    file.write_text("- just a list")
+    with pytest.raises(InputError):
+        Recipe.from_yaml(file)
