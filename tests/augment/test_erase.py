@@ -56,6 +56,10 @@ def test_noise_fills_all_values_alike_in_bytes_and_normally_in_floats():
     filled = bytes_out[:, 0][(bytes_out != 0).any(1)]
     assert filled.float().mean() == pytest.approx(127.5, abs=3)
     assert len(filled.unique()) == 256
+    for first, second in ((0, 1), (2, 5)):
+        filled = (bytes_out[first] != 0) & (bytes_out[second] != 0)
+        alike = (bytes_out[first] == bytes_out[second])[filled].float().mean()
+        assert float(alike) < 0.02  # 1 in 255 by chance
     floats = cutout(torch.full((8, 3, 64, 64), 9.0), fraction=1, key=KEY, ids=range(8))
     noise = floats[floats != 9.0].double()
     assert float(noise.mean()) == pytest.approx(0, abs=0.03)

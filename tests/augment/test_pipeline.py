@@ -4,6 +4,7 @@ import numpy as np
 import pydantic
 import pytest
 import torch
+from scipy import stats
 
 from efficientnetv2.augment.pipeline import AugmentPlan, augment, soft_labels
 from efficientnetv2.base.errors import InputError
@@ -87,6 +88,18 @@ def test_label_smoothing_is_shared_by_all_classes():
     """0.1 over 5 classes: 0.9 + 0.02 for the true one."""
     soft = soft_labels(torch.tensor([2]), 5, 0.1)
     assert soft[0].tolist() == pytest.approx([0.02, 0.02, 0.92, 0.02, 0.02])
+
+
+def test_where_the_hole_is_has_nothing_to_do_with_the_flip():
+    """Pictures with a white left edge and holes of half the side: a 2 x 2 table, by chi-square."""
+    images = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
+    images[..., :1] = 255
+    out = run(images, torch.zeros(400, dtype=torch.long), Setting(32, cutout=0.5))[0][:, 0]
+    mirrored = out[:, :, 0].sum(1) < out[:, :, -1].sum(1)
+    holes = (out[:, :, 2:-2] != out.min()).float().sum(2)  # per row
+    low = holes[:, 16:].sum(1) > holes[:, :16].sum(1)
+    table = [[int((a & b).sum()) for b in (low, ~low)] for a in (mirrored, ~mirrored)]
+    assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("channels", [1, 4])

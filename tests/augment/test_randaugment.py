@@ -77,6 +77,22 @@ def test_monotone_changes_nothing_at_level_0_and_never_less_at_a_higher_level(na
     assert distances[-1] > distances[5] > 0
 
 
+def test_monotone_enhances_in_either_direction():
+    for name in ("Color", "Contrast", "Brightness", "Sharpness"):
+        assert [strength("monotone", name, 10, sign) for sign in (-1.0, 1.0)] == pytest.approx([0.1, 1.9])
+
+
+def test_pictures_are_moved_both_ways_equally_often():
+    """Sideways by 3 px at level 0.3: the empty columns lie right or left."""
+    images = torch.full((6000, 3, 8, 8), 7, dtype=torch.uint8)
+    ids = np.arange(6000)
+    moved = ids[(KEY.uniform_rows(ids, 1)[:, 0] * 16).astype(int) == 12]
+    out = randaugment(images[: len(moved)], magnitude=0.3, key=KEY, ids=moved, layers=1)[:, 0, 0]
+    right, left = (out[:, -3:] == 128).all(1), (out[:, :3] == 128).all(1)
+    assert bool((right ^ left).all())
+    assert stats.binomtest(int(right.sum()), len(moved)).pvalue > 1e-3
+
+
 def test_monotone_at_level_0_is_the_identity_on_pixels():
     images = noise(600)
     out = randaugment(images, magnitude=0, key=KEY, ids=range(600), preset="monotone", layers=1)
@@ -146,6 +162,10 @@ def test_two_layers_are_one_after_the_other():
     assert both.sum() > 5
     assert torch.equal(twice[both], images[both])
     assert torch.equal(once[both], 255 - images[both])
+    for first, second in ((2, 8), (8, 2)):  # inverted, and a brightness of 1.0 before or after it
+        rows = (which == (first, second)).all(1)
+        assert rows.sum() > 5
+        assert torch.equal(twice[rows], 255 - images[rows])
 
 
 def test_contrast_is_pillows_in_monotone_and_the_quirk_in_released():

@@ -100,6 +100,13 @@ def test_folds_keep_together_what_belongs_together(data, k):
         assert set(given_.labels[fold != out]) == set(range(len(given_.class_names)))
 
 
+def test_no_fold_is_empty_though_each_class_has_fewer_pictures_than_folds():
+    data = manifest([0, 0, 0, 1, 1, 1])
+    for seed in range(10):
+        fold, _ = folds(data, k=5, seed=seed)
+        assert sorted(np.bincount(fold, minlength=5)) == [1, 1, 1, 1, 2]
+
+
 def test_lone_pictures_are_stratified_to_the_picture():
     """20 % of 50, 30 and 10; of the last two, one, since each class is validated on."""
     labels = np.repeat([0, 1, 2, 3], [50, 30, 10, 2])

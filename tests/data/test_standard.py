@@ -106,7 +106,7 @@ def test_the_binary_version_is_read_by_its_names(tmp_path):
         {
             "data_batch_1.bin": b"\1" + pixels[0] + b"\0" + pixels[1],
             "data_batch_3.bin": b"\0" + pixels[2],
-            "test_batch.bin": b"\0" + pixels[1],
+            "test_batch.bin": b"\1" + pixels[1],  # the same picture, another label
         },
     )
     manifest = read(folder)
@@ -116,7 +116,7 @@ def test_the_binary_version_is_read_by_its_names(tmp_path):
         "data_batch_3.bin#0",
         "test_batch.bin#0",
     ]
-    assert manifest.labels.tolist() == [1, 0, 0, 0]
+    assert manifest.labels.tolist() == [1, 0, 0, 1]
     report = check(manifest, workers=1)
     assert report.contents.tolist() == [0, 1, 2, 1]
     assert "the published splits of cifar10 are kept" in report.notes[0]

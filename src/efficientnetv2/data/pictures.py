@@ -22,6 +22,8 @@ Source = str | Path | bytes | Image.Image
 Pixels = npt.NDArray[np.uint8]
 
 _CIFAR_PX = 32
+# Formats that can be decoded at a smaller scale, and so must not be loaded before that is chosen.
+_SCALABLE = ("JPEG", "MPO")
 _RECORD = re.compile(r"(?P<file>.+\.bin)#(?P<index>\d+)")
 
 
@@ -74,9 +76,15 @@ def orientation_of(image: Image.Image) -> int:
     """How the stored picture is to be turned: EXIF's 1 (upright) to 8.
 
     To be asked before the pixels are loaded: TIFF pictures turn themselves when they are.
+
+    Raises:
+        Exception: pixels that had to be loaded for it are damaged.
     """
     if image.format == "TIFF":
         return 1
+    if image.format not in _SCALABLE:
+        # A PNG is loaded by getexif; were its failure swallowed below, a second load would give black.
+        image.load()
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata does not spoil the pixels; damaged pixels fail when they load

@@ -133,7 +133,7 @@ def _quotas(counts: npt.NDArray[np.int64], balance: Balance) -> npt.NDArray[np.i
     """How many of each class an epoch of the same length draws; largest remainders get the rest."""
     weights = np.sqrt(counts) if balance == "sqrt" else (counts > 0).astype(float)
     shares = weights / weights.sum() * counts.sum()
-    quotas = np.floor(shares).astype(np.int64)
+    quotas: npt.NDArray[np.int64] = np.floor(shares).astype(np.int64)
     rest = np.argsort(quotas - shares, kind="stable")[: counts.sum() - quotas.sum()]
     quotas[rest] += 1
     return quotas

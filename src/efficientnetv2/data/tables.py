@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, did_you_mean, some
-from efficientnetv2.data.listing import Listing, packed, split_named
+from efficientnetv2.data.listing import Ints, Listing, packed, split_named
 
 _MEANT = ("split", "latitude", "longitude")
 
@@ -46,13 +46,24 @@ def read_table(
     for column, role in wanted.items():
         if column not in raw.columns:
             raise InputError(_no_column(name, column, role, [str(known) for known in raw.columns]))
-    table = _renamed(raw, wanted)
+    table, rows = _filled(_renamed(raw, wanted), source)
+    listing = Listing(root=file.parent, source=source, table=_tidy(table, file.parent, name, rows), rows=rows)
+    _refuse_missing_files(listing)
+    return listing
+
+
+def _filled(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, Ints]:
+    """Rows that are not blank, and their numbers in the file."""
     rows = np.arange(2, len(table) + 2, dtype=np.int64)
     filled = ~table.isna().all(axis=1).to_numpy()  # blank lines are no rows, but count as lines
     table, rows = table[filled].reset_index(drop=True), rows[filled]
     if table.empty:
         raise InputError(f"{source} has a header but no rows. Add a row for each picture.")
+    return table, rows
 
+
+def _tidy(table: pd.DataFrame, root: Path, name: str, rows: Ints) -> pd.DataFrame:
+    """Every column as a ``Listing`` has it, path, label and split first."""
     for column in ("path", "label", "split", "group"):
         if column in table:
             table[column] = _text(table[column])
@@ -62,12 +73,9 @@ def read_table(
         if column in table:
             table[column] = _degrees(table[column], name, rows)
     table["split"] = _splits(table["split"], name, rows) if "split" in table else ""
-    table["path"] = _paths(table["path"], file.parent, name, rows)
+    table["path"] = _paths(table["path"], root, name, rows)
     first = ["path", "label", "split"]
-    table = table[first + [column for column in table.columns if column not in first]]
-    listing = Listing(root=file.parent, source=source, table=table, rows=rows)
-    _refuse_missing_files(listing)
-    return listing
+    return table[first + [column for column in table.columns if column not in first]]
 
 
 def _csv(file: Path, columns: tuple[str | None, ...]) -> pd.DataFrame:
@@ -124,7 +132,7 @@ def _text(column: pd.Series[str]) -> pd.Series[str]:
     return pd.Series(plain.tolist(), index=column.index, dtype=object if blank.all() else None)
 
 
-def _degrees(column: pd.Series[float], name: str, rows: np.ndarray) -> pd.Series[float]:
+def _degrees(column: pd.Series[float], name: str, rows: Ints) -> pd.Series[float]:
     degrees = pd.to_numeric(column, errors="coerce").astype("float64")
     limit = 90 if column.name == "latitude" else 180
     text = column.astype("string").str.strip().str.casefold()
@@ -140,7 +148,7 @@ def _degrees(column: pd.Series[float], name: str, rows: np.ndarray) -> pd.Series
     return degrees
 
 
-def _splits(column: pd.Series[str], name: str, rows: np.ndarray) -> pd.Series[str]:
+def _splits(column: pd.Series[str], name: str, rows: Ints) -> pd.Series[str]:
     words = {word: split_named(word) for word in column.dropna().unique()}
     unknown = [word for word, split in words.items() if split is None]
     if unknown:
@@ -152,7 +160,7 @@ def _splits(column: pd.Series[str], name: str, rows: np.ndarray) -> pd.Series[st
     return pd.Series([words.get(word) or "" for word in column], index=column.index)
 
 
-def _paths(column: pd.Series[str], root: Path, name: str, rows: np.ndarray) -> pd.Series[str]:
+def _paths(column: pd.Series[str], root: Path, name: str, rows: Ints) -> pd.Series[str]:
     empty = np.flatnonzero(column.isna())
     if len(empty):
         raise InputError(

@@ -1,0 +1,106 @@
+"""What the loop costs over the same network in a bare PyTorch loop.
+
+Run: python benchmarks/loop_overhead.py [--image-px 128] [--batch-images 64]
+
+Both sides train V2-B0 on the same pictures in memory, with the same optimizer. The bare loop is what one
+writes in ten lines: float batch, cross-entropy, AdamW. Ours does all that ``quick`` does besides: requests,
+settings, flip, soft labels, seeded dropout, gradient clipping, moving average. Rounds alternate; ratio of
+medians; above 1 ours is slower. ``--like-with-like`` gives the bare loop clipping and an average too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+
+import torch
+from torch import nn
+
+from efficientnetv2.augment.normalise import normalise
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.loader import Batch
+from efficientnetv2.data.sampling import Sampler
+from efficientnetv2.inference.accelerate import place
+from efficientnetv2.models.create import create
+from efficientnetv2.progressive import Progressive
+from efficientnetv2.training.loop import Length, begin, train
+from efficientnetv2.training.recipe import checked
+from efficientnetv2.training.recipes import named
+
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image-px", type=int, default=128)
+    parser.add_argument("--batch-images", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--like-with-like", action="store_true")
+    options = parser.parse_args()
+    px, batch = options.image_px, options.batch_images
+    pictures = torch.randint(0, 256, (batch, px, px, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    labels = torch.arange(batch) % 10
+    sides = {"bare": bare(pictures, labels, options.like_with_like), "ours": ours(pictures, labels, px, batch)}
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(options.rounds + 1):
+        for name, steps in sides.items():
+            started = time.perf_counter()
+            for _ in range(options.steps):
+                next(steps)
+            times[name].append((time.perf_counter() - started) / options.steps)
+    medians = {name: statistics.median(rounds[1:]) for name, rounds in times.items()}
+    for name, rounds in times.items():
+        spread = f"{min(rounds[1:]) * 1e3:.0f} to {max(rounds[1:]) * 1e3:.0f}"
+        print(f"{name}: {medians[name] * 1e3:.0f} ms a step ({spread}), {batch / medians[name]:.1f} images/s")
+    print(f"ours over bare: {medians['ours'] / medians['bare']:.3f}  torch {torch.__version__}, {px} px, batch {batch}")
+
+
+def bare(pictures: torch.Tensor, labels: torch.Tensor, like_with_like: bool):
+    """The loop that people write."""
+    network = place(create("efficientnetv2_b0", num_classes=10, dropout=0.1, drop_path=0.1), CPU).train()
+    average = copy.deepcopy(network)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.05)
+    loss_of = nn.CrossEntropyLoss(label_smoothing=0.1)
+    means = Preprocessing(image_px=pictures.shape[-1])
+    while True:
+        images = normalise(pictures, mean=means.mean, std=means.std)
+        loss = loss_of(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        if like_with_like:
+            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        if like_with_like:
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 0.01)
+        yield
+
+
+def ours(pictures: torch.Tensor, labels: torch.Tensor, px: int, batch: int):
+    """The toolkit's loop, on the same pictures."""
+    steps = 10_000
+    plain = named("quick").to_json() | {"model": "efficientnetv2_b0", "epochs": steps, "batch_images": batch}
+    fixed = Progressive(image_px=px, dropout=0.1, drop_path=0.1, label_smoothing=0.1)
+    recipe = checked(plain | {"group_images": batch, "progressive": fixed.to_json()}, where="benchmark")
+    network = place(create("efficientnetv2_b0", num_classes=10), CPU)
+    requests = Sampler(labels.numpy(), fixed, steps, batch, batch, None, Key.of(0))
+    batches = (Batch(request, pictures, labels, ()) for request in requests)
+    return train(
+        begin(network, recipe),
+        batches,
+        recipe=recipe,
+        preprocessing=Preprocessing(image_px=px),
+        length=Length(steps, steps_per_epoch=1.0),
+        num_classes=10,
+        key=Key.of(0),
+        device=CPU,
+    )
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
