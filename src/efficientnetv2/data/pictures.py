@@ -75,15 +75,15 @@ def opened(source: Source) -> Iterator[Image.Image]:
 def orientation_of(image: Image.Image) -> int:
     """How the stored picture is to be turned: EXIF's 1 (upright) to 8.
 
-    To be asked before the pixels are loaded: TIFF pictures turn themselves when they are.
+    Pictures that cannot be decoded at a smaller scale are loaded for it. TIFF pictures turn themselves
+    in that and are upright afterwards; of a PNG the metadata may stand behind the pixels.
 
     Raises:
-        Exception: pixels that had to be loaded for it are damaged.
+        Exception: the pixels are damaged.
     """
-    if image.format == "TIFF":
-        return 1
     if image.format not in _SCALABLE:
-        # A PNG is loaded by getexif; were its failure swallowed below, a second load would give black.
+        # Outside the try: getexif would load a PNG too, and after a swallowed failure it counts as
+        # loaded, all black.
         image.load()
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
