@@ -133,10 +133,14 @@ def build(network: nn.Module, optimizer: recipes.Optimizer) -> torch.optim.Optim
         )
     if optimizer.kind == "sgd":
         return torch.optim.SGD(
-            parameters, optimizer.lr, momentum=optimizer.momentum, nesterov=optimizer.momentum > 0
+            parameters,
+            optimizer.lr,
+            momentum=optimizer.momentum,
+            nesterov=optimizer.momentum > 0,
+            fused=True,
         )
     betas = (optimizer.momentum, optimizer.decay)
-    return torch.optim.AdamW(parameters, optimizer.lr, betas=betas, eps=optimizer.epsilon)
+    return torch.optim.AdamW(parameters, optimizer.lr, betas=betas, eps=optimizer.epsilon, fused=True)
 
 
 def _classifier(network: nn.Module) -> nn.Module:
