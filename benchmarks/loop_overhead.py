@@ -34,7 +34,9 @@ CPU = torch.device("cpu")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--image-px", type=int, default=128)
     parser.add_argument("--batch-images", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -44,7 +46,10 @@ def main() -> None:
     px, batch = options.image_px, options.batch_images
     pictures = torch.randint(0, 256, (batch, px, px, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     labels = torch.arange(batch) % 10
-    sides = {"bare": bare(pictures, labels, options.like_with_like), "ours": ours(pictures, labels, px, batch)}
+    sides = {
+        "bare": bare(pictures, labels, options.like_with_like),
+        "ours": ours(pictures, labels, px, batch),
+    }
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(options.rounds + 1):
         for name, steps in sides.items():
@@ -56,7 +61,9 @@ def main() -> None:
     for name, rounds in times.items():
         spread = f"{min(rounds[1:]) * 1e3:.0f} to {max(rounds[1:]) * 1e3:.0f}"
         print(f"{name}: {medians[name] * 1e3:.0f} ms a step ({spread}), {batch / medians[name]:.1f} images/s")
-    print(f"ours over bare: {medians['ours'] / medians['bare']:.3f}  torch {torch.__version__}, {px} px, batch {batch}")
+    print(
+        f"ours over bare: {medians['ours'] / medians['bare']:.3f}  torch {torch.__version__}, {px} px, batch {batch}"
+    )
 
 
 def bare(pictures: torch.Tensor, labels: torch.Tensor, like_with_like: bool):

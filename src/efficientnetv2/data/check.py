@@ -5,7 +5,6 @@ Nothing is decoded that need not be: a JPEG is believed if its header reads and 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import os
@@ -85,15 +84,6 @@ def check(manifest: Manifest, *, workers: int, strict: bool = False) -> CheckRep
         _refuse_unreadable(manifest, unreadable, reasons, strict)
     notes = (*_across_splits(manifest, contents), *_copies(manifest, contents))
     return CheckReport(unreadable, tuple(reasons[int(index)] for index in unreadable), contents, notes)
-
-
-def write_skipped(path: str | Path, manifest: Manifest, report: CheckReport) -> None:
-    """Write the unreadable files and why: columns ``path``, ``reason``. A header alone if there are none."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", "reason"))
-        for index, reason in zip(report.unreadable, report.reasons, strict=True):
-            writer.writerow((manifest.paths[index], reason))
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,4 +184,5 @@ def _amounts(count: int, target: Floats, filled: Ints, rank: Ints) -> Ints:
     whole = np.floor(ideal + 1e-9).astype(np.int64)
     order = rank[np.argsort(np.round(whole - ideal, 9)[rank], kind="stable")]  # largest remainders first
     whole[order[: left - int(whole.sum())]] += 1
-    return amounts + whole
+    dealt: Ints = amounts + whole
+    return dealt

@@ -6,9 +6,11 @@ A request names its own image size, so the growing of the picture needs no new w
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,25 +20,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Framing, Preprocessing
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.decode import CROP_UNIFORMS, UnreadablePicture, eval_picture, train_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.sampling import Request
 
-
-@dataclass(frozen=True)
-class Cropping:
-    """How training pictures are cut out.
-
-    Args:
-        framing: what becomes of a picture that is not square; see ``Preprocessing``.
-        area_min: smallest share of the picture's area that a random crop keeps; 1 is no crop.
-        aspect: least and greatest width over height of a crop.
-    """
-
-    framing: Framing
-    area_min: float
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+Read = TypeVar("Read")
 
 
 @dataclass
@@ -61,17 +50,31 @@ class Batch:
 
 
 class TrainingPictures(Dataset[Batch]):
-    """Answers requests: draws each picture's crop, decodes just that, resizes."""
+    """Answers requests: draws each picture's crop, decodes just that, resizes.
 
-    def __init__(self, manifest: Manifest, cropping: Cropping, key: Key) -> None:
-        self.manifest, self.cropping, self.key = manifest, cropping, key
+    Args:
+        manifest: of the training pictures.
+        preprocessing: of the network; framing, interpolation and mean are used here.
+        area_min: smallest share of the picture's area that a random crop keeps; 1 is no crop.
+        key: of the run.
+        threads: that read a group together, for where no worker process reads ahead.
+    """
+
+    def __init__(
+        self, manifest: Manifest, preprocessing: Preprocessing, area_min: float, key: Key, threads: int = 1
+    ) -> None:
+        self.manifest, self.preprocessing = manifest, preprocessing
+        self.area_min, self.key, self.threads = area_min, key, threads
         self.labels = manifest.labels
 
     def __getitem__(self, request: Request) -> Batch:
         uniforms = self.key.fold("crop").uniform_rows(request.ids, CROP_UNIFORMS)
         samples, unreadable, pictures = request.samples.copy(), [], []
-        for place, sample in enumerate(request.samples):
-            picture, read, failures = self._read(int(sample), request.setting.image_px, uniforms[place])
+
+        def read_one(place: int) -> tuple[npt.NDArray[np.uint8], int, list[tuple[int, str]]]:
+            return self._read(int(request.samples[place]), request.setting.image_px, uniforms[place])
+
+        for place, (picture, read, failures) in enumerate(in_threads(read_one, len(samples), self.threads)):
             samples[place] = read
             unreadable += failures
             pictures.append(picture)
@@ -92,14 +95,15 @@ class TrainingPictures(Dataset[Batch]):
                 picture = train_picture(
                     self.manifest.file(candidate),
                     image_px=image_px,
-                    framing=self.cropping.framing,
-                    area_min=self.cropping.area_min,
-                    aspect=self.cropping.aspect,
+                    framing=self.preprocessing.framing,
+                    area_min=self.area_min,
                     uniforms=uniforms,
+                    interpolation=self.preprocessing.interpolation,
+                    mean=self.preprocessing.mean,
                 )
                 return picture, candidate, failures
             except UnreadablePicture as error:
-                failures.append((candidate, str(error)))
+                failures.append((candidate, error.reason))
         name = self.manifest.class_names[self.labels[sample]]
         raise InputError(
             f"Every picture of class '{name}' has become unreadable during the run "
@@ -152,17 +156,23 @@ class EvaluationBatch:
 
 
 class _EvaluationPictures(Dataset[EvaluationBatch]):
-    def __init__(self, manifest: Manifest, preprocessing: Preprocessing) -> None:
-        self.manifest, self.preprocessing = manifest, preprocessing
+    def __init__(self, manifest: Manifest, preprocessing: Preprocessing, threads: int) -> None:
+        self.manifest, self.preprocessing, self.threads = manifest, preprocessing, threads
 
     def __getitem__(self, samples: Sequence[int]) -> EvaluationBatch:
-        read, pictures, unreadable = [], [], []
-        for sample in samples:
+        def read_one(place: int) -> npt.NDArray[np.uint8] | str:
             try:
-                pictures.append(eval_picture(self.manifest.file(sample), self.preprocessing))
-                read.append(sample)
+                return eval_picture(self.manifest.file(samples[place]), self.preprocessing)
             except UnreadablePicture as error:
-                unreadable.append((sample, str(error)))
+                return error.reason
+
+        read, pictures, unreadable = [], [], []
+        for sample, found in zip(samples, in_threads(read_one, len(samples), self.threads), strict=True):
+            if isinstance(found, str):
+                unreadable.append((sample, found))
+            else:
+                read.append(sample)
+                pictures.append(found)
         px = self.preprocessing.image_px
         array = np.stack(pictures) if pictures else np.empty((0, px, px, 3), np.uint8)
         return EvaluationBatch(
@@ -181,7 +191,28 @@ def evaluation_batches(
     """Every picture of the manifest once, in order, prepared as the model file says."""
     places = range(len(manifest))
     chunks = [list(places[first : first + batch_images]) for first in places[::batch_images]]
-    return iter(_loader(_EvaluationPictures(manifest, preprocessing), chunks, workers, pin_memory))
+    pictures = _EvaluationPictures(manifest, preprocessing, threads=reading_threads(workers))
+    return iter(_loader(pictures, chunks, workers, pin_memory))
+
+
+def reading_threads(workers: int) -> int:
+    """How many threads read in one process: one in a worker; without workers, one per core.
+
+    On a CPU the training step keeps all cores busy, and a worker beside it makes its threads wait for each
+    other. So the main process reads by itself, on all cores, between two steps. Pillow lets threads run side by
+    side while it decodes and resizes.
+    """
+    return 1 if workers else torch.get_num_threads()
+
+
+def in_threads(work: Callable[[int], Read], count: int, threads: int) -> list[Read]:
+    """``work`` of 0 to count - 1, in order."""
+    if threads == 1:
+        return [work(place) for place in range(count)]
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        # Around the threads, because filters belong to the process: within, each opener sets its own aside.
+        warnings.simplefilter("ignore")
+        return list(pool.map(work, range(count)))
 
 
 def _loader(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> DataLoader[Any]:

@@ -33,12 +33,12 @@ def pick_device(word: str) -> torch.device:
 
 
 def pick_workers(device: torch.device) -> int:
-    """How many processes read pictures: on a CPU one, since training wants the cores itself.
+    """How many processes read pictures ahead: one per core up to eight, and none where the CPU trains.
 
-    Ours; on a GPU one per core up to eight.
+    Ours. On a CPU the main process reads between steps instead; see ``data.loader.reading_threads``.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores) if device.type != "cpu" else min(1, cores - 1)
+    return min(8, cores) if device.type != "cpu" else 0
 
 
 def free_memory_bytes(device: torch.device) -> int:

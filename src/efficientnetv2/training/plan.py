@@ -11,7 +11,7 @@ import torch
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.data.loader import Cropping, TrainingPictures
+from efficientnetv2.data.loader import TrainingPictures, reading_threads
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.sampling import Request
 from efficientnetv2.inference.accelerate import place
@@ -49,7 +49,10 @@ def measure(recipe: Recipe, manifest: Manifest, device: torch.device) -> list[St
     network = place(create(recipe.model, num_classes=len(manifest.class_names)), device)
     network.train()
     state = begin(network, recipe)
-    pictures = TrainingPictures(manifest, Cropping(recipe.framing, recipe.crop_area_min), Key.of(recipe.seed))
+    preprocessing = Preprocessing(image_px=8, framing=recipe.framing)
+    pictures = TrainingPictures(
+        manifest, preprocessing, recipe.crop_area_min, Key.of(recipe.seed), threads=reading_threads(workers=0)
+    )
     images = min(recipe.batch_images, recipe.group_images or recipe.batch_images, 64)
     stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
     times = []
@@ -74,7 +77,7 @@ def _step(
         state.network,
         batch,
         plan=recipe.augment,
-        preprocessing=Preprocessing(request.setting.image_px),
+        preprocessing=pictures.preprocessing,
         num_classes=len(pictures.manifest.class_names),
         key=Key.of(recipe.seed),
         device=device,

@@ -76,6 +76,8 @@ class Recipe(_Part):
         name: of the function that made it.
         model: a published network's name, or a file with an architecture.
         weights: ``auto``, ``none``, or a model file to start from.
+        initialisation: of what no weights are given for: ``released``, or ``calm``, where residual blocks begin
+            as their shortcuts and the classifier at 0 (``models.blocks.calm``).
         epochs: passes over the training pictures; ``auto`` settles it by their number.
         epochs_auto: with ``auto``: pictures to see in all, and the least and most epochs.
         batch_images: pictures per step.
@@ -102,6 +104,7 @@ class Recipe(_Part):
     name: str
     model: str = "auto"
     weights: str = "auto"
+    initialisation: Literal["released", "calm"] = "released"
     epochs: float | Literal["auto"] = "auto"
     epochs_auto: tuple[int, float, float] = (100_000, 10.0, 100.0)
     batch_images: int = Field(default=32, ge=1)

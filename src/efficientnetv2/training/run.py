@@ -18,13 +18,14 @@ import torch
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.data.loader import Batch, Cropping, TrainingPictures, training_batches
+from efficientnetv2.data.loader import Batch, TrainingPictures, reading_threads, training_batches
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.sampling import Sampler
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.inference.predict import Predictions, predict_manifest
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.blocks import calm
 from efficientnetv2.models.create import create
 from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.progressive import Setting
@@ -124,6 +125,8 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
     """
     torch.manual_seed(job.key.fold("initialisation").torch_seed())
     network = create(job.recipe.model, num_classes=len(job.train.class_names))
+    if job.recipe.initialisation == "calm":
+        calm(network)
     if job.recipe.weights != "none" and not resumed:
         job.folder.log(start_from(network, job.recipe.weights, job.train.class_names))
     state = begin(place(network, job.device), job.recipe)
@@ -162,8 +165,9 @@ def _steps(job: Job, state: State) -> Iterator[StepDone]:
         key=job.key,
         first_step=state.step,
     )
-    cropping = Cropping(recipe.framing, recipe.crop_area_min)
-    pictures = TrainingPictures(job.train, cropping, job.key)
+    pictures = TrainingPictures(
+        job.train, job.preprocessing, recipe.crop_area_min, job.key, threads=reading_threads(job.workers)
+    )
     on_gpu = job.device.type == "cuda"
     batches: Iterator[Batch] = training_batches(pictures, sampler, workers=job.workers, pin_memory=on_gpu)
     return train(

@@ -17,6 +17,7 @@ def quick() -> Recipe:
     """
     return Recipe(
         name="quick",
+        initialisation="calm",
         weights="none",
         batch_images=64,
         progressive=Progressive(
@@ -49,6 +50,7 @@ def finetune() -> Recipe:
     """
     return Recipe(
         name="finetune",
+        initialisation="calm",
         epochs=10,
         batch_images=32,
         progressive=Progressive(

@@ -1,0 +1,64 @@
+"""EfficientNetV2 (arXiv:2104.00298): networks, progressive learning, and a tool for people with pictures.
+
+The public names, listed below, are imported when they are first used, so that ``import efficientnetv2`` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from efficientnetv2.arch.cost import cost as cost
+    from efficientnetv2.arch.published import published as published
+    from efficientnetv2.arch.spec import Architecture as Architecture
+    from efficientnetv2.arch.spec import Stage as Stage
+    from efficientnetv2.arch.spec import fused as fused
+    from efficientnetv2.arch.spec import mbconv as mbconv
+    from efficientnetv2.base.errors import InputError as InputError
+    from efficientnetv2.base.preprocessing import Preprocessing as Preprocessing
+    from efficientnetv2.data.manifest import read as read
+    from efficientnetv2.inference.predictor import Predictor as Predictor
+    from efficientnetv2.models.create import create as create
+    from efficientnetv2.models.modelfile import load as load
+    from efficientnetv2.models.modelfile import save as save
+    from efficientnetv2.models.regularize import apply_setting as apply_setting
+    from efficientnetv2.progressive import Progressive as Progressive
+    from efficientnetv2.progressive import Ramp as Ramp
+    from efficientnetv2.progressive import Setting as Setting
+    from efficientnetv2.progressive import paper as paper
+    from efficientnetv2.progressive import released as released
+
+_HOME = {
+    "Architecture": "arch.spec",
+    "Stage": "arch.spec",
+    "fused": "arch.spec",
+    "mbconv": "arch.spec",
+    "published": "arch.published",
+    "cost": "arch.cost",
+    "create": "models.create",
+    "load": "models.modelfile",
+    "save": "models.modelfile",
+    "apply_setting": "models.regularize",
+    "Progressive": "progressive",
+    "Ramp": "progressive",
+    "Setting": "progressive",
+    "paper": "progressive",
+    "released": "progressive",
+    "Preprocessing": "base.preprocessing",
+    "Predictor": "inference.predictor",
+    "read": "data.manifest",
+    "InputError": "base.errors",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'efficientnetv2' has no attribute '{name}'")
+    return getattr(import_module(f"efficientnetv2.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,157 @@
+"""A run that is killed and resumed ends with the same bits as one left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tests.conftest import effnetv2
+
+# Dropout, stochastic depth, RandAugment, mixup, groups and balance all draw random numbers; a checkpoint after
+# every step makes most moments fall into a save.
+WORDS = (
+    "--model", "efficientnetv2_b0", "--device", "cpu", "--epochs", "3", "--set", "batch_images=8",
+    "--set", "group_images=4", "--set", "checkpoint_minutes=0", "--set", "balance=equal",
+    "--set", "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: {start: 0.1, end: 0.4}, "
+    "drop_path: 0.2, randaugment: {start: 5, end: 15}, mixup_alpha: {start: 0, end: 0.4}}",
+)  # fmt: skip
+
+
+def bits(run: Path) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(run / "model.safetensors").items()}
+
+
+def start(data: Path, run: Path, workers: int, *more: str) -> subprocess.Popen[bytes]:
+    words = ["train", str(data), *WORDS, "--workers", str(workers), "--out", str(run), *more]
+    return subprocess.Popen(
+        [sys.executable, "-m", "efficientnetv2.cli", *words],
+        cwd=data.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def steps_done(run: Path) -> int:
+    rows = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+    return len(rows)
+
+
+def kill_in_the_middle(data: Path, run: Path, workers: int, moment: random.Random, *more: str) -> None:
+    """SIGKILL after a random number of further rows, and a random part of a step later."""
+    process = start(data, run, workers, *more)
+    enough = steps_done(run) + moment.randint(1, 3)
+    while steps_done(run) < enough and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(moment.random() * 0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_killed_at_five_random_moments_ends_with_the_same_bits(workers, class_folders, tmp_path):
+    alone = effnetv2(
+        "train", class_folders, *WORDS, "--workers", "0", "--out", tmp_path / "alone", cwd=tmp_path
+    )
+    assert alone.returncode == 0, alone.stderr
+    moment = random.Random(workers)
+    more: tuple[str, ...] = ()
+    for _ in range(5):
+        kill_in_the_middle(class_folders, tmp_path / "killed", workers, moment, *more)
+        more = ("--resume",)
+        assert not (tmp_path / "killed/model.safetensors").exists(), "it was killed too late to mean anything"
+    words = ("train", class_folders, *WORDS, "--workers", workers, "--out", tmp_path / "killed", "--resume")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert bits(tmp_path / "killed") == bits(tmp_path / "alone")
+    curves = [
+        [(row["step"], row["loss"]) for row in rows(tmp_path / name) if row["kind"] == "train"]
+        for name in ("alone", "killed")
+    ]
+    assert curves[0] == curves[1], "every row once, with the same loss"
+
+
+def rows(run: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_resumed_without_a_checkpoint_starts_at_step_0(class_folders, tmp_path):
+    words = ("train", class_folders, *WORDS, "--workers", "0", "--epochs", "0.5", "--out", tmp_path / "run")
+    done = effnetv2(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "beginning one" in done.stdout
+    first = bits(tmp_path / "run")
+    for file in (tmp_path / "run/checkpoints").iterdir():
+        file.unlink()
+    (tmp_path / "run/model.safetensors").unlink()
+    done = effnetv2(*words, "--resume", cwd=tmp_path)
+    assert "starting at step 0" in done.stdout
+    assert bits(tmp_path / "run") == first
+
+
+def test_a_full_disk_during_a_save_leaves_the_previous_checkpoint(class_folders, tmp_path):
+    """A limit on the size of files stands for the disk: writing past it fails as on a full one."""
+    words = [
+        "train",
+        str(class_folders),
+        *WORDS,
+        "--workers",
+        "0",
+        "--epochs",
+        "0.5",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    script = (
+        "import resource, sys\n"
+        "from efficientnetv2 import cli\n"
+        "from efficientnetv2.training import resume\n"
+        "real = resume.save\n"
+        "def save(folder, kept, step):\n"
+        "    if step == 3:\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))\n"
+        "    return real(folder, kept, step)\n"
+        "resume.save = save\n"
+        f"sys.argv = ['effnetv2', *{words!r}]\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in ("checkpoint could not be written", "step 2 is whole", "--resume"):
+        assert word in done.stderr
+    left = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
+    assert left == {"step_00000001.pt", "step_00000002.pt"}
+    resumed = effnetv2(*words, "--resume", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Going on from step 2" in resumed.stdout
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(class_folders, tmp_path):
+    words = ("train", class_folders, *WORDS, "--workers", "0", "--epochs", "0.5", "--out", tmp_path / "run")
+    assert effnetv2(*words, cwd=tmp_path).returncode == 0
+    first = bits(tmp_path / "run")
+    last = sorted((tmp_path / "run/checkpoints").iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:100_000])
+    done = effnetv2(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"{last.name} is damaged" in done.stdout
+    assert bits(tmp_path / "run") == first
+    for file in (tmp_path / "run/checkpoints").iterdir():
+        file.write_bytes(b"nothing left")
+    done = effnetv2(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "is damaged" in done.stderr

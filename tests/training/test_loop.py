@@ -1,0 +1,232 @@
+"""The running loop: what the schedule says really happens to the network and to the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.augment.normalise import normalise
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.loader import Batch
+from efficientnetv2.data.sampling import Sampler
+from efficientnetv2.models.blocks import DropPath
+from efficientnetv2.models.create import create
+from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.training import loop
+from efficientnetv2.training.loop import Length, begin, train
+from efficientnetv2.training.recipe import checked
+from efficientnetv2.training.recipes import named
+
+SMALL = Architecture(
+    stem_channels=8,
+    stages=(
+        Stage(fused(expand=1, kernel=3), 1, 8, 2),
+        Stage(fused(expand=4, kernel=3), 2, 16, 2),
+        Stage(mbconv(expand=4, kernel=3, se=0.25), 2, 24, 2),
+    ),
+    head_channels=32,
+)
+CPU = torch.device("cpu")
+LABELS = np.arange(24) % 3
+
+
+def recipe_of(progressive, **changes):
+    plain = (
+        named("quick").to_json()
+        | {"progressive": progressive.to_json(), "epochs": 1, "ema_decay": None}
+        | changes
+    )
+    return checked(plain, where="test")
+
+
+def grey(request):
+    """Pictures of one grey each, different from each other: any change of a pixel shows."""
+    px = request.setting.image_px
+    values = torch.from_numpy(40 + 5 * request.samples).to(torch.uint8)
+    images = values[:, None, None, None].expand(-1, 3, px, px).contiguous(memory_format=torch.channels_last)
+    return Batch(request, images, torch.from_numpy(LABELS[request.samples]), ())
+
+
+def running(progressive, steps, *, network=None, **changes):
+    """Run the loop; after every step the network, the recipe, and what ``StepDone`` says."""
+    torch.manual_seed(0)
+    network = network or create(SMALL, num_classes=3)
+    recipe = recipe_of(progressive, **({"batch_images": 8, "group_images": 8} | changes))
+    requests = Sampler(LABELS, progressive, steps, recipe.batch_images, recipe.group_images, None, Key.of(0))
+    state = begin(network, recipe)
+    done = train(
+        state,
+        map(grey, requests),
+        recipe=recipe,
+        preprocessing=Preprocessing(image_px=32),
+        length=Length(steps, steps_per_epoch=len(LABELS) / recipe.batch_images),
+        num_classes=3,
+        key=Key.of(0),
+        device=CPU,
+    )
+    return network, state, done
+
+
+def test_every_regularizer_takes_effect_at_the_first_step_of_each_stage(monkeypatch):
+    """Four stages: sizes 32, 48, 64, 80; dropout 0 to 0.6; drop-path 0 to 0.3; RandAugment; mixup 0 to 0.6."""
+    plan = Progressive(
+        stages=4,
+        image_px=Ramp(32, 80),
+        dropout=Ramp(0.0, 0.6),
+        drop_path=Ramp(0.0, 0.3),
+        randaugment=Ramp(0, 15),
+        mixup_alpha=Ramp(0.0, 0.6),
+    )
+    network, seen = create(SMALL, num_classes=3), []
+
+    def look(module, inputs):
+        paths = [m.rate for m in module.modules() if isinstance(m, DropPath)]
+        seen.append({"dropout": module.dropout.p, "drop_path": max(paths), "images": inputs[0].clone()})
+
+    network.register_forward_pre_hook(look)
+    magnitudes = []
+    real = loop.augment
+
+    def augmented(images, labels, **facts):
+        floats, soft = real(images, labels, **facts)
+        magnitudes.append(facts["setting"].randaugment)
+        seen_labels.append(soft)
+        return floats, soft
+
+    seen_labels: list[torch.Tensor] = []
+    monkeypatch.setattr(loop, "augment", augmented)
+    _, _, steps = running(plan, 8, network=network)
+    for _ in steps:
+        pass
+    blocks = sum(1 for m in network.modules() if isinstance(m, DropPath))
+    fractions = sorted(m.depth_fraction for m in network.modules() if isinstance(m, DropPath))
+    assert blocks == 4  # the residual ones of six
+    for stage in range(4):
+        first = seen[2 * stage]
+        assert first["images"].shape == (8, 3, 32 + 16 * stage, 32 + 16 * stage)
+        assert first["dropout"] == pytest.approx(0.2 * stage)
+        assert first["drop_path"] == pytest.approx(0.1 * stage * fractions[-1])
+        assert magnitudes[2 * stage] == pytest.approx(5 * stage)
+        mixed = ((seen_labels[2 * stage] > 0).sum(1) > 1).any().item()
+        assert mixed == (stage > 0), "mixup is off in the first stage, on in the others"
+
+
+def test_randaugment_changes_pictures_and_its_absence_does_not():
+    for magnitude, changes in ((None, False), (Ramp(9, 9), True)):
+        network, inputs = create(SMALL, num_classes=3), []
+        network.register_forward_pre_hook(lambda module, given, kept=inputs: kept.append(given[0]))
+        _, _, steps = running(Progressive(image_px=32, randaugment=magnitude), 1, network=network)
+        next(steps)
+        flat = inputs[0].flatten(2)
+        assert bool((flat != flat[:, :, :1]).any()) == changes
+
+
+def test_dropout_is_active_in_the_loop_and_repeatable():
+    """Two runs of the same key drop the same; another rate changes the loss, so it does take part."""
+
+    def losses(rate):
+        _, _, steps = running(Progressive(image_px=32, dropout=rate, drop_path=rate), 3)
+        return [float(done.loss) for done in steps]
+
+    assert losses(0.5) == losses(0.5)
+    assert losses(0.5) != losses(0.0)
+
+
+def test_without_regularization_the_loop_is_a_plain_pytorch_loop():
+    """Ten lines of PyTorch on the same pictures give the same weights."""
+    steps = 4
+    torch.manual_seed(0)
+    network = create(SMALL, num_classes=3)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, nesterov=True)
+    for module in network.modules():
+        if isinstance(module, DropPath):
+            module.rate = 0.0
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    requests = Sampler(LABELS, Progressive(image_px=32), steps, 8, 8, None, Key.of(0))
+    means = Preprocessing(image_px=32)
+    for request in requests:
+        batch = grey(request)
+        loss = nn.functional.cross_entropy(
+            network(normalise(batch.images, mean=means.mean, std=means.std)), batch.labels
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    ours, _, done = running(
+        Progressive(image_px=32),
+        steps,
+        optimizer={"kind": "sgd", "lr": 0.1, "momentum": 0.9},
+        schedule={"kind": "constant"},
+    )
+    for _ in done:
+        pass
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(tensor, network.state_dict()[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_gradients_of_groups_are_averaged_and_each_group_has_its_own_statistics():
+    """Two groups of 4: the step is along the mean of the gradients that each group gives alone."""
+    torch.manual_seed(0)
+    network = create(SMALL, num_classes=3, dropout=0.0, drop_path=0.0).train()
+    request = next(iter(Sampler(LABELS, Progressive(image_px=32), 1, 8, 8, None, Key.of(0))))
+    batch, means = grey(request), Preprocessing(image_px=32)
+    images = normalise(batch.images, mean=means.mean, std=means.std)
+    wanted = torch.zeros_like(network.classifier.weight)
+    for half in (slice(0, 4), slice(4, 8)):
+        network.zero_grad()
+        nn.functional.cross_entropy(network(images[half]), batch.labels[half]).backward()
+        wanted += network.classifier.weight.grad / 2
+    torch.manual_seed(0)
+    fresh = create(SMALL, num_classes=3, dropout=0.0, drop_path=0.0)
+    before = fresh.classifier.weight.detach().clone()
+    ours, _, done = running(
+        Progressive(image_px=32),
+        1,
+        network=fresh,
+        group_images=4,
+        optimizer={"kind": "sgd", "lr": 1.0, "momentum": 0.0},
+        schedule={"kind": "constant"},
+        augment={"flip": "none"},
+    )
+    next(done)
+    torch.testing.assert_close(before - ours.classifier.weight.detach(), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_state_goes_on_from_its_dict_to_the_same_bits():
+    plan = Progressive(stages=2, image_px=Ramp(32, 48), dropout=Ramp(0.1, 0.5), drop_path=0.2)
+    changes = {
+        "ema_decay": 0.9,
+        "optimizer": {"kind": "rmsprop", "lr": 0.01, "epsilon": 1e-3, "weight_decay": 1e-5},
+    }
+    whole, state, done = running(plan, 6, **changes)
+    for _ in done:
+        pass
+    _, part, done = running(plan, 6, **changes)
+    for _ in range(3):
+        next(done)
+    kept = {name: value for name, value in part.to_dict().items()}
+    torch.manual_seed(99)
+    _, resumed, _ = running(plan, 6, network=create(SMALL, num_classes=3), **changes)
+    resumed.load_dict(kept)
+    recipe = recipe_of(plan, batch_images=8, group_images=8, **changes)
+    rest = Sampler(LABELS, plan, 6, 8, 8, None, Key.of(0), first_step=resumed.step)
+    for _ in train(
+        resumed,
+        map(grey, rest),
+        recipe=recipe,
+        preprocessing=Preprocessing(image_px=32),
+        length=Length(6, steps_per_epoch=3),
+        num_classes=3,
+        key=Key.of(0),
+        device=CPU,
+    ):
+        pass
+    for one, other in ((state.network, resumed.network), (state.best, resumed.best)):
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name]), name
+    assert whole is state.network
