@@ -209,7 +209,7 @@ def test_a_state_goes_on_from_its_dict_to_the_same_bits():
     _, part, done = running(plan, 6, **changes)
     for _ in range(3):
         next(done)
-    kept = {name: value for name, value in part.to_dict().items()}
+    kept = part.to_dict()
     torch.manual_seed(99)
     _, resumed, _ = running(plan, 6, network=create(SMALL, num_classes=3), **changes)
     resumed.load_dict(kept)

@@ -12,28 +12,27 @@ def quick() -> Recipe:
 
     Run: effnetv2 train DATA --recipe quick --weights none
     Cost and result: summary.json, quick_b0_imagenette_10ep_*
-    Source: ours; schedule of sizes and regularization as arXiv:2104.00298, section 4. AdamW, warm-up
-        and mild regularization, because short runs never reach what strong regularization is for.
+    Source: ours; schedule of sizes and regularization as arXiv:2104.00298, section 4. What made short
+        runs work, tuned on a part of Imagenette's train: blocks that begin as their shortcuts and a
+        classifier at 0, small batches, AdamW with a short memory, and hardly any regularization.
     """
     return Recipe(
         name="quick",
-        initialisation="calm",
         weights="none",
-        batch_images=64,
+        initialisation="calm",
+        batch_images=32,
         progressive=Progressive(
             stages=4,
             image_px=Ramp(64, 128),
             px_multiple=32,
-            randaugment=None,
-            dropout=0.1,
-            drop_path=0.1,
+            dropout=Ramp(0.0, 0.1),
             label_smoothing=0.1,
         ),
         optimizer=Optimizer(
-            kind="adamw", lr=3e-3, weight_decay=0.05, momentum=0.9, decay=0.99, clip_norm=5.0
+            kind="adamw", lr=2e-3, weight_decay=0.05, momentum=0.9, decay=0.99, clip_norm=1.0
         ),
-        schedule=Schedule(kind="cosine", warmup_epochs=1.0, final=0.0),
-        ema_decay=0.99,
+        schedule=Schedule(kind="cosine", warmup_epochs=1.0),
+        ema_decay=0.998,
         batch_norm_momentum=0.9,
         framing="whole",
         crop_area_min=0.35,

@@ -1,0 +1,133 @@
+"""The command line as its users meet it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from tests.conftest import COLOURS, TINY, effnetv2, effnetv2_fresh, paint
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of the smallest network way on three colours, and its pictures."""
+    place = tmp_path_factory.mktemp("trained")
+    for name, colour in COLOURS.items():
+        for number in range(16):
+            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
+    words = ("train", place / "pictures", *TINY, "--epochs", "12", "--out", place / "run")
+    done = effnetv2(*words, cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+def test_models_lists_every_network_with_its_counts(tmp_path):
+    listed = json.loads(effnetv2_fresh("models", "--json", cwd=tmp_path).stdout)
+    assert len(listed) == 18
+    b0 = next(row for row in listed if row["name"] == "efficientnetv2_b0")
+    # google/automl's released B0, at 224 px
+    assert b0 == {"name": "efficientnetv2_b0", "parameters": 7139704, "multiply_adds": 718086176, "eval_px": 224}
+
+
+def test_recipes_shows_the_stages_of_the_paper(tmp_path):
+    shown = json.loads(effnetv2("recipes", "efficientnetv2_s_paper", "--json", cwd=tmp_path).stdout)
+    assert [stage["image_px"] for stage in shown["stages"]] == [128, 185, 243, 300]
+    assert set(shown["stages"][0]) == {
+        "image_px", "dropout", "drop_path", "randaugment", "mixup_alpha", "cutmix_alpha", "epochs",
+    }  # fmt: skip
+    assert shown["stages"][0]["epochs"] == 87.5
+    people = effnetv2("recipes", "quick", cwd=tmp_path).stdout
+    assert "effnetv2 train DATA --recipe quick" in people
+
+
+@pytest.mark.parametrize("verb", ["demo", "train", "evaluate", "predict", "models", "recipes"])
+def test_help_teaches_by_example(verb, tmp_path):
+    done = effnetv2(verb, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert verb == "demo" or f"effnetv2 {verb} " in done.stdout or f"effnetv2 {verb}\n" in done.stdout
+
+
+def test_a_run_leaves_what_the_design_says(trained):
+    left = {path.name for path in (trained / "run").iterdir()}
+    assert {
+        "recipe.yaml", "manifest.csv", "metrics.jsonl", "log.txt", "tensorboard", "checkpoints",
+        "model.safetensors", "report.json", "report.html",
+    } <= left  # fmt: skip
+    report = json.loads((trained / "run/report.json").read_text())
+    assert {
+        "top1", "macro_f1", "per_class", "majority_top1", "linear_probe", "intervals", "evaluated_on",
+        "selected_on", "wall_s", "images_per_s", "epochs", "seed", "versions",
+    } <= set(report)  # fmt: skip
+    assert report["evaluated_on"] == "val"
+    assert report["top1"] == 1.0, "three plain colours can be told apart"
+    manifest = pd.read_csv(trained / "run/manifest.csv")
+    assert len(manifest) == 48
+    assert set(manifest["split"]) == {"train", "val"}
+    assert any((trained / "run/tensorboard").iterdir())
+
+
+def test_evaluate_gives_the_runs_own_figures_back(trained, tmp_path):
+    """The manifest of the run is a data set itself; its val part is what the report was of."""
+    words = ("evaluate", trained / "run", trained / "run/manifest.csv", "--json", "--out", tmp_path / "evaluation")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told, report = json.loads(done.stdout), json.loads((trained / "run/report.json").read_text())
+    assert (told["top1"], told["pictures"], told["confusion"]) == (
+        report["top1"], report["pictures"], report["confusion"],
+    )  # fmt: skip
+    assert (tmp_path / "evaluation/report.html").exists()
+
+
+def test_evaluate_refuses_labels_that_the_model_does_not_know(trained, tmp_path):
+    shutil.copytree(trained / "pictures", tmp_path / "pictures")
+    (tmp_path / "pictures/red").rename(tmp_path / "pictures/rot")
+    done = effnetv2("evaluate", trained / "run", tmp_path / "pictures", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'rot' is no class" in done.stderr
+    assert "'red'" in done.stderr
+
+
+def test_predict_writes_path_label_and_probabilities(trained, tmp_path):
+    paint(tmp_path / "new/deep/one.png", COLOURS["blue"], 77)
+    paint(tmp_path / "new/two.jpg", COLOURS["green"], 78)
+    (tmp_path / "new/broken.jpg").write_bytes(b"")
+    done = effnetv2("predict", trained / "run/model.safetensors", tmp_path / "new", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "broken.jpg" in done.stdout
+    table = pd.read_csv(tmp_path / "predictions.csv").set_index("path")
+    assert list(table.columns) == ["label", "blue", "green", "red"]
+    assert table["label"].to_dict() == {"deep/one.png": "blue", "two.jpg": "green"}
+    assert table[["blue", "green", "red"]].sum(axis=1).tolist() == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_predict_takes_a_single_picture_and_answers_programs(trained, tmp_path):
+    file = paint(tmp_path / "one.jpg", COLOURS["red"], 5)
+    done = effnetv2("predict", trained / "run", file, "--json", cwd=tmp_path)
+    (answer,) = json.loads(done.stdout)
+    assert answer["label"] == "red"
+
+
+def test_a_trained_model_is_a_start_for_another_run(trained, tmp_path):
+    words = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--out", tmp_path / "run")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Recipe: finetune" in done.stdout
+    assert "its classifier too" in done.stdout
+
+
+def test_minutes_solves_the_epochs_and_fixes_them(trained, tmp_path):
+    words = [word for word in TINY if word not in ("--epochs", "1")]
+    done = effnetv2("train", trained / "pictures", *words, "--minutes", "0.05", "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    epochs = json.loads((tmp_path / "run/report.json").read_text())["epochs"]
+    assert f"Epochs: {epochs:g}, what fits into 0.05 minutes" in done.stdout
+    assert f"epochs: {epochs}" in (tmp_path / "run/recipe.yaml").read_text()
+
+
+def test_json_keeps_stdout_for_the_answer(trained, tmp_path):
+    done = effnetv2("train", trained / "pictures", *TINY, "--out", tmp_path / "run", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["evaluated_on"] == "val"
+    assert "Held out" in done.stderr
