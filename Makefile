@@ -2,19 +2,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Pillow, numpy and torch give each test process its own threads: more than the cores only slow each other.
-export OMP_NUM_THREADS ?= 2
+# A test process per core, and one thread in each: more threads than cores only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope
 
 .PHONY: setup demo test lint quick clean
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "efficientnetv2 needs Python 3.11 or newer; name one with PYTHON=python3.x" && exit 2)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		(echo "efficientnetv2 needs Python 3.11 or newer; name one with: make PYTHON=python3.x" && exit 2)
+	@echo "Making $(VENV): PyTorch and what else is needed are a few gigabytes, once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@
+	@touch $@
 
 demo: setup
 	$(BIN)/effnetv2 demo
@@ -25,12 +27,12 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The quick tests first, so that a plain mistake shows within minutes.
 quick: setup
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
-# Quick tests first, so that a plain mistake shows within a minute.
 test: lint quick
-	$(BIN)/pytest -m "slow or gpu"
+	$(PYTEST) -m "slow or gpu"
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

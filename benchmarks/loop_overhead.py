@@ -1,6 +1,6 @@
 """What the loop costs over the same network in a bare PyTorch loop.
 
-Run: python benchmarks/loop_overhead.py [--image-px 128] [--batch-images 64]
+Run: python benchmarks/loop_overhead.py --rounds 9 [--image-px 128] [--batch-images 64] [--record]
 
 Both sides train V2-B0 on the same pictures in memory, with the same optimizer. The bare loop is what one
 writes in ten lines: float batch, cross-entropy, AdamW. Ours does all that ``quick`` does besides: requests,
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--like-with-like", action="store_true")
+    parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
     px, batch = options.image_px, options.batch_images
     pictures = torch.randint(0, 256, (batch, px, px, 3), dtype=torch.uint8).permute(0, 3, 1, 2)

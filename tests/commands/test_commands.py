@@ -7,7 +7,6 @@ import shutil
 
 import pandas as pd
 import pytest
-
 from tests.conftest import COLOURS, TINY, effnetv2, effnetv2_fresh, paint
 
 
@@ -29,7 +28,12 @@ def test_models_lists_every_network_with_its_counts(tmp_path):
     assert len(listed) == 18
     b0 = next(row for row in listed if row["name"] == "efficientnetv2_b0")
     # google/automl's released B0, at 224 px
-    assert b0 == {"name": "efficientnetv2_b0", "parameters": 7139704, "multiply_adds": 718086176, "eval_px": 224}
+    assert b0 == {
+        "name": "efficientnetv2_b0",
+        "parameters": 7139704,
+        "multiply_adds": 718086176,
+        "eval_px": 224,
+    }
 
 
 def test_recipes_shows_the_stages_of_the_paper(tmp_path):
@@ -71,7 +75,14 @@ def test_a_run_leaves_what_the_design_says(trained):
 
 def test_evaluate_gives_the_runs_own_figures_back(trained, tmp_path):
     """The manifest of the run is a data set itself; its val part is what the report was of."""
-    words = ("evaluate", trained / "run", trained / "run/manifest.csv", "--json", "--out", tmp_path / "evaluation")
+    words = (
+        "evaluate",
+        trained / "run",
+        trained / "run/manifest.csv",
+        "--json",
+        "--out",
+        tmp_path / "evaluation",
+    )
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told, report = json.loads(done.stdout), json.loads((trained / "run/report.json").read_text())
@@ -120,7 +131,9 @@ def test_a_trained_model_is_a_start_for_another_run(trained, tmp_path):
 
 def test_minutes_solves_the_epochs_and_fixes_them(trained, tmp_path):
     words = [word for word in TINY if word not in ("--epochs", "1")]
-    done = effnetv2("train", trained / "pictures", *words, "--minutes", "0.05", "--out", tmp_path / "run", cwd=tmp_path)
+    done = effnetv2(
+        "train", trained / "pictures", *words, "--minutes", "0.05", "--out", tmp_path / "run", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     epochs = json.loads((tmp_path / "run/report.json").read_text())["epochs"]
     assert f"Epochs: {epochs:g}, what fits into 0.05 minutes" in done.stdout

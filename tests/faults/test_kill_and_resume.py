@@ -108,7 +108,7 @@ def test_a_full_disk_during_a_save_leaves_the_previous_checkpoint(class_folders,
         "--workers",
         "0",
         "--epochs",
-        "0.5",
+        "1",
         "--out",
         str(tmp_path / "run"),
     ]

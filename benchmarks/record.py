@@ -1,0 +1,115 @@
+"""Keep what was measured: raw records beside ``results/summary.json``, the one file that claims are quoted from.
+
+Run: python benchmarks/record.py RUN_FOLDER NAME [RUN_FOLDER ...]
+
+Copies recipe, curve and report of each run to ``results/NAME/`` (``results/NAME/SEED/`` with several) and writes
+``NAME_top1`` and ``NAME_wall_s``. With one run the interval is that of its pictures (Wilson); with several it is that
+of the mean over seeds (Student's t).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from scipy.stats import t as student
+
+RESULTS = Path(__file__).parent / "results"
+SUMMARY = RESULTS / "summary.json"
+
+
+def record(name: str, value: float, *, unit: str, low: float, high: float, n: int, command: str) -> None:
+    """Write one claim into the summary.
+
+    Args:
+        name: of the claim.
+        value: accuracies as fractions; names ending in ``_gain`` in points.
+        unit: ``fraction``, ``s``, ``ratio``, ``points``, ...
+        low: of the 95 % interval, or of the spread over rounds for a ratio.
+        high: of the same.
+        n: how many runs or rounds.
+        command: that prints it.
+    """
+    summary = json.loads(SUMMARY.read_text()) if SUMMARY.exists() else {}
+    summary[name] = {
+        "value": value,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "n": n,
+        "command": command,
+        "hardware": hardware(),
+        "versions": {one: version(one) for one in ("efficientnetv2", "torch", "torchvision", "pillow")},
+        "date": date.today().isoformat(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    SUMMARY.write_text(json.dumps(dict(sorted(summary.items())), indent=2) + "\n")
+
+
+def hardware() -> str:
+    """What this machine is, as far as it says so."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].partition(":")[2].strip() if lines else model
+        flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
+        model += " with AVX-512" if "avx512f" in flags else ""
+    return f"{os.cpu_count()} cores, {model}"
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """95 % interval of the mean of several runs."""
+    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values) - half, statistics.mean(values) + half
+
+
+def keep(run: Path, target: Path) -> dict:
+    """Copy what is worth keeping of a run; its report."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("recipe.yaml", "metrics.jsonl", "report.json", "log.txt"):
+        shutil.copy(run / name, target / name)
+    return json.loads((target / "report.json").read_text())
+
+
+def main() -> None:
+    """Record runs of one kind."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name")
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--command", help="as one types it; taken from the run's report if left out")
+    options = parser.parse_args()
+    several = len(options.runs) > 1
+    reports = [
+        keep(run, RESULTS / options.name / (str(number) if several else ""))
+        for number, run in enumerate(options.runs)
+    ]
+    command = options.command or reports[0]["command"]
+    for key, unit in (("top1", "fraction"), ("wall_s", "s")):
+        values = [report[key] for report in reports]
+        low, high = interval(values) if several else reports[0]["intervals"].get(key, (values[0], values[0]))
+        record(
+            f"{options.name}_{key}",
+            statistics.mean(values),
+            unit=unit,
+            low=low,
+            high=high,
+            n=len(values),
+            command=command,
+        )
+        print(
+            f"{options.name}_{key}: {statistics.mean(values):.4f} {unit} ({low:.4f} to {high:.4f}), n = {len(values)}"
+        )
+
+
+if __name__ == "__main__":
+    main()

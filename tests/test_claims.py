@@ -1,0 +1,52 @@
+"""Every figure quoted in README and docs is the one in benchmarks/results/summary.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SUMMARY = json.loads((ROOT / "benchmarks/results/summary.json").read_text())
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SHOWN = {
+    "fraction": lambda value: f"{100 * value:.1f} %",
+    "s": lambda value: f"{value:,.0f} s",
+    "ratio": lambda value: f"{value:.2f}",
+    "points": lambda value: f"{value:+.1f}",
+    "MB": lambda value: f"{value:,.0f} MB",
+}
+
+
+def quotes():
+    """Table rows that name a claim in backticks."""
+    for page in PAGES:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            for name in re.findall(r"`([a-z0-9_]+)`", line):
+                if line.startswith("|") and (
+                    name in SUMMARY or re.search(r"_(top1|wall_s|ratio|gain|f1)$", name)
+                ):
+                    yield page.name, name, line
+
+
+@pytest.mark.parametrize(("page", "name", "line"), list(quotes()))
+def test_a_quoted_figure_is_the_measured_one(page, name, line):
+    assert name in SUMMARY, f"{page} quotes {name}, which nobody has measured"
+    claim = SUMMARY[name]
+    assert SHOWN[claim["unit"]](claim["value"]) in line
+
+
+def test_something_is_quoted():
+    assert len(list(quotes())) >= 3
+
+
+@pytest.mark.parametrize("name", SUMMARY)
+def test_a_claim_says_how_it_was_measured(name):
+    claim = SUMMARY[name]
+    assert set(claim) == {
+        "value", "unit", "low", "high", "n", "command", "hardware", "versions", "date",
+    }  # fmt: skip
+    assert claim["low"] <= claim["value"] <= claim["high"]
+    assert claim["unit"] in SHOWN
