@@ -153,6 +153,12 @@ class Progressive:
         """The step at which a stage begins, in a run of so many steps."""
         return -(-stage * steps // self.stages)
 
+    @property
+    def continuous(self) -> bool:
+        """Whether anything grows at every step, so that no two steps have the same setting."""
+        quantities = [*vars(self).values(), *self.others.values()]
+        return any(isinstance(quantity, Ramp) and quantity.continuous for quantity in quantities)
+
     def with_image_px(self, end_px: int) -> Progressive:
         """The same schedule, its sizes scaled so that the last stage trains at ``end_px``."""
         start, end = _ends(self.image_px)

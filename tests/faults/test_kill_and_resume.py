@@ -155,3 +155,22 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(class_folders
     done = effnetv2(*words, "--resume", cwd=tmp_path)
     assert done.returncode == 2
     assert "is damaged" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(number, class_folders, tmp_path):
+    """Checkpoints are an hour apart here: what is kept was kept because of the signal."""
+    rarely = ("--set", "checkpoint_minutes=60", "--set", "progressive.stages=1")
+    process = start(class_folders, tmp_path / "run", 0, *rarely)
+    while steps_done(tmp_path / "run") < 4 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130, message
+    assert b"--resume" in message
+    assert b"Traceback" not in message
+    (checkpoint,) = (tmp_path / "run/checkpoints").iterdir()
+    words = ("train", class_folders, *WORDS, *rarely, "--workers", "0", "--out", tmp_path / "run", "--resume")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"Going on from step {int(checkpoint.stem.removeprefix('step_'))} of" in done.stdout

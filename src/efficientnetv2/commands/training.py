@@ -22,7 +22,8 @@ from efficientnetv2.training.folder import RunFolder, new_folder, newest
 from efficientnetv2.training.loop import Length
 from efficientnetv2.training.plan import epochs_within
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run import Job, Result, run
+from efficientnetv2.training.job import Job
+from efficientnetv2.training.run import Result, run
 from efficientnetv2.training.settle import settle
 
 

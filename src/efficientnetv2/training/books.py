@@ -1,0 +1,174 @@
+"""What is kept of a run while it runs: rows of figures, the validation curve, checkpoints, time left."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import psutil
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.check import MOST_UNREADABLE
+from efficientnetv2.metrics.classification import figures
+from efficientnetv2.progressive import Setting
+from efficientnetv2.training import resume
+from efficientnetv2.training.job import Job
+from efficientnetv2.training.loop import State, StepDone
+
+# Rows of training figures in a run: enough for a curve, few enough that reading the loss costs nothing. Ours.
+_ROWS = 200
+
+
+class Watch(Protocol):
+    """Whoever looks on: a progress bar, say."""
+
+    def progress(
+        self, done: int, of: int, setting: Setting, images_per_s: float, seconds_left: float, loss: float
+    ) -> None:
+        """Called now and then while training."""
+
+
+class Books:
+    """Keeps the books of a run.
+
+    Args:
+        job: that runs.
+        state: that it changes.
+        watch: gets told of progress.
+        seconds_before: of wall time in earlier parts of a resumed run.
+    """
+
+    def __init__(self, job: Job, state: State, watch: Watch, seconds_before: float) -> None:
+        self.job, self.state, self.watch = job, state, watch
+        self._begun = time.perf_counter() - seconds_before
+        self._row_begun = self._saved = time.perf_counter()
+        self._row_images = 0
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run so far, validation and saving included."""
+        return time.perf_counter() - self._begun
+
+    def after(self, done: StepDone) -> None:
+        """After a step: rows, validation and checkpoints when they are due.
+
+        Raises:
+            InputError: the loss is no longer a number, too many pictures have become unreadable, or a
+                checkpoint can't be written.
+        """
+        self._note_unreadable(done)
+        self._row_images += done.images
+        step, steps, recipe = self.state.step, self.job.length.steps, self.job.recipe
+        stage_ends = step == steps or (
+            not recipe.progressive.continuous and recipe.progressive.at(step, steps=steps) != done.setting
+        )
+        if step % max(1, steps // _ROWS) == 0 or stage_ends:
+            self._row(done)
+        every = max(1, round(recipe.validate_epochs * self.job.length.steps_per_epoch))
+        if step % every == 0 or stage_ends:
+            with self._apart():
+                self._validate()
+        if stage_ends or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
+            self.save(done)
+
+    def save(self, done: StepDone) -> None:
+        """Write a checkpoint of the state after this step."""
+        self._refuse_divergence(done)
+        with self._apart():
+            kept = self.state.to_dict() | {"seconds": self.seconds}
+            resume.save(self.job.folder.checkpoints, kept, self.state.step)
+        self._saved = time.perf_counter()
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """What happens within does not count in a row's images per second."""
+        begun = time.perf_counter()
+        yield
+        self._row_begun += time.perf_counter() - begun
+
+    def _note_unreadable(self, done: StepDone) -> None:
+        folder, train = self.job.folder, self.job.train
+        for sample, reason in done.unreadable:
+            folder.skip(train.paths[sample], reason)
+        if done.unreadable and folder.skipped_count > MOST_UNREADABLE * len(train):
+            path, reason = train.paths[done.unreadable[0][0]], done.unreadable[0][1]
+            raise InputError(
+                f"{folder.skipped_count} of {len(train)} pictures have become unreadable during the run, more than "
+                f"the {MOST_UNREADABLE:.0%} that are passed over; the last: {path}: {reason}. They are listed in "
+                f"{folder.skipped_file}. Bring them back, then go on with --resume."
+            )
+
+    def _refuse_divergence(self, done: StepDone) -> None:
+        loss, recipe = float(done.loss), self.job.recipe
+        if not math.isfinite(loss):
+            raise InputError(
+                f"The loss at step {done.step} is {loss}: training has diverged. Lower the learning rate "
+                f"(--set optimizer.lr={recipe.optimizer.lr / 3:.2g}) or lengthen the warm-up "
+                f"(--set schedule.warmup_epochs={recipe.schedule.warmup_epochs + 2:g})."
+            )
+
+    def _row(self, done: StepDone) -> None:
+        self._refuse_divergence(done)
+        now = time.perf_counter()
+        images_per_s = self._row_images / max(1e-9, now - self._row_begun)
+        self._row_begun, self._row_images = now, 0
+        settings = {name: value for name, value in done.setting.to_json().items() if name != "others"}
+        self.job.folder.record(
+            {
+                "kind": "train",
+                "step": self.state.step,
+                "epoch": self._epoch,
+                "loss": float(done.loss),
+                "lr": done.lr,
+                **settings,
+                "images_per_s": round(images_per_s, 2),
+                "seconds": round(self.seconds, 2),
+                "memory_mb": round(psutil.Process().memory_info().rss / 2**20, 1),
+            }
+        )
+        left = self._seconds_left(done.setting, images_per_s)
+        self.watch.progress(
+            self.state.step, self.job.length.steps, done.setting, images_per_s, left, float(done.loss)
+        )
+
+    @property
+    def _epoch(self) -> float:
+        return round(self.state.step / self.job.length.steps_per_epoch, 4)
+
+    def _seconds_left(self, setting: Setting, images_per_s: float) -> float:
+        """Time for the steps to come: as now, but in proportion to each one's pixels."""
+        step, steps = self.state.step, self.job.length.steps
+        if step == steps:
+            return 0.0
+        ahead = np.linspace(step, steps - 1, num=min(64, steps - step)).astype(int)
+        plan = self.job.recipe.progressive
+        pixels = float(np.mean([plan.at(int(later), steps=steps).image_px ** 2 for later in ahead]))
+        images = (steps - step) * self.job.recipe.batch_images
+        return images / images_per_s * pixels / setting.image_px**2
+
+    def _validate(self) -> None:
+        """A point of the validation curve, from a fixed part of ``val``."""
+        part, most = self.job.val, self.job.recipe.validate_images
+        if len(part) > most:
+            chosen = self.job.key.fold("validation part").generator().permutation(len(part))
+            part = part.select(np.sort(chosen[:most]))
+        predictions = self.job.predict(self.state, part)
+        score = figures(predictions.labels, predictions.probabilities, self.job.train.class_names)
+        self.job.folder.record(
+            {
+                "kind": "val",
+                "step": self.state.step,
+                "epoch": self._epoch,
+                "top1": score.top1,
+                "macro_f1": score.macro_f1,
+                "images": score.pictures,
+            }
+        )
+        self.job.folder.log(
+            f"epoch {self._epoch:.1f}: top-1 {score.top1:.1%}, macro-F1 {score.macro_f1:.3f} "
+            f"on {score.pictures} val pictures"
+        )

@@ -1,0 +1,72 @@
+"""What a run is given: a settled recipe, two parts of a manifest, a folder, a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.inference.predict import Predictions, predict_manifest
+from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.training.folder import RunFolder
+from efficientnetv2.training.loop import Length, State
+from efficientnetv2.training.recipe import Recipe
+
+# Pictures at a time in evaluation: enough to keep the processor busy, little memory. Ours.
+_EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to run, on what, where.
+
+    Args:
+        recipe: settled.
+        train: the training pictures.
+        val: the validation pictures.
+        preprocessing: of evaluation, and of the model file.
+        folder: the run's.
+        device: to train on.
+        workers: processes that read pictures.
+    """
+
+    recipe: Recipe
+    train: Manifest
+    val: Manifest
+    preprocessing: Preprocessing
+    folder: RunFolder
+    device: torch.device
+    workers: int
+
+    @property
+    def length(self) -> Length:
+        """Steps, and steps per epoch."""
+        return Length.of(self.recipe, len(self.train))
+
+    @property
+    def key(self) -> Key:
+        """Of everything random in the run."""
+        return Key.of(self.recipe.seed)
+
+    def predict(self, state: State, part: Manifest) -> Predictions:
+        """Answers of the network that would be kept now; pictures that can't be read are listed as skipped."""
+        predictions = predict_manifest(
+            kept(state),
+            part,
+            preprocessing=self.preprocessing,
+            device=self.device,
+            workers=self.workers,
+            batch_images=_EVALUATION_BATCH,
+        )
+        for row, reason in predictions.unreadable:
+            self.folder.skip(part.paths[row], reason)
+        return predictions
+
+
+def kept(state: State) -> EfficientNet:
+    """The network that is evaluated and goes into the model file."""
+    assert isinstance(state.best, EfficientNet)
+    return state.best
