@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from efficientnetv2 import cli
-from efficientnetv2.commands import evaluating, training  # noqa: F401 - imported once, for every command to come
+from efficientnetv2.commands import evaluate_job, train_job  # noqa: F401 - imported once, for every command to come
 
 # Tests run beside each other and beside data workers: a thread each is fastest, and exact.
 torch.set_num_threads(1)
@@ -63,7 +64,10 @@ def effnetv2(*arguments: object, cwd: Path, timeout: float = 300, **environment:
             target=_command,
             args=([str(word) for word in arguments], cwd, environment, out.fileno(), err.fileno()),
         )
-        process.start()
+        with warnings.catch_warnings():
+            # Python 3.12 and later warn of forking with threads about; none of ours runs between two tests.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process.start()
         process.join(timeout)
         if process.exitcode is None:
             process.kill()

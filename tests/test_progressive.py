@@ -1,5 +1,7 @@
 """Schedules against Algorithm 1 worked by hand (arXiv:2104.00298, Algorithm 1 and Table 6; google/automl)."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,8 +85,8 @@ def test_stages_differ_by_at_most_one_step_and_begin_where_said(stages, steps):
     lengths = [sizes.count(size) for size in sorted(set(sizes))]
     assert len(lengths) == stages
     assert max(lengths) - min(lengths) <= 1
-    for stage in range(stages):
-        assert plan.at(plan.first_step(stage, steps=steps), steps=steps) == plan.stage(stage)
+    firsts = [sum(lengths[:stage]) for stage in range(stages)]
+    assert [plan.at(first, steps=steps) for first in firsts] == [plan.stage(stage) for stage in range(stages)]
 
 
 def test_a_continuous_ramp_moves_at_every_step_and_a_stepwise_one_does_not():
@@ -99,9 +101,16 @@ def test_sizes_are_rounded_to_the_multiple():
     assert [plan.stage(i).image_px for i in range(4)] == [64, 96, 96, 128]
 
 
-def test_fixed_training_is_the_last_stage_throughout():
+def test_one_stage_is_training_at_the_last_setting_throughout():
     plan = paper("efficientnetv2_m")
-    assert all(plan.fixed().at(step, steps=9) == plan.stage(3) for step in range(9))
+    fixed = replace(plan, stages=1)
+    assert all(fixed.at(step, steps=9) == plan.stage(3) for step in range(9))
+
+
+def test_the_last_setting_is_that_of_the_last_step():
+    plan = Progressive(image_px=Ramp(64, 128, continuous=True), stages=4, dropout=Ramp(0, 0.3))
+    assert plan.last == plan.at(99, steps=100)
+    assert (plan.last.image_px, plan.last.dropout) == (128, 0.3)
 
 
 def test_any_named_quantity_can_grow():

@@ -39,8 +39,12 @@ def with_exit_codes(command: Callable[Params, Answer]) -> Callable[Params, Answe
             rules = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
             print(f"effnetv2: {rules}", file=sys.stderr)
             raise typer.Exit(2) from error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"effnetv2: {where}{error.strerror or error}", file=sys.stderr)
+            raise typer.Exit(2) from error
         except KeyboardInterrupt as stop:
-            print("effnetv2: stopped. A training run goes on with --resume.", file=sys.stderr)
+            print(" ".join(["effnetv2: stopped.", *map(str, stop.args)]), file=sys.stderr)
             raise typer.Exit(130) from stop
 
     return guarded

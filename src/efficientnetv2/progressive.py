@@ -149,9 +149,10 @@ class Progressive:
             raise InputError(f"stage {index} does not exist: there are {self.stages}, from 0")
         return self._setting(index, run_fraction=index / self.stages if self.stages > 1 else 1.0)
 
-    def first_step(self, stage: int, *, steps: int) -> int:
-        """The step at which a stage begins, in a run of so many steps."""
-        return -(-stage * steps // self.stages)
+    @property
+    def last(self) -> Setting:
+        """The setting at the last step of a run."""
+        return self._setting(self.stages - 1, run_fraction=1.0)
 
     @property
     def continuous(self) -> bool:
@@ -169,12 +170,6 @@ class Progressive:
             start * end_px / end, end_px, isinstance(self.image_px, Ramp) and self.image_px.continuous
         )
         return replace(self, image_px=ramp, px_multiple=multiple)
-
-    def fixed(self) -> Progressive:
-        """Training at the last stage's setting throughout: what progressive learning is compared with."""
-        last = {name: _ends(getattr(self, name))[1] for name in _RANGES if getattr(self, name) is not None}
-        others: dict[str, Quantity] = {name: _ends(value)[1] for name, value in self.others.items()}
-        return replace(self, stages=1, others=others, **last)  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

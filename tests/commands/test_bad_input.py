@@ -169,6 +169,40 @@ def test_resuming_with_another_recipe_says_what_differs(class_folders, tmp_path)
     refused(done, "recipe: quick there, finetune here")
 
 
+def test_open_words_and_the_same_words_go_on(class_folders, tmp_path):
+    words = ("train", class_folders, *TINY, "--out", tmp_path / "run")
+    assert effnetv2(*words, cwd=tmp_path).returncode == 0
+    done = effnetv2(*words, "--weights", "auto", "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Going on from step" in done.stdout
+
+
+def test_a_recipe_file_is_a_recipe_and_is_compared_whole_on_resume(class_folders, tmp_path):
+    words = ("train", class_folders, "--workers", "0")
+    assert train(class_folders, tmp_path).returncode == 0
+    again = effnetv2(
+        *words, "--recipe", tmp_path / "run/recipe.yaml", "--out", tmp_path / "again", cwd=tmp_path
+    )
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again/recipe.yaml").read_text() == (tmp_path / "run/recipe.yaml").read_text()
+    text = (tmp_path / "run/recipe.yaml").read_text().replace("crop_area_min: 0.35", "crop_area_min: 0.5")
+    (tmp_path / "other.yaml").write_text(text)
+    done = effnetv2(
+        *words, "--recipe", tmp_path / "other.yaml", "--out", tmp_path / "run", "--resume", cwd=tmp_path
+    )
+    refused(done, "crop_area_min: 0.35 there, 0.5 here")
+
+
+def test_a_folder_that_holds_something_else_is_not_taken_for_a_run(class_folders, tmp_path):
+    refused(
+        effnetv2("train", class_folders, *TINY, "--out", class_folders, cwd=tmp_path),
+        "no run",
+        "another folder",
+    )
+    (tmp_path / "file").write_text("x")
+    refused(effnetv2("train", class_folders, *TINY, "--out", tmp_path / "file", cwd=tmp_path), "file")
+
+
 def test_resuming_with_other_pictures_says_what_differs(class_folders, tmp_path):
     assert train(class_folders, tmp_path).returncode == 0
     (class_folders / "red/red_03.jpg").unlink()
@@ -194,6 +228,10 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         (("--device", "quantum"), ("--device quantum",)),
         (("--labels", "fold"), ("--labels", "casefold")),
         (("--epochs", "0.05"), ("stages", "steps")),
+        (("--batch-images", "-1"), ("--batch-images",)),
+        (("--minutes", "nan"), ("--minutes",)),
+        (("--set", "batch_images=1", "--set", "progressive.image_px=32"), ("batch-norm", "--batch-images")),
+        (("--set", "group_images=3"), ("group_images is 3", "divide", "2")),
         (("--weights", "missing.safetensors"), ("missing.safetensors",)),
     ],
 )

@@ -144,3 +144,69 @@ def test_json_keeps_stdout_for_the_answer(trained, tmp_path):
     done = effnetv2("train", trained / "pictures", *TINY, "--out", tmp_path / "run", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["evaluated_on"] == "val"
     assert "Held out" in done.stderr
+
+
+def test_evaluating_on_training_pictures_is_called_optimistic(trained, tmp_path):
+    done = effnetv2("evaluate", trained / "run", trained / "pictures", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Optimistic: 39 of these 48 pictures trained the model" in done.stdout
+
+
+def test_evaluate_takes_pictures_of_one_class_and_merges_spellings_on_request(trained, tmp_path):
+    paint(tmp_path / "some/RED/one.jpg", COLOURS["red"], 91)
+    refused = effnetv2("evaluate", trained / "run", tmp_path / "some", cwd=tmp_path)
+    assert refused.returncode == 2
+    merged = effnetv2(
+        "evaluate", trained / "run", tmp_path / "some", "--labels", "casefold", "--json", cwd=tmp_path
+    )
+    assert merged.returncode == 0, merged.stderr
+    assert json.loads(merged.stdout)["top1"] == 1.0
+
+
+def test_weights_decide_the_network_and_refuse_another(trained, tmp_path):
+    words = (
+        "train",
+        trained / "pictures",
+        *TINY[2:],
+        "--weights",
+        trained / "run",
+        "--out",
+        tmp_path / "run",
+    )
+    done = effnetv2(*words, cwd=tmp_path)
+    assert "Network: efficientnetv2_b0, which the weights are of" in done.stdout
+    other = effnetv2(*words[:-1], tmp_path / "other", "--model", "efficientnetv2_b1", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "is not efficientnetv2_b1" in other.stderr
+    assert not (tmp_path / "other").exists(), "what is refused leaves nothing behind"
+
+
+def test_odd_class_names_go_the_whole_way(tmp_path):
+    names = ["[/red]", "path", "ärgerlich, sehr", ":car:"]
+    colours = [*COLOURS.values(), (220, 220, 60)]
+    rows = []
+    for name, colour in zip(names, colours, strict=True):
+        for number in range(10):
+            rows.append({"path": f"p/{len(rows)}.jpg", "label": name})
+            paint(tmp_path / rows[-1]["path"], colour, number)
+    pd.DataFrame(rows).to_csv(tmp_path / "odd.csv", index=False)
+    done = effnetv2("train", tmp_path / "odd.csv", *TINY, "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in names)
+    done = effnetv2("predict", tmp_path / "run", tmp_path / "odd.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert list(table.columns) == [
+        "path",
+        "label",
+        ":car:",
+        "[/red]",
+        "probability of path",
+        "ärgerlich, sehr",
+    ]
+
+
+def test_a_batch_larger_than_the_data_set_trains(trained, tmp_path):
+    words = ("train", trained / "pictures", *TINY, "--epochs", "4", "--set", "batch_images=64")
+    done = effnetv2(*words, "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

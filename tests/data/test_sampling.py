@@ -25,13 +25,13 @@ def sampler(**changes):
 
 
 def rows(requests):
-    return [(r.step, r.group, r.setting.image_px, r.samples.tolist(), r.epochs.tolist()) for r in requests]
+    return [(r.step, r.group, r.setting.image_px, r.samples.tolist(), r.turns.tolist()) for r in requests]
 
 
 def test_an_epoch_sees_every_picture_once_even_if_steps_straddle_it():
     """88 draws of 44 pictures are two passes, whatever the batch."""
     drawn = np.concatenate([r.samples for r in sampler()])
-    epochs = np.concatenate([r.epochs for r in sampler()])
+    epochs = np.concatenate([r.turns for r in sampler()])
     for epoch in (0, 1):
         assert sorted(drawn[epochs == epoch]) == list(range(44))
 
@@ -56,10 +56,11 @@ def test_the_setting_of_the_step_travels_with_the_request():
 
 def test_equal_balance_draws_each_class_a_third_and_every_picture_equally_often():
     """44 draws over 3 classes: 15, 15, 14 by largest remainder; over many epochs no picture is preferred."""
-    order = epoch_order(LABELS, "equal", Key.of(0), 0)
+    order, _ = epoch_order(LABELS, "equal", Key.of(0), 0)
     assert sorted(np.bincount(LABELS[order])) == [14, 15, 15]
     seen = np.bincount(
-        np.concatenate([epoch_order(LABELS, "equal", Key.of(0), epoch) for epoch in range(20)]), minlength=44
+        np.concatenate([epoch_order(LABELS, "equal", Key.of(0), epoch)[0] for epoch in range(20)]),
+        minlength=44,
     )
     for cls in range(3):
         counts = seen[cls == LABELS]
@@ -68,13 +69,13 @@ def test_equal_balance_draws_each_class_a_third_and_every_picture_equally_often(
 
 def test_square_root_balance_follows_the_root_of_the_class_size():
     """Roots 5.477, 3.162, 2 of 10.64: 22.65, 13.08, 8.27 of 44, by largest remainder 23, 13, 8."""
-    order = epoch_order(LABELS, "sqrt", Key.of(0), 3)
+    order, _ = epoch_order(LABELS, "sqrt", Key.of(0), 3)
     assert np.bincount(LABELS[order]).tolist() == [23, 13, 8]
 
 
 def test_balanced_classes_are_dealt_evenly_over_the_epoch():
     labels = np.repeat([0, 1], [900, 100])
-    order = labels[epoch_order(labels, "equal", Key.of(5), 0)]
+    order = labels[epoch_order(labels, "equal", Key.of(5), 0)[0]]
     halves = order.reshape(10, 100).mean(axis=1)  # each tenth of the epoch has about half of either
     assert np.abs(halves - 0.5).max() < 0.06
 
@@ -87,6 +88,8 @@ def test_order_depends_on_seed_and_epoch_alone(epoch):
     assert (one != epoch_order(LABELS, None, Key.of(5), epoch)).any()
 
 
-def test_draw_ids_are_different_for_every_picture_and_epoch():
-    ids = np.concatenate([r.ids for r in sampler()])
+@pytest.mark.parametrize("balance", [None, "sqrt", "equal"])
+def test_no_two_draws_of_a_run_have_the_same_id(balance):
+    """A rare class's picture that comes several times an epoch is cut and augmented anew each time."""
+    ids = np.concatenate([r.ids for r in sampler(balance=balance, steps=60)])
     assert len(set(ids.tolist())) == len(ids)

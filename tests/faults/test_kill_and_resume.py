@@ -18,7 +18,7 @@ from tests.conftest import effnetv2
 # Dropout, stochastic depth, RandAugment, mixup, groups and balance all draw random numbers; a checkpoint after
 # every step makes most moments fall into a save.
 WORDS = (
-    "--model", "efficientnetv2_b0", "--device", "cpu", "--epochs", "3", "--set", "batch_images=8",
+    "--model", "efficientnetv2_b0", "--device", "cpu", "--epochs", "8", "--set", "batch_images=8",
     "--set", "group_images=4", "--set", "checkpoint_minutes=0", "--set", "balance=equal",
     "--set", "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: {start: 0.1, end: 0.4}, "
     "drop_path: 0.2, randaugment: {start: 5, end: 15}, mixup_alpha: {start: 0, end: 0.4}}",
@@ -45,13 +45,24 @@ def steps_done(run: Path) -> int:
     return len(rows)
 
 
-def kill_in_the_middle(data: Path, run: Path, workers: int, moment: random.Random, *more: str) -> None:
+def kill_before_the_first_step(data: Path, run: Path, workers: int) -> None:
+    """SIGKILL as soon as the folder is there, while the run is being written down."""
+    process = start(data, run, workers)
+    while not run.exists() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+
+def kill_in_the_middle(data: Path, run: Path, workers: int, moment: random.Random) -> None:
     """SIGKILL after a random number of further rows, and a random part of a step later."""
-    process = start(data, run, workers, *more)
+    process = start(data, run, workers, "--resume")
     enough = steps_done(run) + moment.randint(1, 3)
     while steps_done(run) < enough and process.poll() is None:
         time.sleep(0.01)
     time.sleep(moment.random() * 0.2)
+    assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
@@ -65,10 +76,9 @@ def test_a_run_killed_at_five_random_moments_ends_with_the_same_bits(workers, cl
     )
     assert alone.returncode == 0, alone.stderr
     moment = random.Random(workers)
-    more: tuple[str, ...] = ()
+    kill_before_the_first_step(class_folders, tmp_path / "killed", workers)
     for _ in range(5):
-        kill_in_the_middle(class_folders, tmp_path / "killed", workers, moment, *more)
-        more = ("--resume",)
+        kill_in_the_middle(class_folders, tmp_path / "killed", workers, moment)
         assert not (tmp_path / "killed/model.safetensors").exists(), "it was killed too late to mean anything"
     words = ("train", class_folders, *WORDS, "--workers", workers, "--out", tmp_path / "killed", "--resume")
     done = effnetv2(*words, cwd=tmp_path)

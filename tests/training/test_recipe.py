@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.progressive import Ramp
-from efficientnetv2.training.recipe import Recipe, checked, differences, with_settings
+from efficientnetv2.training.changes import differences, with_settings
+from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.recipes import RECIPES, named
 
 
@@ -79,14 +80,15 @@ def test_settings_reach_nested_fields_and_ramps():
     [
         ("epoch=3", "there is no field 'epoch'; did you mean 'epochs'"),
         ("optimizer.learning_rate=1", "there is no field 'optimizer.learning_rate'"),
-        ("optimiser.lr=1", "'optimiser' has no parts; did you mean 'optimizer'"),
+        ("optimiser.lr=1", "there is no part 'optimiser'; did you mean 'optimizer'"),
+        ("progressive.randaugment.end=5", "progressive.randaugment is None and has no parts"),
         ("epochs", "write it as name=value"),
         ("epochs=many", "epochs = 'many'"),
         ("epochs=-1", "epochs is -1"),
         ("batch_images=0", "batch_images = 0"),
         ("progressive.dropout=2", "dropout is 2"),
         ("group_images=7", "group_images is 7, which does not divide batch_images"),
-        ("progressive.image_px.end=128.5.1", "progressive.image_px.end"),
+        ("progressive.image_px.end=128.5.1", "progressive.image_px.end = '128.5.1'"),
         ("ema_decay=.inf", "ema_decay"),
         ("augment.flip=vertical", "augment.flip = 'vertical'"),
         ("progressive.others={noise: 1}", "does not apply"),

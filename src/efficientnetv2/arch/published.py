@@ -135,8 +135,7 @@ def published(name: str) -> Published:
     """
     if name not in _TABLE:
         raise InputError(
-            f"there is no published network '{name}'{did_you_mean(name, NAMES) or '.'} "
-            f"Known: {', '.join(NAMES)}."
+            f"there is no published network '{name}'{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}."
         )
     row = _TABLE[name]
     return Published(

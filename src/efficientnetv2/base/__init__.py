@@ -1,1 +1,1 @@
-"""What every floor above may use: errors, counted randomness, preprocessing, timing."""
+"""What every floor above may use: errors, counted randomness, preprocessing, files."""

@@ -14,9 +14,9 @@ class InputError(ValueError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint to append to a message about an unknown word: ``; did you mean 'x'?``, or nothing."""
+    """The end of a sentence about an unknown word: ``; did you mean 'x'?``, or a full stop."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    return f"; did you mean '{near[0]}'?" if near else "."
 
 
 def some(names: Iterable[object], most: int = 5) -> str:

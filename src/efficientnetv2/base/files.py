@@ -37,6 +37,12 @@ def write_text_atomically(path: str | Path, text: str) -> None:
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what a kill in the middle of ``write_atomically`` left in a folder."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make the rename itself durable, where the system lets folders be opened (not on Windows)."""
     if os.name == "nt":

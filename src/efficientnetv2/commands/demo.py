@@ -9,6 +9,7 @@ import typer
 
 from efficientnetv2.commands import options
 
+OUT = Path("runs/demo")
 
 # Satellites have no upright; the three classes are far from equally frequent; the cause of the loss stands at the
 # picture's centre, so crops keep most of it. Small pictures leave time for many epochs; three tenths held out make
@@ -26,9 +27,9 @@ SETTINGS = (
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the run; an earlier demo there is replaced.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run; an earlier demo in runs/demo is replaced.")
+    ] = OUT,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     workers: options.Workers = None,
     as_json: options.Json = False,
@@ -41,21 +42,30 @@ def demo(
     import shlex
     import shutil
 
-    from efficientnetv2.base.errors import InputError
     from efficientnetv2.commands.prepare import Source
     from efficientnetv2.commands.screen import Screen
-    from efficientnetv2.commands.training import Place, train_and_report
+    from efficientnetv2.commands.train_job import Place, train_and_report
     from efficientnetv2.commands.words import Words
 
     pictures = _embedded()
     screen = Screen(quiet=as_json)
-    if out.exists():
-        if not (out / "recipe.yaml").exists() and any(out.iterdir()):
-            raise InputError(f"--out {out} holds something that is no run. Give another folder.")
-        shutil.rmtree(out)
+    if out == OUT and (out / "recipe.yaml").exists():
+        shutil.rmtree(out)  # only the demo's own place is cleared
     words = Words(recipe="quick", seed=seed, settings=SETTINGS)
     place = Place(out=out, device="cpu", workers=workers, as_json=as_json)
-    command = ["effnetv2", "train", str(pictures), "--recipe", "quick", "--seed", str(seed), "--out", str(out)]
+    command = [
+        "effnetv2",
+        "train",
+        str(pictures),
+        "--recipe",
+        "quick",
+        "--seed",
+        str(seed),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+    ]
     screen.say(shlex.join([*command, *(word for setting in SETTINGS for word in ("--set", setting))]))
     train_and_report(words, Source(str(pictures)), place)
     screen.say("")

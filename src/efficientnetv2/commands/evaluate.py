@@ -40,7 +40,7 @@ def evaluate(
 
       effnetv2 evaluate model.safetensors test.csv --out evaluation/ --json
     """
-    from efficientnetv2.commands.evaluating import evaluate_and_report
+    from efficientnetv2.commands.evaluate_job import evaluate_and_report
     from efficientnetv2.commands.prepare import Source
 
     source = Source(data, path_column, label_column, None, labels)

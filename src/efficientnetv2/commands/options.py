@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,4 +43,3 @@ Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first unreadable picture instead of skipping it.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout, all else on stderr.")]
-Out = Annotated[Path | None, typer.Option(help="Where to write.", show_default=False)]

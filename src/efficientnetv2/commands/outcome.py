@@ -101,7 +101,9 @@ class Outcome:
             f"{score.majority_top1:.1%}."
         )
         if self.facts.optimistic:
-            screen.say("Optimistic: these pictures also chose or trained the model.")
+            screen.say(
+                "Optimistic: " + " ".join(self.facts.notes or ["these pictures also chose the model."])
+            )
         if self.facts.wall_s is not None and self.facts.images_per_s is not None:
             screen.say(f"{duration(self.facts.wall_s)}, {self.facts.images_per_s:.0f} images/s.")
 

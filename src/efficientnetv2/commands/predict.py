@@ -43,6 +43,10 @@ def predict(
     from efficientnetv2.models import modelfile
 
     screen = Screen(quiet=as_json)
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}. Make it, or give another place.")
+    if out.absolute() == Path(data).absolute():
+        raise InputError(f"--out {out} is DATA itself. Give another file.")
     on = pick_device(device)
     network = modelfile.load(model)
     manifest = Source(data, path_column).read(require_labels=False)
@@ -54,10 +58,9 @@ def predict(
             device=on,
             workers=pick_workers(on) if workers is None else workers,
             progress=counted,
+            strict=strict,
         )
     for row, reason in predictions.unreadable:
-        if strict:
-            raise InputError(f"{manifest.paths[row]}: {reason}. Remove it, or leave out --strict to skip it.")
         screen.say(f"Skipped {manifest.paths[row]}: {reason}.")
     if not len(predictions.samples):
         raise InputError(f"None of the {len(manifest)} pictures of {data} can be read.")

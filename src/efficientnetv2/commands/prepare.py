@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import numpy as np
+
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.data.check import check
+from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.splits import with_holdout
 
@@ -31,8 +34,8 @@ class Source:
     group_column: str | None = None
     labels: str = "exact"
 
-    def read(self, *, require_labels: bool = True) -> Manifest:
-        """The manifest.
+    def read(self, *, require_labels: bool = True, for_training: bool = True) -> Manifest:
+        """The manifest; see ``data.manifest.read``.
 
         Raises:
             InputError: what is wrong with the data.
@@ -47,6 +50,7 @@ class Source:
             group_column=self.group_column,
             labels=cast(Literal["exact", "casefold"], self.labels),
             require_labels=require_labels,
+            for_training=for_training,
         )
 
 
@@ -93,7 +97,7 @@ def prepare(
         (manifest.paths[row], reason) for row, reason in zip(found.unreadable, found.reasons, strict=True)
     )
     if skipped:
-        manifest = manifest.select(found.readable)
+        manifest = _readable(manifest, found.readable)
         pictures = "picture" if len(skipped) == 1 else "pictures"
         say(
             f"Skipped {len(skipped)} unreadable {pictures}, listed in skipped.csv; the first: {' '.join(skipped[0])}."
@@ -102,3 +106,22 @@ def prepare(
         manifest, fraction=holdout, seed=seed, contents=found.contents[found.readable]
     )
     return Prepared(manifest, note, skipped)
+
+
+def _readable(manifest: Manifest, rows: Ints) -> Manifest:
+    """The readable pictures, if they still are what was asked for.
+
+    Raises:
+        InputError: a given val, or a class of train, has none left.
+    """
+    readable = manifest.select(rows)
+    if (manifest.split == "val").any() and not (readable.split == "val").any():
+        raise InputError(f"{manifest.source}: none of the pictures given as val can be read. Repair them.")
+    gone = np.setdiff1d(manifest.labels[manifest.in_train], readable.labels[readable.in_train])
+    if len(gone):
+        name = manifest.class_names[int(gone[0])]
+        raise InputError(
+            f"{manifest.source}: none of the training pictures of class '{name}' can be read. Repair them, or "
+            "leave the class out."
+        )
+    return readable

@@ -32,12 +32,12 @@ class Screen:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.notes = Console(stderr=quiet, highlight=False, soft_wrap=True)
+        self.notes = Console(stderr=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._bar: Progress | None = None
 
     def say(self, line: str) -> None:
         """A line of plain text, above the progress bar if there is one."""
-        (self._bar.console if self._bar else self.notes).print(line, markup=False)
+        (self._bar.console if self._bar else self.notes).print(line)
 
     @contextmanager
     def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:

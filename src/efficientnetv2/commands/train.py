@@ -43,7 +43,8 @@ def train(
         typer.Option(help="Picture size of the last stage; earlier ones scale.", show_default=False),
     ] = None,
     batch_images: Annotated[
-        int | None, typer.Option(help="Pictures a step; the learning rate follows.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Pictures a step; the learning rate follows.", show_default=False),
     ] = None,
     framing: Annotated[
         str | None,
@@ -93,7 +94,7 @@ def train(
       effnetv2 train photos/ --resume
     """
     from efficientnetv2.commands.prepare import Source
-    from efficientnetv2.commands.training import Place, train_and_report
+    from efficientnetv2.commands.train_job import Place, train_and_report
     from efficientnetv2.commands.words import Words
 
     words = Words(

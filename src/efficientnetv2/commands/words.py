@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.training.recipe import Recipe, checked, differences, with_settings
+from efficientnetv2.training.changes import differences, set_fields
+from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.recipes import named
+
+# Fields that settling decides where they are left open: a word that leaves them open asks for nothing else.
+_OPEN = {"model", "weights", "epochs", "eval_px", "group_images"}
 
 
 @dataclass(frozen=True)
@@ -35,71 +39,77 @@ class Words:
     def __post_init__(self) -> None:
         if self.epochs is not None and self.minutes is not None:
             raise InputError("--epochs and --minutes both say how long to train. Give one of them.")
-        if self.minutes is not None and self.minutes <= 0:
+        if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
             raise InputError(f"--minutes is {self.minutes:g}, but a run takes longer than 0.")
+
+    @property
+    def recipe_file(self) -> Path | None:
+        """The recipe, where it was given as a file."""
+        is_file = self.recipe is not None and Path(self.recipe).suffix in {".yaml", ".yml"}
+        return Path(str(self.recipe)) if is_file else None
 
 
 def begin_recipe(words: Words, say: Callable[[str], None]) -> Recipe:
     """The recipe of a new run, its "auto" fields still open."""
-    if words.recipe is None:
-        has_weights = words.weights not in (None, "auto", "none")
-        name = "finetune" if has_weights else "quick"
-        why = "there are weights to start from" if has_weights else "no weights to start from: from scratch"
-        say(f"Recipe: {name} ({why}).")
-        base = named(name)
-    elif Path(words.recipe).suffix in {".yaml", ".yml"}:
-        base = Recipe.from_yaml(Path(words.recipe))
-    else:
-        base = named(words.recipe)
-    return _apply(words, base, say)
+    if words.recipe_file is not None:
+        return _apply(words, Recipe.from_yaml(words.recipe_file), say)
+    if words.recipe is not None:
+        return _apply(words, named(words.recipe), say)
+    has_weights = words.weights not in (None, "auto", "none")
+    name = "finetune" if has_weights else "quick"
+    why = "there are weights to start from" if has_weights else "no weights to start from: from scratch"
+    say(f"Recipe: {name} ({why}).")
+    return _apply(words, named(name), say)
 
 
-def resumed_recipe(words: Words, recipe_file: Path) -> Recipe:
+def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) -> Recipe:
     """The recipe of the run to go on with.
 
     Raises:
         InputError: the words ask for another one; the message says what differs.
     """
     there = Recipe.from_yaml(recipe_file)
-    here = _apply(words, there, say=lambda line: None)
-    differing = differences(there, here)
-    if words.recipe is not None:
-        name = words.recipe if Path(words.recipe).suffix not in {".yaml", ".yml"} else None
-        other = named(name).name if name else Recipe.from_yaml(Path(words.recipe)).name
-        if other != there.name:
-            differing.insert(0, f"recipe: {there.name} there, {other} here")
+    base = there if words.recipe_file is None else Recipe.from_yaml(words.recipe_file)
+    differing = differences(there, _apply(words, base, lambda line: None), leave_open=_OPEN)
+    if words.recipe is not None and words.recipe_file is None and named(words.recipe).name != there.name:
+        differing.insert(0, f"recipe: {there.name} there, {words.recipe} here")
     if differing:
         raise InputError(
             f"--resume: the run in {recipe_file.parent} was begun with another recipe. "
             + "; ".join(differing)
             + ". Leave those words out to go on with it, or give another --out to begin anew."
         )
+    if words.minutes is not None:
+        say(f"The length was fixed when the run began: {there.epochs:g} epochs.")
     return there
 
 
 def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
-    changes: dict[str, Any] = {
+    """The recipe changed by the words, checked once all of them are in."""
+    plain = recipe.to_json() | {
         name: value
         for name in ("model", "weights", "epochs", "framing", "seed")
         if (value := getattr(words, name)) is not None
     }
-    plain = recipe.to_json() | changes
     if words.batch_images is not None and words.batch_images != recipe.batch_images:
-        scale = words.batch_images / recipe.batch_images
-        # Adam's step does not grow with the gradient's certainty, so its rate grows with the square root.
-        lr = recipe.optimizer.lr * (scale**0.5 if recipe.optimizer.kind == "adamw" else scale)
-        plain["batch_images"] = words.batch_images
-        plain["optimizer"]["lr"] = float(f"{lr:.4g}")
-        say(f"Learning rate {recipe.optimizer.lr:g} -> {lr:.4g}, following the batch.")
-    last = recipe.progressive.stage(recipe.progressive.stages - 1).image_px
-    if words.image_px is not None and words.image_px != last:
-        if words.image_px < 1:
-            raise InputError(f"--image-px is {words.image_px}, but a picture has at least 1 pixel.")
+        lr = _following(recipe, words.batch_images)
+        plain |= {"batch_images": words.batch_images, "optimizer": plain["optimizer"] | {"lr": lr}}
+        say(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
+    if words.image_px is not None and words.image_px != recipe.progressive.last.image_px:
         plain["progressive"] = recipe.progressive.with_image_px(words.image_px).to_json()
-    changed = checked(plain, where=_spoken(words))
-    return with_settings(changed, list(words.settings)) if words.settings else changed
+    return checked(set_fields(plain, words.settings), where=_spoken(words))
+
+
+def _following(recipe: Recipe, batch_images: int) -> float:
+    """The learning rate for another batch: in proportion for SGD and RMSprop.
+
+    Adam's step does not grow with the gradient's certainty, so its rate grows with the square root.
+    """
+    scale = batch_images / recipe.batch_images
+    lr = recipe.optimizer.lr * (math.sqrt(scale) if recipe.optimizer.kind == "adamw" else scale)
+    return float(f"{lr:.4g}")
 
 
 def _spoken(words: Words) -> str:
     said = [f"--{name.replace('_', '-')}" for name, value in vars(words).items() if value not in (None, ())]
-    return " ".join(said) or "recipe"
+    return " ".join(said).replace("--settings", "--set") or "recipe"

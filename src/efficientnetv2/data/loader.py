@@ -49,7 +49,18 @@ class Batch:
         return Batch(self.request, self.images.pin_memory(), self.labels.pin_memory(), self.unreadable)
 
 
-class TrainingPictures(Dataset[Batch]):
+@dataclass(frozen=True)
+class Failure:
+    """Why a request could not be answered; it travels from a worker as a value."""
+
+    message: str
+
+    def pin_memory(self) -> Failure:
+        """For the DataLoader, which pins what goes to a GPU."""
+        return self
+
+
+class TrainingPictures(Dataset["Batch | Failure"]):
     """Answers requests: draws each picture's crop, decodes just that, resizes.
 
     Args:
@@ -67,7 +78,19 @@ class TrainingPictures(Dataset[Batch]):
         self.area_min, self.key, self.threads = area_min, key, threads
         self.labels = manifest.labels
 
-    def __getitem__(self, request: Request) -> Batch:
+    def __getitem__(self, request: Request) -> Batch | Failure:
+        try:
+            return self.batch(request)
+        except InputError as error:
+            # Raised in a worker it would arrive as a text with a traceback in it.
+            return Failure(str(error))
+
+    def batch(self, request: Request) -> Batch:
+        """The pictures of a request.
+
+        Raises:
+            InputError: a whole class has become unreadable.
+        """
         uniforms = self.key.fold("crop").uniform_rows(request.ids, CROP_UNIFORMS)
         samples, unreadable, pictures = request.samples.copy(), [], []
 
@@ -131,9 +154,15 @@ class _Requests(Sampler[Request]):
 def training_batches(
     pictures: TrainingPictures, requests: Iterable[Request], *, workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
-    """The batches of the requests, in their order, read ahead by ``workers`` processes (0: none)."""
-    loader = _loader(pictures, _Requests(requests), workers, pin_memory)
-    return iter(loader)
+    """The batches of the requests, in their order, read ahead by ``workers`` processes (0: none).
+
+    Raises:
+        InputError: while iterating: a whole class has become unreadable, or a worker was killed.
+    """
+    for batch in _answers(_loader(pictures, _Requests(requests), workers, pin_memory)):
+        if isinstance(batch, Failure):
+            raise InputError(batch.message)
+        yield batch
 
 
 @dataclass
@@ -192,7 +221,7 @@ def evaluation_batches(
     places = range(len(manifest))
     chunks = [list(places[first : first + batch_images]) for first in places[::batch_images]]
     pictures = _EvaluationPictures(manifest, preprocessing, threads=reading_threads(workers))
-    return iter(_loader(pictures, chunks, workers, pin_memory))
+    yield from _answers(_loader(pictures, chunks, workers, pin_memory))
 
 
 def reading_threads(workers: int) -> int:
@@ -228,7 +257,20 @@ def _loader(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool
     )
 
 
+def _answers(loader: DataLoader[Any]) -> Iterator[Any]:
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or "exited unexpectedly" not in str(error):
+            raise
+        raise InputError(
+            f"A process that reads pictures was killed by the system ({str(error).splitlines()[0]}), most likely for "
+            "want of memory or shared memory. Use fewer with --workers, or none with --workers 0."
+        ) from error
+
+
 def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
     # Ctrl-C reaches the whole process group; the main process alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

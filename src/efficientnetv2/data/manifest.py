@@ -116,6 +116,7 @@ def read(
     group_column: str | None = None,
     labels: rules.Spelling = "exact",
     require_labels: bool = True,
+    for_training: bool = True,
 ) -> Manifest:
     """The manifest of a folder, a table, a packed set, a picture, or a standard set.
 
@@ -130,6 +131,7 @@ def read(
             An empty group is a group of its own. A column called ``group`` is taken unasked.
         labels: ``casefold`` merges labels that differ only by case or surrounding space.
         require_labels: False for prediction: labels are then taken where they are, and not checked.
+        for_training: False for evaluation: one class, or no train part, will do.
 
     Returns:
         Pictures in the order of the table, or of the folders' and files' names. A row whose split is empty
@@ -145,7 +147,7 @@ def read(
     notes = listing.notes if note is None else (*listing.notes, note)
     listing = replace(listing, table=listing.table.assign(label=spelled), notes=notes)
     rules.refuse_repeated(listing)
-    if require_labels:
+    if require_labels and for_training:
         rules.refuse_half_placed(listing)
         rules.refuse_split_without_train(listing)
         rules.refuse_one_class(listing)
@@ -168,7 +170,7 @@ def _listing(
         beside = os.listdir(place.parent) if place.parent.is_dir() else []
         near = did_you_mean(place.name, [*beside, *standard.NAMES])
         raise InputError(
-            f"data path '{data}' does not exist{near or '.'} Give a folder, a CSV or Parquet file, "
+            f"data path '{data}' does not exist{near} Give a folder, a CSV or Parquet file, "
             f"or one of the standard sets {', '.join(standard.NAMES)}."
         )
     if place.suffix.lower() in folders.TABLE_SUFFIXES:

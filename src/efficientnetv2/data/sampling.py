@@ -2,7 +2,7 @@
 
 A run reads one endless stream of samples, epoch after epoch, and cuts it into steps of
 ``batch_images`` and groups of ``group_images``. Epoch ends need not meet step ends, so no picture is
-dropped and none is seen twice in an epoch. Whoever asks for step 1,000 gets the same pictures as a
+dropped; unbalanced, each is seen once an epoch. Whoever asks for step 1,000 gets the same pictures as a
 run that arrived there.
 """
 
@@ -32,19 +32,19 @@ class Request:
         group: of the step, from 0.
         setting: that holds at this step.
         samples: (n,) positions in the training manifest.
-        epochs: (n,) the pass over the data that each sample belongs to.
+        turns: (n,) how often each had been drawn before in the run; unbalanced, that is the epoch.
     """
 
     step: int
     group: int
     setting: Setting
     samples: Ids
-    epochs: Ids
+    turns: Ids
 
     @property
     def ids(self) -> Ids:
-        """(n,) the draw id of each picture: what its crop, flip and augmentation are drawn by."""
-        return (self.epochs << 32) | self.samples
+        """(n,) the draw id of each picture, never the same twice: what its crop, flip and all else are drawn by."""
+        return (self.turns << 32) | self.samples
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,9 @@ class Sampler:
             for group in range(self.rank, self.batch_images // self.group_images, self.world):
                 first = step * self.batch_images + group * self.group_images
                 epochs, places = np.divmod(np.arange(first, first + self.group_images), count)
-                samples = np.concatenate(
-                    [order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
-                )
-                yield Request(step, group, setting, samples, epochs)
+                drawn = [order(int(epoch))[:, places[epochs == epoch]] for epoch in np.unique(epochs)]
+                samples, turns = np.concatenate(drawn, axis=1)
+                yield Request(step, group, setting, samples, turns)
 
     def __len__(self) -> int:
         """Number of requests that ``__iter__`` gives."""
@@ -109,11 +108,11 @@ def epoch_order(labels: npt.NDArray[np.int64], balance: Balance | None, key: Key
         epoch: from 0.
 
     Returns:
-        (N,) positions in ``labels``.
+        (2, N): positions in ``labels``, and how often each had been drawn before.
     """
     if balance is None:
-        shuffled: Ids = key.fold("order", epoch).generator().permutation(len(labels))
-        return shuffled
+        shuffled = key.fold("order", epoch).generator().permutation(len(labels))
+        return np.stack([shuffled, np.full_like(shuffled, epoch)])
     parts, places = [], []
     for cls, quota in enumerate(_quotas(np.bincount(labels), balance)):
         if quota == 0:
@@ -122,10 +121,11 @@ def epoch_order(labels: npt.NDArray[np.int64], balance: Balance | None, key: Key
         rounds, within = np.divmod(np.arange(epoch * quota, (epoch + 1) * quota), len(members))
         for turn in np.unique(rounds):
             shuffled = key.fold("order of class", cls, int(turn)).generator().permutation(members)
-            parts.append(shuffled[within[rounds == turn]])
+            chosen = shuffled[within[rounds == turn]]
+            parts.append(np.stack([chosen, np.full_like(chosen, turn)]))
         jitter = key.fold("deal", cls, epoch).generator().random(quota)
         places.append((np.arange(quota) + jitter) / quota)
-    order: Ids = np.concatenate(parts)[np.argsort(np.concatenate(places), kind="stable")]
+    order: Ids = np.concatenate(parts, axis=1)[:, np.argsort(np.concatenate(places), kind="stable")]
     return order
 
 

@@ -196,7 +196,7 @@ def _refuse_missing_files(listing: Listing) -> None:
 
 
 def _no_column(name: str, column: str, role: str, known: list[str]) -> str:
-    hint = did_you_mean(column, known) or "."
+    hint = did_you_mean(column, known)
     return (
         f"{name} has no column '{column}'{hint} Its columns are {some(known, 20)}. "
         f"Name the one that holds the {role} with --{role}-column."

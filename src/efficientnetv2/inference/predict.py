@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.augment.normalise import normalise
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.manifest import Manifest
@@ -89,6 +90,7 @@ def predict_manifest(
     workers: int = 0,
     batch_images: int = 64,
     progress: Callable[[int], object] | None = None,
+    strict: bool = False,
 ) -> Predictions:
     """Answers to every readable picture of a manifest.
 
@@ -100,6 +102,10 @@ def predict_manifest(
         workers: processes that read pictures; 0 reads in this one.
         batch_images: how many at a time.
         progress: called after every batch with the number of pictures done so far.
+        strict: refuse the first unreadable picture instead of passing it over.
+
+    Raises:
+        InputError: a picture can't be read, with ``strict``.
     """
     samples: list[npt.NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
     unreadable: list[tuple[int, str]] = []
@@ -112,7 +118,12 @@ def predict_manifest(
             workers=workers,
             pin_memory=torch.device(device).type == "cuda",
         ):
-            unreadable.extend(batch.unreadable)
+            for row, reason in batch.unreadable:
+                if strict:
+                    raise InputError(
+                        f"{manifest.paths[row]}: {reason}. Remove it, or leave out --strict to skip it."
+                    )
+                unreadable.append((row, reason))
             if len(batch.samples):
                 samples.append(batch.samples)
                 yield batch.images

@@ -46,7 +46,7 @@ class Books:
         self.job, self.state, self.watch = job, state, watch
         self._begun = time.perf_counter() - seconds_before
         self._row_begun = self._saved = time.perf_counter()
-        self._row_images = 0
+        self._row_images = self._lost = 0
 
     @property
     def seconds(self) -> float:
@@ -91,23 +91,30 @@ class Books:
         self._row_begun += time.perf_counter() - begun
 
     def _note_unreadable(self, done: StepDone) -> None:
+        """Pictures that were readable when the run began, and are not now."""
         folder, train = self.job.folder, self.job.train
         for sample, reason in done.unreadable:
-            folder.skip(train.paths[sample], reason)
-        if done.unreadable and folder.skipped_count > MOST_UNREADABLE * len(train):
-            path, reason = train.paths[done.unreadable[0][0]], done.unreadable[0][1]
-            raise InputError(
-                f"{folder.skipped_count} of {len(train)} pictures have become unreadable during the run, more than "
-                f"the {MOST_UNREADABLE:.0%} that are passed over; the last: {path}: {reason}. They are listed in "
-                f"{folder.skipped_file}. Bring them back, then go on with --resume."
-            )
+            what = f"{train.paths[sample]}: {reason}"
+            if self.job.strict:
+                raise InputError(
+                    f"{what}. Repair it, then go on with --resume; without --strict it is skipped."
+                )
+            if folder.skip(train.paths[sample], reason):
+                self._lost += 1
+                folder.log(f"Skipped from now on: {what}.")
+            if self._lost > MOST_UNREADABLE * len(train):
+                raise InputError(
+                    f"{self._lost} of {len(train)} training pictures have become unreadable during the run, more "
+                    f"than the {MOST_UNREADABLE:.0%} that are passed over; the last is {what}. All are listed in "
+                    f"{folder.skipped_file}. Bring them back, then go on with --resume."
+                )
 
     def _refuse_divergence(self, done: StepDone) -> None:
         loss, recipe = float(done.loss), self.job.recipe
         if not math.isfinite(loss):
             raise InputError(
-                f"The loss at step {done.step} is {loss}: training has diverged. Lower the learning rate "
-                f"(--set optimizer.lr={recipe.optimizer.lr / 3:.2g}) or lengthen the warm-up "
+                f"The loss at step {done.step} is {loss}: training has diverged. Begin anew (another --out) with a "
+                f"lower learning rate (--set optimizer.lr={recipe.optimizer.lr / 3:.2g}) or a longer warm-up "
                 f"(--set schedule.warmup_epochs={recipe.schedule.warmup_epochs + 2:g})."
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.base.errors import InputError, some
+from efficientnetv2.base.files import remove_partial, write_atomically, write_text_atomically
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.training.recipe import Recipe
 
@@ -27,13 +28,19 @@ class RunFolder:
     Args:
         path: of the folder; made if need be.
         say: also gets each line of the log, for the screen.
+
+    Raises:
+        InputError: the folder can't be made.
     """
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {path}: {error.strerror or error}. Give another folder.") from error
         self.path, self._say = path, say
         self._board: SummaryWriter | None = None
-        self._skipped: set[str] = set()
+        self._skipped = self._skipped_before()
 
     @property
     def recipe_file(self) -> Path:
@@ -65,10 +72,25 @@ class RunFolder:
         """The shareable result."""
         return self.path / "model.safetensors"
 
-    def begin(self, recipe: Recipe, manifest: Manifest) -> None:
-        """Write down what was decided, before the first step."""
+    @property
+    def beginning_file(self) -> Path:
+        """How the run was begun: command, and what was chosen for the user."""
+        return self.path / "beginning.json"
+
+    def begin(self, recipe: Recipe, manifest: Manifest, beginning: dict[str, Any]) -> None:
+        """Write down what was decided, before the first step; the recipe last, for with it the run is there."""
+        remove_partial(self.path)
+        for old in (self.checkpoints, self.path / "tensorboard"):
+            shutil.rmtree(old, ignore_errors=True)
+        self.metrics_file.unlink(missing_ok=True)
+        write_text_atomically(self.beginning_file, json.dumps(beginning, indent=2))
+        write_atomically(self.manifest_file, manifest.to_csv)
         write_text_atomically(self.recipe_file, recipe.to_yaml())
-        manifest.to_csv(self.manifest_file)
+
+    def beginning(self) -> dict[str, Any]:
+        """What ``begin`` was given."""
+        plain: dict[str, Any] = json.loads(self.beginning_file.read_text(encoding="utf-8"))
+        return plain
 
     def log(self, line: str) -> None:
         """A line for the screen and, with the time, for ``log.txt``."""
@@ -86,10 +108,14 @@ class RunFolder:
             if name not in {"step", "epoch", "kind"} and isinstance(value, int | float):
                 self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
 
-    def skip(self, path: str, reason: str) -> None:
-        """Count a picture that could not be read and list it in ``skipped.csv``, once."""
+    def skip(self, path: str, reason: str) -> bool:
+        """Count a picture that could not be read and list it in ``skipped.csv``, once.
+
+        Returns:
+            Whether it is new there.
+        """
         if path in self._skipped:
-            return
+            return False
         self._skipped.add(path)
         new = not self.skipped_file.exists()
         with self.skipped_file.open("a", encoding="utf-8", newline="") as file:
@@ -97,6 +123,13 @@ class RunFolder:
             if new:
                 writer.writerow(["path", "reason"])
             writer.writerow([path, reason])
+        return True
+
+    def _skipped_before(self) -> set[str]:
+        if not self.skipped_file.exists():
+            return set()
+        with self.skipped_file.open(encoding="utf-8", newline="") as file:
+            return {row["path"] for row in csv.DictReader(file) if row["path"]}
 
     @property
     def skipped_count(self) -> int:
@@ -127,6 +160,25 @@ class RunFolder:
             self._board = None
 
 
+def refuse_occupied(path: Path) -> None:
+    """A new run's folder is new, empty, or what is left of a run that never began.
+
+    Raises:
+        InputError: it holds a run, or something else.
+    """
+    if (path / "recipe.yaml").exists():
+        raise InputError(
+            f"--out {path} holds a run already. Go on with it by --resume, or give another folder."
+        )
+    ours = {"log.txt", "beginning.json", "manifest.csv", "skipped.csv"}
+    there = [file.name for file in path.iterdir()] if path.is_dir() else []
+    others = [name for name in there if name not in ours and not name.endswith(".partial")]
+    if others:
+        raise InputError(
+            f"--out {path} holds something that is no run ({some(others, 3)}). Give another folder."
+        )
+
+
 def new_folder(runs: Path, name: str) -> Path:
     """A folder under ``runs`` that is not there yet: name, date and a number if need be."""
     stem = f"{datetime.now():%Y%m%d-%H%M%S}_{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"
@@ -137,13 +189,12 @@ def new_folder(runs: Path, name: str) -> Path:
     raise InputError(f"{runs} holds a thousand runs of this second; give --out.")
 
 
-def newest(runs: Path) -> Path:
-    """The run that was begun or changed last.
+def newest(runs: Path) -> Path | None:
+    """The run that was begun or went on last; None if there is none."""
 
-    Raises:
-        InputError: there is none.
-    """
-    recipes = sorted(runs.glob("*/recipe.yaml"), key=lambda path: path.stat().st_mtime)
-    if not recipes:
-        raise InputError(f"--resume: there is no run under {runs}/. Name its folder with --out.")
-    return recipes[-1].parent
+    def touched(recipe: Path) -> float:
+        metrics = recipe.with_name("metrics.jsonl")
+        return max(path.stat().st_mtime for path in (recipe, metrics) if path.exists())
+
+    recipes = sorted(runs.glob("*/recipe.yaml"), key=touched)
+    return recipes[-1].parent if recipes else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -11,10 +12,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """Within it, the first signal asks the run to stop after this step; a second one stops it at once."""
+    """Within it, the first signal asks the run to stop after this step; a second one stops it at once.
 
-    def __init__(self) -> None:
-        self.requested = False
+    Args:
+        say: gets a line when the first signal comes.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.requested, self._say = False, say
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -30,6 +35,7 @@ class Interruption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
         self._restore()
+        self._say("Stopping after this step, with a checkpoint. Once more stops at once, without one.")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

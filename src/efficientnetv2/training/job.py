@@ -31,6 +31,7 @@ class Job:
         folder: the run's.
         device: to train on.
         workers: processes that read pictures.
+        strict: stop at the first unreadable picture.
     """
 
     recipe: Recipe
@@ -40,6 +41,7 @@ class Job:
     folder: RunFolder
     device: torch.device
     workers: int
+    strict: bool = False
 
     @property
     def length(self) -> Length:

@@ -72,7 +72,7 @@ def _step(
     device: torch.device,
 ) -> float:
     started = time.perf_counter()
-    batch = pictures[request]
+    batch = pictures.batch(request)
     train_group(
         state.network,
         batch,

@@ -7,7 +7,6 @@ nothing left to decide, and resuming decides nothing anew.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,7 +73,7 @@ class Recipe(_Part):
 
     Args:
         name: of the function that made it.
-        model: a published network's name, or a file with an architecture.
+        model: a published network's name; ``auto`` chooses by the machine.
         weights: ``auto``, ``none``, or a model file to start from.
         initialisation: of what no weights are given for: ``released``, or ``calm``, where residual blocks begin
             as their shortcuts and the classifier at 0 (``models.blocks.calm``).
@@ -158,10 +157,10 @@ class Recipe(_Part):
             InputError: no such file, not YAML, or a field that is unknown or out of range.
         """
         try:
-            plain = yaml.safe_load(path.read_text())
+            plain = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not YAML: {error}") from error
         return checked(plain, where=str(path))
 
@@ -188,7 +187,7 @@ def _complaints(error: ValidationError, plain: Any) -> list[str]:
         name = ".".join(parts)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-            message = f"there is no such field{did_you_mean(parts[-1], _fields(parts[:-1]))}"
+            message = f"there is no such field{did_you_mean(parts[-1], fields_at(parts[:-1]))}"
         value = problem["input"]
         shown = f" = {value!r}" if isinstance(value, int | float | str | bool | None) and name else ""
         line = f"{name}{shown}: {message}" if name else message
@@ -204,8 +203,8 @@ def _holds(plain: Any, parts: list[str]) -> bool:
     return True
 
 
-def _fields(parts: list[str]) -> list[str]:
-    """Names of the fields at a place of the recipe."""
+def fields_at(parts: list[str]) -> list[str]:
+    """Names of the fields at a place of a recipe: of ``[]`` its own, of ``["optimizer"]`` the optimizer's."""
     if not parts:
         return list(Recipe.model_fields)
     names = {
@@ -219,66 +218,3 @@ def _fields(parts: list[str]) -> list[str]:
         if len(parts) == 1
         else ["start", "end", "continuous"]
     )
-
-
-def with_settings(recipe: Recipe, settings: list[str]) -> Recipe:
-    """Change fields by ``a.b=c``; the value is read as YAML (numbers, null, lists, {start: 64, end: 128}).
-
-    Args:
-        recipe: to change.
-        settings: of the form ``name=value`` or ``part.name=value``.
-
-    Raises:
-        InputError: a setting without ``=``, an unknown field (with the nearest name), a wrong value.
-    """
-    plain = recipe.to_json()
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise InputError(f"--set {setting}: write it as name=value, for instance --set epochs=20")
-        *parents, last = name.strip().split(".")
-        place = plain
-        for depth, part in enumerate(parents):
-            if not isinstance(place.get(part), dict):
-                known = _fields(parents[:depth])
-                raise InputError(f"--set {setting}: '{part}' has no parts{did_you_mean(part, known)}")
-            place = place[part]
-        known = _fields(parents)
-        if last not in known:
-            raise InputError(
-                f"--set {setting}: there is no field '{name}'{did_you_mean(last, known)} "
-                f"Fields here: {', '.join(known)}."
-            )
-        try:
-            place[last] = _value(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {setting}: '{text}' is not a value: {error}") from error
-    return checked(plain, where="--set " + " ".join(settings) if settings else recipe.name)
-
-
-def _value(text: str) -> Any:
-    # YAML 1.1 reads 1e-3 as a string; JSON reads it as the number that is meant.
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return yaml.safe_load(text)
-
-
-def differences(old: Recipe, new: Recipe) -> list[str]:
-    """What differs between two recipes, a line each: ``epochs: 10 there, 20 here``."""
-    there, here = _flat(old.to_json()), _flat(new.to_json())
-    return [
-        f"{name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
-        for name in {**there, **here}
-        if there.get(name) != here.get(name)
-    ]
-
-
-def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in plain.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import write_atomically
+from efficientnetv2.base.files import remove_partial, write_atomically
 
 _NAME = re.compile(r"step_(\d+)\.pt")
 _KEPT = 2
@@ -33,6 +33,7 @@ def save(folder: Path, kept: dict[str, Any], step: int) -> Path:
     path = folder / f"step_{step:08d}.pt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(folder)
         write_atomically(path, lambda file: torch.save(kept, file))
     except (OSError, RuntimeError) as error:
         before = steps_saved(folder)
@@ -53,7 +54,7 @@ def steps_saved(folder: Path) -> list[int]:
     return sorted(int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)))
 
 
-def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
+def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest checkpoint that can be read.
 
     Returns:
@@ -66,11 +67,12 @@ def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | No
     for step in reversed(steps_saved(folder)):
         path = folder / f"step_{step:08d}.pt"
         try:
-            kept: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return kept, damaged
         except Exception as error:  # a damaged zip raises whatever its damage hits
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             damaged.append(f"{path} is damaged ({reason})")
+            path.rename(path.with_suffix(".damaged"))  # so that it is not taken for the newest again
     if damaged:
         raise InputError("; ".join(damaged) + ". Start anew with another --out.")
     return None, []

@@ -59,12 +59,15 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
     """
     state, seconds_before = _begin(job, resumed)
     books = Books(job, state, watch, seconds_before)
-    with Interruption() as interruption:
-        for done in _steps(job, state):
-            books.after(done)
-            if interruption.requested:
-                books.save(done)
-                raise KeyboardInterrupt
+    try:
+        with Interruption(job.folder.log) as interruption:
+            for done in _steps(job, state):
+                books.after(done)
+                if interruption.requested:
+                    books.save(done)
+                    raise KeyboardInterrupt
+    finally:
+        job.folder.close()
     predictions = job.predict(state, job.val)
     seconds = books.seconds
     score = figures(predictions.labels, predictions.probabilities, job.train.class_names)
@@ -76,7 +79,6 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
         recipe=job.recipe.to_json(),
         metrics={"val_top1": score.top1, "val_macro_f1": score.macro_f1, "val_images": score.pictures},
     )
-    job.folder.close()
     return Result(predictions, seconds, job.length.steps * job.recipe.batch_images, job.folder.history())
 
 
@@ -86,19 +88,19 @@ def _begin(job: Job, resumed: bool) -> tuple[State, float]:
     network = create(job.recipe.model, num_classes=len(job.train.class_names))
     if job.recipe.initialisation == "calm":
         calm(network)
-    kept, damaged = resume.load_newest(job.folder.checkpoints, job.device) if resumed else (None, [])
+    newest, damaged = resume.load_newest(job.folder.checkpoints) if resumed else (None, [])
     for sentence in damaged:
         job.folder.log(f"{sentence}; going on from the one before it.")
-    if kept is None and job.recipe.weights != "none":
+    if newest is None and job.recipe.weights != "none":
         job.folder.log(start_from(network, job.recipe.weights, job.train.class_names))
     state = begin(place(network, job.device), job.recipe)
-    if kept is None:
+    if newest is None:
         if resumed:
             job.folder.log("There is no checkpoint yet: starting at step 0.")
         job.folder.forget_after(0)
         return state, 0.0
-    seconds: float = kept.pop("seconds")
-    state.load_dict(kept)
+    seconds: float = newest.pop("seconds")
+    state.load_dict(newest)
     job.folder.forget_after(state.step)
     job.folder.log(f"Going on from step {state.step} of {job.length.steps}.")
     return state, seconds

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from efficientnetv2.arch.cost import cost
-from efficientnetv2.arch.published import architecture
+from efficientnetv2.arch.published import NAMES, architecture
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.inference.accelerate import free_memory_bytes
 from efficientnetv2.models import modelfile
@@ -16,6 +18,8 @@ from efficientnetv2.training.recipe import Recipe, checked
 
 # Of the free memory: the rest is for workers, the cache of files and what activations are not. Ours.
 _MEMORY_SHARE = 0.6
+# Every network of the family halves the picture five times.
+_STRIDE = 32
 
 
 @dataclass(frozen=True)
@@ -35,22 +39,12 @@ def settle(recipe: Recipe, *, images: int, device: torch.device) -> Settled:
     """Decide what the recipe leaves open, for so many training pictures on that device.
 
     Raises:
-        InputError: the run could not take place: more stages than steps, or a group that does not fit.
+        InputError: the run could not take place: weights of another network, more stages than steps, or a
+            group that does not fit.
     """
-    changes: dict[str, object] = {}
+    changes: dict[str, Any] = {}
     notes: list[str] = []
-    if recipe.model == "auto":
-        changes["model"] = "efficientnetv2_s" if device.type == "cuda" else "efficientnetv2_b0"
-        notes.append(
-            f"Network: {changes['model']} (with a GPU efficientnetv2_s, without one efficientnetv2_b0)."
-        )
-    if recipe.weights == "auto":
-        changes["weights"] = "none"
-        notes.append(
-            "Weights: none, training from scratch. Give a model file with --weights to start from it."
-        )
-    elif recipe.weights != "none":
-        modelfile.load(recipe.weights)  # what is wrong with it should show before the run begins
+    _settle_network(recipe, device, changes, notes)
     if recipe.epochs == "auto":
         seen, least, most = recipe.epochs_auto
         changes["epochs"] = round(min(most, max(least, seen / images)), 2)
@@ -59,34 +53,83 @@ def settle(recipe: Recipe, *, images: int, device: torch.device) -> Settled:
             f"(at least {least:g} epochs, at most {most:g})."
         )
     if recipe.eval_px is None:
-        last = recipe.progressive.stage(recipe.progressive.stages - 1).image_px
-        changes["eval_px"] = last
-        notes.append(f"Evaluation at {last} px, the last training size.")
+        changes["eval_px"] = recipe.progressive.last.image_px
+        notes.append(f"Evaluation at {changes['eval_px']} px, the last training size.")
     recipe = checked(recipe.to_json() | changes, where=recipe.name)
-    if recipe.group_images is None:
-        group = _largest_group(recipe, device)
-        if group < recipe.batch_images:
-            notes.append(
-                f"Groups of {group} of the {recipe.batch_images} pictures of a batch: as many as fit "
-                "into memory at a time."
-            )
-        recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
-    length = Length.of(recipe, images)
-    recipe.progressive.at(0, steps=length.steps)
+    group = _settled_group(recipe, device, notes)
+    recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
+    recipe.progressive.at(0, steps=Length.of(recipe, images).steps)
     return Settled(recipe, tuple(notes))
 
 
-def _largest_group(recipe: Recipe, device: torch.device) -> int:
-    """The largest divisor of the batch whose activations fit, by the network's own count of them."""
-    sizes = [recipe.progressive.stage(stage).image_px for stage in range(recipe.progressive.stages)]
-    per_image = cost(architecture(recipe.model), image_px=max(sizes)).total.activation_bytes
-    fitting = int(free_memory_bytes(device) * _MEMORY_SHARE) // per_image
+def _settle_network(recipe: Recipe, device: torch.device, changes: dict[str, Any], notes: list[str]) -> None:
+    """Which network, and which weights: what is wrong with them should show before the run begins."""
+    if recipe.weights == "auto":
+        changes["weights"] = "none"
+        notes.append(
+            "Weights: none, training from scratch. Give a model file with --weights to start from it."
+        )
+    elif recipe.weights != "none":
+        donor = modelfile.load(recipe.weights).architecture
+        if recipe.model == "auto":
+            name = next((name for name in NAMES if architecture(name) == donor), None)
+            if name is None:
+                raise InputError(f"--weights {recipe.weights}: its network is none of the published ones.")
+            changes["model"] = name
+            notes.append(f"Network: {name}, which the weights are of.")
+        elif architecture(recipe.model) != donor:
+            raise InputError(
+                f"--weights {recipe.weights}: its network is not {recipe.model}. Leave --model out to train the "
+                "network that the weights are of."
+            )
+    elif recipe.name == "finetune":
+        notes.append("The recipe finetune is made for pretrained weights; from scratch, quick learns faster.")
+    if recipe.model == "auto" and "model" not in changes:
+        changes["model"] = "efficientnetv2_s" if device.type == "cuda" else "efficientnetv2_b0"
+        notes.append(
+            f"Network: {changes['model']} (with a GPU efficientnetv2_s, without one efficientnetv2_b0)."
+        )
+
+
+def _settled_group(recipe: Recipe, device: torch.device, notes: list[str]) -> int:
+    """``group_images``: as set, if it fits; else the largest divisor of the batch that does."""
+    fitting, per_image_bytes = _images_that_fit(recipe, device)
     divisors = [n for n in range(1, recipe.batch_images + 1) if recipe.batch_images % n == 0 and n <= fitting]
     if not divisors:
         raise InputError(
-            f"Not even one picture of {max(sizes)} px fits: {recipe.model} keeps {per_image / 2**30:.1f} GiB of "
-            f"activations for it, and {_MEMORY_SHARE:.0%} of the free memory is "
-            f"{free_memory_bytes(device) * _MEMORY_SHARE / 2**30:.1f} GiB. Use a smaller network (--model) or "
-            "smaller pictures (--image-px)."
+            f"Not even one picture of {_largest_px(recipe)} px fits: {recipe.model} keeps "
+            f"{per_image_bytes / 2**30:.1f} GiB of activations for it, more than {_MEMORY_SHARE:.0%} of the free "
+            "memory. Use a smaller network (--model) or smaller pictures (--image-px)."
         )
-    return max(divisors)
+    group = recipe.group_images or divisors[-1]
+    if group > fitting:
+        raise InputError(
+            f"group_images is {group}, but only {divisors[-1]} pictures of {_largest_px(recipe)} px fit into "
+            f"memory at a time, of those that divide the batch of {recipe.batch_images}. Set it to "
+            f"{divisors[-1]} (--set group_images={divisors[-1]})."
+        )
+    if group == 1 and math.ceil(_smallest_px(recipe) / _STRIDE) == 1:
+        raise InputError(
+            f"A group of 1 picture of {_smallest_px(recipe)} px leaves batch-norm one number per channel, which "
+            "has no spread. Use a larger batch (--batch-images) that a group of several divides."
+        )
+    if group < recipe.batch_images:
+        notes.append(
+            f"Groups of {group} of the {recipe.batch_images} pictures of a batch share batch-norm statistics."
+        )
+    return group
+
+
+def _images_that_fit(recipe: Recipe, device: torch.device) -> tuple[int, int]:
+    """How many pictures' activations fit, by the network's own count of them, and the bytes of one."""
+    network = architecture(recipe.model)
+    per_image_bytes = cost(network, image_px=_largest_px(recipe)).total.activation_bytes
+    return int(free_memory_bytes(device) * _MEMORY_SHARE) // per_image_bytes, per_image_bytes
+
+
+def _largest_px(recipe: Recipe) -> int:
+    return max(recipe.progressive.stage(0).image_px, recipe.progressive.last.image_px)
+
+
+def _smallest_px(recipe: Recipe) -> int:
+    return min(recipe.progressive.stage(0).image_px, recipe.progressive.last.image_px)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,11 +18,12 @@ from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import pick_device, pick_workers
-from efficientnetv2.training.folder import RunFolder, new_folder, newest
+from efficientnetv2.models import modelfile
+from efficientnetv2.training.folder import RunFolder, new_folder, newest, refuse_occupied
+from efficientnetv2.training.job import Job
 from efficientnetv2.training.loop import Length
 from efficientnetv2.training.plan import epochs_within
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.job import Job
 from efficientnetv2.training.run import Result, run
 from efficientnetv2.training.settle import settle
 
@@ -69,49 +70,72 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
     device = pick_device(place.device)
     path, recipe, resumed = _recipe(words, place, screen)
     prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=place.strict, say=screen.say)
-    folder = RunFolder(path, screen.say)
-    for skipped_path, reason in prepared.skipped:
-        folder.skip(skipped_path, reason)
-    folder.log(f"Run folder: {path}")
-    folder.log(prepared.split_note)
-    chosen: list[str] = []
-    if resumed:
-        _same_pictures(folder, prepared)
-    else:
-        recipe, chosen = _settled(recipe, words, prepared, device)
-        for note in chosen:
-            folder.log(note)
-        folder.begin(recipe, prepared.manifest)
+    folder, recipe = (
+        _go_on(path, recipe, prepared, screen)
+        if resumed
+        else _begin(path, recipe, words, prepared, device, screen)
+    )
     job = Job(
         recipe=recipe,
         train=prepared.train,
         val=prepared.val,
-        preprocessing=_preprocessing(recipe),
+        preprocessing=Preprocessing.from_json(folder.beginning()["preprocessing"]),
         folder=folder,
         device=device,
         workers=pick_workers(device) if place.workers is None else place.workers,
+        strict=place.strict,
     )
     folder.log(
         f"Training {recipe.model} on {len(job.train)} pictures of {len(job.train.class_names)} classes for "
         f"{recipe.epochs:g} epochs ({job.length.steps} steps of {recipe.batch_images}) on {device}."
     )
-    with TrainingBar(screen) as bar:
-        result = run(job, resumed=resumed, watch=bar)
-    _report(job, prepared, result, chosen, screen, place.as_json)
+    try:
+        with TrainingBar(screen) as bar:
+            result = run(job, resumed=resumed, watch=bar)
+    except KeyboardInterrupt as stop:
+        again = shlex.join(["effnetv2", "train", source.data, "--out", str(path), "--resume"])
+        raise KeyboardInterrupt(f"Go on with: {again}") from stop
+    _report(job, prepared, result, screen, place.as_json)
     return path
+
+
+def _begin(
+    path: Path, recipe: Recipe, words: Words, prepared: Prepared, device: torch.device, screen: Screen
+) -> tuple[RunFolder, Recipe]:
+    """Settle the recipe, then make the folder: what is refused leaves nothing behind."""
+    recipe, chosen = _settled(recipe, words, prepared, device)
+    folder = RunFolder(path, screen.say)
+    folder.log(f"Run folder: {path}")
+    folder.log(prepared.split_note)
+    for note in chosen:
+        folder.log(note)
+    preprocessing = _preprocessing(recipe)
+    folder.begin(
+        recipe,
+        prepared.manifest,
+        {"command": command_line(), "chosen": chosen, "preprocessing": preprocessing.to_json()},
+    )
+    for skipped_path, reason in prepared.skipped:
+        folder.skip(skipped_path, reason)
+    return folder, recipe
+
+
+def _go_on(path: Path, recipe: Recipe, prepared: Prepared, screen: Screen) -> tuple[RunFolder, Recipe]:
+    folder = RunFolder(path, screen.say)
+    _same_pictures(folder, prepared)
+    folder.log(f"Run folder: {path}")
+    return folder, recipe
 
 
 def _recipe(words: Words, place: Place, screen: Screen) -> tuple[Path, Recipe, bool]:
     """The run folder, its recipe, and whether there is something to go on with."""
     if place.resume:
         path = place.out or newest(RUNS)
-        if (path / "recipe.yaml").exists():
-            return path, resumed_recipe(words, path / "recipe.yaml"), True
-        screen.say(f"There is no run in {path} yet: beginning one.")
-    elif place.out is not None and (place.out / "recipe.yaml").exists():
-        raise InputError(
-            f"--out {place.out} holds a run already. Go on with it by --resume, or give another folder."
-        )
+        if path is not None and (path / "recipe.yaml").exists():
+            return path, resumed_recipe(words, path / "recipe.yaml", screen.say), True
+        screen.say(f"There is no run in {path or RUNS} yet: beginning one.")
+    if place.out is not None:
+        refuse_occupied(place.out)
     recipe = begin_recipe(words, screen.say)
     return place.out or new_folder(RUNS, recipe.name), recipe, False
 
@@ -132,9 +156,10 @@ def _settled(
 
 
 def _preprocessing(recipe: Recipe) -> Preprocessing:
-    """As the network was published (mean, std), at the recipe's size and framing."""
+    """As the weights want it (mean, std), or as the network was published; at the recipe's size and framing."""
     assert recipe.eval_px is not None, "settle() comes first"
-    facts = published(recipe.model).preprocessing
+    donor = None if recipe.weights == "none" else modelfile.load(recipe.weights)
+    facts = donor.preprocessing if donor else published(recipe.model).preprocessing
     return replace(facts, image_px=recipe.eval_px, framing=recipe.framing, crop_fraction=1.0)
 
 
@@ -157,17 +182,15 @@ def _same_pictures(folder: RunFolder, prepared: Prepared) -> None:
     )
 
 
-def _report(
-    job: Job, prepared: Prepared, result: Result, chosen: Sequence[str], screen: Screen, as_json: bool
-) -> None:
-    recipe = job.recipe
+def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_json: bool) -> None:
+    recipe, beginning = job.recipe, job.folder.beginning()
     facts = Facts(
         data=prepared.manifest.source,
         evaluated_on="val",
         model=recipe.model,
-        command=command_line(),
+        command=beginning["command"],
         versions=versions(),
-        chosen=chosen,
+        chosen=beginning["chosen"],
         notes=[prepared.split_note],
         recipe=recipe.to_json(),
         seed=recipe.seed,
@@ -176,6 +199,7 @@ def _report(
         wall_s=round(result.seconds, 2),
         images_per_s=round(result.images / result.seconds, 2),
         skipped=job.folder.skipped_count,
+        others={"run": str(job.folder.path), "model_file": str(job.folder.model_file)},
     )
     outcome = Outcome(result.predictions, job.val, job.train.class_names, facts)
     outcome.write(job.folder.path, history=result.history)

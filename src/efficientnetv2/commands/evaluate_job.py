@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -40,8 +41,9 @@ def evaluate_and_report(
     screen = Screen(quiet=as_json)
     on = pick_device(device)
     network = modelfile.load(model)
-    part, name = _part(source.read(), split)
-    part = _in_classes_of(part, network.class_names, model)
+    part, name = _part(source.read(for_training=False), split)
+    part = _in_classes_of(part, network.class_names, model, merge=source.labels == "casefold")
+    trained_on = _trained_on(Path(model), part)
     started = time.perf_counter()
     with screen.counting("evaluating", len(part)) as counted:
         predictions = predict_manifest(
@@ -51,15 +53,16 @@ def evaluate_and_report(
             device=on,
             workers=pick_workers(on) if workers is None else workers,
             progress=counted,
+            strict=strict,
         )
     seconds = time.perf_counter() - started
     for row, reason in predictions.unreadable:
-        if strict:
-            raise InputError(f"{part.paths[row]}: {reason}. Remove it, or leave out --strict to skip it.")
         screen.say(f"Skipped {part.paths[row]}: {reason}.")
     facts = Facts(
         data=source.data,
         evaluated_on=name,
+        selected_on=name if trained_on else None,
+        notes=[f"{trained_on} of these {len(part)} pictures trained the model."] if trained_on else [],
         model=model,
         command=command_line(),
         versions=versions(),
@@ -90,8 +93,32 @@ def _part(manifest: Manifest, split: str | None) -> tuple[Manifest, str]:
     return (manifest, "all pictures") if split == "all" else (manifest.subset(split), split)
 
 
-def _in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str) -> Manifest:
-    """The same pictures, their labels counted as the model counts its classes."""
+def _trained_on(model: Path, part: Manifest) -> int:
+    """How many of the pictures trained the model, as far as the manifest beside it tells."""
+    folder = model if model.is_dir() else model.parent
+    if not (folder / "manifest.csv").exists():
+        return 0
+    there = Manifest.from_csv(folder / "manifest.csv", root=folder.absolute(), source=str(folder))
+    trained = {os.path.realpath(there.file(int(row))) for row in np.flatnonzero(there.split == "train")}
+    return sum(os.path.realpath(part.file(row)) in trained for row in range(len(part)))
+
+
+def _in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, *, merge: bool) -> Manifest:
+    """The same pictures, their labels counted as the model counts its classes.
+
+    Args:
+        manifest: labelled.
+        class_names: of the model.
+        model: for the message.
+        merge: take labels that differ only by case or space for the model's.
+
+    Raises:
+        InputError: a label that is no class of the model.
+    """
+    if merge:
+        spelled = {name.strip().casefold(): name for name in class_names}
+        labels = manifest.table["label"].map(lambda label: spelled.get(label.strip().casefold(), label))
+        manifest = replace(manifest, table=manifest.table.assign(label=labels))
     known = set(class_names)
     strange = [name for name in np.unique(manifest.table["label"].dropna()) if name not in known]
     if strange:

@@ -1,0 +1,106 @@
+"""Changing a recipe from the command line, and telling two recipes apart."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import yaml
+
+from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.training.recipe import Recipe, checked, fields_at
+
+
+def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """A recipe with fields changed by ``a.b=c``; see ``set_fields``.
+
+    Raises:
+        InputError: an unknown field (with the nearest name), a wrong value.
+    """
+    where = " ".join(f"--set {setting}" for setting in settings)
+    return checked(set_fields(recipe.to_json(), settings), where=where or recipe.name)
+
+
+def set_fields(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Change fields of a recipe's plain values; each value is read as YAML (numbers, null, {start: 64, end: 128}).
+
+    Args:
+        plain: as ``Recipe.to_json`` gives it; unchanged.
+        settings: of the form ``name=value`` or ``part.name=value``.
+
+    Returns:
+        The changed values, not yet checked.
+
+    Raises:
+        InputError: a setting without ``=``, or an unknown field (with the nearest name).
+    """
+    changed = copy.deepcopy(plain)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting}: write it as name=value, for instance --set epochs=20")
+        *parents, last = name.strip().split(".")
+        place = _part_of(changed, parents, setting)
+        known = fields_at(parents)
+        if last not in known:
+            raise InputError(
+                f"--set {setting}: there is no field '{name}'{did_you_mean(last, known)} "
+                f"Fields here: {', '.join(known)}."
+            )
+        try:
+            place[last] = _value(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {setting}: '{text}' is not a value: {error}") from error
+    return changed
+
+
+def _part_of(plain: dict[str, Any], parents: list[str], setting: str) -> dict[str, Any]:
+    place = plain
+    for depth, part in enumerate(parents):
+        known = fields_at(parents[:depth])
+        if part not in known:
+            raise InputError(f"--set {setting}: there is no part '{part}'{did_you_mean(part, known)}")
+        if not isinstance(place[part], dict):
+            whole = ".".join(parents[: depth + 1])
+            raise InputError(
+                f"--set {setting}: {whole} is {place[part]} and has no parts. Give all of it: "
+                f'--set "{whole}={{start: 2, end: 5}}".'
+            )
+        place = place[part]
+    return place
+
+
+def _value(text: str) -> Any:
+    # YAML 1.1 reads 1e-3 as a string; JSON reads it as the number that is meant.
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return yaml.safe_load(text)
+
+
+def differences(old: Recipe, new: Recipe, *, leave_open: Collection[str] = ()) -> list[str]:
+    """What differs between two recipes, a line each: ``epochs: 10 there, 20 here``.
+
+    Args:
+        old: the one there.
+        new: the one here.
+        leave_open: fields that differ in nothing where the new one leaves them open (None or "auto").
+    """
+    there, here = _flat(old.to_json()), _flat(new.to_json())
+    return [
+        f"{name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name) and not (name in leave_open and here.get(name) in (None, "auto"))
+    ]
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
