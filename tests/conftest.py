@@ -15,10 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from efficientnetv2 import cli
 from efficientnetv2.commands import evaluate_job, train_job  # noqa: F401 - imported once, for every command to come
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 # Tests run beside each other and beside data workers: a thread each is fastest, and exact.
 torch.set_num_threads(1)

@@ -1,0 +1,85 @@
+"""The report in a real browser: nothing runs over the edge, on a desk and on a phone, with 3 and with 100 classes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.evaluation import report
+from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.intervals import bootstrap
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# What keeps a headless browser from looking for the network, its screen and its profile.
+QUIET = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+# Headless windows are never narrower than 500 px: the phone is a frame of 390 px.
+PROBE = """<script>addEventListener('load', () => {
+  const inside = document.getElementById('page').contentDocument.documentElement;
+  document.body.dataset.widths = inside.scrollWidth + ' of ' + inside.clientWidth;
+});</script>"""
+
+
+def page(folder, classes):
+    rng = np.random.default_rng(0)
+    names = tuple(f"class_{k:03d}_of_a_rather_long_name" for k in range(classes))
+    true = np.arange(40 * classes) % classes
+    predicted = np.where(rng.random(len(true)) < 0.7, true, rng.integers(0, classes, len(true)))
+    shown = figures(true, np.eye(classes)[predicted], names)
+    mistake = report.Mistake(
+        "a/very/long/path/" + "x" * 80 + ".jpg", names[0], names[1], 0.9, Image.new("RGB", (40, 30))
+    )
+    rows = [
+        {
+            "kind": kind,
+            "step": e,
+            "epoch": e,
+            "loss": 1 / (e + 1),
+            "top1": e / 9,
+            "macro_f1": e / 9,
+            "image_px": 64 + e,
+        }
+        for e in range(8)
+        for kind in ("train", "val")
+    ]
+    report.write(
+        folder,
+        figures=shown,
+        intervals=bootstrap(shown, key=Key.of(0), draws=100),
+        facts=report.Facts(data="pictures", evaluated_on="val", command="effnetv2 train " + "word " * 60),
+        history=rows,
+        misjudged=[mistake] * 8,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is not installed: the report is not opened in a browser"
+)
+@pytest.mark.parametrize("classes", [3, 100])
+@pytest.mark.parametrize("width", [390, 1200])
+def test_nothing_runs_over_the_edge(classes, width, tmp_path):
+    page(tmp_path, classes)
+    frame = f"<iframe id=page src=report.html style='width:{width}px;height:900px;border:0'></iframe>"
+    (tmp_path / "probe.html").write_text(f"<!doctype html><body>{frame}{PROBE}</body>")
+    shown = subprocess.run(
+        [
+            str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000",
+            "--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom",
+            (tmp_path / "probe.html").as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    widths = re.search(r'data-widths="(\d+) of (\d+)"', shown)
+    assert widths, shown[-500:]
+    needed, given = map(int, widths.groups())
+    assert given in range(width - 20, width + 1)
+    assert needed <= given
