@@ -17,7 +17,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="train|val|test|all",
-            help="Which part of DATA.  [default: test where there is one, else val, else all]",
+            help="Which part of DATA. (Default: test where there is one, else val, else all.)",
             show_default=False,
         ),
     ] = None,
@@ -36,9 +36,8 @@ def evaluate(
     """Evaluate a model on labelled pictures it was not trained on.
 
     Examples:
-      effnetv2 evaluate runs/demo photos/
-
-      effnetv2 evaluate model.safetensors test.csv --out evaluation/ --json
+    - `effnetv2 evaluate runs/demo photos/`
+    - `effnetv2 evaluate model.safetensors test.csv --out evaluation/ --json`
     """
     from efficientnetv2.commands.evaluate_job import evaluate_and_report
     from efficientnetv2.commands.prepare import Source

@@ -12,9 +12,8 @@ def models(as_json: options.Json = False) -> None:
     """List every published network: parameters, multiply-adds, and the size they are counted at.
 
     Examples:
-      effnetv2 models
-
-      effnetv2 models --json
+    - `effnetv2 models`
+    - `effnetv2 models --json`
     """
     from efficientnetv2.arch.cost import cost
     from efficientnetv2.arch.published import NAMES, published

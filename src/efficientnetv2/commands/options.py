@@ -37,7 +37,7 @@ Labels = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Workers = Annotated[
     int | None,
-    typer.Option(min=0, help="Processes that read pictures.  [default: by the machine]", show_default=False),
+    typer.Option(min=0, help="Processes that read pictures. (Default: by the machine.)", show_default=False),
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first unreadable picture instead of skipping it.")

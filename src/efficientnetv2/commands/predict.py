@@ -31,9 +31,8 @@ def predict(
     """Write path, label and the probability of each class for every picture.
 
     Examples:
-      effnetv2 predict runs/demo new_photos/
-
-      effnetv2 predict model.safetensors list.csv --path-column file --out labels.csv
+    - `effnetv2 predict runs/demo new_photos/`
+    - `effnetv2 predict model.safetensors list.csv --path-column file --out labels.csv`
     """
     from efficientnetv2.base.errors import InputError
     from efficientnetv2.commands.prepare import Source

@@ -18,11 +18,9 @@ def recipes(
     """List the recipes, or show one in full with the setting of each stage.
 
     Examples:
-      effnetv2 recipes
-
-      effnetv2 recipes efficientnetv2_s_paper
-
-      effnetv2 recipes quick --json
+    - `effnetv2 recipes`
+    - `effnetv2 recipes efficientnetv2_s_paper`
+    - `effnetv2 recipes quick --json`
     """
     from efficientnetv2.training.recipes import RECIPES
 

@@ -15,14 +15,14 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A published network (effnetv2 models).  [default: efficientnetv2_b0; with a GPU _s]",
+            help="A published network (effnetv2 models). (Default: efficientnetv2_b0; with a GPU _s.)",
             show_default=False,
         ),
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="A named recipe (effnetv2 recipes) or a recipe.yaml.  [default: finetune with weights, else quick]",
+            help="A named recipe (effnetv2 recipes) or a recipe.yaml. (Default: finetune with weights, else quick.)",
             show_default=False,
         ),
     ] = None,
@@ -62,7 +62,7 @@ def train(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run.  [default: a new one under runs/]", show_default=False),
+        typer.Option(help="Folder of the run. (Default: a new one under runs/.)", show_default=False),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, or with the newest under runs/.")
@@ -83,15 +83,11 @@ def train(
     folder under runs/.
 
     Examples:
-      effnetv2 train photos/
-
-      effnetv2 train pictures.csv --label-column species --minutes 15
-
-      effnetv2 train photos/ --model efficientnetv2_s --epochs 30 --image-px 300
-
-      effnetv2 train photos/ --set progressive.stages=1 --set optimizer.lr=0.001
-
-      effnetv2 train photos/ --resume
+    - `effnetv2 train photos/`
+    - `effnetv2 train pictures.csv --label-column species --minutes 15`
+    - `effnetv2 train photos/ --model efficientnetv2_s --epochs 30 --image-px 300`
+    - `effnetv2 train photos/ --set progressive.stages=1 --set optimizer.lr=0.001`
+    - `effnetv2 train photos/ --resume`
     """
     from efficientnetv2.commands.prepare import Source
     from efficientnetv2.commands.train_job import Place, train_and_report

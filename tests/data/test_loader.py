@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.loader import TrainingPictures, evaluation_batches, training_batches
+from efficientnetv2.data.manifest import read
+from efficientnetv2.data.sampling import Request, Sampler
+from efficientnetv2.progressive import Progressive, Ramp, Setting
+
+PLAN = Progressive(image_px=Ramp(24, 40), stages=2)
+WHOLE = Preprocessing(image_px=40)
+
+
+def pictures(manifest, threads=1, area_min=0.3, preprocessing=WHOLE):
+    return TrainingPictures(manifest, preprocessing, area_min, Key.of(0), threads)
+
+
+def request(samples, turns=None, px=32):
+    samples = np.array(samples, dtype=np.int64)
+    turns = np.zeros_like(samples) if turns is None else np.array(turns, dtype=np.int64)
+    return Request(0, 0, Setting(image_px=px), samples, turns)
+
+
+def sampler(manifest):
+    return Sampler(manifest.labels, PLAN, 6, 8, 4, "equal", Key.of(3))
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(0, 3), (2, 1)])
+def test_batches_do_not_depend_on_who_reads_them(workers, threads, class_folders):
+    manifest = read(class_folders)
+    alone = list(training_batches(pictures(manifest), sampler(manifest), workers=0))
+    shared = list(training_batches(pictures(manifest, threads), sampler(manifest), workers=workers))
+    assert len(alone) == len(shared) == 12
+    for one, other in zip(alone, shared, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+    assert [batch.images.shape[-1] for batch in alone] == [24] * 6 + [40] * 6, "the picture grows under way"
+
+
+def test_batches_are_uint8_in_channels_last_memory_with_their_labels(class_folders):
+    manifest = read(class_folders)
+    batch = pictures(manifest).batch(request([0, 20, 40]))
+    assert batch.images.dtype == torch.uint8
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.labels.tolist() == manifest.labels[[0, 20, 40]].tolist()
+    # blue, green, red in the order of their names: the channel that is strongest is the label's
+    assert batch.images.float().mean((2, 3)).argmax(1).tolist() == [2, 1, 0]
+
+
+def test_every_draw_of_a_picture_is_cut_anew_and_can_be_repeated(class_folders):
+    reader = pictures(read(class_folders))
+    first, again, later = (reader.batch(request([5], [turn])).images for turn in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+
+
+def test_an_unreadable_picture_is_replaced_by_another_of_its_class_and_told(class_folders):
+    manifest = read(class_folders)
+    gone = int(np.flatnonzero(manifest.labels == 1)[3])
+    (class_folders / manifest.paths[gone]).write_bytes(b"no longer a picture")
+    batch = pictures(manifest).batch(request([gone]))
+    assert batch.labels.tolist() == [1]
+    ((sample, reason),) = batch.unreadable
+    assert sample == gone
+    assert "not a picture" in reason
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_class_that_has_vanished_stops_the_run_with_a_plain_message(workers, class_folders):
+    manifest = read(class_folders)
+    for path in (class_folders / "green").iterdir():
+        path.unlink()
+    reading = training_batches(pictures(manifest), sampler(manifest), workers=workers)
+    with pytest.raises(InputError, match="Every picture of class 'green' has become unreadable") as stopped:
+        list(reading)
+    assert "Traceback" not in str(stopped.value)
+
+
+def test_padding_is_of_the_networks_mean(class_folders, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (80, 20), (0, 0, 0)).save(class_folders / "red/wide.png")
+    manifest = read(class_folders)
+    padded = Preprocessing(image_px=32, framing="pad", mean=(1.0, 0.5, 0.0), std=(1.0, 1.0, 1.0))
+    wide = manifest.paths.index("red/wide.png")
+    image = pictures(manifest, area_min=1.0, preprocessing=padded).batch(request([wide])).images[0]
+    assert image[:, 0, 0].tolist() in ([255, 127, 0], [255, 128, 0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_sees_every_readable_picture_once_in_order(workers, class_folders):
+    manifest = read(class_folders)
+    (class_folders / manifest.paths[7]).write_bytes(b"")
+    batches = list(evaluation_batches(manifest, WHOLE, batch_images=10, workers=workers))
+    seen = np.concatenate([batch.samples for batch in batches]).tolist()
+    assert seen == [row for row in range(48) if row != 7]
+    assert [row for batch in batches for row, _ in batch.unreadable] == [7]
+    assert all(batch.images.shape[1:] == (3, 40, 40) for batch in batches)
