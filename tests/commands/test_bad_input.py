@@ -7,7 +7,8 @@ import shutil
 import pandas as pd
 import pytest
 from PIL import Image
-from tests.conftest import COLOURS, TINY, effnetv2, paint
+from tests.command_line import TINY, effnetv2
+from tests.conftest import COLOURS, paint
 
 
 def refused(done, *words):

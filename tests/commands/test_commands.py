@@ -7,7 +7,8 @@ import shutil
 
 import pandas as pd
 import pytest
-from tests.conftest import COLOURS, TINY, effnetv2, effnetv2_fresh, paint
+from tests.command_line import TINY, effnetv2, effnetv2_fresh
+from tests.conftest import COLOURS, paint
 
 
 @pytest.fixture(scope="module")

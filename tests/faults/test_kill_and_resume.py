@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from tests.conftest import effnetv2
+from tests.command_line import effnetv2
 
 # Dropout, stochastic depth, RandAugment, mixup, groups and balance all draw random numbers; a checkpoint after
 # every step makes most moments fall into a save.

@@ -178,29 +178,29 @@ def checked(plain: Any, *, where: str) -> Recipe:
 
 
 def _complaints(error: ValidationError, plain: Any) -> list[str]:
-    lines = []
+    """A line for each wrong field: its name, its value, the rule."""
+    lines: dict[str, str] = {}
     for problem in error.errors():
-        # pydantic names the member of a union too ('epochs', 'float'): the reader needs the field alone.
-        parts = [str(part) for part in problem["loc"]]
-        while len(parts) > 1 and not _holds(plain, parts):
-            parts.pop()
+        parts = _place_of(problem["loc"], plain)
         name = ".".join(parts)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
             message = f"there is no such field{did_you_mean(parts[-1], fields_at(parts[:-1]))}"
         value = problem["input"]
         shown = f" = {value!r}" if isinstance(value, int | float | str | bool | None) and name else ""
-        line = f"{name}{shown}: {message}" if name else message
-        lines.append(line)
-    return list(dict.fromkeys(lines))
+        lines.setdefault(name, f"{name}{shown}: {message}" if name else message)
+    # Of a ramp that is wrong inside, pydantic also says that it is no number.
+    return [line for name, line in lines.items() if not any(other.startswith(f"{name}.") for other in lines)]
 
 
-def _holds(plain: Any, parts: list[str]) -> bool:
-    for part in parts:
-        if not isinstance(plain, dict) or part not in plain:
-            return False
-        plain = plain[part]
-    return True
+def _place_of(location: tuple[int | str, ...], plain: Any) -> list[str]:
+    """The names along the way that the values have: pydantic names the members of unions too."""
+    parts = []
+    for part in location:
+        if isinstance(plain, dict) and part in plain:
+            parts.append(str(part))
+            plain = plain[part]
+    return parts or [str(part) for part in location[:1]]
 
 
 def fields_at(parts: list[str]) -> list[str]:

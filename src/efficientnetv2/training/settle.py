@@ -82,7 +82,7 @@ def _settle_network(recipe: Recipe, device: torch.device, changes: dict[str, Any
                 f"--weights {recipe.weights}: its network is not {recipe.model}. Leave --model out to train the "
                 "network that the weights are of."
             )
-    elif recipe.name == "finetune":
+    if recipe.weights in ("auto", "none") and recipe.name == "finetune":
         notes.append("The recipe finetune is made for pretrained weights; from scratch, quick learns faster.")
     if recipe.model == "auto" and "model" not in changes:
         changes["model"] = "efficientnetv2_s" if device.type == "cuda" else "efficientnetv2_b0"

@@ -1,0 +1,86 @@
+"""The command line as a user meets it: a process of its own, with its own streams and exit code."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+# The smallest run that goes the whole way: V2-B0 at 32 px, a few steps, two stages.
+TINY = (
+    "--model", "efficientnetv2_b0", "--epochs", "1", "--batch-images", "8", "--workers", "0", "--device", "cpu",
+    "--set", "progressive.stages=2", "--set", "progressive.image_px={start: 32, end: 64}",
+)  # fmt: skip
+
+# Forked off a server that has imported everything already: a fresh interpreter would spend most of a test's time on
+# importing torch. (Not off the test process: once that has computed gradients, PyTorch refuses to in its children.)
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    ["efficientnetv2.cli", "efficientnetv2.commands.train_job", "efficientnetv2.commands.evaluate_job"]
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def effnetv2(*arguments: object, cwd: Path, timeout: float = 300) -> Done:
+    """Run a command; ``effnetv2_fresh`` does it in a fresh interpreter."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        words = [str(word) for word in arguments]
+        process = _SERVER.Process(target=_command, args=(words, str(cwd), str(out), str(err)))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            raise TimeoutError(f"effnetv2 {arguments} has not ended after {timeout} s")
+        return Done(process.exitcode, out.read_text(), err.read_text())
+
+
+def _command(words: list[str], cwd: str, out: str, err: str) -> None:
+    import torch
+
+    from efficientnetv2 import cli
+
+    sys.stdout, sys.stderr = open(out, "w"), open(err, "w")  # noqa: SIM115 - they last as long as the process
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stderr.fileno(), 2)
+    os.chdir(cwd)
+    os.environ.update({"COLUMNS": "200", "NO_COLOR": "1"})
+    torch.set_num_threads(1)
+    sys.argv = ["effnetv2", *words]
+    code = 1
+    try:
+        cli.main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def effnetv2_fresh(*arguments: object, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a command in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, "-m", "efficientnetv2.cli", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
