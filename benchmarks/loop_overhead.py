@@ -62,9 +62,21 @@ def main() -> None:
     for name, rounds in times.items():
         spread = f"{min(rounds[1:]) * 1e3:.0f} to {max(rounds[1:]) * 1e3:.0f}"
         print(f"{name}: {medians[name] * 1e3:.0f} ms a step ({spread}), {batch / medians[name]:.1f} images/s")
-    print(
-        f"ours over bare: {medians['ours'] / medians['bare']:.3f}  torch {torch.__version__}, {px} px, batch {batch}"
-    )
+    ratio = medians["ours"] / medians["bare"]
+    print(f"ours over bare: {ratio:.3f}  torch {torch.__version__}, {px} px, batch {batch}")
+    if options.record:
+        from record import record
+
+        rounds = [one / other for one, other in zip(times["ours"][1:], times["bare"][1:], strict=True)]
+        record(
+            "loop_over_bare_loop_ratio",
+            ratio,
+            unit="ratio",
+            low=min(*rounds, ratio),
+            high=max(*rounds, ratio),
+            n=options.rounds,
+            command="python benchmarks/loop_overhead.py --rounds 9",
+        )
 
 
 def bare(pictures: torch.Tensor, labels: torch.Tensor, like_with_like: bool):

@@ -68,8 +68,7 @@ class Books:
         )
         if step % max(1, steps // _ROWS) == 0 or stage_ends:
             self._row(done)
-        every = max(1, round(recipe.validate_epochs * self.job.length.steps_per_epoch))
-        if step % every == 0 or stage_ends:
+        if stage_ends or self._validation_is_due:
             with self._apart():
                 self._validate()
         if stage_ends or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
@@ -141,6 +140,16 @@ class Books:
         self.watch.progress(
             self.state.step, self.job.length.steps, done.setting, images_per_s, left, float(done.loss)
         )
+
+    @property
+    def _validation_is_due(self) -> bool:
+        """Every so many epochs, unless a stage ends soon, where there is one anyway."""
+        step, steps, recipe = self.state.step, self.job.length.steps, self.job.recipe
+        every = max(1, round(recipe.validate_epochs * self.job.length.steps_per_epoch))
+        stages = 1 if recipe.progressive.continuous else recipe.progressive.stages
+        stage = (step - 1) * stages // steps
+        stage_end = -(-(stage + 1) * steps // stages)
+        return step % every == 0 and stage_end - step >= every / 2
 
     @property
     def _epoch(self) -> float:
