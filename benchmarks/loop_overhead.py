@@ -1,6 +1,6 @@
 """What the loop costs over the same network in a bare PyTorch loop.
 
-Run: python benchmarks/loop_overhead.py --rounds 9 [--image-px 128] [--batch-images 64] [--record]
+Run: python benchmarks/loop_overhead.py --rounds 7 [--image-px 128] [--batch-images 64] [--record]
 
 Both sides train V2-B0 on the same pictures in memory, with the same optimizer. The bare loop is what one
 writes in ten lines: float batch, cross-entropy, AdamW. Ours does all that ``quick`` does besides: requests,
@@ -75,7 +75,7 @@ def main() -> None:
             low=min(*rounds, ratio),
             high=max(*rounds, ratio),
             n=options.rounds,
-            command="python benchmarks/loop_overhead.py --rounds 9",
+            command="python benchmarks/loop_overhead.py --rounds 7",
         )
 
 
