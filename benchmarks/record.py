@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import statistics
 from datetime import date
 from importlib.metadata import version
@@ -75,7 +74,9 @@ def keep(run: Path, target: Path) -> dict:
     """Copy what is worth keeping of a run; its report."""
     target.mkdir(parents=True, exist_ok=True)
     for name in ("recipe.yaml", "metrics.jsonl", "report.json", "log.txt"):
-        shutil.copy(run / name, target / name)
+        # Where the run lay on this machine is nobody's business.
+        text = (run / name).read_text(encoding="utf-8").replace(f"{run.absolute().parent}/", "runs/")
+        (target / name).write_text(text, encoding="utf-8")
     return json.loads((target / "report.json").read_text())
 
 

@@ -39,8 +39,10 @@ def demo(
     Three classes of land cover after forest loss, imbalanced, from scratch, on a CPU in a few minutes.
     Run it in a clone of the repository; it writes runs/demo/.
     """
+    import os
     import shlex
     import shutil
+    import sys
 
     from efficientnetv2.commands.prepare import Source
     from efficientnetv2.commands.screen import Screen
@@ -71,8 +73,9 @@ def demo(
     screen.say("")
     screen.say("Next:")
     screen.say(f"  open {out / 'report.html'}")
-    screen.say(f"  effnetv2 predict {out} {pictures.parent / 'pictures'}")
-    screen.say("  effnetv2 train YOUR_PICTURES")
+    program = "effnetv2" if shutil.which("effnetv2") else os.path.relpath(sys.argv[0])
+    screen.say(f"  {program} predict {out} {pictures.parent / 'pictures'}")
+    screen.say(f"  {program} train YOUR_PICTURES")
 
 
 def _embedded() -> Path:
