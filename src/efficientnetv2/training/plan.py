@@ -21,7 +21,7 @@ from efficientnetv2.training.recipe import Recipe
 
 # A step is timed after one that warms up; the fastest of these counts, since disturbances only add. Ours.
 _TIMED_STEPS = 3
-# Share of the time that saving, validating and the noise of the machine take. Ours, measured on runs of quick.
+# Share of the time left for saving, validating and the noise of the machine. Ours, a guess on the safe side.
 _OVERHEAD = 0.08
 
 
