@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A test process per core, and one thread in each: more threads than cores only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope
 
-.PHONY: setup demo test lint quick clean
+.PHONY: setup demo test lint quick parity clean
 
 setup: $(VENV)/.installed
 
@@ -33,6 +33,10 @@ quick: setup
 
 test: lint quick
 	$(PYTEST) -m "slow or gpu"
+
+# Equal logits on equal weights against timm, torchvision and Keras; writes benchmarks/results/parity.json.
+parity: setup
+	$(BIN)/python -m benchmarks.parity
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,11 @@
-"""What tests share: small pictures on disk; the command line is in ``command_line``."""
+"""What tests share: small pictures on disk, no network; the command line is in ``command_line``."""
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +13,23 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
+
+# No test reaches a network, nor what the user has in his caches; nor does a process that a test starts. This stands
+# before anything imports huggingface_hub, which reads it once. Nothing listens on port 9: a refusal takes no time.
+_NOWHERE = "http://127.0.0.1:9"
+if "EFFNETV2_TEST_CACHES" not in os.environ:  # else a worker of pytest-xdist, which inherits it
+    os.environ["EFFNETV2_TEST_CACHES"] = tempfile.mkdtemp(prefix="effnetv2-caches-")
+    atexit.register(shutil.rmtree, os.environ["EFFNETV2_TEST_CACHES"], ignore_errors=True)
+os.environ |= {
+    "HF_ENDPOINT": _NOWHERE,
+    "HF_HOME": f"{os.environ['EFFNETV2_TEST_CACHES']}/huggingface",
+    "HF_HUB_CACHE": f"{os.environ['EFFNETV2_TEST_CACHES']}/huggingface/hub",
+    "TORCH_HOME": f"{os.environ['EFFNETV2_TEST_CACHES']}/torch",
+    "NO_PROXY": "127.0.0.1,localhost",
+    "no_proxy": "127.0.0.1,localhost",
+} | dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), _NOWHERE)
+for _variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
+    os.environ.pop(_variable, None)
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("suite", deadline=None)

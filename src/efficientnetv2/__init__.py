@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from efficientnetv2.data.manifest import read as read
     from efficientnetv2.inference.predictor import Predictor as Predictor
     from efficientnetv2.models.create import create as create
+    from efficientnetv2.models.fit import fit as fit
+    from efficientnetv2.models.fit import freeze as freeze
+    from efficientnetv2.models.hub import list_models as list_models
     from efficientnetv2.models.modelfile import load as load
     from efficientnetv2.models.modelfile import save as save
     from efficientnetv2.models.regularize import apply_setting as apply_setting
@@ -37,6 +40,9 @@ _HOME = {
     "published": "arch.published",
     "cost": "arch.cost",
     "create": "models.create",
+    "list_models": "models.hub",
+    "fit": "models.fit",
+    "freeze": "models.fit",
     "load": "models.modelfile",
     "save": "models.modelfile",
     "apply_setting": "models.regularize",

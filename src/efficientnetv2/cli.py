@@ -14,6 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.convert import convert
 from efficientnetv2.commands.demo import demo
 from efficientnetv2.commands.evaluate import evaluate
 from efficientnetv2.commands.models import models
@@ -60,7 +61,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, train, evaluate, predict, models, recipes):
+for verb in (demo, train, evaluate, predict, convert, models, recipes):
     app.command()(with_exit_codes(verb))
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -143,3 +144,10 @@ def test_counting_needs_no_torch():
         "cost(architecture('efficientnetv2_s'), image_px=300); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_classifier_that_reads_the_centre_too_is_twice_as_wide():
+    wide = replace(EVERY_KIND, pooling="mean+centre")
+    counted = cost(wide, image_px=64, num_classes=10).total.parameters
+    assert counted == sum(weight.numel() for weight in create(wide, num_classes=10).parameters())
+    assert counted - cost(EVERY_KIND, image_px=64, num_classes=10).total.parameters == 48 * 10

@@ -6,8 +6,11 @@ from torch import nn
 
 from efficientnetv2.arch.spec import Architecture, Stage, mbconv
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import IMAGENET_MEAN, SYMMETRIC_MEAN, SYMMETRIC_STD
+from efficientnetv2.models import hub, modelfile
 from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.models.create import create
+from efficientnetv2.models.network import EfficientNet
 
 
 def regularization(network):
@@ -49,3 +52,66 @@ def test_an_architecture_of_ones_own():
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(InputError, match="'efficientnet_v2_s'; did you mean 'efficientnetv2_s'"):
         create("efficientnet_v2_s")
+
+
+def test_preprocessing_is_the_published_one():
+    """arXiv:2104.00298's released code: S is evaluated at 384 px with (x - 128) / 128, B0 at 224 px."""
+    with torch.device("meta"):
+        s, b0, four = (
+            create("efficientnetv2_s"),
+            create("efficientnetv2_b0"),
+            create("efficientnetv2_s", in_channels=4),
+        )
+    assert (s.preprocessing.image_px, s.preprocessing.mean, s.preprocessing.std) == (
+        384,
+        SYMMETRIC_MEAN,
+        SYMMETRIC_STD,
+    )
+    assert (b0.preprocessing.image_px, b0.preprocessing.mean) == (224, IMAGENET_MEAN)
+    assert len(four.preprocessing.mean) == 4
+
+
+OWN = Architecture(8, (Stage(mbconv(expand=2, kernel=3), 1, 8, 4),), 16)
+
+
+@pytest.mark.parametrize("how", ["path", "text", "folder"])
+def test_from_a_model_file(tmp_path, how):
+    given = create(OWN, num_classes=2)
+    modelfile.save(tmp_path / "model.safetensors", given, class_names=("cat", "dog"))
+    path = {"path": tmp_path / "model.safetensors", "folder": tmp_path}.get(
+        how, str(tmp_path / "model.safetensors")
+    )
+    same = create(path)
+    assert (same.class_names, same.num_classes) == (("cat", "dog"), 2)
+    assert torch.equal(same.classifier.weight, given.classifier.weight)
+    assert regularization(same) == (0.2, pytest.approx(0.2 * 3 / 4))
+    other = create(path, num_classes=5, in_channels=1, dropout=0.1)
+    assert other(torch.zeros(1, 1, 16, 16)).shape == (1, 5)
+    assert (other.class_names, regularization(other)[0]) == ((), 0.1)
+    assert torch.equal(other.head.conv.weight, given.head.conv.weight)
+    with pytest.raises(InputError, match="does not exist"):
+        create("runs/none/model.safetensors")
+
+
+def test_a_name_with_a_tag_is_fetched_and_fitted(monkeypatch):
+    asked = []
+
+    def fetched(name):
+        asked.append(name)
+        return EfficientNet(OWN, num_classes=1000)
+
+    monkeypatch.setattr(hub, "load", fetched)
+    network = create("efficientnetv2_b0.in1k", num_classes=3)
+    assert asked == ["efficientnetv2_b0.in1k"]
+    assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
+
+
+def test_nothing_is_drawn_where_weights_have_no_values(monkeypatch):
+    """PyTorch draws normal numbers on the device meta so slowly that it would double the time of loading."""
+    drawn = []
+    monkeypatch.setattr(nn.init, "normal_", lambda tensor, **_: drawn.append(tensor))
+    with torch.device("meta"):
+        create(OWN)
+    assert drawn == []
+    create(OWN)
+    assert drawn

@@ -1,7 +1,10 @@
 """A model file gives back what was saved, refuses what was not, and says why."""
 
+import copy
+import hashlib
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.fit import fit
 from efficientnetv2.models.network import EfficientNet
 
 SMALL = Architecture(
@@ -108,12 +112,110 @@ def test_more_channels_than_three(tmp_path):
     assert modelfile.load(path)(torch.zeros(1, 5, 32, 32)).shape == (1, 3)
 
 
+def test_a_file_of_format_1_is_read():
+    """Written by the package when it knew that format alone; with the answer that its network gave then."""
+    loaded = modelfile.load(Path(__file__).parent / "data" / "format_1.safetensors")
+    assert (loaded.class_names, loaded.recipe, loaded.metrics) == (
+        ("bog", "fen"),
+        {"name": "quick"},
+        {"top1": 0.75},
+    )
+    assert loaded.preprocessing == Preprocessing(image_px=16, framing="pad")
+    picture = torch.linspace(-1, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
+    torch.testing.assert_close(loaded(picture), torch.tensor([[0.06610342860221863, 0.2746164798736572]]))
+
+
+def test_a_damaged_file_of_format_1_is_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    damaged = bytearray((Path(__file__).parent / "data" / "format_1.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="SHA-256 differs"):
+        modelfile.load(path)
+
+
+def test_the_sha256_is_of_the_tensors_as_they_lie_in_the_file(tmp_path):
+    """By hand: a line per tensor (name, kind, shape, place), then the bytes behind the header."""
+    path = _save(tmp_path / "m.safetensors")
+    raw = path.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    listed = json.loads(raw[8:start])
+    words = json.loads(listed.pop("__metadata__")["efficientnetv2"])
+    kinds = {"F32": "torch.float32", "I64": "torch.int64"}
+    digest = hashlib.sha256()
+    for name, row in sorted(listed.items()):
+        first, end = row["data_offsets"]
+        digest.update(f"{name} {kinds[row['dtype']]} {row['shape']} {first} {end}\n".encode())
+    digest.update(raw[start:])
+    assert words["sha256"] == digest.hexdigest()
+    assert words["format_version"] == 2
+
+
+@pytest.mark.parametrize("place", [0.4, 0.7, 0.99])
+def test_one_flipped_bit_is_noticed(tmp_path, place):
+    path = _save(tmp_path / "m.safetensors")
+    raw = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(raw[:8], "little")
+    raw[start + int((len(raw) - start) * place)] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match="SHA-256 differs"):
+        modelfile.load(path)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_float32(tmp_path, kind):
+    network = _network()
+    loaded = modelfile.load(_save(tmp_path / "m.safetensors", copy.deepcopy(network).to(kind)))
+    assert {tensor.dtype for tensor in loaded.parameters()} == {torch.float32}
+    expected = network.stem.conv.weight.to(kind).float()
+    assert torch.equal(loaded.stem.conv.weight, expected)
+
+
+def test_what_is_not_given_is_as_the_network_has_it(tmp_path):
+    loaded = modelfile.load(_save(tmp_path / "a.safetensors"))
+    modelfile.save(tmp_path / "b.safetensors", loaded)
+    again = modelfile.load(tmp_path / "b.safetensors")
+    assert (again.class_names, again.preprocessing) == (NAMES, PREPROCESSING)
+    assert (again.recipe, again.metrics) == (RECIPE, {"top1": 0.9})
+    first, second = load_file(tmp_path / "a.safetensors"), load_file(tmp_path / "b.safetensors")
+    assert list(first) == list(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_without_a_classifier_there_are_no_names(tmp_path):
+    path = tmp_path / "m.safetensors"
+    trunk = fit(_network(), num_classes=0)
+    modelfile.save(path, trunk, preprocessing=PREPROCESSING)
+    loaded = modelfile.load(path)
+    assert (loaded.num_classes, loaded.class_names) == (0, ())
+    assert loaded(torch.zeros(1, 3, 33, 33)).shape == (1, 24)
+    with pytest.raises(InputError, match="1 class_names for 0 outputs"):
+        modelfile.save(path, trunk, class_names=("a",))
+
+
+def test_weights_whose_sum_overflows_are_finite_all_the_same(tmp_path):
+    network = _network()
+    torch.nn.init.constant_(network.classifier.weight, 3e38)
+    assert torch.equal(
+        modelfile.load(_save(tmp_path / "m.safetensors", network)).classifier.weight,
+        network.classifier.weight,
+    )
+
+
+def test_infinities_that_cancel_are_found(tmp_path):
+    network = _network()
+    network.classifier.weight.data[0, :2] = torch.tensor([float("inf"), -float("inf")])
+    with pytest.raises(InputError, match=r"classifier\.weight"):
+        _save(tmp_path / "m.safetensors", network)
+
+
 @pytest.mark.parametrize(
     ("contents", "says"),
     [
         (b"", "incomplete"),
         (b"\x80\x02}q\x00.", "pickle"),
         (b"PK\x03\x04" + b"a" * 300, "pickle"),
+        ((2**60).to_bytes(8, "little") + b"{" + b" " * 300, "not a safetensors file.*[Hh]eader"),
         (b"<!DOCTYPE html>" + b" " * 300, "not a safetensors file"),
     ],
 )
@@ -157,6 +259,11 @@ def test_metadata_that_is_no_header(tmp_path, text):
     [
         (lambda plain: plain.update(class_names=["a", "b"]), "2 class_names for 3 outputs"),
         (lambda plain: plain.update(class_names=["a", "a", "b"]), "class_names are the same"),
+        (lambda plain: plain.update(foreign="timm:resnet18"), "a network is one of the two"),
+        (lambda plain: plain.update(architecture=None, foreign="jax:net"), "library that is not known here"),
+        (lambda plain: plain.update(architecture=None, foreign="timm:resnet10t"), "do not fit"),
+        (lambda plain: plain.update(architecture=None), "only its code can make"),
+        (lambda plain: plain.update(format_version=0), "never a format 0"),
         (lambda plain: plain.update(in_channels=4), "preprocessing of 3 channels for 4"),
         (lambda plain: plain["preprocessing"].update(framing="stretch"), r"preprocessing\.framing"),
         (lambda plain: plain["architecture"]["stages"][0].update(stride=3), "stride is 3"),
@@ -165,7 +272,7 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain["architecture"]["stages"][0].update(layers=10**12), "cannot be built.*layers"),
         (lambda plain: plain["architecture"].update(head_channels=2**70), "cannot be built"),
         (
-            lambda plain: plain.update(format_version=2, package_version="9.1"),
+            lambda plain: plain.update(format_version=3, package_version="9.1"),
             r"efficientnetv2 9\.1.*[Uu]pgrade",
         ),
         (lambda plain: plain["architecture"].update(head_channels=32), r"do not fit.*'head.*float32 \[24"),
@@ -190,8 +297,8 @@ def test_weights_that_are_not_those_of_the_architecture(tmp_path):
 
 
 def test_a_weight_of_another_kind_or_value(tmp_path):
-    def halve(tensors):
-        tensors["classifier.bias"] = tensors["classifier.bias"].half()
+    def count(tensors):
+        tensors["classifier.bias"] = tensors["classifier.bias"].long()
 
     def nudge(tensors):
         tensors["classifier.bias"][1] += 1e-3
@@ -200,7 +307,7 @@ def test_a_weight_of_another_kind_or_value(tmp_path):
         tensors["classifier.bias"][1] = float("nan")
 
     for change, says in (
-        (halve, r"float16 \[3\], not float32"),
+        (count, r"int64 \[3\], not float32"),
         (nudge, "SHA-256"),
         (spoil, r"NaN.*classifier\.bias"),
     ):

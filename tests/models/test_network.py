@@ -1,5 +1,7 @@
 """The network as a whole: shapes, memory format, compilation, depth."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -101,3 +103,18 @@ def test_gradients_reach_every_weight():
 def test_values_that_cannot_be(wrong, said):
     with pytest.raises(InputError, match=said):
         EfficientNet(TINY, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("px", "middle"),
+    [(56, slice(2, 5)), (80, slice(3, 7)), (16, slice(0, 2)), (8, slice(0, 1))],  # maps of 7, 10, 2 and 1
+)
+def test_the_centre_is_the_middle_third_of_the_last_maps(px, middle):
+    torch.manual_seed(0)
+    network = create(replace(TINY, pooling="mean+centre"), num_classes=3).eval()
+    pictures = torch.randn(2, 3, px, px)
+    maps = network.head(network.features(pictures)[-1])
+    assert maps.shape[-1] == px // 8
+    expected = torch.cat([maps.flatten(2).mean(2), maps[:, :, middle, middle].flatten(2).mean(2)], dim=1)
+    torch.testing.assert_close(network.embed(pictures), expected)
+    assert network.classifier.in_features == network.embed_dim == 64

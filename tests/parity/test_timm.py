@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from efficientnetv2.arch.published import architecture
-from efficientnetv2.arch.spec import blocks
 from efficientnetv2.models.create import create
+from efficientnetv2.models.interop.timm import tensor_names
 
 timm = pytest.importorskip("timm")
 
@@ -20,44 +20,12 @@ NAMES = [
 ]  # fmt: skip
 
 
-def timm_names(table):
-    """Our modules with weights -> timm's."""
-    names = {
-        "stem.conv": "conv_stem",
-        "stem.norm": "bn1",
-        "head.conv": "conv_head",
-        "head.norm": "bn2",
-        "classifier": "classifier",
-    }
-    before = {}
-    for index, block in enumerate(blocks(table)):
-        layer = before[block.stage] = before.get(block.stage, -1) + 1
-        ours, theirs = f"blocks.{index}", f"blocks.{block.stage}.{layer}"
-        if block.kind == "fused" and block.expands:
-            convolutions = {"spatial": "conv_exp", "project": "conv_pwl"}
-        elif block.kind == "fused":
-            convolutions = {"spatial": "conv"}
-        elif block.expands:
-            convolutions = {"expand": "conv_pw", "spatial": "conv_dw", "project": "conv_pwl"}
-        else:
-            convolutions = {"spatial": "conv_dw", "project": "conv_pw"}
-        for number, (part, name) in enumerate(convolutions.items(), start=1):
-            names[f"{ours}.{part}.conv"] = f"{theirs}.{name}"
-            names[f"{ours}.{part}.norm"] = f"{theirs}.bn{number}"
-        names[f"{ours}.se.reduce"] = f"{theirs}.se.conv_reduce"
-        names[f"{ours}.se.expand"] = f"{theirs}.se.conv_expand"
-    return names
-
-
 def ours_with(table, theirs):
     """Our network of a table with the weights of timm's: a pure renaming, no tensor left over."""
     with torch.device("meta"):
         network = create(table)
-    names, weights = timm_names(table), theirs.state_dict()
-    renamed = {
-        key: weights.pop(f"{names[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}")
-        for key in network.state_dict()
-    }
+    names, weights = tensor_names(table), theirs.state_dict()
+    renamed = {ours: weights.pop(names[ours]) for ours in network.state_dict()}
     assert not weights
     network.load_state_dict(renamed, assign=True)
     return network
@@ -86,11 +54,10 @@ def test_features_are_timms(randomise):
     theirs = randomise(timm.create_model("tf_efficientnetv2_b0", features_only=True))
     pictures = torch.randn(2, 3, ODD_PX, ODD_PX)
     network = create("efficientnetv2_b0").eval()
-    names, weights = timm_names(network.architecture), theirs.state_dict()
+    names, weights = tensor_names(network.architecture), theirs.state_dict()
     for key, tensor in network.state_dict().items():
-        module, _, leaf = key.rpartition(".")
-        if not module.startswith(("head", "classifier")):
-            tensor.copy_(weights[f"{names[module]}.{leaf}"])
+        if not key.startswith(("head", "classifier")):
+            tensor.copy_(weights[names[key]])
     with torch.inference_mode():
         for got, expected in zip(network.features(pictures), theirs(pictures), strict=True):
             assert got.shape == expected.shape

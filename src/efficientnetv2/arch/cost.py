@@ -94,7 +94,7 @@ def cost(
         blocks=tuple(rows),
         # Pooling needs no more than the shape of what it pools: the last SiLU's output is not kept.
         head=_convolution(channels, width, kernel=1, px=px, kept_tensors=2),
-        classifier=_classifier(width, num_classes),
+        classifier=_classifier(architecture.embed_dim, num_classes),
     )
 
 

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 Padding = Literal["same", "symmetric"]
+Pooling = Literal["mean", "mean+centre"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -103,11 +104,13 @@ class Architecture:
     Args:
         stem_channels: of the first convolution, 3x3 with stride 2.
         stages: from the stem on, at least one.
-        head_channels: of the last convolution, 1x1; the width of what is pooled for the classifier.
+        head_channels: of the last convolution, 1x1; of its output's maps the classifier reads the pooled ones.
         padding: ``same`` is TensorFlow's, as released and as in timm's ``tf_`` networks: at stride 2 and
             an even size the odd pixel goes to the bottom and the right. ``symmetric`` is torchvision's.
             Weights trained with one lose accuracy with the other.
         batch_norm_epsilon: 1e-3 as released; torchvision has 1e-5 for EfficientNet B0 to B4.
+        pooling: ``mean`` over the whole of the last maps, as published; ``mean+centre`` puts the mean over their
+            middle third beside it, for pictures whose subject lies at the centre. Ours.
 
     Raises:
         pydantic.ValidationError: a value outside its range, or no stage.
@@ -118,6 +121,12 @@ class Architecture:
     head_channels: int
     padding: Padding = "same"
     batch_norm_epsilon: float = 1e-3
+    pooling: Pooling = "mean"
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of what is pooled for the classifier."""
+        return self.head_channels * (2 if self.pooling == "mean+centre" else 1)
 
     @model_validator(mode="after")
     def _possible(self) -> Architecture:

@@ -7,12 +7,14 @@ inside the model file, so that no caller has to know a mean or a size.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, field_validator
 from pydantic.dataclasses import dataclass
 
 Framing = Literal["whole", "crop", "pad"]
+Views = Literal["one", "symmetries"]
 
 # ImageNet's channel statistics on [0, 1], as the released B0-B3 and V1 networks use them
 # (google/automl, efficientnetv2).
@@ -35,6 +37,8 @@ class Preprocessing:
         interpolation: of the resize; antialiased.
         mean: per channel, of values in [0, 1].
         std: per channel, of values in [0, 1]; > 0.
+        views: ``one`` looks at the picture as it is; ``symmetries`` at all eight flips and turns of the square, and
+            averages the probabilities (for pictures without an upright; eight times the work).
     """
 
     image_px: int
@@ -43,6 +47,7 @@ class Preprocessing:
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    views: Views = "one"
 
     @field_validator("image_px")
     @classmethod
@@ -69,6 +74,19 @@ class Preprocessing:
     def channels(self) -> int:
         """Channels of the input, one mean and one std each."""
         return len(self.mean)
+
+    def with_channels(self, channels: int) -> Preprocessing:
+        """The same for pictures of other channels: mean and std repeat in turn; for one they are averaged.
+
+        Source: ours, beside the rule for weights in ``models.fit``.
+        """
+        if channels == self.channels:
+            return self
+        if channels == 1:
+            mean, std = ((sum(values) / len(values),) for values in (self.mean, self.std))
+            return replace(self, mean=mean, std=std)
+        turns = -(-channels // self.channels)
+        return replace(self, mean=(self.mean * turns)[:channels], std=(self.std * turns)[:channels])
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` gives an equal ``Preprocessing``."""

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from efficientnetv2.commands import options
 from efficientnetv2.commands.screen import Screen, answer
 
+Pretrained = Annotated[
+    bool,
+    typer.Option(
+        "--pretrained", help="List the weights that can be had by name instead: top-1, licence, where from."
+    ),
+]
 
-def models(as_json: options.Json = False) -> None:
+
+def models(pretrained: Pretrained = False, as_json: options.Json = False) -> None:
     """List every published network: parameters, multiply-adds, and the size they are counted at.
 
     Examples:
     - `effnetv2 models`
     - `effnetv2 models --json`
+    - `effnetv2 models --pretrained`
     """
+    rows = _pretrained() if pretrained else _published()
+    if as_json:
+        answer(rows)
+    elif pretrained:
+        _show_pretrained(rows)
+    else:
+        _show_published(rows)
+
+
+def _published() -> list[dict[str, Any]]:
     from efficientnetv2.arch.cost import cost
     from efficientnetv2.arch.published import NAMES, published
 
@@ -30,9 +50,10 @@ def models(as_json: options.Json = False) -> None:
                 "eval_px": network.eval_px,
             }
         )
-    if as_json:
-        answer(rows)
-        return
+    return rows
+
+
+def _show_published(rows: list[dict[str, Any]]) -> None:
     Screen().table(
         "Published networks (1,000 classes; multiply-adds for one picture at the size they are evaluated at)",
         ["name", "parameters", "multiply-adds", "at px"],
@@ -42,6 +63,46 @@ def models(as_json: options.Json = False) -> None:
                 f"{row['parameters']:,}",
                 f"{row['multiply_adds'] / 1e9:,.2f} G",
                 str(row["eval_px"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _pretrained() -> list[dict[str, Any]]:
+    from efficientnetv2.models import hub
+    from efficientnetv2.models.pretrained import about, names
+
+    user = hub.Hub()
+    return [
+        {
+            "name": name,
+            "model": entry.model,
+            "image_px": entry.preprocessing.image_px,
+            "num_classes": entry.num_classes,
+            "top1_percent": entry.top1_percent,
+            "licence": entry.licence,
+            "source": entry.source,
+            "url": hub.url(name, user),
+            "cached": None if (path := hub.cached(name, user)) is None else str(path),
+        }
+        for name, entry in ((name, about(name)) for name in names())
+    ]
+
+
+def _show_pretrained(rows: list[dict[str, Any]]) -> None:
+    Screen().table(
+        "Pretrained weights (top-1 on ImageNet as their source publishes it; more in docs/weights.md)",
+        ["name", "at px", "classes", "top-1 %", "licence", "source", "cached"],
+        [
+            [
+                row["name"],
+                str(row["image_px"]),
+                f"{row['num_classes']:,}",
+                "" if row["top1_percent"] is None else f"{row['top1_percent']:.1f}",
+                row["licence"].partition(" ")[0],
+                row["source"],
+                "yes" if row["cached"] else "",
             ]
             for row in rows
         ],

@@ -1,44 +1,135 @@
-"""A network from its name."""
+"""A network from whatever names it."""
 
 from __future__ import annotations
 
-from efficientnetv2.arch.published import published
+import os
+from pathlib import Path
+from typing import Literal, overload
+
+from torch import nn
+
+from efficientnetv2.arch.published import NAMES, published
 from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.models import foreign, modelfile
+from efficientnetv2.models.backbone import Backbone
+from efficientnetv2.models.fit import fit
+from efficientnetv2.models.foreign import Foreign
+from efficientnetv2.models.network import EfficientNet, Network
+from efficientnetv2.models.regularize import apply_setting
 
 DROP_PATH = 0.2  # 1 - 0.8, the survival probability of every released network (arXiv:2104.00298, section 4.1)
 DROPOUT = 0.2  # for an architecture that was not published: that of the smallest released ones
+_CLASSES = 1000  # of a network with fresh weights: ImageNet's
+
+Model = str | Path | Architecture | nn.Module
 
 
+@overload
 def create(
-    model: str | Architecture,
+    model: Architecture,
     *,
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: int | None = ...,
+    in_channels: int | None = ...,
+    dropout: float | None = ...,
+    drop_path: float | None = ...,
+    features_only: Literal[False] = ...,
+) -> EfficientNet: ...
+@overload
+def create(
+    model: Model,
+    *,
+    num_classes: int | None = ...,
+    in_channels: int | None = ...,
+    dropout: float | None = ...,
+    drop_path: float | None = ...,
+    features_only: Literal[False] = ...,
+) -> Network: ...
+@overload
+def create(
+    model: Model,
+    *,
+    num_classes: int | None = ...,
+    in_channels: int | None = ...,
+    dropout: float | None = ...,
+    drop_path: float | None = ...,
+    features_only: Literal[True],
+) -> Backbone: ...
+def create(
+    model: Model,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
     dropout: float | None = None,
     drop_path: float | None = None,
-) -> EfficientNet:
-    """A network with fresh weights.
+    features_only: bool = False,
+) -> Network | Backbone:
+    """A network, fitted to so many classes and channels.
 
     Args:
-        model: a name of ``arch.published.NAMES``, or an architecture of your own.
-        num_classes: of the classifier; 0 leaves it out.
-        in_channels: of the picture.
-        dropout: before the classifier, in [0, 1); None is as released, 0.2 for an architecture of your own.
-        drop_path: rate of stochastic depth, in [0, 1); None is as released, 0.2.
+        model: what it is made from:
+
+            - a name of ``arch.published.NAMES``, or an architecture of your own: fresh weights;
+            - a name with a tag ("efficientnetv2_s.in1k"): pretrained weights, see ``models.hub``;
+            - a model file or a run folder: a ``Path``, or a text that ends in .safetensors or has a slash;
+            - "timm:NAME" or "torchvision:NAME", also with a tag: see ``models.foreign``;
+            - a module of your own with an ``nn.Conv2d`` and an ``nn.Linear``: it is wrapped.
+        num_classes: of the classifier; 0 leaves it out. None is as the weights have it, else 1000.
+        in_channels: of the picture; None is as the weights have it, else 3. See ``models.fit``.
+        dropout: before the classifier, in [0, 1). None is as released, 0.2 for an architecture of your own, and
+            as built for foreign networks.
+        drop_path: rate of stochastic depth, in [0, 1). None is as released, 0.2, and as built for foreign
+            networks.
+        features_only: give a ``Backbone`` instead, which answers with a list of maps.
 
     Raises:
-        InputError: no such network (names the nearest), or a value outside its range.
+        InputError: no such network (names the nearest), weights that can't be had, or a value outside its range.
     """
-    if isinstance(model, str):
-        facts = published(model)
-        architecture, default = facts.architecture, facts.dropout
+    if isinstance(model, nn.Module):
+        network = model if isinstance(model, Network) else Foreign(model)
+        foreign.regularize(network, dropout, drop_path)
+    elif isinstance(model, str) and foreign.is_foreign(model):
+        network = foreign.build(model, num_classes=num_classes, in_channels=in_channels)
+        foreign.regularize(network, dropout, drop_path)
     else:
-        architecture, default = model, DROPOUT
-    return EfficientNet(
-        architecture,
-        num_classes=num_classes,
-        in_channels=in_channels,
+        network = _ours(model, num_classes, in_channels)
+        _regularize(network, dropout, drop_path)
+    network = fit(network, num_classes=num_classes, in_channels=in_channels)
+    return Backbone(network) if features_only else network
+
+
+def _ours(model: str | Path | Architecture, num_classes: int | None, in_channels: int | None) -> Network:
+    """Fresh, with the classes and channels asked for; or with weights, and those that they have."""
+    if isinstance(model, Path) or (isinstance(model, str) and _is_path(model)):
+        return modelfile.load(model)
+    if isinstance(model, str) and model.partition(".")[0] in NAMES and "." in model:
+        from efficientnetv2.models import hub  # brings a client of the network along
+
+        return hub.load(model)
+    facts = published(model) if isinstance(model, str) else None
+    network = EfficientNet(
+        model if isinstance(model, Architecture) else published(model).architecture,
+        num_classes=_CLASSES if num_classes is None else num_classes,
+        in_channels=3 if in_channels is None else in_channels,
+    )
+    if facts:
+        network.preprocessing = facts.preprocessing.with_channels(network.in_channels)
+    return network
+
+
+def _is_path(model: str) -> bool:
+    return model.endswith(".safetensors") or "/" in model or os.sep in model
+
+
+def _regularize(network: Network, dropout: float | None, drop_path: float | None) -> None:
+    """As given, else as released."""
+    if not isinstance(network, EfficientNet):
+        foreign.regularize(network, dropout, drop_path)
+        return
+    table = network.architecture
+    released = (published(name) for name in NAMES)
+    default = next((facts.dropout for facts in released if facts.architecture == table), DROPOUT)
+    apply_setting(
+        network,
         dropout=default if dropout is None else dropout,
         drop_path=DROP_PATH if drop_path is None else drop_path,
     )

@@ -1,96 +1,50 @@
 """The model file: one safetensors file that knows its network, its preprocessing and its classes.
 
-Weights are plain tensors; all else is JSON in the file's metadata. Nothing in it is ever executed.
+Weights are plain tensors; all else is JSON in the file's metadata (``header``). Nothing in it is ever executed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic.dataclasses import dataclass
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from pydantic import ValidationError
+from torch import Tensor, nn
 
-from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError, some
-from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.models import foreign, header, tensorfile
+from efficientnetv2.models.fit import fit
+from efficientnetv2.models.foreign import Foreign
+from efficientnetv2.models.header import FORMAT_VERSION, Header, reason
+from efficientnetv2.models.network import EfficientNet, Network
+from efficientnetv2.models.tensorfile import UNKNOWN_SHA256, TensorFile
 
 NAME = "model.safetensors"  # in a run folder
-FORMAT_VERSION = 1  # raised when an older package could no longer read what we write
-
-_KEY = "efficientnetv2"  # of our JSON among the safetensors metadata
-
-
-class LoadedNetwork(EfficientNet):
-    """A network from a model file, with all that it takes to use it.
-
-    Attributes:
-        preprocessing: from any picture to its input.
-        class_names: of its outputs, in order.
-        recipe: that it was trained by, as plain JSON.
-        metrics: what it reached, as plain JSON.
-    """
-
-    preprocessing: Preprocessing
-    class_names: tuple[str, ...]
-    recipe: dict[str, Any]
-    metrics: dict[str, Any]
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class _Header:
-    """The JSON in the metadata."""
-
-    format_version: int
-    package_version: str
-    architecture: Architecture
-    num_classes: Annotated[int, Field(ge=0)]
-    in_channels: Annotated[int, Field(ge=1)]
-    preprocessing: Preprocessing
-    class_names: tuple[str, ...]
-    recipe: dict[str, Any]
-    metrics: dict[str, Any]
-    sha256: str
-
-    @model_validator(mode="after")
-    def _consistent(self) -> _Header:
-        if len(self.class_names) != self.num_classes:
-            raise ValueError(f"{len(self.class_names)} class_names for {self.num_classes} outputs")
-        if len(set(self.class_names)) != self.num_classes:
-            raise ValueError("two of the class_names are the same")
-        if self.preprocessing.channels != self.in_channels:
-            raise ValueError(
-                f"preprocessing of {self.preprocessing.channels} channels for {self.in_channels} in_channels"
-            )
-        return self
 
 
 def save(
     path: str | Path,
-    network: EfficientNet,
+    network: Network,
     *,
-    preprocessing: Preprocessing,
-    class_names: Sequence[str],
-    recipe: Mapping[str, Any],
-    metrics: Mapping[str, Any],
+    preprocessing: Preprocessing | None = None,
+    class_names: Sequence[str] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model file, whole or not at all.
+    """Write a model file, whole or not at all. What is not given is as the network has it.
+
+    The weights have the names that they have in the network; of a wrapped one, those in its module.
 
     Args:
         path: of the file; its folder exists.
         network: on any device, in any memory order.
         preprocessing: that it was trained with.
-        class_names: of its outputs, in order, all different.
+        class_names: of its outputs, in order, all different; none without a classifier.
         recipe: plain JSON values.
         metrics: plain JSON values.
 
@@ -98,129 +52,161 @@ def save(
         InputError: a weight is NaN or infinite, the names or channels do not fit the network, or the file
             can't be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    weights = _module(network).state_dict()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     _check_finite(tensors, f"{path} was not written")
     try:
-        header = _Header(
+        words = Header(
             format_version=FORMAT_VERSION,
             package_version=version("efficientnetv2"),
-            architecture=network.architecture,
+            architecture=network.architecture if isinstance(network, EfficientNet) else None,
+            foreign=network.source if isinstance(network, Foreign) else None,
             num_classes=network.num_classes,
             in_channels=network.in_channels,
-            preprocessing=preprocessing,
-            class_names=tuple(class_names),
-            recipe=dict(recipe),
-            metrics=dict(metrics),
-            sha256=_sha256(tensors),
+            preprocessing=network.preprocessing if preprocessing is None else preprocessing,
+            class_names=tuple(network.class_names if class_names is None else class_names),
+            recipe=dict(network.recipe if recipe is None else recipe),
+            metrics=dict(network.metrics if metrics is None else metrics),
+            sha256=UNKNOWN_SHA256,
         )
     except ValidationError as error:
-        raise InputError(f"{path} was not written: {_reason(error)}") from error
-    text = json.dumps(TypeAdapter(_Header).dump_python(header, mode="json"), allow_nan=False)
-    metadata = {"format": "pt", _KEY: text}
-    try:
-        write_atomically(path, lambda partial: save_file(tensors, partial, metadata))
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path} could not be written ({error}). Make room, or give another folder to write to."
-        ) from error
+        raise InputError(f"{path} was not written: {reason(error)}") from error
+    tensorfile.write(Path(path), tensors, words.metadata())
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> LoadedNetwork:
+def load(
+    path: str | Path, device: str | torch.device = "cpu", *, network: nn.Module | None = None
+) -> Network:
     """The network of a model file, in evaluation mode.
+
+    Weights in half precision become float32.
 
     Args:
         path: of a model file, or of a run folder.
         device: where its weights go.
+        network: a module as it was saved, if the file can't say how to make it again: one that was neither ours
+            nor named of timm or torchvision. It is wrapped, and only changed if all is well.
 
     Raises:
         InputError: no such file, not one of ours, written by a newer version, or damaged.
     """
-    path = Path(path)
+    path = _file(Path(path))
+    file = tensorfile.look(path)
+    words, written = header.read(path, file.metadata)
+    # Reading and hashing beside building: both take about as long, and most of it outside the interpreter.
+    with ThreadPoolExecutor(1) as beside:
+        summing = beside.submit(file.sha256) if written > 1 else None
+        result = _empty_network(path, words, len(file.entries), network)
+        module = _module(result)
+        wanted = module.state_dict()
+        _check_names(path, wanted, file)
+        tensors = file.tensors()
+        _check_finite(tensors, str(path))
+        found = summing.result() if summing else tensorfile.sha256_by_name(tensors)
+    if found != words.sha256:
+        raise InputError(
+            f"{path}: the weights are not those that were saved (their SHA-256 differs). The file was "
+            "damaged or changed: copy it again from where it came."
+        )
+    module.load_state_dict(
+        {name: tensor.to(device, wanted[name].dtype) for name, tensor in tensors.items()}, assign=True
+    )
+    if torch.device(device).type != "cpu":
+        result.to(device)  # what a state dict does not hold
+    result.preprocessing, result.class_names = words.preprocessing, words.class_names
+    result.recipe, result.metrics = words.recipe, words.metrics
+    return result.eval()
+
+
+def _file(path: Path) -> Path:
     if path.is_dir():
         if not (path / NAME).is_file():
             raise InputError(
                 f"{path} holds no {NAME}. Give a run folder whose training has ended, or a file."
             )
-        path = path / NAME
-    elif not path.is_file():
+        return path / NAME
+    if not path.is_file():
         raise InputError(f"{path} does not exist. Give a model file ({NAME}) or a run folder.")
-    header, tensors = _read(path)
-    network = _empty_network(path, header, len(tensors))
-    _check_names(path, network.state_dict(), tensors)
-    _check_finite(tensors, str(path))
-    if _sha256(tensors) != header.sha256:
+    return path
+
+
+def _module(network: Network) -> nn.Module:
+    """What holds the weights under their own names."""
+    return network.module if isinstance(network, Foreign) else network
+
+
+def _empty_network(path: Path, words: Header, tensors: int, given: nn.Module | None) -> Network:
+    """The network without memory for its weights, if possible: those of the file take their place."""
+    if words.architecture is not None:
+        return _empty_ours(path, words, tensors)
+    if words.foreign is not None:
+        if not foreign.is_foreign(words.foreign):
+            raise InputError(
+                f"{path}: its network is '{words.foreign}', of a library that is not known here. Upgrade: "
+                "pip install --upgrade efficientnetv2"
+            )
+        return _empty_foreign(words.foreign, words)
+    if given is None:
         raise InputError(
-            f"{path}: the weights are not those that were saved (their SHA-256 differs). The file was "
-            "damaged or changed: copy it again from where it came."
+            f"{path} holds the weights of a module of one's own, which only its code can make. Make it, and load "
+            "with efficientnetv2.load(path, network=module)."
         )
-    # A copy, for the file's own memory would change with the file.
-    network.load_state_dict(
-        {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}, assign=True
-    )
-    network.preprocessing, network.class_names = header.preprocessing, header.class_names
-    network.recipe, network.metrics = header.recipe, header.metrics
-    return network.eval()
+    return given if isinstance(given, Foreign) else Foreign(given)
 
 
-def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
-    """Metadata, checked, and tensors that lie in the file's memory map, not checked."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _header(path, file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read as a model file: {_why_unreadable(path, error)}") from error
-
-
-def _header(path: Path, metadata: Mapping[str, str]) -> _Header:
-    if _KEY not in metadata:
-        raise InputError(
-            f"{path} is a safetensors file, but not a model file of efficientnetv2: its metadata has no "
-            f"'{_KEY}'. To start training from foreign weights, pass it to --weights."
-        )
-    try:
-        plain = json.loads(metadata[_KEY])
-        newest = TypeAdapter(int).validate_python(
-            plain.get("format_version") if isinstance(plain, dict) else None
-        )
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the metadata '{_KEY}' is damaged ({_reason(error)}).") from error
-    if newest > FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format {newest}, written by efficientnetv2 {plain.get('package_version')}; "
-            f"this is {version('efficientnetv2')}, which reads up to {FORMAT_VERSION}. "
-            "Upgrade: pip install --upgrade efficientnetv2"
-        )
-    try:
-        return TypeAdapter(_Header).validate_python(plain)
-    except ValidationError as error:
-        raise InputError(f"{path}: the metadata '{_KEY}' is damaged ({_reason(error)}).") from error
-
-
-def _empty_network(path: Path, header: _Header, tensors: int) -> LoadedNetwork:
-    """The network without memory for its weights: those of the file take their place."""
-    layers = sum(stage.layers for stage in header.architecture.stages)
+def _empty_ours(path: Path, words: Header, tensors: int) -> EfficientNet:
+    assert words.architecture is not None
+    layers = sum(stage.layers for stage in words.architecture.stages)
     try:
         if layers > tensors:  # else a hostile file could have us build blocks without end
             raise ValueError(f"{layers} layers, but only {tensors} tensors")
         with torch.device("meta"):
-            return LoadedNetwork(
-                header.architecture, num_classes=header.num_classes, in_channels=header.in_channels
+            return EfficientNet(
+                words.architecture, num_classes=words.num_classes, in_channels=words.in_channels
             )
     except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: its architecture cannot be built ({_reason(error)}).") from error
+        raise InputError(f"{path}: its architecture cannot be built ({reason(error)}).") from error
 
 
-def _check_names(path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    def kind(tensor: Tensor) -> str:
-        return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+def _empty_foreign(source: str, words: Header) -> Foreign:
+    """Without memory where its library can build it so; else with fresh weights."""
+
+    def built() -> Foreign:
+        return fit(foreign.build(source), num_classes=words.num_classes, in_channels=words.in_channels)
+
+    try:
+        with torch.device("meta"):
+            network = built()
+        if not _has_hidden_tensors(network):
+            return network
+    except RuntimeError:  # asks for values while it is being built
+        pass
+    with torch.random.fork_rng(devices=[]):
+        return built()
+
+
+def _has_hidden_tensors(network: nn.Module) -> bool:
+    """Whether tensors without values would stay behind when a state dict is loaded."""
+    loaded = network.state_dict().keys()
+    return any(name not in loaded for name, _ in network.named_buffers()) or any(
+        isinstance(value, Tensor) and value.is_meta
+        for module in network.modules()
+        for value in vars(module).values()
+    )
+
+
+def _check_names(path: Path, wanted: Mapping[str, Tensor], file: TensorFile) -> None:
+    def kind(dtype: torch.dtype, shape: Sequence[int]) -> str:
+        return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
 
     wrong = [
-        f"'{name}' is {kind(found[name])}, not {kind(tensor)}"
+        f"'{name}' is {kind(found.dtype, found.shape)}, not {kind(tensor.dtype, tensor.shape)}"
         for name, tensor in wanted.items()
-        if name in found and kind(found[name]) != kind(tensor)
+        if (found := file.entries.get(name)) is not None
+        and (found.shape != tensor.shape or found.dtype.is_floating_point != tensor.dtype.is_floating_point)
     ]
-    missing = [name for name in wanted if name not in found]
-    extra = [name for name in found if name not in wanted]
+    missing = [name for name in wanted if name not in file.entries]
+    extra = [name for name in file.entries if name not in wanted]
     faults = [f"missing {some(missing)}"] * bool(missing) + [f"unknown {some(extra)}"] * bool(extra)
     if faults or wrong:
         raise InputError(
@@ -230,41 +216,8 @@ def _check_names(path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, T
 
 
 def _check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
-    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if broken:
+    if broken := tensorfile.broken(tensors):
         raise InputError(
             f"{what}: {len(broken)} of {len(tensors)} tensors hold NaN or infinity ({some(broken, 3)}). "
             "The training diverged: train again with a lower learning rate."
         )
-
-
-def _sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, kinds, shapes and bytes, whatever order the file keeps them in."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    with open(path, "rb") as file:
-        start = file.read(8)
-    if start[:2] in (b"PK", b"\x80\x02"):
-        return (
-            "it is a PyTorch pickle, which could run any code when opened. If you trust it, convert it to "
-            "safetensors first."
-        )
-    cut = not start or "incomplete" in str(error) or "invalid header length" in str(error)
-    if cut:
-        return f"it is incomplete ({path.stat().st_size:,} bytes). Copy it again from where it came."
-    return f"it is not a safetensors file ({error}). Give a model file ({NAME}) or a run folder."
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where}: {first['msg']}" if where else first["msg"]
-    return str(error).splitlines()[0]

@@ -1,16 +1,87 @@
-"""EfficientNetV2 and V1 as a PyTorch module, made from the expanded table of an architecture."""
+"""What every network is, and EfficientNetV2 and V1, made from the expanded table of an architecture."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import Any, Self
+
+import torch
 from torch import Tensor, nn
 
 from efficientnetv2.arch.spec import Architecture, blocks
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.blocks import ConvNorm, FusedMBConv, MBConv, initialise
 from efficientnetv2.models.regularize import apply_setting
 
+# ImageNet's usual size, for networks of which nobody says another.
+_DEFAULT_PX = 224
 
-class EfficientNet(nn.Module):
+
+class Network(nn.Module):
+    """A network with all that it takes to use it; ours and, wrapped, anyone's.
+
+    Parts that ``models.fit.freeze`` has frozen stay in evaluation mode whatever ``train`` says.
+
+    Args:
+        num_classes: of the classifier; 0 is none, and ``forward`` gives what ``embed`` does.
+        in_channels: of the picture.
+        embed_dim: width of what the classifier reads.
+
+    Attributes:
+        preprocessing: from any picture to the input. As published for a published network; ImageNet's mean
+            and standard deviation at 224 px where nobody says otherwise.
+        class_names: of the outputs, in order; empty where they are not known.
+        recipe: that it was trained by, as plain JSON; empty where that is not known.
+        metrics: what it reached, as plain JSON.
+
+    Raises:
+        InputError: a negative number of classes, or no channel.
+    """
+
+    def __init__(self, *, num_classes: int, in_channels: int, embed_dim: int) -> None:
+        super().__init__()
+        if num_classes < 0:
+            raise InputError(f"num_classes is {num_classes}, but is at least 0 (0 leaves out the classifier)")
+        if in_channels < 1:
+            raise InputError(f"in_channels is {in_channels}, but a picture has at least 1")
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.embed_dim = embed_dim
+        self.preprocessing = Preprocessing(image_px=_DEFAULT_PX).with_channels(in_channels)
+        self.class_names: tuple[str, ...] = ()
+        self.recipe: dict[str, Any] = {}
+        self.metrics: dict[str, Any] = {}
+        self.frozen: tuple[str, ...] = ()  # names of modules that stay in evaluation mode
+
+    @abstractmethod
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The last map of every size, from large to small.
+
+        Args:
+            x: (N, in_channels, H, W) float, normalised.
+        """
+
+    @abstractmethod
+    def embed(self, x: Tensor) -> Tensor:
+        """What the classifier reads.
+
+        Args:
+            x: (N, in_channels, H, W) float, normalised.
+
+        Returns:
+            (N, embed_dim).
+        """
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, but for what is frozen; or evaluation mode."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
+
+
+class EfficientNet(Network):
     """Stem, blocks, head, pooling, dropout, linear classifier.
 
     Fresh weights are drawn with PyTorch's generator: seed it with ``torch.manual_seed`` for repeatable ones.
@@ -36,14 +107,8 @@ class EfficientNet(nn.Module):
         dropout: float = 0.0,
         drop_path: float = 0.0,
     ) -> None:
-        super().__init__()
-        if num_classes < 0:
-            raise InputError(f"num_classes is {num_classes}, but is at least 0 (0 leaves out the classifier)")
-        if in_channels < 1:
-            raise InputError(f"in_channels is {in_channels}, but a picture has at least 1")
+        super().__init__(num_classes=num_classes, in_channels=in_channels, embed_dim=architecture.embed_dim)
         self.architecture = architecture
-        self.num_classes = num_classes
-        self.in_channels = in_channels
         padding, epsilon = architecture.padding, architecture.batch_norm_epsilon
         rows = blocks(architecture)
         width = architecture.head_channels
@@ -54,9 +119,11 @@ class EfficientNet(nn.Module):
             (MBConv if row.kind == "mbconv" else FusedMBConv)(row, padding=padding, epsilon=epsilon)
             for row in rows
         )
-        self.head = ConvNorm(rows[-1].out_channels, width, kernel=1, padding=padding, epsilon=epsilon)
+        self.head: nn.Module = ConvNorm(
+            rows[-1].out_channels, width, kernel=1, padding=padding, epsilon=epsilon
+        )
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+        self.classifier = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
         # Blocks with stride 2: the map before each is the last of its size.
         self._halving = tuple(index for index, row in enumerate(rows) if row.stride == 2)
         initialise(self)
@@ -86,10 +153,14 @@ class EfficientNet(nn.Module):
             x: (N, in_channels, H, W) float, normalised.
 
         Returns:
-            (N, head_channels).
+            (N, embed_dim).
         """
-        maps: Tensor = self.head(self.features(x)[-1])
-        return maps.mean((2, 3))
+        maps: Tensor = self.head(self.features(x)[-1])  # (N, head_channels, H/32, W/32)
+        pooled = maps.mean((2, 3))
+        if self.architecture.pooling == "mean":
+            return pooled
+        (above, below), (left, right) = (_middle(side) for side in maps.shape[-2:])
+        return torch.cat([pooled, maps[:, :, above:below, left:right].mean((2, 3))], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits.
@@ -98,7 +169,12 @@ class EfficientNet(nn.Module):
             x: (N, in_channels, H, W) float, normalised.
 
         Returns:
-            (N, num_classes), or (N, head_channels) without a classifier.
+            (N, num_classes), or (N, embed_dim) without a classifier.
         """
         logits: Tensor = self.classifier(self.dropout(self.embed(x)))
         return logits
+
+
+def _middle(side: int) -> tuple[int, int]:
+    """The middle third of a side, rounded to the larger: of 7 the 3 in the middle, of 2 both."""
+    return side // 3, side - side // 3

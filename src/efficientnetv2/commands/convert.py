@@ -1,0 +1,163 @@
+"""``effnetv2 convert``: weights of others into a model file, and model files into theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from efficientnetv2.commands import options
+from efficientnetv2.commands.screen import Screen, answer
+
+if TYPE_CHECKING:
+    from efficientnetv2.models.network import EfficientNet
+
+_PADDINGS = {"same": 'TensorFlow\'s "same"', "symmetric": "symmetric"}
+_FRAMINGS = {"whole": "whole picture squeezed", "crop": "centre square cut", "pad": "padded to a square"}
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="A model file or run folder of ours; or weights of timm (file, or hub folder with config.json), "
+            "torchvision, Keras (.weights.h5, .h5, .keras) or the authors' TensorFlow code (checkpoint).",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="Without --to a model file of ours. For timm a folder, or .safetensors or .pth; for torchvision "
+            ".pth or .safetensors; for Keras .weights.h5, .h5 or .keras.",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="timm|torchvision|keras",
+            help="For whom. (Default: our model file.)",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What IN's own side calls the network, where the file does not say: efficientnetv2_s for timm's "
+            "with symmetric padding. (Default: as recognised; timm's tf_ network.)",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Convert weights between this package, timm, torchvision, Keras and the authors' checkpoints.
+
+    What IN is, is recognised from the file itself. Preprocessing and class names come along.
+
+    Examples:
+    - `effnetv2 convert tf_efficientnetv2_s.safetensors s.safetensors`
+    - `effnetv2 convert efficientnet_v2_s-dd5fe13b.pth s.safetensors`
+    - `effnetv2 convert runs/demo for_timm --to timm`
+    """
+    from efficientnetv2.base.errors import InputError, did_you_mean
+    from efficientnetv2.models import modelfile
+    from efficientnetv2.models.interop import convert as interop
+
+    if to is not None and to not in interop.TARGETS:
+        raise InputError(f"--to {to}: there is no such target{did_you_mean(to, interop.TARGETS)}")
+    _check_places(source, out, to)
+    network, recognised, notes = _load(source, model)
+    screen = Screen(quiet=as_json)
+    for line in (f"Recognised: {recognised}.", *_described(network), *map(_sentence, notes)):
+        screen.say(line)
+    if to is None:
+        modelfile.save(
+            out,
+            network,
+            preprocessing=network.preprocessing,
+            class_names=network.class_names,
+            recipe=network.recipe,
+            metrics=network.metrics,
+        )
+    else:
+        interop.write(out, network, cast("Literal['timm', 'torchvision', 'keras']", to))
+    screen.say(f"Written to {out}.")
+    if as_json:
+        answer(
+            {
+                "recognised": recognised,
+                "architecture": network.architecture.to_json(),
+                "num_classes": network.num_classes,
+                "in_channels": network.in_channels,
+                "preprocessing": network.preprocessing.to_json(),
+                "class_names": list(network.class_names),
+                "notes": list(notes),
+                "to": to,
+                "out": str(out),
+            }
+        )
+
+
+def _check_places(source: Path, out: Path, to: str | None) -> None:
+    from efficientnetv2.base.errors import InputError
+
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"OUT {out}: there is no folder {out.parent}. Make it, or give another place.")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise InputError(f"OUT {out} is IN itself. Give another place.")
+    if to is None and (out.is_dir() or out.suffix != ".safetensors"):
+        raise InputError(
+            f"OUT {out}: a model file ends in .safetensors. Name it so, or say --to timm, torchvision or keras."
+        )
+
+
+def _load(source: Path, model: str | None) -> tuple[EfficientNet, str, Sequence[str]]:
+    """The network, what it was recognised as, and what there is to say about that."""
+    from efficientnetv2.base.errors import InputError
+    from efficientnetv2.models import modelfile
+    from efficientnetv2.models.interop import convert as interop
+    from efficientnetv2.models.interop.read import is_model_file
+    from efficientnetv2.models.network import EfficientNet
+
+    if is_model_file(source):
+        if model is not None:
+            raise InputError(f"--model {model}: {source} is a model file, which says itself what it is.")
+        ours = modelfile.load(source)
+        if not isinstance(ours, EfficientNet):
+            raise InputError(
+                f"{source} is a model file already, of a network that is none of ours ({type(ours).__name__}): its "
+                "own package reads and writes its weights."
+            )
+        return ours, "a model file of this package", ()
+    imported = interop.read(source, model=model)
+    return imported.network, f"{imported.theirs} of {imported.title}", imported.notes
+
+
+def _described(network: EfficientNet) -> list[str]:
+    """Padding, preprocessing and classes, a line each."""
+    from efficientnetv2.base.errors import some
+
+    table, preprocessing = network.architecture, network.preprocessing
+    mean, std = (" ".join(f"{one:.4g}" for one in many) for many in (preprocessing.mean, preprocessing.std))
+    framing = _FRAMINGS[preprocessing.framing]
+    if preprocessing.framing == "crop":
+        framing += f" of {preprocessing.crop_fraction:.3g} of the shorter side"
+    classes = (
+        f"{network.num_classes}: {some(network.class_names, 3)}" if network.num_classes else "no classifier"
+    )
+    return [
+        f"Padding: {_PADDINGS[table.padding]}; batch-norm epsilon {table.batch_norm_epsilon:g}.",
+        f"Preprocessing: {preprocessing.image_px} px, {framing}, {preprocessing.interpolation}, "
+        f"mean {mean}, std {std}.",
+        f"Classes: {classes}. Input channels: {network.in_channels}.",
+    ]
+
+
+def _sentence(note: str) -> str:
+    return f"Note: {note.rstrip('.')}."

@@ -1,0 +1,248 @@
+"""A network fitted to a task: other classes, other channels, parts of it frozen, its parts in order of depth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from efficientnetv2.arch.spec import Pooling
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.foreign import Foreign
+from efficientnetv2.models.network import EfficientNet, Network
+
+N = TypeVar("N", bound=Network)
+
+
+def fit(
+    network: N,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    pooling: Pooling | None = None,
+) -> N:
+    """Give a network a new head, or let it read pictures of other channels. All other weights stay.
+
+    A new head is drawn with PyTorch's generator, uniform within ±1/sqrt(classes), biases 0, as in a fresh network;
+    the names of the old classes go. Weights for other channels: see ``adapted_weight``; the means and standard
+    deviations of the preprocessing follow (``Preprocessing.with_channels``).
+
+    Args:
+        network: ours or wrapped; changed in place.
+        num_classes: of the new classifier. 0 removes it; the number there is now keeps it (for fresh weights
+            remove it first). None leaves it.
+        in_channels: of the pictures; None leaves it.
+        pooling: of the last maps, of our networks; another one needs a new head. None leaves it.
+
+    Returns:
+        The same network.
+
+    Raises:
+        InputError: a number outside its range, a first convolution in groups, or pooling of a wrapped network.
+    """
+    if pooling is not None and pooling != _pooling(network):
+        if not isinstance(network, EfficientNet):
+            raise InputError(f"pooling is {pooling}, but a network of others pools as it does. Leave it out.")
+        network.architecture = replace(network.architecture, pooling=pooling)
+        network.embed_dim = network.architecture.embed_dim
+        classes = network.num_classes if num_classes is None else num_classes
+        _put_head(network, 0)
+        num_classes = classes
+    if num_classes is not None and num_classes != network.num_classes:
+        if num_classes < 0:
+            raise InputError(f"num_classes is {num_classes}, but is at least 0 (0 leaves out the classifier)")
+        _put_head(network, num_classes)
+    if in_channels is not None and in_channels != network.in_channels:
+        if in_channels < 1:
+            raise InputError(f"in_channels is {in_channels}, but a picture has at least 1")
+        _widen(network, in_channels)
+    return network
+
+
+def _pooling(network: Network) -> Pooling:
+    return network.architecture.pooling if isinstance(network, EfficientNet) else "mean"
+
+
+def adapted_weight(weight: Tensor, in_channels: int) -> Tensor:
+    """A convolution's weights for pictures of other channels, so that activations keep their scale.
+
+    One channel gets the sum over the old ones: it answers a grey picture as the old weights did three equal
+    channels. More take the old ones in turn, scaled by old / new, so that the sum over channels stays when their
+    number is a multiple of the old one, and nearly so otherwise.
+
+    Args:
+        weight: (out, old, k, k).
+        in_channels: new.
+
+    Returns:
+        (out, in_channels, k, k).
+
+    Source: timm's ``adapt_input_conv``, which asks for three old channels; here any number.
+    """
+    old = weight.shape[1]
+    if in_channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    turns = torch.arange(in_channels, device=weight.device) % old
+    return weight[:, turns] * (old / in_channels)
+
+
+def freeze(network: Network, *, stages: int = 0, statistics: bool = False) -> None:
+    """Let a part of a network keep its weights and statistics, whatever trains it.
+
+    What is frozen gets no gradient and stays in evaluation mode when ``network.train()`` is called: its batch-norms
+    neither use nor gather statistics of batches, its dropout and stochastic depth are off. A second call replaces
+    the first.
+
+    Args:
+        network: ours or wrapped; changed in place.
+        stages: 0 freezes nothing; n the stem and the first n stages (see ``layer_groups``), at most all.
+        statistics: freeze every batch-norm's running statistics, those of parts that train too. Their scale and
+            shift train where the part does.
+
+    Raises:
+        InputError: more stages than there are.
+    """
+    groups = layer_groups(network)
+    most = len(groups) - 2  # but the stem and the head
+    if not 0 <= stages <= most:
+        raise InputError(f"stages to freeze are {stages}, but lie in 0 to {most} for this network")
+    frozen = [weight for group in groups[: stages + 1] for weight in group] if stages else []
+    held = {id(weight) for weight in frozen}
+    for parameter in network.parameters():
+        parameter.requires_grad_(id(parameter) not in held)
+    network.frozen = tuple(_still(network, held, statistics=statistics))
+    network.train(network.training)
+
+
+def _still(network: nn.Module, held: set[int], *, statistics: bool) -> Iterator[str]:
+    """Names of the modules that stay in evaluation mode."""
+    for name, module in network.named_modules():
+        weights = [id(weight) for weight in module.parameters()]
+        if name and (
+            (weights and held.issuperset(weights)) or (statistics and isinstance(module, _NormBase))
+        ):
+            yield name
+
+
+def layer_groups(network: Network) -> list[list[nn.Parameter]]:
+    """All parameters in groups from the picture to the classes, for a learning rate that falls with depth.
+
+    With L groups and a decay d, group i takes ``lr * d ** (L - 1 - i)``: the head at the full rate, the stem at
+    the lowest.
+
+    Ours: the stem, each stage of the table, and last the head's convolution with the classifier.
+
+    Others: the parts of the module in the order in which it lists them. A normalisation belongs to the part
+    before it; all from the classifier's part on is the last group. The parts of a container count one by one: of
+    those named ``blocks``, ``stages``, ``layers`` or ``encoder.layers``, and of the first part if it is an
+    ``nn.Sequential`` with most of the weights outside the head (``features`` in torchvision). So a ResNet has a
+    stem and four stages, and a transformer a stem and its blocks.
+
+    Args:
+        network: ours or wrapped.
+
+    Returns:
+        At least two groups, none empty but perhaps the last of a network without classes; every parameter in
+        exactly one.
+
+    Source: of the decay, arXiv:1801.06146, section 3.2.
+    """
+    if isinstance(network, EfficientNet):
+        rest = iter(network.blocks)
+        stages = [[next(rest) for _ in range(stage.layers)] for stage in network.architecture.stages]
+        parts: list[list[nn.Module]] = [[network.stem], *stages, [network.head, network.classifier]]
+    else:
+        assert isinstance(network, Foreign), "there are two kinds of networks"
+        parts = _foreign_parts(network)
+    groups: list[list[nn.Parameter]] = []
+    seen: set[int] = set()
+    for part in parts:
+        group = [weight for module in part for weight in module.parameters() if id(weight) not in seen]
+        seen.update(map(id, group))
+        groups.append(group)
+    # Such as a transformer's class token: it belongs to no part, and goes in at the beginning.
+    groups[0] = [weight for weight in network.parameters() if id(weight) not in seen] + groups[0]
+    return groups
+
+
+# Containers whose parts are what others call stages or blocks.
+_OPENED = ("blocks", "stages", "layers", "encoder", "encoder.layers")
+
+
+def _foreign_parts(network: Foreign) -> list[list[nn.Module]]:
+    """Parts of a foreign network, each with the normalisations after it; the last holds the classifier."""
+    parts: list[list[nn.Module]] = []
+    in_head = False
+    for name, module in _children(network):
+        if in_head or (parts and isinstance(module, _NORMS)):
+            parts[-1].append(module)
+        elif f"{network.classifier_name}.".startswith(f"{name}."):
+            in_head = True
+            parts.append([module])
+        elif _size(module):
+            parts.append([module])
+    return parts
+
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+
+
+def _children(network: Foreign) -> Iterator[tuple[str, nn.Module]]:
+    """The module's children with their names, containers opened."""
+    children = dict(network.module.named_children())
+    head = children.get(network.classifier_name.partition(".")[0])
+    trunk_size = _size(network.module) - (_size(head) if head else 0)
+    first = next(name for name, child in children.items() if _size(child))
+    opened = set(_OPENED)
+    if type(children[first]) is nn.Sequential and children[first] is not head:
+        opened |= {first} if 2 * _size(children[first]) > trunk_size else set()
+
+    def walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+        for name, child in module.named_children():
+            if prefix + name in opened:
+                yield from walk(child, f"{prefix}{name}.")
+            else:
+                yield prefix + name, child
+
+    return walk(network.module, "")
+
+
+def _size(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def _put_head(network: Network, num_classes: int) -> None:
+    like = next(weight for weight in network.parameters() if weight.is_floating_point())
+    head: nn.Module = nn.Identity()
+    if num_classes:
+        head = nn.Linear(network.embed_dim, num_classes, device=like.device, dtype=like.dtype)
+        if not like.is_meta:
+            bound = num_classes**-0.5
+            nn.init.uniform_(head.weight, -bound, bound)
+            nn.init.zeros_(head.bias)
+    if isinstance(network, Foreign):
+        network.module.set_submodule(network.classifier_name, head)
+    else:
+        network.set_submodule("classifier", head)
+    head.train(network.training)
+    network.num_classes, network.class_names = num_classes, ()
+
+
+def _widen(network: Network, in_channels: int) -> None:
+    if isinstance(network, Foreign):
+        stem = network.module.get_submodule(network.stem_name)
+    else:
+        stem = network.get_submodule("stem.conv")
+    assert isinstance(stem, nn.Conv2d)
+    if stem.groups != 1:
+        raise InputError(f"the first convolution has {stem.groups} groups: its channels cannot be changed")
+    with torch.no_grad():
+        stem.weight = nn.Parameter(
+            adapted_weight(stem.weight.detach(), in_channels), requires_grad=stem.weight.requires_grad
+        )
+    stem.in_channels = network.in_channels = in_channels
+    network.preprocessing = network.preprocessing.with_channels(in_channels)

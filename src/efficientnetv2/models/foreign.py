@@ -1,0 +1,249 @@
+"""Networks of others, wrapped so that they work wherever a network is asked for: timm's, torchvision's, anyone's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.extras import needed
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.models.blocks import DropPath
+from efficientnetv2.models.network import Network
+from efficientnetv2.models.regularize import apply_setting
+
+LIBRARIES = ("timm", "torchvision")
+
+# timm leaves stochastic depth out of networks built at rate 0, and then no schedule can raise it. So they are
+# built with some, which is then set to what was asked for; only the proportions of the blocks stay. Ours.
+_TO_HAVE_MODULES = 0.1
+
+
+class Foreign(Network):
+    """A module of someone else, as a ``Network``.
+
+    The last ``nn.Linear`` is taken for the classifier and the first ``nn.Conv2d`` for what reads the picture,
+    in the order in which the module lists its parts: so it is in the networks of timm and torchvision.
+
+    Args:
+        module: with at least one of each. It is used, not copied.
+        source: by which ``create`` makes such a module again ("timm:resnet50"); None for a module that only its
+            owner can make.
+        preprocessing: of the module; None is ImageNet's at 224 px.
+
+    Attributes:
+        module: the one given.
+        source: the one given.
+        stem_name: of the convolution that reads the picture, within ``module``.
+        classifier_name: of the classifier, within ``module``; without classes an ``nn.Identity`` stands there.
+
+    Raises:
+        InputError: no linear layer or no convolution.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, source: str | None = None, preprocessing: Preprocessing | None = None
+    ) -> None:
+        convolutions = [(name, m) for name, m in module.named_modules() if name and isinstance(m, nn.Conv2d)]
+        linears = [(name, m) for name, m in module.named_modules() if name and isinstance(m, nn.Linear)]
+        for found, kind in (
+            (convolutions, "nn.Conv2d that reads pictures"),
+            (linears, "nn.Linear to classify"),
+        ):
+            if not found:
+                raise InputError(
+                    f"{source or type(module).__name__} has no {kind}, so it cannot be told where it begins and "
+                    "ends. Wrap it into a module that has one."
+                )
+        (stem_name, stem), (classifier_name, classifier) = convolutions[0], linears[-1]
+        super().__init__(
+            num_classes=classifier.out_features,
+            in_channels=stem.in_channels,
+            embed_dim=classifier.in_features,
+        )
+        self.module = module
+        self.source = source
+        self.stem_name = stem_name
+        self.classifier_name = classifier_name
+        if preprocessing is not None:
+            self.preprocessing = preprocessing.with_channels(stem.in_channels)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The last map of every size, from large to small; of timm's networks.
+
+        Args:
+            x: (N, in_channels, H, W) float, normalised.
+
+        Returns:
+            (N, C, H/s, W/s) each; a network without a pyramid, such as a transformer, gives the map of its last
+            block alone.
+
+        Raises:
+            InputError: the module does not give its maps away; only timm's do (``forward_intermediates``).
+        """
+        if not hasattr(self.module, "forward_intermediates"):
+            raise InputError(
+                f"{self.source or type(self.module).__name__} does not give its feature maps away. Use one of our "
+                "networks, or one of timm's that has forward_intermediates."
+            )
+        give: Callable[..., Sequence[Tensor]] = self.module.forward_intermediates  # type: ignore[assignment]
+        maps = give(x, intermediates_only=True)
+        last_of_size = {tuple(m.shape[-2:]): m for m in maps}
+        return list(last_of_size.values())
+
+    def embed(self, x: Tensor) -> Tensor:
+        """What the classifier reads: after pooling, and after dropout when training.
+
+        Args:
+            x: (N, in_channels, H, W) float, normalised.
+
+        Returns:
+            (N, embed_dim).
+        """
+        if self.num_classes == 0:
+            return self.forward(x)
+        seen: list[Tensor] = []
+        classifier = self.module.get_submodule(self.classifier_name)
+        hook = classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self.module(x)
+        finally:
+            hook.remove()
+        return seen[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits; the first of them where a module answers with several (Inception's in training).
+
+        Args:
+            x: (N, in_channels, H, W) float, normalised.
+
+        Returns:
+            (N, num_classes), or (N, embed_dim) without a classifier.
+        """
+        answer = self.module(x)
+        logits: Tensor = answer[0] if isinstance(answer, tuple) else answer
+        return logits
+
+
+def is_foreign(model: str) -> bool:
+    """Whether a word names a network of another library: "timm:resnet50"."""
+    return model.partition(":")[0] in LIBRARIES and ":" in model
+
+
+def build(
+    model: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+) -> Foreign:
+    """A network of timm or torchvision.
+
+    Args:
+        model: "timm:NAME" or "torchvision:NAME" with fresh weights; with a tag ("timm:resnet50.a1_in1k",
+            "torchvision:resnet50.IMAGENET1K_V2") the pretrained ones of that library, fetched by it.
+        num_classes: of the classifier, as far as the library can build it; ``models.fit.fit`` does the rest.
+        in_channels: of the picture, likewise.
+
+    Raises:
+        InputError: no such network or tag (names the nearest), the library is not installed, the weights cannot
+            be fetched.
+    """
+    library, _, word = model.partition(":")
+    name, _, tag = word.partition(".")
+    if library == "timm":
+        module, preprocessing = _timm(name, tag, num_classes=num_classes, in_channels=in_channels)
+    else:
+        module, preprocessing = _torchvision(name, tag, num_classes=num_classes)
+    return Foreign(module, source=f"{library}:{name}", preprocessing=preprocessing)
+
+
+def _timm(
+    name: str, tag: str, *, num_classes: int | None, in_channels: int | None
+) -> tuple[nn.Module, Preprocessing | None]:
+    timm = needed("timm", "timm", f"the network 'timm:{name}'")
+    from efficientnetv2.models.interop.timm import stated_preprocessing
+
+    if not timm.is_model(name):
+        raise InputError(f"timm has no network '{name}'{did_you_mean(name, timm.list_models())}")
+    whole = f"{name}.{tag}" if tag else name
+    if tag and whole not in (tags := timm.list_pretrained(f"{name}.*")):
+        raise InputError(
+            f"timm has no weights '{whole}'{did_you_mean(whole, tags)} Known: {', '.join(tags) or 'none'}."
+        )
+    words: dict[str, Any] = {"pretrained": bool(tag)}
+    words |= {"num_classes": num_classes} if num_classes and num_classes > 0 else {}
+    words |= {"in_chans": in_channels} if in_channels and in_channels > 0 else {}
+    try:
+        try:
+            module = timm.create_model(whole, **words, drop_path_rate=_TO_HAVE_MODULES)
+        except TypeError:  # a network without stochastic depth
+            module = timm.create_model(whole, **words)
+    except OSError as error:
+        raise _unfetched(f"timm:{whole}", error) from error
+    regularize(module, None, 0.0)
+    config = module.pretrained_cfg
+    return module, stated_preprocessing(config, Path(f"timm:{name}"))[0] if config.get("mean") else None
+
+
+def _torchvision(name: str, tag: str, *, num_classes: int | None) -> tuple[nn.Module, Preprocessing]:
+    from torchvision import models
+
+    from efficientnetv2.models.interop.torchvision import preprocessing_of
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise InputError(f"torchvision has no network '{name}'{did_you_mean(name, known)}")
+    every = models.get_model_weights(name)
+    if tag and tag not in every.__members__:
+        raise InputError(
+            f"torchvision has no weights '{name}.{tag}'{did_you_mean(tag, every.__members__)} "
+            f"Known: {', '.join(every.__members__)}."
+        )
+    weights = every[tag] if tag else None
+    try:
+        # Pretrained ones come with the classes that they were trained for.
+        fresh = {"num_classes": num_classes} if num_classes and num_classes > 0 and not weights else {}
+        module = models.get_model(name, weights=weights, **fresh)
+    except OSError as error:
+        raise _unfetched(f"torchvision:{name}.{tag}", error) from error
+    return module, preprocessing_of(weights or every.DEFAULT)
+
+
+def _unfetched(model: str, error: OSError) -> InputError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return InputError(
+        f"the weights of '{model}' cannot be fetched ({reason}). With no network, fetch them elsewhere with that "
+        "library and copy its cache here; or leave out the tag for fresh weights."
+    )
+
+
+def regularize(network: nn.Module, dropout: float | None, drop_path: float | None) -> None:
+    """Set dropout and stochastic depth; None leaves the one as it is.
+
+    Args:
+        network: any.
+        dropout: probability, in [0, 1).
+        drop_path: rate, in [0, 1).
+
+    Raises:
+        InputError: a value outside its range.
+    """
+    if dropout is None and drop_path is None:
+        return
+    modules = list(network.modules())
+    if dropout is None:
+        dropout = max((m.p for m in modules if isinstance(m, nn.Dropout)), default=0.0)
+    if drop_path is None:
+        drop_path = max((_depth_rate(m) for m in modules), default=0.0)
+    apply_setting(network, dropout=dropout, drop_path=drop_path)
+
+
+def _depth_rate(module: nn.Module) -> float:
+    """The rate of stochastic depth that a module was given for its whole network; 0 for all others."""
+    if isinstance(module, DropPath):
+        return module.rate / module.depth_fraction if module.depth_fraction else 0.0
+    attribute = {"StochasticDepth": "p", "DropPath": "drop_prob"}.get(type(module).__name__)
+    return float(getattr(module, attribute) or 0.0) if attribute else 0.0

@@ -1,0 +1,131 @@
+"""What a model file says of its weights: the JSON among its metadata, checked, older ones brought up to date."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from efficientnetv2.arch.spec import Architecture
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
+
+FORMAT_VERSION = 2  # raised when an older package could no longer read what we write
+
+_KEY = "efficientnetv2"  # of our JSON among the safetensors metadata
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Header:
+    """All but the weights.
+
+    Args:
+        format_version: of this text.
+        package_version: that wrote it.
+        architecture: of our networks; None for another's.
+        foreign: of another's network, where it comes from ("timm:resnet50"); None where only whoever made it
+            can make it again.
+        num_classes: of the classifier.
+        in_channels: of the picture.
+        preprocessing: from any picture to the input.
+        class_names: of the outputs, in order.
+        recipe: that it was trained by.
+        metrics: what it reached.
+        sha256: of the tensors. The last field: ``tensorfile.write`` fills in the last one it finds.
+    """
+
+    format_version: int
+    package_version: str
+    architecture: Architecture | None
+    foreign: str | None
+    num_classes: Annotated[int, Field(ge=0)]
+    in_channels: Annotated[int, Field(ge=1)]
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    recipe: dict[str, Any]
+    metrics: dict[str, Any]
+    sha256: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Header:
+        if self.architecture is not None and self.foreign is not None:
+            raise ValueError(f"an architecture, and '{self.foreign}' too: a network is one of the two")
+        if len(self.class_names) != self.num_classes:
+            raise ValueError(f"{len(self.class_names)} class_names for {self.num_classes} outputs")
+        if len(set(self.class_names)) != self.num_classes:
+            raise ValueError("two of the class_names are the same")
+        if self.preprocessing.channels != self.in_channels:
+            raise ValueError(
+                f"preprocessing of {self.preprocessing.channels} channels for {self.in_channels} in_channels"
+            )
+        return self
+
+    def metadata(self) -> dict[str, str]:
+        """As it stands in a file."""
+        plain = TypeAdapter(Header).dump_python(self, mode="json")
+        return {"format": "pt", _KEY: json.dumps(plain, allow_nan=False)}
+
+
+def is_ours(metadata: Mapping[str, str]) -> bool:
+    """Whether a safetensors file with such metadata is a model file."""
+    return _KEY in metadata
+
+
+def read(path: Path, metadata: Mapping[str, str]) -> tuple[Header, int]:
+    """The header of a model file.
+
+    Args:
+        path: for messages.
+        metadata: of the file.
+
+    Returns:
+        The header as the newest format has it, and the format that the file was written in.
+
+    Raises:
+        InputError: it is none of ours, newer than this package, or damaged.
+    """
+    if not is_ours(metadata):
+        raise InputError(
+            f"{path} is a safetensors file, but not a model file of efficientnetv2: its metadata has no "
+            f"'{_KEY}'. To start training from foreign weights, pass it to --weights."
+        )
+    try:
+        plain = json.loads(metadata[_KEY])
+        written = TypeAdapter(int).validate_python(
+            plain.get("format_version") if isinstance(plain, dict) else None
+        )
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: the metadata '{_KEY}' is damaged ({reason(error)}).") from error
+    if written > FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format {written}, written by efficientnetv2 {plain.get('package_version')}; "
+            f"this is {version('efficientnetv2')}, which reads up to {FORMAT_VERSION}. "
+            "Upgrade: pip install --upgrade efficientnetv2"
+        )
+    if written < 1:
+        raise InputError(f"{path}: the metadata '{_KEY}' is damaged (there was never a format {written}).")
+    try:
+        return TypeAdapter(Header).validate_python(_migrated(plain, written)), written
+    except ValidationError as error:
+        raise InputError(f"{path}: the metadata '{_KEY}' is damaged ({reason(error)}).") from error
+
+
+def _migrated(plain: dict[str, Any], written: int) -> dict[str, Any]:
+    """A header as the newest format has it."""
+    if written == 1:  # knew our own networks alone
+        plain = {"foreign": None} | plain
+    return plain | {"format_version": FORMAT_VERSION}
+
+
+def reason(error: Exception) -> str:
+    """The first thing that an error complains of, in a line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"{where}: {first['msg']}" if where else first["msg"]
+    return str(error).splitlines()[0]

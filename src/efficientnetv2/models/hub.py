@@ -1,0 +1,267 @@
+"""Pretrained weights by name: ``load("efficientnetv2_s.in1k")``.
+
+What can be had is listed in ``pretrained``. Files lie in the caches of ``huggingface_hub`` and of torchvision, where
+timm and torchvision find them too. What is there is used without asking the network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx2
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    get_session,
+    hf_hub_download,
+    hf_hub_url,
+    is_offline_mode,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
+
+from efficientnetv2.arch.published import NAMES
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.download import download, sha256_of, within
+from efficientnetv2.models.pretrained import Pretrained, about, names
+
+if TYPE_CHECKING:
+    from efficientnetv2.models.network import Network
+
+PYTORCH = "https://download.pytorch.org"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def _torch_folder() -> Path:
+    from torch.hub import get_dir
+
+    return Path(get_dir()) / "checkpoints"
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Where weights come from, and where they are kept.
+
+    Args:
+        endpoint: of the Hugging Face hub or of a mirror that speaks its protocol; from HF_ENDPOINT.
+        folder: its cache; from HF_HUB_CACHE or HF_HOME.
+        pytorch: server of torchvision's files.
+        torch_folder: their cache; from TORCH_HOME.
+        offline: never ask the network; from HF_HUB_OFFLINE.
+        patience_s: how long to wait for a first answer, and for the next bytes of a try.
+    """
+
+    endpoint: str = field(default_factory=lambda: constants.ENDPOINT)
+    folder: Path = field(default_factory=lambda: Path(constants.HF_HUB_CACHE))
+    pytorch: str = PYTORCH
+    torch_folder: Path = field(default_factory=_torch_folder)
+    offline: bool = field(default_factory=is_offline_mode)
+    patience_s: float = 10.0
+
+
+def list_models(pretrained: bool = False) -> tuple[str, ...]:
+    """Names that ``create`` takes.
+
+    Args:
+        pretrained: those with weights, ``name.tag``, instead of the published networks.
+    """
+    return names() if pretrained else NAMES
+
+
+def url(name: str, hub: Hub | None = None) -> str:
+    """Where the file of pretrained weights is fetched from."""
+    hub, entry = hub or Hub(), about(name)
+    if entry.source == "torchvision":
+        return f"{hub.pytorch}/{entry.repository}/{entry.file}"
+    return hf_hub_url(entry.repository, entry.file, endpoint=hub.endpoint)
+
+
+def cached(name: str, hub: Hub | None = None) -> Path | None:
+    """The file of pretrained weights if it is on this machine; no network is asked.
+
+    Args:
+        name: one of ``pretrained.names()``.
+        hub: where to look; None is the user's own caches.
+    """
+    hub, entry = hub or Hub(), about(name)
+    by_hand = _by_hand(entry, hub)
+    if entry.source == "timm":
+        found = try_to_load_from_cache(entry.repository, entry.file, cache_dir=hub.folder)
+        if isinstance(found, str):
+            return Path(found)
+    return by_hand if by_hand.is_file() else None
+
+
+def fetch(name: str, hub: Hub | None = None) -> Path:
+    """The file of pretrained weights, from the cache or fetched into it.
+
+    A download that broke off goes on where it was. What comes is kept only if its SHA-256 is the one that the hub
+    states, or that torchvision has in the file's name; a cached file that is no longer so is fetched again.
+
+    Args:
+        name: one of ``pretrained.names()``.
+        hub: where from and where to; None is as the user's environment says.
+
+    Raises:
+        InputError: no such name; or the file is not there and can't be fetched or kept: says why, where the cache
+            is and how to fill it by hand.
+    """
+    hub, entry = hub or Hub(), about(name)
+    path = cached(name, hub)
+    if path is not None and _intact(path, entry):
+        return path
+    state = f"'{name}' is not in the cache" if path is None else f"{path} is damaged (its SHA-256 is wrong)"
+    if hub.offline:
+        raise _missing(entry, hub, f"{state}, and HF_HUB_OFFLINE forbids to fetch it")
+    get: Callable[[Pretrained, Hub], Path] = _from_pytorch if entry.source == "torchvision" else _from_hub
+    try:
+        return get(entry, hub)
+    except (httpx2.HTTPError, TimeoutError, LocalEntryNotFoundError) as error:
+        raise _missing(
+            entry, hub, f"{state}, and fetching it failed: {_reason(error, url(name, hub))}"
+        ) from error
+    except OSError as error:
+        folder = hub.torch_folder if entry.source == "torchvision" else hub.folder
+        raise InputError(
+            f"'{name}' cannot be kept in the cache {folder} ({error.strerror or error}). Make room, or name "
+            f"another folder with {_variable(entry)}."
+        ) from error
+
+
+def load(name: str, hub: Hub | None = None) -> Network:
+    """A pretrained network, in evaluation mode, with its preprocessing and class names.
+
+    Args:
+        name: one of ``pretrained.names()``.
+        hub: see ``fetch``.
+
+    Raises:
+        InputError: see ``fetch``; or the file does not hold the weights it should.
+    """
+    from efficientnetv2.models.interop import convert
+
+    entry = about(name)
+    path = fetch(name, hub)
+    network = convert.read(path, model=entry.their_model).network
+    if network.num_classes != entry.num_classes:
+        raise InputError(
+            f"{path} has {network.num_classes} outputs, but '{name}' has {entry.num_classes}: it is another "
+            "file. Remove it, and try again."
+        )
+    network.preprocessing = entry.preprocessing
+    return network
+
+
+def _from_hub(entry: Pretrained, hub: Hub) -> Path:
+    """Into huggingface_hub's cache: the content first, checked; then its own link to it."""
+    source = url(entry.name, hub)
+    said = within(
+        hub.patience_s,
+        lambda: get_hf_file_metadata(source, timeout=hub.patience_s, endpoint=hub.endpoint),
+    )
+    if said.etag is None or not _SHA256.fullmatch(said.etag):
+        raise _missing(entry, hub, f"{source} states no SHA-256 ({said.etag}), so that it cannot be checked")
+    folder = hub.folder / _repository_folder(entry)
+    content = folder / "blobs" / said.etag
+    with _lock(hub, folder.name, said.etag):
+        if not (content.is_file() and sha256_of(content) == said.etag):
+            content.parent.mkdir(parents=True, exist_ok=True)
+            download(
+                source,
+                content,
+                sha256=said.etag,
+                size=said.size,
+                headers=build_hf_headers(library_name="efficientnetv2"),
+                patience_s=hub.patience_s,
+            )
+    # It has the content now, and only writes down which commit of which repository this is.
+    return Path(
+        hf_hub_download(
+            entry.repository,
+            entry.file,
+            cache_dir=hub.folder,
+            endpoint=hub.endpoint,
+            etag_timeout=hub.patience_s,
+        )
+    )
+
+
+def _from_pytorch(entry: Pretrained, hub: Hub) -> Path:
+    """Into torchvision's cache."""
+    source, to = url(entry.name, hub), hub.torch_folder / entry.file
+    head = within(
+        hub.patience_s,
+        lambda: get_session().head(source, headers={"Accept-Encoding": "identity"}, timeout=hub.patience_s),
+    )
+    head.raise_for_status()
+    length = head.headers.get("Content-Length")
+    with _lock(hub, "torchvision", entry.file):
+        if not (to.is_file() and _intact(to, entry)):
+            to.parent.mkdir(parents=True, exist_ok=True)
+            download(
+                source,
+                to,
+                sha256=_stated_hash(entry),
+                size=None if length is None else int(length),
+                headers={},
+                patience_s=hub.patience_s,
+            )
+    return to
+
+
+def _lock(hub: Hub, group: str, name: str) -> AbstractContextManager[object]:
+    """Where huggingface_hub has its own locks; under its own name for its files."""
+    folder = hub.folder / ".locks" / group
+    folder.mkdir(parents=True, exist_ok=True)
+    lock: AbstractContextManager[object] = WeakFileLock(folder / f"{name}.lock")
+    return lock
+
+
+def _repository_folder(entry: Pretrained) -> str:
+    return "models--" + entry.repository.replace("/", "--")
+
+
+def _by_hand(entry: Pretrained, hub: Hub) -> Path:
+    """Where a file that somebody brings is looked for."""
+    if entry.source == "torchvision":
+        return hub.torch_folder / entry.file
+    return hub.folder / _repository_folder(entry) / "snapshots" / "main" / entry.file
+
+
+def _stated_hash(entry: Pretrained) -> str:
+    return entry.file.removesuffix(".pth").rpartition("-")[2]
+
+
+def _intact(path: Path, entry: Pretrained) -> bool:
+    """Whether a file still has the SHA-256 that it is known by; a file brought by hand is not known by one."""
+    if entry.source == "torchvision":
+        return sha256_of(path).startswith(_stated_hash(entry))
+    known = path.resolve().name
+    return not _SHA256.fullmatch(known) or sha256_of(path) == known
+
+
+def _variable(entry: Pretrained) -> str:
+    return "TORCH_HOME" if entry.source == "torchvision" else "HF_HUB_CACHE"
+
+
+def _missing(entry: Pretrained, hub: Hub, state: str) -> InputError:
+    folder = hub.torch_folder if entry.source == "torchvision" else hub.folder
+    return InputError(
+        f"{state}. Try again with a network; what has come so far is kept. Or fill the cache by hand: on a machine "
+        f"with a network download {url(entry.name, hub)} and put the file at {_by_hand(entry, hub)} "
+        f"(the cache folder is {folder}; {_variable(entry)} names another)."
+    )
+
+
+def _reason(error: Exception, source: str) -> str:
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"{source} answers {response.status_code} {response.reason_phrase}".rstrip()
+    server = "/".join(source.split("/")[:3])
+    return f"{server} cannot be reached, or breaks off ({str(error) or type(error).__name__})"

@@ -1,0 +1,1 @@
+"""Weights of others: timm, torchvision, Keras, the authors' checkpoints; in both directions."""

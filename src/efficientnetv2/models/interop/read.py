@@ -1,0 +1,263 @@
+"""From a path to its tensors: which kind of file it is, said by the file itself, never by its name.
+
+Nothing that a file holds is ever executed: pickles are read with PyTorch's ``weights_only`` alone.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from efficientnetv2.base.errors import InputError, some
+from efficientnetv2.models.interop import keras, tensorflow, timm
+from efficientnetv2.models.interop.raw import Raw, Source
+
+# Where training programs keep the weights in a checkpoint, best first: averaged ones are those to use.
+_AVERAGED = ("state_dict_ema", "model_ema")
+_NESTS = (*_AVERAGED, "state_dict", "model")
+_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
+_PICKLED = "pytorch_model.bin"  # weights of a hub folder, in older ones
+
+# Arguments of timm's networks that change nothing in evaluation, or that the tensors' shapes say as well.
+_HARMLESS = {"in_chans", "num_classes", "drop_rate", "drop_path_rate", "img_size", "global_pool"}
+
+
+def read(path: str | Path) -> Raw:
+    """The tensors of a foreign file, and what it says about them.
+
+    Args:
+        path: of a safetensors file, a PyTorch pickle, a hub folder of timm (config.json beside the weights),
+            a Keras file (.weights.h5, .h5, .keras) or a TensorFlow checkpoint (its prefix, its .index or its
+            folder).
+
+    Raises:
+        InputError: no such file, of no known kind, damaged, or one that would have to run code.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / timm.CONFIG).is_file():
+        return _hub_folder(path)
+    if tensorflow.opens(path):
+        return tensorflow.read(path)
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder with neither config.json (timm's) nor 'checkpoint' (TensorFlow's) in it. "
+            "Give the weight file."
+        )
+    if not path.is_file():
+        raise InputError(f"{path} does not exist. Give a weight file, or the folder of one.")
+    return _file(path)
+
+
+def is_model_file(path: str | Path) -> bool:
+    """Whether this is a model file of this package, or a folder with one; not whether it is a sound one."""
+    path = Path(path)
+    file = path / timm.WEIGHTS if path.is_dir() and not (path / timm.CONFIG).is_file() else path
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return "efficientnetv2" in (opened.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
+def _file(path: Path) -> Raw:
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if keras.opens(path):
+        return keras.read(path)
+    if start.startswith(b"PK") or start[:1] == b"\x80":
+        tensors, model, notes = _pickle(path)
+    else:
+        tensors, model = _safetensors(path)
+        notes = ()
+    return Raw(path=path, source=_source(tensors), tensors=tensors, model=model, notes=notes)
+
+
+def _source(tensors: Mapping[str, Tensor]) -> Source:
+    return "torchvision" if any(name.startswith("features.") for name in tensors) else "timm"
+
+
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """Tensors that lie in the file's memory map, and the architecture that its metadata may name."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "efficientnetv2" in metadata:
+                raise InputError(
+                    f"{path} is a model file of this package, not a foreign one: efficientnetv2.load reads it."
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read: {_why(path, error)}") from error
+    return tensors, metadata.get("architecture")
+
+
+def _why(path: Path, error: Exception) -> str:
+    text, size = str(error).splitlines()[0], f"{path.stat().st_size:,} bytes"
+    if "TooLarge" in text or "too large" in text:
+        return (
+            f"its first bytes declare a header larger than any real one ({text}). It is no safetensors file."
+        )
+    if "incomplete" in text or "invalid header length" in text or "too small" in text:
+        return f"it is incomplete ({size}; {text}). Copy it again from where it came."
+    return (
+        f"it is neither safetensors, a PyTorch pickle, HDF5 nor a .keras archive ({text}; {size}). Give the "
+        "file that timm, torchvision, Keras or TensorFlow wrote."
+    )
+
+
+def _members(path: Path) -> list[str]:
+    """Names in a zip archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise InputError(
+            f"{path} is an incomplete archive ({path.stat().st_size:,} bytes; {error}). Copy it again from where "
+            "it came."
+        ) from error
+
+
+def _pickle(path: Path) -> tuple[dict[str, Tensor], str | None, tuple[str, ...]]:
+    """Tensors of a pickle, the architecture it may name, and what was chosen."""
+    zipped = zipfile.is_zipfile(path)
+    with open(path, "rb") as file:
+        if not zipped and file.read(2) == b"PK":
+            _members(path)  # says why not
+    if zipped and any("/code/" in name for name in _members(path)):
+        raise InputError(
+            f"{path} is a TorchScript archive, a program with its weights, and no program is run here. "
+            + _SAVE_TENSORS
+        )
+    try:
+        with warnings.catch_warnings():
+            # Of a protocol that the safe reader may not know: it then says so by an error.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)|(Unsupported operand \d+)", str(error))
+        what = f" ('{wanted[1] or wanted[2]}')" if wanted else ""
+        raise InputError(
+            f"{path} is a pickle that holds more than plain tensors{what}; to open it could run code from the file, "
+            "so it was not opened. " + _SAVE_TENSORS
+        ) from error
+    except (EOFError, OSError, RuntimeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path} cannot be read as a PyTorch file ({reason}; {path.stat().st_size:,} bytes): it is incomplete "
+            "or damaged. Copy it again from where it came."
+        ) from error
+    return _state_dict(path, loaded)
+
+
+_SAVE_TENSORS = (
+    "In the program that it came from, save the tensors alone: torch.save(model.state_dict(), FILE), or "
+    "safetensors.torch.save_file(model.state_dict(), FILE)."
+)
+
+
+def _state_dict(path: Path, loaded: Any) -> tuple[dict[str, Tensor], str | None, tuple[str, ...]]:
+    model: str | None = None
+    notes: list[str] = []
+    while isinstance(loaded, Mapping):
+        if isinstance(loaded.get("arch"), str):
+            model = loaded["arch"]
+        nests = [nest for nest in _NESTS if isinstance(loaded.get(nest), Mapping)]
+        if not nests:
+            break
+        if nests[0] in _AVERAGED:
+            notes.append(
+                f"the averaged weights ('{nests[0]}') are read"
+                + (f", not the last ones ('{nests[-1]}')" if nests[-1] not in _AVERAGED else "")
+            )
+        loaded = loaded[nests[0]]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict. " + _SAVE_TENSORS)
+    others = [name for name, value in loaded.items() if not isinstance(value, Tensor)]
+    if others:
+        raise InputError(
+            f"{path} holds other things than tensors ({some(others)}), and none of {', '.join(_NESTS)}. "
+            + _SAVE_TENSORS
+        )
+    tensors = {str(name): value.detach() for name, value in loaded.items()}
+    tensors.pop("n_averaged", None)  # how many steps torch's AveragedModel has averaged
+    return _unwrapped(tensors), model, tuple(notes)
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefixes of wrappers, in whichever order they were put on."""
+    for wrapper in _WRAPPERS * 2:
+        if tensors and all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    return tensors
+
+
+def _hub_folder(folder: Path) -> Raw:
+    """A folder as timm's hub has them: config.json says the network, its preprocessing and its classes."""
+    config = _config(folder / timm.CONFIG)
+    notes: tuple[str, ...] = ()
+    if (folder / timm.WEIGHTS).is_file():
+        path = folder / timm.WEIGHTS
+        tensors, _ = _safetensors(path)
+    elif (folder / _PICKLED).is_file():
+        path = folder / _PICKLED
+        tensors, _, notes = _pickle(path)
+    else:
+        raise InputError(f"{folder} has a config.json but no {timm.WEIGHTS} beside it. Fetch that one too.")
+    stated = config.get("pretrained_cfg", config)
+    arguments = config.get("model_args") or {}
+    unknown = sorted(set(arguments) - _HARMLESS - {"bn_eps"})
+    if arguments.get("global_pool", "avg") != "avg":
+        unknown.append("global_pool")
+    if unknown:
+        raise InputError(
+            f"{folder / timm.CONFIG}: model_args changes the network by {some(unknown)}, which cannot be followed "
+            "here. Use it through timm itself."
+        )
+    preprocessing, differences = timm.stated_preprocessing(stated, folder / timm.CONFIG)
+    return Raw(
+        path=path,
+        source="timm",
+        tensors=tensors,
+        model=config["architecture"],
+        batch_norm_epsilon=arguments.get("bn_eps"),
+        preprocessing=preprocessing,
+        class_names=_labels(config, stated, folder / timm.CONFIG),
+        notes=(*notes, *differences),
+    )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}). Fetch it again, or take it away.") from error
+    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+        raise InputError(f"{path} names no 'architecture', as timm's do. Give the weight file by itself.")
+    if not isinstance(config.get("pretrained_cfg", {}), dict):
+        raise InputError(
+            f"{path}: pretrained_cfg is no object, as timm's are. Give the weight file by itself."
+        )
+    return config
+
+
+def _labels(config: Mapping[str, Any], stated: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """Class names in the order of the outputs; () where none are stated."""
+    labels = config.get("label_names") or stated.get("label_names") or stated.get("labels") or ()
+    if isinstance(labels, Mapping):  # timm allows {"0": name, ...}
+        try:
+            labels = [labels[number] for number in sorted(labels, key=int)]
+        except ValueError as error:
+            raise InputError(f"{path}: label_names has a key that is no number ({error}).") from error
+    if not isinstance(labels, (list, tuple)) or not all(isinstance(label, str) for label in labels):
+        raise InputError(f"{path}: label_names is no list of names. Correct it, or take it away.")
+    return tuple(labels)

@@ -1,0 +1,60 @@
+"""What the two PyTorch formats have in common: names within a module, published shapes, files of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from efficientnetv2.arch.published import NAMES, published
+from efficientnetv2.arch.spec import Architecture
+from efficientnetv2.base.files import write_atomically
+from efficientnetv2.models.network import EfficientNet
+
+_BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def tensors_of(modules: Mapping[str, str]) -> dict[str, str]:
+    """Every tensor name of ours, and theirs, where both sides have PyTorch's names within a module.
+
+    Args:
+        modules: names of ours that hold tensors, and theirs; batch-norms of ours end in ``norm``,
+            convolutions without bias in ``conv``, all others have weight and bias.
+    """
+    names: dict[str, str] = {}
+    for ours, theirs in modules.items():
+        kind = ours.rpartition(".")[2]
+        leaves = {"norm": _BATCH_NORM, "conv": ("weight",)}.get(kind, ("weight", "bias"))
+        names |= {f"{ours}.{leaf}": f"{theirs}.{leaf}" for leaf in leaves}
+    return names
+
+
+def shape_name(architecture: Architecture) -> str | None:
+    """The published network of this shape, whatever the padding and the epsilon; None if there is none."""
+    for name in NAMES:
+        table = published(name).architecture
+        same = replace(architecture, padding=table.padding, batch_norm_epsilon=table.batch_norm_epsilon)
+        if same == table:
+            return name
+    return None
+
+
+def write_tensors(
+    path: Path, network: EfficientNet, names: Mapping[str, str], metadata: Mapping[str, str]
+) -> None:
+    """Write a network's tensors under other names, whole or not at all.
+
+    Args:
+        path: ending in ``.safetensors``, or else a pickle of tensors as ``torch.save`` makes it.
+        network: on any device.
+        names: from ours to theirs.
+        metadata: of a safetensors file.
+    """
+    tensors = {names[ours]: value.detach().cpu().contiguous() for ours, value in network.state_dict().items()}
+    if path.suffix == ".safetensors":
+        write_atomically(path, lambda partial: save_file(tensors, partial, {"format": "pt", **metadata}))
+    else:
+        write_atomically(path, lambda partial: torch.save(tensors, partial))

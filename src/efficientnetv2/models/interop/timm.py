@@ -1,0 +1,265 @@
+"""timm's names: of tensors, of networks, of preprocessing; its hub folders in both directions.
+
+timm has most networks twice under the same tensor names: ``tf_efficientnetv2_s`` pads as TensorFlow does
+and has batch-norm epsilon 1e-3, ``efficientnetv2_s`` pads symmetrically with epsilon 1e-5. Weights of one
+give wrong answers in the other, and a file of tensors alone does not say whose they are.
+
+Facts about timm here are those of timm 1.0.31; nothing here imports it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from efficientnetv2.arch.published import NAMES, architecture, published
+from efficientnetv2.arch.spec import Architecture, blocks
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.base.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Framing, Preprocessing
+from efficientnetv2.models.interop.tensors import shape_name, tensors_of, write_tensors
+from efficientnetv2.models.network import EfficientNet
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"  # of a hub folder
+
+PLAIN_EPSILON = 1e-5  # of the networks whose name has no tf_
+# Without tf_ timm has all of V1, but of V2 only these: there B0 to B3 exist as tf_ alone.
+_PLAIN = frozenset(name for name in NAMES if not name.startswith("efficientnetv2_b"))
+
+# By the channels of stem and head: timm's own networks, which share the tensor names but no published table.
+_RW = {
+    (24, 1024): "efficientnetv2_rw_t",
+    (24, 1792): "efficientnetv2_rw_s",
+    (32, 2152): "efficientnetv2_rw_m",
+}
+_RW_REASON = (
+    "it is a network of timm's author, drawn from the paper's figures before the authors' code was there: "
+    "other widths and blocks than any published EfficientNetV2. Use it through timm itself: "
+    "create('timm:{name}')"
+)
+
+_FRAMINGS: dict[str, Framing] = {
+    "center": "crop",
+    "squash": "whole",
+    "border": "pad",
+}  # timm's crop_mode -> our framing
+
+
+def tensor_names(architecture: Architecture) -> dict[str, str]:
+    """Every tensor name of our network, and timm's.
+
+    Args:
+        architecture: the table; padding and epsilon do not matter.
+    """
+    modules = {"stem.conv": "conv_stem", "stem.norm": "bn1"}
+    layers: dict[int, int] = {}
+    for index, block in enumerate(blocks(architecture)):
+        layer = layers[block.stage] = layers.get(block.stage, -1) + 1
+        ours, theirs = f"blocks.{index}", f"blocks.{block.stage}.{layer}"
+        if block.kind == "fused":
+            parts = {"spatial": "conv_exp", "project": "conv_pwl"} if block.expands else {"spatial": "conv"}
+        elif block.expands:
+            parts = {"expand": "conv_pw", "spatial": "conv_dw", "project": "conv_pwl"}
+        else:
+            parts = {"spatial": "conv_dw", "project": "conv_pw"}
+        for number, (part, convolution) in enumerate(parts.items(), start=1):
+            modules[f"{ours}.{part}.conv"] = f"{theirs}.{convolution}"
+            modules[f"{ours}.{part}.norm"] = f"{theirs}.bn{number}"
+        if block.se_channels is not None:
+            modules[f"{ours}.se.reduce"] = f"{theirs}.se.conv_reduce"
+            modules[f"{ours}.se.expand"] = f"{theirs}.se.conv_expand"
+    modules |= {"head.conv": "conv_head", "head.norm": "bn2", "classifier": "classifier"}
+    return tensors_of(modules)
+
+
+def published_name(model: str) -> tuple[str, bool]:
+    """Which published network timm means, and whether it is the ``tf_`` one.
+
+    Args:
+        model: as timm writes it: ``tf_efficientnetv2_s.in1k``, ``tf_efficientnet_l2_ns``, ``efficientnet_b0``.
+
+    Raises:
+        InputError: another network; of ``efficientnetv2_rw_*`` the message says why.
+    """
+    match = re.match(r"(tf_)?(efficientnet(?:v2)?_(?:[a-z]\d|xl|[sml]))(?=[._]|$)", model)
+    variant = "" if match is None else model[match.end() :].partition(".")[0]
+    # What may follow the name without a dot: timm's older way to say what the weights were trained on.
+    tagged = re.fullmatch(r"(_ns|_ap|_aa|_ra\d?|_in21k|_in21ft1k|_475)*", variant) is not None
+    if "efficientnetv2_rw" in model:
+        raise InputError(f"'{model}' cannot be read: {_RW_REASON.format(name=model.partition('.')[0])}.")
+    if match is None or not tagged or match[2] not in NAMES or not (match[1] or match[2] in _PLAIN):
+        raise InputError(
+            f"'{model}' is none of timm's networks that can be read here: tf_efficientnetv2_*, "
+            "tf_efficientnet_b0 to b8 and l2, and those of the same names without tf_. "
+            f"Use it through timm itself: create('timm:{model}')."
+        )
+    return match[2], match[1] is not None
+
+
+def has_plain(name: str) -> bool:
+    """Whether timm has a published network without ``tf_`` too."""
+    return name in _PLAIN
+
+
+def architecture_of(name: str, *, tf: bool) -> Architecture:
+    """The published table with the padding and the epsilon of timm's ``tf_`` network, or of its plain one."""
+    table = architecture(name)
+    return table if tf else replace(table, padding="symmetric", batch_norm_epsilon=PLAIN_EPSILON)
+
+
+def default_preprocessing(name: str, *, tf: bool) -> Preprocessing:
+    """What timm does with a network's pictures, where nothing was stated with the weights.
+
+    As published but for S to XL: timm's ``tf_`` ones have mean and std 0.5, where the authors have 128/255;
+    its plain ones ImageNet's; and S cuts the centre square.
+    """
+    preprocessing = published(name).preprocessing
+    if name.startswith("efficientnetv2_") and name in _PLAIN:
+        half = (0.5,) * 3
+        mean, std = (half, half) if tf else (IMAGENET_MEAN, IMAGENET_STD)
+        framing: Framing = "crop" if name == "efficientnetv2_s" or not tf else "whole"
+        preprocessing = replace(preprocessing, mean=mean, std=std, framing=framing)
+    return preprocessing
+
+
+def stated_preprocessing(config: Mapping[str, Any], path: Path) -> tuple[Preprocessing, tuple[str, ...]]:
+    """The preprocessing of evaluation that a ``pretrained_cfg`` states, and what of it is not exactly ours.
+
+    Args:
+        config: the ``pretrained_cfg`` of a config.json.
+        path: of that file, for the message.
+
+    Raises:
+        InputError: a value that is no preprocessing.
+    """
+    notes = []
+    mode, fraction = (
+        config.get("crop_mode") or "center",
+        config.get("test_crop_pct") or config.get("crop_pct"),
+    )
+    if mode == "squash" and fraction not in (None, 1, 1.0):
+        notes.append(
+            f"timm squeezes the picture and then cuts {1 - float(fraction):.0%} of each side off; here the "
+            "whole picture is kept"
+        )
+    interpolation: Any = config.get("interpolation") or "bicubic"  # checked by Preprocessing
+    if interpolation not in ("bilinear", "bicubic"):
+        notes.append(f"interpolation '{interpolation}' is not to be had here: bicubic instead")
+        interpolation = "bicubic"
+    try:
+        framing = _FRAMINGS[mode]
+        _, height, width = config.get("test_input_size") or config["input_size"]
+        if height != width:
+            raise ValueError(f"the input is {height}x{width} px, but a square is wanted")
+        preprocessing = Preprocessing(
+            image_px=height,
+            framing=framing,
+            crop_fraction=1.0 if framing != "crop" else 0.875 if fraction is None else fraction,
+            interpolation=interpolation,
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise InputError(
+            f"{path}: its pretrained_cfg states no preprocessing that could be followed ({reason}). It needs "
+            "input_size, mean and std as timm writes them."
+        ) from error
+    return preprocessing, tuple(notes)
+
+
+def refuse_rw(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse timm's ``efficientnetv2_rw_*`` by name, where a file does not name itself.
+
+    Raises:
+        InputError: it is one.
+    """
+    stem, head = tensors.get("conv_stem.weight"), tensors.get("conv_head.weight")
+    if stem is None or head is None or (name := _RW.get((stem.shape[0], head.shape[0]))) is None:
+        return
+    raise InputError(f"{path} holds timm's '{name}', which cannot be read: {_RW_REASON.format(name=name)}.")
+
+
+def model_name(architecture: Architecture) -> tuple[str, dict[str, Any]]:
+    """What timm calls a network, and the arguments that make it build exactly that one.
+
+    Args:
+        architecture: a published table, with any padding and epsilon.
+
+    Raises:
+        InputError: timm has no such network.
+    """
+    name = shape_name(architecture)
+    if name is None:
+        raise InputError("timm has only the published networks, and this one is none of them")
+    tf = architecture.padding == "same"
+    if not tf and name not in _PLAIN:
+        raise InputError(f"timm has {name} with TensorFlow's padding alone, and this one pads symmetrically")
+    own = 1e-3 if tf else PLAIN_EPSILON
+    epsilon = architecture.batch_norm_epsilon
+    return f"tf_{name}" if tf else name, {} if epsilon == own else {"bn_eps": epsilon}
+
+
+def write(path: str | Path, network: EfficientNet) -> None:
+    """Write weights for timm.
+
+    Args:
+        path: ending in ``.safetensors`` or ``.pth`` a state dict for ``load_state_dict``; otherwise a folder,
+            as timm's hub has them: ``timm.create_model("local-dir:PATH", pretrained=True)`` needs no more.
+        network: with its preprocessing and class names.
+
+    Raises:
+        InputError: timm has no such network, or a state dict alone would lose its epsilon.
+    """
+    path = Path(path)
+    name, arguments = model_name(network.architecture)
+    names = tensor_names(network.architecture)
+    # timm ignores it; our reader, and a person who looks into the file, do not.
+    metadata = {"architecture": name}
+    if path.suffix in (".safetensors", ".pth"):
+        if arguments:
+            raise InputError(
+                f"batch-norm epsilon is {network.architecture.batch_norm_epsilon:g}, but timm's {name} has "
+                "another, and a state dict cannot say so. Give a folder for OUT: its config.json can"
+            )
+        write_tensors(path, network, names, metadata)
+        return
+    path.mkdir(exist_ok=True)
+    write_tensors(path / WEIGHTS, network, names, metadata)
+    config = _config(name, arguments, network)
+    write_text_atomically(path / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def _config(name: str, arguments: dict[str, Any], network: EfficientNet) -> dict[str, Any]:
+    preprocessing = network.preprocessing
+    modes = {ours: theirs for theirs, ours in _FRAMINGS.items()}
+    if network.in_channels != 3:
+        arguments = arguments | {"in_chans": network.in_channels}
+    return {
+        "architecture": name,
+        "num_classes": network.num_classes,
+        "num_features": network.architecture.head_channels,
+        **({"label_names": list(network.class_names)} if network.class_names else {}),
+        **({"model_args": arguments} if arguments else {}),
+        "pretrained_cfg": {
+            "custom_load": False,
+            "input_size": [network.in_channels, preprocessing.image_px, preprocessing.image_px],
+            "fixed_input_size": False,
+            "interpolation": preprocessing.interpolation,
+            "crop_pct": preprocessing.crop_fraction,
+            "crop_mode": modes[preprocessing.framing],
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "num_classes": network.num_classes,
+            "pool_size": None,
+            "first_conv": "conv_stem",
+            "classifier": "classifier",
+        },
+    }

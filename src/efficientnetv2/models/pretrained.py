@@ -1,0 +1,257 @@
+"""The pretrained weights that can be had by name: where each comes from, under which licence, how good.
+
+This is data; ``hub`` fetches. A name is a published network and a tag that says what its weights learnt from:
+
+- ``in1k``: ImageNet-1k. ``in21k``: ImageNet-21k. ``in21k_ft_in1k``: ImageNet-21k, then ImageNet-1k.
+- ``aa_``, ``ra_``: AutoAugment, RandAugment. ``ap_``: AdvProp (arXiv:1911.09665).
+- ``ns_jft_``: noisy student with JFT-300M's pictures (arXiv:1911.04252); ``_475`` at 475 px.
+- ``tv_``, ``tv2_``: torchvision's first and second weights of ImageNet-1k, with symmetric padding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from efficientnetv2.arch.published import NAMES, published
+from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Framing, Preprocessing
+
+_Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean, std
+IMAGENET: _Statistics = (IMAGENET_MEAN, IMAGENET_STD)
+HALF: _Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights that can be had by name.
+
+    Args:
+        name: ``model.tag``.
+        source: whose files they are.
+        repository: of timm's on the Hugging Face hub, at the newest commit of its main branch; of torchvision
+            the folder on PyTorch's server.
+        file: in that repository. Of torchvision's, the name ends in the first 8 digits of its SHA-256.
+        their_model: what the source calls the network.
+        num_classes: of the classifier.
+        preprocessing: that the figure was measured with, as the source states it.
+        top1_percent: on ImageNet's validation pictures, as the source publishes it, at the size and framing of
+            ``preprocessing``; None where the classes are not those of ImageNet-1k.
+        licence: as the source states it.
+    """
+
+    name: str
+    source: Literal["timm", "torchvision"]
+    repository: str
+    file: str
+    their_model: str
+    num_classes: int
+    preprocessing: Preprocessing
+    top1_percent: float | None
+    licence: str
+
+    @property
+    def model(self) -> str:
+        """The published network."""
+        return self.name.partition(".")[0]
+
+    @property
+    def tag(self) -> str:
+        """What the weights learnt from."""
+        return self.name.partition(".")[2]
+
+
+def names() -> tuple[str, ...]:
+    """Every name, V2 first."""
+    return tuple(sorted(_TABLE, key=lambda name: NAMES.index(name.partition(".")[0])))
+
+
+def about(name: str) -> Pretrained:
+    """What is known of pretrained weights.
+
+    Args:
+        name: one of ``names()``.
+
+    Raises:
+        InputError: no such network, or no such tag of it; names the nearest and all tags.
+    """
+    if name in _TABLE:
+        return _TABLE[name]
+    model = published(name.partition(".")[0]).name
+    known = [other for other in names() if other.startswith(f"{model}.")]
+    raise InputError(
+        f"there are no pretrained weights '{name}'{did_you_mean(name, known)} Known: {', '.join(known)}."
+    )
+
+
+def best(model: str) -> tuple[str, ...]:
+    """Every name of a network's weights, the first choice for training on pictures of one's own first.
+
+    By published top-1, so that ``in21k_ft_in1k`` stands before ``in1k``; timm's before torchvision's, since they
+    have the padding and the epsilon of the published network; at the end those without a top-1.
+
+    Raises:
+        InputError: no such network.
+    """
+    model = published(model).name
+    known = [about(name) for name in names() if name.startswith(f"{model}.")]
+    known.sort(
+        key=lambda entry: (entry.top1_percent is None, entry.source != "timm", -(entry.top1_percent or 0))
+    )
+    return tuple(entry.name for entry in known)
+
+
+class _Timm(NamedTuple):
+    image_px: int
+    crop: float  # timm's crop_pct
+    framing: Framing
+    statistics: _Statistics
+    num_classes: int
+    top1: float | None
+
+
+class _Torch(NamedTuple):
+    file: str
+    image_px: int
+    resize_px: int
+    interpolation: Literal["bilinear", "bicubic"]
+    statistics: _Statistics
+    top1: float
+
+
+# Repositories, sizes, framing, statistics, classes, licence: the default_cfgs of timm 1.0.31
+# (timm/models/efficientnet.py); the repository of tf_x with tag t is timm/tf_x.t. Top-1: its
+# results/results-imagenet.csv (huggingface/pytorch-image-models, commit 4e5207c), measured by timm's author.
+# fmt: off
+_TIMM: dict[str, _Timm] = {
+    # name                                       px   crop   framing  mean, std classes top-1
+    "efficientnetv2_b0.in1k":              _Timm(224, 0.875, "crop",   IMAGENET,  1000, 78.386),
+    "efficientnetv2_b1.in1k":              _Timm(240, 0.882, "crop",   IMAGENET,  1000, 79.518),
+    "efficientnetv2_b2.in1k":              _Timm(260, 0.89,  "crop",   IMAGENET,  1000, 80.226),
+    "efficientnetv2_b3.in1k":              _Timm(300, 0.904, "crop",   IMAGENET,  1000, 81.960),
+    "efficientnetv2_b3.in21k":             _Timm(300, 0.904, "crop",   HALF,     21843, None),
+    "efficientnetv2_b3.in21k_ft_in1k":     _Timm(300, 0.9,   "whole",  HALF,      1000, 82.634),
+    "efficientnetv2_s.in1k":               _Timm(384, 1.0,   "crop",   HALF,      1000, 83.900),
+    "efficientnetv2_s.in21k":              _Timm(384, 1.0,   "crop",   HALF,     21843, None),
+    "efficientnetv2_s.in21k_ft_in1k":      _Timm(384, 1.0,   "crop",   HALF,      1000, 84.332),
+    "efficientnetv2_m.in1k":               _Timm(480, 1.0,   "whole",  HALF,      1000, 85.208),
+    "efficientnetv2_m.in21k":              _Timm(480, 1.0,   "whole",  HALF,     21843, None),
+    "efficientnetv2_m.in21k_ft_in1k":      _Timm(480, 1.0,   "whole",  HALF,      1000, 86.014),
+    "efficientnetv2_l.in1k":               _Timm(480, 1.0,   "whole",  HALF,      1000, 85.660),
+    "efficientnetv2_l.in21k":              _Timm(480, 1.0,   "whole",  HALF,     21843, None),
+    "efficientnetv2_l.in21k_ft_in1k":      _Timm(480, 1.0,   "whole",  HALF,      1000, 86.802),
+    "efficientnetv2_xl.in21k":             _Timm(512, 1.0,   "whole",  HALF,     21843, None),
+    "efficientnetv2_xl.in21k_ft_in1k":     _Timm(512, 1.0,   "whole",  HALF,      1000, 86.754),
+    "efficientnet_b0.in1k":                _Timm(224, 0.875, "crop",   IMAGENET,  1000, 76.542),
+    "efficientnet_b0.aa_in1k":             _Timm(224, 0.875, "crop",   IMAGENET,  1000, 76.882),
+    "efficientnet_b0.ap_in1k":             _Timm(224, 0.875, "crop",   HALF,      1000, 77.100),
+    "efficientnet_b0.ns_jft_in1k":         _Timm(224, 0.875, "crop",   IMAGENET,  1000, 78.680),
+    "efficientnet_b1.in1k":                _Timm(240, 0.882, "crop",   IMAGENET,  1000, 78.546),
+    "efficientnet_b1.aa_in1k":             _Timm(240, 0.882, "crop",   IMAGENET,  1000, 78.840),
+    "efficientnet_b1.ap_in1k":             _Timm(240, 0.882, "crop",   HALF,      1000, 79.288),
+    "efficientnet_b1.ns_jft_in1k":         _Timm(240, 0.882, "crop",   IMAGENET,  1000, 81.388),
+    "efficientnet_b2.in1k":                _Timm(260, 0.89,  "crop",   IMAGENET,  1000, 79.612),
+    "efficientnet_b2.aa_in1k":             _Timm(260, 0.89,  "crop",   IMAGENET,  1000, 80.074),
+    "efficientnet_b2.ap_in1k":             _Timm(260, 0.89,  "crop",   HALF,      1000, 80.300),
+    "efficientnet_b2.ns_jft_in1k":         _Timm(260, 0.89,  "crop",   IMAGENET,  1000, 82.412),
+    "efficientnet_b3.in1k":                _Timm(300, 0.904, "crop",   IMAGENET,  1000, 80.878),
+    "efficientnet_b3.aa_in1k":             _Timm(300, 0.904, "crop",   IMAGENET,  1000, 81.648),
+    "efficientnet_b3.ap_in1k":             _Timm(300, 0.904, "crop",   HALF,      1000, 81.842),
+    "efficientnet_b3.ns_jft_in1k":         _Timm(300, 0.904, "crop",   IMAGENET,  1000, 84.054),
+    "efficientnet_b4.in1k":                _Timm(380, 0.922, "crop",   IMAGENET,  1000, 82.598),
+    "efficientnet_b4.aa_in1k":             _Timm(380, 0.922, "crop",   IMAGENET,  1000, 83.040),
+    "efficientnet_b4.ap_in1k":             _Timm(380, 0.922, "crop",   HALF,      1000, 83.246),
+    "efficientnet_b4.ns_jft_in1k":         _Timm(380, 0.922, "crop",   IMAGENET,  1000, 85.156),
+    "efficientnet_b5.in1k":                _Timm(456, 0.934, "crop",   IMAGENET,  1000, 83.170),
+    "efficientnet_b5.aa_in1k":             _Timm(456, 0.934, "crop",   IMAGENET,  1000, 83.696),
+    "efficientnet_b5.ap_in1k":             _Timm(456, 0.934, "crop",   HALF,      1000, 84.258),
+    "efficientnet_b5.ns_jft_in1k":         _Timm(456, 0.934, "crop",   IMAGENET,  1000, 86.096),
+    "efficientnet_b5.ra_in1k":             _Timm(456, 0.934, "crop",   IMAGENET,  1000, 83.834),
+    "efficientnet_b6.aa_in1k":             _Timm(528, 0.942, "crop",   IMAGENET,  1000, 84.124),
+    "efficientnet_b6.ap_in1k":             _Timm(528, 0.942, "crop",   HALF,      1000, 84.794),
+    "efficientnet_b6.ns_jft_in1k":         _Timm(528, 0.942, "crop",   IMAGENET,  1000, 86.476),
+    "efficientnet_b7.aa_in1k":             _Timm(600, 0.949, "crop",   IMAGENET,  1000, 84.424),
+    "efficientnet_b7.ap_in1k":             _Timm(600, 0.949, "crop",   HALF,      1000, 85.132),
+    "efficientnet_b7.ns_jft_in1k":         _Timm(600, 0.949, "crop",   IMAGENET,  1000, 86.850),
+    "efficientnet_b7.ra_in1k":             _Timm(600, 0.949, "crop",   IMAGENET,  1000, 84.926),
+    "efficientnet_b8.ap_in1k":             _Timm(672, 0.954, "crop",   HALF,      1000, 85.358),
+    "efficientnet_b8.ra_in1k":             _Timm(672, 0.954, "crop",   IMAGENET,  1000, 85.344),
+    "efficientnet_l2.ns_jft_in1k":         _Timm(800, 0.96,  "crop",   IMAGENET,  1000, 88.360),
+    "efficientnet_l2.ns_jft_in1k_475":     _Timm(475, 0.936, "crop",   IMAGENET,  1000, 88.246),
+}
+
+# torchvision 0.29: url, transforms() and acc@1 of the weights of torchvision.models.efficientnet. It publishes
+# them without a licence of their own.
+_TORCHVISION: dict[str, _Torch] = {
+    # name                             file, without .pth         px  resize interpolation mean, std top-1
+    "efficientnetv2_s.tv_in1k": _Torch("efficientnet_v2_s-dd5fe13b",         384, 384, "bilinear", IMAGENET, 84.228),
+    "efficientnetv2_m.tv_in1k": _Torch("efficientnet_v2_m-dc08266a",         480, 480, "bilinear", IMAGENET, 85.112),
+    "efficientnetv2_l.tv_in1k": _Torch("efficientnet_v2_l-59c71312",         480, 480, "bicubic",  HALF,     85.808),
+    "efficientnet_b0.tv_in1k":  _Torch("efficientnet_b0_rwightman-7f5810bc", 224, 256, "bicubic",  IMAGENET, 77.692),
+    "efficientnet_b1.tv_in1k":  _Torch("efficientnet_b1_rwightman-bac287d4", 240, 256, "bicubic",  IMAGENET, 78.642),
+    "efficientnet_b1.tv2_in1k": _Torch("efficientnet_b1-c27df63c",           240, 255, "bilinear", IMAGENET, 79.838),
+    "efficientnet_b2.tv_in1k":  _Torch("efficientnet_b2_rwightman-c35c1473", 288, 288, "bicubic",  IMAGENET, 80.608),
+    "efficientnet_b3.tv_in1k":  _Torch("efficientnet_b3_rwightman-b3899882", 300, 320, "bicubic",  IMAGENET, 82.008),
+    "efficientnet_b4.tv_in1k":  _Torch("efficientnet_b4_rwightman-23ab8bcd", 380, 384, "bicubic",  IMAGENET, 83.384),
+    "efficientnet_b5.tv_in1k":  _Torch("efficientnet_b5_lukemelas-1a07897c", 456, 456, "bicubic",  IMAGENET, 83.444),
+    "efficientnet_b6.tv_in1k":  _Torch("efficientnet_b6_lukemelas-24a108a5", 528, 528, "bicubic",  IMAGENET, 84.008),
+    "efficientnet_b7.tv_in1k":  _Torch("efficientnet_b7_lukemelas-c5b4e57e", 600, 600, "bicubic",  IMAGENET, 84.122),
+}
+# fmt: on
+
+_TIMM_LICENCE = "Apache-2.0"
+_TORCHVISION_LICENCE = "BSD-3-Clause (torchvision's own; none stated for its weights)"
+
+
+def _from_timm(name: str, row: _Timm) -> Pretrained:
+    # timm resizes to whole pixels. Where it squeezes the picture and then cuts a margin off (B3, 0.9), we keep
+    # the whole picture.
+    resize_px = math.floor(row.image_px / row.crop)
+    mean, std = row.statistics
+    preprocessing = Preprocessing(
+        image_px=row.image_px,
+        framing=row.framing,
+        crop_fraction=row.image_px / resize_px if row.framing == "crop" else 1.0,
+        mean=mean,
+        std=std,
+    )
+    return Pretrained(
+        name=name,
+        source="timm",
+        repository=f"timm/tf_{name}",
+        file="model.safetensors",
+        their_model=f"tf_{name.partition('.')[0]}",
+        num_classes=row.num_classes,
+        preprocessing=preprocessing,
+        top1_percent=row.top1,
+        licence=_TIMM_LICENCE,
+    )
+
+
+def _from_torchvision(name: str, row: _Torch) -> Pretrained:
+    mean, std = row.statistics
+    preprocessing = Preprocessing(
+        image_px=row.image_px,
+        framing="crop",
+        crop_fraction=row.image_px / row.resize_px,
+        interpolation=row.interpolation,
+        mean=mean,
+        std=std,
+    )
+    return Pretrained(
+        name=name,
+        source="torchvision",
+        repository="models",
+        file=f"{row.file}.pth",
+        their_model=name.partition(".")[0].replace("efficientnetv2", "efficientnet_v2"),
+        num_classes=1000,
+        preprocessing=preprocessing,
+        top1_percent=row.top1,
+        licence=_TORCHVISION_LICENCE,
+    )
+
+
+_TABLE = {name: _from_timm(name, row) for name, row in _TIMM.items()} | {
+    name: _from_torchvision(name, row) for name, row in _TORCHVISION.items()
+}

@@ -1,0 +1,121 @@
+"""``effnetv2 convert`` as a user meets it: there, back, and refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+from tests.command_line import effnetv2
+
+from efficientnetv2.arch.published import architecture
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.network import EfficientNet
+
+timm = pytest.importorskip("timm")
+
+
+@pytest.fixture
+def timm_file(tmp_path):
+    torch.manual_seed(0)
+    save_file(
+        timm.create_model("tf_efficientnetv2_b0", num_classes=3).state_dict(), tmp_path / "in.safetensors"
+    )
+    return tmp_path / "in.safetensors"
+
+
+def save_ours(path, table, classes=("oak", "elm")):
+    torch.manual_seed(1)
+    network = EfficientNet(table, num_classes=len(classes))
+    modelfile.save(
+        path,
+        network,
+        preprocessing=Preprocessing(image_px=96),
+        class_names=classes,
+        recipe={"a": 1},
+        metrics={},
+    )
+    return path
+
+
+def test_from_timm_to_a_model_file_and_back(tmp_path, timm_file):
+    done = effnetv2("convert", timm_file, "out.safetensors", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("tf_efficientnetv2_b0 of timm", 'TensorFlow\'s "same"', "epsilon 0.001", "224 px", "0.485",
+                  "Classes: 3: '0', '1', '2'", "Note: ", "Written to out.safetensors"):  # fmt: skip
+        assert words in done.stdout
+    assert effnetv2("convert", "out.safetensors", "back", "--to", "timm", cwd=tmp_path).returncode == 0
+    before, after = load_file(timm_file), load_file(tmp_path / "back" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["label_names"] == ["0", "1", "2"]
+
+
+def test_json_says_all_of_it(tmp_path, timm_file):
+    done = effnetv2("convert", timm_file, "out.safetensors", "--json", cwd=tmp_path)
+    told = json.loads(done.stdout)
+    assert (told["num_classes"], told["in_channels"], told["class_names"]) == (3, 3, ["0", "1", "2"])
+    assert told["preprocessing"]["image_px"] == 224
+    assert told["architecture"]["padding"] == "same"
+    assert told["notes"]
+
+
+def test_from_torchvision(tmp_path):
+    network = torchvision.models.efficientnet_b0()
+    torch.save(network.state_dict(), tmp_path / "in.pth")
+    done = effnetv2("convert", "in.pth", "out.safetensors", cwd=tmp_path)
+    assert "efficientnet_b0 of torchvision" in done.stdout
+    ours = modelfile.load(tmp_path / "out.safetensors")
+    assert (ours.architecture.padding, ours.architecture.batch_norm_epsilon) == ("symmetric", 1e-5)
+    assert ours.class_names[0] == "tench"
+    pictures = torch.randn(1, 3, 70, 70)
+    with torch.inference_mode():
+        assert torch.allclose(ours(pictures), network.eval()(pictures), atol=1e-5)
+
+
+def test_a_run_folder_is_taken(tmp_path):
+    (tmp_path / "run").mkdir()
+    save_ours(tmp_path / "run" / "model.safetensors", architecture("efficientnetv2_b0"))
+    done = effnetv2("convert", "run", "hub", "--to", "timm", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "a model file of this package" in done.stdout
+    assert json.loads((tmp_path / "hub" / "config.json").read_text())["label_names"] == ["oak", "elm"]
+
+
+def test_which_of_timms_twins_can_be_said(tmp_path):
+    save_file(timm.create_model("efficientnet_b0", num_classes=2).state_dict(), tmp_path / "in.safetensors")
+    done = effnetv2(
+        "convert", "in.safetensors", "out.safetensors", "--model", "efficientnet_b0", cwd=tmp_path
+    )
+    assert "Padding: symmetric; batch-norm epsilon 1e-05" in done.stdout
+    assert modelfile.load(tmp_path / "out.safetensors").architecture.padding == "symmetric"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["in.safetensors", "out.safetensors", "--to", "tim"], "did you mean 'timm'?"),
+        (["in.safetensors", "out.bin"], "a model file ends in .safetensors"),
+        (["in.safetensors", "no/out.safetensors"], "there is no folder no"),
+        (["in.safetensors", "in.safetensors"], "is IN itself"),
+        (["none.pth", "out.safetensors"], "none.pth does not exist"),
+        (["in.safetensors", "out.pth", "--to", "torchvision"], "torchvision has only"),
+        (["in.safetensors", "out.onnx", "--to", "keras"], "out.onnx"),
+        (
+            ["in.safetensors", "out.safetensors", "--model", "resnet50"],
+            "'resnet50' is none of timm's networks",
+        ),
+        (["ours.safetensors", "out.safetensors", "--model", "efficientnetv2_s"], "says itself what it is"),
+    ],
+)
+def test_refusals_name_the_fault_and_leave_nothing(tmp_path, timm_file, words, said):
+    table = replace(architecture("efficientnetv2_b0"), head_channels=32)
+    save_ours(tmp_path / "ours.safetensors", table)
+    before = sorted(tmp_path.iterdir())
+    done = effnetv2("convert", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.iterdir()) == before

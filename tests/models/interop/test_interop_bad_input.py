@@ -1,0 +1,226 @@
+"""Files that cannot be read, each refused with its name, what was expected and what was found."""
+
+import json
+import pickle
+import warnings
+
+import pytest
+import torch
+import torchvision as their_torchvision
+from safetensors.torch import save_file
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.interop import convert
+
+their_timm = pytest.importorskip("timm")
+
+B0 = "tf_efficientnetv2_b0"
+
+
+def state(name=B0, **arguments):
+    return their_timm.create_model(name, **arguments).state_dict()
+
+
+def refusal(path, **arguments):
+    with pytest.raises(InputError) as error:
+        convert.read(path, **arguments)
+    assert str(path.parent) in str(error.value)
+    return str(error.value)
+
+
+def saved(path, tensors):
+    (save_file if path.suffix == ".safetensors" else torch.save)(tensors, path)
+    return path
+
+
+def test_no_file(tmp_path):
+    assert "does not exist" in refusal(tmp_path / "none.pth")
+
+
+def test_a_folder_of_nothing_known(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "config.json" in refusal(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
+def test_truncated(tmp_path, suffix, share):
+    path = saved(tmp_path / f"cut{suffix}", state())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert "incomplete" in refusal(path)
+
+
+def test_truncated_legacy_pickle(tmp_path):
+    path = tmp_path / "cut.pth"
+    torch.save(state(), path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:200_000])
+    assert "incomplete or damaged" in refusal(path)
+
+
+def test_a_huge_declared_header(tmp_path):
+    path = tmp_path / "huge.safetensors"
+    path.write_bytes((2**60).to_bytes(8, "little") + b'{"a":1}')
+    assert "header larger than any real one" in refusal(path)
+
+
+def test_a_header_that_is_no_json(tmp_path):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes((24).to_bytes(8, "little") + b"{no json, no json at all")
+    assert "JSON" in refusal(path)
+
+
+@pytest.mark.parametrize("network", ["timm", "torchvision"])
+def test_another_network(tmp_path, network):
+    tensors = state("resnet18") if network == "timm" else their_torchvision.models.mobilenet_v2().state_dict()
+    message = refusal(saved(tmp_path / "other.pth", tensors))
+    assert "not those of any published EfficientNet" in message
+    assert next(iter(tensors)) in message
+
+
+@pytest.mark.parametrize("name", ["efficientnetv2_rw_t", "efficientnetv2_rw_s", "efficientnetv2_rw_m"])
+def test_timms_own_networks_are_refused_by_name_with_the_reason(tmp_path, name):
+    with torch.device("meta"):
+        network = their_timm.create_model(name, num_classes=2)
+    tensors = {
+        key: torch.zeros(value.shape, dtype=value.dtype) for key, value in network.state_dict().items()
+    }
+    message = refusal(saved(tmp_path / "any.safetensors", tensors))
+    assert f"'{name}'" in message
+    assert "before the authors' code" in message
+
+
+def test_half_the_tensors_are_listed_by_both_names(tmp_path):
+    tensors = state()
+    kept = dict(list(tensors.items())[: len(tensors) // 2])
+    message = refusal(saved(tmp_path / "half.safetensors", kept))
+    assert "not quite those of efficientnetv2_b0" in message
+    # 420 tensors, 59 batch-norm counters among them; the first half of the rest is there.
+    wanted = [name for name in tensors if not name.endswith("num_batches_tracked")]
+    gone = [name for name in wanted if name not in kept and not name.startswith("classifier")]
+    assert f"{len(gone)} of {len(wanted) - 2} missing: '{gone[0]} (ours: blocks." in message
+
+
+def test_what_is_left_over_is_listed(tmp_path):
+    message = refusal(saved(tmp_path / "more.pth", state() | {"extra.weight": torch.zeros(1)}))
+    assert "1 left over, unknown to it: 'extra.weight'" in message
+
+
+def test_a_wrong_shape_is_listed_by_both_names(tmp_path):
+    message = refusal(
+        saved(tmp_path / "wrong.pth", state() | {"conv_head.weight": torch.zeros(1000, 192, 1, 1)})
+    )
+    assert (
+        "conv_head.weight (ours: head.conv.weight) is [1000, 192, 1, 1], expected [1280, 192, 1, 1]"
+        in message
+    )
+
+
+def test_half_a_classifier(tmp_path):
+    tensors = state()
+    del tensors["classifier.bias"]
+    assert "classifier.bias" in refusal(saved(tmp_path / "half.pth", tensors))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(tmp_path, value):
+    tensors = state()
+    tensors["blocks.1.0.bn1.weight"][3] = value
+    message = refusal(saved(tmp_path / "nan.safetensors", tensors))
+    assert "1 of 420 tensors hold NaN or infinity ('blocks.1.0.bn1.weight')" in message
+
+
+def test_integers_for_weights(tmp_path):
+    tensors = state()
+    tensors["conv_stem.weight"] = tensors["conv_stem.weight"].to(torch.int8)
+    message = refusal(saved(tmp_path / "int8.safetensors", tensors))
+    assert "'conv_stem.weight' (ours: stem.conv.weight) holds int8" in message
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_that_would_run_code_runs_none(tmp_path, protocol):
+    trace = tmp_path / "ran"
+    torch.save({"state_dict": state(), "args": Bomb(trace)}, tmp_path / "zip.pth", pickle_protocol=protocol)
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Bomb(trace), protocol))
+    for name in ("zip.pth", "bare.pth"):
+        message = refusal(tmp_path / name)
+        assert "run code" in message
+        assert "torch.save(model.state_dict(), FILE)" in message
+    assert not trace.exists()
+
+
+def test_a_program_is_not_run(tmp_path):
+    path = tmp_path / "script.pt"
+    module = torch.nn.Linear(2, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's: that such files are going out of use
+        torch.jit.save(torch.jit.script(module), path)
+    assert "TorchScript" in refusal(path)
+
+
+def test_no_state_dict(tmp_path):
+    assert "not a state dict" in refusal(saved(tmp_path / "list.pth", [torch.zeros(1)]))
+    assert "'epoch'" in refusal(saved(tmp_path / "own.pth", {"epoch": 3, "net": state()}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda config: "{", "is not JSON"),
+        (lambda config: [config], "names no 'architecture'"),
+        (lambda config: {"architectures": ["ViT"]}, "names no 'architecture'"),
+        (lambda config: config | {"architecture": "resnet50"}, "'resnet50' is none of timm's networks"),
+        (lambda config: config | {"architecture": "efficientnetv2_rw_s"}, "before the authors' code"),
+        (lambda config: config | {"architecture": "tf_efficientnetv2_s"}, "not those of tf_efficientnetv2_s"),
+        (
+            lambda config: config | {"label_names": ["a", "b", "c"]},
+            "3 class names are stated for it, but it has 2",
+        ),
+        (lambda config: config | {"label_names": [1, 2]}, "no list of names"),
+        (lambda config: config | {"model_args": {"act_layer": "relu"}}, "'act_layer'"),
+        (lambda config: config | {"pretrained_cfg": {"input_size": [3, 64, 64]}}, "no preprocessing"),
+        (
+            lambda config: config | {"pretrained_cfg": config["pretrained_cfg"] | {"std": [0, 1, 1]}},
+            "above 0",
+        ),
+        (
+            lambda config: config | {"pretrained_cfg": config["pretrained_cfg"] | {"crop_pct": 7}},
+            "crop_fraction",
+        ),
+    ],
+)
+def test_a_hub_folder_whose_config_is_wrong(tmp_path, change, said):
+    hub = tmp_path / "hub"
+    their_timm.models.save_for_hf(
+        their_timm.create_model(B0, num_classes=2), str(hub), safe_serialization=True
+    )
+    config = change(json.loads((hub / "config.json").read_text()))
+    (hub / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    with pytest.raises(InputError) as error:
+        convert.read(hub)
+    assert said in str(error.value)
+
+
+def test_a_hub_folder_without_weights(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": B0}))
+    with pytest.raises(InputError, match=r"no model\.safetensors beside it"):
+        convert.read(tmp_path)
+
+
+def test_a_name_that_contradicts_the_file(tmp_path):
+    path = tmp_path / "arch.pth"
+    torch.save({"arch": B0, "state_dict": state()}, path)
+    assert "says that it is tf_efficientnetv2_b0" in refusal(path, model="tf_efficientnetv2_b1")
+
+
+def test_torchvision_has_no_b0_of_v2(tmp_path):
+    path = saved(tmp_path / "b0.pth", their_torchvision.models.efficientnet_b0().state_dict())
+    assert "none of torchvision's networks" in refusal(path, model="efficientnet_v2_b0")

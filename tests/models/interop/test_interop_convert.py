@@ -1,0 +1,260 @@
+"""What comes out of others' files, and what they make of ours."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision as their_torchvision
+from safetensors.torch import load_file, save_file
+
+from efficientnetv2.arch.published import architecture, published
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.models.interop import convert
+from efficientnetv2.models.network import EfficientNet
+
+their_timm = pytest.importorskip("timm")
+
+B0 = "efficientnetv2_b0"
+PREPROCESSING = Preprocessing(
+    image_px=160,
+    framing="crop",
+    crop_fraction=0.8,
+    interpolation="bilinear",
+    mean=(0.1, 0.2, 0.3),
+    std=(0.4, 0.5, 0.6),
+)
+
+
+def timm_file(path, name=f"tf_{B0}", change=None, **arguments):
+    """A state dict as timm has it, changed if wanted."""
+    torch.manual_seed(1)
+    tensors = their_timm.create_model(name, **arguments).state_dict()
+    if change:
+        change(tensors)
+    (save_file if path.suffix == ".safetensors" else torch.save)(tensors, path)
+    return path
+
+
+def our_network(table=None, classes=("oak", "elm", "ash"), channels=3):
+    torch.manual_seed(2)
+    network = EfficientNet(table or architecture(B0), num_classes=len(classes), in_channels=channels)
+    network.preprocessing = PREPROCESSING.with_channels(channels)
+    network.class_names = classes
+    return network.eval()
+
+
+@pytest.mark.parametrize(("classes", "channels"), [(1000, 3), (7, 3), (0, 3), (1, 4), (5, 1)])
+def test_any_number_of_classes_and_channels_is_read(tmp_path, classes, channels):
+    path = timm_file(tmp_path / "b0.safetensors", num_classes=classes, in_chans=channels)
+    network = convert.read(path).network
+    assert (network.num_classes, network.in_channels, len(network.class_names)) == (
+        classes,
+        channels,
+        classes,
+    )
+    assert network.preprocessing.channels == channels
+    assert not network.training
+    with torch.inference_mode():
+        assert network(torch.randn(1, channels, 64, 64)).shape == (1, classes or 1280)
+
+
+def test_every_number_is_that_of_the_file_and_none_is_shared_with_it(tmp_path):
+    path = timm_file(tmp_path / "b0.safetensors")
+    network = convert.read(path).network
+    stem = network.state_dict()["stem.conv.weight"]
+    assert torch.equal(stem, load_file(path)["conv_stem.weight"])
+    path.write_bytes(bytes(path.stat().st_size))
+    assert stem.abs().sum() > 0
+
+
+def test_a_file_of_either_of_timms_twins_is_read_as_tf_and_says_so(tmp_path):
+    path = timm_file(tmp_path / "any.safetensors", "efficientnet_b0")
+    read = convert.read(path)
+    assert (read.theirs, read.network.architecture) == ("tf_efficientnet_b0", architecture("efficientnet_b0"))
+    assert any("--model efficientnet_b0" in note for note in read.notes)
+    told = convert.read(path, model="efficientnet_b0")
+    assert (told.network.architecture.padding, told.network.architecture.batch_norm_epsilon) == (
+        "symmetric",
+        1e-5,
+    )
+    assert not any("--model" in note for note in told.notes)
+
+
+def test_a_hub_folder_says_which_twin_it_is_and_how_pictures_are_prepared(tmp_path):
+    theirs = their_timm.create_model("efficientnet_b1", num_classes=2)
+    their_timm.models.save_for_hf(
+        theirs, str(tmp_path), model_config={"label_names": ["no", "yes"]}, safe_serialization=True
+    )
+    read = convert.read(tmp_path)
+    assert read.network.architecture.padding == "symmetric"
+    assert read.network.class_names == ("no", "yes")
+    # timm 1.0.31, efficientnet_b1.ra4_e3600_r240_in1k: tested at 288 px, crop_pct 1.0
+    config = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    assert read.network.preprocessing.image_px == config["test_input_size"][1] == 288
+    assert read.network.preprocessing.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_exactly_and_said(tmp_path, kind):
+    def halve(tensors):
+        tensors.update({k: v.to(kind) for k, v in tensors.items() if v.is_floating_point()})
+
+    path = timm_file(tmp_path / "half.safetensors", change=halve)
+    read = convert.read(path)
+    weight = read.network.state_dict()["head.conv.weight"]
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, load_file(path)["conv_head.weight"].float())
+    assert any(str(kind).removeprefix("torch.") in note for note in read.notes)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (lambda tensors: {"state_dict": tensors, "epoch": 7}, None),
+        (lambda tensors: {"model": {f"module.{k}": v for k, v in tensors.items()}}, None),
+        (lambda tensors: {f"module._orig_mod.{k}": v for k, v in tensors.items()}, None),
+        (
+            lambda tensors: {
+                "state_dict": {k: torch.zeros_like(v) for k, v in tensors.items()},
+                "state_dict_ema": tensors,
+                "arch": f"tf_{B0}",
+            },
+            "'state_dict_ema'",
+        ),
+        (
+            lambda tensors: {
+                "model": {k: torch.zeros_like(v) for k, v in tensors.items()},
+                "model_ema": {"n_averaged": torch.tensor(3)} | {f"module.{k}": v for k, v in tensors.items()},
+            },
+            "'model_ema'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_checkpoints_of_training_programs_are_unwrapped(tmp_path, wrap, said, zipped):
+    tensors = their_timm.create_model(f"tf_{B0}").state_dict()
+    path = tmp_path / "checkpoint.pth"
+    torch.save(wrap(tensors), path, _use_new_zipfile_serialization=zipped)
+    read = convert.read(path)
+    assert torch.equal(read.network.state_dict()["stem.conv.weight"], tensors["conv_stem.weight"])
+    assert any(said in note for note in read.notes) if said else not any("averaged" in n for n in read.notes)
+
+
+def test_counters_may_be_left_out(tmp_path):
+    def leave_out(tensors):
+        for name in [name for name in tensors if name.endswith("num_batches_tracked")]:
+            del tensors[name]
+
+    read = convert.read(timm_file(tmp_path / "b0.safetensors", change=leave_out))
+    assert read.network.state_dict()["stem.norm.num_batches_tracked"] == 0
+
+
+def test_a_thousand_outputs_are_imagenets_classes(tmp_path):
+    names = convert.read(timm_file(tmp_path / "b0.pth")).network.class_names
+    assert (names[0], names[207], names[999]) == ("tench", "golden retriever", "toilet tissue")
+    assert len(set(names)) == 1000
+
+
+def test_timm_loads_our_folder_with_our_preprocessing(tmp_path):
+    from timm.data import resolve_model_data_config
+
+    network = our_network()
+    convert.write(tmp_path / "hub", network, "timm")
+    theirs = their_timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
+    pictures = torch.randn(2, 3, 75, 75)
+    with torch.inference_mode():
+        assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
+    config = resolve_model_data_config(theirs)
+    assert config["input_size"] == [3, 160, 160]
+    assert (config["crop_pct"], config["crop_mode"], config["interpolation"]) == (0.8, "center", "bilinear")
+    assert (tuple(config["mean"]), tuple(config["std"])) == (PREPROCESSING.mean, PREPROCESSING.std)
+
+
+@pytest.mark.parametrize("framing", ["whole", "crop", "pad"])
+@pytest.mark.parametrize(
+    ("table", "channels", "classes"),
+    [
+        (architecture(B0), 3, ("oak", "elm", "ash")),
+        (architecture(B0), 4, ()),
+        (
+            replace(architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5),
+            1,
+            ("a", "b"),
+        ),
+        # torchvision's V2-S, say: timm's plain networks have another epsilon, which the config.json carries.
+        (replace(architecture("efficientnet_b0"), padding="symmetric"), 3, ("a", "b")),
+    ],
+)
+def test_a_folder_for_timm_comes_back_bit_for_bit(tmp_path, framing, table, channels, classes):
+    network = our_network(table, classes, channels)
+    crop = 0.8 if framing == "crop" else 1.0
+    network.preprocessing = replace(network.preprocessing, framing=framing, crop_fraction=crop)
+    convert.write(tmp_path / "hub", network, "timm")
+    back = convert.read(tmp_path / "hub").network
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(network.state_dict().values(), back.state_dict().values(), strict=True)
+    )
+    assert (back.architecture, back.preprocessing) == (network.architecture, network.preprocessing)
+    assert back.class_names == network.class_names
+    theirs = their_timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
+    pictures = torch.randn(1, channels, 70, 70)
+    with torch.inference_mode():
+        assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_torchvision_loads_our_file_strictly(tmp_path, suffix):
+    table = replace(architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
+    network, path = our_network(table), tmp_path / f"out{suffix}"
+    convert.write(path, network, "torchvision")
+    theirs = their_torchvision.models.efficientnet_b0(num_classes=3).eval()
+    theirs.load_state_dict(
+        load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)
+    )
+    pictures = torch.randn(2, 3, 75, 75)
+    with torch.inference_mode():
+        assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
+    back = convert.read(path)
+    assert back.network.architecture == table
+    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), back.network.state_dict().values(),
+                                                 strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("to", "out", "table", "why"),
+    [
+        ("torchvision", "o.pth", architecture("efficientnetv2_s"), "pads as TensorFlow does"),
+        ("torchvision", "o.pth", architecture(B0), "and this one is efficientnetv2_b0"),
+        (
+            "torchvision",
+            "o.pth",
+            replace(architecture("efficientnet_b0"), padding="symmetric"),
+            "epsilon is 0.001",
+        ),
+        (
+            "torchvision",
+            "o.bin",
+            replace(architecture("efficientnetv2_s"), padding="symmetric"),
+            "ends in .pth",
+        ),
+        ("timm", "o", replace(architecture(B0), padding="symmetric"), "TensorFlow's padding alone"),
+        ("timm", "o", replace(architecture(B0), head_channels=64), "only the published networks"),
+        ("timm", "o.pth", replace(architecture("efficientnetv2_s"), padding="symmetric"), "Give a folder"),
+    ],
+)
+def test_what_others_would_answer_differently_is_not_written(tmp_path, to, out, table, why):
+    with torch.device("meta"):
+        network = our_network(table)
+    with pytest.raises(InputError, match="was not written") as error:
+        convert.write(tmp_path / out, network, to)
+    assert why in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unstated_preprocessing_of_b0_is_the_published_one(tmp_path):
+    read = convert.read(timm_file(tmp_path / "b0.safetensors"))
+    assert read.network.preprocessing == published(B0).preprocessing
+    assert any("states none" in note and "preprocessing" in note for note in read.notes)

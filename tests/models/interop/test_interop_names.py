@@ -1,0 +1,125 @@
+"""Tensor names and shapes of all published networks are those of timm and torchvision, none left over."""
+
+import pytest
+import torch
+import torchvision as their_torchvision
+
+from efficientnetv2.arch.published import NAMES, architecture
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.interop import timm, torchvision
+from efficientnetv2.models.network import EfficientNet
+
+their_timm = pytest.importorskip("timm")
+
+
+def shapes(network):
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def ours_renamed(name, tensor_names):
+    with torch.device("meta"):
+        network = EfficientNet(architecture(name))
+    names = tensor_names(architecture(name))
+    return {names[ours]: shape for ours, shape in shapes(network).items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_timms(name):
+    with torch.device("meta"):
+        theirs = their_timm.create_model(f"tf_{name}")
+    assert ours_renamed(name, timm.tensor_names) == shapes(theirs)
+
+
+@pytest.mark.parametrize("name", list(torchvision.MODELS))
+def test_torchvisions(name):
+    with torch.device("meta"):
+        theirs = their_torchvision.models.get_model(torchvision.MODELS[name], weights=None)
+    assert ours_renamed(name, torchvision.tensor_names) == shapes(theirs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_and_epsilon_are_timms_with_and_without_tf(name):
+    for model in (f"tf_{name}", name):
+        if not their_timm.is_model(model):
+            with pytest.raises(InputError, match=r"none of timm's networks"):
+                timm.published_name(model)
+            continue
+        with torch.device("meta"):
+            theirs = their_timm.create_model(model)
+        table = timm.architecture_of(name, tf=timm.published_name(model)[1])
+        assert timm.published_name(model)[0] == name
+        assert {table.batch_norm_epsilon} == {
+            m.eps for m in theirs.modules() if isinstance(m, torch.nn.BatchNorm2d)
+        }
+        assert (table.padding == "same") == (type(theirs.conv_stem).__name__ == "Conv2dSame")
+        assert timm.model_name(table) == (model, {})
+
+
+@pytest.mark.parametrize("name", list(torchvision.MODELS))
+def test_epsilon_is_torchvisions(name):
+    with torch.device("meta"):
+        theirs = their_torchvision.models.get_model(torchvision.MODELS[name], weights=None)
+    table = torchvision.architecture_of(name)
+    assert {table.batch_norm_epsilon} == {
+        m.eps for m in theirs.modules() if isinstance(m, torch.nn.BatchNorm2d)
+    }
+    assert table.padding == "symmetric"
+    assert (
+        torchvision.model_name(table)
+        == torchvision.MODELS[name]
+        == torchvision.MODELS[torchvision.published_name(torchvision.MODELS[name])]
+    )
+
+
+@pytest.mark.parametrize(
+    "tag", ["tf_efficientnetv2_s.in1k", "tf_efficientnetv2_s_in21ft1k", "tf_efficientnetv2_s"]
+)
+def test_timms_tags_do_not_change_the_network(tag):
+    assert timm.published_name(tag) == ("efficientnetv2_s", True)
+
+
+@pytest.mark.parametrize(
+    "model", ["tf_efficientnet_l2_ns", "tf_efficientnet_l2_ns_475", "tf_efficientnet_l2"]
+)
+def test_noisy_students_l2_is_known(model):
+    assert timm.published_name(model) == ("efficientnet_l2", True)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["resnet50", "efficientnet_lite0", "efficientnet_b0_gn", "efficientnet_b1_pruned", "tf_efficientnet_es",
+     "efficientnetv2_b0", "efficientnet_x_b3", "tf_efficientnet_cc_b0_4e"],
+)  # fmt: skip
+def test_other_networks_of_timm_are_not_taken_for_ours(model):
+    with pytest.raises(InputError, match=model):
+        timm.published_name(model)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in NAMES if name.startswith("efficientnetv2") and not name.endswith(("0", "1", "2", "3"))],
+)
+def test_unstated_preprocessing_of_s_to_xl_is_timms_own(name):
+    theirs = their_timm.get_pretrained_cfg(f"tf_{name}.in21k_ft_in1k").to_dict()
+    stated, notes = timm.stated_preprocessing(theirs, "config.json")
+    assert timm.default_preprocessing(name, tf=True) == stated
+    assert not notes
+    assert stated.mean == (0.5, 0.5, 0.5)
+
+
+def test_preprocessing_of_b3_says_what_squeezing_and_cutting_becomes():
+    theirs = their_timm.get_pretrained_cfg("tf_efficientnetv2_b3.in21k_ft_in1k").to_dict()
+    stated, [note] = timm.stated_preprocessing(theirs, "config.json")
+    assert (stated.image_px, stated.framing, stated.mean) == (300, "whole", (0.5, 0.5, 0.5))
+    assert "10%" in note
+
+
+@pytest.mark.parametrize(("name", "px"), [("efficientnet_b0", 224), ("efficientnetv2_l", 480)])
+def test_preprocessing_is_what_torchvisions_transform_does(name, px):
+    preprocessing, weights = torchvision.default_preprocessing(name)
+    transform = their_torchvision.models.get_weight(weights).transforms()
+    assert preprocessing.image_px == px == transform.crop_size[0]
+    assert preprocessing.crop_fraction == px / transform.resize_size[0]
+    grey = torch.full((3, 600, 600), 0.25)
+    normalised = (0.25 - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
+    assert torch.allclose(transform(grey)[:, 5, 5], normalised, atol=1e-6)

@@ -1,0 +1,57 @@
+"""Memory of training, counted without values."""
+
+import pytest
+import torch
+from torch import nn
+
+from efficientnetv2.arch.cost import cost
+from efficientnetv2.arch.published import architecture
+from efficientnetv2.arch.spec import blocks
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.activation import activation_bytes
+from efficientnetv2.models.create import create
+from efficientnetv2.models.fit import freeze
+
+
+@pytest.mark.parametrize(
+    ("name", "image_px"), [("efficientnetv2_b0", 224), ("efficientnetv2_s", 97), ("efficientnet_b0", 224)]
+)
+def test_ours_keep_what_their_table_says(name, image_px):
+    with torch.device("meta"):
+        network = create(name)
+    counted = cost(architecture(name), image_px=image_px).total.activation_bytes
+    assert activation_bytes(network, image_px) == pytest.approx(counted, rel=0.02)
+
+
+def test_a_network_small_enough_to_count_by_hand():
+    """Kept per picture: the picture 3*8*8, ReLU's output 4*8*8, and 4 pooled numbers; 4 bytes each."""
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    assert activation_bytes(create(module), 8) == 4 * (3 * 64 + 4 * 64 + 4)
+
+
+def test_frozen_stages_keep_nothing():
+    """What is left is that of the blocks after the fourth stage, and of the head."""
+    network = create("efficientnetv2_b0")
+    freeze(network, stages=4)
+    table = architecture("efficientnetv2_b0")
+    counted = cost(table, image_px=224)
+    later = [part for part, row in zip(counted.blocks, blocks(table), strict=True) if row.stage >= 4]
+    left = sum(part.activation_bytes for part in [*later, counted.head, counted.classifier])
+    assert activation_bytes(network, 224) == pytest.approx(left, rel=0.02)
+
+
+def test_the_network_is_left_as_it_was():
+    network = create("timm:resnet10t").eval()
+    network.module.layer1.train()
+    modes = [module.training for module in network.modules()]
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert activation_bytes(network, 64) > 0
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_size_that_the_network_cannot_take():
+    with pytest.raises(InputError, match="cannot take 3 x 100 x 100 px"):
+        activation_bytes(create("timm:vit_tiny_patch16_224"), 100)

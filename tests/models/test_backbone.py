@@ -1,0 +1,72 @@
+"""Maps for detectors and segmenters: timm's shapes and values, and torchvision's pyramid takes them."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torchvision.ops import FeaturePyramidNetwork
+
+from efficientnetv2.arch.published import architecture
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.backbone import Backbone
+from efficientnetv2.models.create import create
+from efficientnetv2.models.interop.timm import tensor_names
+
+timm = pytest.importorskip("timm")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["efficientnetv2_b0", "efficientnetv2_b3", "efficientnetv2_s", "efficientnetv2_xl", "efficientnet_b4"],
+)
+def test_channels_and_strides_are_timm_s(name):
+    with torch.device("meta"):
+        ours = create(name, features_only=True)
+        theirs = timm.create_model(f"tf_{name}", features_only=True)
+    assert list(ours.channels) == theirs.feature_info.channels()
+    assert list(ours.strides) == theirs.feature_info.reduction() == [2, 4, 8, 16, 32]
+
+
+def test_maps_are_timm_s_at_an_odd_size():
+    ours = create("efficientnetv2_b0", features_only=True).eval()
+    theirs = timm.create_model("tf_efficientnetv2_b0", features_only=True).eval()
+    names = tensor_names(architecture("efficientnetv2_b0"))
+    weights = {names["" + key.removeprefix("network.")]: tensor for key, tensor in ours.state_dict().items()}
+    assert set(weights) == set(theirs.state_dict())  # none of the head, none missing
+    theirs.load_state_dict(weights)
+    pictures = torch.randn(1, 3, 75, 97)
+    with torch.inference_mode():
+        for mine, expected in zip(ours(pictures), theirs(pictures), strict=True):
+            assert mine.shape == expected.shape
+            torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_torchvision_s_pyramid_takes_the_maps():
+    backbone = create("efficientnetv2_b0", features_only=True, in_channels=4)
+    backbone = Backbone(backbone.network, out_strides=(8, 16, 32))
+    assert (backbone.strides, backbone.channels) == ((8, 16, 32), (48, 112, 192))
+    pyramid = FeaturePyramidNetwork(list(backbone.channels), 16)
+    maps = backbone(torch.randn(2, 4, 64, 96))
+    answers = pyramid(OrderedDict((str(stride), m) for stride, m in zip(backbone.strides, maps, strict=True)))
+    assert [tuple(m.shape) for m in answers.values()] == [(2, 16, 8, 12), (2, 16, 4, 6), (2, 16, 2, 3)]
+
+
+def test_no_weights_of_head_and_classifier_are_kept_and_gradients_reach_all_others():
+    backbone = create("efficientnetv2_b0", features_only=True)
+    assert not any("head" in name or "classifier" in name for name in backbone.state_dict())
+    sum(m.square().mean() for m in backbone(torch.randn(2, 3, 64, 64))).backward()
+    assert all(weight.grad is not None for weight in backbone.parameters())
+
+
+def test_a_backbone_of_timm_s():
+    backbone = create("timm:resnet10t", features_only=True)
+    theirs = timm.create_model("resnet10t", features_only=True)
+    assert list(backbone.channels) == theirs.feature_info.channels()
+    assert list(backbone.strides) == theirs.feature_info.reduction()
+
+
+def test_strides_that_are_not_there():
+    with pytest.raises(InputError, match=r"\[2, 64\].*strides \[2, 4, 8, 16, 32\]"):
+        Backbone(create("efficientnetv2_b0"), out_strides=(2, 64))
+    with pytest.raises(InputError, match="does not give its feature maps"):
+        create("torchvision:resnet18", features_only=True)

@@ -1,0 +1,203 @@
+"""Other classes, other channels, frozen parts, parts in order."""
+
+import copy
+
+import pytest
+import torch
+from timm.models._manipulate import adapt_input_conv
+from torch import nn
+
+from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.models.create import create
+from efficientnetv2.models.fit import adapted_weight, fit, freeze, layer_groups
+
+TINY = Architecture(
+    stem_channels=8,
+    stages=(
+        Stage(fused(expand=1, kernel=3), 1, 8, 1),
+        Stage(fused(expand=2, kernel=3), 2, 16, 2),
+        Stage(mbconv(expand=2, kernel=3), 2, 24, 2),
+    ),
+    head_channels=32,
+)
+
+
+@pytest.mark.parametrize("in_channels", [1, 2, 3, 4, 13])
+def test_weights_for_other_channels_are_timm_s(in_channels):
+    weight = torch.randn(8, 3, 3, 3)
+    torch.testing.assert_close(
+        adapted_weight(weight, in_channels),
+        adapt_input_conv(in_channels, weight.clone()),
+        rtol=1e-6,
+        atol=1e-7,
+    )
+
+
+def test_a_grey_picture_is_answered_as_three_equal_channels_were():
+    torch.manual_seed(0)
+    network = create(TINY, num_classes=4).eval()
+    grey = torch.randn(2, 1, 32, 32)
+    before = network(grey.expand(2, 3, 32, 32))
+    torch.testing.assert_close(fit(network, in_channels=1)(grey), before)
+    assert (network.in_channels, network.stem.conv.in_channels) == (1, 1)
+
+
+@pytest.mark.parametrize("in_channels", [6, 12])
+def test_repeated_channels_are_answered_as_the_three_were(in_channels):
+    network = create(TINY, num_classes=4).eval()
+    pictures = torch.randn(2, 3, 32, 32)
+    before = network(pictures)
+    after = fit(network, in_channels=in_channels)(pictures.repeat(1, in_channels // 3, 1, 1))
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+def test_means_and_deviations_follow_the_channels():
+    rgb = Preprocessing(image_px=8, mean=(0.1, 0.2, 0.6), std=(1.0, 2.0, 3.0))
+    assert rgb.with_channels(4).mean == (0.1, 0.2, 0.6, 0.1)
+    assert rgb.with_channels(2).std == (1.0, 2.0)
+    assert rgb.with_channels(1).mean == (pytest.approx(0.3),)
+    network = fit(create("efficientnetv2_b0"), in_channels=13)
+    assert len(network.preprocessing.mean) == len(network.preprocessing.std) == 13
+
+
+@pytest.mark.parametrize("model", [TINY, "torchvision:resnet18", "timm:resnet10t"])
+def test_a_new_head_on_old_weights(model):
+    network = create(model, num_classes=4)
+    network.class_names = ("a", "b", "c", "d")
+    pictures = torch.randn(2, 3, 64, 64)
+    embedding = network.eval().embed(pictures)
+    assert fit(network, num_classes=4).class_names == ("a", "b", "c", "d")
+    assert fit(network, num_classes=7) is network
+    assert (network.num_classes, network.class_names) == (7, ())
+    assert network(pictures).shape == (2, 7)
+    assert torch.equal(network.embed(pictures), embedding)
+    names = set(network.state_dict())
+    assert torch.equal(fit(network, num_classes=0)(pictures), embedding)
+    assert len(names - set(network.state_dict())) == 2  # weight and bias of the classifier
+    assert fit(network, num_classes=3)(pictures).shape == (2, 3)
+
+
+def test_a_new_head_lies_within_the_bounds_of_a_fresh_one():
+    head = fit(create(TINY, num_classes=2), num_classes=25).classifier
+    assert head.weight.abs().max() <= 1 / 5
+    assert head.weight.abs().max() > 0.9 / 5
+    assert not head.bias.any()
+
+
+def test_foreign_channels():
+    network = create("torchvision:resnet18", num_classes=2, in_channels=2)
+    assert network(torch.zeros(2, 2, 64, 64)).shape == (2, 2)
+    assert (network.in_channels, len(network.preprocessing.mean)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"), [({"num_classes": -1}, "num_classes is -1"), ({"in_channels": 0}, "in_channels is 0")]
+)
+def test_numbers_that_cannot_be(wrong, says):
+    for model in (TINY, "timm:resnet10t", "torchvision:resnet18"):
+        with pytest.raises(InputError, match=says):
+            create(model, **wrong)
+    with pytest.raises(InputError, match=says):
+        fit(create(TINY), **wrong)
+
+
+def trained(network):
+    """The state before and after a step of training at a high rate."""
+    before = copy.deepcopy(network.state_dict())
+    network.train()
+    rate = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.SGD(rate, lr=1.0)
+    torch.manual_seed(1)
+    network(torch.randn(4, network.in_channels, 64, 64)).square().sum().backward()
+    optimizer.step()
+    return before, network.state_dict()
+
+
+def changed(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_frozen_stages_change_neither_weights_nor_statistics():
+    network = create(TINY, num_classes=3, drop_path=0, dropout=0)
+    freeze(network, stages=2)  # stem, block 0, blocks 1 and 2; the third stage's and the head train
+    after = changed(*trained(network))
+    assert not any(name.startswith(("stem.", "blocks.0.", "blocks.1.", "blocks.2.")) for name in after)
+    every = {name for name in network.state_dict() if name.startswith(("blocks.3.", "blocks.4.", "head."))}
+    assert every <= after
+
+
+def test_frozen_statistics_leave_scale_and_shift_to_train():
+    network = create(TINY, num_classes=3, drop_path=0, dropout=0)
+    freeze(network, statistics=True)
+    after = changed(*trained(network))
+    assert not any("running" in name or "batches" in name for name in after)
+    assert {name for name, _ in network.named_parameters()} == after
+
+
+def test_what_is_frozen_stays_so_through_train_eval_and_copies():
+    network = create(TINY, num_classes=3, drop_path=0.5)
+    freeze(network, stages=3)
+    twin = copy.deepcopy(network).eval().train()
+    assert not twin.stem.training
+    assert not twin.blocks[2].drop_path.training
+    assert twin.head.training
+    assert twin.training
+    pictures = torch.randn(2, 3, 32, 32)
+    assert torch.equal(twin.features(pictures)[-1], twin.features(pictures)[-1])  # drop_path is off
+    freeze(twin)
+    assert all(module.training for module in twin.modules())
+    assert all(weight.requires_grad for weight in twin.parameters())
+
+
+@pytest.mark.parametrize("model", ["torchvision:resnet18", "timm:resnet10t"])
+def test_a_foreign_resnet_freezes_by_its_layers(model):
+    network = create(model, num_classes=3)
+    freeze(network, stages=3)
+    after = changed(*trained(network))
+    assert after
+    assert all(name.startswith(("module.layer4.", "module.fc.")) for name in after)
+
+
+def test_stages_that_are_not_there():
+    with pytest.raises(InputError, match="stages to freeze are 4, but lie in 0 to 3"):
+        freeze(create(TINY), stages=4)
+    with pytest.raises(InputError, match="0 to 4"):
+        freeze(create("torchvision:resnet18"), stages=5)
+
+
+def sizes(network):
+    return [sum(weight.numel() for weight in group) for group in layer_groups(network)]
+
+
+@pytest.mark.parametrize(
+    ("model", "groups"),
+    [
+        (TINY, 3 + 2),
+        ("efficientnetv2_b0", 6 + 2),
+        ("torchvision:resnet18", 4 + 2),
+        ("timm:resnet50d", 4 + 2),
+        ("timm:convnext_atto", 4 + 2),
+        ("timm:vit_tiny_patch16_224", 12 + 2),
+        ("torchvision:vit_b_16", 12 + 2),
+        ("torchvision:efficientnet_b0", 7 + 1 + 2),  # its last convolution is a part of its own
+    ],
+)
+def test_layer_groups_hold_every_parameter_once_from_stem_to_head(model, groups):
+    with torch.device("meta"):
+        network = create(model, num_classes=5)
+    found = layer_groups(network)
+    assert len(found) == groups
+    ids = [id(weight) for group in found for weight in group]
+    assert sorted(ids) == sorted(id(weight) for weight in network.parameters())
+    classifier = [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
+    assert any(weight is classifier.weight for weight in found[-1])
+
+
+def test_layer_groups_of_b0_by_hand():
+    """Stem: 3*3*3*32 + 2*32; stage 1: 3*3*32*16 + 2*16; head: 192*1280 + 2*1280 + 1280*5 + 5."""
+    with torch.device("meta"):
+        found = sizes(create("efficientnetv2_b0", num_classes=5))
+    assert found[:2] == [864 + 64, 4608 + 32]
+    assert found[-1] == 245_760 + 2_560 + 6_405

@@ -1,0 +1,235 @@
+"""timm's, torchvision's and one's own networks are networks like ours."""
+
+import builtins
+import copy
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.inference.predictor import Predictor
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
+from efficientnetv2.models.foreign import Foreign
+from efficientnetv2.models.network import Network
+from efficientnetv2.models.regularize import apply_setting
+
+timm = pytest.importorskip("timm")
+
+
+def small(classes=3):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, classes),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "embed_dim", "image_px"),
+    [
+        ("timm:resnet10t", 512, 224),  # resnet10t's published test size is 224
+        ("timm:vit_tiny_patch16_224", 192, 224),
+        ("torchvision:resnet18", 512, 224),
+        ("torchvision:mobilenet_v3_small", 1024, 224),
+    ],
+)
+def test_a_library_s_network_answers_as_one_of_ours(model, embed_dim, image_px):
+    network = create(model, num_classes=5).eval()
+    assert isinstance(network, Network)
+    assert (network.num_classes, network.in_channels, network.embed_dim) == (5, 3, embed_dim)
+    assert network.preprocessing.image_px == image_px
+    pictures = torch.randn(2, 3, image_px, image_px)
+    with torch.inference_mode():
+        logits, embedding = network(pictures), network.embed(pictures)
+        assert logits.shape == (2, 5)
+        assert embedding.shape == (2, embed_dim)
+        classifier = network.module.get_submodule(network.classifier_name)
+        torch.testing.assert_close(embedding @ classifier.weight.T + classifier.bias, logits)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "tf_efficientnetv2_b0", "convnext_atto", "vit_tiny_patch16_224"]
+)
+def test_the_classifier_and_the_stem_are_those_that_timm_names(name):
+    with torch.device("meta"):
+        network = create(f"timm:{name}")
+    config = network.module.pretrained_cfg
+    assert network.classifier_name == config["classifier"]
+    assert network.stem_name == config["first_conv"]
+
+
+def test_timm_s_own_preprocessing_is_taken_over():
+    """timm 1.0's tf_efficientnetv2_s.in1k: evaluated at 384 px, everything kept, mean and std 0.5."""
+    preprocessing = create("timm:tf_efficientnetv2_s").preprocessing
+    assert preprocessing.image_px == 384
+    assert preprocessing.crop_fraction == 1
+    assert preprocessing.mean == preprocessing.std == (0.5, 0.5, 0.5)
+
+
+def test_torchvision_s_own_preprocessing_is_taken_over():
+    """torchvision documents for resnet50 IMAGENET1K_V2: resize to 232, crop 224, bilinear."""
+    preprocessing = create("torchvision:resnet50").preprocessing
+    assert (preprocessing.image_px, preprocessing.interpolation) == (224, "bilinear")
+    assert preprocessing.crop_fraction == pytest.approx(224 / 232)
+
+
+def test_features_are_timm_s():
+    network = create("timm:resnet10t").eval()
+    theirs = timm.create_model("resnet10t", features_only=True).eval()
+    theirs.load_state_dict(network.module.state_dict(), strict=False)
+    pictures = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        for ours, expected in zip(network.features(pictures), theirs(pictures), strict=True):
+            assert torch.equal(ours, expected)
+
+
+def test_a_network_without_maps_says_so():
+    with pytest.raises(InputError, match="torchvision:resnet18 does not give its feature maps"):
+        create("torchvision:resnet18").features(torch.zeros(1, 3, 64, 64))
+
+
+def test_a_module_of_ones_own():
+    network = create(small())
+    assert (network.num_classes, network.in_channels, network.embed_dim) == (3, 3, 6)
+    assert network.source is None
+    assert network.preprocessing.image_px == 224
+    assert create(network) is network
+    assert create(network, num_classes=2)(torch.zeros(2, 3, 16, 16)).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), "no nn.Conv2d"),
+        (nn.Sequential(nn.Conv2d(3, 2, 1)), "no nn.Linear"),
+    ],
+)
+def test_a_module_without_beginning_or_end(module, says):
+    with pytest.raises(InputError, match=says):
+        Foreign(module)
+
+
+def test_stochastic_depth_is_there_to_be_scheduled_though_timm_builds_none_at_rate_0():
+    network = create("timm:convnext_atto")
+    rates = lambda: [m.drop_prob for m in network.modules() if type(m).__name__ == "DropPath"]  # noqa: E731
+    assert set(rates()) == {0.0}
+    controlled = apply_setting(network, dropout=0.3, drop_path=0.2)
+    assert controlled.notes == ()
+    assert max(rates()) == pytest.approx(0.2)
+    assert sorted(rates()) == rates()
+    assert min(rates()) < 0.1
+
+
+def test_dropout_and_drop_path_are_honoured():
+    built = create("torchvision:efficientnet_b0")
+    assert {m.p for m in built.modules() if isinstance(m, nn.Dropout)} == {0.2}  # as torchvision has it
+    network = create("torchvision:efficientnet_b0", dropout=0.4)
+    assert {m.p for m in network.modules() if isinstance(m, nn.Dropout)} == {0.4}
+    depth = lambda n: max(m.p for m in n.modules() if type(m).__name__ == "StochasticDepth")  # noqa: E731
+    assert depth(network) == depth(built) > 0.15
+    assert depth(create("torchvision:efficientnet_b0", drop_path=0.5)) == pytest.approx(0.5)
+    assert create("timm:resnet10t", dropout=0.1).module.drop_rate == 0.1
+    with pytest.raises(InputError, match="dropout is 1"):
+        create("timm:resnet10t", dropout=1.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("timm:resnet18x", "timm has no network 'resnet18x'; did you mean 'resnet18'"),
+        (
+            "timm:resnet18.a9_in1k",
+            r"no weights 'resnet18\.a9_in1k'; did you mean 'resnet18\.a\d_in1k'.*Known: ",
+        ),
+        ("torchvision:resnet_18", "torchvision has no network 'resnet_18'; did you mean 'resnet18'"),
+        ("torchvision:fcn_resnet50", "torchvision has no network"),
+        ("torchvision:resnet50.IMAGENET1K_V3", "'IMAGENET1K_V3'|IMAGENET1K_V1, IMAGENET1K_V2"),
+    ],
+)
+def test_unknown_names_and_tags(model, says):
+    with pytest.raises(InputError, match=says):
+        create(model)
+
+
+def test_weights_that_cannot_be_fetched(monkeypatch, tmp_path):
+    def offline(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(InputError, match=r"'timm:resnet18\.a1_in1k' cannot be fetched \(no route to host\)"):
+        create("timm:resnet18.a1_in1k")
+    monkeypatch.setattr("torchvision.models.get_model", offline)
+    with pytest.raises(InputError, match=r"'torchvision:resnet18\.IMAGENET1K_V1' cannot be fetched"):
+        create("torchvision:resnet18.IMAGENET1K_V1")
+
+
+def test_without_timm_the_extra_is_named(monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name.partition(".")[0] == "timm":
+            raise ModuleNotFoundError("No module named 'timm'", name="timm")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(InputError, match=r"timm:resnet18.*pip install 'efficientnetv2\[timm\]'"):
+        create("timm:resnet18")
+
+
+@pytest.mark.parametrize("model", ["timm:resnet10t", "torchvision:regnet_y_400mf", "timm:tiny_vit_5m_224"])
+def test_a_model_file_of_a_library_s_network_needs_nothing_else(model, tmp_path):
+    """regnet cannot be built without values, and tiny_vit has some that no file holds."""
+    network = create(model, num_classes=2, in_channels=4).eval()
+    path = tmp_path / "m.safetensors"
+    modelfile.save(path, network, class_names=("a", "b"), recipe={"name": "x"})
+    state = torch.random.get_rng_state()
+    loaded = modelfile.load(path)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert loaded.source == model
+    assert (loaded.class_names, loaded.recipe) == (("a", "b"), {"name": "x"})
+    assert loaded.preprocessing == network.preprocessing
+    pictures = torch.randn(1, 4, 224, 224)
+    with torch.inference_mode():
+        assert torch.equal(loaded(pictures), network(pictures))
+
+
+def test_a_model_file_of_timm_s_network_is_one_that_timm_reads(tmp_path):
+    network = create("timm:resnet10t", num_classes=2)
+    modelfile.save(tmp_path / "m.safetensors", network, class_names=("a", "b"))
+    theirs = timm.create_model("resnet10t", num_classes=2, checkpoint_path=str(tmp_path / "m.safetensors"))
+    assert torch.equal(theirs.fc.weight, network.module.fc.weight)
+
+
+def test_a_model_file_of_a_module_of_ones_own(tmp_path):
+    network = create(small()).eval()
+    path = tmp_path / "m.safetensors"
+    modelfile.save(path, network, class_names=("a", "b", "c"))
+    with pytest.raises(InputError, match=r"only its code can make.*network=module"):
+        modelfile.load(path)
+    loaded = modelfile.load(path, network=small())
+    pictures = torch.randn(2, 3, 16, 16)
+    assert torch.equal(loaded(pictures), network(pictures))
+    assert loaded.class_names == ("a", "b", "c")
+    other = small(classes=4)
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(InputError, match=r"7\.weight.*\[3, 6\], not float32 \[4, 6\]"):
+        modelfile.load(path, network=other)
+    assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
+
+
+def test_a_predictor_takes_any_network():
+    network = create(small())
+    picture = np.full((20, 30, 3), 128, np.uint8)
+    (answer,) = Predictor(network)(picture)
+    assert set(answer.probabilities) == {"0", "1", "2"}
+
+
+def test_embeddings_survive_copies():
+    network = create("timm:resnet10t", num_classes=2).eval()
+    twin = copy.deepcopy(network)
+    pictures = torch.randn(1, 3, 64, 64)
+    assert torch.equal(network.embed(pictures), twin.embed(pictures))

@@ -1,0 +1,418 @@
+"""Pretrained weights by name, against a server on this machine that speaks the hub's protocol, and fails like one."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from tests.command_line import effnetv2_fresh
+from tests.hub_server import COMMIT, serving
+
+import efficientnetv2
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models import download, pretrained
+from efficientnetv2.models.hub import Hub, cached, fetch, load, url
+
+NAME = "efficientnetv2_b0.in1k"
+FILE = "timm/tf_efficientnetv2_b0.in1k/model.safetensors"
+CONTENT = np.random.default_rng(0).bytes(5 * 2**20 + 12345)
+TORCHVISION = "efficientnet_b0.tv_in1k"
+
+
+@pytest.fixture
+def server():
+    with serving() as server:
+        server.files[FILE] = CONTENT
+        yield server
+
+
+@pytest.fixture
+def hub(server, tmp_path, monkeypatch):
+    """Caches of this test alone, filled from the server."""
+    monkeypatch.setattr(download, "PAUSE_S", 0.0)
+    return Hub(
+        endpoint=server.url,
+        folder=tmp_path / "hub",
+        pytorch=server.url,
+        torch_folder=tmp_path / "torch",
+        patience_s=5,
+    )
+
+
+def kept(folder: Path) -> list[str]:
+    """All files of a cache but locks and its tag."""
+    return [p.name for p in folder.rglob("*") if p.is_file() and p.suffix not in (".lock", ".TAG")]
+
+
+def test_the_suite_itself_reaches_no_network():
+    assert huggingface_hub.constants.ENDPOINT == "http://127.0.0.1:9"
+    assert Hub().endpoint == "http://127.0.0.1:9"
+    assert "effnetv2-caches-" in str(Hub().folder)
+    assert "effnetv2-caches-" in str(Hub().torch_folder)
+
+
+def test_a_file_is_fetched_once_and_lies_where_others_find_it(server, hub):
+    assert cached(NAME, hub) is None
+    path = fetch(NAME, hub)
+    assert path.read_bytes() == CONTENT
+    theirs = huggingface_hub.hf_hub_download(
+        "timm/tf_efficientnetv2_b0.in1k", "model.safetensors", cache_dir=hub.folder, local_files_only=True
+    )
+    assert Path(theirs) == path == cached(NAME, hub)
+    assert path.parent.name == COMMIT
+
+    server.asked.clear()
+    assert fetch(NAME, hub) == fetch(NAME, replace(hub, offline=True)) == path
+    assert server.asked == []
+
+
+def test_a_transfer_that_breaks_off_goes_on_from_there(server, hub):
+    server.breaks = [3 * 2**20, 2**20]
+    assert fetch(NAME, hub).read_bytes() == CONTENT
+    first, second, third = server.transfers()
+    assert first is None
+    assert second == f"bytes={3 * 2**20}-"
+    assert third == f"bytes={4 * 2**20}-"
+
+
+def test_a_server_without_ranges_is_heard_from_the_start(server, hub):
+    server.no_ranges, server.breaks = True, [2**21]
+    assert fetch(NAME, hub).read_bytes() == CONTENT
+    assert len(server.transfers()) == 2
+
+
+def test_what_came_before_a_failure_is_not_fetched_again_later(server, hub):
+    server.breaks = [3 * 2**20, 0, 0, 0]
+    with pytest.raises(InputError, match="what has come so far is kept"):
+        fetch(NAME, hub)
+    assert cached(NAME, hub) is None
+    server.asked.clear()
+    assert fetch(NAME, hub).read_bytes() == CONTENT
+    assert server.transfers() == [f"bytes={3 * 2**20}-"]
+
+
+def test_an_old_part_that_does_not_belong_is_thrown_away(server, hub):
+    blobs = hub.folder / "models--timm--tf_efficientnetv2_b0.in1k" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{sha256(CONTENT).hexdigest()}.incomplete").write_bytes(b"x" * 2**20)
+    assert fetch(NAME, hub).read_bytes() == CONTENT
+    assert server.transfers() == [f"bytes={2**20}-", None]
+
+
+@pytest.mark.parametrize("name", [NAME, TORCHVISION])
+def test_another_content_than_announced_is_refused_and_not_kept(server, hub, name):
+    server.files[f"models/{pretrained.about(TORCHVISION).file}"] = CONTENT
+    server.other_content = True
+    with pytest.raises(InputError, match=r"sent another file than it announced: its SHA-256 is \w{16}"):
+        fetch(name, hub)
+    assert cached(name, hub) is None
+    assert not kept(hub.folder)
+    assert not hub.torch_folder.exists() or not kept(hub.torch_folder)
+
+
+def test_a_file_without_a_stated_hash_is_refused(server, hub):
+    server.no_hash = True
+    with pytest.raises(InputError, match="states no SHA-256"):
+        fetch(NAME, hub)
+    assert not kept(hub.folder)
+
+
+def test_a_slow_server_is_waited_for(server, hub):
+    server.pause_s = 0.02  # 64 KiB at a time: 1.6 s in all
+    assert fetch(NAME, replace(hub, patience_s=0.5)).read_bytes() == CONTENT
+
+
+def test_a_server_that_says_nothing_is_given_up_soon(server, hub):
+    server.stalls = True
+    started = time.perf_counter()
+    with pytest.raises(InputError, match="breaks off"):
+        fetch(NAME, replace(hub, patience_s=0.3))
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize("name", [NAME, TORCHVISION])
+def test_a_server_that_never_answers_is_given_up_soon(hub, name):
+    """As behind a firewall that swallows packets; the name's look-up counts too."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        nowhere = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        started = time.perf_counter()
+        with pytest.raises(InputError, match="cannot be reached, or breaks off"):
+            fetch(name, replace(hub, endpoint=nowhere, pytorch=nowhere, patience_s=0.3))
+    assert time.perf_counter() - started < 2
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.1 s"):
+        download.within(0.1, lambda: time.sleep(5))
+
+
+@pytest.mark.parametrize("name", [NAME, TORCHVISION])
+@pytest.mark.parametrize("status", [401, 404, 500, 503])
+def test_a_refusal_is_told_with_its_status_and_the_way_out(server, hub, status, name):
+    server.status = status
+    with pytest.raises(InputError) as told:
+        fetch(name, hub)
+    folder = hub.folder if name == NAME else hub.torch_folder
+    for part in (f"answers {status}", url(name, hub), f"the cache folder is {folder};"):
+        assert part in str(told.value)
+    assert len(server.asked) <= 3
+
+
+@pytest.mark.parametrize("name", [NAME, TORCHVISION])
+def test_without_a_network_the_error_comes_at_once_and_its_advice_works(hub, name):
+    nowhere = replace(hub, endpoint="http://127.0.0.1:9", pytorch="http://127.0.0.1:9")
+    started = time.perf_counter()
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:9 cannot be reached") as told:
+        fetch(name, nowhere)
+    assert time.perf_counter() - started < 2
+    place = re.search(r"put the file at (\S+) \(the cache folder", str(told.value))
+    assert place is not None
+    Path(place[1]).parent.mkdir(parents=True)
+    Path(place[1]).write_bytes(CONTENT)
+    if name == NAME:
+        assert fetch(name, nowhere).read_bytes() == CONTENT
+    else:  # its name holds its hash, and this content is another
+        with pytest.raises(InputError, match="is damaged"):
+            fetch(name, nowhere)
+
+
+def test_offline_means_that_nothing_is_asked(server, hub):
+    with pytest.raises(InputError, match="not in the cache, and HF_HUB_OFFLINE forbids"):
+        fetch(NAME, replace(hub, offline=True))
+    assert server.asked == []
+
+
+def test_a_cached_file_that_has_changed_is_found_and_fetched_again(server, hub):
+    path = fetch(NAME, hub)
+    path.resolve().write_bytes(CONTENT[:-1] + b"!")
+    with pytest.raises(InputError, match="is damaged"):
+        fetch(NAME, replace(hub, offline=True))
+    assert fetch(NAME, hub).read_bytes() == CONTENT
+
+
+def test_a_cache_that_cannot_be_written_is_told(hub, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot be kept in the cache .*HF_HUB_CACHE"):
+        fetch(NAME, replace(hub, folder=tmp_path / "file"))
+
+
+def test_two_that_want_the_same_file_transfer_it_once(server, hub):
+    server.pause_s = 0.005
+    with ThreadPoolExecutor(2) as both:
+        paths = list(both.map(lambda _: fetch(NAME, hub), range(2)))
+    assert paths[0] == paths[1]
+    assert paths[0].read_bytes() == CONTENT
+    assert len(server.transfers()) == 1
+
+
+def test_a_mirror_is_named_by_the_environment(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    script = f"from efficientnetv2.models.hub import fetch; print(fetch('{NAME}'))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()).read_bytes() == CONTENT
+    assert tmp_path in Path(done.stdout.strip()).parents
+    assert done.stderr == ""  # no bar where nobody watches
+
+
+def test_torchvisions_files_are_checked_by_the_hash_in_their_names(server, hub, monkeypatch):
+    file = f"efficientnet_b0-{sha256(CONTENT).hexdigest()[:8]}.pth"
+    monkeypatch.setitem(pretrained._TABLE, TORCHVISION, replace(pretrained.about(TORCHVISION), file=file))
+    server.files[f"models/{file}"] = CONTENT
+    server.breaks = [2**21]
+    assert fetch(TORCHVISION, hub) == hub.torch_folder / file
+    assert (hub.torch_folder / file).read_bytes() == CONTENT
+    assert server.transfers() == [None, f"bytes={2**21}-"]
+    server.asked.clear()
+    assert fetch(TORCHVISION, hub) == cached(TORCHVISION, hub)
+    assert server.asked == []
+
+
+def test_weights_by_name_give_timms_logits(server, hub):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    theirs = timm.create_model("tf_efficientnetv2_b0").eval()
+    server.files[FILE] = safetensors.torch.save(theirs.state_dict(), {"format": "pt"})
+    network = load(NAME, hub)
+    pictures = torch.randn(2, 3, 65, 65)
+    with torch.inference_mode():
+        ours, wanted = network(pictures), theirs(pictures)
+    assert (ours - wanted).abs().max() <= 1e-4 * wanted.std()
+    assert not network.training
+    assert network.class_names[:2] == ("tench", "goldfish")
+    assert network.preprocessing.image_px == 224
+    assert network.preprocessing.crop_fraction == 0.875
+
+
+def test_create_takes_such_a_name_and_fits_it(tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    weights = timm.create_model("tf_efficientnetv2_b0").state_dict()
+    place = tmp_path / "models--timm--tf_efficientnetv2_b0.in1k/snapshots/main"
+    place.mkdir(parents=True)
+    safetensors.torch.save_file(weights, place / "model.safetensors", {"format": "pt"})
+    network = efficientnetv2.create(NAME, num_classes=3, in_channels=1)
+    assert torch.equal(network.stem.conv.weight, weights["conv_stem.weight"].sum(1, keepdim=True))
+    assert network.classifier.weight.shape == (3, 1280)
+
+
+def test_each_tag_brings_its_own_preprocessing(server, hub):
+    """AdvProp's networks want [-1, 1], the others of the same table ImageNet's statistics."""
+    timm = pytest.importorskip("timm")
+    weights = safetensors.torch.save(timm.create_model("tf_efficientnet_b0").state_dict(), {"format": "pt"})
+    for tag, mean in (("ap_in1k", (0.5, 0.5, 0.5)), ("in1k", (0.485, 0.456, 0.406))):
+        server.files[f"timm/tf_efficientnet_b0.{tag}/model.safetensors"] = weights
+        assert load(f"efficientnet_b0.{tag}", hub).preprocessing.mean == mean
+
+
+def test_torchvisions_weights_by_name_give_its_logits(server, hub, monkeypatch, tmp_path):
+    from torchvision.models import efficientnet_b0
+
+    torch.manual_seed(0)
+    theirs = efficientnet_b0().eval()
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    content = (tmp_path / "weights.pth").read_bytes()
+    file = f"efficientnet_b0-{sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setitem(pretrained._TABLE, TORCHVISION, replace(pretrained.about(TORCHVISION), file=file))
+    server.files[f"models/{file}"] = content
+    network = load(TORCHVISION, hub)
+    pictures = torch.randn(2, 3, 65, 65)
+    with torch.inference_mode():
+        ours, wanted = network(pictures), theirs(pictures)
+    assert (ours - wanted).abs().max() <= 1e-4 * wanted.std()
+    assert network.preprocessing.crop_fraction == 224 / 256
+
+
+def test_a_file_of_another_head_is_refused(server, hub):
+    timm = pytest.importorskip("timm")
+    weights = timm.create_model("tf_efficientnetv2_b0", num_classes=7).state_dict()
+    server.files[FILE] = safetensors.torch.save(weights, {"format": "pt"})
+    with pytest.raises(InputError, match=r"has 7 outputs, but 'efficientnetv2_b0.in1k' has 1000"):
+        load(NAME, hub)
+
+
+# What can be had
+
+
+def test_timms_rows_are_what_timm_publishes():
+    """Every tf_ network but the lite ones, with its size, framing, statistics, classes and licence."""
+    pytest.importorskip("timm")
+    from timm.models.efficientnet import default_cfgs
+
+    theirs = {
+        f"{model.removeprefix('tf_')}.{tag}": cfg
+        for model, row in default_cfgs.items()
+        for tag, cfg in row.cfgs.items()
+        if re.match(r"tf_efficientnet(v2)?_(b\d|l2|s|m|l|xl)$", model) and tag
+    }
+    ours = {name: row for name in pretrained.names() if (row := pretrained.about(name)).source == "timm"}
+    assert set(ours) == set(theirs)
+    for name, cfg in theirs.items():
+        row, preprocessing = ours[name], ours[name].preprocessing
+        px = (cfg.test_input_size or cfg.input_size)[1]
+        assert row.repository == f"{cfg.hf_hub_id}tf_{name}"
+        assert preprocessing.image_px == px
+        assert preprocessing.framing == {"squash": "whole", "center": "crop"}[cfg.crop_mode]
+        resized_px = px / preprocessing.crop_fraction
+        assert preprocessing.framing == "whole" or round(resized_px, 9) == int(px / cfg.crop_pct)
+        assert (preprocessing.mean, preprocessing.std) == (cfg.mean, cfg.std)
+        assert (preprocessing.interpolation, row.num_classes) == (cfg.interpolation, cfg.num_classes)
+        assert row.licence.lower() == cfg.license
+
+
+def test_torchvisions_rows_are_what_torchvision_publishes():
+    from torchvision.models import get_model_weights
+
+    ours = [row for name in pretrained.names() if (row := pretrained.about(name)).source == "torchvision"]
+    theirs = {weights.url: weights for row in ours for weights in get_model_weights(row.their_model)}
+    assert {url(row.name, Hub(pytorch="https://download.pytorch.org")) for row in ours} == set(theirs)
+    for row in ours:
+        weights = theirs[f"https://download.pytorch.org/{row.repository}/{row.file}"]
+        transform, preprocessing = weights.transforms(), row.preprocessing
+        assert row.top1_percent == weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+        assert preprocessing.image_px == transform.crop_size[0]
+        assert round(preprocessing.image_px / preprocessing.crop_fraction, 9) == transform.resize_size[0]
+        assert preprocessing.interpolation == transform.interpolation.value
+        assert (preprocessing.mean, preprocessing.std) == (tuple(transform.mean), tuple(transform.std))
+
+
+def test_top1_is_that_of_timms_results_table():
+    """huggingface/pytorch-image-models, results/results-imagenet.csv, at the size of evaluation."""
+    figures = {
+        "efficientnetv2_b0.in1k": 78.386,
+        "efficientnetv2_b3.in21k_ft_in1k": 82.634,
+        "efficientnetv2_s.in1k": 83.900,
+        "efficientnetv2_s.in21k_ft_in1k": 84.332,
+        "efficientnetv2_m.in1k": 85.208,
+        "efficientnetv2_l.in21k_ft_in1k": 86.802,
+        "efficientnetv2_xl.in21k_ft_in1k": 86.754,
+        "efficientnet_b7.ns_jft_in1k": 86.850,
+        "efficientnet_l2.ns_jft_in1k_475": 88.246,
+        "efficientnetv2_s.in21k": None,
+    }
+    assert {name: pretrained.about(name).top1_percent for name in figures} == figures
+
+
+def test_the_best_weights_come_first():
+    assert pretrained.best("efficientnetv2_s") == (
+        "efficientnetv2_s.in21k_ft_in1k",
+        "efficientnetv2_s.in1k",
+        "efficientnetv2_s.tv_in1k",
+        "efficientnetv2_s.in21k",
+    )
+    assert {name for model in efficientnetv2.list_models() for name in pretrained.best(model)} == set(
+        efficientnetv2.list_models(pretrained=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "efficientnetv2_s.in22k",
+            r"did you mean 'efficientnetv2_s.in21k'\? Known: .*efficientnetv2_s.in21k_ft",
+        ),
+        ("efficientnetv2_s", "there are no pretrained weights 'efficientnetv2_s'"),
+        (
+            "efficientnetv3_s.in1k",
+            r"no published network 'efficientnetv3_s'; did you mean 'efficientnetv2_s'",
+        ),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(name, message):
+    for ask in (pretrained.about, fetch, cached):
+        with pytest.raises(InputError, match=message):
+            ask(name)
+
+
+def test_the_command_lists_them_and_says_which_are_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    place = tmp_path / "models--timm--tf_efficientnetv2_b0.in1k/snapshots/main/model.safetensors"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"x")
+    rows = json.loads(effnetv2_fresh("models", "--pretrained", "--json", cwd=tmp_path).stdout)
+    assert [row["name"] for row in rows] == list(pretrained.names())
+    assert [row["name"] for row in rows if row["cached"]] == [NAME]
+    assert rows[0] == {
+        "name": NAME,
+        "model": "efficientnetv2_b0",
+        "image_px": 224,
+        "num_classes": 1000,
+        "top1_percent": 78.386,
+        "licence": "Apache-2.0",
+        "source": "timm",
+        "url": "http://127.0.0.1:9/timm/tf_efficientnetv2_b0.in1k/resolve/main/model.safetensors",
+        "cached": str(place),
+    }
+    shown = effnetv2_fresh("models", "--pretrained", cwd=tmp_path).stdout
+    assert re.search(r"efficientnetv2_b0\.in1k\W+224\W+1,000\W+78\.4\W+Apache-2\.0\W+timm\W+yes", shown)
