@@ -7,8 +7,12 @@ import shutil
 
 import pandas as pd
 import pytest
+import torch
+import torchvision
 from tests.command_line import TINY, effnetv2, effnetv2_fresh
 from tests.conftest import COLOURS, paint
+
+from efficientnetv2 import load
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +132,50 @@ def test_a_trained_model_is_a_start_for_another_run(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Recipe: finetune" in done.stdout
     assert "its classifier too" in done.stdout
+    told = json.loads((tmp_path / "run/report.json").read_text())
+    assert f"Linear probe on the given weights, untrained: top-1 {told['linear_probe']:.1%}" in done.stdout
+    assert 0 <= told["linear_probe_macro_f1"] <= 1
+    log = (tmp_path / "run/log.txt").read_text()
+    assert log.index("Linear probe") < log.index("Training efficientnetv2_b0")
+
+
+def test_a_run_goes_on_without_the_weights_it_began_with(trained, tmp_path):
+    """torchvision's file: its padding is in the run's recipe, its weights in the checkpoint."""
+    torch.manual_seed(0)
+    torch.save(torchvision.models.efficientnet_b0(num_classes=3).state_dict(), tmp_path / "theirs.pth")
+    words = ("train", trained / "pictures", *TINY[2:], "--out", tmp_path / "run")
+    begun = effnetv2(*words, "--weights", tmp_path / "theirs.pth", cwd=tmp_path)
+    assert begun.returncode == 0, begun.stderr
+    assert "efficientnet_b0 with symmetric padding and batch-norm epsilon 1e-05" in begun.stdout
+    expected = load(tmp_path / "run").state_dict()
+    (tmp_path / "theirs.pth").unlink()
+    (tmp_path / "run/model.safetensors").unlink()
+    last = max((tmp_path / "run/checkpoints").iterdir())
+    last.unlink()
+    resumed = effnetv2(*words, "--resume", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Going on from step" in resumed.stdout
+    network = load(tmp_path / "run")
+    assert network.architecture.padding == "symmetric"
+    assert all(torch.equal(expected[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_network_of_another_library_goes_the_whole_way(trained, tmp_path):
+    words = ("train", trained / "pictures", "--model", "torchvision:resnet18", *TINY[2:])
+    done = effnetv2(*words, "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Weights: none are published for torchvision:resnet18" in done.stdout
+    evaluated = effnetv2("evaluate", tmp_path / "run", trained / "pictures", "--json", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads(evaluated.stdout)["pictures"] == 48
+
+
+def test_without_weights_the_way_to_get_some_is_said(trained, tmp_path):
+    done = effnetv2("train", trained / "pictures", *TINY, "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Weights: none, training from scratch" in done.stdout
+    assert "efficientnetv2_b0.in1k" in done.stdout
+    assert "Recipe: quick (from scratch)" in done.stdout
 
 
 def test_minutes_solves_the_epochs_and_fixes_them(trained, tmp_path):

@@ -222,3 +222,17 @@ def test_times_and_settings_in_words(tmp_path):
     assert "1 h 2 min" in page.text
     assert "1 picture could not be read" in page.text
     assert "The same throughout: dropout 0.2, learning rate 0.001, images/s 90.5." in page.text
+
+
+@pytest.mark.parametrize(
+    ("probe", "macro_f1", "lost"), [(0.92, 0.5, True), (0.5, 0.95, True), (0.9, 0.5, True), (0.8, 0.8, False)]
+)
+def test_the_page_opens_with_a_probe_that_training_has_not_beaten(probe, macro_f1, lost, tmp_path):
+    """Top-1 is 0.90: at best as good is not beaten, and neither is a better macro-F1."""
+    told, page = _write(tmp_path, linear_probe=probe, linear_probe_macro_f1=macro_f1)
+    assert told["linear_probe"] == probe
+    sentence = "Training has not beaten a linear classifier on the untrained features"
+    assert (page.text.find(sentence) in range(50)) == lost
+    assert (sentence in page.text) == lost
+    if lost:
+        assert f"top-1 90.0% against {probe:.1%}" in page.text

@@ -1,5 +1,7 @@
 """Batches in, logits out: in order, in evaluation mode, as plain PyTorch would compute them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -111,3 +113,28 @@ def test_a_manifest_is_answered_in_its_order_without_what_cannot_be_read(tmp_pat
     alone = predict(_network(), [images.permute(0, 3, 1, 2)], preprocessing=PREPROCESSING)
     torch.testing.assert_close(found.logits, alone, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found.probabilities, alone.softmax(1), rtol=1e-3)
+
+
+def test_eight_views_are_the_mean_of_pils_eight_turns_and_flips():
+    network, images = _network(), _images(3)
+    seen = predict(network, [images], preprocessing=replace(PREPROCESSING, views="symmetries"))
+    turns = [None, *Image.Transpose]
+    assert len(turns) == 8
+    total = 0
+    for turn in turns:
+        arrays = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+        turned = np.stack([np.asarray(one if turn is None else one.transpose(turn)) for one in arrays])
+        batch = torch.from_numpy(turned).permute(0, 3, 1, 2)
+        total = total + predict(network, [batch], preprocessing=PREPROCESSING).softmax(1)
+    torch.testing.assert_close(seen.softmax(1), total / 8, rtol=1e-4, atol=1e-5)
+    once = predict(network, [images], preprocessing=PREPROCESSING).softmax(1)
+    assert (seen.softmax(1) - once).abs().max() > 0.01
+
+
+def test_a_turned_picture_gets_the_same_answer_from_eight_views():
+    network, images = _network(), _images(4)
+    views = replace(PREPROCESSING, views="symmetries")
+    one, other = (
+        predict(network, [batch], preprocessing=views) for batch in (images, images.rot90(1, (2, 3)))
+    )
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

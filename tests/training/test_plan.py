@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.manifest import read
@@ -22,11 +23,11 @@ def measured(monkeypatch):
 
 def test_epochs_are_what_fits_into_the_minutes(measured, class_folders):
     """20 ms a picture on average, 48 pictures: 0.96 s an epoch; of 2 minutes 8 % go to saving and validating."""
-    epochs = epochs_within(2, measured, read(class_folders), CPU)
+    epochs = epochs_within(2, measured, nn.Identity(), read(class_folders), CPU)
     assert epochs == pytest.approx(120 * 0.92 / 0.96, rel=0.01)
 
 
 def test_too_few_minutes_are_refused(measured, class_folders):
     """Two steps of 8 pictures take 0.32 s."""
     with pytest.raises(InputError, match=r"--minutes 0.005"):
-        epochs_within(0.005, measured, read(class_folders), CPU)
+        epochs_within(0.005, measured, nn.Identity(), read(class_folders), CPU)

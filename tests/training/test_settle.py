@@ -12,10 +12,13 @@ from efficientnetv2.training.recipes import named
 from efficientnetv2.training.settle import settle
 
 CPU = torch.device("cpu")
+CLASSES = ("cat", "dog")
 
 
 def settled(*settings, recipe="quick", images=9469):
-    return settle(with_settings(named(recipe), list(settings)), images=images, device=CPU)
+    return settle(
+        with_settings(named(recipe), list(settings)), images=images, class_names=CLASSES, device=CPU
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,7 @@ def test_nothing_is_left_open_and_each_choice_is_said():
     assert result.recipe.group_images == 32
     assert any("efficientnetv2_b0" in note for note in result.notes)
     assert any("128 px" in note for note in result.notes)
-    assert settle(result.recipe, images=9469, device=CPU).recipe == result.recipe, (
+    assert settle(result.recipe, images=9469, class_names=CLASSES, device=CPU).recipe == result.recipe, (
         "settling again changes nothing"
     )
 

@@ -100,6 +100,11 @@ class Outcome:
             f"That is {verdict} always answering '{score.majority_class}', which is right for "
             f"{score.majority_top1:.1%}."
         )
+        lost = report.lost_to_probe(score, self.facts)
+        if lost is not None:
+            screen.say(lost)
+        elif self.facts.linear_probe is not None:
+            screen.say(f"The linear probe on the weights it began with had {self.facts.linear_probe:.1%}.")
         if self.facts.optimistic:
             screen.say(
                 "Optimistic: " + " ".join(self.facts.notes or ["these pictures also chose the model."])

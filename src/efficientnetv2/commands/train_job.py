@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from efficientnetv2.arch.published import published
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.outcome import Outcome, command_line, versions
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
@@ -18,7 +18,8 @@ from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import pick_device, pick_workers
-from efficientnetv2.models import modelfile
+from efficientnetv2.inference.probe import MOST_PICTURES, Probe, linear_probe
+from efficientnetv2.models.network import Network
 from efficientnetv2.training.folder import RunFolder, new_folder, newest, refuse_occupied
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.loop import Length
@@ -26,6 +27,7 @@ from efficientnetv2.training.plan import epochs_within
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run import Result, run
 from efficientnetv2.training.settle import settle
+from efficientnetv2.training.start import build, title
 
 
 @dataclass(frozen=True)
@@ -68,25 +70,27 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
     """
     screen = Screen(quiet=place.as_json)
     device = pick_device(place.device)
-    path, recipe, resumed = _recipe(words, place, screen)
+    path, recipe, resumed = _recipe(words, place, device, screen)
     prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=place.strict, say=screen.say)
-    folder, recipe = (
+    workers = pick_workers(device) if place.workers is None else place.workers
+    folder, recipe, network = (
         _go_on(path, recipe, prepared, screen)
         if resumed
-        else _begin(path, recipe, words, prepared, device, screen)
+        else _begin(path, recipe, words, prepared, device, workers, screen)
     )
     job = Job(
         recipe=recipe,
+        network=network,
         train=prepared.train,
         val=prepared.val,
         preprocessing=Preprocessing.from_json(folder.beginning()["preprocessing"]),
         folder=folder,
         device=device,
-        workers=pick_workers(device) if place.workers is None else place.workers,
+        workers=workers,
         strict=place.strict,
     )
     folder.log(
-        f"Training {recipe.model} on {len(job.train)} pictures of {len(job.train.class_names)} classes for "
+        f"Training {title(recipe.model)} on {len(job.train)} pictures of {len(job.train.class_names)} classes for "
         f"{recipe.epochs:g} epochs ({job.length.steps} steps of {recipe.batch_images}) on {device}."
     )
     try:
@@ -100,34 +104,72 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
 
 
 def _begin(
-    path: Path, recipe: Recipe, words: Words, prepared: Prepared, device: torch.device, screen: Screen
-) -> tuple[RunFolder, Recipe]:
+    path: Path,
+    recipe: Recipe,
+    words: Words,
+    prepared: Prepared,
+    device: torch.device,
+    workers: int,
+    screen: Screen,
+) -> tuple[RunFolder, Recipe, Network]:
     """Settle the recipe, then make the folder: what is refused leaves nothing behind."""
-    recipe, chosen = _settled(recipe, words, prepared, device)
+    recipe, network, chosen = _settled(recipe, words, prepared, device)
     folder = RunFolder(path, screen.say)
     folder.log(f"Run folder: {path}")
     folder.log(prepared.split_note)
     for note in chosen:
         folder.log(note)
-    preprocessing = _preprocessing(recipe)
-    folder.begin(
-        recipe,
-        prepared.manifest,
-        {"command": command_line(), "chosen": chosen, "preprocessing": preprocessing.to_json()},
-    )
+    preprocessing = _preprocessing(recipe, network)
+    beginning = {"command": command_line(), "chosen": chosen, "preprocessing": preprocessing.to_json()}
+    if recipe.weights != "none":
+        probe = _probed(network, prepared, preprocessing, recipe, device, workers, screen)
+        folder.log(
+            f"Linear probe on the given weights, untrained: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.3f} on "
+            f"{probe.pictures} val pictures ({probe.seconds:.0f} s). Training has to beat that."
+        )
+        beginning["linear_probe"] = asdict(probe)
+    folder.begin(recipe, prepared.manifest, beginning)
     for skipped_path, reason in prepared.skipped:
         folder.skip(skipped_path, reason)
-    return folder, recipe
+    return folder, recipe, network
 
 
-def _go_on(path: Path, recipe: Recipe, prepared: Prepared, screen: Screen) -> tuple[RunFolder, Recipe]:
+def _probed(
+    network: Network,
+    prepared: Prepared,
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    device: torch.device,
+    workers: int,
+    screen: Screen,
+) -> Probe:
+    train, val = prepared.train, prepared.val
+    with screen.counting(
+        "linear probe", sum(min(len(part), MOST_PICTURES) for part in (train, val))
+    ) as counted:
+        return linear_probe(
+            network,
+            train,
+            val,
+            preprocessing=preprocessing,
+            key=Key.of(recipe.seed).fold("probe"),
+            balanced=recipe.balance is not None,
+            device=device,
+            workers=workers,
+            progress=counted,
+        )
+
+
+def _go_on(
+    path: Path, recipe: Recipe, prepared: Prepared, screen: Screen
+) -> tuple[RunFolder, Recipe, Network]:
     folder = RunFolder(path, screen.say)
     _same_pictures(folder, prepared)
     folder.log(f"Run folder: {path}")
-    return folder, recipe
+    return folder, recipe, build(recipe, recipe.model, num_classes=len(prepared.train.class_names))
 
 
-def _recipe(words: Words, place: Place, screen: Screen) -> tuple[Path, Recipe, bool]:
+def _recipe(words: Words, place: Place, device: torch.device, screen: Screen) -> tuple[Path, Recipe, bool]:
     """The run folder, its recipe, and whether there is something to go on with."""
     if place.resume:
         path = place.out or newest(RUNS)
@@ -136,31 +178,37 @@ def _recipe(words: Words, place: Place, screen: Screen) -> tuple[Path, Recipe, b
         screen.say(f"There is no run in {path or RUNS} yet: beginning one.")
     if place.out is not None:
         refuse_occupied(place.out)
-    recipe = begin_recipe(words, screen.say)
+    recipe = begin_recipe(words, device, screen.say)
     return place.out or new_folder(RUNS, recipe.name), recipe, False
 
 
 def _settled(
     recipe: Recipe, words: Words, prepared: Prepared, device: torch.device
-) -> tuple[Recipe, list[str]]:
-    settled = settle(recipe, images=len(prepared.train), device=device)
+) -> tuple[Recipe, Network, list[str]]:
+    settled = settle(
+        recipe, images=len(prepared.train), class_names=prepared.train.class_names, device=device
+    )
     notes = list(settled.notes)
     recipe = settled.recipe
     if words.minutes is not None:
-        epochs = epochs_within(words.minutes, recipe, prepared.train, device)
+        epochs = epochs_within(words.minutes, recipe, settled.network, prepared.train, device)
         recipe = recipe.model_copy(update={"epochs": epochs})
         notes = [note for note in notes if not note.startswith("Epochs:")]
         notes.append(f"Epochs: {epochs:g}, what fits into {words.minutes:g} minutes by a short measurement.")
         recipe.progressive.at(0, steps=Length.of(recipe, len(prepared.train)).steps)
-    return recipe, notes
+    return recipe, settled.network, notes
 
 
-def _preprocessing(recipe: Recipe) -> Preprocessing:
-    """As the weights want it (mean, std), or as the network was published; at the recipe's size and framing."""
+def _preprocessing(recipe: Recipe, network: Network) -> Preprocessing:
+    """As the weights want it, or as the network was published; at the recipe's size, framing and views."""
     assert recipe.eval_px is not None, "settle() comes first"
-    donor = None if recipe.weights == "none" else modelfile.load(recipe.weights)
-    facts = donor.preprocessing if donor else published(recipe.model).preprocessing
-    return replace(facts, image_px=recipe.eval_px, framing=recipe.framing, crop_fraction=1.0)
+    return replace(
+        network.preprocessing,
+        image_px=recipe.eval_px,
+        framing=recipe.framing,
+        crop_fraction=1.0,
+        views=recipe.eval_views,
+    )
 
 
 def _same_pictures(folder: RunFolder, prepared: Prepared) -> None:
@@ -184,10 +232,11 @@ def _same_pictures(folder: RunFolder, prepared: Prepared) -> None:
 
 def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_json: bool) -> None:
     recipe, beginning = job.recipe, job.folder.beginning()
+    probe = beginning.get("linear_probe")
     facts = Facts(
         data=prepared.manifest.source,
         evaluated_on="val",
-        model=recipe.model,
+        model=title(recipe.model),
         command=beginning["command"],
         versions=versions(),
         chosen=beginning["chosen"],
@@ -196,6 +245,8 @@ def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_jso
         seed=recipe.seed,
         epochs=None if recipe.epochs == "auto" else recipe.epochs,
         train_pictures=len(job.train),
+        linear_probe=probe["top1"] if probe else None,
+        linear_probe_macro_f1=probe["macro_f1"] if probe else None,
         wall_s=round(result.seconds, 2),
         images_per_s=round(result.images / result.seconds, 2),
         skipped=job.folder.skipped_count,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.training.changes import differences, set_fields
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.start import best_weights, default_model, same_shape
 
 # Fields that settling decides where they are left open: a word that leaves them open asks for nothing else.
 _OPEN = {"model", "weights", "epochs", "eval_px", "group_images"}
@@ -49,17 +52,23 @@ class Words:
         return Path(str(self.recipe)) if is_file else None
 
 
-def begin_recipe(words: Words, say: Callable[[str], None]) -> Recipe:
-    """The recipe of a new run, its "auto" fields still open."""
+def begin_recipe(words: Words, device: torch.device, say: Callable[[str], None]) -> Recipe:
+    """The recipe of a new run, its "auto" fields still open.
+
+    Without a recipe's name, finetune where weights can be had for the network, else quick.
+    """
     if words.recipe_file is not None:
         return _apply(words, Recipe.from_yaml(words.recipe_file), say)
     if words.recipe is not None:
         return _apply(words, named(words.recipe), say)
-    has_weights = words.weights not in (None, "auto", "none")
-    name = "finetune" if has_weights else "quick"
-    why = "there are weights to start from" if has_weights else "no weights to start from: from scratch"
+    weights = words.weights or "auto"
+    if weights == "auto":
+        found = best_weights(words.model or default_model(device))
+        say(found.note)
+        weights = found.word
+    name, why = ("quick", "from scratch") if weights == "none" else ("finetune", "from given weights")
     say(f"Recipe: {name} ({why}).")
-    return _apply(words, named(name), say)
+    return _apply(replace(words, weights=weights), named(name), say)
 
 
 def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) -> Recipe:
@@ -69,6 +78,8 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
         InputError: the words ask for another one; the message says what differs.
     """
     there = Recipe.from_yaml(recipe_file)
+    if words.model is not None and same_shape(words.model, there.model):
+        words = replace(words, model=None)  # the run has it with the padding of its weights
     base = there if words.recipe_file is None else Recipe.from_yaml(words.recipe_file)
     differing = differences(there, _apply(words, base, lambda line: None), leave_open=_OPEN)
     if words.recipe is not None and words.recipe_file is None and named(words.recipe).name != there.name:

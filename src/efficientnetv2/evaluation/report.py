@@ -51,6 +51,7 @@ class Facts:
         wall_s: of the training, in seconds.
         images_per_s: of the training, on average.
         linear_probe: top-1 of a linear classifier on the features of the given weights, untrained.
+        linear_probe_macro_f1: its macro-F1.
         skipped: how many pictures could not be read.
         others: further keys of ``report.json``.
     """
@@ -70,6 +71,7 @@ class Facts:
     wall_s: float | None = None
     images_per_s: float | None = None
     linear_probe: float | None = None
+    linear_probe_macro_f1: float | None = None
     skipped: int = 0
     others: Mapping[str, Any] = field(default_factory=dict)
 
@@ -121,6 +123,19 @@ def write(
     write_text_atomically(Path(folder) / "report.json", _encodable(_json(plain) + "\n"))
     write_text_atomically(
         Path(folder) / "report.html", _encodable(_page(figures, intervals, facts, history, misjudged))
+    )
+
+
+def lost_to_probe(figures: Figures, facts: Facts) -> str | None:
+    """A sentence if training has not beaten the linear probe in both figures; None if it has, or none was made."""
+    if facts.linear_probe is None or facts.linear_probe_macro_f1 is None:
+        return None
+    if figures.top1 > facts.linear_probe and figures.macro_f1 > facts.linear_probe_macro_f1:
+        return None
+    return (
+        "Training has not beaten a linear classifier on the untrained features of the given weights, which takes "
+        f"seconds: top-1 {figures.top1:.1%} against {facts.linear_probe:.1%}, macro-F1 {figures.macro_f1:.3f} against "
+        f"{facts.linear_probe_macro_f1:.3f}."
     )
 
 
@@ -192,6 +207,7 @@ def _page(
         figures=figures,
         intervals=intervals,
         facts=facts,
+        lost_to_probe=lost_to_probe(figures, facts),
         beats_majority=intervals["top1"][0] > figures.majority_top1,
         classes=by_f1[:_ROWS_OPEN],
         further_classes=by_f1[_ROWS_OPEN:],

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from efficientnetv2.augment.geometry import symmetry
 from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.preprocessing import Preprocessing, Views
 from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.accelerate import place
-from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.models.network import Network
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class Predictions:
 
 
 def predict(
-    network: EfficientNet,
+    network: Network,
     batches: Iterable[Tensor],
     *,
     preprocessing: Preprocessing,
@@ -57,32 +58,66 @@ def predict(
     Args:
         network: in any mode; it answers in evaluation mode.
         batches: (n, C, H, W) uint8 each, values 0 to 255.
-        preprocessing: of the network; its mean and std are used here.
+        preprocessing: of the network; its mean, std and views are used here.
         device: to compute on.
         progress: called after every batch with the number of pictures done so far.
 
     Returns:
-        (N, K) float32 on the CPU.
+        (N, K) float32 on the CPU. Of several views: the logarithm of their mean probabilities.
 
     Raises:
         InputError: the pictures have another number of channels than the preprocessing.
     """
-    place(network, torch.device(device))
-    logits: list[Tensor] = []
+    logits = _computed(
+        network,
+        lambda inputs: _answers(network, inputs, preprocessing.views),
+        batches,
+        preprocessing=preprocessing,
+        device=torch.device(device),
+        progress=progress,
+    )
+    return torch.cat(logits) if logits else torch.empty(0, network.num_classes)
+
+
+def _computed(
+    network: Network,
+    compute: Callable[[Tensor], Tensor],
+    batches: Iterable[Tensor],
+    *,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    progress: Callable[[int], object] | None,
+) -> list[Tensor]:
+    """What ``compute`` makes of each batch, normalised, on the CPU."""
+    place(network, device)
+    results: list[Tensor] = []
     done = 0
     with evaluating(network):
         for images in batches:
             on_device = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-            answers = network(normalise(on_device, mean=preprocessing.mean, std=preprocessing.std))
-            logits.append(answers.float().cpu())
+            results.append(
+                compute(normalise(on_device, mean=preprocessing.mean, std=preprocessing.std)).float().cpu()
+            )
             done += len(images)
             if progress is not None:
                 progress(done)
-    return torch.cat(logits) if logits else torch.empty(0, network.num_classes)
+    return results
+
+
+def _answers(network: Network, inputs: Tensor, views: Views) -> Tensor:
+    """Logits of a batch, (N, K)."""
+    if views == "one":
+        answers: Tensor = network(inputs)
+        return answers
+    total = torch.zeros(len(inputs), network.num_classes, device=inputs.device)
+    for index in range(8):
+        view = symmetry(inputs, index).contiguous(memory_format=torch.channels_last)
+        total += network(view).float().softmax(dim=1)
+    return (total / 8).clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
 def predict_manifest(
-    network: EfficientNet,
+    network: Network,
     manifest: Manifest,
     *,
     preprocessing: Preprocessing,
@@ -107,30 +142,86 @@ def predict_manifest(
     Raises:
         InputError: a picture can't be read, with ``strict``.
     """
-    samples: list[npt.NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
-    unreadable: list[tuple[int, str]] = []
+    read = _Reading(manifest, preprocessing, batch_images, workers, torch.device(device), strict)
+    logits = predict(network, read.images(), preprocessing=preprocessing, device=device, progress=progress)
+    return Predictions(read.samples, manifest.labels[read.samples], logits, tuple(read.unreadable))
 
-    def images() -> Iterator[Tensor]:
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """What a network's classifier reads of the pictures of a manifest, in its order.
+
+    Args:
+        samples: (n,) positions in the manifest of the pictures that could be read.
+        labels: (n,) their true classes; -1 where unlabelled.
+        vectors: (n, embed_dim) float32.
+    """
+
+    samples: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    vectors: npt.NDArray[np.float32]
+
+
+def embed_manifest(
+    network: Network,
+    manifest: Manifest,
+    *,
+    preprocessing: Preprocessing,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    batch_images: int = 64,
+    progress: Callable[[int], object] | None = None,
+) -> Embeddings:
+    """Embeddings of every readable picture of a manifest, each looked at once; see ``predict_manifest``."""
+    on = torch.device(device)
+    read = _Reading(manifest, preprocessing, batch_images, workers, on, strict=False)
+    vectors = _computed(
+        network, network.embed, read.images(), preprocessing=preprocessing, device=on, progress=progress
+    )
+    together = torch.cat(vectors) if vectors else torch.empty(0, network.embed_dim)
+    return Embeddings(read.samples, manifest.labels[read.samples], together.numpy())
+
+
+@dataclass
+class _Reading:
+    """Pictures of a manifest in batches, and which of them could be read."""
+
+    manifest: Manifest
+    preprocessing: Preprocessing
+    batch_images: int
+    workers: int
+    device: torch.device
+    strict: bool
+    unreadable: list[tuple[int, str]] = field(default_factory=list)
+    _samples: list[npt.NDArray[np.int64]] = field(default_factory=list)
+
+    def images(self) -> Iterator[Tensor]:
+        """(n, C, H, W) uint8 each.
+
+        Raises:
+            InputError: a picture can't be read, with ``strict``.
+        """
         for batch in evaluation_batches(
-            manifest,
-            preprocessing,
-            batch_images=batch_images,
-            workers=workers,
-            pin_memory=torch.device(device).type == "cuda",
+            self.manifest,
+            self.preprocessing,
+            batch_images=self.batch_images,
+            workers=self.workers,
+            pin_memory=self.device.type == "cuda",
         ):
             for row, reason in batch.unreadable:
-                if strict:
+                if self.strict:
                     raise InputError(
-                        f"{manifest.paths[row]}: {reason}. Remove it, or leave out --strict to skip it."
+                        f"{self.manifest.paths[row]}: {reason}. Remove it, or leave out --strict to skip it."
                     )
-                unreadable.append((row, reason))
+                self.unreadable.append((row, reason))
             if len(batch.samples):
-                samples.append(batch.samples)
+                self._samples.append(batch.samples)
                 yield batch.images
 
-    logits = predict(network, images(), preprocessing=preprocessing, device=device, progress=progress)
-    read = np.concatenate(samples)
-    return Predictions(read, manifest.labels[read], logits, tuple(unreadable))
+    @property
+    def samples(self) -> npt.NDArray[np.int64]:
+        """Positions of the pictures given out so far."""
+        return np.concatenate([np.empty(0, dtype=np.int64), *self._samples])
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.network import Network
 
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
 
@@ -44,7 +45,8 @@ class Predictor:
     """Answers for pictures of any kind; size, framing and normalisation are the model file's affair.
 
     Args:
-        model: a model file, a run folder, or a network that ``models.modelfile.load`` gave.
+        model: a model file, a run folder, or a network; without ``class_names`` its
+            labels are the numbers of its outputs, from 0.
         device: to compute on.
         batch_images: how many pictures to compute at a time.
 
@@ -54,12 +56,12 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | Path | modelfile.LoadedNetwork,
+        model: str | Path | Network,
         *,
         device: str | torch.device = "cpu",
         batch_images: int = 32,
     ) -> None:
-        self.network = model if isinstance(model, modelfile.LoadedNetwork) else modelfile.load(model)
+        self.network = model if isinstance(model, Network) else modelfile.load(model)
         self.device, self.batch_images = torch.device(device), batch_images
         if self.network.in_channels != 3:
             raise InputError(
@@ -81,7 +83,8 @@ class Predictor:
             pictures = list(pictures) if pictures.ndim == 4 else [pictures]
         elif isinstance(pictures, (str, Path, Image.Image)):
             pictures = [pictures]
-        names = self.network.class_names
+        network = self.network
+        names = network.class_names or tuple(str(number) for number in range(network.num_classes))
         preprocessing = self.network.preprocessing
         logits = predict(
             self.network, self._batches(pictures), preprocessing=preprocessing, device=self.device

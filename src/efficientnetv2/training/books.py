@@ -172,7 +172,7 @@ class Books:
         if len(part) > most:
             chosen = self.job.key.fold("validation part").generator().permutation(len(part))
             part = part.select(np.sort(chosen[:most]))
-        predictions = self.job.predict(self.state, part)
+        predictions = self.job.predict(self.state, part, once=True)
         score = figures(predictions.labels, predictions.probabilities, self.job.train.class_names)
         self.job.folder.record(
             {

@@ -6,17 +6,20 @@ import csv
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-from torch.utils.tensorboard import SummaryWriter
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.files import remove_partial, write_atomically, write_text_atomically
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class RunFolder:
@@ -103,7 +106,7 @@ class RunFolder:
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self._board is None:
-            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=row["step"])
+            self._board = _board(self.path / "tensorboard", row["step"])
         for name, value in row.items():
             if name not in {"step", "epoch", "kind"} and isinstance(value, int | float):
                 self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
@@ -198,3 +201,13 @@ def newest(runs: Path) -> Path | None:
 
     recipes = sorted(runs.glob("*/recipe.yaml"), key=touched)
     return recipes[-1].parent if recipes else None
+
+
+def _board(folder: Path, step: int) -> SummaryWriter:
+    """A TensorBoard log that goes on at a step."""
+    # Where TensorFlow is installed TensorBoard imports it, which takes seconds and does not go well beside
+    # PyTorch in every process. A module of this name is its own switch against that.
+    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,7 +10,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predict import Predictions, predict_manifest
-from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.models.network import Network
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.loop import Length, State
 from efficientnetv2.training.recipe import Recipe
@@ -25,6 +25,8 @@ class Job:
 
     Args:
         recipe: settled.
+        network: to begin with, or to go on with: then its weights are the checkpoint's. Any ``Network``, so a wrapped
+            module of one's own too.
         train: the training pictures.
         val: the validation pictures.
         preprocessing: of evaluation, and of the model file.
@@ -35,6 +37,7 @@ class Job:
     """
 
     recipe: Recipe
+    network: Network
     train: Manifest
     val: Manifest
     preprocessing: Preprocessing
@@ -53,12 +56,18 @@ class Job:
         """Of everything random in the run."""
         return Key.of(self.recipe.seed)
 
-    def predict(self, state: State, part: Manifest) -> Predictions:
-        """Answers of the network that would be kept now; pictures that can't be read are listed as skipped."""
+    def predict(self, state: State, part: Manifest, *, once: bool = False) -> Predictions:
+        """Answers of the network that would be kept now; pictures that can't be read are listed as skipped.
+
+        Args:
+            state: of the run.
+            part: pictures to answer.
+            once: look at each picture once, whatever the preprocessing's views are: a curve can do with that.
+        """
         predictions = predict_manifest(
             kept(state),
             part,
-            preprocessing=self.preprocessing,
+            preprocessing=replace(self.preprocessing, views="one") if once else self.preprocessing,
             device=self.device,
             workers=self.workers,
             batch_images=_EVALUATION_BATCH,
@@ -68,7 +77,7 @@ class Job:
         return predictions
 
 
-def kept(state: State) -> EfficientNet:
+def kept(state: State) -> Network:
     """The network that is evaluated and goes into the model file."""
-    assert isinstance(state.best, EfficientNet)
+    assert isinstance(state.best, Network)
     return state.best

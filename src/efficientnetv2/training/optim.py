@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.optimizer import ParamsT
 
+from efficientnetv2.models.fit import layer_groups
+from efficientnetv2.models.network import Network
 from efficientnetv2.models.regularize import set_batch_norm
 from efficientnetv2.training import recipe as recipes
 
@@ -100,28 +102,24 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
 
 
 def build(network: nn.Module, optimizer: recipes.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer of a recipe: decay for weights alone, the classifier at its own rate.
+    """The optimizer of a recipe: decay for weights alone, the classifier and each depth at its own rate.
 
     Args:
         network: whose parameters to train; those with ``requires_grad`` off are left out.
-        optimizer: of the recipe.
+        optimizer: of the recipe; with a ``layer_decay`` below 1 the network is a ``Network``.
 
     Returns:
-        With up to four parameter groups; each has ``lr_share``, its rate over the scheduled one.
+        With parameter groups of equal decay and rate; each has ``lr_share``, its rate over the scheduled one.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    head = set(map(id, _classifier(network).parameters())) if optimizer.head_lr != 1 else set()
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    shares = _lr_shares(network, optimizer)
     for weight in network.parameters():
         if weight.requires_grad:
             # Biases and the gammas and betas of norms are the parameters of one dimension.
-            groups.setdefault((weight.ndim > 1, id(weight) in head), []).append(weight)
+            groups.setdefault((weight.ndim > 1, shares.get(id(weight), 1.0)), []).append(weight)
     parameters: list[dict[str, Any]] = [
-        {
-            "params": weights,
-            "weight_decay": optimizer.weight_decay if decays else 0.0,
-            "lr_share": optimizer.head_lr if in_head else 1.0,
-        }
-        for (decays, in_head), weights in groups.items()
+        {"params": weights, "weight_decay": optimizer.weight_decay if decays else 0.0, "lr_share": share}
+        for (decays, share), weights in groups.items()
     ]
     if optimizer.kind == "rmsprop":
         return TensorFlowRMSprop(
@@ -141,6 +139,20 @@ def build(network: nn.Module, optimizer: recipes.Optimizer) -> torch.optim.Optim
         )
     betas = (optimizer.momentum, optimizer.decay)
     return torch.optim.AdamW(parameters, optimizer.lr, betas=betas, eps=optimizer.epsilon, fused=True)
+
+
+def _lr_shares(network: nn.Module, optimizer: recipes.Optimizer) -> dict[int, float]:
+    """Rates over the scheduled one, by the parameter's ``id``; 1 for those that are not in it."""
+    shares: dict[int, float] = {}
+    if optimizer.layer_decay != 1:
+        assert isinstance(network, Network), "layers have depths in a Network"
+        depths = layer_groups(network)
+        for depth, weights in enumerate(depths):
+            share = optimizer.layer_decay ** (len(depths) - 1 - depth)
+            shares |= {id(weight): share for weight in weights}
+    if optimizer.head_lr != 1:
+        shares |= {id(weight): optimizer.head_lr for weight in _classifier(network).parameters()}
+    return shares
 
 
 def _classifier(network: nn.Module) -> nn.Module:
@@ -231,13 +243,13 @@ class GroupedStatistics:
     @torch.no_grad()
     def after_group(self) -> None:
         """After each group's forward pass: with momentum 1 the buffers hold this group's statistics."""
-        if self.groups > 1 and self.norms:
+        if self.groups > 1 and self._before:  # empty where every batch-norm is frozen
             torch._foreach_add_(self._sums, self._running())
 
     @torch.no_grad()
     def end_step(self) -> None:
         """After the last group: move the statistics put aside towards the groups' mean."""
-        if self.groups > 1 and self.norms:
+        if self.groups > 1 and self._before:  # empty where every batch-norm is frozen
             torch._foreach_div_(self._sums, self.groups)
             torch._foreach_lerp_(self._before, self._sums, self.momentum)
             torch._foreach_copy_(self._running(), self._before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from efficientnetv2.data.loader import TrainingPictures, reading_threads
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.sampling import Request
 from efficientnetv2.inference.accelerate import place
-from efficientnetv2.models.create import create
+from efficientnetv2.models.network import Network
 from efficientnetv2.training.loop import State, begin, train_group
 from efficientnetv2.training.recipe import Recipe
 
@@ -38,15 +39,17 @@ class StepTime:
     seconds_per_image: float
 
 
-def measure(recipe: Recipe, manifest: Manifest, device: torch.device) -> list[StepTime]:
+def measure(recipe: Recipe, network: Network, manifest: Manifest, device: torch.device) -> list[StepTime]:
     """Time a few steps of each stage, on the first pictures of the manifest.
 
     Args:
-        recipe: with model and progressive known; epochs may be open.
+        recipe: with progressive known; epochs may be open.
+        network: to train; a copy of it is trained here.
         manifest: training pictures.
         device: to train on.
     """
-    network = place(create(recipe.model, num_classes=len(manifest.class_names)), device)
+    network = copy.deepcopy(network)
+    place(network, device)
     network.train()
     state = begin(network, recipe)
     preprocessing = Preprocessing(image_px=8, framing=recipe.framing)
@@ -92,19 +95,22 @@ def _step(
     return time.perf_counter() - started
 
 
-def epochs_within(minutes: float, recipe: Recipe, manifest: Manifest, device: torch.device) -> float:
+def epochs_within(
+    minutes: float, recipe: Recipe, network: Network, manifest: Manifest, device: torch.device
+) -> float:
     """The epochs that fit into so many minutes.
 
     Args:
         minutes: of the run, from the first step to the last.
         recipe: as for ``measure``.
+        network: as for ``measure``.
         manifest: training pictures.
         device: to train on.
 
     Raises:
         InputError: not even one step per stage fits.
     """
-    seconds = {time.image_px: time.seconds_per_image for time in measure(recipe, manifest, device)}
+    seconds = {time.image_px: time.seconds_per_image for time in measure(recipe, network, manifest, device)}
     plan = recipe.progressive
     per_image = float(np.mean([seconds[plan.stage(index).image_px] for index in range(plan.stages)]))
     epochs = minutes * 60 * (1 - _OVERHEAD) / (per_image * len(manifest))

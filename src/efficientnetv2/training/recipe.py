@@ -13,9 +13,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from efficientnetv2.arch.spec import Architecture, Pooling
 from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.base.preprocessing import Framing
+from efficientnetv2.base.preprocessing import Framing, Views
 from efficientnetv2.data.sampling import Balance
 from efficientnetv2.progressive import Progressive
 
@@ -38,6 +39,8 @@ class Optimizer(_Part):
         epsilon: of ``rmsprop`` and ``adamw``.
         clip_norm: gradients of a greater norm are scaled down to it; None is off.
         head_lr: the classifier's learning rate over the trunk's.
+        layer_decay: with L groups of layers (``models.fit.layer_groups``), group i learns at ``layer_decay **
+            (L - 1 - i)`` of the rate: less than 1 lets the layers near the picture move less.
     """
 
     kind: Literal["rmsprop", "sgd", "adamw"]
@@ -48,6 +51,7 @@ class Optimizer(_Part):
     epsilon: float = Field(default=1e-8, gt=0)
     clip_norm: float | None = Field(default=None, gt=0)
     head_lr: float = Field(default=1.0, gt=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
 
 
 class Schedule(_Part):
@@ -73,10 +77,15 @@ class Recipe(_Part):
 
     Args:
         name: of the function that made it.
-        model: a published network's name; ``auto`` chooses by the machine.
-        weights: ``auto``, ``none``, or a model file to start from.
+        model: a published network's name, one of another library ("timm:resnet50"), or an architecture;
+            ``auto`` is that of the weights, or chosen by the machine.
+        weights: to start from: ``none``, ``auto`` (the best that can be had), a name (``efficientnetv2_s.in1k``),
+            or a file; see ``training.start``.
         initialisation: of what no weights are given for: ``released``, or ``calm``, where residual blocks begin
             as their shortcuts and the classifier at 0 (``models.blocks.calm``).
+        pooling: of the last maps; see ``arch.spec.Pooling``. None is as the weights have it, else ``mean``.
+        freeze_stages: the stem and so many stages keep the weights given; see ``models.fit.freeze``.
+        frozen_statistics: batch-norm keeps the statistics of the weights given, as in evaluation.
         epochs: passes over the training pictures; ``auto`` settles it by their number.
         epochs_auto: with ``auto``: pictures to see in all, and the least and most epochs.
         batch_images: pictures per step.
@@ -90,6 +99,7 @@ class Recipe(_Part):
             count it (PyTorch's own number is 1 minus this).
         framing: how a picture that is not square meets the square; see ``Preprocessing``.
         eval_px: side of the picture at evaluation; None takes the last training size.
+        eval_views: how a picture is looked at in evaluation; see ``Preprocessing``.
         crop_area_min: smallest share of the picture's area that a training crop keeps.
         augment: kinds of augmentation, over the whole run; how strong is the schedule's affair.
         balance: how often each class is drawn; see ``data.sampling.Sampler``.
@@ -101,9 +111,12 @@ class Recipe(_Part):
     """
 
     name: str
-    model: str = "auto"
+    model: str | Architecture = "auto"
     weights: str = "auto"
     initialisation: Literal["released", "calm"] = "released"
+    pooling: Pooling | None = None
+    freeze_stages: int = Field(default=0, ge=0)
+    frozen_statistics: bool = False
     epochs: float | Literal["auto"] = "auto"
     epochs_auto: tuple[int, float, float] = (100_000, 10.0, 100.0)
     batch_images: int = Field(default=32, ge=1)
@@ -115,6 +128,7 @@ class Recipe(_Part):
     batch_norm_momentum: float = Field(default=0.9, ge=0, lt=1)
     framing: Framing = "whole"
     eval_px: int | None = Field(default=None, ge=1)
+    eval_views: Views = "one"
     crop_area_min: float = Field(default=0.35, gt=0, le=1)
     augment: AugmentPlan = AugmentPlan()
     balance: Balance | None = None

@@ -10,22 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from efficientnetv2.data.loader import TrainingPictures, reading_threads, training_batches
 from efficientnetv2.data.sampling import Sampler
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.models import modelfile
-from efficientnetv2.models.blocks import calm
-from efficientnetv2.models.create import create
 from efficientnetv2.training import resume
 from efficientnetv2.training.books import Books, Watch
 from efficientnetv2.training.interrupt import Interruption
 from efficientnetv2.training.job import Job, kept
 from efficientnetv2.training.loop import State, StepDone, begin, train
-from efficientnetv2.training.weights import start_from
 
 
 @dataclass
@@ -84,16 +79,10 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
 
 def _begin(job: Job, resumed: bool) -> tuple[State, float]:
     """The state to go on from, and the wall time that led there."""
-    torch.manual_seed(job.key.fold("initialisation").torch_seed())
-    network = create(job.recipe.model, num_classes=len(job.train.class_names))
-    if job.recipe.initialisation == "calm":
-        calm(network)
     newest, damaged = resume.load_newest(job.folder.checkpoints) if resumed else (None, [])
     for sentence in damaged:
         job.folder.log(f"{sentence}; going on from the one before it.")
-    if newest is None and job.recipe.weights != "none":
-        job.folder.log(start_from(network, job.recipe.weights, job.train.class_names))
-    state = begin(place(network, job.device), job.recipe)
+    state = begin(place(job.network, job.device), job.recipe)
     if newest is None:
         if resumed:
             job.folder.log("There is no checkpoint yet: starting at step 0.")

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from efficientnetv2.arch.cost import cost
-from efficientnetv2.arch.published import NAMES, architecture
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.inference.accelerate import free_memory_bytes
-from efficientnetv2.models import modelfile
+from efficientnetv2.models.activation import activation_bytes
+from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.training.loop import Length
 from efficientnetv2.training.recipe import Recipe, checked
+from efficientnetv2.training.start import NOTHING_FROZEN, start, title
 
 # Of the free memory: the rest is for workers, the cache of files and what activations are not. Ours.
 _MEMORY_SHARE = 0.6
@@ -28,23 +29,36 @@ class Settled:
 
     Args:
         recipe: as it is written into the run folder.
+        network: to begin with, on the CPU.
         notes: what was chosen and why, a line each.
     """
 
     recipe: Recipe
+    network: Network
     notes: tuple[str, ...]
 
 
-def settle(recipe: Recipe, *, images: int, device: torch.device) -> Settled:
+def settle(recipe: Recipe, *, images: int, class_names: tuple[str, ...], device: torch.device) -> Settled:
     """Decide what the recipe leaves open, for so many training pictures on that device.
 
+    Args:
+        recipe: of the run.
+        images: to train on.
+        class_names: of these.
+        device: to train on.
+
     Raises:
-        InputError: the run could not take place: weights of another network, more stages than steps, or a
-            group that does not fit.
+        InputError: the run could not take place: weights that can't be had or are of another network, more stages
+            than steps, or a group that does not fit.
     """
-    changes: dict[str, Any] = {}
-    notes: list[str] = []
-    _settle_network(recipe, device, changes, notes)
+    begun = start(recipe, class_names=class_names, device=device)
+    changes: dict[str, Any] = {"weights": begun.weights}
+    changes["model"] = begun.model if isinstance(begun.model, str) else begun.model.to_json()
+    notes = list(begun.notes)
+    if begun.weights == "none":
+        changes |= NOTHING_FROZEN
+    if begun.weights == "none" and recipe.name == "finetune":
+        notes.append("The recipe finetune is made for pretrained weights; from scratch, quick learns faster.")
     if recipe.epochs == "auto":
         seen, least, most = recipe.epochs_auto
         changes["epochs"] = round(min(most, max(least, seen / images)), 2)
@@ -56,48 +70,19 @@ def settle(recipe: Recipe, *, images: int, device: torch.device) -> Settled:
         changes["eval_px"] = recipe.progressive.last.image_px
         notes.append(f"Evaluation at {changes['eval_px']} px, the last training size.")
     recipe = checked(recipe.to_json() | changes, where=recipe.name)
-    group = _settled_group(recipe, device, notes)
+    group = _settled_group(recipe, begun.network, device, notes)
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
     recipe.progressive.at(0, steps=Length.of(recipe, images).steps)
-    return Settled(recipe, tuple(notes))
+    return Settled(recipe, begun.network, tuple(notes))
 
 
-def _settle_network(recipe: Recipe, device: torch.device, changes: dict[str, Any], notes: list[str]) -> None:
-    """Which network, and which weights: what is wrong with them should show before the run begins."""
-    if recipe.weights == "auto":
-        changes["weights"] = "none"
-        notes.append(
-            "Weights: none, training from scratch. Give a model file with --weights to start from it."
-        )
-    elif recipe.weights != "none":
-        donor = modelfile.load(recipe.weights).architecture
-        if recipe.model == "auto":
-            name = next((name for name in NAMES if architecture(name) == donor), None)
-            if name is None:
-                raise InputError(f"--weights {recipe.weights}: its network is none of the published ones.")
-            changes["model"] = name
-            notes.append(f"Network: {name}, which the weights are of.")
-        elif architecture(recipe.model) != donor:
-            raise InputError(
-                f"--weights {recipe.weights}: its network is not {recipe.model}. Leave --model out to train the "
-                "network that the weights are of."
-            )
-    if recipe.weights in ("auto", "none") and recipe.name == "finetune":
-        notes.append("The recipe finetune is made for pretrained weights; from scratch, quick learns faster.")
-    if recipe.model == "auto" and "model" not in changes:
-        changes["model"] = "efficientnetv2_s" if device.type == "cuda" else "efficientnetv2_b0"
-        notes.append(
-            f"Network: {changes['model']} (with a GPU efficientnetv2_s, without one efficientnetv2_b0)."
-        )
-
-
-def _settled_group(recipe: Recipe, device: torch.device, notes: list[str]) -> int:
+def _settled_group(recipe: Recipe, network: Network, device: torch.device, notes: list[str]) -> int:
     """``group_images``: as set, if it fits; else the largest divisor of the batch that does."""
-    fitting, per_image_bytes = _images_that_fit(recipe, device)
+    fitting, per_image_bytes = _images_that_fit(recipe, network, device)
     divisors = [n for n in range(1, recipe.batch_images + 1) if recipe.batch_images % n == 0 and n <= fitting]
     if not divisors:
         raise InputError(
-            f"Not even one picture of {_largest_px(recipe)} px fits: {recipe.model} keeps "
+            f"Not even one picture of {_largest_px(recipe)} px fits: {title(recipe.model)} keeps "
             f"{per_image_bytes / 2**30:.1f} GiB of activations for it, more than {_MEMORY_SHARE:.0%} of the free "
             "memory. Use a smaller network (--model) or smaller pictures (--image-px)."
         )
@@ -120,10 +105,13 @@ def _settled_group(recipe: Recipe, device: torch.device, notes: list[str]) -> in
     return group
 
 
-def _images_that_fit(recipe: Recipe, device: torch.device) -> tuple[int, int]:
+def _images_that_fit(recipe: Recipe, network: Network, device: torch.device) -> tuple[int, int]:
     """How many pictures' activations fit, by the network's own count of them, and the bytes of one."""
-    network = architecture(recipe.model)
-    per_image_bytes = cost(network, image_px=_largest_px(recipe)).total.activation_bytes
+    px = _largest_px(recipe)
+    if isinstance(network, EfficientNet) and not network.frozen:
+        per_image_bytes = cost(network.architecture, image_px=px).total.activation_bytes
+    else:
+        per_image_bytes = activation_bytes(network, px)
     return int(free_memory_bytes(device) * _MEMORY_SHARE) // per_image_bytes, per_image_bytes
 
 

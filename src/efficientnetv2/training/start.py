@@ -1,0 +1,256 @@
+"""The network that a run begins with: with fresh weights or given ones, fitted to its classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from efficientnetv2.arch.published import NAMES, architecture
+from efficientnetv2.arch.spec import Architecture
+from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.keys import Key
+from efficientnetv2.models import hub, modelfile, pretrained
+from efficientnetv2.models.blocks import calm
+from efficientnetv2.models.create import create
+from efficientnetv2.models.fit import fit, freeze
+from efficientnetv2.models.foreign import Foreign, is_foreign
+from efficientnetv2.models.interop import convert
+from efficientnetv2.models.interop.read import is_model_file
+from efficientnetv2.models.interop.tensors import shape_name
+from efficientnetv2.models.network import EfficientNet, Network
+from efficientnetv2.training.recipe import Recipe
+
+NOTHING_FROZEN = {"freeze_stages": 0, "frozen_statistics": False}  # fields of a recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a run begins.
+
+    Args:
+        model: as the recipe names it from now on: ``build`` makes a network of the same shape from it.
+        weights: as the recipe names them from now on: "none", or what ``load_weights`` takes.
+        network: fitted to the classes, frozen as the recipe says.
+        notes: what was chosen, a sentence each.
+    """
+
+    model: str | Architecture
+    weights: str
+    network: Network
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best weights for a network that can be had without the user's help.
+
+    Args:
+        word: for ``load_weights``; "none" if there are none.
+        note: which and from where, or why none.
+    """
+
+    word: str
+    note: str
+
+
+def start(recipe: Recipe, *, class_names: tuple[str, ...], device: torch.device) -> Start:
+    """The network to train, and where its weights are from.
+
+    Args:
+        recipe: model and weights may be "auto".
+        class_names: of the pictures to train on.
+        device: to train on; which network is the default depends on it.
+
+    Raises:
+        InputError: weights that can't be had or are of another network, or a recipe that does not fit the network.
+    """
+    notes: list[str] = []
+    word = recipe.weights
+    if word == "auto":
+        found = best_weights(default_model(device) if recipe.model == "auto" else recipe.model)
+        word = found.word
+        notes.append(found.note)
+    if word != "none":
+        return _from_weights(recipe, word, class_names, notes)
+    if recipe.freeze_stages or recipe.frozen_statistics:
+        recipe = recipe.model_copy(update=NOTHING_FROZEN)
+        notes.append("Nothing is frozen, for there are no weights worth keeping.")
+    model = recipe.model
+    if model == "auto":
+        model = default_model(device)
+        notes.append(f"Network: {model} (with a GPU efficientnetv2_s, without one efficientnetv2_b0).")
+    return Start(model, "none", build(recipe, model, num_classes=len(class_names)), tuple(notes))
+
+
+def build(recipe: Recipe, model: str | Architecture, *, num_classes: int) -> Network:
+    """A network with fresh weights, as the recipe wants it. The same recipe gives the same weights.
+
+    Args:
+        recipe: its seed, initialisation, pooling and freezing are used.
+        model: a name or an architecture.
+        num_classes: of its classifier.
+
+    Raises:
+        InputError: no such network, or one that the recipe does not fit.
+    """
+    _seed(recipe)
+    network = fit(create(model, num_classes=num_classes), pooling=recipe.pooling)
+    if recipe.initialisation == "calm":
+        if isinstance(network, EfficientNet):
+            calm(network)
+        else:
+            _zero_classifier(network)
+    freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
+    return network
+
+
+def default_model(device: torch.device) -> str:
+    """The network for those who name none. Ours: what trains within minutes there."""
+    return "efficientnetv2_s" if device.type == "cuda" else "efficientnetv2_b0"
+
+
+def best_weights(model: str | Architecture, *, shipped: Path | None = None) -> Found:
+    """The best weights for a network that can be had: by name, from the cache, from the repository.
+
+    Args:
+        model: as a recipe names it.
+        shipped: folder of model files ``NAME.safetensors``; None is ``examples/weights`` of the repository that
+            this package runs in.
+    """
+    if not isinstance(model, str) or model not in NAMES:
+        return Found("none", f"Weights: none are published for {title(model)}; training from scratch.")
+    by_preference = pretrained.best(model)
+    reason = ""
+    if by_preference:
+        best = by_preference[0]
+        where = "the cache" if hub.cached(best) else hub.url(best)
+        try:
+            hub.fetch(best)
+        except InputError as error:
+            reason = str(error)
+        else:
+            return Found(best, f"Weights: {best}, from {where}. To train from scratch: --weights none.")
+        cached = next((name for name in by_preference if hub.cached(name)), None)
+        if cached is not None:
+            return Found(cached, f"Weights: {cached}, from the cache; better ones could not be had: {reason}")
+    folder = Path(__file__).parents[3] / "examples/weights" if shipped is None else shipped
+    if (folder / f"{model}.safetensors").is_file():
+        file = folder / f"{model}.safetensors"
+        return Found(str(file), f"Weights: {file}, which come with the repository; others: {reason}")
+    return Found("none", f"Weights: none, training from scratch. {reason}".rstrip())
+
+
+def load_weights(word: str) -> tuple[Network, tuple[str, ...]]:
+    """The network that a word for weights means.
+
+    Args:
+        word: a model file or run folder; weights of timm, torchvision, Keras or the authors, recognised from the
+            file; a name such as ``efficientnetv2_s.in1k``; or one of another library with a tag,
+            ``timm:resnet50.a1_in1k``.
+
+    Returns:
+        The network, and what there is to say of how it was read.
+
+    Raises:
+        InputError: it is none of these, or can't be read or fetched.
+    """
+    path = Path(word)
+    if path.exists() or Path(f"{word}.index").exists():
+        if is_model_file(path) or (path / "recipe.yaml").is_file():
+            return modelfile.load(path), ()
+        imported = convert.read(path)
+        return imported.network, (f"recognised as {imported.theirs} of {imported.title}", *imported.notes)
+    if is_foreign(word):
+        return create(word), ()
+    if "." in word and word.partition(".")[0] in NAMES:
+        return hub.load(word), ()
+    if word in NAMES:
+        tags = ", ".join(pretrained.best(word)) or "none"
+        raise InputError(f"--weights {word}: that is a network. Its weights: {tags}.")
+    raise InputError(
+        f"--weights {word}: there is no such file, and no weights of that name"
+        f"{did_you_mean(word, pretrained.names())} Give a model file, weights of timm, torchvision or Keras, a name "
+        "of effnetv2 models --pretrained, auto or none."
+    )
+
+
+def title(model: str | Architecture) -> str:
+    """What a person calls the network that a recipe names."""
+    if isinstance(model, str):
+        return model
+    near = shape_name(replace(model, pooling="mean"))
+    if near is None:
+        return f"a network of its own ({len(model.stages)} stages)"
+    return f"{near} with {model.padding} padding and batch-norm epsilon {model.batch_norm_epsilon:g}"
+
+
+def same_shape(one: str | Architecture, other: str | Architecture) -> bool:
+    """Whether weights of one network fit the other; padding and epsilon go with the weights."""
+    return _shape(one) == _shape(other)
+
+
+def _from_weights(recipe: Recipe, word: str, class_names: tuple[str, ...], notes: list[str]) -> Start:
+    network, said = load_weights(word)
+    notes += [f"--weights {word}: {note}." for note in said]
+    model = _name(network)
+    if recipe.model == "auto":
+        notes.append(f"Network: {title(model)}, which the weights are of.")
+    elif not same_shape(recipe.model, model):
+        raise InputError(
+            f"--weights {word}: its network is {title(model)}, not {title(recipe.model)}. Leave --model out to "
+            "train the network that the weights are of, or take weights of the other."
+        )
+    if network.in_channels != 3:
+        raise InputError(
+            f"--weights {word}: its network takes pictures of {network.in_channels} channels, not 3. "
+            "Take weights for colour pictures."
+        )
+    _seed(recipe)
+    same_classes = network.class_names == class_names
+    if not same_classes:
+        fit(network, num_classes=0)
+    fit(network, pooling=recipe.pooling)
+    if network.num_classes != len(class_names):
+        fit(network, num_classes=len(class_names))
+    fresh_head = not (same_classes and network.class_names)
+    if fresh_head and recipe.initialisation == "calm":
+        _zero_classifier(network)
+    head = f"a fresh classifier for {len(class_names)} classes" if fresh_head else "its classifier too"
+    notes.append(f"Weights: from {word}, {head}.")
+    freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
+    return Start(model, word, network, tuple(notes))
+
+
+def _seed(recipe: Recipe) -> None:
+    torch.manual_seed(Key.of(recipe.seed).fold("initialisation").torch_seed())
+
+
+def _zero_classifier(network: Network) -> None:
+    place = f"module.{network.classifier_name}" if isinstance(network, Foreign) else "classifier"
+    classifier = network.get_submodule(place)
+    assert isinstance(classifier, nn.Linear)
+    nn.init.zeros_(classifier.weight)
+    if classifier.bias is not None:
+        nn.init.zeros_(classifier.bias)
+
+
+def _name(network: Network) -> str | Architecture:
+    """As a recipe names the network of given weights; its pooling is another field of the recipe."""
+    if isinstance(network, EfficientNet):
+        table = replace(network.architecture, pooling="mean")
+        return next((name for name in NAMES if architecture(name) == table), table)
+    assert isinstance(network, Foreign), "there are two kinds of networks"
+    if network.source is None:
+        raise InputError("The weights are of a module that only its own code can make: begin a Job with it.")
+    return network.source
+
+
+def _shape(model: str | Architecture) -> Architecture | str:
+    """All but padding, epsilon and pooling."""
+    if isinstance(model, str) and is_foreign(model):
+        return model.partition(".")[0]
+    table = architecture(model) if isinstance(model, str) else model
+    return replace(table, padding="same", batch_norm_epsilon=1e-3, pooling="mean")

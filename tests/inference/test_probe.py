@@ -1,0 +1,100 @@
+"""The linear probe: scikit-learn's logistic regression on the network's embeddings, and nothing else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.preprocessing import StandardScaler
+
+from efficientnetv2.arch.spec import Architecture, Stage, fused
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.manifest import read
+from efficientnetv2.inference import probe as room
+from efficientnetv2.inference.predict import Embeddings, embed_manifest
+from efficientnetv2.inference.probe import fit_probe, linear_probe
+from efficientnetv2.models.create import create
+
+SMALL = Architecture(stem_channels=8, stages=(Stage(fused(expand=2, kernel=3), 2, 8, 1),), head_channels=16)
+PREPROCESSING = Preprocessing(image_px=32)
+KEY = Key.of(0)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return create(SMALL, num_classes=0)
+
+
+@pytest.fixture
+def parts(class_folders):
+    pictures = read(class_folders)
+    return pictures.select(np.arange(0, 48, 2)), pictures.select(np.arange(1, 48, 2))
+
+
+def test_embeddings_are_what_the_classifier_reads(network, parts):
+    embedded = embed_manifest(network, parts[0], preprocessing=PREPROCESSING, batch_images=5)
+    assert embedded.vectors.shape == (24, 16)
+    assert embedded.labels.tolist() == parts[0].labels.tolist()
+    one = embed_manifest(network, parts[0].select([7]), preprocessing=PREPROCESSING)
+    np.testing.assert_allclose(embedded.vectors[7], one.vectors[0], rtol=1e-4, atol=1e-5)
+
+
+def test_colours_are_told_apart_even_by_random_features(network, parts):
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    done = []
+    found = linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY, progress=done.append)
+    assert found.top1 == found.macro_f1 == 1.0
+    assert (found.train_pictures, found.pictures) == (24, 24)
+    assert done[-1] == 48
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_labels_that_mean_nothing_are_not_learnt(network, parts):
+    train, val = parts
+    shuffled = replace(
+        train, table=train.table.assign(label=np.random.default_rng(0).permutation(train.table["label"]))
+    )
+    found = linear_probe(network, shuffled, val, preprocessing=PREPROCESSING, key=KEY)
+    assert found.top1 < 0.8
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_it_is_scikit_learns_regression_at_the_strength_it_chose(balanced):
+    draw = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [60, 25, 15])
+    vectors = (draw.normal(size=(100, 8)) * np.arange(1, 9) + labels[:, None]).astype(np.float32)
+    pipeline, strength = fit_probe(Embeddings(np.arange(100), labels, vectors), key=KEY, balanced=balanced)
+    by_hand = LogisticRegression(C=strength, class_weight="balanced" if balanced else None, max_iter=1000)
+    scaled = StandardScaler().fit_transform(vectors)
+    by_hand.fit(scaled, labels)
+    np.testing.assert_allclose(pipeline.predict_proba(vectors), by_hand.predict_proba(scaled), atol=1e-3)
+
+
+def test_class_weights_serve_the_rare_class():
+    draw = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [190, 10])
+    vectors = (draw.normal(size=(200, 4)) + labels[:, None]).astype(np.float32)
+    embedded = Embeddings(np.arange(200), labels, vectors)
+    plain, weighed = (
+        f1_score(labels, fit_probe(embedded, key=KEY, balanced=balanced)[0].predict(vectors), average="macro")
+        for balanced in (False, True)
+    )
+    assert weighed > plain
+
+
+def test_a_class_with_one_picture_is_no_obstacle():
+    vectors = np.eye(5, dtype=np.float32)
+    pipeline, _ = fit_probe(
+        Embeddings(np.arange(5), np.array([0, 0, 1, 1, 2]), vectors), key=KEY, balanced=True
+    )
+    assert set(pipeline.classes_) == {0, 1, 2}
+
+
+def test_of_very_many_pictures_some_are_drawn(network, parts, monkeypatch):
+    monkeypatch.setattr(room, "MOST_PICTURES", 12)
+    found = linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY)
+    assert (found.train_pictures, found.pictures) == (12, 12)

@@ -1,0 +1,91 @@
+"""The loop, the moving average and the schedules serve any network, frozen parts too."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.data.loader import Batch
+from efficientnetv2.data.sampling import Sampler
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
+from efficientnetv2.models.fit import freeze
+from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.training.loop import Length, begin, train
+from efficientnetv2.training.recipe import checked
+from efficientnetv2.training.recipes import named
+
+LABELS = np.arange(16) % 2
+PLAN = Progressive(stages=2, image_px=Ramp(32, 64), dropout=Ramp(0, 0.2), drop_path=Ramp(0, 0.2))
+
+
+def noise(request):
+    px = request.setting.image_px
+    values = np.random.default_rng(request.step).integers(
+        0, 256, (len(request.samples), px, px, 3), dtype=np.uint8
+    )
+    images = torch.from_numpy(values).permute(0, 3, 1, 2)
+    return Batch(request, images, torch.from_numpy(LABELS[request.samples]), ())
+
+
+def own():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Dropout(0.1), nn.Linear(8, 2),
+    )  # fmt: skip
+
+
+def run(network, group_images):
+    """Four steps of two groups or one; the network that would be kept."""
+    plain = named("quick").to_json() | {
+        "progressive": PLAN.to_json(), "epochs": 1, "ema_decay": 0.9, "batch_images": 8, "group_images": group_images,
+    }  # fmt: skip
+    recipe = checked(plain, where="test")
+    state = begin(network, recipe)
+    steps = train(
+        state,
+        map(noise, Sampler(LABELS, PLAN, 4, 8, group_images, None, Key.of(0))),
+        recipe=recipe,
+        preprocessing=network.preprocessing,
+        length=Length(4, steps_per_epoch=2),
+        num_classes=2,
+        key=Key.of(0),
+        device=torch.device("cpu"),
+    )
+    losses = [float(done.loss) for done in steps]
+    assert len(losses) == 4
+    assert np.isfinite(losses).all()
+    return state.best
+
+
+@pytest.mark.parametrize("group_images", [8, 4])
+@pytest.mark.parametrize("model", ["timm:resnet10t", "torchvision:mobilenet_v3_small", "own"])
+def test_a_foreign_network_trains_and_is_kept(model, group_images, tmp_path):
+    network = create(own() if model == "own" else model, num_classes=2)
+    before = copy.deepcopy(network.state_dict())
+    best = run(network, group_images)
+    stem = f"module.{network.stem_name}.weight"
+    assert not torch.equal(best.state_dict()[stem], before[stem])
+    modelfile.save(tmp_path / "m.safetensors", best, class_names=("a", "b"))
+    again = modelfile.load(tmp_path / "m.safetensors", network=own() if model == "own" else None)
+    pictures = torch.randn(2, 3, 64, 64)
+    assert torch.equal(again(pictures), best.eval()(pictures))
+
+
+@pytest.mark.parametrize("group_images", [8, 4])
+@pytest.mark.parametrize("model", ["efficientnetv2_b0", "timm:resnet10t"])
+def test_what_is_frozen_comes_through_a_run_unchanged(model, group_images):
+    network = create(model, num_classes=2)
+    freeze(network, stages=3, statistics=True)
+    before = copy.deepcopy(network.state_dict())
+    best = run(network, group_images)
+    for after in (network.state_dict(), best.state_dict()):
+        same = {name for name in before if torch.equal(before[name], after[name])}
+        frozen = {name for name, weight in network.named_parameters() if not weight.requires_grad}
+        statistics = {name for name in before if "running" in name or "tracked" in name}
+        assert frozen
+        assert frozen | statistics <= same
+        assert len(same) < len(before)

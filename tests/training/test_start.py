@@ -1,0 +1,230 @@
+"""Where a run begins: which weights, which network, which classifier."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from efficientnetv2.arch.published import architecture, published
+from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models import hub, modelfile
+from efficientnetv2.models.create import create
+from efficientnetv2.models.interop import timm as timm_names
+from efficientnetv2.models.interop.tensors import write_tensors
+from efficientnetv2.training import start as room
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.start import best_weights, build, load_weights, start
+
+CPU = torch.device("cpu")
+SMALL = Architecture(
+    stem_channels=8,
+    stages=(Stage(fused(expand=1, kernel=3), 1, 8, 1), Stage(mbconv(expand=2, kernel=3), 2, 16, 2)),
+    head_channels=32,
+)
+
+
+def begun(*settings, classes=("cat", "dog"), recipe="finetune"):
+    return start(with_settings(named(recipe), list(settings)), class_names=classes, device=CPU)
+
+
+@pytest.fixture
+def given(tmp_path):
+    """A model file of two classes, every number of it random, batch-norm's too."""
+    torch.manual_seed(1)
+    network = create("efficientnetv2_b0", num_classes=2)
+    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        norm.running_mean.normal_()
+    network.class_names = ("cat", "dog")
+    network.preprocessing = replace(network.preprocessing, mean=(0.1, 0.2, 0.3))
+    modelfile.save(tmp_path / "given.safetensors", network)
+    return network, str(tmp_path / "given.safetensors")
+
+
+@pytest.mark.parametrize(("classes", "head_too"), [(("cat", "dog"), True), (("dog", "elk"), False)])
+def test_the_trunk_comes_along_and_the_classifier_if_its_classes_do(classes, head_too, given):
+    donor, file = given
+    begin = begun(f"weights={file}", classes=classes)
+    assert (begin.model, begin.weights) == ("efficientnetv2_b0", file)
+    for name, tensor in begin.network.state_dict().items():
+        same = torch.equal(tensor, donor.state_dict()[name])
+        assert same == (head_too or not name.startswith("classifier.") or name == "classifier.bias"), name
+    assert begin.network.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert ("its classifier too" in begin.notes[-1]) == head_too
+
+
+def test_a_fresh_classifier_answers_every_class_alike(given):
+    """calm: all weights 0, so each of three classes begins at probability 1/3."""
+    network = begun(f"weights={given[1]}", classes=("a", "b", "c")).network.eval()
+    assert torch.equal(network(torch.randn(2, 3, 64, 64)).softmax(1), torch.full((2, 3), 1 / 3))
+    released = begun(f"weights={given[1]}", "initialisation=released", classes=("a", "b", "c")).network
+    assert 0 < released.classifier.weight.abs().max() <= 3**-0.5
+
+
+def test_weights_of_another_network_are_refused(given):
+    with pytest.raises(InputError, match="its network is efficientnetv2_b0, not efficientnetv2_b1"):
+        begun(f"weights={given[1]}", "model=efficientnetv2_b1")
+
+
+def test_a_foreign_file_is_recognised_and_its_padding_goes_with_its_weights(tmp_path):
+    """torchvision's B0: symmetric padding, epsilon 1e-5 (its source); the same network in all else."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.efficientnet_b0(num_classes=7)
+    file = tmp_path / "b0.pth"
+    torch.save(theirs.state_dict(), file)
+    begin = begun(f"weights={file}", "model=efficientnet_b0")
+    assert begin.model == replace(
+        architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5
+    )
+    recipe = Recipe.model_validate(named("finetune").to_json() | {"model": begin.model.to_json()})
+    again = build(recipe, recipe.model, num_classes=2)
+    again.load_state_dict(begin.network.state_dict())
+    pictures = torch.randn(2, 3, 64, 64)
+    theirs.classifier = nn.Identity()
+    with torch.inference_mode():
+        expected = theirs.eval()(pictures)
+        assert torch.allclose(begin.network.eval().embed(pictures), expected, atol=1e-5)
+        assert torch.allclose(again.eval().embed(pictures), expected, atol=1e-5)
+
+
+def test_given_weights_of_any_architecture_can_be_trained_on(tmp_path):
+    network = create(SMALL, num_classes=2)
+    network.class_names = ("a", "b")
+    modelfile.save(tmp_path / "small.safetensors", network)
+    begin = begun(f"weights={tmp_path / 'small.safetensors'}")
+    assert begin.model == SMALL
+    assert "2 stages" in " ".join(begin.notes)
+
+
+def test_pooling_is_the_recipes_else_that_of_the_weights(given, tmp_path):
+    assert begun(f"weights={given[1]}", "pooling=null").network.embed_dim == 1280
+    wide = begun(f"weights={given[1]}", "pooling=mean+centre").network
+    assert wide.classifier.in_features == 2 * 1280
+    wide.class_names = ("cat", "dog")
+    modelfile.save(tmp_path / "wide.safetensors", wide)
+    kept = begun(f"weights={tmp_path / 'wide.safetensors'}", "pooling=null")
+    assert kept.network.embed_dim == 2 * 1280
+    assert kept.model == "efficientnetv2_b0"
+
+
+def test_frozen_parts_are_those_of_the_recipe_and_without_weights_nothing_is(given):
+    frozen = begun(f"weights={given[1]}", "freeze_stages=2", "frozen_statistics=true").network.train()
+    assert not any(norm.training for norm in frozen.modules() if isinstance(norm, nn.BatchNorm2d))
+    assert not frozen.stem.conv.weight.requires_grad
+    assert frozen.head.conv.weight.requires_grad
+    fresh = begun("weights=none", "freeze_stages=2", "frozen_statistics=true")
+    assert all(norm.training for norm in fresh.network.train().modules())
+    assert "Nothing is frozen" in " ".join(fresh.notes)
+
+
+def test_any_network_begins_from_fresh_weights():
+    begin = begun("weights=none", "model=torchvision:resnet18")
+    assert begin.model == "torchvision:resnet18"
+    assert begin.network.num_classes == 2
+    assert torch.equal(begin.network.module.fc.weight, torch.zeros(2, 512))
+    assert begin.network.module.layer1[0].conv1.weight.abs().max() > 0
+    with pytest.raises(InputError, match="a network of others pools as it does"):
+        begun("weights=none", "model=torchvision:resnet18", "pooling=mean+centre")
+
+
+def test_the_seed_alone_decides_fresh_weights():
+    one, same, other = (
+        begun("weights=none", f"seed={seed}", recipe="quick").network.state_dict() for seed in (3, 3, 4)
+    )
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["stem.conv.weight"], other["stem.conv.weight"])
+
+
+def in_cache(name, monkeypatch, tmp_path):
+    """Put a file into the hub's cache by hand, as docs/weights.md says."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    entry = hub.about(name)
+    folder = tmp_path / f"models--{entry.repository.replace('/', '--')}" / "snapshots" / "main"
+    folder.mkdir(parents=True)
+    network = create(name.partition(".")[0], num_classes=entry.num_classes)
+    tensors = network.state_dict()
+    save_file(
+        {
+            theirs: tensors[ours].contiguous()
+            for ours, theirs in timm_names.tensor_names(network.architecture).items()
+        },
+        folder / "model.safetensors",
+    )
+    return tensors
+
+
+def test_auto_takes_what_the_cache_has_and_says_so(monkeypatch, tmp_path):
+    tensors = in_cache("efficientnetv2_b0.in1k", monkeypatch, tmp_path)
+    begin = begun("weights=auto", "model=auto")
+    assert begin.weights == "efficientnetv2_b0.in1k"
+    assert "the cache" in begin.notes[0]
+    assert torch.equal(begin.network.stem.conv.weight, tensors["stem.conv.weight"])
+    assert begin.network.preprocessing.mean == published("efficientnetv2_b0").preprocessing.mean
+
+
+def test_auto_takes_second_best_from_the_cache_where_the_best_cannot_be_fetched(monkeypatch, tmp_path):
+    in_cache("efficientnetv2_b3.in1k", monkeypatch, tmp_path)
+    found = best_weights("efficientnetv2_b3")
+    assert found.word == "efficientnetv2_b3.in1k"
+    assert "better ones could not be had" in found.note
+
+
+def test_auto_without_a_network_takes_what_comes_with_the_repository_else_nothing(tmp_path, given):
+    shutil.copy(given[1], tmp_path / "efficientnetv2_b0.safetensors")
+    assert best_weights("efficientnetv2_b0", shipped=tmp_path).word == str(
+        tmp_path / "efficientnetv2_b0.safetensors"
+    )
+    nothing = best_weights("efficientnetv2_s", shipped=tmp_path)
+    assert nothing.word == "none"
+    assert "training from scratch" in nothing.note
+    assert "cache" in nothing.note  # how to fill it by hand
+    assert best_weights("torchvision:resnet18").word == "none"
+    assert best_weights(SMALL).word == "none"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("efficientnetv2_s", "that is a network. Its weights: efficientnetv2_s.in21k_ft_in1k"),
+        ("efficientnetv2_b0.in1", "in1k"),
+        ("nowhere.safetensors", "no such file"),
+        ("imagenet", "no such file"),
+    ],
+)
+def test_words_that_name_no_weights_are_refused(word, said):
+    with pytest.raises(InputError, match=said):
+        load_weights(word)
+
+
+def test_a_run_folder_whose_training_has_not_ended_is_refused(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("name: quick")
+    with pytest.raises(InputError, match="whose training has ended"):
+        load_weights(str(tmp_path))
+
+
+def test_weights_for_pictures_of_other_channels_are_refused(tmp_path):
+    network = create("efficientnetv2_b0", num_classes=2, in_channels=4)
+    network.class_names = ("a", "b")
+    modelfile.save(tmp_path / "four.safetensors", network)
+    with pytest.raises(InputError, match="takes pictures of 4 channels"):
+        begun(f"weights={tmp_path / 'four.safetensors'}")
+
+
+def test_a_bare_timm_file_can_be_trained_on(tmp_path):
+    network = create("efficientnetv2_b0", num_classes=0)
+    write_tensors(tmp_path / "trunk.safetensors", network, timm_names.tensor_names(network.architecture), {})
+    begin = begun(f"weights={tmp_path / 'trunk.safetensors'}")
+    assert torch.equal(begin.network.stem.conv.weight, network.stem.conv.weight)
+    assert any("tf_efficientnetv2_b0" in note for note in begin.notes)
+
+
+def test_default_networks():
+    assert room.default_model(CPU) == "efficientnetv2_b0"
+    assert room.default_model(torch.device("cuda")) == "efficientnetv2_s"
