@@ -33,7 +33,8 @@ class Preprocessing:
         image_px: height and width of the network's input, in pixels.
         framing: ``whole`` squeezes the whole picture into the square (nothing is cut off),
             ``crop`` cuts the centre square, ``pad`` keeps the shape and fills the rest with the mean.
-        crop_fraction: with ``crop``, the side of the centre square over the picture's shorter side.
+        crop_fraction: with ``crop``, the side of the centre square over the picture's shorter side; with ``whole``
+            what is kept of each side, 1 but for some of timm's weights; with ``pad`` it is 1.
         interpolation: of the resize; antialiased.
         mean: per channel, of values in [0, 1].
         std: per channel, of values in [0, 1]; > 0.

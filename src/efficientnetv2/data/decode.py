@@ -139,10 +139,12 @@ def eval_picture(source: Source, preprocessing: Preprocessing) -> Pixels:
         orientation = orientation_of(image)
         width, height = _upright_size(image, orientation)
         box = Box(0, 0, width, height)
-        if preprocessing.framing == "crop":
-            side = min(width, height) * preprocessing.crop_fraction
-            left, top = (width - side) / 2, (height - side) / 2
-            box = Box(left, top, left + side, top + side)
+        if preprocessing.framing != "pad":
+            kept_width, kept_height = width * preprocessing.crop_fraction, height * preprocessing.crop_fraction
+            if preprocessing.framing == "crop":
+                kept_width = kept_height = min(kept_width, kept_height)
+            left, top = (width - kept_width) / 2, (height - kept_height) / 2
+            box = Box(left, top, left + kept_width, top + kept_height)
         return _square(
             image,
             orientation,

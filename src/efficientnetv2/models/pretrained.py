@@ -205,14 +205,13 @@ _TORCHVISION_LICENCE = "BSD-3-Clause (torchvision's own; none stated for its wei
 
 
 def _from_timm(name: str, row: _Timm) -> Pretrained:
-    # timm resizes to whole pixels. Where it squeezes the picture and then cuts a margin off (B3, 0.9), we keep
-    # the whole picture.
+    # timm resizes to whole pixels.
     resize_px = math.floor(row.image_px / row.crop)
     mean, std = row.statistics
     preprocessing = Preprocessing(
         image_px=row.image_px,
         framing=row.framing,
-        crop_fraction=row.image_px / resize_px if row.framing == "crop" else 1.0,
+        crop_fraction=row.image_px / resize_px,
         mean=mean,
         std=std,
     )

@@ -144,11 +144,6 @@ def stated_preprocessing(config: Mapping[str, Any], path: Path) -> tuple[Preproc
         config.get("crop_mode") or "center",
         config.get("test_crop_pct") or config.get("crop_pct"),
     )
-    if mode == "squash" and fraction not in (None, 1, 1.0):
-        notes.append(
-            f"timm squeezes the picture and then cuts {1 - float(fraction):.0%} of each side off; here the "
-            "whole picture is kept"
-        )
     interpolation: Any = config.get("interpolation") or "bicubic"  # checked by Preprocessing
     if interpolation not in ("bilinear", "bicubic"):
         notes.append(f"interpolation '{interpolation}' is not to be had here: bicubic instead")
@@ -161,7 +156,7 @@ def stated_preprocessing(config: Mapping[str, Any], path: Path) -> tuple[Preproc
         preprocessing = Preprocessing(
             image_px=height,
             framing=framing,
-            crop_fraction=1.0 if framing != "crop" else 0.875 if fraction is None else fraction,
+            crop_fraction=1.0 if framing == "pad" else 0.875 if fraction is None else fraction,
             interpolation=interpolation,
             mean=tuple(config["mean"]),
             std=tuple(config["std"]),
