@@ -126,7 +126,7 @@ def fold(manifest: Manifest, number: int, learning: np.ndarray, answering: np.nd
         )
     best = max(inner_f1, key=lambda name: inner_f1[name])
     outer = parts(manifest, learning, answering)
-    tuned = trained(with_settings(finetune, CANDIDATES[best]), *outer, out / "finetune")
+    tuned = trained(with_settings(finetune, CANDIDATES[best]), *outer, out / f"finetune_{best}")
     print(f"fold {number}: {best} {score(tuned, manifest.class_names).macro_f1:.3f}", flush=True)
     scratch = trained(named("quick"), *outer, out / "scratch", minutes=tuned["seconds"] / 60)
     print(f"fold {number}: from scratch {score(scratch, manifest.class_names).macro_f1:.3f}", flush=True)

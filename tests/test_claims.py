@@ -16,6 +16,7 @@ SHOWN = {
     "s": lambda value: f"{value:,.0f} s",
     "ratio": lambda value: f"{value:.2f}",
     "points": lambda value: f"{value:+.1f}",
+    "F1": lambda value: f"{value:.3f}",
     "MB": lambda value: f"{value:,.0f} MB",
 }
 

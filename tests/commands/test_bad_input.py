@@ -10,6 +10,10 @@ from PIL import Image
 from tests.command_line import TINY, effnetv2
 from tests.conftest import COLOURS, paint
 
+from efficientnetv2.arch.spec import Architecture, Stage, mbconv
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
+
 
 def refused(done, *words):
     assert done.returncode == 2, done.stderr + done.stdout
@@ -254,3 +258,12 @@ def test_predict_and_evaluate_refuse_what_is_no_model(class_folders, tmp_path):
             effnetv2(verb, tmp_path / "model.safetensors", class_folders, cwd=tmp_path), "model.safetensors"
         )
         refused(effnetv2(verb, tmp_path / "nothing", class_folders, cwd=tmp_path), "nothing")
+
+
+def test_predict_and_evaluate_refuse_a_network_without_classes(class_folders, tmp_path):
+    small = Architecture(8, (Stage(mbconv(expand=2, kernel=3), 2, 8, 1),), 8)
+    modelfile.save(tmp_path / "headless.safetensors", create(small, num_classes=0))
+    for verb in ("predict", "evaluate"):
+        done = effnetv2(verb, tmp_path / "headless.safetensors", class_folders, cwd=tmp_path)
+        refused(done, "headless.safetensors has no classifier", "effnetv2 train", "--weights")
+    assert not (tmp_path / "predictions.csv").exists()

@@ -160,11 +160,24 @@ def test_a_run_goes_on_without_the_weights_it_began_with(trained, tmp_path):
     assert all(torch.equal(expected[name], tensor) for name, tensor in network.state_dict().items())
 
 
+def test_a_run_stopped_before_its_first_checkpoint_begins_again_from_its_weights(trained, tmp_path):
+    words = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--out", tmp_path / "run")
+    assert effnetv2(*words, cwd=tmp_path).returncode == 0
+    expected = load(tmp_path / "run").state_dict()
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    resumed = effnetv2(*words, "--resume", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "starting at step 0" in resumed.stdout
+    assert all(
+        torch.equal(expected[name], tensor) for name, tensor in load(tmp_path / "run").state_dict().items()
+    )
+
+
 def test_a_network_of_another_library_goes_the_whole_way(trained, tmp_path):
     words = ("train", trained / "pictures", "--model", "torchvision:resnet18", *TINY[2:])
     done = effnetv2(*words, "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Weights: none are published for torchvision:resnet18" in done.stdout
+    assert "Weights: none, training from scratch. Weights of torchvision:resnet18 have a tag" in done.stdout
     evaluated = effnetv2("evaluate", tmp_path / "run", trained / "pictures", "--json", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads(evaluated.stdout)["pictures"] == 48
@@ -176,6 +189,7 @@ def test_without_weights_the_way_to_get_some_is_said(trained, tmp_path):
     assert "Weights: none, training from scratch" in done.stdout
     assert "efficientnetv2_b0.in1k" in done.stdout
     assert "Recipe: quick (from scratch)" in done.stdout
+    assert "Weights: none" in (tmp_path / "run/log.txt").read_text()
 
 
 def test_minutes_solves_the_epochs_and_fixes_them(trained, tmp_path):
@@ -226,7 +240,7 @@ def test_weights_decide_the_network_and_refuse_another(trained, tmp_path):
     assert "Network: efficientnetv2_b0, which the weights are of" in done.stdout
     other = effnetv2(*words[:-1], tmp_path / "other", "--model", "efficientnetv2_b1", cwd=tmp_path)
     assert other.returncode == 2
-    assert "is not efficientnetv2_b1" in other.stderr
+    assert "its network is efficientnetv2_b0, not efficientnetv2_b1" in other.stderr
     assert not (tmp_path / "other").exists(), "what is refused leaves nothing behind"
 
 

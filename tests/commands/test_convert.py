@@ -84,6 +84,23 @@ def test_a_run_folder_is_taken(tmp_path):
     assert json.loads((tmp_path / "hub" / "config.json").read_text())["label_names"] == ["oak", "elm"]
 
 
+def test_what_goes_astray_is_said(tmp_path):
+    table = replace(architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
+    save_ours(tmp_path / "in.safetensors", table)
+    done = effnetv2("convert", "in.safetensors", "out.pth", "--to", "torchvision", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "the class names are not in the file",
+        "the preprocessing is not in the file",
+        "the recipe",
+    ):
+        assert f"Note: {words}" in done.stdout
+    told = json.loads(
+        effnetv2("convert", "in.safetensors", "hub", "--to", "timm", "--json", cwd=tmp_path).stdout
+    )
+    assert told["notes"] == ["the recipe that it was trained by is not in the file"]
+
+
 def test_which_of_timms_twins_can_be_said(tmp_path):
     save_file(timm.create_model("efficientnet_b0", num_classes=2).state_dict(), tmp_path / "in.safetensors")
     done = effnetv2(
@@ -108,11 +125,13 @@ def test_which_of_timms_twins_can_be_said(tmp_path):
             "'resnet50' is none of timm's networks",
         ),
         (["ours.safetensors", "out.safetensors", "--model", "efficientnetv2_s"], "says itself what it is"),
+        (["in.safetensors", "ours.safetensors.note", "--to", "timm"], "there is a file of that name"),
     ],
 )
 def test_refusals_name_the_fault_and_leave_nothing(tmp_path, timm_file, words, said):
     table = replace(architecture("efficientnetv2_b0"), head_channels=32)
     save_ours(tmp_path / "ours.safetensors", table)
+    (tmp_path / "ours.safetensors.note").write_text("of the user")
     before = sorted(tmp_path.iterdir())
     done = effnetv2("convert", *words, cwd=tmp_path)
     assert done.returncode == 2

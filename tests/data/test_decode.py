@@ -166,11 +166,11 @@ def test_small_training_pictures_are_decoded_at_a_smaller_scale(monkeypatch):
 
 
 def test_whole_may_leave_a_margin_out_as_some_of_timms_weights_want():
-    """Squeezed to 250 x 250, then the centre 225: nine tenths of each side."""
-    theirs = decoded(SCENE).resize((250, 250), Image.Resampling.BICUBIC).crop((12, 12, 237, 237))
-    ours = eval_picture(SCENE, Preprocessing(225, framing="whole", crop_fraction=0.9))
-    assert difference(ours, theirs) < 2
-    assert difference(eval_picture(SCENE, Preprocessing(225, framing="whole")), theirs) > 4
+    """Squeezed to 240 x 240, then the centre 216: nine tenths of each side."""
+    theirs = decoded(SCENE).resize((240, 240), Image.Resampling.BICUBIC).crop((12, 12, 228, 228))
+    ours = eval_picture(SCENE, Preprocessing(216, framing="whole", crop_fraction=0.9))
+    assert difference(ours, theirs) < 1
+    assert difference(eval_picture(SCENE, Preprocessing(216, framing="whole")), theirs) > 4
 
 
 def test_centre_crop_is_the_fraction_of_the_shorter_side():

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data import manifest
 from efficientnetv2.inference.predict import evaluating, predict, predict_manifest
@@ -43,6 +44,11 @@ def test_logits_are_those_of_the_plain_forward_pass_however_batched():
     assert not logits.requires_grad
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     assert expected.std() > 100 * 1e-4  # else the line above would say nothing
+
+
+def test_a_network_without_classes_is_refused():
+    with pytest.raises(InputError, match=r"no classifier.*effnetv2 train DATA --weights FILE"):
+        predict(EfficientNet(SMALL, num_classes=0), [_images(2)], preprocessing=PREPROCESSING)
 
 
 def test_a_network_in_training_goes_on_as_it_was():

@@ -16,6 +16,7 @@ from efficientnetv2.data.manifest import read
 from efficientnetv2.inference import probe as room
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
 from efficientnetv2.inference.probe import fit_probe, linear_probe
+from efficientnetv2.metrics.classification import figures
 from efficientnetv2.models.create import create
 
 SMALL = Architecture(stem_channels=8, stages=(Stage(fused(expand=2, kernel=3), 2, 8, 1),), head_channels=16)
@@ -94,7 +95,25 @@ def test_a_class_with_one_picture_is_no_obstacle():
     assert set(pipeline.classes_) == {0, 1, 2}
 
 
+def test_a_class_that_is_only_answered_does_not_count():
+    """As in the report: 19 of 20 right, the last given to a class that is not there. F1 38/39 of the one class."""
+    truth, answers = np.zeros(20, dtype=np.int64), np.array([0] * 19 + [1])
+    expected = figures(truth, np.eye(2)[answers], ("a", "b")).macro_f1
+    assert room._macro_f1(truth, answers) == pytest.approx(expected) == pytest.approx(38 / 39)
+
+
+def test_how_many_pictures_follows_what_they_cost_on_a_cpu():
+    """V2-B0 at 224 px has 0.718 billion multiply-adds: 5,000 pictures; S at 384 px 8.37: 430, so the least, 500."""
+    cpu = torch.device("cpu")
+    b0, s = create("efficientnetv2_b0", num_classes=0), create("efficientnetv2_s", num_classes=0)
+    assert room.most_pictures(b0, 224, 10, cpu) == 5000
+    assert room.most_pictures(b0, 448, 10, cpu) == pytest.approx(5014 / 4, rel=0.01)
+    assert room.most_pictures(s, 384, 10, cpu) == 500
+    assert room.most_pictures(s, 384, 300, cpu) == 1500
+    assert room.most_pictures(s, 384, 10, torch.device("cuda")) == 5000
+
+
 def test_of_very_many_pictures_some_are_drawn(network, parts, monkeypatch):
-    monkeypatch.setattr(room, "MOST_PICTURES", 12)
+    monkeypatch.setattr(room, "_MOST_PICTURES", 12)
     found = linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY)
     assert (found.train_pictures, found.pictures) == (12, 12)

@@ -4,12 +4,14 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.backbone import Backbone
 from efficientnetv2.models.create import create
+from efficientnetv2.models.fit import freeze
 from efficientnetv2.models.interop.timm import tensor_names
 
 timm = pytest.importorskip("timm")
@@ -70,3 +72,14 @@ def test_strides_that_are_not_there():
         Backbone(create("efficientnetv2_b0"), out_strides=(2, 64))
     with pytest.raises(InputError, match="does not give its feature maps"):
         create("torchvision:resnet18", features_only=True)
+
+
+def test_a_frozen_network_becomes_a_backbone_that_stays_frozen():
+    network = create("efficientnetv2_b0")
+    freeze(network, stages=1, statistics=True)
+    backbone = Backbone(network).train()
+    assert not network.stem.training
+    assert network.blocks[-1].training
+    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert not any(norm.training for norm in norms)

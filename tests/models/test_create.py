@@ -1,9 +1,12 @@
 """A network from its name, with the released regularization unless told otherwise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from efficientnetv2.arch.published import architecture
 from efficientnetv2.arch.spec import Architecture, Stage, mbconv
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import IMAGENET_MEAN, SYMMETRIC_MEAN, SYMMETRIC_STD
@@ -115,3 +118,12 @@ def test_nothing_is_drawn_where_weights_have_no_values(monkeypatch):
     assert drawn == []
     create(OWN)
     assert drawn
+
+
+def test_weights_with_another_padding_take_the_released_dropout(monkeypatch):
+    """torchvision's M differs from the released table in padding and epsilon alone; its dropout too is 0.3."""
+    table = replace(architecture("efficientnetv2_m"), padding="symmetric", batch_norm_epsilon=1e-5)
+    with torch.device("meta"):
+        monkeypatch.setattr(hub, "load", lambda name: EfficientNet(table))
+        assert regularization(create("efficientnetv2_m.tv_in1k"))[0] == 0.3
+        assert regularization(create(table))[0] == 0.3

@@ -201,3 +201,66 @@ def test_layer_groups_of_b0_by_hand():
         found = sizes(create("efficientnetv2_b0", num_classes=5))
     assert found[:2] == [864 + 64, 4608 + 32]
     assert found[-1] == 245_760 + 2_560 + 6_405
+
+
+class Wrapped(nn.Module):
+    """Someone's network within a module that only hands on."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.scale, self.net = nn.Identity(), network
+
+    def forward(self, x):
+        return self.net(self.scale(x))
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(
+    ("model", "groups"),
+    [
+        ("torchvision:resnet18", 4 + 2),
+        ("torchvision:mobilenet_v3_small", 13 + 1),  # arXiv:1905.02244, Table 2
+    ],
+)
+def test_a_wrapped_network_has_the_groups_of_the_one_within(model, groups, times):
+    bare = create(model, num_classes=1000)
+    module = bare.module
+    for _ in range(times):
+        module = Wrapped(module)
+    network = create(module)
+    within = lambda groups: [[id(weight) for weight in group] for group in groups]  # noqa: E731
+    assert within(layer_groups(network)) == within(layer_groups(bare))
+    assert len(layer_groups(network)) == groups
+    freeze(network, stages=groups - 2)
+    trains = {id(weight) for weight in network.parameters() if weight.requires_grad}
+    assert trains == {id(weight) for weight in layer_groups(bare)[-1]}
+
+
+def test_a_sequence_within_a_module_freezes_layer_by_layer():
+    layers = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)]
+    network = create(Wrapped(nn.Sequential(*layers)))
+    assert sizes(network) == [3 * 4 * 9 + 4, 4 * 4 * 9 + 4, 4 * 2 + 2]
+    freeze(network, stages=1)
+    assert [layer.weight.requires_grad for layer in (layers[0], layers[1], layers[4])] == [False, False, True]
+    assert len(layer_groups(create(network, num_classes=0))) == 3
+
+
+def test_a_network_in_one_piece_has_no_stages_to_freeze():
+    class Piece(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.whole = nn.ModuleDict({"head": nn.Linear(4, 2)})
+            self.whole["head"].conv = nn.Conv2d(3, 4, 3)
+
+    network = create(Piece())
+    assert len(layer_groups(network)) == 1
+    freeze(network, stages=0)
+    with pytest.raises(InputError, match="stages to freeze are 1, but lie in 0 to 0"):
+        freeze(network, stages=1)
+
+
+def test_a_network_with_two_classifiers_is_refused_rather_than_half_changed():
+    """timm's distilled transformers answer with the mean of two heads."""
+    network = create("timm:deit_tiny_distilled_patch16_224", num_classes=3)
+    with pytest.raises(InputError, match="several classifiers"):
+        fit(network, num_classes=5)

@@ -7,12 +7,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
+from efficientnetv2.models.fit import fit
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.regularize import apply_setting
@@ -233,3 +235,75 @@ def test_embeddings_survive_copies():
     twin = copy.deepcopy(network)
     pictures = torch.randn(1, 3, 64, 64)
     assert torch.equal(network.embed(pictures), twin.embed(pictures))
+
+
+def test_a_predictor_refuses_a_network_without_classes(tmp_path):
+    for network in (create(small(), num_classes=0), create("timm:resnet10t", num_classes=0)):
+        with pytest.raises(InputError, match=r"no classifier.*--weights"):
+            Predictor(network)
+    path = tmp_path / "headless.safetensors"
+    modelfile.save(path, network)
+    with pytest.raises(InputError, match=r"headless\.safetensors has no classifier.*--weights"):
+        Predictor(path)
+
+
+SEVERAL_HEADS = ["torchvision:googlenet", "torchvision:inception_v3", "timm:deit_tiny_distilled_patch16_224"]
+
+
+@pytest.mark.parametrize("model", SEVERAL_HEADS)
+def test_a_model_file_of_a_network_that_comes_with_several_heads(model, tmp_path):
+    network = create(model, num_classes=3).eval()
+    path = tmp_path / "m.safetensors"
+    modelfile.save(path, network, class_names=("a", "b", "c"))
+    loaded = modelfile.load(path)
+    pictures = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        assert torch.equal(loaded(pictures), network(pictures))
+
+
+def test_a_head_that_stayed_as_its_library_made_it(tmp_path, monkeypatch):
+    """As of a pretrained network of which only the classifier was fitted: its other heads keep their classes."""
+
+    class TwoHeads(nn.Module):
+        def __init__(self, num_classes):
+            super().__init__()
+            self.conv, self.side = nn.Conv2d(3, 4, 3), nn.Linear(4, num_classes)
+            self.fc = nn.Linear(4, num_classes)
+
+        def forward(self, x):
+            return self.fc(self.conv(x).mean((2, 3)))
+
+    def build(source, *, num_classes=None, in_channels=None):
+        return Foreign(TwoHeads(num_classes or 1000), source=source)
+
+    monkeypatch.setattr("efficientnetv2.models.foreign.build", build)
+    pictures = torch.randn(2, 3, 16, 16)
+    for network, side in ((build("timm:two"), 1000), (build("timm:two", num_classes=3), 3)):
+        path = tmp_path / f"{side}.safetensors"
+        modelfile.save(path, fit(network, num_classes=3), class_names=("a", "b", "c"))
+        loaded = modelfile.load(path)
+        assert loaded.module.side.out_features == side
+        assert torch.equal(loaded(pictures), network(pictures))
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_fresh_and_pretrained_are_the_same_network_of_torchvision(name, tmp_path, monkeypatch):
+    """torchvision builds the two otherwise: pretrained, they scale their input once more; a file does not say which."""
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    published = torchvision.models.get_model(name, init_weights=True).eval()
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: published.state_dict())
+    theirs = torchvision.models.get_model(name, weights=weights).eval()
+    network = create(f"torchvision:{name}.{weights.name}").eval()
+    modelfile.save(tmp_path / "m.safetensors", network, class_names=[str(n) for n in range(1000)])
+    pictures = torch.randn(1, 3, 96, 96)
+    with torch.inference_mode():
+        expected = theirs(pictures)
+        assert not torch.equal(published(pictures), expected)
+        assert torch.equal(network(pictures), expected)
+        assert torch.equal(modelfile.load(tmp_path / "m.safetensors")(pictures), expected)
+
+
+def test_every_weight_of_a_network_with_side_heads_learns():
+    network = create("torchvision:inception_v3", num_classes=2).train()
+    network(torch.randn(2, 3, 96, 96)).sum().backward()
+    assert all(weight.grad is not None for weight in network.parameters())

@@ -6,16 +6,21 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from benchmarks.load import added_peak_bytes
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from efficientnetv2.arch.published import architecture
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.fit import fit
+from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet
 
 SMALL = Architecture(
@@ -329,3 +334,85 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     assert path.read_bytes() == before
     with pytest.raises(InputError, match="could not be written"):
         _save(tmp_path / "nowhere" / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"metrics": {"top1": 0.5, "loss": float("nan")}}, r"metrics\.loss is nan"),
+        ({"metrics": {"val": [{"f1": 1.0}, {"f1": -float("inf")}]}}, r"metrics\.val\[1\]\.f1 is -inf"),
+        ({"metrics": {"top1": np.float32(0.5)}}, r"metrics\.top1 is a float32"),
+        ({"recipe": {"optimizer": {"kind": torch.optim.SGD}}}, r"recipe\.optimizer\.kind is a type"),
+        ({"recipe": {"epochs_of": {3: "warmup"}}}, r"recipe\.epochs_of has the key 3"),
+    ],
+)
+def test_words_that_json_cannot_hold_are_named_and_nothing_is_written(tmp_path, words, says):
+    """RFC 8259: numbers are finite, names are text, and there are no other kinds of values."""
+    with pytest.raises(InputError, match=rf"m\.safetensors was not written: .*{says}"):
+        _save(tmp_path / "m.safetensors", **words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tuple_is_written_as_json_s_list(tmp_path):
+    path = _save(tmp_path / "m.safetensors", recipe={"sizes": (32, 48)}, metrics={"top1": np.float64(0.5)})
+    loaded = modelfile.load(path)
+    assert (loaded.recipe, loaded.metrics) == ({"sizes": [32, 48]}, {"top1": 0.5})
+
+
+class Tied(nn.Module):
+    """Two convolutions with one weight, as of an encoder and a decoder."""
+
+    def __init__(self, tied=True):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.classifier = nn.Linear(3, 2)
+        if tied:
+            self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.classifier(self.b(self.a(x)).mean((2, 3)))
+
+
+def test_one_weight_under_two_names_is_saved_and_stays_one(tmp_path):
+    network = Foreign(Tied()).eval()
+    _save(tmp_path / "m.safetensors", network, class_names=("a", "b"))
+    assert network.module.a.weight is network.module.b.weight
+    loaded = modelfile.load(tmp_path / "m.safetensors", network=Tied())
+    assert loaded.module.a.weight is loaded.module.b.weight
+    pictures = torch.randn(2, 3, 8, 8)
+    assert torch.equal(loaded(pictures), network(pictures))
+    assert len(list(loaded.parameters())) == len(list(network.parameters())) == 5
+
+
+def test_two_weights_are_not_loaded_into_one(tmp_path):
+    _save(tmp_path / "m.safetensors", Foreign(Tied(tied=False)), class_names=("a", "b"))
+    with pytest.raises(InputError, match=r"'a\.weight' and 'b\.weight' are one weight.*but differ"):
+        modelfile.load(tmp_path / "m.safetensors", network=Tied())
+
+
+def test_weights_that_share_memory_without_being_one_are_saved(tmp_path):
+    module = Tied(tied=False)
+    both = torch.randn(2, *module.a.weight.shape)
+    module.a.weight, module.b.weight = nn.Parameter(both[0]), nn.Parameter(both[0])
+    _save(tmp_path / "m.safetensors", Foreign(module), class_names=("a", "b"))
+    tensors = load_file(tmp_path / "m.safetensors")
+    assert torch.equal(tensors["a.weight"], both[0])
+    assert torch.equal(tensors["b.weight"], both[0])
+
+
+def test_a_pickle_is_refused_with_the_command_that_reads_it(tmp_path):
+    torch.save(_network().state_dict(), tmp_path / "m.pth")
+    with pytest.raises(InputError, match=r"effnetv2 convert .*m\.pth"):
+        modelfile.load(tmp_path / "m.pth")
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process's peak, and resets it"
+)
+def test_loading_takes_hardly_more_memory_than_the_weights(tmp_path):
+    """Loading with a second copy of the weights would take twice their bytes, and building before it three times."""
+    path = tmp_path / "m.safetensors"
+    modelfile.save(path, EfficientNet(architecture("efficientnetv2_b0"), num_classes=0))
+    file_bytes = path.stat().st_size
+    assert 20e6 < file_bytes < 30e6
+    assert added_peak_bytes("ours", path) <= 1.3 * file_bytes

@@ -195,6 +195,7 @@ def test_auto_without_a_network_takes_what_comes_with_the_repository_else_nothin
         ("efficientnetv2_s", "that is a network. Its weights: efficientnetv2_s.in21k_ft_in1k"),
         ("efficientnetv2_b0.in1", "in1k"),
         ("nowhere.safetensors", "no such file"),
+        ("torchvision:resnet18", r"torchvision:resnet18.TAG"),
         ("imagenet", "no such file"),
     ],
 )
@@ -223,6 +224,19 @@ def test_a_bare_timm_file_can_be_trained_on(tmp_path):
     begin = begun(f"weights={tmp_path / 'trunk.safetensors'}")
     assert torch.equal(begin.network.stem.conv.weight, network.stem.conv.weight)
     assert any("tf_efficientnetv2_b0" in note for note in begin.notes)
+
+
+@pytest.mark.parametrize("model", ["efficientnetv2_s.in1k", "timm:resnet50.a1_in1k"])
+def test_a_model_that_names_weights_is_refused(model):
+    with pytest.raises(InputError, match=f"Say --weights {model}"):
+        begun("weights=none", f"model={model}")
+
+
+def test_a_file_as_a_model_is_refused_and_an_unknown_one_too(given):
+    with pytest.raises(InputError, match="that names weights"):
+        begun("weights=none", f"model={given[1]}")
+    with pytest.raises(InputError, match="did you mean 'efficientnetv2_s'"):
+        begun("weights=none", "model=efficientnet_v2_s")
 
 
 def test_default_networks():

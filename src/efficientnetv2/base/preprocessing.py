@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, field_validator
+from pydantic import ConfigDict, TypeAdapter, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 Framing = Literal["whole", "crop", "pad"]
@@ -36,8 +36,8 @@ class Preprocessing:
         crop_fraction: with ``crop``, the side of the centre square over the picture's shorter side; with ``whole``
             what is kept of each side, 1 but for some of timm's weights; with ``pad`` it is 1.
         interpolation: of the resize; antialiased.
-        mean: per channel, of values in [0, 1].
-        std: per channel, of values in [0, 1]; > 0.
+        mean: per channel, of values in [0, 1]; at least one.
+        std: of the same channels, of values in [0, 1]; > 0.
         views: ``one`` looks at the picture as it is; ``symmetries`` at all eight flips and turns of the square, and
             averages the probabilities (for pictures without an upright; eight times the work).
     """
@@ -64,12 +64,29 @@ class Preprocessing:
             raise ValueError(f"crop_fraction is {value}, but lies in (0, 1]")
         return value
 
+    @field_validator("mean")
+    @classmethod
+    def _offset(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(math.isfinite(v) for v in value):
+            raise ValueError(
+                f"mean is {value}, but there is at least one channel, and each channel's is finite"
+            )
+        return value
+
     @field_validator("std")
     @classmethod
     def _scale(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if any(not math.isfinite(v) or v <= 0 for v in value):
             raise ValueError(f"std is {value}, but each channel's is finite and above 0")
         return value
+
+    @model_validator(mode="after")
+    def _same_channels(self) -> Preprocessing:
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean has {len(self.mean)} values and std {len(self.std)}, but each channel has one of both"
+            )
+        return self
 
     @property
     def channels(self) -> int:

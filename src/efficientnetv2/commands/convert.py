@@ -58,7 +58,8 @@ def convert(
 ) -> None:
     """Convert weights between this package, timm, torchvision, Keras and the authors' checkpoints.
 
-    What IN is, is recognised from the file itself. Preprocessing and class names come along.
+    What IN is, is recognised from the file itself. Preprocessing and class names come along; what OUT cannot hold
+    of them is said.
 
     Examples:
     - `effnetv2 convert tf_efficientnetv2_s.safetensors s.safetensors`
@@ -86,7 +87,10 @@ def convert(
             metrics=network.metrics,
         )
     else:
-        interop.write(out, network, cast("Literal['timm', 'torchvision', 'keras']", to))
+        lost = interop.write(out, network, cast("Literal['timm', 'torchvision', 'keras']", to))
+        notes = (*notes, *lost)
+        for line in map(_sentence, lost):
+            screen.say(line)
     screen.say(f"Written to {out}.")
     if as_json:
         answer(
@@ -148,6 +152,8 @@ def _described(network: EfficientNet) -> list[str]:
     framing = _FRAMINGS[preprocessing.framing]
     if preprocessing.framing == "crop":
         framing += f" of {preprocessing.crop_fraction:.3g} of the shorter side"
+    elif preprocessing.crop_fraction < 1:
+        framing = f"the middle {preprocessing.crop_fraction:.3g} of each side squeezed"
     classes = (
         f"{network.num_classes}: {some(network.class_names, 3)}" if network.num_classes else "no classifier"
     )

@@ -38,7 +38,7 @@ def predict(
     from efficientnetv2.commands.prepare import Source
     from efficientnetv2.commands.tables import write_predictions
     from efficientnetv2.inference.accelerate import pick_device, pick_workers
-    from efficientnetv2.inference.predict import predict_manifest
+    from efficientnetv2.inference.predict import check_classes, predict_manifest
     from efficientnetv2.models import modelfile
 
     screen = Screen(quiet=as_json)
@@ -48,6 +48,7 @@ def predict(
         raise InputError(f"--out {out} is DATA itself. Give another file.")
     on = pick_device(device)
     network = modelfile.load(model)
+    check_classes(network, model)
     manifest = Source(data, path_column).read(require_labels=False)
     with screen.counting("predicting", len(manifest)) as counted:
         predictions = predict_manifest(

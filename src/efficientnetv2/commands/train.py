@@ -15,7 +15,8 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A published network (effnetv2 models). (Default: efficientnetv2_b0; with a GPU _s.)",
+            help="A published network (effnetv2 models), or one of another library: timm:resnet50, "
+            "torchvision:resnet50. (Default: that of the weights; else efficientnetv2_b0, with a GPU _s.)",
             show_default=False,
         ),
     ] = None,
@@ -27,7 +28,13 @@ def train(
         ),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="auto, none, or a model.safetensors to start from.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="auto|none|NAME|FILE",
+            help="To start from: a name (effnetv2 models --pretrained), a model file or run folder, or weights of "
+            "timm, torchvision, Keras or the authors. (Default: auto, the best that can be had.)",
+            show_default=False,
+        ),
     ] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the pictures.", show_default=False)
@@ -86,6 +93,7 @@ def train(
     - `effnetv2 train photos/`
     - `effnetv2 train pictures.csv --label-column species --minutes 15`
     - `effnetv2 train photos/ --model efficientnetv2_s --epochs 30 --image-px 300`
+    - `effnetv2 train photos/ --weights efficientnetv2_s.in21k_ft_in1k`
     - `effnetv2 train photos/ --set progressive.stages=1 --set optimizer.lr=0.001`
     - `effnetv2 train photos/ --resume`
     """

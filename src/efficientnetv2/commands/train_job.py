@@ -18,16 +18,17 @@ from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import pick_device, pick_workers
-from efficientnetv2.inference.probe import MOST_PICTURES, Probe, linear_probe
+from efficientnetv2.inference.probe import Probe, linear_probe, most_pictures
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.folder import RunFolder, new_folder, newest, refuse_occupied
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.loop import Length
 from efficientnetv2.training.plan import epochs_within
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.resume import steps_saved
 from efficientnetv2.training.run import Result, run
 from efficientnetv2.training.settle import settle
-from efficientnetv2.training.start import build, title
+from efficientnetv2.training.start import build, start, title
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,13 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
     """
     screen = Screen(quiet=place.as_json)
     device = pick_device(place.device)
-    path, recipe, resumed = _recipe(words, place, device, screen)
+    path, recipe, chosen, resumed = _recipe(words, place, device, screen)
     prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=place.strict, say=screen.say)
     workers = pick_workers(device) if place.workers is None else place.workers
     folder, recipe, network = (
-        _go_on(path, recipe, prepared, screen)
+        _go_on(path, recipe, prepared, device, screen)
         if resumed
-        else _begin(path, recipe, words, prepared, device, workers, screen)
+        else _begin(path, recipe, chosen, words, prepared, device, workers, screen)
     )
     job = Job(
         recipe=recipe,
@@ -106,6 +107,7 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
 def _begin(
     path: Path,
     recipe: Recipe,
+    chosen: list[str],
     words: Words,
     prepared: Prepared,
     device: torch.device,
@@ -113,7 +115,8 @@ def _begin(
     screen: Screen,
 ) -> tuple[RunFolder, Recipe, Network]:
     """Settle the recipe, then make the folder: what is refused leaves nothing behind."""
-    recipe, network, chosen = _settled(recipe, words, prepared, device)
+    recipe, network, further = _settled(recipe, words, prepared, device)
+    chosen = [*chosen, *further]
     folder = RunFolder(path, screen.say)
     folder.log(f"Run folder: {path}")
     folder.log(prepared.split_note)
@@ -144,9 +147,8 @@ def _probed(
     screen: Screen,
 ) -> Probe:
     train, val = prepared.train, prepared.val
-    with screen.counting(
-        "linear probe", sum(min(len(part), MOST_PICTURES) for part in (train, val))
-    ) as counted:
+    most = most_pictures(network, preprocessing.image_px, len(train.class_names), device)
+    with screen.counting("linear probe", sum(min(len(part), most) for part in (train, val))) as counted:
         return linear_probe(
             network,
             train,
@@ -161,25 +163,34 @@ def _probed(
 
 
 def _go_on(
-    path: Path, recipe: Recipe, prepared: Prepared, screen: Screen
+    path: Path, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen
 ) -> tuple[RunFolder, Recipe, Network]:
     folder = RunFolder(path, screen.say)
     _same_pictures(folder, prepared)
     folder.log(f"Run folder: {path}")
-    return folder, recipe, build(recipe, recipe.model, num_classes=len(prepared.train.class_names))
+    class_names = prepared.train.class_names
+    if steps_saved(folder.checkpoints) or recipe.weights == "none":
+        # Its weights are the checkpoint's; those that it began with may be gone by now.
+        return folder, recipe, build(recipe, recipe.model, num_classes=len(class_names))
+    begun = start(recipe, class_names=class_names, device=device)
+    for note in begun.notes:
+        folder.log(note)
+    return folder, recipe, begun.network
 
 
-def _recipe(words: Words, place: Place, device: torch.device, screen: Screen) -> tuple[Path, Recipe, bool]:
-    """The run folder, its recipe, and whether there is something to go on with."""
+def _recipe(
+    words: Words, place: Place, device: torch.device, screen: Screen
+) -> tuple[Path, Recipe, list[str], bool]:
+    """The run folder, its recipe, what was chosen so far, and whether there is something to go on with."""
     if place.resume:
         path = place.out or newest(RUNS)
         if path is not None and (path / "recipe.yaml").exists():
-            return path, resumed_recipe(words, path / "recipe.yaml", screen.say), True
+            return path, resumed_recipe(words, path / "recipe.yaml", screen.say), [], True
         screen.say(f"There is no run in {path or RUNS} yet: beginning one.")
     if place.out is not None:
         refuse_occupied(place.out)
-    recipe = begin_recipe(words, device, screen.say)
-    return place.out or new_folder(RUNS, recipe.name), recipe, False
+    recipe, chosen = begin_recipe(words, device, screen.say)
+    return place.out or new_folder(RUNS, recipe.name), recipe, chosen, False
 
 
 def _settled(

@@ -13,7 +13,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.training.changes import differences, set_fields
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.start import best_weights, default_model, same_shape
+from efficientnetv2.training.start import best_weights, default_model, refuse_weights_as_model, same_shape
 
 # Fields that settling decides where they are left open: a word that leaves them open asks for nothing else.
 _OPEN = {"model", "weights", "epochs", "eval_px", "group_images"}
@@ -52,23 +52,26 @@ class Words:
         return Path(str(self.recipe)) if is_file else None
 
 
-def begin_recipe(words: Words, device: torch.device, say: Callable[[str], None]) -> Recipe:
-    """The recipe of a new run, its "auto" fields still open.
+def begin_recipe(words: Words, device: torch.device, say: Callable[[str], None]) -> tuple[Recipe, list[str]]:
+    """The recipe of a new run, its "auto" fields still open, and what was chosen so far, a sentence each.
 
     Without a recipe's name, finetune where weights can be had for the network, else quick.
     """
+    if words.model is not None:
+        refuse_weights_as_model(words.model)
     if words.recipe_file is not None:
-        return _apply(words, Recipe.from_yaml(words.recipe_file), say)
+        return _apply(words, Recipe.from_yaml(words.recipe_file), say), []
     if words.recipe is not None:
-        return _apply(words, named(words.recipe), say)
+        return _apply(words, named(words.recipe), say), []
+    notes = []
     weights = words.weights or "auto"
     if weights == "auto":
-        found = best_weights(words.model or default_model(device))
-        say(found.note)
+        found = best_weights(default_model(device) if words.model in (None, "auto") else str(words.model))
         weights = found.word
+        notes.append(found.note)
     name, why = ("quick", "from scratch") if weights == "none" else ("finetune", "from given weights")
-    say(f"Recipe: {name} ({why}).")
-    return _apply(replace(words, weights=weights), named(name), say)
+    notes.append(f"Recipe: {name} ({why}).")
+    return _apply(replace(words, weights=weights), named(name), say), notes
 
 
 def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) -> Recipe:
@@ -78,7 +81,7 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
         InputError: the words ask for another one; the message says what differs.
     """
     there = Recipe.from_yaml(recipe_file)
-    if words.model is not None and same_shape(words.model, there.model):
+    if words.model not in (None, "auto") and same_shape(words.model, there.model):
         words = replace(words, model=None)  # the run has it with the padding of its weights
     base = there if words.recipe_file is None else Recipe.from_yaml(words.recipe_file)
     differing = differences(there, _apply(words, base, lambda line: None), leave_open=_OPEN)

@@ -140,7 +140,10 @@ def eval_picture(source: Source, preprocessing: Preprocessing) -> Pixels:
         width, height = _upright_size(image, orientation)
         box = Box(0, 0, width, height)
         if preprocessing.framing != "pad":
-            kept_width, kept_height = width * preprocessing.crop_fraction, height * preprocessing.crop_fraction
+            kept_width, kept_height = (
+                width * preprocessing.crop_fraction,
+                height * preprocessing.crop_fraction,
+            )
             if preprocessing.framing == "crop":
                 kept_width = kept_height = min(kept_width, kept_height)
             left, top = (width - kept_width) / 2, (height - kept_height) / 2

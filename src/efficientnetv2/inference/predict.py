@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +67,10 @@ def predict(
         (N, K) float32 on the CPU. Of several views: the logarithm of their mean probabilities.
 
     Raises:
-        InputError: the pictures have another number of channels than the preprocessing.
+        InputError: the pictures have another number of channels than the preprocessing, or the network has no
+            classes.
     """
+    check_classes(network)
     logits = _computed(
         network,
         lambda inputs: _answers(network, inputs, preprocessing.views),
@@ -77,6 +80,23 @@ def predict(
         progress=progress,
     )
     return torch.cat(logits) if logits else torch.empty(0, network.num_classes)
+
+
+def check_classes(network: Network, file: str | Path | None = None) -> None:
+    """Refuse a network that only embeds, where classes are asked for.
+
+    Args:
+        network: any.
+        file: that it came from, for the message.
+
+    Raises:
+        InputError: it has no classifier.
+    """
+    if network.num_classes == 0:
+        raise InputError(
+            f"{file or 'the network'} has no classifier, so it knows no classes. Train one: effnetv2 train DATA "
+            f"--weights {file or 'FILE'}"
+        )
 
 
 def _computed(
@@ -140,7 +160,7 @@ def predict_manifest(
         strict: refuse the first unreadable picture instead of passing it over.
 
     Raises:
-        InputError: a picture can't be read, with ``strict``.
+        InputError: a picture can't be read, with ``strict``; or the network has no classes.
     """
     read = _Reading(manifest, preprocessing, batch_images, workers, torch.device(device), strict)
     logits = predict(network, read.images(), preprocessing=preprocessing, device=device, progress=progress)

@@ -19,7 +19,7 @@ from torch import Tensor
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.pictures import UnreadablePicture
-from efficientnetv2.inference.predict import predict
+from efficientnetv2.inference.predict import check_classes, predict
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.network import Network
 
@@ -51,7 +51,7 @@ class Predictor:
         batch_images: how many pictures to compute at a time.
 
     Raises:
-        InputError: the model file can't be read, or takes other than three channels.
+        InputError: the model file can't be read, has no classes, or takes other than three channels.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Predictor:
         batch_images: int = 32,
     ) -> None:
         self.network = model if isinstance(model, Network) else modelfile.load(model)
+        check_classes(self.network, None if isinstance(model, Network) else model)
         self.device, self.batch_images = torch.device(device), batch_images
         if self.network.in_channels != 3:
             raise InputError(

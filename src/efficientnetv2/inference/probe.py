@@ -19,11 +19,13 @@ from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch.utils.flop_counter import FlopCounterMode
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
+from efficientnetv2.models.activation import dry_run
 from efficientnetv2.models.network import Network
 
 # Inverse strengths of the L2 penalty to choose from. Ours: wide enough that neither end is taken on the pictures
@@ -32,8 +34,12 @@ _STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03)
 _ITERATIONS = 300
 # Share of the pictures to learn from that chooses the strength. Ours.
 _CHOOSING = 0.25
-# At most so many pictures of either part, drawn at random: on a CPU they take about a minute at 224 px. Ours.
-MOST_PICTURES = 5_000
+# At most so many pictures of either part; and on a CPU, where that would take minutes, so many that they cost about
+# this many multiply-adds, the work of 5,000 pictures in V2-B0 at 224 px (half a minute on two cores). Ours.
+_MOST_PICTURES = 5_000
+_MOST_MULTIPLY_ADDS = 3.6e12
+# But no fewer than these. Ours.
+_LEAST_PICTURES, _LEAST_OF_A_CLASS = 500, 5
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def linear_probe(
 
     Args:
         network: with weights that have learnt something; it stays as it is.
-        train: labelled pictures to learn from; of more than ``MOST_PICTURES`` so many at random.
+        train: labelled pictures to learn from; of more than ``most_pictures`` so many at random.
         val: labelled pictures to evaluate on, likewise.
         preprocessing: of the network.
         key: of the draws.
@@ -83,7 +89,8 @@ def linear_probe(
         progress: called with the number of pictures embedded so far.
     """
     begun = time.perf_counter()
-    parts = [_at_most(train, key.fold("train")), _at_most(val, key.fold("val"))]
+    most = most_pictures(network, preprocessing.image_px, len(train.class_names), torch.device(device))
+    parts = [_at_most(train, most, key.fold("train")), _at_most(val, most, key.fold("val"))]
     before, embedded = 0, []
     for part in parts:
         embedded.append(
@@ -101,12 +108,30 @@ def linear_probe(
     truth, answers = embedded[1].labels, learnt.predict(embedded[1].vectors)
     return Probe(
         top1=float((truth == answers).mean()),
-        macro_f1=float(f1_score(truth, answers, average="macro")),
+        macro_f1=_macro_f1(truth, answers),
         pictures=len(truth),
         train_pictures=len(embedded[0].labels),
         strength=strength,
         seconds=round(time.perf_counter() - begun, 2),
     )
+
+
+def most_pictures(network: Network, image_px: int, num_classes: int, device: torch.device) -> int:
+    """How many pictures of either part the probe looks at: what takes seconds, on a CPU too.
+
+    Args:
+        network: any.
+        image_px: side of the pictures.
+        num_classes: of the pictures.
+        device: to compute on.
+    """
+    if device.type != "cpu":
+        return _MOST_PICTURES
+    with FlopCounterMode(display=False) as counter:
+        dry_run(network, in_channels=network.in_channels, image_px=image_px, images=2)
+    each = counter.get_total_flops() / 2 / 2  # of two pictures; two operations each
+    least = max(_LEAST_PICTURES, _LEAST_OF_A_CLASS * num_classes)
+    return int(min(_MOST_PICTURES, max(least, _MOST_MULTIPLY_ADDS / each)))
 
 
 def fit_probe(embeddings: Embeddings, *, key: Key, balanced: bool) -> tuple[Pipeline, float]:
@@ -139,7 +164,7 @@ def _chosen_strength(
     def score(strength: float) -> float:
         answers = _fitted(vectors[learning], labels[learning], strength, balanced).predict(vectors[choosing])
         if balanced:
-            return float(f1_score(labels[choosing], answers, average="macro"))
+            return _macro_f1(labels[choosing], answers)
         return float((answers == labels[choosing]).mean())
 
     return max(_STRENGTHS, key=score)
@@ -158,10 +183,15 @@ def _fitted(
     return pipeline
 
 
-def _at_most(manifest: Manifest, key: Key) -> Manifest:
-    if len(manifest) <= MOST_PICTURES:
+def _macro_f1(truth: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]) -> float:
+    """Over the classes there are, as in ``metrics.classification``."""
+    return float(f1_score(truth, answers, labels=np.unique(truth), average="macro"))
+
+
+def _at_most(manifest: Manifest, most: int, key: Key) -> Manifest:
+    if len(manifest) <= most:
         return manifest
-    return manifest.select(np.sort(key.generator().permutation(len(manifest))[:MOST_PICTURES]))
+    return manifest.select(np.sort(key.generator().permutation(len(manifest))[:most]))
 
 
 def _shifted(progress: Callable[[int], object], before: int) -> Callable[[int], object]:

@@ -39,6 +39,7 @@ class Backbone(nn.Module):
         fit(network, num_classes=0)
         if isinstance(network, EfficientNet):
             network.head = nn.Identity()
+            network.frozen = tuple(name for name in network.frozen if not name.startswith("head."))
         self.network = network
         self._places: tuple[int, ...] | None = None
         there, widths = _strides_and_channels(self, network)

@@ -14,6 +14,7 @@ from efficientnetv2.models import foreign, modelfile
 from efficientnetv2.models.backbone import Backbone
 from efficientnetv2.models.fit import fit
 from efficientnetv2.models.foreign import Foreign
+from efficientnetv2.models.interop.tensors import shape_name
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.regularize import apply_setting
 
@@ -125,9 +126,8 @@ def _regularize(network: Network, dropout: float | None, drop_path: float | None
     if not isinstance(network, EfficientNet):
         foreign.regularize(network, dropout, drop_path)
         return
-    table = network.architecture
-    released = (published(name) for name in NAMES)
-    default = next((facts.dropout for facts in released if facts.architecture == table), DROPOUT)
+    name = shape_name(network.architecture)  # weights of others come with another padding
+    default = published(name).dropout if name else DROPOUT
     apply_setting(
         network,
         dropout=default if dropout is None else dropout,

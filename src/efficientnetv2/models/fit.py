@@ -42,7 +42,8 @@ def fit(
         The same network.
 
     Raises:
-        InputError: a number outside its range, a first convolution in groups, or pooling of a wrapped network.
+        InputError: a number outside its range, a first convolution in groups, pooling of a wrapped network, or a
+            wrapped network with several classifiers.
     """
     if pooling is not None and pooling != _pooling(network):
         if not isinstance(network, EfficientNet):
@@ -107,7 +108,7 @@ def freeze(network: Network, *, stages: int = 0, statistics: bool = False) -> No
         InputError: more stages than there are.
     """
     groups = layer_groups(network)
-    most = len(groups) - 2  # but the stem and the head
+    most = max(0, len(groups) - 2)  # but the stem and the head
     if not 0 <= stages <= most:
         raise InputError(f"stages to freeze are {stages}, but lie in 0 to {most} for this network")
     frozen = [weight for group in groups[: stages + 1] for weight in group] if stages else []
@@ -140,14 +141,14 @@ def layer_groups(network: Network) -> list[list[nn.Parameter]]:
     before it; all from the classifier's part on is the last group. The parts of a container count one by one: of
     those named ``blocks``, ``stages``, ``layers`` or ``encoder.layers``, and of the first part if it is an
     ``nn.Sequential`` with most of the weights outside the head (``features`` in torchvision). So a ResNet has a
-    stem and four stages, and a transformer a stem and its blocks.
+    stem and four stages, and a transformer a stem and its blocks. A module that only wraps another has its parts.
 
     Args:
         network: ours or wrapped.
 
     Returns:
-        At least two groups, none empty but perhaps the last of a network without classes; every parameter in
-        exactly one.
+        At least two groups, or one for a module in one piece; none empty but perhaps the last of a network without
+        classes; every parameter in exactly one.
 
     Source: of the decay, arXiv:1801.06146, section 3.2.
     """
@@ -192,10 +193,13 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 def _children(network: Foreign) -> Iterator[tuple[str, nn.Module]]:
-    """The module's children with their names, containers opened."""
-    children = dict(network.module.named_children())
-    head = children.get(network.classifier_name.partition(".")[0])
-    trunk_size = _size(network.module) - (_size(head) if head else 0)
+    """The module's children with their names, containers opened; of a module that wraps another, the other's."""
+    root, start = network.module, ""
+    while (only := _only_child(root)) and f"{network.classifier_name}.".startswith(f"{start}{only}."):
+        root, start = root.get_submodule(only), f"{start}{only}."
+    children = dict(root.named_children())
+    head = children.get(network.classifier_name.removeprefix(start).partition(".")[0])
+    trunk_size = _size(root) - (_size(head) if head else 0)
     first = next(name for name, child in children.items() if _size(child))
     opened = set(_OPENED)
     if type(children[first]) is nn.Sequential and children[first] is not head:
@@ -206,9 +210,15 @@ def _children(network: Foreign) -> Iterator[tuple[str, nn.Module]]:
             if prefix + name in opened:
                 yield from walk(child, f"{prefix}{name}.")
             else:
-                yield prefix + name, child
+                yield start + prefix + name, child
 
-    return walk(network.module, "")
+    return walk(root, "")
+
+
+def _only_child(module: nn.Module) -> str | None:
+    """The name of the one child that holds any weights; None where there are more."""
+    names = [name for name, child in module.named_children() if _size(child)]
+    return names[0] if len(names) == 1 else None
 
 
 def _size(module: nn.Module) -> int:
@@ -216,6 +226,11 @@ def _size(module: nn.Module) -> int:
 
 
 def _put_head(network: Network, num_classes: int) -> None:
+    if isinstance(network, Foreign) and isinstance(_classifiers(network.module), tuple | list):
+        raise InputError(
+            f"{network.source or type(network.module).__name__} has several classifiers, which cannot be swapped as "
+            "one. Name the classes when it is made: create(..., num_classes=N) with fresh weights."
+        )
     like = next(weight for weight in network.parameters() if weight.is_floating_point())
     head: nn.Module = nn.Identity()
     if num_classes:
@@ -230,6 +245,12 @@ def _put_head(network: Network, num_classes: int) -> None:
         network.set_submodule("classifier", head)
     head.train(network.training)
     network.num_classes, network.class_names = num_classes, ()
+
+
+def _classifiers(module: nn.Module) -> object:
+    """What a network of timm says its classifier is: of distilled ones there are two."""
+    tell = getattr(module, "get_classifier", None)
+    return tell() if callable(tell) else None
 
 
 def _widen(network: Network, in_channels: int) -> None:

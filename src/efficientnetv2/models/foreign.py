@@ -17,6 +17,9 @@ from efficientnetv2.models.regularize import apply_setting
 
 LIBRARIES = ("timm", "torchvision")
 
+# Of torchvision's, those with heads at the side. It warns, too, unless told to draw their weights as it ever did.
+_SIDE_HEADED = ("googlenet", "inception_v3")
+
 # timm leaves stochastic depth out of networks built at rate 0, and then no schedule can raise it. So they are
 # built with some, which is then set to what was asked for; only the proportions of the blocks stay. Ours.
 _TO_HAVE_MODULES = 0.1
@@ -115,7 +118,7 @@ class Foreign(Network):
         return seen[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits; the first of them where a module answers with several (Inception's in training).
+        """Logits; the first of them where a module answers with several.
 
         Args:
             x: (N, in_channels, H, W) float, normalised.
@@ -206,10 +209,25 @@ def _torchvision(name: str, tag: str, *, num_classes: int | None) -> tuple[nn.Mo
     try:
         # Pretrained ones come with the classes that they were trained for.
         fresh = {"num_classes": num_classes} if num_classes and num_classes > 0 and not weights else {}
-        module = models.get_model(name, weights=weights, **fresh)
+        drawn = {"init_weights": True} if name in _SIDE_HEADED and not weights else {}
+        module = models.get_model(name, weights=weights, **fresh, **drawn)
     except OSError as error:
         raise _unfetched(f"torchvision:{name}.{tag}", error) from error
+    if name in _SIDE_HEADED:
+        _as_pretrained(module)
     return module, preprocessing_of(weights or every.DEFAULT)
+
+
+def _as_pretrained(module: nn.Module) -> None:
+    """GoogLeNet or Inception of torchvision made the same network with fresh weights as with pretrained ones.
+
+    Then a file of weights alone says what to build: of the two, the pretrained ones alone scale their input once
+    more, and GoogLeNet's have no heads at the side. Those go from all, for our losses read the classifier alone.
+    """
+    for head in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(module, head):
+            setattr(module, head, None)
+    module.aux_logits, module.transform_input = False, True  # type: ignore[assignment]
 
 
 def _unfetched(model: str, error: OSError) -> InputError:

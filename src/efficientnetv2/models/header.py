@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +35,7 @@ class Header:
         in_channels: of the picture.
         preprocessing: from any picture to the input.
         class_names: of the outputs, in order.
-        recipe: that it was trained by.
+        recipe: that it was trained by; as plain JSON, like the next.
         metrics: what it reached.
         sha256: of the tensors. The last field: ``tensorfile.write`` fills in the last one it finds.
     """
@@ -63,12 +64,34 @@ class Header:
             raise ValueError(
                 f"preprocessing of {self.preprocessing.channels} channels for {self.in_channels} in_channels"
             )
+        if fault := _not_json(self.recipe, "recipe") or _not_json(self.metrics, "metrics"):
+            raise ValueError(
+                f"{fault}, which JSON cannot hold. Give finite numbers, text, True, False, None, and lists and "
+                "dicts (with names of text) of them"
+            )
         return self
 
     def metadata(self) -> dict[str, str]:
         """As it stands in a file."""
         plain = TypeAdapter(Header).dump_python(self, mode="json")
         return {"format": "pt", _KEY: json.dumps(plain, allow_nan=False)}
+
+
+def _not_json(value: Any, where: str) -> str | None:
+    """The first thing in it that JSON cannot hold, and where; None where there is none."""
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return None
+    if isinstance(value, float):
+        return f"{where} is {value}"
+    if isinstance(value, list | tuple):
+        faults = (_not_json(item, f"{where}[{place}]") for place, item in enumerate(value))
+    elif isinstance(value, dict):
+        if strange := [key for key in value if not isinstance(key, str)]:
+            return f"{where} has the key {strange[0]!r}"
+        faults = (_not_json(item, f"{where}.{name}") for name, item in value.items())
+    else:
+        return f"{where} is a {type(value).__name__}"
+    return next((fault for fault in faults if fault), None)
 
 
 def is_ours(metadata: Mapping[str, str]) -> bool:

@@ -116,6 +116,8 @@ def fetch(name: str, hub: Hub | None = None) -> Path:
     path = cached(name, hub)
     if path is not None and _intact(path, entry):
         return path
+    if path is not None and path != (brought := _by_hand(entry, hub)) and brought.is_file():
+        return brought  # in place of the damaged one
     state = f"'{name}' is not in the cache" if path is None else f"{path} is damaged (its SHA-256 is wrong)"
     if hub.offline:
         raise _missing(entry, hub, f"{state}, and HF_HUB_OFFLINE forbids to fetch it")

@@ -38,22 +38,22 @@ def save(
 ) -> None:
     """Write a model file, whole or not at all. What is not given is as the network has it.
 
-    The weights have the names that they have in the network; of a wrapped one, those in its module.
+    The weights have the names that they have in the network; of a wrapped one, those in its module. One that stands
+    under several names is written under each, and is one again when loaded.
 
     Args:
         path: of the file; its folder exists.
         network: on any device, in any memory order.
         preprocessing: that it was trained with.
         class_names: of its outputs, in order, all different; none without a classifier.
-        recipe: plain JSON values.
-        metrics: plain JSON values.
+        recipe: plain JSON values, numbers finite.
+        metrics: plain JSON values, numbers finite.
 
     Raises:
-        InputError: a weight is NaN or infinite, the names or channels do not fit the network, or the file
-            can't be written.
+        InputError: a weight is NaN or infinite, the names or channels do not fit the network, recipe or metrics are
+            no JSON, or the file can't be written.
     """
-    weights = _module(network).state_dict()
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    tensors = _apart(_module(network).state_dict())
     _check_finite(tensors, f"{path} was not written")
     try:
         words = Header(
@@ -96,10 +96,9 @@ def load(
     # Reading and hashing beside building: both take about as long, and most of it outside the interpreter.
     with ThreadPoolExecutor(1) as beside:
         summing = beside.submit(file.sha256) if written > 1 else None
-        result = _empty_network(path, words, len(file.entries), network)
+        result = _empty_network(path, words, file, network)
         module = _module(result)
-        wanted = module.state_dict()
-        _check_names(path, wanted, file)
+        _check_names(path, module.state_dict(), file)
         tensors = file.tensors()
         _check_finite(tensors, str(path))
         found = summing.result() if summing else tensorfile.sha256_by_name(tensors)
@@ -108,9 +107,7 @@ def load(
             f"{path}: the weights are not those that were saved (their SHA-256 differs). The file was "
             "damaged or changed: copy it again from where it came."
         )
-    module.load_state_dict(
-        {name: tensor.to(device, wanted[name].dtype) for name, tensor in tensors.items()}, assign=True
-    )
+    module.load_state_dict(_weights(path, module, tensors, device), assign=True)
     if torch.device(device).type != "cpu":
         result.to(device)  # what a state dict does not hold
     result.preprocessing, result.class_names = words.preprocessing, words.class_names
@@ -135,17 +132,52 @@ def _module(network: Network) -> nn.Module:
     return network.module if isinstance(network, Foreign) else network
 
 
-def _empty_network(path: Path, words: Header, tensors: int, given: nn.Module | None) -> Network:
+def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, in the ordinary order, none sharing memory with another."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, weight in weights.items():
+        tensor = weight.detach().cpu().contiguous()
+        if (place := tensor.untyped_storage().data_ptr()) in seen:
+            tensor = tensor.clone()
+        seen.add(place)
+        tensors[name] = tensor
+    return tensors
+
+
+def _weights(
+    path: Path, module: nn.Module, tensors: Mapping[str, Tensor], device: str | torch.device
+) -> dict[str, Tensor]:
+    """What to put in the place of a module's weights; what stands under several names there, does so again."""
+    first: dict[int, str] = {}
+    weights: dict[str, Tensor] = {}
+    for name, there in module.state_dict(keep_vars=True).items():
+        known = first.setdefault(id(there), name)
+        if known != name:
+            if not torch.equal(tensors[known], tensors[name]):
+                raise InputError(
+                    f"{path}: '{known}' and '{name}' are one weight of the network, but differ in the file. Give the "
+                    "module as it was when it was saved."
+                )
+            weights[name] = weights[known]
+            continue
+        value = tensors[name].to(device, there.dtype)
+        is_parameter = isinstance(there, nn.Parameter)
+        weights[name] = nn.Parameter(value, requires_grad=there.requires_grad) if is_parameter else value
+    return weights
+
+
+def _empty_network(path: Path, words: Header, file: TensorFile, given: nn.Module | None) -> Network:
     """The network without memory for its weights, if possible: those of the file take their place."""
     if words.architecture is not None:
-        return _empty_ours(path, words, tensors)
+        return _empty_ours(path, words, len(file.entries))
     if words.foreign is not None:
         if not foreign.is_foreign(words.foreign):
             raise InputError(
                 f"{path}: its network is '{words.foreign}', of a library that is not known here. Upgrade: "
                 "pip install --upgrade efficientnetv2"
             )
-        return _empty_foreign(words.foreign, words)
+        return _empty_foreign(words.foreign, words, file)
     if given is None:
         raise InputError(
             f"{path} holds the weights of a module of one's own, which only its code can make. Make it, and load "
@@ -168,11 +200,25 @@ def _empty_ours(path: Path, words: Header, tensors: int) -> EfficientNet:
         raise InputError(f"{path}: its architecture cannot be built ({reason(error)}).") from error
 
 
-def _empty_foreign(source: str, words: Header) -> Foreign:
+def _empty_foreign(source: str, words: Header, file: TensorFile) -> Foreign:
+    """As its library builds it for the classes and channels; or else fitted to them, if that is what the file holds.
+
+    The two differ in a network of several heads: those beside the classifier have as many classes as it when
+    built so, and keep the library's when weights were pretrained and fitted.
+    """
+    built_for = _empty_built(source, words, num_classes=words.num_classes, in_channels=words.in_channels)
+    if not any(_faults(built_for.module.state_dict(), file)):
+        return built_for
+    fitted = _empty_built(source, words)
+    return built_for if any(_faults(fitted.module.state_dict(), file)) else fitted
+
+
+def _empty_built(source: str, words: Header, **build: int) -> Foreign:
     """Without memory where its library can build it so; else with fresh weights."""
 
     def built() -> Foreign:
-        return fit(foreign.build(source), num_classes=words.num_classes, in_channels=words.in_channels)
+        network = foreign.build(source, **build)
+        return fit(network, num_classes=words.num_classes, in_channels=words.in_channels)
 
     try:
         with torch.device("meta"):
@@ -195,7 +241,9 @@ def _has_hidden_tensors(network: nn.Module) -> bool:
     )
 
 
-def _check_names(path: Path, wanted: Mapping[str, Tensor], file: TensorFile) -> None:
+def _faults(wanted: Mapping[str, Tensor], file: TensorFile) -> tuple[list[str], list[str], list[str]]:
+    """Names that the file lacks, names that it has too many, and what is of another shape or kind."""
+
     def kind(dtype: torch.dtype, shape: Sequence[int]) -> str:
         return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
 
@@ -207,6 +255,11 @@ def _check_names(path: Path, wanted: Mapping[str, Tensor], file: TensorFile) -> 
     ]
     missing = [name for name in wanted if name not in file.entries]
     extra = [name for name in file.entries if name not in wanted]
+    return missing, extra, wrong
+
+
+def _check_names(path: Path, wanted: Mapping[str, Tensor], file: TensorFile) -> None:
+    missing, extra, wrong = _faults(wanted, file)
     faults = [f"missing {some(missing)}"] * bool(missing) + [f"unknown {some(extra)}"] * bool(extra)
     if faults or wrong:
         raise InputError(

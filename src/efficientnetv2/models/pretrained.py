@@ -56,11 +56,6 @@ class Pretrained:
         """The published network."""
         return self.name.partition(".")[0]
 
-    @property
-    def tag(self) -> str:
-        """What the weights learnt from."""
-        return self.name.partition(".")[2]
-
 
 def names() -> tuple[str, ...]:
     """Every name, V2 first."""
@@ -100,6 +95,23 @@ def best(model: str) -> tuple[str, ...]:
         key=lambda entry: (entry.top1_percent is None, entry.source != "timm", -(entry.top1_percent or 0))
     )
     return tuple(entry.name for entry in known)
+
+
+def timm_crop_fraction(image_px: int, crop_pct: float) -> float:
+    """What timm keeps of a side, as our ``crop_fraction``: it resizes to whole pixels, rounded down, then cuts.
+
+    Args:
+        image_px: of the network's input.
+        crop_pct: as timm states it.
+
+    Raises:
+        ValueError: crop_pct lies outside (0, 1].
+
+    Source: transforms_imagenet_eval of timm 1.0.31 (timm/data/transforms_factory.py).
+    """
+    if not 0 < crop_pct <= 1:
+        raise ValueError(f"crop_pct is {crop_pct}, but lies in (0, 1]")
+    return image_px / math.floor(image_px / crop_pct)
 
 
 class _Timm(NamedTuple):
@@ -205,13 +217,11 @@ _TORCHVISION_LICENCE = "BSD-3-Clause (torchvision's own; none stated for its wei
 
 
 def _from_timm(name: str, row: _Timm) -> Pretrained:
-    # timm resizes to whole pixels.
-    resize_px = math.floor(row.image_px / row.crop)
     mean, std = row.statistics
     preprocessing = Preprocessing(
         image_px=row.image_px,
         framing=row.framing,
-        crop_fraction=row.image_px / resize_px,
+        crop_fraction=timm_crop_fraction(row.image_px, row.crop),
         mean=mean,
         std=std,
     )

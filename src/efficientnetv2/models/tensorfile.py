@@ -185,8 +185,8 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         start = file.read(8)
     if start[:2] in (b"PK", b"\x80\x02"):
         return (
-            "it is a PyTorch pickle, which could run any code when opened. If you trust it, convert it to "
-            "safetensors first."
+            "it is a PyTorch pickle, which could run any code when opened. Make a model file of it without "
+            f"running any: effnetv2 convert {path} OUT.safetensors"
         )
     cut = not start or "incomplete" in str(error) or "invalid header length" in str(error)
     if cut:

@@ -67,6 +67,7 @@ def start(recipe: Recipe, *, class_names: tuple[str, ...], device: torch.device)
     Raises:
         InputError: weights that can't be had or are of another network, or a recipe that does not fit the network.
     """
+    refuse_weights_as_model(recipe.model)
     notes: list[str] = []
     word = recipe.weights
     if word == "auto":
@@ -107,6 +108,22 @@ def build(recipe: Recipe, model: str | Architecture, *, num_classes: int) -> Net
     return network
 
 
+def refuse_weights_as_model(model: str | Architecture) -> None:
+    """A recipe's model is a network; what names weights is for its weights.
+
+    Raises:
+        InputError: it names weights, or no network that there is.
+    """
+    if not isinstance(model, str) or model == "auto" or model in NAMES:
+        return
+    if (is_foreign(model) and "." in model) or Path(model).exists() or model in pretrained.names():
+        raise InputError(
+            f"--model {model}: that names weights, and the network comes with them. Say --weights {model}."
+        )
+    if not is_foreign(model):
+        architecture(model)  # says which there are
+
+
 def default_model(device: torch.device) -> str:
     """The network for those who name none. Ours: what trains within minutes there."""
     return "efficientnetv2_s" if device.type == "cuda" else "efficientnetv2_b0"
@@ -120,22 +137,26 @@ def best_weights(model: str | Architecture, *, shipped: Path | None = None) -> F
         shipped: folder of model files ``NAME.safetensors``; None is ``examples/weights`` of the repository that
             this package runs in.
     """
+    if isinstance(model, str) and is_foreign(model):
+        return Found(
+            "none",
+            f"Weights: none, training from scratch. Weights of {model} have a tag: --weights {model}.TAG.",
+        )
     if not isinstance(model, str) or model not in NAMES:
         return Found("none", f"Weights: none are published for {title(model)}; training from scratch.")
-    by_preference = pretrained.best(model)
     reason = ""
-    if by_preference:
-        best = by_preference[0]
-        where = "the cache" if hub.cached(best) else hub.url(best)
+    for number, name in enumerate(pretrained.best(model)):
+        where = "the cache" if hub.cached(name) else hub.url(name)
+        if number and where != "the cache":
+            continue  # the network has failed once
         try:
-            hub.fetch(best)
+            hub.fetch(name)
         except InputError as error:
-            reason = str(error)
-        else:
-            return Found(best, f"Weights: {best}, from {where}. To train from scratch: --weights none.")
-        cached = next((name for name in by_preference if hub.cached(name)), None)
-        if cached is not None:
-            return Found(cached, f"Weights: {cached}, from the cache; better ones could not be had: {reason}")
+            reason = reason or str(error)
+            continue
+        if reason:
+            return Found(name, f"Weights: {name}, from the cache; better ones could not be had: {reason}")
+        return Found(name, f"Weights: {name}, from {where}. To train from scratch: --weights none.")
     folder = Path(__file__).parents[3] / "examples/weights" if shipped is None else shipped
     if (folder / f"{model}.safetensors").is_file():
         file = folder / f"{model}.safetensors"
@@ -163,8 +184,12 @@ def load_weights(word: str) -> tuple[Network, tuple[str, ...]]:
             return modelfile.load(path), ()
         imported = convert.read(path)
         return imported.network, (f"recognised as {imported.theirs} of {imported.title}", *imported.notes)
-    if is_foreign(word):
+    if is_foreign(word) and "." in word:
         return create(word), ()
+    if is_foreign(word):
+        raise InputError(
+            f"--weights {word}: that is a network. Its weights have a tag, {word}.TAG, as its library lists them."
+        )
     if "." in word and word.partition(".")[0] in NAMES:
         return hub.load(word), ()
     if word in NAMES:

@@ -9,8 +9,11 @@ import torch
 import torchvision as their_torchvision
 from safetensors.torch import save_file
 
+from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.models.interop import convert
+from efficientnetv2.models.interop import convert, keras_layers, tensorflow
+from efficientnetv2.models.interop.layout import to_tensorflow
+from efficientnetv2.models.network import EfficientNet
 
 their_timm = pytest.importorskip("timm")
 
@@ -171,6 +174,11 @@ def test_no_state_dict(tmp_path):
     assert "'epoch'" in refusal(saved(tmp_path / "own.pth", {"epoch": 3, "net": state()}))
 
 
+def stating(config, **values):
+    """A config.json with other values in its pretrained_cfg."""
+    return config | {"pretrained_cfg": config["pretrained_cfg"] | values}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -187,14 +195,24 @@ def test_no_state_dict(tmp_path):
         (lambda config: config | {"label_names": [1, 2]}, "no list of names"),
         (lambda config: config | {"model_args": {"act_layer": "relu"}}, "'act_layer'"),
         (lambda config: config | {"pretrained_cfg": {"input_size": [3, 64, 64]}}, "no preprocessing"),
-        (
-            lambda config: config | {"pretrained_cfg": config["pretrained_cfg"] | {"std": [0, 1, 1]}},
-            "above 0",
-        ),
-        (
-            lambda config: config | {"pretrained_cfg": config["pretrained_cfg"] | {"crop_pct": 7}},
-            "crop_fraction",
-        ),
+        (lambda config: stating(config, std=[0, 1, 1]), "above 0"),
+        (lambda config: config | {"model_args": ["bn_eps"]}, "model_args is no object"),
+        (lambda config: config | {"model_args": "bn_eps"}, "model_args is no object"),
+        (lambda config: config | {"model_args": {"bn_eps": "x"}}, "model_args says bn_eps 'x'"),
+        (lambda config: config | {"model_args": {"bn_eps": "0.001"}}, "model_args says bn_eps '0.001'"),
+        (lambda config: config | {"model_args": {"bn_eps": True}}, "model_args says bn_eps True"),
+        (lambda config: config | {"model_args": {"bn_eps": -1}}, "model_args says bn_eps -1"),
+        (lambda config: config | {"model_args": {"bn_eps": 0}}, "model_args says bn_eps 0"),
+        (lambda config: config | {"model_args": {"bn_eps": float("nan")}}, "model_args says bn_eps nan"),
+        (lambda config: stating(config, crop_pct=7), "crop_pct is 7, but lies in (0, 1]"),
+        (lambda config: stating(config, crop_pct=1e-320), "no preprocessing"),
+        (lambda config: stating(config, crop_pct=float("nan")), "crop_pct is nan"),
+        (lambda config: stating(config, crop_pct="all"), "no preprocessing"),
+        (lambda config: stating(config, crop_mode=["center"]), "no preprocessing"),
+        (lambda config: stating(config, test_input_size=[3, 0, 0]), "no preprocessing"),
+        (lambda config: stating(config, mean=[]), "at least one channel"),
+        (lambda config: stating(config, mean=[0.5, float("nan"), 0.5]), "each channel's is finite"),
+        (lambda config: stating(config, std=[0.2]), "mean has 3 values and std 1"),
     ],
 )
 def test_a_hub_folder_whose_config_is_wrong(tmp_path, change, said):
@@ -207,6 +225,7 @@ def test_a_hub_folder_whose_config_is_wrong(tmp_path, change, said):
     with pytest.raises(InputError) as error:
         convert.read(hub)
     assert said in str(error.value)
+    assert str(hub) in str(error.value)
 
 
 def test_a_hub_folder_without_weights(tmp_path):
@@ -219,6 +238,41 @@ def test_a_name_that_contradicts_the_file(tmp_path):
     path = tmp_path / "arch.pth"
     torch.save({"arch": B0, "state_dict": state()}, path)
     assert "says that it is tf_efficientnetv2_b0" in refusal(path, model="tf_efficientnetv2_b1")
+
+
+def keras_weights(path, name="efficientnetv2_b0"):
+    with torch.device("meta"):
+        network = EfficientNet(architecture(name), num_classes=2)
+    with pytest.importorskip("h5py").File(path, "w") as file:
+        for ours, theirs in keras_layers.tensor_names(network.architecture).items():
+            shape = network.state_dict()[ours].shape
+            kind = "vector" if len(shape) == 1 else "dense" if len(shape) == 2 else "convolution"
+            kind = "depthwise" if "dwconv" in theirs and len(shape) == 4 else kind
+            layer, leaf = theirs.split(".")
+            file[f"{layer}/{layer}/{leaf}:0"] = to_tensorflow(torch.ones(shape), kind)
+    return path
+
+
+@pytest.mark.parametrize("model", ["bogus", "efficientnetv2-b00", "resnet50", "tf_efficientnetv2_b0"])
+def test_a_name_that_keras_does_not_know(tmp_path, model):
+    message = refusal(keras_weights(tmp_path / "b0.h5"), model=model)
+    assert f"'{model}' is none of Keras' networks" in message
+    assert ("did you mean" in message) == (model not in ("bogus", "resnet50"))
+
+
+@pytest.mark.parametrize("model", ["efficientnetv2_b0", "efficientnetv2-b0", "EfficientNetV2B0"])
+def test_a_right_name_of_keras_changes_nothing_and_a_wrong_one_is_refused(tmp_path, model):
+    path = keras_weights(tmp_path / "b0.h5")
+    assert convert.read(path, model=model).name == convert.read(path).name == "efficientnetv2_b0"
+    other = model.replace("b0", "b1").replace("B0", "B1")
+    assert f"holds efficientnetv2_b0, but --model says {other}" in refusal(path, model=other)
+
+
+def test_a_name_that_the_authors_do_not_know():
+    assert tensorflow.published_name("efficientnetv2-s") == "efficientnetv2_s"
+    assert tensorflow.published_name("efficientnet-b0") == "efficientnet_b0"
+    with pytest.raises(InputError, match="none of the authors' networks; did you mean 'efficientnetv2-s'"):
+        tensorflow.published_name("efficientnetv2-ss")
 
 
 def test_torchvision_has_no_b0_of_v2(tmp_path):

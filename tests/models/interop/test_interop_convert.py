@@ -254,6 +254,65 @@ def test_what_others_would_answer_differently_is_not_written(tmp_path, to, out, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("to", "out"), [("timm", "o"), ("timm", "o.pth"), ("torchvision", "o.pth"), ("keras", "o.keras")]
+)
+def test_another_pooling_is_named_as_the_cause(tmp_path, to, out):
+    with torch.device("meta"):
+        network = our_network(replace(architecture("efficientnet_b0"), pooling="mean+centre"))
+    with pytest.raises(InputError, match=r"was not written: .*pools its last maps as 'mean\+centre'"):
+        convert.write(tmp_path / out, network, to)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_where_a_folder_for_timm_should_be(tmp_path):
+    (tmp_path / "mine").write_text("of the user")
+    with pytest.raises(InputError, match="there is a file of that name, and for timm a folder is written"):
+        convert.write(tmp_path / "mine", our_network(), "timm")
+    assert (tmp_path / "mine").read_text() == "of the user"
+
+
+SYMMETRIC = replace(architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("to", "out", "table", "lost"),
+    [
+        ("timm", "hub", architecture(B0), ["views", "recipe", "metrics"]),
+        (
+            "timm",
+            "o.safetensors",
+            architecture(B0),
+            ["class names", "preprocessing", "views", "recipe", "metrics"],
+        ),
+        ("torchvision", "o.pth", SYMMETRIC, ["class names", "preprocessing", "views", "recipe", "metrics"]),
+    ],
+)
+def test_what_a_file_for_others_cannot_hold_is_told(tmp_path, to, out, table, lost):
+    network = our_network(table)
+    network.preprocessing = replace(PREPROCESSING, views="symmetries")
+    network.recipe, network.metrics = {"epochs": 3}, {"top1": 0.5}
+    notes = convert.write(tmp_path / out, network, to)
+    assert len(notes) == len(lost)
+    assert all(f"the {word}" in note for word, note in zip(lost, notes, strict=True))
+    back = convert.read(tmp_path / out).network
+    assert (back.class_names == network.class_names) == ("class names" not in lost)
+    assert (replace(back.preprocessing, views="symmetries") == network.preprocessing) == (
+        "preprocessing" not in lost
+    )
+
+
+def test_what_was_never_said_is_not_lost(tmp_path):
+    assert convert.write(tmp_path / "hub", our_network(), "timm") == ()
+    [note] = convert.write(tmp_path / "o.pth", our_network(classes=("0", "1")), "timm")
+    assert "preprocessing" in note
+    network = our_network()
+    network.preprocessing = replace(PREPROCESSING, crop_fraction=0.77)  # of 160 px: 207.8
+    [note] = convert.write(tmp_path / "hub", network, "timm")
+    assert f"crop_fraction 0.77 becomes {160 / 208:.6g}" in note
+    assert convert.read(tmp_path / "hub").network.preprocessing.crop_fraction == 160 / 208
+
+
 def test_unstated_preprocessing_of_b0_is_the_published_one(tmp_path):
     read = convert.read(timm_file(tmp_path / "b0.safetensors"))
     assert read.network.preprocessing == published(B0).preprocessing

@@ -3,11 +3,15 @@
 import pytest
 import torch
 import torchvision as their_torchvision
+from hypothesis import given
+from hypothesis import strategies as st
 
 from efficientnetv2.arch.published import NAMES, architecture
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.interop import timm, torchvision
 from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.models.pretrained import timm_crop_fraction
 
 their_timm = pytest.importorskip("timm")
 
@@ -107,11 +111,35 @@ def test_unstated_preprocessing_of_s_to_xl_is_timms_own(name):
     assert stated.mean == (0.5, 0.5, 0.5)
 
 
-def test_preprocessing_of_b3_says_what_squeezing_and_cutting_becomes():
+def test_preprocessing_of_b3_squeezes_and_then_cuts():
+    """crop_pct 0.9: timm resizes both sides to 333 px and keeps the middle 300."""
     theirs = their_timm.get_pretrained_cfg("tf_efficientnetv2_b3.in21k_ft_in1k").to_dict()
-    stated, [note] = timm.stated_preprocessing(theirs, "config.json")
+    stated, notes = timm.stated_preprocessing(theirs, "config.json")
     assert (stated.image_px, stated.framing, stated.mean) == (300, "whole", (0.5, 0.5, 0.5))
-    assert "10%" in note
+    assert stated.crop_fraction == 300 / 333
+    assert not notes
+
+
+def test_a_margin_of_padded_pictures_is_said_to_stay():
+    theirs = {"input_size": [3, 64, 64], "mean": [0.5], "std": [0.5], "crop_mode": "border"}
+    stated, [note] = timm.stated_preprocessing(theirs, "config.json")
+    assert (stated.framing, stated.crop_fraction) == ("pad", 1.0)
+    assert "0.875" in note  # timm's usual one
+    assert timm.stated_preprocessing(theirs | {"crop_pct": 1.0}, "config.json")[1] == ()
+
+
+@given(px=st.integers(1, 1100), data=st.data())
+def test_a_crop_in_whole_pixels_stays_in_timm(px, data):
+    resized_px = data.draw(st.integers(px, 2 * px))
+    preprocessing = Preprocessing(image_px=px, framing="crop", crop_fraction=px / resized_px)
+    assert timm.lost_crop(preprocessing) is None
+    assert timm_crop_fraction(px, px / (resized_px + 0.5)) == px / resized_px
+
+
+def test_a_crop_between_pixels_does_not_stay_in_timm():
+    """0.9 of 224 px is a picture of 248.9 px: 249 in timm."""
+    preprocessing = Preprocessing(image_px=224, framing="crop", crop_fraction=0.9)
+    assert timm.lost_crop(preprocessing) == 224 / 249
 
 
 @pytest.mark.parametrize(("name", "px"), [("efficientnet_b0", 224), ("efficientnetv2_l", 480)])

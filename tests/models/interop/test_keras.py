@@ -19,6 +19,7 @@ from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.models.create import create
+from efficientnetv2.models.interop import convert
 from efficientnetv2.models.interop import keras as interop
 from efficientnetv2.models.interop.keras_layers import recognise
 from efficientnetv2.models.interop.loading import loading_tensorflow
@@ -517,6 +518,72 @@ class TestBadFiles:
         with pytest.raises(InputError, match=r"declares 4,000,000,000,000 bytes, but 0 are stored"):
             interop.read(path)
 
+    @pytest.mark.parametrize(
+        "values",
+        [
+            np.array(["oak", "elm"], dtype=object),
+            np.array([b"oak", b"elm"]),
+            np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f4")]),
+            np.array([1 + 2j]),
+            np.ones(2, np.longdouble),
+            h5py.Empty("f4"),
+        ],
+        ids=["text", "bytes", "compound", "complex", "long double", "empty"],
+    )
+    @pytest.mark.parametrize("place", ["data/names", "data/names/kernel", "layers/conv2d/vars/0"])
+    def test_hdf5_of_something_else(self, values, place, tmp_path):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file[place] = values
+        with pytest.raises(InputError, match=rf"a\.h5: '/{place}' holds no numbers"):
+            interop.read(tmp_path / "a.h5")
+
+    def test_big_endian_numbers_are_read(self, tmp_path):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["predictions/predictions/bias:0"] = np.array([1.5, -2.0], ">f4")
+        bias = interop.read(tmp_path / "a.h5").tensors["predictions.bias"]
+        assert bias.tolist() == [1.5, -2.0]
+
+    @pytest.mark.parametrize("description", [np.ones(3), 7, h5py.Empty("f4")])
+    def test_description_that_is_no_text(self, description, tmp_path):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["predictions/predictions/bias:0"] = np.ones(2, "f4")
+            file.attrs["model_config"] = description
+        with pytest.raises(InputError, match=r"a\.h5: the network's description is no text"):
+            interop.read(tmp_path / "a.h5")
+
+    @pytest.mark.parametrize(
+        ("constants", "said"),
+        [
+            ({"mean": [0.5, 0.5], "variance": [0.1, 0.1, 0.1]}, "has 2 values for 3 channels"),
+            ({"mean": [0.5, 0.5, 0.5], "variance": [0.1] * 4}, "has 4 values for 3 channels"),
+            ({"mean": [], "variance": [0.1, 0.1, 0.1]}, "has 0 values for 3 channels"),
+            ({"mean": [0.5], "variance": [-1.0]}, "finite and above 0"),
+            ({"mean": [float("nan")], "variance": [0.1]}, "finite and above 0"),
+            ({"mean": [0.5], "variance": [float("inf")]}, "finite and above 0"),
+        ],
+    )
+    def test_constants_that_are_no_mean_and_std(self, whole, tmp_path, constants, said):
+        def with_constants(text):
+            config = json.loads(text)
+            [layer] = [one for one in config["config"]["layers"] if one["class_name"] == "Normalization"]
+            layer["config"].update(constants)
+            return json.dumps(config)
+
+        path = self.changed(whole, tmp_path / "a.keras", with_constants)
+        with pytest.raises(InputError, match=said):
+            interop.read(path)
+
+    @pytest.mark.parametrize("px", [0, -5])
+    def test_a_size_that_is_none_is_as_published(self, whole, tmp_path, px):
+        path = self.changed(
+            whole,
+            tmp_path / "a.keras",
+            lambda text: text.replace(
+                b'"batch_shape": [null, 32, 32, 3]', f'"batch_shape": [null, {px}, {px}, 3]'.encode()
+            ),
+        )
+        assert interop.read(path).preprocessing.image_px == published("efficientnetv2_b0").eval_px
+
     def test_other_files_are_not_keras(self, tmp_path):
         (tmp_path / "text.h5").write_text("no HDF5")
         with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
@@ -524,6 +591,21 @@ class TestBadFiles:
         assert not interop.opens(tmp_path / "text.h5")
         assert not interop.opens(tmp_path / "other.zip")
         assert not interop.opens(tmp_path / "absent.keras")
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("a.keras", ["class names", "size, mean and std are in the network", "recipe"]),
+        ("a.weights.h5", ["class names", "preprocessing, mean and std are in the network", "recipe"]),
+    ],
+)
+def test_what_keras_cannot_hold_is_told(name, lost, tmp_path):
+    network = random_network("efficientnet_b0")
+    network.class_names, network.recipe = ("a", "b", "c", "d", "e"), {"epochs": 3}
+    notes = convert.write(tmp_path / name, network, "keras")
+    assert len(notes) == len(lost)
+    assert all(word in note for word, note in zip(lost, notes, strict=True))
 
 
 def test_reading_needs_no_keras(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,7 +21,7 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.interop import keras, timm, torchvision
 from efficientnetv2.models.interop import read as reading
 from efficientnetv2.models.interop.raw import Raw, Source
-from efficientnetv2.models.interop.recognise import TITLES, Recognised, is_tf, recognise
+from efficientnetv2.models.interop.recognise import TITLES, Recognised, is_tf, published_name, recognise
 from efficientnetv2.models.network import EfficientNet
 
 Target = Literal["timm", "torchvision", "keras"]
@@ -60,7 +60,8 @@ def read(path: str | Path, *, model: str | None = None) -> Imported:
     Args:
         path: see ``models.interop.read.read``.
         model: what the source calls the network, where the file does not say, e.g. ``efficientnetv2_s`` for
-            timm's with symmetric padding; None as the file says, or timm's ``tf_`` network.
+            timm's with symmetric padding; None as the file says, or timm's ``tf_`` network. Files of Keras and
+            of the authors need none; one that is given has to be right.
 
     Raises:
         InputError: the file can't be read, holds another network, lacks tensors or has some left over, holds
@@ -68,13 +69,16 @@ def read(path: str | Path, *, model: str | None = None) -> Imported:
     """
     raw = reading.read(path)
     notes = list(raw.notes)
-    if model is not None:
+    told = None if model is None else published_name(raw, model)
+    if model is not None and raw.source in ("timm", "torchvision"):
         if raw.model not in (None, model):
             raise InputError(
                 f"{raw.path} says that it is {raw.model}, but --model says {model}. Leave it out."
             )
         raw = replace(raw, model=model)
     found = recognise(raw)
+    if told not in (None, found.name):
+        raise InputError(f"{raw.path} holds {found.name}, but --model says {model}. Leave it out.")
     notes += found.notes
     weights = _weights(raw, found, notes)
     preprocessing = _preprocessing(raw, found, notes)
@@ -89,7 +93,7 @@ def read(path: str | Path, *, model: str | None = None) -> Imported:
     return Imported(network.eval(), raw.source, found.name, found.theirs, tuple(notes))
 
 
-def write(path: str | Path, network: EfficientNet, to: Target) -> None:
+def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...]:
     """Write a network for others.
 
     Args:
@@ -98,9 +102,19 @@ def write(path: str | Path, network: EfficientNet, to: Target) -> None:
         network: with its preprocessing and class names.
         to: for whom.
 
+    Returns:
+        What of the network such a file cannot hold, a sentence each.
+
     Raises:
         InputError: they have no network that would give the same answers.
     """
+    path, pooling = Path(path), network.architecture.pooling
+    if pooling != "mean":
+        raise InputError(
+            f"{path} was not written: this network pools its last maps as '{pooling}', and {TITLES[to]}'s take the "
+            "mean over the whole of them ('mean'), so its classifier fits none. Only a model file of ours can hold "
+            "it; for theirs, train with pooling 'mean'."
+        )
     try:
         if to == "timm":
             timm.write(path, network)
@@ -110,6 +124,37 @@ def write(path: str | Path, network: EfficientNet, to: Target) -> None:
             keras.write(path, network)
     except InputError as error:
         raise InputError(f"{path} was not written: {str(error).rstrip('.')}.") from error
+    return tuple(_lost(path, network, to))
+
+
+def _lost(path: Path, network: EfficientNet, to: Target) -> Iterator[str]:
+    """What is in the network and not in a file for others."""
+    preprocessing = network.preprocessing
+    tensors_alone = to == "torchvision" or (to == "timm" and path.suffix in timm.SUFFIXES)
+    numbers = tuple(str(number) for number in range(network.num_classes))
+    if network.class_names != numbers and (tensors_alone or to == "keras"):
+        yield "the class names are not in the file, which cannot hold them"
+    if tensors_alone:
+        yield (
+            "the preprocessing is not in the file, which holds tensors alone: size, framing, interpolation, mean and "
+            "std must be told to whoever loads it"
+        )
+    elif to == "keras":
+        kept = "size, mean and std are" if not path.name.endswith(".weights.h5") else "mean and std are"
+        yield (
+            f"of the preprocessing, {kept} in the network; framing and interpolation are not in the file, so Keras "
+            f"must be given pictures of {preprocessing.image_px} px that are framed already"
+        )
+    elif there := timm.lost_crop(preprocessing):
+        yield (
+            f"crop_fraction {preprocessing.crop_fraction:.6g} becomes {there:.6g}, for timm resizes to whole pixels"
+        )
+    if preprocessing.views != "one":
+        yield f"the views ('{preprocessing.views}') are not in the file: others look at a picture once"
+    if network.recipe:
+        yield "the recipe that it was trained by is not in the file"
+    if network.metrics:
+        yield "the metrics that it reached are not in the file"
 
 
 def _weights(raw: Raw, found: Recognised, notes: list[str]) -> dict[str, Tensor]:

@@ -38,10 +38,12 @@ from efficientnetv2.models.interop import keras_scaling
 from efficientnetv2.models.interop.keras_files import Contents, Stored, contents, opens
 from efficientnetv2.models.interop.keras_layers import (
     CLASSES,
+    OWN_NAMES,
     Layer,
     LayerClass,
     by_order,
     layers,
+    published_name,
     recognise,
     tensor_names,
 )
@@ -50,16 +52,12 @@ from efficientnetv2.models.interop.loading import loading_tensorflow
 from efficientnetv2.models.interop.raw import Raw
 from efficientnetv2.models.network import EfficientNet, Network
 
-__all__ = ["opens", "read", "tensor_names", "write"]
+__all__ = ["opens", "published_name", "read", "tensor_names", "write"]
 
 SUFFIXES = (".weights.h5", ".keras", ".h5")  # of files that Keras writes, the longest first
 
 _LEAST_PX = 32  # of keras.applications
 _CLASSIFIER = "predictions"
-# How V2 and V1 call themselves: "efficientnetv2-b0", "efficientnetb0".
-_OWN_NAMES = frozenset(
-    name.replace("_", "-" if name.startswith("efficientnetv2") else "") for name in CLASSES
-)
 
 
 def read(path: str | Path) -> Raw:
@@ -219,7 +217,7 @@ def _own_name(config: Mapping[str, Any] | None) -> str | None:
     inner = config.get("config") if config else None
     if not isinstance(inner, dict):
         return None
-    if inner.get("name") in _OWN_NAMES:
+    if inner.get("name") in OWN_NAMES.values():
         return str(inner["name"])
     parts = inner.get("layers")
     found = (_own_name(part) for part in parts if isinstance(part, dict)) if isinstance(parts, list) else ()

@@ -82,13 +82,13 @@ def opens(path: Path) -> bool:
         magic = file.read(len(_MAGIC))
     if magic == _MAGIC:
         return True
-    if not zipfile.is_zipfile(path):
-        return False
     try:
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             return _WEIGHTS in archive.namelist()
-    except zipfile.BadZipFile:
-        return False
+    except Exception:  # a damaged archive raises whatever its damage hits
+        return False  # and the reader of the other archives says so
 
 
 def contents(path: Path) -> Contents:
@@ -108,7 +108,9 @@ def contents(path: Path) -> Contents:
             config = _member(path, archive, _CONFIG) if _CONFIG in archive.namelist() else None
             with h5py.File(io.BytesIO(_member(path, archive, _WEIGHTS)), "r") as file:
                 return _contents(path, file, h5py, config)
-    except (OSError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file raises whatever its damage hits
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path} can't be read as a Keras file; it may be cut short ({reason}). Fetch or save it again."
@@ -121,7 +123,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(info)
 
 
-def _contents(path: Path, file: Any, h5py: Any, config: bytes | str | None) -> Contents:
+def _contents(path: Path, file: Any, h5py: Any, config: Any) -> Contents:
     if "layers" in file or "_layer_checkpoint_dependencies" in file:
         found = _numbered(path, file, h5py)
         return Contents(tuple(found), _parsed(path, config), any(not layer.arrays for layer in found))
@@ -129,7 +131,8 @@ def _contents(path: Path, file: Any, h5py: Any, config: bytes | str | None) -> C
     if not isinstance(root, h5py.Group):
         raise InputError(f"{path}: 'model_weights' is not a group, so this is not a file that Keras wrote.")
     found = _named(path, root, h5py)
-    return Contents(tuple(found), _parsed(path, config or file.attrs.get("model_config")), complete=True)
+    description = file.attrs.get("model_config") if config is None else config
+    return Contents(tuple(found), _parsed(path, description), complete=True)
 
 
 def _numbered(path: Path, file: Any, h5py: Any) -> list[Stored]:
@@ -187,10 +190,22 @@ def _array(path: Path, group: Any, key: str, h5py: Any) -> npt.NDArray[Any]:
             f"{path}: '{group.name}/{key}' points out of the file; only what lies in the file itself is read. "
             "Save the network again with Keras."
         )
+    if dataset.shape is None or not _holds_numbers(dataset.dtype):
+        raise InputError(
+            f"{path}: '{dataset.name}' holds no numbers ({dataset.dtype}), so this is not a file of weights that "
+            "Keras wrote. Give the one that it did."
+        )
     stored = dataset.id.get_storage_size()
     _check_expansion(path, dataset.name, int(np.prod(dataset.shape)) * dataset.dtype.itemsize, stored)
-    array: npt.NDArray[Any] = dataset[()] if dataset.shape else np.asarray(dataset[()])
-    return array
+    array: npt.NDArray[Any] = np.asarray(dataset[()])
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _holds_numbers(dtype: np.dtype[Any]) -> bool:
+    """Whether PyTorch has such numbers too; two nameless bytes are bfloat16."""
+    if dtype.kind == "V":
+        return dtype.itemsize == 2 and dtype.names is None and dtype.subdtype is None
+    return dtype.kind in "fiub" and dtype.itemsize <= 8
 
 
 def _check_expansion(path: Path, name: str, declared: int, stored: int) -> None:
@@ -201,12 +216,14 @@ def _check_expansion(path: Path, name: str, declared: int, stored: int) -> None:
         )
 
 
-def _parsed(path: Path, config: bytes | str | None) -> dict[str, Any] | None:
+def _parsed(path: Path, config: Any) -> dict[str, Any] | None:
     if config is None:
         return None
+    if not isinstance(config, bytes | str):
+        raise InputError(f"{path}: the network's description is no text. Save it again with Keras.")
     try:
         parsed = json.loads(config)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: the network's description is not JSON ({error}). Save it again."
         ) from error

@@ -18,6 +18,7 @@ from typing import Literal
 
 from efficientnetv2.arch.published import architecture as published_architecture
 from efficientnetv2.arch.spec import Architecture, Block, blocks
+from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.models.interop.layout import Kind
 
 # Published networks that Keras has, and how it calls them.
@@ -26,6 +27,9 @@ CLASSES = {
     **{f"efficientnetv2_{size}": f"EfficientNetV2{size.upper()}" for size in ("s", "m", "l")},
     **{f"efficientnet_b{size}": f"EfficientNetB{size}" for size in range(8)},
 }
+
+# How V2 and V1 call themselves: "efficientnetv2-b0", "efficientnetb0".
+OWN_NAMES = {name: name.replace("_", "-" if name.startswith("efficientnetv2") else "") for name in CLASSES}
 
 LayerClass = Literal["conv2d", "depthwise_conv2d", "batch_normalization", "dense"]
 
@@ -101,6 +105,25 @@ def tensor_names(architecture: Architecture) -> dict[str, str]:
         for layer in layers(architecture)
         for ours, theirs in layer.tensors.items()
     }
+
+
+def published_name(model: str) -> str:
+    """Which published network Keras means: by our name, by its class or by what the network calls itself.
+
+    Args:
+        model: ``efficientnetv2_b0``, ``EfficientNetV2B0`` or ``efficientnetv2-b0``.
+
+    Raises:
+        InputError: Keras has none of that name; names the nearest.
+    """
+    names = {name: name for name in CLASSES} | {their: name for name, their in CLASSES.items()}
+    names |= {own: name for name, own in OWN_NAMES.items()}
+    if model not in names:
+        raise InputError(
+            f"'{model}' is none of Keras' networks that can be read here{did_you_mean(model, names)} "
+            f"Known: {', '.join(CLASSES)}."
+        )
+    return names[model]
 
 
 def recognise(shapes: Mapping[str, tuple[int, ...]]) -> str | None:

@@ -93,9 +93,9 @@ def concluded(
     rescalings = _count(contents, "rescaling")
     normalization = _normalization(path, contents)
     if normalization is not None:
-        mean, variance = normalization
+        mean, variance = (_per_channel(path, "normalization", part, channels) for part in normalization)
         factor, offset = np.full(channels, 1 / 255), np.zeros(channels)
-        deviation = np.maximum(np.sqrt(variance), _LEAST_STD)
+        deviation = _deviation(variance)
         published_file = channels == 3 and np.allclose(variance, IMAGENET_STD, rtol=1e-4)
         if channels == 3 and (rescalings == 2 or published_file):
             deviation = deviation / _IMAGENET_ROOTS
@@ -133,9 +133,11 @@ def _affine(
     path: Path, kind: str, config: dict[str, Any], contents: Contents, channels: int
 ) -> tuple[_Floats, _Floats]:
     """What a layer multiplies by and then adds, per channel."""
+    name = config.get("name", kind)
     if kind == "Rescaling":
         scale, shift = (
-            _numbers(path, config.get(key, usual)) for key, usual in (("scale", 1), ("offset", 0))
+            _per_channel(path, name, _numbers(path, config.get(key, usual)), channels)
+            for key, usual in (("scale", 1), ("offset", 0))
         )
     else:
         mean, variance = config.get("mean"), config.get("variance")
@@ -146,14 +148,25 @@ def _affine(
             mean, variance = stored
         if config.get("invert"):
             raise InputError(f"{path}: its Normalization layer is inverted. Save the network without it.")
-        scale = 1 / np.maximum(np.sqrt(_numbers(path, variance)), _LEAST_STD)
-        shift = -_numbers(path, mean) * scale
-    if any(part.size not in (1, channels) for part in (scale, shift)):
+        scale = 1 / _deviation(_per_channel(path, name, _numbers(path, variance), channels))
+        shift = -_per_channel(path, name, _numbers(path, mean), channels) * scale
+    return scale, shift
+
+
+def _per_channel(path: Path, layer: str, numbers: _Floats, channels: int) -> _Floats:
+    if numbers.size not in (1, channels):
         raise InputError(
-            f"{path}: its layer '{config.get('name', kind)}' has {max(scale.size, shift.size)} values for "
-            f"{channels} channels, so it is no scale and offset per channel."
+            f"{path}: its layer '{layer}' has {numbers.size} values for {channels} channels, so it is no scale and "
+            "offset per channel."
         )
-    return np.broadcast_to(scale, channels), np.broadcast_to(shift, channels)
+    return np.broadcast_to(numbers.reshape(-1), channels)
+
+
+def _deviation(variance: _Floats) -> _Floats:
+    """As Keras takes it; NaN, which ``_made`` refuses, for a variance below 0."""
+    with np.errstate(invalid="ignore"):
+        deviation: _Floats = np.maximum(np.sqrt(variance), _LEAST_STD)
+    return deviation
 
 
 def _numbers(path: Path, value: Any) -> _Floats:
@@ -197,7 +210,7 @@ def _is(layer: Stored, kind: str) -> bool:
 def _sized(base: Preprocessing, config: dict[str, Any], name: str) -> tuple[Preprocessing, list[str]]:
     """Size of the picture from the input layer, where it is fixed."""
     shape = config.get("batch_shape", config.get("batch_input_shape"))
-    sides = [side for side in shape[1:3] if isinstance(side, int)] if isinstance(shape, list) else []
+    sides = [side for side in shape[1:3] if type(side) is int and side > 0] if isinstance(shape, list) else []
     if len(sides) == 2 and sides[0] == sides[1]:
         return replace(base, image_px=sides[0]), []
     if name.startswith("efficientnetv2") or len(sides) == 2:
@@ -210,13 +223,15 @@ def _sized(base: Preprocessing, config: dict[str, Any], name: str) -> tuple[Prep
 
 def _made(path: Path, base: Preprocessing, factor: _Floats, offset: _Floats) -> Preprocessing:
     """From ``factor * pixel + offset`` on 0..255 to mean and standard deviation on [0, 1]."""
-    if not (np.isfinite(factor).all() and np.isfinite(offset).all() and (factor > 0).all()):
+    with np.errstate(all="ignore"):
+        std = 1 / (255 * factor)
+        mean = -offset * std
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
         raise InputError(
             f"{path}: its first layers multiply pixels by {factor.tolist()} and add {offset.tolist()}; a "
             "standard deviation is finite and above 0."
         )
-    std = 1 / (255 * factor)
-    return replace(base, mean=_clean(-offset * std), std=_clean(std))
+    return replace(base, mean=_clean(mean), std=_clean(std))
 
 
 def _clean(values: _Floats) -> tuple[float, ...]:

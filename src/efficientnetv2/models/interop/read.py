@@ -6,6 +6,7 @@ Nothing that a file holds is ever executed: pickles are read with PyTorch's ``we
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 import warnings
@@ -19,12 +20,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from efficientnetv2.base.errors import InputError, some
+from efficientnetv2.models import header
 from efficientnetv2.models.interop import keras, tensorflow, timm
 from efficientnetv2.models.interop.raw import Raw, Source
 
 # Where training programs keep the weights in a checkpoint, best first: averaged ones are those to use.
 _AVERAGED = ("state_dict_ema", "model_ema")
 _NESTS = (*_AVERAGED, "state_dict", "model")
+_DEEPEST = 8  # nests within nests; ours: none has more than two or three, and a hostile one holds itself
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
 _PICKLED = "pytorch_model.bin"  # weights of a hub folder, in older ones
 
@@ -64,7 +67,7 @@ def is_model_file(path: str | Path) -> bool:
     file = path / timm.WEIGHTS if path.is_dir() and not (path / timm.CONFIG).is_file() else path
     try:
         with safe_open(file, framework="pt") as opened:
-            return "efficientnetv2" in (opened.metadata() or {})
+            return header.is_ours(opened.metadata() or {})
     except (OSError, SafetensorError):
         return False
 
@@ -91,7 +94,7 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if "efficientnetv2" in metadata:
+            if header.is_ours(metadata):
                 raise InputError(
                     f"{path} is a model file of this package, not a foreign one: efficientnetv2.load reads it."
                 )
@@ -120,19 +123,17 @@ def _members(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # a damaged archive raises whatever its damage hits
         raise InputError(
-            f"{path} is an incomplete archive ({path.stat().st_size:,} bytes; {error}). Copy it again from where "
-            "it came."
+            f"{path} is an incomplete or damaged archive ({path.stat().st_size:,} bytes; {_first_line(error)}). "
+            "Copy it again from where it came."
         ) from error
 
 
 def _pickle(path: Path) -> tuple[dict[str, Tensor], str | None, tuple[str, ...]]:
     """Tensors of a pickle, the architecture it may name, and what was chosen."""
-    zipped = zipfile.is_zipfile(path)
     with open(path, "rb") as file:
-        if not zipped and file.read(2) == b"PK":
-            _members(path)  # says why not
+        zipped = file.read(2) == b"PK"
     if zipped and any("/code/" in name for name in _members(path)):
         raise InputError(
             f"{path} is a TorchScript archive, a program with its weights, and no program is run here. "
@@ -140,8 +141,9 @@ def _pickle(path: Path) -> tuple[dict[str, Tensor], str | None, tuple[str, ...]]
         )
     try:
         with warnings.catch_warnings():
-            # Of a protocol that the safe reader may not know: it then says so by an error.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            # Of a protocol that the safe reader may not know, of a kind of storage that is no longer in use: where
+            # it matters, an error follows.
+            warnings.simplefilter("ignore", UserWarning)
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)|(Unsupported operand \d+)", str(error))
@@ -150,13 +152,16 @@ def _pickle(path: Path) -> tuple[dict[str, Tensor], str | None, tuple[str, ...]]
             f"{path} is a pickle that holds more than plain tensors{what}; to open it could run code from the file, "
             "so it was not opened. " + _SAVE_TENSORS
         ) from error
-    except (EOFError, OSError, RuntimeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # a damaged file raises whatever its damage hits
         raise InputError(
-            f"{path} cannot be read as a PyTorch file ({reason}; {path.stat().st_size:,} bytes): it is incomplete "
-            "or damaged. Copy it again from where it came."
+            f"{path} cannot be read as a PyTorch file ({_first_line(error)}; {path.stat().st_size:,} bytes): it is "
+            "incomplete or damaged. Copy it again from where it came."
         ) from error
     return _state_dict(path, loaded)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 _SAVE_TENSORS = (
@@ -168,7 +173,9 @@ _SAVE_TENSORS = (
 def _state_dict(path: Path, loaded: Any) -> tuple[dict[str, Tensor], str | None, tuple[str, ...]]:
     model: str | None = None
     notes: list[str] = []
-    while isinstance(loaded, Mapping):
+    for _ in range(_DEEPEST):
+        if not isinstance(loaded, Mapping):
+            break
         if isinstance(loaded.get("arch"), str):
             model = loaded["arch"]
         nests = [nest for nest in _NESTS if isinstance(loaded.get(nest), Mapping)]
@@ -180,6 +187,11 @@ def _state_dict(path: Path, loaded: Any) -> tuple[dict[str, Tensor], str | None,
                 + (f", not the last ones ('{nests[-1]}')" if nests[-1] not in _AVERAGED else "")
             )
         loaded = loaded[nests[0]]
+    else:
+        raise InputError(
+            f"{path} has {_DEEPEST} dictionaries one in another ('{nests[0]}' in the last), or one that holds itself. "
+            + _SAVE_TENSORS
+        )
     if not isinstance(loaded, Mapping) or not loaded:
         raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict. " + _SAVE_TENSORS)
     others = [name for name, value in loaded.items() if not isinstance(value, Tensor)]
@@ -203,7 +215,8 @@ def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _hub_folder(folder: Path) -> Raw:
     """A folder as timm's hub has them: config.json says the network, its preprocessing and its classes."""
-    config = _config(folder / timm.CONFIG)
+    stating = folder / timm.CONFIG
+    config = _config(stating)
     notes: tuple[str, ...] = ()
     if (folder / timm.WEIGHTS).is_file():
         path = folder / timm.WEIGHTS
@@ -214,24 +227,16 @@ def _hub_folder(folder: Path) -> Raw:
     else:
         raise InputError(f"{folder} has a config.json but no {timm.WEIGHTS} beside it. Fetch that one too.")
     stated = config.get("pretrained_cfg", config)
-    arguments = config.get("model_args") or {}
-    unknown = sorted(set(arguments) - _HARMLESS - {"bn_eps"})
-    if arguments.get("global_pool", "avg") != "avg":
-        unknown.append("global_pool")
-    if unknown:
-        raise InputError(
-            f"{folder / timm.CONFIG}: model_args changes the network by {some(unknown)}, which cannot be followed "
-            "here. Use it through timm itself."
-        )
-    preprocessing, differences = timm.stated_preprocessing(stated, folder / timm.CONFIG)
+    epsilon = _epsilon(config, stating)
+    preprocessing, differences = timm.stated_preprocessing(stated, stating)
     return Raw(
         path=path,
         source="timm",
         tensors=tensors,
         model=config["architecture"],
-        batch_norm_epsilon=arguments.get("bn_eps"),
+        batch_norm_epsilon=epsilon,
         preprocessing=preprocessing,
-        class_names=_labels(config, stated, folder / timm.CONFIG),
+        class_names=_labels(config, stated, stating),
         notes=(*notes, *differences),
     )
 
@@ -248,6 +253,30 @@ def _config(path: Path) -> dict[str, Any]:
             f"{path}: pretrained_cfg is no object, as timm's are. Give the weight file by itself."
         )
     return config
+
+
+def _epsilon(config: Mapping[str, Any], path: Path) -> float | None:
+    """Batch-norm's, where the arguments of timm's network say one; they may say nothing else that matters."""
+    arguments = config.get("model_args") or {}
+    if not isinstance(arguments, dict):
+        raise InputError(f"{path}: model_args is no object, as timm's are. Correct it, or take it away.")
+    unknown = sorted(set(arguments) - _HARMLESS - {"bn_eps"})
+    if arguments.get("global_pool", "avg") != "avg":
+        unknown.append("global_pool")
+    if unknown:
+        raise InputError(
+            f"{path}: model_args changes the network by {some(unknown)}, which cannot be followed here. Use it "
+            "through timm itself."
+        )
+    epsilon = arguments.get("bn_eps")
+    if epsilon is None:
+        return None
+    if type(epsilon) not in (int, float) or not (math.isfinite(epsilon) and epsilon > 0):
+        raise InputError(
+            f"{path}: model_args says bn_eps {epsilon!r}, but batch-norm's epsilon is a finite number above 0. "
+            "Correct it, or take it away."
+        )
+    return float(epsilon)
 
 
 def _labels(config: Mapping[str, Any], stated: Mapping[str, Any], path: Path) -> tuple[str, ...]:

@@ -107,6 +107,22 @@ def recognise(raw: Raw) -> Recognised:
     )
 
 
+def published_name(raw: Raw, model: str) -> str:
+    """The published network that a file's source means by a name.
+
+    Raises:
+        InputError: it has none of that name.
+    """
+    try:
+        if raw.source == "timm":
+            return timm.published_name(model)[0]
+        by_source = {"torchvision": torchvision, "keras": keras, "tensorflow": tensorflow}
+        name: str = by_source[raw.source].published_name(model)
+        return name
+    except InputError as error:
+        raise InputError(f"{raw.path}: {error}") from error
+
+
 def is_tf(raw: Raw) -> bool:
     """Whether a timm file is of a ``tf_`` network, or does not say."""
     return raw.model is None or timm.published_name(raw.model)[1]
@@ -114,14 +130,9 @@ def is_tf(raw: Raw) -> bool:
 
 def _stated(raw: Raw) -> str | None:
     """The published name, where the file states one that can be relied on."""
-    if raw.model is None:
+    if raw.model is None or raw.source not in ("timm", "torchvision"):
         return None
-    try:
-        if raw.source == "timm":
-            return timm.published_name(raw.model)[0]
-        return torchvision.published_name(raw.model) if raw.source == "torchvision" else None
-    except InputError as error:
-        raise InputError(f"{raw.path}: {error}") from error
+    return published_name(raw, raw.model)
 
 
 def _own(raw: Raw, name: str) -> tuple[Architecture, str, tuple[str, ...]]:
@@ -133,7 +144,7 @@ def _own(raw: Raw, name: str) -> tuple[Architecture, str, tuple[str, ...]]:
         if raw.model is None and timm.has_plain(name):
             notes = (
                 f"the file does not say whether it is timm's tf_{name} (TensorFlow's padding) or {name} "
-                f"(symmetric padding): read as tf_{name}. For the other one, say --model {name}",
+                f"(symmetric padding): read as tf_{name}. For the other one: effnetv2 convert FILE OUT --model {name}",
             )
     elif raw.source == "torchvision":
         if name not in torchvision.MODELS:

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from efficientnetv2.arch.published import NAMES
 from efficientnetv2.arch.spec import Architecture, Block, blocks
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.extras import needed
 from efficientnetv2.models.interop.layout import Kind, to_torch
 from efficientnetv2.models.interop.loading import loading_tensorflow
@@ -46,6 +47,23 @@ def tensor_names(architecture: Architecture) -> dict[str, str]:
         names |= _block(f"blocks.{index}", f"blocks_{index}", block)
     names |= _convolution("head", "head/conv2d/kernel", "head/tpu_batch_normalization")
     return names | {f"classifier.{o}": f"head/dense/{t}" for o, t in (("weight", "kernel"), ("bias", "bias"))}
+
+
+def published_name(model: str) -> str:
+    """Which published network the authors mean: by our name or by theirs.
+
+    Args:
+        model: ``efficientnetv2_s`` or ``efficientnetv2-s``.
+
+    Raises:
+        InputError: they have none of that name; names the nearest.
+    """
+    names = {name: name for name in NAMES} | {name.replace("_", "-"): name for name in NAMES}
+    if model not in names:
+        raise InputError(
+            f"'{model}' is none of the authors' networks{did_you_mean(model, names)} Known: {', '.join(NAMES)}."
+        )
+    return names[model]
 
 
 def read(path: str | Path, *, ema: bool = True) -> Raw:

@@ -10,6 +10,7 @@ Facts about timm here are those of timm 1.0.31; nothing here imports it.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,8 +27,11 @@ from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Framing, Preprocessing
 from efficientnetv2.models.interop.tensors import shape_name, tensors_of, write_tensors
 from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.models.pretrained import timm_crop_fraction
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # of a hub folder
+SUFFIXES = (".safetensors", ".pth")  # of a state dict; with another name ``write`` makes a folder
+_USUAL_CROP_PCT = 0.875  # where none is stated
 
 PLAIN_EPSILON = 1e-5  # of the networks whose name has no tf_
 # Without tf_ timm has all of V1, but of V2 only these: there B0 to B3 exist as tf_ alone.
@@ -140,10 +144,8 @@ def stated_preprocessing(config: Mapping[str, Any], path: Path) -> tuple[Preproc
         InputError: a value that is no preprocessing.
     """
     notes = []
-    mode, fraction = (
-        config.get("crop_mode") or "center",
-        config.get("test_crop_pct") or config.get("crop_pct"),
-    )
+    mode = config.get("crop_mode") or "center"
+    crop_pct = config.get("test_crop_pct") or config.get("crop_pct") or _USUAL_CROP_PCT
     interpolation: Any = config.get("interpolation") or "bicubic"  # checked by Preprocessing
     if interpolation not in ("bilinear", "bicubic"):
         notes.append(f"interpolation '{interpolation}' is not to be had here: bicubic instead")
@@ -153,15 +155,19 @@ def stated_preprocessing(config: Mapping[str, Any], path: Path) -> tuple[Preproc
         _, height, width = config.get("test_input_size") or config["input_size"]
         if height != width:
             raise ValueError(f"the input is {height}x{width} px, but a square is wanted")
+        if framing == "pad" and crop_pct != 1:
+            notes.append(
+                f"a margin is cut off padded pictures there (crop_pct {crop_pct}); here they stay whole"
+            )
         preprocessing = Preprocessing(
             image_px=height,
             framing=framing,
-            crop_fraction=1.0 if framing == "pad" else 0.875 if fraction is None else fraction,
+            crop_fraction=1.0 if framing == "pad" else timm_crop_fraction(height, crop_pct),
             interpolation=interpolation,
             mean=tuple(config["mean"]),
             std=tuple(config["std"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise InputError(
             f"{path}: its pretrained_cfg states no preprocessing that could be followed ({reason}). It needs "
@@ -177,7 +183,9 @@ def refuse_rw(path: Path, tensors: Mapping[str, Tensor]) -> None:
         InputError: it is one.
     """
     stem, head = tensors.get("conv_stem.weight"), tensors.get("conv_head.weight")
-    if stem is None or head is None or (name := _RW.get((stem.shape[0], head.shape[0]))) is None:
+    if stem is None or head is None or not (stem.ndim and head.ndim):
+        return
+    if (name := _RW.get((stem.shape[0], head.shape[0]))) is None:
         return
     raise InputError(f"{path} holds timm's '{name}', which cannot be read: {_RW_REASON.format(name=name)}.")
 
@@ -211,14 +219,15 @@ def write(path: str | Path, network: EfficientNet) -> None:
         network: with its preprocessing and class names.
 
     Raises:
-        InputError: timm has no such network, or a state dict alone would lose its epsilon.
+        InputError: timm has no such network, a state dict alone would lose its epsilon, or a file stands where
+            the folder should be.
     """
     path = Path(path)
     name, arguments = model_name(network.architecture)
     names = tensor_names(network.architecture)
     # timm ignores it; our reader, and a person who looks into the file, do not.
     metadata = {"architecture": name}
-    if path.suffix in (".safetensors", ".pth"):
+    if path.suffix in SUFFIXES:
         if arguments:
             raise InputError(
                 f"batch-norm epsilon is {network.architecture.batch_norm_epsilon:g}, but timm's {name} has "
@@ -226,10 +235,30 @@ def write(path: str | Path, network: EfficientNet) -> None:
             )
         write_tensors(path, network, names, metadata)
         return
+    if path.exists() and not path.is_dir():
+        raise InputError(
+            "there is a file of that name, and for timm a folder is written. Give the name of a folder, or one "
+            f"ending in {' or '.join(SUFFIXES)} for the tensors alone"
+        )
     path.mkdir(exist_ok=True)
     write_tensors(path / WEIGHTS, network, names, metadata)
     config = _config(name, arguments, network)
     write_text_atomically(path / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def _crop_pct(image_px: int, crop_fraction: float) -> float:
+    """The number by which timm comes nearest to a crop: what it rounds down gives the whole pixels that are meant."""
+    resize_px = round(image_px / crop_fraction)
+    crop_pct = image_px / resize_px
+    return crop_pct if math.floor(image_px / crop_pct) == resize_px else math.nextafter(crop_pct, 0)
+
+
+def lost_crop(preprocessing: Preprocessing) -> float | None:
+    """What becomes of the ``crop_fraction`` in timm, which knows whole pixels alone; None if it stays."""
+    there = timm_crop_fraction(
+        preprocessing.image_px, _crop_pct(preprocessing.image_px, preprocessing.crop_fraction)
+    )
+    return None if math.isclose(there, preprocessing.crop_fraction, rel_tol=1e-9) else there
 
 
 def _config(name: str, arguments: dict[str, Any], network: EfficientNet) -> dict[str, Any]:
@@ -248,7 +277,7 @@ def _config(name: str, arguments: dict[str, Any], network: EfficientNet) -> dict
             "input_size": [network.in_channels, preprocessing.image_px, preprocessing.image_px],
             "fixed_input_size": False,
             "interpolation": preprocessing.interpolation,
-            "crop_pct": preprocessing.crop_fraction,
+            "crop_pct": _crop_pct(preprocessing.image_px, preprocessing.crop_fraction),
             "crop_mode": modes[preprocessing.framing],
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),

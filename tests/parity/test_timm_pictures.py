@@ -1,0 +1,96 @@
+"""From the same JPEG file, our network gets the pixels that timm's own transform makes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.models.interop.timm import stated_preprocessing
+from efficientnetv2.models.pretrained import about, names
+
+timm = pytest.importorskip("timm")
+
+PHOTOGRAPHS = sorted((Path(__file__).parents[2] / "examples/land_cover/pictures").glob("*.jpg"))[::60]
+LEVELS = 2  # of 255: rounding after each of timm's steps, and in the decoder
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Squares of 160 px, as they are; one large enough to be decoded at half its size; and one that is wider."""
+    folder = tmp_path_factory.mktemp("photographs")
+    with Image.open(PHOTOGRAPHS[3]) as image:
+        image.resize((2400, 2400), Image.Resampling.BICUBIC).save(folder / "large.jpg", quality=92)
+        image.resize((1800, 1200), Image.Resampling.BICUBIC).save(folder / "wide.jpg", quality=92)
+    return [*PHOTOGRAPHS, folder / "large.jpg", folder / "wide.jpg"]
+
+
+def config_of(name):
+    return timm.get_pretrained_cfg(f"tf_{name}").to_dict()
+
+
+def pixels_of_timm(config, path):
+    transform = timm.data.create_transform(
+        input_size=config.get("test_input_size") or config["input_size"],
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+        crop_mode=config["crop_mode"],
+        normalize=False,
+    )
+    with Image.open(path) as image:
+        return transform(image.convert("RGB")).permute(1, 2, 0).numpy().astype(int)
+
+
+def difference(pixels, theirs):
+    assert pixels.shape == theirs.shape
+    return np.abs(pixels.astype(int) - theirs)
+
+
+@pytest.mark.parametrize(
+    "name", ["efficientnetv2_b0.in1k", "efficientnetv2_b1.in1k", "efficientnetv2_m.in1k"]
+)
+def test_pixels_are_timms(name, photographs):
+    """Cropped (224 of 256 px, 240 of 272 px) and squeezed whole (480 px)."""
+    preprocessing = about(name).preprocessing
+    for path in photographs:
+        assert (
+            difference(eval_picture(path, preprocessing), pixels_of_timm(config_of(name), path)).max()
+            <= LEVELS
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "resized_px"),
+    [("efficientnetv2_b3.in1k", 331), ("efficientnetv2_b3.in21k_ft_in1k", 333)],
+)
+def test_where_an_odd_margin_is_left_timm_is_half_a_pixel_off_the_centre_and_all_else_is_equal(
+    name, resized_px
+):
+    """300 of 331 or 333 px leave 15.5 or 16.5 px on each side; timm begins at pixel 16, we in the very centre.
+
+    So no bound of a few levels holds pixel for pixel: at an edge, half a pixel is half its step. What holds: with the
+    crop where timm has it both are equal within the same 2 levels, and so are ours and a crop of the exact centre; and
+    on photographs the half pixel is less than 2 levels in the mean.
+    """
+    preprocessing, config = about(name).preprocessing, config_of(name)
+    assert preprocessing.image_px / preprocessing.crop_fraction == pytest.approx(resized_px)
+
+    def cut_at(image, offset_px):
+        box = [side / resized_px * place for place in (offset_px, offset_px + 300) for side in image.size]
+        return np.array(image.resize((300, 300), Image.Resampling.BICUBIC, box=box))
+
+    for path in PHOTOGRAPHS:
+        theirs, ours = pixels_of_timm(config, path), eval_picture(path, preprocessing)
+        with Image.open(path) as image:
+            assert difference(cut_at(image, 16), theirs).max() <= LEVELS
+            assert difference(ours, cut_at(image, (resized_px - 300) / 2).astype(int)).max() <= LEVELS
+        assert difference(ours, theirs).max() > LEVELS
+        assert difference(ours, theirs).mean() < 2
+
+
+@pytest.mark.parametrize("name", [name for name in names() if about(name).source == "timm"])
+def test_a_name_and_a_config_of_timm_give_the_same_preprocessing(name):
+    stated, notes = stated_preprocessing(config_of(name), Path("config.json"))
+    assert stated == about(name).preprocessing
+    assert not notes
