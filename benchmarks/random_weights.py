@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 
-def randomise(network: nn.Module, pictures: Tensor | None = None) -> nn.Module:
+def randomise(network: nn.Module, pictures: Tensor | None = None, *, seed: int = 0) -> nn.Module:
     """Make every number of a network random, batch-norm's too, with activations of ordinary size.
 
     Args:
         network: of three channels; changed in place, and left in evaluation mode.
         pictures: (N, 3, H, W) float, like those it will be given; None is noise.
+        seed: of the numbers.
     """
 
     def settle(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -25,7 +26,7 @@ def randomise(network: nn.Module, pictures: Tensor | None = None) -> nn.Module:
         norm.running_mean.copy_(mean + 0.3 * variance.sqrt() * torch.randn_like(mean))
         norm.running_var.copy_(variance * torch.empty_like(mean).uniform_(0.5, 1.5) + 0.1 * variance.mean())
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     hooks = []
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from benchmarks.random_weights import randomise
 
 from efficientnetv2.arch.published import architecture, published
 from efficientnetv2.augment.normalise import normalise
@@ -61,29 +61,9 @@ def input_of(network, photographs=PHOTOGRAPHS[:3]):
 @functools.cache
 def random_weights(name):
     """Every number random, batch-norm's too, with activations of ordinary size on photographs."""
-    torch.manual_seed(0)
     network = create(name, num_classes=5)
     network.preprocessing = replace(network.preprocessing, image_px=96)
-    hooks = []
-
-    def settle(norm, inputs):
-        mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))
-        norm.running_mean.copy_(mean + 0.3 * variance.sqrt() * torch.randn_like(mean))
-        norm.running_var.copy_(variance * torch.empty_like(mean).uniform_(0.5, 1.5) + 0.1 * variance.mean())
-
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-            if module.bias is not None:
-                nn.init.normal_(module.bias, std=0.3)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.2, 0.8)
-            nn.init.normal_(module.bias, std=0.3)
-            hooks.append(module.register_forward_pre_hook(settle))
-    with torch.no_grad():
-        network.eval()(input_of(network, PHOTOGRAPHS))
-    for hook in hooks:
-        hook.remove()
+    randomise(network, input_of(network, PHOTOGRAPHS))
     return network.state_dict()
 
 

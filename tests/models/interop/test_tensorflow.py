@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from benchmarks.random_weights import randomise
 
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
@@ -49,29 +49,7 @@ NAMES_OF_THE_AUTHORS = {
 
 def random_timm(name, seed):
     """timm's network with every number random, batch-norm's too."""
-    torch.manual_seed(seed)
-    network = timm.create_model(f"tf_{name}", num_classes=7)
-    hooks = []
-
-    def settle(norm, inputs):
-        mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))
-        norm.running_mean.copy_(mean + 0.3 * variance.sqrt() * torch.randn_like(mean))
-        norm.running_var.copy_(variance * torch.empty_like(mean).uniform_(0.5, 1.5) + 0.1 * variance.mean())
-
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-            if module.bias is not None:
-                nn.init.normal_(module.bias, std=0.3)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.2, 0.8)
-            nn.init.normal_(module.bias, std=0.3)
-            hooks.append(module.register_forward_pre_hook(settle))
-    with torch.no_grad():
-        network.eval()(torch.randn(8, 3, 96, 96))
-    for hook in hooks:
-        hook.remove()
-    return network
+    return randomise(timm.create_model(f"tf_{name}", num_classes=7), seed=seed)
 
 
 def authors_variables(network):
