@@ -44,8 +44,11 @@ def finetune() -> Recipe:
     """Pretrained weights to 500-50,000 pictures of your own.
 
     Run: effnetv2 train DATA
-    Cost and result: still to be measured.
-    Source: ours; schedule of sizes as arXiv:2104.00298, section 4.
+    Cost and result: V2-B0 on 1,044 satellite pictures of 3 classes (ForestNet's), with settings for pictures that
+        have no upright (symmetries, centre pooling, 160 to 256 px, 8 epochs): macro-F1 0.762 over 5 folds, 6 minutes
+        a fold on 2 CPU cores; from scratch in the same time 0.611 (benchmarks/finetune_land_cover.py).
+    Source: ours; schedule of sizes as arXiv:2104.00298, section 4. Batch-norm adapts its statistics: with them frozen,
+        macro-F1 within the training folds was 0.687 instead of 0.749 (mean of 5, half the epochs).
     """
     return Recipe(
         name="finetune",
