@@ -1,6 +1,7 @@
 """Equal answers on equal weights: ours against timm, torchvision and Keras, through files in both directions.
 
-Run: make parity            (all of it: tens of minutes and some gigabytes of memory on two cores)
+Run: make parity            (all of it: tens of minutes and some gigabytes of memory on two cores; what is done is
+                            kept in runs/parity, and not done again)
      python -m benchmarks.parity --only efficientnetv2_b0
 
 A row compares the logits of two real photographs, at the size the network is evaluated at and at an odd one, from the
@@ -48,6 +49,7 @@ WRONG = 10 * TOLERANCE  # what is broken on purpose is at least this far off
 ODD_PX = 171
 PICTURES = sorted((Path(__file__).parent.parent / "examples" / "land_cover" / "pictures").glob("*.jpg"))
 RESULT = Path(__file__).parent / "results" / "parity.json"
+KEPT = Path("runs/parity")
 
 LOGITS = [name for name in NAMES if name.startswith("efficientnetv2") and not name.endswith("xl")] + [
     "efficientnet_b0", "efficientnet_b4",
@@ -185,6 +187,20 @@ def rows_of(name: str, sizes: Sequence[int] | None = None) -> Iterator[Row]:
         yield from ({"network": name} | row for row in logit_rows(name, sizes))
 
 
+def kept_rows(name: str) -> Iterator[Row]:
+    """``rows_of``; of a network that was done before, what is kept of that."""
+    kept = KEPT / f"{name}.json"
+    if kept.exists():
+        yield from json.loads(kept.read_text())
+        return
+    rows = []
+    for row in rows_of(name):
+        rows.append(row)
+        yield row
+    KEPT.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(rows))
+
+
 def passes(row: Row) -> bool:
     """Whether a row says what it should."""
     if "identical" in row:
@@ -214,7 +230,7 @@ def main() -> int:
     print("| network | against | what | px | distance, or identical | |\n|---|---|---|---|---|---|")
     rows = []
     for name in options.only or dict.fromkeys([*LOGITS, *SHAPES]):
-        for row in rows_of(name):
+        for row in kept_rows(name):
             rows.append(row | {"passes": passes(row)})
             print(_line(row), flush=True)
     if not options.only:

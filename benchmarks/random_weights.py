@@ -47,5 +47,7 @@ def randomise(network: nn.Module, pictures: Tensor | None = None, *, seed: int =
 def distance(got: Tensor, expected: Tensor) -> float:
     """The largest difference of two networks' logits, over the spread of those expected."""
     assert expected.isfinite().all()
-    assert 0.05 < expected.std() < 5  # dead or exploding logits would prove nothing
+    # Dead or exploding logits would prove nothing. (Of two photographs at 480 px one may have a spread of 16, in a
+    # network as deep as M.)
+    assert 0.05 < expected.std() < 50
     return float((got - expected).abs().max() / expected.std())
