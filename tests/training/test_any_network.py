@@ -14,9 +14,10 @@ from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
 from efficientnetv2.models.fit import freeze
 from efficientnetv2.progressive import Progressive, Ramp
-from efficientnetv2.training.loop import Length, begin, train
+from efficientnetv2.training.loop import train
 from efficientnetv2.training.recipe import checked
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.state import Length, begin
 
 LABELS = np.arange(16) % 2
 PLAN = Progressive(stages=2, image_px=Ramp(32, 64), dropout=Ramp(0, 0.2), drop_path=Ramp(0, 0.2))

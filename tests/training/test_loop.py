@@ -17,9 +17,10 @@ from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.models.create import create
 from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training import loop
-from efficientnetv2.training.loop import Length, begin, train
+from efficientnetv2.training.loop import train
 from efficientnetv2.training.recipe import checked
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.state import Length, begin
 
 SMALL = Architecture(
     stem_channels=8,

@@ -44,9 +44,10 @@ def demo(
     import shutil
     import sys
 
+    from efficientnetv2.commands.beginning import Place
     from efficientnetv2.commands.prepare import Source
     from efficientnetv2.commands.screen import Screen
-    from efficientnetv2.commands.train_job import Place, train_and_report
+    from efficientnetv2.commands.train_job import train_and_report
     from efficientnetv2.commands.words import Words
 
     pictures = _embedded()

@@ -97,8 +97,9 @@ def train(
     - `effnetv2 train photos/ --set progressive.stages=1 --set optimizer.lr=0.001`
     - `effnetv2 train photos/ --resume`
     """
+    from efficientnetv2.commands.beginning import Place
     from efficientnetv2.commands.prepare import Source
-    from efficientnetv2.commands.train_job import Place, train_and_report
+    from efficientnetv2.commands.train_job import train_and_report
     from efficientnetv2.commands.words import Words
 
     words = Words(

@@ -3,56 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.commands.outcome import Outcome, command_line, versions
+from efficientnetv2.commands.beginning import Place, begin, decided, go_on
+from efficientnetv2.commands.outcome import Outcome, versions
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
 from efficientnetv2.commands.screen import Screen, TrainingBar
-from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe
-from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import pick_device, pick_workers
-from efficientnetv2.inference.probe import Probe, linear_probe, most_pictures
-from efficientnetv2.models.network import Network
-from efficientnetv2.training.folder import RunFolder, new_folder, newest, refuse_occupied
 from efficientnetv2.training.job import Job
-from efficientnetv2.training.loop import Length
-from efficientnetv2.training.plan import epochs_within
-from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.resume import steps_saved
 from efficientnetv2.training.run import Result, run
-from efficientnetv2.training.settle import settle
-from efficientnetv2.training.start import build, start, title
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where and how to run.
-
-    Args:
-        out: folder of the run; None makes a new one under ``runs/``.
-        resume: go on with the run there.
-        device: as ``--device`` says it.
-        workers: None chooses by the machine.
-        strict: stop at the first unreadable picture.
-        as_json: only the report on stdout.
-    """
-
-    out: Path | None = None
-    resume: bool = False
-    device: str = "auto"
-    workers: int | None = None
-    strict: bool = False
-    as_json: bool = False
-
-
-RUNS = Path("runs")
+from efficientnetv2.training.start import title
 
 
 def train_and_report(words: Words, source: Source, place: Place) -> Path:
@@ -71,13 +34,13 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
     """
     screen = Screen(quiet=place.as_json)
     device = pick_device(place.device)
-    path, recipe, chosen, resumed = _recipe(words, place, device, screen)
+    path, recipe, chosen, resumed = decided(words, place, device, screen)
     prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=place.strict, say=screen.say)
     workers = pick_workers(device) if place.workers is None else place.workers
     folder, recipe, network = (
-        _go_on(path, recipe, prepared, device, screen)
+        go_on(path, recipe, prepared, device, screen)
         if resumed
-        else _begin(path, recipe, chosen, words, prepared, device, workers, screen)
+        else begin(path, recipe, chosen, words, prepared, device, workers, screen)
     )
     job = Job(
         recipe=recipe,
@@ -102,143 +65,6 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
         raise KeyboardInterrupt(f"Go on with: {again}") from stop
     _report(job, prepared, result, screen, place.as_json)
     return path
-
-
-def _begin(
-    path: Path,
-    recipe: Recipe,
-    chosen: list[str],
-    words: Words,
-    prepared: Prepared,
-    device: torch.device,
-    workers: int,
-    screen: Screen,
-) -> tuple[RunFolder, Recipe, Network]:
-    """Settle the recipe, then make the folder: what is refused leaves nothing behind."""
-    recipe, network, further = _settled(recipe, words, prepared, device)
-    chosen = [*chosen, *further]
-    folder = RunFolder(path, screen.say)
-    folder.log(f"Run folder: {path}")
-    folder.log(prepared.split_note)
-    for note in chosen:
-        folder.log(note)
-    preprocessing = _preprocessing(recipe, network)
-    beginning = {"command": command_line(), "chosen": chosen, "preprocessing": preprocessing.to_json()}
-    if recipe.weights != "none":
-        probe = _probed(network, prepared, preprocessing, recipe, device, workers, screen)
-        folder.log(
-            f"Linear probe on the given weights, untrained: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.3f} on "
-            f"{probe.pictures} val pictures ({probe.seconds:.0f} s). Training has to beat that."
-        )
-        beginning["linear_probe"] = asdict(probe)
-    folder.begin(recipe, prepared.manifest, beginning)
-    for skipped_path, reason in prepared.skipped:
-        folder.skip(skipped_path, reason)
-    return folder, recipe, network
-
-
-def _probed(
-    network: Network,
-    prepared: Prepared,
-    preprocessing: Preprocessing,
-    recipe: Recipe,
-    device: torch.device,
-    workers: int,
-    screen: Screen,
-) -> Probe:
-    train, val = prepared.train, prepared.val
-    most = most_pictures(network, preprocessing.image_px, len(train.class_names), device)
-    with screen.counting("linear probe", sum(min(len(part), most) for part in (train, val))) as counted:
-        return linear_probe(
-            network,
-            train,
-            val,
-            preprocessing=preprocessing,
-            key=Key.of(recipe.seed).fold("probe"),
-            balanced=recipe.balance is not None,
-            device=device,
-            workers=workers,
-            progress=counted,
-        )
-
-
-def _go_on(
-    path: Path, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen
-) -> tuple[RunFolder, Recipe, Network]:
-    folder = RunFolder(path, screen.say)
-    _same_pictures(folder, prepared)
-    folder.log(f"Run folder: {path}")
-    class_names = prepared.train.class_names
-    if steps_saved(folder.checkpoints) or recipe.weights == "none":
-        # Its weights are the checkpoint's; those that it began with may be gone by now.
-        return folder, recipe, build(recipe, recipe.model, num_classes=len(class_names))
-    begun = start(recipe, class_names=class_names, device=device)
-    for note in begun.notes:
-        folder.log(note)
-    return folder, recipe, begun.network
-
-
-def _recipe(
-    words: Words, place: Place, device: torch.device, screen: Screen
-) -> tuple[Path, Recipe, list[str], bool]:
-    """The run folder, its recipe, what was chosen so far, and whether there is something to go on with."""
-    if place.resume:
-        path = place.out or newest(RUNS)
-        if path is not None and (path / "recipe.yaml").exists():
-            return path, resumed_recipe(words, path / "recipe.yaml", screen.say), [], True
-        screen.say(f"There is no run in {path or RUNS} yet: beginning one.")
-    if place.out is not None:
-        refuse_occupied(place.out)
-    recipe, chosen = begin_recipe(words, device, screen.say)
-    return place.out or new_folder(RUNS, recipe.name), recipe, chosen, False
-
-
-def _settled(
-    recipe: Recipe, words: Words, prepared: Prepared, device: torch.device
-) -> tuple[Recipe, Network, list[str]]:
-    settled = settle(
-        recipe, images=len(prepared.train), class_names=prepared.train.class_names, device=device
-    )
-    notes = list(settled.notes)
-    recipe = settled.recipe
-    if words.minutes is not None:
-        epochs = epochs_within(words.minutes, recipe, settled.network, prepared.train, device)
-        recipe = recipe.model_copy(update={"epochs": epochs})
-        notes = [note for note in notes if not note.startswith("Epochs:")]
-        notes.append(f"Epochs: {epochs:g}, what fits into {words.minutes:g} minutes by a short measurement.")
-        recipe.progressive.at(0, steps=Length.of(recipe, len(prepared.train)).steps)
-    return recipe, settled.network, notes
-
-
-def _preprocessing(recipe: Recipe, network: Network) -> Preprocessing:
-    """As the weights want it, or as the network was published; at the recipe's size, framing and views."""
-    assert recipe.eval_px is not None, "settle() comes first"
-    return replace(
-        network.preprocessing,
-        image_px=recipe.eval_px,
-        framing=recipe.framing,
-        crop_fraction=1.0,
-        views=recipe.eval_views,
-    )
-
-
-def _same_pictures(folder: RunFolder, prepared: Prepared) -> None:
-    there = Manifest.from_csv(
-        folder.manifest_file, root=prepared.manifest.root, source=prepared.manifest.source
-    )
-    if there.digest() == prepared.manifest.digest():
-        return
-    before, now = set(there.paths), set(prepared.manifest.paths)
-    what = [
-        f"{len(gone)} {word} (first: {min(gone)})"
-        for gone, word in ((before - now, "gone"), (now - before, "new"))
-        if gone
-    ]
-    raise InputError(
-        f"--resume: the pictures are not those that the run in {folder.path} was begun with: "
-        f"{', '.join(what) or 'labels, splits or order differ'}. "
-        "Bring them back, or begin anew with another --out."
-    )
 
 
 def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_json: bool) -> None:

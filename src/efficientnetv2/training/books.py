@@ -17,7 +17,8 @@ from efficientnetv2.metrics.classification import figures
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training import resume
 from efficientnetv2.training.job import Job
-from efficientnetv2.training.loop import State, StepDone
+from efficientnetv2.training.loop import StepDone
+from efficientnetv2.training.state import State
 
 # Rows of training figures in a run: enough for a curve, few enough that reading the loss costs nothing. Ours.
 _ROWS = 200

@@ -12,8 +12,8 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predict import Predictions, predict_manifest
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.folder import RunFolder
-from efficientnetv2.training.loop import Length, State
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.state import Length, State
 
 # Pictures at a time in evaluation: enough to keep the processor busy, little memory. Ours.
 _EVALUATION_BATCH = 64

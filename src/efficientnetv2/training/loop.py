@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,65 +22,7 @@ from efficientnetv2.progressive import Setting
 from efficientnetv2.training import optim
 from efficientnetv2.training.loss import cross_entropy
 from efficientnetv2.training.recipe import Recipe
-
-
-@dataclass
-class State:
-    """What training changes, and all that a checkpoint has to keep.
-
-    Args:
-        network: being trained.
-        optimizer: with its moments.
-        ema: the moving average, or None.
-        step: steps done.
-    """
-
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    ema: optim.EMA | None
-    step: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Tensors and plain values, for a checkpoint."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.network.state_dict() if self.ema else None,
-            "step": self.step,
-        }
-
-    def load_dict(self, kept: dict[str, Any]) -> None:
-        """Take over what ``to_dict`` gave; the state goes on as if it had never stopped."""
-        self.network.load_state_dict(kept["network"])
-        self.optimizer.load_state_dict(kept["optimizer"])
-        if self.ema:
-            self.ema.network.load_state_dict(kept["ema"])
-        self.step = kept["step"]
-
-    @property
-    def best(self) -> nn.Module:
-        """The network to evaluate and to keep: the moving average where there is one."""
-        return self.ema.network if self.ema else self.network
-
-
-@dataclass(frozen=True)
-class Length:
-    """How long a run is.
-
-    Args:
-        steps: of the run.
-        steps_per_epoch: may be a fraction: epochs need not end with a step.
-    """
-
-    steps: int
-    steps_per_epoch: float
-
-    @classmethod
-    def of(cls, recipe: Recipe, images: int) -> Length:
-        """Of a recipe with settled epochs, on so many training pictures."""
-        assert recipe.epochs != "auto", "settle() comes before the loop"
-        steps = max(1, round(recipe.epochs * images / recipe.batch_images))
-        return cls(steps, images / recipe.batch_images)
+from efficientnetv2.training.state import Length, State
 
 
 @dataclass
@@ -103,12 +44,6 @@ class StepDone:
     lr: float
     images: int
     unreadable: tuple[tuple[int, str], ...]
-
-
-def begin(network: nn.Module, recipe: Recipe) -> State:
-    """The state before the first step."""
-    ema = optim.EMA(network, recipe.ema_decay) if recipe.ema_decay else None
-    return State(network, optim.build(network, recipe.optimizer), ema)
 
 
 def train(

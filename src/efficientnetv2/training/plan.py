@@ -17,8 +17,9 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.sampling import Request
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.models.network import Network
-from efficientnetv2.training.loop import State, begin, train_group
+from efficientnetv2.training.loop import train_group
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.state import State, begin
 
 # A step is timed after one that warms up; the fastest of these counts, since disturbances only add. Ours.
 _TIMED_STEPS = 3

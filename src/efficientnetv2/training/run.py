@@ -20,7 +20,8 @@ from efficientnetv2.training import resume
 from efficientnetv2.training.books import Books, Watch
 from efficientnetv2.training.interrupt import Interruption
 from efficientnetv2.training.job import Job, kept
-from efficientnetv2.training.loop import State, StepDone, begin, train
+from efficientnetv2.training.loop import StepDone, train
+from efficientnetv2.training.state import State, begin
 
 
 @dataclass

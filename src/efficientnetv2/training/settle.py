@@ -13,9 +13,9 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.inference.accelerate import free_memory_bytes
 from efficientnetv2.models.activation import activation_bytes
 from efficientnetv2.models.network import EfficientNet, Network
-from efficientnetv2.training.loop import Length
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.start import NOTHING_FROZEN, start, title
+from efficientnetv2.training.state import Length
 
 # Of the free memory: the rest is for workers, the cache of files and what activations are not. Ours.
 _MEMORY_SHARE = 0.6
