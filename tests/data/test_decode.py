@@ -218,3 +218,9 @@ def test_damage_is_said_by_training_and_evaluation_alike():
             train_picture(content, image_px=32, framing="crop", area_min=0.1, uniforms=ROWS[0])
         with pytest.raises(UnreadablePicture):
             eval_picture(content, Preprocessing(32))
+
+
+def test_decoded_pixels_are_a_source_too():
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8)
+    words = {"image_px": 24, "framing": "crop", "area_min": 0.3, "uniforms": np.full(CROP_UNIFORMS, 0.4)}
+    assert (train_picture(pixels, **words) == train_picture(Image.fromarray(pixels), **words)).all()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.loader import TrainingPictures, evaluation_batches, training_batches
 from efficientnetv2.data.manifest import read
+from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.sampling import Request, Sampler
 from efficientnetv2.progressive import Progressive, Ramp, Setting
 
@@ -101,3 +104,38 @@ def test_evaluation_sees_every_readable_picture_once_in_order(workers, class_fol
     assert seen == [row for row in range(48) if row != 7]
     assert [row for batch in batches for row, _ in batch.unreadable] == [7]
     assert all(batch.images.shape[1:] == (3, 40, 40) for batch in batches)
+
+
+class FromMemory:
+    """A reader that holds the files' bytes, and lacks some."""
+
+    def __init__(self, manifest, lacking=()):
+        self.content = [Path(manifest.file(row)).read_bytes() for row in range(len(manifest))]
+        self.lacking = lacking
+
+    def source(self, sample):
+        if sample in self.lacking:
+            raise UnreadablePicture(self.name(sample), "is lost")
+        return self.content[sample]
+
+    def name(self, sample):
+        return f"memory#{sample}"
+
+
+def test_pictures_are_the_same_wherever_their_bytes_come_from(class_folders):
+    manifest = read(class_folders)
+    reader = TrainingPictures(manifest, WHOLE, 0.3, Key.of(0), reader=FromMemory(manifest))
+    assert torch.equal(
+        reader.batch(request([4, 30])).images, pictures(manifest).batch(request([4, 30])).images
+    )
+
+
+def test_what_a_reader_lacks_is_replaced_and_named_by_it(class_folders):
+    manifest = read(class_folders)
+    lost = TrainingPictures(manifest, WHOLE, 0.3, Key.of(0), reader=FromMemory(manifest, lacking={4}))
+    batch = lost.batch(request([4]))
+    assert batch.unreadable == ((4, "is lost"),)
+    assert batch.labels.tolist() == [manifest.labels[4]]
+    all_lost = TrainingPictures(manifest, WHOLE, 0.3, Key.of(0), reader=FromMemory(manifest, range(16)))
+    with pytest.raises(InputError, match=r"class 'blue' .*last: memory#3: is lost"):
+        all_lost.batch(request([4]))

@@ -66,8 +66,8 @@ def read_picture(source: Source) -> Image.Image:
     """The whole picture, upright (EXIF applied), in RGB.
 
     Args:
-        source: a path; ``file.bin#index`` for a record of CIFAR's binary files; the bytes of a file; or
-            a Pillow image.
+        source: a path; ``file.bin#index`` for a record of CIFAR's binary files; the bytes of a file; a
+            Pillow image; or pixels, (height, width, 3) uint8, upright RGB.
 
     Returns:
         A Pillow image of mode RGB; how other modes become RGB: ``pictures.to_rgb``.

@@ -23,6 +23,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.decode import CROP_UNIFORMS, UnreadablePicture, eval_picture, train_picture
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.readers import Reader, originals
 from efficientnetv2.data.sampling import Request
 
 Read = TypeVar("Read")
@@ -69,12 +70,20 @@ class TrainingPictures(Dataset["Batch | Failure"]):
         area_min: smallest share of the picture's area that a random crop keeps; 1 is no crop.
         key: of the run.
         threads: that read a group together, for where no worker process reads ahead.
+        reader: of the manifest's pictures; None reads the originals.
     """
 
     def __init__(
-        self, manifest: Manifest, preprocessing: Preprocessing, area_min: float, key: Key, threads: int = 1
+        self,
+        manifest: Manifest,
+        preprocessing: Preprocessing,
+        area_min: float,
+        key: Key,
+        threads: int = 1,
+        reader: Reader | None = None,
     ) -> None:
         self.manifest, self.preprocessing = manifest, preprocessing
+        self.reader = originals(manifest) if reader is None else reader
         self.area_min, self.key, self.threads = area_min, key, threads
         self.labels = manifest.labels
 
@@ -116,7 +125,7 @@ class TrainingPictures(Dataset["Batch | Failure"]):
         for candidate in self._from(sample):
             try:
                 picture = train_picture(
-                    self.manifest.file(candidate),
+                    self.reader.source(candidate),
                     image_px=image_px,
                     framing=self.preprocessing.framing,
                     area_min=self.area_min,
@@ -130,7 +139,7 @@ class TrainingPictures(Dataset["Batch | Failure"]):
         name = self.manifest.class_names[self.labels[sample]]
         raise InputError(
             f"Every picture of class '{name}' has become unreadable during the run "
-            f"(last: {self.manifest.file(sample)}: {failures[-1][1]}). "
+            f"(last: {self.reader.name(failures[-1][0])}: {failures[-1][1]}). "
             "Is the disk or the network share still there? Then go on with --resume."
         )
 
@@ -186,12 +195,12 @@ class EvaluationBatch:
 
 class _EvaluationPictures(Dataset[EvaluationBatch]):
     def __init__(self, manifest: Manifest, preprocessing: Preprocessing, threads: int) -> None:
-        self.manifest, self.preprocessing, self.threads = manifest, preprocessing, threads
+        self.reader, self.preprocessing, self.threads = originals(manifest), preprocessing, threads
 
     def __getitem__(self, samples: Sequence[int]) -> EvaluationBatch:
         def read_one(place: int) -> npt.NDArray[np.uint8] | str:
             try:
-                return eval_picture(self.manifest.file(samples[place]), self.preprocessing)
+                return eval_picture(self.reader.source(samples[place]), self.preprocessing)
             except UnreadablePicture as error:
                 return error.reason
 

@@ -16,10 +16,11 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data import cifar
 
-# A path, the bytes of a file, a record of a CIFAR file ("data_batch_1.bin#17"), or a Pillow image.
-Source = str | Path | bytes | Image.Image
-
 Pixels = npt.NDArray[np.uint8]
+
+# A path, the bytes of a file, a record of a CIFAR file ("data_batch_1.bin#17"), a Pillow image, or decoded pixels:
+# (height, width, 3), upright RGB.
+Source = str | Path | bytes | Image.Image | Pixels
 
 _CIFAR_PX = 32
 # Formats that can be decoded at a smaller scale, and so must not be loaded before that is chosen.
@@ -134,6 +135,8 @@ def _float_levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def _open(source: Source) -> Image.Image:
     if isinstance(source, Image.Image):
         return source.copy()
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(source)
     if isinstance(source, bytes):
         content = source
     elif record := _RECORD.fullmatch(str(source)):

@@ -1,0 +1,59 @@
+"""Where the content of a picture comes from: its file, a shard, the cache.
+
+What is done with it (crop, resize, framing) is ``data.decode``'s affair and the same for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.pictures import Source
+
+
+class Reader(Protocol):
+    """Gives the pictures of one manifest, by their place in it.
+
+    It is asked from several threads at once, and travels to worker processes as a pickle: what can't travel
+    (an open file, a mapping, a connection) is opened by each process on first use.
+    """
+
+    def source(self, sample: int) -> Source:
+        """What ``decode.train_picture`` and ``decode.eval_picture`` take.
+
+        Args:
+            sample: position in the manifest.
+
+        Raises:
+            UnreadablePicture: its content can't be had; another of its class will stand in.
+        """
+        ...
+
+    def name(self, sample: int) -> str:
+        """How a message names the picture, so that it can be found."""
+        ...
+
+
+@dataclass(frozen=True)
+class Files:
+    """The originals: a file for each picture, or a record of a packed one.
+
+    Args:
+        manifest: of the pictures.
+    """
+
+    manifest: Manifest
+
+    def source(self, sample: int) -> Source:
+        """The path; decoding opens it."""
+        return self.manifest.file(sample)
+
+    def name(self, sample: int) -> str:
+        """The path."""
+        return self.manifest.file(sample)
+
+
+def originals(manifest: Manifest) -> Reader:
+    """The reader of what a manifest lists, as it is stored."""
+    return Files(manifest)
