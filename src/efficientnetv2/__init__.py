@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from efficientnetv2.base.errors import InputError as InputError
     from efficientnetv2.base.preprocessing import Preprocessing as Preprocessing
     from efficientnetv2.data.manifest import read as read
+    from efficientnetv2.data.own_loop import ProgressiveBatches as ProgressiveBatches
     from efficientnetv2.inference.predictor import Predictor as Predictor
     from efficientnetv2.models.create import create as create
     from efficientnetv2.models.fit import fit as fit
@@ -49,6 +50,7 @@ _HOME = {
     "Progressive": "progressive",
     "Ramp": "progressive",
     "Setting": "progressive",
+    "ProgressiveBatches": "data.own_loop",
     "paper": "progressive",
     "released": "progressive",
     "Preprocessing": "base.preprocessing",

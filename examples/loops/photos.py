@@ -1,0 +1,40 @@
+"""The pictures of the three examples: those that come with the repository, each at the size its setting asks for."""
+
+import csv
+from pathlib import Path
+
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+import efficientnetv2 as ev2
+
+FOLDER = Path(__file__).resolve().parents[1] / "land_cover"
+PLAN = ev2.Progressive(
+    stages=3, image_px=ev2.Ramp(32, 64), randaugment=ev2.Ramp(2, 6), dropout=ev2.Ramp(0.0, 0.2)
+)
+
+
+class Photos(Dataset):
+    """``photos[index, setting]`` is a picture of ``setting.image_px`` and its class."""
+
+    def __init__(self):
+        self.rows = list(csv.DictReader((FOLDER / "pictures.csv").open()))
+        self.classes = sorted({row["label"] for row in self.rows})
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, asked):
+        index, setting = asked
+        row = self.rows[index]
+        transform = v2.Compose(
+            [
+                v2.RandomResizedCrop(setting.image_px, scale=(0.35, 1), antialias=True),
+                v2.RandomHorizontalFlip(),
+                v2.RandAugment(2, round(setting.randaugment)),
+                v2.PILToTensor(),
+            ]
+        )
+        image = transform(Image.open(FOLDER / row["path"]).convert("RGB"))
+        return image.float() / 127.5 - 1, self.classes.index(row["label"])
