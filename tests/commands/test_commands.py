@@ -71,6 +71,7 @@ def test_a_run_leaves_what_the_design_says(trained):
         "selected_on", "wall_s", "images_per_s", "epochs", "seed", "versions",
     } <= set(report)  # fmt: skip
     assert report["evaluated_on"] == "val"
+    assert 0 < report["input_wait_share"] < 1
     assert report["top1"] == 1.0, "three plain colours can be told apart"
     manifest = pd.read_csv(trained / "run/manifest.csv")
     assert len(manifest) == 48

@@ -67,9 +67,9 @@ def _history(epochs=8):
 
 def test_json_holds_the_figures_and_the_facts(tmp_path):
     """90 of 100 right, half of them forest."""
-    told, _ = _write(
+    told, page = _write(
         tmp_path, selected_on=None, wall_s=12.5, images_per_s=100.0, epochs=3, seed=7,
-        versions={"torch": "2.15"}, others={"protocol": "hold-out"},
+        versions={"torch": "2.15"}, others={"protocol": "hold-out"}, input_wait_share=0.031,
     )  # fmt: skip
     assert told["top1"] == pytest.approx(0.9)
     assert told["majority_top1"] == 0.5
@@ -85,6 +85,8 @@ def test_json_holds_the_figures_and_the_facts(tmp_path):
         "protocol": "hold-out",
     }  # fmt: skip
     assert {key: told[key] for key in expected} == expected
+    assert told["input_wait_share"] == 0.031
+    assert "3.1% of the training time" in page.text
 
 
 def test_the_page_opens_with_how_good_on_what_against_what(tmp_path):

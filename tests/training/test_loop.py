@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +54,7 @@ def grey(request):
     return Batch(request, images, torch.from_numpy(LABELS[request.samples]), ())
 
 
-def running(progressive, steps, *, network=None, **changes):
+def running(progressive, steps, *, network=None, pictures=grey, **changes):
     """Run the loop; after every step the network, the recipe, and what ``StepDone`` says."""
     torch.manual_seed(0)
     network = network or create(SMALL, num_classes=3)
@@ -61,7 +63,7 @@ def running(progressive, steps, *, network=None, **changes):
     state = begin(network, recipe)
     done = train(
         state,
-        map(grey, requests),
+        map(pictures, requests),
         recipe=recipe,
         preprocessing=Preprocessing(image_px=32),
         length=Length(steps, steps_per_epoch=len(LABELS) / recipe.batch_images),
@@ -231,3 +233,16 @@ def test_a_state_goes_on_from_its_dict_to_the_same_bits():
         for name, tensor in one.state_dict().items():
             assert torch.equal(tensor, other.state_dict()[name]), name
     assert whole is state.network
+
+
+def test_the_time_spent_waiting_for_pictures_is_counted_apart():
+    """Each group takes 30 ms to come: a step of two waits 60 ms, whatever training takes."""
+
+    def slow(request):
+        time.sleep(0.03)
+        return grey(request)
+
+    _, _, steps = running(Progressive(image_px=32), 3, pictures=slow, group_images=4)
+    for done in steps:
+        assert 0.06 <= done.waited_s < 0.12
+        assert done.images == 8

@@ -110,7 +110,9 @@ class Outcome:
                 "Optimistic: " + " ".join(self.facts.notes or ["these pictures also chose the model."])
             )
         if self.facts.wall_s is not None and self.facts.images_per_s is not None:
-            screen.say(f"{duration(self.facts.wall_s)}, {self.facts.images_per_s:.0f} images/s.")
+            waited = self.facts.input_wait_share
+            share = "" if waited is None else f", {waited:.0%} of the training time waiting for pictures"
+            screen.say(f"{duration(self.facts.wall_s)}, {self.facts.images_per_s:.0f} images/s{share}.")
 
     def _mistakes(self, *, thumbnails: bool = True) -> list[Mistake]:
         probabilities = self.predictions.probabilities

@@ -13,6 +13,7 @@ from efficientnetv2.commands.screen import Screen, TrainingBar
 from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import pick_device, pick_workers
+from efficientnetv2.training.books import input_wait_share
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.run import Result, run
 from efficientnetv2.training.start import title
@@ -86,6 +87,7 @@ def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_jso
         linear_probe_macro_f1=probe["macro_f1"] if probe else None,
         wall_s=round(result.seconds, 2),
         images_per_s=round(result.images / result.seconds, 2),
+        input_wait_share=input_wait_share(result.history),
         skipped=job.folder.skipped_count,
         others={"run": str(job.folder.path), "model_file": str(job.folder.model_file)},
     )

@@ -50,6 +50,7 @@ class Facts:
         train_pictures: that it was trained on.
         wall_s: of the training, in seconds.
         images_per_s: of the training, on average.
+        input_wait_share: of the training time, the share spent waiting for pictures.
         linear_probe: top-1 of a linear classifier on the features of the given weights, untrained.
         linear_probe_macro_f1: its macro-F1.
         skipped: how many pictures could not be read.
@@ -70,6 +71,7 @@ class Facts:
     train_pictures: int | None = None
     wall_s: float | None = None
     images_per_s: float | None = None
+    input_wait_share: float | None = None
     linear_probe: float | None = None
     linear_probe_macro_f1: float | None = None
     skipped: int = 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -33,6 +33,19 @@ class Watch(Protocol):
         """Called now and then while training."""
 
 
+def input_wait_share(history: Sequence[Mapping[str, Any]]) -> float | None:
+    """The share of the training time in which the loop waited for pictures; None before the first row.
+
+    Validation and saving count neither as training nor as waiting.
+
+    Args:
+        history: rows of ``metrics.jsonl``.
+    """
+    rows = [row for row in history if row["kind"] == "train"]
+    seconds = sum(row["train_s"] for row in rows)
+    return sum(row["waited_s"] for row in rows) / seconds if seconds else None
+
+
 class Books:
     """Keeps the books of a run.
 
@@ -48,6 +61,7 @@ class Books:
         self._begun = time.perf_counter() - seconds_before
         self._row_begun = self._saved = time.perf_counter()
         self._row_images = self._lost = 0
+        self._row_waited_s = 0.0
 
     @property
     def seconds(self) -> float:
@@ -63,6 +77,7 @@ class Books:
         """
         self._note_unreadable(done)
         self._row_images += done.images
+        self._row_waited_s += done.waited_s
         step, steps, recipe = self.state.step, self.job.length.steps, self.job.recipe
         stage_ends = step == steps or (
             not recipe.progressive.continuous and recipe.progressive.at(step, steps=steps) != done.setting
@@ -121,8 +136,9 @@ class Books:
     def _row(self, done: StepDone) -> None:
         self._refuse_divergence(done)
         now = time.perf_counter()
-        images_per_s = self._row_images / max(1e-9, now - self._row_begun)
-        self._row_begun, self._row_images = now, 0
+        train_s, waited_s = max(1e-9, now - self._row_begun), self._row_waited_s
+        images_per_s = self._row_images / train_s
+        self._row_begun, self._row_images, self._row_waited_s = now, 0, 0.0
         settings = {name: value for name, value in done.setting.to_json().items() if name != "others"}
         self.job.folder.record(
             {
@@ -133,6 +149,8 @@ class Books:
                 "lr": done.lr,
                 **settings,
                 "images_per_s": round(images_per_s, 2),
+                "train_s": round(train_s, 4),
+                "waited_s": round(waited_s, 4),
                 "seconds": round(self.seconds, 2),
                 "memory_mb": round(psutil.Process().memory_info().rss / 2**20, 1),
             }

@@ -7,6 +7,8 @@ whoever drives it (``training.run``) does the rest.
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -36,6 +38,8 @@ class StepDone:
         lr: peak group's learning rate.
         images: pictures in this step on this process.
         unreadable: sample and reason of each picture that could not be read.
+        waited_s: for the step's pictures: how long the loop had nothing to do. Where no worker reads ahead, that is
+            the reading itself.
     """
 
     step: int
@@ -44,6 +48,7 @@ class StepDone:
     lr: float
     images: int
     unreadable: tuple[tuple[int, str], ...]
+    waited_s: float
 
 
 def train(
@@ -75,33 +80,41 @@ def train(
     statistics = optim.GroupedStatistics(state.network, groups=groups, momentum=momentum)
     state.network.train()
     setting: Setting | None = None
-    loss, images = torch.zeros((), device=device), 0
-    unreadable: list[tuple[int, str]] = []
-    for batch in batches:
-        request = batch.request
+    for step, waited_s in _by_step(batches, groups):
+        request = step[0].request
         if request.setting != setting:
             setting = request.setting
             apply_setting(state.network, dropout=setting.dropout, drop_path=setting.drop_path)
-        if request.group == 0:
-            loss, images, unreadable = torch.zeros((), device=device), 0, []
-            statistics.begin_step()
-        loss += train_group(
-            state.network,
-            batch,
-            plan=recipe.augment,
-            preprocessing=preprocessing,
-            num_classes=num_classes,
-            key=key,
-            device=device,
-            groups=groups,
-        )
-        statistics.after_group()
-        images += len(batch.labels)
-        unreadable += batch.unreadable
-        if request.group == groups - 1:
-            statistics.end_step()
-            lr = _update(state, recipe, length)
-            yield StepDone(request.step, setting, loss, lr, images, tuple(unreadable))
+        loss = torch.zeros((), device=device)
+        statistics.begin_step()
+        for batch in step:
+            loss += train_group(
+                state.network,
+                batch,
+                plan=recipe.augment,
+                preprocessing=preprocessing,
+                num_classes=num_classes,
+                key=key,
+                device=device,
+                groups=groups,
+            )
+            statistics.after_group()
+        statistics.end_step()
+        lr = _update(state, recipe, length)
+        images = sum(len(batch.labels) for batch in step)
+        unreadable = tuple(failure for batch in step for failure in batch.unreadable)
+        yield StepDone(request.step, setting, loss, lr, images, unreadable, waited_s)
+
+
+def _by_step(batches: Iterable[Batch], groups: int) -> Iterator[tuple[list[Batch], float]]:
+    """The groups of each step together, and the seconds that were spent waiting for them."""
+    coming = iter(batches)
+    while True:
+        began = time.perf_counter()
+        step = list(itertools.islice(coming, groups))
+        if not step:
+            return
+        yield step, time.perf_counter() - began
 
 
 def train_group(
