@@ -70,6 +70,7 @@ def test_each_switch_changes_the_pictures():
     images, labels = group()
     plain = run(images, labels, Setting(32), plan=AugmentPlan(flip="none"))[0]
     plans = [AugmentPlan(), AugmentPlan(flip="symmetries"), AugmentPlan(flip="none", colour=0.4)]
+    plans.append(AugmentPlan(flip="none", autoaugment=True))
     settings = [
         Setting(32, randaugment=9),
         Setting(32, cutout=0.5),

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from efficientnetv2.augment.autoaugment import autoaugment
 from efficientnetv2.augment.colour import jitter
 from efficientnetv2.augment.erase import Fill, cutout
 from efficientnetv2.augment.geometry import horizontal_flip, symmetries
@@ -35,6 +36,7 @@ class AugmentPlan:
             symmetries of the square (for pictures without an upright).
         randaugment_preset: ``released`` is the authors' formulas, ``monotone`` ours.
         randaugment_layers: operations per picture.
+        autoaugment: AutoAugment's released policy over the whole run, where no RandAugment is scheduled.
         colour: strength of a jitter of brightness, contrast and saturation, 0 to 1; 0 is off.
         cutout_fill: what the hole is filled with.
     """
@@ -42,6 +44,7 @@ class AugmentPlan:
     flip: Flip = "horizontal"
     randaugment_preset: RandAugmentPreset = "released"
     randaugment_layers: int = 2
+    autoaugment: bool = False
     colour: float = 0.0
     cutout_fill: Fill = "noise"
 
@@ -66,10 +69,10 @@ def augment(
     preprocessing: Preprocessing,
     num_classes: int,
 ) -> tuple[Tensor, Tensor]:
-    """One group of pictures, augmented: flip, colours, RandAugment, hole, normalise, mix.
+    """One group of pictures, augmented: flip, colours, RandAugment or AutoAugment, hole, normalise, mix.
 
     Args:
-        images: (N, C, H, W) uint8; RandAugment and colour need C = 3.
+        images: (N, C, H, W) uint8; RandAugment, AutoAugment and colour need C = 3.
         labels: (N,) int64, 0 to num_classes - 1.
         setting: how strong, at this step.
         key: of the run's augmentation: the same at every step.
@@ -84,7 +87,7 @@ def augment(
         sum to 1.
 
     Raises:
-        InputError: a number of channels that the mean or RandAugment does not fit.
+        InputError: a number of channels that the mean, RandAugment or AutoAugment does not fit.
     """
     pictures = channels_last(_augment_each(images, setting, key, as_ids(ids), plan))
     soft = soft_labels(labels, num_classes, setting.label_smoothing)
@@ -115,6 +118,8 @@ def _augment_each(
         images = symmetries(images, key.fold("flip"), ids)
     if plan.colour:
         images = jitter(images, key.fold("colour"), ids, strength=plan.colour)
+    if plan.autoaugment:
+        images = autoaugment(images, key=key.fold("autoaugment"), ids=ids)
     if setting.randaugment is not None:
         images = randaugment(
             images,

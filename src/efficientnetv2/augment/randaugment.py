@@ -194,11 +194,7 @@ def randaugment(
     Raises:
         InputError: not 3 channels, or a level below 0 or not finite.
     """
-    if images.shape[1] != 3:
-        raise InputError(
-            f"RandAugment works on red, green and blue, but these pictures have {images.shape[1]} channels. "
-            "Switch it off (--set progressive.randaugment=null)."
-        )
+    check_channels(images, "RandAugment", "progressive.randaugment=null")
     level = np.asarray(magnitude.cpu() if isinstance(magnitude, Tensor) else magnitude, dtype=np.float64)
     if not (np.isfinite(level).all() and (level >= 0).all()):
         raise InputError(f"RandAugment's magnitude is {magnitude}, but is 0 or more (10 is the full range).")
@@ -207,6 +203,19 @@ def randaugment(
     for layer in range(layers):
         images = _one_layer(images, m, draws[:, layer], preset)
     return images
+
+
+def check_channels(images: Tensor, what: str, off: str) -> None:
+    """Refuse pictures without red, green and blue.
+
+    Raises:
+        InputError: (N, C, H, W) with another C than 3; the message says how to switch ``what`` off.
+    """
+    if images.shape[1] != 3:
+        raise InputError(
+            f"{what} works on red, green and blue, but these pictures have {images.shape[1]} channels. "
+            f"Switch it off (--set {off})."
+        )
 
 
 def _one_layer(images: Tensor, m: Floats, draws: Floats, preset: RandAugmentPreset) -> Tensor:
@@ -218,7 +227,29 @@ def _one_layer(images: Tensor, m: Floats, draws: Floats, preset: RandAugmentPres
         rows = which == index
         formula: Formula = getattr(OPERATIONS[index], preset)
         strength[rows] = formula(m[rows], sign[rows], px)
-    arguments = on_device(np.column_stack([strength, draws[:, 2], draws[:, 3]]), images)
+    return operate(images, which, strength, draws[:, 2:4], preset)
+
+
+def operate(
+    images: Tensor,
+    which: npt.NDArray[np.int64],
+    strength: Floats,
+    places: Floats,
+    preset: RandAugmentPreset,
+) -> Tensor:
+    """One operation for every picture.
+
+    Args:
+        images: (N, 3, H, W) uint8; unchanged.
+        which: (N,) positions in ``OPERATIONS``; negative leaves the picture as it is.
+        strength: (N,) what the operation's formula gave.
+        places: (N, 2) in [0, 1): row and column of a hole.
+        preset: whose operation it is, where the two differ.
+
+    Returns:
+        (N, 3, H, W) uint8.
+    """
+    arguments = on_device(np.column_stack([strength, places]), images)
 
     def apply(group: int, rows: Tensor, part: Tensor) -> Tensor:
         operation = OPERATIONS[group]

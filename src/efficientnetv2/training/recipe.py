@@ -148,6 +148,11 @@ class Recipe(_Part):
                 f"group_images is {self.group_images}, which does not divide batch_images "
                 f"({self.batch_images}); the next smaller that does is {fits}"
             )
+        if self.augment.autoaugment and self.progressive.randaugment is not None:
+            raise ValueError(
+                "augment.autoaugment and progressive.randaugment are both on, but each replaces the other: set "
+                "augment.autoaugment to false or progressive.randaugment to null"
+            )
         if self.progressive.others:
             raise ValueError(
                 f"progressive.others names {sorted(self.progressive.others)}, which this loop does not "
