@@ -1,23 +1,42 @@
-"""A package of an extra is imported, or missed by the name of the extra."""
+"""A package of an extra is imported, or missed with a command that brings it wherever this package is from."""
 
 import math
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+from efficientnetv2.base import extras
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.extras import needed
+from efficientnetv2.base.extras import needed, packages_of
 
 
 def test_what_is_there_is_imported():
     assert needed("math", "keras", "Writing") is math
 
 
-def test_what_is_missing_is_named_with_its_extra():
-    with pytest.raises(
-        InputError, match=r"Writing for Keras needs .*'no_such_package'.*efficientnetv2\[keras\]"
-    ):
+def test_what_is_missing_is_named_with_what_pip_can_install():
+    """Every word of the command is one that an index knows: the package's own name is not among them."""
+    with pytest.raises(InputError, match=r"Writing for Keras needs .*'no_such_package'") as error:
         needed("no_such_package.part", "keras", "Writing for Keras")
+    command = str(error.value).partition("Install it with: pip install ")[2]
+    words = [Requirement(word) for word in command.strip('"').split('" "')]
+    stated = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert words == [Requirement(line) for line in sorted(stated["optional-dependencies"]["keras"])]
+
+
+def test_an_extra_brings_its_own_packages_alone():
+    assert [word.partition("<")[0] for word in packages_of("timm")] == ["timm"]
+    assert packages_of("no such extra") == []
+
+
+def test_what_is_not_made_for_this_machine_is_said_to_be_missing(monkeypatch):
+    lines = ["torch>=2", "thing>=1; extra == 'rare' and python_version < '3'", "colorama; os_name != 'none'"]
+    monkeypatch.setattr(extras, "requires", lambda _: lines)
+    with pytest.raises(InputError, match=r"There is none for Python 3\.\d+\.\d+ on \w+\.$"):
+        needed("no_such_package", "rare", "Reading")
 
 
 def test_a_package_that_is_there_but_broken_is_not_called_missing(tmp_path, monkeypatch):

@@ -1,9 +1,13 @@
 """A network from its name, with the released regularization unless told otherwise."""
 
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from efficientnetv2.arch.published import architecture
@@ -13,6 +17,7 @@ from efficientnetv2.base.preprocessing import IMAGENET_MEAN, SYMMETRIC_MEAN, SYM
 from efficientnetv2.models import hub, modelfile
 from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.models.create import create
+from efficientnetv2.models.fit import fit
 from efficientnetv2.models.network import EfficientNet
 
 
@@ -94,6 +99,58 @@ def test_from_a_model_file(tmp_path, how):
     assert torch.equal(other.head.conv.weight, given.head.conv.weight)
     with pytest.raises(InputError, match="does not exist"):
         create("runs/none/model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "file", ["m.pth", "m.keras", "m.weights.h5", "m.safetensors", "folder", "checkpoint"]
+)
+def test_weights_of_others_are_led_to_convert(tmp_path, monkeypatch, file):
+    """Whatever they lie in, the message has the command for just that file."""
+    monkeypatch.chdir(tmp_path)
+    tensors = {"conv_stem.weight": torch.zeros(2)}
+    if file == "m.pth":
+        torch.save(tensors, file)
+    elif file == "m.keras":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("model.weights.h5", b"")
+    elif file == "m.weights.h5":
+        Path(file).write_bytes(b"\x89HDF\r\n\x1a\n")
+    elif file == "m.safetensors":
+        save_file(tensors, file)
+    elif file == "folder":
+        Path(file).mkdir()
+        Path(file, "config.json").write_text("{}")
+        save_file(tensors, Path(file, "model.safetensors"))
+    else:
+        Path("checkpoint.index").write_bytes(b"")
+    with pytest.raises(InputError, match=f"effnetv2 convert {file} OUT.safetensors") as error:
+        create(Path(file))
+    assert f"--weights {file}" in str(error.value)
+    assert ("Keras file" in str(error.value)) == (file in ("m.keras", "m.weights.h5"))
+    if "." in file:
+        with pytest.raises(InputError, match="effnetv2 convert"):
+            create(file)
+    if file == "folder":
+        with pytest.raises(InputError, match="effnetv2 convert folder OUT"):  # config.json goes along
+            create("folder/model.safetensors")
+
+
+@pytest.mark.parametrize("model", ["efficientnetv2_b0", "torchvision:resnet18", OWN])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"num_classes": "five"}, {"num_classes": 2.0}, {"num_classes": True}, {"num_classes": -1}, {"in_channels": "3"},
+     {"in_channels": 0}],
+)  # fmt: skip
+def test_numbers_that_are_none(model, wrong):
+    [(name, value)] = wrong.items()
+    with pytest.raises(InputError, match=f"{name} is {value!r}"):
+        create(model, **wrong)
+    with pytest.raises(InputError, match=f"{name} is {value!r}"):
+        fit(create(OWN, num_classes=2), **wrong)
+
+
+def test_a_number_of_numpy_is_one():
+    assert create(OWN, num_classes=np.int64(2), in_channels=np.int32(1)).num_classes == 2
 
 
 def test_a_name_with_a_tag_is_fetched_and_fitted(monkeypatch):

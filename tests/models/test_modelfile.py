@@ -65,6 +65,16 @@ def _rewrite(path, change_json=None, change_tensors=None):
     save_file(tensors, path, metadata | {"efficientnetv2": json.dumps(plain)})
 
 
+def test_exchanged_arguments_are_told(tmp_path):
+    with pytest.raises(
+        InputError, match=r"save takes the path first, .* were EfficientNet and \w+\. Exchange them"
+    ):
+        modelfile.save(_network(), tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match=r"was given str and Linear\. .*efficientnetv2\.create\(module\)"):
+        modelfile.save(str(tmp_path / "m.safetensors"), nn.Linear(2, 2))
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_comes_back_is_what_was_saved(tmp_path):
     network = _network()
     loaded = modelfile.load(_save(tmp_path / "m.safetensors", network))

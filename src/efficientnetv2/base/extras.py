@@ -1,9 +1,13 @@
-"""Packages that only some uses need: imported when needed, and missed by the name of their extra."""
+"""Packages that only some uses need: imported when needed, and missed with the command that brings them."""
 
 from __future__ import annotations
 
 import importlib
+import platform
+from importlib.metadata import requires
 from types import ModuleType
+
+from packaging.requirements import Requirement
 
 from efficientnetv2.base.errors import InputError
 
@@ -26,6 +30,30 @@ def needed(module: str, extra: str, why: str) -> ModuleType:
         if error.name != module.partition(".")[0]:
             raise
         raise InputError(
-            f"{why} needs the package '{error.name}', which is not installed. "
-            f"Install it with: pip install 'efficientnetv2[{extra}]'"
+            f"{why} needs the package '{error.name}', which is not installed. {_how_to_get(extra)}"
         ) from error
+
+
+def _how_to_get(extra: str) -> str:
+    packages = packages_of(extra)
+    if not packages:
+        return f"There is none for Python {platform.python_version()} on {platform.system()}."
+    # Double quotes are quotes in every shell, Windows' too.
+    return "Install it with: pip install " + " ".join(f'"{package}"' for package in packages)
+
+
+def packages_of(extra: str) -> list[str]:
+    """What pip is to install for an extra on this machine, by the names and versions that this package states.
+
+    Named one by one they can be had wherever this package is from; ``efficientnetv2[EXTRA]`` would ask the index
+    for a package that may have come from a clone.
+
+    Args:
+        extra: of this package.
+    """
+    found = [Requirement(line) for line in requires("efficientnetv2") or []]
+    return sorted(
+        f"{one.name}{one.specifier}"
+        for one in found
+        if one.marker and one.marker.evaluate({"extra": extra}) and not one.marker.evaluate({"extra": ""})
+    )

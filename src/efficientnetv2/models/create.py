@@ -12,14 +12,17 @@ from efficientnetv2.arch.published import NAMES, published
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.models import foreign, modelfile
 from efficientnetv2.models.backbone import Backbone
+from efficientnetv2.models.elsewhere import unknown
 from efficientnetv2.models.fit import fit
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.interop.tensors import shape_name
-from efficientnetv2.models.network import EfficientNet, Network
+from efficientnetv2.models.network import EfficientNet, Network, check_numbers
 from efficientnetv2.models.regularize import apply_setting
 
 DROP_PATH = 0.2  # 1 - 0.8, the survival probability of every released network (arXiv:2104.00298, section 4.1)
 DROPOUT = 0.2  # for an architecture that was not published: that of the smallest released ones
+# Of files of weights: ours, and those that ``effnetv2 convert`` makes ours of.
+_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".h5", ".keras", ".ckpt")
 _CLASSES = 1000  # of a network with fresh weights: ImageNet's
 
 Model = str | Path | Architecture | nn.Module
@@ -71,7 +74,7 @@ def create(
 
             - a name of ``arch.published.NAMES``, or an architecture of your own: fresh weights;
             - a name with a tag ("efficientnetv2_s.in1k"): pretrained weights, see ``models.hub``;
-            - a model file or a run folder: a ``Path``, or a text that ends in .safetensors or has a slash;
+            - a model file or a run folder: a ``Path``, or a text that ends like a file of weights or has a slash;
             - "timm:NAME" or "torchvision:NAME", also with a tag: see ``models.foreign``;
             - a module of your own with an ``nn.Conv2d`` and an ``nn.Linear``: it is wrapped.
         num_classes: of the classifier; 0 leaves it out. None is as the weights have it, else 1000.
@@ -83,8 +86,10 @@ def create(
         features_only: give a ``Backbone`` instead, which answers with a list of maps.
 
     Raises:
-        InputError: no such network (names the nearest), weights that can't be had, or a value outside its range.
+        InputError: no such network (names the nearest), weights that can't be had, weights of others (says how to
+            make a model file of them), or a value outside its range.
     """
+    check_numbers(num_classes, in_channels)
     if isinstance(model, nn.Module):
         network = model if isinstance(model, Network) else Foreign(model)
         foreign.regularize(network, dropout, drop_path)
@@ -106,6 +111,8 @@ def _ours(model: str | Path | Architecture, num_classes: int | None, in_channels
         from efficientnetv2.models import hub  # brings a client of the network along
 
         return hub.load(model)
+    if isinstance(model, str) and model not in NAMES:
+        raise unknown(model)
     facts = published(model) if isinstance(model, str) else None
     network = EfficientNet(
         model if isinstance(model, Architecture) else published(model).architecture,
@@ -118,7 +125,7 @@ def _ours(model: str | Path | Architecture, num_classes: int | None, in_channels
 
 
 def _is_path(model: str) -> bool:
-    return model.endswith(".safetensors") or "/" in model or os.sep in model
+    return model.endswith(_ENDINGS) or "/" in model or os.sep in model
 
 
 def _regularize(network: Network, dropout: float | None, drop_path: float | None) -> None:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from efficientnetv2.arch.spec import Pooling
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.foreign import Foreign
-from efficientnetv2.models.network import EfficientNet, Network
+from efficientnetv2.models.network import EfficientNet, Network, check_numbers
 
 N = TypeVar("N", bound=Network)
 
@@ -45,6 +45,7 @@ def fit(
         InputError: a number outside its range, a first convolution in groups, pooling of a wrapped network, or a
             wrapped network with several classifiers.
     """
+    check_numbers(num_classes, in_channels)
     if pooling is not None and pooling != _pooling(network):
         if not isinstance(network, EfficientNet):
             raise InputError(f"pooling is {pooling}, but a network of others pools as it does. Leave it out.")
@@ -54,12 +55,8 @@ def fit(
         _put_head(network, 0)
         num_classes = classes
     if num_classes is not None and num_classes != network.num_classes:
-        if num_classes < 0:
-            raise InputError(f"num_classes is {num_classes}, but is at least 0 (0 leaves out the classifier)")
         _put_head(network, num_classes)
     if in_channels is not None and in_channels != network.in_channels:
-        if in_channels < 1:
-            raise InputError(f"in_channels is {in_channels}, but a picture has at least 1")
         _widen(network, in_channels)
     return network
 

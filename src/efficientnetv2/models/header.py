@@ -18,6 +18,8 @@ from efficientnetv2.base.preprocessing import Preprocessing
 
 FORMAT_VERSION = 2  # raised when an older package could no longer read what we write
 
+UPGRADE = "Upgrade efficientnetv2 from where you had it (in a clone: git pull, then pip install .)."
+
 _KEY = "efficientnetv2"  # of our JSON among the safetensors metadata
 
 
@@ -94,6 +96,14 @@ def _not_json(value: Any, where: str) -> str | None:
     return next((fault for fault in faults if fault), None)
 
 
+def of_others(path: Path) -> str:
+    """What to do with weights that are not in a model file, as the end of a message."""
+    return (
+        "If it holds weights of timm, torchvision, Keras or the authors, this makes a model file of it, and says what "
+        f"had to be assumed: effnetv2 convert {path} OUT.safetensors. To train from it: --weights {path}"
+    )
+
+
 def is_ours(metadata: Mapping[str, str]) -> bool:
     """Whether a safetensors file with such metadata is a model file."""
     return _KEY in metadata
@@ -113,9 +123,10 @@ def read(path: Path, metadata: Mapping[str, str]) -> tuple[Header, int]:
         InputError: it is none of ours, newer than this package, or damaged.
     """
     if not is_ours(metadata):
+        whole = path.parent if (path.parent / "config.json").is_file() else path
         raise InputError(
             f"{path} is a safetensors file, but not a model file of efficientnetv2: its metadata has no "
-            f"'{_KEY}'. To start training from foreign weights, pass it to --weights."
+            f"'{_KEY}'. {of_others(whole)}"
         )
     try:
         plain = json.loads(metadata[_KEY])
@@ -127,8 +138,7 @@ def read(path: Path, metadata: Mapping[str, str]) -> tuple[Header, int]:
     if written > FORMAT_VERSION:
         raise InputError(
             f"{path} has format {written}, written by efficientnetv2 {plain.get('package_version')}; "
-            f"this is {version('efficientnetv2')}, which reads up to {FORMAT_VERSION}. "
-            "Upgrade: pip install --upgrade efficientnetv2"
+            f"this is {version('efficientnetv2')}, which reads up to {FORMAT_VERSION}. {UPGRADE}"
         )
     if written < 1:
         raise InputError(f"{path}: the metadata '{_KEY}' is damaged (there was never a format {written}).")

@@ -5,6 +5,7 @@ Weights are plain tensors; all else is JSON in the file's metadata (``header``).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import foreign, header, tensorfile
 from efficientnetv2.models.fit import fit
 from efficientnetv2.models.foreign import Foreign
-from efficientnetv2.models.header import FORMAT_VERSION, Header, reason
+from efficientnetv2.models.header import FORMAT_VERSION, UPGRADE, Header, of_others, reason
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.tensorfile import UNKNOWN_SHA256, TensorFile
 
@@ -51,8 +52,9 @@ def save(
 
     Raises:
         InputError: a weight is NaN or infinite, the names or channels do not fit the network, recipe or metrics are
-            no JSON, or the file can't be written.
+            no JSON, path and network are no such things, or the file can't be written.
     """
+    _check_kinds(path, network)
     tensors = _apart(_module(network).state_dict())
     _check_finite(tensors, f"{path} was not written")
     try:
@@ -115,7 +117,23 @@ def load(
     return result.eval()
 
 
+def _check_kinds(path: object, network: object) -> None:
+    if isinstance(path, str | os.PathLike) and isinstance(network, Network):
+        return
+    given = f"{type(path).__name__} and {type(network).__name__}"
+    if isinstance(path, nn.Module) and isinstance(network, str | os.PathLike):
+        raise InputError(f"save takes the path first, then the network; given were {given}. Exchange them.")
+    raise InputError(
+        f"save takes a path and a network, but was given {given}. A module of your own becomes a network by "
+        "efficientnetv2.create(module)."
+    )
+
+
 def _file(path: Path) -> Path:
+    if path.is_dir() and ((path / "config.json").is_file() or (path / "checkpoint").is_file()):
+        raise InputError(f"{path} is a folder of weights, but not a run folder of ours. {of_others(path)}")
+    if path.with_name(f"{path.name}.index").is_file() and not path.exists():
+        raise InputError(f"{path} is a TensorFlow checkpoint, not a model file. {of_others(path)}")
     if path.is_dir():
         if not (path / NAME).is_file():
             raise InputError(
@@ -174,8 +192,7 @@ def _empty_network(path: Path, words: Header, file: TensorFile, given: nn.Module
     if words.foreign is not None:
         if not foreign.is_foreign(words.foreign):
             raise InputError(
-                f"{path}: its network is '{words.foreign}', of a library that is not known here. Upgrade: "
-                "pip install --upgrade efficientnetv2"
+                f"{path}: its network is '{words.foreign}', of a library that is not known here. {UPGRADE}"
             )
         return _empty_foreign(words.foreign, words, file)
     if given is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from numbers import Integral
 from typing import Any, Self
 
 import torch
@@ -16,6 +17,25 @@ from efficientnetv2.models.regularize import apply_setting
 
 # ImageNet's usual size, for networks of which nobody says another.
 _DEFAULT_PX = 224
+
+
+def check_numbers(num_classes: object, in_channels: object) -> None:
+    """Refuse classes and channels that no network has. None, where a caller allows it, is passed over.
+
+    Args:
+        num_classes: 0 or more.
+        in_channels: 1 or more.
+
+    Raises:
+        InputError: one of them is less, or no whole number.
+    """
+    for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise InputError(f"{name} is {value!r} (a {type(value).__name__}), but is a whole number")
+    if isinstance(num_classes, Integral) and num_classes < 0:
+        raise InputError(f"num_classes is {num_classes}, but is at least 0 (0 leaves out the classifier)")
+    if isinstance(in_channels, Integral) and in_channels < 1:
+        raise InputError(f"in_channels is {in_channels}, but a picture has at least 1")
 
 
 class Network(nn.Module):
@@ -36,15 +56,12 @@ class Network(nn.Module):
         metrics: what it reached, as plain JSON.
 
     Raises:
-        InputError: a negative number of classes, or no channel.
+        InputError: see ``check_numbers``.
     """
 
     def __init__(self, *, num_classes: int, in_channels: int, embed_dim: int) -> None:
         super().__init__()
-        if num_classes < 0:
-            raise InputError(f"num_classes is {num_classes}, but is at least 0 (0 leaves out the classifier)")
-        if in_channels < 1:
-            raise InputError(f"in_channels is {in_channels}, but a picture has at least 1")
+        check_numbers(num_classes, in_channels)
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.embed_dim = embed_dim

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.files import write_atomically
+from efficientnetv2.models import header
+from efficientnetv2.models.interop import keras_files
 
 # Of the 20 number formats of safetensors, those that weights and counters of networks come in.
 _KINDS = {
@@ -183,10 +185,12 @@ def sha256_by_name(tensors: Mapping[str, Tensor]) -> str:
 def _why_unreadable(path: Path, error: Exception) -> str:
     with open(path, "rb") as file:
         start = file.read(8)
-    if start[:2] in (b"PK", b"\x80\x02"):
+    if keras_files.opens(path):
+        return f"it is a Keras file. {header.of_others(path)}"
+    if start[:2] == b"PK" or start[:1] == b"\x80":
         return (
-            "it is a PyTorch pickle, which could run any code when opened. Make a model file of it without "
-            f"running any: effnetv2 convert {path} OUT.safetensors"
+            "it is a PyTorch pickle, which could run any code when opened; convert runs none. "
+            + header.of_others(path)
         )
     cut = not start or "incomplete" in str(error) or "invalid header length" in str(error)
     if cut:

@@ -15,6 +15,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.models import hub, modelfile, pretrained
 from efficientnetv2.models.blocks import calm
 from efficientnetv2.models.create import create
+from efficientnetv2.models.elsewhere import unknown
 from efficientnetv2.models.fit import fit, freeze
 from efficientnetv2.models.foreign import Foreign, is_foreign
 from efficientnetv2.models.interop import convert
@@ -121,7 +122,7 @@ def refuse_weights_as_model(model: str | Architecture) -> None:
             f"--model {model}: that names weights, and the network comes with them. Say --weights {model}."
         )
     if not is_foreign(model):
-        architecture(model)  # says which there are
+        raise unknown(model)
 
 
 def default_model(device: torch.device) -> str:

@@ -244,7 +244,7 @@ class TestSmall:
 def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
     prefix = save(tmp_path, {"stem/conv2d/kernel": np.ones((3, 3, 3, 8), "f4")})
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(InputError, match=r"pip install 'efficientnetv2\[tensorflow\]'"):
+    with pytest.raises(InputError, match=r'pip install "tensorflow'):
         interop.read(prefix)
 
 

@@ -1,0 +1,57 @@
+"""A word that names no network of ours is answered with the word that would."""
+
+import importlib.util
+
+import pytest
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models import elsewhere
+from efficientnetv2.models.create import create
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("tf_efficientnetv2_s", "efficientnetv2_s"),
+        ("tf_efficientnetv2_s.in21k_ft_in1k", "efficientnetv2_s.in21k_ft_in1k"),
+        ("tf_efficientnetv2_s.in1kk", "efficientnetv2_s"),
+        ("efficientnet_v2_m", "efficientnetv2_m"),
+        ("EfficientNetV2B3", "efficientnetv2_b3"),
+        ("efficientnetb4", "efficientnet_b4"),
+    ],
+)
+def test_ours_by_the_names_of_others(word, meant):
+    with pytest.raises(InputError, match=f"no network '{word}'; did you mean '{meant}'"):
+        create(word)
+
+
+@pytest.mark.parametrize(
+    ("word", "there"),
+    [
+        ("resnet18", ["timm:resnet18", "torchvision:resnet18"]),
+        ("squeezenet1_0", ["torchvision:squeezenet1_0"]),
+        ("resnet18.a1_in1k", ["timm:resnet18.a1_in1k"]),
+        ("resnet18.IMAGENET1K_V1", ["torchvision:resnet18.IMAGENET1K_V1"]),
+        ("resnet18.no_such_tag", ["timm:resnet18", "torchvision:resnet18"]),
+        ("efficientnetv2_rw_s", ["timm:efficientnetv2_rw_s"]),
+    ],
+)
+def test_networks_that_others_have(word, there):
+    pytest.importorskip("timm")
+    with pytest.raises(InputError) as error:
+        create(word)
+    assert f"others have it: {' or '.join(map(repr, there))}. " in str(error.value)
+
+
+def test_without_timm_torchvision_is_named(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(elsewhere, "find_spec", lambda name: None if name == "timm" else real(name))
+    with pytest.raises(InputError, match=r"others have it: 'torchvision:resnet18'\. "):
+        create("resnet18")
+
+
+def test_a_word_that_nobody_has():
+    with pytest.raises(InputError, match=r"no network 'banana'\. Known: .*timm:NAME"):
+        create("banana")
+    with pytest.raises(InputError, match=r"no network 'efficientnetv2_x'; did you mean 'efficientnetv2_xl'"):
+        create("efficientnetv2_x")
