@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.data import cifar
+from efficientnetv2.data import cifar, jpeg
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -45,9 +47,28 @@ class UnreadablePicture(Exception):  # noqa: N818 - it names what it is about, a
         return f"{self.name}: {self.reason}"
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A picture as it is stored: its header read, its pixels perhaps not yet.
+
+    Args:
+        width: in pixels, before it is turned upright.
+        height: likewise.
+        orientation: EXIF's, 1 (upright) to 8.
+        scales: what its sides can be divided by in decoding; 1 among them.
+        pixels: from one of ``scales`` to (height, width, 3) uint8 in RGB, each side divided and rounded up.
+    """
+
+    width: int
+    height: int
+    orientation: int
+    scales: tuple[int, ...]
+    pixels: Callable[[int], Pixels]
+
+
 @contextmanager
-def opened(source: Source) -> Iterator[Image.Image]:
-    """The picture, its header read and its pixels not yet; Pillow's warnings are kept inside.
+def stored(source: Source) -> Iterator[Stored]:
+    """The picture with its header read, its pixels not yet.
 
     Everything that fails within the block, decoding included, comes out as ``UnreadablePicture``.
 
@@ -58,22 +79,56 @@ def opened(source: Source) -> Iterator[Image.Image]:
         UnreadablePicture: no such file, not a picture, damaged, smaller than 2 px, or so large that it
             may be an attack (Pillow's limit, 179 million pixels).
     """
-    # Pillow's warnings are about the picture, and what is wrong enough becomes an error here anyway.
+    try:
+        content = _content(source)
+        if isinstance(content, np.ndarray):
+            yield _checked(Stored(content.shape[1], content.shape[0], 1, (1,), lambda _scale: content))
+        elif isinstance(content, bytes) and (found := jpeg.header(content)) is not None:
+            yield _checked(Stored(*found, jpeg.scales(found), partial(_jpeg_pixels, content, found)))
+        else:
+            with _quietly():
+                image = (
+                    content.copy() if isinstance(content, Image.Image) else Image.open(io.BytesIO(content))
+                )
+                orientation, scalable = _orientation_of(image), image.format in _SCALABLE
+                scales = jpeg.SCALES if scalable else (1,)
+                yield _checked(Stored(*image.size, orientation, scales, partial(_pillow_pixels, image)))
+    except UnreadablePicture as error:
+        raise UnreadablePicture(_name(source), error.reason) from error
+    except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
+        raise UnreadablePicture(_name(source), _reason(error)) from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Pillow's warnings are about the picture, and what is wrong enough becomes an error here anyway."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            image = _open(source)
-            if min(image.size) < 2:
-                size = f"{image.width} x {image.height} px"
-                raise UnreadablePicture(_name(source), f"is {size}; at least 2 x 2 are needed")
-            yield image
-        except UnreadablePicture:
-            raise
-        except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-            raise UnreadablePicture(_name(source), _reason(error)) from error
+        yield
 
 
-def orientation_of(image: Image.Image) -> int:
+def _checked(picture: Stored) -> Stored:
+    if min(picture.width, picture.height) < 2:
+        size = f"{picture.width} x {picture.height} px"
+        raise UnreadablePicture("", f"is {size}; at least 2 x 2 are needed")
+    return picture
+
+
+def _jpeg_pixels(content: bytes, found: jpeg.Header, scale: int) -> Pixels:
+    pixels = jpeg.decode(content, found, scale)
+    if pixels is not None:
+        return pixels
+    with _quietly(), Image.open(io.BytesIO(content)) as image:
+        return _pillow_pixels(image, scale)
+
+
+def _pillow_pixels(image: Image.Image, scale: int) -> Pixels:
+    if scale > 1:
+        image.draft(None, (image.width // scale, image.height // scale))
+    return np.asarray(to_rgb(image))
+
+
+def _orientation_of(image: Image.Image) -> int:
     """How the stored picture is to be turned: EXIF's 1 (upright) to 8.
 
     Pictures that cannot be decoded at a smaller scale are loaded for it. TIFF pictures turn themselves
@@ -132,28 +187,28 @@ def _float_levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return levels
 
 
-def _open(source: Source) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source.copy()
-    if isinstance(source, np.ndarray):
-        return Image.fromarray(source)
+def _content(source: Source) -> bytes | Image.Image | Pixels:
+    """The content of a file; a Pillow image or pixels as they are."""
+    if isinstance(source, Image.Image | np.ndarray):
+        return source
     if isinstance(source, bytes):
         content = source
     elif record := _RECORD.fullmatch(str(source)):
         return _cifar_record(record["file"], int(record["index"]))
     else:
-        content = Path(source).read_bytes()
+        with open(source, "rb") as file:
+            content = file.read()
     if not content:
-        raise UnreadablePicture(_name(source), "the file is empty")
-    return Image.open(io.BytesIO(content))
+        raise UnreadablePicture("", "the file is empty")
+    return content
 
 
-def _cifar_record(path: str, index: int) -> Image.Image:
+def _cifar_record(path: str, index: int) -> Pixels:
     rows = cifar.records(Path(path))
     if index >= len(rows):
-        raise UnreadablePicture(f"{path}#{index}", f"is not there: the file has {len(rows)} records")
+        raise UnreadablePicture("", f"is not there: the file has {len(rows)} records")
     planes = rows[index, -cifar.PIXELS :].reshape(3, _CIFAR_PX, _CIFAR_PX)
-    return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
+    return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
 def _name(source: Source) -> str:

@@ -1,0 +1,130 @@
+"""Ordinary JPEG files, read by libjpeg-turbo directly: the same pixels as through Pillow, sooner.
+
+Pillow has the last word on everything unusual: other than 8 bits or 1 or 3 channels, colours that Adobe left
+untransformed, markers out of place, pictures so large that they may be an attack, and whatever the decoder
+complains about. For those ``header`` or ``decode`` says None, and the caller asks Pillow.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import ExifTags, Image
+
+# What a side can be divided by at less cost than decoding all of it. The decoder has other fractions too, but they
+# take longer than the whole picture.
+SCALES = (1, 2, 4, 8)
+
+_SOI = b"\xff\xd8\xff"
+_BASELINE, _EXTENDED, _PROGRESSIVE, _HUFFMAN = 0xC0, 0xC1, 0xC2, 0xC4
+_SCAN, _EXIF_OR_XMP, _ADOBE = 0xDA, 0xE1, 0xEE
+# Smaller pictures are decoded whole: at a few pixels, two of the decoder's scales (n/8) give the same size, and it
+# would not be known which it took.
+_LEAST_SCALED_PX = 64
+
+
+class Header(NamedTuple):
+    """What is known before decoding.
+
+    Args:
+        width: in pixels, as stored.
+        height: likewise.
+        orientation: EXIF's, 1 (upright) to 8.
+    """
+
+    width: int
+    height: int
+    orientation: int
+
+
+def header(content: bytes) -> Header | None:
+    """The header of an ordinary JPEG file; None for every other content.
+
+    Args:
+        content: of a file of any kind.
+    """
+    if not content.startswith(_SOI):
+        return None
+    size: tuple[int, int] | None = None
+    exif: bytes | None = None
+    turned_elsewhere = False
+    place = 2
+    while place + 4 <= len(content) and content[place] == 0xFF:
+        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4])
+        if marker == _SCAN:
+            return _header(size, exif, turned_elsewhere)
+        segment = content[place + 4 : place + 2 + length]
+        if marker in (_BASELINE, _EXTENDED, _PROGRESSIVE):
+            if size is not None or len(segment) < 6 or segment[0] != 8 or segment[5] not in (1, 3):
+                return None
+            size = int.from_bytes(segment[3:5]), int.from_bytes(segment[1:3])
+        elif marker == _EXIF_OR_XMP and segment.startswith(b"Exif\0\0"):
+            if exif is not None:
+                return None
+            exif = segment
+        elif marker == _EXIF_OR_XMP:
+            turned_elsewhere |= b"tiff:Orientation" in segment
+        elif not _skippable(marker, length, segment):
+            return None
+        place += 2 + length
+    return None
+
+
+def decode(content: bytes, found: Header, scale: int) -> npt.NDArray[np.uint8] | None:
+    """The pixels as stored, in RGB; None where the decoder complains.
+
+    Args:
+        content: of the file.
+        found: its header.
+        scale: one of ``SCALES``: each side is divided by it, rounded up. Small pictures are not scaled; see
+            ``scales``.
+
+    Returns:
+        (height, width, 3) uint8, equal to what Pillow gives at this scale.
+    """
+    height, width = -(-found.height // scale), -(-found.width // scale)
+    try:
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(content, min_height=height, min_width=width)
+    except ValueError:  # warnings of the decoder too
+        return None
+    return pixels if pixels.shape == (height, width, 3) else None
+
+
+def scales(found: Header) -> tuple[int, ...]:
+    """The scales at which a picture can be decoded."""
+    return SCALES if min(found.width, found.height) >= _LEAST_SCALED_PX else SCALES[:1]
+
+
+def _skippable(marker: int, length: int, segment: bytes) -> bool:
+    """Whether a segment says nothing about the pixels that the decoder and Pillow might read differently."""
+    if length < 2:
+        return False
+    if marker == _ADOBE and segment.startswith(b"Adobe"):
+        return len(segment) > 11 and segment[11] == 1  # the usual colours, YCbCr
+    # Tables, comments, applications; not the frames of other processes, nor what stands outside segments.
+    return marker == _HUFFMAN or 0xDB <= marker <= 0xDD or 0xE0 <= marker <= 0xEF or marker == 0xFE
+
+
+def _header(size: tuple[int, int] | None, exif: bytes | None, turned_elsewhere: bool) -> Header | None:
+    if size is None:
+        return None
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and size[0] * size[1] > limit:
+        return None
+    orientation = None if exif is None else _orientation(exif)
+    if orientation is None and turned_elsewhere:
+        return None
+    return Header(*size, orientation if orientation in range(1, 9) else 1)
+
+
+def _orientation(segment: bytes) -> int | None:
+    """What the segment says, in range or not; None if nothing."""
+    exif = Image.Exif()
+    try:
+        exif.load(segment)
+        return exif.get(ExifTags.Base.Orientation)
+    except Exception:  # as in ``pictures.orientation_of``: damaged metadata does not spoil the pixels
+        return None
