@@ -117,7 +117,7 @@ def _header(size: tuple[int, int] | None, exif: bytes | None, turned_elsewhere: 
     orientation = None if exif is None else _orientation(exif)
     if orientation is None and turned_elsewhere:
         return None
-    return Header(*size, orientation if orientation in range(1, 9) else 1)
+    return Header(*size, orientation if orientation is not None and 1 <= orientation <= 8 else 1)
 
 
 def _orientation(segment: bytes) -> int | None:
@@ -125,6 +125,7 @@ def _orientation(segment: bytes) -> int | None:
     exif = Image.Exif()
     try:
         exif.load(segment)
-        return exif.get(ExifTags.Base.Orientation)
-    except Exception:  # as in ``pictures.orientation_of``: damaged metadata does not spoil the pixels
+        value = exif.get(ExifTags.Base.Orientation)
+    except Exception:  # as in ``pictures``: damaged metadata does not spoil the pixels
         return None
+    return value if value is None or isinstance(value, int) else 1
