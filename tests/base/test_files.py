@@ -62,12 +62,24 @@ def test_contents_and_rename_reach_the_disk_in_that_order(tmp_path, monkeypatch)
     assert happened == ["file", "replace"] + ["folder"] * (os.name != "nt")
 
 
+def _closed_to_others(partial):
+    """As safetensors does: written beside, for its owner alone, and renamed."""
+    beside = partial.with_name("beside")
+    beside.write_text("x")
+    beside.chmod(0o600)
+    beside.replace(partial)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX's")
-def test_others_may_read_it_as_they_may_any_new_file(tmp_path):
-    plain = tmp_path / "plain"
-    plain.write_text("x")
-    write_text_atomically(tmp_path / "atomic", "x")
-    assert (tmp_path / "atomic").stat().st_mode == plain.stat().st_mode
+@pytest.mark.parametrize("writer", [lambda partial: partial.write_text("x"), _closed_to_others])
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077])
+def test_others_may_read_it_as_they_may_any_new_file(umask, writer, tmp_path):
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "atomic", writer)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "atomic").stat().st_mode) == 0o666 & ~umask
 
 
 def test_a_missing_folder_is_an_error_that_names_it(tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 
 import pandas as pd
 import pytest
@@ -77,6 +79,15 @@ def test_a_run_leaves_what_the_design_says(trained):
     assert len(manifest) == 48
     assert set(manifest["split"]) == {"train", "val"}
     assert any((trained / "run/tensorboard").iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX's")
+def test_a_colleague_may_read_all_that_a_run_leaves(trained):
+    umask = os.umask(0)
+    os.umask(umask)
+    files = [path for path in (trained / "run").rglob("*") if path.is_file()]
+    assert {"model.safetensors", "report.json", "manifest.csv"} <= {path.name for path in files}
+    assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in files} == {oct(0o666 & ~umask)}
 
 
 def test_evaluate_gives_the_runs_own_figures_back(trained, tmp_path):

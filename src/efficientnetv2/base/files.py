@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,17 +14,24 @@ def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> None
 
     Args:
         path: of the finished file; its folder exists. A file already there is replaced.
-        writer: is given the temporary path and writes and closes that file. If it raises, nothing is
-            left behind and the old file stands.
+        writer: is given the temporary path, of an empty file, and writes and closes that file or puts another in
+            its place. If it raises, nothing is left behind and the old file stands.
+
+    The finished file may be read by whom the user's umask lets read new files, whatever mode the writer gave it.
 
     Raises:
         OSError: the folder is missing, full or read-only.
     """
     path = Path(path)
-    # Not tempfile's: its files are readable by their owner alone, and the finished one keeps that.
     partial = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.partial")
     try:
+        # A umask cannot be asked for without setting it, for all threads; a new file's mode tells as much.
+        partial.touch(exist_ok=False)
+        mode = stat.S_IMODE(partial.stat().st_mode)
         writer(partial)
+        partial.chmod(
+            mode
+        )  # safetensors and others write through a file of their own, that nobody else may read
         with open(partial, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(partial, path)

@@ -6,8 +6,8 @@ Source of the layout: https://www.cs.toronto.edu/~kriz/cifar.html ("binary versi
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +117,8 @@ def write_packed(
         train: (N, 32, 32, 3) pictures and (N,) class ids; CIFAR-100's coarse labels are written as 0.
         test: the same.
     """
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    partial.mkdir()  # not tempfile's, which nobody else may read
     try:
         (partial / layout.names).write_text("\n".join(names) + "\n", encoding="utf-8")
         pieces = np.array_split(np.arange(len(train[1])), len(layout.train))
@@ -129,7 +130,6 @@ def write_packed(
             rows[:, layout.label_bytes - 1] = ids
             rows[:, layout.label_bytes :] = pictures.transpose(0, 3, 1, 2).reshape(len(ids), PIXELS)
             rows.tofile(partial / name)
-        partial.chmod(0o755)
         if not folder.exists():
             os.replace(partial, folder)
     finally:
