@@ -103,8 +103,11 @@ class Outcome:
         lost = report.lost_to_probe(score, self.facts)
         if lost is not None:
             screen.say(lost)
-        elif self.facts.linear_probe is not None:
-            screen.say(f"The linear probe on the weights it began with had {self.facts.linear_probe:.1%}.")
+        elif self.facts.linear_probe is not None and self.facts.linear_probe_macro_f1 is not None:
+            screen.say(
+                f"The linear probe on the weights it began with had top-1 {self.facts.linear_probe:.1%}, "
+                f"macro-F1 {self.facts.linear_probe_macro_f1:.3f}."
+            )
         if self.facts.optimistic:
             screen.say(
                 "Optimistic: " + " ".join(self.facts.notes or ["these pictures also chose the model."])

@@ -129,16 +129,26 @@ def write(
 
 
 def lost_to_probe(figures: Figures, facts: Facts) -> str | None:
-    """A sentence if training has not beaten the linear probe in both figures; None if it has, or none was made."""
+    """A sentence if training has not beaten the linear probe in both figures: in which not, and in which it has.
+
+    None if it has in both, or no probe was made.
+    """
     if facts.linear_probe is None or facts.linear_probe_macro_f1 is None:
         return None
-    if figures.top1 > facts.linear_probe and figures.macro_f1 > facts.linear_probe_macro_f1:
+    compared = {
+        f"top-1 ({figures.top1:.1%} against {facts.linear_probe:.1%})": figures.top1 > facts.linear_probe,
+        f"macro-F1 ({figures.macro_f1:.3f} against {facts.linear_probe_macro_f1:.3f})": (
+            figures.macro_f1 > facts.linear_probe_macro_f1
+        ),
+    }
+    lost = [figure for figure, beaten in compared.items() if not beaten]
+    won = [figure for figure, beaten in compared.items() if beaten]
+    if not lost:
         return None
-    return (
-        "Training has not beaten a linear classifier on the untrained features of the given weights, which takes "
-        f"seconds: top-1 {figures.top1:.1%} against {facts.linear_probe:.1%}, macro-F1 {figures.macro_f1:.3f} against "
-        f"{facts.linear_probe_macro_f1:.3f}."
-    )
+    probe = "a linear classifier on the untrained features of the given weights, which takes seconds"
+    if not won:
+        return f"Training has not beaten {probe}, neither in {lost[0]} nor in {lost[1]}."
+    return f"Training has not beaten, in {lost[0]}, {probe}. It has in {won[0]}."
 
 
 def as_json(
