@@ -92,13 +92,12 @@ def _pretrained() -> list[dict[str, Any]]:
 
 def _show_pretrained(rows: list[dict[str, Any]]) -> None:
     Screen().table(
-        "Pretrained weights (top-1 on ImageNet as their source publishes it; more in docs/weights.md)",
-        ["name", "at px", "classes", "top-1 %", "licence", "source", "cached"],
+        "Pretrained weights (top-1 on ImageNet-1k as their source publishes it; more in docs/weights.md)",
+        ["name", "at px", "top-1 %", "licence", "source", "here"],
         [
             [
                 row["name"],
                 str(row["image_px"]),
-                f"{row['num_classes']:,}",
                 "" if row["top1_percent"] is None else f"{row['top1_percent']:.1f}",
                 row["licence"].partition(" ")[0],
                 row["source"],

@@ -49,7 +49,9 @@ def _one(name: str, as_json: bool) -> None:
     rows = [
         [str(number), *(_cell(stage[column]) for column in columns)] for number, stage in enumerate(stages)
     ]
-    screen.table("Stages", ["stage", *columns], rows)
+    headings = [column.removesuffix("_alpha").replace("_", " ") for column in columns]
+    screen.table("Stages", ["stage", *headings], rows)
+    screen.say("")
     screen.say(recipe.to_yaml())
 
 

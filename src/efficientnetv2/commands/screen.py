@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,6 +25,9 @@ from rich.progress import (
 from rich.table import Table
 
 from efficientnetv2.progressive import Setting
+
+_NUMBER = re.compile(r"|off|[\d,]*\.?\d+(e-?\d+)?( [GM])?")  # of a column of numbers, with gaps
+_GAP = 2  # spaces between two columns
 
 
 class Screen:
@@ -61,13 +67,53 @@ class Screen:
             yield counted
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """A table whose numbers are aligned to the right."""
-        table = Table(title=title, title_justify="left", title_style="bold")
-        for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        self.notes.print(table)
+        """A table whose numbers are aligned to the right; no word in it is ever cut.
+
+        On a terminal that is wide enough it is drawn, its last column folded between words if need be. Elsewhere,
+        and so where another program reads it, every row is one line.
+
+        Args:
+            title: in a line above.
+            columns: their names.
+            rows: as many cells each.
+        """
+        whole = [columns, *rows]
+        widths = [max(cell_len(row[place]) for row in whole) for place in range(len(columns))]
+        numeric = [all(_NUMBER.fullmatch(row[place]) for row in rows) for place in range(len(columns))]
+        longest_word = max(cell_len(word) for row in whole for word in row[-1].split(" "))
+        room = self.notes.width - sum(widths[:-1]) - _GAP * (len(columns) - 1)
+        if self.notes.is_terminal and room >= longest_word:
+            widths[-1] = min(widths[-1], room)
+            self.notes.print(_drawn(title, columns, rows, widths, numeric))
+            return
+        self.notes.print(title)
+        for row in whole:
+            aligned = zip(row, widths, numeric, strict=True)
+            cells = [
+                set_cell_size(cell, width) if not right else cell.rjust(width)
+                for cell, width, right in aligned
+            ]
+            self.notes.print((" " * _GAP).join(cells).rstrip())
+
+
+def _drawn(
+    title: str, columns: list[str], rows: list[list[str]], widths: list[int], numeric: list[bool]
+) -> Table:
+    # Between two columns the box has a line of spaces: with the padding, _GAP.
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, _GAP - 1, 0, 0),
+    )
+    for column, width, right in zip(columns, widths, numeric, strict=True):
+        table.add_column(column, width=width, justify="right" if right else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def answer(value: Any) -> None:

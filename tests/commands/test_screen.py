@@ -1,0 +1,73 @@
+"""Tables: drawn where there is room, lines for other programs, and no name cut anywhere."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from tests.command_line import effnetv2
+
+from efficientnetv2.arch.published import NAMES
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.models import pretrained
+
+TITLE = "Things"
+COLUMNS = ["name", "number", "what for"]
+ROWS = [
+    ["a-name-that-is-rather-long.in21k_ft_in1k", "1,234", "said in several words that a table may fold"],
+    ["小さい名前", "", "short"],
+    ["[/b] :car:", "7.5 G", ""],
+]
+
+
+def shown(width: int, *, terminal: bool) -> str:
+    """What the table looks like on a terminal of that width, or in a file."""
+    screen = Screen()
+    screen.notes = Console(
+        file=io.StringIO(), width=width, force_terminal=terminal, color_system=None, soft_wrap=True, markup=False,
+        emoji=False, highlight=False,
+    )  # fmt: skip
+    screen.table(TITLE, COLUMNS, ROWS)
+    return screen.notes.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [1, 20, 60, 80, 200])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_no_word_is_cut_at_any_width(width, terminal):
+    told = shown(width, terminal=terminal)
+    for word in " ".join([TITLE, *COLUMNS, *(cell for row in ROWS for cell in row)]).split():
+        assert word in told
+    assert all(any(row[0] in line for line in told.splitlines()) for row in ROWS)
+
+
+def test_a_program_gets_a_line_for_each_row_with_its_columns_in_place():
+    title, heading, *lines = shown(20, terminal=False).splitlines()
+    assert title == TITLE
+    assert [line.split("  ")[0].strip() for line in lines] == [row[0] for row in ROWS]
+    numbers = heading.index("number")
+    assert lines[0][numbers : numbers + 6] == " 1,234"
+    assert lines[2][numbers : numbers + 6] == " 7.5 G"
+    assert lines[0].index("said") == heading.index("what for")
+    assert not any(line.endswith(" ") for line in lines)
+
+
+def test_words_fold_on_a_terminal_before_anything_else():
+    assert max(map(len, shown(80, terminal=True).splitlines())) <= 80
+    assert len(shown(80, terminal=True).splitlines()) > len(shown(200, terminal=True).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (("models",), NAMES),
+        (("models", "--pretrained"), pretrained.names()),
+        (("recipes",), ("quick", "finetune")),
+    ],
+)
+def test_every_name_begins_a_line_of_its_own_when_piped(words, names, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = effnetv2(*words, cwd=tmp_path).stdout.splitlines()
+    first = [line.split()[0] for line in lines]
+    assert all(first.count(name) == 1 for name in names)
+    assert len(lines) >= len(names) + 2
