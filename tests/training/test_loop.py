@@ -20,6 +20,7 @@ from efficientnetv2.models.create import create
 from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training import loop
 from efficientnetv2.training.loop import train
+from efficientnetv2.training.memory import ONE_AT_A_TIME
 from efficientnetv2.training.recipe import checked
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.state import Length, begin
@@ -54,7 +55,7 @@ def grey(request):
     return Batch(request, images, torch.from_numpy(LABELS[request.samples]), ())
 
 
-def running(progressive, steps, *, network=None, pictures=grey, **changes):
+def running(progressive, steps, *, network=None, pictures=grey, at_a_time=ONE_AT_A_TIME, **changes):
     """Run the loop; after every step the network, the recipe, and what ``StepDone`` says."""
     torch.manual_seed(0)
     network = network or create(SMALL, num_classes=3)
@@ -70,6 +71,7 @@ def running(progressive, steps, *, network=None, pictures=grey, **changes):
         num_classes=3,
         key=Key.of(0),
         device=CPU,
+        at_a_time=at_a_time,
     )
     return network, state, done
 

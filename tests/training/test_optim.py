@@ -127,7 +127,7 @@ def test_statistics_of_several_groups_move_as_one():
     statistics.begin_step()
     for images in groups:
         network(images)
-        statistics.after_group()
+        statistics.after_groups(1)
     statistics.end_step()
     means = torch.stack([g.mean(dim=(0, 2, 3)) for g in groups]).mean(0)
     variances = torch.stack([g.var(dim=(0, 2, 3), unbiased=True) for g in groups]).mean(0)
@@ -141,7 +141,7 @@ def test_one_group_is_pytorchs_own_update():
     statistics = GroupedStatistics(ours, groups=1, momentum=0.01)
     statistics.begin_step()
     ours(images)
-    statistics.after_group()
+    statistics.after_groups(1)
     statistics.end_step()
     theirs(images)
     assert torch.equal(ours.running_var, theirs.running_var)

@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from efficientnetv2.arch.spec import Block, Padding
+from efficientnetv2.models.norm import BatchNorm2d
 
 
 def same_padding(px: int, *, kernel: int, stride: int) -> tuple[int, int]:
@@ -80,7 +81,7 @@ class ConvNorm(nn.Module):
             groups=groups,
             bias=False,
         )
-        self.norm = nn.BatchNorm2d(out_channels, eps=epsilon)
+        self.norm = BatchNorm2d(out_channels, epsilon=epsilon)
         self.act: nn.Module = nn.SiLU() if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,7 +115,8 @@ class DropPath(nn.Module):
     """Stochastic depth: leaves the block out for a picture, and scales it up for the others.
 
     ``rate`` may be changed at any time; it is 0 in evaluation. The draws are PyTorch's own, so a caller
-    who wants them repeatable seeds the generator of the device before the step.
+    who wants them repeatable seeds the generator of the device before the step, or draws himself:
+    ``kept``, (N, 1, 1, 1), is 0 for a picture that leaves the block out and 1 / (1 - rate) for the others.
 
     Args:
         depth_fraction: of the block; the network sets ``rate`` to its own times this.
@@ -126,11 +128,14 @@ class DropPath(nn.Module):
         super().__init__()
         self.depth_fraction = depth_fraction
         self.rate = 0.0
+        self.kept: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W), shape unchanged."""
         if not self.training or self.rate == 0:
             return x
+        if self.kept is not None:
+            return x * self.kept.to(x.dtype)
         keep = 1 - self.rate
         kept = x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep)
         return x * kept.div_(keep)
@@ -138,6 +143,22 @@ class DropPath(nn.Module):
     def extra_repr(self) -> str:
         """The rate, for ``print(network)``."""
         return f"rate={self.rate:.3f}"
+
+
+class Dropout(nn.Dropout):
+    """PyTorch's dropout, whose draws a caller may make himself.
+
+    ``kept``, of the input's shape, is 0 for a number that is left out and 1 / (1 - p) for the others; None lets
+    PyTorch draw.
+    """
+
+    kept: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any shape, unchanged."""
+        if not self.training or self.kept is None:
+            return super().forward(input)
+        return input * self.kept.to(input.dtype)
 
 
 class _Block(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from efficientnetv2.arch.spec import Architecture, blocks
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.models.blocks import ConvNorm, FusedMBConv, MBConv, initialise
+from efficientnetv2.models.blocks import ConvNorm, Dropout, FusedMBConv, MBConv, initialise
 from efficientnetv2.models.regularize import apply_setting
 
 # ImageNet's usual size, for networks of which nobody says another.
@@ -139,7 +139,7 @@ class EfficientNet(Network):
         self.head: nn.Module = ConvNorm(
             rows[-1].out_channels, width, kernel=1, padding=padding, epsilon=epsilon
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classifier = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
         # Blocks with stride 2: the map before each is the last of its size.
         self._halving = tuple(index for index, row in enumerate(rows) if row.stride == 2)

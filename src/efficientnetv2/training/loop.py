@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from efficientnetv2.augment.pipeline import AugmentPlan, augment
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.memory import is_out_of_memory, release
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.loader import Batch
+from efficientnetv2.models.groups import one_pass
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training import optim
 from efficientnetv2.training.loss import cross_entropy
+from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime, batched, too_short
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import Length, State
 
@@ -40,6 +44,7 @@ class StepDone:
         unreadable: sample and reason of each picture that could not be read.
         waited_s: for the step's pictures: how long the loop had nothing to do. Where no worker reads ahead, that is
             the reading itself.
+        at_a_time: how many groups ran in one pass at last.
     """
 
     step: int
@@ -49,6 +54,28 @@ class StepDone:
     images: int
     unreadable: tuple[tuple[int, str], ...]
     waited_s: float
+    at_a_time: GroupsAtATime
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What is the same in every pass of a run.
+
+    Args:
+        plan: of the augmentation.
+        preprocessing: of the network; its mean and std.
+        num_classes: K.
+        key: of the run.
+        device: that holds the network.
+        groups: of a step.
+    """
+
+    plan: AugmentPlan
+    preprocessing: Preprocessing
+    num_classes: int
+    key: Key
+    device: torch.device
+    groups: int
 
 
 def train(
@@ -61,6 +88,7 @@ def train(
     num_classes: int,
     key: Key,
     device: torch.device,
+    at_a_time: GroupsAtATime = ONE_AT_A_TIME,
 ) -> Iterator[StepDone]:
     """Train from ``state.step`` to the end, yielding after every step.
 
@@ -73,11 +101,16 @@ def train(
         num_classes: K.
         key: of the run.
         device: that holds the network.
+        at_a_time: how many groups run in one pass; fewer from the step on in which memory runs out.
+
+    Raises:
+        InputError: memory is too short for a single group.
     """
     assert recipe.group_images is not None, "settle() comes before the loop"
     groups = recipe.batch_images // recipe.group_images
     momentum = 1 - recipe.batch_norm_momentum
     statistics = optim.GroupedStatistics(state.network, groups=groups, momentum=momentum)
+    constants = Constants(recipe.augment, preprocessing, num_classes, key, device, groups)
     state.network.train()
     setting: Setting | None = None
     for step, waited_s in _by_step(batches, groups):
@@ -85,25 +118,13 @@ def train(
         if request.setting != setting:
             setting = request.setting
             apply_setting(state.network, dropout=setting.dropout, drop_path=setting.drop_path)
-        loss = torch.zeros((), device=device)
         statistics.begin_step()
-        for batch in step:
-            loss += train_group(
-                state.network,
-                batch,
-                plan=recipe.augment,
-                preprocessing=preprocessing,
-                num_classes=num_classes,
-                key=key,
-                device=device,
-                groups=groups,
-            )
-            statistics.after_group()
+        loss, at_a_time = _all_groups(state.network, step, constants, statistics, at_a_time)
         statistics.end_step()
         lr = _update(state, recipe, length)
         images = sum(len(batch.labels) for batch in step)
         unreadable = tuple(failure for batch in step for failure in batch.unreadable)
-        yield StepDone(request.step, setting, loss, lr, images, unreadable, waited_s)
+        yield StepDone(request.step, setting, loss, lr, images, unreadable, waited_s, at_a_time)
 
 
 def _by_step(batches: Iterable[Batch], groups: int) -> Iterator[tuple[list[Batch], float]]:
@@ -117,39 +138,73 @@ def _by_step(batches: Iterable[Batch], groups: int) -> Iterator[tuple[list[Batch
         yield step, time.perf_counter() - began
 
 
-def train_group(
+def _all_groups(
     network: nn.Module,
-    batch: Batch,
-    *,
-    plan: AugmentPlan,
-    preprocessing: Preprocessing,
-    num_classes: int,
-    key: Key,
-    device: torch.device,
-    groups: int,
-) -> Tensor:
-    """Forward and backward of one group: gradients are added to those of the step's other groups.
+    step: Sequence[Batch],
+    constants: Constants,
+    statistics: optim.GroupedStatistics,
+    at_a_time: GroupsAtATime,
+) -> tuple[Tensor, GroupsAtATime]:
+    """The gradients of a step; where memory runs out, again from its first group, half as many at a time.
 
     Returns:
-        Its share of the step's loss, a scalar on the device.
+        The step's loss, a scalar on the device, and how many groups run at a time from now on.
     """
-    request = batch.request
-    images, labels = augment(
-        batch.images.to(device, non_blocking=True),
-        batch.labels.to(device, non_blocking=True),
+    image_px = step[0].request.setting.image_px
+    while True:
+        loss = torch.zeros((), device=constants.device)
+        try:
+            for groups in batched(step, at_a_time.at(image_px)):
+                loss += train_groups(network, groups, constants)
+                statistics.after_groups(len(groups))
+            return loss, at_a_time
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if at_a_time.at(image_px) == 1:
+                raise InputError(too_short(len(step[0].labels), constants.groups, image_px, error)) from error
+        # Only here, where the error and all that its traceback held on to are gone, is memory free again.
+        at_a_time = at_a_time.halved(image_px)
+        network.zero_grad(set_to_none=True)
+        statistics.begin_again()
+        release(constants.device)
+
+
+def train_groups(network: nn.Module, batches: Sequence[Batch], constants: Constants) -> Tensor:
+    """Forward and backward of some groups in one pass: gradients are added to those of the step's other groups.
+
+    Args:
+        network: in training mode.
+        batches: a group each, of one step.
+        constants: of the run.
+
+    Returns:
+        Their share of the step's loss, a scalar on the device.
+    """
+    key = constants.key
+    groups = [_augmented(batch, constants) for batch in batches]
+    images, labels = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*groups, strict=True))
+    requests = [batch.request for batch in batches]
+    seeds = [key.fold("dropout", request.step, request.group).torch_seed() for request in requests]
+    with one_pass(network, images=len(batches[0].labels), seeds=seeds):
+        loss = cross_entropy(network(images), labels) * (len(batches) / constants.groups)
+        loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def _augmented(batch: Batch, constants: Constants) -> tuple[Tensor, Tensor]:
+    request, key = batch.request, constants.key
+    return augment(
+        batch.images.to(constants.device, non_blocking=True),
+        batch.labels.to(constants.device, non_blocking=True),
         setting=request.setting,
         key=key.fold("augment"),
         ids=request.ids,
         mix_key=key.fold("mix", request.step, request.group),
-        plan=plan,
-        preprocessing=preprocessing,
-        num_classes=num_classes,
+        plan=constants.plan,
+        preprocessing=constants.preprocessing,
+        num_classes=constants.num_classes,
     )
-    # Dropout and stochastic depth draw from torch's generator: it starts anew for every group.
-    torch.manual_seed(key.fold("dropout", request.step, request.group).torch_seed())
-    loss = cross_entropy(network(images), labels) / groups
-    loss.backward()  # type: ignore[no-untyped-call]
-    return loss.detach()
 
 
 def _update(state: State, recipe: Recipe, length: Length) -> float:

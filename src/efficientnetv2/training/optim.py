@@ -215,8 +215,9 @@ class GroupedStatistics:
     """Batch-norm statistics of a step made of several groups: updated as one.
 
     Each group is normalised by its own statistics; the running ones move once per step, towards the
-    mean over the groups. So they depend neither on how many groups run at a time nor on how many
-    processes share them. With one group PyTorch's own update does the same, and this does nothing.
+    mean over the groups, and a step counts as one batch. So they depend neither on how many groups run at a
+    time nor on how many processes share them. With one group PyTorch's own update does the same, and this does
+    nothing.
 
     Args:
         network: whose batch-norms to look after.
@@ -239,20 +240,29 @@ class GroupedStatistics:
         if self.groups > 1:
             self._before = [tensor.clone() for tensor in self._running()]
             self._sums = [torch.zeros_like(tensor) for tensor in self._before]
+            self._batches = [count.clone() for count in self._counts()]
 
     @torch.no_grad()
-    def after_group(self) -> None:
-        """After each group's forward pass: with momentum 1 the buffers hold this group's statistics."""
+    def begin_again(self) -> None:
+        """Before the first group is computed a second time: forget what the step's groups had."""
         if self.groups > 1 and self._before:  # empty where every batch-norm is frozen
-            torch._foreach_add_(self._sums, self._running())
+            torch._foreach_zero_(self._sums)
+
+    @torch.no_grad()
+    def after_groups(self, count: int) -> None:
+        """After each forward pass of so many groups: with momentum 1 the buffers hold the mean of theirs."""
+        if self.groups > 1 and self._before:
+            torch._foreach_add_(self._sums, self._running(), alpha=count)
 
     @torch.no_grad()
     def end_step(self) -> None:
         """After the last group: move the statistics put aside towards the groups' mean."""
-        if self.groups > 1 and self._before:  # empty where every batch-norm is frozen
+        if self.groups > 1 and self._before:
             torch._foreach_div_(self._sums, self.groups)
             torch._foreach_lerp_(self._before, self._sums, self.momentum)
             torch._foreach_copy_(self._running(), self._before)
+            torch._foreach_add_(self._batches, 1)
+            torch._foreach_copy_(self._counts(), self._batches)
 
     def _running(self) -> list[Tensor]:
         return [
@@ -261,4 +271,11 @@ class GroupedStatistics:
             if norm.training
             for tensor in (norm.running_mean, norm.running_var)
             if tensor is not None
+        ]
+
+    def _counts(self) -> list[Tensor]:
+        return [
+            norm.num_batches_tracked
+            for norm in self.norms
+            if norm.training and norm.num_batches_tracked is not None
         ]

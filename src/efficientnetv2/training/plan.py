@@ -17,7 +17,7 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.sampling import Request
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.models.network import Network
-from efficientnetv2.training.loop import train_group
+from efficientnetv2.training.loop import Constants, train_groups
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import State, begin
 
@@ -77,16 +77,11 @@ def _step(
 ) -> float:
     started = time.perf_counter()
     batch = pictures.batch(request)
-    train_group(
-        state.network,
-        batch,
-        plan=recipe.augment,
-        preprocessing=pictures.preprocessing,
-        num_classes=len(pictures.manifest.class_names),
-        key=Key.of(recipe.seed),
-        device=device,
-        groups=1,
+    classes = len(pictures.manifest.class_names)
+    constants = Constants(
+        recipe.augment, pictures.preprocessing, classes, Key.of(recipe.seed), device, groups=1
     )
+    train_groups(state.network, [batch], constants)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     if state.ema:
