@@ -164,7 +164,7 @@ def _preprocessing(recipe: Recipe, network: Network) -> Preprocessing:
         network.preprocessing,
         image_px=recipe.eval_px,
         framing=recipe.framing,
-        crop_fraction=1.0,
+        crop_fraction=recipe.crop_fraction,
         views=recipe.eval_views,
     )
 

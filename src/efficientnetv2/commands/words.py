@@ -105,6 +105,10 @@ def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
         for name in ("model", "weights", "epochs", "framing", "seed")
         if (value := getattr(words, name)) is not None
     }
+    if words.epochs is not None or words.minutes is not None:
+        plain["steps"] = None
+    if words.framing not in (None, recipe.framing):
+        plain["crop_fraction"] = 1.0
     if words.batch_images is not None and words.batch_images != recipe.batch_images:
         lr = _following(recipe, words.batch_images)
         plain |= {"batch_images": words.batch_images, "optimizer": plain["optimizer"] | {"lr": lr}}

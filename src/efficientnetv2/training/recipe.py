@@ -88,6 +88,7 @@ class Recipe(_Part):
         frozen_statistics: batch-norm keeps the statistics of the weights given, as in evaluation.
         epochs: passes over the training pictures; ``auto`` settles it by their number.
         epochs_auto: with ``auto``: pictures to see in all, and the least and most epochs.
+        steps: of the run, where it is not the epochs that are given; settled to the epochs that they make.
         batch_images: pictures per step.
         group_images: pictures that share batch-norm statistics and mixing partners; divides
             ``batch_images``. None settles it to the largest divisor that fits into memory.
@@ -98,6 +99,7 @@ class Recipe(_Part):
         batch_norm_momentum: share of the old running statistics kept per step, as the paper and Keras
             count it (PyTorch's own number is 1 minus this).
         framing: how a picture that is not square meets the square; see ``Preprocessing``.
+        crop_fraction: with framing ``crop``, what the centre square at evaluation keeps of the shorter side.
         eval_px: side of the picture at evaluation; None takes the last training size.
         eval_views: how a picture is looked at in evaluation; see ``Preprocessing``.
         crop_area_min: smallest share of the picture's area that a training crop keeps.
@@ -119,6 +121,7 @@ class Recipe(_Part):
     frozen_statistics: bool = False
     epochs: float | Literal["auto"] = "auto"
     epochs_auto: tuple[int, float, float] = (100_000, 10.0, 100.0)
+    steps: int | None = Field(default=None, ge=1)
     batch_images: int = Field(default=32, ge=1)
     group_images: int | None = Field(default=None, ge=1)
     progressive: Progressive
@@ -127,6 +130,7 @@ class Recipe(_Part):
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     batch_norm_momentum: float = Field(default=0.9, ge=0, lt=1)
     framing: Framing = "whole"
+    crop_fraction: float = Field(default=1.0, gt=0, le=1)
     eval_px: int | None = Field(default=None, ge=1)
     eval_views: Views = "one"
     crop_area_min: float = Field(default=0.35, gt=0, le=1)
@@ -142,6 +146,13 @@ class Recipe(_Part):
     def _consistent(self) -> Recipe:
         if self.epochs != "auto" and self.epochs <= 0:
             raise ValueError(f"epochs is {self.epochs}, but a run lasts longer than 0")
+        if self.epochs != "auto" and self.steps is not None:
+            raise ValueError(
+                f"epochs is {self.epochs:g} and steps is {self.steps}, but only one of them says how long a run is: "
+                "set epochs to auto or steps to null"
+            )
+        if self.crop_fraction < 1 and self.framing == "pad":
+            raise ValueError(f"crop_fraction is {self.crop_fraction:g}, but framing 'pad' cuts nothing off")
         if self.group_images is not None and self.batch_images % self.group_images:
             fits = max(n for n in range(1, self.group_images + 1) if self.batch_images % n == 0)
             raise ValueError(

@@ -59,7 +59,10 @@ def settle(recipe: Recipe, *, images: int, class_names: tuple[str, ...], device:
         changes |= NOTHING_FROZEN
     if begun.weights == "none" and recipe.name == "finetune":
         notes.append("The recipe finetune is made for pretrained weights; from scratch, quick learns faster.")
-    if recipe.epochs == "auto":
+    if recipe.steps is not None:
+        changes |= {"epochs": recipe.steps * recipe.batch_images / images, "steps": None}
+        notes.append(f"Epochs: {changes['epochs']:g}, for {recipe.steps:,} steps of {recipe.batch_images}.")
+    elif recipe.epochs == "auto":
         seen, least, most = recipe.epochs_auto
         changes["epochs"] = round(min(most, max(least, seen / images)), 2)
         notes.append(

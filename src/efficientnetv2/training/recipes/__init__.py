@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipes import imagenet, practical
+from efficientnetv2.training.recipes import imagenet, other_networks, practical, transfer
 
 #: Every recipe by name, in the order in which a newcomer wants to read them.
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -14,8 +14,20 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     for function in (
         practical.quick,
         practical.finetune,
-        imagenet.efficientnetv2_s_paper,
-        imagenet.efficientnetv2_s_released,
+        *(
+            getattr(imagenet, f"efficientnetv2_{size}_{form}")
+            for form in ("paper", "released")
+            for size in ("s", "m", "l", "b0", "b1", "b2", "b3")
+        ),
+        transfer.imagenet_from_21k_paper,
+        transfer.imagenet_from_21k_released,
+        transfer.transfer_paper,
+        transfer.transfer_released,
+        other_networks.resnet50_224_progressive,
+        other_networks.resnet50_380_progressive,
+        other_networks.resnet152_380_progressive,
+        other_networks.efficientnet_b4_progressive,
+        other_networks.efficientnet_b5_progressive,
     )
 }
 

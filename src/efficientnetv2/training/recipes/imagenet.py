@@ -1,22 +1,35 @@
-"""ImageNet-1k from scratch, as the paper says and as the authors' code does."""
+"""ImageNet-1k from scratch: as the paper says, and as the authors' code does."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from efficientnetv2.arch.published import published
 from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.progressive import Progressive, paper, released
 from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
 
+# Batch-norm momentum, as Keras counts it: arXiv:2104.00298, section 4.1, and google/automl, efficientnetv2.
+_PAPER, _RELEASED = 0.99, 0.9
+_RANDAUGMENT = AugmentPlan(flip="horizontal", randaugment_preset="released")
+_AUTOAUGMENT = AugmentPlan(flip="horizontal", autoaugment=True)
 
-def _from_scratch(name: str, progressive: Progressive, *, batch_norm_momentum: float) -> Recipe:
-    """What the recipes of S share.
+
+def _from_scratch(
+    name: str, progressive: Progressive, *, batch_norm_momentum: float, augment: AugmentPlan = _RANDAUGMENT
+) -> Recipe:
+    """What all of them share; ``name`` is the network's and, after the last ``_``, whose settings these are.
 
     arXiv:2104.00298, section 4.1 and the released code agree on: RMSprop with decay and momentum 0.9, weight
     decay 1e-5, batch 4096, learning rate up to 0.256, times 0.97 each 2.4 epochs, 350 epochs, EMA 0.9999. Epsilon
     0.001, five epochs of warm-up and crops from 5 % of the area are the released code's; the paper does not say.
+    Evaluation: the size and framing that the released network was published with.
     """
+    model = name.rpartition("_")[0]
+    evaluation = published(model).preprocessing
     return Recipe(
         name=name,
-        model="efficientnetv2_s",
+        model=model,
         weights="none",
         epochs=350,
         batch_images=4096,
@@ -27,11 +40,31 @@ def _from_scratch(name: str, progressive: Progressive, *, batch_norm_momentum: f
         schedule=Schedule(kind="staircase", warmup_epochs=5, factor=0.97, every_epochs=2.4),
         ema_decay=0.9999,
         batch_norm_momentum=batch_norm_momentum,
-        framing="whole",
-        eval_px=384,
+        framing=evaluation.framing,
+        crop_fraction=evaluation.crop_fraction,
+        eval_px=evaluation.image_px,
         crop_area_min=0.05,
-        augment=AugmentPlan(flip="horizontal", randaugment_preset="released"),
+        augment=augment,
     )
+
+
+def _as_in_the_paper(name: str) -> Recipe:
+    return _from_scratch(name, paper(name.rpartition("_")[0]), batch_norm_momentum=_PAPER)
+
+
+def _as_released(name: str) -> Recipe:
+    return _from_scratch(name, released(name.rpartition("_")[0]), batch_norm_momentum=_RELEASED)
+
+
+def _small_in_the_paper(name: str) -> Recipe:
+    """B0 to B3 at one size: section 5.1 trains them without progressive learning."""
+    fixed = replace(released(name.rpartition("_")[0]), stages=1)
+    return _from_scratch(name, fixed, batch_norm_momentum=_PAPER, augment=_AUTOAUGMENT)
+
+
+def _small_as_released(name: str) -> Recipe:
+    progressive = released(name.rpartition("_")[0])
+    return _from_scratch(name, progressive, batch_norm_momentum=_RELEASED, augment=_AUTOAUGMENT)
 
 
 def efficientnetv2_s_paper() -> Recipe:
@@ -43,8 +76,73 @@ def efficientnetv2_s_paper() -> Recipe:
     Source: arXiv:2104.00298, section 4.1 and Table 6. Ours: the smallest crop (5 % of the area), warm-up
         and RandAugment's operations follow the released code, where the paper is silent.
     """
-    progressive = paper("efficientnetv2_s")
-    return _from_scratch("efficientnetv2_s_paper", progressive, batch_norm_momentum=0.99)
+    return _as_in_the_paper("efficientnetv2_s_paper")
+
+
+def efficientnetv2_m_paper() -> Recipe:
+    """EfficientNetV2-M on ImageNet-1k in the paper's form: 128 to 380 px, RandAugment to 20, mixup to 0.2.
+
+    Run: effnetv2 train IMAGENET --recipe efficientnetv2_m_paper
+    Cost and result: 13 hours on 32 TPUv3 cores, 85.1 % top-1 at 480 px (the paper's Table 7); ours is
+        still to be measured.
+    Source: arXiv:2104.00298, section 4.1 and Table 6; what is ours, as for S.
+    """
+    return _as_in_the_paper("efficientnetv2_m_paper")
+
+
+def efficientnetv2_l_paper() -> Recipe:
+    """EfficientNetV2-L on ImageNet-1k in the paper's form: 128 to 380 px, RandAugment to 25, mixup to 0.4.
+
+    Run: effnetv2 train IMAGENET --recipe efficientnetv2_l_paper
+    Cost and result: 24 hours on 32 TPUv3 cores, 85.7 % top-1 at 480 px (the paper's Table 7); ours is
+        still to be measured.
+    Source: arXiv:2104.00298, section 4.1 and Table 6; what is ours, as for S.
+    """
+    return _as_in_the_paper("efficientnetv2_l_paper")
+
+
+def efficientnetv2_b0_paper() -> Recipe:
+    """EfficientNetV2-B0 on ImageNet-1k in the paper's form: 192 px throughout.
+
+    Run: effnetv2 train IMAGENET --recipe efficientnetv2_b0_paper
+    Cost and result: 78.7 % top-1 at 224 px (the paper's Table 11, which gives no hours); ours is still to be
+        measured.
+    Source: arXiv:2104.00298, sections 4.1 and 5.1: no progressive learning. Ours: the size, dropout and
+        AutoAugment are those at the end of the released code's schedule, where the paper is silent.
+    """
+    return _small_in_the_paper("efficientnetv2_b0_paper")
+
+
+def efficientnetv2_b1_paper() -> Recipe:
+    """EfficientNetV2-B1 on ImageNet-1k in the paper's form: 192 px throughout.
+
+    Run: effnetv2 train IMAGENET --recipe efficientnetv2_b1_paper
+    Cost and result: 79.8 % top-1 at 240 px (the paper's Table 11, which gives no hours); ours is still to be
+        measured.
+    Source: as for B0.
+    """
+    return _small_in_the_paper("efficientnetv2_b1_paper")
+
+
+def efficientnetv2_b2_paper() -> Recipe:
+    """EfficientNetV2-B2 on ImageNet-1k in the paper's form: 208 px throughout.
+
+    Run: effnetv2 train IMAGENET --recipe efficientnetv2_b2_paper
+    Cost and result: the paper gives neither hours nor top-1 for B2; ours is still to be measured.
+    Source: as for B0.
+    """
+    return _small_in_the_paper("efficientnetv2_b2_paper")
+
+
+def efficientnetv2_b3_paper() -> Recipe:
+    """EfficientNetV2-B3 on ImageNet-1k in the paper's form: 240 px throughout.
+
+    Run: effnetv2 train IMAGENET --recipe efficientnetv2_b3_paper
+    Cost and result: 82.1 % top-1 at 300 px (the paper's Table 11, which gives no hours); ours is still to be
+        measured.
+    Source: as for B0.
+    """
+    return _small_in_the_paper("efficientnetv2_b3_paper")
 
 
 def efficientnetv2_s_released() -> Recipe:
@@ -54,5 +152,64 @@ def efficientnetv2_s_released() -> Recipe:
     Cost and result: 83.9 % top-1 at 384 px (the released checkpoint); ours is still to be measured.
     Source: google/automl, efficientnetv2: sizes, RandAugment 5 to 10, dropout 0.2, batch-norm momentum 0.9.
     """
-    progressive = released("efficientnetv2_s")
-    return _from_scratch("efficientnetv2_s_released", progressive, batch_norm_momentum=0.9)
+    return _as_released("efficientnetv2_s_released")
+
+
+def efficientnetv2_m_released() -> Recipe:
+    """EfficientNetV2-M on ImageNet-1k as the authors' code trains it: 192 to 384 px, dropout fixed.
+
+    Run: effnetv2 train IMAGENET --recipe efficientnetv2_m_released
+    Cost and result: 85.2 % top-1 at 480 px (the released checkpoint); ours is still to be measured.
+    Source: google/automl, efficientnetv2: sizes, RandAugment 5 to 15, mixup and CutMix to 0.2, dropout 0.3.
+    """
+    return _as_released("efficientnetv2_m_released")
+
+
+def efficientnetv2_l_released() -> Recipe:
+    """EfficientNetV2-L on ImageNet-1k as the authors' code trains it: 192 to 384 px, dropout fixed.
+
+    Run: effnetv2 train IMAGENET --recipe efficientnetv2_l_released
+    Cost and result: 85.7 % top-1 at 480 px (the released checkpoint); ours is still to be measured.
+    Source: google/automl, efficientnetv2: sizes, RandAugment 5 to 20, mixup and CutMix to 0.5, dropout 0.4.
+    """
+    return _as_released("efficientnetv2_l_released")
+
+
+def efficientnetv2_b0_released() -> Recipe:
+    """EfficientNetV2-B0 on ImageNet-1k as the authors' code trains it: 144 to 192 px, AutoAugment.
+
+    Run: effnetv2 train IMAGENET --recipe efficientnetv2_b0_released
+    Cost and result: 78.7 % top-1 at 224 px (the released checkpoint); ours is still to be measured.
+    Source: google/automl, efficientnetv2: four stages, AutoAugment's policy v0, dropout 0.2.
+    """
+    return _small_as_released("efficientnetv2_b0_released")
+
+
+def efficientnetv2_b1_released() -> Recipe:
+    """EfficientNetV2-B1 on ImageNet-1k as the authors' code trains it: 144 to 192 px, AutoAugment.
+
+    Run: effnetv2 train IMAGENET --recipe efficientnetv2_b1_released
+    Cost and result: 79.8 % top-1 at 240 px (the released checkpoint); ours is still to be measured.
+    Source: as for B0.
+    """
+    return _small_as_released("efficientnetv2_b1_released")
+
+
+def efficientnetv2_b2_released() -> Recipe:
+    """EfficientNetV2-B2 on ImageNet-1k as the authors' code trains it: 148 to 208 px, AutoAugment.
+
+    Run: effnetv2 train IMAGENET --recipe efficientnetv2_b2_released
+    Cost and result: 80.5 % top-1 at 260 px (the released checkpoint); ours is still to be measured.
+    Source: as for B0; dropout 0.3.
+    """
+    return _small_as_released("efficientnetv2_b2_released")
+
+
+def efficientnetv2_b3_released() -> Recipe:
+    """EfficientNetV2-B3 on ImageNet-1k as the authors' code trains it: 156 to 240 px, AutoAugment.
+
+    Run: effnetv2 train IMAGENET --recipe efficientnetv2_b3_released
+    Cost and result: 82.1 % top-1 at 300 px (the released checkpoint); ours is still to be measured.
+    Source: as for B0; dropout 0.3.
+    """
+    return _small_as_released("efficientnetv2_b3_released")

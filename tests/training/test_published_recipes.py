@@ -1,0 +1,198 @@
+"""The recipes of the paper and of the authors' code, held to their tables (arXiv:2104.00298; google/automl)."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.loader import Batch
+from efficientnetv2.data.sampling import Sampler
+from efficientnetv2.models.create import create
+from efficientnetv2.training.loop import train
+from efficientnetv2.training.recipe import checked
+from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.training.settle import settle
+from efficientnetv2.training.state import Length, begin
+
+
+def stage_sizes(recipe):
+    return [recipe.progressive.stage(index).image_px for index in range(recipe.progressive.stages)]
+
+
+#                 sizes                 RandAugment  mixup  dropout      (Table 6)
+@pytest.mark.parametrize(
+    ("size", "px", "randaugment", "mixup", "dropout", "eval_px"),
+    [
+        ("s", [128, 185, 243, 300], (5, 15), (0, 0), (0.1, 0.3), 384),
+        ("m", [128, 212, 296, 380], (5, 20), (0, 0.2), (0.1, 0.4), 480),
+        ("l", [128, 212, 296, 380], (5, 25), (0, 0.4), (0.1, 0.5), 480),
+    ],
+)
+def test_paper_recipes_are_table_6(size, px, randaugment, mixup, dropout, eval_px):
+    recipe = named(f"efficientnetv2_{size}_paper")
+    first, last = recipe.progressive.stage(0), recipe.progressive.last
+    assert stage_sizes(recipe) == px
+    assert (first.randaugment, last.randaugment) == randaugment
+    assert (first.mixup_alpha, last.mixup_alpha) == mixup
+    assert (first.dropout, last.dropout) == dropout
+    assert (first.cutmix_alpha, last.cutmix_alpha) == (0, 0)
+    assert recipe.epochs / recipe.progressive.stages == pytest.approx(87, abs=1)
+    assert (recipe.eval_px, recipe.batch_norm_momentum) == (eval_px, 0.99)
+
+
+# ibase 128: 128 + (train - 128) * (stage + 1) / 4; RandAugment and mixing ramp up, dropout stands.
+@pytest.mark.parametrize(
+    ("size", "px", "randaugment", "mix", "dropout", "eval_px"),
+    [
+        ("s", [171, 214, 257, 300], 10, 0.0, 0.2, 384),
+        ("m", [192, 256, 320, 384], 15, 0.2, 0.3, 480),
+        ("l", [192, 256, 320, 384], 20, 0.5, 0.4, 480),
+        ("b0", [144, 160, 176, 192], None, 0.0, 0.2, 224),
+        ("b1", [144, 160, 176, 192], None, 0.0, 0.2, 240),
+        ("b2", [148, 168, 188, 208], None, 0.0, 0.3, 260),
+        ("b3", [156, 184, 212, 240], None, 0.0, 0.3, 300),
+    ],
+)
+def test_released_recipes_are_the_authors_configurations(size, px, randaugment, mix, dropout, eval_px):
+    recipe = named(f"efficientnetv2_{size}_released")
+    last = recipe.progressive.last
+    assert stage_sizes(recipe) == px
+    assert last.randaugment == randaugment
+    assert (last.mixup_alpha, last.cutmix_alpha) == (mix, mix)
+    assert {recipe.progressive.stage(i).dropout for i in range(4)} == {dropout}
+    assert recipe.augment.autoaugment == (randaugment is None)
+    assert (recipe.eval_px, recipe.batch_norm_momentum) == (eval_px, 0.9)
+
+
+@pytest.mark.parametrize(("size", "px"), [("b0", 192), ("b1", 192), ("b2", 208), ("b3", 240)])
+def test_the_paper_trains_the_small_ones_at_one_size(size, px):
+    recipe = named(f"efficientnetv2_{size}_paper")
+    assert stage_sizes(recipe) == [px]
+    assert recipe.augment.autoaugment
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("efficientnetv2_")])
+def test_from_scratch_they_share_section_4_1(name):
+    recipe = named(name)
+    optimizer, schedule = recipe.optimizer, recipe.schedule
+    assert (recipe.epochs, recipe.batch_images, recipe.ema_decay) == (350, 4096, 0.9999)
+    assert (optimizer.kind, optimizer.momentum, optimizer.decay) == ("rmsprop", 0.9, 0.9)
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.epsilon) == (0.016 * 4096 / 256, 1e-5, 1e-3)
+    assert (schedule.kind, schedule.factor, schedule.every_epochs) == ("staircase", 0.97, 2.4)
+    assert recipe.progressive.last.drop_path == pytest.approx(1 - 0.8)
+    assert recipe.progressive.last.label_smoothing == 0.1
+    assert f"--recipe {name}" in RECIPES[name].__doc__
+
+
+def test_small_pictures_are_evaluated_by_their_centre_and_large_ones_whole():
+    """Released: size/(size + 32) of the shorter side below 320 px; from there on squeezed."""
+    b0, s = named("efficientnetv2_b0_released"), named("efficientnetv2_s_released")
+    assert (b0.framing, b0.crop_fraction) == ("crop", pytest.approx(224 / 256))
+    assert (s.framing, s.crop_fraction) == ("whole", 1.0)
+
+
+def test_transfer_is_section_4_3():
+    paper, released = named("transfer_paper"), named("transfer_released")
+    assert (paper.steps, paper.batch_images, paper.optimizer.lr) == (10_000, 512, 0.001)
+    assert (paper.schedule.kind, released.schedule.kind) == ("cosine", "constant")
+    assert (paper.optimizer.weight_decay, released.optimizer.weight_decay) == (0.0, 1e-5)
+    assert paper.progressive.last.cutout == 0.5
+    assert released.optimizer.lr == 0.0005 * 512 / 256
+
+
+def test_from_21k_is_fifteen_epochs_cosine_in_the_paper_constant_as_released():
+    paper, released = named("imagenet_from_21k_paper"), named("imagenet_from_21k_released")
+    assert (paper.epochs, released.epochs) == (15, 15)
+    assert (paper.schedule.kind, released.schedule.kind) == ("cosine", "constant")
+    assert (paper.ema_decay, paper.schedule.warmup_epochs) == (0.9996, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "px"),
+    [
+        ("resnet50_224_progressive", "torchvision:resnet50", 224),
+        ("resnet50_380_progressive", "torchvision:resnet50", 380),
+        ("resnet152_380_progressive", "torchvision:resnet152", 380),
+        ("efficientnet_b4_progressive", "efficientnet_b4", 380),
+        ("efficientnet_b5_progressive", "efficientnet_b5", 456),
+    ],
+)
+def test_table_12s_networks_grow_from_128_px_to_their_own_size(name, model, px):
+    recipe = named(name)
+    assert (recipe.model, recipe.progressive.stage(0).image_px, recipe.progressive.last.image_px) == (
+        model,
+        128,
+        px,
+    )
+
+
+def test_steps_become_the_epochs_that_they_make():
+    """10,000 steps of 512 of CIFAR-10's 50,000 pictures: 102.4 epochs."""
+    recipe = named("transfer_paper").model_copy(update={"weights": "none", "model": "efficientnetv2_b0"})
+    recipe = checked(
+        recipe.to_json() | {"group_images": 8, "progressive": {"image_px": 32}, "eval_px": 32}, where="here"
+    )
+    settled = settle(recipe, images=50_000, class_names=("a", "b"), device=torch.device("cpu"))
+    assert settled.recipe.epochs == pytest.approx(102.4)
+    assert settled.recipe.steps is None
+    assert Length.of(settled.recipe, 50_000).steps == 10_000
+    assert any("10,000 steps of 512" in note for note in settled.notes)
+
+
+@pytest.mark.parametrize("images", [1, 3, 2040, 8144, 49_999])
+def test_the_number_of_steps_survives_whatever_the_number_of_pictures(images):
+    epochs = 10_000 * 512 / images
+    recipe = named("transfer_paper").model_copy(update={"epochs": epochs, "steps": None})
+    assert Length.of(recipe, images).steps == 10_000
+
+
+def test_steps_and_epochs_at_once_are_refused():
+    with pytest.raises(InputError, match="epochs is 3 and steps is 10000, but only one"):
+        checked(named("transfer_paper").to_json() | {"epochs": 3}, where="here")
+
+
+class _Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.dropout = nn.Dropout(0.1)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, images):
+        return self.fc(self.dropout(self.features(images).mean((2, 3))))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_across_each_of_its_stage_boundaries(name):
+    """The recipe's own schedule, augmentation and optimizer, at 48 px and a batch of 8."""
+    recipe = named(name)
+    start, last = recipe.progressive.stage(0).image_px, recipe.progressive.last.image_px
+    plain = recipe.to_json()
+    plain["progressive"] = recipe.progressive.with_image_px(48).to_json() | {"px_multiple": 1}
+    plain |= {"epochs": 8.0, "steps": None, "batch_images": 8, "group_images": 4, "eval_px": 32}
+    recipe = checked(plain, where=name)
+    torch.manual_seed(0)
+    network = create(_Tiny())
+    state, key, length = begin(network, recipe), Key.of(0), Length.of(recipe, 8)
+    sampler = Sampler(np.arange(8) % 2, recipe.progressive, length.steps, 8, 4, recipe.balance, key)
+
+    def batches():
+        noise = np.random.default_rng(0)
+        for request in sampler:
+            px = request.setting.image_px
+            images = torch.from_numpy(noise.integers(0, 256, (4, 3, px, px), np.uint8))
+            yield Batch(request, images, torch.from_numpy(request.samples % 2), ())
+
+    losses, sizes = [], []
+    for done in train(
+        state, batches(), recipe=recipe, preprocessing=Preprocessing(image_px=32), length=length,
+        num_classes=2, key=key, device=torch.device("cpu"),
+    ):  # fmt: skip
+        losses.append(float(done.loss))
+        sizes.append(done.setting.image_px)
+    assert len(losses) == 8
+    assert np.isfinite(losses).all()
+    assert len(set(sizes)) == (recipe.progressive.stages if start < last else 1)
