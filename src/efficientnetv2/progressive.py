@@ -221,7 +221,7 @@ def _ends(quantity: Quantity | None) -> tuple[float, ...]:
 def paper(name: str) -> Progressive:
     """The settings of the paper: sizes from 128 px, every regularizer growing, dropout too.
 
-    Source: arXiv:2104.00298, Table 6 and section 4.3 (four stages; survival 0.8 throughout).
+    Source: arXiv:2104.00298, Table 6 and section 5.1 (four stages; survival 0.8 throughout).
 
     Raises:
         InputError: the paper gives no progressive settings for that network.

@@ -75,7 +75,7 @@ def test_the_paper_trains_the_small_ones_at_one_size(size, px):
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("efficientnetv2_")])
-def test_from_scratch_they_share_section_4_1(name):
+def test_from_scratch_they_share_section_5_1(name):
     recipe = named(name)
     optimizer, schedule = recipe.optimizer, recipe.schedule
     assert (recipe.epochs, recipe.batch_images, recipe.ema_decay) == (350, 4096, 0.9999)
@@ -94,7 +94,7 @@ def test_small_pictures_are_evaluated_by_their_centre_and_large_ones_whole():
     assert (s.framing, s.crop_fraction) == ("whole", 1.0)
 
 
-def test_transfer_is_section_4_3():
+def test_transfer_is_section_5_3():
     paper, released = named("transfer_paper"), named("transfer_released")
     assert (paper.steps, paper.batch_images, paper.optimizer.lr) == (10_000, 512, 0.001)
     assert (paper.schedule.kind, released.schedule.kind) == ("cosine", "constant")

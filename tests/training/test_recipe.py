@@ -43,7 +43,7 @@ def test_the_paper_and_the_released_recipe_of_s_differ_where_the_sources_do():
 
 
 def test_imagenet_recipe_has_the_papers_numbers():
-    """Section 4.1: RMSprop 0.9/0.9, 0.256 at 4096, x0.97 each 2.4 epochs, decay 1e-5, 350 epochs, EMA 0.9999."""
+    """Section 5.1: RMSprop 0.9/0.9, 0.256 at 4096, x0.97 each 2.4 epochs, decay 1e-5, 350 epochs, EMA 0.9999."""
     recipe = named("efficientnetv2_s_paper")
     assert (recipe.epochs, recipe.batch_images, recipe.ema_decay) == (350, 4096, 0.9999)
     assert (recipe.optimizer.kind, recipe.optimizer.lr, recipe.optimizer.weight_decay) == (

@@ -19,7 +19,7 @@ from efficientnetv2.models.interop.tensors import shape_name
 from efficientnetv2.models.network import EfficientNet, Network, check_numbers
 from efficientnetv2.models.regularize import apply_setting
 
-DROP_PATH = 0.2  # 1 - 0.8, the survival probability of every released network (arXiv:2104.00298, section 4.1)
+DROP_PATH = 0.2  # 1 - 0.8, the survival probability of every released network (arXiv:2104.00298, section 5.1)
 DROPOUT = 0.2  # for an architecture that was not published: that of the smallest released ones
 # Of files of weights: ours, and those that ``effnetv2 convert`` makes ours of.
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".h5", ".keras", ".ckpt")

@@ -192,7 +192,7 @@ class EMA:
         decay: in the long run. Early on it is capped by (1 + step) / (10 + step), so that the average
             forgets the random start.
 
-    Source: arXiv:2104.00298, section 4.1 (0.9999); cap and statistics as the released code.
+    Source: arXiv:2104.00298, section 5.1 (0.9999); cap and statistics as the released code.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

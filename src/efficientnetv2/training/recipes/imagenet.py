@@ -9,7 +9,7 @@ from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.progressive import Progressive, paper, released
 from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
 
-# Batch-norm momentum, as Keras counts it: arXiv:2104.00298, section 4.1, and google/automl, efficientnetv2.
+# Batch-norm momentum, as Keras counts it: arXiv:2104.00298, section 5.1, and google/automl, efficientnetv2.
 _PAPER, _RELEASED = 0.99, 0.9
 _RANDAUGMENT = AugmentPlan(flip="horizontal", randaugment_preset="released")
 _AUTOAUGMENT = AugmentPlan(flip="horizontal", autoaugment=True)
@@ -20,7 +20,7 @@ def _from_scratch(
 ) -> Recipe:
     """What all of them share; ``name`` is the network's and, after the last ``_``, whose settings these are.
 
-    arXiv:2104.00298, section 4.1 and the released code agree on: RMSprop with decay and momentum 0.9, weight
+    arXiv:2104.00298, section 5.1 and the released code agree on: RMSprop with decay and momentum 0.9, weight
     decay 1e-5, batch 4096, learning rate up to 0.256, times 0.97 each 2.4 epochs, 350 epochs, EMA 0.9999. Epsilon
     0.001, five epochs of warm-up and crops from 5 % of the area are the released code's; the paper does not say.
     Evaluation: the size and framing that the released network was published with.
@@ -57,7 +57,7 @@ def _as_released(name: str) -> Recipe:
 
 
 def _small_in_the_paper(name: str) -> Recipe:
-    """B0 to B3 at one size: section 5.1 trains them without progressive learning."""
+    """B0 to B3 at one size: section 6.1 trains them without progressive learning."""
     fixed = replace(released(name.rpartition("_")[0]), stages=1)
     return _from_scratch(name, fixed, batch_norm_momentum=_PAPER, augment=_AUTOAUGMENT)
 
@@ -73,7 +73,7 @@ def efficientnetv2_s_paper() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_s_paper
     Cost and result: 7.1 hours on 32 TPUv3 cores, 83.9 % top-1 at 384 px (the paper's Table 7); ours is
         still to be measured.
-    Source: arXiv:2104.00298, section 4.1 and Table 6. Ours: the smallest crop (5 % of the area), warm-up
+    Source: arXiv:2104.00298, section 5.1 and Table 6. Ours: the smallest crop (5 % of the area), warm-up
         and RandAugment's operations follow the released code, where the paper is silent.
     """
     return _as_in_the_paper("efficientnetv2_s_paper")
@@ -85,7 +85,7 @@ def efficientnetv2_m_paper() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_m_paper
     Cost and result: 13 hours on 32 TPUv3 cores, 85.1 % top-1 at 480 px (the paper's Table 7); ours is
         still to be measured.
-    Source: arXiv:2104.00298, section 4.1 and Table 6; what is ours, as for S.
+    Source: arXiv:2104.00298, section 5.1 and Table 6; what is ours, as for S.
     """
     return _as_in_the_paper("efficientnetv2_m_paper")
 
@@ -96,7 +96,7 @@ def efficientnetv2_l_paper() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_l_paper
     Cost and result: 24 hours on 32 TPUv3 cores, 85.7 % top-1 at 480 px (the paper's Table 7); ours is
         still to be measured.
-    Source: arXiv:2104.00298, section 4.1 and Table 6; what is ours, as for S.
+    Source: arXiv:2104.00298, section 5.1 and Table 6; what is ours, as for S.
     """
     return _as_in_the_paper("efficientnetv2_l_paper")
 
@@ -107,7 +107,7 @@ def efficientnetv2_b0_paper() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b0_paper
     Cost and result: 78.7 % top-1 at 224 px (the paper's Table 11, which gives no hours); ours is still to be
         measured.
-    Source: arXiv:2104.00298, sections 4.1 and 5.1: no progressive learning. Ours: the size, dropout and
+    Source: arXiv:2104.00298, sections 5.1 and 6.1: no progressive learning. Ours: the size, dropout and
         AutoAugment are those at the end of the released code's schedule, where the paper is silent.
     """
     return _small_in_the_paper("efficientnetv2_b0_paper")

@@ -10,7 +10,7 @@ from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
 def _progressive(name: str, *, model: str, image_px: int, drop_path: float = 0.0) -> Recipe:
     """What the recipes of Table 12 share.
 
-    The paper gives accuracies and hours, not the settings. Ours: the optimizer and schedule of its section 4.1, S's
+    The paper gives accuracies and hours, not the settings. Ours: the optimizer and schedule of its section 5.1, S's
     row of Table 6 for RandAugment and dropout, sizes from 128 px to the network's own. ``--set
     progressive.stages=1`` is the baseline: everything at its end throughout.
     """
@@ -48,7 +48,7 @@ def resnet50_224_progressive() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe resnet50_224_progressive
     Cost and result: 78.1 -> 78.4 % top-1, 4.9 -> 3.5 hours on 32 TPUv3 cores (the paper's Table 12); ours is still to
         be measured.
-    Source: arXiv:2104.00298, section 5.3 and Table 12; the settings are ours.
+    Source: arXiv:2104.00298, section 6.2 and Table 12; the settings are ours.
     """
     return _progressive("resnet50_224_progressive", model="torchvision:resnet50", image_px=224)
 
@@ -59,7 +59,7 @@ def resnet50_380_progressive() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe resnet50_380_progressive
     Cost and result: 80.0 -> 80.3 % top-1, 14.3 -> 5.8 hours on 32 TPUv3 cores (the paper's Table 12); ours is still to
         be measured.
-    Source: arXiv:2104.00298, section 5.3 and Table 12; the settings are ours.
+    Source: arXiv:2104.00298, section 6.2 and Table 12; the settings are ours.
     """
     return _progressive("resnet50_380_progressive", model="torchvision:resnet50", image_px=380)
 
@@ -70,7 +70,7 @@ def resnet152_380_progressive() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe resnet152_380_progressive
     Cost and result: 82.4 -> 82.9 % top-1, 15.5 -> 7.2 hours on 32 TPUv3 cores (the paper's Table 12); ours is still to
         be measured.
-    Source: arXiv:2104.00298, section 5.3 and Table 12; the settings are ours.
+    Source: arXiv:2104.00298, section 6.2 and Table 12; the settings are ours.
     """
     return _progressive("resnet152_380_progressive", model="torchvision:resnet152", image_px=380)
 
@@ -81,7 +81,7 @@ def efficientnet_b4_progressive() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe efficientnet_b4_progressive
     Cost and result: 82.9 -> 83.1 % top-1, 20.8 -> 9.4 hours on 32 TPUv3 cores (the paper's Table 12); ours is still to
         be measured.
-    Source: arXiv:2104.00298, section 5.3 and Table 12; the settings are ours.
+    Source: arXiv:2104.00298, section 6.2 and Table 12; the settings are ours.
     """
     return _progressive("efficientnet_b4_progressive", model="efficientnet_b4", image_px=380, drop_path=0.2)
 
@@ -92,6 +92,6 @@ def efficientnet_b5_progressive() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe efficientnet_b5_progressive
     Cost and result: 83.7 -> 84.0 % top-1, 42.9 -> 15.2 hours on 32 TPUv3 cores (the paper's Table 12); ours is still to
         be measured.
-    Source: arXiv:2104.00298, section 5.3 and Table 12; the settings are ours.
+    Source: arXiv:2104.00298, section 6.2 and Table 12; the settings are ours.
     """
     return _progressive("efficientnet_b5_progressive", model="efficientnet_b5", image_px=456, drop_path=0.2)

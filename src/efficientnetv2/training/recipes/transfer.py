@@ -18,7 +18,7 @@ def _onwards(
 ) -> Recipe:
     """What going on from trained weights shares.
 
-    arXiv:2104.00298, section 4.3 and the released code (its ``Ft`` configurations) agree on batch 512, learning
+    arXiv:2104.00298, section 5.3 and the released code (its ``Ft`` configurations) agree on batch 512, learning
     rate 0.001, cutout and flips. The released code's alone: RMSprop, a warm-up of one epoch, one size, the size of
     evaluation; the whole picture squeezed into the square; no crops, no dropout, survival 0.8, label smoothing 0.1,
     EMA 0.9996, a hole of half the side filled with noise.
@@ -54,7 +54,7 @@ def transfer_paper() -> Recipe:
     Run: effnetv2 train cifar10 --recipe transfer_paper --weights efficientnetv2_s.in1k
     Cost and result: S reaches 98.7 % on CIFAR-10, 91.5 % on CIFAR-100, 97.9 % on Flowers-102, 93.8 % on Cars (the
         paper's Table 8, means of five runs); ours is still to be measured.
-    Source: arXiv:2104.00298, section 4.3: batch 512, learning rate 0.001, cosine, no weight decay, cutout. The rest,
+    Source: arXiv:2104.00298, section 5.3: batch 512, learning rate 0.001, cosine, no weight decay, cutout. The rest,
         on which the paper is silent, as the released code.
     """
     weights = "efficientnetv2_s.in1k"
@@ -82,7 +82,7 @@ def imagenet_from_21k_paper() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_paper --model efficientnetv2_s
     Cost and result: 84.9 % top-1 for S, 86.2 % for M, 86.8 % for L, 87.3 % for XL; with the pretraining 9, 15, 26 and
         45 hours on 32 TPUv3 cores (the paper's Table 7); ours is still to be measured.
-    Source: arXiv:2104.00298, section 4.2; the rest, on which the paper is silent, as the released code. For M, L
+    Source: arXiv:2104.00298, section 5.2; the rest, on which the paper is silent, as the released code. For M, L
         and XL add --weights efficientnetv2_m.in21k and so on, and their evaluation sizes by --image-px.
     """
     weights = "efficientnetv2_s.in21k"
