@@ -167,6 +167,10 @@ def _timm(
     name: str, tag: str, *, num_classes: int | None, in_channels: int | None
 ) -> tuple[nn.Module, Preprocessing | None]:
     timm = needed("timm", "timm", f"the network 'timm:{name}'")
+    from efficientnetv2.models.foreign_weights import (
+        reading,
+        timm_file,
+    )  # brings a client of the network along
     from efficientnetv2.models.interop.timm import stated_preprocessing
 
     if not timm.is_model(name):
@@ -179,13 +183,14 @@ def _timm(
     words: dict[str, Any] = {"pretrained": bool(tag)}
     words |= {"num_classes": num_classes} if num_classes and num_classes > 0 else {}
     words |= {"in_chans": in_channels} if in_channels and in_channels > 0 else {}
-    try:
+    path = timm_file(timm.get_pretrained_cfg(whole).to_dict(), whole) if tag else None
+    if path:  # its repositories hold tensors by timm's names, whatever format the first publisher used
+        words["pretrained_cfg_overlay"] = {"file": str(path), "custom_load": False}
+    with reading(f"timm:{whole}", path):
         try:
             module = timm.create_model(whole, **words, drop_path_rate=_TO_HAVE_MODULES)
         except TypeError:  # a network without stochastic depth
             module = timm.create_model(whole, **words)
-    except OSError as error:
-        raise _unfetched(f"timm:{whole}", error) from error
     regularize(module, None, 0.0)
     config = module.pretrained_cfg
     return module, stated_preprocessing(config, Path(f"timm:{name}"))[0] if config.get("mean") else None
@@ -194,6 +199,7 @@ def _timm(
 def _torchvision(name: str, tag: str, *, num_classes: int | None) -> tuple[nn.Module, Preprocessing]:
     from torchvision import models
 
+    from efficientnetv2.models.foreign_weights import reading, torchvision_file
     from efficientnetv2.models.interop.torchvision import preprocessing_of
 
     known = models.list_models(module=models)
@@ -206,13 +212,12 @@ def _torchvision(name: str, tag: str, *, num_classes: int | None) -> tuple[nn.Mo
             f"Known: {', '.join(every.__members__)}."
         )
     weights = every[tag] if tag else None
-    try:
-        # Pretrained ones come with the classes that they were trained for.
-        fresh = {"num_classes": num_classes} if num_classes and num_classes > 0 and not weights else {}
-        drawn = {"init_weights": True} if name in _SIDE_HEADED and not weights else {}
+    # Pretrained ones come with the classes that they were trained for.
+    fresh = {"num_classes": num_classes} if num_classes and num_classes > 0 and not weights else {}
+    drawn = {"init_weights": True} if name in _SIDE_HEADED and not weights else {}
+    path = torchvision_file(weights.url, f"{name}.{tag}") if weights else None
+    with reading(f"torchvision:{name}.{tag}", path):  # from its cache, where the file lies now
         module = models.get_model(name, weights=weights, **fresh, **drawn)
-    except OSError as error:
-        raise _unfetched(f"torchvision:{name}.{tag}", error) from error
     if name in _SIDE_HEADED:
         _as_pretrained(module)
     return module, preprocessing_of(weights or every.DEFAULT)
@@ -228,14 +233,6 @@ def _as_pretrained(module: nn.Module) -> None:
         if hasattr(module, head):
             setattr(module, head, None)
     module.aux_logits, module.transform_input = False, True  # type: ignore[assignment]
-
-
-def _unfetched(model: str, error: OSError) -> InputError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return InputError(
-        f"the weights of '{model}' cannot be fetched ({reason}). With no network, fetch them elsewhere with that "
-        "library and copy its cache here; or leave out the tag for fresh weights."
-    )
 
 
 def regularize(network: nn.Module, dropout: float | None, drop_path: float | None) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 from efficientnetv2.arch.published import NAMES
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.download import download, sha256_of, within
-from efficientnetv2.models.pretrained import Pretrained, about, names
+from efficientnetv2.models.pretrained import Remote, about, names
 
 if TYPE_CHECKING:
     from efficientnetv2.models.network import Network
@@ -65,6 +66,10 @@ class Hub:
     patience_s: float = 10.0
 
 
+class NotThere(InputError):  # noqa: N818 - it names what it is about
+    """The server was reached, and has no such file."""
+
+
 def list_models(pretrained: bool = False) -> tuple[str, ...]:
     """Names that ``create`` takes.
 
@@ -74,22 +79,22 @@ def list_models(pretrained: bool = False) -> tuple[str, ...]:
     return names() if pretrained else NAMES
 
 
-def url(name: str, hub: Hub | None = None) -> str:
+def url(what: str | Remote, hub: Hub | None = None) -> str:
     """Where the file of pretrained weights is fetched from."""
-    hub, entry = hub or Hub(), about(name)
+    hub, entry = hub or Hub(), _remote(what)
     if entry.source == "torchvision":
         return f"{hub.pytorch}/{entry.repository}/{entry.file}"
     return hf_hub_url(entry.repository, entry.file, endpoint=hub.endpoint)
 
 
-def cached(name: str, hub: Hub | None = None) -> Path | None:
+def cached(what: str | Remote, hub: Hub | None = None) -> Path | None:
     """The file of pretrained weights if it is on this machine; no network is asked.
 
     Args:
-        name: one of ``pretrained.names()``.
+        what: one of ``pretrained.names()``, or a file of others.
         hub: where to look; None is the user's own caches.
     """
-    hub, entry = hub or Hub(), about(name)
+    hub, entry = hub or Hub(), _remote(what)
     by_hand = _by_hand(entry, hub)
     if entry.source == "timm":
         found = try_to_load_from_cache(entry.repository, entry.file, cache_dir=hub.folder)
@@ -98,40 +103,43 @@ def cached(name: str, hub: Hub | None = None) -> Path | None:
     return by_hand if by_hand.is_file() else None
 
 
-def fetch(name: str, hub: Hub | None = None) -> Path:
+def fetch(what: str | Remote, hub: Hub | None = None) -> Path:
     """The file of pretrained weights, from the cache or fetched into it.
 
     A download that broke off goes on where it was. What comes is kept only if its SHA-256 is the one that the hub
     states, or that torchvision has in the file's name; a cached file that is no longer so is fetched again.
 
     Args:
-        name: one of ``pretrained.names()``.
+        what: one of ``pretrained.names()``, or a file of others.
         hub: where from and where to; None is as the user's environment says.
 
     Raises:
         InputError: no such name; or the file is not there and can't be fetched or kept: says why, where the cache
-            is and how to fill it by hand.
+            is and how to fill it by hand. ``NotThere`` if the server answers that it has no such file.
     """
-    hub, entry = hub or Hub(), about(name)
-    path = cached(name, hub)
+    hub, entry = hub or Hub(), _remote(what)
+    path = cached(entry, hub)
     if path is not None and _intact(path, entry):
         return path
     if path is not None and path != (brought := _by_hand(entry, hub)) and brought.is_file():
         return brought  # in place of the damaged one
-    state = f"'{name}' is not in the cache" if path is None else f"{path} is damaged (its SHA-256 is wrong)"
+    state = (
+        f"'{entry.name}' is not in the cache" if path is None else f"{path} is damaged (its SHA-256 is wrong)"
+    )
     if hub.offline:
         raise _missing(entry, hub, f"{state}, and HF_HUB_OFFLINE forbids to fetch it")
-    get: Callable[[Pretrained, Hub], Path] = _from_pytorch if entry.source == "torchvision" else _from_hub
+    get: Callable[[Remote, Hub], Path] = _from_pytorch if entry.source == "torchvision" else _from_hub
     try:
         return get(entry, hub)
     except (httpx2.HTTPError, TimeoutError, LocalEntryNotFoundError) as error:
-        raise _missing(
-            entry, hub, f"{state}, and fetching it failed: {_reason(error, url(name, hub))}"
-        ) from error
+        told = _missing(entry, hub, f"{state}, and fetching it failed: {_reason(error, url(entry, hub))}")
+        response = getattr(error, "response", None)
+        absent = response is not None and response.status_code == HTTPStatus.NOT_FOUND
+        raise (NotThere(str(told)) if absent else told) from error
     except OSError as error:
         folder = hub.torch_folder if entry.source == "torchvision" else hub.folder
         raise InputError(
-            f"'{name}' cannot be kept in the cache {folder} ({error.strerror or error}). Make room, or name "
+            f"'{entry.name}' cannot be kept in the cache {folder} ({error.strerror or error}). Make room, or name "
             f"another folder with {_variable(entry)}."
         ) from error
 
@@ -160,9 +168,9 @@ def load(name: str, hub: Hub | None = None) -> Network:
     return network
 
 
-def _from_hub(entry: Pretrained, hub: Hub) -> Path:
+def _from_hub(entry: Remote, hub: Hub) -> Path:
     """Into huggingface_hub's cache: the content first, checked; then its own link to it."""
-    source = url(entry.name, hub)
+    source = url(entry, hub)
     said = within(
         hub.patience_s,
         lambda: get_hf_file_metadata(source, timeout=hub.patience_s, endpoint=hub.endpoint),
@@ -194,9 +202,9 @@ def _from_hub(entry: Pretrained, hub: Hub) -> Path:
     )
 
 
-def _from_pytorch(entry: Pretrained, hub: Hub) -> Path:
+def _from_pytorch(entry: Remote, hub: Hub) -> Path:
     """Into torchvision's cache."""
-    source, to = url(entry.name, hub), hub.torch_folder / entry.file
+    source, to = url(entry, hub), hub.torch_folder / entry.file
     head = within(
         hub.patience_s,
         lambda: get_session().head(source, headers={"Accept-Encoding": "identity"}, timeout=hub.patience_s),
@@ -217,6 +225,10 @@ def _from_pytorch(entry: Pretrained, hub: Hub) -> Path:
     return to
 
 
+def _remote(what: str | Remote) -> Remote:
+    return about(what) if isinstance(what, str) else what
+
+
 def _lock(hub: Hub, group: str, name: str) -> AbstractContextManager[object]:
     """Where huggingface_hub has its own locks; under its own name for its files."""
     folder = hub.folder / ".locks" / group
@@ -225,22 +237,22 @@ def _lock(hub: Hub, group: str, name: str) -> AbstractContextManager[object]:
     return lock
 
 
-def _repository_folder(entry: Pretrained) -> str:
+def _repository_folder(entry: Remote) -> str:
     return "models--" + entry.repository.replace("/", "--")
 
 
-def _by_hand(entry: Pretrained, hub: Hub) -> Path:
+def _by_hand(entry: Remote, hub: Hub) -> Path:
     """Where a file that somebody brings is looked for."""
     if entry.source == "torchvision":
         return hub.torch_folder / entry.file
     return hub.folder / _repository_folder(entry) / "snapshots" / "main" / entry.file
 
 
-def _stated_hash(entry: Pretrained) -> str:
+def _stated_hash(entry: Remote) -> str:
     return entry.file.removesuffix(".pth").rpartition("-")[2]
 
 
-def _intact(path: Path, entry: Pretrained) -> bool:
+def _intact(path: Path, entry: Remote) -> bool:
     """Whether a file still has the SHA-256 that it is known by; a file brought by hand is not known by one."""
     if entry.source == "torchvision":
         return sha256_of(path).startswith(_stated_hash(entry))
@@ -248,15 +260,15 @@ def _intact(path: Path, entry: Pretrained) -> bool:
     return not _SHA256.fullmatch(known) or sha256_of(path) == known
 
 
-def _variable(entry: Pretrained) -> str:
+def _variable(entry: Remote) -> str:
     return "TORCH_HOME" if entry.source == "torchvision" else "HF_HUB_CACHE"
 
 
-def _missing(entry: Pretrained, hub: Hub, state: str) -> InputError:
+def _missing(entry: Remote, hub: Hub, state: str) -> InputError:
     folder = hub.torch_folder if entry.source == "torchvision" else hub.folder
     return InputError(
         f"{state}. Try again with a network; what has come so far is kept. Or fill the cache by hand: on a machine "
-        f"with a network download {url(entry.name, hub)} and put the file at {_by_hand(entry, hub)} "
+        f"with a network download {url(entry, hub)} and put the file at {_by_hand(entry, hub)} "
         f"(the cache folder is {folder}; {_variable(entry)} names another)."
     )
 

@@ -24,15 +24,30 @@ HALF: _Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class Remote:
+    """A file of weights at timm's or torchvision's source.
+
+    Args:
+        name: that people know the weights by.
+        source: whose files they are, and so which server and cache.
+        repository: of timm's on the Hugging Face hub, at the newest commit of its main branch; of torchvision
+            the folder on PyTorch's server.
+        file: in that repository. Of torchvision's, the name ends in the first digits of its SHA-256.
+    """
+
+    name: str
+    source: Literal["timm", "torchvision"]
+    repository: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Pretrained(Remote):
     """Weights that can be had by name.
 
     Args:
         name: ``model.tag``.
-        source: whose files they are.
-        repository: of timm's on the Hugging Face hub, at the newest commit of its main branch; of torchvision
-            the folder on PyTorch's server.
-        file: in that repository. Of torchvision's, the name ends in the first 8 digits of its SHA-256.
+        source, repository, file: see ``Remote``.
         their_model: what the source calls the network.
         num_classes: of the classifier.
         preprocessing: that the figure was measured with, as the source states it.
@@ -41,10 +56,6 @@ class Pretrained:
         licence: as the source states it.
     """
 
-    name: str
-    source: Literal["timm", "torchvision"]
-    repository: str
-    file: str
     their_model: str
     num_classes: int
     preprocessing: Preprocessing
