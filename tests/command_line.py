@@ -19,8 +19,8 @@ TINY = (
 
 # Forked off a server that has imported everything already: a fresh interpreter would spend most of a test's time on
 # importing torch. (Not off the test process: once that has computed gradients, PyTorch refuses to in its children.)
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
     ["efficientnetv2.cli", "efficientnetv2.commands.train_job", "efficientnetv2.commands.evaluate_job"]
 )
 
@@ -39,7 +39,7 @@ def effnetv2(*arguments: object, cwd: Path, timeout: float = 300) -> Done:
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
         words = [str(word) for word in arguments]
-        process = _SERVER.Process(target=_command, args=(words, str(cwd), str(out), str(err)))
+        process = SERVER.Process(target=_command, args=(words, str(cwd), str(out), str(err)))
         process.start()
         process.join(timeout)
         if process.exitcode is None:

@@ -128,7 +128,7 @@ def test_statistics_of_several_groups_move_as_one():
     for images in groups:
         network(images)
         statistics.after_groups(1)
-    statistics.end_step()
+    statistics.end_step(torch.zeros(()))
     means = torch.stack([g.mean(dim=(0, 2, 3)) for g in groups]).mean(0)
     variances = torch.stack([g.var(dim=(0, 2, 3), unbiased=True) for g in groups]).mean(0)
     torch.testing.assert_close(network[0].running_mean, 0.9 * 0.5 + 0.1 * means)
@@ -142,6 +142,6 @@ def test_one_group_is_pytorchs_own_update():
     statistics.begin_step()
     ours(images)
     statistics.after_groups(1)
-    statistics.end_step()
+    statistics.end_step(torch.zeros(()))
     theirs(images)
     assert torch.equal(ours.running_var, theirs.running_var)

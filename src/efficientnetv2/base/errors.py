@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class OtherProcessError(Exception):
+    """Another process of the same run has failed and says why; this one ends without a word."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown word: ``; did you mean 'x'?``, or a full stop."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +25,9 @@ from efficientnetv2.models.groups import one_pass
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training import optim
+from efficientnetv2.training.distributed import ALONE, Gradients, World
 from efficientnetv2.training.loss import cross_entropy
-from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime, batched, too_short
+from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime, batched, too_late, too_short
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import Length, State
 
@@ -38,13 +39,13 @@ class StepDone:
     Args:
         step: its number, from 0.
         setting: that held.
-        loss: scalar tensor, still on the device: reading it waits for the device.
+        loss: of all groups; scalar tensor, still on the device: reading it waits for the device.
         lr: peak group's learning rate.
-        images: pictures in this step on this process.
-        unreadable: sample and reason of each picture that could not be read.
+        images: pictures in this step, on all processes.
+        unreadable: sample and reason of each picture that could not be read, on this process.
         waited_s: for the step's pictures: how long the loop had nothing to do. Where no worker reads ahead, that is
             the reading itself.
-        at_a_time: how many groups ran in one pass at last.
+        at_a_time: how many groups ran in one pass at last, on this process.
     """
 
     step: int
@@ -89,12 +90,13 @@ def train(
     key: Key,
     device: torch.device,
     at_a_time: GroupsAtATime = ONE_AT_A_TIME,
+    world: World = ALONE,
 ) -> Iterator[StepDone]:
     """Train from ``state.step`` to the end, yielding after every step.
 
     Args:
         state: changed in place.
-        batches: one per group, in order, beginning with the first group of ``state.step``.
+        batches: one per group of this process's, in order, beginning with its first group of ``state.step``.
         recipe: settled.
         preprocessing: of the network; its mean and std.
         length: of the run.
@@ -102,33 +104,36 @@ def train(
         key: of the run.
         device: that holds the network.
         at_a_time: how many groups run in one pass; fewer from the step on in which memory runs out.
+        world: the processes that share the groups.
 
     Raises:
-        InputError: memory is too short for a single group.
+        InputError: memory is too short for a single group, or ran out when half of a step was with other processes.
     """
     assert recipe.group_images is not None, "settle() comes before the loop"
     groups = recipe.batch_images // recipe.group_images
     momentum = 1 - recipe.batch_norm_momentum
-    statistics = optim.GroupedStatistics(state.network, groups=groups, momentum=momentum)
+    statistics = optim.GroupedStatistics(state.network, groups=groups, momentum=momentum, world=world)
+    gradients = Gradients(state.network, world)
     constants = Constants(recipe.augment, preprocessing, num_classes, key, device, groups)
     state.network.train()
     setting: Setting | None = None
-    for step, waited_s in _by_step(batches, groups):
+    for step, waited_s in _by_step(batches, len(world.groups(groups))):
         request = step[0].request
         if request.setting != setting:
             setting = request.setting
             apply_setting(state.network, dropout=setting.dropout, drop_path=setting.drop_path)
         statistics.begin_step()
-        loss, at_a_time = _all_groups(state.network, step, constants, statistics, at_a_time)
-        statistics.end_step()
+        loss, at_a_time = _all_groups(state.network, step, constants, statistics, gradients, at_a_time)
+        gradients.end_step()
+        statistics.end_step(loss)
         lr = _update(state, recipe, length)
-        images = sum(len(batch.labels) for batch in step)
         unreadable = tuple(failure for batch in step for failure in batch.unreadable)
+        images = recipe.batch_images
         yield StepDone(request.step, setting, loss, lr, images, unreadable, waited_s, at_a_time)
 
 
 def _by_step(batches: Iterable[Batch], groups: int) -> Iterator[tuple[list[Batch], float]]:
-    """The groups of each step together, and the seconds that were spent waiting for them."""
+    """This process's groups of each step together, and the seconds that were spent waiting for them."""
     coming = iter(batches)
     while True:
         began = time.perf_counter()
@@ -143,19 +148,22 @@ def _all_groups(
     step: Sequence[Batch],
     constants: Constants,
     statistics: optim.GroupedStatistics,
+    gradients: Gradients,
     at_a_time: GroupsAtATime,
 ) -> tuple[Tensor, GroupsAtATime]:
-    """The gradients of a step; where memory runs out, again from its first group, half as many at a time.
+    """The gradients of this process's groups; where memory runs out, again from the first, half as many at a time.
 
     Returns:
-        The step's loss, a scalar on the device, and how many groups run at a time from now on.
+        Their share of the step's loss, a scalar on the device, and how many groups run at a time from now on.
     """
     image_px = step[0].request.setting.image_px
     while True:
         loss = torch.zeros((), device=constants.device)
+        gradients.begin_step(image_px)
         try:
             for groups in batched(step, at_a_time.at(image_px)):
-                loss += train_groups(network, groups, constants)
+                with gradients.of_pass(last=groups[-1] is step[-1]) as forward:
+                    loss += train_groups(network, groups, constants, forward)
                 statistics.after_groups(len(groups))
             return loss, at_a_time
         except (RuntimeError, MemoryError) as error:
@@ -163,6 +171,8 @@ def _all_groups(
                 raise
             if at_a_time.at(image_px) == 1:
                 raise InputError(too_short(len(step[0].labels), constants.groups, image_px, error)) from error
+            if gradients.sending:
+                raise InputError(too_late(image_px, error)) from error
         # Only here, where the error and all that its traceback held on to are gone, is memory free again.
         at_a_time = at_a_time.halved(image_px)
         network.zero_grad(set_to_none=True)
@@ -170,13 +180,19 @@ def _all_groups(
         release(constants.device)
 
 
-def train_groups(network: nn.Module, batches: Sequence[Batch], constants: Constants) -> Tensor:
+def train_groups(
+    network: nn.Module,
+    batches: Sequence[Batch],
+    constants: Constants,
+    forward: Callable[[Tensor], Tensor],
+) -> Tensor:
     """Forward and backward of some groups in one pass: gradients are added to those of the step's other groups.
 
     Args:
         network: in training mode.
         batches: a group each, of one step.
         constants: of the run.
+        forward: the network itself, or what calls it.
 
     Returns:
         Their share of the step's loss, a scalar on the device.
@@ -187,7 +203,7 @@ def train_groups(network: nn.Module, batches: Sequence[Batch], constants: Consta
     requests = [batch.request for batch in batches]
     seeds = [key.fold("dropout", request.step, request.group).torch_seed() for request in requests]
     with one_pass(network, images=len(batches[0].labels), seeds=seeds):
-        loss = cross_entropy(network(images), labels) * (len(batches) / constants.groups)
+        loss = cross_entropy(forward(images), labels) * (len(batches) / constants.groups)
         loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 

@@ -54,14 +54,30 @@ def too_short(group_images: int, groups: int, image_px: int, error: BaseExceptio
         image_px: size of the pictures.
         error: that said so.
     """
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     smaller = divisors(group_images * groups, most=group_images // 2)
     anew = f" (--set group_images={smaller[-1]})" if smaller else " (there is none smaller: use --image-px)"
     return (
-        f"Memory ran out with a single group of {group_images} pictures of {image_px} px ({reason}). It did fit when "
-        "the run began: end what else takes memory, then go on with --resume. Or begin anew with smaller groups"
-        f"{anew}."
+        f"Memory ran out with a single group of {group_images} pictures of {image_px} px ({_reason(error)}). It "
+        "did fit when the run began: end what else takes memory, then go on with --resume. Or begin anew with smaller "
+        f"groups{anew}."
     )
+
+
+def too_late(image_px: int, error: BaseException) -> str:
+    """The message for memory that runs out when a part of the step's gradients is with the other processes.
+
+    Args:
+        image_px: size of the pictures.
+        error: that said so.
+    """
+    return (
+        f"Memory ran out with pictures of {image_px} px ({_reason(error)}), where it had been enough before, and other "
+        "processes have a part of the step already. End what else takes memory, then go on with --resume."
+    )
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def divisors(number: int, *, most: int) -> list[int]:

@@ -16,6 +16,7 @@ from efficientnetv2.models.fit import layer_groups
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.regularize import set_batch_norm
 from efficientnetv2.training import recipe as recipes
+from efficientnetv2.training.distributed import ALONE, World, sum_
 
 
 class TensorFlowRMSprop(torch.optim.Optimizer):
@@ -223,10 +224,11 @@ class GroupedStatistics:
         network: whose batch-norms to look after.
         groups: of a step.
         momentum: PyTorch's: share of the new statistics.
+        world: the processes that share the groups.
     """
 
-    def __init__(self, network: nn.Module, *, groups: int, momentum: float) -> None:
-        self.groups, self.momentum = groups, momentum
+    def __init__(self, network: nn.Module, *, groups: int, momentum: float, world: World = ALONE) -> None:
+        self.groups, self.momentum, self.world = groups, momentum, world
         self.norms = [
             module
             for module in network.modules()
@@ -255,8 +257,13 @@ class GroupedStatistics:
             torch._foreach_add_(self._sums, self._running(), alpha=count)
 
     @torch.no_grad()
-    def end_step(self) -> None:
-        """After the last group: move the statistics put aside towards the groups' mean."""
+    def end_step(self, loss: Tensor) -> None:
+        """After the last group: move the statistics put aside towards the groups' mean.
+
+        Args:
+            loss: of this process's groups, a scalar that becomes that of all groups: it goes in the same message.
+        """
+        sum_(self.world, [loss, *(self._sums if self.groups > 1 else [])])
         if self.groups > 1 and self._before:
             torch._foreach_div_(self._sums, self.groups)
             torch._foreach_lerp_(self._before, self._sums, self.momentum)

@@ -81,7 +81,7 @@ def _step(
     constants = Constants(
         recipe.augment, pictures.preprocessing, classes, Key.of(recipe.seed), device, groups=1
     )
-    train_groups(state.network, [batch], constants)
+    train_groups(state.network, [batch], constants, state.network)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     if state.ema:

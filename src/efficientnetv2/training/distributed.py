@@ -1,0 +1,249 @@
+"""Many processes as one: who is who, and everything that they say to each other.
+
+A launcher (torchrun, on one machine or on many) starts the same program several times and gives each its number.
+They share the groups of every step: gradients are summed by PyTorch's DistributedDataParallel while the backward
+pass goes on, batch-norm statistics and losses once per step. So N processes compute what one would.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket, Store
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from efficientnetv2.base.errors import InputError, OtherProcessError
+
+Made = TypeVar("Made")
+
+# Where one process works and the others wait (it looks at every file, or fills a cache), hours are no fault. Ours.
+_PATIENCE = timedelta(days=2)
+# Within a step, and while evaluating, all have about the same to do. PyTorch's own default for gloo.
+_STEP_PATIENCE = timedelta(minutes=30)
+_FAILURES = "efficientnetv2/failures"
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, seen from one of them.
+
+    Args:
+        rank: this one's number, from 0.
+        size: how many there are.
+        local_rank: its number on its machine.
+        local_size: how many there are on its machine.
+        tensors: the group that tensors go through, of the device's kind; None is the default one, which all else
+            goes through.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    tensors: dist.ProcessGroup | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes, prints and decides."""
+        return self.rank == 0
+
+    @property
+    def many(self) -> bool:
+        """Whether there is anybody to talk to."""
+        return self.size > 1
+
+    def groups(self, groups: int) -> range:
+        """This process's share of a step's groups, by their numbers."""
+        return range(self.rank, groups, self.size)
+
+
+ALONE = World()
+
+
+def launched() -> World:
+    """This process's place, as the launcher's environment says it: torchrun's, or whoever's sets the same names."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return ALONE
+
+    def number(name: str, otherwise: int) -> int:
+        return int(os.environ.get(name, otherwise))
+
+    return World(
+        rank=number("RANK", 0),
+        size=number("WORLD_SIZE", 1),
+        local_rank=number("LOCAL_RANK", 0),
+        local_size=number("LOCAL_WORLD_SIZE", 1),
+    )
+
+
+@contextmanager
+def together(world: World) -> Iterator[None]:
+    """Within it the processes can talk; what ends one of them ends all, and the first to fail says why.
+
+    Args:
+        world: of ``launched()``.
+
+    Raises:
+        OtherProcessError: another process has failed, and has said why.
+        InputError: as raised within; or another process is gone without a word.
+    """
+    if not world.many:
+        yield
+        return
+    store, rank, size = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    try:
+        yield
+    except OtherProcessError:
+        raise
+    except Exception as error:
+        lost_touch = _is_lost_touch(error)
+        if not _first_to_fail(store, otherwise=not lost_touch):
+            raise OtherProcessError from error
+        if lost_touch:
+            raise InputError(
+                f"Process {rank} of {size} has lost touch with another one ({_first_line(error)}), which was killed or "
+                "can't be reached. The launcher says which one ended first. The last checkpoint is whole: go on with "
+                "--resume."
+            ) from error
+        raise
+    # After a failure nobody is there to say goodbye to; the process is about to end, and so do its connections.
+    dist.destroy_process_group()
+
+
+def with_tensors(world: World, device: torch.device) -> World:
+    """The same, its tensors sent by what is fastest on the device: NCCL between GPUs."""
+    if not world.many:
+        return world
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    group = cast(dist.ProcessGroup, dist.new_group(backend=backend, timeout=_STEP_PATIENCE))
+    return replace(world, tensors=group)
+
+
+def by_first(world: World, make: Callable[[], Made]) -> Made:
+    """What the first process makes, for all of them; the others wait for it.
+
+    Args:
+        world: of processes.
+        make: called by the first process alone.
+    """
+    if not world.many:
+        return make()
+    box = [make() if world.first else None]
+    dist.broadcast_object_list(box, src=0)
+    return cast(Made, box[0])
+
+
+def gathered(world: World, value: Made) -> list[Made]:
+    """Everybody's value, in the order of their numbers."""
+    if not world.many:
+        return [value]
+    values: list[Any] = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def sum_(world: World, tensors: Sequence[Tensor]) -> None:
+    """Replace tensors of one type and device by their sums over all processes, in one message."""
+    if not world.many or not tensors:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat, group=world.tensors)
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
+
+
+class Gradients:
+    """Passes whose gradients become, by the end of a step, the sum over all processes.
+
+    They are sent while the last backward pass goes on, layer by layer. Only the first step of each picture size
+    keeps them back until its end: if a size does not fit into memory, that is where it shows, and what has been sent
+    can't be computed anew.
+
+    Args:
+        network: on its device, the same on every process.
+        world: of processes.
+
+    Attributes:
+        sending: whether the pass that runs, or ran last, sends its gradients.
+    """
+
+    def __init__(self, network: nn.Module, world: World) -> None:
+        self.network, self.world, self.sending = network, world, False
+        self._parallel: DistributedDataParallel | None = None
+        if world.many and any(weight.requires_grad for weight in network.parameters()):
+            self._parallel = _parallel(network, world)
+        self._fits: set[int] = set()
+        self._image_px = 0
+
+    def begin_step(self, image_px: int) -> None:
+        """Before the first pass of a step with pictures of that size; again, if the step is computed anew."""
+        self._image_px, self.sending = image_px, False
+
+    @contextmanager
+    def of_pass(self, *, last: bool) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Around forward and backward of each pass; gives what to call with the pictures."""
+        if self._parallel is None:
+            yield self.network
+            return
+        self.sending = last and self._image_px in self._fits
+        with nullcontext() if self.sending else self._parallel.no_sync():
+            yield self._parallel
+
+    def end_step(self) -> None:
+        """After the last pass: what was kept back is summed now."""
+        if self._parallel is not None and not self.sending:
+            sum_(self.world, [weight.grad for weight in self.network.parameters() if weight.grad is not None])
+        self._fits.add(self._image_px)
+
+
+def _parallel(network: nn.Module, world: World) -> DistributedDataParallel:
+    with warnings.catch_warnings():
+        # The word for it that PyTorch 2.15 prefers is unknown to those before.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        parallel = DistributedDataParallel(
+            network,
+            process_group=world.tensors,
+            # Statistics of batch-norm are summed by ``optim.GroupedStatistics``, once per step.
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+    # Behind a lambda, because PyTorch compares the hook's annotations, which here are strings.
+    parallel.register_comm_hook(world.tensors, lambda group, bucket: _summed(group, bucket))
+    return parallel
+
+
+def _summed(group: dist.ProcessGroup | None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    """Gradients summed: each group's loss is divided by the number of all groups already.
+
+    DistributedDataParallel by itself takes the mean, which is another number where processes have unequal shares.
+    """
+    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
+    future = work.get_future()
+    return cast("torch.futures.Future[Tensor]", future.then(lambda done: done.value()[0]))
+
+
+def _first_to_fail(store: Store, *, otherwise: bool) -> bool:
+    try:
+        return bool(store.add(_FAILURES, 1) == 1)
+    except RuntimeError:  # the store went with the first process, which was its keeper
+        return otherwise
+
+
+def _is_lost_touch(error: Exception) -> bool:
+    """Whether an operation failed because of somebody else: gloo says so in words alone."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

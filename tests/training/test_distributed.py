@@ -1,0 +1,156 @@
+"""Several processes compute what one does: the same pictures, losses, statistics and weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.processes import in_processes
+from tests.training.test_loop import CPU, LABELS, SMALL, grey, recipe_of
+
+from efficientnetv2.base.errors import InputError, OtherProcessError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.sampling import Sampler
+from efficientnetv2.inference.accelerate import place
+from efficientnetv2.models.create import create
+from efficientnetv2.models.fit import freeze
+from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.training import distributed
+from efficientnetv2.training.distributed import ALONE, launched, together, with_tensors
+from efficientnetv2.training.loop import train
+from efficientnetv2.training.state import Length, begin
+
+STEPS = 30
+PLAN = Progressive(
+    stages=2, image_px=Ramp(32, 48), dropout=Ramp(0.1, 0.3), drop_path=0.2, randaugment=5, mixup_alpha=0.2
+)
+
+
+def trained(groups, steps, *, frozen=False):
+    """Losses, samples by (step, group), and all that the network and its average hold in the end."""
+    world = launched()
+    with together(world):
+        world = with_tensors(world, CPU)
+        torch.manual_seed(0)
+        network = place(create(SMALL, num_classes=3), CPU)
+        if frozen:
+            freeze(network, stages=1, statistics=True)
+        # Not Adam: it divides gradients that are zero but for rounding by their own size.
+        optimizer = {"kind": "sgd", "lr": 0.003, "clip_norm": 5.0}
+        recipe = recipe_of(
+            PLAN, batch_images=24, group_images=24 // groups, ema_decay=0.9, optimizer=optimizer
+        )
+        requests = Sampler(
+            LABELS, PLAN, steps, 24, 24 // groups, "sqrt", Key.of(0), rank=world.rank, world=world.size
+        )
+        seen = {(request.step, request.group): request.ids.tolist() for request in requests}
+        state = begin(network, recipe)
+        done = train(
+            state,
+            map(grey, requests),
+            recipe=recipe,
+            preprocessing=Preprocessing(image_px=32),
+            length=Length(steps, steps_per_epoch=1),
+            num_classes=3,
+            key=Key.of(0),
+            device=CPU,
+            world=world,
+        )
+        losses = [float(one.loss) for one in done]
+        kept = {
+            f"{kind}.{name}": tensor.numpy()
+            for kind, one in (("now", state.network), ("average", state.best))
+            for name, tensor in one.state_dict().items()
+        }
+        return losses, seen, kept
+
+
+def differences(one, other):
+    return max(float(np.abs(tensor - other[name]).max()) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize(("groups", "size", "steps"), [(4, 3, STEPS), (4, 2, 10), (2, 2, 10)])
+def test_processes_train_as_one_does(groups, size, steps):
+    """4 groups over 3 processes: one of them has two groups, the others one, and still every group counts the same."""
+    losses, seen, kept = trained(groups, steps=steps)
+    ranks = in_processes(trained, size, groups, steps)
+    for rank, (their_losses, _, their_kept) in enumerate(ranks):
+        assert np.abs(np.subtract(their_losses, losses)).max() <= 1e-5
+        assert differences(their_kept, kept) <= 1e-4
+        assert differences(their_kept, ranks[0][2]) == 0, f"rank {rank} has other weights than the first"
+    shares = [set(their_seen) for _, their_seen, _ in ranks]
+    assert sum(map(len, shares)) == len(seen), "no group twice"
+    if groups == size == 2:
+        assert their_losses == losses, "the sum of two numbers does not depend on who adds them"
+    assert {place: ids for _, their_seen, _ in ranks for place, ids in their_seen.items()} == seen
+
+
+def test_frozen_statistics_stay_as_they_are():
+    losses, _, kept = trained(2, steps=3, frozen=True)
+    ranks = in_processes(frozen_run, 2)
+    for their_losses, _, their_kept in ranks:
+        assert np.abs(np.subtract(their_losses, losses)).max() <= 1e-5
+        assert differences(their_kept, kept) <= 1e-5
+
+
+def frozen_run():
+    return trained(2, steps=3, frozen=True)
+
+
+def talk():
+    world = launched()
+    with together(world):
+        made = distributed.by_first(world, lambda: {"of": world.rank})
+        everybody = distributed.gathered(world, world.rank * 10)
+        sums = [torch.full((2, 3), float(world.rank)), torch.tensor(1.0)]
+        distributed.sum_(world, sums)
+        return made, everybody, [one.tolist() for one in sums]
+
+
+def test_what_processes_say_to_each_other():
+    for made, everybody, sums in in_processes(talk, 3):
+        assert made == {"of": 0}
+        assert everybody == [0, 10, 20]
+        assert sums == [[[3.0] * 3] * 2, 3.0]
+
+
+def test_alone_nothing_is_said():
+    assert launched() == ALONE
+    assert distributed.by_first(ALONE, lambda: 5) == 5
+    assert distributed.gathered(ALONE, 5) == [5]
+    with together(ALONE):
+        one = torch.ones(2)
+        distributed.sum_(ALONE, [one])
+    assert one.tolist() == [1, 1]
+
+
+def failing(how):
+    """The second of three fails; the others wait for its word in vain."""
+    import os
+    import signal
+
+    world = launched()
+    with together(world):
+        distributed.gathered(world, None)
+        if world.rank == 1:
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise InputError("the second has a message")
+        distributed.gathered(world, None)
+
+
+def test_who_fails_first_says_why_and_ends_all():
+    errors = in_processes(failing, 3, "by a message")
+    assert [type(error) for error in errors] == [OtherProcessError, InputError, OtherProcessError]
+    assert str(errors[1]) == "the second has a message"
+
+
+def test_who_is_killed_is_missed_by_one_voice():
+    errors = in_processes(failing, 3, "killed")
+    assert errors[1] is None
+    others = [errors[0], errors[2]]
+    assert sorted(type(error).__name__ for error in others) == ["InputError", "OtherProcessError"]
+    (message,) = (str(error) for error in others if isinstance(error, InputError))
+    assert "lost touch with another one" in message
+    assert "--resume" in message
