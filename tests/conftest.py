@@ -24,6 +24,7 @@ os.environ |= {
     "HF_ENDPOINT": _NOWHERE,
     "HF_HOME": f"{os.environ['EFFNETV2_TEST_CACHES']}/huggingface",
     "HF_HUB_CACHE": f"{os.environ['EFFNETV2_TEST_CACHES']}/huggingface/hub",
+    "EFFNETV2_CACHE": f"{os.environ['EFFNETV2_TEST_CACHES']}/efficientnetv2",
     "TORCH_HOME": f"{os.environ['EFFNETV2_TEST_CACHES']}/torch",
     "NO_PROXY": "127.0.0.1,localhost",
     "no_proxy": "127.0.0.1,localhost",

@@ -20,6 +20,7 @@ from efficientnetv2.commands.evaluate import evaluate
 from efficientnetv2.commands.models import models
 from efficientnetv2.commands.predict import predict
 from efficientnetv2.commands.recipes import recipes
+from efficientnetv2.commands.shards import shards
 from efficientnetv2.commands.train import train
 
 Params = ParamSpec("Params")
@@ -61,7 +62,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, train, evaluate, predict, convert, models, recipes):
+for verb in (demo, train, evaluate, predict, shards, convert, models, recipes):
     app.command()(with_exit_codes(verb))
 
 

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.data.check import check, look
+from efficientnetv2.data.check import check
+from efficientnetv2.data.look import look
 from efficientnetv2.data.manifest import Manifest, read
 
 

@@ -11,7 +11,8 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         help="A folder with one sub-folder per class (or train/ and val/ of them), a CSV or Parquet file with "
-        "path and label columns, or the name of a standard set such as cifar10.",
+        "path and label columns, shards (a folder, URL or pattern of tars), or the name of a standard set such as "
+        "cifar10.",
         show_default=False,
     ),
 ]

@@ -18,6 +18,7 @@ from efficientnetv2.commands.tables import write_predictions
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import UnreadablePicture
+from efficientnetv2.data.readers import originals
 from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.report import Facts, Mistake
 from efficientnetv2.inference.predict import Predictions
@@ -119,6 +120,7 @@ class Outcome:
 
     def _mistakes(self, *, thumbnails: bool = True) -> list[Mistake]:
         probabilities = self.predictions.probabilities
+        reader = originals(self.manifest)
         mistakes = []
         for place in report.most_confident(self.predictions.labels, probabilities):
             row = int(self.predictions.samples[place])
@@ -126,7 +128,7 @@ class Outcome:
             picture = None
             if thumbnails:
                 try:
-                    picture = read_picture(self.manifest.file(row))
+                    picture = read_picture(reader.source(row))
                 except UnreadablePicture:  # it could be read a moment ago; a report can do without it
                     picture = None
             mistakes.append(

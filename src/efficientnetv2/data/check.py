@@ -1,40 +1,26 @@
-"""A quick look at every file before the first step: is it a picture, is it whole, is it there twice?
-
-Nothing is decoded that need not be: a JPEG is believed if its header reads and its end is there.
-"""
+"""A quick look at every file before the first step: is it a picture, is it whole, is it there twice?"""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import os
-import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data import cifar
-from efficientnetv2.data.listing import Ints, packed, picture_extensions
+from efficientnetv2.data.listing import Ints, packed
+from efficientnetv2.data.look import Look, chunks_in_threads, look
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.shards.checking import look_at_shards
 
-# All ours: the share of unreadable files that may be passed over, the shorter side a picture needs, how
-# far from a file's end JPEG's end marker may lie (some cameras pad), and how much of the end is hashed.
+# The share of unreadable files that may be passed over. Ours.
 MOST_UNREADABLE = 0.05
-LEAST_PX = 2
-_END_MARKER, _END_BYTES = b"\xff\xd9", 64
-_TAIL_BYTES = 1024
-_SMALL_BYTES = 65536  # up to here a file is read in one go
-_CHUNK = 256  # files a thread takes at a time
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,96 +46,48 @@ class CheckReport:
 
 
 def check(manifest: Manifest, *, workers: int, strict: bool = False) -> CheckReport:
-    """Look at every file of a manifest.
+    """Look at every file of a manifest; of shards, at those and at what their packing left unlooked at.
 
     Args:
         manifest: what to look at.
         workers: threads.
-        strict: refuse the first unreadable file instead of passing over a few.
+        strict: refuse the first unreadable file or damaged shard instead of passing over a few.
 
     Raises:
-        InputError: more than 5 % are unreadable (``strict``: any), or an identical file stands in two
+        InputError: more than 5 % are unreadable (``strict``: any), not counting what a damaged shard takes
+            along; a shard is not the one its index was written for; or an identical file stands in two
             given splits. In a published set such pairs are left as they are, with a note, so that figures
             compare.
     """
-    lone = np.array(["#" not in path or packed(path) is None for path in manifest.paths], dtype=bool)
-    files = np.flatnonzero(lone)
-    looks = _in_threads(look, [manifest.file(int(index)) for index in files], workers)
     contents = np.arange(len(manifest), dtype=np.int64)
-    reasons = {int(index): seen.reason for index, seen in zip(files, looks, strict=True) if seen.reason}
-    _mark_same_files(contents, files, looks, manifest, workers)
-    _mark_same_records(contents, np.flatnonzero(~lone), reasons, manifest)
+    if manifest.shards is None:
+        reasons = _look_at_files(manifest, contents, workers)
+        lost, damage = frozenset[int](), tuple[str, ...]()
+    else:
+        seen = look_at_shards(manifest.table, manifest.shards, workers)
+        reasons, lost, damage = seen.reasons, seen.lost, seen.notes
+        known = np.flatnonzero(seen.contents >= 0)
+        _share_ids(contents, known, seen.contents[known])
+    if strict and damage:
+        raise InputError(f"{manifest.source}: {damage[0]} Bring it back whole, or go on without --strict.")
     unreadable = np.array(sorted(reasons), dtype=np.int64)
-    if len(unreadable):
-        _refuse_unreadable(manifest, unreadable, reasons, strict)
-    notes = (*_across_splits(manifest, contents), *_copies(manifest, contents))
+    if len(unreadable) > len(lost):
+        _refuse_unreadable(manifest, {row: why for row, why in reasons.items() if row not in lost}, strict)
+    notes = (*damage, *_across_splits(manifest, contents), *_copies(manifest, contents))
     return CheckReport(unreadable, tuple(reasons[int(index)] for index in unreadable), contents, notes)
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """A file at a glance: why it cannot be used ('' if it can), its size in bytes, a hash of its end."""
-
-    reason: str
-    size: int = 0
-    tail: int = 0
-
-
-def look(file: str) -> Look:
-    """Whether a file is a picture that decodes, as far as a glance shows; Pillow may warn as it looks."""
-    try:
-        with open(file, "rb", buffering=0) as raw:
-            size = os.fstat(raw.fileno()).st_size
-            if size == 0:
-                return Look("is empty (0 bytes)")
-            stream: IO[bytes] = io.BytesIO(raw.read()) if size <= _SMALL_BYTES else io.BufferedReader(raw)
-            stream.seek(max(0, size - _TAIL_BYTES))
-            tail = stream.read()
-            stream.seek(0)
-            mark = int.from_bytes(hashlib.blake2b(tail, digest_size=8).digest(), "little")
-            return Look(_reason(stream, tail), size, mark)
-    except FileNotFoundError:
-        return Look("does not exist")
-    except OSError as error:
-        return Look(f"may not be read ({(error.strerror or str(error)).lower()})")
-
-
-def _reason(stream: IO[bytes], tail: bytes) -> str:
-    try:
-        picture = Image.open(stream)
-        width, height = picture.size
-        if min(width, height) < LEAST_PX:
-            return f"is too small: {width}×{height} px"
-        if picture.format == "PNG":
-            picture.verify()  # the sums of its chunks, up to its last one
-        elif picture.format != "JPEG" or _END_MARKER not in tail[-_END_BYTES:]:
-            picture.load()
-    except Image.DecompressionBombError:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        return f"has more than {most} million pixels (a decompression bomb?)"
-    except UnidentifiedImageError:
-        return "holds text, not a picture" if _is_text(tail) else "is no picture that Pillow can read"
-    except Exception as error:  # a decoder meeting broken data raises all kinds
-        cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
-        return (
-            "is cut short (truncated)" if cut else f"cannot be decoded ({str(error) or type(error).__name__})"
-        )
-    return ""
-
-
-def _is_text(data: bytes) -> bool:
-    return not data.translate(None, delete=bytes([9, 10, 13, *range(32, 127), *range(128, 256)]))
-
-
-def _in_threads(work: Callable[[str], Result], files: list[str], workers: int) -> list[Result]:
-    def chunk(start: int) -> list[Result]:
-        return [work(file) for file in files[start : start + _CHUNK]]
-
-    picture_extensions()  # loads Pillow's plugins once, before the threads would
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.simplefilter("ignore")  # around the threads, since filters belong to the process
-        chunks = pool.map(chunk, range(0, len(files), _CHUNK))
-        return [result for results in chunks for result in results]
+def _look_at_files(manifest: Manifest, contents: Ints, workers: int) -> dict[int, str]:
+    """Why a file can't be used, by row; those with the same bytes get one id in ``contents``."""
+    lone = np.array(["#" not in path or packed(path) is None for path in manifest.paths], dtype=bool)
+    files = np.flatnonzero(lone)
+    looks = chunks_in_threads(
+        lambda chunk: [look(file) for file in chunk], [manifest.file(int(index)) for index in files], workers
+    )
+    reasons = {int(index): seen.reason for index, seen in zip(files, looks, strict=True) if seen.reason}
+    _mark_same_files(contents, files, looks, manifest, workers)
+    _mark_same_records(contents, np.flatnonzero(~lone), reasons, manifest)
+    return reasons
 
 
 def _mark_same_files(
@@ -161,7 +99,12 @@ def _mark_same_files(
     )
     marks = marks[np.array([not seen.reason for seen in looks], dtype=bool)]
     alike = marks.loc[marks.duplicated(["size", "tail"], keep=False), "index"].to_numpy()
-    _share_ids(contents, alike, _in_threads(_digest, [manifest.file(int(index)) for index in alike], workers))
+    digests = chunks_in_threads(
+        lambda chunk: [_digest(file) for file in chunk],
+        [manifest.file(int(index)) for index in alike],
+        workers,
+    )
+    _share_ids(contents, alike, np.array(digests, dtype=object))
 
 
 def _mark_same_records(
@@ -181,11 +124,11 @@ def _mark_same_records(
         digests.append(
             hashlib.blake2b(mapped[file][number, -cifar.PIXELS :].tobytes(), digest_size=16).digest()
         )
-    _share_ids(contents, np.array(found, dtype=np.intp), digests)
+    _share_ids(contents, np.array(found, dtype=np.intp), np.array(digests, dtype=object))
 
 
-def _share_ids(contents: Ints, indices: npt.NDArray[np.intp], digests: list[bytes]) -> None:
-    codes, _ = pd.factorize(np.array(digests, dtype=object))
+def _share_ids(contents: Ints, indices: npt.NDArray[np.intp], digests: npt.NDArray[Any]) -> None:
+    codes, _ = pd.factorize(digests)
     first = np.full(codes.max(initial=-1) + 1, -1, dtype=np.int64)
     first[codes[::-1]] = indices[::-1]  # of several, the first in the manifest is written last
     contents[indices] = first[codes]
@@ -199,11 +142,11 @@ def _digest(file: str) -> bytes:
         return file.encode(errors="surrogateescape")
 
 
-def _refuse_unreadable(manifest: Manifest, unreadable: Ints, reasons: dict[int, str], strict: bool) -> None:
-    shown = [f"{_name(manifest, int(index))} {reasons[int(index)]}" for index in unreadable[:5]]
+def _refuse_unreadable(manifest: Manifest, reasons: dict[int, str], strict: bool) -> None:
+    shown = [f"{_name(manifest, row)} {reasons[row]}" for row in sorted(reasons)[:5]]
     if strict:
         raise InputError(f"{manifest.source}: {shown[0]}. Repair or remove it, or train without --strict.")
-    count, of = len(unreadable), len(manifest)
+    count, of = len(reasons), len(manifest)
     if count > MOST_UNREADABLE * of:
         more = f"; and {count - len(shown)} more" if count > len(shown) else ""
         raise InputError(

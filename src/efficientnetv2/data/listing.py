@@ -19,6 +19,8 @@ import pandas as pd
 from PIL import Image
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.shards.index import ShardSet
+from efficientnetv2.data.shards.names import is_url
 
 Ints = npt.NDArray[np.int64]
 
@@ -55,23 +57,26 @@ class Listing:
     """Pictures with their labels and splits.
 
     Args:
-        root: absolute folder that relative paths start from.
+        root: absolute folder, or URL, that relative paths start from.
         source: what the user gave, for messages.
         table: a row per picture, index 0 to N-1, columns ``path`` (relative to root where possible,
             forward slashes; ``file.bin#12`` for a packed picture), ``label`` (text, or NaN), ``split``
             ('', 'train', 'val' or 'test'), then the source's other columns (``group`` and
-            ``latitude``, ``longitude`` are used by ``data.splits``).
+            ``latitude``, ``longitude`` are used by ``data.splits``). A picture in a shard is called
+            ``train-000003.tar#its/own/path.jpg``, and the columns of ``shards.index`` say where it stands.
         rows: (N,) row numbers in the user's file, whose header is row 1; None for folders.
         notes: sentences the user should read, about what was left out or merged.
         standard: name of the published data set whose splits these are, or None.
+        shards: the tars that the pictures stand in; None where they are files.
     """
 
-    root: Path
+    root: Path | str
     source: str
     table: pd.DataFrame
     rows: Ints | None = None
     notes: tuple[str, ...] = ()
     standard: str | None = None
+    shards: ShardSet | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -92,8 +97,11 @@ class Listing:
         return np.isin(self.split, ("train", ""))
 
     def file(self, index: int) -> str:
-        """Absolute path that can be opened, or ``/…/file.bin#12`` for a packed picture."""
-        return os.path.join(self.root, self.paths[index])
+        """Absolute path that can be opened, or a name for a picture within a larger file: ``/…/file.bin#12``."""
+        path = self.paths[index]
+        if is_url(path):
+            return path
+        return f"{self.root}/{path}" if isinstance(self.root, str) else os.path.join(self.root, path)
 
     def where(self, index: int) -> str:
         """How a message names a picture: ``train.csv, row 214``, or its path."""

@@ -102,9 +102,10 @@ class TrainingPictures(Dataset["Batch | Failure"]):
         """
         uniforms = self.key.fold("crop").uniform_rows(request.ids, CROP_UNIFORMS)
         samples, unreadable, pictures = request.samples.copy(), [], []
+        reader = self.reader.ahead(request.samples.tolist())
 
         def read_one(place: int) -> tuple[npt.NDArray[np.uint8], int, list[tuple[int, str]]]:
-            return self._read(int(request.samples[place]), request.setting.image_px, uniforms[place])
+            return self._read(reader, int(request.samples[place]), request.setting.image_px, uniforms[place])
 
         for place, (picture, read, failures) in enumerate(in_threads(read_one, len(samples), self.threads)):
             samples[place] = read
@@ -118,14 +119,14 @@ class TrainingPictures(Dataset["Batch | Failure"]):
         )
 
     def _read(
-        self, sample: int, image_px: int, uniforms: npt.NDArray[np.float64]
+        self, reader: Reader, sample: int, image_px: int, uniforms: npt.NDArray[np.float64]
     ) -> tuple[npt.NDArray[np.uint8], int, list[tuple[int, str]]]:
         """The picture, or the next readable one of its class: a function of the files alone."""
         failures: list[tuple[int, str]] = []
         for candidate in self._from(sample):
             try:
                 picture = train_picture(
-                    self.reader.source(candidate),
+                    reader.source(candidate),
                     image_px=image_px,
                     framing=self.preprocessing.framing,
                     area_min=self.area_min,
@@ -198,9 +199,11 @@ class _EvaluationPictures(Dataset[EvaluationBatch]):
         self.reader, self.preprocessing, self.threads = originals(manifest), preprocessing, threads
 
     def __getitem__(self, samples: Sequence[int]) -> EvaluationBatch:
+        reader = self.reader.ahead(samples)
+
         def read_one(place: int) -> npt.NDArray[np.uint8] | str:
             try:
-                return eval_picture(self.reader.source(samples[place]), self.preprocessing)
+                return eval_picture(reader.source(samples[place]), self.preprocessing)
             except UnreadablePicture as error:
                 return error.reason
 

@@ -23,6 +23,8 @@ import pandas as pd
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.data import cifar, folders, rules, standard, tables
 from efficientnetv2.data.listing import SPLITS, Ints, Listing, is_picture
+from efficientnetv2.data.shards import opening
+from efficientnetv2.data.shards.names import is_url
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,7 +33,7 @@ class Manifest(Listing):
 
     Args:
         class_names: sorted; a label's class id is its place here.
-        root, source, table, rows, notes, standard: see ``Listing``.
+        root, source, table, rows, notes, standard, shards: see ``Listing``.
     """
 
     class_names: tuple[str, ...]
@@ -80,16 +82,16 @@ class Manifest(Listing):
     def to_csv(self, path: str | Path) -> None:
         """Write all columns, relative paths as seen from the file's folder, so that ``read`` takes it."""
         prefix = _prefix(Path(path), self.root)
-        paths = [name if os.path.isabs(name) else prefix + name for name in self.paths]
+        paths = [name if os.path.isabs(name) or is_url(name) else prefix + name for name in self.paths]
         self.table.assign(path=paths).to_csv(path, index=False, lineterminator="\n")
 
     @classmethod
-    def from_csv(cls, path: str | Path, *, root: Path, source: str) -> Manifest:
+    def from_csv(cls, path: str | Path, *, root: Path | str, source: str) -> Manifest:
         """What ``to_csv`` wrote, without checking it again: equal digest, equal class ids.
 
         Args:
             path: of the run's ``manifest.csv``.
-            root: folder that the manifest's paths started from.
+            root: folder or URL that the manifest's paths started from.
             source: what the user had given.
 
         Raises:
@@ -122,12 +124,13 @@ def read(
 
     Args:
         data: a folder with a sub-folder per class; a folder with train/ and val/ (valid/, validation/,
-            test/) of class folders; a CSV, TSV or Parquet file; a folder of CIFAR binary files; the name
+            test/) of class folders; a CSV, TSV or Parquet file; shards, as a folder, URL, index or pattern
+            (``shards.opening``); a folder of CIFAR binary files; the name
             of a standard set (``standard.NAMES``). Without ``require_labels`` also a folder of pictures,
             a table without labels, or one picture.
         path_column: of a table.
-        label_column: of a table.
-        group_column: of a table: pictures of one group (a patient, a site) are never split up.
+        label_column: of a table; in shards without an index, of their JSON members.
+        group_column: of a table, or as above: pictures of one group (a patient, a site) are never split up.
             An empty group is a group of its own. A column called ``group`` is taken unasked.
         labels: ``casefold`` merges labels that differ only by case or surrounding space.
         require_labels: False for prediction: labels are then taken where they are, and not checked.
@@ -159,6 +162,8 @@ def read(
 def _listing(
     data: str, path_column: str, label_column: str, group_column: str | None, require_labels: bool
 ) -> Listing:
+    if opening.is_shards(data):
+        return opening.read_shards(data, label_column=label_column, group_column=group_column)
     place = Path(data).expanduser().absolute()
     if place.is_dir():
         if cifar.is_packed(place):
@@ -170,7 +175,7 @@ def _listing(
         beside = os.listdir(place.parent) if place.parent.is_dir() else []
         near = did_you_mean(place.name, [*beside, *standard.NAMES])
         raise InputError(
-            f"data path '{data}' does not exist{near} Give a folder, a CSV or Parquet file, "
+            f"data path '{data}' does not exist{near} Give a folder, a CSV or Parquet file, shards, "
             f"or one of the standard sets {', '.join(standard.NAMES)}."
         )
     if place.suffix.lower() in folders.TABLE_SUFFIXES:
@@ -187,8 +192,10 @@ def _listing(
     return folders.read_picture(place, data)
 
 
-def _prefix(file: Path, root: Path) -> str:
+def _prefix(file: Path, root: Path | str) -> str:
     """What stands before a path under ``root`` when it is written from the folder of ``file``."""
+    if isinstance(root, str):
+        return f"{root}/"
     try:
         prefix = Path(os.path.relpath(root, file.absolute().parent)).as_posix()
     except ValueError:  # Windows: on another drive

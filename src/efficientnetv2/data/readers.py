@@ -5,11 +5,13 @@ What is done with it (crop, resize, framing) is ``data.decode``'s affair and the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import Source
+from efficientnetv2.data.shards.reading import ShardReader
 
 
 class Reader(Protocol):
@@ -34,6 +36,14 @@ class Reader(Protocol):
         """How a message names the picture, so that it can be found."""
         ...
 
+    def ahead(self, samples: Sequence[int]) -> Reader:
+        """A reader of the same pictures that will be asked for these: what is far away is fetched together.
+
+        Raises:
+            InputError: a store of another machine does not answer.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Files:
@@ -53,7 +63,11 @@ class Files:
         """The path."""
         return self.manifest.file(sample)
 
+    def ahead(self, samples: Sequence[int]) -> Files:
+        """Itself: each file is opened when its turn comes."""
+        return self
+
 
 def originals(manifest: Manifest) -> Reader:
     """The reader of what a manifest lists, as it is stored."""
-    return Files(manifest)
+    return Files(manifest) if manifest.shards is None else ShardReader(manifest.table, manifest.shards)

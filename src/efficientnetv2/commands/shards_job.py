@@ -1,0 +1,72 @@
+"""What ``shards`` does: read the manifest, pack it, say what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.data.shards.names import is_url
+from efficientnetv2.data.shards.pack import Packing, pack
+
+
+def pack_and_tell(source: Source, out: Path, packing: Packing, *, as_json: bool) -> None:
+    """Everything that ``effnetv2 shards`` does.
+
+    Raises:
+        InputError: anything a user can mend.
+    """
+    screen = Screen(quiet=as_json)
+    _refuse_place(source.data, out)
+    manifest = source.read(for_training=False)
+    for note in manifest.notes:
+        screen.say(note)
+    with screen.counting("packing", len(manifest)) as counted:
+        packed = pack(manifest, out, packing, progress=counted)
+    for path, reason in packed.skipped:
+        screen.say(f"Left out {path}: {reason}.")
+    index = packed.index
+    splits = index.table["split"].replace("", "without a split").value_counts()
+    total = sum(shard.bytes for shard in index.shards)
+    if as_json:
+        answer(
+            {
+                "out": str(out),
+                "pictures": len(index.table),
+                "shards": [shard.name for shard in index.shards],
+                "bytes": total,
+                "classes": list(manifest.class_names),
+                "splits": {str(split): int(count) for split, count in splits.items()},
+                "left_out": [{"path": path, "reason": reason} for path, reason in packed.skipped],
+            }
+        )
+        return
+    parts = ", ".join(f"{count} {split}" for split, count in splits.items())
+    screen.say(
+        f"{len(index.table)} pictures of {len(manifest.class_names)} classes ({parts}) in {len(index.shards)} shards, "
+        f"{total / 1e6:,.1f} MB: {out}"
+    )
+    screen.say(f"Train on them with: effnetv2 train {out}")
+
+
+def _refuse_place(data: str, out: Path) -> None:
+    """OUT is new or empty, on this machine, and not a part of what it is made from.
+
+    Raises:
+        InputError: it is not.
+    """
+    if is_url(str(out).replace(":/", "://", 1)):
+        raise InputError(
+            f"OUT is {out}, but shards are written to this machine. Give a folder, then copy it up."
+        )
+    place = out.expanduser().absolute()
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        what = "holds something already" if place.is_dir() else "is a file"
+        raise InputError(f"OUT {out} {what}. Give a new or empty folder.")
+    source = Path(data).expanduser().absolute()
+    if source.is_dir() and place.resolve().is_relative_to(source.resolve()):
+        raise InputError(
+            f"OUT {out} lies in DATA {data}: the shards would become part of what they are made from. "
+            "Give a folder beside it."
+        )

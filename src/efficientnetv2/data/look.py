@@ -1,0 +1,105 @@
+"""A file at a glance: is it a picture, does it look whole, what would tell it from another?
+
+Nothing is decoded that need not be: a JPEG is believed if its header reads and its end is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, TypeVar
+
+from PIL import Image, UnidentifiedImageError
+
+from efficientnetv2.data.listing import picture_extensions
+
+# All ours: the shorter side a picture needs, how far from a file's end JPEG's end marker may lie (some cameras
+# pad), and how much of the end is hashed.
+LEAST_PX = 2
+_END_MARKER, _END_BYTES = b"\xff\xd9", 64
+_TAIL_BYTES = 1024
+_SMALL_BYTES = 65536  # up to here a file is read in one go
+_CHUNK = 256  # files a thread takes at a time
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A file at a glance: why it cannot be used ('' if it can), its size in bytes, a hash of its end."""
+
+    reason: str
+    size: int = 0
+    tail: int = 0
+
+
+def look(file: str) -> Look:
+    """Whether a file is a picture that decodes, as far as a glance shows; Pillow may warn as it looks."""
+    try:
+        with open(file, "rb", buffering=0) as raw:
+            size = os.fstat(raw.fileno()).st_size
+            stream: IO[bytes] = io.BytesIO(raw.read()) if size <= _SMALL_BYTES else io.BufferedReader(raw)
+            return _seen(stream, size)
+    except FileNotFoundError:
+        return Look("does not exist")
+    except OSError as error:
+        return Look(f"may not be read ({(error.strerror or str(error)).lower()})")
+
+
+def look_at(content: bytes) -> Look:
+    """The same of a file's content."""
+    return _seen(io.BytesIO(content), len(content))
+
+
+def _seen(stream: IO[bytes], size: int) -> Look:
+    if size == 0:
+        return Look("is empty (0 bytes)")
+    stream.seek(max(0, size - _TAIL_BYTES))
+    tail = stream.read()
+    stream.seek(0)
+    mark = int.from_bytes(hashlib.blake2b(tail, digest_size=8).digest(), "little")
+    return Look(_reason(stream, tail), size, mark)
+
+
+def _reason(stream: IO[bytes], tail: bytes) -> str:
+    try:
+        picture = Image.open(stream)
+        width, height = picture.size
+        if min(width, height) < LEAST_PX:
+            return f"is too small: {width}×{height} px"
+        if picture.format == "PNG":
+            picture.verify()  # the sums of its chunks, up to its last one
+        elif picture.format != "JPEG" or _END_MARKER not in tail[-_END_BYTES:]:
+            picture.load()
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        return f"has more than {most} million pixels (a decompression bomb?)"
+    except UnidentifiedImageError:
+        return "holds text, not a picture" if _is_text(tail) else "is no picture that Pillow can read"
+    except Exception as error:  # a decoder meeting broken data raises all kinds
+        cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
+        return (
+            "is cut short (truncated)" if cut else f"cannot be decoded ({str(error) or type(error).__name__})"
+        )
+    return ""
+
+
+def _is_text(data: bytes) -> bool:
+    return not data.translate(None, delete=bytes([9, 10, 13, *range(32, 127), *range(128, 256)]))
+
+
+def chunks_in_threads(
+    work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], workers: int
+) -> list[Result]:
+    """``work`` of the items, a few hundred at a time, in threads; the results in their order."""
+    picture_extensions()  # loads Pillow's plugins once, before the threads would
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        warnings.simplefilter("ignore")  # around the threads, since filters belong to the process
+        chunks = pool.map(lambda first: work(items[first : first + _CHUNK]), range(0, len(items), _CHUNK))
+        return [result for results in chunks for result in results]

@@ -1,0 +1,1 @@
+"""Pictures packed into tars, as WebDataset lays them out, with an index beside them."""

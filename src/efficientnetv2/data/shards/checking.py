@@ -1,0 +1,123 @@
+"""What is wrong with a set of shards, before the first step; what is found is ``data.check``'s to judge."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.look import Look, chunks_in_threads, look_at
+from efficientnetv2.data.pictures import UnreadablePicture
+from efficientnetv2.data.shards.index import CONTENT, PLACE, Shard, ShardSet
+from efficientnetv2.data.shards.reading import Fetched, ShardReader
+from efficientnetv2.data.shards.stores import Stat, store_at
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ShardLook:
+    """What the look at a set of shards found.
+
+    Args:
+        reasons: why a picture can't be used, by its row.
+        lost: rows of those that a damaged shard takes along.
+        contents: (N,) numbers, equal where the packed files held the same bytes; -1 where unknown.
+        notes: a sentence for each damaged shard.
+    """
+
+    reasons: dict[int, str]
+    lost: frozenset[int]
+    contents: Ints
+    notes: tuple[str, ...]
+
+
+def look_at_shards(table: pd.DataFrame, shards: ShardSet, workers: int) -> ShardLook:
+    """Compare the shards with their index, and look at the pictures where whoever packed them did not.
+
+    Args:
+        table: of a manifest, with the columns that an index adds.
+        shards: that they point into.
+        workers: threads.
+
+    Raises:
+        InputError: a shard is another than the index was written for, or a store can't be reached.
+    """
+    number, offset, size = (table[name].to_numpy(dtype=np.int64) for name in PLACE)
+    used = np.unique(number)
+    store = store_at(shards.base)
+    stats = store.stats([shards.shards[shard].name for shard in used])
+    reasons: dict[int, str] = {}
+    notes = []
+    for shard, stat in zip(used.tolist(), stats, strict=True):
+        known = shards.shards[shard]
+        damage, whole = _damage(known, stat, shards.base)
+        if not damage and not known.damage:
+            continue
+        rows = np.flatnonzero(number == shard)
+        gone = rows[offset[rows] + size[rows] > whole]
+        reasons |= dict.fromkeys(gone.tolist(), f"is lost: the shard {damage}")
+        left = (
+            f"{len(rows) - len(gone)} of its {len(rows)}"
+            if damage
+            else f"the {len(rows)} that can be read of its"
+        )
+        notes.append(f"Damaged shard: {known.name} {damage or known.damage}; {left} pictures are used.")
+    lost = frozenset(reasons)
+    contents = np.full(len(table), -1, dtype=np.int64)
+    if CONTENT in table:
+        contents = table[CONTENT].to_numpy(dtype=np.int64)
+    else:
+        left_over = np.setdiff1d(np.arange(len(table)), list(lost))
+        _look_within(ShardReader(table, shards), left_over, contents, reasons, workers)
+    return ShardLook(reasons, lost, contents, tuple(notes))
+
+
+def _damage(known: Shard, stat: Stat | None, base: str) -> tuple[str, int]:
+    """What is wrong with a shard in words, '' if nothing, and how many bytes of it are there."""
+    if stat is None:
+        return "is missing", 0
+    if stat.bytes > known.bytes:
+        raise InputError(
+            f"{base}/{known.name} has {stat.bytes:,} bytes, but {known.bytes:,} in the index: it was written anew "
+            "since, and the index would cut pictures out of the wrong places. Bring the right shard back, or write the "
+            "index anew."
+        )
+    if stat.bytes < known.bytes:
+        return f"is cut short ({stat.bytes:,} of {known.bytes:,} bytes)", stat.bytes
+    return "", known.bytes
+
+
+def _look_within(
+    reader: ShardReader, rows: Ints, contents: Ints, reasons: dict[int, str], workers: int
+) -> None:
+    """Read every picture once; note its content, or in ``reasons`` why it can't be used."""
+
+    def looks(chunk: Sequence[int]) -> list[tuple[Look, int]]:
+        fetched = reader.ahead(chunk)
+        return [_look(fetched, row) for row in chunk]
+
+    found = chunks_in_threads(looks, rows.tolist(), workers)
+    for row, (seen, content) in zip(rows.tolist(), found, strict=True):
+        if seen.reason:
+            reasons[row] = seen.reason
+        else:
+            contents[row] = content
+
+
+def _look(reader: Fetched, row: int) -> tuple[Look, int]:
+    try:
+        data = reader.source(row)
+    except UnreadablePicture as error:
+        return Look(error.reason), -1
+    return look_at(data), mark_of(data)
+
+
+def mark_of(data: bytes) -> int:
+    """A number of 63 bits that tells files apart: equal for equal bytes."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1

@@ -1,0 +1,104 @@
+"""What goes into a shard for one picture: its file as it is, or a smaller copy."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from efficientnetv2.data.decode import read_picture
+from efficientnetv2.data.listing import is_picture, packed
+from efficientnetv2.data.look import look_at
+from efficientnetv2.data.pictures import UnreadablePicture, stored
+from efficientnetv2.data.readers import Reader
+from efficientnetv2.data.shards.checking import mark_of
+
+# Quality of shrunk JPEGs: what it loses is less than what a smaller copy loses anyway. Ours.
+_JPEG_QUALITY = 95
+_JPEG = b"\xff\xd8\xff"  # how such a file begins
+
+
+@dataclass(frozen=True)
+class Content:
+    """A picture as it goes into a shard.
+
+    Args:
+        data: a file's bytes.
+        extension: of such a file, without its dot, in lower case.
+        mark: a hash of the file it was made from, 63 bits.
+    """
+
+    data: bytes
+    extension: str
+    mark: int
+
+
+def content_of(reader: Reader, sample: int, path: str, image_px: int | None) -> Content | str:
+    """The content of a picture, or in words why it can't be used.
+
+    Args:
+        reader: of the manifest.
+        sample: position in it.
+        path: of the picture, which tells its extension.
+        image_px: shorter side that it is shrunk to if it is larger, None for never.
+    """
+    try:
+        data = _original(reader, sample)
+        seen = look_at(data)
+        if seen.reason:
+            return seen.reason
+        extension = os.path.splitext(path)[1][1:].lower() if is_picture(path) else _format(data)
+        small = None if image_px is None else shrunk(data, image_px)
+    except UnreadablePicture as error:
+        return error.reason
+    except OSError as error:
+        return f"may not be read ({(error.strerror or str(error)).lower()})"
+    mark = mark_of(data)
+    return Content(data, extension, mark) if small is None else Content(*small, mark)
+
+
+def shrunk(data: bytes, image_px: int) -> tuple[bytes, str] | None:
+    """A copy whose shorter side is ``image_px``, upright, and its extension; None if it is no larger now.
+
+    A JPEG stays one; anything else becomes a PNG, which loses nothing further.
+
+    Raises:
+        UnreadablePicture: the pixels are damaged.
+    """
+    with stored(data) as picture:
+        shorter = min(picture.width, picture.height)
+        if shorter <= image_px:
+            return None
+        # Twice the pixels needed leaves the result that of a full decode (see ``decode``).
+        scale = max(one for one in picture.scales if one == 1 or shorter // one >= 2 * image_px)
+        upright = picture.orientation == 1
+        whole = Image.fromarray(picture.pixels(scale)) if upright else read_picture(data)
+        size = [round(image_px / shorter * side) for side in (picture.width, picture.height)]
+    copy = whole.resize(
+        (size[0], size[1]) if picture.orientation < 5 else (size[1], size[0]), Image.Resampling.BICUBIC
+    )
+    small = io.BytesIO()
+    if data.startswith(_JPEG):
+        copy.save(small, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+        return small.getvalue(), "jpg"
+    copy.save(small, "PNG")
+    return small.getvalue(), "png"
+
+
+def _original(reader: Reader, sample: int) -> bytes:
+    source = reader.source(sample)
+    if isinstance(source, str | Path) and packed(str(source)) is None:
+        return Path(source).read_bytes()
+    if isinstance(source, bytes):
+        return source
+    lossless = io.BytesIO()
+    read_picture(source).save(lossless, "PNG")  # a record of a binary file has no format of its own
+    return lossless.getvalue()
+
+
+def _format(data: bytes) -> str:
+    with Image.open(io.BytesIO(data)) as image:
+        return (image.format or "img").lower()

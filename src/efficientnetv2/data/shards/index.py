@@ -1,0 +1,159 @@
+"""The index of a set of shards: a Parquet file with a row per picture.
+
+Its columns are those of the manifest that was packed (``path``, ``label``, ``split``, ``group``, ...) and
+
+    shard           number of the tar in the list of shards
+    shard_offset    byte that the picture begins at
+    shard_bytes     its length
+    shard_content   a hash of the file that was packed, equal for identical files; missing in an index that was
+                    made from the tars' headers
+
+Rows stand in the order of that manifest, whatever the order in the tars: so a run on the shards draws the same
+pictures as one on the files. The list of shards and the format's version stand in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import write_atomically
+
+VERSION = 1
+PLACE = ("shard", "shard_offset", "shard_bytes")
+CONTENT = "shard_content"
+_METADATA = b"efficientnetv2_shards"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar of the set.
+
+    Args:
+        name: of the file, in the folder of the set.
+        bytes: that it should have.
+        pictures: in it.
+        damage: what was wrong with it when its headers were read, '' if nothing.
+    """
+
+    name: str
+    bytes: int
+    pictures: int
+    damage: str = ""
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """Tars that belong together.
+
+    Args:
+        base: absolute folder or URL that they lie in.
+        shards: the tars, by number.
+    """
+
+    base: str
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Everything an index says.
+
+    Args:
+        table: a row per picture.
+        shards: the tars, by number.
+        standard: name of the published data set that was packed, or None.
+    """
+
+    table: pd.DataFrame
+    shards: tuple[Shard, ...]
+    standard: str | None = None
+
+
+def save(index: Index, file: Path) -> None:
+    """Write an index, whole or not at all.
+
+    Raises:
+        OSError: the folder is full or read-only.
+    """
+    table = index.table.copy(deep=False)
+    for column in ("label", "split"):
+        table[column] = table[column].astype("category")  # a class name is then written once
+    for column in [
+        str(name) for name, kind in table.dtypes.items() if str(kind) == "object"
+    ]:  # what a CSV mixes has no type but text
+        table[column] = table[column].map(str, na_action="ignore").astype("string")
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    plain = {
+        "version": VERSION,
+        "standard": index.standard,
+        "shards": [asdict(shard) for shard in index.shards],
+    }
+    metadata = {**(arrow.schema.metadata or {}), _METADATA: json.dumps(plain).encode()}
+    arrow = arrow.replace_schema_metadata(metadata)
+    write_atomically(file, lambda partial: pq.write_table(arrow, partial, compression="zstd"))
+
+
+def is_index(file: Path) -> bool:
+    """Whether a Parquet file is the index of a set of shards, of any version."""
+    try:
+        return _METADATA in (pq.read_schema(file).metadata or {})
+    except (OSError, ValueError):  # pyarrow's errors are ValueErrors
+        return False
+
+
+def load(stream: IO[bytes] | Path, name: str) -> Index:
+    """Read an index.
+
+    Args:
+        stream: the file, or its content.
+        name: of it, for messages.
+
+    Raises:
+        InputError: it is no index, of another version, or damaged.
+    """
+    try:
+        arrow = pq.read_table(stream)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} cannot be read as Parquet: {error}. {_ANEW}") from None
+    plain = _metadata(arrow, name)
+    table = _plain_text(arrow).to_pandas()
+    missing = [column for column in ("path", "label", "split", *PLACE) if column not in table]
+    if missing:
+        raise InputError(f"{name} lacks the column '{missing[0]}' of an index of shards. {_ANEW}")
+    shards = tuple(Shard(**shard) for shard in plain["shards"])
+    if len(table) and not table["shard"].between(0, len(shards) - 1).all():
+        raise InputError(f"{name} names shards that are not in its list of {len(shards)}. {_ANEW}")
+    return Index(table, shards, plain["standard"])
+
+
+_ANEW = "Write it anew with effnetv2 shards, or delete it to have the headers of the tars read instead."
+
+
+def _metadata(arrow: pa.Table, name: str) -> dict[str, Any]:
+    text = (arrow.schema.metadata or {}).get(_METADATA)
+    if text is None:
+        raise InputError(f"{name} is a table, but no index of shards. {_ANEW}")
+    plain: dict[str, Any] = json.loads(text)
+    if plain.get("version") != VERSION:
+        raise InputError(
+            f"{name} is an index of version {plain.get('version')}, but this program reads version {VERSION}. "
+            f"Use the program that wrote it. {_ANEW}"
+        )
+    return plain
+
+
+def _plain_text(arrow: pa.Table) -> pa.Table:
+    """Dictionaries spelled out: the rest of the package compares labels as text."""
+    for place, field in enumerate(arrow.schema):
+        if pa.types.is_dictionary(field.type):
+            arrow = arrow.set_column(place, field.name, arrow.column(place).cast(field.type.value_type))
+    pandas = {key: value for key, value in (arrow.schema.metadata or {}).items() if key != b"pandas"}
+    return arrow.replace_schema_metadata(pandas)

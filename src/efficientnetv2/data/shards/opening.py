@@ -1,0 +1,172 @@
+"""From DATA to the listing of a set of shards.
+
+::
+
+    shards/                                   a folder with index.parquet, or with nothing but tars
+    shards/index.parquet                      the index itself
+    shards/train-{000000..000146}.tar         some of the tars; stars do too
+    https://example.org/shards/               the same in a store that fsspec knows
+    s3://bucket/shards/train-*.tar
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from efficientnetv2.base.errors import InputError, did_you_mean, some
+from efficientnetv2.data.listing import Listing, is_picture
+from efficientnetv2.data.shards.index import Index, ShardSet, is_index, load
+from efficientnetv2.data.shards.names import INDEX, SUFFIX, expanded, is_pattern, is_url, parted
+from efficientnetv2.data.shards.scan import kept_scan
+from efficientnetv2.data.shards.stores import Store, store_at
+
+
+def is_shards(data: str) -> bool:
+    """Whether DATA is a set of shards, rather than a folder or table of pictures.
+
+    A folder is one if our index lies in it, or tars and neither sub-folders nor pictures.
+
+    Raises:
+        InputError: it is one of compressed shards.
+    """
+    if is_url(data) or is_pattern(data):
+        return True
+    place = Path(data).expanduser()
+    if place.is_dir():
+        return ((place / INDEX).is_file() and is_index(place / INDEX)) or _only_tars(place)
+    return place.suffix.lower() == ".parquet" and place.is_file() and is_index(place)
+
+
+def read_shards(data: str, *, label_column: str, group_column: str | None) -> Listing:
+    """List the pictures of a set of shards.
+
+    Args:
+        data: as above.
+        label_column: of the index, or of the samples' ``.json``; without one, their ``.cls`` is the label.
+        group_column: of the same; a column called ``group`` is taken unasked.
+
+    Raises:
+        InputError: there are no such shards, their index is of no use, or a store can't be reached.
+    """
+    base, names = _named(data)
+    store = store_at(base)
+    index = _index(store, names)
+    notes: tuple[str, ...] = ()
+    if index is None:
+        names = _spelled_out(store, names or [f"*{SUFFIX}"], data)
+        index, note = kept_scan(store, names, label_column=label_column, group_column=group_column)
+        notes = (note,)
+    else:
+        index = _with_columns(index, data, label_column, group_column)
+    if not len(index.table):
+        raise InputError(f"{data}: there is no picture in {some(shard.name for shard in index.shards)}.")
+    return Listing(
+        root=base if is_url(base) else Path(base),
+        source=data,
+        table=_called(index),
+        notes=notes,
+        standard=index.standard,
+        shards=ShardSet(base, index.shards),
+    )
+
+
+def _named(data: str) -> tuple[str, list[str]]:
+    """Folder or URL of the shards, and their names as far as DATA tells them; none means all."""
+    if is_pattern(data):
+        base, name = parted(data)
+        return base, expanded(name)
+    if data.lower().endswith(".parquet"):
+        base, name = parted(data)
+        if name != INDEX:
+            raise InputError(
+                f"'{data}': the index of shards is called {INDEX} and lies beside them. Rename it."
+            )
+        return base, []
+    return parted(f"{data.rstrip('/')}/")[0], []
+
+
+def _index(store: Store, names: list[str]) -> Index | None:
+    """The index that lies beside the shards, of these alone; None if there is none or it is not about them."""
+    try:
+        with store.open(INDEX) as stream:
+            index = load(io.BytesIO(stream.read()), f"{store.base}/{INDEX}")
+    except FileNotFoundError:
+        return None
+    if not names:
+        return index
+    known = {shard.name: number for number, shard in enumerate(index.shards)}
+    wanted = [name for one in names for name in (fnmatch.filter(known, one) if _starred(one) else [one])]
+    strange = [name for name in wanted if name not in known]
+    if len(strange) == len(wanted):
+        return None
+    if strange:
+        raise InputError(
+            f"{store.base}/{INDEX} lists {some(known, 2)}, but not {some(strange, 3)}"
+            f"{did_you_mean(strange[0], known)} Name only shards that it lists, or write it anew."
+        )
+    chosen = index.table["shard"].isin([known[name] for name in wanted])
+    return replace(index, table=index.table[chosen].reset_index(drop=True))
+
+
+def _spelled_out(store: Store, names: list[str], data: str) -> list[str]:
+    """Names without stars, each once.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = [name for one in names for name in (store.matching(one) if _starred(one) else [one])]
+    if not found or all(stat is None for stat in store.stats(found)):
+        there = store.matching(f"*{SUFFIX}")
+        near = (
+            did_you_mean(names[0], there)
+            if there
+            else f"; {store.base} shows neither {INDEX} nor a {SUFFIX}."
+        )
+        raise InputError(
+            f"{data}: there are no such shards{near} Give a folder or URL with {INDEX}, or name the shards: "
+            "train-{000000..000146}.tar"
+        )
+    return list(dict.fromkeys(found))
+
+
+def _with_columns(index: Index, data: str, label_column: str, group_column: str | None) -> Index:
+    """The index with the columns of other names in their places."""
+    table = index.table
+    for role, column in (("label", label_column), ("group", group_column)):
+        if column is None or column == role:
+            continue
+        if column not in table:
+            raise InputError(
+                f"{data} has no column '{column}'{did_you_mean(column, table.columns)} Its columns are "
+                f"{some(table.columns, 20)}. Name the one that holds the {role} with --{role}-column."
+            )
+        table = table.assign(**{role: table[column].map(str, na_action="ignore")})
+    return replace(index, table=table)
+
+
+def _called(index: Index) -> pd.DataFrame:
+    """The table of a listing: a picture's path begins with its shard, and its split is never missing."""
+    names = np.array([f"{shard.name}#" for shard in index.shards], dtype=object)
+    prefixes = pd.Series(names[index.table["shard"].to_numpy()], index=index.table.index, dtype="str")
+    table = index.table.assign(path=prefixes + index.table["path"], split=index.table["split"].fillna(""))
+    first = ["path", "label", "split"]
+    return table[first + [column for column in table.columns if column not in first]]
+
+
+def _starred(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
+
+
+def _only_tars(folder: Path) -> bool:
+    """Whether tars lie in a folder, and neither class folders nor pictures."""
+    with os.scandir(folder) as entries:
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+    tars = any(entry.name.lower().endswith(SUFFIX) for entry in shown)
+    return tars and not any(entry.is_dir() or is_picture(entry.name) for entry in shown)

@@ -1,0 +1,271 @@
+"""Pack the pictures of a manifest into tars as WebDataset lays them out.
+
+A picture is three members of one key: ``000000123.jpg``, the file as it is; ``000000123.cls``, its class id; and
+``000000123.json``, everything the manifest knows about it. The key is its row in the manifest.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.data.check import MOST_UNREADABLE
+from efficientnetv2.data.listing import picture_extensions
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.readers import originals
+from efficientnetv2.data.shards.content import Content, content_of
+from efficientnetv2.data.shards.index import CONTENT, PLACE, Index, Shard, save
+from efficientnetv2.data.shards.names import INDEX, SUFFIX
+
+# Pictures that threads read at a time; a shard's writer waits for them. Ours.
+_CHUNK = 256
+_THREADS = 8
+_BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How pictures are packed.
+
+    Args:
+        shard_bytes: a shard is closed before it would grow beyond; a larger picture has one to itself.
+        shard_pictures: most pictures of a shard, None for any number.
+        image_px: shorter side that larger pictures are shrunk to; None leaves every file as it is.
+        seed: of the order within each split.
+        strict: refuse the first unreadable picture.
+    """
+
+    shard_bytes: int
+    shard_pictures: int | None = None
+    image_px: int | None = None
+    seed: int = 0
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What came of it.
+
+    Args:
+        index: as written.
+        skipped: path and reason of each picture that could not be read.
+    """
+
+    index: Index
+    skipped: tuple[tuple[str, str], ...]
+
+
+def pack(
+    manifest: Manifest, out: Path, packing: Packing, *, progress: Callable[[int], object] | None = None
+) -> Packed:
+    """Write the shards of a manifest and their index into a new folder.
+
+    Shards are called by their split (``train-000000.tar``; ``pictures-…`` where there is none) and filled in an
+    order drawn from the seed. Everything is written into ``out.partial`` beside, and renamed when it is whole;
+    the same pictures and packing give the same bytes.
+
+    Args:
+        manifest: of any kind of pictures.
+        out: of the shards; not there yet, or empty.
+        packing: how.
+        progress: called now and then with the number of pictures done so far.
+
+    Raises:
+        InputError: too much is unreadable (``strict``: anything), or ``out`` can't be written to.
+    """
+    partial = out.with_name(f"{out.name}.partial")
+    _make(partial, out)
+    try:
+        packed = _Packer(manifest, partial, packing, progress or (lambda done: None)).run()
+        save(packed.index, partial / INDEX)
+        if packed.skipped:
+            pd.DataFrame(packed.skipped, columns=["path", "reason"]).to_csv(
+                partial / "skipped.csv", index=False
+            )
+        if out.is_dir():
+            out.rmdir()  # empty; Windows does not rename onto it
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return packed
+
+
+def _make(partial: Path, out: Path) -> None:
+    try:
+        if partial.exists():  # left by a kill
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{out}: {error.strerror or error} ({partial}). Give another folder.") from error
+
+
+class _Packer:
+    """Walks through the pictures split by split, a chunk at a time, in threads."""
+
+    def __init__(
+        self, manifest: Manifest, folder: Path, packing: Packing, progress: Callable[[int], object]
+    ) -> None:
+        self.manifest, self.folder, self.packing, self.progress = manifest, folder, packing, progress
+        self.reader = originals(manifest)
+        self.paths = _within(manifest)
+        self.shards: list[Shard] = []
+        self.skipped: dict[int, str] = {}
+        count = len(manifest)
+        self.places = {name: np.full(count, -1, dtype=np.int64) for name in (*PLACE, CONTENT)}
+
+    def run(self) -> Packed:
+        picture_extensions()  # loads Pillow's plugins once, before the threads would
+        done = 0
+        with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
+            warnings.simplefilter("ignore")  # around the threads, since filters belong to the process
+            for split, rows in self._orders():
+                with _Shards(self, split or "pictures") as shards:
+                    for first in range(0, len(rows), _CHUNK):
+                        chunk = rows[first : first + _CHUNK]
+                        self._add(chunk, shards, pool)
+                        done += len(chunk)
+                        self.progress(done)
+        return self._packed()
+
+    def _orders(self) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+        for split in ("train", "val", "test", ""):
+            rows = np.flatnonzero(self.manifest.split == split)
+            if len(rows):
+                order = Key.of(self.packing.seed).fold("shards", split).generator().permutation(len(rows))
+                yield split, rows[order]
+
+    def _add(self, rows: npt.NDArray[np.int64], shards: _Shards, pool: ThreadPoolExecutor) -> None:
+        reader = self.reader.ahead(rows.tolist())
+        image_px = self.packing.image_px
+        contents = pool.map(lambda row: content_of(reader, row, self.paths[row], image_px), rows.tolist())
+        known = self.manifest.table.drop(columns=[*PLACE, CONTENT], errors="ignore").iloc[rows]
+        for row, content, facts in zip(rows.tolist(), contents, known.to_dict("records"), strict=True):
+            if isinstance(content, str):
+                self._skip(row, content)
+            else:
+                facts["path"] = self.paths[row]
+                shards.add(row, content, facts)
+
+    def _skip(self, row: int, reason: str) -> None:
+        self.skipped[row] = reason
+        path = self.manifest.paths[row]
+        if self.packing.strict:
+            raise InputError(
+                f"{self.manifest.source}: '{path}' {reason}. Repair or remove it, or pack without --strict."
+            )
+        if len(self.skipped) > MOST_UNREADABLE * len(self.manifest):
+            raise InputError(
+                f"{self.manifest.source}: more than {100 * MOST_UNREADABLE:.0f} % of the pictures cannot be used; "
+                f"the last: '{path}' {reason}. Repair or remove them."
+            )
+
+    def _packed(self) -> Packed:
+        kept = np.setdiff1d(np.arange(len(self.manifest)), list(self.skipped))
+        table = self.manifest.table.assign(path=self.paths, **self.places).iloc[kept].reset_index(drop=True)
+        skipped = tuple((self.manifest.paths[row], reason) for row, reason in sorted(self.skipped.items()))
+        return Packed(Index(table, tuple(self.shards), self.manifest.standard), skipped)
+
+
+class _Shards:
+    """The tars of one split, one open at a time.
+
+    Args:
+        packer: whose folder they go to, and whose books say what stands where.
+        name: that they begin with.
+    """
+
+    def __init__(self, packer: _Packer, name: str) -> None:
+        self._packer, self._name, self._count = packer, name, 0
+        self._tar: tarfile.TarFile | None = None
+        self._pictures = 0
+
+    def __enter__(self) -> _Shards:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def add(self, row: int, content: Content, facts: dict[Hashable, Any]) -> None:
+        """Append a picture; ``facts`` are what the manifest knows about it."""
+        key, label = f"{row:09d}", self._packer.manifest.labels[row]
+        members = {
+            content.extension: content.data,
+            "cls": str(label).encode(),
+            "json": json.dumps(_known(facts), ensure_ascii=False, default=str).encode(),
+        }
+        needed = sum(_BLOCK + -(-len(data) // _BLOCK) * _BLOCK for data in members.values())
+        tar = self._room_for(needed)
+        places = self._packer.places
+        places["shard"][row] = len(self._packer.shards)
+        places["shard_offset"][row] = tar.offset + _BLOCK  # behind the header
+        places["shard_bytes"][row] = len(content.data)
+        places[CONTENT][row] = content.mark
+        for extension, data in members.items():
+            member = tarfile.TarInfo(f"{key}.{extension}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        self._pictures += 1
+
+    def _room_for(self, needed: int) -> tarfile.TarFile:
+        packing = self._packer.packing
+        full = self._tar is not None and (
+            _closed(self._tar.offset + needed) > packing.shard_bytes
+            or self._pictures == packing.shard_pictures
+        )
+        if full:
+            self._close()
+        if self._tar is None:
+            file = self._packer.folder / f"{self._name}-{self._count:06d}{SUFFIX}"
+            self._tar = tarfile.open(file, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by _close
+        return self._tar
+
+    def _close(self) -> None:
+        if self._tar is None:
+            return
+        file = Path(str(self._tar.name))
+        self._tar.close()
+        with open(file, "rb+") as written:
+            os.fsync(written.fileno())
+        self._packer.shards.append(Shard(file.name, file.stat().st_size, self._pictures))
+        self._tar, self._pictures, self._count = None, 0, self._count + 1
+
+
+def _closed(size: int) -> int:
+    """Bytes of a tar once its end is marked and filled up, as tarfile does it."""
+    return -(-(size + 2 * _BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+
+def _known(facts: dict[Hashable, Any]) -> dict[Hashable, Any]:
+    """What is known, as JSON has it: nothing that is missing, no types of numpy's."""
+    known = {name: value for name, value in facts.items() if _said(value)}
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in known.items()}
+
+
+def _said(value: Any) -> bool:
+    return np.ndim(value) > 0 or not (pd.isna(value) or value == "")
+
+
+def _within(manifest: Manifest) -> list[str]:
+    """Paths as they were before they were packed, if they tell the pictures of this manifest apart."""
+    if manifest.shards is None:
+        return manifest.paths
+    inner = [path.partition("#")[2] for path in manifest.paths]
+    return inner if len(set(inner)) == len(inner) else manifest.paths

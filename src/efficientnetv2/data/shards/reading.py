@@ -1,0 +1,87 @@
+"""Pictures out of shards, wherever they stand in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+import pandas as pd
+
+from efficientnetv2.data.pictures import UnreadablePicture
+from efficientnetv2.data.shards.index import PLACE, ShardSet
+from efficientnetv2.data.shards.stores import Range, Store, store_at
+
+
+class ShardReader:
+    """A reader (``data.readers``) of pictures by shard, offset and length.
+
+    Args:
+        table: of a manifest, with the columns that an index adds.
+        shards: that they point into.
+    """
+
+    def __init__(self, table: pd.DataFrame, shards: ShardSet) -> None:
+        self._paths = table["path"]
+        self._number, self._offset, self._bytes = (table[name].to_numpy(dtype=np.int64) for name in PLACE)
+        self._shards = shards
+        self._store: Store = store_at(shards.base)
+
+    def source(self, sample: int) -> bytes:
+        """The picture's bytes.
+
+        Raises:
+            UnreadablePicture: the shard is missing, cut short, or can't be read there.
+            InputError: a store of another machine does not answer.
+        """
+        (content,) = self._store.read([self._range(sample)])
+        return self.picture(sample, content)
+
+    def name(self, sample: int) -> str:
+        """The set's folder or URL, the shard, and the name within."""
+        return f"{self._shards.base}/{self._paths.iat[sample]}"
+
+    def ahead(self, samples: Sequence[int]) -> Fetched:
+        """The same pictures, those of ``samples`` read together.
+
+        Raises:
+            InputError: a store of another machine does not answer.
+        """
+        read = self._store.read([self._range(sample) for sample in samples])
+        return Fetched(self, MappingProxyType(dict(zip(samples, read, strict=True))))
+
+    def picture(self, sample: int, content: bytes | str) -> bytes:
+        """What the store gave for a picture.
+
+        Raises:
+            UnreadablePicture: it gave a reason instead.
+        """
+        if isinstance(content, str):
+            raise UnreadablePicture(self.name(sample), content)
+        return content
+
+    def _range(self, sample: int) -> Range:
+        start = int(self._offset[sample])
+        name = self._shards.shards[self._number[sample]].name
+        return Range(name, start, start + int(self._bytes[sample]))
+
+
+class Fetched:
+    """A reader that has some pictures at hand and asks another for the rest."""
+
+    def __init__(self, reader: ShardReader, read: Mapping[int, bytes | str]) -> None:
+        self._reader, self._read = reader, read
+
+    def source(self, sample: int) -> bytes:
+        """See ``ShardReader.source``."""
+        if sample not in self._read:
+            return self._reader.source(sample)
+        return self._reader.picture(sample, self._read[sample])
+
+    def name(self, sample: int) -> str:
+        """See ``ShardReader.name``."""
+        return self._reader.name(sample)
+
+    def ahead(self, samples: Sequence[int]) -> Fetched:
+        """See ``ShardReader.ahead``."""
+        return self._reader.ahead(samples)

@@ -1,0 +1,249 @@
+"""The index of tars that have none: their headers are read once, and what was found is kept.
+
+As WebDataset has it, members of one key make a sample, the key being the name up to the first dot of its last part:
+``n01440764/10026.jpg`` and ``n01440764/10026.cls``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+
+from efficientnetv2.base.caches import cache_folder
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.listing import is_picture, split_named
+from efficientnetv2.data.shards.index import VERSION, Index, Shard, load, save
+from efficientnetv2.data.shards.stores import Store
+
+# Shards read at a time: waiting for a store costs nothing. Ours.
+_THREADS = 8
+_BLOCK = tarfile.BLOCKSIZE
+# What a JSON member may say that the rest of the package understands.
+_KNOWN = ("path", "label", "split", "group", "latitude", "longitude")
+# Larger ones are no label; a class id or a few facts take less. Ours.
+_MOST_TEXT_BYTES = 1_000_000
+
+
+@dataclass
+class _Scanned:
+    """What one tar holds: a fact of each picture by column, and what is wrong with the tar."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    damage: str = ""
+
+
+def kept_scan(
+    store: Store, names: list[str], *, label_column: str, group_column: str | None
+) -> tuple[Index, str]:
+    """What ``scan`` found when these tars were first looked at, or finds now.
+
+    Returns:
+        The index, and a sentence that says where it comes from.
+
+    Raises:
+        InputError: what ``scan`` refuses.
+    """
+    about = [
+        store.base,
+        list(zip(names, store.stats(names), strict=True)),
+        label_column,
+        group_column,
+        VERSION,
+    ]
+    mark = hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
+    file = cache_folder("shards") / f"{mark}.parquet"
+    if file.is_file():
+        return load(file, str(file)), f"Index of {len(names)} shards, read once from their headers: {file}"
+    index = scan(store, names, label_column=label_column, group_column=group_column)
+    what = f"Read the headers of {len(names)} shards: {len(index.table)} pictures"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save(index, file)
+    except OSError as error:  # it can be done again
+        return index, f"{what}; not kept for the next time ({error.strerror or error})."
+    return index, f"{what}, kept for the next time in {file}"
+
+
+def scan(store: Store, names: list[str], *, label_column: str, group_column: str | None) -> Index:
+    """Read the headers of tars.
+
+    Args:
+        store: that they lie in.
+        names: of the tars.
+        label_column: field of a sample's ``.json`` that holds the label; without one, its ``.cls`` does.
+        group_column: field of a sample's ``.json`` that holds the group; a field called ``group`` is taken unasked.
+
+    Returns:
+        Pictures in the order of the tars. Their split is the one their ``.json`` or the tar's name gives
+        (``imagenet-train-0001.tar``). Of a damaged tar, what could be read, and what is wrong in its ``damage``.
+
+    Raises:
+        InputError: a member occurs twice, a sample has two pictures or no label can be made out of its members.
+    """
+    given = {label_column: "label"} | ({} if group_column is None else {group_column: "group"})
+    roles = {name: name for name in _KNOWN if name not in given.values()} | given
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(lambda name: _scanned(store, name, roles), names))
+    shards = tuple(
+        Shard(name, stat.bytes if stat else 0, len(one.rows), one.damage)
+        for name, stat, one in zip(names, store.stats(names), found, strict=True)
+    )
+    rows = [{"shard": number} | row for number, one in enumerate(found) for row in one.rows]
+    columns = ["path", "label", "split", "shard", "shard_offset", "shard_bytes"]
+    table = pd.DataFrame(rows, columns=None if rows else columns)
+    for column in ("label", "group"):
+        if column in table:
+            table[column] = table[column].map(str, na_action="ignore")
+    return Index(table, shards)
+
+
+def _scanned(store: Store, name: str, roles: Mapping[str, str]) -> _Scanned:
+    result = _Scanned()
+    try:
+        with store.open(name) as stream:
+            for key, members in _samples(stream, name, result):
+                try:
+                    row = _row(name, key, members, roles)
+                except json.JSONDecodeError:
+                    result.damage = f"holds a damaged {key}.json"
+                    continue
+                if row is not None:
+                    result.rows.append(row)
+    except FileNotFoundError:
+        result.damage = "is missing"
+    except OSError as error:
+        result.damage = f"can't be read ({(error.strerror or str(error)).lower()})"
+    return result
+
+
+@dataclass(frozen=True)
+class _Member:
+    """Where a member's content stands in its tar, and the content itself where it is text."""
+
+    offset: int
+    size: int
+    text: bytes = b""
+
+
+def _samples(stream: IO[bytes], name: str, result: _Scanned) -> Iterator[tuple[str, dict[str, _Member]]]:
+    """Key and members, by extension, of each sample; damage goes to ``result``."""
+    seen: set[str] = set()
+    key, members = "", dict[str, _Member]()
+    for info in _members(stream, result):
+        folder, slash, last = info.name.removeprefix("./").rpartition("/")
+        stem, _, extension = last.partition(".")
+        if not info.isreg() or not stem or not extension:  # folders, hidden files
+            continue
+        if folder + slash + stem != key:
+            if members:
+                yield key, members
+            key, members = folder + slash + stem, {}
+            if key in seen:
+                raise InputError(
+                    f"{name}: the key '{key}' occurs twice, so a picture could not be told from another. "
+                    "Members of one sample stand behind each other, and each key is used once: pack it anew."
+                )
+            seen.add(key)
+        if extension.lower() in members:
+            raise InputError(
+                f"{name}: the member '{info.name}' occurs twice. Pack it anew with each name once."
+            )
+        members[extension.lower()] = _member(stream, info, extension.lower())
+    if members:
+        yield key, members
+
+
+def _member(stream: IO[bytes], info: tarfile.TarInfo, extension: str) -> _Member:
+    text = b""
+    if extension in ("cls", "json") and info.size <= _MOST_TEXT_BYTES:
+        stream.seek(info.offset_data)
+        text = stream.read(info.size)
+    return _Member(info.offset_data, info.size, text)
+
+
+def _members(stream: IO[bytes], result: _Scanned) -> Iterator[tarfile.TarInfo]:
+    """The headers that can be read; behind a damaged one, the next whole one is looked for."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    end = 0  # of the member before, rounded up to whole blocks
+    try:
+        # Zeros are not taken for the end, so that nothing behind a damaged header is lost.
+        tar = tarfile.open(fileobj=stream, mode="r:", ignore_zeros=True)  # noqa: SIM115 - the stream is closed
+        while (info := tar.next()) is not None:
+            if info.offset != end and not _is_header(stream, end):
+                result.damage = f"has a damaged header at byte {end}"
+            if info.offset_data + info.size > size:
+                break
+            end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
+            tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+            yield info
+    except tarfile.TarError:
+        pass  # how far it goes is judged below
+    if end + 2 * _BLOCK > size or not _zeros(stream, end):
+        result.damage = result.damage or f"is cut short or damaged behind byte {end}"
+
+
+def _is_header(stream: IO[bytes], start: int) -> bool:
+    """Whether a whole header stands there, of a kind that tarfile passes over."""
+    stream.seek(start)
+    try:
+        tarfile.TarInfo.frombuf(stream.read(_BLOCK), tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _zeros(stream: IO[bytes], start: int) -> bool:
+    """Whether the mark of a tar's end stands there."""
+    stream.seek(start)
+    return not any(stream.read(2 * _BLOCK))
+
+
+def _row(
+    name: str, key: str, members: Mapping[str, _Member], roles: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """What is known about a sample's picture; None if it has none.
+
+    Raises:
+        InputError: it has several.
+        json.JSONDecodeError: its facts are none.
+    """
+    pictures = [extension for extension in members if is_picture(f"x.{extension}")]
+    plain = [extension for extension in pictures if "." not in extension]  # left.png stands beside jpg
+    if len(pictures) > 1 and len(plain) != 1:
+        raise InputError(
+            f"{name}: the sample '{key}' has {len(pictures)} pictures ({', '.join(pictures)}), and none of them is the "
+            "one to be labelled. Pack one picture a sample."
+        )
+    if not pictures:
+        return None
+    extension = plain[0] if plain else pictures[0]
+    facts = json.loads(members["json"].text) if "json" in members else {}
+    facts = facts if isinstance(facts, dict) else {}
+    known = {role: facts[field] for field, role in roles.items() if facts.get(field) is not None}
+    if "label" not in known and "cls" in members and roles.get("label") == "label":
+        known["label"] = members["cls"].text.decode(errors="replace").strip()
+    place = members[extension]
+    return {
+        "path": f"{key}.{extension}",
+        "label": np.nan,
+        "split": _split_of(name),
+        "shard_offset": place.offset,
+        "shard_bytes": place.size,
+    } | known
+
+
+def _split_of(shard: str) -> str:
+    """The one split that the words of a shard's name tell, '' if there is none."""
+    words = {split_named(word) for word in re.split(r"[^A-Za-z]+", shard)} - {None}
+    return str(words.pop()) if len(words) == 1 else ""

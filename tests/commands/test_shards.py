@@ -1,0 +1,103 @@
+"""``effnetv2 shards``, and the other commands on what it writes."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from tests.command_line import TINY, effnetv2
+from tests.conftest import paint
+
+
+def test_packed_then_trained_evaluated_and_predicted(class_folders, tmp_path):
+    done = effnetv2("shards", class_folders, "packed", "--shard-pictures", "10", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "48 pictures of 3 classes (48 without a split) in 5 shards" in done.stdout
+    done = effnetv2("train", "packed", *TINY, "--weights", "none", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert set(report["per_class"]) == {"red", "green", "blue"}
+    assert "data:image" in (tmp_path / "run/report.html").read_text(), (
+        "mistakes are shown with their pictures"
+    )
+    done = effnetv2("evaluate", "run", "packed", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert any("trained the model" in note for note in json.loads(done.stdout)["notes"]), (
+        "they are recognised"
+    )
+    words = ("predict", "run", "packed/pictures-{000000..000001}.tar", "--device", "cpu")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    paths = pd.read_csv(tmp_path / "predictions.csv")["path"]
+    assert len(paths) == 20
+    assert set(paths.str.extract(r"^pictures-00000[01]\.tar#(\w+)/\1_\d\d\.jpg$")[0]) <= {
+        "red",
+        "green",
+        "blue",
+    }
+
+
+def test_the_answer_as_json(tmp_path):
+    rows = []
+    for number in range(30):
+        path = paint(tmp_path / f"{number}.jpg", (7 * number, 80, 90), number, px=60)
+        rows.append(
+            {"path": path.name, "species": "ab"[number % 2], "split": "val" if number % 3 == 0 else "train"}
+        )
+    pd.DataFrame(rows).to_csv(tmp_path / "list.csv", index=False)
+    (tmp_path / "4.jpg").write_bytes(b"")
+    words = ("shards", "list.csv", "packed", "--label-column", "species", "--image-px", "32", "--json")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["pictures"] == 29
+    assert answer["classes"] == ["a", "b"]
+    assert answer["splits"] == {"train": 19, "val": 10}
+    assert answer["shards"] == ["train-000000.tar", "val-000000.tar"]
+    assert answer["left_out"] == [{"path": "4.jpg", "reason": "is empty (0 bytes)"}]
+    assert answer["bytes"] == sum(path.stat().st_size for path in (tmp_path / "packed").glob("*.tar"))
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("pictures/packed", ("lies in DATA", "Give a folder beside it")),
+        ("pictures", ("holds something already",)),
+        ("file.txt", ("is a file",)),
+        ("s3://bucket/packed", ("written to this machine",)),
+    ],
+)
+def test_a_wrong_out_is_refused_before_anything_is_written(out, words, class_folders, tmp_path):
+    (tmp_path / "file.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    done = effnetv2("shards", "pictures", out, cwd=tmp_path)
+    assert done.returncode == 2
+    assert all(word in done.stderr for word in words), done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_empty_data_and_missing_shards_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = effnetv2("shards", "empty", "packed", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "empty holds no pictures" in done.stderr
+    done = effnetv2("train", "nowhere/train-{000000..000003}.tar", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "there are no such shards" in done.stderr
+
+
+def test_a_truncated_shard_is_survived_unless_strict(class_folders, tmp_path):
+    assert effnetv2("shards", class_folders, "packed", "--shard-pictures", "10", cwd=tmp_path).returncode == 0
+    shard = tmp_path / "packed/pictures-000002.tar"
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    words = ("train", "packed", *TINY, "--weights", "none", "--set", "epochs=0.5", "--out", "run")
+    done = effnetv2(*words, "--strict", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "pictures-000002.tar is cut short" in done.stderr
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Damaged shard: pictures-000002.tar is cut short" in done.stdout
+    skipped = pd.read_csv(tmp_path / "run/skipped.csv")
+    assert skipped["path"].str.startswith("pictures-000002.tar#").all()
+    assert 1 <= len(skipped) <= 9

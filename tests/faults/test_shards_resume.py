@@ -1,0 +1,33 @@
+"""A run on shards is the run on the files they were packed from, killed and resumed or not."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from tests.command_line import effnetv2
+from tests.faults.test_kill_and_resume import WORDS, bits, kill_in_the_middle, start, steps_done
+
+
+@pytest.mark.slow
+def test_a_run_on_shards_killed_and_resumed_ends_with_the_bits_of_the_run_on_files(class_folders, tmp_path):
+    done = effnetv2(
+        "shards", class_folders, tmp_path / "packed", "--shard-pictures", "7", "--seed", "3", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "killed"
+    process = start(tmp_path / "packed", run, 2)  # the first kill: once there is something to go on from
+    while steps_done(run) < 2 and process.poll() is None:
+        pass
+    process.kill()
+    process.communicate()
+    for seed in range(2):
+        kill_in_the_middle(tmp_path / "packed", run, 2, random.Random(seed))
+        assert not (run / "model.safetensors").exists(), "it was killed too late to mean anything"
+    words = (*WORDS, "--workers", 0)
+    done = effnetv2("train", tmp_path / "packed", *words, "--out", run, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Going on from step" in done.stdout
+    done = effnetv2("train", class_folders, *words, "--out", tmp_path / "on_files", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert bits(run) == bits(tmp_path / "on_files")
