@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.progressive import Progressive, Ramp, paper, released
+from efficientnetv2.presets import paper, released
+from efficientnetv2.progressive import Progressive, Ramp
 
 
 @pytest.mark.parametrize(
@@ -152,3 +153,80 @@ def test_an_unknown_network_names_the_nearest():
 def test_scaling_to_another_last_size_keeps_the_proportions():
     plan = Progressive(image_px=Ramp(64, 128), stages=3, px_multiple=32).with_image_px(300)
     assert [plan.stage(i).image_px for i in range(3)] == [150, 225, 300]
+
+
+RANDOM = Progressive(stages=4, image_px=Ramp(128, 224), dropout=Ramp(0.1, 0.4), order="random")
+
+
+def test_random_order_draws_each_stage_equally_often_with_its_regularizers():
+    """Table 13: the regularizers follow the size, whenever it is drawn."""
+    drawn = [RANDOM.at(step, steps=4_000) for step in range(4_000)]
+    sizes = [setting.image_px for setting in drawn]
+    for px, dropout in ((128, 0.1), (160, 0.2), (192, 0.3), (224, 0.4)):
+        assert sizes.count(px) == pytest.approx(1_000, abs=5 * (4_000 * 0.25 * 0.75) ** 0.5)
+        assert {round(setting.dropout, 6) for setting in drawn if setting.image_px == px} == {dropout}
+
+
+def test_in_turns_a_size_holds_until_the_next_is_drawn():
+    """44 turns of a run of 350 epochs are 8 epochs each; here 5 turns of 20 steps."""
+    plan = replace(RANDOM, turns=5)
+    sizes = [plan.at(step, steps=100).image_px for step in range(100)]
+    assert all(len(set(sizes[first : first + 20])) == 1 for first in range(0, 100, 20))
+    longer = replace(RANDOM, turns=60)
+    assert len({longer.at(step, steps=60).image_px for step in range(60)}) == 4
+
+
+def test_another_seed_draws_another_order_and_the_same_the_same():
+    sizes = [
+        [replace(RANDOM, seed=seed).at(step, steps=50).image_px for step in range(50)] for seed in (0, 0, 1)
+    ]
+    assert sizes[0] == sizes[1] != sizes[2]
+
+
+def test_shares_lengthen_stages():
+    """3 : 1 of 100 steps."""
+    plan = Progressive(stages=2, image_px=Ramp(32, 64), shares=(3, 1))
+    assert [plan.at(step, steps=100).image_px for step in (0, 74, 75, 99)] == [32, 32, 64, 64]
+    assert plan.weights == (0.75, 0.25)
+    assert (plan.stage_end(10, steps=100), plan.stage_end(75, steps=100)) == (75, 100)
+
+
+@given(
+    shares=st.lists(st.floats(0.01, 100), min_size=1, max_size=6),
+    more=st.integers(0, 50),
+)
+def test_every_stage_has_a_step_whatever_its_share(shares, more):
+    stages = len(shares)
+    plan = Progressive(stages=stages, image_px=Ramp(1, 1 + 7 * (stages - 1)), shares=tuple(shares))
+    steps = stages + more
+    sizes = [plan.at(step, steps=steps).image_px for step in range(steps)]
+    assert len(set(sizes)) == stages
+    assert sizes == sorted(sizes)
+    ends = {plan.stage_end(step, steps=steps) for step in range(steps)}
+    assert ends == {step for step in range(1, steps) if sizes[step] != sizes[step - 1]} | {steps}
+
+
+def test_stages_of_equal_shares_end_where_algorithm_1_says():
+    plan = paper("efficientnetv2_s")
+    assert [plan.stage_end(step, steps=40) for step in (0, 9, 10, 39)] == [10, 10, 20, 40]
+
+
+def test_what_changes_always_is_one_stage():
+    growing = Progressive(stages=2, image_px=64, dropout=Ramp(0, 0.2, continuous=True))
+    assert RANDOM.stage_end(3, steps=40) == growing.stage_end(3, steps=40) == 40
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"shares": (1, 2)}, "names one share above 0 for each of 4 stages"),
+        ({"shares": (1, 2, 3, 0)}, "names one share above 0"),
+        ({"order": "random", "shares": (1, 1, 1, 1)}, "knows neither shares"),
+        ({"order": "random", "dropout": Ramp(0, 1, continuous=True)}, "knows neither shares"),
+        ({"turns": 3}, "only order 'random' draws stages"),
+        ({"order": "random", "turns": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_orders_that_cannot_be_are_refused(changes, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        Progressive(**({"stages": 4, "image_px": Ramp(128, 224)} | changes))

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from efficientnetv2.models.modelfile import load as load
     from efficientnetv2.models.modelfile import save as save
     from efficientnetv2.models.regularize import apply_setting as apply_setting
+    from efficientnetv2.presets import paper as paper
+    from efficientnetv2.presets import released as released
     from efficientnetv2.progressive import Progressive as Progressive
     from efficientnetv2.progressive import Ramp as Ramp
     from efficientnetv2.progressive import Setting as Setting
-    from efficientnetv2.progressive import paper as paper
-    from efficientnetv2.progressive import released as released
 
 _HOME = {
     "Architecture": "arch.spec",
@@ -51,8 +51,8 @@ _HOME = {
     "Ramp": "progressive",
     "Setting": "progressive",
     "ProgressiveBatches": "data.own_loop",
-    "paper": "progressive",
-    "released": "progressive",
+    "paper": "presets",
+    "released": "presets",
     "Preprocessing": "base.preprocessing",
     "Predictor": "inference.predictor",
     "read": "data.manifest",

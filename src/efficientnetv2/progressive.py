@@ -4,20 +4,25 @@ Image size and regularization grow together over a run: small pictures with litt
 first, large ones with much of it last. Everything here is a pure function of the step, so a setting
 can be asked for at any step, by any process, without training to get there::
 
-    plan = paper("efficientnetv2_s")
+    plan = Progressive(stages=4, image_px=Ramp(128, 300), randaugment=Ramp(5, 15))
     plan.at(step=0, steps=350_000).image_px       # 128
     plan.stage(3).randaugment                     # 15.0
+
+The published settings stand in ``presets``.
 """
 
 from __future__ import annotations
 
+from bisect import bisect
 from dataclasses import replace
-from typing import Any
+from itertools import accumulate
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -79,12 +84,18 @@ class Progressive:
     """M stages of N/M steps: ``S_i = S_0 + (S_e - S_0) * i/(M-1)``, for size and regularizers alike.
 
     A plain number holds over the whole run; a ``Ramp`` grows. With one stage every ramp stands at its
-    end, which is training at a fixed setting.
+    end, which is training at a fixed setting. In random order the stages come as drawn, and the regularizers go
+    with the size (arXiv:2104.00298, Table 13).
 
     Args:
         image_px: side of the training picture, in pixels.
         stages: M, at least 1.
         px_multiple: sizes are rounded to a multiple of this.
+        shares: of the steps, one per stage, above 0; they count in proportion. None is equal shares.
+        order: ``growing`` goes from the first stage to the last, ``random`` draws a stage again and again.
+        turns: with ``random``, how often a stage is drawn over the run (Table 13's every 8 of 350 epochs: 44); None
+            draws at every step.
+        seed: with ``random``, of the draws. None is the run's, in a recipe; 0 elsewhere.
         randaugment, mixup_alpha, cutmix_alpha, cutout, dropout, drop_path, label_smoothing: see ``Setting``.
         others: any further quantity by name.
 
@@ -97,6 +108,10 @@ class Progressive:
     image_px: Quantity
     stages: int = 1
     px_multiple: int = 1
+    shares: tuple[float, ...] | None = None
+    order: Literal["growing", "random"] = "growing"
+    turns: int | None = Field(default=None, ge=1)
+    seed: int | None = None
     randaugment: Quantity | None = None
     mixup_alpha: Quantity = 0.0
     cutmix_alpha: Quantity = 0.0
@@ -112,6 +127,16 @@ class Progressive:
             raise ValueError(f"stages is {self.stages}, but a run has at least 1")
         if self.px_multiple < 1:
             raise ValueError(f"px_multiple is {self.px_multiple}, but is at least 1")
+        if self.shares is not None and (len(self.shares) != self.stages or min(self.shares) <= 0):
+            raise ValueError(
+                f"shares is {self.shares}, but names one share above 0 for each of {self.stages} stages"
+            )
+        if self.order == "random" and (self.shares is not None or self.continuous):
+            raise ValueError(
+                "order is random, which knows neither shares nor quantities that grow at every step"
+            )
+        if self.order == "growing" and self.turns is not None:
+            raise ValueError(f"turns is {self.turns}, but only order 'random' draws stages")
         for name, (low, high) in _RANGES.items():
             quantity = getattr(self, name)
             for value in _ends(quantity):
@@ -136,8 +161,23 @@ class Progressive:
             )
         if not 0 <= step < steps:
             raise InputError(f"step {step} lies outside a run of {steps} steps (0 to {steps - 1})")
-        stage = step * self.stages // steps
+        stage = self._stage_at(step, steps)
         return self._setting(stage, run_fraction=step / (steps - 1) if steps > 1 else 1.0)
+
+    def stage_end(self, step: int, *, steps: int) -> int:
+        """The step before which the stage of this step ends: the next stage's first, or ``steps``.
+
+        Where the setting changes all the time (ramps that grow at every step, random order), the run is one stage.
+        """
+        if self.changes_always:
+            return steps
+        return self._first_steps(steps)[self._stage_at(step, steps) + 1]
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Each stage's share of the steps; they sum to 1."""
+        shares = self.shares or (1.0,) * self.stages
+        return tuple(share / sum(shares) for share in shares)
 
     def stage(self, index: int) -> Setting:
         """The setting at the first step of a stage (ramps that grow at every step stand there too).
@@ -147,7 +187,7 @@ class Progressive:
         """
         if not 0 <= index < self.stages:
             raise InputError(f"stage {index} does not exist: there are {self.stages}, from 0")
-        return self._setting(index, run_fraction=index / self.stages if self.stages > 1 else 1.0)
+        return self._setting(index, run_fraction=sum(self.weights[:index]) if self.stages > 1 else 1.0)
 
     @property
     def last(self) -> Setting:
@@ -159,6 +199,11 @@ class Progressive:
         """Whether anything grows at every step, so that no two steps have the same setting."""
         quantities = [*vars(self).values(), *self.others.values()]
         return any(isinstance(quantity, Ramp) and quantity.continuous for quantity in quantities)
+
+    @property
+    def changes_always(self) -> bool:
+        """Whether the run has no stages that one could wait for the end of."""
+        return self.continuous or self.order == "random"
 
     def with_image_px(self, end_px: int) -> Progressive:
         """The same schedule, its sizes scaled so that the last stage trains at ``end_px``."""
@@ -175,6 +220,21 @@ class Progressive:
         """Plain JSON values."""
         plain: dict[str, Any] = TypeAdapter(Progressive).dump_python(self, mode="json")
         return plain
+
+    def _first_steps(self, steps: int) -> list[int]:
+        """The first step of each stage, then ``steps``; every stage has at least one."""
+        if self.shares is None:
+            return [-(-stage * steps // self.stages) for stage in range(self.stages)] + [steps]
+        first = [round(share * steps) for share in accumulate(self.weights, initial=0.0)]
+        for stage in range(1, self.stages):
+            first[stage] = min(max(first[stage], first[stage - 1] + 1), steps - (self.stages - stage))
+        return first
+
+    def _stage_at(self, step: int, steps: int) -> int:
+        if self.order == "random":
+            turn = step if self.turns is None else step * self.turns // steps
+            return int(Key.of(self.seed or 0).fold("stage", turn).generator().integers(self.stages))
+        return bisect(self._first_steps(steps), step, hi=self.stages) - 1
 
     def _setting(self, stage: int, run_fraction: float) -> Setting:
         stage_fraction = stage / (self.stages - 1) if self.stages > 1 else 1.0
@@ -216,73 +276,3 @@ def _ends(quantity: Quantity | None) -> tuple[float, ...]:
     if quantity is None:
         return ()
     return (quantity.start, quantity.end) if isinstance(quantity, Ramp) else (quantity, quantity)
-
-
-def paper(name: str) -> Progressive:
-    """The settings of the paper: sizes from 128 px, every regularizer growing, dropout too.
-
-    Source: arXiv:2104.00298, Table 6 and section 5.1 (four stages; survival 0.8 throughout).
-
-    Raises:
-        InputError: the paper gives no progressive settings for that network.
-    """
-    #                          image px        RandAugment  mixup          dropout
-    table = {
-        "efficientnetv2_s": ((128, 300), (5, 15), (0, 0.0), (0.1, 0.3)),
-        "efficientnetv2_m": ((128, 380), (5, 20), (0, 0.2), (0.1, 0.4)),
-        "efficientnetv2_l": ((128, 380), (5, 25), (0, 0.4), (0.1, 0.5)),
-    }
-    px, randaugment, mixup, dropout = _row(table, name, "Table 6 of the paper")
-    return Progressive(
-        stages=4,
-        image_px=Ramp(*px),
-        randaugment=Ramp(*randaugment),
-        mixup_alpha=Ramp(*mixup) if any(mixup) else 0.0,
-        dropout=Ramp(*dropout),
-        drop_path=0.2,
-        label_smoothing=0.1,
-    )
-
-
-def released(name: str) -> Progressive:
-    """The settings of the authors' code: it starts a quarter of the way up, and dropout stays fixed.
-
-    Sizes are ``128 + (train_px - 128) * (stage + 1) / 4``: S trains at 171, 214, 257, 300.
-    B0 to B3 use AutoAugment there instead of RandAugment, which these settings leave to the recipe.
-
-    Source: google/automl, efficientnetv2 (the released configurations).
-
-    Raises:
-        InputError: no such released network.
-    """
-    #                     train px  RandAugment  mixup, cutmix  dropout
-    table = {
-        "efficientnetv2_s": (300, 10, 0.0, 0.2),
-        "efficientnetv2_m": (384, 15, 0.2, 0.3),
-        "efficientnetv2_l": (384, 20, 0.5, 0.4),
-        "efficientnetv2_xl": (384, 20, 0.5, 0.4),
-        "efficientnetv2_b0": (192, None, 0.0, 0.2),
-        "efficientnetv2_b1": (192, None, 0.0, 0.2),
-        "efficientnetv2_b2": (208, None, 0.0, 0.3),
-        "efficientnetv2_b3": (240, None, 0.0, 0.3),
-    }
-    train_px, randaugment, mix, dropout = _row(table, name, "the released configurations")
-    return Progressive(
-        stages=4,
-        image_px=Ramp(128 + (train_px - 128) / 4, train_px),
-        randaugment=None if randaugment is None else Ramp(5, randaugment),
-        mixup_alpha=Ramp(0, mix) if mix else 0.0,
-        cutmix_alpha=Ramp(0, mix) if mix else 0.0,
-        dropout=dropout,
-        drop_path=0.2,
-        label_smoothing=0.1,
-    )
-
-
-def _row(table: dict[str, tuple[Any, ...]], name: str, where: str) -> tuple[Any, ...]:
-    if name not in table:
-        raise InputError(
-            f"{where} has no progressive settings for '{name}'{did_you_mean(name, table)} "
-            f"It has them for {', '.join(table)}."
-        )
-    return table[name]

@@ -79,9 +79,7 @@ class Books:
         self._row_images += done.images
         self._row_waited_s += done.waited_s
         step, steps, recipe = self.state.step, self.job.length.steps, self.job.recipe
-        stage_ends = step == steps or (
-            not recipe.progressive.continuous and recipe.progressive.at(step, steps=steps) != done.setting
-        )
+        stage_ends = recipe.progressive.stage_end(step - 1, steps=steps) == step
         if step % max(1, steps // _ROWS) == 0 or stage_ends:
             self._row(done)
         if stage_ends or self._validation_is_due:
@@ -165,9 +163,7 @@ class Books:
         """Every so many epochs, unless a stage ends soon, where there is one anyway."""
         step, steps, recipe = self.state.step, self.job.length.steps, self.job.recipe
         every = max(1, round(recipe.validate_epochs * self.job.length.steps_per_epoch))
-        stages = 1 if recipe.progressive.continuous else recipe.progressive.stages
-        stage = (step - 1) * stages // steps
-        stage_end = -(-(stage + 1) * steps // stages)
+        stage_end = recipe.progressive.stage_end(step - 1, steps=steps)
         return step % every == 0 and stage_end - step >= every / 2
 
     @property

@@ -72,6 +72,8 @@ def settle(recipe: Recipe, *, images: int, class_names: tuple[str, ...], device:
     if recipe.eval_px is None:
         changes["eval_px"] = recipe.progressive.last.image_px
         notes.append(f"Evaluation at {changes['eval_px']} px, the last training size.")
+    if recipe.progressive.order == "random" and recipe.progressive.seed is None:
+        changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
     recipe = checked(recipe.to_json() | changes, where=recipe.name)
     group = _settled_group(recipe, begun.network, device, notes)
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)

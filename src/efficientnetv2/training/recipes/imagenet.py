@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from efficientnetv2.arch.published import published
 from efficientnetv2.augment.pipeline import AugmentPlan
-from efficientnetv2.progressive import Progressive, paper, released
+from efficientnetv2.presets import paper, released
+from efficientnetv2.progressive import Progressive
 from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
 
 # Batch-norm momentum, as Keras counts it: arXiv:2104.00298, section 5.1, and google/automl, efficientnetv2.
