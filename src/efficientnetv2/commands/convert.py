@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from efficientnetv2.commands import options
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.told import told
 
 if TYPE_CHECKING:
+    from efficientnetv2.models.interop.statement import Told
     from efficientnetv2.models.network import EfficientNet
 
 _PADDINGS = {"same": 'TensorFlow\'s "same"', "symmetric": "symmetric"}
 _FRAMINGS = {"whole": "whole picture squeezed", "crop": "centre square cut", "pad": "padded to a square"}
+_PANEL = "What IN does not state, or states wrongly"
+
+
+def _option(help: str, metavar: str | None = None) -> Any:
+    """Of the preprocessing."""
+    return typer.Option(help=help, metavar=metavar, show_default=False, rich_help_panel=_PANEL)
 
 
 def convert(
@@ -54,17 +62,45 @@ def convert(
             show_default=False,
         ),
     ] = None,
+    class_names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|NAME,NAME,...",
+            help="Of the outputs, in their order: a text file with a name on each line, a JSON file with a list, or "
+            "the names with commas between.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    image_px: Annotated[int | None, _option("Side of the square that the network looks at.")] = None,
+    framing: Annotated[
+        str | None,
+        _option(
+            "whole squeezes the picture into it, crop cuts the centre square, pad adds margins.",
+            "whole|crop|pad",
+        ),
+    ] = None,
+    crop_fraction: Annotated[float | None, _option("Of the shorter side, that crop keeps: 0 to 1.")] = None,
+    interpolation: Annotated[str | None, _option("Of the resize.", "bilinear|bicubic")] = None,
+    mean: Annotated[
+        str | None, _option("Of each channel, of values in [0, 1]: 0.485,0.456,0.406.", "X,X,X")
+    ] = None,
+    std: Annotated[str | None, _option("Likewise: 0.229,0.224,0.225.", "X,X,X")] = None,
+    views: Annotated[
+        str | None, _option("symmetries averages over the eight flips and turns.", "one|symmetries")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Convert weights between this package, timm, torchvision, Keras and the authors' checkpoints.
 
-    What IN is, is recognised from the file itself. Preprocessing and class names come along; what OUT cannot hold
-    of them is said.
+    What IN is, is recognised from the file itself. Preprocessing and class names come along; what IN does not state of
+    them can be told, and what had to be assumed is said.
 
     Examples:
     - `effnetv2 convert tf_efficientnetv2_s.safetensors s.safetensors`
     - `effnetv2 convert efficientnet_v2_s-dd5fe13b.pth s.safetensors`
     - `effnetv2 convert runs/demo for_timm --to timm`
+    - `effnetv2 convert trees.keras trees.safetensors --class-names oak,elm,ash --framing whole`
     """
     from efficientnetv2.base.errors import InputError, did_you_mean
     from efficientnetv2.models import modelfile
@@ -73,7 +109,17 @@ def convert(
     if to is not None and to not in interop.TARGETS:
         raise InputError(f"--to {to}: there is no such target{did_you_mean(to, interop.TARGETS)}")
     _check_places(source, out, to)
-    network, recognised, notes = _load(source, model)
+    said = told(
+        class_names,
+        image_px=image_px,
+        framing=framing,
+        crop_fraction=crop_fraction,
+        interpolation=interpolation,
+        mean=mean,
+        std=std,
+        views=views,
+    )
+    network, recognised, notes = _load(source, model, said)
     screen = Screen(quiet=as_json)
     for line in (f"Recognised: {recognised}.", *_described(network), *map(_sentence, notes)):
         screen.say(line)
@@ -87,9 +133,9 @@ def convert(
             metrics=network.metrics,
         )
     else:
-        lost = interop.write(out, network, cast("Literal['timm', 'torchvision', 'keras']", to))
-        notes = (*notes, *lost)
-        for line in map(_sentence, lost):
+        alone = interop.write(out, network, cast("Literal['timm', 'torchvision', 'keras']", to))
+        notes = (*notes, *alone)
+        for line in map(_sentence, alone):
             screen.say(line)
     screen.say(f"Written to {out}.")
     if as_json:
@@ -121,12 +167,13 @@ def _check_places(source: Path, out: Path, to: str | None) -> None:
         )
 
 
-def _load(source: Path, model: str | None) -> tuple[EfficientNet, str, Sequence[str]]:
+def _load(source: Path, model: str | None, said: Told) -> tuple[EfficientNet, str, Sequence[str]]:
     """The network, what it was recognised as, and what there is to say about that."""
     from efficientnetv2.base.errors import InputError
     from efficientnetv2.models import modelfile
     from efficientnetv2.models.interop import convert as interop
     from efficientnetv2.models.interop.read import is_model_file
+    from efficientnetv2.models.interop.statement import tell
     from efficientnetv2.models.network import EfficientNet
 
     if is_model_file(source):
@@ -138,8 +185,8 @@ def _load(source: Path, model: str | None) -> tuple[EfficientNet, str, Sequence[
                 f"{source} is a model file already, of a network that is none of ours ({type(ours).__name__}): its "
                 "own package reads and writes its weights."
             )
-        return ours, "a model file of this package", ()
-    imported = interop.read(source, model=model)
+        return ours, "a model file of this package", tell(ours, said)
+    imported = interop.read(source, model=model, told=said)
     return imported.network, f"{imported.theirs} of {imported.title}", imported.notes
 
 

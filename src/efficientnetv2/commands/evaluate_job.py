@@ -114,7 +114,7 @@ def _in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str,
         merge: take labels that differ only by case or space for the model's.
 
     Raises:
-        InputError: a label that is no class of the model.
+        InputError: a label that is no class of the model, or a model whose classes have no names.
     """
     if merge:
         spelled = {name.strip().casefold(): name for name in class_names}
@@ -124,6 +124,12 @@ def _in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str,
     strange = [name for name in np.unique(manifest.table["label"].dropna()) if name not in known]
     if strange:
         row = int(np.flatnonzero(manifest.table["label"] == strange[0])[0])
+        if class_names == tuple(str(number) for number in range(len(class_names))):
+            raise InputError(
+                f"{manifest.where(row)}: label {some(strange)}, but the outputs of {model} have no names, only numbers "
+                f"('0' to '{len(class_names) - 1}'). Name them, in their order: effnetv2 convert {model} "
+                "NAMED.safetensors --class-names NAMES.txt (a name on each line)"
+            )
         raise InputError(
             f"{manifest.where(row)}: label {some(strange)} is no class of {model}, which knows "
             f"{some(class_names, 10)}{did_you_mean(strange[0], known)} Correct the labels, or leave those pictures out."

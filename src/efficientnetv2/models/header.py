@@ -21,6 +21,7 @@ FORMAT_VERSION = 2  # raised when an older package could no longer read what we 
 UPGRADE = "Upgrade efficientnetv2 from where you had it (in a clone: git pull, then pip install .)."
 
 _KEY = "efficientnetv2"  # of our JSON among the safetensors metadata
+CARRIED = "efficientnetv2.carried"  # of the same in the files of others: ``interop.carried``
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -39,7 +40,8 @@ class Header:
         class_names: of the outputs, in order.
         recipe: that it was trained by; as plain JSON, like the next.
         metrics: what it reached.
-        sha256: of the tensors. The last field: ``tensorfile.write`` fills in the last one it finds.
+        sha256: of the tensors of a model file; unknown in a file for others (``interop.carried``), where they have
+            other names. The last field: ``tensorfile.write`` fills in the last one it finds.
     """
 
     format_version: int
@@ -73,10 +75,13 @@ class Header:
             )
         return self
 
+    def text(self) -> str:
+        """As JSON; ``parse`` gives an equal one."""
+        return json.dumps(TypeAdapter(Header).dump_python(self, mode="json"), allow_nan=False)
+
     def metadata(self) -> dict[str, str]:
-        """As it stands in a file."""
-        plain = TypeAdapter(Header).dump_python(self, mode="json")
-        return {"format": "pt", _KEY: json.dumps(plain, allow_nan=False)}
+        """As it stands in a model file."""
+        return {"format": "pt", _KEY: self.text()}
 
 
 def _not_json(value: Any, where: str) -> str | None:
@@ -128,24 +133,41 @@ def read(path: Path, metadata: Mapping[str, str]) -> tuple[Header, int]:
             f"{path} is a safetensors file, but not a model file of efficientnetv2: its metadata has no "
             f"'{_KEY}'. {of_others(whole)}"
         )
+    return parse(path, metadata[_KEY], _KEY)
+
+
+def parse(path: Path, text: str, key: str) -> tuple[Header, int]:
+    """A header from its text.
+
+    Args:
+        path: for messages.
+        text: as ``Header.text`` makes it, or an older package did.
+        key: where in the file it lies, for messages.
+
+    Returns:
+        The header as the newest format has it, and the format that it was written in.
+
+    Raises:
+        InputError: it is newer than this package, or damaged.
+    """
     try:
-        plain = json.loads(metadata[_KEY])
+        plain = json.loads(text)
         written = TypeAdapter(int).validate_python(
             plain.get("format_version") if isinstance(plain, dict) else None
         )
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the metadata '{_KEY}' is damaged ({reason(error)}).") from error
+        raise InputError(f"{path}: the metadata '{key}' is damaged ({reason(error)}).") from error
     if written > FORMAT_VERSION:
         raise InputError(
             f"{path} has format {written}, written by efficientnetv2 {plain.get('package_version')}; "
             f"this is {version('efficientnetv2')}, which reads up to {FORMAT_VERSION}. {UPGRADE}"
         )
     if written < 1:
-        raise InputError(f"{path}: the metadata '{_KEY}' is damaged (there was never a format {written}).")
+        raise InputError(f"{path}: the metadata '{key}' is damaged (there was never a format {written}).")
     try:
         return TypeAdapter(Header).validate_python(_migrated(plain, written)), written
     except ValidationError as error:
-        raise InputError(f"{path}: the metadata '{_KEY}' is damaged ({reason(error)}).") from error
+        raise InputError(f"{path}: the metadata '{key}' is damaged ({reason(error)}).") from error
 
 
 def _migrated(plain: dict[str, Any], written: int) -> dict[str, Any]:

@@ -57,23 +57,43 @@ def save(
     _check_kinds(path, network)
     tensors = _apart(_module(network).state_dict())
     _check_finite(tensors, f"{path} was not written")
+    words = header_of(
+        path,
+        network,
+        preprocessing=network.preprocessing if preprocessing is None else preprocessing,
+        class_names=network.class_names if class_names is None else class_names,
+        recipe=network.recipe if recipe is None else recipe,
+        metrics=network.metrics if metrics is None else metrics,
+    )
+    tensorfile.write(Path(path), tensors, words.metadata())
+
+
+def header_of(
+    path: str | Path,
+    network: Network,
+    *,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str],
+    recipe: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> Header:
+    """What a file says of a network; arguments and errors as of ``save``."""
     try:
-        words = Header(
+        return Header(
             format_version=FORMAT_VERSION,
             package_version=version("efficientnetv2"),
             architecture=network.architecture if isinstance(network, EfficientNet) else None,
             foreign=network.source if isinstance(network, Foreign) else None,
             num_classes=network.num_classes,
             in_channels=network.in_channels,
-            preprocessing=network.preprocessing if preprocessing is None else preprocessing,
-            class_names=tuple(network.class_names if class_names is None else class_names),
-            recipe=dict(network.recipe if recipe is None else recipe),
-            metrics=dict(network.metrics if metrics is None else metrics),
+            preprocessing=preprocessing,
+            class_names=tuple(class_names),
+            recipe=dict(recipe),
+            metrics=dict(metrics),
             sha256=UNKNOWN_SHA256,
         )
     except ValidationError as error:
         raise InputError(f"{path} was not written: {reason(error)}") from error
-    tensorfile.write(Path(path), tensors, words.metadata())
 
 
 def load(

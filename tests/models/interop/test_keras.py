@@ -19,7 +19,7 @@ from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.models.create import create
-from efficientnetv2.models.interop import convert
+from efficientnetv2.models.interop import convert, keras_write
 from efficientnetv2.models.interop import keras as interop
 from efficientnetv2.models.interop.keras_layers import recognise
 from efficientnetv2.models.interop.loading import loading_tensorflow
@@ -36,7 +36,7 @@ pytestmark = [
 
 TOLERANCE = 1e-4  # of the logits' spread
 PHOTOGRAPHS = sorted((Path(__file__).parents[3] / "examples/land_cover/pictures").glob("*.jpg"))[::50]
-NAMES = ("efficientnetv2_b0", "efficientnet_b0")
+NAMES = (B0 := "efficientnetv2_b0", "efficientnet_b0")
 FORMATS = (".keras", ".weights.h5", ".h5")
 SYMMETRIC = {"mean": (128 / 255,) * 3, "std": (128 / 255,) * 3}
 EVEN_PX, ODD_PX = 64, 75  # 75 becomes 38, 19, 10, 5, 3: odd and even on the way down
@@ -128,7 +128,7 @@ def equal(raw, network):
 def test_keras_gives_our_logits_and_we_its(name, px, tmp_path):
     """Ours, written, computed by Keras from the pixels of real photographs; saved by Keras, read again."""
     network = random_network(name, px)
-    interop.write(tmp_path / "ours.keras", network)
+    keras_write.write(tmp_path / "ours.keras", network)
     model = keras.models.load_model(tmp_path / "ours.keras")
     theirs = keras_logits(model, pixels(network.preprocessing))
     assert distance(our_logits(network), theirs) < TOLERANCE
@@ -155,7 +155,7 @@ def test_keras_gives_our_logits_and_we_its(name, px, tmp_path):
 )
 def test_every_format_of_keras_own_making_is_read_to_the_bit(name, formats, tmp_path):
     network = random_network(name)
-    interop.write(tmp_path / "ours.weights.h5", network)
+    keras_write.write(tmp_path / "ours.weights.h5", network)
     builder = {"efficientnetv2_b0": "EfficientNetV2B0", "efficientnet_b0": "EfficientNetB0"}[name]
     model = getattr(keras.applications, builder)(weights=None, classes=5, input_shape=(EVEN_PX, EVEN_PX, 3))
     model.load_weights(tmp_path / "ours.weights.h5")
@@ -179,7 +179,7 @@ def test_what_we_write_comes_back_to_the_bit(name, tmp_path):
     for suffix, num_classes in ((".keras", 0), (".weights.h5", 5), (".h5", 5)):
         network = random_network(name, num_classes=num_classes)
         path = tmp_path / f"network{suffix}"
-        interop.write(path, network)
+        keras_write.write(path, network)
         raw = interop.read(path)
         assert equal(raw, network)
         # Weights alone do not say the size.
@@ -190,7 +190,7 @@ def test_what_we_write_comes_back_to_the_bit(name, tmp_path):
 
 def test_keras_own_constructor_takes_our_weights(tmp_path):
     network = random_network("efficientnetv2_b0")
-    interop.write(tmp_path / "ours.weights.h5", network)
+    keras_write.write(tmp_path / "ours.weights.h5", network)
     model = keras.applications.EfficientNetV2B0(
         weights=tmp_path / "ours.weights.h5",
         classes=5,
@@ -206,15 +206,15 @@ def test_any_mean_and_std_travel_in_the_network(tmp_path):
     for name, suffix in zip(NAMES, (".h5", ".keras"), strict=True):
         network = random_network(name, **scaling)
         path = tmp_path / f"ours{suffix}"
-        interop.write(path, network)
+        keras_write.write(path, network)
         assert interop.read(path).preprocessing == network.preprocessing
         model = keras.models.load_model(path)
         assert distance(our_logits(network), keras_logits(model, pixels(network.preprocessing))) < TOLERANCE
     # V1 keeps them among its weights, V2 has them in the description alone.
-    interop.write(tmp_path / "v1.weights.h5", network)
+    keras_write.write(tmp_path / "v1.weights.h5", network)
     assert interop.read(tmp_path / "v1.weights.h5").preprocessing.mean == scaling["mean"]
     with pytest.raises(InputError, match=r"a file of weights alone can't hold the preprocessing.*'.keras'"):
-        interop.write(tmp_path / "v2.weights.h5", random_network("efficientnetv2_b0", **scaling))
+        keras_write.write(tmp_path / "v2.weights.h5", random_network("efficientnetv2_b0", **scaling))
 
 
 def test_built_in_preprocessing_is_seen(tmp_path):
@@ -238,7 +238,10 @@ def test_built_in_preprocessing_is_seen(tmp_path):
     for suffix in (".weights.h5", ".keras"):
         (bare.save_weights if suffix == ".weights.h5" else bare.save)(tmp_path / f"bare{suffix}")
         raw = interop.read(tmp_path / f"bare{suffix}")
-        assert raw.preprocessing is None
+        assert raw.stated == (() if suffix == ".weights.h5" else ("image_px",))
+        assert raw.preprocessing == (
+            None if suffix == ".weights.h5" else replace(published(B0).preprocessing, image_px=64)
+        )
         assert "does not scale pictures by itself" in raw.notes[0]
 
 
@@ -276,7 +279,7 @@ def test_the_third_layer_of_published_v1_weights(tmp_path):
 def test_v1_built_without_a_size_pads_odd_maps_as_even_ones(tmp_path):
     """Equal at 64 px; at 80 px a map of 5 px is halved, and Keras' own padding is another."""
     network = random_network("efficientnet_b0", 64, num_classes=0)
-    interop.write(tmp_path / "sized.weights.h5", network)
+    keras_write.write(tmp_path / "sized.weights.h5", network)
     sizeless = keras.applications.EfficientNetB0(weights=None, include_top=False, pooling="avg")
     sizeless.load_weights(tmp_path / "sized.weights.h5")
     sizeless.save(tmp_path / "sizeless.keras")
@@ -337,7 +340,7 @@ def without_names(path):
 def test_numbered_layers_are_named_by_their_order(name, tmp_path):
     network = random_network(name)
     path = tmp_path / "numbered.weights.h5"
-    interop.write(path, network)
+    keras_write.write(path, network)
     without_names(path)
     raw = interop.read(path)
     assert equal(raw, network)
@@ -408,24 +411,24 @@ def test_what_keras_does_not_have_is_not_written(network, reason, tmp_path):
     with torch.device("meta"):
         network = network()
     with pytest.raises(InputError, match=f"Keras has no such network.*{reason}"):
-        interop.write(tmp_path / "network.keras", network)
+        keras_write.write(tmp_path / "network.keras", network)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_name_that_keras_does_not_write(tmp_path):
     with pytest.raises(InputError, match=r"ends in none of \.weights\.h5, \.keras, \.h5"):
-        interop.write(tmp_path / "network.safetensors", create("efficientnetv2_b0", num_classes=2))
+        keras_write.write(tmp_path / "network.safetensors", create("efficientnetv2_b0", num_classes=2))
 
 
 def test_a_missing_folder_is_said(tmp_path):
     with pytest.raises(InputError, match=r"nowhere.*can't be written: No such file"):
-        interop.write(tmp_path / "nowhere" / "network.keras", random_network("efficientnet_b0"))
+        keras_write.write(tmp_path / "nowhere" / "network.keras", random_network("efficientnet_b0"))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("keras") / "whole.keras"
-    interop.write(path, random_network("efficientnetv2_b0", 32))
+    keras_write.write(path, random_network("efficientnetv2_b0", 32))
     return path
 
 
@@ -574,24 +577,24 @@ class TestBadFiles:
 
 
 @pytest.mark.parametrize(
-    ("name", "lost"),
+    ("name", "alone"),
     [
-        ("a.keras", ["class names", "size, mean and std are in the network", "recipe"]),
-        ("a.weights.h5", ["class names", "preprocessing, mean and std are in the network", "recipe"]),
+        ("a.keras", ["class names", "preprocessing: size, mean and std are in the network"]),
+        ("a.weights.h5", ["class names", "preprocessing: mean and std are in the network"]),
     ],
 )
-def test_what_keras_cannot_hold_is_told(name, lost, tmp_path):
+def test_what_keras_does_not_see_is_told(name, alone, tmp_path):
     network = random_network("efficientnet_b0")
-    network.class_names, network.recipe = ("a", "b", "c", "d", "e"), {"epochs": 3}
+    network.class_names = ("a", "b", "c", "d", "e")
     notes = convert.write(tmp_path / name, network, "keras")
-    assert len(notes) == len(lost)
-    assert all(word in note for word, note in zip(lost, notes, strict=True))
+    assert len(notes) == len(alone)
+    assert all(word in note for word, note in zip(alone, notes, strict=True))
 
 
 def test_reading_needs_no_keras(tmp_path, monkeypatch):
     network = random_network("efficientnet_b0")
-    interop.write(tmp_path / "a.keras", network)
+    keras_write.write(tmp_path / "a.keras", network)
     monkeypatch.setitem(sys.modules, "keras", None)
     assert equal(interop.read(tmp_path / "a.keras"), network)
     with pytest.raises(InputError, match=r'pip install "h5py[^"]*" "keras'):
-        interop.write(tmp_path / "b.keras", network)
+        keras_write.write(tmp_path / "b.keras", network)

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,19 +15,16 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from efficientnetv2.arch.published import published
 from efficientnetv2.base.errors import InputError, some
-from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.models.interop import keras, timm, torchvision
+from efficientnetv2.models.interop import keras_write, statement, timm, torchvision
 from efficientnetv2.models.interop import read as reading
 from efficientnetv2.models.interop.raw import Raw, Source
-from efficientnetv2.models.interop.recognise import TITLES, Recognised, is_tf, published_name, recognise
+from efficientnetv2.models.interop.recognise import TITLES, Recognised, published_name, recognise
+from efficientnetv2.models.interop.statement import NOTHING_TOLD, Told
 from efficientnetv2.models.network import EfficientNet
 
 Target = Literal["timm", "torchvision", "keras"]
 TARGETS: tuple[str, ...] = get_args(Target)
-
-_IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +51,7 @@ class Imported:
         return TITLES[self.source]
 
 
-def read(path: str | Path, *, model: str | None = None) -> Imported:
+def read(path: str | Path, *, model: str | None = None, told: Told = NOTHING_TOLD) -> Imported:
     """Our network with the weights of a foreign file, recognised from the file itself.
 
     Args:
@@ -62,14 +59,15 @@ def read(path: str | Path, *, model: str | None = None) -> Imported:
         model: what the source calls the network, where the file does not say, e.g. ``efficientnetv2_s`` for
             timm's with symmetric padding; None as the file says, or timm's ``tf_`` network. Files of Keras and
             of the authors need none; one that is given has to be right.
+        told: of the preprocessing and the classes, which goes before all that the file says.
 
     Raises:
         InputError: the file can't be read, holds another network, lacks tensors or has some left over, holds
             NaN, or states something that does not fit together. Nothing is half loaded.
     """
-    raw = reading.read(path)
+    raw = _named(reading.read(path))
     notes = list(raw.notes)
-    told = None if model is None else published_name(raw, model)
+    meant = None if model is None else published_name(raw, model)
     if model is not None and raw.source in ("timm", "torchvision"):
         if raw.model not in (None, model):
             raise InputError(
@@ -77,20 +75,38 @@ def read(path: str | Path, *, model: str | None = None) -> Imported:
             )
         raw = replace(raw, model=model)
     found = recognise(raw)
-    if told not in (None, found.name):
+    if meant not in (None, found.name):
         raise InputError(f"{raw.path} holds {found.name}, but --model says {model}. Leave it out.")
     notes += found.notes
     weights = _weights(raw, found, notes)
-    preprocessing = _preprocessing(raw, found, notes)
-    class_names = _class_names(raw, found.num_classes, notes)
+    words = statement.fitting(raw, found, notes)
+    preprocessing = statement.preprocessing(raw, found, words, told, notes)
+    class_names = statement.class_names(raw, found.num_classes, words, told, notes)
     with torch.device("meta"):
         network = EfficientNet(
             found.architecture, num_classes=found.num_classes, in_channels=found.in_channels
         )
     network.load_state_dict(weights, assign=True)
     network.preprocessing, network.class_names = preprocessing, class_names
-    network.recipe, network.metrics = {}, {}
+    if words is not None:
+        network.recipe = words.recipe
+        network.metrics = statement.still_true(words.metrics, words.preprocessing, preprocessing, notes)
     return Imported(network.eval(), raw.source, found.name, found.theirs, tuple(notes))
+
+
+def _named(raw: Raw) -> Raw:
+    """With what timm calls the network, where only this package has written that into the file."""
+    if (
+        raw.source != "timm"
+        or raw.model is not None
+        or raw.carried is None
+        or raw.carried.architecture is None
+    ):
+        return raw
+    try:
+        return replace(raw, model=timm.model_name(raw.carried.architecture)[0])
+    except InputError:  # timm has none of that kind, so those tensors are another's
+        return raw
 
 
 def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...]:
@@ -98,12 +114,12 @@ def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...
 
     Args:
         path: timm: a folder, or a file .safetensors or .pth; torchvision: .pth or .safetensors; Keras: see
-            ``models.interop.keras.write``.
+            ``models.interop.keras_write.write``.
         network: with its preprocessing and class names.
         to: for whom.
 
     Returns:
-        What of the network such a file cannot hold, a sentence each.
+        What of the network others do not see in such a file, a sentence each. ``read`` gives all of it back.
 
     Raises:
         InputError: they have no network that would give the same answers.
@@ -121,40 +137,36 @@ def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...
         elif to == "torchvision":
             torchvision.write(path, network)
         else:
-            keras.write(path, network)
+            keras_write.write(path, network)
     except InputError as error:
         raise InputError(f"{path} was not written: {str(error).rstrip('.')}.") from error
-    return tuple(_lost(path, network, to))
+    return tuple(_alone(path, network, to))
 
 
-def _lost(path: Path, network: EfficientNet, to: Target) -> Iterator[str]:
-    """What is in the network and not in a file for others."""
+def _alone(path: Path, network: EfficientNet, to: Target) -> Iterator[str]:
+    """What of the network this package alone reads out of a file for others."""
     preprocessing = network.preprocessing
     tensors_alone = to == "torchvision" or (to == "timm" and path.suffix in timm.SUFFIXES)
     numbers = tuple(str(number) for number in range(network.num_classes))
-    if network.class_names != numbers and (tensors_alone or to == "keras"):
-        yield "the class names are not in the file, which cannot hold them"
+    if network.class_names not in ((), numbers) and (tensors_alone or to == "keras"):
+        yield f"the class names: {TITLES[to]} does not see them in the file; this package does"
     if tensors_alone:
         yield (
-            "the preprocessing is not in the file, which holds tensors alone: size, framing, interpolation, mean and "
-            "std must be told to whoever loads it"
+            f"the preprocessing: {TITLES[to]} does not see it in the file, this package does; size, framing, "
+            "interpolation, mean and std must be told to whoever else loads it"
         )
     elif to == "keras":
         kept = "size, mean and std are" if not path.name.endswith(".weights.h5") else "mean and std are"
         yield (
-            f"of the preprocessing, {kept} in the network; framing and interpolation are not in the file, so Keras "
-            f"must be given pictures of {preprocessing.image_px} px that are framed already"
+            f"the preprocessing: {kept} in the network; the rest Keras does not see in the file, this package does. "
+            f"Give Keras pictures of {preprocessing.image_px} px that are framed already"
         )
     elif there := timm.lost_crop(preprocessing):
         yield (
-            f"crop_fraction {preprocessing.crop_fraction:.6g} becomes {there:.6g}, for timm resizes to whole pixels"
+            f"crop_fraction {preprocessing.crop_fraction:.6g} is {there:.6g} in timm, which resizes to whole pixels"
         )
     if preprocessing.views != "one":
-        yield f"the views ('{preprocessing.views}') are not in the file: others look at a picture once"
-    if network.recipe:
-        yield "the recipe that it was trained by is not in the file"
-    if network.metrics:
-        yield "the metrics that it reached are not in the file"
+        yield f"the views ('{preprocessing.views}'): others look at a picture once; this package does as before"
 
 
 def _weights(raw: Raw, found: Recognised, notes: list[str]) -> dict[str, Tensor]:
@@ -188,60 +200,3 @@ def _weights(raw: Raw, found: Recognised, notes: list[str]) -> dict[str, Tensor]
 
 def _kind(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _preprocessing(raw: Raw, found: Recognised, notes: list[str]) -> Preprocessing:
-    """As the file states it, else as its source documents it for this network; and from where."""
-    if raw.preprocessing is not None:
-        preprocessing, origin = raw.preprocessing, "as the file states it"
-    elif raw.source == "timm":
-        preprocessing = timm.default_preprocessing(found.name, tf=is_tf(raw))
-        origin = f"that of timm's {found.theirs}, for the file states none"
-    elif raw.source == "torchvision":
-        preprocessing, weights = torchvision.default_preprocessing(found.name)
-        origin = f"that of torchvision's {weights}, for the file states none"
-    else:
-        preprocessing = published(found.name).preprocessing
-        origin = f"that of the published {found.name}, for the file states none"
-    notes.append(f"preprocessing: {origin}")
-    if preprocessing.channels != found.in_channels:
-        notes.append(
-            f"its mean and std are for {preprocessing.channels} channels, the network has {found.in_channels}: they "
-            "repeat in turn, and are averaged for one channel"
-        )
-    return preprocessing.with_channels(found.in_channels)
-
-
-def _class_names(raw: Raw, num_classes: int, notes: list[str]) -> tuple[str, ...]:
-    if raw.class_names and len(raw.class_names) != num_classes:
-        raise InputError(
-            f"{raw.path}: {len(raw.class_names)} class names are stated for it, but it has {num_classes} outputs. "
-            "Correct the names, or take them away."
-        )
-    if raw.class_names:
-        return _distinct(raw.class_names)
-    if num_classes == _IMAGENET_CLASSES:
-        notes.append("class names: ImageNet's, for there are 1000 outputs and the file states no names")
-        return imagenet_class_names()
-    if num_classes:
-        notes.append(f"class names: '0' to '{num_classes - 1}', for the file states none")
-    return tuple(str(number) for number in range(num_classes))
-
-
-def imagenet_class_names() -> tuple[str, ...]:
-    """The 1000 classes of ImageNet-1k in their usual order, all different."""
-    from torchvision.models import EfficientNet_B0_Weights
-
-    return _distinct(EfficientNet_B0_Weights.DEFAULT.meta["categories"])
-
-
-def _distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """The second of two equal names becomes ``name (2)``."""
-    distinct: dict[str, None] = {}
-    for name in names:
-        number, free = 1, name
-        while free in distinct:
-            number += 1
-            free = f"{name} ({number})"
-        distinct[free] = None
-    return tuple(distinct)

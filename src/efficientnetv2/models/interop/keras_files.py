@@ -6,6 +6,7 @@ Three layouts, told apart by what is in them:
   version did so, an attribute ``name`` beside the numbers gives the layer's own name. TensorFlow's Keras 2.13
   to 2.15 says ``_layer_checkpoint_dependencies`` for ``layers``.
 * ``.keras``: a zip file with such an ``model.weights.h5`` and the network's description, ``config.json``.
+  Beside them ``metadata.json`` says who wrote it, and when.
 * legacy ``.h5``: ``stem_conv/stem_conv/kernel``, by the layers' own names; a whole network has them under
   ``model_weights`` and its description in the attribute ``model_config``.
 """
@@ -14,10 +15,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,12 @@ import numpy.typing as npt
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.extras import needed
+from efficientnetv2.models.header import CARRIED
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _WEIGHTS = "model.weights.h5"
 _CONFIG = "config.json"
+_METADATA = "metadata.json"
 # Where a layer's weights lie in Keras 3's layout; the last class name and number before them is the layer's.
 _VARS = re.compile(r"(?:(.*)/)?(?:layers|_layer_checkpoint_dependencies)/([^/]+)/vars$")
 _NUMBERED = re.compile(r"(.+?)(?:_(\d+))?$")
@@ -67,11 +72,13 @@ class Contents:
         layers: in no order.
         config: the network's description; None in a file of weights.
         complete: whether layers without weights are listed too.
+        carried: text of this package's, see ``interop.carried``; None where there is none.
     """
 
     layers: tuple[Stored, ...]
     config: dict[str, Any] | None
     complete: bool
+    carried: Any = None
 
 
 def opens(path: Path) -> bool:
@@ -101,13 +108,15 @@ def contents(path: Path) -> Contents:
     try:
         if not zipfile.is_zipfile(path):
             with h5py.File(path, "r") as file:
-                return _contents(path, file, h5py, None)
+                return replace(_contents(path, file, h5py, None), carried=_carried(path, file, h5py))
         with zipfile.ZipFile(path) as archive:
             if _WEIGHTS not in archive.namelist():
                 raise InputError(f"{path} holds no '{_WEIGHTS}', so it is not a Keras file.")
             config = _member(path, archive, _CONFIG) if _CONFIG in archive.namelist() else None
+            metadata = _member(path, archive, _METADATA) if _METADATA in archive.namelist() else None
             with h5py.File(io.BytesIO(_member(path, archive, _WEIGHTS)), "r") as file:
-                return _contents(path, file, h5py, config)
+                found = _contents(path, file, h5py, config)
+            return replace(found, carried=(_parsed(path, metadata, f"its {_METADATA}") or {}).get(CARRIED))
     except InputError:
         raise
     except Exception as error:  # a damaged file raises whatever its damage hits
@@ -115,6 +124,41 @@ def contents(path: Path) -> Contents:
         raise InputError(
             f"{path} can't be read as a Keras file; it may be cut short ({reason}). Fetch or save it again."
         ) from error
+
+
+def carry(path: Path, text: str) -> None:
+    """Write our text into a file that Keras has just written, where Keras does not look.
+
+    Args:
+        path: of the file; it is changed in place.
+        text: see ``interop.carried``.
+    """
+    if not zipfile.is_zipfile(path):
+        h5py = needed("h5py", "keras", f"Writing {path} for Keras")
+        with h5py.File(path, "r+") as file:
+            # No attribute: those hold 64 kB at most, and 21,843 class names are more.
+            file.create_dataset(CARRIED, data=np.frombuffer(text.encode(), np.uint8))
+        return
+    # Into a member that is there already: for one more, Keras would unpack the whole archive to the disk.
+    whole = path.with_name(f"{path.name}.whole")
+    with zipfile.ZipFile(path) as there, zipfile.ZipFile(whole, "w") as here:
+        for info in there.infolist():
+            if info.filename == _METADATA:
+                plain = json.loads(there.read(info)) | {CARRIED: text}
+                here.writestr(info, json.dumps(plain))
+                continue
+            with there.open(info) as source, here.open(info, "w") as target:
+                shutil.copyfileobj(source, target)
+    os.replace(whole, path)
+
+
+def _carried(path: Path, file: Any, h5py: Any) -> str | None:
+    if CARRIED not in file:
+        return None
+    try:
+        return _array(path, file, CARRIED, h5py).tobytes().decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: '{CARRIED}' is no text ({error}). Save the file again.") from error
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
@@ -216,17 +260,15 @@ def _check_expansion(path: Path, name: str, declared: int, stored: int) -> None:
         )
 
 
-def _parsed(path: Path, config: Any) -> dict[str, Any] | None:
-    if config is None:
+def _parsed(path: Path, text: Any, what: str = "the network's description") -> dict[str, Any] | None:
+    if text is None:
         return None
-    if not isinstance(config, bytes | str):
-        raise InputError(f"{path}: the network's description is no text. Save it again with Keras.")
+    if not isinstance(text, bytes | str):
+        raise InputError(f"{path}: {what} is no text. Save it again with Keras.")
     try:
-        parsed = json.loads(config)
+        parsed = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: the network's description is not JSON ({error}). Save it again."
-        ) from error
+        raise InputError(f"{path}: {what} is not JSON ({error}). Save it again.") from error
     if not isinstance(parsed, dict):
-        raise InputError(f"{path}: the network's description is not a JSON object. Save it again with Keras.")
+        raise InputError(f"{path}: {what} is not a JSON object. Save it again with Keras.")
     return parsed

@@ -31,6 +31,8 @@ CLASSES = {
 # How V2 and V1 call themselves: "efficientnetv2-b0", "efficientnetb0".
 OWN_NAMES = {name: name.replace("_", "-" if name.startswith("efficientnetv2") else "") for name in CLASSES}
 
+CLASSIFIER = "predictions"  # the layer
+
 LayerClass = Literal["conv2d", "depthwise_conv2d", "batch_normalization", "dense"]
 
 _KINDS: dict[LayerClass, Kind] = {
@@ -92,7 +94,7 @@ def layers(architecture: Architecture) -> tuple[Layer, ...]:
         rows += _block(f"blocks.{index}", f"block{block.stage + 1}{chr(ord('a') + place)}_", block, depthwise)
     width, channels = architecture.head_channels, architecture.stages[-1].channels
     rows += _convolution("head", "top_conv", "top_bn", (width, channels, 1, 1))
-    return (*rows, Layer("predictions", "classifier", "dense", (-1, width), bias=True))
+    return (*rows, Layer(CLASSIFIER, "classifier", "dense", (-1, width), bias=True))
 
 
 def tensor_names(architecture: Architecture) -> dict[str, str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,53 +41,62 @@ _LEAST_STD = 1e-7  # Keras' own, below which Normalization does not divide
 _IMAGENET_ROOTS = tuple(1 / math.sqrt(std) for std in IMAGENET_STD)  # of weights="imagenet"
 # Before the first convolution, and without effect on the numbers in evaluation.
 _NEUTRAL = frozenset({"InputLayer", "ZeroPadding2D", "Dropout", "Identity", "GaussianNoise", "Activity"})
-_UNSCALED = "the network does not scale pictures by itself; the published preprocessing is assumed"
+_UNSCALED = "the network does not scale pictures by itself"
+_SIZE, _SCALE = ("image_px",), ("mean", "std")  # fields of the preprocessing
 _NESTED = frozenset({"Functional", "Model", "Sequential"})
 
 
-def described(
-    path: Path, contents: Contents, name: str, channels: int
-) -> tuple[Preprocessing | None, list[str]]:
+@dataclass(frozen=True)
+class Scaling:
+    """What a file tells of the preprocessing.
+
+    Args:
+        preprocessing: all that the file does not tell is as published.
+        stated: the fields that it does tell.
+        notes: what the user should know.
+    """
+
+    preprocessing: Preprocessing
+    stated: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def described(path: Path, contents: Contents, name: str, channels: int) -> Scaling:
     """The preprocessing that a description states.
 
     Args:
         path: for messages.
         contents: with a description.
-        name: of the published network that this is; all that the scaling does not say is as published.
+        name: of the published network that this is.
         channels: of the input.
-
-    Returns:
-        None if the network does not scale by itself; and what the user should know.
 
     Raises:
         InputError: something before the first convolution is no scale and offset per channel.
     """
     assert contents.config is not None
     factor, offset = np.ones(channels), np.zeros(channels)
-    notes: list[str] = []
-    base = published(name).preprocessing
-    scaled = False
+    base, sized, scaled = published(name).preprocessing, False, False
+    notes: tuple[str, ...] = ()
     for kind, config in _beginning(contents.config):
         if kind in ("Rescaling", "Normalization"):
             scaled = True
             scale, shift = _affine(path, kind, config, contents, channels)
             factor, offset = factor * scale, offset * scale + shift
         elif kind == "InputLayer":
-            base, notes = _sized(base, config, name)
+            base, sized, notes = _sized(base, config, name)
         elif kind not in _NEUTRAL and not (kind.startswith("Random") and kind != "RandomCrop"):
             raise InputError(
                 f"{path}: its layer '{config.get('name', kind)}' ({kind}) stands before the first "
                 "convolution, but is no scale and offset per channel, so it can't be told as a mean and a "
                 "standard deviation. Save the network without it, and do its work before."
             )
+    stated = _SIZE if sized else ()
     if not scaled:
-        return None, [*notes, _UNSCALED]
-    return _made(path, base, factor, offset), notes
+        return Scaling(base, stated, (*notes, _UNSCALED))
+    return Scaling(_made(path, base, factor, offset), stated + _SCALE, notes)
 
 
-def concluded(
-    path: Path, contents: Contents, name: str, channels: int
-) -> tuple[Preprocessing | None, list[str]]:
+def concluded(path: Path, contents: Contents, name: str, channels: int) -> Scaling:
     """The preprocessing that goes with weights alone; arguments and returns as of ``described``."""
     base = published(name).preprocessing
     rescalings = _count(contents, "rescaling")
@@ -99,14 +108,15 @@ def concluded(
         published_file = channels == 3 and np.allclose(variance, IMAGENET_STD, rtol=1e-4)
         if channels == 3 and (rescalings == 2 or published_file):
             deviation = deviation / _IMAGENET_ROOTS
-        return _made(path, base, factor / deviation, offset - mean / deviation), []
+        return Scaling(_made(path, base, factor / deviation, offset - mean / deviation), _SCALE)
     if not contents.complete:
-        return None, ["the file does not say how pictures are scaled; the published preprocessing is assumed"]
+        return Scaling(base, ())
     if rescalings == 0:
-        return None, [_UNSCALED]
-    if _count(contents, "normalization"):
-        return replace(base, mean=IMAGENET_MEAN, std=IMAGENET_STD).with_channels(channels), []
-    return replace(base, mean=SYMMETRIC_MEAN, std=SYMMETRIC_STD).with_channels(channels), []
+        return Scaling(base, (), (_UNSCALED,))
+    imagenet = _count(contents, "normalization") > 0
+    mean_std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (SYMMETRIC_MEAN, SYMMETRIC_STD)
+    base = replace(base, mean=mean_std[0], std=mean_std[1]).with_channels(channels)
+    return Scaling(base, _SCALE)
 
 
 def _beginning(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -207,18 +217,21 @@ def _is(layer: Stored, kind: str) -> bool:
     return layer.layer_class == kind or (not layer.layer_class and layer.name.startswith(kind))
 
 
-def _sized(base: Preprocessing, config: dict[str, Any], name: str) -> tuple[Preprocessing, list[str]]:
-    """Size of the picture from the input layer, where it is fixed."""
+def _sized(
+    base: Preprocessing, config: dict[str, Any], name: str
+) -> tuple[Preprocessing, bool, tuple[str, ...]]:
+    """Size of the picture from the input layer, where it is fixed, and whether it is; and what to know of it."""
     shape = config.get("batch_shape", config.get("batch_input_shape"))
     sides = [side for side in shape[1:3] if type(side) is int and side > 0] if isinstance(shape, list) else []
     if len(sides) == 2 and sides[0] == sides[1]:
-        return replace(base, image_px=sides[0]), []
+        return replace(base, image_px=sides[0]), True, ()
     if name.startswith("efficientnetv2") or len(sides) == 2:
-        return base, []
-    return base, [
+        return base, False, ()
+    padding = (
         "built without an input size, it pads every map in Keras as one of even size; here odd ones are "
         "padded as TensorFlow and the authors do, so logits equal Keras' at multiples of 32 px"
-    ]
+    )
+    return base, False, (padding,)
 
 
 def _made(path: Path, base: Preprocessing, factor: _Floats, offset: _Floats) -> Preprocessing:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.models.header import Header
 
 Source = Literal["timm", "torchvision", "keras", "tensorflow"]
 
@@ -24,8 +25,10 @@ class Raw:
             number format of the file.
         model: what the file calls its network, in its own words; None if it does not say.
         batch_norm_epsilon: that the file states; None if it does not.
-        preprocessing: that the file states; None if it does not.
+        preprocessing: that the file states; None if it states nothing of it.
+        stated: which fields of that are the file's own; the others are as published.
         class_names: that the file states.
+        carried: what this package wrote into the file beside the weights; None if it wrote nothing.
         notes: what a user should know of how it was read, a sentence each.
     """
 
@@ -35,5 +38,24 @@ class Raw:
     model: str | None = None
     batch_norm_epsilon: float | None = None
     preprocessing: Preprocessing | None = None
+    stated: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    carried: Header | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Tensors:
+    """What a single file of PyTorch or safetensors holds.
+
+    Args:
+        tensors: under their own names.
+        model: what the file calls its network; None if it does not say.
+        carried: what lies where this package writes its own text; None if nothing does.
+        notes: what was chosen among several, a sentence each.
+    """
+
+    tensors: dict[str, Tensor]
+    model: str | None
+    carried: Any
     notes: tuple[str, ...] = ()

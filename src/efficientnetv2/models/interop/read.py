@@ -7,28 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.models import header
-from efficientnetv2.models.interop import keras, tensorflow, timm
-from efficientnetv2.models.interop.raw import Raw, Source
+from efficientnetv2.models.header import CARRIED
+from efficientnetv2.models.interop import carried, keras, pickles, tensorflow, timm
+from efficientnetv2.models.interop.raw import Raw, Source, Tensors
 
-# Where training programs keep the weights in a checkpoint, best first: averaged ones are those to use.
-_AVERAGED = ("state_dict_ema", "model_ema")
-_NESTS = (*_AVERAGED, "state_dict", "model")
-_DEEPEST = 8  # nests within nests; ours: none has more than two or three, and a hostile one holds itself
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
 _PICKLED = "pytorch_model.bin"  # weights of a hub folder, in older ones
 
 # Arguments of timm's networks that change nothing in evaluation, or that the tensors' shapes say as well.
@@ -77,20 +68,24 @@ def _file(path: Path) -> Raw:
         start = file.read(9)
     if keras.opens(path):
         return keras.read(path)
-    if start.startswith(b"PK") or start[:1] == b"\x80":
-        tensors, model, notes = _pickle(path)
-    else:
-        tensors, model = _safetensors(path)
-        notes = ()
-    return Raw(path=path, source=_source(tensors), tensors=tensors, model=model, notes=notes)
+    pickled = start.startswith(b"PK") or start[:1] == b"\x80"
+    found = pickles.read(path) if pickled else _safetensors(path)
+    return Raw(
+        path=path,
+        source=_source(found.tensors),
+        tensors=found.tensors,
+        model=found.model,
+        carried=carried.parse(path, found.carried),
+        notes=found.notes,
+    )
 
 
 def _source(tensors: Mapping[str, Tensor]) -> Source:
     return "torchvision" if any(name.startswith("features.") for name in tensors) else "timm"
 
 
-def _safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """Tensors that lie in the file's memory map, and the architecture that its metadata may name."""
+def _safetensors(path: Path) -> Tensors:
+    """Tensors that lie in the file's memory map."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -101,7 +96,7 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read: {_why(path, error)}") from error
-    return tensors, metadata.get("architecture")
+    return Tensors(tensors, metadata.get("architecture"), metadata.get(CARRIED))
 
 
 def _why(path: Path, error: Exception) -> str:
@@ -118,112 +113,16 @@ def _why(path: Path, error: Exception) -> str:
     )
 
 
-def _members(path: Path) -> list[str]:
-    """Names in a zip archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except Exception as error:  # a damaged archive raises whatever its damage hits
-        raise InputError(
-            f"{path} is an incomplete or damaged archive ({path.stat().st_size:,} bytes; {_first_line(error)}). "
-            "Copy it again from where it came."
-        ) from error
-
-
-def _pickle(path: Path) -> tuple[dict[str, Tensor], str | None, tuple[str, ...]]:
-    """Tensors of a pickle, the architecture it may name, and what was chosen."""
-    with open(path, "rb") as file:
-        zipped = file.read(2) == b"PK"
-    if zipped and any("/code/" in name for name in _members(path)):
-        raise InputError(
-            f"{path} is a TorchScript archive, a program with its weights, and no program is run here. "
-            + _SAVE_TENSORS
-        )
-    try:
-        with warnings.catch_warnings():
-            # Of a protocol that the safe reader may not know, of a kind of storage that is no longer in use: where
-            # it matters, an error follows.
-            warnings.simplefilter("ignore", UserWarning)
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)|(Unsupported operand \d+)", str(error))
-        what = f" ('{wanted[1] or wanted[2]}')" if wanted else ""
-        raise InputError(
-            f"{path} is a pickle that holds more than plain tensors{what}; to open it could run code from the file, "
-            "so it was not opened. " + _SAVE_TENSORS
-        ) from error
-    except Exception as error:  # a damaged file raises whatever its damage hits
-        raise InputError(
-            f"{path} cannot be read as a PyTorch file ({_first_line(error)}; {path.stat().st_size:,} bytes): it is "
-            "incomplete or damaged. Copy it again from where it came."
-        ) from error
-    return _state_dict(path, loaded)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-_SAVE_TENSORS = (
-    "In the program that it came from, save the tensors alone: torch.save(model.state_dict(), FILE), or "
-    "safetensors.torch.save_file(model.state_dict(), FILE)."
-)
-
-
-def _state_dict(path: Path, loaded: Any) -> tuple[dict[str, Tensor], str | None, tuple[str, ...]]:
-    model: str | None = None
-    notes: list[str] = []
-    for _ in range(_DEEPEST):
-        if not isinstance(loaded, Mapping):
-            break
-        if isinstance(loaded.get("arch"), str):
-            model = loaded["arch"]
-        nests = [nest for nest in _NESTS if isinstance(loaded.get(nest), Mapping)]
-        if not nests:
-            break
-        if nests[0] in _AVERAGED:
-            notes.append(
-                f"the averaged weights ('{nests[0]}') are read"
-                + (f", not the last ones ('{nests[-1]}')" if nests[-1] not in _AVERAGED else "")
-            )
-        loaded = loaded[nests[0]]
-    else:
-        raise InputError(
-            f"{path} has {_DEEPEST} dictionaries one in another ('{nests[0]}' in the last), or one that holds itself. "
-            + _SAVE_TENSORS
-        )
-    if not isinstance(loaded, Mapping) or not loaded:
-        raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict. " + _SAVE_TENSORS)
-    others = [name for name, value in loaded.items() if not isinstance(value, Tensor)]
-    if others:
-        raise InputError(
-            f"{path} holds other things than tensors ({some(others)}), and none of {', '.join(_NESTS)}. "
-            + _SAVE_TENSORS
-        )
-    tensors = {str(name): value.detach() for name, value in loaded.items()}
-    tensors.pop("n_averaged", None)  # how many steps torch's AveragedModel has averaged
-    return _unwrapped(tensors), model, tuple(notes)
-
-
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes of wrappers, in whichever order they were put on."""
-    for wrapper in _WRAPPERS * 2:
-        if tensors and all(name.startswith(wrapper) for name in tensors):
-            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
-    return tensors
-
-
 def _hub_folder(folder: Path) -> Raw:
     """A folder as timm's hub has them: config.json says the network, its preprocessing and its classes."""
     stating = folder / timm.CONFIG
     config = _config(stating)
-    notes: tuple[str, ...] = ()
     if (folder / timm.WEIGHTS).is_file():
         path = folder / timm.WEIGHTS
-        tensors, _ = _safetensors(path)
+        found = _safetensors(path)
     elif (folder / _PICKLED).is_file():
         path = folder / _PICKLED
-        tensors, _, notes = _pickle(path)
+        found = pickles.read(path)
     else:
         raise InputError(f"{folder} has a config.json but no {timm.WEIGHTS} beside it. Fetch that one too.")
     stated = config.get("pretrained_cfg", config)
@@ -232,12 +131,14 @@ def _hub_folder(folder: Path) -> Raw:
     return Raw(
         path=path,
         source="timm",
-        tensors=tensors,
+        tensors=found.tensors,
         model=config["architecture"],
         batch_norm_epsilon=epsilon,
         preprocessing=preprocessing,
+        stated=timm.STATED,
         class_names=_labels(config, stated, stating),
-        notes=(*notes, *differences),
+        carried=carried.parse(path, found.carried),
+        notes=(*found.notes, *differences),
     )
 
 

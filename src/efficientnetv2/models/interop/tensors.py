@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from safetensors.torch import save_file
 from efficientnetv2.arch.published import NAMES, published
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.files import write_atomically
+from efficientnetv2.models.header import CARRIED
+from efficientnetv2.models.interop import carried
 from efficientnetv2.models.network import EfficientNet
 
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -45,7 +48,7 @@ def shape_name(architecture: Architecture) -> str | None:
 def write_tensors(
     path: Path, network: EfficientNet, names: Mapping[str, str], metadata: Mapping[str, str]
 ) -> None:
-    """Write a network's tensors under other names, whole or not at all.
+    """Write a network's tensors under other names, and what we know of it beside them, whole or not at all.
 
     Args:
         path: ending in ``.safetensors``, or else a pickle of tensors as ``torch.save`` makes it.
@@ -54,7 +57,12 @@ def write_tensors(
         metadata: of a safetensors file.
     """
     tensors = {names[ours]: value.detach().cpu().contiguous() for ours, value in network.state_dict().items()}
+    text = carried.text_of(path, network)
     if path.suffix == ".safetensors":
-        write_atomically(path, lambda partial: save_file(tensors, partial, {"format": "pt", **metadata}))
+        metadata = {"format": "pt", **metadata, CARRIED: text}
+        write_atomically(path, lambda partial: save_file(tensors, partial, metadata))
     else:
-        write_atomically(path, lambda partial: torch.save(tensors, partial))
+        # Where PyTorch keeps the versions of modules, by name: those who load the tensors look no other name up.
+        pickled = OrderedDict(tensors)
+        pickled._metadata = OrderedDict({CARRIED: text})  # type: ignore[attr-defined]
+        write_atomically(path, lambda partial: torch.save(pickled, partial))

@@ -31,6 +31,8 @@ from efficientnetv2.models.pretrained import timm_crop_fraction
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # of a hub folder
 SUFFIXES = (".safetensors", ".pth")  # of a state dict; with another name ``write`` makes a folder
+# Fields of our preprocessing that a pretrained_cfg states.
+STATED = ("image_px", "framing", "crop_fraction", "interpolation", "mean", "std")
 _USUAL_CROP_PCT = 0.875  # where none is stated
 
 PLAIN_EPSILON = 1e-5  # of the networks whose name has no tf_

@@ -1,0 +1,258 @@
+"""How pictures are prepared for a foreign network and what its outputs are called; and who says so.
+
+In this order: whoever converts it, this package (where it wrote the file itself), the file in its own way, and where
+nobody says, what its source documents. What was assumed is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from efficientnetv2.arch.published import published
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.models.header import Header, reason
+from efficientnetv2.models.interop import carried, timm, torchvision
+from efficientnetv2.models.interop.raw import Raw
+from efficientnetv2.models.interop.recognise import Recognised, is_tf
+from efficientnetv2.models.network import EfficientNet
+
+_IMAGENET_CLASSES = 1000
+# What a person has to know of the preprocessing; the crop is told with the framing, and views are ours alone.
+_FIELDS = ("image_px", "framing", "interpolation", "mean", "std")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a user says of a network, where its file cannot or should not.
+
+    Args:
+        preprocessing: values by the names of the fields of ``Preprocessing``.
+        class_names: of the outputs, in order; None says nothing.
+    """
+
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+
+    def prepared(self, base: Preprocessing) -> Preprocessing:
+        """The preprocessing with what was told of it.
+
+        Args:
+            base: where nothing was told. A framing that is told without a cut keeps the whole picture, but for
+                ``crop``, which keeps the cut of ``base``.
+
+        Raises:
+            InputError: a value that is none, or a mean or standard deviation of another number of channels.
+        """
+        fields = dict(self.preprocessing)
+        if fields.get("framing") in ("whole", "pad"):
+            fields.setdefault("crop_fraction", 1.0)
+        for name in ("mean", "std"):
+            if name in fields and len(fields[name]) != base.channels:
+                raise InputError(
+                    f"{name} has {len(fields[name])} values, but the network takes pictures of {base.channels} "
+                    "channels. Give one for each."
+                )
+        try:
+            return Preprocessing.from_json(base.to_json() | fields)
+        except ValidationError as error:
+            raise InputError(reason(error).removeprefix("Value error, ")) from error
+
+    def named(self, num_classes: int, usual: tuple[str, ...]) -> tuple[str, ...]:
+        """The class names told, else the usual ones.
+
+        Raises:
+            InputError: not as many as outputs, or two of one name.
+        """
+        if self.class_names is None:
+            return usual
+        if len(self.class_names) != num_classes:
+            raise InputError(
+                f"{len(self.class_names)} class names are given, but the network has {num_classes} outputs. Give one "
+                "for each, in their order."
+            )
+        if len(set(self.class_names)) != num_classes:
+            twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
+            raise InputError(f"the class name '{twice}' is given twice. Each output needs a name of its own.")
+        return self.class_names
+
+
+NOTHING_TOLD = Told()
+
+
+def fitting(raw: Raw, found: Recognised, notes: list[str]) -> Header | None:
+    """What this package wrote into a file, if that is of the network that it holds."""
+    words = raw.carried
+    if words is None:
+        return None
+    there = (words.architecture, words.num_classes, words.in_channels)
+    if there != (found.architecture, found.num_classes, found.in_channels):
+        notes.append(
+            f"what this package once wrote into the file is of another network ({words.num_classes} classes, "
+            f"{words.in_channels} channels) and is passed over"
+        )
+        return None
+    return words
+
+
+def preprocessing(
+    raw: Raw, found: Recognised, words: Header | None, told: Told, notes: list[str]
+) -> Preprocessing:
+    """As told, carried, stated or assumed; the notes say which.
+
+    Args:
+        raw: the file.
+        found: its network.
+        words: what this package wrote into it.
+        told: by the user.
+        notes: a sentence each; more are added.
+    """
+    if words is not None:
+        differing = (
+            list(carried.contradictions(words, raw.preprocessing, raw.stated)) if raw.preprocessing else []
+        )
+        if not differing:
+            notes.append("preprocessing: as this package wrote it into the file")
+            return told.prepared(words.preprocessing)
+        notes.append(
+            f"the preprocessing was changed since this package wrote the file: {'; '.join(differing)}"
+        )
+    usual, origin = _usual(raw, found)
+    base = usual if raw.preprocessing is None else raw.preprocessing
+    assumed = [name for name in _FIELDS if name not in raw.stated and name not in told.preprocessing]
+    notes += _origins(raw, base, assumed, origin)
+    if base.channels != found.in_channels and not {"mean", "std"} <= told.preprocessing.keys():
+        notes.append(
+            f"its mean and std are for {base.channels} channels, the network has {found.in_channels}: they repeat in "
+            "turn, and are averaged for one channel"
+        )
+    return told.prepared(base.with_channels(found.in_channels))
+
+
+def _usual(raw: Raw, found: Recognised) -> tuple[Preprocessing, str]:
+    """What a network's source documents, and whose that is."""
+    if raw.source == "timm":
+        return timm.default_preprocessing(found.name, tf=is_tf(raw)), f"timm's {found.theirs}"
+    if raw.source == "torchvision":
+        usual, weights = torchvision.default_preprocessing(found.name)
+        return usual, f"torchvision's {weights}"
+    return published(found.name).preprocessing, f"the published {found.name}"
+
+
+def _origins(raw: Raw, base: Preprocessing, assumed: Sequence[str], origin: str) -> list[str]:
+    """Who says what, in a note or two."""
+    notes = []
+    stated = [name for name in _FIELDS if name in raw.stated]
+    if len(stated) == len(_FIELDS):
+        notes.append("preprocessing: as the file states it")
+    elif stated:
+        notes.append(f"preprocessing: {_list(stated)} as the file states")
+    if assumed:
+        values = _list([_value(base, name) for name in assumed])
+        notes.append(
+            f"preprocessing: the file states no {_list(assumed, 'or')}; assumed as of {origin}: {values}. If its "
+            f"pictures were prepared otherwise: effnetv2 convert {_word(raw.path)} OUT --framing whole (and so on)"
+        )
+    return notes
+
+
+def _value(base: Preprocessing, name: str) -> str:
+    if name == "framing" and base.framing == "crop":
+        return f"framing crop ({base.crop_fraction:.3g} of the shorter side)"
+    value = getattr(base, name)
+    return (
+        f"{name} {' '.join(f'{one:.4g}' for one in value)}" if isinstance(value, tuple) else f"{name} {value}"
+    )
+
+
+def _list(words: Sequence[str], last: str = "and") -> str:
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _word(path: Path) -> str:
+    """As it was given to us: of a folder, the folder."""
+    return str(path.parent if (path.parent / timm.CONFIG).is_file() else path)
+
+
+def class_names(
+    raw: Raw, num_classes: int, words: Header | None, told: Told, notes: list[str]
+) -> tuple[str, ...]:
+    """As told, stated, carried or assumed; arguments as of ``preprocessing``.
+
+    Raises:
+        InputError: they are not as many as the outputs.
+    """
+    if raw.class_names and len(raw.class_names) != num_classes and told.class_names is None:
+        raise InputError(
+            f"{raw.path}: {len(raw.class_names)} class names are stated for it, but it has {num_classes} outputs. "
+            "Correct the names, or give others with effnetv2 convert --class-names."
+        )
+    if told.class_names is not None:
+        return told.named(num_classes, ())
+    if raw.class_names:
+        return _distinct(raw.class_names)
+    if words is not None:
+        return words.class_names
+    if num_classes == _IMAGENET_CLASSES:
+        notes.append("class names: ImageNet's, for there are 1000 outputs and the file states no names")
+        return imagenet_class_names()
+    if num_classes:
+        notes.append(
+            f"class names: '0' to '{num_classes - 1}', for the file states none. To name them: effnetv2 convert "
+            f"{_word(raw.path)} OUT --class-names NAMES.txt"
+        )
+    return tuple(str(number) for number in range(num_classes))
+
+
+def still_true(
+    metrics: dict[str, Any], before: Preprocessing, after: Preprocessing, notes: list[str]
+) -> dict[str, Any]:
+    """The metrics of a network, unless its pictures are now prepared otherwise than when it reached them."""
+    if not metrics or before == after:
+        return metrics
+    notes.append("the metrics were reached with another preprocessing and are left out")
+    return {}
+
+
+def tell(network: EfficientNet, told: Told) -> list[str]:
+    """Change what a network of ours says of itself; its weights stay.
+
+    Args:
+        network: changed in place.
+        told: by the user.
+
+    Returns:
+        What there is to say about it, a sentence each.
+
+    Raises:
+        InputError: see ``Told``.
+    """
+    notes: list[str] = []
+    before, network.preprocessing = network.preprocessing, told.prepared(network.preprocessing)
+    network.class_names = told.named(network.num_classes, network.class_names)
+    network.metrics = still_true(network.metrics, before, network.preprocessing, notes)
+    return notes
+
+
+def imagenet_class_names() -> tuple[str, ...]:
+    """The 1000 classes of ImageNet-1k in their usual order, all different."""
+    from torchvision.models import EfficientNet_B0_Weights
+
+    return _distinct(EfficientNet_B0_Weights.DEFAULT.meta["categories"])
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The second of two equal names becomes ``name (2)``."""
+    distinct: dict[str, None] = {}
+    for name in names:
+        number, free = 1, name
+        while free in distinct:
+            number += 1
+            free = f"{name} ({number})"
+        distinct[free] = None
+    return tuple(distinct)
