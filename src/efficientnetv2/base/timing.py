@@ -1,0 +1,84 @@
+"""Speeds side by side: warmed up, alternating, repeated; a ratio and its spread rather than a time.
+
+Single times of a shared machine mean little. What runs in the same round meets the same machine, so the ratio is
+taken round by round, and its median and its quartiles are told.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with the quartiles around it.
+
+    Args:
+        median: of the rounds.
+        low: lower quartile.
+        high: upper quartile.
+        rounds: how many.
+    """
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """Of one value per round, at least one."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0], 1)
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high, len(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+
+def alternate(
+    sides: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int = 1,
+    wait: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """Time some pieces of work, one after the other, again and again.
+
+    The order turns round with every round, so that nobody always follows the same one.
+
+    Args:
+        sides: name -> a call that does the work once.
+        rounds: that count, ≥ 1.
+        warmup: rounds before them that do not.
+        wait: called before each reading of the clock; for a GPU, what waits until it is done.
+
+    Returns:
+        Name -> seconds, one per round.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(warmup + rounds):
+        order = list(sides) if number % 2 == 0 else list(reversed(sides))
+        for name in order:
+            wait()
+            began = time.perf_counter()
+            sides[name]()
+            wait()
+            if number >= warmup:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, list[float]], *, of: str, to: str) -> Spread:
+    """How many times as fast one side is as another, round by round.
+
+    Args:
+        seconds: of ``alternate``.
+        of: the side that is praised.
+        to: the side it is compared with.
+    """
+    return Spread.of([theirs / ours for ours, theirs in zip(seconds[of], seconds[to], strict=True)])
