@@ -106,6 +106,7 @@ def ours(pictures: torch.Tensor, labels: torch.Tensor, px: int, batch: int):
     steps = 10_000
     plain = named("quick").to_json() | {"model": "efficientnetv2_b0", "epochs": steps, "batch_images": batch}
     fixed = Progressive(image_px=px, dropout=0.1, drop_path=0.1, label_smoothing=0.1)
+    plain |= {"precision": "fp32", "compile": False}
     recipe = checked(plain | {"group_images": batch, "progressive": fixed.to_json()}, where="benchmark")
     network = place(create("efficientnetv2_b0", num_classes=10), CPU)
     requests = Sampler(labels.numpy(), fixed, steps, batch, batch, None, Key.of(0))

@@ -56,6 +56,7 @@ def main() -> None:
         stages=4, image_px=Ramp(64, 128), px_multiple=16, dropout=Ramp(0, 0.3), randaugment=Ramp(5, 15)
     )
     changes = {"model": "efficientnetv2_b0", "epochs": 1, "batch_images": BATCH, "group_images": BATCH}
+    changes |= {"precision": "fp32", "compile": False}
     recipe = checked(named("quick").to_json() | changes | {"progressive": plan.to_json()}, where="benchmark")
     state = begin(place(create("efficientnetv2_b0", num_classes=10), CPU), recipe)
     steps = train(

@@ -43,6 +43,7 @@ def run(network, group_images):
     """Four steps of two groups or one; the network that would be kept."""
     plain = named("quick").to_json() | {
         "progressive": PLAN.to_json(), "epochs": 1, "ema_decay": 0.9, "batch_images": 8, "group_images": group_images,
+        "precision": "fp32", "compile": False,
     }  # fmt: skip
     recipe = checked(plain, where="test")
     state = begin(network, recipe)

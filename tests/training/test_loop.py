@@ -42,6 +42,7 @@ def recipe_of(progressive, **changes):
     plain = (
         named("quick").to_json()
         | {"progressive": progressive.to_json(), "epochs": 1, "ema_decay": None}
+        | {"precision": "fp32", "compile": False}
         | changes
     )
     return checked(plain, where="test")

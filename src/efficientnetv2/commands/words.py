@@ -16,7 +16,7 @@ from efficientnetv2.training.recipes import named
 from efficientnetv2.training.start import best_weights, default_model, refuse_weights_as_model, same_shape
 
 # Fields that settling decides where they are left open: a word that leaves them open asks for nothing else.
-_OPEN = {"model", "weights", "epochs", "eval_px", "group_images"}
+_OPEN = {"model", "weights", "epochs", "eval_px", "group_images", "precision", "compile"}
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import psutil
 import torch
 from torch import nn
 
 from efficientnetv2.base.errors import InputError
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def pick_device(word: str) -> torch.device:
@@ -52,3 +55,25 @@ def free_memory_bytes(device: torch.device) -> int:
 def place(network: nn.Module, device: torch.device) -> nn.Module:
     """Put a network on a device in channels-last memory, which convolutions there are fastest in."""
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def lower_precision(device: torch.device) -> Precision | None:
+    """The 16-bit format that a device multiplies in hardware, bf16 before fp16; None where there is none.
+
+    GPUs have bf16 from compute capability 8.0 on, fp16 that pays from 7.0 on; processors bf16 with AVX-512 or AMX.
+    Elsewhere (Apple's GPUs, ARM) nothing was measured, so nothing is promised.
+    """
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        return "bf16" if major >= 8 else "fp16" if major >= 7 else None
+    if device.type == "cpu":
+        tell = getattr(torch.cpu, "get_capabilities", dict)  # older PyTorch does not say
+        capabilities: dict[str, object] = tell()
+        return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else None
+    return None
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context in which a network computes in that precision; its weights stay fp32."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")

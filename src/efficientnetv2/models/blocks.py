@@ -83,10 +83,24 @@ class ConvNorm(nn.Module):
         )
         self.norm = BatchNorm2d(out_channels, epsilon=epsilon)
         self.act: nn.Module = nn.SiLU() if act else nn.Identity()
+        self._strided_depthwise = groups > 1 and stride > 1
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
-        out: Tensor = self.act(self.norm(self.conv(x)))
+        out: Tensor = self.act(self.norm(self._convolved(x)))
+        return out
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """The convolution; a strided depthwise one in fp32 even where a CPU's autocast says bf16.
+
+        The gradient to its input has no fast kernel in bf16: in V2-B0 at 224 px two such layers took a quarter of
+        the step (benchmarks/results/step_tried.md).
+        """
+        if self._strided_depthwise and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                whole: Tensor = self.conv(x.float())
+            return whole.to(torch.get_autocast_dtype("cpu"))
+        out: Tensor = self.conv(x)
         return out
 
 

@@ -21,10 +21,12 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import is_out_of_memory, release
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.loader import Batch
+from efficientnetv2.inference.accelerate import Precision, autocast
 from efficientnetv2.models.groups import one_pass
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training import optim
+from efficientnetv2.training.compiling import network_to_call
 from efficientnetv2.training.distributed import ALONE, Gradients, World
 from efficientnetv2.training.loss import cross_entropy
 from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime, batched, too_late, too_short
@@ -69,6 +71,8 @@ class Constants:
         key: of the run.
         device: that holds the network.
         groups: of a step.
+        precision: of the network's multiplications.
+        scaler: of fp16's losses; None in every other precision.
     """
 
     plan: AugmentPlan
@@ -77,6 +81,8 @@ class Constants:
     key: Key
     device: torch.device
     groups: int
+    precision: Precision
+    scaler: torch.amp.GradScaler | None
 
 
 def train(
@@ -112,10 +118,13 @@ def train(
     assert recipe.group_images is not None, "settle() comes before the loop"
     groups = recipe.batch_images // recipe.group_images
     momentum = 1 - recipe.batch_norm_momentum
+    assert recipe.precision != "auto", "settle() comes before the loop"
     statistics = optim.GroupedStatistics(state.network, groups=groups, momentum=momentum, world=world)
-    gradients = Gradients(state.network, world)
-    constants = Constants(recipe.augment, preprocessing, num_classes, key, device, groups)
     state.network.train()
+    gradients = Gradients(network_to_call(state.network, recipe, device, at_a_time), world)
+    constants = Constants(
+        recipe.augment, preprocessing, num_classes, key, device, groups, recipe.precision, state.scaler
+    )
     setting: Setting | None = None
     for step, waited_s in _by_step(batches, len(world.groups(groups))):
         request = step[0].request
@@ -203,8 +212,11 @@ def train_groups(
     requests = [batch.request for batch in batches]
     seeds = [key.fold("dropout", request.step, request.group).torch_seed() for request in requests]
     with one_pass(network, images=len(batches[0].labels), seeds=seeds):
-        loss = cross_entropy(forward(images), labels) * (len(batches) / constants.groups)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with autocast(constants.device, constants.precision):
+            logits = forward(images)
+        loss = cross_entropy(logits, labels) * (len(batches) / constants.groups)
+        scaled = constants.scaler.scale(loss) if constants.scaler else loss
+        scaled.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
@@ -232,8 +244,14 @@ def _update(state: State, recipe: Recipe, length: Length) -> float:
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["lr_share"]
     if recipe.optimizer.clip_norm is not None:
+        if state.scaler:
+            state.scaler.unscale_(state.optimizer)
         torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.optimizer.clip_norm)
-    state.optimizer.step()
+    if state.scaler:
+        state.scaler.step(state.optimizer)  # leaves the step out where gradients overflowed
+        state.scaler.update()
+    else:
+        state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     if state.ema:
         state.ema.update(state.network, state.step)

@@ -51,8 +51,8 @@ def measure(recipe: Recipe, network: Network, manifest: Manifest, device: torch.
     """
     network = copy.deepcopy(network)
     place(network, device)
-    network.train()
     state = begin(network, recipe)
+    network.train()
     preprocessing = Preprocessing(image_px=8, framing=recipe.framing)
     pictures = TrainingPictures(
         manifest, preprocessing, recipe.crop_area_min, Key.of(recipe.seed), threads=reading_threads(workers=0)
@@ -78,8 +78,16 @@ def _step(
     started = time.perf_counter()
     batch = pictures.batch(request)
     classes = len(pictures.manifest.class_names)
+    assert recipe.precision != "auto", "settle() comes first"
     constants = Constants(
-        recipe.augment, pictures.preprocessing, classes, Key.of(recipe.seed), device, groups=1
+        recipe.augment,
+        pictures.preprocessing,
+        classes,
+        Key.of(recipe.seed),
+        device,
+        groups=1,
+        precision=recipe.precision,
+        scaler=state.scaler,
     )
     train_groups(state.network, [batch], constants, state.network)
     state.optimizer.step()

@@ -18,6 +18,7 @@ from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.preprocessing import Framing, Views
 from efficientnetv2.data.sampling import Balance
+from efficientnetv2.inference.accelerate import Precision
 from efficientnetv2.progressive import Progressive
 
 
@@ -109,6 +110,9 @@ class Recipe(_Part):
         validate_epochs: how often the curve of validation figures gets a point (besides each stage's end).
         validate_images: at most so many pictures for that curve; the final figure uses all.
         checkpoint_minutes: between checkpoints (besides each stage's end); 0 writes one at every step.
+        precision: of the network's multiplications: ``fp32``, ``bf16``, or ``fp16`` with scaled losses; weights and
+            optimizer are fp32 in each. ``auto`` takes what is faster on the machine (``training.speed``).
+        compile: whether ``torch.compile`` makes the network faster first; ``auto`` where the run is long enough.
         seed: of everything random.
     """
 
@@ -140,6 +144,8 @@ class Recipe(_Part):
     validate_epochs: float = Field(default=1.0, gt=0)
     validate_images: int = Field(default=512, ge=1)
     checkpoint_minutes: float = Field(default=5.0, ge=0)
+    precision: Precision | Literal["auto"] = "auto"
+    compile: bool | Literal["auto"] = "auto"
     seed: int = 0
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from efficientnetv2.inference.accelerate import free_memory_bytes
 from efficientnetv2.models.activation import activation_bytes
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.training.recipe import Recipe, checked
+from efficientnetv2.training.speed import choose
 from efficientnetv2.training.start import NOTHING_FROZEN, start, title
 from efficientnetv2.training.state import Length
 
@@ -77,7 +78,13 @@ def settle(recipe: Recipe, *, images: int, class_names: tuple[str, ...], device:
     recipe = checked(recipe.to_json() | changes, where=recipe.name)
     group = _settled_group(recipe, begun.network, device, notes)
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
-    recipe.progressive.at(0, steps=Length.of(recipe, images).steps)
+    steps = Length.of(recipe, images).steps
+    recipe.progressive.at(0, steps=steps)
+    speed = choose(recipe, begun.network, steps=steps, device=device)
+    recipe = checked(
+        recipe.to_json() | {"precision": speed.precision, "compile": speed.compile}, where=recipe.name
+    )
+    notes += [speed.note] if speed.note else []
     return Settled(recipe, begun.network, tuple(notes))
 
 

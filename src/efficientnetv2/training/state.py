@@ -21,12 +21,14 @@ class State:
         optimizer: with its moments.
         ema: the moving average, or None.
         step: steps done.
+        scaler: keeps small gradients of fp16 from vanishing; None in every other precision.
     """
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
     ema: optim.EMA | None
     step: int = 0
+    scaler: torch.amp.GradScaler | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Tensors and plain values, for a checkpoint."""
@@ -35,6 +37,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.network.state_dict() if self.ema else None,
             "step": self.step,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
         }
 
     def load_dict(self, kept: dict[str, Any]) -> None:
@@ -43,6 +46,8 @@ class State:
         self.optimizer.load_state_dict(kept["optimizer"])
         if self.ema:
             self.ema.network.load_state_dict(kept["ema"])
+        if self.scaler:
+            self.scaler.load_state_dict(kept["scaler"])
         self.step = kept["step"]
 
     @property
@@ -74,4 +79,6 @@ class Length:
 def begin(network: nn.Module, recipe: Recipe) -> State:
     """The state before the first step."""
     ema = optim.EMA(network, recipe.ema_decay) if recipe.ema_decay else None
-    return State(network, optim.build(network, recipe.optimizer), ema)
+    device = next(network.parameters()).device
+    scaler = torch.amp.GradScaler(device.type) if recipe.precision == "fp16" else None
+    return State(network, optim.build(network, recipe.optimizer), ema, scaler=scaler)

@@ -1,0 +1,109 @@
+"""A network compiled by PyTorch for every stage of a run, if that gives the same network."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from efficientnetv2.inference.accelerate import Precision, autocast
+from efficientnetv2.models.groups import one_pass
+from efficientnetv2.models.network import Network
+from efficientnetv2.models.regularize import apply_setting
+from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime
+from efficientnetv2.training.recipe import Recipe
+
+# A compiled network's gradients may be so much further from fp32's than the plain network's in the same precision,
+# and, where that is fp32 itself, differ by this share. Ours.
+_NOISE, _ROUNDING = 2.0, 0.01
+
+
+def network_to_call(
+    network: nn.Module, recipe: Recipe, device: torch.device, at_a_time: GroupsAtATime = ONE_AT_A_TIME
+) -> nn.Module:
+    """The network itself or, where the recipe says ``compile``, what PyTorch compiles of it.
+
+    Every stage is compiled here, so that nothing is compiled in the loop. A network that does not compile, or not to
+    the same gradients, is given back as it is, with a warning.
+
+    Args:
+        network: on the device, in training mode; a ``Network`` if it is to be compiled. Its weights and statistics
+            stay as they are.
+        recipe: settled.
+        device: that holds the network.
+        at_a_time: how many groups run in one pass.
+    """
+    if recipe.compile is not True:
+        return network
+    assert recipe.precision != "auto", "settle() comes before the loop"
+    assert isinstance(network, Network), "how many channels it reads is known of a Network"
+    # Dropout and stochastic depth draw as they do uncompiled.
+    compiled = torch.compile(network, dynamic=False, options={"fallback_random": True})
+    call = cast(nn.Module, compiled)
+    group = recipe.group_images or recipe.batch_images
+    stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
+    kept = [tensor.clone() for tensor in _tensors(network)]
+    reason = None
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            for setting in stages:
+                apply_setting(network, dropout=setting.dropout, drop_path=setting.drop_path)
+                trial = _Trial(network, recipe.precision, group, at_a_time.at(setting.image_px), device)
+                if not trial.agrees(call, setting.image_px):
+                    reason = f"at {setting.image_px} px it then gives other gradients"
+    except Exception as error:  # a compiler raises whatever the machine lacks
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    finally:
+        network.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for tensor, before in zip(_tensors(network), kept, strict=True):
+                tensor.copy_(before)
+    if reason is not None:
+        warnings.warn(f"The network does not compile here ({reason}): going on without.", stacklevel=2)
+        return network
+    return call
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Random pictures through a network whose weights may be changed."""
+
+    network: Network
+    precision: Precision
+    group_images: int
+    groups: int
+    device: torch.device
+
+    def agrees(self, call: Callable[[Tensor], Tensor], image_px: int) -> bool:
+        """Whether the compiled network gives the gradients of the plain one, but for the noise of the precision.
+
+        PyTorch 2.15 compiles some small networks of this family wrongly for CPUs, without an error: logits off by
+        three quarters. The weights are moved a little first, for a calm network's gradients are mostly 0.
+        """
+        with torch.no_grad():
+            for weight in self.network.parameters():
+                weight.add_(0.05 * torch.randn_like(weight))
+        shape = (self.group_images * self.groups, self.network.in_channels, image_px, image_px)
+        pictures = torch.randn(shape, device=self.device).to(memory_format=torch.channels_last)
+        exact = self._gradients(self.network, pictures, "fp32")
+        noise = torch.linalg.vector_norm(self._gradients(self.network, pictures, self.precision) - exact)
+        off = torch.linalg.vector_norm(self._gradients(call, pictures, self.precision) - exact)
+        return bool(off <= _NOISE * noise + _ROUNDING * torch.linalg.vector_norm(exact))
+
+    def _gradients(self, call: Callable[[Tensor], Tensor], pictures: Tensor, precision: Precision) -> Tensor:
+        """All of them in one row, of a loss that every class takes part in."""
+        with one_pass(self.network, images=self.group_images, seeds=range(self.groups)):
+            with autocast(self.device, precision):
+                logits = call(pictures)
+            logits.float().square().mean().backward()  # type: ignore[no-untyped-call]
+        grads = [weight.grad.flatten() for weight in self.network.parameters() if weight.grad is not None]
+        self.network.zero_grad(set_to_none=True)
+        return torch.cat(grads)

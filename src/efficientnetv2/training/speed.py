@@ -1,0 +1,177 @@
+"""In which precision a run computes, and whether it compiles: chosen once, before the first step, by measuring.
+
+What is chosen goes into the recipe, so a resumed run computes as it began.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from efficientnetv2.inference.accelerate import Precision, autocast, lower_precision, place
+from efficientnetv2.models.network import Network
+from efficientnetv2.models.regularize import apply_setting
+from efficientnetv2.training.compiling import network_to_call
+from efficientnetv2.training.loss import cross_entropy
+from efficientnetv2.training.recipe import Recipe
+
+# A run of fewer steps takes the safe rule: measuring would cost more than a wrong choice. Ours.
+_FEWEST_STEPS = 150
+# How much faster 16 bits have to be than 32, so that noise does not decide. Ours.
+_WORTH = 1.1
+# Steps timed of each candidate, in turn, after one that warms up; the median counts. Ours.
+_TIMED_STEPS = 3
+# Pictures of a measured step on a CPU, where the time is in proportion to them; a GPU gets its whole group. Ours.
+_CPU_IMAGES = 8
+# Compiling is tried in runs that will take at least so long: it takes one to two minutes itself. Ours.
+_COMPILE_FROM_S = 3600.0
+# Share of the run's time that compiling has to save beyond its own cost. Ours.
+_COMPILE_SAVES = 0.05
+# PyTorch compiles a network for so many settings, then no more (torch._dynamo.config.recompile_limit).
+_MOST_STAGES = 8
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How a run computes.
+
+    Args:
+        precision: of the network's multiplications.
+        compile: whether ``torch.compile`` is used.
+        note: what was chosen and why, in one line; empty where the recipe left nothing open.
+    """
+
+    precision: Precision
+    compile: bool
+    note: str
+
+
+def choose(recipe: Recipe, network: Network, *, steps: int, device: torch.device) -> Speed:
+    """Decide the recipe's open ``precision`` and ``compile``.
+
+    The 16-bit format of the hardware is taken if it measures faster than fp32 by a tenth; a run of less than
+    150 steps takes it unmeasured where there is one, and does not compile.
+
+    Args:
+        recipe: with ``group_images`` settled.
+        network: to train, on the CPU; unchanged, a copy is measured.
+        steps: of the run.
+        device: to train on.
+    """
+    bench = _Bench(recipe, network, device, steps)
+    notes: list[str] = []
+    precision, compiles = recipe.precision, recipe.compile
+    if precision == "auto":
+        precision, note = _precision(bench)
+        notes.append(note)
+    if compiles == "auto":
+        compiles, note = _compile(bench, precision)
+        notes.append(note)
+    return Speed(precision, compiles, " ".join(notes))
+
+
+def _precision(bench: _Bench) -> tuple[Precision, str]:
+    lower = lower_precision(bench.device)
+    if lower is None:
+        return "fp32", f"Precision: fp32, for no other is known to be faster on this {bench.device.type}."
+    if bench.steps < _FEWEST_STEPS:
+        return (
+            lower,
+            f"Precision: {lower}, which the hardware has (too few steps to measure whether it pays).",
+        )
+    whole_s, lower_s = bench.step_seconds([bench.side("fp32"), bench.side(lower)])
+    chosen: Precision = lower if whole_s / lower_s >= _WORTH else "fp32"
+    return chosen, f"Precision: {chosen}, for {lower} measured {whole_s / lower_s:.2f} times as fast as fp32."
+
+
+def _compile(bench: _Bench, precision: Precision) -> tuple[bool, str]:
+    plan = bench.recipe.progressive
+    if plan.changes_always or plan.stages > _MOST_STAGES:
+        return False, "Not compiled, for the setting changes too often."
+    if bench.steps < _FEWEST_STEPS:
+        return False, "Not compiled, for the run is too short."
+    plain = bench.side(precision)
+    (plain_s,) = bench.step_seconds([plain])
+    run_s = plain_s * bench.steps * bench.recipe.batch_images / len(plain.images)
+    if run_s < _COMPILE_FROM_S:
+        return (
+            False,
+            f"Not compiled, for the run takes about {run_s / 60:.0f} minutes, too few to pay for it.",
+        )
+    began = time.perf_counter()
+    compiled = bench.side(precision, compiles=True)
+    compile_s = (time.perf_counter() - began) * plan.stages
+    plain_s, compiled_s = bench.step_seconds([plain, compiled])
+    saved_s = run_s * (1 - compiled_s / plain_s) - compile_s
+    chosen = saved_s > _COMPILE_SAVES * run_s
+    return chosen, (
+        f"{'Compiled' if chosen else 'Not compiled'}, for that measured {plain_s / compiled_s:.2f} times as fast and "
+        f"takes {compile_s:.0f} s to begin."
+    )
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Where candidates are measured: at the last stage's setting, where most of the time goes."""
+
+    recipe: Recipe
+    network: Network
+    device: torch.device
+    steps: int
+
+    def side(self, precision: Precision, *, compiles: bool = False) -> _Side:
+        """A copy of the network, called in one way."""
+        network = copy.deepcopy(self.network)
+        place(network, self.device)
+        setting = self.recipe.progressive.last
+        apply_setting(network, dropout=setting.dropout, drop_path=setting.drop_path)
+        group = self.recipe.group_images or self.recipe.batch_images
+        count = min(group, _CPU_IMAGES) if self.device.type == "cpu" else group
+        changes = {
+            "precision": precision,
+            "compile": compiles,
+            "group_images": count,
+            "progressive": replace(self.recipe.progressive, stages=1, shares=None),
+        }
+        call = network_to_call(network.train(), self.recipe.model_copy(update=changes), self.device)
+        px, classes = setting.image_px, network.num_classes
+        generator = torch.Generator().manual_seed(0)  # the run's own draws stay as they are
+        images = torch.rand(count, network.in_channels, px, px, generator=generator)
+        images = images.to(self.device, memory_format=torch.channels_last)
+        labels = torch.full((count, classes), 1 / classes, device=self.device)
+        return _Side(network, call, precision, images, labels)
+
+    def step_seconds(self, sides: Sequence[_Side]) -> list[float]:
+        """Of each side the median step, the sides in turn."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            rounds = [[side.step() for side in sides] for _ in range(1 + _TIMED_STEPS)]
+        return [statistics.median(times) for times in zip(*rounds[1:], strict=True)]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A network called in one way, and what it is given."""
+
+    network: Network
+    call: nn.Module
+    precision: Precision
+    images: Tensor
+    labels: Tensor
+
+    def step(self) -> float:
+        """Seconds of forward and backward."""
+        began = time.perf_counter()
+        with autocast(self.images.device, self.precision):
+            logits = self.call(self.images)
+        loss = cross_entropy(logits, self.labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.network.zero_grad(set_to_none=True)
+        if self.images.is_cuda:
+            torch.cuda.synchronize(self.images.device)
+        return time.perf_counter() - began

@@ -1,0 +1,213 @@
+"""In which precision a run computes: chosen by measuring, said, kept; and what it changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.inference import accelerate
+from efficientnetv2.models.create import create
+from efficientnetv2.training import compiling, speed
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.compiling import network_to_call
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.speed import choose
+from efficientnetv2.training.state import begin
+
+CPU = torch.device("cpu")
+SMALL = Architecture(
+    stem_channels=8,
+    stages=(
+        Stage(fused(expand=1, kernel=3), 1, 8, 1),
+        Stage(fused(expand=4, kernel=3), 2, 16, 1),
+        Stage(mbconv(expand=4, kernel=3, se=0.25), 2, 24, 2),
+    ),
+    head_channels=32,
+)
+
+
+def network():
+    torch.manual_seed(0)
+    return create(SMALL, num_classes=3)
+
+
+def recipe_of(*settings):
+    return with_settings(named("quick"), ["group_images=8", "progressive.image_px=32", *settings])
+
+
+def measured(monkeypatch, **seconds):
+    """Let every step take as long as said: by precision, and ``compiled``."""
+    real = speed._Bench.side
+
+    def side(self, precision, *, compiles=False):
+        made = real(self, precision)
+        object.__setattr__(made, "step", lambda: seconds["compiled" if compiles else precision])
+        return made
+
+    monkeypatch.setattr(speed, "lower_precision", lambda device: "bf16")
+    monkeypatch.setattr(speed._Bench, "side", side)
+
+
+@pytest.mark.parametrize(("bf16_s", "chosen"), [(0.5, "bf16"), (0.95, "fp32"), (2.0, "fp32")])
+def test_bf16_is_taken_where_it_measures_a_tenth_faster(monkeypatch, bf16_s, chosen):
+    measured(monkeypatch, fp32=1.0, bf16=bf16_s)
+    choice = choose(recipe_of(), network(), steps=200, device=CPU)
+    assert choice.precision == chosen
+    assert f"{1 / bf16_s:.2f} times as fast" in choice.note
+
+
+@pytest.mark.parametrize(("hardware", "chosen"), [("bf16", "bf16"), ("fp16", "fp16"), (None, "fp32")])
+def test_a_short_run_takes_what_the_hardware_has_without_measuring(monkeypatch, hardware, chosen):
+    monkeypatch.setattr(speed, "lower_precision", lambda device: hardware)
+    monkeypatch.setattr(speed._Bench, "side", lambda *words: pytest.fail("measured"))
+    choice = choose(recipe_of(), network(), steps=149, device=CPU)
+    assert (choice.precision, choice.compile) == (chosen, False)
+
+
+def test_what_the_recipe_says_is_not_chosen_again(monkeypatch):
+    monkeypatch.setattr(speed._Bench, "side", lambda *words: pytest.fail("measured"))
+    choice = choose(recipe_of("precision=fp32", "compile=on"), network(), steps=10_000, device=CPU)
+    assert choice == speed.Speed("fp32", True, "")
+
+
+@pytest.mark.parametrize(
+    ("step_s", "compiled_s", "chosen"),
+    [
+        (0.5, 0.1, False),
+        (10.0, 5.0, True),
+        (10.0, 9.9, False),
+    ],  # too short a run; it pays; it saves too little
+)
+def test_a_run_compiles_where_that_pays(monkeypatch, step_s, compiled_s, chosen):
+    measured(monkeypatch, fp32=step_s, compiled=compiled_s)
+    choice = choose(recipe_of("precision=fp32", "batch_images=8"), network(), steps=1_000, device=CPU)
+    assert choice.compile is chosen
+
+
+def test_measuring_leaves_network_and_draws_alone():
+    given = network()
+    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    choice = choose(recipe_of("compile=off"), given, steps=200, device=CPU)
+    assert torch.equal(torch.rand(3), wanted)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in given.state_dict().items())
+    assert all(weight.grad is None for weight in given.parameters())
+    if accelerate.lower_precision(CPU) == "bf16":
+        assert "times as fast as fp32" in choice.note
+
+
+def test_bf16_computes_in_bf16_and_keeps_weights_and_gradients_in_fp32():
+    given = network()
+    seen = {}
+    for name, module in given.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, inputs, out, name=name: seen.update({name: out.dtype}))
+    with accelerate.autocast(CPU, "bf16"):
+        logits = given(torch.rand(4, 3, 32, 32))
+    logits.float().sum().backward()
+    assert logits.dtype == torch.bfloat16
+    strided = "blocks.2.spatial.conv"
+    assert {name for name, dtype in seen.items() if dtype == torch.float32} == {strided}
+    assert {weight.grad.dtype for weight in given.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+def test_a_strided_depthwise_convolution_in_bf16_has_the_gradient_of_fp32(padding):
+    """Its own rounding aside: the layer alone computes in fp32, on an input rounded to bf16."""
+    torch.manual_seed(0)
+    layer = create(SMALL if padding == "same" else _symmetric(), num_classes=3).blocks[2].spatial
+    values = torch.randn(2, 64, 8, 8).bfloat16().float()
+    images = [values.clone().requires_grad_() for _ in range(2)]
+    layer._convolved(images[0]).sum().backward()
+    wanted, layer.conv.weight.grad = layer.conv.weight.grad, None
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer._convolved(images[1])
+    out.float().sum().backward()
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(images[1].grad, images[0].grad, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(layer.conv.weight.grad, wanted, rtol=1e-6, atol=1e-6)
+
+
+def _symmetric():
+    from dataclasses import replace
+
+    return replace(SMALL, padding="symmetric")
+
+
+def test_fp16_scales_losses_and_its_scale_goes_into_the_checkpoint():
+    state = begin(network(), recipe_of("precision=fp16", "compile=off"))
+    assert state.scaler is not None
+    state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 8.0})
+    other = begin(network(), recipe_of("precision=fp16", "compile=off"))
+    other.load_dict(state.to_dict())
+    assert other.scaler.state_dict()["scale"] == 8.0
+
+
+def test_compiling_compiles_every_stage_and_leaves_the_network_alone(monkeypatch):
+    """PyTorch's compiler is replaced by one that notes what it is given; the real one takes minutes."""
+    sizes = []
+
+    def compiler(module, *, dynamic, options):
+        assert dynamic is False
+
+        def call(images):
+            sizes.append(tuple(images.shape))
+            return module(images)
+
+        return call
+
+    monkeypatch.setattr(compiling.torch, "compile", compiler)
+    given = network()
+    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+    recipe = recipe_of(
+        "precision=fp32", "compile=on", "progressive.image_px={start: 32, end: 64}", "progressive.stages=2"
+    )
+    network_to_call(given.train(), recipe, CPU)
+    assert sizes == [(8, 3, 32, 32), (8, 3, 64, 64)]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in given.state_dict().items())
+    assert all(weight.grad is None for weight in given.parameters())
+
+
+def test_a_network_that_does_not_compile_goes_on_with_a_warning(monkeypatch):
+    def compiler(module, *, dynamic, options):
+        def call(images):
+            raise RuntimeError("no C++ compiler")
+
+        return call
+
+    monkeypatch.setattr(compiling.torch, "compile", compiler)
+    given = network().train()
+    with pytest.warns(UserWarning, match="does not compile here.*no C"):
+        call = network_to_call(given, recipe_of("precision=fp32", "compile=on"), CPU)
+    assert call is given
+
+
+def test_a_network_that_compiles_to_another_one_is_not_used(monkeypatch):
+    def compiler(module, *, dynamic, options):
+        return lambda images: module(images.flip(0)) * 1.1
+
+    monkeypatch.setattr(compiling.torch, "compile", compiler)
+    given = network().train()
+    with pytest.warns(UserWarning, match="at 32 px it then gives other gradients"):
+        call = network_to_call(given, recipe_of("precision=bf16", "compile=on", "progressive.stages=1"), CPU)
+    assert call is given
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The network does not compile here:UserWarning")
+def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
+    recipe = recipe_of("precision=fp32", "progressive.stages=1", "progressive.dropout=0", "compile=off")
+    images = torch.rand(8, 3, 32, 32)
+    grads = []
+    for compiles in (False, True):
+        given = network().train()
+        logits = network_to_call(given, recipe.model_copy(update={"compile": compiles}), CPU)(images)
+        logits.square().mean().backward()
+        grads.append({name: weight.grad for name, weight in given.named_parameters()})
+    for name, grad in grads[0].items():
+        off = torch.linalg.vector_norm(grads[1][name] - grad) / torch.linalg.vector_norm(grad)
+        assert off < 1e-3, name
