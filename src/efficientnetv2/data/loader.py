@@ -169,10 +169,7 @@ def training_batches(
     Raises:
         InputError: while iterating: a whole class has become unreadable, or a worker was killed.
     """
-    for batch in _answers(_loader(pictures, _Requests(requests), workers, pin_memory)):
-        if isinstance(batch, Failure):
-            raise InputError(batch.message)
-        yield batch
+    yield from _answers(_loader(pictures, _Requests(requests), workers, pin_memory))
 
 
 @dataclass
@@ -194,11 +191,22 @@ class EvaluationBatch:
         return EvaluationBatch(self.samples, self.images.pin_memory(), self.unreadable)
 
 
-class _EvaluationPictures(Dataset[EvaluationBatch]):
+class _EvaluationPictures(Dataset["EvaluationBatch | Failure"]):
     def __init__(self, manifest: Manifest, preprocessing: Preprocessing, threads: int) -> None:
         self.reader, self.preprocessing, self.threads = originals(manifest), preprocessing, threads
 
-    def __getitem__(self, samples: Sequence[int]) -> EvaluationBatch:
+    def __getitem__(self, samples: Sequence[int]) -> EvaluationBatch | Failure:
+        try:
+            return self.batch(samples)
+        except InputError as error:
+            return Failure(str(error))  # as in training
+
+    def batch(self, samples: Sequence[int]) -> EvaluationBatch:
+        """The pictures of these samples that can be read.
+
+        Raises:
+            InputError: a store of another machine does not answer.
+        """
         reader = self.reader.ahead(samples)
 
         def read_one(place: int) -> npt.NDArray[np.uint8] | str:
@@ -271,7 +279,10 @@ def _loader(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool
 
 def _answers(loader: DataLoader[Any]) -> Iterator[Any]:
     try:
-        yield from loader
+        for batch in loader:
+            if isinstance(batch, Failure):
+                raise InputError(batch.message)
+            yield batch
     except RuntimeError as error:
         if "DataLoader worker" not in str(error) or "exited unexpectedly" not in str(error):
             raise

@@ -53,7 +53,8 @@ def look_at_shards(table: pd.DataFrame, shards: ShardSet, workers: int) -> Shard
     store = store_at(shards.base)
     stats = store.stats([shards.shards[shard].name for shard in used])
     reasons: dict[int, str] = {}
-    notes = []
+    empty = [shard for shard in shards.shards if shard.damage and not shard.pictures]
+    notes = [f"Damaged shard: {shard.name} {shard.damage}; none of its pictures are used." for shard in empty]
     for shard, stat in zip(used.tolist(), stats, strict=True):
         known = shards.shards[shard]
         damage, whole = _damage(known, stat, shards.base)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import errno
+import io
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, cast
 
@@ -26,6 +29,8 @@ _PAUSE_S = 0.5
 # A server that says nothing for so long is asked again.
 _CONNECT_S, _SILENCE_S = 15, 30
 _ASKED_AT_ONCE = 16
+# What is read at a time of a file that is read from its beginning. Ours.
+_READ_AHEAD_BYTES = 4_000_000
 
 # Packages that fsspec needs for a kind of store, and the extra that brings them.
 _EXTRAS = {
@@ -95,9 +100,7 @@ class RemoteStore:
         contents: dict[Range, bytes | str] = {}
         pending = list(dict.fromkeys(blocks))
         problem: Exception | None = None
-        for attempt in range(_TRIES):
-            if attempt:
-                time.sleep(_PAUSE_S * 2 ** (attempt - 1))
+        for _ in _attempts():
             answers = self._files().cat_ranges(
                 [f"{self._base}/{block.shard}" for block in pending],
                 [block.start for block in pending],
@@ -114,10 +117,7 @@ class RemoteStore:
             pending = failed
             if not pending:
                 return [contents[block] for block in blocks]
-        raise InputError(
-            f"{self._base}/{pending[0]}: can't be read, after {_TRIES} tries ({_words(problem)}). Is the network "
-            "there, and the store? Then go on with --resume."
-        )
+        raise InputError(_unanswered(f"{self._base}/{pending[0]}", problem))
 
     def _judged(self, block: Range, answer: bytes | Exception) -> bytes | str:
         if isinstance(answer, FileNotFoundError):
@@ -135,18 +135,28 @@ class RemoteStore:
         return answer
 
     def stats(self, names: Sequence[str]) -> list[Stat | None]:
-        """Size and state of each file, None where there is none."""
+        """Size and state of each file, None where there is none.
 
-        def stat(name: str) -> Stat | None:
+        Raises:
+            InputError: the store does not answer.
+        """
+        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+            return list(pool.map(self._stat, names))
+
+    def _stat(self, name: str) -> Stat | None:
+        problem: BaseException | None = None
+        for _ in _attempts():
             try:
                 known = self._files().info(f"{self._base}/{name}")
-            except FileNotFoundError:
-                return None
+            except Exception as error:  # of every driver its own kind
+                # fsspec's http says "not found" of every failure, and gives the true one as its cause.
+                problem = error.__cause__ or error
+                if _is_final(problem):
+                    return None
+                continue
             words = (known.get(field) for field in ("ETag", "etag", "Last-Modified", "LastModified", "mtime"))
             return Stat(int(known["size"] or 0), str(next((word for word in words if word), "")))
-
-        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
-            return list(pool.map(stat, names))
+        raise InputError(_unanswered(f"{self._base}/{name}", problem))
 
     def matching(self, pattern: str) -> list[str]:
         """Names with stars in them spelled out, sorted; none where the store can't list its files."""
@@ -157,8 +167,14 @@ class RemoteStore:
         return sorted(path.rpartition("/")[2] for path in found)
 
     def open(self, name: str) -> IO[bytes]:
-        """A file to read from its beginning, or to seek in."""
-        return cast(IO[bytes], self._files().open(f"{self._base}/{name}", "rb"))
+        """A file to read from its beginning, or to seek in; read ahead some megabytes at a time."""
+        (stat,) = self.stats([name])
+        if stat is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self._base}/{name}")
+        self.read(
+            [Range(name, 0, min(4, stat.bytes))]
+        )  # where parts can't be had, it shows before anything is begun
+        return cast(IO[bytes], io.BufferedReader(_Ranged(self, name, stat.bytes), _READ_AHEAD_BYTES))
 
     def _files(self) -> AbstractFileSystem:
         # fsspec keeps one for each process: connections do not survive a fork.
@@ -179,12 +195,64 @@ def _cut(one: Range, blocks: list[Range], contents: list[bytes | str]) -> bytes 
     return part
 
 
-def _is_final(error: Exception) -> bool:
+class _Ranged(io.RawIOBase):
+    """A file of a store, as one reads files; each read is a request."""
+
+    def __init__(self, store: RemoteStore, name: str, size: int) -> None:
+        self._store, self._name, self._size, self._at = store, name, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._upto(min(self._at + len(buffer), self._size))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def readall(self) -> bytes:
+        return self._upto(self._size)
+
+    def _upto(self, stop: int) -> bytes:
+        starts = range(self._at, stop, _MOST_BYTES)
+        parts = self._store.read([Range(self._name, at, min(at + _MOST_BYTES, stop)) for at in starts])
+        for part in parts:
+            if isinstance(part, str):
+                raise OSError(errno.EIO, part, f"{self._store.base}/{self._name}")
+        self._at = max(self._at, stop)
+        return b"".join(cast(list[bytes], parts))
+
+
+def _attempts() -> Iterator[int]:
+    """Numbers of tries, with growing pauses between them."""
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(_PAUSE_S * 2 ** (attempt - 1))
+        yield attempt
+
+
+def _unanswered(what: str, problem: BaseException | None) -> str:
+    return (
+        f"{what}: can't be read, after {_TRIES} tries ({_words(problem)}). Is the network there, and the store? "
+        "Then go on, with --resume if a run was under way."
+    )
+
+
+def _is_final(error: BaseException) -> bool:
     status = getattr(error, "status", None)
     return isinstance(error, FileNotFoundError | PermissionError) or (
         status in _FINAL and status not in _BUSY
     )
 
 
-def _words(error: Exception | None) -> str:
+def _words(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -54,7 +54,11 @@ class Store(Protocol):
         ...
 
     def stats(self, names: Sequence[str]) -> list[Stat | None]:
-        """Size and state of each file, None where there is none."""
+        """Size and state of each file, None where there is none.
+
+        Raises:
+            InputError: the store can't be reached, so that nothing is known.
+        """
         ...
 
     def matching(self, pattern: str) -> list[str]:
@@ -66,6 +70,7 @@ class Store(Protocol):
 
         Raises:
             OSError: there is no such file, or it may not be read.
+            InputError: while reading: the store can't be reached.
         """
         ...
 

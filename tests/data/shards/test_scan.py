@@ -1,0 +1,237 @@
+"""Tars that others wrote, without an index: their headers are read once, damaged ones as far as they go."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from tests.conftest import paint
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.check import check
+from efficientnetv2.data.manifest import read
+from efficientnetv2.data.readers import originals
+from efficientnetv2.data.shards import scan
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFNETV2_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def jpegs(tmp_path: Path) -> list[bytes]:
+    return [
+        paint(tmp_path / "files" / f"{n}.jpg", (9 * n, 99, 150 - 7 * n), n).read_bytes() for n in range(12)
+    ]
+
+
+def write(file: Path, members: dict[str, bytes], **options: object) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w", **options) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return file
+
+
+def plain(jpegs: list[bytes], first: int = 0) -> dict[str, bytes]:
+    """As WebDataset's own writer names things: a key, and class ids as text."""
+    return {
+        name: content
+        for number, jpeg in enumerate(jpegs, first)
+        for name, content in ((f"{number:04d}.jpg", jpeg), (f"{number:04d}.cls", str(number % 2).encode()))
+    }
+
+
+def headers(file: Path) -> list[tarfile.TarInfo]:
+    with tarfile.open(file) as tar:
+        return tar.getmembers()
+
+
+def test_class_ids_become_labels_and_shard_names_splits(jpegs, tmp_path):
+    for number, split in enumerate(("train", "train", "validation")):
+        write(tmp_path / f"set/my-{split}-{number:03d}.tar", plain(jpegs[4 * number : 4 * number + 4]))
+    manifest = read(tmp_path / "set")
+    assert manifest.class_names == ("0", "1")
+    assert manifest.labels.tolist() == [0, 1] * 6
+    assert manifest.split.tolist() == ["train"] * 8 + ["val"] * 4
+    assert manifest.paths[5] == "my-train-001.tar#0001.jpg", "keys may repeat from shard to shard"
+    reader = originals(manifest)
+    assert [reader.source(row) for row in range(12)] == jpegs
+    assert "Read the headers of 3 shards: 12 pictures" in manifest.notes[0]
+
+
+def test_json_tells_label_split_group_and_place(jpegs, tmp_path):
+    members = {}
+    for number, jpeg in enumerate(jpegs):
+        facts = {"species": f"s{number % 3}", "label": 7, "split": "val" if number > 8 else "train"}
+        facts |= {"site": number // 4, "latitude": number / 2, "longitude": 3, "junk": [1, 2]}
+        members |= {f"deep/er/{number}.jpg": jpeg, f"deep/er/{number}.json": json.dumps(facts).encode()}
+    file = write(tmp_path / "x.tar", members)
+    manifest = read(str(file), label_column="species", group_column="site")
+    assert manifest.class_names == ("s0", "s1", "s2")
+    assert manifest.split.tolist() == ["train"] * 9 + ["val"] * 3
+    assert manifest.table["group"].tolist() == [str(number // 4) for number in range(12)]
+    assert manifest.table["latitude"].tolist() == [number / 2 for number in range(12)]
+    assert "junk" not in manifest.table
+    assert read(str(file), for_training=False).class_names == ("7",)
+
+
+@pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_layout_of_tar_is_read(layout, jpegs, tmp_path):
+    folder = "a very long folder name/" * (2 if layout == tarfile.USTAR_FORMAT else 12)
+    global_header = {"pax_headers": {"comment": "of the whole tar"}} if layout == tarfile.PAX_FORMAT else {}
+    named = {f"{folder}{name}": content for name, content in plain(jpegs).items()}
+    file = write(tmp_path / "x.tar", named, format=layout, **global_header)
+    manifest = read(str(file))
+    assert check(manifest, workers=1, strict=True).notes == ()
+    assert [originals(manifest).source(row) for row in range(12)] == jpegs
+
+
+def test_what_was_found_is_kept_until_a_shard_changes(jpegs, tmp_path, monkeypatch):
+    file = write(tmp_path / "x.tar", plain(jpegs))
+    first = read(str(file))
+    assert "kept for the next time" in first.notes[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(scan, "scan", None)  # calling it would fail
+        again = read(str(file))
+    assert again.digest() == first.digest()
+    assert again.table["shard_offset"].tolist() == first.table["shard_offset"].tolist()
+    assert "read once" in again.notes[0]
+    write(file, plain(jpegs[:6]))
+    assert len(read(str(file))) == 6
+
+
+def test_where_nothing_can_be_kept_it_is_said(jpegs, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("EFFNETV2_CACHE", str(tmp_path / "file"))
+    manifest = read(str(write(tmp_path / "x.tar", plain(jpegs))))
+    assert "not kept for the next time" in manifest.notes[0]
+
+
+@pytest.mark.parametrize("at", ["in a picture", "in a header", "at a header", "at the end mark"])
+def test_a_tar_cut_short_gives_what_stands_before(at, jpegs, tmp_path):
+    file = write(tmp_path / "set/x.tar", plain(jpegs))
+    write(tmp_path / "set/y.tar", plain(jpegs, 20))
+    seventh = headers(file)[12]  # of the members, two a sample
+    end = headers(file)[-1].offset_data + 512
+    cut, left = {
+        "in a picture": (seventh.offset_data + 9, 6), "in a header": (seventh.offset + 100, 6),
+        "at a header": (seventh.offset, 6), "at the end mark": (end, 12),
+    }[at]  # fmt: skip
+    file.write_bytes(file.read_bytes()[:cut])
+    manifest = read(tmp_path / "set")
+    assert len(manifest) == left + 12
+    assert manifest.paths[:left] == [f"x.tar#{number:04d}.jpg" for number in range(left)]
+    (note,) = [note for note in check(manifest, workers=1).notes if "Damaged" in note]
+    assert "x.tar is cut short" in note
+    assert f"{left} " in note
+    with pytest.raises(InputError, match=r"x\.tar is cut short"):
+        check(manifest, workers=1, strict=True)
+
+
+def test_behind_a_damaged_header_the_next_whole_one_is_found(jpegs, tmp_path):
+    file = write(tmp_path / "x.tar", plain(jpegs))
+    content = bytearray(file.read_bytes())
+    broken = headers(file)[6]  # the fourth picture
+    content[broken.offset : broken.offset + 512] = b"\xff" * 512
+    file.write_bytes(content)
+    manifest = read(str(file))
+    assert manifest.paths == [f"x.tar#{n:04d}.jpg" for n in range(12) if n != 3]
+    assert f"has a damaged header at byte {broken.offset}" in check(manifest, workers=1).notes[0]
+    assert originals(manifest).source(3) == jpegs[4]
+
+
+def test_a_damaged_json_costs_its_sample_alone(jpegs, tmp_path):
+    members = {}
+    for number, jpeg in enumerate(jpegs):
+        members |= {f"{number}.jpg": jpeg, f"{number}.json": json.dumps({"label": number % 2}).encode()}
+    members["4.json"] = b'{"label": '
+    manifest = read(str(write(tmp_path / "x.tar", members)))
+    assert len(manifest) == 11
+    assert "holds a damaged 4.json" in check(manifest, workers=1).notes[0]
+
+
+def test_a_missing_shard_of_a_range_is_named(jpegs, tmp_path):
+    for number in (0, 2):
+        write(tmp_path / f"x-{number}.tar", plain(jpegs[6 * (number // 2) :][:6]))
+    manifest = read(f"{tmp_path}/x-{{0..2}}.tar")
+    assert len(manifest) == 12
+    assert "x-1.tar is missing" in " ".join(check(manifest, workers=1).notes)
+
+
+def test_what_is_no_tar_at_all_is_named(jpegs, tmp_path):
+    write(tmp_path / "set/x.tar", plain(jpegs))
+    (tmp_path / "set/y.tar").write_bytes(b"<html>not found</html>" * 100)
+    (tmp_path / "set/z.tar").write_bytes(b"")
+    notes = " ".join(check(read(tmp_path / "set"), workers=1).notes)
+    assert "y.tar " in notes
+    assert "z.tar is cut short" in notes
+    (tmp_path / "set/x.tar").unlink()
+    with pytest.raises(InputError, match=r"there is no picture in 'y\.tar', 'z\.tar'"):
+        read(tmp_path / "set")
+
+
+def test_pictures_without_a_label_are_refused_for_training_and_taken_for_prediction(jpegs, tmp_path):
+    members = plain(jpegs)
+    del members["0003.cls"]
+    file = str(write(tmp_path / "x.tar", members))
+    with pytest.raises(InputError, match=r"x\.tar#0003\.jpg: the label is empty"):
+        read(file)
+    assert len(read(file, require_labels=False)) == 12
+
+
+def test_unreadable_pictures_are_found_by_a_look_at_each(jpegs, tmp_path):
+    """Nobody looked at them when they were packed; so copies are found here too."""
+    twice = [jpegs[0], *jpegs[:11] * 3]
+    members = plain(twice)
+    members["0007.jpg"] = jpegs[7][:200]
+    report = check(read(str(write(tmp_path / "x.tar", members))), workers=2)
+    assert report.unreadable.tolist() == [7]
+    assert report.contents[0] == report.contents[1] == report.contents[12]
+    assert "22 of 34 pictures are copies" in report.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["1.jpg", "1.cls", "2.jpg", "2.cls", "1.jpg"], "key '1' occurs twice"),
+        (["1.jpg", "1.jpg"], "member '1.jpg' occurs twice"),
+        (["1.jpg", "1.png", "1.cls"], "has 2 pictures"),
+    ],
+)
+def test_samples_that_cannot_be_told_apart_are_refused(names, message, jpegs, tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            tar.addfile(info, io.BytesIO(b"0"))
+    with pytest.raises(InputError, match=message):
+        read(str(tmp_path / "x.tar"))
+
+
+def test_of_several_pictures_the_plain_one_is_the_sample_s(jpegs, tmp_path):
+    members = {}
+    for number, jpeg in enumerate(jpegs):
+        members |= {f"{number}.mask.png": b"0", f"{number}.jpg": jpeg, f"{number}.cls": b"%d" % (number % 2)}
+    manifest = read(str(write(tmp_path / "x.tar", members | {".hidden.jpg": b"", "README.txt": b"read"})))
+    assert [originals(manifest).source(row) for row in range(12)] == jpegs
+
+
+def test_our_own_shards_are_read_without_their_index(class_folders, tmp_path):
+    from efficientnetv2.data.shards.pack import Packing, pack
+
+    files = read(class_folders)
+    pack(files, tmp_path / "shards", Packing(10**9, shard_pictures=20))
+    (tmp_path / "shards/index.parquet").unlink()
+    manifest = read(tmp_path / "shards")
+    label_of = dict(zip(files.paths, files.table["label"], strict=True))
+    assert {
+        path.partition("#")[2]: label
+        for path, label in zip(manifest.paths, manifest.table["label"], strict=True)
+    } == label_of

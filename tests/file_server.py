@@ -1,0 +1,99 @@
+"""A web server of one folder on this machine that knows ranges of bytes, faults included."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+
+class FileServer:
+    """What it serves, how it fails, and what it was asked.
+
+    Args:
+        folder: that it serves.
+        port: that it listens on.
+
+    Attributes:
+        no_ranges: sends the whole file whatever part is asked for, as ``python -m http.server`` does.
+        fail: status of the coming answers to requests for content, one each; none left, none fails.
+        head_fails: status of every answer to requests that are not for a part.
+        asked: path, first and last byte of every request for a part.
+    """
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder, self.url = folder, f"http://127.0.0.1:{port}"
+        self.no_ranges = False
+        self.fail: list[int] = []
+        self.head_fails: int | None = None
+        self.asked: list[tuple[str, int, int]] = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_of_files: FileServer
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def _answer(self) -> None:
+        server, file = self.server_of_files, self.server_of_files.folder / self.path.lstrip("/")
+        if server.head_fails and (self.command == "HEAD" or "Range" not in self.headers):
+            self._headers(server.head_fails, {"Content-Length": "0"})
+            return
+        status = server.fail.pop(0) if server.fail and self.command == "GET" else 200
+        if status != 200 or not file.is_file():
+            self._headers(404 if status == 200 else status, {"Content-Length": "0"})
+            return
+        content = file.read_bytes()
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        headers = {"Accept-Ranges": "none" if server.no_ranges else "bytes"}
+        if wanted and not server.no_ranges:
+            first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
+            server.asked.append((file.name, first, last))
+            if first >= len(content):
+                self._headers(416, {"Content-Range": f"bytes */{len(content)}", "Content-Length": "0"})
+                return
+            headers["Content-Range"] = f"bytes {first}-{min(last, len(content) - 1)}/{len(content)}"
+            status, content = 206, content[first : last + 1]
+        self._headers(status, headers | {"Content-Length": str(len(content))})
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def _headers(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:  # a client that went away is part of the tests
+        pass
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[FileServer]:
+    """A server that runs until the end of the block."""
+    with _Server(("127.0.0.1", 0), _Handler) as server:
+        files = FileServer(folder, server.server_address[1])
+        server.RequestHandlerClass = type("Handler", (_Handler,), {"server_of_files": files})  # type: ignore[assignment]
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield files
+        finally:
+            server.shutdown()
+            thread.join()
