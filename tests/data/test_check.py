@@ -193,3 +193,26 @@ def test_two_broken_files_are_not_copies_of_each_other(good, tmp_path):
     report = check(good, workers=2)
     assert len(set(report.contents)) == 40
     assert report.notes == ()
+
+
+def test_pictures_that_become_rgb_are_counted_by_kind(tmp_path):
+    """Said before the first step: a network of three channels sees no near infrared, and no alpha."""
+    rng = np.random.default_rng(0)
+    for mode, count in (("L", 10), ("RGBA", 4), ("CMYK", 2)):
+        for number in range(count):
+            channels = () if mode == "L" else (4,)
+            pixels = rng.integers(0, 256, (20, 20, *channels), dtype=np.uint8)
+            Image.fromarray(pixels, mode).save(tmp_path / f"{mode}{number}.tif")
+    Image.fromarray(rng.integers(0, 2**16, (20, 20)).astype(np.uint16)).save(tmp_path / "16bit.png")
+    for number in range(5):
+        noise(number).save(tmp_path / f"colour{number}.png")
+        noise(number + 5).convert("P").save(tmp_path / f"palette{number}.png")
+    (note,) = check(read(tmp_path, require_labels=False), workers=1).notes
+    assert note.startswith(
+        "17 of 27 pictures are not RGB, and are read as RGB: 11 grey (three equal channels), "
+    )
+    assert all(said in note for _, said in list(others.values())[1:])
+
+
+def test_colour_pictures_need_no_note(good):
+    assert check(good, workers=1).notes == ()

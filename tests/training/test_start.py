@@ -1,5 +1,6 @@
 """Where a run begins: which weights, which network, which classifier."""
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models import hub, modelfile
 from efficientnetv2.models.create import create
+from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.interop import timm as timm_names
 from efficientnetv2.models.interop.tensors import write_tensors
 from efficientnetv2.training import start as room
@@ -210,12 +212,37 @@ def test_a_run_folder_whose_training_has_not_ended_is_refused(tmp_path):
         load_weights(str(tmp_path))
 
 
-def test_weights_for_pictures_of_other_channels_are_refused(tmp_path):
-    network = create("efficientnetv2_b0", num_classes=2, in_channels=4)
+@pytest.mark.parametrize(
+    ("had", "turns", "scale", "said"),
+    [
+        (1, [0, 0, 0], 1 / 3, "read 1 channel; red, green and blue get its weights, scaled by 1/3"),
+        (2, [0, 1, 0], 2 / 3, "read 2 channels, .* of the first 2 in turn, scaled by 2/3"),
+        (4, [0, 1, 2], 4 / 3, "read 4 channels, .* of the first 3 in turn, scaled by 4/3"),
+    ],
+)
+def test_weights_for_pictures_of_other_channels_are_adapted_and_it_is_said(had, turns, scale, said, tmp_path):
+    network = create(SMALL, num_classes=2, in_channels=had)
     network.class_names = ("a", "b")
-    modelfile.save(tmp_path / "four.safetensors", network)
-    with pytest.raises(InputError, match="takes pictures of 4 channels"):
-        begun(f"weights={tmp_path / 'four.safetensors'}")
+    modelfile.save(tmp_path / "other.safetensors", network)
+    begin = begun(f"weights={tmp_path / 'other.safetensors'}")
+    assert begin.network.in_channels == 3
+    assert torch.allclose(begin.network.stem.conv.weight, network.stem.conv.weight[:, turns] * scale)
+    assert len(begin.network.preprocessing.mean) == 3
+    assert re.search(said, " ".join(begin.notes))
+    assert begin.network(torch.randn(2, 3, 64, 64)).shape == (2, 2)
+
+
+def test_weights_whose_first_convolution_cannot_be_adapted_are_refused_with_the_fix(monkeypatch):
+    grouped = nn.Sequential(
+        nn.Conv2d(4, 8, 3, groups=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
+    )
+    network = Foreign(grouped, source="timm:grouped")
+    network.class_names = ("a", "b")
+    monkeypatch.setattr(room, "load_weights", lambda word: (network, ()))
+    with pytest.raises(
+        InputError, match=r"4 channels, .* read as RGB; the first convolution has 4 groups.*Take"
+    ):
+        begun("weights=four.safetensors")
 
 
 def test_a_bare_timm_file_can_be_trained_on(tmp_path):

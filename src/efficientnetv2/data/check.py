@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +62,10 @@ def check(manifest: Manifest, *, workers: int, strict: bool = False) -> CheckRep
     """
     contents = np.arange(len(manifest), dtype=np.int64)
     if manifest.shards is None:
-        reasons = _look_at_files(manifest, contents, workers)
+        reasons, colours = _look_at_files(manifest, contents, workers)
         lost, damage = frozenset[int](), tuple[str, ...]()
     else:
+        colours = Counter()  # whoever packed them was told
         seen = look_at_shards(manifest.table, manifest.shards, workers)
         reasons, lost, damage = seen.reasons, seen.lost, seen.notes
         known = np.flatnonzero(seen.contents >= 0)
@@ -73,12 +75,20 @@ def check(manifest: Manifest, *, workers: int, strict: bool = False) -> CheckRep
     unreadable = np.array(sorted(reasons), dtype=np.int64)
     if len(unreadable) > len(lost):
         _refuse_unreadable(manifest, {row: why for row, why in reasons.items() if row not in lost}, strict)
-    notes = (*damage, *_across_splits(manifest, contents), *_copies(manifest, contents))
+    notes = (
+        *damage,
+        *_across_splits(manifest, contents),
+        *_copies(manifest, contents),
+        *_turned_into_rgb(colours),
+    )
     return CheckReport(unreadable, tuple(reasons[int(index)] for index in unreadable), contents, notes)
 
 
-def _look_at_files(manifest: Manifest, contents: Ints, workers: int) -> dict[int, str]:
-    """Why a file can't be used, by row; those with the same bytes get one id in ``contents``."""
+def _look_at_files(manifest: Manifest, contents: Ints, workers: int) -> tuple[dict[int, str], Counter[str]]:
+    """Why a file can't be used, by row, and how many of which colours become RGB.
+
+    Those with the same bytes get one id in ``contents``.
+    """
     lone = np.array(["#" not in path or packed(path) is None for path in manifest.paths], dtype=bool)
     files = np.flatnonzero(lone)
     looks = chunks_in_threads(
@@ -87,7 +97,7 @@ def _look_at_files(manifest: Manifest, contents: Ints, workers: int) -> dict[int
     reasons = {int(index): seen.reason for index, seen in zip(files, looks, strict=True) if seen.reason}
     _mark_same_files(contents, files, looks, manifest, workers)
     _mark_same_records(contents, np.flatnonzero(~lone), reasons, manifest)
-    return reasons
+    return reasons, Counter(seen.colours for seen in looks if seen.colours)
 
 
 def _mark_same_files(
@@ -192,6 +202,13 @@ def _copies(manifest: Manifest, contents: Ints) -> Iterator[str]:
         )
         more = f"; and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
         yield f"Identical pictures carry different labels: {shown}{more}. One label of each is wrong."
+
+
+def _turned_into_rgb(colours: Counter[str]) -> Iterator[str]:
+    """A note on pictures of other colours: how many of which."""
+    if colours:
+        each = ", ".join(f"{count:,} {kind}" for kind, count in colours.most_common())
+        yield f"Read as RGB, but not stored so: {each}."
 
 
 def _unlike(table: pd.DataFrame, column: str) -> list[tuple[int, int]]:

@@ -17,6 +17,7 @@ from typing import IO, TypeVar
 from PIL import Image, UnidentifiedImageError
 
 from efficientnetv2.data.listing import picture_extensions
+from efficientnetv2.data.pictures import not_rgb
 
 # All ours: the shorter side a picture needs, how far from a file's end JPEG's end marker may lie (some cameras
 # pad), and how much of the end is hashed.
@@ -32,9 +33,17 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A file at a glance: why it cannot be used ('' if it can), its size in bytes, a hash of its end."""
+    """A file at a glance.
+
+    Args:
+        reason: why it cannot be used; '' if it can.
+        colours: what becomes RGB when it is read; see ``pictures.not_rgb``.
+        size: in bytes.
+        tail: a hash of its end.
+    """
 
     reason: str
+    colours: str = ""
     size: int = 0
     tail: int = 0
 
@@ -64,30 +73,35 @@ def _seen(stream: IO[bytes], size: int) -> Look:
     tail = stream.read()
     stream.seek(0)
     mark = int.from_bytes(hashlib.blake2b(tail, digest_size=8).digest(), "little")
-    return Look(_reason(stream, tail), size, mark)
+    return Look(*_glance(stream, tail), size, mark)
 
 
-def _reason(stream: IO[bytes], tail: bytes) -> str:
+def _glance(stream: IO[bytes], tail: bytes) -> tuple[str, str]:
+    """Why a file cannot be used, and which colours it has."""
     try:
         picture = Image.open(stream)
         width, height = picture.size
         if min(width, height) < LEAST_PX:
-            return f"is too small: {width}×{height} px"
+            return f"is too small: {width}×{height} px", ""
+        colours = not_rgb(picture)
         if picture.format == "PNG":
             picture.verify()  # the sums of its chunks, up to its last one
         elif picture.format != "JPEG" or _END_MARKER not in tail[-_END_BYTES:]:
             picture.load()
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        return f"has more than {most} million pixels (a decompression bomb?)"
+        return f"has more than {most} million pixels (a decompression bomb?)", ""
     except UnidentifiedImageError:
-        return "holds text, not a picture" if _is_text(tail) else "is no picture that Pillow can read"
+        return "holds text, not a picture" if _is_text(tail) else "is no picture that Pillow can read", ""
     except Exception as error:  # a decoder meeting broken data raises all kinds
         cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
         return (
-            "is cut short (truncated)" if cut else f"cannot be decoded ({str(error) or type(error).__name__})"
+            "is cut short (truncated)"
+            if cut
+            else f"cannot be decoded ({str(error) or type(error).__name__})",
+            "",
         )
-    return ""
+    return "", colours
 
 
 def _is_text(data: bytes) -> bool:

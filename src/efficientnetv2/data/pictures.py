@@ -169,10 +169,27 @@ def to_rgb(image: Image.Image) -> Image.Image:
         converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
         assert converted is not None  # None is only for inPlace
         return converted
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if _see_through(image):
         above = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), above).convert("RGB")
     return image.convert("RGB")
+
+
+def not_rgb(image: Image.Image) -> str:
+    """What becomes RGB when an image is read, in words; '' for RGB itself and for what only stores it otherwise.
+
+    Args:
+        image: opened; its pixels need not be loaded.
+    """
+    if _see_through(image):
+        return "with an alpha channel (laid over white)"
+    if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16"):
+        return "grey (three equal channels)"
+    return "" if image.mode in ("RGB", "RGBX", "P", "YCbCr", "HSV") else image.mode
+
+
+def _see_through(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
 
 
 def _grey(levels: npt.NDArray[np.generic]) -> Image.Image:

@@ -24,6 +24,7 @@ from efficientnetv2.models.interop.tensors import shape_name
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.training.recipe import Recipe
 
+_CHANNELS = 3  # every picture is read as RGB (data.pictures)
 NOTHING_FROZEN = {"freeze_stages": 0, "frozen_statistics": False}  # fields of a recipe
 
 
@@ -229,11 +230,8 @@ def _from_weights(recipe: Recipe, word: str, class_names: tuple[str, ...], notes
             f"--weights {word}: its network is {title(model)}, not {title(recipe.model)}. Leave --model out to "
             "train the network that the weights are of, or take weights of the other."
         )
-    if network.in_channels != 3:
-        raise InputError(
-            f"--weights {word}: its network takes pictures of {network.in_channels} channels, not 3. "
-            "Take weights for colour pictures."
-        )
+    if network.in_channels != _CHANNELS:
+        notes.append(_as_rgb(network, word))
     _seed(recipe)
     same_classes = network.class_names == class_names
     if not same_classes:
@@ -248,6 +246,24 @@ def _from_weights(recipe: Recipe, word: str, class_names: tuple[str, ...], notes
     notes.append(f"Weights: from {word}, {head}.")
     freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
     return Start(model, word, network, tuple(notes))
+
+
+def _as_rgb(network: Network, word: str) -> str:
+    """Let a network for pictures of other channels read RGB, as all pictures of a run are read; says how."""
+    had = network.in_channels
+    try:
+        fit(network, in_channels=_CHANNELS)
+    except InputError as error:
+        raise InputError(
+            f"--weights {word}: its network takes pictures of {had} channels, and pictures are read as RGB; {error}. "
+            "Take weights for RGB."
+        ) from error
+    if had == 1:
+        return f"Its first convolution read 1 channel; red, green and blue get its weights, scaled by 1/{_CHANNELS}."
+    return (
+        f"Its first convolution read {had} channels, and pictures are read as RGB: red, green and blue get the weights "
+        f"of the first {_CHANNELS if had > _CHANNELS else had} in turn, scaled by {had}/{_CHANNELS}."
+    )
 
 
 def _seed(recipe: Recipe) -> None:
