@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from tests.command_line import TINY, effnetv2, effnetv2_fresh
 from tests.conftest import COLOURS, paint
 
-from efficientnetv2 import load
+from efficientnetv2 import create, load
+from efficientnetv2.models import modelfile
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +256,24 @@ def test_weights_decide_the_network_and_refuse_another(trained, tmp_path):
     assert other.returncode == 2
     assert "its network is efficientnetv2_b0, not efficientnetv2_b1" in other.stderr
     assert not (tmp_path / "other").exists(), "what is refused leaves nothing behind"
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_a_model_for_other_channels_is_refused_by_its_name(verb, trained, tmp_path):
+    network = create("efficientnetv2_b0", num_classes=3, in_channels=4)
+    modelfile.save(tmp_path / "four.safetensors", network, class_names=("blue", "green", "red"))
+    done = effnetv2(verb, "four.safetensors", trained / "pictures", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "four.safetensors takes pictures of 4 channels, but files are read as three" in done.stderr
+
+
+def test_grey_pictures_are_counted_before_training(trained, tmp_path):
+    shutil.copytree(trained / "pictures", tmp_path / "pictures")
+    for file in (tmp_path / "pictures/red").iterdir():
+        Image.open(file).convert("L").save(file)
+    done = effnetv2("train", tmp_path / "pictures", *TINY, "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Read as RGB, but not stored so: 16 grey (three equal channels)." in done.stdout
 
 
 def test_odd_class_names_go_the_whole_way(tmp_path):

@@ -16,7 +16,7 @@ from efficientnetv2.commands.screen import Screen
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import pick_device, pick_workers
-from efficientnetv2.inference.predict import check_classes, predict_manifest
+from efficientnetv2.inference.predict import check_classes, check_reads_rgb, predict_manifest
 from efficientnetv2.models import modelfile
 
 _SPLITS = ("train", "val", "test", "all")
@@ -42,6 +42,7 @@ def evaluate_and_report(
     on = pick_device(device)
     network = modelfile.load(model)
     check_classes(network, model)
+    check_reads_rgb(network, model)
     part, name = _part(source.read(for_training=False), split)
     part = _in_classes_of(part, network.class_names, model, merge=source.labels == "casefold")
     trained_on = _trained_on(Path(model), part)

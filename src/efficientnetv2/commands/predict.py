@@ -39,7 +39,7 @@ def predict(
     from efficientnetv2.commands.prepare import Source
     from efficientnetv2.commands.tables import write_predictions
     from efficientnetv2.inference.accelerate import pick_device, pick_workers
-    from efficientnetv2.inference.predict import check_classes, predict_manifest
+    from efficientnetv2.inference.predict import check_classes, check_reads_rgb, predict_manifest
     from efficientnetv2.models import modelfile
 
     screen = Screen(quiet=as_json)
@@ -50,6 +50,7 @@ def predict(
     on = pick_device(device)
     network = modelfile.load(model)
     check_classes(network, model)
+    check_reads_rgb(network, model)
     manifest = Source(data, path_column).read(require_labels=False)
     with screen.counting("predicting", len(manifest)) as counted:
         predictions = predict_manifest(

@@ -65,7 +65,7 @@ def check(manifest: Manifest, *, workers: int, strict: bool = False) -> CheckRep
         reasons, colours = _look_at_files(manifest, contents, workers)
         lost, damage = frozenset[int](), tuple[str, ...]()
     else:
-        colours = Counter()  # whoever packed them was told
+        colours = Counter()  # an index says nothing of them
         seen = look_at_shards(manifest.table, manifest.shards, workers)
         reasons, lost, damage = seen.reasons, seen.lost, seen.notes
         known = np.flatnonzero(seen.contents >= 0)

@@ -99,6 +99,23 @@ def check_classes(network: Network, file: str | Path | None = None) -> None:
         )
 
 
+def check_reads_rgb(network: Network, file: str | Path | None = None) -> None:
+    """Refuse a network for other channels, where pictures come from files.
+
+    Args:
+        network: any.
+        file: that it came from, for the message.
+
+    Raises:
+        InputError: it takes other than three channels.
+    """
+    if network.in_channels != 3:
+        raise InputError(
+            f"{file or 'the network'} takes pictures of {network.in_channels} channels, but files are read as three "
+            "(RGB). Use inference.predict.predict with batches of your own."
+        )
+
+
 def _computed(
     network: Network,
     compute: Callable[[Tensor], Tensor],

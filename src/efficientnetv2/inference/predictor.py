@@ -19,7 +19,7 @@ from torch import Tensor
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.pictures import UnreadablePicture
-from efficientnetv2.inference.predict import check_classes, predict
+from efficientnetv2.inference.predict import check_classes, check_reads_rgb, predict
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.network import Network
 
@@ -62,13 +62,10 @@ class Predictor:
         batch_images: int = 32,
     ) -> None:
         self.network = model if isinstance(model, Network) else modelfile.load(model)
-        check_classes(self.network, None if isinstance(model, Network) else model)
+        file = None if isinstance(model, Network) else model
+        check_classes(self.network, file)
+        check_reads_rgb(self.network, file)
         self.device, self.batch_images = torch.device(device), batch_images
-        if self.network.in_channels != 3:
-            raise InputError(
-                f"the network takes pictures of {self.network.in_channels} channels, but a Predictor reads "
-                "pictures of three (RGB). Use inference.predict.predict with batches of your own."
-            )
 
     def __call__(self, pictures: Picture | Sequence[Picture]) -> list[Prediction]:
         """A prediction for each picture, in order; for one picture, a list of one.
