@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import traceback
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 # The smallest run that goes the whole way: V2-B0 at 32 px, a few steps, two stages.
@@ -36,28 +38,59 @@ class Done:
 
 def effnetv2(*arguments: object, cwd: Path, timeout: float = 300) -> Done:
     """Run a command; ``effnetv2_fresh`` does it in a fresh interpreter."""
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder) / "out", Path(folder) / "err"
-        words = [str(word) for word in arguments]
-        process = SERVER.Process(target=_command, args=(words, str(cwd), str(out), str(err)))
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            raise TimeoutError(f"effnetv2 {arguments} has not ended after {timeout} s")
-        return Done(process.exitcode, out.read_text(), err.read_text())
+    return started(*arguments, cwd=cwd).end(timeout)
 
 
-def _command(words: list[str], cwd: str, out: str, err: str) -> None:
+def started(*arguments: object, cwd: Path, environment: dict[str, str] | None = None) -> Running:
+    """Start a command.
+
+    Args:
+        arguments: of the command.
+        cwd: where.
+        environment: variables to set beside those that are.
+    """
+    folder = Path(tempfile.mkdtemp())
+    words = [str(word) for word in arguments]
+    process = SERVER.Process(target=_command, args=(words, str(cwd), str(folder), environment or {}))
+    process.start()
+    return Running(process, words, folder)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command under way.
+
+    Args:
+        process: its.
+        words: of the command line.
+        folder: where its output goes meanwhile.
+    """
+
+    process: BaseProcess
+    words: list[str]
+    folder: Path
+
+    def end(self, timeout: float = 300) -> Done:
+        """Wait for it."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise TimeoutError(f"effnetv2 {self.words} has not ended after {timeout} s")
+        out, err = ((self.folder / name).read_text() for name in ("out", "err"))
+        shutil.rmtree(self.folder)
+        return Done(self.process.exitcode, out, err)
+
+
+def _command(words: list[str], cwd: str, folder: str, environment: dict[str, str]) -> None:
     import torch
 
     from efficientnetv2 import cli
 
-    sys.stdout, sys.stderr = open(out, "w"), open(err, "w")  # noqa: SIM115 - they last as long as the process
+    sys.stdout, sys.stderr = (open(f"{folder}/{name}", "w") for name in ("out", "err"))  # noqa: SIM115 - they stay
     os.dup2(sys.stdout.fileno(), 1)
     os.dup2(sys.stderr.fileno(), 2)
     os.chdir(cwd)
-    os.environ.update({"COLUMNS": "200", "NO_COLOR": "1"})
+    os.environ.update({"COLUMNS": "200", "NO_COLOR": "1"} | environment)
     torch.set_num_threads(1)
     sys.argv = ["effnetv2", *words]
     code = 1

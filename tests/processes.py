@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.command_line import SERVER
+from tests.command_line import SERVER, Done, Running, started
 
 
 def in_processes(work: Callable[..., Any], size: int, *args: Any, timeout: float = 120) -> list[Any]:
@@ -41,6 +41,34 @@ def in_processes(work: Callable[..., Any], size: int, *args: Any, timeout: float
             process.kill()
         assert not late, f"{len(late)} of {size} processes have not ended after {timeout} s"
         return [pickle.loads(file.read_bytes()) if file.exists() else None for file in files]
+
+
+def started_together(
+    size: int, *arguments: object, cwd: Path, launch: str = "a launch", restarts: int = 0
+) -> list[Running]:
+    """Start a command as torchrun would, in several processes.
+
+    Args:
+        size: how many.
+        arguments: of the command.
+        cwd: where.
+        launch: what torchrun calls its run.
+        restarts: how often it has started them again.
+    """
+    port = free_port()
+    torchrun = {"TORCHELASTIC_RUN_ID": launch, "TORCHELASTIC_RESTART_COUNT": str(restarts)}
+    return [
+        started(*arguments, cwd=cwd, environment=environment(rank, size, port) | torchrun)
+        for rank in range(size)
+    ]
+
+
+def effnetv2_together(
+    size: int, *arguments: object, cwd: Path, launch: str = "a launch", restarts: int = 0
+) -> list[Done]:
+    """Run a command in several processes; how each ended, in the order of their ranks."""
+    running = started_together(size, *arguments, cwd=cwd, launch=launch, restarts=restarts)
+    return [one.end(120) for one in running]
 
 
 def environment(rank: int, size: int, port: int) -> dict[str, str]:

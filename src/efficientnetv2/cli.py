@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 import typer
 from pydantic import ValidationError
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, OtherProcessError
 from efficientnetv2.commands.convert import convert
 from efficientnetv2.commands.demo import demo
 from efficientnetv2.commands.evaluate import evaluate
@@ -45,6 +45,8 @@ def with_exit_codes(command: Callable[Params, Answer]) -> Callable[Params, Answe
             where = f"{error.filename}: " if error.filename else ""
             print(f"effnetv2: {where}{error.strerror or error}", file=sys.stderr)
             raise typer.Exit(2) from error
+        except OtherProcessError as elsewhere:
+            raise typer.Exit(1) from elsewhere
         except KeyboardInterrupt as stop:
             print(" ".join(["effnetv2: stopped.", *map(str, stop.args)]), file=sys.stderr)
             raise typer.Exit(130) from stop

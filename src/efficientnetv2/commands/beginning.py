@@ -17,11 +17,12 @@ from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.probe import Probe, linear_probe, most_pictures
 from efficientnetv2.models.network import Network
-from efficientnetv2.training.folder import RunFolder, new_folder, newest, refuse_occupied
+from efficientnetv2.training.distributed import World
+from efficientnetv2.training.folder import RunFolder, new_folder, newest, newest_first, refuse_occupied
 from efficientnetv2.training.plan import epochs_within
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resume import steps_saved
-from efficientnetv2.training.settle import settle
+from efficientnetv2.training.settle import refuse_idle_processes, settle
 from efficientnetv2.training.start import build, start
 from efficientnetv2.training.state import Length
 
@@ -59,9 +60,10 @@ def begin(
     device: torch.device,
     workers: int,
     screen: Screen,
+    world: World,
 ) -> tuple[RunFolder, Recipe, Network]:
     """Settle the recipe, then make the folder: what is refused leaves nothing behind."""
-    recipe, network, further = _settled(recipe, words, prepared, device)
+    recipe, network, further = _settled(recipe, words, prepared, device, world)
     chosen = [*chosen, *further]
     folder = RunFolder(path, screen.say)
     folder.log(f"Run folder: {path}")
@@ -69,7 +71,12 @@ def begin(
     for note in chosen:
         folder.log(note)
     preprocessing = _preprocessing(recipe, network)
-    beginning = {"command": command_line(), "chosen": chosen, "preprocessing": preprocessing.to_json()}
+    beginning = {
+        "command": command_line(),
+        "launch": world.launch,
+        "chosen": chosen,
+        "preprocessing": preprocessing.to_json(),
+    }
     if recipe.weights != "none":
         probe = _probed(network, prepared, preprocessing, recipe, device, workers, screen)
         folder.log(
@@ -109,9 +116,11 @@ def _probed(
 
 
 def go_on(
-    path: Path, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen
+    path: Path, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen, world: World
 ) -> tuple[RunFolder, Recipe, Network]:
     """The folder, recipe and network of a run begun before; its checkpoint brings the weights."""
+    assert recipe.group_images is not None, "it was settled when the run began"
+    refuse_idle_processes(recipe.batch_images, recipe.group_images, world.size, begun=True)
     folder = RunFolder(path, screen.say)
     _same_pictures(folder, prepared)
     folder.log(f"Run folder: {path}")
@@ -126,9 +135,14 @@ def go_on(
 
 
 def decided(
-    words: Words, place: Place, device: torch.device, screen: Screen
+    words: Words, place: Place, device: torch.device, screen: Screen, world: World
 ) -> tuple[Path, Recipe, list[str], bool]:
     """The run folder, its recipe, what was chosen so far, and whether there is something to go on with."""
+    if world.restarts and not place.resume:
+        path = _begun_by(world.launch, place.out)
+        if path is not None:
+            screen.say(f"Started again after a failure (restart {world.restarts}).")
+            return path, resumed_recipe(words, path / "recipe.yaml", screen.say), [], True
     if place.resume:
         path = place.out or newest(RUNS)
         if path is not None and (path / "recipe.yaml").exists():
@@ -140,21 +154,40 @@ def decided(
     return place.out or new_folder(RUNS, recipe.name), recipe, chosen, False
 
 
+def _begun_by(launch: str | None, out: Path | None) -> Path | None:
+    """The run that an earlier try of this launch began; None if it did not come so far."""
+    for recipe_file in newest_first(RUNS) if out is None else [out / "recipe.yaml"]:
+        path = recipe_file.parent
+        if recipe_file.exists() and RunFolder(path, lambda line: None).beginning().get("launch") == launch:
+            return path
+    return None
+
+
 def _settled(
-    recipe: Recipe, words: Words, prepared: Prepared, device: torch.device
+    recipe: Recipe, words: Words, prepared: Prepared, device: torch.device, world: World
 ) -> tuple[Recipe, Network, list[str]]:
     settled = settle(
-        recipe, images=len(prepared.train), class_names=prepared.train.class_names, device=device
+        recipe,
+        images=len(prepared.train),
+        class_names=prepared.train.class_names,
+        device=device,
+        world=world,
     )
     notes = list(settled.notes)
     recipe = settled.recipe
     if words.minutes is not None:
-        epochs = epochs_within(words.minutes, recipe, settled.network, prepared.train, device)
+        minutes = words.minutes * _at_once(world, device)
+        epochs = epochs_within(minutes, recipe, settled.network, prepared.train, device)
         recipe = recipe.model_copy(update={"epochs": epochs})
         notes = [note for note in notes if not note.startswith("Epochs:")]
         notes.append(f"Epochs: {epochs:g}, what fits into {words.minutes:g} minutes by a short measurement.")
         recipe.progressive.at(0, steps=Length.of(recipe, len(prepared.train)).steps)
     return recipe, settled.network, notes
+
+
+def _at_once(world: World, device: torch.device) -> int:
+    """How many processes' worth of work is done in the time that one alone needs for its own."""
+    return world.size if device.type == "cuda" else world.size // world.local_size
 
 
 def _preprocessing(recipe: Recipe, network: Network) -> Preprocessing:

@@ -35,10 +35,13 @@ class Screen:
 
     Args:
         quiet: with ``--json``: only the answer, on stdout; notes go to stderr.
+        mute: nothing at all: another process of the run says it.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.notes = Console(stderr=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    def __init__(self, *, quiet: bool = False, mute: bool = False) -> None:
+        self.notes = Console(
+            stderr=quiet, quiet=mute, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
         self._bar: Progress | None = None
 
     def say(self, line: str) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from efficientnetv2.base.errors import OtherProcessError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.beginning import Place, begin, decided, go_on
 from efficientnetv2.commands.outcome import Outcome, versions
@@ -12,15 +16,19 @@ from efficientnetv2.commands.prepare import Prepared, Source, prepare
 from efficientnetv2.commands.screen import Screen, TrainingBar
 from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.report import Facts
-from efficientnetv2.inference.accelerate import pick_device, pick_workers
+from efficientnetv2.inference.accelerate import pick_own_device, pick_workers
+from efficientnetv2.models.network import Network
 from efficientnetv2.training.books import input_wait_share
+from efficientnetv2.training.distributed import World, by_first, launched, together, with_tensors
+from efficientnetv2.training.folder import NoFolder, RunFolder
 from efficientnetv2.training.job import Job
+from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run import Result, run
 from efficientnetv2.training.start import title
 
 
 def train_and_report(words: Words, source: Source, place: Place) -> Path:
-    """Everything that ``effnetv2 train`` does.
+    """Everything that ``effnetv2 train`` does, alone or as one of many processes.
 
     Args:
         words: about the recipe.
@@ -33,38 +41,94 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
     Raises:
         InputError: anything a user can mend.
     """
-    screen = Screen(quiet=place.as_json)
-    device = pick_device(place.device)
-    path, recipe, chosen, resumed = decided(words, place, device, screen)
+    world = launched()
+    screen = Screen(quiet=place.as_json, mute=not world.first)
+    with together(world):
+        device = pick_own_device(place.device, world.local_rank, world.local_size)
+        world = with_tensors(world, device)
+        workers = pick_workers(device, sharing=world.local_size) if place.workers is None else place.workers
+        ready = by_first(world, lambda: _readied(words, source, place, device, workers, screen, world))
+        return _run(ready, source, place, device, workers, screen, world)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """What the first process has decided, for all.
+
+    Args:
+        path: of the run folder.
+        recipe: settled.
+        network: to begin with, on the CPU.
+        prepared: the pictures.
+        preprocessing: of evaluation, and of the model file.
+        resumed: whether the run goes on.
+    """
+
+    path: Path
+    recipe: Recipe
+    network: Network
+    prepared: Prepared
+    preprocessing: Preprocessing
+    resumed: bool
+
+
+def _readied(
+    words: Words,
+    source: Source,
+    place: Place,
+    device: torch.device,
+    workers: int,
+    screen: Screen,
+    world: World,
+) -> _Ready:
+    path, recipe, chosen, resumed = decided(words, place, device, screen, world)
     prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=place.strict, say=screen.say)
-    workers = pick_workers(device) if place.workers is None else place.workers
     folder, recipe, network = (
-        go_on(path, recipe, prepared, device, screen)
+        go_on(path, recipe, prepared, device, screen, world)
         if resumed
-        else begin(path, recipe, chosen, words, prepared, device, workers, screen)
+        else begin(path, recipe, chosen, words, prepared, device, workers, screen, world)
     )
+    preprocessing = Preprocessing.from_json(folder.beginning()["preprocessing"])
+    return _Ready(path, recipe, network, prepared, preprocessing, resumed)
+
+
+def _run(
+    ready: _Ready,
+    source: Source,
+    place: Place,
+    device: torch.device,
+    workers: int,
+    screen: Screen,
+    world: World,
+) -> Path:
+    recipe, path = ready.recipe, ready.path
     job = Job(
         recipe=recipe,
-        network=network,
-        train=prepared.train,
-        val=prepared.val,
-        preprocessing=Preprocessing.from_json(folder.beginning()["preprocessing"]),
-        folder=folder,
+        network=ready.network,
+        train=ready.prepared.train,
+        val=ready.prepared.val,
+        preprocessing=ready.preprocessing,
+        folder=RunFolder(path, screen.say) if world.first else NoFolder(path),
         device=device,
         workers=workers,
         strict=place.strict,
+        world=world,
     )
-    folder.log(
+    by = f" by {world.size} processes" if world.many else ""
+    job.folder.log(
         f"Training {title(recipe.model)} on {len(job.train)} pictures of {len(job.train.class_names)} classes for "
-        f"{recipe.epochs:g} epochs ({job.length.steps} steps of {recipe.batch_images}) on {device}."
+        f"{recipe.epochs:g} epochs ({job.length.steps} steps of {recipe.batch_images}) on {device.type}{by}."
     )
     try:
         with TrainingBar(screen) as bar:
-            result = run(job, resumed=resumed, watch=bar)
+            result = run(job, resumed=ready.resumed, watch=bar)
     except KeyboardInterrupt as stop:
+        if not world.first:
+            raise OtherProcessError from stop
         again = shlex.join(["effnetv2", "train", source.data, "--out", str(path), "--resume"])
         raise KeyboardInterrupt(f"Go on with: {again}") from stop
-    _report(job, prepared, result, screen, place.as_json)
+    if world.first:
+        _report(job, ready.prepared, result, screen, place.as_json)
     return path
 
 
@@ -89,7 +153,11 @@ def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_jso
         images_per_s=round(result.images / result.seconds, 2),
         input_wait_share=input_wait_share(result.history),
         skipped=job.folder.skipped_count,
-        others={"run": str(job.folder.path), "model_file": str(job.folder.model_file)},
+        others={
+            "run": str(job.folder.path),
+            "model_file": str(job.folder.model_file),
+            "processes": job.world.size,
+        },
     )
     outcome = Outcome(result.predictions, job.val, job.train.class_names, facts)
     outcome.write(job.folder.path, history=result.history)

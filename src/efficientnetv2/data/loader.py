@@ -294,6 +294,7 @@ def _answers(loader: DataLoader[Any]) -> Iterator[Any]:
 
 def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C reaches the whole process group; the main process alone decides what it means.
+    # Ctrl-C, and a launcher's SIGTERM, reach the whole process group; the main process alone decides what they mean.
+    # Its own SIGTERM, for a worker that does not end by itself, comes after.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

@@ -17,6 +17,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 def pick_device(word: str) -> torch.device:
     """The device that ``--device`` names; ``auto`` takes a GPU where there is one.
 
+    Args:
+        word: ``auto``, or as PyTorch names it.
+
     Raises:
         InputError: no such device here.
     """
@@ -35,13 +38,56 @@ def pick_device(word: str) -> torch.device:
     return device
 
 
-def pick_workers(device: torch.device) -> int:
+def pick_own_device(word: str, number: int, count: int) -> torch.device:
+    """The device of one of several processes that train together on a machine: a GPU each, or the CPU for all.
+
+    On a CPU they share its cores, a part of PyTorch's threads each, unless OMP_NUM_THREADS says more.
+
+    Args:
+        word: see ``pick_device``.
+        number: of this process, from 0.
+        count: how many processes train on this machine.
+
+    Raises:
+        InputError: no such device here, or none for each of them.
+    """
+    device = pick_device(word)
+    if count == 1:
+        return device
+    if device.type == "cpu":
+        # A launcher sets it to 1 where the user has not, lest every process take all cores.
+        if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+            torch.set_num_threads(max(1, cores() // count))
+        return device
+    if device != torch.device("cuda"):
+        raise InputError(
+            f"--device {word}: {count} processes can't train on one device. Give cuda, which is a GPU for each, or cpu."
+        )
+    if count > torch.cuda.device_count():
+        raise InputError(
+            f"{count} processes were started on this machine, but it has {torch.cuda.device_count()} GPUs. Start as "
+            f"many (--nproc-per-node {torch.cuda.device_count()}), or say --device cpu."
+        )
+    own = torch.device("cuda", number)
+    torch.cuda.set_device(own)
+    return own
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pick_workers(device: torch.device, *, sharing: int = 1) -> int:
     """How many processes read pictures ahead: one per core up to eight, and none where the CPU trains.
 
     Ours. On a CPU the main process reads between steps instead; see ``data.loader.reading_threads``.
+
+    Args:
+        device: to train on.
+        sharing: how many processes train on this machine.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores) if device.type != "cpu" else 0
+    return min(8, max(1, cores() // sharing)) if device.type != "cpu" else 0
 
 
 def free_memory_bytes(device: torch.device) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,6 +182,26 @@ def predict_manifest(
     read = _Reading(manifest, preprocessing, batch_images, workers, torch.device(device), strict)
     logits = predict(network, read.images(), preprocessing=preprocessing, device=device, progress=progress)
     return Predictions(read.samples, manifest.labels[read.samples], logits, tuple(read.unreadable))
+
+
+def interleaved(parts: Sequence[Predictions], num_classes: int) -> Predictions:
+    """Answers to all pictures of a manifest, from those to its parts.
+
+    Args:
+        parts: number i of n answers the pictures i, i + n, i + 2n, ... of the manifest.
+        num_classes: K.
+    """
+    count = len(parts)
+    samples = np.concatenate(
+        [np.empty(0, np.int64), *(part.samples * count + i for i, part in enumerate(parts))]
+    )
+    labels = np.concatenate([np.empty(0, np.int64), *(part.labels for part in parts)])
+    logits = torch.cat([torch.empty(0, num_classes), *(part.logits for part in parts)])
+    unreadable = ((row * count + i, why) for i, part in enumerate(parts) for row, why in part.unreadable)
+    order = np.argsort(samples)
+    return Predictions(
+        samples[order], labels[order], logits[torch.from_numpy(order)], tuple(sorted(unreadable))
+    )
 
 
 @dataclass(frozen=True, eq=False)

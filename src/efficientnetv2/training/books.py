@@ -72,10 +72,8 @@ class Books:
         """After a step: rows, validation and checkpoints when they are due.
 
         Raises:
-            InputError: the loss is no longer a number, too many pictures have become unreadable, or a
-                checkpoint can't be written.
+            InputError: the loss is no longer a number, or a checkpoint can't be written.
         """
-        self._note_unreadable(done)
         self._row_images += done.images
         self._row_waited_s += done.waited_s
         step, steps, recipe = self.state.step, self.job.length.steps, self.job.recipe
@@ -89,7 +87,9 @@ class Books:
             self.save(done)
 
     def save(self, done: StepDone) -> None:
-        """Write a checkpoint of the state after this step."""
+        """Write a checkpoint of the state after this step: the first process does, for all have the same."""
+        if not self.job.world.first:
+            return
         self._refuse_divergence(done)
         with self._apart():
             kept = self.state.to_dict() | {"seconds": self.seconds}
@@ -103,10 +103,17 @@ class Books:
         yield
         self._row_begun += time.perf_counter() - begun
 
-    def _note_unreadable(self, done: StepDone) -> None:
-        """Pictures that were readable when the run began, and are not now."""
+    def note_unreadable(self, unreadable: Sequence[tuple[int, str]]) -> None:
+        """Pictures that were readable when the run began, and are not now.
+
+        Args:
+            unreadable: sample and reason of each, from all processes.
+
+        Raises:
+            InputError: there are too many; or one, where the job is strict.
+        """
         folder, train = self.job.folder, self.job.train
-        for sample, reason in done.unreadable:
+        for sample, reason in unreadable:
             what = f"{train.paths[sample]}: {reason}"
             if self.job.strict:
                 raise InputError(
@@ -188,6 +195,8 @@ class Books:
             chosen = self.job.key.fold("validation part").generator().permutation(len(part))
             part = part.select(np.sort(chosen[:most]))
         predictions = self.job.predict(self.state, part, once=True)
+        if not self.job.world.first:
+            return
         score = figures(predictions.labels, predictions.probabilities, self.job.train.class_names)
         self.job.folder.record(
             {

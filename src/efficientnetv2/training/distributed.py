@@ -8,13 +8,15 @@ pass goes on, batch-norm statistics and losses once per step. So N processes com
 from __future__ import annotations
 
 import os
+import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -42,6 +44,9 @@ class World:
         size: how many there are.
         local_rank: its number on its machine.
         local_size: how many there are on its machine.
+        launch: what torchrun's start of them is called: the same when it starts them again after a failure. None
+            without torchrun.
+        restarts: how often it has done so.
         tensors: the group that tensors go through, of the device's kind; None is the default one, which all else
             goes through.
     """
@@ -50,6 +55,8 @@ class World:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    launch: str | None = None
+    restarts: int = 0
     tensors: dist.ProcessGroup | None = None
 
     @property
@@ -83,7 +90,17 @@ def launched() -> World:
         size=number("WORLD_SIZE", 1),
         local_rank=number("LOCAL_RANK", 0),
         local_size=number("LOCAL_WORLD_SIZE", 1),
+        launch=_launch(os.environ.get("TORCHELASTIC_RUN_ID")),
+        restarts=number("TORCHELASTIC_RESTART_COUNT", 0),
     )
+
+
+def _launch(run_id: str | None) -> str | None:
+    """Torchrun's own name for a launch; where it has none, the process that started this one and lives on."""
+    if run_id != "none":
+        return run_id
+    starter = psutil.Process(os.getppid())
+    return f"{platform.node()}:{starter.pid}:{starter.create_time():.0f}"
 
 
 @contextmanager
@@ -153,6 +170,15 @@ def gathered(world: World, value: Made) -> list[Made]:
     return values
 
 
+def gathered_by_first(world: World, value: Made) -> list[Made]:
+    """Everybody's value, in the order of their numbers, for the first process; for the others an empty list."""
+    if not world.many:
+        return [value]
+    values: list[Any] | None = [None] * world.size if world.first else None
+    dist.gather_object(value, values, dst=0)
+    return values or []
+
+
 def sum_(world: World, tensors: Sequence[Tensor]) -> None:
     """Replace tensors of one type and device by their sums over all processes, in one message."""
     if not world.many or not tensors:
@@ -161,6 +187,60 @@ def sum_(world: World, tensors: Sequence[Tensor]) -> None:
     dist.all_reduce(flat, group=world.tensors)
     parts = torch.split(flat, [tensor.numel() for tensor in tensors])
     torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
+
+
+class Notes(Generic[Made]):
+    """What everybody has to say after a step: whether to stop, and anything else, which is rare.
+
+    An answer comes a step later, so that nobody waits for it; but it comes to all after the same step.
+
+    Args:
+        world: of processes.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._noted: list[Made] = []
+        self._asked: tuple[dist.Work, Tensor] | None = None
+
+    def after_step(self, *, stop: bool, noted: Sequence[Made], last: bool) -> tuple[bool, list[Made]]:
+        """Called by all after every step.
+
+        Args:
+            stop: whether this process wants all to stop.
+            noted: what it has to tell.
+            last: whether no step comes after; then the answer is of this one.
+
+        Returns:
+            Whether all stop now, and what there was to tell, from all of them.
+        """
+        if not self._world.many:
+            return stop, list(noted)
+        self._noted += noted
+        stops, tells = self._answer()
+        self._ask(stop)
+        if last:
+            now = self._answer()
+            stops, tells = stops or now[0], tells or now[1]
+        if not tells:
+            return stops, []
+        told = [note for notes in gathered(self._world, self._noted) for note in notes]
+        self._noted = []
+        return stops, told
+
+    def _ask(self, stop: bool) -> None:
+        flags = torch.tensor([int(stop), int(bool(self._noted))])
+        work = dist.all_reduce(flags, async_op=True)
+        assert work is not None
+        self._asked = (work, flags)
+
+    def _answer(self) -> tuple[bool, bool]:
+        if self._asked is None:
+            return False, False
+        work, flags = self._asked
+        work.wait()
+        self._asked = None
+        return bool(flags[0]), bool(flags[1])
 
 
 class Gradients:

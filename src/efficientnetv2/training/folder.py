@@ -163,6 +163,40 @@ class RunFolder:
             self._board = None
 
 
+class NoFolder(RunFolder):
+    """The run folder as all processes but the first have it: what they would write is left to the first.
+
+    Args:
+        path: of the folder, which may lie on another machine.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._skipped: set[str] = set()
+
+    def log(self, line: str) -> None:
+        """Said by the first process."""
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Written by the first process."""
+
+    def skip(self, path: str, reason: str) -> bool:
+        """Listed by the first process; counted here too."""
+        new = path not in self._skipped
+        self._skipped.add(path)
+        return new
+
+    def history(self) -> list[dict[str, Any]]:
+        """Known to the first process."""
+        return []
+
+    def forget_after(self, step: int) -> None:
+        """Done by the first process."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def refuse_occupied(path: Path) -> None:
     """A new run's folder is new, empty, or what is left of a run that never began.
 
@@ -194,13 +228,18 @@ def new_folder(runs: Path, name: str) -> Path:
 
 def newest(runs: Path) -> Path | None:
     """The run that was begun or went on last; None if there is none."""
+    recipes = newest_first(runs)
+    return recipes[0].parent if recipes else None
+
+
+def newest_first(runs: Path) -> list[Path]:
+    """The ``recipe.yaml`` of every run; first that of the run that was begun or went on last."""
 
     def touched(recipe: Path) -> float:
         metrics = recipe.with_name("metrics.jsonl")
         return max(path.stat().st_mtime for path in (recipe, metrics) if path.exists())
 
-    recipes = sorted(runs.glob("*/recipe.yaml"), key=touched)
-    return recipes[-1].parent if recipes else None
+    return sorted(runs.glob("*/recipe.yaml"), key=touched, reverse=True)
 
 
 def _board(folder: Path, step: int) -> SummaryWriter:

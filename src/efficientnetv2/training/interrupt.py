@@ -16,10 +16,12 @@ class Interruption:
 
     Args:
         say: gets a line when the first signal comes.
+        launched: by something that signals its processes as it likes, often twice, and kills them when its patience
+            ends: no further signal counts then.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.requested, self._say = False, say
+    def __init__(self, say: Callable[[str], None], *, launched: bool = False) -> None:
+        self.requested, self._say, self._launched = False, say, launched
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -33,7 +35,12 @@ class Interruption:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            return
         self.requested = True
+        if self._launched:
+            self._say("Stopping after this step, with a checkpoint.")
+            return
         self._restore()
         self._say("Stopping after this step, with a checkpoint. Once more stops at once, without one.")
 

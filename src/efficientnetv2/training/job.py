@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.inference.predict import Predictions, predict_manifest
+from efficientnetv2.inference.predict import Predictions, interleaved, predict_manifest
 from efficientnetv2.models.network import Network
+from efficientnetv2.training.distributed import ALONE, World, gathered_by_first
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import Length, State
@@ -34,6 +36,7 @@ class Job:
         device: to train on.
         workers: processes that read pictures.
         strict: stop at the first unreadable picture.
+        world: the processes that run it together, each with a job of its own that differs in folder and device.
     """
 
     recipe: Recipe
@@ -45,6 +48,7 @@ class Job:
     device: torch.device
     workers: int
     strict: bool = False
+    world: World = ALONE
 
     @property
     def length(self) -> Length:
@@ -59,19 +63,22 @@ class Job:
     def predict(self, state: State, part: Manifest, *, once: bool = False) -> Predictions:
         """Answers of the network that would be kept now; pictures that can't be read are listed as skipped.
 
+        Every process answers its share; the first gets all answers, the others an empty part of them.
+
         Args:
             state: of the run.
             part: pictures to answer.
             once: look at each picture once, whatever the preprocessing's views are: a curve can do with that.
         """
-        predictions = predict_manifest(
+        share = predict_manifest(
             kept(state),
-            part,
+            part.select(np.arange(self.world.rank, len(part), self.world.size)) if self.world.many else part,
             preprocessing=replace(self.preprocessing, views="one") if once else self.preprocessing,
             device=self.device,
             workers=self.workers,
             batch_images=_EVALUATION_BATCH,
         )
+        predictions = interleaved(gathered_by_first(self.world, share), share.logits.shape[1])
         for row, reason in predictions.unreadable:
             self.folder.skip(part.paths[row], reason)
         return predictions

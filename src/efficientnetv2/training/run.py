@@ -18,6 +18,7 @@ from efficientnetv2.metrics.classification import figures
 from efficientnetv2.models import modelfile
 from efficientnetv2.training import resume
 from efficientnetv2.training.books import Books, Watch
+from efficientnetv2.training.distributed import Notes, by_first
 from efficientnetv2.training.interrupt import Interruption
 from efficientnetv2.training.job import Job, kept
 from efficientnetv2.training.loop import StepDone, train
@@ -42,12 +43,15 @@ class Result:
 
 
 def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
-    """Train, or go on training, to the end.
+    """Train, or go on training, to the end; under many processes each calls it with its own job.
 
     Args:
         job: what to run.
         resumed: go on from the newest checkpoint, if there is one.
         watch: gets told of progress.
+
+    Returns:
+        What the run gave; its predictions and history are complete on the first process alone.
 
     Raises:
         InputError: the loss is no longer a number, a checkpoint can't be written or read.
@@ -56,16 +60,27 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
     state, seconds_before = _begin(job, resumed)
     books = Books(job, state, watch, seconds_before)
     try:
-        with Interruption(job.folder.log) as interruption:
+        notes = Notes[tuple[int, str]](job.world)
+        with Interruption(job.folder.log, launched=job.world.launch is not None) as interruption:
             for done in _steps(job, state):
                 books.after(done)
-                if interruption.requested:
+                stop, unreadable = notes.after_step(
+                    stop=interruption.requested, noted=done.unreadable, last=state.step == job.length.steps
+                )
+                books.note_unreadable(unreadable)
+                if stop:
                     books.save(done)
                     raise KeyboardInterrupt
     finally:
         job.folder.close()
     predictions = job.predict(state, job.val)
     seconds = books.seconds
+    if job.world.first:
+        _save(job, state, predictions)
+    return Result(predictions, seconds, job.length.steps * job.recipe.batch_images, job.folder.history())
+
+
+def _save(job: Job, state: State, predictions: Predictions) -> None:
     score = figures(predictions.labels, predictions.probabilities, job.train.class_names)
     modelfile.save(
         job.folder.model_file,
@@ -75,12 +90,13 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
         recipe=job.recipe.to_json(),
         metrics={"val_top1": score.top1, "val_macro_f1": score.macro_f1, "val_images": score.pictures},
     )
-    return Result(predictions, seconds, job.length.steps * job.recipe.batch_images, job.folder.history())
 
 
 def _begin(job: Job, resumed: bool) -> tuple[State, float]:
     """The state to go on from, and the wall time that led there."""
-    newest, damaged = resume.load_newest(job.folder.checkpoints) if resumed else (None, [])
+    newest, damaged = (
+        by_first(job.world, lambda: resume.load_newest(job.folder.checkpoints)) if resumed else (None, [])
+    )
     for sentence in damaged:
         job.folder.log(f"{sentence}; going on from the one before it.")
     state = begin(place(job.network, job.device), job.recipe)
@@ -108,6 +124,8 @@ def _steps(job: Job, state: State) -> Iterator[StepDone]:
         balance=recipe.balance,
         key=job.key,
         first_step=state.step,
+        rank=job.world.rank,
+        world=job.world.size,
     )
     pictures = TrainingPictures(
         job.train, job.preprocessing, recipe.crop_area_min, job.key, threads=reading_threads(job.workers)
@@ -122,4 +140,5 @@ def _steps(job: Job, state: State) -> Iterator[StepDone]:
         num_classes=len(job.train.class_names),
         key=job.key,
         device=job.device,
+        world=job.world,
     )

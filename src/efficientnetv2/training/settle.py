@@ -13,6 +13,8 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.inference.accelerate import free_memory_bytes
 from efficientnetv2.models.activation import activation_bytes
 from efficientnetv2.models.network import EfficientNet, Network
+from efficientnetv2.training.distributed import ALONE, World
+from efficientnetv2.training.memory import divisors
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.speed import choose
 from efficientnetv2.training.start import NOTHING_FROZEN, start, title
@@ -39,7 +41,14 @@ class Settled:
     notes: tuple[str, ...]
 
 
-def settle(recipe: Recipe, *, images: int, class_names: tuple[str, ...], device: torch.device) -> Settled:
+def settle(
+    recipe: Recipe,
+    *,
+    images: int,
+    class_names: tuple[str, ...],
+    device: torch.device,
+    world: World = ALONE,
+) -> Settled:
     """Decide what the recipe leaves open, for so many training pictures on that device.
 
     Args:
@@ -47,10 +56,11 @@ def settle(recipe: Recipe, *, images: int, class_names: tuple[str, ...], device:
         images: to train on.
         class_names: of these.
         device: to train on.
+        world: the processes that will share the groups.
 
     Raises:
         InputError: the run could not take place: weights that can't be had or are of another network, more stages
-            than steps, or a group that does not fit.
+            than steps, a group that does not fit, or fewer groups than processes.
     """
     begun = start(recipe, class_names=class_names, device=device)
     changes: dict[str, Any] = {"weights": begun.weights}
@@ -76,7 +86,7 @@ def settle(recipe: Recipe, *, images: int, class_names: tuple[str, ...], device:
     if recipe.progressive.order == "random" and recipe.progressive.seed is None:
         changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
     recipe = checked(recipe.to_json() | changes, where=recipe.name)
-    group = _settled_group(recipe, begun.network, device, notes)
+    group = _settled_group(recipe, begun.network, device, world, notes)
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
     steps = Length.of(recipe, images).steps
     recipe.progressive.at(0, steps=steps)
@@ -88,22 +98,27 @@ def settle(recipe: Recipe, *, images: int, class_names: tuple[str, ...], device:
     return Settled(recipe, begun.network, tuple(notes))
 
 
-def _settled_group(recipe: Recipe, network: Network, device: torch.device, notes: list[str]) -> int:
-    """``group_images``: as set, if it fits; else the largest divisor of the batch that does."""
-    fitting, per_image_bytes = _images_that_fit(recipe, network, device)
-    divisors = [n for n in range(1, recipe.batch_images + 1) if recipe.batch_images % n == 0 and n <= fitting]
-    if not divisors:
+def _settled_group(
+    recipe: Recipe, network: Network, device: torch.device, world: World, notes: list[str]
+) -> int:
+    """``group_images``: as set, if it fits; else the largest divisor of the batch that does, and can be shared."""
+    fitting, per_image_bytes = _images_that_fit(recipe, network, device, world)
+    possible = divisors(recipe.batch_images, most=min(fitting, recipe.batch_images))
+    if not possible:
         raise InputError(
             f"Not even one picture of {_largest_px(recipe)} px fits: {title(recipe.model)} keeps "
             f"{per_image_bytes / 2**30:.1f} GiB of activations for it, more than {_MEMORY_SHARE:.0%} of the free "
             "memory. Use a smaller network (--model) or smaller pictures (--image-px)."
         )
-    group = recipe.group_images or divisors[-1]
+    evenly = [n for n in possible if recipe.batch_images // n % world.size == 0]
+    enough = [n for n in possible if recipe.batch_images // n >= world.size]
+    group = recipe.group_images or (evenly or enough or possible)[-1]
+    refuse_idle_processes(recipe.batch_images, group, world.size)
     if group > fitting:
         raise InputError(
-            f"group_images is {group}, but only {divisors[-1]} pictures of {_largest_px(recipe)} px fit into "
+            f"group_images is {group}, but only {possible[-1]} pictures of {_largest_px(recipe)} px fit into "
             f"memory at a time, of those that divide the batch of {recipe.batch_images}. Set it to "
-            f"{divisors[-1]} (--set group_images={divisors[-1]})."
+            f"{possible[-1]} (--set group_images={possible[-1]})."
         )
     if group == 1 and math.ceil(_smallest_px(recipe) / _STRIDE) == 1:
         raise InputError(
@@ -117,14 +132,46 @@ def _settled_group(recipe: Recipe, network: Network, device: torch.device, notes
     return group
 
 
-def _images_that_fit(recipe: Recipe, network: Network, device: torch.device) -> tuple[int, int]:
+def refuse_idle_processes(
+    batch_images: int, group_images: int, processes: int, *, begun: bool = False
+) -> None:
+    """Every process has a group of every step.
+
+    Args:
+        batch_images: of the recipe.
+        group_images: of the recipe.
+        processes: that are to share the groups.
+        begun: the run is there, and its groups are fixed.
+
+    Raises:
+        InputError: there are fewer groups than processes.
+    """
+    groups = batch_images // group_images
+    if groups >= processes:
+        return
+    smaller = [n for n in divisors(batch_images, most=group_images) if batch_images // n >= processes]
+    fix = (
+        ""
+        if begun or not smaller
+        else f"Set it to {smaller[-1]} (--set group_images={smaller[-1]}), or start "
+    )
+    if not begun and not smaller:
+        fix = f"Use a larger batch (--batch-images {processes} or more), or start "
+    raise InputError(
+        f"{processes} processes share the groups of a step, but there {'is' if groups == 1 else 'are'} only {groups}: "
+        f"group_images is {group_images}, of {batch_images} pictures a batch. {fix or 'Start '}at most {groups}."
+    )
+
+
+def _images_that_fit(recipe: Recipe, network: Network, device: torch.device, world: World) -> tuple[int, int]:
     """How many pictures' activations fit, by the network's own count of them, and the bytes of one."""
     px = _largest_px(recipe)
     if isinstance(network, EfficientNet) and not network.frozen:
         per_image_bytes = cost(network.architecture, image_px=px).total.activation_bytes
     else:
         per_image_bytes = activation_bytes(network, px)
-    return int(free_memory_bytes(device) * _MEMORY_SHARE) // per_image_bytes, per_image_bytes
+    free = free_memory_bytes(device) / (world.local_size if device.type == "cpu" else 1)
+    return int(free * _MEMORY_SHARE) // per_image_bytes, per_image_bytes
 
 
 def _largest_px(recipe: Recipe) -> int:

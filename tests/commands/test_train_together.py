@@ -1,0 +1,147 @@
+"""``train`` as several processes: one run, one voice, one folder; whatever their number, the same run."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tests.command_line import effnetv2
+from tests.processes import effnetv2_together, started_together
+
+# 39 training pictures, 5 steps; two groups a step, so that two processes add up the same two numbers as one.
+WORDS = (
+    "--model", "efficientnetv2_b0", "--weights", "none", "--workers", "0", "--device", "cpu", "--epochs", "1",
+    "--set", "batch_images=8", "--set", "group_images=4", "--set", "checkpoint_minutes=0",
+    "--set", "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.2}",
+)  # fmt: skip
+
+
+def losses(run):
+    return {row["step"]: row["loss"] for row in rows(run) if row["kind"] == "train"}
+
+
+def rows(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def steps_done(run):
+    return len(rows(run)) if (run / "metrics.jsonl").exists() else 0
+
+
+def until(happened, *processes):
+    while not happened():
+        time.sleep(0.01)
+        assert all(one.process.exitcode is None for one in processes), "it has ended too early"
+
+
+def test_two_processes_are_one_run_with_one_voice(class_folders, tmp_path):
+    alone = effnetv2("train", class_folders, *WORDS, "--out", tmp_path / "alone", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    first, second = effnetv2_together(
+        2, "train", class_folders, *WORDS, "--out", tmp_path / "both", cwd=tmp_path
+    )
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "on cpu by 2 processes" in first.stdout
+    assert second.stdout == second.stderr == ""
+    assert losses(tmp_path / "both") == losses(tmp_path / "alone")
+    names = [
+        sorted(file.name for file in (tmp_path / run).rglob("*") if "events" not in file.name)
+        for run in ("alone", "both")
+    ]
+    assert names[0] == names[1]
+    assert json.loads((tmp_path / "both/report.json").read_text())["processes"] == 2
+    one, both = (pd.read_csv(tmp_path / run / "predictions.csv") for run in ("alone", "both"))
+    assert len(one) == 9, "nine pictures over two processes: one has five of them"
+    pd.testing.assert_frame_equal(both, one, rtol=1e-4, atol=1e-6)
+
+
+def test_what_all_refuse_is_said_once(class_folders, tmp_path):
+    ended = effnetv2_together(3, "train", class_folders, *WORDS, "--out", tmp_path / "run", cwd=tmp_path)
+    (message,) = (line for one in ended for line in one.stderr.splitlines() if line.startswith("effnetv2:"))
+    assert not any("Traceback" in one.stderr for one in ended)
+    assert "3 processes share the groups of a step, but there are only 2" in message
+    assert "--set group_images=2" in message
+    assert sorted(one.returncode for one in ended) == [1, 1, 2]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("size", "expected"), [(2, 4), (3, 2)])
+def test_unset_groups_are_chosen_so_that_they_can_be_shared(size, expected, class_folders, tmp_path):
+    """A batch of 8 by 2 processes: 4 each. By 3: no number of groups divides evenly, so the fewest that are enough."""
+    words = [word for word in WORDS if word != "group_images=4"]
+    del words[words.index("--set", words.index("batch_images=8"))]
+    ended = effnetv2_together(
+        size, "train", class_folders, *words, "--epochs", "0.4", "--out", tmp_path / "run", cwd=tmp_path
+    )
+    assert ended[0].returncode == 0, ended[0].stderr
+    assert f"group_images: {expected}\n" in (tmp_path / "run/recipe.yaml").read_text()
+
+
+def test_a_signal_stops_all_after_the_same_step(class_folders, tmp_path):
+    """It reaches one of them alone; that one may be any."""
+    words = ("train", class_folders, *WORDS, "--epochs", "40", "--out", tmp_path / "run")
+    rarely = ("--set", "checkpoint_minutes=60")
+    running = started_together(2, *words, *rarely, cwd=tmp_path)
+    until(lambda: steps_done(tmp_path / "run") >= 3, *running)
+    running[1].process.terminate()
+    first, second = (one.end(60) for one in running)
+    assert first.returncode == 130, first.stderr
+    assert "--resume" in first.stderr
+    assert second.stderr == ""
+    (checkpoint,) = (tmp_path / "run/checkpoints").iterdir()
+    step = int(checkpoint.stem.removeprefix("step_"))
+    assert step >= 3
+    assert len(losses(tmp_path / "run")) == step
+
+
+def test_what_was_killed_goes_on_by_itself_where_it_is_started_again(class_folders, tmp_path):
+    """As torchrun does; it goes on with its own run, not with another that lies there too."""
+    words = ("train", class_folders, *WORDS, "--epochs", "2")
+    other = effnetv2_together(2, *words, "--epochs", "0.4", cwd=tmp_path, launch="another")
+    assert other[0].returncode == 0, other[0].stderr
+    (older,) = (tmp_path / "runs").iterdir()
+    running = started_together(2, *words, cwd=tmp_path)
+    until(lambda: len(list((tmp_path / "runs").iterdir())) == 2, *running)
+    (run,) = set((tmp_path / "runs").iterdir()) - {older}
+    until(lambda: steps_done(run) >= 4, *running)
+    running[1].process.kill()
+    missing, _ = (one.end(60) for one in running)
+    assert missing.returncode == 2
+    assert "lost touch with another one" in missing.stderr
+    again = effnetv2_together(2, *words, cwd=tmp_path, restarts=1)
+    assert again[0].returncode == 0, again[0].stderr
+    assert "Started again after a failure (restart 1)" in again[0].stdout
+    assert "Going on from step" in again[0].stdout
+    assert (run / "model.safetensors").exists()
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    steps = [row["step"] for row in rows(run) if row["kind"] == "train"]
+    assert steps == sorted(set(steps)), "every row once"
+
+
+def test_a_folder_of_another_run_is_refused_at_every_start(class_folders, tmp_path):
+    words = ("train", class_folders, *WORDS, "--epochs", "0.4", "--out", tmp_path / "run")
+    assert effnetv2(*words, cwd=tmp_path).returncode == 0
+    for restarts in (0, 1):
+        first, _ = effnetv2_together(2, *words, cwd=tmp_path, restarts=restarts)
+        assert first.returncode == 2
+        assert "holds a run already" in first.stderr
+
+
+def test_pictures_lost_on_any_process_count(class_folders, tmp_path):
+    """Of 39 training pictures 5 % is less than two."""
+    words = ("train", class_folders, *WORDS, "--epochs", "8", "--out", tmp_path / "run")
+    running = started_together(2, *words, cwd=tmp_path)
+    until(lambda: steps_done(tmp_path / "run") >= 1, *running)
+    pictures = pd.read_csv(tmp_path / "run/manifest.csv").query("split == 'train'").groupby("label").head(1)
+    lost = {Path(path).name for path in pictures["path"]}
+    assert len(lost) == 3
+    for file in class_folders.rglob("*.jpg"):
+        if file.name in lost:
+            file.write_bytes(b"nothing left")
+    ended = [one.end() for one in running]
+    (message,) = (one.stderr for one in ended if one.returncode == 2)  # of whichever was quicker
+    assert "2 of 39 training pictures have become unreadable" in message
+    assert {Path(path).name for path in pd.read_csv(tmp_path / "run/skipped.csv")["path"]} < lost
