@@ -101,3 +101,21 @@ def test_a_truncated_shard_is_survived_unless_strict(class_folders, tmp_path):
     skipped = pd.read_csv(tmp_path / "run/skipped.csv")
     assert skipped["path"].str.startswith("pictures-000002.tar#").all()
     assert 1 <= len(skipped) <= 9
+
+
+def test_damage_is_told_where_pictures_are_only_looked_at(class_folders, tmp_path):
+    """The tar has no index, so what its lost end held nobody knows; that it was lost is said all the same."""
+    assert effnetv2("shards", class_folders, "packed", "--shard-pictures", "24", cwd=tmp_path).returncode == 0
+    (tmp_path / "packed/index.parquet").unlink()
+    assert (
+        effnetv2("train", "packed", *TINY, "--weights", "none", "--out", "run", cwd=tmp_path).returncode == 0
+    )
+    shard = tmp_path / "packed/pictures-000001.tar"
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    for words in (("predict", "run", "packed"), ("evaluate", "run", "packed")):
+        done = effnetv2(*words, "--device", "cpu", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "Damaged shard: pictures-000001.tar is cut short" in done.stdout
+        done = effnetv2(*words, "--device", "cpu", "--strict", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "Damaged shard: pictures-000001.tar is cut short" in done.stderr

@@ -11,7 +11,7 @@ import numpy as np
 
 from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.commands.outcome import Outcome, command_line, versions
-from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.report import Facts
@@ -45,6 +45,7 @@ def evaluate_and_report(
     check_reads_rgb(network, model)
     part, name = _part(source.read(for_training=False), split)
     part = _in_classes_of(part, network.class_names, model, merge=source.labels == "casefold")
+    tell(part, strict=strict, say=screen.say)
     trained_on = _trained_on(Path(model), part)
     started = time.perf_counter()
     with screen.counting("evaluating", len(part)) as counted:

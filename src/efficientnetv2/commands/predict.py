@@ -36,7 +36,7 @@ def predict(
     - `effnetv2 predict model.safetensors list.csv --path-column file --out labels.csv`
     """
     from efficientnetv2.base.errors import InputError
-    from efficientnetv2.commands.prepare import Source
+    from efficientnetv2.commands.prepare import Source, tell
     from efficientnetv2.commands.tables import write_predictions
     from efficientnetv2.inference.accelerate import pick_device, pick_workers
     from efficientnetv2.inference.predict import check_classes, check_reads_rgb, predict_manifest
@@ -52,6 +52,7 @@ def predict(
     check_classes(network, model)
     check_reads_rgb(network, model)
     manifest = Source(data, path_column).read(require_labels=False)
+    tell(manifest, strict=strict, say=screen.say)
     with screen.counting("predicting", len(manifest)) as counted:
         predictions = predict_manifest(
             network,

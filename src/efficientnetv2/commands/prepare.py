@@ -9,9 +9,10 @@ from typing import Literal, cast
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.data.check import check
+from efficientnetv2.data.check import check, refuse_damage
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.data.shards.checking import damage_of
 from efficientnetv2.data.splits import with_holdout
 
 # Looking at files waits for the disk more than for the processor. Ours.
@@ -106,6 +107,21 @@ def prepare(
         manifest, fraction=holdout, seed=seed, contents=found.contents[found.readable]
     )
     return Prepared(manifest, note, skipped)
+
+
+def tell(manifest: Manifest, *, strict: bool, say: Callable[[str], None]) -> None:
+    """Say what was noted on the way to a manifest, and which of its shards are damaged; no picture is read.
+
+    Raises:
+        InputError: a shard is damaged, with ``strict``; or is not the one its index was written for.
+    """
+    for note in manifest.notes:
+        say(note)
+    if manifest.shards is not None:
+        damage = damage_of(manifest.table, manifest.shards)
+        refuse_damage(manifest, damage, strict)
+        for note in damage.notes:
+            say(note)
 
 
 def _readable(manifest: Manifest, rows: Ints) -> Manifest:

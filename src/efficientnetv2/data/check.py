@@ -18,7 +18,7 @@ from efficientnetv2.data import cifar
 from efficientnetv2.data.listing import Ints, packed
 from efficientnetv2.data.look import Look, chunks_in_threads, look
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.shards.checking import look_at_shards
+from efficientnetv2.data.shards.checking import Damage, damage_of, look_within
 
 # The share of unreadable files that may be passed over. Ours.
 MOST_UNREADABLE = 0.05
@@ -63,25 +63,36 @@ def check(manifest: Manifest, *, workers: int, strict: bool = False) -> CheckRep
     contents = np.arange(len(manifest), dtype=np.int64)
     if manifest.shards is None:
         reasons, colours = _look_at_files(manifest, contents, workers)
-        lost, damage = frozenset[int](), tuple[str, ...]()
+        damage = Damage({}, ())
     else:
-        colours = Counter()  # an index says nothing of them
-        seen = look_at_shards(manifest.table, manifest.shards, workers)
-        reasons, lost, damage = seen.reasons, seen.lost, seen.notes
-        known = np.flatnonzero(seen.contents >= 0)
-        _share_ids(contents, known, seen.contents[known])
-    if strict and damage:
-        raise InputError(f"{manifest.source}: {damage[0]} Bring it back whole, or go on without --strict.")
+        damage = damage_of(manifest.table, manifest.shards)
+        refuse_damage(manifest, damage, strict)
+        marks, reasons, colours = look_within(manifest.table, manifest.shards, damage.reasons, workers)
+        known = np.flatnonzero(marks >= 0)
+        _share_ids(contents, known, marks[known])
+    if reasons:
+        _refuse_unreadable(manifest, reasons, strict)
+    reasons |= damage.reasons
     unreadable = np.array(sorted(reasons), dtype=np.int64)
-    if len(unreadable) > len(lost):
-        _refuse_unreadable(manifest, {row: why for row, why in reasons.items() if row not in lost}, strict)
     notes = (
-        *damage,
+        *damage.notes,
         *_across_splits(manifest, contents),
         *_copies(manifest, contents),
         *_turned_into_rgb(colours),
     )
     return CheckReport(unreadable, tuple(reasons[int(index)] for index in unreadable), contents, notes)
+
+
+def refuse_damage(manifest: Manifest, damage: Damage, strict: bool) -> None:
+    """Refuse the first damaged shard, with ``strict``.
+
+    Raises:
+        InputError: naming it.
+    """
+    if strict and damage.notes:
+        raise InputError(
+            f"{manifest.source}: {damage.notes[0]} Bring it back whole, or go on without --strict."
+        )
 
 
 def _look_at_files(manifest: Manifest, contents: Ints, workers: int) -> tuple[dict[int, str], Counter[str]]:

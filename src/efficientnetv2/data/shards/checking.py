@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,38 +21,32 @@ from efficientnetv2.data.shards.stores import Stat, store_at
 Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
-class ShardLook:
-    """What the look at a set of shards found.
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with the shards of a manifest.
 
     Args:
-        reasons: why a picture can't be used, by its row.
-        lost: rows of those that a damaged shard takes along.
-        contents: (N,) numbers, equal where the packed files held the same bytes; -1 where unknown.
+        reasons: why a picture is lost, by its row.
         notes: a sentence for each damaged shard.
     """
 
     reasons: dict[int, str]
-    lost: frozenset[int]
-    contents: Ints
     notes: tuple[str, ...]
 
 
-def look_at_shards(table: pd.DataFrame, shards: ShardSet, workers: int) -> ShardLook:
-    """Compare the shards with their index, and look at the pictures where whoever packed them did not.
+def damage_of(table: pd.DataFrame, shards: ShardSet) -> Damage:
+    """Compare the shards with their index; no picture is read.
 
     Args:
         table: of a manifest, with the columns that an index adds.
         shards: that they point into.
-        workers: threads.
 
     Raises:
         InputError: a shard is another than the index was written for, or a store can't be reached.
     """
     number, offset, size = (table[name].to_numpy(dtype=np.int64) for name in PLACE)
-    used = np.unique(number)
-    store = store_at(shards.base)
-    stats = store.stats([shards.shards[shard].name for shard in used])
+    used = np.flatnonzero(np.bincount(number, minlength=len(shards.shards)))
+    stats = store_at(shards.base).stats([shards.shards[shard].name for shard in used])
     reasons: dict[int, str] = {}
     empty = [shard for shard in shards.shards if shard.damage and not shard.pictures]
     notes = [f"Damaged shard: {shard.name} {shard.damage}; none of its pictures are used." for shard in empty]
@@ -63,20 +58,45 @@ def look_at_shards(table: pd.DataFrame, shards: ShardSet, workers: int) -> Shard
         rows = np.flatnonzero(number == shard)
         gone = rows[offset[rows] + size[rows] > whole]
         reasons |= dict.fromkeys(gone.tolist(), f"is lost: the shard {damage}")
-        left = (
-            f"{len(rows) - len(gone)} of its {len(rows)}"
-            if damage
-            else f"the {len(rows)} that can be read of its"
-        )
+        left = f"{len(rows) - len(gone)} of its {len(rows)}" if damage else f"the {len(rows)} found in it,"
         notes.append(f"Damaged shard: {known.name} {damage or known.damage}; {left} pictures are used.")
-    lost = frozenset(reasons)
+    return Damage(reasons, tuple(notes))
+
+
+def look_within(
+    table: pd.DataFrame, shards: ShardSet, lost: Collection[int], workers: int
+) -> tuple[Ints, dict[int, str], Counter[str]]:
+    """Look at the pictures of shards, where whoever packed them did not.
+
+    Args:
+        table: of a manifest, with the columns that an index adds.
+        shards: that they point into.
+        lost: rows that need no look.
+        workers: threads.
+
+    Returns:
+        (N,) numbers, equal where the packed files held the same bytes, -1 where unknown; why a picture can't be used,
+        by its row; and how many of which colours become RGB (none where no look was needed).
+    """
     contents = np.full(len(table), -1, dtype=np.int64)
     if CONTENT in table:
-        contents = table[CONTENT].to_numpy(dtype=np.int64)
-    else:
-        left_over = np.setdiff1d(np.arange(len(table)), list(lost))
-        _look_within(ShardReader(table, shards), left_over, contents, reasons, workers)
-    return ShardLook(reasons, lost, contents, tuple(notes))
+        contents[:] = table[CONTENT]
+        return contents, {}, Counter()
+    rows = np.setdiff1d(np.arange(len(table)), list(lost)).tolist()
+    reader = ShardReader(table, shards)
+
+    def looks(chunk: Sequence[int]) -> list[tuple[Look, int]]:
+        fetched = reader.ahead(chunk)
+        return [_look(fetched, row) for row in chunk]
+
+    reasons: dict[int, str] = {}
+    found = chunks_in_threads(looks, rows, workers)
+    for row, (seen, content) in zip(rows, found, strict=True):
+        if seen.reason:
+            reasons[row] = seen.reason
+        else:
+            contents[row] = content
+    return contents, reasons, Counter(seen.colours for seen, _ in found if seen.colours)
 
 
 def _damage(known: Shard, stat: Stat | None, base: str) -> tuple[str, int]:
@@ -92,23 +112,6 @@ def _damage(known: Shard, stat: Stat | None, base: str) -> tuple[str, int]:
     if stat.bytes < known.bytes:
         return f"is cut short ({stat.bytes:,} of {known.bytes:,} bytes)", stat.bytes
     return "", known.bytes
-
-
-def _look_within(
-    reader: ShardReader, rows: Ints, contents: Ints, reasons: dict[int, str], workers: int
-) -> None:
-    """Read every picture once; note its content, or in ``reasons`` why it can't be used."""
-
-    def looks(chunk: Sequence[int]) -> list[tuple[Look, int]]:
-        fetched = reader.ahead(chunk)
-        return [_look(fetched, row) for row in chunk]
-
-    found = chunks_in_threads(looks, rows.tolist(), workers)
-    for row, (seen, content) in zip(rows.tolist(), found, strict=True):
-        if seen.reason:
-            reasons[row] = seen.reason
-        else:
-            contents[row] = content
 
 
 def _look(reader: Fetched, row: int) -> tuple[Look, int]:
