@@ -160,6 +160,42 @@ def test_a_foreign_resnet_freezes_by_its_layers(model):
     assert all(name.startswith(("module.layer4.", "module.fc.")) for name in after)
 
 
+@pytest.mark.parametrize("model", [TINY, "efficientnetv2_b0", "torchvision:resnet18", "timm:resnet10t"])
+def test_all_frozen_but_the_classifier_is_logistic_regression_on_features_that_stay(model):
+    network = create(model, num_classes=3)
+    freeze(network, stages="all")
+    trains = [name for name, weight in network.named_parameters() if weight.requires_grad]
+    assert len(trains) == 2
+    assert all(network.get_parameter(name).shape[0] == 3 for name in trains)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    pictures = torch.randn(4, 3, 64, 64)
+    network.train()
+    features = network.embed(pictures)
+    assert torch.equal(features, network.eval().embed(pictures)), (
+        "no dropped path, no statistics of the batch"
+    )
+    network.train()(pictures).logsumexp(1).sum().backward()
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.grad is not None:
+                weight -= weight.grad
+    moved = [name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert moved == trains
+
+
+def test_all_stages_frozen_leave_the_head_to_train():
+    """Ours: the last convolution, its batch-norm, and the classifier."""
+    network = create("efficientnetv2_b0", num_classes=3)
+    freeze(network, stages=6)
+    parts = {name.partition(".")[0] for name, weight in network.named_parameters() if weight.requires_grad}
+    assert parts == {"head", "classifier"}
+
+
+def test_without_a_classifier_not_all_can_be_frozen():
+    with pytest.raises(InputError, match="no classifier that would be left"):
+        freeze(create(TINY, num_classes=0), stages="all")
+
+
 def test_stages_that_are_not_there():
     with pytest.raises(InputError, match="stages to freeze are 4, but lie in 0 to 3"):
         freeze(create(TINY), stages=4)

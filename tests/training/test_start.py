@@ -126,6 +126,16 @@ def test_frozen_parts_are_those_of_the_recipe_and_without_weights_nothing_is(giv
     assert "Nothing is frozen" in " ".join(fresh.notes)
 
 
+def test_the_classifier_alone_trains_where_the_recipe_freezes_all(given):
+    frozen = begun(f"weights={given[1]}", "freeze_stages=all").network.train()
+    trains = {name for name, weight in frozen.named_parameters() if weight.requires_grad}
+    assert trains == {"classifier.weight", "classifier.bias"}
+    assert not any(norm.training for norm in frozen.modules() if isinstance(norm, nn.BatchNorm2d))
+    for wrong in ("-1", "some", "1.5"):
+        with pytest.raises(InputError, match=r"freeze_stages = \S+: .* or 'all'"):
+            begun(f"weights={given[1]}", f"freeze_stages={wrong}")
+
+
 def test_any_network_begins_from_fresh_weights():
     begin = begun("weights=none", "model=torchvision:resnet18")
     assert begin.model == "torchvision:resnet18"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ def adapted_weight(weight: Tensor, in_channels: int) -> Tensor:
     return weight[:, turns] * (old / in_channels)
 
 
-def freeze(network: Network, *, stages: int = 0, statistics: bool = False) -> None:
+def freeze(network: Network, *, stages: int | Literal["all"] = 0, statistics: bool = False) -> None:
     """Let a part of a network keep its weights and statistics, whatever trains it.
 
     What is frozen gets no gradient and stays in evaluation mode when ``network.train()`` is called: its batch-norms
@@ -97,23 +97,42 @@ def freeze(network: Network, *, stages: int = 0, statistics: bool = False) -> No
 
     Args:
         network: ours or wrapped; changed in place.
-        stages: 0 freezes nothing; n the stem and the first n stages (see ``layer_groups``), at most all.
+        stages: 0 freezes nothing; n the stem and the first n stages (see ``layer_groups``), at most all of them:
+            then the head trains, which in our networks is the last convolution and the classifier. "all" freezes
+            everything but the classifier.
         statistics: freeze every batch-norm's running statistics, those of parts that train too. Their scale and
             shift train where the part does.
 
     Raises:
-        InputError: more stages than there are.
+        InputError: more stages than there are, or "all" of a network without a classifier.
     """
-    groups = layer_groups(network)
-    most = max(0, len(groups) - 2)  # but the stem and the head
-    if not 0 <= stages <= most:
-        raise InputError(f"stages to freeze are {stages}, but lie in 0 to {most} for this network")
-    frozen = [weight for group in groups[: stages + 1] for weight in group] if stages else []
-    held = {id(weight) for weight in frozen}
+    held = {id(weight) for weight in (_trunk(network) if stages == "all" else _first(network, stages))}
     for parameter in network.parameters():
         parameter.requires_grad_(id(parameter) not in held)
     network.frozen = tuple(_still(network, held, statistics=statistics))
     network.train(network.training)
+
+
+def _trunk(network: Network) -> list[nn.Parameter]:
+    """All parameters but the classifier's."""
+    if network.num_classes == 0:
+        raise InputError(
+            'stages to freeze are "all", but the network has no classifier that would be left to train'
+        )
+    name = f"module.{network.classifier_name}" if isinstance(network, Foreign) else "classifier"
+    kept = {id(weight) for weight in network.get_submodule(name).parameters()}
+    return [weight for weight in network.parameters() if id(weight) not in kept]
+
+
+def _first(network: Network, stages: int) -> list[nn.Parameter]:
+    """The parameters of the stem and the first stages; none of 0 stages."""
+    groups = layer_groups(network)
+    most = max(0, len(groups) - 2)  # but the stem and the head
+    if not 0 <= stages <= most:
+        raise InputError(
+            f'stages to freeze are {stages}, but lie in 0 to {most} for this network, or are "all" (but the classifier)'
+        )
+    return [weight for group in groups[: stages + 1] for weight in group] if stages else []
 
 
 def _still(network: nn.Module, held: set[int], *, statistics: bool) -> Iterator[str]:

@@ -8,7 +8,7 @@ nothing left to decide, and resuming decides nothing anew.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -85,7 +85,8 @@ class Recipe(_Part):
         initialisation: of what no weights are given for: ``released``, or ``calm``, where residual blocks begin
             as their shortcuts and the classifier at 0 (``models.blocks.calm``).
         pooling: of the last maps; see ``arch.spec.Pooling``. None is as the weights have it, else ``mean``.
-        freeze_stages: the stem and so many stages keep the weights given; see ``models.fit.freeze``.
+        freeze_stages: the stem and so many stages keep the weights given; with ``all`` everything but the classifier
+            does. See ``models.fit.freeze``.
         frozen_statistics: batch-norm keeps the statistics of the weights given, as in evaluation.
         epochs: passes over the training pictures; ``auto`` settles it by their number.
         epochs_auto: with ``auto``: pictures to see in all, and the least and most epochs.
@@ -121,7 +122,7 @@ class Recipe(_Part):
     weights: str = "auto"
     initialisation: Literal["released", "calm"] = "released"
     pooling: Pooling | None = None
-    freeze_stages: int = Field(default=0, ge=0)
+    freeze_stages: Annotated[int, Field(ge=0)] | Literal["all"] = 0
     frozen_statistics: bool = False
     epochs: float | Literal["auto"] = "auto"
     epochs_auto: tuple[int, float, float] = (100_000, 10.0, 100.0)
@@ -224,6 +225,8 @@ def _complaints(error: ValidationError, plain: Any) -> list[str]:
             message = f"there is no such field{did_you_mean(parts[-1], fields_at(parts[:-1]))}"
         value = problem["input"]
         shown = f" = {value!r}" if isinstance(value, int | float | str | bool | None) and name else ""
+        if name in lines and problem["type"] == "literal_error":  # of a number or a word, both are said
+            lines[name] += f", or {message.removeprefix('Input should be ')}"
         lines.setdefault(name, f"{name}{shown}: {message}" if name else message)
     # Of a ramp that is wrong inside, pydantic also says that it is no number.
     return [line for name, line in lines.items() if not any(other.startswith(f"{name}.") for other in lines)]
