@@ -18,6 +18,8 @@ SHOWN = {
     "points": lambda value: f"{value:+.1f}",
     "F1": lambda value: f"{value:.3f}",
     "MB": lambda value: f"{value:,.0f} MB",
+    "loss": lambda value: f"{value:.0e}",
+    "groups": lambda value: f"{value:.0f}",
 }
 
 

@@ -22,7 +22,8 @@ from efficientnetv2.training.folder import RunFolder, new_folder, newest, newest
 from efficientnetv2.training.plan import epochs_within
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resume import steps_saved
-from efficientnetv2.training.settle import refuse_idle_processes, settle
+from efficientnetv2.training.settle import settle
+from efficientnetv2.training.sharing import refuse_unshared
 from efficientnetv2.training.start import build, start
 from efficientnetv2.training.state import Length
 
@@ -119,8 +120,7 @@ def go_on(
     path: Path, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen, world: World
 ) -> tuple[RunFolder, Recipe, Network]:
     """The folder, recipe and network of a run begun before; its checkpoint brings the weights."""
-    assert recipe.group_images is not None, "it was settled when the run began"
-    refuse_idle_processes(recipe.batch_images, recipe.group_images, world.size, begun=True)
+    refuse_unshared(recipe, device, world, begun=True)
     folder = RunFolder(path, screen.say)
     _same_pictures(folder, prepared)
     folder.log(f"Run folder: {path}")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import platform
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from efficientnetv2.base.errors import OtherProcessError
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.beginning import Place, begin, decided, go_on
 from efficientnetv2.commands.outcome import Outcome, versions
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
 from efficientnetv2.commands.screen import Screen, TrainingBar
 from efficientnetv2.commands.words import Words
+from efficientnetv2.data.decode import UnreadablePicture, eval_picture
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.readers import originals
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import pick_own_device, pick_workers
 from efficientnetv2.models.network import Network
@@ -115,6 +119,7 @@ def _run(
         world=world,
     )
     by = f" by {world.size} processes" if world.many else ""
+    _refuse_missing(job.train, world)
     job.folder.log(
         f"Training {title(recipe.model)} on {len(job.train)} pictures of {len(job.train.class_names)} classes for "
         f"{recipe.epochs:g} epochs ({job.length.steps} steps of {recipe.batch_images}) on {device.type}{by}."
@@ -123,13 +128,25 @@ def _run(
         with TrainingBar(screen) as bar:
             result = run(job, resumed=ready.resumed, watch=bar)
     except KeyboardInterrupt as stop:
-        if not world.first:
-            raise OtherProcessError from stop
         again = shlex.join(["effnetv2", "train", source.data, "--out", str(path), "--resume"])
         raise KeyboardInterrupt(f"Go on with: {again}") from stop
     if world.first:
         _report(job, ready.prepared, result, screen, place.as_json)
     return path
+
+
+def _refuse_missing(train: Manifest, world: World) -> None:
+    """The pictures, which the first process has looked at, are there on the others' machines too."""
+    if world.local_rank or world.first:
+        return
+    pictures = originals(train)
+    try:
+        eval_picture(pictures.source(0), Preprocessing(image_px=8))
+    except UnreadablePicture as error:
+        raise InputError(
+            f"{pictures.name(0)} can't be read on {platform.node()} ({error.reason}), where process {world.rank} runs. "
+            "Put the pictures under the same path on every machine, or where all of them can read."
+        ) from error
 
 
 def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_json: bool) -> None:

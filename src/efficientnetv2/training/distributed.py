@@ -123,6 +123,10 @@ def together(world: World) -> Iterator[None]:
         yield
     except OtherProcessError:
         raise
+    except KeyboardInterrupt as stop:  # reaches all of them
+        if not world.first:
+            raise OtherProcessError from stop
+        raise
     except Exception as error:
         lost_touch = _is_lost_touch(error)
         if not _first_to_fail(store, otherwise=not lost_touch):
@@ -187,6 +191,18 @@ def sum_(world: World, tensors: Sequence[Tensor]) -> None:
     dist.all_reduce(flat, group=world.tensors)
     parts = torch.split(flat, [tensor.numel() for tensor in tensors])
     torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
+
+
+def synchronise(network: nn.Module, world: World) -> None:
+    """Let the batch-norms of a network share their statistics with all processes; on GPUs.
+
+    Its weights, their names and their order stay what they were.
+
+    Args:
+        network: changed in place; no batch-norm itself.
+        world: of processes, which compute equally many passes.
+    """
+    nn.SyncBatchNorm.convert_sync_batchnorm(network, world.tensors)  # type: ignore[no-untyped-call]
 
 
 class Notes(Generic[Made]):

@@ -111,6 +111,8 @@ class Recipe(_Part):
         validate_epochs: how often the curve of validation figures gets a point (besides each stage's end).
         validate_images: at most so many pictures for that curve; the final figure uses all.
         checkpoint_minutes: between checkpoints (besides each stage's end); 0 writes one at every step.
+        sync_batch_norm: on several GPUs, statistics of batch-norm are those of all processes' pictures of a pass, for
+            groups that are too small on one GPU. The result then depends on the number of processes.
         precision: of the network's multiplications: ``fp32``, ``bf16``, or ``fp16`` with scaled losses; weights and
             optimizer are fp32 in each. ``auto`` takes what is faster on the machine (``training.speed``).
         compile: whether ``torch.compile`` makes the network faster first; ``auto`` where the run is long enough.
@@ -145,6 +147,7 @@ class Recipe(_Part):
     validate_epochs: float = Field(default=1.0, gt=0)
     validate_images: int = Field(default=512, ge=1)
     checkpoint_minutes: float = Field(default=5.0, ge=0)
+    sync_batch_norm: bool = False
     precision: Precision | Literal["auto"] = "auto"
     compile: bool | Literal["auto"] = "auto"
     seed: int = 0

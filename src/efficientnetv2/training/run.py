@@ -18,7 +18,7 @@ from efficientnetv2.metrics.classification import figures
 from efficientnetv2.models import modelfile
 from efficientnetv2.training import resume
 from efficientnetv2.training.books import Books, Watch
-from efficientnetv2.training.distributed import Notes, by_first
+from efficientnetv2.training.distributed import Notes, by_first, synchronise
 from efficientnetv2.training.interrupt import Interruption
 from efficientnetv2.training.job import Job, kept
 from efficientnetv2.training.loop import StepDone, train
@@ -100,6 +100,8 @@ def _begin(job: Job, resumed: bool) -> tuple[State, float]:
     for sentence in damaged:
         job.folder.log(f"{sentence}; going on from the one before it.")
     state = begin(place(job.network, job.device), job.recipe)
+    if job.recipe.sync_batch_norm and job.world.many:
+        synchronise(state.network, job.world)  # not the moving average, which is evaluated and kept
     if newest is None:
         if resumed:
             job.folder.log("There is no checkpoint yet: starting at step 0.")

@@ -16,6 +16,7 @@ from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.memory import divisors
 from efficientnetv2.training.recipe import Recipe, checked
+from efficientnetv2.training.sharing import best_shared, refuse_unshared
 from efficientnetv2.training.speed import choose
 from efficientnetv2.training.start import NOTHING_FROZEN, start, title
 from efficientnetv2.training.state import Length
@@ -88,6 +89,7 @@ def settle(
     recipe = checked(recipe.to_json() | changes, where=recipe.name)
     group = _settled_group(recipe, begun.network, device, world, notes)
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
+    refuse_unshared(recipe, device, world)
     steps = Length.of(recipe, images).steps
     recipe.progressive.at(0, steps=steps)
     speed = choose(recipe, begun.network, steps=steps, device=device)
@@ -110,10 +112,8 @@ def _settled_group(
             f"{per_image_bytes / 2**30:.1f} GiB of activations for it, more than {_MEMORY_SHARE:.0%} of the free "
             "memory. Use a smaller network (--model) or smaller pictures (--image-px)."
         )
-    evenly = [n for n in possible if recipe.batch_images // n % world.size == 0]
-    enough = [n for n in possible if recipe.batch_images // n >= world.size]
-    group = recipe.group_images or (evenly or enough or possible)[-1]
-    refuse_idle_processes(recipe.batch_images, group, world.size)
+    best = best_shared(possible, batch_images=recipe.batch_images, processes=world.size)
+    group = recipe.group_images or best
     if group > fitting:
         raise InputError(
             f"group_images is {group}, but only {possible[-1]} pictures of {_largest_px(recipe)} px fit into "
@@ -130,37 +130,6 @@ def _settled_group(
             f"Groups of {group} of the {recipe.batch_images} pictures of a batch share batch-norm statistics."
         )
     return group
-
-
-def refuse_idle_processes(
-    batch_images: int, group_images: int, processes: int, *, begun: bool = False
-) -> None:
-    """Every process has a group of every step.
-
-    Args:
-        batch_images: of the recipe.
-        group_images: of the recipe.
-        processes: that are to share the groups.
-        begun: the run is there, and its groups are fixed.
-
-    Raises:
-        InputError: there are fewer groups than processes.
-    """
-    groups = batch_images // group_images
-    if groups >= processes:
-        return
-    smaller = [n for n in divisors(batch_images, most=group_images) if batch_images // n >= processes]
-    fix = (
-        ""
-        if begun or not smaller
-        else f"Set it to {smaller[-1]} (--set group_images={smaller[-1]}), or start "
-    )
-    if not begun and not smaller:
-        fix = f"Use a larger batch (--batch-images {processes} or more), or start "
-    raise InputError(
-        f"{processes} processes share the groups of a step, but there {'is' if groups == 1 else 'are'} only {groups}: "
-        f"group_images is {group_images}, of {batch_images} pictures a batch. {fix or 'Start '}at most {groups}."
-    )
 
 
 def _images_that_fit(recipe: Recipe, network: Network, device: torch.device, world: World) -> tuple[int, int]:

@@ -1,0 +1,69 @@
+"""``effnetv2 train`` that also writes down which samples each process trains on, at which step.
+
+Run: python -m benchmarks.logged_train LOG_FOLDER train DATA ..., alone or under torchrun
+
+A line for every group that goes into a step, in a file for each process of each start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from efficientnetv2 import cli
+from efficientnetv2.data.loader import Batch
+from efficientnetv2.training import run
+
+
+def main() -> None:
+    """Take the folder off the command line, then be ``effnetv2``."""
+    folder = Path(sys.argv.pop(1))
+    folder.mkdir(parents=True, exist_ok=True)
+    real = run.training_batches
+
+    def logged(*args: Any, **options: Any) -> Iterator[Batch]:
+        began = f"{time.time():.3f}"
+        start = os.environ.get("TORCHELASTIC_RUN_ID", "alone") + os.environ.get(
+            "TORCHELASTIC_RESTART_COUNT", ""
+        )
+        with (folder / f"{began}_{os.getpid()}.jsonl").open("w", buffering=1) as file:
+            for batch in real(*args, **options):
+                asked = batch.request
+                line = {"start": start, "step": asked.step, "group": asked.group, "ids": asked.ids.tolist()}
+                file.write(json.dumps(line) + "\n")
+                yield batch
+
+    run.training_batches = logged
+    cli.main()
+
+
+def samples_by_group(folder: Path) -> dict[tuple[int, int], list[list[int]]]:
+    """What every group of every step was made of, as often as it counts: once, if all is well.
+
+    What a start did after the step that a later one went on from is lost with it, and does not count.
+    """
+    starts: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        for line in file.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:  # cut off by a kill
+                continue
+            starts.setdefault(row["start"], []).append(row)
+    found: dict[tuple[int, int], list[list[int]]] = {}
+    ends = float("inf")
+    for rows in reversed(starts.values()):
+        for row in rows:
+            if row["step"] < ends:
+                found.setdefault((row["step"], row["group"]), []).append(row["ids"])
+        ends = min(ends, *(row["step"] for row in rows))
+    return found
+
+
+if __name__ == "__main__":
+    main()

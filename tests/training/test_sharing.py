@@ -1,0 +1,80 @@
+"""Which groups can be shared among how many processes, by arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.training.test_loop import CPU, SMALL, recipe_of
+from torch import nn
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.create import create
+from efficientnetv2.progressive import Progressive
+from efficientnetv2.training.distributed import World, synchronise
+from efficientnetv2.training.optim import EMA
+from efficientnetv2.training.sharing import best_shared, refuse_unshared
+
+GPU = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("processes", "expected"),
+    [
+        (1, 32),  # the largest that fits, as if there were one
+        (4, 16),  # 4 groups of 16
+        (3, 16),  # of 64 no divisor gives a multiple of 3; 4 groups are enough for 3
+        (64, 1),  # a picture each
+        (100, 32),  # too many: refused later
+    ],
+)
+def test_a_batch_of_64_whose_groups_fit_up_to_32(processes, expected):
+    assert best_shared([1, 2, 4, 8, 16, 32], batch_images=64, processes=processes) == expected
+
+
+def refused(group, processes, *, batch=24, device=CPU, begun=False, **changes):
+    recipe = recipe_of(Progressive(image_px=32), batch_images=batch, group_images=group, **changes)
+    with pytest.raises(InputError) as error:
+        refuse_unshared(recipe, device, World(size=processes), begun=begun)
+    return str(error.value)
+
+
+def test_fewer_groups_than_processes_are_refused_with_what_would_do():
+    message = refused(8, 5)
+    assert "5 processes share the groups of a step, but there are only 3" in message
+    assert "--set group_images=4" in message, "6 groups of 4 are enough for 5 processes"
+    assert "start at most 3" in message
+    assert "there is only 1" in refused(24, 2)
+    assert "--batch-images 30 or more" in refused(8, 30)
+
+
+def test_of_a_run_that_has_begun_only_the_processes_can_change():
+    message = refused(8, 5, begun=True)
+    assert "--set" not in message
+    assert message.endswith("Start at most 3.")
+
+
+def test_uneven_shares_are_allowed():
+    refuse_unshared(recipe_of(Progressive(image_px=32), batch_images=24, group_images=6), CPU, World(size=3))
+
+
+def test_synchronised_batch_norm_is_for_gpus_with_even_shares():
+    assert "for GPUs" in refused(6, 2, sync_batch_norm=True)
+    assert "3 share 4" in refused(6, 3, device=GPU, sync_batch_norm=True)
+    recipe = recipe_of(Progressive(image_px=32), batch_images=24, group_images=6, sync_batch_norm=True)
+    refuse_unshared(recipe, GPU, World(size=2))
+    refuse_unshared(recipe, CPU, World())
+
+
+def test_synchronising_keeps_weights_names_and_their_order():
+    network = create(SMALL, num_classes=3)
+    average = EMA(network, 0.5)
+    before = {name: tensor.data_ptr() for name, tensor in network.state_dict().items()}
+    synchronise(network, World(size=2))
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    assert {name: tensor.data_ptr() for name, tensor in network.state_dict().items()} == before
+    with torch.no_grad():
+        network.stem.norm.running_mean.fill_(1.0)
+    average.update(network, step=10**6)
+    assert average.network.stem.norm.running_mean.unique().tolist() == [0.5]
