@@ -14,6 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from efficientnetv2.base.errors import InputError, OtherProcessError
+from efficientnetv2.commands.bench import bench, step
 from efficientnetv2.commands.convert import convert
 from efficientnetv2.commands.demo import demo
 from efficientnetv2.commands.evaluate import evaluate
@@ -66,6 +67,8 @@ app = typer.Typer(
 )
 for verb in (demo, train, evaluate, predict, shards, convert, models, recipes):
     app.command()(with_exit_codes(verb))
+bench.command()(with_exit_codes(step))
+app.add_typer(bench, name="bench")
 
 
 def main() -> None:

@@ -1,0 +1,221 @@
+"""One training step beside those of timm and torchvision: same network, pictures, optimizer, regularization."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efficientnetv2.augment.normalise import normalise
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.loader import Batch
+from efficientnetv2.data.sampling import Sampler
+from efficientnetv2.inference.accelerate import Precision, autocast, lower_precision, place
+from efficientnetv2.models.create import create
+from efficientnetv2.models.foreign import regularize
+from efficientnetv2.models.interop import timm as timm_names
+from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.progressive import Progressive
+from efficientnetv2.training.loop import train
+from efficientnetv2.training.recipe import Recipe, checked
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.speed import choose
+from efficientnetv2.training.state import Length, begin
+
+# AdamW as everybody has it; the figures do not depend on them.
+_LR, _WEIGHT_DECAY, _CLASSES = 1e-3, 0.05, 1000
+#: Steps of the run that our side makes its choices for: long enough to measure, too short on a CPU to compile.
+STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every side trains.
+
+    Args:
+        model: a published network's name.
+        image_px: side of the pictures, which are noise.
+        batch_images: pictures of a step; they share batch-norm statistics.
+        rate: of dropout and of stochastic depth.
+        device: to train on.
+    """
+
+    model: str
+    image_px: int
+    batch_images: int
+    rate: float
+    device: torch.device
+
+    def network(self) -> EfficientNet:
+        """With the same weights, whenever it is made.
+
+        Raises:
+            InputError: no such network, or not one of ours.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = create(self.model, num_classes=_CLASSES)
+        if not isinstance(network, EfficientNet):
+            raise InputError(f"--model {self.model}: only networks of ours are compared (effnetv2 models).")
+        return network
+
+    def pictures(self) -> tuple[Tensor, Tensor]:
+        """(N, 3, px, px) uint8 in channels-last memory and (N,) labels, on the CPU; the same each time."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.batch_images, self.image_px, self.image_px, 3)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        return images.permute(0, 3, 1, 2), torch.arange(self.batch_images) % _CLASSES
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A plain loop around somebody's network.
+
+    Args:
+        library: ``timm`` or ``torchvision``.
+        channels_last: memory of network and pictures.
+        precision: of autocast.
+        compiled: by ``torch.compile``.
+    """
+
+    library: str
+    channels_last: bool = False
+    precision: Precision = "fp32"
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        words = [self.library]
+        words += ["channels-last"] if self.channels_last else []
+        words += [self.precision] if self.precision != "fp32" else []
+        words += ["compiled"] if self.compiled else []
+        return " ".join(words)
+
+    def losses(self, work: Work) -> Iterator[Tensor]:
+        """A step for each loss, from our weights where the libraries have the same network."""
+        network = (_timm if self.library == "timm" else _torchvision)(work).to(work.device)
+        raw, labels = (tensor.to(work.device) for tensor in work.pictures())
+        means = Preprocessing(image_px=work.image_px)
+        memory = torch.channels_last if self.channels_last else torch.contiguous_format
+        network = network.to(memory_format=memory)
+        images = normalise(raw, mean=means.mean, std=means.std).contiguous(memory_format=memory)
+        optimizer = torch.optim.AdamW(network.parameters(), _LR, weight_decay=_WEIGHT_DECAY)
+        scaler = torch.amp.GradScaler(work.device.type, enabled=self.precision == "fp16")
+        call: Callable[[Tensor], Tensor] = torch.compile(network) if self.compiled else network
+        while True:
+            with autocast(work.device, self.precision):
+                loss = nn.functional.cross_entropy(call(images), labels)
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update()
+            yield loss.detach()
+
+
+def peers(work: Work, *, compiled: bool) -> list[Peer]:
+    """As people run them first, then tuned by the usual switches; those that are installed and have the network.
+
+    Args:
+        work: to do.
+        compiled: add the compiled ones.
+    """
+    lower = lower_precision(work.device)
+    found = []
+    for library in ("timm", "torchvision"):
+        if not _has(library, work.model):
+            continue
+        tuned = [Peer(library, channels_last=True)]
+        tuned += [Peer(library, channels_last=True, precision=lower)] if lower else []
+        found += [Peer(library), *tuned]
+        if compiled:
+            found += [Peer(one.library, one.channels_last, one.precision, compiled=True) for one in tuned]
+    return found
+
+
+def our_recipe(work: Work) -> tuple[Recipe, str]:
+    """A recipe of the same optimizer, its speed chosen on this machine; and what is said about that.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+    optimizer = {"kind": "adamw", "lr": _LR, "weight_decay": _WEIGHT_DECAY, "momentum": 0.9, "decay": 0.999}
+    plan = Progressive(image_px=work.image_px, dropout=work.rate, drop_path=work.rate)
+    changes: dict[str, Any] = {
+        "model": work.model,
+        "epochs": STEPS,
+        "batch_images": work.batch_images,
+        "group_images": work.batch_images,
+        "progressive": plan.to_json(),
+        "optimizer": optimizer,
+        "schedule": {"kind": "constant"},
+        "ema_decay": None,
+        "augment": {"flip": "none"},
+    }
+    recipe = checked(named("quick").to_json() | changes, where="bench")
+    speed = choose(recipe, work.network(), steps=STEPS, device=work.device)
+    return recipe.model_copy(update={"precision": speed.precision, "compile": speed.compile}), speed.note
+
+
+def our_losses(work: Work, recipe: Recipe) -> Iterator[Tensor]:
+    """The loop of ``training.loop``, a step for each loss.
+
+    Args:
+        work: to do.
+        recipe: settled; of ``our_recipe``.
+    """
+    images, labels = work.pictures()
+    size = work.batch_images
+    # So long that nobody reaches the end.
+    steps = 1_000_000
+    requests = Sampler(labels.numpy(), recipe.progressive, steps, size, size, None, Key.of(0))
+    done = train(
+        begin(place(work.network(), work.device), recipe),
+        (Batch(request, images, labels, ()) for request in requests),
+        recipe=recipe,
+        preprocessing=Preprocessing(image_px=work.image_px),
+        length=Length(steps, steps_per_epoch=1.0),
+        num_classes=_CLASSES,
+        key=Key.of(0),
+        device=work.device,
+    )
+    return (step.loss for step in done)
+
+
+def _has(library: str, model: str) -> bool:
+    if importlib.util.find_spec(library) is None:
+        return False
+    if library == "timm":
+        import timm
+
+        return bool(timm.is_model(f"tf_{model}"))
+    return model in _TORCHVISION
+
+
+# Our names of those that torchvision has with nearly the same layers: its padding is symmetric.
+_TORCHVISION = {f"efficientnetv2_{size}": f"efficientnet_v2_{size}" for size in "sml"}
+
+
+def _timm(work: Work) -> nn.Module:
+    import timm
+
+    network: nn.Module = timm.create_model(
+        f"tf_{work.model}", num_classes=_CLASSES, drop_rate=work.rate, drop_path_rate=work.rate
+    )
+    ours = work.network()
+    state = ours.state_dict()
+    names = timm_names.tensor_names(ours.architecture)
+    network.load_state_dict({theirs: state[name] for name, theirs in names.items()})
+    return network.train()
+
+
+def _torchvision(work: Work) -> nn.Module:
+    from torchvision import models
+
+    network: nn.Module = models.get_model(_TORCHVISION[work.model], num_classes=_CLASSES)
+    regularize(network, work.rate, work.rate)
+    return network.train()

@@ -1,0 +1,69 @@
+"""``effnetv2 bench``: sides that do the same work, in turn, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import pytest
+import torch
+from tests.command_line import effnetv2
+
+from efficientnetv2.commands import bench_step
+from efficientnetv2.commands.bench_step import Peer, Work, our_losses, our_recipe, peers
+
+CPU = torch.device("cpu")
+SMALL = ("--image-px", 32, "--batch-images", 4, "--rounds", 3, "--device", "cpu")
+
+
+def test_the_ratio_is_that_of_the_seconds_and_every_side_is_there(tmp_path):
+    done = effnetv2("bench", "step", *SMALL, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["batch_images"] == 4
+    assert {"timm", "timm channels-last", "efficientnetv2"} <= set(found["sides"])
+    ours = found["sides"]["efficientnetv2"]["seconds"]
+    for side in found["sides"].values():
+        assert len(side["seconds"]) == 3
+        rounds = [theirs / our for theirs, our in zip(side["seconds"], ours, strict=True)]
+        assert side["ours_ahead"]["median"] == pytest.approx(statistics.median(rounds))
+        speeds = [4 / one for one in side["seconds"]]
+        assert side["images_per_s"]["median"] == pytest.approx(statistics.median(speeds))
+    assert "Precision: " in found["choice"]
+    assert "ours is faster by" in done.stderr
+
+
+def test_a_wrong_network_is_refused(tmp_path):
+    done = effnetv2("bench", "step", "--model", "efficientnetv2_b9", *SMALL, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "efficientnetv2_b" in done.stderr
+    done = effnetv2("bench", "step", "--model", "torchvision:resnet18", *SMALL, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "only networks of ours" in done.stderr
+
+
+def test_both_sides_train_the_same_network_on_the_same_pictures():
+    """Equal losses before and after a step (later ones amplify rounding), in fp32 and without what is drawn."""
+    work = Work("efficientnetv2_b0", 64, 8, rate=0.0, device=CPU)
+    recipe, _ = our_recipe(work)
+    recipe = recipe.model_copy(update={"precision": "fp32"})
+    sides = [our_losses(work, recipe), Peer("timm", channels_last=True).losses(work)]
+    ours, theirs = ([float(next(side)) for _ in range(2)] for side in sides)
+    assert ours[1] == pytest.approx(theirs[1], rel=1e-3)
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
+    assert ours[0] != ours[1]
+
+
+def test_tuned_peers_are_those_that_people_know(monkeypatch):
+    monkeypatch.setattr(bench_step, "lower_precision", lambda device: "bf16")
+    small = Work("efficientnetv2_s", 32, 4, rate=0.1, device=CPU)
+    plain = ["timm", "timm channels-last", "timm channels-last bf16"]
+    assert [str(one) for one in peers(small, compiled=False)][:3] == plain
+    assert "torchvision channels-last bf16 compiled" in [str(one) for one in peers(small, compiled=True)]
+    b0 = Work("efficientnetv2_b0", 32, 4, rate=0.1, device=CPU)
+    assert [str(one) for one in peers(b0, compiled=False)] == plain
+
+
+def test_without_the_other_libraries_ours_is_measured_alone(monkeypatch):
+    monkeypatch.setattr(bench_step.importlib.util, "find_spec", lambda name: None)
+    assert peers(Work("efficientnetv2_s", 32, 4, rate=0.1, device=CPU), compiled=True) == []
