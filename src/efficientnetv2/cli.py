@@ -21,6 +21,7 @@ from efficientnetv2.commands.evaluate import evaluate
 from efficientnetv2.commands.models import models
 from efficientnetv2.commands.predict import predict
 from efficientnetv2.commands.recipes import recipes
+from efficientnetv2.commands.reproduce import reproduce
 from efficientnetv2.commands.shards import shards
 from efficientnetv2.commands.train import train
 
@@ -65,7 +66,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, train, evaluate, predict, shards, convert, models, recipes):
+for verb in (demo, train, evaluate, predict, shards, convert, models, recipes, reproduce):
     app.command()(with_exit_codes(verb))
 bench.command()(with_exit_codes(step))
 app.add_typer(bench, name="bench")

@@ -50,7 +50,7 @@ def demo(
     from efficientnetv2.commands.train_job import train_and_report
     from efficientnetv2.commands.words import Words
 
-    pictures = _embedded()
+    pictures = embedded()
     screen = Screen(quiet=as_json)
     if out == OUT and (out / "recipe.yaml").exists():
         shutil.rmtree(out)  # only the demo's own place is cleared
@@ -79,7 +79,7 @@ def demo(
     screen.say(f"  {program} train YOUR_PICTURES")
 
 
-def _embedded() -> Path:
+def embedded() -> Path:
     """The pictures of the clone that this is run in, or of the one it was installed from."""
     from efficientnetv2.base.errors import InputError
 

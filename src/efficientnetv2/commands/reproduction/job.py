@@ -1,0 +1,113 @@
+"""Which table is made how, and what is written of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.files import write_atomically
+from efficientnetv2.commands.demo import embedded
+from efficientnetv2.commands.outcome import command_line, versions
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.reproduction import counts, plots, runs, settings, speed
+from efficientnetv2.commands.reproduction.runs import Runs
+from efficientnetv2.commands.reproduction.scale import Scale, named
+from efficientnetv2.commands.reproduction.table import Table
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.inference.accelerate import pick_device
+
+_COUNTED = ("1", "7", "11")
+_SETTINGS = {"6": settings.table_6, "figure4": settings.figure_4}
+_SPEEDS = {"2": speed.table_2, "3": speed.table_3}
+_RUNS: dict[str, Callable[[Scale, Runs], Table]] = {
+    "5": runs.table_5,
+    "8": runs.table_8,
+    "10": runs.table_10,
+    "12": runs.table_12,
+    "13": runs.table_13,
+}
+_FIGURES = {
+    "figure1": ("train_hours", "params_m"),
+    "figure5": ("params_m", "flops_b", "infer_ms_v100_fp16_batch16"),
+}
+#: Every table that can be asked for.
+NAMES = (*_COUNTED, *_SETTINGS, *_SPEEDS, *_RUNS, *_FIGURES)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The words of the command line.
+
+    Args:
+        table, scale, data, seeds, weights, device, out: the options of those names.
+    """
+
+    table: str
+    scale: str
+    data: str | None
+    seeds: int | None
+    weights: str | None
+    device: str
+    out: Path | None
+
+
+def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
+    """The table, made and written.
+
+    Args:
+        asked: on the command line.
+        screen: told what is going on.
+
+    Raises:
+        InputError: no such table or scale, or what a run refuses.
+    """
+    name = asked.table.lower().removeprefix("table")
+    if name == "9":  # the data sets of table 8
+        name = "8"
+    if name not in NAMES:
+        known = ", ".join(sorted(NAMES, key=lambda one: (not one.isdigit(), one.zfill(9))))
+        hint = did_you_mean(name, list(NAMES))
+        raise InputError(f"There is no table '{asked.table}'{hint} Those there are: {known}.")
+    scale, device = named(asked.scale), pick_device(asked.device)
+    folder = asked.out or Path("runs") / f"reproduce_{name}_{scale.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+
+        def say(line: str) -> None:
+            screen.say(line)
+            log.write(line + "\n")
+            log.flush()
+
+        say(command_line())
+        say(", ".join(f"{one} {version}" for one, version in versions().items()))
+        made = _made(name, scale, device, asked, folder, say)
+    made.write(folder)
+    write_atomically(folder / "figure.png", lambda path: path.write_bytes(_drawn(name, made)))
+    return made, folder
+
+
+def _made(
+    name: str, scale: Scale, device: torch.device, asked: Asked, folder: Path, say: Callable[[str], None]
+) -> Table:
+    if name in _SETTINGS:
+        return _SETTINGS[name]()
+    if name in _SPEEDS:
+        return _SPEEDS[name](scale, device, say)
+    if name in _RUNS:
+        data = asked.data or scale.data or str(embedded())
+        weights = asked.weights if name == "8" else "none"
+        together = Runs(
+            Source(data), asked.seeds or scale.seeds, weights, asked.device, folder / "cells", say
+        )
+        return _RUNS[name](scale, together)
+    return counts.counted("7" if name in _FIGURES else name, scale, device, say)
+
+
+def _drawn(name: str, made: Table) -> bytes:
+    if name in _FIGURES:
+        return plots.draw_published(_FIGURES[name])
+    return settings.draw_settings() if name in _SETTINGS else plots.draw_rows(made)

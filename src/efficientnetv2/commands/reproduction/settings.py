@@ -1,0 +1,86 @@
+"""Table 6 and Figure 4: what holds at each stage, from the schedules that training uses."""
+
+from __future__ import annotations
+
+import io
+
+from matplotlib.figure import Figure as Drawing
+
+from efficientnetv2.commands.reproduction import table
+from efficientnetv2.commands.reproduction.table import Figure, Row, Table
+from efficientnetv2.presets import paper
+
+_SIZES = ("s", "m", "l")
+_QUANTITIES = {
+    "image_px": "image px",
+    "randaugment": "RandAugment",
+    "mixup_alpha": "mixup",
+    "dropout": "dropout",
+}
+# Of a figure: wide enough for four panels, narrow enough for a page. Ours.
+_INCHES = (9.0, 2.4)
+
+
+def table_6() -> Table:
+    """Least and most of each quantity: the paper's, and those of the first and last stage of our schedule."""
+    figures = table.paper()["table6_progressive_settings"]
+    rows = []
+    for size in _SIZES:
+        plan, given = paper(f"efficientnetv2_{size}"), figures[size.upper()]
+        for name, words in _QUANTITIES.items():
+            first, last = getattr(plan.stage(0), name), getattr(plan.stage(plan.stages - 1), name)
+            low, high = given[name]
+            rows.append(
+                Row(
+                    f"{size.upper()}, {words}",
+                    {"first stage": Figure((float(low),)), "last stage": Figure((float(high),))},
+                    {"first stage": Figure((float(first),)), "last stage": Figure((float(last),))},
+                )
+            )
+    return Table(
+        "6",
+        "Table 6: settings of progressive learning",
+        tuple(rows),
+        "Table 6; four stages.",
+        "what the recipes efficientnetv2_s_paper, _m_paper and _l_paper train with.",
+    )
+
+
+def figure_4() -> Table:
+    """The settings of S over the run, stage by stage."""
+    plan = paper("efficientnetv2_s")
+    rows = []
+    for stage in range(plan.stages):
+        setting = plan.stage(stage)
+        ours = {words: Figure((float(getattr(setting, name) or 0),)) for name, words in _QUANTITIES.items()}
+        rows.append(Row(f"stage {stage}", {}, ours))
+    return Table(
+        "figure4",
+        "Figure 4: size and regularization grow together (EfficientNetV2-S)",
+        tuple(rows),
+        "drawn, without figures.",
+        "the recipe efficientnetv2_s_paper; figure.png shows all three sizes.",
+    )
+
+
+def draw_settings() -> bytes:
+    """All three schedules over the run, a panel per quantity, as a PNG."""
+    drawing = Drawing(figsize=_INCHES, layout="constrained")
+    panels = drawing.subplots(1, len(_QUANTITIES))
+    for panel, (name, words) in zip(panels, _QUANTITIES.items(), strict=True):
+        for size in _SIZES:
+            plan = paper(f"efficientnetv2_{size}")
+            values = [getattr(plan.stage(stage), name) or 0 for stage in range(plan.stages)]
+            edges = [stage / plan.stages for stage in range(plan.stages + 1)]
+            panel.stairs(values, edges, label=size.upper(), baseline=None)
+        panel.set_title(words)
+        panel.set_xlabel("share of the run")
+    panels[0].legend()
+    return as_png(drawing)
+
+
+def as_png(drawing: Drawing) -> bytes:
+    """The bytes of a PNG file."""
+    file = io.BytesIO()
+    drawing.savefig(file, format="png", dpi=144)
+    return file.getvalue()
