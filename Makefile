@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A test process per core, and one thread in each: more threads than cores only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope
 
-.PHONY: setup demo test lint quick parity clean
+.PHONY: setup demo test lint quick parity reproduce clean
 
 setup: $(VENV)/.installed
 
@@ -33,6 +33,12 @@ quick: setup
 
 test: lint quick
 	$(PYTEST) -m "slow or gpu"
+
+# Every table of the paper that can be reproduced, at the scale that shows that it runs.
+reproduce: setup
+	for table in 1 2 3 5 6 7 10 11 12 13 figure1 figure4 figure5; do \
+		$(BIN)/effnetv2 reproduce $$table || exit 1; done
+	$(BIN)/effnetv2 reproduce 8 --weights none
 
 # Equal logits on equal weights against timm, torchvision and Keras; writes benchmarks/results/parity.json.
 parity: setup

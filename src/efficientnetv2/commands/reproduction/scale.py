@@ -31,8 +31,8 @@ class Scale:
     data: str | None
 
     def px(self, paper_px: int) -> int:
-        """A size of the paper's at this scale: a multiple of 32, at least 32."""
-        return max(32, round(paper_px * self.px_share / 32) * 32) if self.px_share < 1 else paper_px
+        """A size of the paper's at this scale: a multiple of 16, at least 32."""
+        return max(32, round(paper_px * self.px_share / 16) * 16) if self.px_share < 1 else paper_px
 
     def batch(self, paper_images: int) -> int:
         """A batch of the paper's at this scale."""
@@ -43,7 +43,7 @@ class Scale:
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("tiny", px_share=0.2, batch_share=0.07, rounds=2, seeds=1, data=None),
+        Scale("tiny", px_share=0.25, batch_share=0.17, rounds=2, seeds=1, data=None),
         Scale("small", px_share=0.5, batch_share=0.25, rounds=7, seeds=3, data="imagenette"),
         Scale("paper", px_share=1.0, batch_share=1.0, rounds=15, seeds=5, data="imagenet"),
     )

@@ -33,7 +33,7 @@ def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
         given = dict(zip(columns, figures[key], strict=True))
         paper_px = int(key.rpartition("_")[2])
         paper = {
-            f"images/s, V100, batch {images}": table.published(given[f"v100_img_s_batch{images}"], "images/s")
+            f"images/s, batch {images}": table.published(given[f"v100_img_s_batch{images}"], "images/s")
             for images in (12, 24)
         }
         paper["top-1 %"] = table.published(given["top1"], "%")
@@ -41,7 +41,7 @@ def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
         for images in (12, 24):
             batch = scale.batch(images)
             say(f"timing EfficientNet-B6 at {px} px, batch {batch}")
-            ours[f"images/s, V100, batch {images}"] = speed(spec, px, batch, scale.rounds, device)
+            ours[f"images/s, batch {images}"] = speed(spec, px, batch, scale.rounds, device)
         rows.append(Row(f"{paper_px} px", paper, ours))
     return Table(
         "2",

@@ -1,0 +1,191 @@
+"""The paper's tables beside ours: what is counted is exact, what is run goes on where it stopped."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.command_line import effnetv2
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.reproduction import job, runs
+from efficientnetv2.commands.reproduction.runs import Cell, Runs
+from efficientnetv2.commands.reproduction.scale import SCALES, named
+from efficientnetv2.commands.reproduction.table import Figure, Row, Table, paper, published
+
+TINY = named("tiny")
+REPOSITORY = Path(__file__).parents[2]
+
+
+def asked(table, folder, **words):
+    given = {"scale": "tiny", "data": None, "seeds": None, "weights": None, "device": "cpu"} | words
+    return job.Asked(table, out=folder, **given)
+
+
+class _Silent:
+    def say(self, line):
+        pass
+
+
+def made(table, folder, **words):
+    return job.reproduced(asked(table, folder, **words), _Silent())[0]
+
+
+def test_table_6_equals_the_paper_cell_by_cell(tmp_path):
+    for row in made("6", tmp_path).rows:
+        for column, figure in row.paper.items():
+            assert row.ours[column].mean == pytest.approx(figure.mean), (row.name, column)
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (
+        "reproduce" in (tmp_path / "table.md").read_text() or "Table 6" in (tmp_path / "table.md").read_text()
+    )
+
+
+def test_parameters_of_table_1_are_b6s():
+    """The paper rounds to 43 M and 19 B; exactly 43,040,704 and 19.07 B at 528 px."""
+    row = job.counts.counted("1", TINY, job.pick_device("cpu"), print).rows[0]
+    assert row.ours["parameters, M"].mean == 43.040704
+    assert row.ours["multiply-adds, B"].mean == pytest.approx(row.paper["multiply-adds, B"].mean, rel=0.01)
+
+
+def test_every_cell_without_a_figure_says_why():
+    table = job.counts.counted("1", TINY, job.pick_device("cpu"), print)
+    assert "nfnet_f1, parameters, M: not a network of this family" in table.missing
+    assert "Missing: resnet_rs_420" in table.markdown()
+
+
+def test_a_mean_has_its_spread_and_every_value_is_kept():
+    """78 and 80: mean 79, standard deviation 1.41."""
+    figure = Figure((78.0, 80.0), "%")
+    assert str(figure) == "79.0 ± 1.4"
+    assert figure.to_json() == {
+        "mean": 79.0, "spread": pytest.approx(2**0.5), "n": 2, "values": [78.0, 80.0], "unit": "%",
+    }  # fmt: skip
+    assert Figure(why="not run").to_json()["missing"] == "not run"
+
+
+@pytest.mark.parametrize(
+    ("given", "mean"),
+    [("43M", 43.0), ("19B", 19.0), ([84.3, 0.14], 84.3), (7.1, 7.1), (None, None), ("OOM", None)],
+)
+def test_the_papers_ways_of_writing_figures_are_read(given, mean):
+    assert published(given, "").mean == mean
+
+
+def test_the_two_sides_of_a_column_stand_side_by_side():
+    table = Table(
+        "x",
+        "X",
+        (Row("a", {"p": Figure((1.0,))}, {"q": Figure((2.0,)), "p": Figure((3.0,))}),),
+        "theirs.",
+        "ours.",
+    )
+    assert table.headings() == ["", "p, paper", "p, ours", "q, ours"]
+    assert table.cells() == [["a", "1.00", "3.00", "2.00"]]
+
+
+def test_the_papers_figures_are_the_ones_its_tables_print():
+    figures = paper()
+    assert figures["table7_imagenet"]["efficientnetv2_s"][:3] == [83.9, 22, 8.8]
+    assert figures["table13_adaptive_regularization"]["progressive_resize"] == [[84.3, 0.14], [85.1, 0.07]]
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ({"table": "14"}, "There is no table '14'"),
+        ({"scale": "huge"}, "--scale is 'huge', but is tiny, small, paper"),
+    ],
+)
+def test_unknown_words_are_refused(word, sentence, tmp_path):
+    with pytest.raises(InputError, match=sentence):
+        job.reproduced(asked(**({"table": "6", "folder": tmp_path} | word)), _Silent())
+
+
+def test_table_8_without_weights_says_what_to_give(tmp_path):
+    with pytest.raises(InputError, match="--weights none to see that everything runs"):
+        made("8", tmp_path)
+
+
+def test_sizes_and_batches_are_the_papers_at_the_papers_scale():
+    whole = SCALES["paper"]
+    assert (whole.px(380), whole.batch(24)) == (380, 24)
+    assert len({TINY.px(px) for px in (128, 192, 300)}) == 3
+    assert len({TINY.batch(images) for images in (12, 24)}) == 2
+
+
+def test_runs_are_cells_with_a_value_per_seed_and_what_is_done_is_not_done_again(tmp_path, monkeypatch):
+    trained = []
+
+    def fake(words, source, place):
+        trained.append((words.recipe, words.seed, place.resume))
+        place.out.mkdir(parents=True)
+        report = {"top1": 0.5 + words.seed / 10, "wall_s": 120.0}
+        (place.out / "report.json").write_text(json.dumps(report))
+
+    monkeypatch.setattr(runs, "train_and_report", fake)
+    cells = [Cell("a", "x", "quick", None, ()), Cell("a", "y", "finetune", None, ())]
+    both = Runs(Source("here"), 2, "none", "cpu", tmp_path, print)
+    found = both.of(cells)
+    assert trained == [
+        ("quick", 0, False),
+        ("finetune", 0, False),
+        ("quick", 1, False),
+        ("finetune", 1, False),
+    ]
+    assert found["a", "x"]["top-1 %"].values == pytest.approx((50.0, 60.0))
+    assert found["a", "y"]["minutes"].values == (2.0, 2.0)
+    assert both.of(cells) == found
+    assert len(trained) == 4
+    (tmp_path / "a_x_1" / "report.json").unlink()
+    (tmp_path / "a_x_1" / "recipe.yaml").write_text("")
+    with pytest.raises(FileExistsError):  # of the fake; the real one goes on in that folder
+        both.of(cells)
+    assert trained[-1] == ("quick", 1, True)
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
+@pytest.mark.parametrize("table", ["5", "8", "10", "12", "13"])
+def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, monkeypatch):
+    from efficientnetv2.commands.words import begin_recipe
+
+    recipes = []
+
+    def settled(words, source, place):
+        recipe = begin_recipe(words, job.pick_device("cpu"), lambda line: None)[0]
+        recipes.append(recipe)
+        place.out.mkdir(parents=True)
+        (place.out / "report.json").write_text('{"top1": 0.5, "wall_s": 60.0}')
+
+    monkeypatch.setattr(runs, "train_and_report", settled)
+    weights = "none" if table == "8" else None
+    table_made = made(table, tmp_path, scale=scale, seeds=1, weights=weights)
+    assert recipes
+    assert all(figure.values for row in table_made.rows for figure in row.ours.values() if not figure.why)
+    if table == "13":
+        assert {recipe.progressive.order for recipe in recipes} == {"growing", "random"}
+        assert {recipe.progressive.stage(0).randaugment for recipe in recipes} == {5, 15}
+    if table == "12":
+        assert {recipe.progressive.stages for recipe in recipes} == ({1, 2} if scale == "tiny" else {1, 4})
+    if table == "5":
+        assert {recipe.progressive.last.randaugment for recipe in recipes} == {5, 10, 15}
+
+
+def test_the_command_prints_and_writes_and_answers_as_json(tmp_path):
+    done = effnetv2("reproduce", "6", "--out", tmp_path / "six", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer == json.loads((tmp_path / "six" / "table.json").read_text())
+    assert {row["name"].split(",")[0] for row in answer["rows"]} == {"S", "M", "L"}
+    refused = effnetv2("reproduce", "77", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "There is no table '77'" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_table_of_runs_at_tiny_scale_from_the_command_line(tmp_path):
+    done = effnetv2("reproduce", "13", "--out", tmp_path / "made", cwd=REPOSITORY, timeout=400)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads((tmp_path / "made" / "table.json").read_text())
+    assert all(one["n"] == 1 for row in answer["rows"] for one in row["ours"].values())
+    assert len(list((tmp_path / "made" / "cells").glob("*/model.safetensors"))) == 4
