@@ -157,7 +157,8 @@ class Progressive:
         if steps < self.stages:
             raise InputError(
                 f"{self.stages} stages do not fit into {steps} steps: each needs at least one. "
-                "Train longer (--epochs), or set progressive.stages lower."
+                "Train longer (--epochs), take smaller batches (--batch-images), or fewer stages "
+                "(--set progressive.stages=1)."
             )
         if not 0 <= step < steps:
             raise InputError(f"step {step} lies outside a run of {steps} steps (0 to {steps - 1})")

@@ -117,9 +117,14 @@ def test_pooling_is_the_recipes_else_that_of_the_weights(given, tmp_path):
 
 
 def test_frozen_parts_are_those_of_the_recipe_and_without_weights_nothing_is(given):
-    frozen = begun(f"weights={given[1]}", "freeze_stages=2", "frozen_statistics=true").network.train()
+    begin = begun(f"weights={given[1]}", "freeze_stages=2", "frozen_statistics=true")
+    frozen = begin.network.train()
     assert not any(norm.training for norm in frozen.modules() if isinstance(norm, nn.BatchNorm2d))
     assert not frozen.stem.conv.weight.requires_grad
+    assert any(
+        note.startswith("Frozen: the stem and the first 2 stages and the statistics of all batch-norms; ")
+        for note in begin.notes
+    )
     assert frozen.head.conv.weight.requires_grad
     fresh = begun("weights=none", "freeze_stages=2", "frozen_statistics=true")
     assert all(norm.training for norm in fresh.network.train().modules())
@@ -127,7 +132,10 @@ def test_frozen_parts_are_those_of_the_recipe_and_without_weights_nothing_is(giv
 
 
 def test_the_classifier_alone_trains_where_the_recipe_freezes_all(given):
-    frozen = begun(f"weights={given[1]}", "freeze_stages=all").network.train()
+    begin = begun(f"weights={given[1]}", "freeze_stages=all")
+    # V2-B0 with 1,000 classes has 7,139,704 (google/automl), of which the classifier 1,280 * 1,000 + 1,000.
+    assert "Frozen: everything but the classifier; 2,562 of 5,861,266 weights train." in begin.notes
+    frozen = begin.network.train()
     trains = {name for name, weight in frozen.named_parameters() if weight.requires_grad}
     assert trains == {"classifier.weight", "classifier.bias"}
     assert not any(norm.training for norm in frozen.modules() if isinstance(norm, nn.BatchNorm2d))

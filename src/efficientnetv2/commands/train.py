@@ -63,7 +63,7 @@ def train(
         typer.Option(
             "--set",
             metavar="A.B=C",
-            help="Any other field of the recipe; may be repeated.",
+            help="Any other field of the recipe (effnetv2 recipes NAME shows them); may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -94,6 +94,7 @@ def train(
     - `effnetv2 train pictures.csv --label-column species --minutes 15`
     - `effnetv2 train photos/ --model efficientnetv2_s --epochs 30 --image-px 300`
     - `effnetv2 train photos/ --weights efficientnetv2_s.in21k_ft_in1k`
+    - `effnetv2 train photos/ --weights theirs.pth --set freeze_stages=all`
     - `effnetv2 train photos/ --set progressive.stages=1 --set optimizer.lr=0.001`
     - `effnetv2 train photos/ --resume`
     """

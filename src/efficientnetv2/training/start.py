@@ -245,6 +245,8 @@ def _from_weights(recipe: Recipe, word: str, class_names: tuple[str, ...], notes
     head = f"a fresh classifier for {len(class_names)} classes" if fresh_head else "its classifier too"
     notes.append(f"Weights: from {word}, {head}.")
     freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
+    if recipe.freeze_stages or recipe.frozen_statistics:
+        notes.append(_frozen(recipe, network))
     return Start(model, word, network, tuple(notes))
 
 
@@ -264,6 +266,19 @@ def _as_rgb(network: Network, word: str) -> str:
         f"Its first convolution read {had} channels, and pictures are read as RGB: red, green and blue get the weights "
         f"of the first {_CHANNELS if had > _CHANNELS else had} in turn, scaled by {had}/{_CHANNELS}."
     )
+
+
+def _frozen(recipe: Recipe, network: Network) -> str:
+    """What keeps the weights given, in a sentence."""
+    kept = {
+        0: "",
+        1: "the stem and the first stage",
+        "all": "everything but the classifier",
+    }.get(recipe.freeze_stages, f"the stem and the first {recipe.freeze_stages} stages")
+    statistics = "the statistics of all batch-norms" if recipe.frozen_statistics else ""
+    every = sum(weight.numel() for weight in network.parameters())
+    train = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    return f"Frozen: {' and '.join(filter(None, (kept, statistics)))}; {train:,} of {every:,} weights train."
 
 
 def _seed(recipe: Recipe) -> None:

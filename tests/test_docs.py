@@ -1,0 +1,62 @@
+"""The commands that the docs give are commands that there are, with settings that there are."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from benchmarks.finetune_land_cover import KNOWN
+
+from efficientnetv2.cli import app
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipes import named
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs/finetuning.md"
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every ``effnetv2`` line in the page's shell blocks."""
+    blocks = re.findall(r"```(?:bash)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("effnetv2 ")]
+
+
+ALL = [
+    (page.name, words)
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for words in commands(page)
+]
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), ALL, ids=[f"{page}: {' '.join(words)}"[:60] for page, words in ALL]
+)
+def test_every_command_of_the_docs_is_understood(page, words):
+    """Parsed, not run: unknown options, values of a wrong kind and missing arguments are refused here."""
+    group = typer.main.get_command(app)
+    verb = group.commands[words[0]]  # type: ignore[attr-defined]
+    parsed = verb.make_context(words[0], words[1:])
+    with_settings(named("finetune"), parsed.params.get("settings") or [])
+
+
+def test_the_page_gives_the_settings_of_the_figure():
+    """Those that the benchmark fixed, but for how often it looked at the validation pictures."""
+    train = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    (given,) = [
+        train.make_context("train", words[1:]).params
+        for words in commands(PAGE)
+        if "pooling=mean+centre" in words
+    ]
+    settings = [*given["settings"], f"epochs={given['epochs']:g}", "validate_epochs=8"]
+    assert with_settings(named("finetune"), settings) == with_settings(named("finetune"), KNOWN)
+    assert sorted(settings) == sorted(KNOWN)
+
+
+def test_the_page_explains_each_setting_of_the_figure():
+    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    for setting in KNOWN:
+        assert setting.startswith(("epochs", "validate_epochs")) or any(f"`{setting}`" in row for row in rows)
