@@ -36,9 +36,11 @@ class Done:
     stderr: str
 
 
-def effnetv2(*arguments: object, cwd: Path, timeout: float = 300) -> Done:
+def effnetv2(
+    *arguments: object, cwd: Path, timeout: float = 300, environment: dict[str, str] | None = None
+) -> Done:
     """Run a command; ``effnetv2_fresh`` does it in a fresh interpreter."""
-    return started(*arguments, cwd=cwd).end(timeout)
+    return started(*arguments, cwd=cwd, environment=environment).end(timeout)
 
 
 def started(*arguments: object, cwd: Path, environment: dict[str, str] | None = None) -> Running:

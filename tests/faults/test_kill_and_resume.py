@@ -55,9 +55,9 @@ def kill_before_the_first_step(data: Path, run: Path, workers: int) -> None:
     process.stderr.close()
 
 
-def kill_in_the_middle(data: Path, run: Path, workers: int, moment: random.Random) -> None:
+def kill_in_the_middle(data: Path, run: Path, workers: int, moment: random.Random, *more: str) -> None:
     """SIGKILL after a random number of further rows, and a random part of a step later."""
-    process = start(data, run, workers, "--resume")
+    process = start(data, run, workers, "--resume", *more)
     enough = steps_done(run) + moment.randint(1, 3)
     while steps_done(run) < enough and process.poll() is None:
         time.sleep(0.01)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen
@@ -62,22 +64,37 @@ def begin(
     workers: int,
     screen: Screen,
     world: World,
-) -> tuple[RunFolder, Recipe, Network]:
+) -> tuple[RunFolder, Recipe, Network, Cached | None]:
     """Settle the recipe, then make the folder: what is refused leaves nothing behind."""
-    recipe, network, further = _settled(recipe, words, prepared, device, world)
-    chosen = [*chosen, *further]
+    settled = settle(
+        recipe,
+        images=len(prepared.train),
+        class_names=prepared.train.class_names,
+        device=device,
+        world=world,
+    )
+    recipe, network, chosen = settled.recipe, settled.network, [*chosen, *settled.notes]
+    pictures = cached(words.cache, recipe, prepared, device, screen, world)
+    if pictures is not None:
+        chosen.append(pictures.note)
+    if words.minutes is not None:
+        recipe, chosen = _as_long_as(
+            words.minutes, recipe, chosen, network, prepared, device, pictures, world
+        )
     folder = RunFolder(path, screen.say)
     folder.log(f"Run folder: {path}")
     folder.log(prepared.split_note)
     for note in chosen:
         folder.log(note)
     preprocessing = _preprocessing(recipe, network)
-    beginning = {
+    beginning: dict[str, Any] = {
         "command": command_line(),
         "launch": world.launch,
         "chosen": chosen,
         "preprocessing": preprocessing.to_json(),
     }
+    if pictures is not None:
+        beginning["cache"] = words.cache
     if recipe.weights != "none":
         probe = _probed(network, prepared, preprocessing, recipe, device, workers, screen)
         folder.log(
@@ -88,7 +105,7 @@ def begin(
     folder.begin(recipe, prepared.manifest, beginning)
     for skipped_path, reason in prepared.skipped:
         folder.skip(skipped_path, reason)
-    return folder, recipe, network
+    return folder, recipe, network, pictures
 
 
 def _probed(
@@ -117,21 +134,32 @@ def _probed(
 
 
 def go_on(
-    path: Path, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen, world: World
-) -> tuple[RunFolder, Recipe, Network]:
+    path: Path,
+    recipe: Recipe,
+    words: Words,
+    prepared: Prepared,
+    device: torch.device,
+    screen: Screen,
+    world: World,
+) -> tuple[RunFolder, Recipe, Network, Cached | None]:
     """The folder, recipe and network of a run begun before; its checkpoint brings the weights."""
     refuse_unshared(recipe, device, world, begun=True)
     folder = RunFolder(path, screen.say)
     _same_pictures(folder, prepared)
     folder.log(f"Run folder: {path}")
+    # Where the pictures are kept changes none of their pixels; whether they are is the recipe's affair.
+    where = words.cache or folder.beginning().get("cache")
+    pictures = cached(where, recipe, prepared, device, screen, world)
+    if pictures is not None:
+        folder.log(pictures.note)
     class_names = prepared.train.class_names
     if steps_saved(folder.checkpoints) or recipe.weights == "none":
         # Its weights are the checkpoint's; those that it began with may be gone by now.
-        return folder, recipe, build(recipe, recipe.model, num_classes=len(class_names))
+        return folder, recipe, build(recipe, recipe.model, num_classes=len(class_names)), pictures
     begun = start(recipe, class_names=class_names, device=device)
     for note in begun.notes:
         folder.log(note)
-    return folder, recipe, begun.network
+    return folder, recipe, begun.network, pictures
 
 
 def decided(
@@ -163,31 +191,35 @@ def _begun_by(launch: str | None, out: Path | None) -> Path | None:
     return None
 
 
-def _settled(
-    recipe: Recipe, words: Words, prepared: Prepared, device: torch.device, world: World
-) -> tuple[Recipe, Network, list[str]]:
-    settled = settle(
-        recipe,
-        images=len(prepared.train),
-        class_names=prepared.train.class_names,
-        device=device,
-        world=world,
+def _as_long_as(
+    minutes: float,
+    recipe: Recipe,
+    chosen: list[str],
+    network: Network,
+    prepared: Prepared,
+    device: torch.device,
+    pictures: Cached | None,
+    world: World,
+) -> tuple[Recipe, list[str]]:
+    """The recipe with the epochs that fit, and what was chosen; filling a cache counts."""
+    reader, spent = (None, 0.0) if pictures is None else (pictures.reader, pictures.seconds / 60)
+    if spent >= minutes:
+        raise InputError(
+            f"--minutes {minutes:g}: filling the cache alone took {spent:.1f} minutes. Give more; a cache on disk is "
+            "there the next time."
+        )
+    epochs = epochs_within(
+        (minutes - spent) * _at_once(world, device), recipe, network, prepared.train, device, reader
     )
-    notes = list(settled.notes)
-    recipe = settled.recipe
-    if words.minutes is not None:
-        minutes = words.minutes * _at_once(world, device)
-        epochs = epochs_within(minutes, recipe, settled.network, prepared.train, device)
-        recipe = recipe.model_copy(update={"epochs": epochs})
-        notes = [note for note in notes if not note.startswith("Epochs:")]
-        notes.append(f"Epochs: {epochs:g}, what fits into {words.minutes:g} minutes by a short measurement.")
-        recipe.progressive.at(0, steps=Length.of(recipe, len(prepared.train)).steps)
-    return recipe, settled.network, notes
+    recipe = recipe.model_copy(update={"epochs": epochs})
+    recipe.progressive.at(0, steps=Length.of(recipe, len(prepared.train)).steps)
+    note = f"Epochs: {epochs:g}, what fits into {minutes:g} minutes by a short measurement."
+    return recipe, [*(line for line in chosen if not line.startswith("Epochs:")), note]
 
 
 def _at_once(world: World, device: torch.device) -> int:
     """How many processes' worth of work is done in the time that one alone needs for its own."""
-    return world.size if device.type == "cuda" else world.size // world.local_size
+    return world.size if device.type == "cuda" else world.machines
 
 
 def _preprocessing(recipe: Recipe, network: Network) -> Preprocessing:

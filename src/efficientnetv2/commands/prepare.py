@@ -63,11 +63,13 @@ class Prepared:
         manifest: every readable picture, with its split.
         split_note: how it was made, in a sentence.
         skipped: path and reason of each unreadable picture.
+        holdout_drawn: val was drawn here, and is another for another seed; else it was given.
     """
 
     manifest: Manifest
     split_note: str
     skipped: tuple[tuple[str, str], ...]
+    holdout_drawn: bool
 
     @property
     def train(self) -> Manifest:
@@ -78,6 +80,12 @@ class Prepared:
     def val(self) -> Manifest:
         """The validation pictures."""
         return self.manifest.subset("val")
+
+    @property
+    def trainable(self) -> Manifest:
+        """Every picture that some seed trains on."""
+        parts = ("train", "val") if self.holdout_drawn else ("train",)
+        return self.manifest.select(np.flatnonzero(np.isin(self.manifest.split, parts)))
 
 
 def prepare(
@@ -103,10 +111,11 @@ def prepare(
         say(
             f"Skipped {len(skipped)} unreadable {pictures}, listed in skipped.csv; the first: {' '.join(skipped[0])}."
         )
+    holdout_drawn = not (manifest.split == "val").any()
     manifest, note = with_holdout(
         manifest, fraction=holdout, seed=seed, contents=found.contents[found.readable]
     )
-    return Prepared(manifest, note, skipped)
+    return Prepared(manifest, note, skipped, holdout_drawn)
 
 
 def tell(manifest: Manifest, *, strict: bool, say: Callable[[str], None]) -> None:

@@ -57,6 +57,15 @@ def train(
         str | None,
         typer.Option(metavar="whole|crop|pad", help="How a picture meets the square.", show_default=False),
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ram|disk",
+            help="Decode each picture once and keep it, shrunk to what crops need: in memory for this run, or on disk "
+            "for later ones too. (Default: decode it each time.)",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.", show_default=False)] = None,
     settings: Annotated[
         list[str] | None,
@@ -96,6 +105,7 @@ def train(
     - `effnetv2 train photos/ --weights efficientnetv2_s.in21k_ft_in1k`
     - `effnetv2 train photos/ --weights theirs.pth --set freeze_stages=all`
     - `effnetv2 train photos/ --set progressive.stages=1 --set optimizer.lr=0.001`
+    - `effnetv2 train photos/ --cache ram`
     - `effnetv2 train photos/ --resume`
     """
     from efficientnetv2.commands.beginning import Place
@@ -113,6 +123,7 @@ def train(
         batch_images=batch_images,
         framing=framing,
         seed=seed,
+        cache=cache,
         settings=tuple(settings or ()),
     )
     place = Place(out, resume, device, workers, strict, as_json)

@@ -12,6 +12,7 @@ import torch
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.beginning import Place, begin, decided, go_on
+from efficientnetv2.commands.caching import Cached, reader_here
 from efficientnetv2.commands.outcome import Outcome, versions
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
 from efficientnetv2.commands.screen import Screen, TrainingBar
@@ -66,6 +67,7 @@ class _Ready:
         prepared: the pictures.
         preprocessing: of evaluation, and of the model file.
         resumed: whether the run goes on.
+        pictures: those to train on, if they are kept decoded.
     """
 
     path: Path
@@ -74,6 +76,7 @@ class _Ready:
     prepared: Prepared
     preprocessing: Preprocessing
     resumed: bool
+    pictures: Cached | None
 
 
 def _readied(
@@ -87,13 +90,13 @@ def _readied(
 ) -> _Ready:
     path, recipe, chosen, resumed = decided(words, place, device, screen, world)
     prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=place.strict, say=screen.say)
-    folder, recipe, network = (
-        go_on(path, recipe, prepared, device, screen, world)
+    folder, recipe, network, pictures = (
+        go_on(path, recipe, words, prepared, device, screen, world)
         if resumed
         else begin(path, recipe, chosen, words, prepared, device, workers, screen, world)
     )
     preprocessing = Preprocessing.from_json(folder.beginning()["preprocessing"])
-    return _Ready(path, recipe, network, prepared, preprocessing, resumed)
+    return _Ready(path, recipe, network, prepared, preprocessing, resumed, pictures)
 
 
 def _run(
@@ -117,6 +120,7 @@ def _run(
         workers=workers,
         strict=place.strict,
         world=world,
+        reader=reader_here(ready.pictures, recipe, ready.prepared, device, screen, world),
     )
     by = f" by {world.size} processes" if world.many else ""
     _refuse_missing(job.train, world)

@@ -8,7 +8,7 @@ cut at whole pixels of what was decoded, half of one from its place at most; eva
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,7 +21,8 @@ from efficientnetv2.base.preprocessing import IMAGENET_MEAN, Framing, Preprocess
 from efficientnetv2.data.pictures import Pixels, Source, Stored, UnreadablePicture, stored
 
 __all__ = [
-    "CROP_UNIFORMS", "Box", "UnreadablePicture", "draw_crop", "eval_picture", "read_picture", "train_picture",
+    "ASPECT", "CROP_UNIFORMS", "Box", "UnreadablePicture", "draw_crop", "eval_picture", "read_picture",
+    "shrunk_picture", "train_picture",
 ]  # fmt: skip
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -31,6 +32,8 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 _TRIES = 10
 # Uniform numbers that a crop is drawn from: its place (2), then area and shape of each try.
 CROP_UNIFORMS = 2 + 2 * _TRIES
+# Least and greatest width over height of a random crop (Inception's).
+ASPECT = (3 / 4, 4 / 3)
 
 # EXIF orientation: from a place (x, y) of the upright unit square to the stored one: exchange x and y first?, then
 # mirror x?, mirror y?
@@ -90,7 +93,7 @@ def train_picture(
     framing: Framing,
     area_min: float,
     uniforms: npt.NDArray[np.float64] | Sequence[float],
-    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    aspect: tuple[float, float] = ASPECT,
     interpolation: Interpolation = "bicubic",
     mean: Sequence[float] = IMAGENET_MEAN,
 ) -> Pixels:
@@ -158,6 +161,25 @@ def eval_picture(source: Source, preprocessing: Preprocessing) -> Pixels:
             preprocessing.mean,
             exact=True,
         )
+
+
+def shrunk_picture(source: Source, size: Callable[[int, int], tuple[int, int]]) -> Pixels:
+    """The whole picture, made smaller once.
+
+    Args:
+        source: see ``read_picture``.
+        size: from the picture's width and height to those wanted.
+
+    Returns:
+        (height, width, 3) uint8, upright RGB.
+
+    Raises:
+        UnreadablePicture: with the reason in words.
+    """
+    with stored(source) as picture:
+        width, height = _upright_size(picture)
+        whole = Box(0, 0, width, height)
+        return _resized(picture, whole, size(width, height), "bicubic", exact=True)
 
 
 def draw_crop(

@@ -99,6 +99,22 @@ def stored(source: Source) -> Iterator[Stored]:
         raise UnreadablePicture(_name(source), _reason(error)) from error
 
 
+def size_of(source: Source) -> tuple[int, int]:
+    """Width and height before any turning upright; of a file no more than the header is read.
+
+    Raises:
+        UnreadablePicture: with the reason in words.
+    """
+    if isinstance(source, str | Path) and not _RECORD.fullmatch(str(source)):
+        try:
+            with _quietly(), Image.open(source) as image:
+                return image.size
+        except Exception as error:  # as in ``stored``
+            raise UnreadablePicture(_name(source), _reason(error)) from error
+    with stored(source) as picture:
+        return picture.width, picture.height
+
+
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Pillow's warnings are about the picture, and what is wrong enough becomes an error here anyway."""

@@ -5,10 +5,12 @@ What is done with it (crop, resize, framing) is ``data.decode``'s affair and the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from efficientnetv2.data.listing import packed
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import Source
 from efficientnetv2.data.shards.reading import ShardReader
@@ -44,6 +46,10 @@ class Reader(Protocol):
         """
         ...
 
+    def stamps(self, samples: Sequence[int]) -> list[str]:
+        """A short text for each that is another one when its content has changed; found without reading it."""
+        ...
+
 
 @dataclass(frozen=True)
 class Files:
@@ -67,7 +73,20 @@ class Files:
         """Itself: each file is opened when its turn comes."""
         return self
 
+    def stamps(self, samples: Sequence[int]) -> list[str]:
+        """Each file's size and when it was last written."""
+        return [_stamp(self.manifest.file(sample)) for sample in samples]
+
 
 def originals(manifest: Manifest) -> Reader:
     """The reader of what a manifest lists, as it is stored."""
     return Files(manifest) if manifest.shards is None else ShardReader(manifest.table, manifest.shards)
+
+
+def _stamp(file: str) -> str:
+    record = packed(file)
+    try:
+        status = os.stat(record[0] if record else file)
+    except OSError as error:
+        return type(error).__name__
+    return f"{status.st_size} {status.st_mtime_ns}"

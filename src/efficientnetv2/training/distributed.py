@@ -69,6 +69,11 @@ class World:
         """Whether there is anybody to talk to."""
         return self.size > 1
 
+    @property
+    def machines(self) -> int:
+        """How many they run on, as many on each."""
+        return self.size // self.local_size
+
     def groups(self, groups: int) -> range:
         """This process's share of a step's groups, by their numbers."""
         return range(self.rank, groups, self.size)

@@ -10,6 +10,7 @@ import torch
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.readers import Reader
 from efficientnetv2.inference.predict import Predictions, interleaved, predict_manifest
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import ALONE, World, gathered_by_first
@@ -37,6 +38,7 @@ class Job:
         workers: processes that read pictures.
         strict: stop at the first unreadable picture.
         world: the processes that run it together, each with a job of its own that differs in folder and device.
+        reader: of the training pictures; None reads the originals.
     """
 
     recipe: Recipe
@@ -49,6 +51,7 @@ class Job:
     workers: int
     strict: bool = False
     world: World = ALONE
+    reader: Reader | None = None
 
     @property
     def length(self) -> Length:

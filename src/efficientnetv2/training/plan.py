@@ -14,6 +14,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.loader import TrainingPictures, reading_threads
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.readers import Reader
 from efficientnetv2.data.sampling import Request
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.models.network import Network
@@ -40,7 +41,9 @@ class StepTime:
     seconds_per_image: float
 
 
-def measure(recipe: Recipe, network: Network, manifest: Manifest, device: torch.device) -> list[StepTime]:
+def measure(
+    recipe: Recipe, network: Network, manifest: Manifest, device: torch.device, reader: Reader | None = None
+) -> list[StepTime]:
     """Time a few steps of each stage, on the first pictures of the manifest.
 
     Args:
@@ -48,6 +51,7 @@ def measure(recipe: Recipe, network: Network, manifest: Manifest, device: torch.
         network: to train; a copy of it is trained here.
         manifest: training pictures.
         device: to train on.
+        reader: of the pictures; None reads the originals.
     """
     network = copy.deepcopy(network)
     place(network, device)
@@ -55,7 +59,12 @@ def measure(recipe: Recipe, network: Network, manifest: Manifest, device: torch.
     network.train()
     preprocessing = Preprocessing(image_px=8, framing=recipe.framing)
     pictures = TrainingPictures(
-        manifest, preprocessing, recipe.crop_area_min, Key.of(recipe.seed), threads=reading_threads(workers=0)
+        manifest,
+        preprocessing,
+        recipe.crop_area_min,
+        Key.of(recipe.seed),
+        threads=reading_threads(workers=0),
+        reader=reader,
     )
     images = min(recipe.batch_images, recipe.group_images or recipe.batch_images, 64)
     stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
@@ -100,7 +109,12 @@ def _step(
 
 
 def epochs_within(
-    minutes: float, recipe: Recipe, network: Network, manifest: Manifest, device: torch.device
+    minutes: float,
+    recipe: Recipe,
+    network: Network,
+    manifest: Manifest,
+    device: torch.device,
+    reader: Reader | None = None,
 ) -> float:
     """The epochs that fit into so many minutes.
 
@@ -110,11 +124,14 @@ def epochs_within(
         network: as for ``measure``.
         manifest: training pictures.
         device: to train on.
+        reader: as for ``measure``.
 
     Raises:
         InputError: not even one step per stage fits.
     """
-    seconds = {time.image_px: time.seconds_per_image for time in measure(recipe, network, manifest, device)}
+    seconds = {
+        time.image_px: time.seconds_per_image for time in measure(recipe, network, manifest, device, reader)
+    }
     plan = recipe.progressive
     per_image = float(np.mean([seconds[plan.stage(index).image_px] for index in range(plan.stages)]))
     epochs = minutes * 60 * (1 - _OVERHEAD) / (per_image * len(manifest))

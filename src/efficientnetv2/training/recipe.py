@@ -105,6 +105,9 @@ class Recipe(_Part):
         eval_px: side of the picture at evaluation; None takes the last training size.
         eval_views: how a picture is looked at in evaluation; see ``Preprocessing``.
         crop_area_min: smallest share of the picture's area that a training crop keeps.
+        cache_detail: None decodes each picture anew whenever it is drawn. Else it is decoded once and kept at a size
+            from which this share of the random crops has all its pixels, (0, 1]; see ``data.cache.Kept``. Where it
+            is kept is ``--cache``'s affair.
         augment: kinds of augmentation, over the whole run; how strong is the schedule's affair.
         balance: how often each class is drawn; see ``data.sampling.Sampler``.
         holdout: share of the training pictures that becomes ``val`` where no split is given.
@@ -141,6 +144,7 @@ class Recipe(_Part):
     eval_px: int | None = Field(default=None, ge=1)
     eval_views: Views = "one"
     crop_area_min: float = Field(default=0.35, gt=0, le=1)
+    cache_detail: float | None = Field(default=None, gt=0, le=1)
     augment: AugmentPlan = AugmentPlan()
     balance: Balance | None = None
     holdout: float = Field(default=0.2, gt=0, lt=1)

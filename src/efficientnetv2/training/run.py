@@ -130,7 +130,12 @@ def _steps(job: Job, state: State) -> Iterator[StepDone]:
         world=job.world.size,
     )
     pictures = TrainingPictures(
-        job.train, job.preprocessing, recipe.crop_area_min, job.key, threads=reading_threads(job.workers)
+        job.train,
+        job.preprocessing,
+        recipe.crop_area_min,
+        job.key,
+        threads=reading_threads(job.workers),
+        reader=job.reader,
     )
     pinned = job.device.type == "cuda"
     return train(

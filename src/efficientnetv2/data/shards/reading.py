@@ -50,6 +50,13 @@ class ShardReader:
         read = self._store.read([self._range(sample) for sample in samples])
         return Fetched(self, MappingProxyType(dict(zip(samples, read, strict=True))))
 
+    def stamps(self, samples: Sequence[int]) -> list[str]:
+        """Each picture's place, and the state of its shard."""
+        numbers = sorted({int(self._number[sample]) for sample in samples})
+        stats = self._store.stats([self._shards.shards[number].name for number in numbers])
+        states = dict(zip(numbers, stats, strict=True))
+        return [f"{self._offset[sample]} {states[int(self._number[sample])]}" for sample in samples]
+
     def picture(self, sample: int, content: bytes | str) -> bytes:
         """What the store gave for a picture.
 
@@ -85,3 +92,7 @@ class Fetched:
     def ahead(self, samples: Sequence[int]) -> Fetched:
         """See ``ShardReader.ahead``."""
         return self._reader.ahead(samples)
+
+    def stamps(self, samples: Sequence[int]) -> list[str]:
+        """See ``ShardReader.stamps``."""
+        return self._reader.stamps(samples)

@@ -1,0 +1,183 @@
+"""``--cache ram|disk``: where decoded pictures are kept for a run, how many bytes they may take, what is said."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.prepare import Prepared
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.data.cache import Kept
+from efficientnetv2.data.filling import Filled, Order, amount, in_memory, on_disk
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.readers import Reader, originals
+from efficientnetv2.inference.accelerate import free_memory_bytes
+from efficientnetv2.training.distributed import ALONE, World, gathered
+from efficientnetv2.training.recipe import Recipe
+
+# Share of the free memory that ``--cache ram`` may take. Where the CPU trains, settling the recipe gave activations
+# up to 60 % of it. Ours.
+_MEMORY_SHARE_CPU, _MEMORY_SHARE = 0.4, 0.7
+
+
+@dataclass(frozen=True)
+class Cached:
+    """The training pictures, decoded.
+
+    Args:
+        where: ``ram`` or ``disk``.
+        reader: of them.
+        note: what was done, in a sentence.
+        seconds: that it took.
+    """
+
+    where: str
+    reader: Reader
+    note: str
+    seconds: float
+
+
+def caches_folder() -> Path:
+    """Where ``--cache disk`` keeps pictures: EFFNETV2_CACHE, else efficientnetv2 in the user's cache folder."""
+    if named := os.environ.get("EFFNETV2_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "efficientnetv2"
+
+
+def cached(
+    where: str | None,
+    recipe: Recipe,
+    prepared: Prepared,
+    device: torch.device,
+    screen: Screen,
+    world: World = ALONE,
+) -> Cached | None:
+    """Keep the training pictures as the recipe says, if it says so.
+
+    Args:
+        where: ``ram`` or ``disk``; None if the run was given no ``--cache``.
+        recipe: of the run.
+        prepared: its pictures.
+        device: that it trains on.
+        screen: shows progress.
+        world: the processes that will read them. On one machine they share what the first has filled.
+
+    Returns:
+        None if the recipe reads the originals.
+
+    Raises:
+        InputError: the recipe wants a cache and it was not said where; there is no room for it; or ``ram`` is to
+            serve several machines.
+    """
+    if recipe.cache_detail is None:
+        return None
+    if where is None:
+        raise InputError(
+            f"The recipe keeps decoded pictures (cache_detail is {recipe.cache_detail:g}), but not where: give --cache "
+            "ram or --cache disk, or --set cache_detail=null to read the files each time."
+        )
+    if where == "ram" and world.machines > 1:
+        raise InputError(
+            f"--cache ram is for the processes of one machine, and these are of {world.machines}. Use --cache disk, "
+            "which each machine fills for itself unless they share it."
+        )
+    begun = time.perf_counter()
+    # On disk other runs use them too: those of another seed, whose hold-out is another.
+    pictures = prepared.train if where == "ram" else _in_order(prepared.trainable)
+    order = Order(
+        reader=originals(pictures),
+        count=len(pictures),
+        kept=_kept(recipe),
+        threads=_cores(),
+        say=screen.say,
+        counting=screen.counting,
+    )
+    filled = _in_ram(order, device) if where == "ram" else on_disk(_folder(pictures, order.kept), order)
+    rows = pd.Index(pictures.paths).get_indexer(pd.Index(prepared.train.paths)).astype(np.int64)
+    seconds = time.perf_counter() - begun
+    reader = filled.reader(rows, originals(prepared.train))
+    return Cached(where, reader, _note(where, filled, order, seconds), seconds)
+
+
+def reader_here(
+    filled: Cached | None,
+    recipe: Recipe,
+    prepared: Prepared,
+    device: torch.device,
+    screen: Screen,
+    world: World,
+) -> Reader | None:
+    """What this process reads: the cache that the first one has filled, or one on its own machine's disk.
+
+    Args:
+        filled: by the first process; None if it reads the originals.
+        recipe: of the run.
+        prepared: its pictures.
+        device: that it trains on.
+        screen: shows progress.
+        world: the processes of the run; each calls this.
+
+    Raises:
+        InputError: as ``cached``.
+    """
+    if filled is None:
+        return None
+    here: Cached | None = filled
+    if world.machines > 1 and not world.first:
+        here = cached(filled.where, recipe, prepared, device, screen, world)
+    gathered(world, None)  # nobody waits within a step for one that is still filling
+    assert here is not None, "the recipe is the same for all"
+    return here.reader
+
+
+def _kept(recipe: Recipe) -> Kept:
+    assert recipe.cache_detail is not None
+    plan = recipe.progressive
+    return Kept.enough(
+        image_px=max(plan.stage(index).image_px for index in range(plan.stages)),
+        framing=recipe.framing,
+        area_min=recipe.crop_area_min,
+        detail=recipe.cache_detail,
+    )
+
+
+def _in_ram(order: Order, device: torch.device) -> Filled:
+    share = _MEMORY_SHARE_CPU if device.type == "cpu" else _MEMORY_SHARE
+    return in_memory(order, room_bytes=int(share * free_memory_bytes(torch.device("cpu"))))
+
+
+def _in_order(manifest: Manifest) -> Manifest:
+    """By path, so that a list in another order has the same cache."""
+    return manifest.select(np.argsort(np.array(manifest.paths, dtype=object), kind="stable"))
+
+
+def _folder(pictures: Manifest, kept: Kept) -> Path:
+    """Of this data at this size, whichever pictures it holds now: when they change, the cache is replaced."""
+    name = Path(pictures.source).name
+    digest = hashlib.blake2b(f"{pictures.root}\0{name}\0{kept}".encode(), digest_size=6).hexdigest()
+    shown = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem)[:40]
+    return caches_folder() / "pictures" / f"{shown}-{kept.px}px-{digest}"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _note(where: str, filled: Filled, order: Order, seconds: float) -> str:
+    side = {"shorter": "shorter side", "longer": "longer side", "mean": "mean side"}[order.kept.side]
+    size = (
+        f"{order.count:,} pictures decoded, their {side} at most {order.kept.px} px, {amount(filled.bytes)}"
+    )
+    if where == "ram":
+        return f"Cache: {size} of memory, filled in {seconds:.0f} s."
+    done = "there already" if filled.reused else f"filled in {seconds:.0f} s"
+    return f"Cache: {size} in {filled.path.parent}, {done}. To be rid of it, delete that folder."

@@ -1,0 +1,282 @@
+"""``--cache``: what it decides, what it says, what it leaves; and that a run with it resumes to the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tests.command_line import TINY, effnetv2
+from tests.commands.test_train_together import WORDS as TOGETHER
+from tests.commands.test_train_together import losses
+from tests.conftest import COLOURS, paint
+from tests.faults.test_kill_and_resume import WORDS, bits, kill_in_the_middle, rows, start
+from tests.processes import effnetv2_together
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands import beginning, caching
+from efficientnetv2.commands.caching import Cached, cached, caches_folder
+from efficientnetv2.commands.prepare import Source, prepare
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.words import Words, begin_recipe
+from efficientnetv2.data.cache import Kept
+from efficientnetv2.progressive import Ramp
+from efficientnetv2.training.distributed import ALONE, World
+from efficientnetv2.training.recipes import named
+
+
+@pytest.fixture
+def caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("EFFNETV2_CACHE", str(tmp_path / "caches"))
+    return tmp_path / "caches/pictures"
+
+
+@pytest.fixture
+def large(tmp_path):
+    """Pictures of 150 px: at 64 px of training they are kept smaller."""
+    for name, colour in COLOURS.items():
+        for number in range(10):
+            paint(tmp_path / "large" / name / f"{number}.jpg", colour, number, px=150)
+    return tmp_path / "large"
+
+
+def train(pictures, run, *more):
+    words = ("train", pictures, *TINY, "--recipe", "quick", "--weights", "none", "--out", run, *more)
+    return effnetv2(*words, cwd=run.parent, environment={"EFFNETV2_CACHE": str(run.parent / "caches")})
+
+
+def note_of(run):
+    (note,) = [
+        line
+        for line in json.loads((run / "beginning.json").read_text())["chosen"]
+        if line.startswith("Cache:")
+    ]
+    return note
+
+
+def test_a_run_with_the_cache_in_memory_leaves_nothing_of_it_behind(large, caches, tmp_path):
+    done = train(large, tmp_path / "run", "--cache", "ram")
+    assert done.returncode == 0, done.stderr
+    # 64 px, crops of 35 % or more: half of them are wider than 0.725 of the shorter side
+    assert note_of(tmp_path / "run").startswith(
+        "Cache: 24 pictures decoded, their shorter side at most 89 px, 1 MiB of memory, filled in "
+    )
+    assert note_of(tmp_path / "run") in done.stdout
+    assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["cache_detail"] == 0.5
+    assert not caches.exists()
+
+
+def test_the_cache_on_disk_serves_the_next_run_and_other_hold_outs(large, caches, tmp_path):
+    first = train(large, tmp_path / "first", "--cache", "disk")
+    assert first.returncode == 0, first.stderr
+    (folder,) = caches.iterdir()
+    assert f"30 pictures decoded, their shorter side at most 89 px, 1 MiB in {folder}, filled in" in note_of(
+        tmp_path / "first"
+    )
+    assert "To be rid of it, delete that folder." in note_of(tmp_path / "first")
+    second = train(large, tmp_path / "second", "--cache", "disk", "--seed", "1")
+    assert second.returncode == 0, second.stderr
+    assert f"1 MiB in {folder}, there already." in note_of(tmp_path / "second")
+    third = train(large, tmp_path / "third", "--cache", "disk", "--set", "cache_detail=1")
+    assert "their shorter side at most 125 px" in note_of(tmp_path / "third"), third.stderr
+    assert len(list(caches.iterdir())) == 2, "another size is another cache"
+
+
+def test_the_demo_passes_without_a_cache_and_recipes_have_none():
+    assert named("quick").cache_detail is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--cache", "dsk"), "--cache is 'dsk', but is ram or disk; did you mean 'disk'?"),
+        (
+            ("--set", "cache_detail=0.5"),
+            "cache_detail is 0.5), but not where: give --cache ram or --cache disk",
+        ),
+        (("--cache", "ram", "--set", "cache_detail=0"), "cache_detail = 0"),
+        (("--cache", "ram", "--set", "cache_detail=1.5"), "cache_detail = 1.5"),
+    ],
+)
+def test_wrong_words_are_refused_and_leave_nothing(words, message, large, caches, tmp_path):
+    done = train(large, tmp_path / "run", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+    assert not caches.exists()
+
+
+def test_what_was_begun_with_or_without_a_cache_goes_on_so(large, caches, tmp_path):
+    assert train(large, tmp_path / "without").returncode == 0
+    refused = train(large, tmp_path / "without", "--cache", "ram", "--resume")
+    assert refused.returncode == 2
+    assert "cache_detail: None there, 0.5 here" in refused.stderr
+    assert train(large, tmp_path / "with", "--cache", "disk").returncode == 0
+    gone_on = train(large, tmp_path / "with", "--resume")
+    assert gone_on.returncode == 0, gone_on.stderr
+    assert "there already" in gone_on.stdout, "where it was kept is remembered"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_killed_and_gone_on_with_from_another_cache_ends_with_the_same_bits(
+    workers, large, caches, tmp_path
+):
+    """In memory, killed, from disk: the same pixels."""
+    words = (*WORDS, "--epochs", "4")
+    alone = effnetv2(
+        "train", large, *words, "--workers", "0", "--cache", "ram", "--out", tmp_path / "alone", cwd=tmp_path
+    )
+    assert alone.returncode == 0, alone.stderr
+    process = start(large, tmp_path / "killed", workers, "--epochs", "4", "--cache", "ram")
+    while not (tmp_path / "killed/recipe.yaml").exists() and process.poll() is None:
+        pass
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    kill_in_the_middle(large, tmp_path / "killed", workers, random.Random(3), "--epochs", "4")
+    assert not (tmp_path / "killed/model.safetensors").exists(), "it was killed too late to mean anything"
+    done = effnetv2(
+        "train",
+        large,
+        *words,
+        "--workers",
+        workers,
+        "--cache",
+        "disk",
+        "--out",
+        tmp_path / "killed",
+        "--resume",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert bits(tmp_path / "killed") == bits(tmp_path / "alone")
+    without = effnetv2("train", large, *words, "--workers", "0", "--out", tmp_path / "without", cwd=tmp_path)
+    assert without.returncode == 0, without.stderr
+    assert bits(tmp_path / "without") != bits(tmp_path / "alone"), "the cache was read at all"
+    losses = [
+        [row["loss"] for row in rows(tmp_path / name) if row["kind"] == "train"]
+        for name in ("alone", "without")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=0.5)
+
+
+def prepared(pictures, seed=0):
+    return prepare(Source(str(pictures)), holdout=0.2, seed=seed, strict=False, say=lambda line: None)
+
+
+def of_recipe(**changes):
+    return named("quick").model_copy(update={"cache_detail": 0.5, **changes})
+
+
+CPU = torch.device("cpu")
+
+
+def test_the_train_part_of_a_given_split_is_kept_alone(tmp_path, caches):
+    for first, (part, count) in zip((0, 10, 20), (("train", 6), ("val", 3), ("test", 2)), strict=True):
+        for number in range(count):
+            for name in ("red", "blue"):
+                paint(
+                    tmp_path / "set" / part / name / f"{number}.jpg",
+                    COLOURS[name],
+                    first + number,
+                )
+    given = prepared(tmp_path / "set")
+    assert (len(given.train), len(given.trainable)) == (12, 12)
+    kept = cached("disk", of_recipe(), given, CPU, Screen(quiet=True))
+    assert "12 pictures" in kept.note
+
+
+@pytest.mark.parametrize("where", ["ram", "disk"])
+def test_samples_find_their_own_pictures(where, large, caches):
+    """Whatever the order of the list and the hold-out are: each has one colour."""
+    for seed in (0, 1):
+        train = prepared(large, seed).train
+        kept = cached(where, of_recipe(), prepared(large, seed), CPU, Screen(quiet=True))
+        for sample in range(len(train)):
+            strongest = kept.reader.source(sample).reshape(-1, 3).mean(0).argmax()
+            assert "rgb"[strongest] == train.paths[sample][0]
+            assert kept.reader.name(sample) == train.file(sample)
+
+
+def test_the_largest_picture_of_the_run_decides_even_where_pictures_shrink():
+    quick = of_recipe()
+    growing = quick.model_copy(update={"progressive": replace(quick.progressive, image_px=Ramp(64, 128))})
+    shrinking = quick.model_copy(update={"progressive": replace(quick.progressive, image_px=Ramp(128, 64))})
+    assert caching._kept(shrinking) == caching._kept(growing) == Kept(177, "shorter")
+
+
+def test_memory_that_is_not_there_is_refused_with_the_way_out(large, caches, monkeypatch):
+    monkeypatch.setattr(caching, "free_memory_bytes", lambda device: 1_000_000)
+    with pytest.raises(InputError, match=r"24 pictures.* need 2 MiB.* Use --cache disk"):
+        cached("ram", of_recipe(), prepared(large), CPU, Screen(quiet=True))
+
+
+def test_processes_of_one_machine_read_the_memory_that_the_first_has_filled(large, tmp_path):
+    words = ("train", large, *TOGETHER, "--cache", "ram")
+    alone = effnetv2(*words, "--out", tmp_path / "alone", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    first, second = effnetv2_together(2, *words, "--out", tmp_path / "both", cwd=tmp_path)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert second.stdout == second.stderr == ""
+    assert losses(tmp_path / "both") == losses(tmp_path / "alone")
+
+
+def test_shards_are_kept_as_their_files_are(large, caches, tmp_path):
+    done = effnetv2("shards", large, tmp_path / "packed", "--shard-pictures", "7", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    of_files, of_shards = prepared(large), prepared(tmp_path / "packed")
+    files, shards = (
+        cached("disk", of_recipe(), one, CPU, Screen(quiet=True)) for one in (of_files, of_shards)
+    )
+    assert shards.reader.path != files.reader.path
+    for sample in range(24):
+        assert np.array_equal(files.reader.source(sample), shards.reader.source(sample))
+    assert "there already" in cached("disk", of_recipe(), of_shards, CPU, Screen(quiet=True)).note
+    tar = next((tmp_path / "packed").glob("*.tar"))
+    os.utime(tar, (0, 0))
+    assert "filled in" in cached("disk", of_recipe(), of_shards, CPU, Screen(quiet=True)).note
+
+
+def test_memory_does_not_reach_to_another_machine(large, caches):
+    two = World(rank=0, size=4, local_rank=0, local_size=2)
+    with pytest.raises(InputError, match=r"these are of 2\. Use --cache disk"):
+        cached("ram", of_recipe(), prepared(large), CPU, Screen(quiet=True), two)
+    assert cached("disk", of_recipe(), prepared(large), CPU, Screen(quiet=True), two).where == "disk"
+
+
+def test_the_folder_is_the_users_cache_unless_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("EFFNETV2_CACHE", str(tmp_path / "here"))
+    assert caches_folder() == tmp_path / "here"
+    monkeypatch.delenv("EFFNETV2_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert caches_folder() == tmp_path / "efficientnetv2"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert caches_folder() == Path.home() / ".cache/efficientnetv2"
+
+
+def test_minutes_count_the_filling(large, monkeypatch):
+    asked = []
+    monkeypatch.setattr(beginning, "epochs_within", lambda minutes, *_: asked.append(minutes) or 12.0)
+    ready, kept = prepared(large), Cached("ram", None, "Cache: …", 90.0)
+    recipe, chosen = beginning._as_long_as(
+        4, named("quick"), ["Epochs: 10.", "Else."], None, ready, CPU, kept, ALONE
+    )
+    assert asked == [2.5]
+    assert recipe.epochs == 12
+    assert chosen == ["Else.", "Epochs: 12, what fits into 4 minutes by a short measurement."]
+    with pytest.raises(InputError, match=r"--minutes 1.5: filling the cache alone took 1.5 minutes"):
+        beginning._as_long_as(1.5, named("quick"), [], None, ready, CPU, kept, ALONE)
+
+
+def test_a_detail_that_was_set_is_not_overwritten_by_the_word():
+    words = Words(recipe="quick", cache="ram", settings=("cache_detail=0.9",))
+    recipe, _ = begin_recipe(words, CPU, print)
+    assert recipe.cache_detail == 0.9
