@@ -23,6 +23,7 @@ from efficientnetv2.models import modelfile
 from efficientnetv2.models.header import CARRIED
 from efficientnetv2.models.interop import convert
 from efficientnetv2.models.interop.loading import loading_tensorflow
+from efficientnetv2.models.interop.statement import Told
 from efficientnetv2.models.network import EfficientNet
 
 pytest.importorskip("timm")
@@ -123,6 +124,17 @@ def test_probabilities_would_tell():
 def test_v2_with_keras_own_scaling_keeps_size_and_framing_in_a_file_of_weights(tmp_path):
     own = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     there_and_back(tmp_path, model(TF, "pad", **own), "o.weights.h5", "keras")
+
+
+def test_what_is_told_goes_before_what_is_carried(tmp_path):
+    network = model()
+    convert.write(tmp_path / "hub", network, "timm")
+    told = Told({"framing": "pad"}, ("a", "b", "c"))
+    back = convert.read(tmp_path / "hub", told=told)
+    assert back.network.preprocessing == replace(network.preprocessing, framing="pad")
+    assert back.network.class_names == ("a", "b", "c")
+    assert back.network.recipe == network.recipe
+    assert back.network.metrics == {}  # reached with another framing
 
 
 def test_a_long_list_of_names_fits(tmp_path):

@@ -309,6 +309,6 @@ def test_unstated_preprocessing_of_b0_is_the_published_one(tmp_path):
     for words in (
         "states no image_px, framing, interpolation, mean or std",
         f"timm's tf_{B0}: image_px 224, framing crop (0.875 of the shorter side), interpolation bicubic, mean 0.485",
-        f"effnetv2 convert {path} OUT --framing",
+        f"effnetv2 convert {path} OUT with --image-px, --framing, --interpolation, --mean or --std",
     ):
         assert words in note

@@ -285,6 +285,7 @@ def test_v1_built_without_a_size_pads_odd_maps_as_even_ones(tmp_path):
     sizeless.save(tmp_path / "sizeless.keras")
     raw = interop.read(tmp_path / "sizeless.keras")
     assert "multiples of 32 px" in raw.notes[0]
+    assert raw.stated == ("mean", "std")  # the size is the published one
     assert not interop.read(tmp_path / "sized.weights.h5").notes
     again = loaded(raw, network)
     for px, same in ((64, True), (80, False)):
@@ -313,6 +314,12 @@ def test_a_network_within_a_network(tmp_path):
         raw = interop.read(path)
         network = loaded(raw, network)
         assert "'mine', is read as the classifier" in raw.notes[0]
+        notes = " ".join(convert.read(path).notes)
+        sized = suffix != ".weights.h5"
+        assert ("preprocessing: image_px, mean and std as the file states" in notes) == sized
+        assert ("states no framing or interpolation; assumed" in notes) == sized
+        assert ("states no image_px, framing or interpolation; assumed" in notes) == (not sized)
+        assert f"effnetv2 convert {path} OUT --class-names" in notes
         assert torch.equal(
             network.classifier.weight.T, torch.from_numpy(keras.ops.convert_to_numpy(model.layers[-1].kernel))
         )

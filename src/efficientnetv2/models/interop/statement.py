@@ -154,9 +154,10 @@ def _origins(raw: Raw, base: Preprocessing, assumed: Sequence[str], origin: str)
         notes.append(f"preprocessing: {_list(stated)} as the file states")
     if assumed:
         values = _list([_value(base, name) for name in assumed])
+        options = [f"--{name.replace('_', '-')}" for name in assumed]
         notes.append(
             f"preprocessing: the file states no {_list(assumed, 'or')}; assumed as of {origin}: {values}. If its "
-            f"pictures were prepared otherwise: effnetv2 convert {_word(raw.path)} OUT --framing whole (and so on)"
+            f"pictures were prepared otherwise: effnetv2 convert {_word(raw.path)} OUT with {_list(options, 'or')}"
         )
     return notes
 
