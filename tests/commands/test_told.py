@@ -178,6 +178,17 @@ def test_a_foreign_file_becomes_a_model_file_that_evaluates(tmp_path, foreign, p
     assert json.loads(done.stdout)["per_class"].keys() == set(NAMES)
 
 
+def test_classes_called_wrongly_are_led_to_the_names(tmp_path, pictures):
+    """As of an ImageNet network whose thousand outputs were trained for something else; one known label is enough."""
+    network = create("efficientnetv2_b0", num_classes=3)
+    for called, leads in ((("tench", "shark", "hen"), True), (("tench", "shark", "elm"), False)):
+        modelfile.save(tmp_path / "m.safetensors", network, class_names=called)
+        done = effnetv2("evaluate", "m.safetensors", pictures, cwd=tmp_path)
+        assert done.returncode == 2
+        assert ("convert m.safetensors NAMED.safetensors --class-names" in done.stderr) == leads
+        assert ("Correct the labels" in done.stderr) == (not leads)
+
+
 def test_all_of_it_can_be_told(tmp_path, foreign):
     words = {"--class-names": "oak,elm,ash", "--image-px": 80, "--framing": "pad", "--interpolation": "bilinear",
              "--mean": "0.1,0.2,0.3", "--std": "0.4,0.5,0.6", "--views": "symmetries"}  # fmt: skip

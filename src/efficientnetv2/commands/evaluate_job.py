@@ -132,8 +132,14 @@ def _in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str,
                 f"('0' to '{len(class_names) - 1}'). Name them, in their order: effnetv2 convert {model} "
                 "NAMED.safetensors --class-names NAMES.txt (a name on each line)"
             )
+        fix = "Correct the labels, or leave those pictures out."
+        if known.isdisjoint(manifest.table["label"]):
+            fix = (
+                "No label is; so this model answers something else, or its classes are called wrongly. To call them "
+                f"otherwise: effnetv2 convert {model} NAMED.safetensors --class-names NAMES.txt (a name on each line)"
+            )
         raise InputError(
             f"{manifest.where(row)}: label {some(strange)} is no class of {model}, which knows "
-            f"{some(class_names, 10)}{did_you_mean(strange[0], known)} Correct the labels, or leave those pictures out."
+            f"{some(class_names, 10)}{did_you_mean(strange[0], known)} {fix}"
         )
     return replace(manifest, class_names=class_names)

@@ -57,19 +57,20 @@ def save(
     _check_kinds(path, network)
     tensors = _apart(_module(network).state_dict())
     _check_finite(tensors, f"{path} was not written")
-    words = header_of(
-        path,
-        network,
-        preprocessing=network.preprocessing if preprocessing is None else preprocessing,
-        class_names=network.class_names if class_names is None else class_names,
-        recipe=network.recipe if recipe is None else recipe,
-        metrics=network.metrics if metrics is None else metrics,
-    )
+    try:
+        words = header_of(
+            network,
+            preprocessing=network.preprocessing if preprocessing is None else preprocessing,
+            class_names=network.class_names if class_names is None else class_names,
+            recipe=network.recipe if recipe is None else recipe,
+            metrics=network.metrics if metrics is None else metrics,
+        )
+    except InputError as error:
+        raise InputError(f"{path} was not written: {error}") from error
     tensorfile.write(Path(path), tensors, words.metadata())
 
 
 def header_of(
-    path: str | Path,
     network: Network,
     *,
     preprocessing: Preprocessing,
@@ -77,7 +78,11 @@ def header_of(
     recipe: Mapping[str, Any],
     metrics: Mapping[str, Any],
 ) -> Header:
-    """What a file says of a network; arguments and errors as of ``save``."""
+    """What a file says of a network; arguments as of ``save``.
+
+    Raises:
+        InputError: the names or channels do not fit the network, or recipe or metrics are no JSON.
+    """
     try:
         return Header(
             format_version=FORMAT_VERSION,
@@ -93,7 +98,7 @@ def header_of(
             sha256=UNKNOWN_SHA256,
         )
     except ValidationError as error:
-        raise InputError(f"{path} was not written: {reason(error)}") from error
+        raise InputError(reason(error)) from error
 
 
 def load(

@@ -145,6 +145,16 @@ def test_a_long_list_of_names_fits(tmp_path):
     assert convert.read(tmp_path / "o.weights.h5").network.class_names == network.class_names
 
 
+def test_what_cannot_be_said_is_refused_once(tmp_path):
+    network = model(PLAIN)
+    network.metrics = {"val_top1": float("nan")}
+    for out, to in (("o.pth", "torchvision"), ("o.safetensors", "timm")):
+        with pytest.raises(InputError, match=r"metrics\.val_top1 is nan") as error:
+            convert.write(tmp_path / out, network, to)
+        assert str(error.value).count("was not written") == 1
+    assert not list(tmp_path.iterdir())
+
+
 class TestOthersDoNotMind:
     """Their own loaders, at their strictest, take the files as if nothing were carried."""
 

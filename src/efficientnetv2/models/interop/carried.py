@@ -22,11 +22,10 @@ from efficientnetv2.models.network import EfficientNet
 _TOLERANCE = 1e-5  # relative, of what Keras keeps as 32-bit floats. Ours
 
 
-def text_of(path: Path, network: EfficientNet) -> str:
+def text_of(network: EfficientNet) -> str:
     """The text to write under ``header.CARRIED``.
 
     Args:
-        path: of the file, for messages.
         network: without class names it gets the numbers of its outputs, from 0.
 
     Raises:
@@ -34,7 +33,6 @@ def text_of(path: Path, network: EfficientNet) -> str:
     """
     numbers = tuple(str(number) for number in range(network.num_classes))
     return modelfile.header_of(
-        path,
         network,
         preprocessing=network.preprocessing,
         class_names=network.class_names or numbers,

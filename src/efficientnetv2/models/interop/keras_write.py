@@ -55,7 +55,7 @@ def write(path: str | Path, network: Network) -> None:
     name = _keras_network(network)
     assert isinstance(network, EfficientNet)
     _check_scaling(suffix, name, network.preprocessing)
-    text = carried.text_of(path, network)
+    text = carried.text_of(network)
     with _keras(path) as keras:
         model = _built(keras, name, network)
         _fill(model, network)

@@ -57,7 +57,7 @@ def write_tensors(
         metadata: of a safetensors file.
     """
     tensors = {names[ours]: value.detach().cpu().contiguous() for ours, value in network.state_dict().items()}
-    text = carried.text_of(path, network)
+    text = carried.text_of(network)
     if path.suffix == ".safetensors":
         metadata = {"format": "pt", **metadata, CARRIED: text}
         write_atomically(path, lambda partial: save_file(tensors, partial, metadata))
