@@ -139,6 +139,8 @@ def test_the_classifier_alone_trains_where_the_recipe_freezes_all(given):
     trains = {name for name, weight in frozen.named_parameters() if weight.requires_grad}
     assert trains == {"classifier.weight", "classifier.bias"}
     assert not any(norm.training for norm in frozen.modules() if isinstance(norm, nn.BatchNorm2d))
+    one = begun(f"weights={given[1]}", "freeze_stages=1")
+    assert any("the stem and the first stage; " in note for note in one.notes)
     for wrong in ("-1", "some", "1.5"):
         with pytest.raises(InputError, match=r"freeze_stages = \S+: .* or 'all'"):
             begun(f"weights={given[1]}", f"freeze_stages={wrong}")

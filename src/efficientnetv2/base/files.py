@@ -29,9 +29,8 @@ def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> None
         partial.touch(exist_ok=False)
         mode = stat.S_IMODE(partial.stat().st_mode)
         writer(partial)
-        partial.chmod(
-            mode
-        )  # safetensors and others write through a file of their own, that nobody else may read
+        # safetensors, for one, writes through a file of its own that nobody else may read.
+        partial.chmod(mode)
         with open(partial, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(partial, path)
