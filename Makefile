@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A test process per core, and one thread in each: more threads than cores only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope
 
-.PHONY: setup demo test lint quick parity reproduce clean
+.PHONY: setup demo test lint quick parity reproduce bench-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -43,6 +43,10 @@ reproduce: setup
 # Equal logits on equal weights against timm, torchvision and Keras; writes benchmarks/results/parity.json.
 parity: setup
 	$(BIN)/python -m benchmarks.parity
+
+# Training steps on a CUDA device against timm's; makes its own pictures. About half an hour.
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu --record
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,150 @@
+"""A GPU's training step against timm's, and whether reading and augmentation keep up with it.
+
+Run: python -m benchmarks.gpu [--record]    (make bench-gpu)
+
+Needs one CUDA device and nothing else: it makes its own pictures. Per network, as ``commands.bench_step`` does it:
+timm as people run it, with channels-last memory, with AMP, both compiled too, and ours as "auto" chooses;
+``gpu_step_*_vs_timm_best`` is ours over the fastest of timm's. Then, ours alone, in turn: one batch from memory, the
+same with RandAugment, and pictures from JPEG files read by a worker per core. ``gpu_randaugment_share`` is what
+RandAugment adds to a step, ``gpu_busy_share`` the speed from files over that from memory, RandAugment in both.
+
+``--try-out`` runs all of it on a CPU with tiny pictures, to see that it works; its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.record import RESULTS, hardware, record
+from PIL import Image
+from torch import Tensor
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.timing import Spread, alternate
+from efficientnetv2.commands.bench_job import OURS, steps
+from efficientnetv2.commands.bench_step import Work, our_losses, our_recipe
+from efficientnetv2.data import manifest as manifests
+from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches
+from efficientnetv2.data.sampling import Request
+
+CASES = {"s_300": ("efficientnetv2_s", 300, 128), "b0_192": ("efficientnetv2_b0", 192, 512)}
+MAGNITUDE = 15.0  # RandAugment's at the end of the paper's schedule for S
+STEPS_A_ROUND = 10
+
+
+def paint(folder: Path, number: int) -> None:
+    """JPEG files of 500 x 375 pixels, of smooth noise: about as large as photographs."""
+    draws = np.random.default_rng(0)
+    for index in range(number):
+        place = folder / f"class_{index % 8}"
+        place.mkdir(exist_ok=True)
+        coarse = draws.integers(0, 256, (47, 63, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((500, 375)).save(place / f"{index}.jpg", quality=90)
+
+
+def several(loop: Iterator[Tensor]) -> Callable[[], None]:
+    """So many steps that what a worker has read ahead does not decide."""
+
+    def run() -> None:
+        for _ in range(STEPS_A_ROUND):
+            next(loop)
+
+    return run
+
+
+def shares(work: Work, folder: Path, *, rounds: int) -> dict[str, Spread]:
+    """What RandAugment adds to a step, and how busy files keep the device."""
+    recipe, _ = our_recipe(work)
+    strong = recipe.model_copy(update={"progressive": replace(recipe.progressive, randaugment=MAGNITUDE)})
+    manifest = manifests.read(str(folder))
+    pictures = TrainingPictures(
+        manifest, Preprocessing(image_px=work.image_px), recipe.crop_area_min, Key.of(0), threads=1
+    )
+    workers = len(os.sched_getaffinity(0))
+
+    def files(requests: Iterable[Request]) -> Iterable[Batch]:
+        within = (replace(one, samples=one.samples % len(manifest)) for one in requests)
+        return training_batches(pictures, within, workers=workers, pin_memory=work.device.type == "cuda")
+
+    loops = {
+        "memory": our_losses(work, recipe),
+        "memory, RandAugment": our_losses(work, strong),
+        "files, RandAugment": our_losses(work, strong, files),
+    }
+    wait = torch.cuda.synchronize if work.device.type == "cuda" else lambda: None
+    sides = {name: several(loop) for name, loop in loops.items()}
+    seconds = alternate(sides, rounds=rounds, wait=wait)
+    plain, augmented, read = seconds.values()
+    return {
+        "gpu_randaugment_share": Spread.of([1 - a / b for a, b in zip(plain, augmented, strict=True)]),
+        "gpu_busy_share": Spread.of([min(1.0, a / b) for a, b in zip(augmented, read, strict=True)]),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--record", action="store_true", help="write results/summary.json and gpu.json")
+    parser.add_argument("--try-out", action="store_true", help="tiny, on a CPU")
+    options = parser.parse_args()
+    if not options.try_out and not torch.cuda.is_available():
+        print("There is no CUDA device here: nothing was measured. See whether it works with --try-out.")
+        return 1
+    device = torch.device("cpu" if options.try_out else "cuda")
+    cases = {"tiny": ("efficientnetv2_b0", 32, 8)} if options.try_out else CASES
+    found: dict[str, Spread] = {}
+    raw = {}
+    with tempfile.TemporaryDirectory() as folder:
+        paint(Path(folder), 64 if options.try_out else 8192)
+        for name, (model, px, batch) in cases.items():
+            work = Work(model, px, batch, rate=0.1, device=device)
+            measured = steps(work, rounds=options.rounds, compiled=not options.try_out, say=print)
+            for side in measured.seconds:
+                print(f"  {name} {side:34} {measured.images_per_s(side)} images/s", flush=True)
+            best = max(
+                (side for side in measured.seconds if side.startswith("timm")),
+                key=lambda side: measured.images_per_s(side).median,
+            )
+            found[f"gpu_step_{name}_vs_timm_best"] = measured.ahead_of(best)
+            raw[name] = {"best": best} | measured.to_json()
+            torch.cuda.empty_cache()
+        model, px, batch = next(iter(cases.values()))
+        found |= shares(Work(model, px, batch, 0.1, device), Path(folder), rounds=options.rounds)
+    for name, spread in found.items():
+        print(f"{name}: {spread}")
+    if options.record and not options.try_out:
+        keep(found, raw, options.rounds)
+    return 0
+
+
+def keep(found: dict[str, Spread], raw: dict, rounds: int) -> None:
+    """Into the summary, and the raw seconds beside it."""
+    for name, spread in found.items():
+        unit = "ratio" if "_vs_" in name else "fraction"
+        record(
+            name,
+            spread.median,
+            unit=unit,
+            low=spread.low,
+            high=spread.high,
+            n=rounds,
+            command="python -m benchmarks.gpu",
+        )
+    where = f"{torch.cuda.get_device_name()}; {hardware()}"
+    (RESULTS / "gpu.json").write_text(json.dumps({"hardware": where, OURS: raw}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
