@@ -109,6 +109,29 @@ def test_a_run_resumed_without_a_checkpoint_starts_at_step_0(class_folders, tmp_
     assert bits(tmp_path / "run") == first
 
 
+def test_steps_asked_for_again_are_those_of_the_run(class_folders, tmp_path):
+    """The run has them as the epochs they made; a launcher that starts it again uses the same words."""
+    words = (
+        "train",
+        class_folders,
+        "--workers",
+        "0",
+        "--out",
+        tmp_path / "run",
+        *WORDS,
+        "--set",
+        "epochs=auto",
+    )
+    words = tuple(word for word in words if word not in ("--epochs", "8"))
+    assert effnetv2(*words, "--set", "steps=2", cwd=tmp_path).returncode == 0
+    again = effnetv2(*words, "--set", "steps=2", "--resume", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "Going on from step 2 of 2" in again.stdout
+    more = effnetv2(*words, "--set", "steps=3", "--resume", cwd=tmp_path)
+    assert more.returncode == 2
+    assert "epochs: " in more.stderr
+
+
 def test_a_full_disk_during_a_save_leaves_the_previous_checkpoint(class_folders, tmp_path):
     """A limit on the size of files stands for the disk: writing past it fails as on a full one."""
     words = [

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.training.changes import differences, set_fields
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.recipes import named
@@ -20,7 +21,7 @@ CACHES = ("ram", "disk")
 # ones are enlarged by up to 1.4 (where crops keep 35 % of the area), for half the bytes of keeping all. Ours.
 _CACHE_DETAIL = 0.5
 # Fields that settling decides where they are left open: a word that leaves them open asks for nothing else.
-_OPEN = {"model", "weights", "epochs", "eval_px", "group_images", "precision", "compile"}
+_OPEN = {"model", "weights", "epochs", "eval_px", "group_images", "precision", "compile", "progressive.seed"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,10 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
     if words.model not in (None, "auto") and same_shape(words.model, there.model):
         words = replace(words, model=None)  # the run has it with the padding of its weights
     base = there if words.recipe_file is None else Recipe.from_yaml(words.recipe_file)
-    differing = differences(there, _apply(words, base, lambda line: None), leave_open=_OPEN)
+    asked = _apply(words, base, lambda line: None)
+    if asked.steps is not None:
+        asked = asked.model_copy(update={"steps": None, "epochs": _epochs(asked, recipe_file.parent)})
+    differing = differences(there, asked, leave_open=_OPEN)
     if words.recipe is not None and words.recipe_file is None and named(words.recipe).name != there.name:
         differing.insert(0, f"recipe: {there.name} there, {words.recipe} here")
     if differing:
@@ -105,6 +109,13 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
     if words.minutes is not None:
         say(f"The length was fixed when the run began: {there.epochs:g} epochs.")
     return there
+
+
+def _epochs(recipe: Recipe, run: Path) -> float:
+    """What a recipe's steps come to with the pictures of a run; the run has them so."""
+    assert recipe.steps is not None
+    pictures = Manifest.from_csv(run / "manifest.csv", root=run, source=str(run)).subset("train")
+    return recipe.steps * recipe.batch_images / len(pictures)
 
 
 def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
