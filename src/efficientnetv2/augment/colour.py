@@ -7,11 +7,13 @@ they differ in substance, the docstring says so.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from efficientnetv2.augment.rows import as_ids, on_device
+from efficientnetv2.augment.rows import as_ids, lines, on_device, pictures
 from efficientnetv2.base.keys import Key
 
 
@@ -31,12 +33,6 @@ def jitter(images: Tensor, key: Key, ids: npt.ArrayLike, *, strength: float) -> 
     return saturation(contrast(brightness(images, factors[:, 0]), factors[:, 1]), factors[:, 2])
 
 
-def grey(images: Tensor) -> Tensor:
-    """ITU-R 601 luma in Pillow's fixed point: (N, 3, H, W) uint8 to (N, 1, H, W) int32, 0..255."""
-    red, green, blue = images.to(torch.int32).unbind(1)
-    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).unsqueeze(1)
-
-
 def autocontrast(images: Tensor) -> Tensor:
     """Stretch each channel of each picture to 0..255; a constant channel stays.
 
@@ -46,7 +42,7 @@ def autocontrast(images: Tensor) -> Tensor:
     Returns:
         (N, C, H, W) uint8.
     """
-    low, high = images.amin((2, 3)).double(), images.amax((2, 3)).double()  # (N, C)
+    low, high = (_of_channels(images, extreme).double() for extreme in (torch.amin, torch.amax))  # (N, C)
     # Divided as a tensor: a number over a tensor would be a reciprocal and a product, rounded twice.
     scale = torch.full_like(low, 255) / (high - low).clamp(min=1)
     levels = torch.arange(256, device=images.device, dtype=torch.float64)
@@ -65,15 +61,11 @@ def equalize(images: Tensor) -> Tensor:
         (N, C, H, W) uint8.
     """
     count, channels = images.shape[:2]
-    index = _channel_levels(images).long()
-    # Not bincount: on a GPU it would wait for the result.
-    ones = torch.ones(1, dtype=torch.int32, device=images.device).expand(len(index))
-    histogram = torch.zeros(count * channels * 256, dtype=torch.int32, device=images.device)
-    histogram = histogram.scatter_add_(0, index, ones).view(count, channels, 256)
+    histogram = _counts(_channel_levels(images), count * channels * 256).view(count, channels, 256)
     below = histogram.cumsum(2) - histogram
     # The fullest bin that counts is the brightest one in use: its pixels are not spread further.
     total = images.shape[2] * images.shape[3]
-    brightest = histogram.gather(2, images.amax((2, 3)).long()[..., None])  # (N, C, 1)
+    brightest = histogram.gather(2, _of_channels(images, torch.amax).long()[..., None])  # (N, C, 1)
     step = (total - brightest) // 255
     table = (below + step // 2) // step.clamp(min=1)
     table = torch.where(step > 0, table, torch.arange(256, device=images.device))
@@ -109,11 +101,9 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     Returns:
         (N, C, H, W) uint8.
     """
-    # 256 does not fit into the pictures' type: such pictures are masked out.
-    limit = threshold.clamp(max=255).to(torch.uint8)[:, None, None, None]
-    changing = (threshold < 256).to(torch.uint8).neg()[:, None, None, None]
-    bright = (images >= limit).to(torch.uint8).neg()  # 0 or 255
-    return images ^ (bright & changing)
+    limit = threshold.to(torch.int16)[:, None, None]
+    below = ((lines(images).to(torch.int16) - limit) >> 15).to(torch.uint8)  # 255 below the threshold, else 0
+    return images ^ pictures(~below, images.shape[1])
 
 
 def solarize_add(images: Tensor, addition: Tensor) -> Tensor:
@@ -141,7 +131,9 @@ def saturation(images: Tensor, factor: Tensor) -> Tensor:
     Returns:
         (N, 3, H, W) uint8.
     """
-    return _blend(grey(images).float(), images, factor)
+    values = lines(images).float()
+    colourless = _grey(values)[..., None].expand(-1, -1, -1, 3).flatten(2)
+    return _blend(colourless, values, factor)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
@@ -154,9 +146,10 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
     Returns:
         (N, 3, H, W) uint8.
     """
+    values = lines(images).float()
     # The sum in integers: the mean is exact for pictures of any size.
-    mean = grey(images).sum((1, 2, 3), keepdim=True).double() / (images.shape[2] * images.shape[3])
-    return _blend(torch.floor(mean + 0.5).float(), images, factor)
+    mean = _grey(values).to(torch.int32).sum((1, 2)).double() / (images.shape[2] * images.shape[3])
+    return _blend(torch.floor(mean + 0.5).float()[:, None, None], values, factor)
 
 
 def released_contrast(images: Tensor, factor: Tensor) -> Tensor:
@@ -175,7 +168,7 @@ def released_contrast(images: Tensor, factor: Tensor) -> Tensor:
     Source: google/automl, efficientnetv2 (autoaugment, contrast).
     """
     level = min(255, images.shape[2] * images.shape[3] // 256)
-    return _blend(torch.full((), float(level), device=images.device), images, factor)
+    return _blend(torch.full((), float(level), device=images.device), lines(images).float(), factor)
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
@@ -188,7 +181,8 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
     Returns:
         (N, C, H, W) uint8.
     """
-    return _blend(torch.zeros((), device=images.device), images, factor)
+    scaled = lines(images).float().mul_(factor[:, None, None])
+    return pictures(_levels(scaled), images.shape[1])
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
@@ -203,30 +197,77 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """
     if min(images.shape[2:]) < 3:
         return images
-    wide = images.to(torch.int16)
-    rows = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
-    box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    total = (box + 4 * wide[:, :, 1:-1, 1:-1]).float()  # 3 x 3 of ones, 5 in the middle; sum 13
-    smooth = images.float()
-    smooth[:, :, 1:-1, 1:-1] = torch.floor((total + 6.5) / 13)
-    return _blend(smooth, images, factor)
+    channels = images.shape[1]
+    values = lines(images)
+    wide = values.to(torch.int16)
+    rows = (wide[:, :-2] + wide[:, 2:]).add_(wide[:, 1:-1])
+    box = (rows[..., : -2 * channels] + rows[..., 2 * channels :]).add_(rows[..., channels:-channels])
+    inner = wide[:, 1:-1, channels:-channels]
+    # 3 x 3 of ones, 5 in the middle; sum 13. No sum and a half is a multiple of 13, so a product is as good as
+    # a division.
+    smooth = box.add_(inner, alpha=4).float().add_(6.5).mul_(1 / 13).floor_()
+    blended = smooth + (inner - smooth).mul_(factor[:, None, None])
+    sharp = values.clone()
+    sharp[:, 1:-1, channels:-channels] = _levels(blended)
+    return pictures(sharp, channels)
 
 
-def _blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
-    """From a degenerate picture to the picture and beyond, cut to 0..255 and truncated as Pillow does."""
-    difference = images.float() - degenerate
-    blended = difference.mul_(factor[:, None, None, None]).add_(degenerate)
+def _grey(values: Tensor) -> Tensor:
+    """ITU-R 601 luma in Pillow's fixed point: (N, H, W * 3) float levels to (N, H, W), whole numbers.
+
+    All of it stays below 2^24, so that float32 computes it exactly.
+    """
+    red, green, blue = (values[..., channel::3] for channel in range(3))
+    total = (red * 19595).add_(green, alpha=38470).add_(blue, alpha=7471)
+    return total.add_(0x8000).mul_(2.0**-16).floor_()
+
+
+def _blend(degenerate: Tensor, values: Tensor, factor: Tensor) -> Tensor:
+    """From a degenerate picture to the picture and beyond, cut to 0..255 and truncated as Pillow does.
+
+    Args:
+        degenerate: float, broadcast against ``values``.
+        values: (N, H, W * 3) float levels.
+        factor: (N,).
+
+    Returns:
+        (N, 3, H, W) uint8.
+    """
+    blended = (values - degenerate).mul_(factor[:, None, None]).add_(degenerate)
+    return pictures(_levels(blended), 3)
+
+
+def _levels(values: Tensor) -> Tensor:
+    """Floats, changed in place, to uint8: cut to 0..255 and truncated."""
     # By way of int16: from float to uint8 directly is four times slower on a CPU.
-    return blended.clamp_(0, 255).to(torch.int16).to(torch.uint8)
+    return values.clamp_(0, 255).to(torch.int16).to(torch.uint8)
+
+
+def _of_channels(images: Tensor, extreme: Callable[..., Tensor]) -> Tensor:
+    """The least or greatest value of each channel of each picture: (N, C, H, W) to (N, C)."""
+    # Over the rows first: long rows are compared many values at a time.
+    columns = extreme(lines(images), 1).view(len(images), -1, images.shape[1])
+    return extreme(columns, 1)
+
+
+def _counts(index: Tensor, bins: int) -> Tensor:
+    """How often each of 0 to bins - 1 stands in an int32 index."""
+    if index.device.type == "cpu":
+        return torch.bincount(index, minlength=bins)
+    # On a GPU bincount would wait for the result; on a CPU it is three times as fast.
+    ones = torch.ones(1, dtype=torch.int64, device=index.device).expand(len(index))
+    return torch.zeros(bins, dtype=torch.int64, device=index.device).scatter_add_(0, index.long(), ones)
 
 
 def _channel_levels(images: Tensor) -> Tensor:
-    """Index of each value in a table of 256 per channel per picture, in (N, C, H, W) order; int32."""
-    count, channels = images.shape[:2]
+    """Index of each value in a table of 256 per channel per picture, in channels-last order; int32."""
+    count, channels, _, width = images.shape
     tables = torch.arange(count * channels, device=images.device, dtype=torch.int32) * 256
-    return images.reshape(count * channels, -1).to(torch.int32).add_(tables[:, None]).view(-1)
+    along = tables.view(count, 1, channels).repeat(1, 1, width)  # of each value of a row
+    return lines(images).to(torch.int32).add_(along).view(-1)
 
 
 def _look_up(images: Tensor, table: Tensor) -> Tensor:
     """Replace each value by its entry in the (N, C, 256) uint8 table of its channel and picture."""
-    return table.view(-1).index_select(0, _channel_levels(images)).view(images.shape)
+    values = table.view(-1).index_select(0, _channel_levels(images))
+    return pictures(values.view(lines(images).shape), images.shape[1])

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from efficientnetv2.augment.rows import as_ids, choose, on_device
+from efficientnetv2.augment.rows import as_ids, choose, lines, on_device, pictures
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 
@@ -45,11 +45,13 @@ def cutout(images: Tensor, *, fraction: float, key: Key, ids: npt.ArrayLike, fil
     draws = on_device(key.uniform_rows(as_ids(ids), 3), images)
     reach = int(fraction * min(images.shape[2:])) // 2
     mask = hole(images, torch.full_like(draws[:, 0], reach), draws[:, 0], draws[:, 1])
+    values, channels = lines(images), images.shape[1]
     if fill == "noise":
-        return choose(mask, _noise(images, key, draws[:, 2]), images)
-    mean = images.float().mean((2, 3), keepdim=True)
+        return pictures(choose(mask, lines(_noise(images, key, draws[:, 2])), values), channels)
+    mean = images.float().mean((2, 3))
     mean = mean if images.is_floating_point() else mean.round()
-    return choose(mask, mean.to(images.dtype), images)
+    filled = mean.to(images.dtype).repeat(1, images.shape[3])[:, None]  # (N, 1, W * C)
+    return pictures(choose(mask, filled, values), channels)
 
 
 def hole(images: Tensor, reach_px: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -62,18 +64,19 @@ def hole(images: Tensor, reach_px: Tensor, y: Tensor, x: Tensor) -> Tensor:
         x: (N,) in [0, 1), which column is the centre.
 
     Returns:
-        (N, 1, H, W) bool.
+        (N, H, W * C) uint8, as ``lines``: 255 in the hole, 0 elsewhere.
     """
     height, width = images.shape[2:]
     rows, columns = _span(y, reach_px, height), _span(x, reach_px, width)
-    return rows[:, None, :, None] & columns[:, None, None, :]
+    return rows[:, :, None] & columns.repeat_interleave(images.shape[1], 1)[:, None]
 
 
 def _span(where: Tensor, reach: Tensor, length: int) -> Tensor:
     # A draw just below 1 may round up to 1 in float32: the last pixel then.
     centre = (where * length).floor().clamp(max=length - 1)[:, None]
     place = torch.arange(length, device=where.device) - centre
-    return (place >= -reach[:, None]) & (place < reach[:, None])
+    inside = (place >= -reach[:, None]) & (place < reach[:, None])
+    return inside.to(torch.uint8).neg()  # 0 or 255
 
 
 def _noise(images: Tensor, key: Key, start: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from efficientnetv2.augment.rows import as_ids, by_group, choose
+from efficientnetv2.augment.rows import as_ids, by_group, lines, pictures
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 
@@ -92,17 +92,20 @@ def warp(images: Tensor, matrices: Tensor, *, fill: int = FILL) -> Tensor:
     xs = torch.arange(width, device=images.device) + 0.5
     ys = (torch.arange(height, device=images.device) + 0.5)[:, None]
     a, b, c, d, e, f = matrices.reshape(count, 6, 1, 1).unbind(1)
-    column = torch.floor(a * xs + (b * ys + c))  # (N, H, W)
-    row = torch.floor(d * xs + (e * ys + f))
-    inner_column, inner_row = column.clamp(0, width - 1), row.clamp(0, height - 1)
-    outside = (inner_column != column) | (inner_row != row)
+    # Into pictures with a border of fill: what lies outside falls on it, and no place is negative, so that a
+    # conversion to whole numbers rounds down.
+    column = (a * xs + (b * ys + (c + 1))).clamp_(0, width + 1)  # (N, H, W)
+    row = (d * xs + (e * ys + (f + 1))).clamp_(0, height + 1)
+    bordered = images.new_full((count, height + 2, width + 2, channels), fill)
+    bordered[:, 1:-1, 1:-1] = images.permute(0, 2, 3, 1)
     # 32 bits where they suffice: the gather is bound by memory.
-    whole = torch.int32 if images.numel() < 2**31 else torch.int64
-    place = (inner_row.to(whole) * width + inner_column.to(whole)).view(count, 1, -1)
-    planes = torch.arange(count * channels, device=images.device, dtype=whole) * (height * width)
-    index = planes.view(count, channels, 1) + place
-    pulled = images.contiguous().view(-1).index_select(0, index.view(-1)).view(images.shape)
-    return choose(outside[:, None], torch.full_like(pulled[:1, :1, :1, :1], fill), pulled)
+    whole = torch.int32 if bordered.numel() < 2**31 else torch.int64
+    place = row.to(whole).mul_(width + 2).add_(column.to(whole))
+    place += (torch.arange(count, device=images.device, dtype=whole) * ((height + 2) * (width + 2)))[
+        :, None, None
+    ]
+    pulled = bordered.view(-1, channels).index_select(0, place.view(-1))
+    return pulled.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
@@ -130,10 +133,10 @@ def shear_x(images: Tensor, slope: Tensor) -> Tensor:
         slope: (N,) float.
 
     Returns:
-        (N, C, H, W).
+        (N, C, H, W); pixels are those of ``warp`` with the matrix (1, slope, 0; 0, 1, 0).
     """
-    one, zero = torch.ones_like(slope), torch.zeros_like(slope)
-    return warp(images, _matrices(one, slope, zero, zero, one, zero))
+    heights = torch.arange(images.shape[2], device=images.device) + 0.5
+    return _slide_rows(images, _steps(slope[:, None] * heights))
 
 
 def shear_y(images: Tensor, slope: Tensor) -> Tensor:
@@ -147,19 +150,53 @@ def translate_x(images: Tensor, offset_px: Tensor) -> Tensor:
 
     Args:
         images: (N, C, H, W) uint8.
-        offset_px: (N,) float.
+        offset_px: (N,) float; rounded to whole pixels.
 
     Returns:
         (N, C, H, W).
     """
-    one, zero = torch.ones_like(offset_px), torch.zeros_like(offset_px)
-    return warp(images, _matrices(one, zero, offset_px, zero, one, zero))
+    return _slide_rows(images, _steps(offset_px)[:, None].expand(-1, images.shape[2]))
 
 
 def translate_y(images: Tensor, offset_px: Tensor) -> Tensor:
     """Move up by so many pixels (down where negative); see ``translate_x``."""
-    one, zero = torch.ones_like(offset_px), torch.zeros_like(offset_px)
-    return warp(images, _matrices(one, zero, zero, zero, one, offset_px))
+    steps = _steps(offset_px)[:, None]
+    height = images.shape[2]
+    # A picture as one long row of which each of its rows is a pixel.
+    moved = _slide(lines(images).flatten(1)[:, None], steps, unit=lines(images).shape[2], fill=FILL)
+    return pictures(moved.view(len(images), height, -1), images.shape[1])
+
+
+def _slide(rows: Tensor, steps: Tensor, *, unit: int, fill: int) -> Tensor:
+    """Move whole rows: what a row pulls lies ``steps * unit`` values to its right.
+
+    Args:
+        rows: (N, R, L) values.
+        steps: (N, R) int64; rows moved out of sight become ``fill``.
+        unit: values per step; divides L.
+        fill: what follows and precedes each row.
+
+    Returns:
+        (N, R, L).
+    """
+    count, height, length = rows.shape
+    # Rows with as much fill between them: wherever a row is cut anew, it finds fill beside it.
+    spaced = rows.new_full((2 * count * height + 1, length), fill)
+    spaced[1::2] = rows.reshape(-1, length)
+    starts = torch.arange(count * height, device=rows.device) * (2 * length) + length
+    starts += (steps * unit).clamp(-length, length).reshape(-1)
+    return spaced.view(-1).unfold(0, length, 1).index_select(0, starts).view(rows.shape)
+
+
+def _slide_rows(images: Tensor, steps: Tensor) -> Tensor:
+    """Move each row of pixels by its own (N, H) steps."""
+    channels = images.shape[1]
+    return pictures(_slide(lines(images), steps, unit=channels, fill=FILL), channels)
+
+
+def _steps(offset: Tensor) -> Tensor:
+    """The pixel whose centre lies nearest, counted from the own one."""
+    return torch.floor(offset + 0.5).to(torch.int64)
 
 
 def _matrices(*entries: Tensor) -> Tensor:

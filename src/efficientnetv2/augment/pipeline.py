@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy.typing as npt
+import torch
 from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -17,7 +18,7 @@ from efficientnetv2.augment.geometry import horizontal_flip, symmetries
 from efficientnetv2.augment.mix import mix
 from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.augment.randaugment import RandAugmentPreset, randaugment
-from efficientnetv2.augment.rows import as_ids, channels_last
+from efficientnetv2.augment.rows import as_ids
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.progressive import Setting
@@ -89,7 +90,8 @@ def augment(
     Raises:
         InputError: a number of channels that the mean, RandAugment or AutoAugment does not fit.
     """
-    pictures = channels_last(_augment_each(images, setting, key, as_ids(ids), plan))
+    pictures = _augment_each(images, setting, key, as_ids(ids), plan)
+    pictures = pictures.contiguous(memory_format=torch.channels_last)
     soft = soft_labels(labels, num_classes, setting.label_smoothing)
     return mix(normalise(pictures, mean=preprocessing.mean, std=preprocessing.std), soft, setting, mix_key)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from efficientnetv2.augment import colour, geometry
 from efficientnetv2.augment.erase import hole
-from efficientnetv2.augment.rows import Floats, as_ids, by_group, choose, on_device
+from efficientnetv2.augment.rows import Floats, as_ids, by_group, choose, lines, on_device, pictures
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 
@@ -77,8 +77,9 @@ def _strong(function: Callable[[Tensor, Tensor], Tensor]) -> Apply:
 
 
 def _cut(images: Tensor, arguments: Arguments) -> Tensor:
-    fill = torch.full_like(images[:1, :1, :1, :1], geometry.FILL)
-    return choose(hole(images, *arguments), fill, images)
+    values = lines(images)
+    fill = torch.full_like(values[:1, :1, :1], geometry.FILL)
+    return pictures(choose(hole(images, *arguments), fill, values), images.shape[1])
 
 
 def _none(m: Floats, sign: Floats, px: int) -> Floats:
