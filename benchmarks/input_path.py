@@ -141,7 +141,7 @@ class Ours:
             with stored(self.pictures.reader.source(int(sample))) as picture:
                 box = draw_crop(picture.width, picture.height, AREA_MIN, ASPECT, row)
                 spare = min(box.width, box.height) / self.px
-                picture.pixels(max(one for one in picture.scales if one <= max(1, spare)))
+                picture.pixels(max(one for one in picture.scales if one <= max(1, spare)), False)
 
 
 def measured(sides: dict[str, Callable[[int], None]], pictures: int) -> dict[str, list[float]]:

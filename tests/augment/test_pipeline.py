@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
+from efficientnetv2.augment import pipeline
 from efficientnetv2.augment.pipeline import AugmentPlan, augment, soft_labels
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
@@ -64,6 +65,14 @@ def test_without_mixing_a_picture_can_be_reproduced_alone():
     together = run(images, labels, ALONE)[0]
     for i in (0, 5, 11):
         assert torch.equal(together[i], run(images[i : i + 1], labels[i : i + 1], ALONE, ids=[i])[0][0])
+
+
+def test_large_batches_are_worked_on_in_portions_and_come_out_the_same(monkeypatch):
+    images, labels = group()
+    together = run(images, labels, STRONG)[0]
+    monkeypatch.setattr(pipeline, "_PORTION_BYTES", 5 * images[0].numel() + 1)
+    assert [part.stop - part.start for part in pipeline._portions(images)] == [5, 5, 5]
+    assert torch.equal(run(images, labels, STRONG)[0], together)
 
 
 def test_each_switch_changes_the_pictures():

@@ -106,9 +106,10 @@ def test_when_nothing_fits_the_crop_is_the_centre_as_in_torchvision():
 
 def test_a_training_picture_is_the_drawn_crop_resized_once():
     """At a size that needs the full decode it is Pillow's own resize of the crop, but for rounding."""
+    content = jpeg(scene(), subsampling="4:4:4")
     for row in ROWS[:5]:
-        ours = train_picture(SCENE, image_px=300, framing="crop", area_min=0.5, uniforms=row)
-        crop = decoded(SCENE).crop(snapped(draw_crop(500, 375, 0.5, ASPECT, row), 300))
+        ours = train_picture(content, image_px=300, framing="crop", area_min=0.5, uniforms=row)
+        crop = decoded(content).crop(snapped(draw_crop(500, 375, 0.5, ASPECT, row), 300))
         theirs = crop.resize((300, 300), Image.Resampling.BICUBIC)
         assert difference(ours, theirs) < 0.2
         assert np.abs(ours.astype(int) - np.asarray(theirs)).max() <= 2
@@ -117,10 +118,18 @@ def test_a_training_picture_is_the_drawn_crop_resized_once():
 
 
 def test_whole_without_a_crop_is_the_whole_picture_squeezed():
+    content = jpeg(scene(), subsampling="4:4:4")
     ours = train_picture(
-        SCENE, image_px=320, framing="whole", area_min=1, uniforms=ROWS[0], interpolation="bilinear"
+        content, image_px=320, framing="whole", area_min=1, uniforms=ROWS[0], interpolation="bilinear"
     )
-    assert difference(ours, decoded(SCENE).resize((320, 320), Image.Resampling.BILINEAR)) < 0.1
+    assert difference(ours, decoded(content).resize((320, 320), Image.Resampling.BILINEAR)) < 0.1
+
+
+def test_colours_stored_at_half_the_resolution_are_repeated_in_training_and_interpolated_in_evaluation():
+    ours = train_picture(SCENE, image_px=320, framing="whole", area_min=1, uniforms=ROWS[0])
+    exact = eval_picture(SCENE, Preprocessing(320))
+    assert difference(exact, decoded(SCENE).resize((320, 320), Image.Resampling.BICUBIC)) < 0.1
+    assert 0 < difference(ours, exact) < 0.4
 
 
 def test_whole_draws_crops_relative_to_the_pictures_own_shape():
@@ -161,8 +170,8 @@ def test_small_training_pictures_are_decoded_at_a_smaller_scale(monkeypatch):
     """Of 500 x 375 px whole, 128 px need 1/2 (188 lines), 40 px 1/8 (47); evaluation twice as many."""
     sizes = []
 
-    def spy(content, found, scale):
-        pixels = decode(content, found, scale)
+    def spy(content, found, scale, *, exact):
+        pixels = decode(content, found, scale, exact=exact)
         sizes.append(pixels.shape[1::-1])
         return pixels
 

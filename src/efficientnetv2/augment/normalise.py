@@ -10,16 +10,19 @@ from torch import Tensor
 from efficientnetv2.base.errors import InputError
 
 
-def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalise(
+    images: Tensor, *, mean: Sequence[float], std: Sequence[float], out: Tensor | None = None
+) -> Tensor:
     """``(images / 255 - mean) / std``, as one multiply-add on the device that holds the images.
 
     Args:
         images: (N, C, H, W) uint8, values 0 to 255.
         mean: C numbers, of values in [0, 1].
         std: C numbers, of values in [0, 1]; > 0.
+        out: (N, C, H, W) float32 to write to; None makes one in the same memory order (channels-last stays so).
 
     Returns:
-        (N, C, H, W) float32 on the same device, in the same memory order (channels-last stays so).
+        (N, C, H, W) float32 on the same device.
 
     Raises:
         InputError: the images have another number of channels than mean and std.
@@ -36,7 +39,7 @@ def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) ->
     deviation = torch.tensor(std, dtype=torch.float64)
     scale = (1 / (255 * deviation)).float().to(images.device)
     offset = (-torch.tensor(mean, dtype=torch.float64) / deviation).float().to(images.device)
-    floats = images.float()
+    floats = images.float() if out is None else out.copy_(images)
     if floats.is_contiguous(memory_format=torch.channels_last):
         # A row of W * C numbers at a time: broadcasting over C = 3 alone would give up on vectors.
         width = floats.shape[3]

@@ -27,6 +27,10 @@ __all__ = ["AugmentPlan", "Flip", "RandAugmentPreset", "augment", "soft_labels"]
 
 Flip = Literal["none", "horizontal", "symmetries"]
 
+# Ours: with 64 pictures of 300 px, a third of the time went into getting fresh memory from the system; in smaller
+# portions, operations that few pictures share cost more than they save.
+_PORTION_BYTES = 4 << 20
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class AugmentPlan:
@@ -90,10 +94,15 @@ def augment(
     Raises:
         InputError: a number of channels that the mean, RandAugment or AutoAugment does not fit.
     """
-    pictures = _augment_each(images, setting, key, as_ids(ids), plan)
-    pictures = pictures.contiguous(memory_format=torch.channels_last)
+    numbers, floats = (
+        as_ids(ids),
+        torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last),
+    )
+    for part in _portions(images):
+        changed = _augment_each(images[part], setting, key, numbers[part], plan)
+        normalise(changed, mean=preprocessing.mean, std=preprocessing.std, out=floats[part])
     soft = soft_labels(labels, num_classes, setting.label_smoothing)
-    return mix(normalise(pictures, mean=preprocessing.mean, std=preprocessing.std), soft, setting, mix_key)
+    return mix(floats, soft, setting, mix_key)
 
 
 def soft_labels(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
@@ -109,6 +118,16 @@ def soft_labels(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     """
     hot = functional.one_hot(labels, num_classes).float()
     return hot * (1 - smoothing) + smoothing / num_classes
+
+
+def _portions(images: Tensor) -> list[slice]:
+    """Pictures to work on at a time: all of them, but on a CPU few enough for its caches and its allocator.
+
+    What is done to a picture does not depend on its neighbours, so neither does it on this.
+    """
+    bytes_each = images[0].numel() if len(images) else 1
+    most = max(1, _PORTION_BYTES // bytes_each) if images.device.type == "cpu" else len(images)
+    return [slice(first, first + most) for first in range(0, len(images), most)]
 
 
 def _augment_each(

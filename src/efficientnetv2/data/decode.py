@@ -83,7 +83,7 @@ def read_picture(source: Source) -> Image.Image:
         UnreadablePicture: with the reason in words.
     """
     with stored(source) as picture:
-        return Image.fromarray(_upright(picture.pixels(1), picture.orientation))
+        return Image.fromarray(_upright(picture.pixels(1, True), picture.orientation))
 
 
 def train_picture(
@@ -257,7 +257,7 @@ def _resized(
     spare = 2 if exact else 1
     most = min(box.width / (spare * size[0]), box.height / (spare * size[1]))
     scale = max(one for one in picture.scales if one <= max(1, most))
-    pixels = picture.pixels(scale)
+    pixels = picture.pixels(scale, exact)
     height, width = pixels.shape[:2]
     # What rounding lets stick out by a hair is cut off.
     region = (
@@ -285,9 +285,10 @@ def _whole_pixels(low: float, high: float, length: int) -> tuple[int, int]:
 def _resize(pixels: Pixels, size: tuple[int, int], interpolation: Interpolation) -> Pixels:
     """To (width, height) pixels, antialiased: Pillow's to two grey levels, and much faster where there is AVX2."""
     # Copied by numpy: a copy by PyTorch would set its threads to work, beside those that read other pictures.
-    batch = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    # Channels-last comes from the order of these two: permuted before it gets its first axis, it is not known as such.
+    batch = torch.from_numpy(np.ascontiguousarray(pixels))[None].permute(0, 3, 1, 2)
     resized = functional.interpolate(batch, size[::-1], mode=interpolation, antialias=True)
-    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+    return np.ascontiguousarray(resized.permute(0, 2, 3, 1)[0].numpy())
 
 
 def _stored_box(box: Box, picture: Stored) -> Box:

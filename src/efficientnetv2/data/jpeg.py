@@ -73,7 +73,7 @@ def header(content: bytes) -> Header | None:
     return None
 
 
-def decode(content: bytes, found: Header, scale: int) -> npt.NDArray[np.uint8] | None:
+def decode(content: bytes, found: Header, scale: int, *, exact: bool = True) -> npt.NDArray[np.uint8] | None:
     """The pixels as stored, in RGB; None where the decoder complains.
 
     Args:
@@ -81,13 +81,17 @@ def decode(content: bytes, found: Header, scale: int) -> npt.NDArray[np.uint8] |
         found: its header.
         scale: one of ``SCALES``: each side is divided by it, rounded up. Small pictures are not scaled; see
             ``scales``.
+        exact: False repeats colours that are stored at half the resolution, rather than interpolating them:
+            0.2 of a grey level in the mean, and sooner.
 
     Returns:
-        (height, width, 3) uint8, equal to what Pillow gives at this scale.
+        (height, width, 3) uint8; if exact, equal to what Pillow gives at this scale.
     """
     height, width = -(-found.height // scale), -(-found.width // scale)
     try:
-        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(content, min_height=height, min_width=width)
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            content, min_height=height, min_width=width, fastupsample=not exact
+        )
     except ValueError:  # warnings of the decoder too
         return None
     return pixels if pixels.shape == (height, width, 3) else None

@@ -100,26 +100,31 @@ class TrainingPictures(Dataset["Batch | Failure"]):
         Raises:
             InputError: a whole class has become unreadable.
         """
-        uniforms = self.key.fold("crop").uniform_rows(request.ids, CROP_UNIFORMS)
-        samples, unreadable, pictures = request.samples.copy(), [], []
-        reader = self.reader.ahead(request.samples.tolist())
+        # As lists: a crop is drawn with a few dozen single numbers, at which numpy's are slow.
+        uniforms = self.key.fold("crop").uniform_rows(request.ids, CROP_UNIFORMS).tolist()
+        wanted = request.samples.tolist()
+        reader = self.reader.ahead(wanted)
+        px = request.setting.image_px
+        pictures = np.empty((len(wanted), px, px, 3), np.uint8)
 
-        def read_one(place: int) -> tuple[npt.NDArray[np.uint8], int, list[tuple[int, str]]]:
-            return self._read(reader, int(request.samples[place]), request.setting.image_px, uniforms[place])
+        def read_one(place: int) -> tuple[int, list[tuple[int, str]]]:
+            # Each goes to its place at once: a list of them, stacked later, would be twice the fresh memory.
+            pictures[place], read, failures = self._read(reader, wanted[place], px, uniforms[place])
+            return read, failures
 
-        for place, (picture, read, failures) in enumerate(in_threads(read_one, len(samples), self.threads)):
+        samples, unreadable = request.samples.copy(), []
+        for place, (read, failures) in enumerate(in_threads(read_one, len(wanted), self.threads)):
             samples[place] = read
             unreadable += failures
-            pictures.append(picture)
         return Batch(
             request,
-            torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2),
+            torch.from_numpy(pictures).permute(0, 3, 1, 2),
             torch.from_numpy(self.labels[samples]),
             tuple(unreadable),
         )
 
     def _read(
-        self, reader: Reader, sample: int, image_px: int, uniforms: npt.NDArray[np.float64]
+        self, reader: Reader, sample: int, image_px: int, uniforms: Sequence[float]
     ) -> tuple[npt.NDArray[np.uint8], int, list[tuple[int, str]]]:
         """The picture, or the next readable one of its class: a function of the files alone."""
         failures: list[tuple[int, str]] = []

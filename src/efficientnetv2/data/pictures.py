@@ -56,14 +56,15 @@ class Stored:
         height: likewise.
         orientation: EXIF's, 1 (upright) to 8.
         scales: what its sides can be divided by in decoding; 1 among them.
-        pixels: from one of ``scales`` to (height, width, 3) uint8 in RGB, each side divided and rounded up.
+        pixels: from one of ``scales``, and whether exactness matters (see ``jpeg.decode``), to
+            (height, width, 3) uint8 in RGB, each side divided and rounded up.
     """
 
     width: int
     height: int
     orientation: int
     scales: tuple[int, ...]
-    pixels: Callable[[int], Pixels]
+    pixels: Callable[[int, bool], Pixels]
 
 
 @contextmanager
@@ -82,7 +83,9 @@ def stored(source: Source) -> Iterator[Stored]:
     try:
         content = _content(source)
         if isinstance(content, np.ndarray):
-            yield _checked(Stored(content.shape[1], content.shape[0], 1, (1,), lambda _scale: content))
+            yield _checked(
+                Stored(content.shape[1], content.shape[0], 1, (1,), lambda _scale, _exact: content)
+            )
         elif isinstance(content, bytes) and (found := jpeg.header(content)) is not None:
             yield _checked(Stored(*found, jpeg.scales(found), partial(_jpeg_pixels, content, found)))
         else:
@@ -130,15 +133,15 @@ def _checked(picture: Stored) -> Stored:
     return picture
 
 
-def _jpeg_pixels(content: bytes, found: jpeg.Header, scale: int) -> Pixels:
-    pixels = jpeg.decode(content, found, scale)
+def _jpeg_pixels(content: bytes, found: jpeg.Header, scale: int, exact: bool) -> Pixels:
+    pixels = jpeg.decode(content, found, scale, exact=exact)
     if pixels is not None:
         return pixels
     with _quietly(), Image.open(io.BytesIO(content)) as image:
-        return _pillow_pixels(image, scale)
+        return _pillow_pixels(image, scale, exact)
 
 
-def _pillow_pixels(image: Image.Image, scale: int) -> Pixels:
+def _pillow_pixels(image: Image.Image, scale: int, _exact: bool) -> Pixels:
     if scale > 1:
         image.draft(None, (image.width // scale, image.height // scale))
     return np.asarray(to_rgb(image))
@@ -226,7 +229,7 @@ def _content(source: Source) -> bytes | Image.Image | Pixels:
         return source
     if isinstance(source, bytes):
         content = source
-    elif record := _RECORD.fullmatch(str(source)):
+    elif "#" in str(source) and (record := _RECORD.fullmatch(str(source))):
         return _cifar_record(record["file"], int(record["index"]))
     else:
         with open(source, "rb") as file:
