@@ -33,10 +33,16 @@ def test_an_extra_brings_its_own_packages_alone():
 
 
 def test_what_is_not_made_for_this_machine_is_said_to_be_missing(monkeypatch):
-    lines = ["torch>=2", "thing>=1; extra == 'rare' and python_version < '3'", "colorama; os_name != 'none'"]
+    lines = ["torch>=2", "thing>=1; extra == 'keras' and python_version < '3'", "colorama; os_name != 'none'"]
     monkeypatch.setattr(extras, "requires", lambda _: lines)
     with pytest.raises(InputError, match=r"There is none for Python 3\.\d+\.\d+ on \w+\.$"):
-        needed("no_such_package", "rare", "Reading")
+        needed("no_such_package", "keras", "Reading")
+
+
+def test_an_extra_that_came_after_the_installation():
+    """As in a clone that was pulled: what is installed does not know it."""
+    with pytest.raises(InputError, match=r'install it anew, in a clone with pip install "\.\[brand-new\]"'):
+        needed("no_such_package", "brand-new", "Reading")
 
 
 def test_a_package_that_is_there_but_broken_is_not_called_missing(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
-from importlib.metadata import requires
+from importlib.metadata import metadata, requires
 from types import ModuleType
 
 from packaging.requirements import Requirement
@@ -36,6 +36,9 @@ def needed(module: str, extra: str, why: str) -> ModuleType:
 
 def _how_to_get(extra: str) -> str:
     packages = packages_of(extra)
+    if extra not in (metadata("efficientnetv2").get_all("Provides-Extra") or []):
+        again = f'pip install ".[{extra}]"'
+        return f"efficientnetv2 is newer than what was installed: install it anew, in a clone with {again}"
     if not packages:
         return f"There is none for Python {platform.python_version()} on {platform.system()}."
     # Double quotes are quotes in every shell, Windows' too.
