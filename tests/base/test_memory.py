@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
+import psutil
 import pytest
 import torch
 
-from efficientnetv2.base.memory import is_out_of_memory
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.memory import GIB, Peak, free_bytes, in_use_bytes, is_out_of_memory, limit, release
 
+CPU = torch.device("cpu")
 TOO_MUCH = 1 << 60  # bytes: more than any machine has
 
 
@@ -35,3 +40,54 @@ def test_other_errors_are_not():
         torch.ones(2) @ torch.ones(3)
     assert not is_out_of_memory(caught.value)
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def container(root, *, limit, usage, cache, version=2):
+    names = ("memory.max", "memory.current", "inactive_file")
+    if version == 1:
+        root = root / "memory"
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    root.mkdir(exist_ok=True)
+    (root / names[0]).write_text(f"{limit}\n")
+    (root / names[1]).write_text(f"{usage}\n")
+    (root / "memory.stat").write_text(f"anon 1\n{names[2]} {cache}\n")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_containers_limit_counts_and_its_cache_of_files_is_free(tmp_path, version):
+    """100 MB allowed, 90 taken, 30 of these for files that can be dropped: 40 free."""
+    container(tmp_path, limit=100_000_000, usage=90_000_000, cache=30_000_000, version=version)
+    assert free_bytes(CPU, root=tmp_path) == 40_000_000
+
+
+def test_without_a_containers_limit_the_machines_memory_counts(tmp_path):
+    container(tmp_path, limit="max", usage=90_000_000, cache=0)
+    available = psutil.virtual_memory().available
+    assert free_bytes(CPU, root=tmp_path) == pytest.approx(available, rel=0.1)
+    assert free_bytes(CPU, root=tmp_path / "none") == pytest.approx(available, rel=0.1)
+
+
+def test_a_stated_limit_is_of_all_that_the_process_takes(tmp_path):
+    taken = in_use_bytes(CPU)
+    left = free_bytes(CPU, taken / GIB + 0.5, root=tmp_path)
+    assert left == pytest.approx(0.5 * GIB, rel=0.1)
+    assert free_bytes(CPU, 0.001, root=tmp_path) < 0
+
+
+def test_a_peak_is_seen_although_it_has_gone():
+    """300 MB for 50 ms, then nothing: the peak has them, the memory in use afterwards has not."""
+    before = in_use_bytes(CPU)
+    with Peak(CPU) as peak:
+        block = np.ones(300_000_000, dtype=np.uint8)
+        time.sleep(0.05)
+        del block
+        time.sleep(0.05)
+    assert peak.bytes - before == pytest.approx(300_000_000, rel=0.1)
+    release(CPU)
+    assert in_use_bytes(CPU) - before < 100_000_000
+
+
+@pytest.mark.parametrize("gib", [0, -1, float("nan")])
+def test_a_limit_of_nothing_is_refused(gib):
+    with pytest.raises(InputError, match="--memory-gib"):
+        limit(CPU, gib)

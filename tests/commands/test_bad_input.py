@@ -237,6 +237,8 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         (("--minutes", "nan"), ("--minutes",)),
         (("--set", "batch_images=1", "--set", "progressive.image_px=32"), ("batch-norm", "--batch-images")),
         (("--set", "group_images=3"), ("group_images is 3", "divide", "2")),
+        (("--memory-gib", "0.05"), ("--memory-gib 0.05", "alone take")),
+        (("--memory-gib", "-1"), ("--memory-gib is -1",)),
         (("--weights", "missing.safetensors"), ("missing.safetensors",)),
     ],
 )

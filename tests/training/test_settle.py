@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from efficientnetv2.arch.cost import cost
-from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.training import settle as room
+from efficientnetv2.base.memory import GIB
+from efficientnetv2.training import preflight
 from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.settle import settle
 
@@ -43,27 +43,56 @@ def test_nothing_is_left_open_and_each_choice_is_said():
     )
 
 
-def limited_to(monkeypatch, images, px):
-    one = cost(architecture("efficientnetv2_b0"), image_px=px).total.activation_bytes
-    monkeypatch.setattr(room, "free_memory_bytes", lambda device: int((images + 0.5) * one / 0.6))
+@pytest.fixture
+def room_for(monkeypatch):
+    """Memory for so many pictures: each takes 1 GiB, as counted and as tried; passes are not really made."""
+    tried = []
+
+    def give(images):
+        monkeypatch.setattr(
+            preflight, "free_bytes", lambda device, limit, sharing: int(images * GIB / 0.9) + GIB // 2
+        )
+        monkeypatch.setattr(preflight, "activation_bytes", lambda network, px: GIB)
+
+        def trial(self, setting, *, group_images, groups=1):
+            tried.append(group_images * groups)
+            return group_images * groups * GIB
+
+        monkeypatch.setattr(Preflight, "trial", trial)
+        return tried
+
+    return give
 
 
-def test_groups_are_the_largest_divisor_of_the_batch_that_fits(monkeypatch):
-    limited_to(monkeypatch, 13, px=128)
+def test_groups_are_the_largest_divisor_of_the_batch_that_fits(room_for):
+    room_for(13)
     assert settled("batch_images=32").recipe.group_images == 8
     assert settled("batch_images=36").recipe.group_images == 12
 
 
-def test_a_group_that_does_not_fit_names_the_largest_that_does(monkeypatch):
-    limited_to(monkeypatch, 13, px=128)
-    with pytest.raises(InputError, match=r"group_images is 16, but only 8 pictures of 128 px fit"):
-        settled("group_images=16")
+def test_a_group_that_does_not_fit_names_the_largest_that_does(room_for):
+    room_for(13)
+    with pytest.raises(InputError, match=r"group_images is 16, .* at 128 px .* is 8. .*--set group_images=8"):
+        settled("group_images=16", "batch_images=32")
 
 
-def test_a_network_that_does_not_fit_at_all_is_refused(monkeypatch):
-    limited_to(monkeypatch, 0, px=128)
-    with pytest.raises(InputError, match="Not even one picture of 128 px fits"):
+def test_a_network_that_does_not_fit_at_all_is_refused(room_for):
+    room_for(0.4)
+    with pytest.raises(InputError, match="Not even a group of 1 of 128 px fits"):
         settled()
+
+
+def test_with_plenty_of_memory_nothing_is_tried(room_for):
+    tried = room_for(4 * 32 + 1)
+    assert settled("batch_images=32").recipe.group_images == 32
+    assert tried == []
+
+
+def test_as_many_groups_as_fit_run_at_a_time_and_it_is_said(room_for):
+    room_for(13)
+    result = settled("batch_images=32", "group_images=4")
+    assert result.at_a_time.at(128) == 3  # of 8 groups: 3 + 3 + 2
+    assert any("run at a time: 3 of 64 px" in note for note in result.notes)
 
 
 def test_one_picture_of_32_px_has_no_batch_norm():

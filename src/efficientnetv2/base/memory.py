@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+
+import psutil
 import torch
 
-# What allocators say that raise a plain RuntimeError: PyTorch's on the CPU (Linux, Windows), and on Apple's GPUs.
-_SAYINGS = ("can't allocate memory", "not enough memory", "out of memory")
+from efficientnetv2.base.errors import InputError
+
+GIB = 2**30
+
+# What is said by those that raise a plain RuntimeError: PyTorch's allocator on the CPU (Linux, Windows) and on Apple's
+# GPUs; C++; and oneDNN, the CPU's convolutions, which gives no reason when it gets no memory for its plan of one.
+_SAYINGS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "could not create a primitive",
+)
+# Between two looks at the memory in use: a few while a layer is computed. Ours.
+_LOOK_S = 0.001
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -16,8 +36,131 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Give back what PyTorch keeps of a device's memory without using it."""
+    """Give back what is kept of a device's memory without being used."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+    elif sys.platform == "linux":
+        trim = getattr(
+            ctypes.CDLL(None), "malloc_trim", None
+        )  # glibc's; others give memory back by themselves
+        if trim is not None:
+            trim(0)
+
+
+def limit(device: torch.device, gib: float) -> None:
+    """Let PyTorch's allocator refuse what goes beyond a limit, where it can: on NVIDIA's GPUs.
+
+    Args:
+        device: of the memory.
+        gib: that this process may take.
+
+    Raises:
+        InputError: a limit of nothing.
+    """
+    if not gib > 0:
+        raise InputError(f"--memory-gib is {gib:g}, but a program takes more than 0.")
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), device)
+
+
+def in_use_bytes(device: torch.device) -> int:
+    """What this process takes of a device's memory now; on a CPU all that is resident."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    if device.type == "mps":
+        return int(torch.mps.current_allocated_memory())
+    return int(psutil.Process().memory_info().rss)
+
+
+def free_bytes(
+    device: torch.device,
+    limit_gib: float | None = None,
+    *,
+    sharing: int = 1,
+    root: Path = Path("/sys/fs/cgroup"),
+) -> int:
+    """What this process may still take of a device's memory.
+
+    On a CPU the least of what the machine has available, what the container's limit leaves, and what the stated
+    limit leaves; on a GPU of what no program has taken and what the stated limit leaves.
+
+    Args:
+        device: of the memory.
+        limit_gib: that this process may take in all.
+        sharing: how many processes share what is free, by equal parts.
+        root: where the system shows a container's limits.
+
+    Returns:
+        Bytes; negative if more is taken than the stated limit allows.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    elif device.type == "mps":
+        free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    else:
+        free = min([psutil.virtual_memory().available, *_left_by_container(root)])
+    free = int(free) // sharing
+    if limit_gib is None:
+        return free
+    return int(min(free, limit_gib * GIB - in_use_bytes(device)))
+
+
+def _left_by_container(root: Path) -> list[int]:
+    """What cgroups of version 2 or 1 leave, empty where they set no limit. The cache of files gives way: it is free."""
+    left = []
+    for folder, limit, usage, cache in (
+        (root, "memory.max", "memory.current", "inactive_file"),
+        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, taken = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        if most != "max":
+            left.append(int(most) - taken + int(statistics.get(cache, 0)))
+    return left
+
+
+class Peak:
+    """Within: looks at the memory in use; afterwards ``bytes`` is the most that was seen at a time.
+
+    A GPU's allocator keeps that figure itself. Elsewhere a thread looks every millisecond.
+
+    Args:
+        device: of the memory.
+
+    Attributes:
+        bytes: the most in use, what was there before included.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.bytes = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Peak:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.device.type == "cuda":
+            self.bytes = int(torch.cuda.max_memory_allocated(self.device))
+            return
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.is_set():
+            self.bytes = max(self.bytes, in_use_bytes(self.device))
+            self._done.wait(_LOOK_S)

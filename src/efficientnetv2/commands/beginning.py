@@ -24,7 +24,7 @@ from efficientnetv2.training.folder import RunFolder, new_folder, newest, newest
 from efficientnetv2.training.plan import epochs_within
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resume import steps_saved
-from efficientnetv2.training.settle import settle
+from efficientnetv2.training.settle import fit_into_memory, settle
 from efficientnetv2.training.sharing import refuse_unshared
 from efficientnetv2.training.start import build, start
 from efficientnetv2.training.state import Length
@@ -39,6 +39,7 @@ class Place:
         resume: go on with the run there.
         device: as ``--device`` says it.
         workers: None chooses by the machine.
+        memory_gib: that the training process may take; None is what there is.
         strict: stop at the first unreadable picture.
         as_json: only the report on stdout.
     """
@@ -47,6 +48,7 @@ class Place:
     resume: bool = False
     device: str = "auto"
     workers: int | None = None
+    memory_gib: float | None = None
     strict: bool = False
     as_json: bool = False
 
@@ -62,6 +64,7 @@ def begin(
     prepared: Prepared,
     device: torch.device,
     workers: int,
+    memory_gib: float | None,
     screen: Screen,
     world: World,
 ) -> tuple[RunFolder, Recipe, Network, Cached | None]:
@@ -71,6 +74,7 @@ def begin(
         images=len(prepared.train),
         class_names=prepared.train.class_names,
         device=device,
+        memory_gib=memory_gib,
         world=world,
     )
     recipe, network, chosen = settled.recipe, settled.network, [*chosen, *settled.notes]
@@ -92,6 +96,7 @@ def begin(
         "launch": world.launch,
         "chosen": chosen,
         "preprocessing": preprocessing.to_json(),
+        "groups_at_a_time": settled.at_a_time.to_json(),
     }
     if pictures is not None:
         beginning["cache"] = words.cache
@@ -139,10 +144,14 @@ def go_on(
     words: Words,
     prepared: Prepared,
     device: torch.device,
+    memory_gib: float | None,
     screen: Screen,
     world: World,
 ) -> tuple[RunFolder, Recipe, Network, Cached | None]:
-    """The folder, recipe and network of a run begun before; its checkpoint brings the weights."""
+    """The folder, recipe and network of a run begun before; its checkpoint brings the weights.
+
+    As many groups run at a time as before, so that it goes on to the same bits; a stated limit has them tried anew.
+    """
     refuse_unshared(recipe, device, world, begun=True)
     folder = RunFolder(path, screen.say)
     _same_pictures(folder, prepared)
@@ -152,14 +161,28 @@ def go_on(
     pictures = cached(where, recipe, prepared, device, screen, world)
     if pictures is not None:
         folder.log(pictures.note)
-    class_names = prepared.train.class_names
+    network = _network_to_go_on_with(folder, recipe, prepared.train.class_names, device)
+    if memory_gib is not None:
+        classes = len(prepared.train.class_names)
+        at_a_time, notes = fit_into_memory(
+            recipe, network, num_classes=classes, device=device, memory_gib=memory_gib, world=world
+        )
+        folder.amend_beginning(groups_at_a_time=at_a_time.to_json())
+        for note in notes:
+            folder.log(note)
+    return folder, recipe, network, pictures
+
+
+def _network_to_go_on_with(
+    folder: RunFolder, recipe: Recipe, class_names: tuple[str, ...], device: torch.device
+) -> Network:
     if steps_saved(folder.checkpoints) or recipe.weights == "none":
         # Its weights are the checkpoint's; those that it began with may be gone by now.
-        return folder, recipe, build(recipe, recipe.model, num_classes=len(class_names)), pictures
+        return build(recipe, recipe.model, num_classes=len(class_names))
     begun = start(recipe, class_names=class_names, device=device)
     for note in begun.notes:
         folder.log(note)
-    return folder, recipe, begun.network, pictures
+    return begun.network
 
 
 def decided(

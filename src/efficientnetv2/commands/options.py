@@ -40,6 +40,14 @@ Workers = Annotated[
     int | None,
     typer.Option(min=0, help="Processes that read pictures. (Default: by the machine.)", show_default=False),
 ]
+MemoryGib = Annotated[
+    float | None,
+    typer.Option(
+        help="What training may take of the memory, in GiB: of the GPU's, or without one of this process's. "
+        "(Default: what there is.)",
+        show_default=False,
+    ),
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first unreadable picture instead of skipping it.")
 ]

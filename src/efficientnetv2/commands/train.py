@@ -85,6 +85,7 @@ def train(
     ] = False,
     device: options.Device = "auto",
     workers: options.Workers = None,
+    memory_gib: options.MemoryGib = None,
     path_column: options.PathColumn = "path",
     label_column: options.LabelColumn = "label",
     group_column: options.GroupColumn = None,
@@ -126,5 +127,5 @@ def train(
         cache=cache,
         settings=tuple(settings or ()),
     )
-    place = Place(out, resume, device, workers, strict, as_json)
+    place = Place(out, resume, device, workers, memory_gib, strict, as_json)
     train_and_report(words, Source(data, path_column, label_column, group_column, labels), place)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.memory import limit
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.beginning import Place, begin, decided, go_on
 from efficientnetv2.commands.caching import Cached, reader_here
@@ -27,6 +28,7 @@ from efficientnetv2.training.books import input_wait_share
 from efficientnetv2.training.distributed import World, by_first, launched, together, with_tensors
 from efficientnetv2.training.folder import NoFolder, RunFolder
 from efficientnetv2.training.job import Job
+from efficientnetv2.training.memory import GroupsAtATime
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run import Result, run
 from efficientnetv2.training.start import title
@@ -50,6 +52,8 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
     screen = Screen(quiet=place.as_json, mute=not world.first)
     with together(world):
         device = pick_own_device(place.device, world.local_rank, world.local_size)
+        if place.memory_gib is not None:
+            limit(device, place.memory_gib)
         world = with_tensors(world, device)
         workers = pick_workers(device, sharing=world.local_size) if place.workers is None else place.workers
         ready = by_first(world, lambda: _readied(words, source, place, device, workers, screen, world))
@@ -66,6 +70,7 @@ class _Ready:
         network: to begin with, on the CPU.
         prepared: the pictures.
         preprocessing: of evaluation, and of the model file.
+        at_a_time: how many groups run in one pass.
         resumed: whether the run goes on.
         pictures: those to train on, if they are kept decoded.
     """
@@ -75,6 +80,7 @@ class _Ready:
     network: Network
     prepared: Prepared
     preprocessing: Preprocessing
+    at_a_time: GroupsAtATime
     resumed: bool
     pictures: Cached | None
 
@@ -91,12 +97,14 @@ def _readied(
     path, recipe, chosen, resumed = decided(words, place, device, screen, world)
     prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=place.strict, say=screen.say)
     folder, recipe, network, pictures = (
-        go_on(path, recipe, words, prepared, device, screen, world)
+        go_on(path, recipe, words, prepared, device, place.memory_gib, screen, world)
         if resumed
-        else begin(path, recipe, chosen, words, prepared, device, workers, screen, world)
+        else begin(path, recipe, chosen, words, prepared, device, workers, place.memory_gib, screen, world)
     )
-    preprocessing = Preprocessing.from_json(folder.beginning()["preprocessing"])
-    return _Ready(path, recipe, network, prepared, preprocessing, resumed, pictures)
+    beginning = folder.beginning()
+    preprocessing = Preprocessing.from_json(beginning["preprocessing"])
+    at_a_time = GroupsAtATime.from_json(beginning["groups_at_a_time"])
+    return _Ready(path, recipe, network, prepared, preprocessing, at_a_time, resumed, pictures)
 
 
 def _run(
@@ -118,6 +126,7 @@ def _run(
         folder=RunFolder(path, screen.say) if world.first else NoFolder(path),
         device=device,
         workers=workers,
+        at_a_time=ready.at_a_time,
         strict=place.strict,
         world=world,
         reader=reader_here(ready.pictures, recipe, ready.prepared, device, screen, world),

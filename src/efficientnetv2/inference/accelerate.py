@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-import psutil
 import torch
 from torch import nn
 
@@ -88,14 +87,6 @@ def pick_workers(device: torch.device, *, sharing: int = 1) -> int:
         sharing: how many processes train on this machine.
     """
     return min(8, max(1, cores() // sharing)) if device.type != "cpu" else 0
-
-
-def free_memory_bytes(device: torch.device) -> int:
-    """Memory that a program could take now, on that device."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free)
-    return int(psutil.virtual_memory().available)
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:

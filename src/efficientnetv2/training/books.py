@@ -62,6 +62,7 @@ class Books:
         self._row_begun = self._saved = time.perf_counter()
         self._row_images = self._lost = 0
         self._row_waited_s = 0.0
+        self._at_a_time = job.at_a_time
 
     @property
     def seconds(self) -> float:
@@ -74,6 +75,7 @@ class Books:
         Raises:
             InputError: the loss is no longer a number, or a checkpoint can't be written.
         """
+        self._note_short_memory(done)
         self._row_images += done.images
         self._row_waited_s += done.waited_s
         step, steps, recipe = self.state.step, self.job.length.steps, self.job.recipe
@@ -128,6 +130,19 @@ class Books:
                     f"than the {MOST_UNREADABLE:.0%} that are passed over; the last is {what}. All are listed in "
                     f"{folder.skipped_file}. Bring them back, then go on with --resume."
                 )
+
+    def _note_short_memory(self, done: StepDone) -> None:
+        """Fewer groups at a time than before: say so, and let a resumed run begin with them."""
+        if done.at_a_time == self._at_a_time:
+            return
+        px = done.setting.image_px
+        before, now = self._at_a_time.at(px), done.at_a_time.at(px)
+        self.job.folder.log(
+            f"Warning: memory ran out at step {done.step} with {before} groups of {px} px at a time. The step was done "
+            f"again with {now} at a time, and so will be those to come: slower, with the same result."
+        )
+        self.job.folder.amend_beginning(groups_at_a_time=done.at_a_time.to_json())
+        self._at_a_time = done.at_a_time
 
     def _refuse_divergence(self, done: StepDone) -> None:
         loss, recipe = float(done.loss), self.job.recipe

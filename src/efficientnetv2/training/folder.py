@@ -95,6 +95,10 @@ class RunFolder:
         plain: dict[str, Any] = json.loads(self.beginning_file.read_text(encoding="utf-8"))
         return plain
 
+    def amend_beginning(self, **changed: Any) -> None:
+        """Write down what turned out otherwise than the run was begun with."""
+        write_text_atomically(self.beginning_file, json.dumps(self.beginning() | changed, indent=2))
+
     def log(self, line: str) -> None:
         """A line for the screen and, with the time, for ``log.txt``."""
         self._say(line)
@@ -178,6 +182,9 @@ class NoFolder(RunFolder):
         """Said by the first process."""
 
     def record(self, row: dict[str, Any]) -> None:
+        """Written by the first process."""
+
+    def amend_beginning(self, **changed: Any) -> None:
         """Written by the first process."""
 
     def skip(self, path: str, reason: str) -> bool:

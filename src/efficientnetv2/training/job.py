@@ -15,6 +15,7 @@ from efficientnetv2.inference.predict import Predictions, interleaved, predict_m
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import ALONE, World, gathered_by_first
 from efficientnetv2.training.folder import RunFolder
+from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import Length, State
 
@@ -36,6 +37,7 @@ class Job:
         folder: the run's.
         device: to train on.
         workers: processes that read pictures.
+        at_a_time: how many groups run in one pass.
         strict: stop at the first unreadable picture.
         world: the processes that run it together, each with a job of its own that differs in folder and device.
         reader: of the training pictures; None reads the originals.
@@ -49,6 +51,7 @@ class Job:
     folder: RunFolder
     device: torch.device
     workers: int
+    at_a_time: GroupsAtATime = ONE_AT_A_TIME
     strict: bool = False
     world: World = ALONE
     reader: Reader | None = None

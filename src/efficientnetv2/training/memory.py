@@ -29,6 +29,24 @@ class GroupsAtATime:
         known = min((px for px in self.by_px if px >= image_px), default=None)
         return 1 if known is None else self.by_px[known]
 
+    @property
+    def most(self) -> int:
+        """The largest number at any size."""
+        return max(self.by_px.values(), default=1)
+
+    def __str__(self) -> str:
+        """For people: ``8 of 128 px, 3 of 300 px``."""
+        return ", ".join(f"{count} of {px} px" for px, count in sorted(self.by_px.items()))
+
+    def to_json(self) -> dict[str, int]:
+        """Plain JSON values, whose names are texts."""
+        return {str(px): count for px, count in sorted(self.by_px.items())}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, int]) -> GroupsAtATime:
+        """What ``to_json`` gave."""
+        return cls({int(px): count for px, count in plain.items()})
+
     def halved(self, image_px: int) -> GroupsAtATime:
         """Half as many at that size, and no more than that at larger ones."""
         half = max(1, self.at(image_px) // 2)

@@ -147,5 +147,6 @@ def _steps(job: Job, state: State) -> Iterator[StepDone]:
         num_classes=len(job.train.class_names),
         key=job.key,
         device=job.device,
+        at_a_time=job.at_a_time,
         world=job.world,
     )

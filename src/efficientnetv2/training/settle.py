@@ -8,21 +8,19 @@ from typing import Any
 
 import torch
 
-from efficientnetv2.arch.cost import cost
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.inference.accelerate import free_memory_bytes
-from efficientnetv2.models.activation import activation_bytes
-from efficientnetv2.models.network import EfficientNet, Network
+from efficientnetv2.base.memory import GIB
+from efficientnetv2.models.network import Network
+from efficientnetv2.progressive import Setting
 from efficientnetv2.training.distributed import ALONE, World
-from efficientnetv2.training.memory import divisors
+from efficientnetv2.training.memory import GroupsAtATime, divisors
+from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.sharing import best_shared, refuse_unshared
 from efficientnetv2.training.speed import choose
 from efficientnetv2.training.start import NOTHING_FROZEN, start, title
 from efficientnetv2.training.state import Length
 
-# Of the free memory: the rest is for workers, the cache of files and what activations are not. Ours.
-_MEMORY_SHARE = 0.6
 # Every network of the family halves the picture five times.
 _STRIDE = 32
 
@@ -33,12 +31,14 @@ class Settled:
 
     Args:
         recipe: as it is written into the run folder.
-        network: to begin with, on the CPU.
+        network: to begin with, on the device.
+        at_a_time: how many groups run in one pass.
         notes: what was chosen and why, a line each.
     """
 
     recipe: Recipe
     network: Network
+    at_a_time: GroupsAtATime
     notes: tuple[str, ...]
 
 
@@ -48,6 +48,7 @@ def settle(
     images: int,
     class_names: tuple[str, ...],
     device: torch.device,
+    memory_gib: float | None = None,
     world: World = ALONE,
 ) -> Settled:
     """Decide what the recipe leaves open, for so many training pictures on that device.
@@ -57,6 +58,7 @@ def settle(
         images: to train on.
         class_names: of these.
         device: to train on.
+        memory_gib: that each process may take of its memory; None is what there is.
         world: the processes that will share the groups.
 
     Raises:
@@ -87,65 +89,99 @@ def settle(
     if recipe.progressive.order == "random" and recipe.progressive.seed is None:
         changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
     recipe = checked(recipe.to_json() | changes, where=recipe.name)
-    group = _settled_group(recipe, begun.network, device, world, notes)
-    recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
-    refuse_unshared(recipe, device, world)
     steps = Length.of(recipe, images).steps
     recipe.progressive.at(0, steps=steps)
+    classes = len(class_names)
+    preflight = Preflight(
+        recipe, begun.network, num_classes=classes, device=device, limit_gib=memory_gib, world=world
+    )
+    group = _settled_group(recipe, preflight, world)
+    recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
+    refuse_unshared(recipe, device, world)
     speed = choose(recipe, begun.network, steps=steps, device=device)
     recipe = checked(
         recipe.to_json() | {"precision": speed.precision, "compile": speed.compile}, where=recipe.name
     )
     notes += [speed.note] if speed.note else []
-    return Settled(recipe, begun.network, tuple(notes))
+    at_a_time, further = fit_into_memory(
+        recipe, begun.network, num_classes=classes, device=device, memory_gib=memory_gib, world=world
+    )
+    return Settled(recipe, begun.network, at_a_time, (*notes, *further))
 
 
-def _settled_group(
-    recipe: Recipe, network: Network, device: torch.device, world: World, notes: list[str]
-) -> int:
-    """``group_images``: as set, if it fits; else the largest divisor of the batch that does, and can be shared."""
-    fitting, per_image_bytes = _images_that_fit(recipe, network, device, world)
-    possible = divisors(recipe.batch_images, most=min(fitting, recipe.batch_images))
-    if not possible:
-        raise InputError(
-            f"Not even one picture of {_largest_px(recipe)} px fits: {title(recipe.model)} keeps "
-            f"{per_image_bytes / 2**30:.1f} GiB of activations for it, more than {_MEMORY_SHARE:.0%} of the free "
-            "memory. Use a smaller network (--model) or smaller pictures (--image-px)."
-        )
-    best = best_shared(possible, batch_images=recipe.batch_images, processes=world.size)
-    group = recipe.group_images or best
-    if group > fitting:
-        raise InputError(
-            f"group_images is {group}, but only {possible[-1]} pictures of {_largest_px(recipe)} px fit into "
-            f"memory at a time, of those that divide the batch of {recipe.batch_images}. Set it to "
-            f"{possible[-1]} (--set group_images={possible[-1]})."
-        )
-    if group == 1 and math.ceil(_smallest_px(recipe) / _STRIDE) == 1:
-        raise InputError(
-            f"A group of 1 picture of {_smallest_px(recipe)} px leaves batch-norm one number per channel, which "
-            "has no spread. Use a larger batch (--batch-images) that a group of several divides."
-        )
+def fit_into_memory(
+    recipe: Recipe,
+    network: Network,
+    *,
+    num_classes: int,
+    device: torch.device,
+    memory_gib: float | None,
+    world: World,
+) -> tuple[GroupsAtATime, list[str]]:
+    """How many groups there is memory for.
+
+    Args:
+        recipe: settled.
+        network: to train.
+        num_classes: K.
+        device: to train on.
+        memory_gib: that each process may take of its memory; None is what there is.
+        world: the processes that share the groups.
+
+    Returns:
+        How many groups run at a time, and a sentence for each choice.
+
+    Raises:
+        InputError: not even one group fits.
+    """
+    preflight = Preflight(
+        recipe, network, num_classes=num_classes, device=device, limit_gib=memory_gib, world=world
+    )
+    group = _settled_group(recipe, preflight, world)
+    at_a_time = preflight.groups_at_a_time(_settings(recipe), group_images=group)
+    notes = []
     if group < recipe.batch_images:
         notes.append(
             f"Groups of {group} of the {recipe.batch_images} pictures of a batch share batch-norm statistics."
         )
+    if at_a_time.most > 1:
+        notes.append(f"Of a step's {recipe.batch_images // group} groups run at a time: {at_a_time}.")
+    return at_a_time, notes
+
+
+def _settled_group(recipe: Recipe, preflight: Preflight, world: World) -> int:
+    """``group_images``: as set, if it fits; else the largest divisor of the batch that does, and can be shared."""
+    batch, given = recipe.batch_images, recipe.group_images
+    least = 2 if math.ceil(_smallest_px(recipe) / _STRIDE) == 1 else 1
+    if (given or batch) < least:
+        raise InputError(
+            f"A group of 1 picture of {_smallest_px(recipe)} px leaves batch-norm one number per channel, which "
+            "has no spread. Use a larger batch (--batch-images) that a group of several divides."
+        )
+    possible = [images for images in divisors(batch, most=given or batch) if images >= least]
+    among = possible if given else best_shared(possible, batch_images=batch, processes=world.size)
+    largest = max(_settings(recipe), key=lambda setting: setting.image_px)
+    group = preflight.largest_group(largest, among=among)
+    px, room = largest.image_px, f"the {preflight.room / GIB:.2f} GiB of memory that are free for it"
+    if group == 0:
+        raise InputError(
+            f"Not even a group of {among[0]} of {px} px fits: {title(recipe.model)} keeps "
+            f"{preflight.counted(px) / GIB:.2f} GiB of activations for each picture, too much for {room}. Use a "
+            "smaller network (--model) or smaller pictures (--image-px)."
+        )
+    if given is not None and group < given:
+        raise InputError(
+            f"group_images is {given}, but of the divisors of the batch of {batch} the largest that fits at {px} px "
+            f"into {room} is {group}. Set it to that (--set group_images={group})."
+        )
     return group
 
 
-def _images_that_fit(recipe: Recipe, network: Network, device: torch.device, world: World) -> tuple[int, int]:
-    """How many pictures' activations fit, by the network's own count of them, and the bytes of one."""
-    px = _largest_px(recipe)
-    if isinstance(network, EfficientNet) and not network.frozen:
-        per_image_bytes = cost(network.architecture, image_px=px).total.activation_bytes
-    else:
-        per_image_bytes = activation_bytes(network, px)
-    free = free_memory_bytes(device) / (world.local_size if device.type == "cpu" else 1)
-    return int(free * _MEMORY_SHARE) // per_image_bytes, per_image_bytes
-
-
-def _largest_px(recipe: Recipe) -> int:
-    return max(recipe.progressive.stage(0).image_px, recipe.progressive.last.image_px)
+def _settings(recipe: Recipe) -> list[Setting]:
+    """A setting of each size; of one that grows at every step, those where stages begin and the last."""
+    stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
+    return list({setting.image_px: setting for setting in [*stages, recipe.progressive.last]}.values())
 
 
 def _smallest_px(recipe: Recipe) -> int:
-    return min(recipe.progressive.stage(0).image_px, recipe.progressive.last.image_px)
+    return min(setting.image_px for setting in _settings(recipe))

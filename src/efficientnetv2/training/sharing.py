@@ -12,8 +12,8 @@ from efficientnetv2.training.memory import divisors
 from efficientnetv2.training.recipe import Recipe
 
 
-def best_shared(possible: Sequence[int], *, batch_images: int, processes: int) -> int:
-    """The size of groups that a number of processes can share best.
+def best_shared(possible: Sequence[int], *, batch_images: int, processes: int) -> Sequence[int]:
+    """The sizes of groups that a number of processes can share best.
 
     Args:
         possible: sizes in order, at least one; each divides ``batch_images``.
@@ -21,11 +21,11 @@ def best_shared(possible: Sequence[int], *, batch_images: int, processes: int) -
         processes: that share its groups.
 
     Returns:
-        The largest of which all processes get equally many; else the largest of which each gets one; else the largest.
+        Those of which all processes get equally many; else those of which each gets one; else all.
     """
     evenly = [n for n in possible if batch_images // n % processes == 0]
     enough = [n for n in possible if batch_images // n >= processes]
-    return (evenly or enough or possible)[-1]
+    return evenly or enough or possible
 
 
 def refuse_unshared(recipe: Recipe, device: torch.device, world: World, *, begun: bool = False) -> None:
