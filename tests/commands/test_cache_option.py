@@ -214,7 +214,7 @@ def test_the_largest_picture_of_the_run_decides_even_where_pictures_shrink():
 
 
 def test_memory_that_is_not_there_is_refused_with_the_way_out(large, caches, monkeypatch):
-    monkeypatch.setattr(caching, "free_memory_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr(caching, "free_bytes", lambda device: 1_000_000)
     with pytest.raises(InputError, match=r"24 pictures.* need 2 MiB.* Use --cache disk"):
         cached("ram", of_recipe(), prepared(large), CPU, Screen(quiet=True))
 

@@ -14,13 +14,13 @@ import pandas as pd
 import torch
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.memory import free_bytes
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.data.cache import Kept
 from efficientnetv2.data.filling import Filled, Order, amount, in_memory, on_disk
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Reader, originals
-from efficientnetv2.inference.accelerate import free_memory_bytes
 from efficientnetv2.training.distributed import ALONE, World, gathered
 from efficientnetv2.training.recipe import Recipe
 
@@ -152,7 +152,7 @@ def _kept(recipe: Recipe) -> Kept:
 
 def _in_ram(order: Order, device: torch.device) -> Filled:
     share = _MEMORY_SHARE_CPU if device.type == "cpu" else _MEMORY_SHARE
-    return in_memory(order, room_bytes=int(share * free_memory_bytes(torch.device("cpu"))))
+    return in_memory(order, room_bytes=int(share * free_bytes(torch.device("cpu"))))
 
 
 def _in_order(manifest: Manifest) -> Manifest:
