@@ -89,7 +89,11 @@ class Listing:
     @cached_property
     def split(self) -> npt.NDArray[np.object_]:
         """(N,) names of splits, '' where none was given."""
-        return self.table["split"].to_numpy(dtype=object)
+        codes, names = pd.factorize(
+            self.table["split"]
+        )  # a name is then one object, not one for each picture
+        split: npt.NDArray[np.object_] = np.array(names, dtype=object)[codes]
+        return split
 
     @property
     def in_train(self) -> npt.NDArray[np.bool_]:

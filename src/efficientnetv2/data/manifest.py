@@ -41,7 +41,9 @@ class Manifest(Listing):
     @cached_property
     def labels(self) -> Ints:
         """(N,) class ids, -1 where unlabelled. Read-only."""
-        ids = pd.Categorical(self.table["label"], categories=list(self.class_names)).codes.astype(np.int64)
+        codes, labels = pd.factorize(self.table["label"])
+        known = {name: number for number, name in enumerate(self.class_names)}
+        ids = np.array([*(known.get(label, -1) for label in labels), -1], dtype=np.int64)[codes]
         ids.flags.writeable = False
         return ids
 
@@ -149,7 +151,8 @@ def read(
     spelled, note = rules.spelled_alike(listing, labels, strict=require_labels)
     notes = listing.notes if note is None else (*listing.notes, note)
     listing = replace(listing, table=listing.table.assign(label=spelled), notes=notes)
-    rules.refuse_repeated(listing)
+    if listing.shards is None:  # else an index was refused if two of its rows had one place
+        rules.refuse_repeated(listing)
     if require_labels and for_training:
         rules.refuse_half_placed(listing)
         rules.refuse_split_without_train(listing)

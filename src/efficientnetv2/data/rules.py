@@ -59,6 +59,8 @@ def spelled_alike(listing: Listing, spelling: Spelling, *, strict: bool) -> tupl
     note = None
     if merged:
         note = "Merged labels: " + ", ".join(f"'{odd}' into '{kept}'" for odd, kept in merged.items()) + "."
+    if not merged and all(label == label.strip() for label in counts.index):
+        return labels, None  # a map would take its time and memory over many pictures
     return labels.map({label: merged.get(label, label).strip() for label in commonest}), note
 
 

@@ -166,6 +166,13 @@ def test_an_index_that_names_too_few_shards_is_refused(shards):
         read(shards)
 
 
+def test_an_index_that_lists_a_picture_twice_is_refused(shards):
+    table = pq.read_table(shards / "index.parquet")
+    pq.write_table(pa.concat_tables([table, table.slice(3, 1)]), shards / "index.parquet")
+    with pytest.raises(InputError, match="lists a picture twice"):
+        read(shards)
+
+
 def test_a_table_of_pictures_called_index_is_a_table(class_folders, tmp_path):
     rows = [("pictures/red/red_00.jpg", "red"), ("pictures/green/green_00.jpg", "green")]
     pq.write_table(

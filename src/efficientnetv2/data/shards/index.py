@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -131,6 +132,10 @@ def load(stream: IO[bytes] | Path, name: str) -> Index:
     shards = tuple(Shard(**shard) for shard in plain["shards"])
     if len(table) and not table["shard"].between(0, len(shards) - 1).all():
         raise InputError(f"{name} names shards that are not in its list of {len(shards)}. {_ANEW}")
+    # Shards are smaller than 2^40 bytes, and there are fewer than 2^23 of them.
+    places = table["shard"].to_numpy(dtype=np.int64) << 40 | table["shard_offset"].to_numpy(dtype=np.int64)
+    if len(np.unique(places)) < len(places):
+        raise InputError(f"{name} lists a picture twice: two rows point to one place in a shard. {_ANEW}")
     return Index(table, shards, plain["standard"])
 
 

@@ -1,0 +1,163 @@
+"""Reading shards beside reading files: 50,000 small pictures, drawn from all over, alternating.
+
+Run: python -m benchmarks.shards [--record] [--cold] [--pictures 50000] [--rounds 7]
+
+Makes the pictures itself (2,000 distinct JPEGs of 96 px, each under 25 names, 10 class folders) and packs them. Each
+side then reads the same requests as in training, in one process and one thread: crop, decode, resize to 64 px. Beside
+it, the bytes alone. Pages are warm: a round of each comes before those that count. ``--cold`` drops the files' pages
+from the system's cache before each turn (the disk's own caches, and a virtual machine's host's, stay as they are).
+
+Above 1, shards are faster. Median over rounds, with the quartiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.record import RESULTS, record
+from PIL import Image
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.timing import Spread, alternate, ratio
+from efficientnetv2.data.loader import TrainingPictures
+from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.data.readers import originals
+from efficientnetv2.data.sampling import Request, Sampler
+from efficientnetv2.data.shards.pack import Packing, pack
+from efficientnetv2.progressive import Progressive
+
+DISTINCT, CLASSES, STORED_PX, PX, BATCH = 2_000, 10, 96, 64, 50
+SHARD_BYTES = 20_000_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pictures", type=int, default=50_000)
+    parser.add_argument("--round-pictures", type=int, default=10_000, help="read by each side in a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--record", action="store_true", help="write results/summary.json and the rounds")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder) / "files", options.pictures)
+        pack(read(Path(folder) / "files"), Path(folder) / "shards", Packing(SHARD_BYTES))
+        manifests = {name: read(Path(folder) / name) for name in ("shards", "files")}
+        order = requests(manifests["files"], options.round_pictures)
+        turns = {"training": trained_on, "bytes": read_bytes}
+        seconds = {}
+        for what, work in turns.items():
+            sides = {name: work(manifest, order) for name, manifest in manifests.items()}
+            if options.cold:
+                seconds[what] = alternate_cold(sides, options.rounds, Path(folder))
+            else:
+                seconds[what] = alternate(sides, rounds=options.rounds)
+    cache = "cold" if options.cold else "warm"
+    command = "python -m benchmarks.shards" + (" --cold" if options.cold else "")
+    for what, name in (("training", f"shards_vs_files_{cache}"), ("bytes", f"shards_bytes_vs_files_{cache}")):
+        spread = ratio(seconds[what], of="shards", to="files")
+        rates = {
+            side: Spread.of([options.round_pictures / one for one in times])
+            for side, times in seconds[what].items()
+        }
+        print(f"{name}: {spread}; images/s: shards {rates['shards']}, files {rates['files']}")
+        if options.record:
+            record(
+                name,
+                spread.median,
+                unit="ratio",
+                low=spread.low,
+                high=spread.high,
+                n=spread.rounds,
+                command=command,
+            )
+    if options.record:
+        raw = {"pictures_a_round": options.round_pictures, "seconds": seconds}
+        (RESULTS / f"shards_vs_files_{cache}.json").write_text(json.dumps(raw, indent=1) + "\n")
+
+
+def make(folder: Path, pictures: int) -> None:
+    """Class folders of small pictures, smooth with some noise, as photographs are."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:STORED_PX, 0:STORED_PX] / STORED_PX
+    contents = []
+    for _ in range(min(DISTINCT, pictures)):
+        phase = rng.random((3, 2)) * 12
+        waves = np.stack([np.sin(a * x + b * y) for a, b in phase], axis=2)
+        noisy = 128 + 90 * waves + rng.normal(0, 8, (STORED_PX, STORED_PX, 3))
+        file = io.BytesIO()
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+        contents.append(file.getvalue())
+    for cls in range(CLASSES):
+        (folder / f"class_{cls}").mkdir(parents=True)
+    for number in range(pictures):
+        file = folder / f"class_{number % CLASSES}" / f"{number:06d}.jpg"
+        file.write_bytes(contents[number % len(contents)])
+
+
+def requests(manifest: Manifest, pictures: int) -> list[Request]:
+    """The first requests of a run."""
+    steps = pictures // BATCH
+    return list(Sampler(manifest.labels, Progressive(image_px=PX), steps, BATCH, BATCH, None, Key.of(0)))
+
+
+def trained_on(manifest: Manifest, order: list[Request]):
+    """Answers the requests as in training."""
+    pictures = TrainingPictures(manifest, Preprocessing(image_px=PX), 0.3, Key.of(0))
+
+    def work() -> None:
+        for request in order:
+            pictures.batch(request)
+
+    return work
+
+
+def read_bytes(manifest: Manifest, order: list[Request]):
+    """Reads the same pictures, and does nothing with them."""
+    reader = originals(manifest)
+
+    def work() -> None:
+        for request in order:
+            samples = request.samples.tolist()
+            ahead = reader.ahead(samples)
+            for sample in samples:
+                source = ahead.source(sample)
+                if isinstance(source, str):
+                    Path(source).read_bytes()
+
+    return work
+
+
+def alternate_cold(sides: dict, rounds: int, folder: Path) -> dict[str, list[float]]:
+    """As ``alternate``, the pages of all files dropped before each round; they are other files on either side."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        drop_pages(folder)
+        names = list(sides) if number % 2 == 0 else list(sides)[::-1]
+        for name, times in alternate({name: sides[name] for name in names}, rounds=1, warmup=0).items():
+            seconds[name] += times
+    return seconds
+
+
+def drop_pages(folder: Path) -> None:
+    """Make the system forget the files' content; it does so only with what is on the disk already."""
+    os.sync()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            handle = os.open(file, os.O_RDONLY)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
+
+
+if __name__ == "__main__":
+    main()
