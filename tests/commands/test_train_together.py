@@ -11,11 +11,12 @@ import pytest
 from tests.command_line import effnetv2
 from tests.processes import effnetv2_together, started_together
 
-# 39 training pictures, 5 steps; two groups a step, so that two processes add up the same two numbers as one.
+# 39 training pictures, 5 steps; two groups a step, which one process computes in one pass: the same but for rounding,
+# which in 16 bits would be seen.
 WORDS = (
     "--model", "efficientnetv2_b0", "--weights", "none", "--workers", "0", "--device", "cpu", "--epochs", "1",
     "--set", "batch_images=8", "--set", "group_images=4", "--set", "checkpoint_minutes=0",
-    "--set", "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.2}",
+    "--set", "precision=fp32", "--set", "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.2}",
 )  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def test_two_processes_are_one_run_with_one_voice(class_folders, tmp_path):
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert "on cpu by 2 processes" in first.stdout
     assert second.stdout == second.stderr == ""
-    assert losses(tmp_path / "both") == losses(tmp_path / "alone")
+    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), abs=1e-4)
     names = [
         sorted(file.name for file in (tmp_path / run).rglob("*") if "events" not in file.name)
         for run in ("alone", "both")
