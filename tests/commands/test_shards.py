@@ -119,3 +119,10 @@ def test_damage_is_told_where_pictures_are_only_looked_at(class_folders, tmp_pat
         done = effnetv2(*words, "--device", "cpu", "--strict", cwd=tmp_path)
         assert done.returncode == 2
         assert "Damaged shard: pictures-000001.tar is cut short" in done.stderr
+
+
+def test_the_folder_one_stands_in_can_be_filled(class_folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = effnetv2("shards", "../pictures", ".", cwd=tmp_path / "empty")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "empty").iterdir()} == {"pictures-000000.tar", "index.parquet"}

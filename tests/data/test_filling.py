@@ -225,7 +225,7 @@ def test_ctrl_c_stops_a_fill_at_once_and_leaves_nothing(large, tmp_path):
 
 
 def test_stopping_gives_up_what_threads_have_not_begun(class_folders):
-    begun = []
+    begun, threads = [], threading.active_count()
 
     def slow(reader, row, kept):
         begun.append(row)
@@ -235,7 +235,7 @@ def test_stopping_gives_up_what_threads_have_not_begun(class_folders):
     with filling._working(slow, order(read(class_folders)), 1) as results:
         assert next(results) == [0]
     assert len(begun) < 10
-    assert threading.active_count() < 4
+    assert threading.active_count() < threads + 3
 
 
 def test_two_runs_that_want_the_same_cache_fill_it_once(large, tmp_path):

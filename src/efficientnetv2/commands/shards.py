@@ -16,7 +16,9 @@ def shards(
         Path,
         typer.Argument(metavar="OUT", help="Folder of the shards; new or empty.", show_default=False),
     ],
-    shard_mb: Annotated[float, typer.Option(help="Most megabytes (1,000,000 bytes) of a shard.")] = 1000.0,
+    shard_mb: Annotated[
+        float, typer.Option(min=0.1, help="Most megabytes (1,000,000 bytes) of a shard.")
+    ] = 1000.0,
     shard_pictures: Annotated[
         int | None,
         typer.Option(min=1, help="Most pictures of a shard. (Default: any number.)", show_default=False),

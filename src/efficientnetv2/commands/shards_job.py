@@ -18,12 +18,12 @@ def pack_and_tell(source: Source, out: Path, packing: Packing, *, as_json: bool)
         InputError: anything a user can mend.
     """
     screen = Screen(quiet=as_json)
-    _refuse_place(source.data, out)
+    place = _place(source.data, out)
     manifest = source.read(for_training=False)
     for note in manifest.notes:
         screen.say(note)
     with screen.counting("packing", len(manifest)) as counted:
-        packed = pack(manifest, out, packing, progress=counted)
+        packed = pack(manifest, place, packing, progress=counted)
     for path, reason in packed.skipped:
         screen.say(f"Left out {path}: {reason}.")
     index = packed.index
@@ -50,23 +50,24 @@ def pack_and_tell(source: Source, out: Path, packing: Packing, *, as_json: bool)
     screen.say(f"Train on them with: effnetv2 train {out}")
 
 
-def _refuse_place(data: str, out: Path) -> None:
-    """OUT is new or empty, on this machine, and not a part of what it is made from.
+def _place(data: str, out: Path) -> Path:
+    """OUT spelled out.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not new or empty, not on this machine, or a part of what it is made from.
     """
     if is_url(str(out).replace(":/", "://", 1)):
         raise InputError(
             f"OUT is {out}, but shards are written to this machine. Give a folder, then copy it up."
         )
-    place = out.expanduser().absolute()
+    place = out.expanduser().resolve()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         what = "holds something already" if place.is_dir() else "is a file"
         raise InputError(f"OUT {out} {what}. Give a new or empty folder.")
     source = Path(data).expanduser().absolute()
-    if source.is_dir() and place.resolve().is_relative_to(source.resolve()):
+    if source.is_dir() and place.is_relative_to(source.resolve()):
         raise InputError(
             f"OUT {out} lies in DATA {data}: the shards would become part of what they are made from. "
             "Give a folder beside it."
         )
+    return place

@@ -82,7 +82,10 @@ class Manifest(Listing):
         return content.hexdigest()
 
     def to_csv(self, path: str | Path) -> None:
-        """Write all columns, relative paths as seen from the file's folder, so that ``read`` takes it."""
+        """Write all columns, relative paths as seen from the file's folder.
+
+        ``read`` takes it as a table where the pictures are files, and ``from_csv`` in any case.
+        """
         prefix = _prefix(Path(path), self.root)
         paths = [name if os.path.isabs(name) or is_url(name) else prefix + name for name in self.paths]
         self.table.assign(path=paths).to_csv(path, index=False, lineterminator="\n")
