@@ -6,19 +6,22 @@ DATA is a folder of pictures; of some of them JPEG files of 500 x 375 px are mad
 bytes per pixel of Imagenette's files. Both sides do, from a warm page cache, the whole of: open, decode, random crop
 of 8 to 100 % of the area, bilinear antialiased resize, flip, RandAugment with two layers of magnitude 9, normalise,
 stack into float batches of 64. timm: ``create_transform`` with ``rand-m9-mstd0.5``, which applies each drawn
-operation with probability 1/2; ours always applies it, so ours does more work there. Rounds alternate; the ratio is
-of images per second, its spread that of the rounds. Parts of ours are timed apart.
+operation with probability 1/2; ours always applies it, so ours does more work there. Ours cached: from pictures kept
+decoded in memory, as ``--cache ram`` keeps them for this size; filling is not counted. Rounds alternate; the ratio
+is of images per second, its interval the quartiles of the rounds. Parts of ours are timed apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +33,20 @@ from timm.data import create_transform
 from efficientnetv2.augment.pipeline import AugmentPlan, augment
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.data.decode import CROP_UNIFORMS, draw_crop
+from efficientnetv2.base.timing import Spread, alternate, ratio
+from efficientnetv2.data.cache import Kept
+from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, draw_crop
+from efficientnetv2.data.filling import Order, in_memory
 from efficientnetv2.data.loader import TrainingPictures
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.pictures import stored
+from efficientnetv2.data.readers import Reader, originals
 from efficientnetv2.data.sampling import Request
 from efficientnetv2.progressive import Setting
 
 PICTURES, SIZE, QUALITY = 256, (500, 375), 95
 BATCH, ROUNDS, AREA_MIN = 64, 15, 0.08
-ASPECT = (3 / 4, 4 / 3)  # of both
+CACHE_DETAIL = 0.5  # as ``--cache ram`` without further words
 KEY = Key.of(0)
 
 
@@ -62,7 +69,7 @@ def make(data: Path, folder: Path) -> list[Path]:
     return made
 
 
-def theirs(files: list[Path], px: int) -> Callable[[int], None]:
+def theirs(files: list[Path], px: int) -> Callable[[], None]:
     """A round of timm's."""
     transform = create_transform(px, is_training=True, auto_augment="rand-m9-mstd0.5")
 
@@ -70,7 +77,7 @@ def theirs(files: list[Path], px: int) -> Callable[[int], None]:
         with Image.open(path) as image:
             return transform(image.convert("RGB"))
 
-    def round_(number: int) -> None:
+    def round_() -> None:
         for first in range(0, len(files), BATCH):
             torch.stack([one(path) for path in files[first : first + BATCH]])
 
@@ -88,9 +95,17 @@ class Ours:
 
     pictures: TrainingPictures
     px: int
+    turns: itertools.count = field(default_factory=itertools.count)
 
-    def requests(self, number: int) -> list[Request]:
+    @classmethod
+    def of(cls, manifest: Manifest, px: int, reader: Reader | None = None) -> Ours:
+        """Read from files, or by another reader."""
+        preprocessing = Preprocessing(px, framing="crop", interpolation="bilinear")
+        return cls(TrainingPictures(manifest, preprocessing, AREA_MIN, KEY, reader=reader), px)
+
+    def requests(self) -> list[Request]:
         """All pictures once, other draws for every round."""
+        number = next(self.turns)
         setting = Setting(image_px=self.px, randaugment=9.0)
         everything = np.arange(len(self.pictures.labels), dtype=np.int64)
         return [
@@ -112,16 +127,16 @@ class Ours:
             num_classes=2,
         )
 
-    def round_(self, number: int) -> None:
+    def round_(self) -> None:
         """From files to float batches."""
-        for request in self.requests(number):
+        for request in self.requests():
             batch = self.pictures.batch(request)
             self.augmented(request, batch.images, batch.labels)
 
-    def parts(self, number: int) -> dict[str, float]:
+    def parts(self) -> dict[str, float]:
         """Milliseconds a picture of decoding, of all else that reading does, and of augmenting."""
         seconds = dict.fromkeys(("decode", "read", "augment"), 0.0)
-        for request in self.requests(number):
+        for request in self.requests():
             started = time.perf_counter()
             self._decode(request)
             decoded = time.perf_counter()
@@ -144,28 +159,40 @@ class Ours:
                 picture.pixels(max(one for one in picture.scales if one <= max(1, spare)), False)
 
 
-def measured(sides: dict[str, Callable[[int], None]], pictures: int) -> dict[str, list[float]]:
-    """Milliseconds a picture of each side and round, in turn, warmed up."""
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for number in range(ROUNDS + 1):
-        for side, round_ in sides.items():
-            started = time.perf_counter()
-            round_(number)
-            if number:
-                times[side].append((time.perf_counter() - started) / pictures * 1e3)
-    return times
+def kept_in_memory(manifest: Manifest, px: int) -> Reader:
+    """The same pictures, decoded."""
+    order = Order(
+        reader=originals(manifest),
+        count=len(manifest),
+        kept=Kept.enough(image_px=px, framing="crop", area_min=AREA_MIN, detail=CACHE_DETAIL),
+        threads=1,
+        say=print,
+        counting=lambda _what, _count: contextlib.nullcontext(lambda _done: None),
+    )
+    filled = in_memory(order, room_bytes=1 << 30)
+    return filled.reader(np.arange(len(manifest)), originals(manifest))
 
 
-def compare(name: str, times: dict[str, list[float]], *, recorded: bool) -> None:
-    """Print the ratio of timm's time to ours, and record it."""
-    for side, rounds in times.items():
-        print(f"  {side}: {statistics.median(rounds):.3f} ms ({min(rounds):.3f} to {max(rounds):.3f})")
-    ratios = sorted(their / our for their, our in zip(times["timm"], times["ours"], strict=True))
-    value, low, high = statistics.median(ratios), ratios[1], ratios[-2]
-    print(f"{name}: {value:.2f} ({low:.2f} to {high:.2f})")
-    if recorded:
-        command = "python -m benchmarks.input_path DATA --record"
-        record(name, value, unit="ratio", low=low, high=high, n=ROUNDS, command=command)
+def compare(px: int, sides: Mapping[str, Callable[[], None]], *, pictures: int, recorded: bool) -> None:
+    """Measure the sides, print the ratios of timm's time to theirs, and record them."""
+    seconds = alternate(sides, rounds=ROUNDS)
+    for side, rounds in seconds.items():
+        print(f"  {side}: {Spread.of([value / pictures * 1e3 for value in rounds])} ms")
+    for side, name in (("ours", f"input_{px}px_vs_timm"), ("ours cached", f"input_{px}px_cached_vs_timm")):
+        if side not in sides:
+            continue
+        found = ratio(seconds, of=side, to="timm")
+        print(f"{name}: {found.median:.2f} ({found.low:.2f} to {found.high:.2f})")
+        if recorded:
+            record(
+                name,
+                found.median,
+                unit="ratio",
+                low=found.low,
+                high=found.high,
+                n=found.rounds,
+                command="python -m benchmarks.input_path DATA --record",
+            )
 
 
 def main() -> None:
@@ -180,15 +207,17 @@ def main() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         files = make(options.data, Path(folder))
+        manifest = read(folder)
         for px in (128, 300):
-            preprocessing = Preprocessing(px, framing="crop", interpolation="bilinear")
-            ours = Ours(TrainingPictures(read(folder), preprocessing, AREA_MIN, KEY), px)
-            times = measured({"timm": theirs(files, px), "ours": ours.round_}, len(files))
-            parts = [ours.parts(number) for number in range(5)]
+            ours = Ours.of(manifest, px)
+            sides = {"timm": theirs(files, px), "ours": ours.round_}
+            if px == 128:
+                sides["ours cached"] = Ours.of(manifest, px, kept_in_memory(manifest, px)).round_
             print(f"{px} px, milliseconds a picture:")
+            compare(px, sides, pictures=len(files), recorded=options.record)
+            parts = [ours.parts() for _ in range(5)]
             medians = {name: statistics.median(part[name] for part in parts) for name in parts[0]}
             print("  parts of ours: " + ", ".join(f"{name} {value:.3f}" for name, value in medians.items()))
-            compare(f"input_{px}px_vs_timm", times, recorded=options.record)
 
 
 if __name__ == "__main__":
