@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.training.test_loop import running
 from torch import nn
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.inference import accelerate
 from efficientnetv2.models.create import create
+from efficientnetv2.progressive import Progressive
 from efficientnetv2.training import compiling, speed
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.compiling import network_to_call
@@ -145,6 +147,40 @@ def test_fp16_scales_losses_and_its_scale_goes_into_the_checkpoint():
     other = begin(network(), recipe_of("precision=fp16", "compile=off"))
     other.load_dict(state.to_dict())
     assert other.scaler.state_dict()["scale"] == 8.0
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_loop_computes_in_the_precision_of_the_recipe(precision, dtype):
+    given, seen = network(), []
+    given.stem.register_forward_hook(lambda _, inputs, out: seen.append(out.dtype))
+    _, _, steps = running(Progressive(image_px=32), 1, network=given, precision=precision)
+    done = next(steps)
+    assert seen == [dtype]
+    assert done.loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_fp16_with_scaled_losses_takes_steps_as_long_as_fp32(clip_norm):
+    """SGD's steps are as long as the gradients: scaled, or clipped while scaled, they would be others by far."""
+    after = {}
+    for precision in ("fp32", "fp16"):
+        given = network()
+        before = given.classifier.weight.detach().clone()
+        _, state, steps = running(
+            Progressive(image_px=32),
+            2,
+            network=given,
+            precision=precision,
+            optimizer={"kind": "sgd", "lr": 0.1, "momentum": 0.0, "clip_norm": clip_norm},
+            schedule={"kind": "constant"},
+        )
+        for _ in steps:
+            pass
+        after[precision] = given.classifier.weight.detach() - before
+        assert (state.scaler is not None) == (precision == "fp16")
+    # Pictures of one grey each leave batch-norm little to divide by, so the two differ by more than rounding.
+    length = {precision: float(torch.linalg.vector_norm(moved)) for precision, moved in after.items()}
+    assert 0.2 < length["fp16"] / length["fp32"] < 5, "not by the scale, 65,536"
 
 
 def test_compiling_compiles_every_stage_and_leaves_the_network_alone(monkeypatch):

@@ -1,0 +1,39 @@
+"""What is known of a device before anything runs on it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from efficientnetv2.inference.accelerate import autocast, lower_precision
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),  # Pascal, Volta, Turing, Ampere, Hopper: CUDA's list of compute capabilities
+    [((6, 1), None), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")],
+)
+def test_a_gpu_computes_in_16_bits_as_its_generation_can(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert lower_precision(torch.device("cuda")) == precision
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx512_f": True}, None), ({}, None)],
+)
+def test_a_processor_has_bf16_where_it_says_so(monkeypatch, capabilities, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert lower_precision(torch.device("cpu")) == precision
+
+
+def test_nothing_is_promised_of_other_devices():
+    assert lower_precision(torch.device("mps")) is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_autocast_multiplies_in_that_precision(precision, dtype):
+    one = torch.ones(2, 2)
+    with autocast(torch.device("cpu"), precision):
+        assert (one @ one).dtype == dtype
