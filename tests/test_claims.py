@@ -19,6 +19,7 @@ SHOWN = {
     "F1": lambda value: f"{value:.3f}",
     "MB": lambda value: f"{value:,.0f} MB",
     "loss": lambda value: f"{value:.0e}",
+    "grey levels": lambda value: f"{value:.2f}",
     "groups": lambda value: f"{value:.0f}",
 }
 

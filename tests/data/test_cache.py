@@ -24,6 +24,7 @@ from efficientnetv2.data.decode import CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.filling import on_disk
 from efficientnetv2.data.loader import TrainingPictures, training_batches
 from efficientnetv2.data.manifest import read
+from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.sampling import Request, Sampler
 from efficientnetv2.progressive import Progressive, Ramp, Setting
@@ -265,3 +266,25 @@ def test_other_files_other_sizes_and_other_lists_are_other_contents(class_folder
     file.unlink()
     seen.add(content_of(originals(manifest), 48, kept))
     assert len(seen) == 7
+
+
+def test_files_that_exchanged_their_places_are_another_content(class_folders):
+    """A name goes with its stamp, even where the stamps are alike."""
+    manifest = read(class_folders)
+    for row in (0, 1):
+        os.utime(manifest.file(row), ns=(0, 0))
+        Path(manifest.file(row)).write_bytes(b"of one length")
+        os.utime(manifest.file(row), ns=(0, 0))
+    kept = Kept(30, "shorter")
+    one, other = (content_of(originals(manifest.select(rows)), 2, kept) for rows in ([0, 1], [1, 0]))
+    assert one != other
+
+
+def test_a_cache_of_nothing_but_damage_says_so_of_each(class_folders):
+    manifest = read(class_folders).select([0, 1])
+    for row in (0, 1):
+        Path(manifest.file(row)).write_bytes(b"no picture")
+    reader = in_a_cache(manifest)
+    for row in (0, 1):
+        with pytest.raises(UnreadablePicture, match="is not a picture"):
+            reader.source(row)

@@ -229,12 +229,12 @@ def test_stopping_gives_up_what_threads_have_not_begun(class_folders):
 
     def slow(reader, row, kept):
         begun.append(row)
-        time.sleep(0.01)
+        time.sleep(0.2)
         return row
 
     with filling._working(slow, order(read(class_folders)), 1) as results:
         assert next(results) == [0]
-    assert len(begun) < 10
+    assert len(begun) < 5, "two threads: two begun, two at most when the first answer came"
     assert threading.active_count() < threads + 3
 
 

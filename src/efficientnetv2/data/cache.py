@@ -60,8 +60,8 @@ class Kept:
             framing: how crops are drawn; see ``decode.train_picture``.
             area_min: smallest share of the picture that a crop covers.
             detail: share of the crops that are not made from fewer pixels than the picture itself would give
-                them, in (0, 1]; exact for ``whole``, approximate for ``crop``, at least so many for ``pad``. The
-                rest is enlarged a little: the smallest crop by no more than at ``detail`` 1 none is.
+                them, in (0, 1]; of square pictures framed ``whole``, of others about so many or more. The rest is
+                enlarged, the smallest crop most: by the size at detail 1 over this one.
         """
         area = np.linspace(area_min, 1, _GRID)[:, None]
         shape = np.exp(np.linspace(math.log(ASPECT[0]), math.log(ASPECT[1]), _GRID))

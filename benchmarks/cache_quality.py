@@ -1,0 +1,73 @@
+"""What shrinking costs: random crops of pictures as ``--cache`` keeps them, beside the same crops of the originals.
+
+Run: python -m benchmarks.cache_quality DATA [--record]
+
+DATA is anything that ``effnetv2 train`` takes. Of each of 500 pictures one random crop (35 % of the area or more) is
+made 128 px large from both, by Pillow, at exactly the same place; the figure is the mean absolute difference in grey
+levels, of 255. Kept with the detail for all crops, and for half of them (the default). For scale: what a crop that
+lies half a pixel beside differs by, since ours are cut at whole pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from benchmarks.record import interval, record
+from PIL import Image
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.data.cache import Kept
+from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, Box, draw_crop, read_picture, shrunk_picture
+from efficientnetv2.data.manifest import read
+from efficientnetv2.data.readers import originals
+
+PICTURES, IMAGE_PX, AREA_MIN = 500, 128, 0.35
+
+
+def crop(picture: Image.Image, part: Box, beside: float = 0.0) -> np.ndarray:
+    """A part given in shares of the sides, ``beside`` pixels from its place where there is room."""
+    across, down = picture.size
+    box = Box(part.left * across, part.top * down, part.right * across, part.bottom * down)
+    shift = beside if box.right + beside <= across else -beside if box.left >= beside else 0.0
+    moved = box._replace(left=box.left + shift, right=min(across, box.right + shift))
+    return np.asarray(picture.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BICUBIC, box=moved), dtype=float)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data")
+    parser.add_argument("--record", action="store_true", help="write results/summary.json")
+    options = parser.parse_args()
+    manifest = read(options.data)
+    reader = originals(manifest)
+    chosen = Key.of(0).generator().permutation(len(manifest))[:PICTURES].tolist()
+    kept = {
+        detail: Kept.enough(image_px=IMAGE_PX, framing="whole", area_min=AREA_MIN, detail=detail)
+        for detail in (1.0, 0.5)
+    }
+    found: dict[object, list[float]] = {1.0: [], 0.5: [], "beside": []}
+    for sample, uniforms in zip(chosen, Key.of(1).uniform_rows(chosen, CROP_UNIFORMS), strict=True):
+        part = draw_crop(1, 1, AREA_MIN, ASPECT, uniforms)
+        whole = read_picture(reader.source(sample))
+        original = crop(whole, part)
+        for detail, size in kept.items():
+            small = Image.fromarray(shrunk_picture(reader.source(sample), size.size))
+            found[detail].append(float(np.abs(crop(small, part) - original).mean()))
+        found["beside"].append(float(np.abs(crop(whole, part, beside=0.5) - original).mean()))
+    for detail, size in kept.items():
+        low, high = interval(found[detail])
+        value = float(np.mean(found[detail]))
+        print(f"detail {detail:g}, {size}: {value:.3f} grey levels ({low:.3f} to {high:.3f})")
+        if options.record:
+            record(
+                f"cache_detail_{100 * detail:.0f}_difference", value, unit="grey levels", low=low, high=high,
+                n=len(chosen), command="python -m benchmarks.cache_quality DATA --record",
+            )  # fmt: skip
+    print(f"half a pixel beside: {np.mean(found['beside']):.3f} grey levels")
+
+
+if __name__ == "__main__":
+    main()
