@@ -1,0 +1,181 @@
+"""Whether runs fit themselves into the memory there is, and whether memory grows over stages and epochs.
+
+Run: python -m benchmarks.memory [--only limit|flat] [--limit-gib 2.5] [--record]
+
+limit: V2-S trains through four stages (128, 185, 243, 300 px) by the command line, 16 pictures a step in 8 groups, once
+with what memory there is and once under a stated limit. Compared are the losses of every step (fp32), how many groups
+ran at a time, and the most memory that the limited process was seen to take.
+
+flat: V2-B0 trains through four stages (64, 96, 112, 128 px), and through all four again, ten times, in one process.
+What one pass needs is taken in the first; a leak would show as growth from the second pass to the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from benchmarks.record import record
+from PIL import Image
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.memory import GIB
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.loader import Batch
+from efficientnetv2.data.sampling import Request
+from efficientnetv2.inference.accelerate import place
+from efficientnetv2.models.create import create
+from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.training.loop import train
+from efficientnetv2.training.recipe import checked
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.state import Length, begin
+
+COMMAND = "python -m benchmarks.memory"
+CPU = torch.device("cpu")
+# Of the limited run: 32 training pictures, 2 steps an epoch, 4 epochs: 2 steps a stage.
+WORDS = (
+    "--recipe", "quick", "--model", "efficientnetv2_s", "--device", "cpu", "--workers", "0", "--epochs", "4",
+    "--batch-images", "16", "--set", "group_images=2", "--set", "precision=fp32", "--set", "compile=false",
+    "--set", "progressive={stages: 4, image_px: {start: 128, end: 300}, dropout: {start: 0.1, end: 0.3}}",
+)  # fmt: skip
+BATCH, PASSES, STEPS = 32, 10, 4
+
+
+def limited(limit_gib: float, *, write: bool) -> None:
+    """Both runs, one after the other."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = pictures_in(Path(folder) / "pictures")
+        free_losses, free_groups, free_peak = run(data, Path(folder) / "free")
+        losses, groups, peak = run(data, Path(folder) / "limited", "--memory-gib", str(limit_gib))
+    print(f"free: groups at a time {free_groups}, {free_peak:.2f} GiB at most")
+    print(f"limit of {limit_gib:g} GiB: groups at a time {groups}, {peak:.2f} GiB at most")
+    assert len(losses) == len(free_losses) == 8, "a row for every step"
+    differences = [abs(one - other) for one, other in zip(losses, free_losses, strict=True)]
+    print(f"memory_limited_loss_difference: {max(differences):.1e}")
+    fewest, most = min(groups.values()), max(groups.values())
+    print(f"memory_limited_groups_at_300px: {fewest} (at 128 px {most})")
+    print(f"memory_limited_peak_over_limit_ratio: {peak / limit_gib:.2f}")
+    if write:
+        command = f"{COMMAND} --only limit --limit-gib {limit_gib:g}"
+        for name, value, unit, spread in (
+            ("memory_limited_loss_difference", max(differences), "loss", differences),
+            ("memory_limited_groups_at_300px", fewest, "groups", [fewest]),
+            ("memory_limited_peak_over_limit_ratio", peak / limit_gib, "ratio", [peak / limit_gib]),
+        ):
+            low, high = min(spread), max(spread)
+            record(name, value, unit=unit, low=low, high=high, n=len(spread), command=command)
+
+
+def pictures_in(folder: Path) -> Path:
+    """40 noisy pictures of two colours, 8 of which become val."""
+    for number in range(40):
+        name, colour = (("red", (190, 60, 60)), ("blue", (60, 60, 190)))[number % 2]
+        noise = np.random.default_rng(number).integers(-40, 40, (320, 320, 3))
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        array = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
+        Image.fromarray(array).save(folder / name / f"{number}.jpg")
+    return folder
+
+
+def run(data: Path, out: Path, *more: str) -> tuple[list[float], dict[str, int], float]:
+    """A run of the command line: its losses, its groups at a time, and the most GiB it was seen to take."""
+    words = ["train", str(data), *WORDS, "--out", str(out), *more]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "efficientnetv2.cli", *words], stdout=subprocess.DEVNULL
+    )
+    peak = 0
+    watched = psutil.Process(process.pid)
+    while process.poll() is None:
+        try:
+            peak = max(peak, watched.memory_info().rss)
+        except psutil.NoSuchProcess:
+            break
+        time.sleep(0.005)
+    if process.wait() != 0:
+        raise SystemExit(f"effnetv2 {' '.join(words)} ended with {process.returncode}")
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    groups = json.loads((out / "beginning.json").read_text())["groups_at_a_time"]
+    return [row["loss"] for row in rows if row["kind"] == "train"], groups, peak / GIB
+
+
+def requests(plan: Progressive):
+    """Every stage of every pass, a few steps each."""
+    samples = np.arange(BATCH, dtype=np.int64)
+    for step in range(PASSES * plan.stages * STEPS):
+        setting = plan.stage(step // STEPS % plan.stages)
+        yield Request(step, 0, setting, samples, np.full(BATCH, step, dtype=np.int64))
+
+
+def noise(request: Request) -> Batch:
+    """Noise of the size asked for."""
+    px = request.setting.image_px
+    array = np.random.default_rng(request.step).integers(0, 256, (BATCH, px, px, 3), dtype=np.uint8)
+    return Batch(request, torch.from_numpy(array).permute(0, 3, 1, 2), torch.arange(BATCH) % 10, ())
+
+
+def flat(*, write: bool) -> None:
+    """Train, and look at the memory after every pass."""
+    plan = Progressive(
+        stages=4, image_px=Ramp(64, 128), px_multiple=16, dropout=Ramp(0, 0.3), randaugment=Ramp(5, 15)
+    )
+    changes = {
+        "model": "efficientnetv2_b0", "epochs": PASSES, "batch_images": BATCH, "group_images": BATCH,
+        "precision": "fp32", "compile": False, "progressive": plan.to_json(),
+    }  # fmt: skip
+    recipe = checked(named("quick").to_json() | changes, where="benchmark")
+    steps = train(
+        begin(place(create("efficientnetv2_b0", num_classes=10), CPU), recipe),
+        map(noise, requests(plan)),
+        recipe=recipe,
+        preprocessing=Preprocessing(image_px=128),
+        length=Length(PASSES * plan.stages * STEPS, steps_per_epoch=plan.stages * STEPS),
+        num_classes=10,
+        key=Key.of(0),
+        device=CPU,
+    )
+    memory = [psutil.Process().memory_info().rss / 2**20 for done in steps if (done.step + 1) % STEPS == 0]
+    passes = [memory[first : first + plan.stages] for first in range(0, len(memory), plan.stages)]
+    sizes = [plan.stage(stage).image_px for stage in range(plan.stages)]
+    for number, one in enumerate(passes):
+        told = (f"{mb:.0f} MB at {px} px" for mb, px in zip(one, sizes, strict=True))
+        print(f"pass {number}: {', '.join(told)}")
+    ratios = [max(one) / max(passes[1]) for one in passes[1:]]
+    print(f"memory_last_pass_over_second_ratio: {ratios[-1]:.3f}")
+    if write:
+        record(
+            "memory_last_pass_over_second_ratio",
+            ratios[-1],
+            unit="ratio",
+            low=min(ratios),
+            high=max(ratios),
+            n=PASSES - 1,
+            command=f"{COMMAND} --only flat",
+        )
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=("limit", "flat"))
+    parser.add_argument("--limit-gib", type=float, default=2.5)
+    parser.add_argument("--record", action="store_true", help="write results/summary.json")
+    options = parser.parse_args()
+    if options.only != "flat":
+        limited(options.limit_gib, write=options.record)
+    if options.only != "limit":
+        flat(write=options.record)
+
+
+if __name__ == "__main__":
+    main()
