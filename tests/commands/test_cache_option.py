@@ -213,6 +213,16 @@ def test_the_largest_picture_of_the_run_decides_even_where_pictures_shrink():
     assert caching._kept(shrinking) == caching._kept(growing) == Kept(177, "shorter")
 
 
+def test_a_list_in_another_order_has_the_same_cache(large, caches):
+    first = prepared(large)
+    cached("disk", of_recipe(), first, CPU, Screen(quiet=True))
+    backwards = replace(first, manifest=first.manifest.select(range(len(first.manifest))[::-1]))
+    kept = cached("disk", of_recipe(), backwards, CPU, Screen(quiet=True))
+    assert "there already" in kept.note
+    strongest = kept.reader.source(0).reshape(-1, 3).mean(0).argmax()
+    assert "rgb"[strongest] == backwards.train.paths[0][0]
+
+
 def test_memory_that_is_not_there_is_refused_with_the_way_out(large, caches, monkeypatch):
     monkeypatch.setattr(caching, "free_bytes", lambda device: 1_000_000)
     with pytest.raises(InputError, match=r"24 pictures.* need 2 MiB.* Use --cache disk"):
