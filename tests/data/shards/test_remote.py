@@ -218,7 +218,7 @@ def test_an_unknown_kind_of_url_and_a_missing_package_are_told(monkeypatch):
         read("gopher://somewhere/shards")
     for scheme, package in (("s3", "s3fs"), ("gs", "gcsfs"), ("az", "adlfs")):
         monkeypatch.setitem(sys.modules, package, None)
-        monkeypatch.setattr(extras, "packages_of", lambda extra: [f"what {extra} brings"])
+        monkeypatch.setattr(extras, "_how_to_get", lambda extra: f"what {extra} brings")
         with pytest.raises(
             InputError, match=rf"{scheme}:// needs the package '{package}'.*what (s3|gcs|azure) brings"
         ):
