@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from efficientnetv2.arch.spec import Architecture, blocks
 from efficientnetv2.base.errors import InputError
@@ -111,6 +112,10 @@ class EfficientNet(Network):
         dropout: probability before the classifier, in [0, 1).
         drop_path: rate of stochastic depth, in [0, 1): block i of N is dropped with ``drop_path * i/N``.
 
+    Attributes:
+        recomputed: numbers of the blocks whose activations training does not keep but computes again in the backward
+            pass; see ``recompute_stages``.
+
     Raises:
         InputError: a value outside its range.
     """
@@ -143,8 +148,28 @@ class EfficientNet(Network):
         self.classifier = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
         # Blocks with stride 2: the map before each is the last of its size.
         self._halving = tuple(index for index, row in enumerate(rows) if row.stride == 2)
+        self.recomputed: frozenset[int] = frozenset()
         initialise(self)
         apply_setting(self, dropout=dropout, drop_path=drop_path)
+
+    def recompute_stages(self, stages: int) -> None:
+        """Let training keep only the input of each block of the first stages, and compute the rest of it twice.
+
+        The first stages have the largest maps. Dropped paths are the same both times; batch-norm's running statistics
+        move twice, unless whoever trains sets them right afterwards, as ``training.optim.GroupedStatistics`` does.
+
+        Args:
+            stages: how many; 0 keeps everything.
+
+        Raises:
+            InputError: the network has fewer.
+        """
+        if not 0 <= stages <= len(self.architecture.stages):
+            raise InputError(
+                f"recompute_stages is {stages}, but the network has {len(self.architecture.stages)} stages. Give at "
+                "most that."
+            )
+        self.recomputed = frozenset(range(sum(stage.layers for stage in self.architecture.stages[:stages])))
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The last map of every size, from large to small; the head is not among them.
@@ -160,7 +185,8 @@ class EfficientNet(Network):
         for index, block in enumerate(self.blocks):
             if index in self._halving:
                 maps.append(x)
-            x = block(x)
+            again = index in self.recomputed and self.training and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
         return [*maps, x]
 
     def embed(self, x: Tensor) -> Tensor:

@@ -229,17 +229,19 @@ class GroupedStatistics:
 
     def __init__(self, network: nn.Module, *, groups: int, momentum: float, world: World = ALONE) -> None:
         self.groups, self.momentum, self.world = groups, momentum, world
+        # Blocks that are computed twice put the same statistics there twice: that is harmless only with momentum 1.
+        self.apart = groups > 1 or bool(getattr(network, "recomputed", False))
         self.norms = [
             module
             for module in network.modules()
             if isinstance(module, _NormBase) and module.track_running_stats
         ]
-        set_batch_norm(network, momentum=momentum if groups == 1 else 1.0)
+        set_batch_norm(network, momentum=1.0 if self.apart else momentum)
 
     @torch.no_grad()
     def begin_step(self) -> None:
         """Before the first group: put the running statistics aside."""
-        if self.groups > 1:
+        if self.apart:
             self._before = [tensor.clone() for tensor in self._running()]
             self._sums = [torch.zeros_like(tensor) for tensor in self._before]
             self._batches = [count.clone() for count in self._counts()]
@@ -247,13 +249,13 @@ class GroupedStatistics:
     @torch.no_grad()
     def begin_again(self) -> None:
         """Before the first group is computed a second time: forget what the step's groups had."""
-        if self.groups > 1 and self._before:  # empty where every batch-norm is frozen
+        if self.apart and self._before:  # empty where every batch-norm is frozen
             torch._foreach_zero_(self._sums)
 
     @torch.no_grad()
     def after_groups(self, count: int) -> None:
         """After each forward pass of so many groups: with momentum 1 the buffers hold the mean of theirs."""
-        if self.groups > 1 and self._before:
+        if self.apart and self._before:
             torch._foreach_add_(self._sums, self._running(), alpha=count)
 
     @torch.no_grad()
@@ -263,8 +265,8 @@ class GroupedStatistics:
         Args:
             loss: of this process's groups, a scalar that becomes that of all groups: it goes in the same message.
         """
-        sum_(self.world, [loss, *(self._sums if self.groups > 1 else [])])
-        if self.groups > 1 and self._before:
+        sum_(self.world, [loss, *(self._sums if self.apart else [])])
+        if self.apart and self._before:
             torch._foreach_div_(self._sums, self.groups)
             torch._foreach_lerp_(self._before, self._sums, self.momentum)
             torch._foreach_copy_(self._running(), self._before)

@@ -88,6 +88,8 @@ class Recipe(_Part):
         freeze_stages: the stem and so many stages keep the weights given; with ``all`` everything but the classifier
             does. See ``models.fit.freeze``.
         frozen_statistics: batch-norm keeps the statistics of the weights given, as in evaluation.
+        recompute_stages: the activations of so many first stages are not kept but computed again in the backward pass:
+            less memory, their forward pass twice, the same result. Of this project's networks only.
         epochs: passes over the training pictures; ``auto`` settles it by their number.
         epochs_auto: with ``auto``: pictures to see in all, and the least and most epochs.
         steps: of the run, where it is not the epochs that are given; settled to the epochs that they make.
@@ -129,6 +131,7 @@ class Recipe(_Part):
     pooling: Pooling | None = None
     freeze_stages: Annotated[int, Field(ge=0)] | Literal["all"] = 0
     frozen_statistics: bool = False
+    recompute_stages: int = Field(default=0, ge=0)
     epochs: float | Literal["auto"] = "auto"
     epochs_auto: tuple[int, float, float] = (100_000, 10.0, 100.0)
     steps: int | None = Field(default=None, ge=1)

@@ -107,6 +107,7 @@ def build(recipe: Recipe, model: str | Architecture, *, num_classes: int) -> Net
         else:
             _zero_classifier(network)
     freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
+    _recompute(network, recipe.recompute_stages)
     return network
 
 
@@ -245,6 +246,7 @@ def _from_weights(recipe: Recipe, word: str, class_names: tuple[str, ...], notes
     head = f"a fresh classifier for {len(class_names)} classes" if fresh_head else "its classifier too"
     notes.append(f"Weights: from {word}, {head}.")
     freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
+    _recompute(network, recipe.recompute_stages)
     if recipe.freeze_stages or recipe.frozen_statistics:
         notes.append(_frozen(recipe, network))
     return Start(model, word, network, tuple(notes))
@@ -311,3 +313,13 @@ def _shape(model: str | Architecture) -> Architecture | str:
         return model.partition(".")[0]
     table = architecture(model) if isinstance(model, str) else model
     return replace(table, padding="same", batch_norm_epsilon=1e-3, pooling="mean")
+
+
+def _recompute(network: Network, stages: int) -> None:
+    if isinstance(network, EfficientNet):
+        network.recompute_stages(stages)
+    elif stages:
+        raise InputError(
+            f"recompute_stages is {stages}, but only of this project's networks it is known what a stage is. Leave it "
+            "out, or make the groups smaller (--set group_images=...)."
+        )

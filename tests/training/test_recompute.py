@@ -1,0 +1,78 @@
+"""Activations that are computed twice instead of kept: less memory, the same training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.training.test_loop import SMALL, running
+from tests.training.test_memory import PLAN, SGD, noisy
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.activation import activation_bytes
+from efficientnetv2.models.create import create
+from efficientnetv2.training.memory import GroupsAtATime
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.start import build
+
+
+def network(stages):
+    torch.manual_seed(0)
+    small = create(SMALL, num_classes=3)
+    small.recompute_stages(stages)
+    return small
+
+
+@pytest.mark.parametrize("group_images", [2, 8])
+def test_training_is_the_same_dropout_and_statistics_included(group_images):
+    """One group of 8, and 4 groups of 2, two at a time; stochastic depth and dropout at 0.4."""
+
+    def trained(stages):
+        _, state, done = running(
+            PLAN,
+            4,
+            network=network(stages),
+            pictures=noisy,
+            at_a_time=GroupsAtATime({32: 2, 48: 2}) if group_images == 2 else GroupsAtATime(),
+            **SGD | {"group_images": group_images},
+        )
+        return [float(one.loss) for one in done], state.to_dict()
+
+    losses, kept = trained(0)
+    again_losses, again = trained(3)
+    assert again_losses == pytest.approx(losses, abs=1e-6)
+    for name, tensor in again["network"].items():
+        torch.testing.assert_close(tensor, kept["network"][name], rtol=1e-5, atol=1e-6, msg=name)
+    assert again["network"]["stem.norm.num_batches_tracked"] == 4
+
+
+def test_each_block_is_computed_once_forward_and_once_more_backward():
+    calls = []
+    small = network(1).train()
+    for number, block in enumerate(small.blocks):
+        block.register_forward_pre_hook(lambda *_, number=number: calls.append(number))
+    small(torch.randn(4, 3, 32, 32)).sum().backward()
+    assert sorted(calls) == [0, 0, 1, 1, 2, 3, 4, 5], "two blocks in the first of three stages"
+    calls.clear()
+    with torch.no_grad():
+        small(torch.randn(4, 3, 32, 32))
+    small.eval()(torch.randn(4, 3, 32, 32))
+    assert len(calls) == 12
+
+
+def test_less_is_kept():
+    """By what autograd puts aside: with every stage recomputed, less than half."""
+    assert activation_bytes(network(3), 64) < activation_bytes(network(0), 64) / 2
+
+
+def test_the_recipe_says_how_many_stages():
+    recipe = named("quick").model_copy(update={"recompute_stages": 2})
+    assert build(recipe, SMALL, num_classes=3).recomputed == {0, 1, 2, 3}
+    with pytest.raises(InputError, match="recompute_stages is 4, but the network has 3 stages"):
+        build(recipe.model_copy(update={"recompute_stages": 4}), SMALL, num_classes=3)
+
+
+def test_other_networks_have_no_stages_to_recompute():
+    pytest.importorskip("timm")
+    recipe = named("quick").model_copy(update={"recompute_stages": 1})
+    with pytest.raises(InputError, match="only of this project's networks"):
+        build(recipe, "timm:resnet18", num_classes=3)
