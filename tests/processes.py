@@ -15,7 +15,9 @@ from typing import Any
 from tests.command_line import SERVER, Done, Running, started
 
 
-def in_processes(work: Callable[..., Any], size: int, *args: Any, timeout: float = 120) -> list[Any]:
+def in_processes(
+    work: Callable[..., Any], size: int, *args: Any, timeout: float = 120, agent_port: int | None = None
+) -> list[Any]:
     """What ``work(*args)`` gives or raises in each of ``size`` processes, in the order of their ranks; None if killed.
 
     Args:
@@ -23,12 +25,14 @@ def in_processes(work: Callable[..., Any], size: int, *args: Any, timeout: float
         size: how many.
         args: pickled along.
         timeout: seconds for all.
+        agent_port: of a store that the launcher keeps; None lets the first process keep one.
     """
     with tempfile.TemporaryDirectory() as folder:
-        port = free_port()
+        port = agent_port or free_port()
+        agent = {"TORCHELASTIC_USE_AGENT_STORE": str(agent_port is not None)}
         files = [Path(folder) / f"{rank}.pickle" for rank in range(size)]
         processes = [
-            SERVER.Process(target=_one, args=(work, args, environment(rank, size, port), file))
+            SERVER.Process(target=_one, args=(work, args, environment(rank, size, port) | agent, file))
             for rank, file in enumerate(files)
         ]
         for process in processes:

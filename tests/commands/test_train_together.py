@@ -6,10 +6,18 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from tests.command_line import effnetv2
+from tests.conftest import paint
 from tests.processes import effnetv2_together, started_together
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.train_job import _refuse_missing
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.training.distributed import World
 
 # 39 training pictures, 5 steps; two groups a step, which one process computes in one pass: the same but for rounding,
 # which in 16 bits would be seen.
@@ -83,10 +91,12 @@ def test_unset_groups_are_chosen_so_that_they_can_be_shared(size, expected, clas
 
 def test_a_signal_stops_all_after_the_same_step(class_folders, tmp_path):
     """It reaches one of them alone; that one may be any."""
-    words = ("train", class_folders, *WORDS, "--epochs", "40", "--out", tmp_path / "run")
+    words = ("train", class_folders, *WORDS, "--epochs", "40", "--out", tmp_path / "run", "--workers", "1")
     rarely = ("--set", "checkpoint_minutes=60")
     running = started_together(2, *words, *rarely, cwd=tmp_path)
     until(lambda: steps_done(tmp_path / "run") >= 3, *running)
+    for reader in psutil.Process(running[1].process.pid).children():
+        reader.terminate()  # torchrun signals the whole process group
     running[1].process.terminate()
     first, second = (one.end(60) for one in running)
     assert first.returncode == 130, first.stderr
@@ -114,7 +124,7 @@ def test_what_was_killed_goes_on_by_itself_where_it_is_started_again(class_folde
     assert "lost touch with another one" in missing.stderr
     again = effnetv2_together(2, *words, cwd=tmp_path, restarts=1)
     assert again[0].returncode == 0, again[0].stderr
-    assert "Started again after a failure (restart 1)" in again[0].stdout
+    assert "Started again by the same launch (restart 1)" in again[0].stdout
     assert "Going on from step" in again[0].stdout
     assert (run / "model.safetensors").exists()
     assert len(list((tmp_path / "runs").iterdir())) == 2
@@ -129,6 +139,17 @@ def test_a_folder_of_another_run_is_refused_at_every_start(class_folders, tmp_pa
         first, _ = effnetv2_together(2, *words, cwd=tmp_path, restarts=restarts)
         assert first.returncode == 2
         assert "holds a run already" in first.stderr
+
+
+def test_pictures_missing_on_another_machine_are_missed_before_the_first_step(tmp_path):
+    paint(tmp_path / "a/1.jpg", (200, 0, 0))
+    table = pd.DataFrame({"path": ["a/1.jpg"], "label": ["a"], "split": ["train"], "group": [np.nan]})
+    manifest = Manifest(root=tmp_path, source="a", table=table, class_names=("a",))
+    _refuse_missing(manifest, World(rank=8, size=16, local_rank=0, local_size=8))
+    (tmp_path / "a/1.jpg").unlink()
+    with pytest.raises(InputError, match=r"a/1\.jpg can't be read on .* process 8 runs.*same path"):
+        _refuse_missing(manifest, World(rank=8, size=16, local_rank=0, local_size=8))
+    _refuse_missing(manifest, World(rank=9, size=16, local_rank=1, local_size=8))  # one of a machine says it
 
 
 def test_pictures_lost_on_any_process_count(class_folders, tmp_path):

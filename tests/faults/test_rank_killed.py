@@ -45,7 +45,7 @@ def test_one_rank_killed_under_torchrun_and_the_run_finishes(class_folders, tmp_
     second.kill()
     said, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    assert b"Started again after a failure (restart 1)" in said
+    assert b"Started again by the same launch (restart 1)" in said
     assert losses(tmp_path / "killed") == losses(tmp_path / "alone")
     expected = samples_by_group(tmp_path / "alone_log")
     assert all(len(times) == 1 for times in expected.values())

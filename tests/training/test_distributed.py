@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +119,54 @@ def test_what_processes_say_to_each_other():
         assert sums == [[[3.0] * 3] * 2, 3.0]
 
 
+def notes():
+    """Three steps: the second process notes something in the first and in the last, and wants to stop in the second."""
+    world = launched()
+    with together(world):
+        told = distributed.Notes[str](world)
+        second = world.rank == 1
+        return [
+            told.after_step(
+                stop=second and step == 1, noted=[f"step {step}"] * (second and step != 1), last=step == 2
+            )
+            for step in range(3)
+        ]
+
+
+def test_a_note_reaches_all_after_the_same_step_and_none_is_lost_at_the_end():
+    for heard in in_processes(notes, 3):
+        assert heard == [(False, []), (False, ["step 0"]), (True, ["step 2"])]
+
+
+def test_a_launch_without_a_name_is_known_by_what_started_it(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert launched().launch is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 7")
+    assert launched().launch == "job 7"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    first = launched().launch
+    assert first == launched().launch
+    assert f":{os.getppid()}:" in first
+
+
+def late_talk(first_is_late_s):
+    if launched().first:
+        time.sleep(first_is_late_s)
+    return talk()
+
+
+def test_processes_started_again_do_not_wait_for_those_that_are_gone():
+    """torchrun keeps one store over its restarts: what the first start left there must not mislead the second."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for first_is_late_s in (0.0, 1.0):
+        for made, everybody, _ in in_processes(
+            late_talk, 3, first_is_late_s, timeout=30, agent_port=store.port
+        ):
+            assert made == {"of": 0}
+            assert everybody == [0, 10, 20]
+
+
 def test_alone_nothing_is_said():
     assert launched() == ALONE
     assert distributed.by_first(ALONE, lambda: 5) == 5
@@ -127,9 +179,6 @@ def test_alone_nothing_is_said():
 
 def failing(how):
     """The second of three fails; the others wait for its word in vain."""
-    import os
-    import signal
-
     world = launched()
     with together(world):
         distributed.gathered(world, None)

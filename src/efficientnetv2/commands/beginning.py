@@ -189,10 +189,10 @@ def decided(
     words: Words, place: Place, device: torch.device, screen: Screen, world: World
 ) -> tuple[Path, Recipe, list[str], bool]:
     """The run folder, its recipe, what was chosen so far, and whether there is something to go on with."""
-    if world.restarts and not place.resume:
-        path = _begun_by(world.launch, place.out)
+    if world.launch is not None and not place.resume:
+        path = _begun_by(world, place.out)
         if path is not None:
-            screen.say(f"Started again after a failure (restart {world.restarts}).")
+            screen.say(f"Started again by the same launch (restart {world.restarts}).")
             return path, resumed_recipe(words, path / "recipe.yaml", screen.say), [], True
     if place.resume:
         path = place.out or newest(RUNS)
@@ -205,12 +205,19 @@ def decided(
     return place.out or new_folder(RUNS, recipe.name), recipe, chosen, False
 
 
-def _begun_by(launch: str | None, out: Path | None) -> Path | None:
-    """The run that an earlier try of this launch began; None if it did not come so far."""
+def _begun_by(world: World, out: Path | None) -> Path | None:
+    """The run that an earlier try of this launch began; None if it did not come so far.
+
+    A machine that takes another's place does not know of restarts. So what is not finished is gone on with at any try;
+    a finished run only at a restart: else it is of an earlier launch that was given the same name.
+    """
     for recipe_file in newest_first(RUNS) if out is None else [out / "recipe.yaml"]:
-        path = recipe_file.parent
-        if recipe_file.exists() and RunFolder(path, lambda line: None).beginning().get("launch") == launch:
-            return path
+        if not recipe_file.exists():
+            continue
+        folder = RunFolder(recipe_file.parent, lambda line: None)
+        unfinished = world.restarts > 0 or not folder.model_file.exists()
+        if unfinished and folder.beginning().get("launch") == world.launch:
+            return folder.path
     return None
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import platform
+import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,7 +22,7 @@ import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import GradBucket, Store
+from torch._C._distributed_c10d import GradBucket, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -32,7 +34,8 @@ Made = TypeVar("Made")
 _PATIENCE = timedelta(days=2)
 # Within a step, and while evaluating, all have about the same to do. PyTorch's own default for gloo.
 _STEP_PATIENCE = timedelta(minutes=30)
-_FAILURES = "efficientnetv2/failures"
+_FAILURES, _ROOM = "efficientnetv2/failures", "efficientnetv2/room"
+_ASK_AGAIN_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def together(world: World) -> Iterator[None]:
         yield
         return
     store, rank, size = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+    store = _room_of_its_own(store, rank, size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
         yield
@@ -145,6 +149,28 @@ def together(world: World) -> Iterator[None]:
         raise
     # After a failure nobody is there to say goodbye to; the process is about to end, and so do its connections.
     dist.destroy_process_group()
+
+
+def _room_of_its_own(store: Store, rank: int, size: int) -> Store:
+    """The part of a store that belongs to this start of all processes.
+
+    torchrun keeps one store over its restarts, with the addresses of processes that are no more; who finds those first
+    waits for them for ever. And its count of restarts differs between machines that joined at different times. So the
+    first process opens a room under a name that is new; the others ask for entry, under names as new, until it has
+    answered them.
+    """
+    me = uuid.uuid4().hex
+    if rank == 0:
+        store.set(_ROOM, me)
+        names = [store.get(f"{me}/{other}").decode() for other in range(1, size)]  # waits for them
+        store.set(f"{me}/all", " ".join(names))
+        return PrefixStore(me, store)
+    while True:
+        room = store.get(_ROOM).decode()
+        store.set(f"{room}/{rank}", me)
+        if store.check([f"{room}/all"]) and me in store.get(f"{room}/all").decode().split():
+            return PrefixStore(room, store)
+        time.sleep(_ASK_AGAIN_S)
 
 
 def with_tensors(world: World, device: torch.device) -> World:
