@@ -33,9 +33,9 @@ def torchrun(processes: int, run: Path, data: Path, *more: str) -> subprocess.Po
 
 @pytest.mark.slow
 def test_one_rank_killed_under_torchrun_and_the_run_finishes(class_folders, tmp_path):
-    alone = torchrun(1, tmp_path / "alone", class_folders)
-    _, error = alone.communicate(timeout=300)
-    assert alone.returncode == 0, error
+    whole = torchrun(2, tmp_path / "whole", class_folders)
+    _, error = whole.communicate(timeout=300)
+    assert whole.returncode == 0, error
     process = torchrun(2, tmp_path / "killed", class_folders, "--max-restarts", "1")
     metrics = tmp_path / "killed/metrics.jsonl"
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 8:
@@ -46,8 +46,8 @@ def test_one_rank_killed_under_torchrun_and_the_run_finishes(class_folders, tmp_
     said, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     assert b"Started again by the same launch (restart 1)" in said
-    assert losses(tmp_path / "killed") == losses(tmp_path / "alone")
-    expected = samples_by_group(tmp_path / "alone_log")
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    expected = samples_by_group(tmp_path / "whole_log")
     assert all(len(times) == 1 for times in expected.values())
     assert samples_by_group(tmp_path / "killed_log") == expected
     assert json.loads((tmp_path / "killed/report.json").read_text())["processes"] == 2
