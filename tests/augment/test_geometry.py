@@ -104,6 +104,15 @@ def test_each_picture_gets_its_own_matrix():
     assert bool((moved[2] == 128).all())
 
 
+@pytest.mark.parametrize("move", [geometry.translate_x, geometry.translate_y, geometry.shear_x])
+@pytest.mark.parametrize("offset", [-500.0, -130.0, 130.0, 500.0])
+def test_what_is_moved_further_than_the_picture_is_wide_leaves_nothing_of_it_nor_of_its_neighbours(
+    move, offset
+):
+    moved = move(pictures(3, height=40, width=40), torch.tensor([0.0, offset, 0.0]))
+    assert bool((moved[1, :, 1:] == 128).all())  # a shear by so much leaves at most the first row
+
+
 @pytest.mark.parametrize("channels", [1, 4, 13])
 def test_any_number_of_channels_is_warped_alike(channels):
     images = pictures(channels=channels)
