@@ -124,3 +124,21 @@ def test_errors_of_another_kind_are_not_taken_for_short_memory():
     with pytest.raises(RuntimeError, match="mat1"):
         run(GroupsAtATime({32: 4, 48: 4}), network=network)
     assert passes[-1] == (48, 8), "it is not tried again"
+
+
+def test_what_the_first_passes_of_the_step_had_is_forgotten():
+    """Memory runs out in the second of two passes: gradients and statistics of the first are not counted twice."""
+    network, passes = small(), []
+
+    def look(module, inputs):
+        passes.append(len(inputs[0]))
+        if len(passes) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    network.register_forward_pre_hook(look)
+    losses, state, _ = run(GroupsAtATime({32: 2, 48: 2}), steps=2, network=network)
+    assert passes == [4, 4] + [2] * 8
+    wanted_losses, wanted, _ = run(GroupsAtATime({32: 1, 48: 1}), steps=2)
+    assert losses == wanted_losses
+    for name, tensor in state.network.state_dict().items():
+        assert torch.equal(tensor, wanted.network.state_dict()[name]), name
