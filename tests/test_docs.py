@@ -60,3 +60,19 @@ def test_the_page_explains_each_setting_of_the_figure():
     rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     for setting in KNOWN:
         assert setting.startswith(("epochs", "validate_epochs")) or any(f"`{setting}`" in row for row in rows)
+
+
+def test_the_house_names_every_file():
+    """Verbs have a file each, by their name; the parts of larger pieces stand behind a star or a folder."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    source = ROOT / "src" / "efficientnetv2"
+    words = set(re.findall(r"[a-z0-9_]+", text))
+    lost = [
+        str(path.relative_to(source))
+        for path in source.rglob("*.py")
+        if path.stem != "__init__"
+        and path.stem not in words
+        and path.parent.name not in {"commands", "reproduction"}
+        and not path.stem.startswith("keras_")
+    ]
+    assert lost == []

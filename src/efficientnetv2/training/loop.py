@@ -27,7 +27,8 @@ from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training import optim
 from efficientnetv2.training.compiling import network_to_call
-from efficientnetv2.training.distributed import ALONE, Gradients, World
+from efficientnetv2.training.distributed import ALONE, World
+from efficientnetv2.training.gradients import Gradients
 from efficientnetv2.training.loss import cross_entropy
 from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime, batched, too_late, too_short
 from efficientnetv2.training.recipe import Recipe
