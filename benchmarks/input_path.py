@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import math
 import os
 import statistics
 import tempfile
@@ -156,7 +157,8 @@ class Ours:
             with stored(self.pictures.reader.source(int(sample))) as picture:
                 box = draw_crop(picture.width, picture.height, AREA_MIN, ASPECT, row)
                 spare = min(box.width, box.height) / self.px
-                picture.pixels(max(one for one in picture.scales if one <= max(1, spare)), False)
+                scale = max(one for one in picture.scales if one <= max(1, spare))
+                picture.pixels(scale, False, math.ceil(box.bottom) + scale)
 
 
 def kept_in_memory(manifest: Manifest, px: int) -> Reader:

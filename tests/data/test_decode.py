@@ -2,6 +2,7 @@
 
 import io
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -170,8 +171,8 @@ def test_small_training_pictures_are_decoded_at_a_smaller_scale(monkeypatch):
     """Of 500 x 375 px whole, 128 px need 1/2 (188 lines), 40 px 1/8 (47); evaluation twice as many."""
     sizes = []
 
-    def spy(content, found, scale, *, exact):
-        pixels = decode(content, found, scale, exact=exact)
+    def spy(content, found, scale, *, exact, bottom):
+        pixels = decode(content, found, scale, exact=exact, bottom=bottom)
         sizes.append(pixels.shape[1::-1])
         return pixels
 
@@ -183,6 +184,35 @@ def test_small_training_pictures_are_decoded_at_a_smaller_scale(monkeypatch):
     assert sizes == [
         (500, 375), (500, 375), (250, 188), (500, 375), (125, 94), (250, 188), (63, 47), (125, 94),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("px", [32, 128])
+def test_rows_below_a_crop_are_not_decoded_and_not_missed(orientation, px, monkeypatch):
+    """Wherever the crop lies and however the picture is turned: to the bit as with all rows; often with fewer."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    decoded(SCENE).save(buffer, "JPEG", quality=90, exif=exif.tobytes())
+    decode, rows = efficientnetv2.data.jpeg.decode, []
+
+    def spy(content, found, scale, *, exact, bottom):
+        part = decode(content, found, scale, exact=exact, bottom=bottom)
+        rows.append(len(part) / -(-found.height // scale))
+        return part
+
+    def whole(content, found, scale, *, exact, bottom):
+        return decode(content, found, scale, exact=exact)
+
+    for row in ROWS[:12]:
+        crop = partial(
+            train_picture, buffer.getvalue(), image_px=px, framing="crop", area_min=0.08, uniforms=row
+        )
+        monkeypatch.setattr(efficientnetv2.data.jpeg, "decode", spy)
+        ours = crop()
+        monkeypatch.setattr(efficientnetv2.data.jpeg, "decode", whole)
+        assert np.array_equal(ours, crop())
+    assert min(rows) < 0.8
 
 
 def test_whole_may_leave_a_margin_out_as_some_of_timms_weights_want():

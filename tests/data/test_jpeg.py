@@ -2,10 +2,12 @@
 
 import io
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
+import simplejpeg
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -64,9 +66,80 @@ XMP = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta tiff:Orientation="6"/>'
 def test_pixels_are_pillows_to_the_bit_at_every_scale(content, scale):
     found = jpeg.header(content)
     with Image.open(io.BytesIO(content)) as image:
-        assert found == (*image.size, 1)
+        assert (found.width, found.height, found.orientation) == (*image.size, 1)
     assert jpeg.scales(found) == (1, 2, 4, 8)
     assert np.array_equal(jpeg.decode(content, found, scale), by_pillow(content, scale))
+
+
+SAMPLINGS = ("444", "422", "420", "440", "411", "Gray")
+
+
+def sampled(sampling):
+    if sampling == "Gray":
+        return encoded(scene(mode="L"))
+    return simplejpeg.encode_jpeg(np.array(scene()), 90, colorsubsampling=sampling)
+
+
+@pytest.mark.parametrize("scale", jpeg.SCALES)
+@pytest.mark.parametrize("bottom", [1, 16, 17, 77, 128])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_rows_that_are_needed_are_those_of_the_whole_picture(sampling, bottom, scale):
+    """To the bit, up to the end of the row of blocks (8 or 16 rows): however colours are stored."""
+    content = sampled(sampling)
+    found = jpeg.header(content)
+    whole = jpeg.decode(content, found, scale, exact=False)
+    blocks = 16 if sampling in ("420", "440") else 8
+    part = jpeg.decode(content, found, scale, exact=False, bottom=bottom)
+    assert part.shape == (-(-bottom // blocks) * blocks // scale, whole.shape[1], 3)
+    assert np.array_equal(part, whole[: len(part)])
+    assert np.array_equal(
+        jpeg.decode(content, found, scale, bottom=bottom), jpeg.decode(content, found, scale)
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(scene(), progressive=True),
+        encoded(scene(), restart_marker_blocks=3),
+        encoded(scene(), restart_marker_rows=1),
+    ],
+    ids=["progressive", "restarts", "restarts at rows"],
+)
+def test_where_the_first_rows_do_not_stand_alone_all_are_decoded_at_once(content, monkeypatch):
+    found = jpeg.header(content)
+    whole = jpeg.decode(content, found, 1, exact=False)
+    monkeypatch.setattr(jpeg, "_first_rows", None)
+    assert np.array_equal(jpeg.decode(content, found, 1, exact=False, bottom=20), whole)
+
+
+def test_what_lies_above_is_as_sure_as_before_and_what_lies_below_goes_unseen():
+    found = jpeg.header(PLAIN)
+    read = partial(jpeg.decode, found=found, scale=1, exact=False)
+    whole, low = read(PLAIN), len(PLAIN) * 4 // 5
+    harmed = PLAIN[:low] + b"\xff\x00" * 4 + PLAIN[low + 8 :]  # 32 bits set: no code is so long
+    assert read(harmed) is None
+    assert np.array_equal(read(harmed, bottom=30), whole[:32])
+    assert read(harmed, bottom=140) is None
+    # Cut off or another picture's beginning, wherever: it is seen, because the end is looked for.
+    assert read(PLAIN[:low] + b"\xff\xd8" + PLAIN[low + 2 :], bottom=30) is None
+    for length in (low, len(PLAIN) - 2):
+        assert read(PLAIN[:length], bottom=30) is None
+
+
+@given(place=st.integers(2, len(PLAIN) - 1), value=st.integers(1, 255), bottom=st.integers(1, 149))
+def test_damage_changes_the_needed_rows_as_it_changes_the_whole_picture(place, value, bottom):
+    content = PLAIN[:place] + bytes([PLAIN[place] ^ value]) + PLAIN[place + 1 :]
+    if (found := jpeg.header(content)) is None:
+        return
+    part = jpeg.decode(content, found, 1, exact=False, bottom=bottom)
+    whole = jpeg.decode(content, found, 1, exact=False)
+    if whole is not None:
+        assert part is not None
+    elif part is not None:  # the damage is below, and the decoder goes on where it is not to stop at it
+        whole = simplejpeg.decode_jpeg(content, fastupsample=True, strict=False)
+    if part is not None:
+        assert np.array_equal(part, whole[: len(part)])
 
 
 def test_pictures_of_few_pixels_are_decoded_whole():
@@ -128,7 +201,7 @@ def test_pictures_that_pillow_warns_of_are_left_to_it(monkeypatch):
     assert jpeg.header(PLAIN) is None
     with stored(PLAIN) as picture, warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert picture.pixels(1, True).shape == (149, 203, 3)
+        assert picture.pixels(1, True, 149).shape == (149, 203, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UnreadablePicture, match="too large to be safe"), stored(PLAIN):
         pass
@@ -138,7 +211,7 @@ def answer(content, scale):
     """The pixels, or that there are none."""
     try:
         with stored(content) as picture:
-            return picture.pixels(scale if scale in picture.scales else 1, True)
+            return picture.pixels(scale if scale in picture.scales else 1, True, picture.height)
     except UnreadablePicture:
         return None
 
@@ -158,6 +231,7 @@ def pillows_answer(content, scale):
     what=st.sampled_from(["cut", "flip", "zero", "drop", "end"]),
     value=st.integers(1, 255),
 )
+@example(place=PLAIN.index(b"\xff\xc0") + 6, what="flip", value=128)  # 21 rows
 def test_damaged_files_are_refused_or_read_as_pillow_does(scale, place, what, value):
     """Whatever byte is changed, the answer is Pillow's: its pixels to the bit, or its refusal."""
     content = {
@@ -167,6 +241,9 @@ def test_damaged_files_are_refused_or_read_as_pillow_does(scale, place, what, va
         "drop": PLAIN[:place] + PLAIN[place + 1 :],
         "end": PLAIN + bytes(value),
     }[what]
+    found = jpeg.header(content)
+    if found is not None and scale not in jpeg.scales(found):
+        scale = 1  # the damage made it a small picture
     ours, theirs = answer(content, scale), pillows_answer(content, scale)
     if theirs is None or min(theirs.shape[:2]) * scale < 2:
         assert ours is None

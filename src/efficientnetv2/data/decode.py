@@ -2,7 +2,8 @@
 
 A JPEG is decoded at the smallest of its own scales (1, 1/2, 1/4, 1/8) that leaves enough pixels for
 the crop; which crop is drawn from the size in the header, before anything is decoded. A random crop is
-cut at whole pixels of what was decoded, half of one from its place at most; evaluation cuts exactly.
+cut at whole pixels of what was decoded, half of one from its place at most, and what lies below it is not
+decoded where the file allows that; evaluation cuts exactly.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def read_picture(source: Source) -> Image.Image:
         UnreadablePicture: with the reason in words.
     """
     with stored(source) as picture:
-        return Image.fromarray(_upright(picture.pixels(1, True), picture.orientation))
+        whole = picture.pixels(1, True, picture.height)
+        return Image.fromarray(_upright(whole, picture.orientation))
 
 
 def train_picture(
@@ -257,8 +259,9 @@ def _resized(
     spare = 2 if exact else 1
     most = min(box.width / (spare * size[0]), box.height / (spare * size[1]))
     scale = max(one for one in picture.scales if one <= max(1, most))
-    pixels = picture.pixels(scale, exact)
-    height, width = pixels.shape[:2]
+    # A pixel at this scale more than the box has, because it is rounded.
+    pixels = picture.pixels(scale, exact, math.ceil(box.bottom) + scale)
+    height, width = -(-picture.height // scale), -(-picture.width // scale)
     # What rounding lets stick out by a hair is cut off.
     region = (
         max(0.0, box.left / scale),

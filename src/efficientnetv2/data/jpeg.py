@@ -7,7 +7,7 @@ complains about. For those ``header`` or ``decode`` says None, and the caller as
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,24 +20,44 @@ SCALES = (1, 2, 4, 8)
 
 _SOI = b"\xff\xd8\xff"
 _BASELINE, _EXTENDED, _PROGRESSIVE, _HUFFMAN = 0xC0, 0xC1, 0xC2, 0xC4
-_SCAN, _EXIF_OR_XMP, _ADOBE = 0xDA, 0xE1, 0xEE
+_SCAN, _RESTARTS, _EXIF_OR_XMP, _ADOBE = 0xDA, 0xDD, 0xE1, 0xEE
 # Smaller pictures are decoded whole: at a few pixels, two of the decoder's scales (n/8) give the same size, and it
 # would not be known which it took.
 _LEAST_SCALED_PX = 64
+# What the decoder says of what follows a picture's last row, if nothing else was wrong: it tells the first thing only.
+_MORE_ROWS = "extraneous bytes before marker 0xd9"
 
 
-class Header(NamedTuple):
+@dataclass(frozen=True)
+class Frame:
+    """What the frame header says of the rows.
+
+    Args:
+        height_at: where in the content the height stands, two bytes.
+        block_rows: rows that are coded together; the last may be fewer.
+        components: colours.
+    """
+
+    height_at: int
+    block_rows: int
+    components: int
+
+
+@dataclass(frozen=True)
+class Header:
     """What is known before decoding.
 
     Args:
         width: in pixels, as stored.
         height: likewise.
         orientation: EXIF's, 1 (upright) to 8.
+        rows_in_order: the frame, where the first rows can be decoded without those below; else None.
     """
 
     width: int
     height: int
     orientation: int
+    rows_in_order: Frame | None = None
 
 
 def header(content: bytes) -> Header | None:
@@ -49,18 +69,23 @@ def header(content: bytes) -> Header | None:
     if not content.startswith(_SOI):
         return None
     size: tuple[int, int] | None = None
+    frame: Frame | None = None
     exif: bytes | None = None
-    turned_elsewhere = False
+    turned_elsewhere = restarts = False
     place = 2
     while place + 4 <= len(content) and content[place] == 0xFF:
         marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4])
         if marker == _SCAN:
-            return _header(size, exif, turned_elsewhere)
+            # Restarts would be taken for what follows the last row, and further scans stand below it.
+            in_scan = content[place + 4 : place + 5]
+            one_scan = frame is not None and in_scan == bytes([frame.components]) and not restarts
+            return _header(size, exif, turned_elsewhere, frame if one_scan else None)
         segment = content[place + 4 : place + 2 + length]
         if marker in (_BASELINE, _EXTENDED, _PROGRESSIVE):
             if size is not None or len(segment) < 6 or segment[0] != 8 or segment[5] not in (1, 3):
                 return None
             size = int.from_bytes(segment[3:5]), int.from_bytes(segment[1:3])
+            frame = None if marker == _PROGRESSIVE else _frame(segment, place + 4)
         elif marker == _EXIF_OR_XMP and segment.startswith(b"Exif\0\0"):
             if exif is not None:
                 return None
@@ -69,11 +94,14 @@ def header(content: bytes) -> Header | None:
             turned_elsewhere |= b"tiff:Orientation" in segment
         elif not _skippable(marker, length, segment):
             return None
+        restarts |= marker == _RESTARTS
         place += 2 + length
     return None
 
 
-def decode(content: bytes, found: Header, scale: int, *, exact: bool = True) -> npt.NDArray[np.uint8] | None:
+def decode(
+    content: bytes, found: Header, scale: int, *, exact: bool = True, bottom: int | None = None
+) -> npt.NDArray[np.uint8] | None:
     """The pixels as stored, in RGB; None where the decoder complains.
 
     Args:
@@ -83,10 +111,19 @@ def decode(content: bytes, found: Header, scale: int, *, exact: bool = True) -> 
             ``scales``.
         exact: False repeats colours that are stored at half the resolution, rather than interpolating them:
             0.2 of a grey level in the mean, and sooner.
+        bottom: so many rows of the picture as stored are needed; what lies below may be left out, and damage there
+            goes unseen. Not if exact, because interpolated colours look at the rows below. None: all are needed.
 
     Returns:
-        (height, width, 3) uint8; if exact, equal to what Pillow gives at this scale.
+        (height, width, 3) uint8; if exact, equal to what Pillow gives at this scale. Fewer rows where ``bottom``
+        allows it; those that are there do not depend on it.
     """
+    frame = found.rows_in_order
+    if frame is not None and bottom is not None and not exact:
+        rows = -(-bottom // frame.block_rows) * frame.block_rows
+        part = _first_rows(content, frame, rows, found.width, scale) if rows < found.height else None
+        if part is not None:
+            return part
     height, width = -(-found.height // scale), -(-found.width // scale)
     try:
         pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
@@ -95,6 +132,29 @@ def decode(content: bytes, found: Header, scale: int, *, exact: bool = True) -> 
     except ValueError:  # warnings of the decoder too
         return None
     return pixels if pixels.shape == (height, width, 3) else None
+
+
+def _first_rows(
+    content: bytes, frame: Frame, rows: int, width: int, scale: int
+) -> npt.NDArray[np.uint8] | None:
+    """The upper part of a picture, for the time of just that: a decoder that is told of fewer rows stops there.
+
+    Unpacking the bits is most of the work of decoding, and no row can be unpacked without those above it; but
+    without those below.
+
+    Returns:
+        None where the decoder complains of anything but that there is more.
+    """
+    shorter = bytearray(content)
+    shorter[frame.height_at : frame.height_at + 2] = rows.to_bytes(2)
+    pixels = np.empty((-(-rows // scale), -(-width // scale), 3), np.uint8)
+    height, width = pixels.shape[:2]
+    try:
+        simplejpeg.decode_jpeg(shorter, min_height=height, min_width=width, fastupsample=True, buffer=pixels)
+    except ValueError as error:
+        # It says so when all rows are decoded.
+        return pixels if str(error).endswith(_MORE_ROWS) else None
+    return pixels
 
 
 def scales(found: Header) -> tuple[int, ...]:
@@ -112,7 +172,18 @@ def _skippable(marker: int, length: int, segment: bytes) -> bool:
     return marker == _HUFFMAN or 0xDB <= marker <= 0xDD or 0xE0 <= marker <= 0xEF or marker == 0xFE
 
 
-def _header(size: tuple[int, int] | None, exif: bytes | None, turned_elsewhere: bool) -> Header | None:
+def _frame(segment: bytes, place: int) -> Frame | None:
+    """From the segment of a sequential frame, which begins at a place in the content."""
+    components = segment[5]
+    if len(segment) != 6 + 3 * components:
+        return None
+    tallest = max(segment[7 + 3 * number] & 0x0F for number in range(components))
+    return Frame(place + 1, 8 * tallest, components) if 1 <= tallest <= 4 else None
+
+
+def _header(
+    size: tuple[int, int] | None, exif: bytes | None, turned_elsewhere: bool, rows_in_order: Frame | None
+) -> Header | None:
     if size is None:
         return None
     limit = Image.MAX_IMAGE_PIXELS
@@ -121,7 +192,8 @@ def _header(size: tuple[int, int] | None, exif: bytes | None, turned_elsewhere: 
     orientation = None if exif is None else _orientation(exif)
     if orientation is None and turned_elsewhere:
         return None
-    return Header(*size, orientation if orientation is not None and 1 <= orientation <= 8 else 1)
+    upright = orientation if orientation is not None and 1 <= orientation <= 8 else 1
+    return Header(*size, upright, rows_in_order)
 
 
 def _orientation(segment: bytes) -> int | None:

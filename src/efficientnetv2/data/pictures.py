@@ -56,15 +56,16 @@ class Stored:
         height: likewise.
         orientation: EXIF's, 1 (upright) to 8.
         scales: what its sides can be divided by in decoding; 1 among them.
-        pixels: from one of ``scales``, and whether exactness matters (see ``jpeg.decode``), to
-            (height, width, 3) uint8 in RGB, each side divided and rounded up.
+        pixels: from one of ``scales``, whether exactness matters and how many rows are needed (see
+            ``jpeg.decode``) to (height, width, 3) uint8 in RGB, each side divided and rounded up; rows that are
+            not needed may be left out at the bottom.
     """
 
     width: int
     height: int
     orientation: int
     scales: tuple[int, ...]
-    pixels: Callable[[int, bool], Pixels]
+    pixels: Callable[[int, bool, int], Pixels]
 
 
 @contextmanager
@@ -84,10 +85,11 @@ def stored(source: Source) -> Iterator[Stored]:
         content = _content(source)
         if isinstance(content, np.ndarray):
             yield _checked(
-                Stored(content.shape[1], content.shape[0], 1, (1,), lambda _scale, _exact: content)
+                Stored(content.shape[1], content.shape[0], 1, (1,), lambda _scale, _exact, _bottom: content)
             )
         elif isinstance(content, bytes) and (found := jpeg.header(content)) is not None:
-            yield _checked(Stored(*found, jpeg.scales(found), partial(_jpeg_pixels, content, found)))
+            pixels = partial(_jpeg_pixels, content, found)
+            yield _checked(Stored(found.width, found.height, found.orientation, jpeg.scales(found), pixels))
         else:
             with _quietly():
                 image = (
@@ -133,15 +135,15 @@ def _checked(picture: Stored) -> Stored:
     return picture
 
 
-def _jpeg_pixels(content: bytes, found: jpeg.Header, scale: int, exact: bool) -> Pixels:
-    pixels = jpeg.decode(content, found, scale, exact=exact)
+def _jpeg_pixels(content: bytes, found: jpeg.Header, scale: int, exact: bool, bottom: int) -> Pixels:
+    pixels = jpeg.decode(content, found, scale, exact=exact, bottom=bottom)
     if pixels is not None:
         return pixels
     with _quietly(), Image.open(io.BytesIO(content)) as image:
-        return _pillow_pixels(image, scale, exact)
+        return _pillow_pixels(image, scale, exact, bottom)
 
 
-def _pillow_pixels(image: Image.Image, scale: int, _exact: bool) -> Pixels:
+def _pillow_pixels(image: Image.Image, scale: int, _exact: bool, _bottom: int) -> Pixels:
     if scale > 1:
         image.draft(None, (image.width // scale, image.height // scale))
     return np.asarray(to_rgb(image))

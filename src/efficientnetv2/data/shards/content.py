@@ -75,7 +75,9 @@ def shrunk(data: bytes, image_px: int) -> tuple[bytes, str] | None:
         # Twice the pixels needed leaves the result that of a full decode (see ``decode``).
         scale = max(one for one in picture.scales if one == 1 or shorter // one >= 2 * image_px)
         upright = picture.orientation == 1
-        whole = Image.fromarray(picture.pixels(scale, True)) if upright else read_picture(data)
+        whole = (
+            Image.fromarray(picture.pixels(scale, True, picture.height)) if upright else read_picture(data)
+        )
         size = [round(image_px / shorter * side) for side in (picture.width, picture.height)]
     copy = whole.resize(
         (size[0], size[1]) if picture.orientation < 5 else (size[1], size[0]), Image.Resampling.BICUBIC
