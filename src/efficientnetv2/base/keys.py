@@ -60,11 +60,15 @@ class Key:
         bits = np.random.Philox(key=np.array(self.words, dtype=np.uint64))
         generator = np.random.Generator(bits)
         rows = np.empty((len(ids), columns))
-        for row, identity in enumerate(ids):
-            state = bits.state
-            state["state"]["counter"][:] = (0, int(identity), 0, 0)
-            state["buffer_pos"] = 4  # nothing buffered: the next draw starts at the counter
-            state["has_uint32"] = 0
+        state = bits.state  # read once: reading and writing it are most of the work
+        state["buffer_pos"], state["has_uint32"] = (
+            4,
+            0,
+        )  # nothing buffered: the next draw starts at the counter
+        counter = state["state"]["counter"]
+        counter[:] = 0
+        for row, identity in zip(rows, ids, strict=True):
+            counter[1] = int(identity)
             bits.state = state
-            generator.random(out=rows[row])
+            generator.random(out=row)
         return rows
