@@ -31,7 +31,8 @@ from torch import Tensor
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.base.timing import Spread, alternate
-from efficientnetv2.commands.bench_job import OURS, steps
+from efficientnetv2.commands.bench_job import steps
+from efficientnetv2.commands.bench_sides import OURS
 from efficientnetv2.commands.bench_step import Work, our_losses, our_recipe
 from efficientnetv2.data import manifest as manifests
 from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches

@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from efficientnetv2.base.errors import InputError, OtherProcessError
-from efficientnetv2.commands.bench import bench, step
+from efficientnetv2.commands import bench
 from efficientnetv2.commands.convert import convert
 from efficientnetv2.commands.demo import demo
 from efficientnetv2.commands.evaluate import evaluate
@@ -68,8 +68,9 @@ app = typer.Typer(
 )
 for verb in (demo, train, evaluate, predict, shards, convert, models, recipes, reproduce):
     app.command()(with_exit_codes(verb))
-bench.command()(with_exit_codes(step))
-app.add_typer(bench, name="bench")
+for word, part in (("step", bench.step), ("input", bench.read), ("train", bench.train)):
+    bench.bench.command(word)(with_exit_codes(part))
+app.add_typer(bench.bench, name="bench")
 
 
 def main() -> None:

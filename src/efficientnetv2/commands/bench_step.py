@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.sampling import Request, Sampler
 from efficientnetv2.inference.accelerate import Precision, autocast, lower_precision, place
@@ -22,14 +24,14 @@ from efficientnetv2.models.foreign import regularize
 from efficientnetv2.models.interop import timm as timm_names
 from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.progressive import Progressive
-from efficientnetv2.training.loop import train
+from efficientnetv2.training.loop import StepDone, train
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.speed import choose
 from efficientnetv2.training.state import Length, begin
 
 # AdamW as everybody has it; the figures do not depend on them.
-_LR, _WEIGHT_DECAY, _CLASSES = 1e-3, 0.05, 1000
+_LR, _WEIGHT_DECAY = 1e-3, 0.05
 # Steps of the run that our side makes its choices for: on a CPU pictures of one's own for some minutes, on a GPU such
 # as ImageNet's. Ours.
 _CPU_STEPS, _GPU_STEPS = 1_000, 300_000
@@ -45,6 +47,7 @@ class Work:
         batch_images: pictures of a step; they share batch-norm statistics.
         rate: of dropout and of stochastic depth.
         device: to train on.
+        num_classes: K.
     """
 
     model: str
@@ -52,6 +55,7 @@ class Work:
     batch_images: int
     rate: float
     device: torch.device
+    num_classes: int = 1000
 
     def network(self) -> EfficientNet:
         """With the same weights, whenever it is made.
@@ -61,7 +65,7 @@ class Work:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = create(self.model, num_classes=_CLASSES)
+            network = create(self.model, num_classes=self.num_classes)
         if not isinstance(network, EfficientNet):
             raise InputError(f"--model {self.model}: only networks of ours are compared (effnetv2 models).")
         return network
@@ -71,7 +75,7 @@ class Work:
         generator = torch.Generator().manual_seed(0)
         shape = (self.batch_images, self.image_px, self.image_px, 3)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        return images.permute(0, 3, 1, 2), torch.arange(self.batch_images) % _CLASSES
+        return images.permute(0, 3, 1, 2), torch.arange(self.batch_images) % self.num_classes
 
 
 @dataclass(frozen=True)
@@ -98,24 +102,37 @@ class Peer:
         return " ".join(words)
 
     def losses(self, work: Work) -> Iterator[Tensor]:
-        """A step for each loss, from our weights where the libraries have the same network."""
-        network = (_timm if self.library == "timm" else _torchvision)(work).to(work.device)
+        """A step for each loss, always on the pictures of ``work``."""
         raw, labels = (tensor.to(work.device) for tensor in work.pictures())
         means = Preprocessing(image_px=work.image_px)
-        memory = torch.channels_last if self.channels_last else torch.contiguous_format
-        network = network.to(memory_format=memory)
-        images = normalise(raw, mean=means.mean, std=means.std).contiguous(memory_format=memory)
+        images = normalise(raw, mean=means.mean, std=means.std).contiguous(memory_format=self._memory)
+        return self.train(work, itertools.repeat((images, labels)))
+
+    def train(self, work: Work, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+        """A step for each batch, from our weights where the libraries have the same network; its loss.
+
+        Args:
+            work: to do.
+            batches: (N, 3, px, px) float images, normalised, and (N,) labels.
+        """
+        network = (_timm if self.library == "timm" else _torchvision)(work).to(work.device)
+        network = network.to(memory_format=self._memory)
         optimizer = torch.optim.AdamW(network.parameters(), _LR, weight_decay=_WEIGHT_DECAY)
         scaler = torch.amp.GradScaler(work.device.type, enabled=self.precision == "fp16")
         call: Callable[[Tensor], Tensor] = torch.compile(network) if self.compiled else network
-        while True:
+        for images, labels in batches:
+            there = images.to(work.device, memory_format=self._memory, non_blocking=True)
             with autocast(work.device, self.precision):
-                loss = nn.functional.cross_entropy(call(images), labels)
+                loss = nn.functional.cross_entropy(call(there), labels.to(work.device, non_blocking=True))
             optimizer.zero_grad()
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             scaler.step(optimizer)
             scaler.update()
             yield loss.detach()
+
+    @property
+    def _memory(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
 def peers(work: Work, *, compiled: bool) -> list[Peer]:
@@ -128,7 +145,7 @@ def peers(work: Work, *, compiled: bool) -> list[Peer]:
     lower = lower_precision(work.device)
     found = []
     for library in ("timm", "torchvision"):
-        if not _has(library, work.model):
+        if not has(library, work.model):
             continue
         tuned = [Peer(library, channels_last=True)]
         tuned += [Peer(library, channels_last=True, precision=lower)] if lower else []
@@ -179,22 +196,39 @@ def our_losses(work: Work, recipe: Recipe, read: Reader | None = None) -> Iterat
     def again(requests: Iterable[Request]) -> Iterable[Batch]:
         return (Batch(request, images, labels, ()) for request in requests)
 
+    return (step.loss for step in our_steps(work, recipe, read or again, labels.numpy()))
+
+
+def our_steps(work: Work, recipe: Recipe, read: Reader, labels: Ints) -> Iterator[StepDone]:
+    """The loop of ``training.loop``.
+
+    Args:
+        work: to do.
+        recipe: settled; of ``our_recipe``.
+        read: from requests to batches.
+        labels: (N,) of the pictures that are requested.
+    """
     size, steps = work.batch_images, 1_000_000  # nobody reaches the end
-    requests = Sampler(labels.numpy(), recipe.progressive, steps, size, size, None, Key.of(0))
-    done = train(
+    requests = Sampler(labels, recipe.progressive, steps, size, size, None, Key.of(0))
+    return train(
         begin(place(work.network(), work.device), recipe),
-        (read or again)(requests),
+        read(requests),
         recipe=recipe,
         preprocessing=Preprocessing(image_px=work.image_px),
         length=Length(steps, steps_per_epoch=1.0),
-        num_classes=_CLASSES,
+        num_classes=work.num_classes,
         key=Key.of(0),
         device=work.device,
     )
-    return (step.loss for step in done)
 
 
-def _has(library: str, model: str) -> bool:
+def has(library: str, model: str) -> bool:
+    """Whether a library is installed and has the network.
+
+    Args:
+        library: ``timm`` or ``torchvision``.
+        model: our name of it.
+    """
     if importlib.util.find_spec(library) is None:
         return False
     if library == "timm":
@@ -212,7 +246,7 @@ def _timm(work: Work) -> nn.Module:
     import timm
 
     network: nn.Module = timm.create_model(
-        f"tf_{work.model}", num_classes=_CLASSES, drop_rate=work.rate, drop_path_rate=work.rate
+        f"tf_{work.model}", num_classes=work.num_classes, drop_rate=work.rate, drop_path_rate=work.rate
     )
     ours = work.network()
     state = ours.state_dict()
@@ -224,6 +258,6 @@ def _timm(work: Work) -> nn.Module:
 def _torchvision(work: Work) -> nn.Module:
     from torchvision import models
 
-    network: nn.Module = models.get_model(_TORCHVISION[work.model], num_classes=_CLASSES)
+    network: nn.Module = models.get_model(_TORCHVISION[work.model], num_classes=work.num_classes)
     regularize(network, work.rate, work.rate)
     return network.train()

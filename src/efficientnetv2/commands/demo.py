@@ -79,8 +79,15 @@ def demo(
     screen.say(f"  {program} train YOUR_PICTURES")
 
 
-def embedded() -> Path:
-    """The pictures of the clone that this is run in, or of the one it was installed from."""
+def embedded(*, otherwise: str = "train on pictures of your own: effnetv2 train DATA") -> Path:
+    """The pictures of the clone that this is run in, or of the one it was installed from.
+
+    Args:
+        otherwise: what one can do without them.
+
+    Raises:
+        InputError: there is no clone.
+    """
     from efficientnetv2.base.errors import InputError
 
     places = [Path.cwd(), *Path.cwd().parents[:2], Path(__file__).resolve().parents[3]]
@@ -90,5 +97,5 @@ def embedded() -> Path:
             return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
     raise InputError(
         "The demonstration pictures are not here: they come with the repository, not with the installed package. "
-        "Run it in a clone, or train on pictures of your own: effnetv2 train DATA."
+        f"Run it in a clone, or {otherwise}."
     )
