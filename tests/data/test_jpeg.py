@@ -113,6 +113,14 @@ def test_where_the_first_rows_do_not_stand_alone_all_are_decoded_at_once(content
     assert np.array_equal(jpeg.decode(content, found, 1, exact=False, bottom=20), whole)
 
 
+def test_a_scan_of_one_colour_has_others_below_it():
+    """The scan's header: its length, two bytes, then how many colours it holds."""
+    place = PLAIN.index(b"\xff\xda") + 4
+    assert jpeg.header(PLAIN).rows_in_order is not None
+    assert jpeg.header(PLAIN[:place] + b"\x01" + PLAIN[place + 1 :]).rows_in_order is None
+    assert jpeg.header(PLAIN[:place]).rows_in_order is None  # cut off there
+
+
 def test_what_lies_above_is_as_sure_as_before_and_what_lies_below_goes_unseen():
     found = jpeg.header(PLAIN)
     read = partial(jpeg.decode, found=found, scale=1, exact=False)
