@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import stat
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -151,6 +153,66 @@ def test_a_trained_model_is_a_start_for_another_run(trained, tmp_path):
     assert 0 <= told["linear_probe_macro_f1"] <= 1
     log = (tmp_path / "run/log.txt").read_text()
     assert log.index("Linear probe") < log.index("Training efficientnetv2_b0")
+
+
+@pytest.fixture
+def endless(trained, tmp_path):
+    """A model file of finite weights that together go beyond float32."""
+    network = load(trained / "run")
+    for norm in (network.stem.norm, network.head.norm):
+        torch.nn.init.constant_(norm.weight, 3e38)
+    modelfile.save(tmp_path / "endless.safetensors", network)
+    return tmp_path / "endless.safetensors"
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "train"])
+def test_weights_that_give_no_answers_are_refused_and_leave_nothing(verb, endless, trained, tmp_path):
+    out = tmp_path / "out"
+    words = {
+        "predict": (endless, trained / "pictures"),
+        "evaluate": (endless, trained / "pictures"),
+        "train": (trained / "pictures", *TINY, "--weights", endless),
+    }[verb]
+    done = effnetv2(verb, *words, "--out", out, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "with NaN or infinity" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+
+
+def test_a_learning_rate_that_is_named_stays_and_one_that_is_not_follows_the_batch(trained, tmp_path):
+    """finetune has 2e-4 for 32 pictures; AdamW's follows with the square root: 2e-4 / 2 for 8."""
+    words = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--out")
+    named = effnetv2(*words, tmp_path / "named", "--set", "optimizer.lr=3e-4", cwd=tmp_path)
+    assert named.returncode == 0, named.stderr
+    assert "Learning rate" not in named.stdout
+    assert "lr: 0.0003\n" in (tmp_path / "named/recipe.yaml").read_text()
+    follows = effnetv2(*words, tmp_path / "follows", cwd=tmp_path)
+    assert "Learning rate 0.0002 -> 0.0001, following the batch." in follows.stdout
+    assert "lr: 0.0001\n" in (tmp_path / "follows/recipe.yaml").read_text()
+
+
+def test_which_of_the_preprocessing_is_the_weights_is_said(trained, tmp_path):
+    network = load(trained / "run")
+    network.preprocessing = replace(
+        network.preprocessing, framing="crop", crop_fraction=0.875, image_px=96, mean=(0.1, 0.2, 0.3)
+    )
+    modelfile.save(tmp_path / "cropped.safetensors", network)
+    words = ("train", trained / "pictures", *TINY, "--weights", tmp_path / "cropped.safetensors", "--out")
+    done = effnetv2(*words, tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "Pictures: framing whole at 64 px, as the recipe trains on them; interpolation, mean and std"
+        in done.stdout
+    )
+    advice = "--framing crop --set crop_fraction=0.875 --image-px 96"
+    assert advice in done.stdout
+    there = load(tmp_path / "run").preprocessing
+    assert (there.framing, there.image_px, there.mean) == ("whole", 64, (0.1, 0.2, 0.3))
+    followed = effnetv2(*words, tmp_path / "followed", *shlex.split(advice), cwd=tmp_path)
+    assert followed.returncode == 0, followed.stderr
+    assert "The weights themselves" not in followed.stdout
+    assert load(tmp_path / "followed").preprocessing == network.preprocessing
 
 
 def test_a_run_goes_on_without_the_weights_it_began_with(trained, tmp_path):

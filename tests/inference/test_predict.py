@@ -51,6 +51,37 @@ def test_a_network_without_classes_is_refused():
         predict(EfficientNet(SMALL, num_classes=0), [_images(2)], preprocessing=PREPROCESSING)
 
 
+@pytest.mark.parametrize("views", ["one", "symmetries"])
+@pytest.mark.parametrize("poison", ["variance", "overflow"])
+def test_answers_that_are_no_numbers_are_refused_at_once(poison, views):
+    """The square root of a negative variance is none; 3e38 times 3e38 is beyond float32."""
+    network = _network()
+    if poison == "variance":
+        network.stem.norm.running_var.neg_()
+    else:
+        nn.init.constant_(network.stem.norm.weight, 3e38)
+        nn.init.constant_(network.head.norm.weight, 3e38)
+    preprocessing, seen = replace(PREPROCESSING, views=views), []
+    with pytest.raises(
+        InputError, match=r"answers 4 of 4 pictures \(first, number 0\) with NaN.*If they were given"
+    ):
+        predict(network, _images(12).split(4), preprocessing=preprocessing, progress=seen.append)
+    assert not seen
+
+
+def test_the_picture_without_an_answer_is_counted_over_batches():
+    network = _network()
+    pictures = _images(7)
+    pictures[5] = 0  # black: all of it is below the mean
+    network.register_forward_hook(
+        lambda module, inputs, output: output.masked_fill(
+            (inputs[0].amax((1, 2, 3)) < 0)[:, None], float("inf")
+        )
+    )
+    with pytest.raises(InputError, match=r"1 of 6 pictures \(first, number 5\)"):
+        predict(network, pictures.split(3), preprocessing=PREPROCESSING)
+
+
 def test_a_network_in_training_goes_on_as_it_was():
     """Also one that trains with its stem frozen: weights still get gradients, frozen parts stay frozen."""
     network = _network().train()

@@ -61,6 +61,13 @@ def test_the_answer_is_softmax_of_the_network_on_the_normalised_pixels(model):
     assert sum(answer.probabilities.values()) == pytest.approx(1)
 
 
+def test_no_label_is_given_for_an_answer_that_is_none(model):
+    network = modelfile.load(model)
+    network.stem.norm.running_var.neg_()
+    with pytest.raises(InputError, match=r"1 of 1 pictures.*NaN"):
+        Predictor(network)(_pixels())
+
+
 def test_order_is_kept_over_batches_and_sizes(model):
     pictures = [_pixels(seed, side=16 + 5 * seed) for seed in range(5)]
     together = Predictor(model.parent, batch_images=2)(pictures)

@@ -332,6 +332,24 @@ def test_a_weight_of_another_kind_or_value(tmp_path):
             modelfile.load(path)
 
 
+def test_a_variance_below_0_is_refused_either_way(tmp_path):
+    """A mean of squares; 0 it can be."""
+    path = _save(tmp_path / "m.safetensors")
+
+    def negate(tensors):
+        tensors["stem.norm.running_var"][0] = -0.5
+
+    network = _network()
+    network.stem.norm.running_var.zero_()
+    assert modelfile.load(_save(tmp_path / "still.safetensors", network)).stem.norm.running_var.sum() == 0
+    _rewrite(path, change_tensors=negate)
+    with pytest.raises(InputError, match=r"below 0 \('stem\.norm\.running_var'\)"):
+        modelfile.load(path)
+    network.stem.norm.running_var[1] = -1e-9
+    with pytest.raises(InputError, match=r"below 0 \('stem\.norm\.running_var'\)"):
+        _save(path, network)
+
+
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     path = _save(tmp_path / "m.safetensors")
     before = path.read_bytes()

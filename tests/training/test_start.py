@@ -270,7 +270,10 @@ def test_a_bare_timm_file_can_be_trained_on(tmp_path):
     write_tensors(tmp_path / "trunk.safetensors", network, timm_names.tensor_names(network.architecture), {})
     begin = begun(f"weights={tmp_path / 'trunk.safetensors'}")
     assert torch.equal(begin.network.stem.conv.weight, network.stem.conv.weight)
-    assert any("tf_efficientnetv2_b0" in note for note in begin.notes)
+    said = " ".join(begin.notes)
+    assert "tf_efficientnetv2_b0" in said
+    assert "states no interpolation, mean or std" in said
+    assert "with --interpolation, --mean or --std" in said, "what training does not go by is not advised"
 
 
 @pytest.mark.parametrize("model", ["efficientnetv2_s.in1k", "timm:resnet50.a1_in1k"])

@@ -85,12 +85,12 @@ def begin(
         recipe, chosen = _as_long_as(
             words.minutes, recipe, chosen, network, prepared, device, pictures, world
         )
-    folder = RunFolder(path, screen.say)
-    folder.log(f"Run folder: {path}")
-    folder.log(prepared.split_note)
-    for note in chosen:
-        folder.log(note)
     preprocessing = _preprocessing(recipe, network)
+    if recipe.weights != "none":
+        chosen.append(_pictures_note(preprocessing, network.preprocessing))
+    lines = [f"Run folder: {path}", prepared.split_note, *chosen]
+    for line in lines:
+        screen.say(line)
     beginning: dict[str, Any] = {
         "command": command_line(),
         "launch": world.launch,
@@ -102,11 +102,15 @@ def begin(
         beginning["cache"] = words.cache
     if recipe.weights != "none":
         probe = _probed(network, prepared, preprocessing, recipe, device, workers, screen)
-        folder.log(
+        lines.append(
             f"Linear probe on the given weights, untrained: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.3f} on "
             f"{probe.pictures} val pictures ({probe.seconds:.0f} s). Training has to beat that."
         )
+        screen.say(lines[-1])
         beginning["linear_probe"] = asdict(probe)
+    folder = RunFolder(path, screen.say)
+    for line in lines:
+        folder.note(line)
     folder.begin(recipe, prepared.manifest, beginning)
     for skipped_path, reason in prepared.skipped:
         folder.skip(skipped_path, reason)
@@ -262,6 +266,26 @@ def _preprocessing(recipe: Recipe, network: Network) -> Preprocessing:
         crop_fraction=recipe.crop_fraction,
         views=recipe.eval_views,
     )
+
+
+def _pictures_note(here: Preprocessing, theirs: Preprocessing) -> str:
+    """Which part of the preprocessing is the weights', and which the recipe's, for training draws its pictures so."""
+    note = (
+        f"Pictures: framing {_framed(here)} at {here.image_px} px, as the recipe trains on them; interpolation, mean "
+        "and std are those of the weights."
+    )
+    if (_framed(here), here.image_px) == (_framed(theirs), theirs.image_px):
+        return note
+    cut = f" --set crop_fraction={theirs.crop_fraction:.4g}" if theirs.crop_fraction < 1 else ""
+    return (
+        f"{note} The weights themselves had framing {_framed(theirs)} at {theirs.image_px} px: for that, --framing "
+        f"{theirs.framing}{cut} --image-px {theirs.image_px}."
+    )
+
+
+def _framed(preprocessing: Preprocessing) -> str:
+    cut = preprocessing.crop_fraction
+    return preprocessing.framing + (f" ({cut:.3g} of each side)" if cut < 1 else "")
 
 
 def _same_pictures(folder: RunFolder, prepared: Prepared) -> None:

@@ -132,9 +132,13 @@ def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
     if words.framing not in (None, recipe.framing):
         plain["crop_fraction"] = 1.0
     if words.batch_images is not None and words.batch_images != recipe.batch_images:
-        lr = _following(recipe, words.batch_images)
-        plain |= {"batch_images": words.batch_images, "optimizer": plain["optimizer"] | {"lr": lr}}
-        say(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
+        plain["batch_images"] = words.batch_images
+        if not {"optimizer", "optimizer.lr"} & {
+            setting.partition("=")[0].strip() for setting in words.settings
+        }:
+            lr = _following(recipe, words.batch_images)
+            plain["optimizer"] = plain["optimizer"] | {"lr": lr}
+            say(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
     if words.image_px is not None and words.image_px != recipe.progressive.last.image_px:
         plain["progressive"] = recipe.progressive.with_image_px(words.image_px).to_json()
     return checked(set_fields(plain, words.settings), where=_spoken(words))

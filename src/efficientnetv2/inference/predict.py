@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.augment.geometry import symmetry
 from efficientnetv2.augment.normalise import normalise
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, NoAnswers
 from efficientnetv2.base.preprocessing import Preprocessing, Views
 from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.manifest import Manifest
@@ -67,8 +67,8 @@ def predict(
         (N, K) float32 on the CPU. Of several views: the logarithm of their mean probabilities.
 
     Raises:
-        InputError: the pictures have another number of channels than the preprocessing, or the network has no
-            classes.
+        InputError: the pictures have another number of channels than the preprocessing, the network has no
+            classes, or it answers with NaN or infinity.
     """
     check_classes(network)
     logits = _computed(
@@ -125,16 +125,18 @@ def _computed(
     device: torch.device,
     progress: Callable[[int], object] | None,
 ) -> list[Tensor]:
-    """What ``compute`` makes of each batch, normalised, on the CPU."""
+    """What ``compute`` makes of each batch, normalised, on the CPU; refused at the first that comes to nothing."""
     place(network, device)
     results: list[Tensor] = []
     done = 0
     with evaluating(network):
         for images in batches:
             on_device = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-            results.append(
-                compute(normalise(on_device, mean=preprocessing.mean, std=preprocessing.std)).float().cpu()
-            )
+            normalised = normalise(on_device, mean=preprocessing.mean, std=preprocessing.std)
+            results.append(compute(normalised).float().cpu())
+            broken = (~results[-1].isfinite().all(dim=1)).nonzero().flatten()
+            if len(broken):
+                raise NoAnswers(len(broken), done + len(images), done + int(broken[0]))
             done += len(images)
             if progress is not None:
                 progress(done)
@@ -177,7 +179,7 @@ def predict_manifest(
         strict: refuse the first unreadable picture instead of passing it over.
 
     Raises:
-        InputError: a picture can't be read, with ``strict``; or the network has no classes.
+        InputError: a picture can't be read, with ``strict``; or see ``predict``.
     """
     read = _Reading(manifest, preprocessing, batch_images, workers, torch.device(device), strict)
     logits = predict(network, read.images(), preprocessing=preprocessing, device=device, progress=progress)

@@ -75,7 +75,7 @@ class Predictor:
                 of uint8. An array of four dimensions is a sequence of pictures.
 
         Raises:
-            InputError: a picture that can't be read, or is of none of these kinds.
+            InputError: a picture that can't be read, or is of none of these kinds; or the network answers with NaN.
         """
         if isinstance(pictures, np.ndarray):
             pictures = list(pictures) if pictures.ndim == 4 else [pictures]

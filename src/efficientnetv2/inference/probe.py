@@ -89,6 +89,9 @@ def linear_probe(
         device: to compute on.
         workers: processes that read pictures.
         progress: called with the number of pictures embedded so far.
+
+    Raises:
+        InputError: the network's features are NaN or infinite.
     """
     begun = time.perf_counter()
     most = most_pictures(network, preprocessing.image_px, len(train.class_names), torch.device(device))

@@ -316,3 +316,8 @@ def _check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
             f"{what}: {len(broken)} of {len(tensors)} tensors hold NaN or infinity ({some(broken, 3)}). "
             "The training diverged: train again with a lower learning rate."
         )
+    if negative := tensorfile.negative_variances(tensors):
+        raise InputError(
+            f"{what}: {len(negative)} of its variances have values below 0 ({some(negative, 3)}), which no batch-norm "
+            "comes to. Take the weights from before whatever changed them."
+        )

@@ -172,6 +172,17 @@ def broken(tensors: Mapping[str, Tensor]) -> list[str]:
     return [name for name in doubtful if not floats[name].isfinite().all()]
 
 
+def negative_variances(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the batch-norm variances that are below 0, so that no picture has an answer.
+
+    Args:
+        tensors: under the names that PyTorch's modules have them by.
+    """
+    return [
+        name for name, tensor in tensors.items() if name.endswith("running_var") and bool((tensor < 0).any())
+    ]
+
+
 def sha256_by_name(tensors: Mapping[str, Tensor]) -> str:
     """Of names, kinds, shapes and bytes in the order of names: what files of format 1 hold."""
     digest = hashlib.sha256()

@@ -102,6 +102,10 @@ class RunFolder:
     def log(self, line: str) -> None:
         """A line for the screen and, with the time, for ``log.txt``."""
         self._say(line)
+        self.note(line)
+
+    def note(self, line: str) -> None:
+        """A line for ``log.txt`` alone: it has been on the screen already."""
         with (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
 

@@ -25,6 +25,8 @@ from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.training.recipe import Recipe
 
 _CHANNELS = 3  # every picture is read as RGB (data.pictures)
+# Of the preprocessing that comes with weights; size and framing are the recipe's, for training draws its pictures so.
+_USED = ("interpolation", "mean", "std")
 NOTHING_FROZEN = {"freeze_stages": 0, "frozen_statistics": False}  # fields of a recipe
 
 
@@ -185,7 +187,7 @@ def load_weights(word: str) -> tuple[Network, tuple[str, ...]]:
     if path.exists() or Path(f"{word}.index").exists():
         if is_model_file(path) or (path / "recipe.yaml").is_file():
             return modelfile.load(path), ()
-        imported = convert.read(path)
+        imported = convert.read(path, used=_USED)
         return imported.network, (f"recognised as {imported.theirs} of {imported.title}", *imported.notes)
     if is_foreign(word) and "." in word:
         return create(word), ()

@@ -133,6 +133,13 @@ def test_weights_that_are_no_numbers(tmp_path, value):
     assert "1 of 420 tensors hold NaN or infinity ('blocks.1.0.bn1.weight')" in message
 
 
+def test_a_variance_below_0(tmp_path):
+    tensors = state()
+    tensors["bn1.running_var"].neg_()
+    message = refusal(saved(tmp_path / "negative.safetensors", tensors))
+    assert "1 of its variances have values below 0 ('bn1.running_var')" in message
+
+
 def test_integers_for_weights(tmp_path):
     tensors = state()
     tensors["conv_stem.weight"] = tensors["conv_stem.weight"].to(torch.int8)

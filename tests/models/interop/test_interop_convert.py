@@ -1,5 +1,6 @@
 """What comes out of others' files, and what they make of ours."""
 
+import argparse
 import json
 from dataclasses import replace
 
@@ -140,6 +141,35 @@ def test_checkpoints_of_training_programs_are_unwrapped(tmp_path, wrap, said, zi
     read = convert.read(path)
     assert torch.equal(read.network.state_dict()["stem.conv.weight"], tensors["conv_stem.weight"])
     assert any(said in note for note in read.notes) if said else not any("averaged" in n for n in read.notes)
+
+
+def test_what_timms_own_trainer_saves_is_read(tmp_path):
+    """Its CheckpointSaver puts the options of the command line, an argparse.Namespace, beside the weights."""
+    from timm.utils import CheckpointSaver, ModelEmaV2
+
+    torch.manual_seed(3)
+    model = their_timm.create_model("tf_efficientnetv2_b0", num_classes=2)
+    averaged = ModelEmaV2(model)
+    torch.nn.init.normal_(averaged.module.classifier.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    options = argparse.Namespace(model="tf_efficientnetv2_b0", lr=0.1, mean=[0.5] * 3, resume="", amp=None)
+    for args, said in ((options, "averaged"), (None, "does not say")):
+        saver = CheckpointSaver(
+            model, optimizer, args, averaged, checkpoint_dir=tmp_path, recovery_dir=tmp_path
+        )
+        saver.save_checkpoint(0, metric=71.5)
+        imported = convert.read(tmp_path / "last.pth.tar")
+        assert imported.theirs == "tf_efficientnetv2_b0"
+        assert torch.equal(imported.network.classifier.weight, averaged.module.classifier.weight)
+        assert said in " ".join(imported.notes)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_is_known_by_what_it_is_and_not_by_its_name(tmp_path, zipped):
+    state = their_timm.create_model("tf_efficientnetv2_b0", num_classes=2).state_dict()
+    torch.save(state, tmp_path / "b0.safetensors", _use_new_zipfile_serialization=zipped)
+    network = convert.read(tmp_path / "b0.safetensors").network
+    assert torch.equal(network.classifier.weight, state["classifier.weight"])
 
 
 def test_counters_may_be_left_out(tmp_path):

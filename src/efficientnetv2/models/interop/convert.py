@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -22,6 +22,7 @@ from efficientnetv2.models.interop.raw import Raw, Source
 from efficientnetv2.models.interop.recognise import TITLES, Recognised, published_name, recognise
 from efficientnetv2.models.interop.statement import NOTHING_TOLD, Told
 from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.models.tensorfile import negative_variances
 
 Target = Literal["timm", "torchvision", "keras"]
 TARGETS: tuple[str, ...] = get_args(Target)
@@ -51,7 +52,13 @@ class Imported:
         return TITLES[self.source]
 
 
-def read(path: str | Path, *, model: str | None = None, told: Told = NOTHING_TOLD) -> Imported:
+def read(
+    path: str | Path,
+    *,
+    model: str | None = None,
+    told: Told = NOTHING_TOLD,
+    used: Sequence[str] = statement.FIELDS,
+) -> Imported:
     """Our network with the weights of a foreign file, recognised from the file itself.
 
     Args:
@@ -60,6 +67,7 @@ def read(path: str | Path, *, model: str | None = None, told: Told = NOTHING_TOL
             timm's with symmetric padding; None as the file says, or timm's ``tf_`` network. Files of Keras and
             of the authors need none; one that is given has to be right.
         told: of the preprocessing and the classes, which goes before all that the file says.
+        used: fields of the preprocessing that the caller goes by; of others the notes say nothing.
 
     Raises:
         InputError: the file can't be read, holds another network, lacks tensors or has some left over, holds
@@ -80,7 +88,7 @@ def read(path: str | Path, *, model: str | None = None, told: Told = NOTHING_TOL
     notes += found.notes
     weights = _weights(raw, found, notes)
     words = statement.fitting(raw, found, notes)
-    preprocessing = statement.preprocessing(raw, found, words, told, notes)
+    preprocessing = statement.preprocessing(raw, found, words, told, notes, used)
     class_names = statement.class_names(raw, found.num_classes, words, told, notes)
     with torch.device("meta"):
         network = EfficientNet(
@@ -189,6 +197,11 @@ def _weights(raw: Raw, found: Recognised, notes: list[str]) -> dict[str, Tensor]
         raise InputError(
             f"{raw.path}: {len(broken)} of {len(weights)} tensors hold NaN or infinity ({some(broken, 3)}). "
             "Those weights give no answers: take the file of another step, or fetch it again."
+        )
+    if negative := [found.tensor_names[ours] for ours in negative_variances(weights)]:
+        raise InputError(
+            f"{raw.path}: {len(negative)} of its variances have values below 0 ({some(negative, 3)}), which no "
+            "batch-norm comes to. Take the weights from before whatever changed them, or fetch them again."
         )
     for ours in [ours for ours in weights if ours.endswith("running_var")]:
         weights.setdefault(ours.replace("running_var", "num_batches_tracked"), torch.tensor(0))

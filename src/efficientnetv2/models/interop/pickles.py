@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import pickle
 import re
 import warnings
@@ -20,6 +22,7 @@ from efficientnetv2.models.interop.raw import Tensors
 # Where training programs keep the weights in a checkpoint, best first: averaged ones are those to use.
 _AVERAGED = ("state_dict_ema", "model_ema")
 _NESTS = (*_AVERAGED, "state_dict", "model")
+_CLASS = "efficientnet"  # what timm's trainer calls all of them, where it was not told the network's name
 _DEEPEST = 8  # nests within nests; ours: none has more than two or three, and a hostile one holds itself
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
 
@@ -42,12 +45,19 @@ def read(path: Path) -> Tensors:
             f"{path} is a TorchScript archive, a program with its weights, and no program is run here. "
             + _SAVE_TENSORS
         )
+    # By its name, torch.load takes this ending for another kind of file; what has no name it reads as what it is.
+    misnamed = path.suffix == ".safetensors"
     try:
-        with warnings.catch_warnings():
+        with contextlib.ExitStack() as opened, warnings.catch_warnings():
             # Of a protocol that the safe reader may not know, of a kind of storage that is no longer in use: where
             # it matters, an error follows.
             warnings.simplefilter("ignore", UserWarning)
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            # timm's trainer keeps its options in one: a bag of named values, whose making runs no code of the file.
+            opened.enter_context(torch.serialization.safe_globals([argparse.Namespace]))
+            file_or_path = opened.enter_context(open(path, "rb")) if misnamed else path
+            loaded = torch.load(
+                file_or_path, map_location="cpu", weights_only=True, mmap=zipped and not misnamed
+            )
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)|(Unsupported operand \d+)", str(error))
         what = f" ('{wanted[1] or wanted[2]}')" if wanted else ""
@@ -69,7 +79,7 @@ def _state_dict(path: Path, loaded: Any) -> Tensors:
     for _ in range(_DEEPEST):
         if not isinstance(loaded, Mapping):
             break
-        if isinstance(loaded.get("arch"), str):
+        if isinstance(loaded.get("arch"), str) and loaded["arch"] != _CLASS:
             model = loaded["arch"]
         nests = [nest for nest in _NESTS if isinstance(loaded.get(nest), Mapping)]
         if not nests:

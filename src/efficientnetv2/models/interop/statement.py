@@ -24,7 +24,7 @@ from efficientnetv2.models.network import EfficientNet
 
 _IMAGENET_CLASSES = 1000
 # What a person has to know of the preprocessing; the crop is told with the framing, and views are ours alone.
-_FIELDS = ("image_px", "framing", "interpolation", "mean", "std")
+FIELDS = ("image_px", "framing", "interpolation", "mean", "std")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,12 @@ def fitting(raw: Raw, found: Recognised, notes: list[str]) -> Header | None:
 
 
 def preprocessing(
-    raw: Raw, found: Recognised, words: Header | None, told: Told, notes: list[str]
+    raw: Raw,
+    found: Recognised,
+    words: Header | None,
+    told: Told,
+    notes: list[str],
+    used: Sequence[str] = FIELDS,
 ) -> Preprocessing:
     """As told, carried, stated or assumed; the notes say which.
 
@@ -111,6 +116,7 @@ def preprocessing(
         words: what this package wrote into it.
         told: by the user.
         notes: a sentence each; more are added.
+        used: fields that the caller goes by; of others no note is made.
     """
     if words is not None:
         differing = (
@@ -124,8 +130,7 @@ def preprocessing(
         )
     usual, origin = _usual(raw, found)
     base = usual if raw.preprocessing is None else raw.preprocessing
-    assumed = [name for name in _FIELDS if name not in raw.stated and name not in told.preprocessing]
-    notes += _origins(raw, base, assumed, origin)
+    notes += _origins(raw, base, told, used, origin)
     if base.channels != found.in_channels and not {"mean", "std"} <= told.preprocessing.keys():
         notes.append(
             f"its mean and std are for {base.channels} channels, the network has {found.in_channels}: they repeat in "
@@ -144,11 +149,12 @@ def _usual(raw: Raw, found: Recognised) -> tuple[Preprocessing, str]:
     return published(found.name).preprocessing, f"the published {found.name}"
 
 
-def _origins(raw: Raw, base: Preprocessing, assumed: Sequence[str], origin: str) -> list[str]:
+def _origins(raw: Raw, base: Preprocessing, told: Told, used: Sequence[str], origin: str) -> list[str]:
     """Who says what, in a note or two."""
     notes = []
-    stated = [name for name in _FIELDS if name in raw.stated]
-    if len(stated) == len(_FIELDS):
+    stated = [name for name in used if name in raw.stated]
+    assumed = [name for name in used if name not in raw.stated and name not in told.preprocessing]
+    if len(stated) == len(used):
         notes.append("preprocessing: as the file states it")
     elif stated:
         notes.append(f"preprocessing: {_list(stated)} as the file states")
