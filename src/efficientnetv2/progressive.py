@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 
 
@@ -156,12 +156,14 @@ class Progressive:
         """
         if steps < self.stages:
             raise InputError(
-                f"{self.stages} stages do not fit into {steps} steps: each needs at least one. "
+                f"{self.stages} stages do not fit into {count_of(steps, 'step')}: each needs at least one. "
                 "Train longer (--epochs), take smaller batches (--batch-images), or fewer stages "
                 "(--set progressive.stages=1)."
             )
         if not 0 <= step < steps:
-            raise InputError(f"step {step} lies outside a run of {steps} steps (0 to {steps - 1})")
+            raise InputError(
+                f"step {step} lies outside a run of {count_of(steps, 'step')} (0 to {steps - 1})"
+            )
         stage = self._stage_at(step, steps)
         return self._setting(stage, run_fraction=step / (steps - 1) if steps > 1 else 1.0)
 

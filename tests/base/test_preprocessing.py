@@ -20,7 +20,7 @@ NAN, INFINITE = float("nan"), float("inf")
         ("mean", (), "at least one channel"),
         ("mean", (0.5, NAN, 0.5), "finite"),
         ("mean", (0.5, INFINITE, 0.5), "finite"),
-        ("mean", (0.5,), "mean has 1 values and std 3"),
+        ("mean", (0.5,), "mean has 1 value and std 3"),
         ("std", (0.2,), "mean has 3 values and std 1"),
         ("std", (), "mean has 3 values and std 0"),
         ("std", (0.2, 0.0, 0.2), "above 0"),

@@ -227,6 +227,10 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         (("--recipe", "quik"), ("quik", "did you mean 'quick'")),
         (("--set", "optimiser.lr=1"), ("optimiser", "did you mean 'optimizer'")),
         (("--epochs", "-2"), ("epochs", "-2")),
+        (
+            ("--weights", "none", "--epochs", "2", "--set", "pooling=mean+center"),
+            ("effnetv2: --set pooling=mean+center: pooling = 'mean+center'",),
+        ),
         (("--epochs", "2", "--minutes", "3"), ("--epochs", "--minutes")),
         (("--image-px", "90000"), ("image_px", "4096")),
         (("--framing", "squash"), ("framing", "whole", "crop", "pad")),

@@ -123,6 +123,12 @@ def test_which_of_timms_twins_can_be_said(tmp_path):
             ["in.safetensors", "out.safetensors", "--model", "resnet50"],
             "'resnet50' is none of timm's networks",
         ),
+        (["efficientnetv2_s.in1k", "s.safetensors"], "effnetv2 train DATA --weights efficientnetv2_s.in1k"),
+        (["in.safetensors", "noext", "--to", "keras"], "noext was not written: a file for Keras ends in"),
+        (
+            ["in.safetensors", "out.safetensors", "--model", "efficientnetv2_b0"],
+            "did you mean 'tf_efficientnetv2_b0'?",
+        ),
         (["ours.safetensors", "out.safetensors", "--model", "efficientnetv2_s"], "says itself what it is"),
         (["in.safetensors", "ours.safetensors.note", "--to", "timm"], "there is a file of that name"),
     ],

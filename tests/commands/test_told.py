@@ -98,6 +98,9 @@ def test_a_file_that_is_not_there():
         ({"framing": "hole"}, "--framing is 'hole', but is one of whole, crop, pad; did you mean 'whole'"),
         ({"interpolation": "cubic"}, "bicubic"),
         ({"views": "eight"}, "--views is 'eight', but is one of one, symmetries"),
+        ({"mean": "127,127,127"}, "--mean is '127,127,127', .*Divide"),
+        ({"std": "58.4,57.1,57.4"}, "--std is .*Divide"),
+        ({"image_px": 100_000}, "--image-px is 100000, but no picture here is larger than 4096 px"),
         ({"mean": "half"}, "--mean is 'half', but is a number for each channel"),
     ],
 )
@@ -138,7 +141,7 @@ def test_what_is_told_of_the_preprocessing(words, base, expected):
     [
         ({"image_px": 0}, "image_px is 0"),
         ({"crop_fraction": 1.5}, "crop_fraction is 1.5, but lies in"),
-        ({"mean": "0.5"}, "mean has 1 values, but the network takes pictures of 3 channels"),
+        ({"mean": "0.5"}, "mean has 1 value, but the network takes pictures of 3 channels"),
         ({"std": "0.5,0,0.5"}, "above 0"),
     ],
 )

@@ -28,14 +28,16 @@ def _figures(true, predicted, names=NAMES):
     [
         ("macro_f1", lambda t, p: metrics.f1_score(t, p, average="macro")),
         ("balanced_accuracy", metrics.balanced_accuracy_score),
-        ("f1:c", lambda t, p: metrics.f1_score(t, p, labels=[2], average="macro", zero_division=0)),
+        ("f1:a", lambda t, p: metrics.f1_score(t, p, labels=[0], average="macro", zero_division=0)),
     ],
 )
 def test_as_scipy_resampling_the_pictures_themselves(name, statistic):
-    predicted = _guesses(LABELS, np.random.default_rng(1))
-    found = bootstrap(_figures(LABELS, predicted), key=Key.of(0), draws=4000)[name]
+    """Of enough pictures, with mistakes in each class: where either way of ours says nearly the same."""
+    true = np.repeat([0, 1, 2], [100, 80, 60])
+    predicted = _guesses(true, np.random.default_rng(1))
+    found = bootstrap(_figures(true, predicted), key=Key.of(0), draws=4000)[name]
     theirs = stats.bootstrap(
-        (LABELS, predicted), statistic, paired=True, vectorized=False, n_resamples=1000,
+        (true, predicted), statistic, paired=True, vectorized=False, n_resamples=1000,
         method="percentile", rng=np.random.default_rng(2),
     ).confidence_interval  # fmt: skip
     width = theirs.high - theirs.low
@@ -51,6 +53,38 @@ def test_wilson_is_scipys():
 def test_all_of_ten_right_is_not_certain():
     found = bootstrap(_figures(LABELS[:10], LABELS[:10]), key=Key.of(0))
     assert found["top1"] == (pytest.approx(0.7225, abs=1e-4), 1.0)
+
+
+def test_all_of_nine_right_is_not_certain_by_class_either():
+    """Wilson's lower end at 3 of 3 is 3 / (3 + 1.96²) = 0.4385, as F1 0.877 / 1.4385; of three, by the root of 3."""
+    found = bootstrap(_figures(*[np.repeat([0, 1, 2], 3)] * 2), key=Key.of(0))
+    f1 = 2 * 0.43850 / 1.43850
+    for name in NAMES:
+        assert found[f"f1:{name}"] == (pytest.approx(f1, abs=1e-4), 1.0)
+    assert found["macro_f1"] == (pytest.approx(1 - (1 - f1) / 3**0.5, abs=1e-4), 1.0)
+    assert found["balanced_accuracy"] == (pytest.approx(1 - (1 - 0.43850) / 3**0.5, abs=1e-4), 1.0)
+
+
+def test_a_class_never_right_may_be_right_sometimes():
+    true, predicted = np.repeat([0, 1, 2], [8, 8, 4]), np.repeat([0, 1, 0], [8, 8, 4])
+    found = bootstrap(_figures(true, predicted), key=Key.of(0))
+    share = 1.96**2 / (4 + 1.96**2)  # Wilson's upper end at 0 of 4
+    assert found["f1:c"] == (0.0, pytest.approx(2 * share / (1 + share), abs=1e-3))
+
+
+@pytest.mark.parametrize("each", [3, 6])
+def test_few_pictures_of_a_good_classifier_promise_no_more_than_they_hold(each):
+    """Three classes, 95 % right: mostly all of a few pictures are, and the bootstrap alone holds the truth seldom."""
+    generator = np.random.default_rng(7)
+    true = np.repeat([0, 1, 2], each)
+    inside = {"macro_f1": 0, "balanced_accuracy": 0, "f1:a": 0}
+    for trial in range(300):
+        wrong = generator.random(len(true)) < 0.05
+        predicted = np.where(wrong, (true + generator.integers(1, 3, len(true))) % 3, true)
+        found = bootstrap(_figures(true, predicted), key=Key.of(trial), draws=200)
+        for name in inside:
+            inside[name] += found[name][0] <= 0.95 <= found[name][1]
+    assert min(inside.values()) >= 0.93 * 300, inside
 
 
 def test_the_interval_holds_the_true_value_as_often_as_it_says():

@@ -62,6 +62,16 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         create("efficientnet_v2_s")
 
 
+def test_a_name_that_a_folder_has_is_said_to_be_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t_folder").mkdir()
+    network = create("efficientnetv2_b0", num_classes=2)
+    modelfile.save(tmp_path / "t_folder/model.safetensors", network, class_names=("a", "b"))
+    with pytest.raises(InputError, match=r"Path\('t_folder'\), or '\./t_folder'"):
+        create("t_folder")
+    assert create("./t_folder").num_classes == create(Path("t_folder")).num_classes == 2
+
+
 def test_preprocessing_is_the_published_one():
     """arXiv:2104.00298's released code: S is evaluated at 384 px with (x - 128) / 128, B0 at 224 px."""
     with torch.device("meta"):

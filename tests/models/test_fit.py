@@ -196,6 +196,12 @@ def test_without_a_classifier_not_all_can_be_frozen():
         freeze(create(TINY, num_classes=0), stages="all")
 
 
+@pytest.mark.parametrize("stages", ["most", 1.5, True, None])
+def test_stages_that_are_no_number(stages):
+    with pytest.raises(InputError, match=f'stages to freeze are {stages!r}, but are a number, or "all"'):
+        freeze(create("efficientnetv2_b0"), stages=stages)
+
+
 def test_stages_that_are_not_there():
     with pytest.raises(InputError, match="stages to freeze are 4, but lie in 0 to 3"):
         freeze(create(TINY), stages=4)

@@ -281,6 +281,7 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain.update(format_version=0), "never a format 0"),
         (lambda plain: plain.update(in_channels=4), "preprocessing of 3 channels for 4"),
         (lambda plain: plain["preprocessing"].update(framing="stretch"), r"preprocessing\.framing"),
+        (lambda plain: plain["preprocessing"].update(std=[0.0, 1.0, 1.0]), r"is damaged \(std is \(0\.0"),
         (lambda plain: plain["architecture"]["stages"][0].update(stride=3), "stride is 3"),
         (lambda plain: plain.pop("recipe"), "recipe"),
         (lambda plain: plain.update(surprise=1), "surprise"),

@@ -41,6 +41,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else "."
 
 
+def count_of(number: float, noun: str) -> str:
+    """A number of things: ``1 epoch``, ``2 epochs``, ``1,000 steps``, ``0.5 epochs``."""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {noun}" + "s" * (number != 1)
+
+
 def some(names: Iterable[object], most: int = 5) -> str:
     """The first few names, quoted, and how many more there are: ``'a', 'b' and 3 more``."""
     names = list(names)

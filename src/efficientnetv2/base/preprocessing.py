@@ -13,6 +13,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
+from efficientnetv2.base.errors import count_of
+
 Framing = Literal["whole", "crop", "pad"]
 Views = Literal["one", "symmetries"]
 
@@ -84,7 +86,8 @@ class Preprocessing:
     def _same_channels(self) -> Preprocessing:
         if len(self.mean) != len(self.std):
             raise ValueError(
-                f"mean has {len(self.mean)} values and std {len(self.std)}, but each channel has one of both"
+                f"mean has {count_of(len(self.mean), 'value')} and std {len(self.std)}, but each channel has one "
+                "of both"
             )
         return self
 

@@ -156,7 +156,14 @@ def convert(
 
 def _check_places(source: Path, out: Path, to: str | None) -> None:
     from efficientnetv2.base.errors import InputError
+    from efficientnetv2.models.pretrained import names
 
+    if not source.exists() and str(source) in names():
+        raise InputError(
+            f"IN {source}: that is a name of pretrained weights, and no file is called so. To train from them: "
+            f"effnetv2 train DATA --weights {source}. To have them as a model file, in Python: "
+            f"efficientnetv2.save('{out}', efficientnetv2.create('{source}'))."
+        )
     if not out.absolute().parent.is_dir():
         raise InputError(f"OUT {out}: there is no folder {out.parent}. Make it, or give another place.")
     if out.exists() and source.exists() and out.samefile(source):

@@ -35,7 +35,7 @@ def predict(
     - `effnetv2 predict runs/demo new_photos/`
     - `effnetv2 predict model.safetensors list.csv --path-column file --out labels.csv`
     """
-    from efficientnetv2.base.errors import InputError
+    from efficientnetv2.base.errors import InputError, count_of
     from efficientnetv2.commands.prepare import Source, tell
     from efficientnetv2.commands.tables import write_predictions
     from efficientnetv2.inference.accelerate import pick_device, pick_workers
@@ -74,5 +74,8 @@ def predict(
         answer(table.to_dict(orient="records"))
         return
     counts = table["label"].value_counts()
-    screen.say(f"{len(table)} pictures: " + ", ".join(f"{label} {count}" for label, count in counts.items()))
+    screen.say(
+        f"{count_of(len(table), 'picture')}: "
+        + ", ".join(f"{label} {count}" for label, count in counts.items())
+    )
     screen.say(f"Written to {out}.")

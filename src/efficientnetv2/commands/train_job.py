@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.memory import limit
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.beginning import Place, begin, decided, go_on
@@ -135,7 +135,8 @@ def _run(
     _refuse_missing(job.train, world)
     job.folder.log(
         f"Training {title(recipe.model)} on {len(job.train)} pictures of {len(job.train.class_names)} classes for "
-        f"{recipe.epochs:g} epochs ({job.length.steps} steps of {recipe.batch_images}) on {device.type}{by}."
+        f"{count_of(float(recipe.epochs), 'epoch')} ({count_of(job.length.steps, 'step')} of "
+        f"{recipe.batch_images}) on {device.type}{by}."
     )
     try:
         with TrainingBar(screen) as bar:

@@ -141,7 +141,7 @@ def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
             say(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
     if words.image_px is not None and words.image_px != recipe.progressive.last.image_px:
         plain["progressive"] = recipe.progressive.with_image_px(words.image_px).to_json()
-    return checked(set_fields(plain, words.settings), where=_spoken(words))
+    return checked(set_fields(plain, words.settings), where=_spoken(words), said=_said(words))
 
 
 def _following(recipe: Recipe, batch_images: int) -> float:
@@ -152,6 +152,28 @@ def _following(recipe: Recipe, batch_images: int) -> float:
     scale = batch_images / recipe.batch_images
     lr = recipe.optimizer.lr * (math.sqrt(scale) if recipe.optimizer.kind == "adamw" else scale)
     return float(f"{lr:.4g}")
+
+
+# Fields of a recipe that options change.
+_OPTIONS = {
+    "model": "model",
+    "weights": "weights",
+    "epochs": "epochs",
+    "progressive.image_px": "image_px",
+    "batch_images": "batch_images",
+    "framing": "framing",
+    "seed": "seed",
+}
+
+
+def _said(words: Words) -> dict[str, str]:
+    """From fields to the words of the command line that changed them."""
+    options = {
+        field: f"--{option.replace('_', '-')} {value}"
+        for field, option in _OPTIONS.items()
+        if (value := getattr(words, option)) is not None
+    }
+    return options | {setting.partition("=")[0].strip(): f"--set {setting}" for setting in words.settings}
 
 
 def _spoken(words: Words) -> str:

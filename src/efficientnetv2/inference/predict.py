@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.augment.geometry import symmetry
 from efficientnetv2.augment.normalise import normalise
-from efficientnetv2.base.errors import InputError, NoAnswers
+from efficientnetv2.base.errors import InputError, NoAnswers, count_of
 from efficientnetv2.base.preprocessing import Preprocessing, Views
 from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.manifest import Manifest
@@ -111,8 +111,8 @@ def check_reads_rgb(network: Network, file: str | Path | None = None) -> None:
     """
     if network.in_channels != 3:
         raise InputError(
-            f"{file or 'the network'} takes pictures of {network.in_channels} channels, but files are read as three "
-            "(RGB). Use inference.predict.predict with batches of your own."
+            f"{file or 'the network'} takes pictures of {count_of(network.in_channels, 'channel')}, but files are "
+            "read as three (RGB). Use inference.predict.predict with batches of your own."
         )
 
 

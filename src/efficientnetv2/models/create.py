@@ -10,6 +10,7 @@ from torch import nn
 
 from efficientnetv2.arch.published import NAMES, published
 from efficientnetv2.arch.spec import Architecture
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.models import foreign, modelfile
 from efficientnetv2.models.backbone import Backbone
 from efficientnetv2.models.elsewhere import unknown
@@ -112,6 +113,11 @@ def _ours(model: str | Path | Architecture, num_classes: int | None, in_channels
 
         return hub.load(model)
     if isinstance(model, str) and model not in NAMES:
+        if Path(model).exists():
+            raise InputError(
+                f"'{model}' names no network, but there is a file or folder called so: to load it, give "
+                f"pathlib.Path('{model}'), or './{model}'."
+            )
         raise unknown(model)
     facts = published(model) if isinstance(model, str) else None
     network = EfficientNet(

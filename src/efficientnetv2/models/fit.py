@@ -106,6 +106,8 @@ def freeze(network: Network, *, stages: int | Literal["all"] = 0, statistics: bo
     Raises:
         InputError: more stages than there are, or "all" of a network without a classifier.
     """
+    if stages != "all" and (isinstance(stages, bool) or not isinstance(stages, int)):
+        raise InputError(f'stages to freeze are {stages!r}, but are a number, or "all" (but the classifier).')
     held = {id(weight) for weight in (_trunk(network) if stages == "all" else _first(network, stages))}
     for parameter in network.parameters():
         parameter.requires_grad_(id(parameter) not in held)

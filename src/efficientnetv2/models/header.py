@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from pydantic.dataclasses import dataclass
 
 from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
 
 FORMAT_VERSION = 2  # raised when an older package could no longer read what we write
@@ -66,7 +66,8 @@ class Header:
             raise ValueError("two of the class_names are the same")
         if self.preprocessing.channels != self.in_channels:
             raise ValueError(
-                f"preprocessing of {self.preprocessing.channels} channels for {self.in_channels} in_channels"
+                f"preprocessing of {count_of(self.preprocessing.channels, 'channel')} for "
+                f"{self.in_channels} in_channels"
             )
         if fault := _not_json(self.recipe, "recipe") or _not_json(self.metrics, "metrics"):
             raise ValueError(
@@ -182,5 +183,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return f"{where}: {first['msg']}" if where else first["msg"]
+        ours = first["msg"].removeprefix("Value error, ")  # which names the field itself
+        return f"{where}: {first['msg']}" if where and ours == first["msg"] else ours
     return str(error).splitlines()[0]

@@ -266,8 +266,9 @@ def _variable(entry: Remote) -> str:
 
 def _missing(entry: Remote, hub: Hub, state: str) -> InputError:
     folder = hub.torch_folder if entry.source == "torchvision" else hub.folder
+    again = "Unset it" if hub.offline else "Try again with a network; what has come so far is kept"
     return InputError(
-        f"{state}. Try again with a network; what has come so far is kept. Or fill the cache by hand: on a machine "
+        f"{state}. {again}. Or fill the cache by hand: on a machine "
         f"with a network download {url(entry, hub)} and put the file at {_by_hand(entry, hub)} "
         f"(the cache folder is {folder}; {_variable(entry)} names another)."
     )

@@ -7,6 +7,7 @@ nothing left to decide, and resuming decides nothing anew.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -212,8 +213,13 @@ class Recipe(_Part):
         return checked(plain, where=str(path))
 
 
-def checked(plain: Any, *, where: str) -> Recipe:
+def checked(plain: Any, *, where: str, said: Mapping[str, str] | None = None) -> Recipe:
     """A recipe from plain values.
+
+    Args:
+        plain: as ``Recipe.to_json`` gives them.
+        where: they are from, for the message.
+        said: from fields to the words that they were changed by: of a wrong field its own words are named instead.
 
     Raises:
         InputError: naming each wrong field, its value and the rule.
@@ -221,11 +227,20 @@ def checked(plain: Any, *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(plain)
     except ValidationError as error:
-        raise InputError(f"{where}: " + "; ".join(_complaints(error, plain))) from error
+        wrong = _complaints(error, plain)
+        words = dict.fromkeys(
+            word for name in wrong for field, word in (said or {}).items() if _of_one_branch(name, field)
+        )
+        raise InputError(f"{' '.join(words) or where}: " + "; ".join(wrong.values())) from error
 
 
-def _complaints(error: ValidationError, plain: Any) -> list[str]:
-    """A line for each wrong field: its name, its value, the rule."""
+def _of_one_branch(one: str, other: str) -> bool:
+    """Whether one field is the other, or a part of it."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def _complaints(error: ValidationError, plain: Any) -> dict[str, str]:
+    """Of each wrong field a line: its name, its value, the rule."""
     lines: dict[str, str] = {}
     for problem in error.errors():
         parts = _place_of(problem["loc"], plain)
@@ -239,7 +254,9 @@ def _complaints(error: ValidationError, plain: Any) -> list[str]:
             lines[name] += f", or {message.removeprefix('Input should be ')}"
         lines.setdefault(name, f"{name}{shown}: {message}" if name else message)
     # Of a ramp that is wrong inside, pydantic also says that it is no number.
-    return [line for name, line in lines.items() if not any(other.startswith(f"{name}.") for other in lines)]
+    return {
+        name: line for name, line in lines.items() if not any(other.startswith(f"{name}.") for other in lines)
+    }
 
 
 def _place_of(location: tuple[int | str, ...], plain: Any) -> list[str]:

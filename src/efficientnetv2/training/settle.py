@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.memory import GIB
 from efficientnetv2.models.network import Network
 from efficientnetv2.progressive import Setting
@@ -75,7 +75,9 @@ def settle(
         notes.append("The recipe finetune is made for pretrained weights; from scratch, quick learns faster.")
     if recipe.steps is not None:
         changes |= {"epochs": recipe.steps * recipe.batch_images / images, "steps": None}
-        notes.append(f"Epochs: {changes['epochs']:g}, for {recipe.steps:,} steps of {recipe.batch_images}.")
+        notes.append(
+            f"Epochs: {changes['epochs']:g}, for {count_of(recipe.steps, 'step')} of {recipe.batch_images}."
+        )
     elif recipe.epochs == "auto":
         seen, least, most = recipe.epochs_auto
         changes["epochs"] = round(min(most, max(least, seen / images)), 2)

@@ -10,7 +10,7 @@ from torch import nn
 
 from efficientnetv2.arch.published import NAMES, architecture
 from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.errors import InputError, count_of, did_you_mean
 from efficientnetv2.base.keys import Key
 from efficientnetv2.models import hub, modelfile, pretrained
 from efficientnetv2.models.blocks import calm
@@ -261,8 +261,8 @@ def _as_rgb(network: Network, word: str) -> str:
         fit(network, in_channels=_CHANNELS)
     except InputError as error:
         raise InputError(
-            f"--weights {word}: its network takes pictures of {had} channels, and pictures are read as RGB; {error}. "
-            "Take weights for RGB."
+            f"--weights {word}: its network takes pictures of {count_of(had, 'channel')}, and pictures are read as "
+            f"RGB; {error}. Take weights for RGB."
         ) from error
     if had == 1:
         return f"Its first convolution read 1 channel; red, green and blue get its weights, scaled by 1/{_CHANNELS}."

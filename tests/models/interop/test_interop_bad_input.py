@@ -67,6 +67,22 @@ def test_a_huge_declared_header(tmp_path):
     assert "header larger than any real one" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("text.pth", b"these are no weights, but words\n" * 9),
+        ("few.csv", b"path,label\na.jpg,cat\n"),
+        ("rand.h5", bytes(range(7, 207))),
+        ("photo.safetensors", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01" + bytes(300)),
+    ],
+)
+def test_what_is_no_file_of_weights_at_all(tmp_path, name, contents):
+    (tmp_path / name).write_bytes(contents)
+    assert "it is neither safetensors, a PyTorch pickle, HDF5 nor a .keras archive" in refusal(
+        tmp_path / name
+    )
+
+
 def test_a_header_that_is_no_json(tmp_path):
     path = tmp_path / "bad.safetensors"
     path.write_bytes((24).to_bytes(8, "little") + b"{no json, no json at all")
@@ -245,6 +261,9 @@ def test_a_name_that_contradicts_the_file(tmp_path):
     path = tmp_path / "arch.pth"
     torch.save({"arch": B0, "state_dict": state()}, path)
     assert "says that it is tf_efficientnetv2_b0" in refusal(path, model="tf_efficientnetv2_b1")
+    silent = refusal(saved(tmp_path / "silent.pth", state()), model="efficientnetv2_s")
+    assert "not those of efficientnetv2_s, which --model names" in silent
+    assert "Leave --model out" in silent
 
 
 def keras_weights(path, name="efficientnetv2_b0"):

@@ -82,6 +82,15 @@ def test_timms_tags_do_not_change_the_network(tag):
     assert timm.published_name(tag) == ("efficientnetv2_s", True)
 
 
+def test_our_own_names_lead_to_theirs():
+    """timm has no plain B0 of V2, and torchvision spells S otherwise."""
+    with pytest.raises(InputError, match="did you mean 'tf_efficientnetv2_b0'"):
+        timm.published_name("efficientnetv2_b0")
+    with pytest.raises(InputError, match="did you mean 'efficientnet_v2_s'"):
+        torchvision.published_name("efficientnetv2_s")
+    assert torchvision.published_name("efficientnet_b0") == "efficientnet_b0"
+
+
 @pytest.mark.parametrize(
     "model", ["tf_efficientnet_l2_ns", "tf_efficientnet_l2_ns_475", "tf_efficientnet_l2"]
 )

@@ -423,7 +423,7 @@ def test_what_keras_does_not_have_is_not_written(network, reason, tmp_path):
 
 
 def test_a_name_that_keras_does_not_write(tmp_path):
-    with pytest.raises(InputError, match=r"ends in none of \.weights\.h5, \.keras, \.h5"):
+    with pytest.raises(InputError, match=r"a file for Keras ends in \.weights\.h5, \.keras or \.h5"):
         keras_write.write(tmp_path / "network.safetensors", create("efficientnetv2_b0", num_classes=2))
 
 

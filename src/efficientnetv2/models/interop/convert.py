@@ -76,13 +76,15 @@ def read(
     raw = _named(reading.read(path))
     notes = list(raw.notes)
     meant = None if model is None else published_name(raw, model)
+    told_model = False
     if model is not None and raw.source in ("timm", "torchvision"):
         if raw.model not in (None, model):
             raise InputError(
                 f"{raw.path} says that it is {raw.model}, but --model says {model}. Leave it out."
             )
+        told_model = raw.model is None
         raw = replace(raw, model=model)
-    found = recognise(raw)
+    found = recognise(raw, told=told_model)
     if meant not in (None, found.name):
         raise InputError(f"{raw.path} holds {found.name}, but --model says {model}. Leave it out.")
     notes += found.notes

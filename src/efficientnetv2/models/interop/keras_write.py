@@ -51,7 +51,7 @@ def write(path: str | Path, network: Network) -> None:
     path = Path(path)
     suffix = next((end for end in SUFFIXES if path.name.endswith(end)), None)
     if suffix is None:
-        raise InputError(f"{path} can't be written for Keras: its name ends in none of {', '.join(SUFFIXES)}")
+        raise InputError(f"a file for Keras ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     name = _keras_network(network)
     assert isinstance(network, EfficientNet)
     _check_scaling(suffix, name, network.preprocessing)

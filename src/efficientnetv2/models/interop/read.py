@@ -101,7 +101,9 @@ def _safetensors(path: Path) -> Tensors:
 
 def _why(path: Path, error: Exception) -> str:
     text, size = str(error).splitlines()[0], f"{path.stat().st_size:,} bytes"
-    if "TooLarge" in text or "too large" in text:
+    with open(path, "rb") as file:
+        begins_so = file.read(9)[8:] == b"{"  # after the length of its header
+    if begins_so and ("TooLarge" in text or "too large" in text):
         return (
             f"its first bytes declare a header larger than any real one ({text}). It is no safetensors file."
         )

@@ -71,8 +71,12 @@ def tensor_names(source: Source, table: Architecture) -> dict[str, str]:
     return names
 
 
-def recognise(raw: Raw) -> Recognised:
+def recognise(raw: Raw, *, told: bool = False) -> Recognised:
     """The published network whose tensors these are, whatever its classes and its input channels.
+
+    Args:
+        raw: the file.
+        told: whether the user said which network it is, and not the file.
 
     Raises:
         InputError: of no published network; or of one, but tensors are missing, left over or of a wrong shape.
@@ -80,15 +84,24 @@ def recognise(raw: Raw) -> Recognised:
     """
     if raw.source == "timm":
         timm.refuse_rw(raw.path, raw.tensors)
-    stated = _stated(raw)
+    stated, named = _stated(raw), "--model" if told else "it"
     fit = _best(raw, NAMES if stated is None else (stated,))
     known = len(raw.tensors) - len(fit.extra)
     if 2 * fit.fitting < len(raw.tensors) or not known:
         raise InputError(
             f"{raw.path}: its {len(raw.tensors)} tensors ({some(raw.tensors, 3)}) are not those of "
-            + (f"{raw.model}, which it names" if stated else "any published EfficientNet or EfficientNetV2")
-            + f" ({fit.fitting} have the name and the shape of {fit.name}'s). Other networks of timm and "
-            "torchvision are had by name: create('timm:NAME'), create('torchvision:NAME')."
+            + (
+                f"{raw.model}, which {named} names"
+                if stated
+                else "any published EfficientNet or EfficientNetV2"
+            )
+            + f" ({fit.fitting} have the name and the shape of {fit.name}'s). "
+            + (
+                "Leave --model out, so that it is recognised from the file."
+                if told
+                else "Other networks of timm and torchvision are had by name: create('timm:NAME'), "
+                "create('torchvision:NAME')."
+            )
         )
     if fit.faults:
         raise InputError(f"{raw.path}: its tensors are not quite those of {fit.name}: {_listed(raw, fit)}.")

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from efficientnetv2.arch.published import published
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.header import Header, reason
 from efficientnetv2.models.interop import carried, timm, torchvision
@@ -55,13 +55,13 @@ class Told:
         for name in ("mean", "std"):
             if name in fields and len(fields[name]) != base.channels:
                 raise InputError(
-                    f"{name} has {len(fields[name])} values, but the network takes pictures of {base.channels} "
-                    "channels. Give one for each."
+                    f"{name} has {count_of(len(fields[name]), 'value')}, but the network takes pictures of "
+                    f"{count_of(base.channels, 'channel')}. Give one for each."
                 )
         try:
             return Preprocessing.from_json(base.to_json() | fields)
         except ValidationError as error:
-            raise InputError(reason(error).removeprefix("Value error, ")) from error
+            raise InputError(reason(error)) from error
 
     def named(self, num_classes: int, usual: tuple[str, ...]) -> tuple[str, ...]:
         """The class names told, else the usual ones.
@@ -94,7 +94,7 @@ def fitting(raw: Raw, found: Recognised, notes: list[str]) -> Header | None:
     if there != (found.architecture, found.num_classes, found.in_channels):
         notes.append(
             f"what this package once wrote into the file is of another network ({words.num_classes} classes, "
-            f"{words.in_channels} channels) and is passed over"
+            f"{count_of(words.in_channels, 'channel')}) and is passed over"
         )
         return None
     return words
@@ -133,8 +133,8 @@ def preprocessing(
     notes += _origins(raw, base, told, used, origin)
     if base.channels != found.in_channels and not {"mean", "std"} <= told.preprocessing.keys():
         notes.append(
-            f"its mean and std are for {base.channels} channels, the network has {found.in_channels}: they repeat in "
-            "turn, and are averaged for one channel"
+            f"its mean and std are for {count_of(base.channels, 'channel')}, the network has {found.in_channels}: they "
+            "repeat in turn, and are averaged for one channel"
         )
     return told.prepared(base.with_channels(found.in_channels))
 

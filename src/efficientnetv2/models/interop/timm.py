@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from efficientnetv2.arch.published import NAMES, architecture, published
@@ -25,6 +24,7 @@ from efficientnetv2.arch.spec import Architecture, blocks
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Framing, Preprocessing
+from efficientnetv2.models.header import reason
 from efficientnetv2.models.interop.tensors import shape_name, tensors_of, write_tensors
 from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.models.pretrained import timm_crop_fraction
@@ -101,10 +101,12 @@ def published_name(model: str) -> tuple[str, bool]:
     if "efficientnetv2_rw" in model:
         raise InputError(f"'{model}' cannot be read: {_RW_REASON.format(name=model.partition('.')[0])}.")
     if match is None or not tagged or match[2] not in NAMES or not (match[1] or match[2] in _PLAIN):
+        if match is not None and tagged and match[2] in NAMES:
+            raise InputError(f"timm has no network '{model}'; did you mean 'tf_{model}'?")
         raise InputError(
             f"'{model}' is none of timm's networks that can be read here: tf_efficientnetv2_*, "
-            "tf_efficientnet_b0 to b8 and l2, and those of the same names without tf_. "
-            f"Use it through timm itself: create('timm:{model}')."
+            "tf_efficientnet_b0 to b8 and l2, and those of the same names without tf_ that timm has. Others that it "
+            "has are used through timm itself: create('timm:NAME')."
         )
     return match[2], match[1] is not None
 
@@ -170,9 +172,8 @@ def stated_preprocessing(config: Mapping[str, Any], path: Path) -> tuple[Preproc
             std=tuple(config["std"]),
         )
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise InputError(
-            f"{path}: its pretrained_cfg states no preprocessing that could be followed ({reason}). It needs "
+            f"{path}: its pretrained_cfg states no preprocessing that could be followed ({reason(error)}). It needs "
             "input_size, mean and std as timm writes them."
         ) from error
     return preprocessing, tuple(notes)

@@ -61,6 +61,8 @@ def published_name(model: str) -> str:
         InputError: another one.
     """
     names = {theirs: ours for ours, theirs in MODELS.items()}
+    if model in MODELS and model not in names:
+        raise InputError(f"torchvision has no network '{model}'; did you mean '{MODELS[model]}'?")
     if model not in names:
         raise InputError(
             f"'{model}' is none of torchvision's networks that can be read here: {', '.join(names)}. "
