@@ -31,11 +31,11 @@ from efficientnetv2.metrics.intervals import bootstrap
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.job import Job
+from efficientnetv2.training.named import load_weights
 from efficientnetv2.training.plan import epochs_within
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.run import run
 from efficientnetv2.training.settle import settle
-from efficientnetv2.training.start import load_weights
 
 DEVICE = torch.device("cpu")
 FOLDS = 5

@@ -24,7 +24,7 @@ from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.inference.predict import embed_manifest
 from efficientnetv2.inference.probe import fit_probe
 from efficientnetv2.models.network import EfficientNet
-from efficientnetv2.training.start import load_weights
+from efficientnetv2.training.named import load_weights
 
 LEARN, ANSWER, DRAWS = 100, 50, 3
 

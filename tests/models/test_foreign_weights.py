@@ -20,7 +20,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.models import download, hub
 from efficientnetv2.models.create import create
 from efficientnetv2.models.foreign_weights import timm_file, torchvision_file
-from efficientnetv2.training.start import load_weights
+from efficientnetv2.training.named import load_weights
 
 timm = pytest.importorskip("timm")
 

@@ -18,11 +18,11 @@ from efficientnetv2.models.create import create
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.interop import timm as timm_names
 from efficientnetv2.models.interop.tensors import write_tensors
-from efficientnetv2.training import start as room
 from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.named import best_weights, default_model, load_weights
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.start import best_weights, build, load_weights, start
+from efficientnetv2.training.start import build, start
 
 CPU = torch.device("cpu")
 SMALL = Architecture(
@@ -258,7 +258,7 @@ def test_weights_whose_first_convolution_cannot_be_adapted_are_refused_with_the_
     )
     network = Foreign(grouped, source="timm:grouped")
     network.class_names = ("a", "b")
-    monkeypatch.setattr(room, "load_weights", lambda word: (network, ()))
+    monkeypatch.setattr("efficientnetv2.training.start.load_weights", lambda word: (network, ()))
     with pytest.raises(
         InputError, match=r"4 channels, .* read as RGB; the first convolution has 4 groups.*Take"
     ):
@@ -290,5 +290,5 @@ def test_a_file_as_a_model_is_refused_and_an_unknown_one_too(given):
 
 
 def test_default_networks():
-    assert room.default_model(CPU) == "efficientnetv2_b0"
-    assert room.default_model(torch.device("cuda")) == "efficientnetv2_s"
+    assert default_model(CPU) == "efficientnetv2_b0"
+    assert default_model(torch.device("cuda")) == "efficientnetv2_s"

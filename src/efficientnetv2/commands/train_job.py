@@ -29,9 +29,9 @@ from efficientnetv2.training.distributed import World, by_first, launched, toget
 from efficientnetv2.training.folder import NoFolder, RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.memory import GroupsAtATime
+from efficientnetv2.training.named import title
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run import Result, run
-from efficientnetv2.training.start import title
 
 
 def train_and_report(words: Words, source: Source, place: Place) -> Path:

@@ -12,9 +12,9 @@ import torch
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.training.changes import differences, set_fields
+from efficientnetv2.training.named import best_weights, default_model, refuse_weights_as_model, same_shape
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.start import best_weights, default_model, refuse_weights_as_model, same_shape
 
 CACHES = ("ram", "disk")
 # With --cache and nothing else said: half of the crops have all the pixels that the files would give them, the smaller

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.models import foreign, header, tensorfile
-from efficientnetv2.models.fit import fit
+from efficientnetv2.models import header, tensorfile
+from efficientnetv2.models.empty import empty_network, faults, module_of
 from efficientnetv2.models.foreign import Foreign
-from efficientnetv2.models.header import FORMAT_VERSION, UPGRADE, Header, of_others, reason
+from efficientnetv2.models.header import FORMAT_VERSION, Header, of_others, reason
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.tensorfile import UNKNOWN_SHA256, TensorFile
 
@@ -55,7 +55,7 @@ def save(
             no JSON, path and network are no such things, or the file can't be written.
     """
     _check_kinds(path, network)
-    tensors = _apart(_module(network).state_dict())
+    tensors = _apart(module_of(network).state_dict())
     _check_finite(tensors, f"{path} was not written")
     try:
         words = header_of(
@@ -123,8 +123,8 @@ def load(
     # Reading and hashing beside building: both take about as long, and most of it outside the interpreter.
     with ThreadPoolExecutor(1) as beside:
         summing = beside.submit(file.sha256) if written > 1 else None
-        result = _empty_network(path, words, file, network)
-        module = _module(result)
+        result = empty_network(path, words, file, network)
+        module = module_of(result)
         _check_names(path, module.state_dict(), file)
         tensors = file.tensors()
         _check_finite(tensors, str(path))
@@ -170,11 +170,6 @@ def _file(path: Path) -> Path:
     return path
 
 
-def _module(network: Network) -> nn.Module:
-    """What holds the weights under their own names."""
-    return network.module if isinstance(network, Foreign) else network
-
-
 def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """On the CPU, in the ordinary order, none sharing memory with another."""
     tensors: dict[str, Tensor] = {}
@@ -210,102 +205,12 @@ def _weights(
     return weights
 
 
-def _empty_network(path: Path, words: Header, file: TensorFile, given: nn.Module | None) -> Network:
-    """The network without memory for its weights, if possible: those of the file take their place."""
-    if words.architecture is not None:
-        return _empty_ours(path, words, len(file.entries))
-    if words.foreign is not None:
-        if not foreign.is_foreign(words.foreign):
-            raise InputError(
-                f"{path}: its network is '{words.foreign}', of a library that is not known here. {UPGRADE}"
-            )
-        return _empty_foreign(words.foreign, words, file)
-    if given is None:
-        raise InputError(
-            f"{path} holds the weights of a module of one's own, which only its code can make. Make it, and load "
-            "with efficientnetv2.load(path, network=module)."
-        )
-    return given if isinstance(given, Foreign) else Foreign(given)
-
-
-def _empty_ours(path: Path, words: Header, tensors: int) -> EfficientNet:
-    assert words.architecture is not None
-    layers = sum(stage.layers for stage in words.architecture.stages)
-    try:
-        if layers > tensors:  # else a hostile file could have us build blocks without end
-            raise ValueError(f"{layers} layers, but only {tensors} tensors")
-        with torch.device("meta"):
-            return EfficientNet(
-                words.architecture, num_classes=words.num_classes, in_channels=words.in_channels
-            )
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: its architecture cannot be built ({reason(error)}).") from error
-
-
-def _empty_foreign(source: str, words: Header, file: TensorFile) -> Foreign:
-    """As its library builds it for the classes and channels; or else fitted to them, if that is what the file holds.
-
-    The two differ in a network of several heads: those beside the classifier have as many classes as it when
-    built so, and keep the library's when weights were pretrained and fitted.
-    """
-    built_for = _empty_built(source, words, num_classes=words.num_classes, in_channels=words.in_channels)
-    if not any(_faults(built_for.module.state_dict(), file)):
-        return built_for
-    fitted = _empty_built(source, words)
-    return built_for if any(_faults(fitted.module.state_dict(), file)) else fitted
-
-
-def _empty_built(source: str, words: Header, **build: int) -> Foreign:
-    """Without memory where its library can build it so; else with fresh weights."""
-
-    def built() -> Foreign:
-        network = foreign.build(source, **build)
-        return fit(network, num_classes=words.num_classes, in_channels=words.in_channels)
-
-    try:
-        with torch.device("meta"):
-            network = built()
-        if not _has_hidden_tensors(network):
-            return network
-    except RuntimeError:  # asks for values while it is being built
-        pass
-    with torch.random.fork_rng(devices=[]):
-        return built()
-
-
-def _has_hidden_tensors(network: nn.Module) -> bool:
-    """Whether tensors without values would stay behind when a state dict is loaded."""
-    loaded = network.state_dict().keys()
-    return any(name not in loaded for name, _ in network.named_buffers()) or any(
-        isinstance(value, Tensor) and value.is_meta
-        for module in network.modules()
-        for value in vars(module).values()
-    )
-
-
-def _faults(wanted: Mapping[str, Tensor], file: TensorFile) -> tuple[list[str], list[str], list[str]]:
-    """Names that the file lacks, names that it has too many, and what is of another shape or kind."""
-
-    def kind(dtype: torch.dtype, shape: Sequence[int]) -> str:
-        return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
-
-    wrong = [
-        f"'{name}' is {kind(found.dtype, found.shape)}, not {kind(tensor.dtype, tensor.shape)}"
-        for name, tensor in wanted.items()
-        if (found := file.entries.get(name)) is not None
-        and (found.shape != tensor.shape or found.dtype.is_floating_point != tensor.dtype.is_floating_point)
-    ]
-    missing = [name for name in wanted if name not in file.entries]
-    extra = [name for name in file.entries if name not in wanted]
-    return missing, extra, wrong
-
-
 def _check_names(path: Path, wanted: Mapping[str, Tensor], file: TensorFile) -> None:
-    missing, extra, wrong = _faults(wanted, file)
-    faults = [f"missing {some(missing)}"] * bool(missing) + [f"unknown {some(extra)}"] * bool(extra)
-    if faults or wrong:
+    missing, extra, wrong = faults(wanted, file)
+    names = [f"missing {some(missing)}"] * bool(missing) + [f"unknown {some(extra)}"] * bool(extra)
+    if names or wrong:
         raise InputError(
-            f"{path}: the weights do not fit the architecture it names: {'; '.join(faults + wrong[:3])}. "
+            f"{path}: the weights do not fit the architecture it names: {'; '.join(names + wrong[:3])}. "
             "The file was damaged or changed: copy it again from where it came."
         )
 

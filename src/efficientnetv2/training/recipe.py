@@ -82,7 +82,7 @@ class Recipe(_Part):
         model: a published network's name, one of another library ("timm:resnet50"), or an architecture;
             ``auto`` is that of the weights, or chosen by the machine.
         weights: to start from: ``none``, ``auto`` (the best that can be had), a name (``efficientnetv2_s.in1k``),
-            or a file; see ``training.start``.
+            or a file; see ``training.named``.
         initialisation: of what no weights are given for: ``released``, or ``calm``, where residual blocks begin
             as their shortcuts and the classifier at 0 (``models.blocks.calm``).
         pooling: of the last maps; see ``arch.spec.Pooling``. None is as the weights have it, else ``mean``.

@@ -14,11 +14,12 @@ from efficientnetv2.models.network import Network
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.memory import GroupsAtATime, divisors
+from efficientnetv2.training.named import title
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.sharing import best_shared, refuse_unshared
 from efficientnetv2.training.speed import choose
-from efficientnetv2.training.start import NOTHING_FROZEN, start, title
+from efficientnetv2.training.start import NOTHING_FROZEN, start
 from efficientnetv2.training.state import Length
 
 # Every network of the family halves the picture five times.

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from efficientnetv2.arch.published import NAMES, architecture
 from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.base.errors import InputError, count_of, did_you_mean
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
-from efficientnetv2.models import hub, modelfile, pretrained
 from efficientnetv2.models.blocks import calm
 from efficientnetv2.models.create import create
-from efficientnetv2.models.elsewhere import unknown
 from efficientnetv2.models.fit import fit, freeze
-from efficientnetv2.models.foreign import Foreign, is_foreign
-from efficientnetv2.models.interop import convert
-from efficientnetv2.models.interop.read import is_model_file
-from efficientnetv2.models.interop.tensors import shape_name
+from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet, Network
+from efficientnetv2.training.named import (
+    best_weights,
+    default_model,
+    load_weights,
+    refuse_weights_as_model,
+    same_shape,
+    title,
+)
 from efficientnetv2.training.recipe import Recipe
 
 _CHANNELS = 3  # every picture is read as RGB (data.pictures)
-# Of the preprocessing that comes with weights; size and framing are the recipe's, for training draws its pictures so.
-_USED = ("interpolation", "mean", "std")
 NOTHING_FROZEN = {"freeze_stages": 0, "frozen_statistics": False}  # fields of a recipe
 
 
@@ -45,19 +45,6 @@ class Start:
     weights: str
     network: Network
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Found:
-    """The best weights for a network that can be had without the user's help.
-
-    Args:
-        word: for ``load_weights``; "none" if there are none.
-        note: which and from where, or why none.
-    """
-
-    word: str
-    note: str
 
 
 def start(recipe: Recipe, *, class_names: tuple[str, ...], device: torch.device) -> Start:
@@ -111,115 +98,6 @@ def build(recipe: Recipe, model: str | Architecture, *, num_classes: int) -> Net
     freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
     _recompute(network, recipe.recompute_stages)
     return network
-
-
-def refuse_weights_as_model(model: str | Architecture) -> None:
-    """A recipe's model is a network; what names weights is for its weights.
-
-    Raises:
-        InputError: it names weights, or no network that there is.
-    """
-    if not isinstance(model, str) or model == "auto" or model in NAMES:
-        return
-    if (is_foreign(model) and "." in model) or Path(model).exists() or model in pretrained.names():
-        raise InputError(
-            f"--model {model}: that names weights, and the network comes with them. Say --weights {model}."
-        )
-    if not is_foreign(model):
-        raise unknown(model)
-
-
-def default_model(device: torch.device) -> str:
-    """The network for those who name none. Ours: what trains within minutes there."""
-    return "efficientnetv2_s" if device.type == "cuda" else "efficientnetv2_b0"
-
-
-def best_weights(model: str | Architecture, *, shipped: Path | None = None) -> Found:
-    """The best weights for a network that can be had: by name, from the cache, from the repository.
-
-    Args:
-        model: as a recipe names it.
-        shipped: folder of model files ``NAME.safetensors``; None is ``examples/weights`` of the repository that
-            this package runs in.
-    """
-    if isinstance(model, str) and is_foreign(model):
-        return Found(
-            "none",
-            f"Weights: none, training from scratch. Weights of {model} have a tag: --weights {model}.TAG.",
-        )
-    if not isinstance(model, str) or model not in NAMES:
-        return Found("none", f"Weights: none are published for {title(model)}; training from scratch.")
-    reason = ""
-    for number, name in enumerate(pretrained.best(model)):
-        where = "the cache" if hub.cached(name) else hub.url(name)
-        if number and where != "the cache":
-            continue  # the network has failed once
-        try:
-            hub.fetch(name)
-        except InputError as error:
-            reason = reason or str(error)
-            continue
-        if reason:
-            return Found(name, f"Weights: {name}, from the cache; better ones could not be had: {reason}")
-        return Found(name, f"Weights: {name}, from {where}. To train from scratch: --weights none.")
-    folder = Path(__file__).parents[3] / "examples/weights" if shipped is None else shipped
-    if (folder / f"{model}.safetensors").is_file():
-        file = folder / f"{model}.safetensors"
-        return Found(str(file), f"Weights: {file}, which come with the repository; others: {reason}")
-    return Found("none", f"Weights: none, training from scratch. {reason}".rstrip())
-
-
-def load_weights(word: str) -> tuple[Network, tuple[str, ...]]:
-    """The network that a word for weights means.
-
-    Args:
-        word: a model file or run folder; weights of timm, torchvision, Keras or the authors, recognised from the
-            file; a name such as ``efficientnetv2_s.in1k``; or one of another library with a tag,
-            ``timm:resnet50.a1_in1k``.
-
-    Returns:
-        The network, and what there is to say of how it was read.
-
-    Raises:
-        InputError: it is none of these, or can't be read or fetched.
-    """
-    path = Path(word)
-    if path.exists() or Path(f"{word}.index").exists():
-        if is_model_file(path) or (path / "recipe.yaml").is_file():
-            return modelfile.load(path), ()
-        imported = convert.read(path, used=_USED)
-        return imported.network, (f"recognised as {imported.theirs} of {imported.title}", *imported.notes)
-    if is_foreign(word) and "." in word:
-        return create(word), ()
-    if is_foreign(word):
-        raise InputError(
-            f"--weights {word}: that is a network. Its weights have a tag, {word}.TAG, as its library lists them."
-        )
-    if "." in word and word.partition(".")[0] in NAMES:
-        return hub.load(word), ()
-    if word in NAMES:
-        tags = ", ".join(pretrained.best(word)) or "none"
-        raise InputError(f"--weights {word}: that is a network. Its weights: {tags}.")
-    raise InputError(
-        f"--weights {word}: there is no such file, and no weights of that name"
-        f"{did_you_mean(word, pretrained.names())} Give a model file, weights of timm, torchvision or Keras, a name "
-        "of effnetv2 models --pretrained, auto or none."
-    )
-
-
-def title(model: str | Architecture) -> str:
-    """What a person calls the network that a recipe names."""
-    if isinstance(model, str):
-        return model
-    near = shape_name(replace(model, pooling="mean"))
-    if near is None:
-        return f"a network of its own ({len(model.stages)} stages)"
-    return f"{near} with {model.padding} padding and batch-norm epsilon {model.batch_norm_epsilon:g}"
-
-
-def same_shape(one: str | Architecture, other: str | Architecture) -> bool:
-    """Whether weights of one network fit the other; padding and epsilon go with the weights."""
-    return _shape(one) == _shape(other)
 
 
 def _from_weights(recipe: Recipe, word: str, class_names: tuple[str, ...], notes: list[str]) -> Start:
@@ -307,14 +185,6 @@ def _name(network: Network) -> str | Architecture:
     if network.source is None:
         raise InputError("The weights are of a module that only its own code can make: begin a Job with it.")
     return network.source
-
-
-def _shape(model: str | Architecture) -> Architecture | str:
-    """All but padding, epsilon and pooling."""
-    if isinstance(model, str) and is_foreign(model):
-        return model.partition(".")[0]
-    table = architecture(model) if isinstance(model, str) else model
-    return replace(table, padding="same", batch_norm_epsilon=1e-3, pooling="mean")
 
 
 def _recompute(network: Network, stages: int) -> None:

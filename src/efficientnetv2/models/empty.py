@@ -1,0 +1,130 @@
+"""The network of a model file before its weights: no memory is taken twice, and nothing drawn in vain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models import foreign
+from efficientnetv2.models.fit import fit
+from efficientnetv2.models.foreign import Foreign
+from efficientnetv2.models.header import UPGRADE, Header, reason
+from efficientnetv2.models.network import EfficientNet, Network
+from efficientnetv2.models.tensorfile import TensorFile
+
+
+def module_of(network: Network) -> nn.Module:
+    """What holds the weights under their own names."""
+    return network.module if isinstance(network, Foreign) else network
+
+
+def empty_network(path: Path, words: Header, file: TensorFile, given: nn.Module | None) -> Network:
+    """The network that a model file is of: those of the file take the place of its weights.
+
+    Args:
+        path: for messages.
+        words: what the file says.
+        file: its tensors, not yet read.
+        given: a module as it was saved, where nothing else can make it again.
+
+    Returns:
+        Without memory for its weights, if possible; else with fresh ones.
+
+    Raises:
+        InputError: it cannot be built, or is of a library that is not known here, or nobody gave the module.
+    """
+    if words.architecture is not None:
+        return _empty_ours(path, words, len(file.entries))
+    if words.foreign is not None:
+        if not foreign.is_foreign(words.foreign):
+            raise InputError(
+                f"{path}: its network is '{words.foreign}', of a library that is not known here. {UPGRADE}"
+            )
+        return _empty_foreign(words.foreign, words, file)
+    if given is None:
+        raise InputError(
+            f"{path} holds the weights of a module of one's own, which only its code can make. Make it, and load "
+            "with efficientnetv2.load(path, network=module)."
+        )
+    return given if isinstance(given, Foreign) else Foreign(given)
+
+
+def _empty_ours(path: Path, words: Header, tensors: int) -> EfficientNet:
+    assert words.architecture is not None
+    layers = sum(stage.layers for stage in words.architecture.stages)
+    try:
+        if layers > tensors:  # else a hostile file could have us build blocks without end
+            raise ValueError(f"{layers} layers, but only {tensors} tensors")
+        with torch.device("meta"):
+            return EfficientNet(
+                words.architecture, num_classes=words.num_classes, in_channels=words.in_channels
+            )
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: its architecture cannot be built ({reason(error)}).") from error
+
+
+def _empty_foreign(source: str, words: Header, file: TensorFile) -> Foreign:
+    """As its library builds it for the classes and channels; or else fitted to them, if that is what the file holds.
+
+    The two differ in a network of several heads: those beside the classifier have as many classes as it when
+    built so, and keep the library's when weights were pretrained and fitted.
+    """
+    built_for = _empty_built(source, words, num_classes=words.num_classes, in_channels=words.in_channels)
+    if not any(faults(built_for.module.state_dict(), file)):
+        return built_for
+    fitted = _empty_built(source, words)
+    return built_for if any(faults(fitted.module.state_dict(), file)) else fitted
+
+
+def _empty_built(source: str, words: Header, **build: int) -> Foreign:
+    """Without memory where its library can build it so; else with fresh weights."""
+
+    def built() -> Foreign:
+        network = foreign.build(source, **build)
+        return fit(network, num_classes=words.num_classes, in_channels=words.in_channels)
+
+    try:
+        with torch.device("meta"):
+            network = built()
+        if not _has_hidden_tensors(network):
+            return network
+    except RuntimeError:  # asks for values while it is being built
+        pass
+    with torch.random.fork_rng(devices=[]):
+        return built()
+
+
+def _has_hidden_tensors(network: nn.Module) -> bool:
+    """Whether tensors without values would stay behind when a state dict is loaded."""
+    loaded = network.state_dict().keys()
+    return any(name not in loaded for name, _ in network.named_buffers()) or any(
+        isinstance(value, Tensor) and value.is_meta
+        for module in network.modules()
+        for value in vars(module).values()
+    )
+
+
+def faults(wanted: Mapping[str, Tensor], file: TensorFile) -> tuple[list[str], list[str], list[str]]:
+    """Names that the file lacks, names that it has too many, and what is of another shape or kind.
+
+    Args:
+        wanted: the tensors of a network, with or without values.
+        file: of which only the header was read.
+    """
+
+    def kind(dtype: torch.dtype, shape: Sequence[int]) -> str:
+        return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
+
+    wrong = [
+        f"'{name}' is {kind(found.dtype, found.shape)}, not {kind(tensor.dtype, tensor.shape)}"
+        for name, tensor in wanted.items()
+        if (found := file.entries.get(name)) is not None
+        and (found.shape != tensor.shape or found.dtype.is_floating_point != tensor.dtype.is_floating_point)
+    ]
+    missing = [name for name in wanted if name not in file.entries]
+    extra = [name for name in file.entries if name not in wanted]
+    return missing, extra, wrong
