@@ -17,22 +17,19 @@ class OtherProcessError(Exception):
     """Another process of the same run has failed and says why; this one ends without a word."""
 
 
-class NoAnswers(InputError):  # noqa: N818 - it names what it is about
-    """A network whose numbers come to nothing: NaN or infinity.
+def no_answers(broken: int, of: int, first: int) -> InputError:
+    """The error for a network whose numbers come to nothing: NaN or infinity.
 
     Args:
         broken: how many pictures have no answer.
         of: of how many that were looked at.
         first: place of the first one, from 0.
     """
-
-    def __init__(self, broken: int, of: int, first: int) -> None:
-        super().__init__(
-            f"the network answers {broken} of {of} pictures (first, number {first}) with NaN or infinity, so its "
-            "weights are of no use. If they were trained here, the training diverged: train again with a lower "
-            "learning rate. If they were given, the file is damaged or was not made for this network: fetch it "
-            "again, or take another."
-        )
+    return InputError(
+        f"the network answers {broken} of {of} pictures (first, number {first}) with NaN or infinity, so its weights "
+        "are of no use. If they were trained here, the training diverged: train again with a lower learning rate. If "
+        "they were given, the file is damaged or was not made for this network: fetch it again, or take another."
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.augment.geometry import symmetry
 from efficientnetv2.augment.normalise import normalise
-from efficientnetv2.base.errors import InputError, NoAnswers, count_of
+from efficientnetv2.base.errors import InputError, count_of, no_answers
 from efficientnetv2.base.preprocessing import Preprocessing, Views
 from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.manifest import Manifest
@@ -136,7 +136,7 @@ def _computed(
             results.append(compute(normalised).float().cpu())
             broken = (~results[-1].isfinite().all(dim=1)).nonzero().flatten()
             if len(broken):
-                raise NoAnswers(len(broken), done + len(images), done + int(broken[0]))
+                raise no_answers(len(broken), done + len(images), done + int(broken[0]))
             done += len(images)
             if progress is not None:
                 progress(done)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics
 
-from efficientnetv2.base.errors import InputError, NoAnswers
+from efficientnetv2.base.errors import InputError, no_answers
 from efficientnetv2.metrics.calibration import expected_calibration_error
 
 Integers = npt.NDArray[np.int64]
@@ -131,6 +131,6 @@ def _checked(
         )
     broken = np.flatnonzero(~np.isfinite(shares).all(axis=1))
     if len(broken):
-        raise NoAnswers(len(broken), len(true), int(broken[0]))
+        raise no_answers(len(broken), len(true), int(broken[0]))
     assert np.allclose(shares.sum(axis=1), 1, atol=1e-3), "probabilities are softmax's, rows sum to 1"
     return true.astype(np.int64), shares
