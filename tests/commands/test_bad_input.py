@@ -236,7 +236,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         (("--framing", "squash"), ("framing", "whole", "crop", "pad")),
         (("--device", "quantum"), ("--device quantum",)),
         (("--labels", "fold"), ("--labels", "casefold")),
-        (("--epochs", "0.05"), ("stages", "steps")),
+        (("--epochs", "0.05"), ("stages", "1 step:")),
         (("--batch-images", "-1"), ("--batch-images",)),
         (("--minutes", "nan"), ("--minutes",)),
         (("--set", "batch_images=1", "--set", "progressive.image_px=32"), ("batch-norm", "--batch-images")),

@@ -195,7 +195,7 @@ def test_a_learning_rate_that_is_named_stays_and_one_that_is_not_follows_the_bat
 def test_which_of_the_preprocessing_is_the_weights_is_said(trained, tmp_path):
     network = load(trained / "run")
     network.preprocessing = replace(
-        network.preprocessing, framing="crop", crop_fraction=0.875, image_px=96, mean=(0.1, 0.2, 0.3)
+        network.preprocessing, framing="crop", crop_fraction=0.875, image_px=64, mean=(0.1, 0.2, 0.3)
     )
     modelfile.save(tmp_path / "cropped.safetensors", network)
     words = ("train", trained / "pictures", *TINY, "--weights", tmp_path / "cropped.safetensors", "--out")
@@ -205,7 +205,7 @@ def test_which_of_the_preprocessing_is_the_weights_is_said(trained, tmp_path):
         "Pictures: framing whole at 64 px, as the recipe trains on them; interpolation, mean and std"
         in done.stdout
     )
-    advice = "--framing crop --set crop_fraction=0.875 --image-px 96"
+    advice = "--framing crop --set crop_fraction=0.875 --image-px 64"
     assert advice in done.stdout
     there = load(tmp_path / "run").preprocessing
     assert (there.framing, there.image_px, there.mean) == ("whole", 64, (0.1, 0.2, 0.3))
