@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.named import load_weights
 from efficientnetv2.training.plan import epochs_within
+from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.run import run
 from efficientnetv2.training.settle import settle
@@ -77,9 +79,6 @@ def trained(recipe, train: Manifest, val: Manifest, folder: Path, *, minutes: fl
     began = time.perf_counter()
     settled = settle(recipe, images=len(train), class_names=train.class_names, device=DEVICE)
     recipe = settled.recipe
-    if minutes is not None:
-        epochs = epochs_within(minutes, recipe, settled.network, train, DEVICE)
-        recipe = recipe.model_copy(update={"epochs": epochs})
     preprocessing = replace(
         settled.network.preprocessing,
         image_px=recipe.eval_px,
@@ -88,8 +87,14 @@ def trained(recipe, train: Manifest, val: Manifest, folder: Path, *, minutes: fl
         views=recipe.eval_views,
     )
     runs = RunFolder(folder, lambda line: None)
-    runs.begin(recipe, train, {})
     job = Job(recipe, settled.network, train, val, preprocessing, runs, DEVICE, workers=0)
+    if minutes is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            rates = measure(job, Path(scratch))
+        epochs = epochs_within(minutes, recipe, rates, images=len(train), val_images=len(val))
+        recipe = recipe.model_copy(update={"epochs": epochs})
+        job = replace(job, recipe=recipe)
+    runs.begin(recipe, train, {})
     result = run(job, resumed=False, watch=_Quiet())
     for file in runs.checkpoints.iterdir():
         file.unlink()

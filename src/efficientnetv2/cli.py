@@ -19,6 +19,7 @@ from efficientnetv2.commands.convert import convert
 from efficientnetv2.commands.demo import demo
 from efficientnetv2.commands.evaluate import evaluate
 from efficientnetv2.commands.models import models
+from efficientnetv2.commands.plan import plan
 from efficientnetv2.commands.predict import predict
 from efficientnetv2.commands.recipes import recipes
 from efficientnetv2.commands.reproduce import reproduce
@@ -66,7 +67,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, train, evaluate, predict, shards, convert, models, recipes, reproduce):
+for verb in (demo, plan, train, evaluate, predict, shards, convert, models, recipes, reproduce):
     app.command()(with_exit_codes(verb))
 for word, part in (("step", bench.step), ("input", bench.read), ("train", bench.train)):
     bench.bench.command(word)(with_exit_codes(part))

@@ -20,14 +20,15 @@ from tests.faults.test_kill_and_resume import WORDS, bits, kill_in_the_middle, r
 from tests.processes import effnetv2_together
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands import beginning, caching
-from efficientnetv2.commands.caching import Cached, cached, caches_folder
+from efficientnetv2.commands import caching, foretold
+from efficientnetv2.commands.caching import cached, caches_folder, foreseen
 from efficientnetv2.commands.prepare import Source, prepare
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.cache import Kept
 from efficientnetv2.progressive import Ramp
-from efficientnetv2.training.distributed import ALONE, World
+from efficientnetv2.training.distributed import World
+from efficientnetv2.training.job import Job
 from efficientnetv2.training.recipes import named
 
 
@@ -275,16 +276,43 @@ def test_the_folder_is_the_users_cache_unless_named(monkeypatch, tmp_path):
 
 def test_minutes_count_the_filling(large, monkeypatch):
     asked = []
-    monkeypatch.setattr(beginning, "epochs_within", lambda minutes, *_: asked.append(minutes) or 12.0)
-    ready, kept = prepared(large), Cached("ram", None, "Cache: …", 90.0)
-    recipe, chosen = beginning._as_long_as(
-        4, named("quick"), ["Epochs: 10.", "Else."], None, ready, CPU, kept, ALONE
-    )
+    monkeypatch.setattr(foretold, "epochs_within", lambda minutes, *_, **__: asked.append(minutes) or 12.0)
+    ready = prepared(large)
+    job = Job(named("quick"), None, ready.train, ready.val, None, None, CPU, workers=0)
+    recipe, note = foretold.as_long_as(4, job, None, spent_s=90.0)
     assert asked == [2.5]
     assert recipe.epochs == 12
-    assert chosen == ["Else.", "Epochs: 12, what fits into 4 minutes by a short measurement."]
-    with pytest.raises(InputError, match=r"--minutes 1.5: filling the cache alone took 1.5 minutes"):
-        beginning._as_long_as(1.5, named("quick"), [], None, ready, CPU, kept, ALONE)
+    assert note == "Epochs: 12, what fits into 4 minutes by a short measurement."
+    with pytest.raises(InputError, match=r"--minutes 1.5: filling the cache alone takes 1.5 minutes"):
+        foretold.as_long_as(1.5, job, None, spent_s=90.0)
+
+
+@pytest.mark.parametrize("where", ["ram", "disk"])
+def test_what_a_cache_will_take_is_foreseen_from_some_of_the_pictures(where, large, caches, monkeypatch):
+    """Half of the pictures are kept to foresee all: the bytes are those of the cache but for its index."""
+    ready = prepared(large)
+    monkeypatch.setattr(caching, "_FORESEEN", len(ready.train) // 2)
+    before = foreseen(where, of_recipe(), ready, CPU, Screen(quiet=True))
+    assert len(before.pictures) == len(ready.train) // 2
+    assert not list(caches.rglob("*")), "nothing was kept"
+    real = cached(where, of_recipe(), ready, CPU, Screen(quiet=True))
+    size = real.reader.path.stat().st_size
+    assert before.bytes == pytest.approx(size, rel=0.3)
+    assert before.seconds > 0
+
+
+def test_a_cache_on_disk_that_is_there_takes_no_time(large, caches):
+    ready = prepared(large)
+    anew = foreseen("disk", of_recipe(), ready, CPU, Screen(quiet=True)).seconds
+    cached("disk", of_recipe(), ready, CPU, Screen(quiet=True))
+    assert foreseen("disk", of_recipe(), ready, CPU, Screen(quiet=True)).seconds < anew / 2
+
+
+def test_a_cache_that_will_not_fit_into_memory_is_foreseen(large, monkeypatch):
+    monkeypatch.setattr(caching, "_room", lambda device: 200_000)
+    monkeypatch.setattr(caching, "_FORESEEN", 1)
+    with pytest.raises(InputError, match=r"--cache ram: .* need about .* Use --cache disk"):
+        foreseen("ram", of_recipe(), prepared(large), CPU, Screen(quiet=True))
 
 
 def test_a_detail_that_was_set_is_not_overwritten_by_the_word():

@@ -58,7 +58,7 @@ def test_recipes_shows_the_stages_of_the_paper(tmp_path):
     assert "effnetv2 train DATA --recipe quick" in people
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "evaluate", "predict", "models", "recipes"])
+@pytest.mark.parametrize("verb", ["demo", "plan", "train", "evaluate", "predict", "models", "recipes"])
 def test_help_teaches_by_example(verb, tmp_path):
     done = effnetv2(verb, "--help", cwd=tmp_path)
     assert done.returncode == 0
@@ -271,11 +271,11 @@ def test_without_weights_the_way_to_get_some_is_said(trained, tmp_path):
 def test_minutes_solves_the_epochs_and_fixes_them(trained, tmp_path):
     words = [word for word in TINY if word not in ("--epochs", "1")]
     done = effnetv2(
-        "train", trained / "pictures", *words, "--minutes", "0.05", "--out", tmp_path / "run", cwd=tmp_path
+        "train", trained / "pictures", *words, "--minutes", "0.2", "--out", tmp_path / "run", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     epochs = json.loads((tmp_path / "run/report.json").read_text())["epochs"]
-    assert f"Epochs: {epochs:g}, what fits into 0.05 minutes" in done.stdout
+    assert f"Epochs: {epochs:g}, what fits into 0.2 minutes" in done.stdout
     assert f"epochs: {epochs}" in (tmp_path / "run/recipe.yaml").read_text()
 
 

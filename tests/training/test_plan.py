@@ -1,33 +1,151 @@
+"""What a run will take, by arithmetic from what its pieces take."""
+
+from __future__ import annotations
+
 import pytest
-import torch
-from torch import nn
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.data.manifest import read
-from efficientnetv2.training import plan
 from efficientnetv2.training.changes import with_settings
-from efficientnetv2.training.plan import StepTime, epochs_within
+from efficientnetv2.training.memory import GroupsAtATime
+from efficientnetv2.training.plan import epochs_within, forecast, steps_by_size
+from efficientnetv2.training.rates import AnswerRate, Rates, StepRate
 from efficientnetv2.training.recipes import named
 
-CPU = torch.device("cpu")
+# 10 and 30 ms a picture, in steps of 8.
+RATES = Rates(
+    compile_s=50.0,
+    steps=(
+        StepRate(64, begin_s=1.0, each_s=0.08, memory_bytes=100),
+        StepRate(128, begin_s=2.0, each_s=0.24, memory_bytes=300),
+    ),
+    curve=AnswerRate(begin_s=0.5, each_s=0.01),
+    answers=AnswerRate(begin_s=0.5, each_s=0.08),
+    checkpoint_s=0.25,
+    checkpoint_bytes=1000,
+    model_bytes=250,
+)
+TWO_SIZES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
 
 
-@pytest.fixture
-def measured(monkeypatch):
-    """10 ms a picture at 64 px, 30 ms at 128 px."""
-    times = [StepTime(64, 0.010), StepTime(128, 0.030)]
-    monkeypatch.setattr(plan, "measure", lambda *_: times)
-    settings = ["progressive={stages: 2, image_px: {start: 64, end: 128}}", "batch_images=8"]
-    return with_settings(named("quick"), settings)
+def recipe(*settings: str):
+    return with_settings(
+        named("quick"), [TWO_SIZES, "batch_images=8", "epochs=10", "compile=false", *settings]
+    )
 
 
-def test_epochs_are_what_fits_into_the_minutes(measured, class_folders):
-    """20 ms a picture on average, 48 pictures: 0.96 s an epoch; of 2 minutes 8 % go to saving and validating."""
-    epochs = epochs_within(2, measured, nn.Identity(), read(class_folders), CPU)
-    assert epochs == pytest.approx(120 * 0.92 / 0.96, rel=0.01)
+def whole(one, *, images: int = 48, val_images: int = 30, **more):
+    return forecast(one, RATES, images=images, val_images=val_images, **more)
 
 
-def test_too_few_minutes_are_refused(measured, class_folders):
-    """Two steps of 8 pictures take 0.32 s."""
-    with pytest.raises(InputError, match=r"--minutes 0.005"):
-        epochs_within(0.005, measured, nn.Identity(), read(class_folders), CPU)
+def test_a_run_of_two_stages():
+    """10 epochs of 48 pictures are 60 steps of 8: 30 at 64 px, 30 at 128 px, each stage with its first step.
+
+    Points of the curve after every epoch of 6 steps, 5 and 5 of them (30 and 60 are stages' ends); of 30 pictures
+    each, 0.8 s. A checkpoint at both ends. All pictures of val at last, 2.9 s.
+    """
+    run = whole(recipe(), at_a_time=GroupsAtATime({64: 4, 128: 2}))
+    assert [(stage.image_px, stage.steps) for stage in run.stages] == [(64, 30), (128, 30)]
+    assert [stage.seconds for stage in run.stages] == pytest.approx([1 + 30 * 0.08, 2 + 30 * 0.24])
+    assert [stage.images_per_s for stage in run.stages] == pytest.approx([100, 100 / 3])
+    assert run.others_s == pytest.approx({"validation": 8.0, "checkpoints": 0.5, "final evaluation": 2.9})
+    assert run.seconds == pytest.approx(3.4 + 9.2 + 8.0 + 0.5 + 2.9)
+    assert run.disk_bytes == {"checkpoints": 2000, "model file": 250}
+    assert run.memory_bytes == 300
+
+
+def test_groups_at_a_time_are_no_more_than_a_step_has():
+    run = whole(recipe("group_images=4"), at_a_time=GroupsAtATime({64: 4, 128: 1}))
+    assert [stage.groups_at_a_time for stage in run.stages] == [2, 1]
+
+
+def test_shares_of_the_stages_count():
+    plan = "progressive={stages: 2, shares: [3, 1], image_px: {start: 64, end: 128}}"
+    assert [stage.steps for stage in whole(recipe(plan)).stages] == [45, 15]
+
+
+def test_in_random_order_the_stages_that_are_drawn_count():
+    """1,000 draws of two sizes: each step's own draw decides, and the numbers are those of the plan itself."""
+    drawn = recipe(
+        "progressive={stages: 2, order: random, seed: 3, image_px: {start: 64, end: 128}}",
+        "batch_images=1", "epochs=10",
+    )  # fmt: skip
+    plan = drawn.progressive
+    small = sum(plan.at(step, steps=1000).image_px == 64 for step in range(1000))
+    run = whole(drawn, images=100)
+    assert [(stage.image_px, stage.steps) for stage in run.stages] == [(64, small), (128, 1000 - small)]
+    assert 400 < small < 600
+
+
+def test_many_random_steps_are_counted_by_some_of_them():
+    plan = recipe(
+        "progressive={stages: 2, order: random, seed: 3, image_px: {start: 64, end: 128}}"
+    ).progressive
+    counted = steps_by_size(plan, 100_000, [64, 128])
+    assert sum(steps for _, _, steps in counted) == 100_000
+    assert all(abs(steps - 50_000) < 5_000 for _, _, steps in counted), "a thousand draws: three deviations"
+
+
+def test_a_size_that_grows_with_every_step_takes_what_lies_between():
+    """From 64 to 128 px the mean of the squares is 9,557, so 0.151 s between 0.08 s at 4,096 and 0.24 s at 16,384."""
+    growing = recipe("progressive={stages: 2, image_px: {start: 64, end: 128, continuous: true}}")
+    run = whole(growing, images=8000)
+    steps = sum(stage.steps for stage in run.stages)
+    expected = 0.08 + 0.16 * ((64**2 + 64 * 128 + 128**2) / 3 - 64**2) / (128**2 - 64**2)
+    training = sum(stage.seconds for stage in run.stages) - 3
+    assert steps == 10_000
+    assert training / steps == pytest.approx(expected, rel=0.01)
+
+
+def test_long_stages_have_checkpoints_within():
+    """Stages of 1 + 600 x 0.08 = 49 s and 2 + 600 x 0.24 = 146 s, and a checkpoint a minute: 0 + 2 beside the ends."""
+    run = whole(recipe("epochs=200", "checkpoint_minutes=1"))
+    assert run.others_s["checkpoints"] == pytest.approx(4 * 0.25)
+    assert run.disk_bytes["checkpoints"] == 3000, "two are kept, and one is being written"
+    assert whole(recipe("checkpoint_minutes=0")).others_s["checkpoints"] == pytest.approx(60 * 0.25)
+
+
+def test_the_curve_takes_a_part_of_many_pictures_and_the_last_answer_all():
+    run = whole(recipe("validate_images=20", "validate_epochs=100"), val_images=500)
+    assert run.others_s["validation"] == pytest.approx(2 * (0.5 + 0.2))
+    assert run.others_s["final evaluation"] == pytest.approx(0.5 + 40)
+
+
+def test_compiling_is_a_line_of_its_own():
+    assert "compiling" not in whole(recipe()).others_s
+    assert whole(recipe("compile=true")).others_s["compiling"] == 50.0
+
+
+@pytest.mark.parametrize("minutes", [0.5, 2.0, 90.0])
+def test_epochs_are_what_fits_into_the_minutes(minutes):
+    """With those epochs the run takes at most the time, and nearly all of it but the 3 % that stay free."""
+    epochs = epochs_within(minutes, recipe(), RATES, images=48, val_images=30)
+    taken = whole(recipe(f"epochs={epochs}")).seconds
+    assert taken <= minutes * 60 * 0.971
+    longer = whole(recipe(f"epochs={1.01 * epochs + 1}")).seconds
+    assert longer > minutes * 60 * 0.97
+
+
+def test_too_few_minutes_are_refused():
+    """Two first steps are 3.32 s, two validations 1.6 s, two checkpoints 0.5 s, the last answer 2.9 s: 8.3 s."""
+    with pytest.raises(InputError, match=r"--minutes 0\.1: .*takes 0\.14 minutes"):
+        epochs_within(0.1, recipe(), RATES, images=48, val_images=30)
+
+
+def test_as_json_it_says_what_it_is_of():
+    plain = whole(recipe()).to_json()
+    assert plain["steps"] == 60
+    assert plain["epochs"] == pytest.approx(10)
+    assert plain["seconds"] == pytest.approx(
+        sum(stage["seconds"] for stage in plain["stages"]) + sum(plain["others_s"].values())
+    )
+    assert set(plain["stages"][0]) == {
+        "image_px", "steps", "images_per_s", "seconds", "groups_at_a_time", "memory_bytes",
+    }  # fmt: skip
+
+
+def test_a_stage_of_the_same_size_as_another_begins_once():
+    """Sizes of 64, 128, 128 px: what the first step of a size takes longer is taken once."""
+    three = recipe("progressive={stages: 3, px_multiple: 64, image_px: {start: 64, end: 128}}")
+    assert [three.progressive.stage(index).image_px for index in range(3)] == [64, 128, 128]
+    first, second, third = (stage.seconds for stage in whole(three).stages)
+    assert [first, second, third] == pytest.approx([1 + 20 * 0.08, 2 + 20 * 0.24, 20 * 0.24])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.caching import Cached, cached
+from efficientnetv2.commands.foretold import as_long_as, job_of, preprocessing_of, scratch
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen
@@ -20,14 +21,19 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.probe import Probe, linear_probe, most_pictures
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import World
-from efficientnetv2.training.folder import RunFolder, new_folder, newest, newest_first, refuse_occupied
-from efficientnetv2.training.plan import epochs_within
+from efficientnetv2.training.folder import (
+    RunFolder,
+    new_folder,
+    newest,
+    newest_first,
+    refuse_occupied,
+)
+from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resume import steps_saved
 from efficientnetv2.training.settle import fit_into_memory, settle
 from efficientnetv2.training.sharing import refuse_unshared
 from efficientnetv2.training.start import build, start
-from efficientnetv2.training.state import Length
 
 
 @dataclass(frozen=True)
@@ -81,11 +87,14 @@ def begin(
     pictures = cached(words.cache, recipe, prepared, device, screen, world)
     if pictures is not None:
         chosen.append(pictures.note)
+    preprocessing = preprocessing_of(recipe, network)
     if words.minutes is not None:
-        recipe, chosen = _as_long_as(
-            words.minutes, recipe, chosen, network, prepared, device, pictures, world
-        )
-    preprocessing = _preprocessing(recipe, network)
+        job = job_of(settled, prepared, path, device, workers, None if pictures is None else pictures.reader)
+        with scratch(path) as beside:
+            rates = measure(job, beside)
+        spent_s = 0.0 if pictures is None else pictures.seconds
+        recipe, note = as_long_as(words.minutes, job, rates, spent_s=spent_s, world=world)
+        chosen = [*(line for line in chosen if not line.startswith("Epochs:")), note]
     if recipe.weights != "none":
         chosen.append(_pictures_note(preprocessing, network.preprocessing))
     lines = [f"Run folder: {path}", prepared.split_note, *chosen]
@@ -223,49 +232,6 @@ def _begun_by(world: World, out: Path | None) -> Path | None:
         if unfinished and folder.beginning().get("launch") == world.launch:
             return folder.path
     return None
-
-
-def _as_long_as(
-    minutes: float,
-    recipe: Recipe,
-    chosen: list[str],
-    network: Network,
-    prepared: Prepared,
-    device: torch.device,
-    pictures: Cached | None,
-    world: World,
-) -> tuple[Recipe, list[str]]:
-    """The recipe with the epochs that fit, and what was chosen; filling a cache counts."""
-    reader, spent = (None, 0.0) if pictures is None else (pictures.reader, pictures.seconds / 60)
-    if spent >= minutes:
-        raise InputError(
-            f"--minutes {minutes:g}: filling the cache alone took {spent:.1f} minutes. Give more; a cache on disk is "
-            "there the next time."
-        )
-    epochs = epochs_within(
-        (minutes - spent) * _at_once(world, device), recipe, network, prepared.train, device, reader
-    )
-    recipe = recipe.model_copy(update={"epochs": epochs})
-    recipe.progressive.at(0, steps=Length.of(recipe, len(prepared.train)).steps)
-    note = f"Epochs: {epochs:g}, what fits into {minutes:g} minutes by a short measurement."
-    return recipe, [*(line for line in chosen if not line.startswith("Epochs:")), note]
-
-
-def _at_once(world: World, device: torch.device) -> int:
-    """How many processes' worth of work is done in the time that one alone needs for its own."""
-    return world.size if device.type == "cuda" else world.machines
-
-
-def _preprocessing(recipe: Recipe, network: Network) -> Preprocessing:
-    """As the weights want it, or as the network was published; at the recipe's size, framing and views."""
-    assert recipe.eval_px is not None, "settle() comes first"
-    return replace(
-        network.preprocessing,
-        image_px=recipe.eval_px,
-        framing=recipe.framing,
-        crop_fraction=recipe.crop_fraction,
-        views=recipe.eval_views,
-    )
 
 
 def _pictures_note(here: Preprocessing, theirs: Preprocessing) -> str:

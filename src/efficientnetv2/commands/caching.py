@@ -14,11 +14,12 @@ import pandas as pd
 import torch
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import free_bytes
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.data.cache import Kept
-from efficientnetv2.data.filling import Filled, Order, amount, in_memory, on_disk
+from efficientnetv2.data.filling import Filled, Order, amount, in_memory, is_there, on_disk
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Reader, originals
 from efficientnetv2.training.distributed import ALONE, World, gathered
@@ -27,6 +28,8 @@ from efficientnetv2.training.recipe import Recipe
 # Share of the free memory that ``--cache ram`` may take. Where the CPU trains, settling the recipe gave activations
 # up to 60 % of it. Ours.
 _MEMORY_SHARE_CPU, _MEMORY_SHARE = 0.4, 0.7
+# Pictures that are kept to foresee what all will take: a second's or two's worth. Ours.
+_FORESEEN = 512
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,25 @@ class Cached:
     where: str
     reader: Reader
     note: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What keeping the training pictures decoded will take.
+
+    Args:
+        where: ``ram`` or ``disk``.
+        pictures: some of them.
+        reader: of these, kept as all will be.
+        bytes: that all will take.
+        seconds: until they are there.
+    """
+
+    where: str
+    pictures: Manifest
+    reader: Reader
+    bytes: int
     seconds: float
 
 
@@ -80,6 +102,59 @@ def cached(
     """
     if recipe.cache_detail is None:
         return None
+    where = _said(where, recipe, world)
+    begun = time.perf_counter()
+    pictures = _to_keep(where, prepared)
+    order = _order(pictures, recipe, screen)
+    filled = _in_ram(order, device) if where == "ram" else on_disk(_folder(pictures, order.kept), order)
+    rows = pd.Index(pictures.paths).get_indexer(pd.Index(prepared.train.paths)).astype(np.int64)
+    seconds = time.perf_counter() - begun
+    reader = filled.reader(rows, originals(prepared.train))
+    return Cached(where, reader, _note(where, filled, order, seconds), seconds)
+
+
+def foreseen(
+    where: str | None, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen
+) -> Foreseen | None:
+    """What ``cached`` would do, from keeping some of the pictures in memory; nothing stays behind.
+
+    Args:
+        where: ``ram`` or ``disk``; None if the run is given no ``--cache``.
+        recipe: of the run.
+        prepared: its pictures.
+        device: that it trains on.
+        screen: shows progress.
+
+    Returns:
+        None if the recipe reads the originals.
+
+    Raises:
+        InputError: the recipe wants a cache and it was not said where, or memory has no room for it.
+    """
+    if recipe.cache_detail is None:
+        return None
+    where = _said(where, recipe, ALONE)
+    pictures = _to_keep(where, prepared)
+    whole = _order(pictures, recipe, screen)
+    begun = time.perf_counter()
+    there = where == "disk" and is_there(_folder(pictures, whole.kept), whole)
+    looking_s = time.perf_counter() - begun
+    drawn = Key.of(recipe.seed).fold("foreseen").generator().permutation(len(prepared.train))
+    some = prepared.train.select(np.sort(drawn[:_FORESEEN]))
+    begun = time.perf_counter()
+    filled = _in_ram(_order(some, recipe, screen), device)
+    share = len(some) / len(pictures)
+    count, seconds = round(filled.bytes / share), (time.perf_counter() - begun) / share
+    if where == "ram" and count > _room(device):
+        raise InputError(
+            f"--cache ram: {len(pictures):,} pictures need about {amount(count)}, but of the free memory only "
+            f"{amount(_room(device))} can be spared for it. Use --cache disk, or leave --cache out."
+        )
+    reader = filled.reader(np.arange(len(some)), originals(some))
+    return Foreseen(where, some, reader, count, looking_s if there else seconds)
+
+
+def _said(where: str | None, recipe: Recipe, world: World) -> str:
     if where is None:
         raise InputError(
             f"The recipe keeps decoded pictures (cache_detail is {recipe.cache_detail:g}), but not where: give --cache "
@@ -90,10 +165,16 @@ def cached(
             f"--cache ram is for the processes of one machine, and these are of {world.machines}. Use --cache disk, "
             "which each machine fills for itself unless they share it."
         )
-    begun = time.perf_counter()
-    # On disk other runs use them too: those of another seed, whose hold-out is another.
-    pictures = prepared.train if where == "ram" else _in_order(prepared.trainable)
-    order = Order(
+    return where
+
+
+def _to_keep(where: str, prepared: Prepared) -> Manifest:
+    """On disk other runs use them too: those of another seed, whose hold-out is another."""
+    return prepared.train if where == "ram" else _in_order(prepared.trainable)
+
+
+def _order(pictures: Manifest, recipe: Recipe, screen: Screen) -> Order:
+    return Order(
         reader=originals(pictures),
         count=len(pictures),
         kept=_kept(recipe),
@@ -101,11 +182,6 @@ def cached(
         say=screen.say,
         counting=screen.counting,
     )
-    filled = _in_ram(order, device) if where == "ram" else on_disk(_folder(pictures, order.kept), order)
-    rows = pd.Index(pictures.paths).get_indexer(pd.Index(prepared.train.paths)).astype(np.int64)
-    seconds = time.perf_counter() - begun
-    reader = filled.reader(rows, originals(prepared.train))
-    return Cached(where, reader, _note(where, filled, order, seconds), seconds)
 
 
 def reader_here(
@@ -151,8 +227,13 @@ def _kept(recipe: Recipe) -> Kept:
 
 
 def _in_ram(order: Order, device: torch.device) -> Filled:
+    return in_memory(order, room_bytes=_room(device))
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that a cache in memory may take."""
     share = _MEMORY_SHARE_CPU if device.type == "cpu" else _MEMORY_SHARE
-    return in_memory(order, room_bytes=int(share * free_bytes(torch.device("cpu"))))
+    return int(share * free_bytes(torch.device("cpu")))
 
 
 def _in_order(manifest: Manifest) -> Manifest:

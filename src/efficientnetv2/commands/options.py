@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -52,3 +53,69 @@ Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first unreadable picture instead of skipping it.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout, all else on stderr.")]
+
+# What decides a run: of train, and of plan, which foretells it.
+Network = Annotated[
+    str | None,
+    typer.Option(
+        help="A published network (effnetv2 models), or one of another library: timm:resnet50, "
+        "torchvision:resnet50. (Default: that of the weights; else efficientnetv2_b0, with a GPU _s.)",
+        show_default=False,
+    ),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        help="A named recipe (effnetv2 recipes) or a recipe.yaml. (Default: finetune with weights, else quick.)",
+        show_default=False,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|none|NAME|FILE",
+        help="To start from: a name (effnetv2 models --pretrained), a model file or run folder, or weights of "
+        "timm, torchvision, Keras or the authors. (Default: auto, the best that can be had.)",
+        show_default=False,
+    ),
+]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the pictures.", show_default=False)]
+Minutes = Annotated[
+    float | None,
+    typer.Option(help="Instead of --epochs: as many as fit, from a short measurement.", show_default=False),
+]
+ImagePx = Annotated[
+    int | None,
+    typer.Option(help="Picture size of the last stage; earlier ones scale.", show_default=False),
+]
+BatchImages = Annotated[
+    int | None,
+    typer.Option(min=1, help="Pictures a step; the learning rate follows.", show_default=False),
+]
+Framing = Annotated[
+    str | None,
+    typer.Option(metavar="whole|crop|pad", help="How a picture meets the square.", show_default=False),
+]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ram|disk",
+        help="Decode each picture once and keep it, shrunk to what crops need: in memory for this run, or on disk "
+        "for later ones too. (Default: decode it each time.)",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int | None, typer.Option(help="Of everything random.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="A.B=C",
+        help="Any other field of the recipe (effnetv2 recipes NAME shows them); may be repeated.",
+        show_default=False,
+    ),
+]
+RunOut = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the run. (Default: a new one under runs/.)", show_default=False),
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,74 +11,18 @@ from efficientnetv2.commands import options
 
 def train(
     data: options.Data,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A published network (effnetv2 models), or one of another library: timm:resnet50, "
-            "torchvision:resnet50. (Default: that of the weights; else efficientnetv2_b0, with a GPU _s.)",
-            show_default=False,
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="A named recipe (effnetv2 recipes) or a recipe.yaml. (Default: finetune with weights, else quick.)",
-            show_default=False,
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|none|NAME|FILE",
-            help="To start from: a name (effnetv2 models --pretrained), a model file or run folder, or weights of "
-            "timm, torchvision, Keras or the authors. (Default: auto, the best that can be had.)",
-            show_default=False,
-        ),
-    ] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Passes over the pictures.", show_default=False)
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Instead of --epochs: as many as fit, from a short measurement.", show_default=False
-        ),
-    ] = None,
-    image_px: Annotated[
-        int | None,
-        typer.Option(help="Picture size of the last stage; earlier ones scale.", show_default=False),
-    ] = None,
-    batch_images: Annotated[
-        int | None,
-        typer.Option(min=1, help="Pictures a step; the learning rate follows.", show_default=False),
-    ] = None,
-    framing: Annotated[
-        str | None,
-        typer.Option(metavar="whole|crop|pad", help="How a picture meets the square.", show_default=False),
-    ] = None,
-    cache: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ram|disk",
-            help="Decode each picture once and keep it, shrunk to what crops need: in memory for this run, or on disk "
-            "for later ones too. (Default: decode it each time.)",
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.", show_default=False)] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="A.B=C",
-            help="Any other field of the recipe (effnetv2 recipes NAME shows them); may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the run. (Default: a new one under runs/.)", show_default=False),
-    ] = None,
+    model: options.Network = None,
+    recipe: options.RecipeName = None,
+    weights: options.Weights = None,
+    epochs: options.Epochs = None,
+    minutes: options.Minutes = None,
+    image_px: options.ImagePx = None,
+    batch_images: options.BatchImages = None,
+    framing: options.Framing = None,
+    cache: options.Cache = None,
+    seed: options.Seed = None,
+    settings: options.Settings = None,
+    out: options.RunOut = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, or with the newest under runs/.")
     ] = False,

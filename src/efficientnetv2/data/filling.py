@@ -142,6 +142,12 @@ def on_disk(folder: Path, order: Order) -> Filled:
         ) from error
 
 
+def is_there(folder: Path, order: Order) -> bool:
+    """Whether ``on_disk`` would find the cache in its folder, whole and of these pictures."""
+    content = content_of(order.reader, order.count, order.kept)
+    return _there(folder / "pictures.bin", content, lambda line: None)
+
+
 def remove_unused(caches: Path, say: Callable[[str], None]) -> None:
     """Remove the caches of a folder that no run has used for 30 days."""
     for file in caches.glob("*/pictures.bin"):

@@ -18,6 +18,7 @@ from efficientnetv2.progressive import Setting
 from efficientnetv2.training import resume
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.loop import StepDone
+from efficientnetv2.training.moments import stage_ends, validation_steps
 from efficientnetv2.training.state import State
 
 # Rows of training figures in a run: enough for a curve, few enough that reading the loss costs nothing. Ours.
@@ -63,6 +64,8 @@ class Books:
         self._row_images = self._lost = 0
         self._row_waited_s = 0.0
         self._at_a_time = job.at_a_time
+        self._stage_ends = frozenset(stage_ends(job.recipe, job.length))
+        self._validations = validation_steps(job.recipe, job.length)
 
     @property
     def seconds(self) -> float:
@@ -79,13 +82,13 @@ class Books:
         self._row_images += done.images
         self._row_waited_s += done.waited_s
         step, steps, recipe = self.state.step, self.job.length.steps, self.job.recipe
-        stage_ends = recipe.progressive.stage_end(step - 1, steps=steps) == step
-        if step % max(1, steps // _ROWS) == 0 or stage_ends:
+        ends_stage = step in self._stage_ends
+        if step % max(1, steps // _ROWS) == 0 or ends_stage:
             self._row(done)
-        if stage_ends or self._validation_is_due:
+        if step in self._validations:
             with self._apart():
                 self._validate()
-        if stage_ends or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
+        if ends_stage or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
             self.save(done)
 
     def save(self, done: StepDone) -> None:
@@ -179,14 +182,6 @@ class Books:
         self.watch.progress(
             self.state.step, self.job.length.steps, done.setting, images_per_s, left, float(done.loss)
         )
-
-    @property
-    def _validation_is_due(self) -> bool:
-        """Every so many epochs, unless a stage ends soon, where there is one anyway."""
-        step, steps, recipe = self.state.step, self.job.length.steps, self.job.recipe
-        every = max(1, round(recipe.validate_epochs * self.job.length.steps_per_epoch))
-        stage_end = recipe.progressive.stage_end(step - 1, steps=steps)
-        return step % every == 0 and stage_end - step >= every / 2
 
     @property
     def _epoch(self) -> float:

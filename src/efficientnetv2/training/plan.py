@@ -1,144 +1,219 @@
-"""How long a run will take, from a short measurement on this machine."""
+"""What a whole run will take, from what its pieces take: time, memory and disk, by stage. Arithmetic alone."""
 
 from __future__ import annotations
 
-import copy
-import time
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
-import torch
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.data.loader import TrainingPictures, reading_threads
-from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.readers import Reader
-from efficientnetv2.data.sampling import Request
-from efficientnetv2.inference.accelerate import place
-from efficientnetv2.models.network import Network
-from efficientnetv2.training.loop import Constants, train_groups
+from efficientnetv2.progressive import Progressive
+from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime
+from efficientnetv2.training.moments import stage_ends, validation_steps
+from efficientnetv2.training.rates import Rates
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.state import State, begin
+from efficientnetv2.training.state import Length
 
-# A step is timed after one that warms up; the fastest of these counts, since disturbances only add. Ours.
-_TIMED_STEPS = 3
-# Share of the time left for saving, validating and the noise of the machine. Ours, a guess on the safe side.
-_OVERHEAD = 0.08
+# Steps that are looked at, evenly spread, where the size may change with each of them. Ours.
+_LOOKED_AT = 1024
+# Share of the time given that stays free, for the noise of the machine. Ours.
+_RESERVE = 0.03
+# Checkpoints on the disk at a time: two whole ones, and the one that is being written (``training.resume``).
+_CHECKPOINTS = 3
 
 
 @dataclass(frozen=True)
-class StepTime:
-    """The time of one training picture at one size, reading it included.
+class Stage:
+    """A stage of a run to come; of a run whose size changes all the time, its steps of about one size.
 
     Args:
-        image_px: size.
-        seconds_per_image: of a step, over its pictures.
+        image_px: side of the pictures; of about one size, the largest.
+        steps: of the run.
+        images_per_s: pictures of a second, reading included.
+        seconds: of these steps.
+        groups_at_a_time: that run in one pass.
+        memory_bytes: the most in use meanwhile.
     """
 
     image_px: int
-    seconds_per_image: float
+    steps: int
+    images_per_s: float
+    seconds: float
+    groups_at_a_time: int
+    memory_bytes: int
 
 
-def measure(
-    recipe: Recipe, network: Network, manifest: Manifest, device: torch.device, reader: Reader | None = None
-) -> list[StepTime]:
-    """Time a few steps of each stage, on the first pictures of the manifest.
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take.
 
     Args:
-        recipe: with progressive known; epochs may be open.
-        network: to train; a copy of it is trained here.
-        manifest: training pictures.
-        device: to train on.
-        reader: of the pictures; None reads the originals.
+        length: of the run.
+        stages: in order; where the size changes all the time, by growing size.
+        others_s: all that is not steps: what it is → seconds.
+        disk_bytes: what stays in the run folder, or lies there at its fullest: what it is → bytes.
     """
-    network = copy.deepcopy(network)
-    place(network, device)
-    state = begin(network, recipe)
-    network.train()
-    preprocessing = Preprocessing(image_px=8, framing=recipe.framing)
-    pictures = TrainingPictures(
-        manifest,
-        preprocessing,
-        recipe.crop_area_min,
-        Key.of(recipe.seed),
-        threads=reading_threads(workers=0),
-        reader=reader,
-    )
-    images = min(recipe.batch_images, recipe.group_images or recipe.batch_images, 64)
-    stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
-    times = []
-    for setting in {setting.image_px: setting for setting in stages}.values():
-        samples = np.arange(images, dtype=np.int64) % len(manifest)
-        request = Request(0, 0, setting, samples, np.zeros_like(samples))
-        seconds = [_step(state, pictures, request, recipe, device) for _ in range(1 + _TIMED_STEPS)]
-        times.append(StepTime(setting.image_px, min(seconds[1:]) / images))
-    return times
+
+    length: Length
+    stages: tuple[Stage, ...]
+    others_s: Mapping[str, float]
+    disk_bytes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Of all."""
+        return sum(stage.seconds for stage in self.stages) + sum(self.others_s.values())
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most in use at a time, in the step that takes most."""
+        return max(stage.memory_bytes for stage in self.stages)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "seconds": self.seconds,
+            "steps": self.length.steps,
+            "epochs": self.length.steps / self.length.steps_per_epoch,
+            "stages": [asdict(stage) for stage in self.stages],
+            "others_s": dict(self.others_s),
+            "memory_bytes": self.memory_bytes,
+            "disk_bytes": dict(self.disk_bytes),
+        }
 
 
-def _step(
-    state: State,
-    pictures: TrainingPictures,
-    request: Request,
+def forecast(
     recipe: Recipe,
-    device: torch.device,
-) -> float:
-    started = time.perf_counter()
-    batch = pictures.batch(request)
-    classes = len(pictures.manifest.class_names)
-    assert recipe.precision != "auto", "settle() comes first"
-    constants = Constants(
-        recipe.augment,
-        pictures.preprocessing,
-        classes,
-        Key.of(recipe.seed),
-        device,
-        groups=1,
-        precision=recipe.precision,
-        scaler=state.scaler,
-    )
-    train_groups(state.network, [batch], constants, state.network)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    if state.ema:
-        state.ema.update(state.network, 0)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    rates: Rates,
+    *,
+    images: int,
+    val_images: int,
+    at_a_time: GroupsAtATime = ONE_AT_A_TIME,
+) -> Forecast:
+    """What the run takes from its first step to its last answer.
+
+    Args:
+        recipe: settled.
+        rates: measured for this recipe, whatever its epochs were.
+        images: to train on.
+        val_images: to evaluate on.
+        at_a_time: how many groups run in one pass.
+
+    Raises:
+        InputError: a stage would get no step.
+    """
+    length = Length.of(recipe, images)
+    recipe.progressive.at(0, steps=length.steps)
+    stages = _stages(recipe, rates, length, at_a_time)
+    on_curve = min(val_images, recipe.validate_images)
+    saved = _checkpoints(recipe, length, stages)
+    others = {
+        "validation": len(validation_steps(recipe, length)) * rates.curve.seconds(on_curve),
+        "checkpoints": saved * rates.checkpoint_s,
+        "final evaluation": rates.answers.seconds(val_images),
+    }
+    if recipe.compile:
+        others = {"compiling": rates.compile_s, **others}
+    disk = {
+        "checkpoints": min(saved, _CHECKPOINTS) * rates.checkpoint_bytes,
+        "model file": rates.model_bytes,
+    }
+    return Forecast(length, stages, others, disk)
 
 
-def epochs_within(
-    minutes: float,
-    recipe: Recipe,
-    network: Network,
-    manifest: Manifest,
-    device: torch.device,
-    reader: Reader | None = None,
-) -> float:
+def steps_by_size(plan: Progressive, steps: int, measured: list[int]) -> list[tuple[int, list[float], int]]:
+    """How many steps of a run have which size.
+
+    Args:
+        plan: of the run.
+        steps: of the run.
+        measured: sizes that were measured, growing.
+
+    Returns:
+        A size, the sizes of some of the steps that are counted with it, and their number: for each stage in order. Of
+        a plan without stages to wait for, for each measured size; a step between two counts with the larger one.
+    """
+    if not plan.changes_always:
+        firsts = [0]
+        while (end := plan.stage_end(firsts[-1], steps=steps)) < steps:
+            firsts.append(end)
+        sizes = [plan.at(first, steps=steps).image_px for first in firsts]
+        counts = np.diff([*firsts, steps]).tolist()
+        return [(px, [px], count) for px, count in zip(sizes, counts, strict=True)]
+    looked_at = np.linspace(0, steps - 1, min(steps, _LOOKED_AT)).round().astype(int).tolist()
+    by_px: dict[int, list[float]] = {px: [] for px in measured}
+    for step in looked_at:
+        px = plan.at(step, steps=steps).image_px
+        by_px[min((one for one in measured if one >= px), default=measured[-1])].append(px)
+    shares = np.cumsum([0, *(len(some) for some in by_px.values())]) / len(looked_at)
+    counts = np.diff((shares * steps).round().astype(int)).tolist()
+    return [(px, some, count) for (px, some), count in zip(by_px.items(), counts, strict=True) if count]
+
+
+def _stages(recipe: Recipe, rates: Rates, length: Length, at_a_time: GroupsAtATime) -> tuple[Stage, ...]:
+    by_px = {rate.image_px: rate for rate in rates.steps}
+    groups = recipe.batch_images // (recipe.group_images or recipe.batch_images)
+    stages: list[Stage] = []
+    for px, sizes, steps in steps_by_size(recipe.progressive, length.steps, sorted(by_px)):
+        each = float(np.mean([rates.step_s(size) for size in sizes]))
+        begin = by_px[px].begin_s if px not in {stage.image_px for stage in stages} else 0.0
+        stages.append(
+            Stage(
+                image_px=px,
+                steps=steps,
+                images_per_s=recipe.batch_images / each,
+                seconds=begin + each * steps,
+                groups_at_a_time=min(groups, at_a_time.at(px)),
+                memory_bytes=by_px[px].memory_bytes,
+            )
+        )
+    return tuple(stages)
+
+
+def _checkpoints(recipe: Recipe, length: Length, stages: tuple[Stage, ...]) -> int:
+    """How many are written: at each stage's end, and after so many minutes without one."""
+    every_s = recipe.checkpoint_minutes * 60
+    if every_s == 0:
+        return length.steps
+    ends = len(stage_ends(recipe, length))
+    lasting = [stage.seconds for stage in stages] if ends > 1 else [sum(stage.seconds for stage in stages)]
+    return ends + sum(math.floor(seconds / every_s) for seconds in lasting)
+
+
+def epochs_within(minutes: float, recipe: Recipe, rates: Rates, *, images: int, val_images: int) -> float:
     """The epochs that fit into so many minutes.
 
     Args:
-        minutes: of the run, from the first step to the last.
-        recipe: as for ``measure``.
-        network: as for ``measure``.
-        manifest: training pictures.
-        device: to train on.
-        reader: as for ``measure``.
+        minutes: of the run, from its first step to its last answer.
+        recipe: settled but for the epochs.
+        rates: of the run.
+        images: to train on.
+        val_images: to evaluate on.
 
     Raises:
         InputError: not even one step per stage fits.
     """
-    seconds = {
-        time.image_px: time.seconds_per_image for time in measure(recipe, network, manifest, device, reader)
-    }
-    plan = recipe.progressive
-    per_image = float(np.mean([seconds[plan.stage(index).image_px] for index in range(plan.stages)]))
-    epochs = minutes * 60 * (1 - _OVERHEAD) / (per_image * len(manifest))
-    if epochs * len(manifest) < plan.stages * recipe.batch_images:
+
+    def seconds(steps: int) -> float:
+        epochs = steps * recipe.batch_images / images
+        return forecast(
+            recipe.model_copy(update={"epochs": epochs}), rates, images=images, val_images=val_images
+        ).seconds
+
+    room = minutes * 60 * (1 - _RESERVE)
+    fits, too_many = recipe.progressive.stages, recipe.progressive.stages + 1
+    if seconds(fits) > room:
         raise InputError(
-            f"--minutes {minutes:g}: one step for each of the {plan.stages} stages takes "
-            f"{per_image * recipe.batch_images * plan.stages / 60:.1f} minutes. Give more, or smaller pictures "
-            "(--image-px) or a smaller network (--model)."
+            f"--minutes {minutes:g}: one step for each of the {fits} stages, with validation, checkpoints and the last "
+            f"evaluation, takes {seconds(fits) / 60:.2g} minutes. Give more, or smaller pictures (--image-px) or a "
+            "smaller network (--model)."
         )
-    return float(f"{epochs:.3g}")
+    while seconds(too_many) <= room:
+        fits, too_many = too_many, 2 * too_many
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        fits, too_many = (middle, too_many) if seconds(middle) <= room else (fits, middle)
+    return float(f"{fits * recipe.batch_images / images:.4g}")

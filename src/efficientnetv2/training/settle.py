@@ -141,7 +141,7 @@ def fit_into_memory(
         recipe, network, num_classes=num_classes, device=device, limit_gib=memory_gib, world=world
     )
     group = _settled_group(recipe, preflight, world)
-    at_a_time = preflight.groups_at_a_time(_settings(recipe), group_images=group)
+    at_a_time = preflight.groups_at_a_time(settings_by_size(recipe), group_images=group)
     notes = []
     if group < recipe.batch_images:
         notes.append(
@@ -163,7 +163,7 @@ def _settled_group(recipe: Recipe, preflight: Preflight, world: World) -> int:
         )
     possible = [images for images in divisors(batch, most=given or batch) if images >= least]
     among = possible if given else best_shared(possible, batch_images=batch, processes=world.size)
-    largest = max(_settings(recipe), key=lambda setting: setting.image_px)
+    largest = max(settings_by_size(recipe), key=lambda setting: setting.image_px)
     group = preflight.largest_group(largest, among=among)
     px, room = largest.image_px, f"the {preflight.room / GIB:.2f} GiB of memory that are free for it"
     if group == 0:
@@ -180,11 +180,11 @@ def _settled_group(recipe: Recipe, preflight: Preflight, world: World) -> int:
     return group
 
 
-def _settings(recipe: Recipe) -> list[Setting]:
+def settings_by_size(recipe: Recipe) -> list[Setting]:
     """A setting of each size; of one that grows at every step, those where stages begin and the last."""
     stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
     return list({setting.image_px: setting for setting in [*stages, recipe.progressive.last]}.values())
 
 
 def _smallest_px(recipe: Recipe) -> int:
-    return min(setting.image_px for setting in _settings(recipe))
+    return min(setting.image_px for setting in settings_by_size(recipe))

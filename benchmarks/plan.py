@@ -1,0 +1,107 @@
+"""Whether ``effnetv2 plan`` says how long ``effnetv2 train`` will take.
+
+Run: python -m benchmarks.plan DATA [--weights auto|NAME|FILE] [--rounds 3] [--only quick|finetune] [--record]
+
+Two recipes by V2-B0 on the CPU: quick from scratch (48 to 96 px), and finetune from given weights (96 to 160 px, its
+linear probe included). Each is planned, then really run, a few times in turn, in processes of their own. The error is
+that of the whole wall time, from the start of the process to its end: foretold over measured, minus 1; told is its
+size. Nothing else may run on the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.record import RESULTS, hardware, record
+
+MODEL = ("--model", "efficientnetv2_b0", "--device", "cpu")
+QUICK = (
+    "--recipe", "quick", "--weights", "none", "--epochs", "16",
+    "--set", "progressive.image_px={start: 48, end: 96}", "--set", "progressive.px_multiple=16",
+)  # fmt: skip
+FINETUNE = ("--recipe", "finetune", "--epochs", "4", "--image-px", "160")
+
+
+def effnetv2(*words: str) -> tuple[str, float]:
+    """A command: what it answers, and the seconds it took."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "efficientnetv2.cli", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"effnetv2 {' '.join(words)} ended with {done.returncode}:\n{done.stderr}")
+    return done.stdout, time.perf_counter() - began
+
+
+def planned_and_run(data: Path, words: tuple[str, ...]) -> dict:
+    """One plan and one run: what was foretold, and what came."""
+    answer, plan_s = effnetv2("plan", str(data), *words, "--json")
+    told = json.loads(answer)
+    with tempfile.TemporaryDirectory() as folder:
+        report, run_s = effnetv2("train", str(data), *words, "--out", f"{folder}/run", "--json")
+        lines = (Path(folder) / "run/metrics.jsonl").read_text().splitlines()
+        rows = [row for row in map(json.loads, lines) if row["kind"] == "train"]
+        training_s = {stage["image_px"]: 0.0 for stage in told["stages"]}
+        for row in rows:
+            training_s[row["image_px"]] += row["train_s"]
+    return {
+        "foretold_s": told["seconds"],
+        "measured_s": run_s,
+        "plan_took_s": plan_s,
+        "foretold_others_s": told["others_s"],
+        "foretold_training_s": {str(one["image_px"]): one["seconds"] for one in told["stages"]},
+        "measured_training_s": {str(px): seconds for px, seconds in training_s.items()},
+        "measured_wall_s_of_report": json.loads(report)["wall_s"],
+    }
+
+
+def main() -> None:
+    """Plan, run, compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--weights", default="auto", help="that finetune begins with")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=("quick", "finetune"))
+    parser.add_argument("--record", action="store_true", help="write results/summary.json and plan.json")
+    options = parser.parse_args()
+    recipes = {"quick": (*MODEL, *QUICK), "finetune": (*MODEL, *FINETUNE, "--weights", options.weights)}
+    if options.only:
+        recipes = {options.only: recipes[options.only]}
+    kept: dict[str, list[dict]] = {name: [] for name in recipes}
+    for _ in range(options.rounds):
+        for name, words in recipes.items():
+            one = planned_and_run(options.data, words)
+            kept[name].append(one)
+            error = one["foretold_s"] / one["measured_s"] - 1
+            print(
+                f"{name}: foretold {one['foretold_s']:.1f} s, took {one['measured_s']:.1f} s ({error:+.1%})",
+                flush=True,
+            )
+    for name, rounds in kept.items():
+        errors = [abs(one["foretold_s"] / one["measured_s"] - 1) for one in rounds]
+        print(f"plan_error_{name}: {statistics.median(errors):.3f} ({min(errors):.3f} to {max(errors):.3f})")
+        if options.record:
+            record(
+                f"plan_error_{name}",
+                statistics.median(errors),
+                unit="fraction",
+                low=min(errors),
+                high=max(errors),
+                n=len(errors),
+                command=f"python -m benchmarks.plan DATA --rounds {options.rounds} --record",
+            )
+    if options.record:
+        raw = {"when": time.strftime("%Y-%m-%d"), "hardware": hardware(), "rounds": kept}
+        (RESULTS / "plan.json").write_text(json.dumps(raw, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What ``plan`` and ``train --minutes`` share: a run that has not begun, to be measured, and the epochs that fit."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.prepare import Prepared
+from efficientnetv2.data.readers import Reader
+from efficientnetv2.models.network import Network
+from efficientnetv2.training.distributed import ALONE, World
+from efficientnetv2.training.folder import NoFolder
+from efficientnetv2.training.job import Job
+from efficientnetv2.training.plan import epochs_within
+from efficientnetv2.training.rates import Rates
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.settle import Settled
+from efficientnetv2.training.state import Length
+
+
+def job_of(
+    settled: Settled,
+    prepared: Prepared,
+    path: Path,
+    device: torch.device,
+    workers: int,
+    reader: Reader | None = None,
+) -> Job:
+    """The run, as one process would run it, but that nothing is written into its folder.
+
+    Args:
+        settled: its recipe and network.
+        prepared: its pictures.
+        path: of its folder, which need not be there.
+        device: to train on.
+        workers: processes that read pictures.
+        reader: of the training pictures; None reads the originals.
+    """
+    return Job(
+        recipe=settled.recipe,
+        network=settled.network,
+        train=prepared.train,
+        val=prepared.val,
+        preprocessing=preprocessing_of(settled.recipe, settled.network),
+        folder=NoFolder(path),
+        device=device,
+        workers=workers,
+        at_a_time=settled.at_a_time,
+        reader=reader,
+    )
+
+
+def preprocessing_of(recipe: Recipe, network: Network) -> Preprocessing:
+    """As the weights want it, or as the network was published; at the recipe's size, framing and views."""
+    assert recipe.eval_px is not None, "settle() comes first"
+    return replace(
+        network.preprocessing,
+        image_px=recipe.eval_px,
+        framing=recipe.framing,
+        crop_fraction=recipe.crop_fraction,
+        views=recipe.eval_views,
+    )
+
+
+def as_long_as(
+    minutes: float, job: Job, rates: Rates, *, spent_s: float, world: World = ALONE
+) -> tuple[Recipe, str]:
+    """The recipe with the epochs that fit into so many minutes, and a sentence on them.
+
+    Args:
+        minutes: that the run may take from its first step, and whatever has been spent before on its account.
+        job: to be run.
+        rates: of it, measured by one process.
+        spent_s: on filling a cache.
+        world: the processes that will run it.
+
+    Raises:
+        InputError: not even one step per stage fits.
+    """
+    left = minutes - spent_s / 60
+    if left <= 0:
+        raise InputError(
+            f"--minutes {minutes:g}: filling the cache alone takes {spent_s / 60:.1f} minutes. Give more; a cache on "
+            "disk is there the next time."
+        )
+    images = len(job.train)
+    epochs = epochs_within(
+        left * _at_once(world, job.device), job.recipe, rates, images=images, val_images=len(job.val)
+    )
+    recipe = job.recipe.model_copy(update={"epochs": epochs})
+    recipe.progressive.at(0, steps=Length.of(recipe, images).steps)
+    return recipe, f"Epochs: {epochs:g}, what fits into {minutes:g} minutes by a short measurement."
+
+
+@contextmanager
+def scratch(beside: Path) -> Iterator[Path]:
+    """A folder on the disk that a run will write to, gone afterwards.
+
+    Args:
+        beside: the run's folder, which need not be there.
+    """
+    there = next(folder for folder in beside.absolute().parents if folder.is_dir())
+    with tempfile.TemporaryDirectory(prefix=".effnetv2-", dir=there, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _at_once(world: World, device: torch.device) -> int:
+    """How many processes' worth of work is done in the time that one alone needs for its own."""
+    return world.size if device.type == "cuda" else world.machines

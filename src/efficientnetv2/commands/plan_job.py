@@ -1,0 +1,184 @@
+"""What ``plan`` does: prepare a run, rehearse its pieces, work out the whole, tell it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.memory import limit
+from efficientnetv2.commands.beginning import RUNS, Place, decided
+from efficientnetv2.commands.caching import Foreseen, foreseen
+from efficientnetv2.commands.foretold import as_long_as, job_of, scratch
+from efficientnetv2.commands.outcome import Outcome
+from efficientnetv2.commands.prepare import Prepared, Source, prepare
+from efficientnetv2.commands.screen import Screen, answer, duration
+from efficientnetv2.commands.words import Words
+from efficientnetv2.data.filling import amount
+from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.inference.accelerate import pick_own_device, pick_workers
+from efficientnetv2.inference.predict import Embeddings, Predictions
+from efficientnetv2.inference.probe import fit_probe, most_pictures
+from efficientnetv2.training.distributed import ALONE
+from efficientnetv2.training.folder import RunFolder
+from efficientnetv2.training.job import Job
+from efficientnetv2.training.plan import Forecast, forecast
+from efficientnetv2.training.rates import Rates, measure
+from efficientnetv2.training.settle import settle
+
+# The classifier of the linear probe is rehearsed on so many embeddings; its time grows with their number. Ours.
+_PROBED = 500
+
+
+def plan_and_tell(words: Words, source: Source, place: Place) -> None:
+    """Everything that ``effnetv2 plan`` does.
+
+    Args:
+        words: about the recipe.
+        source: of the pictures.
+        place: where and how the run would run.
+
+    Raises:
+        InputError: anything that ``train`` would refuse before its first step.
+    """
+    screen = Screen(quiet=place.as_json)
+    device = pick_own_device(place.device, 0, 1)
+    if place.memory_gib is not None:
+        limit(device, place.memory_gib)
+    workers = pick_workers(device) if place.workers is None else place.workers
+    _, recipe, chosen, _ = decided(words, place, device, screen, ALONE)
+    prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=place.strict, say=screen.say)
+    settled = settle(
+        recipe,
+        images=len(prepared.train),
+        class_names=prepared.train.class_names,
+        device=device,
+        memory_gib=place.memory_gib,
+    )
+    begun_s = time.time() - psutil.Process().create_time()
+    path = place.out or RUNS
+    job = job_of(settled, prepared, path, device, workers)
+    notes = [prepared.split_note, *chosen, *settled.notes]
+    kept = foreseen(words.cache, settled.recipe, prepared, device, screen)
+    screen.say("Measuring: some steps of every picture size, answers, a checkpoint.")
+    with scratch(path) as folder:
+        rates = measure(
+            job if kept is None else replace(job, train=kept.pictures, reader=kept.reader), folder
+        )
+        if words.minutes is not None:
+            spent_s = 0.0 if kept is None else kept.seconds
+            recipe, note = as_long_as(words.minutes, job, rates, spent_s=spent_s)
+            job, notes = replace(job, recipe=recipe), [*notes, note]
+        others_s, disk = _around(job, prepared, rates, folder / "run")
+    others_s["start-up"] += begun_s
+    if kept is not None:
+        others_s["filling the cache"] = kept.seconds
+    foretold = _whole(job, rates, others_s, disk)
+    if place.as_json:
+        answer(_as_json(foretold, kept, notes))
+        return
+    for note in notes:
+        screen.say(note)
+    _tell(foretold, kept, screen)
+
+
+def _whole(job: Job, rates: Rates, others_s: Mapping[str, float], disk: Mapping[str, int]) -> Forecast:
+    run = forecast(job.recipe, rates, images=len(job.train), val_images=len(job.val), at_a_time=job.at_a_time)
+    return replace(run, others_s={**others_s, **run.others_s}, disk_bytes={**run.disk_bytes, **disk})
+
+
+def _around(
+    job: Job, prepared: Prepared, rates: Rates, folder: Path
+) -> tuple[dict[str, float], dict[str, int]]:
+    """What the run does before its first step and after its last: seconds, and bytes of the files."""
+    began = time.perf_counter()
+    run = RunFolder(folder, lambda line: None)
+    run.begin(job.recipe, prepared.manifest, {})
+    run.record({"kind": "train", "step": 0, "loss": 0.0})  # TensorBoard is imported for it
+    run.close()
+    seconds = {"start-up": time.perf_counter() - began}
+    lists = run.manifest_file.stat().st_size
+    if job.recipe.weights != "none":
+        seconds["linear probe"] = _probe_s(job, rates)
+    began = time.perf_counter()
+    logits = torch.from_numpy(_noise(job, len(job.val), len(job.train.class_names)))
+    predictions = Predictions(np.arange(len(job.val)), job.val.labels, logits)
+    outcome = Outcome(predictions, job.val, job.train.class_names, Facts(job.train.source, "val"))
+    outcome.write(folder)
+    seconds["report"] = time.perf_counter() - began
+    written = sum(
+        (folder / name).stat().st_size for name in ("report.json", "report.html", "predictions.csv")
+    )
+    return seconds, {"lists and report": lists + written}
+
+
+def _probe_s(job: Job, rates: Rates) -> float:
+    """Of the linear probe: pictures embedded, then a classifier fitted to noise of the same shape."""
+    classes = len(job.train.class_names)
+    most = most_pictures(job.network, job.preprocessing.image_px, classes, job.device)
+    learning = min(len(job.train), most)
+    some = min(learning, _PROBED)
+    vectors = _noise(job, some, job.network.embed_dim)
+    labels = job.train.labels[np.linspace(0, len(job.train) - 1, some).astype(int)]
+    began = time.perf_counter()
+    fit_probe(
+        Embeddings(np.arange(some), labels, vectors),
+        key=job.key.fold("probe"),
+        balanced=job.recipe.balance is not None,
+    )
+    fitting_s = (time.perf_counter() - began) * learning / some
+    return rates.curve.seconds(learning) + rates.curve.seconds(min(len(job.val), most)) + fitting_s
+
+
+def _noise(job: Job, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    key: Key = job.key.fold("rehearsal")
+    return key.generator().standard_normal((rows, columns), dtype=np.float32)
+
+
+def _tell(foretold: Forecast, kept: Foreseen | None, screen: Screen) -> None:
+    rows = [
+        [
+            str(number),
+            str(stage.image_px),
+            f"{stage.steps:,}",
+            f"{stage.images_per_s:.0f}",
+            str(stage.groups_at_a_time),
+            amount(stage.memory_bytes),
+            duration(stage.seconds),
+        ]
+        for number, stage in enumerate(foretold.stages, start=1)
+    ]
+    columns = ["stage", "px", "steps", "images/s", "groups at a time", "memory", "time"]
+    screen.table("By stage", columns, rows)
+    screen.table(
+        "Besides",
+        ["what", "time"],
+        [[what, duration(seconds)] for what, seconds in foretold.others_s.items()],
+    )
+    disk = [[what, amount(count)] for what, count in foretold.disk_bytes.items()]
+    if kept is not None:
+        disk.append(["cache (in memory)" if kept.where == "ram" else "cache", amount(kept.bytes)])
+    screen.table("Kept", ["what", "size"], disk)
+    epochs = foretold.length.steps / foretold.length.steps_per_epoch
+    screen.say(
+        f"In all about {duration(foretold.seconds)} for {epochs:.3g} epochs, {amount(_memory(foretold, kept))} of "
+        f"memory, {amount(sum(foretold.disk_bytes.values()))} of disk in the run folder."
+    )
+
+
+def _memory(foretold: Forecast, kept: Foreseen | None) -> int:
+    return foretold.memory_bytes + (kept.bytes if kept is not None and kept.where == "ram" else 0)
+
+
+def _as_json(foretold: Forecast, kept: Foreseen | None, notes: list[str]) -> dict[str, Any]:
+    plain = foretold.to_json() | {"memory_bytes": _memory(foretold, kept), "chosen": notes}
+    if kept is not None:
+        plain["cache"] = {"where": kept.where, "bytes": kept.bytes}
+    return plain

@@ -1,0 +1,276 @@
+"""How long the pieces of a run take on this machine: a few steps of every picture size, answers, a checkpoint.
+
+All is measured as the run will do it, by its own loop on its own pictures: precision and compiling as settled, as many
+groups at a time, reading included. What a whole run comes to is worked out in ``training.plan``.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from efficientnetv2.base.memory import Peak
+from efficientnetv2.data.loader import Batch, TrainingPictures, reading_threads, training_batches
+from efficientnetv2.data.sampling import Request, Sampler
+from efficientnetv2.inference.accelerate import place
+from efficientnetv2.progressive import Setting
+from efficientnetv2.training import resume
+from efficientnetv2.training.job import Job, kept
+from efficientnetv2.training.loop import train
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.settle import settings_by_size
+from efficientnetv2.training.state import Length, State, begin
+
+# All ours. Steps of each size that are not counted at least: memory is watched in them.
+_WARM_UP = 2
+# Of each size so many steps are timed at least, and so many seconds of them.
+_TIMED_STEPS, _TIMED_S = 3, 2.0
+# A batch of more pictures is measured in part, whole passes of it.
+_MOST_IMAGES = 256
+# Pictures answered before any that are timed, at most so many of these, and the seconds that they are to fill.
+_FEW, _MOST_ANSWERS, _ANSWERS_S = 8, 512, 2.0
+# Of the measured run: so long that its learning rate stays near 0, so that nothing diverges.
+_STEPS = 1_000_000
+
+
+@dataclass(frozen=True)
+class StepRate:
+    """Steps of one picture size.
+
+    Args:
+        image_px: side of the pictures.
+        begin_s: that the first step takes longer than those that follow.
+        each_s: of a step of the whole batch.
+        memory_bytes: the most in use meanwhile, all that the process takes included.
+    """
+
+    image_px: int
+    begin_s: float
+    each_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class AnswerRate:
+    """Answers to pictures.
+
+    Args:
+        begin_s: before the first of them.
+        each_s: for each.
+    """
+
+    begin_s: float
+    each_s: float
+
+    def seconds(self, pictures: int) -> float:
+        """For so many in one go."""
+        return self.begin_s + self.each_s * pictures
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the pieces of a run take.
+
+    Args:
+        compile_s: to compile the network for every stage; about 0 where the recipe does not.
+        steps: one for each size, growing.
+        curve: answers for a point of the validation curve.
+        answers: final ones, with all views.
+        checkpoint_s: to write one.
+        checkpoint_bytes: of one.
+        model_bytes: of the model file.
+    """
+
+    compile_s: float
+    steps: tuple[StepRate, ...]
+    curve: AnswerRate
+    answers: AnswerRate
+    checkpoint_s: float
+    checkpoint_bytes: int
+    model_bytes: int
+
+    def step_s(self, image_px: float) -> float:
+        """Of a step at any size; between those that were measured, in proportion to the pixels."""
+        pixels = [rate.image_px**2 for rate in self.steps]
+        return float(np.interp(image_px**2, pixels, [rate.each_s for rate in self.steps]))
+
+
+def measure(job: Job, scratch: Path) -> Rates:
+    """Do a little of everything that the run will do.
+
+    Args:
+        job: to be run, by one process; its network stays as it is, a copy is trained.
+        scratch: a folder on the disk that the run will write to; a checkpoint is left there.
+
+    Raises:
+        InputError: what the run would raise: pictures that can't be read, memory or disk too short.
+    """
+    state = begin(place(copy.deepcopy(job.network), job.device), job.recipe)
+    compile_s, steps = _steps(job, state)
+    curve = _answers(job, state, once=True)
+    answers = curve if job.preprocessing.views == "one" else _answers(job, state, once=False)
+    began = time.perf_counter()
+    checkpoint = resume.save(scratch, state.to_dict() | {"seconds": 0.0}, state.step)
+    return Rates(
+        compile_s=compile_s,
+        steps=steps,
+        curve=curve,
+        answers=answers,
+        checkpoint_s=time.perf_counter() - began,
+        checkpoint_bytes=checkpoint.stat().st_size,
+        model_bytes=sum(tensor.nbytes for tensor in kept(state).state_dict().values()),
+    )
+
+
+def _steps(job: Job, state: State) -> tuple[float, tuple[StepRate, ...]]:
+    """Seconds of compiling, and the steps of each size."""
+    group = job.recipe.group_images
+    assert group is not None, "settle() comes first"
+    groups = min(job.recipe.batch_images // group, max(job.at_a_time.most, _MOST_IMAGES // group))
+    timed = _Timed(job, job.recipe.model_copy(update={"batch_images": groups * group}))
+    loop = train(
+        state,
+        timed.batches(),
+        recipe=timed.recipe,
+        preprocessing=job.preprocessing,
+        length=Length(_STEPS, _STEPS),
+        num_classes=len(job.train.class_names),
+        key=job.key,
+        device=job.device,
+        at_a_time=job.at_a_time,
+    )
+    for _ in loop:
+        timed.after_step()
+    return timed.compile_s, tuple(timed.rates)
+
+
+class _Timed:
+    """Gives a loop steps of one size after the other, as many of each as it takes to know how long they are.
+
+    Args:
+        job: to be run.
+        recipe: its own, perhaps with a part of the batch.
+
+    Attributes:
+        compile_s: until the loop asked for the first pictures.
+        rates: of the sizes done.
+    """
+
+    def __init__(self, job: Job, recipe: Recipe) -> None:
+        self.job, self.recipe = job, recipe
+        self.compile_s = 0.0
+        self.rates: list[StepRate] = []
+        self._begun = time.perf_counter()
+        self._marks: list[float] = []
+        self._watching = ExitStack()
+
+    def batches(self) -> Iterator[Batch]:
+        """The groups of steps of every size, small ones first; asked for by the loop."""
+        job, recipe = self.job, self.recipe
+        threads = reading_threads(job.workers)
+        pictures = TrainingPictures(
+            job.train, job.preprocessing, recipe.crop_area_min, job.key, threads=threads, reader=job.reader
+        )
+        drawn = iter(self._sampler())
+        self.compile_s = time.perf_counter() - self._begun
+        for setting in sorted(settings_by_size(recipe), key=lambda one: one.image_px):
+            with ExitStack() as self._watching:
+                peak = self._watching.enter_context(Peak(job.device))
+                self._marks = [time.perf_counter()]
+                yield from training_batches(
+                    pictures,
+                    self._requests(drawn, setting),
+                    workers=job.workers,
+                    pin_memory=job.device.type == "cuda",
+                )
+            self.rates.append(self._rate(setting, peak.bytes))
+
+    def after_step(self) -> None:
+        """Told of every step done. The device is waited for only where timing begins and ends: the run does not wait.
+
+        What workers had read ahead by then is trained on, but not counted.
+        """
+        if self._enough:
+            return
+        self._marks.append(time.perf_counter())
+        if len(self._marks) <= 1 + self._warm_up or self._enough:
+            if self.job.device.type == "cuda":
+                torch.cuda.synchronize(self.job.device)
+            self._marks[-1] = time.perf_counter()
+        if len(self._marks) == 1 + self._warm_up:
+            self._watching.close()  # looking at the memory takes time itself
+
+    @property
+    def _warm_up(self) -> int:
+        """Steps that are not counted. Workers begin at the same time: what each reads first comes at once."""
+        return max(_WARM_UP, self.job.workers)
+
+    def _sampler(self) -> Sampler:
+        recipe = self.recipe
+        assert recipe.group_images is not None, "settle() comes first"
+        return Sampler(
+            labels=self.job.train.labels,
+            progressive=recipe.progressive,
+            steps=_STEPS,
+            batch_images=recipe.batch_images,
+            group_images=recipe.group_images,
+            balance=recipe.balance,
+            key=self.job.key,
+        )
+
+    def _requests(self, drawn: Iterator[Request], setting: Setting) -> Iterator[Request]:
+        """Whole steps at a setting, until those done have taken long enough."""
+        groups = self.recipe.batch_images // (self.recipe.group_images or self.recipe.batch_images)
+        while not self._enough:
+            for request in itertools.islice(drawn, groups):
+                yield replace(request, setting=setting)
+
+    @property
+    def _enough(self) -> bool:
+        """Whether the steps done say how long one takes: with workers, whole rounds of them."""
+        timed, workers = len(self._marks) - 1 - self._warm_up, self.job.workers
+        if timed < max(_TIMED_STEPS, 2 * workers) or (workers and timed % workers):
+            return False
+        return self._marks[-1] - self._marks[self._warm_up] >= _TIMED_S
+
+    def _rate(self, setting: Setting, memory_bytes: int) -> StepRate:
+        marks, counted = self._marks, self._marks[self._warm_up :]
+        if self.job.workers or self.job.device.type == "cuda":
+            # Pictures come in bursts, and a device is told ahead: only the time of all steps means something.
+            each = (counted[-1] - counted[0]) / (len(counted) - 1)
+        else:
+            each = statistics.median(after - before for before, after in itertools.pairwise(counted))
+        begin = max(0.0, marks[1] - marks[0] - each)
+        if self.job.workers and self.rates:
+            begin = 0.0  # the workers have begun with the first size, and read on beyond it
+        whole = self.job.recipe.batch_images / self.recipe.batch_images
+        return StepRate(setting.image_px, begin, each * whole, memory_bytes)
+
+
+def _answers(job: Job, state: State, *, once: bool) -> AnswerRate:
+    """How long pictures of ``val`` take, from few to as many as fill a little time."""
+
+    def seconds(count: int) -> float:
+        part = job.val.select(np.unique(np.linspace(0, len(job.val) - 1, count).astype(np.int64)))
+        began = time.perf_counter()
+        job.predict(state, part, once=once)
+        return time.perf_counter() - began
+
+    few = min(_FEW, len(job.val))
+    seconds(few)
+    few_s = seconds(few)
+    count = min(len(job.val), _MOST_ANSWERS, max(few, int(_ANSWERS_S / few_s * few)))
+    count_s = seconds(count)
+    if job.workers and count > few:  # starting them takes a time of its own
+        each = max(0.0, count_s - few_s) / (count - few)
+        return AnswerRate(max(0.0, few_s - each * few), each)
+    return AnswerRate(0.0, count_s / count)

@@ -1,0 +1,86 @@
+"""``effnetv2 plan``: it says what ``train`` will take, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+from tests.command_line import TINY, effnetv2
+
+from efficientnetv2.commands.plan import plan
+from efficientnetv2.commands.train import train
+from efficientnetv2.training.folder import RunFolder
+
+SCRATCH = (*TINY, "--weights", "none")
+
+
+def left(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*"))
+
+
+def test_the_words_are_those_of_train():
+    theirs = dict(inspect.signature(train).parameters)
+    del theirs["resume"]
+    assert dict(inspect.signature(plan).parameters) == theirs
+
+
+def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
+    """Steps and bytes can be foretold exactly; how long it takes is another matter on a busy machine."""
+    before = left(tmp_path)
+    done = effnetv2("plan", class_folders, *SCRATCH, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert left(tmp_path) == before
+    told = json.loads(done.stdout)
+    done = effnetv2("train", class_folders, *SCRATCH, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = RunFolder(tmp_path / "run", lambda line: None)
+    rows = run.history()
+    assert told["steps"] == rows[-1]["step"]
+    assert [stage["image_px"] for stage in told["stages"]] == [32, 64]
+    assert [stage["steps"] for stage in told["stages"]] == [
+        len({row["step"] for row in rows if row["kind"] == "train" and row["image_px"] == px}) for px in (32, 64)
+    ]  # fmt: skip
+    saved = sum(path.stat().st_size for path in run.checkpoints.iterdir())
+    assert told["disk_bytes"]["checkpoints"] == pytest.approx(saved, rel=0.01)
+    assert told["disk_bytes"]["model file"] == pytest.approx(run.model_file.stat().st_size, rel=0.02)
+    assert set(told["others_s"]) == {
+        "start-up", "validation", "checkpoints", "final evaluation", "report",
+    }  # fmt: skip
+    assert all(seconds > 0 for seconds in told["others_s"].values())
+    assert told["memory_bytes"] > saved
+    assert any(note.startswith("Evaluation at 64 px") for note in told["chosen"])
+
+
+def test_with_weights_a_cache_and_minutes(class_folders, tmp_path):
+    done = effnetv2("train", class_folders, *SCRATCH, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    before = left(tmp_path)
+    words = [word for word in TINY if word not in ("--epochs", "1")]
+    words += ["--weights", "run", "--cache", "ram", "--minutes", "1"]
+    done = effnetv2("plan", class_folders, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert left(tmp_path) == before
+    for what in ("linear probe", "filling the cache", "cache (in memory)", "what fits into 1 minutes"):
+        assert what in done.stdout
+    assert "In all about" in done.stdout
+    stages = done.stdout.partition("By stage\n")[2].splitlines()[:3]
+    assert stages[0].split() == [
+        "stage",
+        "px",
+        "steps",
+        "images/s",
+        "groups",
+        "at",
+        "a",
+        "time",
+        "memory",
+        "time",
+    ]
+    assert [line.split()[:2] for line in stages[1:]] == [["1", "32"], ["2", "64"]]
+
+
+def test_what_train_refuses_is_refused(class_folders, tmp_path):
+    done = effnetv2("plan", class_folders, *SCRATCH, "--set", "optimizer.learning=1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "optimizer.learning" in done.stderr

@@ -1,0 +1,125 @@
+"""What the pieces of a run take, measured on the run's own pictures by its own loop."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.manifest import read
+from efficientnetv2.data.readers import originals
+from efficientnetv2.models.create import create
+from efficientnetv2.training import loop, rates
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.folder import NoFolder
+from efficientnetv2.training.job import Job
+from efficientnetv2.training.memory import GroupsAtATime
+from efficientnetv2.training.rates import AnswerRate, measure
+from efficientnetv2.training.recipes import named
+
+SLEEP_S = 0.02
+
+
+class Slow:
+    """A reader that takes its time over every picture."""
+
+    def __init__(self, reader):
+        self.reader = reader
+
+    def source(self, sample):
+        time.sleep(SLEEP_S)
+        return self.reader.source(sample)
+
+    def ahead(self, samples):
+        return self
+
+    def name(self, sample):
+        return self.reader.name(sample)
+
+
+@pytest.fixture
+def job(class_folders, tmp_path, monkeypatch):
+    """Groups of 4 pictures of 32 and 64 px, two of them at a time at 32 px."""
+    monkeypatch.setattr(rates, "_TIMED_S", 0.0)
+    monkeypatch.setattr(rates, "_ANSWERS_S", 0.0)
+    settings = [
+        "progressive={stages: 2, image_px: {start: 32, end: 64}}", "batch_images=8", "group_images=4",
+        "precision=fp32", "compile=false", "epochs=1",
+    ]  # fmt: skip
+    manifest = read(class_folders)
+    train, val = (manifest.select(np.arange(first, 48, 2)) for first in (0, 1))
+    return Job(
+        recipe=with_settings(named("quick"), settings),
+        network=create("efficientnetv2_b0", num_classes=3),
+        train=train,
+        val=val,
+        preprocessing=Preprocessing(image_px=64),
+        folder=NoFolder(tmp_path / "run"),
+        device=torch.device("cpu"),
+        workers=0,
+        at_a_time=GroupsAtATime({32: 2, 64: 1}),
+    )
+
+
+def test_steps_are_those_of_the_run_and_the_network_stays(job, tmp_path, monkeypatch):
+    """Two groups of 32 px in one pass, two passes of one at 64 px; two steps to warm up and three that are timed."""
+    passes = []
+
+    def counted(network, batches, *rest, real=loop.train_groups):
+        passes.append((batches[0].request.setting.image_px, len(batches)))
+        return real(network, batches, *rest)
+
+    monkeypatch.setattr(loop, "train_groups", counted)
+    before = {name: tensor.clone() for name, tensor in job.network.state_dict().items()}
+    found = measure(job, tmp_path)
+    assert passes == [(32, 2)] * 5 + [(64, 1)] * 10
+    assert [rate.image_px for rate in found.steps] == [32, 64]
+    assert all(rate.each_s > 0 and rate.begin_s >= 0 for rate in found.steps)
+    assert all(torch.equal(before[name], now) for name, now in job.network.state_dict().items())
+    weights = sum(tensor.nbytes for tensor in before.values())
+    assert found.model_bytes == weights
+    # the network, two moments, the moving average; a little for what surrounds them
+    assert 3.9 * weights < found.checkpoint_bytes < 4.2 * weights
+    assert [path.stat().st_size for path in tmp_path.glob("*.pt")] == [found.checkpoint_bytes]
+    assert all(rate.memory_bytes > 4 * weights for rate in found.steps)
+
+
+def test_reading_is_a_part_of_a_step(job, tmp_path):
+    slow = measure(replace(job, reader=Slow(originals(job.train))), tmp_path)
+    assert all(rate.each_s > 8 * SLEEP_S for rate in slow.steps), "8 pictures, one after the other"
+
+
+def test_a_large_batch_is_measured_in_part(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(rates, "_MOST_IMAGES", 4)
+    large = job.recipe.model_copy(update={"batch_images": 40})
+    slow = replace(
+        job, recipe=large, reader=Slow(originals(job.train)), at_a_time=GroupsAtATime({32: 1, 64: 1})
+    )
+    began = time.perf_counter()
+    found = measure(slow, tmp_path)
+    assert all(rate.each_s > 40 * SLEEP_S for rate in found.steps)
+    assert time.perf_counter() - began < 10 * 40 * SLEEP_S, "a tenth of what ten whole steps take"
+
+
+def test_workers_are_those_of_the_run(job, tmp_path):
+    """Two that read side by side take half as long: 8 pictures in 4 times their pause."""
+    found = measure(replace(job, workers=2, reader=Slow(originals(job.train))), tmp_path)
+    last = found.steps[-1]
+    assert last.each_s > 3 * SLEEP_S
+    assert last.begin_s == 0, "the workers have read ahead by then"
+
+
+def test_what_lies_between_two_sizes_is_in_proportion_to_the_pixels(job, tmp_path):
+    found = measure(job, tmp_path)
+    small, large = (rate.each_s for rate in found.steps)
+    middle = (0.5 * (32**2 + 64**2)) ** 0.5
+    assert found.step_s(32) == pytest.approx(small)
+    assert found.step_s(middle) == pytest.approx((small + large) / 2)
+
+
+def test_answers_take_what_they_take_to_begin_and_each():
+    assert AnswerRate(0.5, 0.01).seconds(30) == pytest.approx(0.8)
