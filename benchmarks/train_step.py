@@ -87,10 +87,11 @@ def main() -> None:
             print(f"  {claim}: {spread}{f' ({best})' if claim.endswith('best') else ''}", flush=True)
         compared = losses(case(rate=0.0))
         if options.record:
-            keep(name, {"best": best, "losses": compared} | found.to_json(), ratios, options.rounds)
+            command = "python -m benchmarks.train_step" + (" --compiled" if options.compiled else "")
+            keep(name, {"best": best, "losses": compared} | found.to_json(), ratios, options.rounds, command)
 
 
-def keep(name: str, found: dict, ratios: dict, rounds: int) -> None:
+def keep(name: str, found: dict, ratios: dict, rounds: int, command: str) -> None:
     """Into the summary, and the raw seconds and losses beside it."""
     for claim, spread in ratios.items():
         record(
@@ -100,7 +101,7 @@ def keep(name: str, found: dict, ratios: dict, rounds: int) -> None:
             low=spread.low,
             high=spread.high,
             n=rounds,
-            command="python -m benchmarks.train_step --compiled",
+            command=command,
         )
     path = RESULTS / "train_step.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
