@@ -236,8 +236,12 @@ def test_a_network_that_compiles_to_another_one_is_not_used(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The network does not compile here:UserWarning")
 def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
-    recipe = recipe_of("precision=fp32", "progressive.stages=1", "progressive.dropout=0", "compile=off")
-    images = torch.rand(8, 3, 32, 32)
+    """With pictures as the run's: compiled for others, it would be another program, which nobody has tried."""
+    recipe = recipe_of(
+        "precision=fp32", "progressive.stages=1", "progressive.dropout=0", "progressive.image_px=32", "compile=off",
+        "batch_images=8", "group_images=8",
+    )  # fmt: skip
+    images = torch.rand(8, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     grads = []
     for compiles in (False, True):
         given = network().train()
@@ -247,3 +251,11 @@ def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
     for name, grad in grads[0].items():
         off = torch.linalg.vector_norm(grads[1][name] - grad) / torch.linalg.vector_norm(grad)
         assert off < 1e-3, name
+
+
+@pytest.mark.parametrize(
+    ("groups", "at_a_time", "passes"), [(8, 3, [3, 2]), (8, 4, [4]), (2, 4, [2]), (1, 1, [1])]
+)
+def test_a_compiled_network_is_tried_with_every_number_of_groups_that_a_pass_has(groups, at_a_time, passes):
+    """8 groups, 3 at a time: 3, 3 and 2."""
+    assert compiling._passes(groups, at_a_time) == passes

@@ -52,9 +52,10 @@ def network_to_call(
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             for setting in stages:
                 apply_setting(network, dropout=setting.dropout, drop_path=setting.drop_path)
-                trial = _Trial(network, recipe.precision, group, at_a_time.at(setting.image_px), device)
-                if not trial.agrees(call, setting.image_px):
-                    reason = f"at {setting.image_px} px it then gives other gradients"
+                for groups in _passes(recipe.batch_images // group, at_a_time.at(setting.image_px)):
+                    trial = _Trial(network, recipe.precision, group, groups, device)
+                    if not trial.agrees(call, setting.image_px):
+                        reason = f"at {setting.image_px} px it then gives other gradients"
     except Exception as error:  # a compiler raises whatever the machine lacks
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     finally:
@@ -66,6 +67,15 @@ def network_to_call(
         warnings.warn(f"The network does not compile here ({reason}): going on without.", stacklevel=2)
         return network
     return call
+
+
+def _passes(groups: int, at_a_time: int) -> list[int]:
+    """How many groups there are in a pass of a step: as many as run at a time, and the rest in the last one.
+
+    Each is compiled apart, and PyTorch may compile one of them rightly and another wrongly.
+    """
+    whole, rest = divmod(groups, at_a_time)
+    return [at_a_time] * (whole > 0) + [rest] * (rest > 0)
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:
