@@ -10,6 +10,8 @@ from torch import nn
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.inference import accelerate
 from efficientnetv2.models.create import create
+from efficientnetv2.models.groups import one_pass
+from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.progressive import Progressive
 from efficientnetv2.training import compiling, speed
 from efficientnetv2.training.changes import with_settings
@@ -236,7 +238,7 @@ def test_a_network_that_compiles_to_another_one_is_not_used(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The network does not compile here:UserWarning")
 def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
-    """With pictures as the run's: compiled for others, it would be another program, which nobody has tried."""
+    """Called as the loop calls it: otherwise it would be compiled to another program, which nobody has tried."""
     recipe = recipe_of(
         "precision=fp32", "progressive.stages=1", "progressive.dropout=0", "progressive.image_px=32", "compile=off",
         "batch_images=8", "group_images=8",
@@ -245,12 +247,17 @@ def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
     grads = []
     for compiles in (False, True):
         given = network().train()
-        logits = network_to_call(given, recipe.model_copy(update={"compile": compiles}), CPU)(images)
+        apply_setting(given, dropout=0, drop_path=0)  # as the recipe's only stage
+        call = network_to_call(given, recipe.model_copy(update={"compile": compiles}), CPU)
+        with one_pass(given, images=8, seeds=[0]):
+            logits = call(images)
         logits.square().mean().backward()
         grads.append({name: weight.grad for name, weight in given.named_parameters()})
+    length = torch.linalg.vector_norm
+    whole = length(torch.stack([length(grad) for grad in grads[0].values()]))
     for name, grad in grads[0].items():
-        off = torch.linalg.vector_norm(grads[1][name] - grad) / torch.linalg.vector_norm(grad)
-        assert off < 1e-3, name
+        # A bias that batch-norm takes away again has a gradient of rounding errors alone.
+        assert length(grads[1][name] - grad) < 1e-3 * length(grad) + 1e-5 * whole, name
 
 
 @pytest.mark.parametrize(
