@@ -95,8 +95,8 @@ class _Trial:
     def agrees(self, call: Callable[[Tensor], Tensor], image_px: int) -> bool:
         """Whether the compiled network gives the gradients of the plain one, but for the noise of the precision.
 
-        PyTorch 2.15 compiles some small networks of this family wrongly for CPUs, without an error: logits off by
-        three quarters. The weights are moved a little first, for a calm network's gradients are mostly 0.
+        A compiler may be wrong without an error, and nobody would notice for hours. The weights are moved a
+        little first, for a calm network's gradients are mostly 0.
         """
         with torch.no_grad():
             for weight in self.network.parameters():
