@@ -241,6 +241,17 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         (("--minutes", "nan"), ("--minutes",)),
         (("--set", "batch_images=1", "--set", "progressive.image_px=32"), ("batch-norm", "--batch-images")),
         (("--set", "group_images=3"), ("group_images is 3", "divide", "2")),
+        (("--image-px", "24"), ("smallest training picture is 12 px", "32 x 32", "--image-px")),
+        (("--set", "eval_px=16"), ("eval_px is 16", "32 x 32")),
+        (
+            ("--set", "progressive.image_px={start: 128, end: 64}"),
+            ("image_px goes from 128 down to 64", "{start: 64, end: 128}"),
+        ),
+        (("--set", "progressive.dropout={start: 0.3, end: 0.1}"), ("dropout goes from 0.3 down to 0.1",)),
+        (
+            ("--set", "progressive.mixup_alpha=0.2", "--set", "group_images=1"),
+            ("mixup a picture without a partner", "at least 2"),
+        ),
         (("--memory-gib", "0.05"), ("--memory-gib 0.05", "alone take")),
         (("--memory-gib", "-1"), ("--memory-gib is -1",)),
         (("--weights", "missing.safetensors"), ("missing.safetensors",)),

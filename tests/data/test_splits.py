@@ -250,6 +250,18 @@ def test_a_fraction_lies_between_0_and_1(fraction):
         folds(manifest([0, 0, 1, 1]), k=1, seed=0)
 
 
+def test_a_number_of_pictures_can_be_held_out():
+    """Forty of 400, two classes of 200: 20 of each."""
+    held, note = with_holdout(manifest([0] * 200 + [1] * 200), fraction=40, seed=0)
+    assert [(held.split[part] == "val").sum() for part in (slice(200), slice(200, 400))] == [20, 20]
+    assert "Held out 40 of 400 pictures (10 %)" in note
+
+
+def test_more_pictures_than_there_are_cannot_be_held_out():
+    with pytest.raises(InputError, match="100,000 pictures are to be held out, but there are 4 in train"):
+        with_holdout(manifest([0, 0, 1, 1]), fraction=100_000, seed=0)
+
+
 def test_identical_files_with_labels_that_leave_no_way_are_refused():
     """Three classes, three files, each file in two of the classes: no two parts have all classes."""
     data = manifest([0, 1, 1, 2, 2, 0])

@@ -113,6 +113,22 @@ def test_differences_name_just_what_differs(changes):
     assert names == {name for name, value in changes.items() if getattr(base, name) != value}
 
 
+@pytest.mark.parametrize(
+    ("field", "start", "end"),
+    [("image_px", 300, 128), ("randaugment", 15, 5), ("mixup_alpha", 0.2, 0), ("dropout", 0.3, 0.1)],
+)
+def test_a_minimum_above_its_maximum_is_refused(field, start, end):
+    """Table 6 gives minima and maxima; what grows starts at the former."""
+    plain = named("efficientnetv2_m_paper").to_json()
+    plain["progressive"] |= {field: {"start": start, "end": end}}
+    with pytest.raises(
+        InputError, match=f"{field} goes from {start} down to {end}.*start: {end}, end: {start}"
+    ):
+        checked(plain, where="here")
+    plain["progressive"] |= {field: {"start": end, "end": end}}
+    assert checked(plain, where="here")
+
+
 def test_a_recipe_file_that_is_no_recipe_is_refused(tmp_path):
     file = tmp_path / "recipe.yaml"
     with pytest.raises(InputError, match="No such file"):

@@ -103,6 +103,41 @@ def test_one_picture_of_32_px_has_no_batch_norm():
     )
 
 
+@pytest.mark.parametrize(
+    ("mixing", "least", "named"),
+    [
+        (("mixup_alpha=0.2",), 2, "mixup"),
+        (("cutmix_alpha={start: 0, end: 0.5}",), 2, "cutmix"),
+        (("mixup_alpha=0.2", "cutmix_alpha=0.2"), 4, "mixup or cutmix"),  # each has half of the group
+    ],
+)
+def test_mixing_needs_a_group_in_which_everyone_has_a_partner(mixing, least, named, room_for):
+    room_for(13)
+    settings = ["batch_images=8", *(f"progressive.{one}" for one in mixing)]
+    too_few = least - 1 if 8 % (least - 1) == 0 else least // 2
+    with pytest.raises(
+        InputError, match=f"{named}.* without a partner.*take at least {least} .--set group_images={least}"
+    ):
+        settled(*settings, f"group_images={too_few}")
+    assert settled(*settings, f"group_images={least}").recipe.group_images == least
+    room_for(least - 0.5)  # not even the least fits
+    with pytest.raises(InputError, match=f"Not even a group of {least} of 128 px fits"):
+        settled(*settings)
+
+
+def test_pictures_are_no_smaller_than_the_stride_of_the_network():
+    """Three halvings make one number of 8 x 8 pixels; a published network's five, of 32 x 32."""
+    small = "{stem_channels: 8, head_channels: 8, stages: [%s, %s]}"
+    stage = "{operator: {kind: mbconv, expand: 2, kernel: 3}, stride: 2, channels: 8, layers: 1}"
+    settings = ["batch_images=8", f"model={small % (stage, stage)}", "eval_px=64"]
+    settings += ["progressive.px_multiple=1", "progressive.stages=2"]
+    assert settled(*settings, "progressive.image_px={start: 8, end: 64}").recipe.eval_px == 64
+    with pytest.raises(InputError, match=r"is 7 px, but .* every 8 x 8 pixels: at least 8 px"):
+        settled(*settings, "progressive.image_px={start: 7, end: 64}")
+    with pytest.raises(InputError, match=r"is 31 px, but efficientnetv2_b0 .* 32 x 32"):
+        settled("progressive.image_px={start: 31, end: 64}", "progressive.px_multiple=1")
+
+
 def test_a_continuous_ramp_is_settled_at_its_end():
     ramp = "progressive.image_px={start: 64, end: 128, continuous: true}"
     assert settled(ramp).recipe.eval_px == 128

@@ -128,6 +128,11 @@ class Architecture:
         """Width of what is pooled for the classifier."""
         return self.head_channels * (2 if self.pooling == "mean+centre" else 1)
 
+    @property
+    def stride(self) -> int:
+        """Sides of the picture over those of the last maps."""
+        return 2 * math.prod(stage.stride for stage in self.stages)
+
     @model_validator(mode="after")
     def _possible(self) -> Architecture:
         if self.stem_channels < 1:

@@ -60,7 +60,7 @@ def with_holdout(
 
     Args:
         manifest: labelled.
-        fraction: of the train pictures to hold out, 0 < fraction < 1.
+        fraction: of the train pictures to hold out, 0 < fraction < 1; or, from 2, about how many of them.
         seed: the same seed holds out the same pictures.
         contents: (N,) ids, equal for identical files (``check``); None if not known.
 
@@ -68,7 +68,7 @@ def with_holdout(
         The manifest with every picture in train, val or test, and a sentence that says what was done.
 
     Raises:
-        InputError: a class has no or one (distinct) picture in train, or fraction is out of range.
+        InputError: a class has no or one (distinct) picture in train, or fraction is out of range or all there are.
     """
     train = np.flatnonzero(manifest.in_train)
     split = manifest.split.copy()
@@ -80,8 +80,7 @@ def with_holdout(
         return manifest.with_split(
             split
         ), f"Validating on the {(split == 'val').sum()} pictures given as val.{aside}"
-    if not 0 < fraction < 1:
-        raise InputError(f"the fraction to hold out is {fraction}, but lies between 0 and 1, both excluded.")
+    fraction = _share(fraction, len(train))
     part = manifest.select(train)
     levels = _levels(part, None if contents is None else np.asarray(contents)[train])
     _refuse_single(part, levels[-1].clusters)
@@ -92,6 +91,22 @@ def with_holdout(
     held, of = int((parts == 1).sum()), len(train)
     note = f"Held out {held} of {of} pictures ({100 * held / of:.0f} %) as val, {how}, seed {seed}.{aside}"
     return manifest.with_split(split), note
+
+
+def _share(fraction: float, pictures: int) -> float:
+    """What is to be held out, as a share."""
+    whole = fraction >= 2 and fraction == int(fraction)
+    if whole and fraction >= pictures:
+        raise InputError(
+            f"{fraction:,.0f} pictures are to be held out, but there are {pictures:,} in train. Say fewer, or a share "
+            "(--set holdout=0.2); or give a val split."
+        )
+    if not whole and not 0 < fraction < 1:
+        raise InputError(
+            f"the fraction to hold out is {fraction}, but lies between 0 and 1, both excluded, or is a number of "
+            "pictures from 2."
+        )
+    return fraction / pictures if whole else fraction
 
 
 def folds(manifest: Manifest, *, k: int, seed: int, contents: Ints | None = None) -> tuple[Ints, str]:

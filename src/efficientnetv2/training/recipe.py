@@ -20,7 +20,7 @@ from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.preprocessing import Framing, Views
 from efficientnetv2.data.sampling import Balance
 from efficientnetv2.inference.accelerate import Precision
-from efficientnetv2.progressive import Progressive
+from efficientnetv2.progressive import Progressive, Ramp
 
 
 class _Part(BaseModel):
@@ -113,7 +113,7 @@ class Recipe(_Part):
             is kept is ``--cache``'s affair.
         augment: kinds of augmentation, over the whole run; how strong is the schedule's affair.
         balance: how often each class is drawn; see ``data.sampling.Sampler``.
-        holdout: share of the training pictures that becomes ``val`` where no split is given.
+        holdout: share of the training pictures that becomes ``val`` where no split is given; from 2, about how many.
         validate_epochs: how often the curve of validation figures gets a point (besides each stage's end).
         validate_images: at most so many pictures for that curve; the final figure uses all.
         checkpoint_minutes: between checkpoints (besides each stage's end); 0 writes one at every step.
@@ -151,7 +151,7 @@ class Recipe(_Part):
     cache_detail: float | None = Field(default=None, gt=0, le=1)
     augment: AugmentPlan = AugmentPlan()
     balance: Balance | None = None
-    holdout: float = Field(default=0.2, gt=0, lt=1)
+    holdout: Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, lt=1)] = 0.2
     validate_epochs: float = Field(default=1.0, gt=0)
     validate_images: int = Field(default=512, ge=1)
     checkpoint_minutes: float = Field(default=5.0, ge=0)
@@ -182,6 +182,11 @@ class Recipe(_Part):
                 "augment.autoaugment and progressive.randaugment are both on, but each replaces the other: set "
                 "augment.autoaugment to false or progressive.randaugment to null"
             )
+        for name, start, end in _falling(self.progressive):
+            raise ValueError(
+                f"progressive.{name} goes from {start:g} down to {end:g}, but what grows over a run starts at its "
+                f"least: swap them ({{start: {end:g}, end: {start:g}}})"
+            )
         if self.progressive.others:
             raise ValueError(
                 f"progressive.others names {sorted(self.progressive.others)}, which this loop does not "
@@ -211,6 +216,12 @@ class Recipe(_Part):
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not YAML: {error}") from error
         return checked(plain, where=str(path))
+
+
+def _falling(progressive: Progressive) -> list[tuple[str, float, float]]:
+    """Quantities that are larger at the first stage than at the last: name, start, end."""
+    ramps = [(name, value) for name, value in vars(progressive).items() if isinstance(value, Ramp)]
+    return [(name, ramp.start, ramp.end) for name, ramp in ramps if ramp.start > ramp.end]
 
 
 def checked(plain: Any, *, where: str, said: Mapping[str, str] | None = None) -> Recipe:

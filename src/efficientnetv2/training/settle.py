@@ -10,7 +10,7 @@ import torch
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.memory import GIB
-from efficientnetv2.models.network import Network
+from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.memory import GroupsAtATime, divisors
@@ -22,7 +22,7 @@ from efficientnetv2.training.speed import choose
 from efficientnetv2.training.start import NOTHING_FROZEN, start
 from efficientnetv2.training.state import Length
 
-# Every network of the family halves the picture five times.
+# Of networks whose table is not known; nearly all of other libraries halve the picture five times.
 _STRIDE = 32
 
 
@@ -94,6 +94,7 @@ def settle(
     recipe = checked(recipe.to_json() | changes, where=recipe.name)
     steps = Length.of(recipe, images).steps
     recipe.progressive.at(0, steps=steps)
+    _refuse_tiny(recipe, begun.network)
     classes = len(class_names)
     preflight = Preflight(
         recipe, begun.network, num_classes=classes, device=device, limit_gib=memory_gib, world=world
@@ -155,11 +156,12 @@ def fit_into_memory(
 def _settled_group(recipe: Recipe, preflight: Preflight, world: World) -> int:
     """``group_images``: as set, if it fits; else the largest divisor of the batch that does, and can be shared."""
     batch, given = recipe.batch_images, recipe.group_images
-    least = 2 if math.ceil(_smallest_px(recipe) / _STRIDE) == 1 else 1
+    least, why = _least_group(recipe, preflight.network)
     if (given or batch) < least:
+        larger = next((images for images in divisors(batch, most=batch) if images >= least), None)
+        fix = f"--set group_images={larger}" if larger else "a larger batch, with --batch-images"
         raise InputError(
-            f"A group of 1 picture of {_smallest_px(recipe)} px leaves batch-norm one number per channel, which "
-            "has no spread. Use a larger batch (--batch-images) that a group of several divides."
+            f"A group of {count_of(given or batch, 'picture')} {why}: take at least {least} ({fix})."
         )
     possible = [images for images in divisors(batch, most=given or batch) if images >= least]
     among = possible if given else best_shared(possible, batch_images=batch, processes=world.size)
@@ -188,3 +190,34 @@ def settings_by_size(recipe: Recipe) -> list[Setting]:
 
 def _smallest_px(recipe: Recipe) -> int:
     return min(setting.image_px for setting in settings_by_size(recipe))
+
+
+def _stride(network: Network) -> int:
+    return network.architecture.stride if isinstance(network, EfficientNet) else _STRIDE
+
+
+def _refuse_tiny(recipe: Recipe, network: Network) -> None:
+    """A picture is at least as large as what the network makes one number of."""
+    stride = _stride(network)
+    for what, px in (("the smallest training picture", _smallest_px(recipe)), ("eval_px", recipe.eval_px)):
+        if px is not None and px < stride:
+            raise InputError(
+                f"{what} is {px} px, but {title(recipe.model)} makes one number of every {stride} x {stride} pixels: "
+                f"at least {stride} px. Take larger pictures (--image-px, or --set progressive.image_px={{...}})."
+            )
+
+
+def _least_group(recipe: Recipe, network: Network) -> tuple[int, str]:
+    """The fewest pictures that a group can have, and what is wrong with fewer."""
+    settings = [recipe.progressive.stage(0), *settings_by_size(recipe)]
+    mixup, cutmix = (
+        any(getattr(setting, name) for setting in settings) for name in ("mixup_alpha", "cutmix_alpha")
+    )
+    if mixup and cutmix:
+        return 4, "leaves mixup or cutmix, which share a group by halves, a picture without a partner"
+    if mixup or cutmix:
+        return 2, f"leaves {'mixup' if mixup else 'cutmix'} a picture without a partner to be mixed with"
+    px = _smallest_px(recipe)
+    if math.ceil(px / _stride(network)) == 1:
+        return 2, f"of {px} px leaves batch-norm one number per channel, which has no spread"
+    return 1, ""
