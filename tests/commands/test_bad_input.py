@@ -7,7 +7,7 @@ import shutil
 import pandas as pd
 import pytest
 from PIL import Image
-from tests.command_line import TINY, effnetv2
+from tests.command_line import TINY, effnetv2, killed_at
 from tests.conftest import COLOURS, paint
 
 from efficientnetv2.arch.spec import Architecture, Stage, mbconv
@@ -24,6 +24,11 @@ def refused(done, *words):
 
 def train(data, cwd, *more):
     return effnetv2("train", data, *TINY, "--out", cwd / "run", *more, cwd=cwd)
+
+
+def killed(data, cwd):
+    """A run whose steps are done, but no more than that."""
+    killed_at("efficientnetv2.training.run:_save", "train", data, *TINY, "--out", cwd / "run", cwd=cwd)
 
 
 @pytest.fixture
@@ -162,7 +167,7 @@ def test_too_many_unreadable_pictures_stop(class_folders, tmp_path):
 
 
 def test_resuming_with_another_recipe_says_what_differs(class_folders, tmp_path):
-    assert train(class_folders, tmp_path).returncode == 0
+    killed(class_folders, tmp_path)
     done = effnetv2(
         "train", class_folders, "--out", tmp_path / "run", "--resume", "--epochs", "7", "--set", "ema_decay=0.5",
         cwd=tmp_path,
@@ -176,10 +181,10 @@ def test_resuming_with_another_recipe_says_what_differs(class_folders, tmp_path)
 
 def test_open_words_and_the_same_words_go_on(class_folders, tmp_path):
     words = ("train", class_folders, *TINY, "--out", tmp_path / "run")
-    assert effnetv2(*words, cwd=tmp_path).returncode == 0
+    killed(class_folders, tmp_path)
     done = effnetv2(*words, "--weights", "auto", "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Going on from step" in done.stdout
+    assert "is done: what is left is the evaluation" in done.stdout
 
 
 def test_a_recipe_file_is_a_recipe_and_is_compared_whole_on_resume(class_folders, tmp_path):
@@ -209,15 +214,17 @@ def test_a_folder_that_holds_something_else_is_not_taken_for_a_run(class_folders
 
 
 def test_resuming_with_other_pictures_says_what_differs(class_folders, tmp_path):
-    assert train(class_folders, tmp_path).returncode == 0
+    killed(class_folders, tmp_path)
     (class_folders / "red/red_03.jpg").unlink()
     done = effnetv2("train", class_folders, "--out", tmp_path / "run", "--resume", cwd=tmp_path)
     refused(done, "1 gone", "red_03.jpg")
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
-    assert train(class_folders, tmp_path).returncode == 0
+    killed(class_folders, tmp_path)
     refused(train(class_folders, tmp_path), "holds a run already", "--resume")
+    assert train(class_folders, tmp_path, "--resume").returncode == 0
+    refused(train(class_folders, tmp_path), "holds a run already, which has finished. Give another folder")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from tests.command_line import TINY, effnetv2, effnetv2_fresh
+from tests.command_line import TINY, effnetv2, effnetv2_fresh, killed_at
 from tests.conftest import COLOURS, paint
 
 from efficientnetv2 import create, load
@@ -220,9 +220,11 @@ def test_a_run_goes_on_without_the_weights_it_began_with(trained, tmp_path):
     torch.manual_seed(0)
     torch.save(torchvision.models.efficientnet_b0(num_classes=3).state_dict(), tmp_path / "theirs.pth")
     words = ("train", trained / "pictures", *TINY[2:], "--out", tmp_path / "run")
-    begun = effnetv2(*words, "--weights", tmp_path / "theirs.pth", cwd=tmp_path)
-    assert begun.returncode == 0, begun.stderr
-    assert "efficientnet_b0 with symmetric padding and batch-norm epsilon 1e-05" in begun.stdout
+    killed_at(
+        "efficientnetv2.evaluation.report:write", *words, "--weights", tmp_path / "theirs.pth", cwd=tmp_path
+    )
+    begun = (tmp_path / "run/log.txt").read_text()
+    assert "efficientnet_b0 with symmetric padding and batch-norm epsilon 1e-05" in begun
     expected = load(tmp_path / "run").state_dict()
     (tmp_path / "theirs.pth").unlink()
     (tmp_path / "run/model.safetensors").unlink()
@@ -240,7 +242,9 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again_from_its_weights
     words = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--out", tmp_path / "run")
     assert effnetv2(*words, cwd=tmp_path).returncode == 0
     expected = load(tmp_path / "run").state_dict()
-    shutil.rmtree(tmp_path / "run/checkpoints")
+    for name in ("checkpoints", "tensorboard"):
+        shutil.rmtree(tmp_path / "run" / name)
+    (tmp_path / "run/model.safetensors").unlink()
     resumed = effnetv2(*words, "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "starting at step 0" in resumed.stdout

@@ -228,8 +228,8 @@ def _begun_by(world: World, out: Path | None) -> Path | None:
         if not recipe_file.exists():
             continue
         folder = RunFolder(recipe_file.parent, lambda line: None)
-        unfinished = world.restarts > 0 or not folder.model_file.exists()
-        if unfinished and folder.beginning().get("launch") == world.launch:
+        to_go_on_with = world.restarts > 0 or not folder.finished
+        if to_go_on_with and folder.beginning().get("launch") == world.launch:
             return folder.path
     return None
 

@@ -162,7 +162,8 @@ def _tell(foretold: Forecast, kept: Foreseen | None, screen: Screen) -> None:
         ["what", "time"],
         [[what, duration(seconds)] for what, seconds in foretold.others_s.items()],
     )
-    disk = [[what, amount(count)] for what, count in foretold.disk_bytes.items()]
+    until_then = {"checkpoints": "checkpoints, until it has finished"}
+    disk = [[until_then.get(what, what), amount(count)] for what, count in foretold.disk_bytes.items()]
     if kept is not None:
         disk.append(["cache (in memory)" if kept.where == "ram" else "cache", amount(kept.bytes)])
     screen.table("Kept", ["what", "size"], disk)

@@ -14,6 +14,7 @@ from efficientnetv2.base.memory import limit
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.beginning import Place, begin, decided, go_on
 from efficientnetv2.commands.caching import Cached, reader_here
+from efficientnetv2.commands.finished import Finished, tell_finished
 from efficientnetv2.commands.outcome import Outcome, versions
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
 from efficientnetv2.commands.screen import Screen, TrainingBar
@@ -31,6 +32,7 @@ from efficientnetv2.training.job import Job
 from efficientnetv2.training.memory import GroupsAtATime
 from efficientnetv2.training.named import title
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.resume import drop
 from efficientnetv2.training.run import Result, run
 
 
@@ -57,6 +59,10 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
         world = with_tensors(world, device)
         workers = pick_workers(device, sharing=world.local_size) if place.workers is None else place.workers
         ready = by_first(world, lambda: _readied(words, source, place, device, workers, screen, world))
+        if isinstance(ready, Finished):
+            if world.first:
+                tell_finished(ready, screen, as_json=place.as_json)
+            return ready.path
         return _run(ready, source, place, device, workers, screen, world)
 
 
@@ -93,8 +99,10 @@ def _readied(
     workers: int,
     screen: Screen,
     world: World,
-) -> _Ready:
+) -> _Ready | Finished:
     path, recipe, chosen, resumed = decided(words, place, device, screen, world)
+    if resumed and RunFolder(path, screen.say).finished:
+        return Finished(path, recipe)
     prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=place.strict, say=screen.say)
     folder, recipe, network, pictures = (
         go_on(path, recipe, words, prepared, device, place.memory_gib, screen, world)
@@ -192,6 +200,7 @@ def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_jso
     )
     outcome = Outcome(result.predictions, job.val, job.train.class_names, facts)
     outcome.write(job.folder.path, history=result.history)
+    drop(job.folder.checkpoints)  # only now: until the report is whole there may be something to go on with
     outcome.show(screen, as_json=as_json)
     job.folder.log(f"Model: {job.folder.model_file}")
     job.folder.log(f"Report: {job.folder.path / 'report.html'}")

@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 
 from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.commands.finished import longer
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.training.changes import differences, set_fields
+from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.named import best_weights, default_model, refuse_weights_as_model, same_shape
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.recipes import named
@@ -101,10 +103,15 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
     if words.recipe is not None and words.recipe_file is None and named(words.recipe).name != there.name:
         differing.insert(0, f"recipe: {there.name} there, {words.recipe} here")
     if differing:
+        run = RunFolder(recipe_file.parent, lambda line: None)
         raise InputError(
-            f"--resume: the run in {recipe_file.parent} was begun with another recipe. "
+            f"--resume: the run in {run.path} was begun with another recipe. "
             + "; ".join(differing)
-            + ". Leave those words out to go on with it, or give another --out to begin anew."
+            + (
+                f". It has finished. {longer(run.path)}"
+                if run.finished
+                else ". Leave those words out to go on with it, or give another --out to begin anew."
+            )
         )
     if words.minutes is not None:
         say(f"The length was fixed when the run began: {there.epochs:g} epochs.")

@@ -17,9 +17,14 @@ from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.files import remove_partial, write_atomically, write_text_atomically
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.resume import steps_saved
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+
+# What a run that has come to its end writes beside its model file, in this order.
+REPORT_FILES = ("report.json", "report.html", "predictions.csv")
 
 
 class RunFolder:
@@ -79,6 +84,19 @@ class RunFolder:
     def beginning_file(self) -> Path:
         """How the run was begun: command, and what was chosen for the user."""
         return self.path / "beginning.json"
+
+    @property
+    def reported(self) -> bool:
+        """Whether the report is whole."""
+        return all((self.path / name).exists() for name in REPORT_FILES)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do: there is a model file, and a report or nothing to make one from.
+
+        A run that was killed between the two still has its checkpoints, from which it goes on.
+        """
+        return self.model_file.exists() and (self.reported or not steps_saved(self.checkpoints))
 
     def begin(self, recipe: Recipe, manifest: Manifest, beginning: dict[str, Any]) -> None:
         """Write down what was decided, before the first step; the recipe last, for with it the run is there."""
@@ -215,6 +233,8 @@ def refuse_occupied(path: Path) -> None:
         InputError: it holds a run, or something else.
     """
     if (path / "recipe.yaml").exists():
+        if RunFolder(path, lambda line: None).finished:
+            raise InputError(f"--out {path} holds a run already, which has finished. Give another folder.")
         raise InputError(
             f"--out {path} holds a run already. Go on with it by --resume, or give another folder."
         )

@@ -1,7 +1,8 @@
 """Checkpoints: everything a run needs to go on to the same bits.
 
 A checkpoint is written beside its place, synced and renamed, so that at every moment the newest whole
-one is a valid one. The last two are kept.
+one is a valid one. The last two are kept while the run is under way, and none once it has finished: its schedules have
+run out, so whoever wants to train longer begins another run from the model file.
 """
 
 from __future__ import annotations
@@ -45,6 +46,20 @@ def save(folder: Path, kept: dict[str, Any], step: int) -> Path:
     for old in steps_saved(folder)[:-_KEPT]:
         (folder / f"step_{old:08d}.pt").unlink()
     return path
+
+
+def drop(folder: Path) -> None:
+    """Remove the checkpoints of a run that has finished, damaged ones and halves too; the folder stays.
+
+    Args:
+        folder: the run's ``checkpoints/``, which need not be there.
+    """
+    if not folder.is_dir():
+        return
+    remove_partial(folder)
+    for path in folder.glob("step_*"):
+        if _NAME.fullmatch(path.with_suffix(".pt").name):
+            path.unlink()
 
 
 def steps_saved(folder: Path) -> list[int]:

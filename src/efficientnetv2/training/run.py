@@ -110,13 +110,18 @@ def _begin(job: Job, resumed: bool) -> tuple[State, float]:
     seconds: float = newest.pop("seconds")
     state.load_dict(newest)
     job.folder.forget_after(state.step)
-    job.folder.log(f"Going on from step {state.step} of {job.length.steps}.")
+    if state.step == job.length.steps:
+        job.folder.log(f"The last step ({state.step:,}) is done: what is left is the evaluation.")
+    else:
+        job.folder.log(f"Going on from step {state.step} of {job.length.steps}.")
     return state, seconds
 
 
 def _steps(job: Job, state: State) -> Iterator[StepDone]:
     recipe = job.recipe
     assert recipe.group_images is not None, "settle() comes before run()"
+    if state.step == job.length.steps:
+        return iter(())
     sampler = Sampler(
         labels=job.train.labels,
         progressive=recipe.progressive,

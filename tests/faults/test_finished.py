@@ -1,0 +1,132 @@
+"""A run that has come to its end: it is left alone, and nothing that it needs is gone before that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+from tests.command_line import TINY, effnetv2, killed_at
+from tests.conftest import COLOURS, paint
+from tests.faults.test_kill_and_resume import bits
+from tests.processes import effnetv2_together
+
+# A checkpoint after every step: at the end two are there.
+WORDS = (*TINY, "--weights", "none", "--set", "checkpoint_minutes=0", "--set", "group_images=4")
+SAVING = "efficientnetv2.training.run:_save"
+REPORTING = "efficientnetv2.evaluation.report:write"
+ANSWERS = "efficientnetv2.commands.outcome:write_predictions"
+DROPPING = "efficientnetv2.commands.train_job:drop"
+
+
+def contents(run):
+    """Of every file: its bytes' digest, and when it was last touched."""
+    files = (path for path in run.rglob("*") if path.is_file())
+    return {
+        path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files
+    }
+
+
+def checkpoints(run):
+    return [path.name for path in (run / "checkpoints").iterdir()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with nothing left to do, and what it said."""
+    here = tmp_path_factory.mktemp("finished")
+    for name, colour in COLOURS.items():
+        for number in range(8):
+            paint(here / "pictures" / name / f"{number}.jpg", colour, number)
+    done = effnetv2("train", here / "pictures", *WORDS, "--out", here / "run", cwd=here)
+    assert done.returncode == 0, done.stderr
+    return here
+
+
+def test_it_keeps_the_model_file_and_no_checkpoint(finished):
+    assert checkpoints(finished / "run") == []
+    assert (finished / "run/model.safetensors").stat().st_size > 10_000_000
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_resumed_it_says_so_and_changes_nothing(processes, finished):
+    before = contents(finished / "run")
+    words = ("train", finished / "pictures", "--out", finished / "run", "--resume", "--device", "cpu")
+    done, *others = (
+        [effnetv2(*words, cwd=finished)]
+        if processes == 1
+        else effnetv2_together(processes, *words, cwd=finished)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "has finished after 1 epoch: nothing is left to do" in done.stdout
+    assert f"Report: {finished / 'run/report.html'}" in done.stdout
+    assert f"effnetv2 train DATA --weights {finished / 'run'} --epochs N" in done.stdout
+    assert "Going on" not in done.stdout
+    assert all((one.returncode, one.stdout, one.stderr) == (0, "", "") for one in others)
+    assert contents(finished / "run") == before
+
+
+def test_a_program_gets_the_report_again(finished):
+    words = ("train", finished / "pictures", "--out", finished / "run", "--resume", "--json")
+    done = effnetv2(*words, cwd=finished)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((finished / "run/report.json").read_text())
+
+
+def test_asked_for_more_epochs_it_names_the_way_to_them(finished):
+    words = ("train", finished / "pictures", "--out", finished / "run", "--resume", "--epochs", "2")
+    done = effnetv2(*words, cwd=finished)
+    assert done.returncode == 2
+    assert "epochs: 1.0 there, 2.0 here. It has finished. To train longer" in done.stderr
+    words = ("train", finished / "pictures", *WORDS, "--weights", finished / "run", "--out", "longer")
+    done = effnetv2(*words, cwd=finished)
+    assert done.returncode == 0, done.stderr
+    assert "its classifier too" in done.stdout
+
+
+@pytest.mark.parametrize("place", [SAVING, REPORTING, ANSWERS])
+def test_killed_before_its_report_is_whole_it_has_lost_nothing(place, finished, tmp_path):
+    """The last steps are not done again, and the rest is as if nothing had happened."""
+    words = ("train", finished / "pictures", *WORDS, "--out", tmp_path / "run")
+    killed_at(place, *words, cwd=tmp_path)
+    steps = len((tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    assert len(checkpoints(tmp_path / "run")) == 2
+    done = effnetv2(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "is done: what is left is the evaluation" in done.stdout
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == steps
+    assert checkpoints(tmp_path / "run") == []
+    assert bits(tmp_path / "run") == bits(finished / "run")
+    answers = [(run / "predictions.csv").read_text() for run in (tmp_path / "run", finished / "run")]
+    assert answers[0] == answers[1]
+
+
+def test_killed_after_its_report_it_has_finished_and_what_was_left_goes(finished, tmp_path):
+    words = ("train", finished / "pictures", *WORDS, "--out", tmp_path / "run")
+    killed_at(DROPPING, *words, cwd=tmp_path)
+    assert len(checkpoints(tmp_path / "run")) == 2
+    before = contents(tmp_path / "run")
+    done = effnetv2(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "has finished" in done.stdout
+    assert "checkpoints, which nothing needs any more, were removed" in done.stdout
+    left = contents(tmp_path / "run")
+    assert checkpoints(tmp_path / "run") == []
+    assert left.items() < before.items()
+    assert {name for name in before if name not in left} == {
+        name for name in before if name.startswith("step_")
+    }
+
+
+def test_without_its_report_it_is_not_trained_anew(finished, tmp_path):
+    words = ("train", finished / "pictures", *WORDS, "--out", tmp_path / "run")
+    assert effnetv2(*words, cwd=tmp_path).returncode == 0
+    (tmp_path / "run/report.json").unlink()
+    before = contents(tmp_path / "run")
+    done = effnetv2(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"Its report is not there any more. For figures: effnetv2 evaluate {tmp_path / 'run'} DATA"
+        in done.stdout
+    )
+    assert contents(tmp_path / "run") == before
