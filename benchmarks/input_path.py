@@ -25,7 +25,7 @@ from PIL import Image
 from efficientnetv2.base.timing import Spread, alternate, ratio
 from efficientnetv2.commands.bench_input import AREA_MIN, CACHED, KEY, Ours, Reading, one_core
 from efficientnetv2.commands.bench_sides import OURS
-from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, draw_crop
+from efficientnetv2.data.crops import ASPECT, CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.pictures import stored
 from efficientnetv2.data.sampling import Request

@@ -22,7 +22,8 @@ from PIL import Image
 
 from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.base.keys import Key
-from efficientnetv2.data.decode import CROP_UNIFORMS, eval_picture, read_picture, train_picture
+from efficientnetv2.data.crops import CROP_UNIFORMS
+from efficientnetv2.data.decode import eval_picture, read_picture, train_picture
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.pictures import Pixels, Source
 from efficientnetv2.models import modelfile

@@ -27,7 +27,7 @@ from efficientnetv2.data.check import check
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.sampling import epoch_order
-from efficientnetv2.data.shards.index import CONTENT, Index, Shard, save
+from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, Index, Shard, save
 
 CLASSES, PICTURE_BYTES, SHARD_BYTES = 21_841, 110_000, 1_000_000_000
 
@@ -94,6 +94,7 @@ def make(folder: Path, pictures: int) -> None:
             "shard_offset": offset,
             "shard_bytes": sizes,
             CONTENT: rng.integers(0, 2**63, pictures),
+            CHECKSUM: rng.integers(0, 2**32, pictures, dtype=np.uint32),
         }
     )
     table["path"] = table["path"] + "?" + table.index.astype(str)  # numbers may repeat, names must not

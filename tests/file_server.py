@@ -21,13 +21,14 @@ class FileServer:
     Attributes:
         no_ranges: sends the whole file whatever part is asked for, as ``python -m http.server`` does.
         fail: status of the coming answers to requests for content, one each; none left, none fails.
+        lists: shows folders, as a page of links to what lies in them.
         head_fails: status of every answer to requests that are not for a part.
         asked: path, first and last byte of every request for a part.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self.url = folder, f"http://127.0.0.1:{port}"
-        self.no_ranges = False
+        self.no_ranges = self.lists = False
         self.fail: list[int] = []
         self.head_fails: int | None = None
         self.asked: list[tuple[str, int, int]] = []
@@ -52,6 +53,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._headers(server.head_fails, {"Content-Length": "0"})
             return
         status = server.fail.pop(0) if server.fail and self.command == "GET" else 200
+        if status == 200 and server.lists and file.is_dir():
+            page = "".join(
+                f'<a href="{one.name}">{one.name}</a>\n' for one in sorted(file.iterdir())
+            ).encode()
+            self._headers(200, {"Content-Type": "text/html", "Content-Length": str(len(page))})
+            self.wfile.write(page)
+            return
         if status != 200 or not file.is_file():
             self._headers(404 if status == 200 else status, {"Content-Length": "0"})
             return

@@ -19,7 +19,9 @@ def test_what_is_there_is_imported():
 
 def test_what_is_missing_is_named_with_what_pip_can_install():
     """Every word of the command is one that an index knows: the package's own name is not among them."""
-    with pytest.raises(InputError, match=r"Writing for Keras needs .*'no_such_package'") as error:
+    with pytest.raises(
+        InputError, match=r"Writing for Keras needs .*'no_such_package' of the extra 'keras'"
+    ) as error:
         needed("no_such_package.part", "keras", "Writing for Keras")
     command = str(error.value).partition("Install it with: pip install ")[2]
     words = [Requirement(word) for word in command.strip('"').split('" "')]

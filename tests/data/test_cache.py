@@ -20,8 +20,8 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.cache import Index, Kept, NotWhole, content_of
-from efficientnetv2.data.decode import CROP_UNIFORMS, draw_crop
-from efficientnetv2.data.filling import on_disk
+from efficientnetv2.data.crops import CROP_UNIFORMS, draw_crop
+from efficientnetv2.data.keeping import on_disk
 from efficientnetv2.data.loader import TrainingPictures, training_batches
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.pictures import UnreadablePicture

@@ -20,9 +20,9 @@ from tests.conftest import COLOURS, paint
 from tests.data.caches import PLENTY, in_a_cache, order
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.data import filling
+from efficientnetv2.data import filling, keeping
 from efficientnetv2.data.cache import PIXELS_AT, Kept
-from efficientnetv2.data.filling import amount, in_memory, on_disk
+from efficientnetv2.data.keeping import amount, in_memory, on_disk
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.readers import originals
 
@@ -134,8 +134,8 @@ def test_the_size_is_known_to_the_byte_before_anything_is_decoded(class_folders,
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(class_folders, tmp_path, monkeypatch):
-    usage = filling.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(filling.shutil, "disk_usage", lambda _: usage._replace(free=2**30 + 100_000))
+    usage = keeping.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(keeping.shutil, "disk_usage", lambda _: usage._replace(free=2**30 + 100_000))
     with pytest.raises(InputError, match=r"need 1 MiB, but .*cache has 1 MiB free .*EFFNETV2_CACHE=FOLDER"):
         on_disk(tmp_path / "cache", order(read(class_folders)))
     assert not (tmp_path / "cache/pictures.bin").exists()
@@ -164,7 +164,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.cache import Kept
-from efficientnetv2.data.filling import Order, on_disk
+from efficientnetv2.data.filling import Order
+from efficientnetv2.data.keeping import on_disk
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.readers import originals
 

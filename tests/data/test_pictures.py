@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.data.decode import UnreadablePicture, eval_picture, read_picture
+from efficientnetv2.data.decode import eval_picture, read_picture
+from efficientnetv2.data.pictures import UnreadablePicture
 
 SIDE = 8
 

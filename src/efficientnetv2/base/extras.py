@@ -30,7 +30,8 @@ def needed(module: str, extra: str, why: str) -> ModuleType:
         if error.name != module.partition(".")[0]:
             raise
         raise InputError(
-            f"{why} needs the package '{error.name}', which is not installed. {_how_to_get(extra)}"
+            f"{why} needs the package '{error.name}' of the extra '{extra}', which is not installed. "
+            f"{_how_to_get(extra)}"
         ) from error
 
 

@@ -27,7 +27,8 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.bench_pictures import content, opened
 from efficientnetv2.commands.bench_sides import OURS
 from efficientnetv2.data.cache import Kept
-from efficientnetv2.data.filling import Order, in_memory
+from efficientnetv2.data.filling import Order
+from efficientnetv2.data.keeping import in_memory
 from efficientnetv2.data.loader import TrainingPictures
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Reader, originals

@@ -19,7 +19,8 @@ from efficientnetv2.base.memory import free_bytes
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.data.cache import Kept
-from efficientnetv2.data.filling import Filled, Order, amount, in_memory, is_there, on_disk
+from efficientnetv2.data.filling import Order
+from efficientnetv2.data.keeping import Filled, amount, in_memory, is_there, on_disk
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Reader, originals
 from efficientnetv2.training.distributed import ALONE, World, gathered

@@ -21,7 +21,7 @@ from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.words import Words
-from efficientnetv2.data.filling import amount
+from efficientnetv2.data.keeping import amount
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import pick_own_device, pick_workers
 from efficientnetv2.inference.predict import Embeddings, Predictions

@@ -19,8 +19,9 @@ from efficientnetv2.commands.outcome import Outcome, versions
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
 from efficientnetv2.commands.screen import Screen, TrainingBar
 from efficientnetv2.commands.words import Words
-from efficientnetv2.data.decode import UnreadablePicture, eval_picture
+from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import originals
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import pick_own_device, pick_workers

@@ -1,6 +1,7 @@
 """Pictures kept decoded: what is kept of each, the one file that holds them, and the reader of that file.
 
-The file is mapped into memory, so that all processes share its pages. How it is filled: ``data.filling``.
+The file is mapped into memory, so that all processes share its pages. How it is filled: ``data.filling``; where
+it lies: ``data.keeping``.
 
 ::
 
@@ -26,7 +27,7 @@ import numpy.typing as npt
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Framing
-from efficientnetv2.data.decode import ASPECT
+from efficientnetv2.data.crops import ASPECT
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.pictures import Pixels, UnreadablePicture
 from efficientnetv2.data.readers import Reader

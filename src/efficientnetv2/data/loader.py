@@ -21,8 +21,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.data.decode import CROP_UNIFORMS, UnreadablePicture, eval_picture, train_picture
+from efficientnetv2.data.crops import CROP_UNIFORMS
+from efficientnetv2.data.decode import eval_picture, train_picture
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import Reader, originals
 from efficientnetv2.data.sampling import Request
 

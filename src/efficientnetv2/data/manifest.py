@@ -169,7 +169,9 @@ def _listing(
     data: str, path_column: str, label_column: str, group_column: str | None, require_labels: bool
 ) -> Listing:
     if opening.is_shards(data):
-        return opening.read_shards(data, label_column=label_column, group_column=group_column)
+        return opening.read_shards(
+            data, label_column=label_column, group_column=group_column, require_labels=require_labels
+        )
     place = Path(data).expanduser().absolute()
     if place.is_dir():
         if cifar.is_packed(place):

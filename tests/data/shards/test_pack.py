@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import tarfile
+import zlib
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +19,9 @@ from tests.conftest import paint
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.manifest import read
+from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import originals
+from efficientnetv2.data.shards.index import save
 from efficientnetv2.data.shards.pack import Packing, pack
 
 SMALL = Packing(shard_bytes=50_000)
@@ -143,8 +149,6 @@ def test_larger_pictures_are_shrunk_to_the_shorter_side_and_the_rest_is_left_alo
 
 def test_a_shrunk_picture_is_the_shrunk_picture():
     """Against Pillow's full decode and resize, within what JPEG loses."""
-    from io import BytesIO
-
     from efficientnetv2.data.shards.content import shrunk
 
     y, x = np.mgrid[0:240, 0:400]
@@ -169,6 +173,91 @@ def test_unreadable_pictures_are_left_out_and_listed(tmp_path):
     shards = read(tmp_path / "shards")
     assert len(shards) == 39
     assert originals(shards).source(0) == (tmp_path / "pictures/a/02.jpg").read_bytes()
+
+
+def damaged(folder: Path, row: pd.Series) -> None:
+    """Zeros where the middle of a picture was, as a disk that lost a block gives them."""
+    file = folder / f"train-{row['shard']:06d}.tar"
+    content = bytearray(file.read_bytes())
+    middle = row["shard_offset"] + row["shard_bytes"] // 2
+    content[middle : middle + 64] = bytes(64)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("image_px", [None, 40])
+def test_a_picture_that_is_not_what_was_packed_is_not_used(image_px, table, tmp_path):
+    """A JPEG with a hole still decodes, to another picture; its checksum tells."""
+    packed = pack(read(table), tmp_path / "shards", Packing(10**9, image_px=image_px))
+    rows = packed.index.table
+    assert rows["shard_crc32"].tolist() == [
+        zlib.crc32((tmp_path / "shards" / packed.index.shards[row.shard].name).read_bytes()
+                   [row.shard_offset :][: row.shard_bytes])
+        for row in rows.itertuples()
+    ]  # fmt: skip
+    hit = int(np.flatnonzero(rows["split"] == "train")[3])
+    damaged(tmp_path / "shards", rows.iloc[hit])
+    shards = read(tmp_path / "shards")
+    reader = originals(shards)
+    near = reader.ahead([hit, hit + 1])
+    for one in (reader, near, pickle.loads(pickle.dumps(reader))):
+        with pytest.raises(UnreadablePicture) as error:
+            one.source(hit)
+        start = rows.iloc[hit]["shard_offset"]
+        assert f"train-000000.tar, bytes {start} to {start + rows.iloc[hit]['shard_bytes']}" in str(
+            error.value
+        )
+        assert shards.paths[hit] in str(error.value)
+    whole = [reader.source(row) for row in range(40) if row != hit]
+    assert len(whole) == 39, "the rest are"
+    chosen = shards.select([hit + 1, hit])
+    assert originals(chosen).source(0) == reader.source(hit + 1), "checksums go with their pictures"
+    with pytest.raises(UnreadablePicture):
+        originals(chosen).source(1)
+    again = pack(shards, tmp_path / "again", Packing(10**9))
+    assert [path for path, _ in again.skipped] == [shards.paths[hit]]
+    assert "crc" not in "".join(
+        text.decode()
+        for name, text in members(tmp_path / "again/train-000000.tar").items()
+        if name.endswith("json")
+    )
+
+
+def test_an_index_without_checksums_is_read_as_it_was(table, tmp_path):
+    packed = pack(read(table), tmp_path / "shards", Packing(10**9))
+    save(
+        replace(packed.index, table=packed.index.table.drop(columns="shard_crc32")),
+        tmp_path / "shards/index.parquet",
+    )
+    damaged(tmp_path / "shards", packed.index.table.iloc[1])
+    shards = read(tmp_path / "shards")
+    assert len(originals(shards).source(1)) == packed.index.table["shard_bytes"].iloc[1]
+
+
+def test_a_set_of_one_key_in_several_shards_keeps_the_names_that_tell_them_apart(table, tmp_path):
+    """Tars of others number their keys anew in each: the shard's name then stays part of the path."""
+    jpeg = (tmp_path / "pictures/00.jpg").read_bytes()
+    for shard in ("a", "b"):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:
+            for name, content in {"0.jpg": jpeg, "0.cls": shard.encode(), f"only {shard}.jpg": jpeg,
+                                  f"only {shard}.cls": b"both"}.items():  # fmt: skip
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, BytesIO(content))
+    both = read(f"{tmp_path}/{{a,b}}.tar")
+    pack(both, tmp_path / "again", Packing(10**9))
+    again = read(tmp_path / "again")
+    labels = dict(zip(again.paths, again.table["label"], strict=True))
+    inner = {path.partition("#")[2]: label for path, label in labels.items()}
+    assert inner == {
+        "a.tar#0.jpg": "a",
+        "a.tar#only a.jpg": "both",
+        "b.tar#0.jpg": "b",
+        "b.tar#only b.jpg": "both",
+    }
+    pack(both.select([0, 1]), tmp_path / "one", Packing(10**9))
+    assert [path.partition("#")[2] for path in read(tmp_path / "one").paths] == ["0.jpg", "only a.jpg"]
+    pack(again, tmp_path / "third", Packing(10**9, seed=3))
+    assert {path.partition("#")[2] for path in read(tmp_path / "third").paths} == set(inner)
 
 
 @pytest.mark.parametrize(("bad", "strict"), [(1, True), (3, False)])

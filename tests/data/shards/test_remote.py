@@ -213,16 +213,84 @@ def test_a_url_without_shards_is_refused(server):
         read("http://127.0.0.1:9/shards")
 
 
-def test_an_unknown_kind_of_url_and_a_missing_package_are_told(monkeypatch):
-    with pytest.raises(InputError, match="gopher"):
-        read("gopher://somewhere/shards")
-    for scheme, package in (("s3", "s3fs"), ("gs", "gcsfs"), ("az", "adlfs")):
-        monkeypatch.setitem(sys.modules, package, None)
-        monkeypatch.setattr(extras, "_how_to_get", lambda extra: f"what {extra} brings")
-        with pytest.raises(
-            InputError, match=rf"{scheme}:// needs the package '{package}'.*what (s3|gcs|azure) brings"
-        ):
-            read(f"{scheme}://bucket/shards")
+@pytest.mark.parametrize("name", ["*.tar", "pictures-00000[0-4].tar"])
+def test_stars_are_spelled_out_by_the_folder_that_the_server_shows(name, server):
+    server.lists = True
+    (server.folder / "shards/index.parquet").unlink()
+    (server.folder / "shards/.hidden.tar").write_bytes(b"")
+    assert len(read(f"{server.url}/shards/{name}")) == 48
+    assert len(read(f"{server.url}/shards")) == 48
+    assert RemoteStore(f"{server.url}/shards").matching("*-000003.tar") == ["pictures-000003.tar"]
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_folder_that_a_busy_server_does_not_show_is_asked_for_again(status, server):
+    server.lists = True
+    store = RemoteStore(f"{server.url}/shards")
+    server.fail = [status, status]
+    assert len(store.matching("*.tar")) == 5
+    assert server.fail == []
+
+
+def test_a_server_that_is_gone_is_not_taken_for_an_empty_folder(server, monkeypatch):
+    """Whether it answers with an error or not at all."""
+    store = RemoteStore(f"{server.url}/shards")
+    server.fail = [500] * 100
+    with pytest.raises(InputError, match=r"/shards/: can't be read, after 5 tries .*500"):
+        store.matching("*.tar")
+    assert len(server.fail) == 95
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:9/shards/: can't be read, after 5 tries \(.*Connect"):
+        RemoteStore("http://127.0.0.1:9/shards").matching("*.tar")
+
+
+@pytest.mark.parametrize("status", [403, 404, 405])
+def test_a_server_that_shows_no_folders_has_no_names_to_give(status, server):
+    store = RemoteStore(f"{server.url}/shards")
+    server.fail = [status]
+    assert store.matching("*.tar") == []
+
+
+@pytest.mark.parametrize(
+    ("scheme", "package", "extra"),
+    [("s3", "s3fs", "s3"), ("s3a", "s3fs", "s3"), ("gs", "gcsfs", "gcs"), ("az", "adlfs", "azure")],
+)
+def test_a_store_whose_package_is_missing_names_the_extra_and_what_pip_can_install(
+    scheme, package, extra, monkeypatch, tmp_path
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(extras, "requires", lambda _: [f"{package}<3,>=2; extra == '{extra}'"])
+    with pytest.raises(InputError) as error:
+        read(f"{scheme}://bucket/shards")
+    assert str(error.value) == (
+        f"reading {scheme}:// needs the package '{package}' of the extra '{extra}', which is not installed. "
+        f'Install it with: pip install "{package}<3,>=2"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("gopher://host/shards", "gopher:// is no kind of store"),
+        ("htps://host/shards", "did you mean 'https'?"),
+        ("ftp://host/shards", "which FTP was not made for. Copy the shards to this machine"),
+        ("dbfs://host/shards", "can't be opened (TypeError"),
+    ],
+)
+def test_a_kind_of_url_that_is_of_no_use_is_told_with_those_that_are(url, words):
+    with pytest.raises(InputError) as error:
+        read(url)
+    assert words in str(error.value)
+    assert str(error.value).startswith(url)
+    if "dbfs" not in url:
+        assert "https://, s3:// (extra s3), gs:// (extra gcs), az:// (extra azure)" in str(error.value)
+
+
+def test_a_package_of_fsspec_s_that_no_extra_brings_is_told_too(monkeypatch):
+    monkeypatch.setitem(sys.modules, "paramiko", None)
+    with pytest.raises(
+        InputError, match=r"sftp:// needs a package .* no extra of efficientnetv2 brings: .*paramiko"
+    ):
+        read("sftp://host/shards")
 
 
 def test_tars_without_an_index_are_scanned_over_the_net(server, class_folders):

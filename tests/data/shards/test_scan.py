@@ -181,9 +181,140 @@ def test_pictures_without_a_label_are_refused_for_training_and_taken_for_predict
     members = plain(jpegs)
     del members["0003.cls"]
     file = str(write(tmp_path / "x.tar", members))
-    with pytest.raises(InputError, match=r"x\.tar#0003\.jpg: the label is empty"):
+    with pytest.raises(
+        InputError, match=r"x\.tar lacks labels: there is no 0003\.cls, where the others have"
+    ):
         read(file)
+    manifest = read(file, require_labels=False)
+    assert manifest.labels.tolist() == [0, 1, 0, -1, 0, 1, 0, 1, 0, 1, 0, 1]
+
+
+def named(jpegs: list[bytes]) -> dict[str, bytes]:
+    """As this package packs: the class by name in ``.json``, its number in ``.cls``."""
+    members = {}
+    for number, jpeg in enumerate(jpegs):
+        facts = {"label": ("oak", "elm")[number % 2], "group": number // 2}
+        members |= {f"{number}.jpg": jpeg, f"{number}.cls": b"%d" % (1 - number % 2)}
+        members[f"{number}.json"] = json.dumps(facts).encode()
+    return members
+
+
+@pytest.mark.parametrize("member", ["4.json", "4.cls", "4.jpg"])
+def test_a_label_that_was_lost_is_not_made_up(member, jpegs, tmp_path):
+    """Its header is gone. Of an oak's ``.json`` and ``.cls``, only the first may give the label."""
+    file = write(tmp_path / "x.tar", named(jpegs))
+    broken = next(header for header in headers(file) if header.name == member)
+    content = bytearray(file.read_bytes())
+    content[broken.offset : broken.offset + 512] = bytes(512)
+    file.write_bytes(content)
+    manifest = read(str(file))
+    left = [n for n in range(12) if member == "4.cls" or n != 4]
+    assert manifest.paths == [f"x.tar#{n}.jpg" for n in left]
+    assert [manifest.class_names[label] for label in manifest.labels] == [("oak", "elm")[n % 2] for n in left]
+    assert manifest.table["group"].tolist() == [str(n // 2) for n in left]
+    (note,) = check(manifest, workers=1).notes
+    assert f"x.tar has a damaged header at byte {broken.offset}" in note.replace(
+        "has lost the labels of '4' (there is no 4.json, where the others have theirs); ", ""
+    )
+    assert ("lost the labels of '4'" in note) == (member == "4.json")
+    assert f"; the {len(left)} pictures found in it are used." in note
+    assert len(read(str(file), require_labels=False)) == len(left)
+    with pytest.raises(InputError, match=r"Damaged shard: x\.tar has"):
+        check(manifest, workers=1, strict=True)
+
+
+def test_a_cls_that_was_lost_costs_its_picture_alone(jpegs, tmp_path):
+    file = write(tmp_path / "x.tar", plain(jpegs))
+    content = bytearray(file.read_bytes())
+    for lost in (3, 7):  # as many members come before, two a picture
+        start = headers(file)[lost].offset
+        content[start : start + 512] = b"\xff" * 512
+    file.write_bytes(content)
+    manifest = read(str(file))
+    assert manifest.paths == [f"x.tar#{n:04d}.jpg" for n in range(12) if n not in (1, 3)]
+    (note,) = check(manifest, workers=1).notes
+    assert (
+        "x.tar has lost the labels of '0001', '0003' (there is no 0001.cls, where the others have theirs); "
+        in note
+    )
+
+
+def test_a_tar_cut_between_a_picture_and_its_label_loses_the_picture(jpegs, tmp_path):
+    file = write(tmp_path / "x.tar", plain(jpegs))
+    file.write_bytes(file.read_bytes()[: headers(file)[13].offset])  # the seventh picture's label
+    manifest = read(str(file))
+    assert manifest.paths == [f"x.tar#{n:04d}.jpg" for n in range(6)]
+    assert "lost the labels of '0006' (there is no 0006.cls" in check(manifest, workers=1).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"5.json": None}, "there is no 5.json, where the others have theirs."),
+        ({"5.json": b'{"group": 2}'}, "5.json has no field 'label', where the others have theirs."),
+        ({"5.json": b'{"label": ""}', "7.json": None}, "5.json has no field 'label', where the others have theirs (2 "),
+        ({f"{n}.json": None for n in range(12)} | {"5.cls": b" "}, "5.cls is empty, where the others have theirs."),
+        ({f"{n}.{kind}": None for n in range(12) for kind in ("cls", "json")}, "there is no 0.json (12 such "),
+    ],
+)  # fmt: skip
+def test_a_whole_tar_that_lacks_a_label_is_refused_by_the_member(change, words, jpegs, tmp_path):
+    members = {name: content for name, content in (named(jpegs) | change).items() if content is not None}
+    file = str(write(tmp_path / "x.tar", members))
+    for _ in range(2):  # read anew, and as it was kept
+        with pytest.raises(InputError) as error:
+            read(file)
+        assert f"{tmp_path}/x.tar lacks labels: {words}" in str(error.value)
     assert len(read(file, require_labels=False)) == 12
+
+
+def test_the_number_of_further_shards_without_labels_is_told(jpegs, tmp_path):
+    for number in range(3):
+        members = named(jpegs[4 * number :][:4])
+        if number:
+            del members["2.json"]
+        write(tmp_path / f"set/{number}.tar", members)
+    with pytest.raises(
+        InputError, match=r"set/1\.tar lacks labels: there is no 2\.json.* So do 1 more shards\."
+    ):
+        read(tmp_path / "set")
+
+
+def test_labels_of_numbers_and_texts_stay_what_they_are(jpegs, tmp_path):
+    members = {}
+    for number, jpeg in enumerate(jpegs):
+        label = [7, "7.0", True][number % 3]
+        members |= {f"{number}.jpg": jpeg, f"{number}.json": json.dumps({"label": label}).encode()}
+    members |= {"12.jpg": jpegs[0]}  # one without, so that no column of whole numbers is left
+    manifest = read(str(write(tmp_path / "x.tar", members)), require_labels=False)
+    assert manifest.class_names == ("7", "7.0", "True")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("4.cls", bytes(1)), ("4.cls", b"\xff\xfe"), ("4.json", b'{"x": "\xff"}'), ("4.json", bytes(9))],
+)
+def test_a_member_of_text_that_is_none_costs_its_sample_alone(name, content, jpegs, tmp_path):
+    members = {f"{n}.jpg": jpeg for n, jpeg in enumerate(jpegs)} | {
+        f"{n}.cls": b"%d" % (n % 2) for n in range(12)
+    }
+    members |= {"4.json": b"{}"} | {name: content}
+    members = dict(sorted(members.items(), key=lambda one: (int(one[0].partition(".")[0]), one[0])))
+    manifest = read(str(write(tmp_path / "x.tar", members)))
+    assert manifest.class_names == ("0", "1")
+    assert len(manifest) == 11
+    assert f"x.tar holds a damaged {name}" in check(manifest, workers=1).notes[0]
+
+
+def test_many_faults_are_counted(jpegs, tmp_path):
+    members = {}
+    for number, jpeg in enumerate(jpegs):
+        members |= {f"{number}.jpg": jpeg, f"{number}.json": json.dumps({"label": number % 2}).encode()}
+    members |= {f"{number}.json": b"{" for number in range(2, 8)}
+    (note,) = check(read(str(write(tmp_path / "x.tar", members))), workers=1).notes
+    assert (
+        "x.tar holds a damaged 2.json; holds a damaged 3.json; holds a damaged 4.json; and has 3 more faults; "
+        in note
+    )
 
 
 def test_unreadable_pictures_are_found_by_a_look_at_each(jpegs, tmp_path):

@@ -58,8 +58,12 @@ def damage_of(table: pd.DataFrame, shards: ShardSet) -> Damage:
         rows = np.flatnonzero(number == shard)
         gone = rows[offset[rows] + size[rows] > whole]
         reasons |= dict.fromkeys(gone.tolist(), f"is lost: the shard {damage}")
-        left = f"{len(rows) - len(gone)} of its {len(rows)}" if damage else f"the {len(rows)} found in it,"
-        notes.append(f"Damaged shard: {known.name} {damage or known.damage}; {left} pictures are used.")
+        left = (
+            f"{len(rows) - len(gone)} of its {len(rows)} pictures"
+            if damage
+            else f"the {len(rows)} pictures found in it"
+        )
+        notes.append(f"Damaged shard: {known.name} {damage or known.damage}; {left} are used.")
     return Damage(reasons, tuple(notes))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +30,13 @@ class Content:
         data: a file's bytes.
         extension: of such a file, without its dot, in lower case.
         mark: a hash of the file it was made from, 63 bits.
+        checksum: of ``data``, 32 bits.
     """
 
     data: bytes
     extension: str
     mark: int
+    checksum: int
 
 
 def content_of(reader: Reader, sample: int, path: str, image_px: int | None) -> Content | str:
@@ -57,7 +60,8 @@ def content_of(reader: Reader, sample: int, path: str, image_px: int | None) -> 
     except OSError as error:
         return f"may not be read ({(error.strerror or str(error)).lower()})"
     mark = mark_of(data)
-    return Content(data, extension, mark) if small is None else Content(*small, mark)
+    stored_data, extension = (data, extension) if small is None else small
+    return Content(stored_data, extension, mark, zlib.crc32(stored_data))
 
 
 def shrunk(data: bytes, image_px: int) -> tuple[bytes, str] | None:

@@ -5,8 +5,10 @@ Its columns are those of the manifest that was packed (``path``, ``label``, ``sp
     shard           number of the tar in the list of shards
     shard_offset    byte that the picture begins at
     shard_bytes     its length
-    shard_content   a hash of the file that was packed, equal for identical files; missing in an index that was
-                    made from the tars' headers
+    shard_content   a hash of the file that was packed, equal for identical files
+    shard_crc32     zlib's checksum of the bytes as they stand in the tar
+
+The last two are missing in an index that was made from the tars' headers, the last one in an older index too.
 
 Rows stand in the order of that manifest, whatever the order in the tars: so a run on the shards draws the same
 pictures as one on the files. The list of shards and the format's version stand in the file's metadata.
@@ -30,6 +32,7 @@ from efficientnetv2.base.files import write_atomically
 VERSION = 1
 PLACE = ("shard", "shard_offset", "shard_bytes")
 CONTENT = "shard_content"
+CHECKSUM = "shard_crc32"
 _METADATA = b"efficientnetv2_shards"
 
 
@@ -42,12 +45,14 @@ class Shard:
         bytes: that it should have.
         pictures: in it.
         damage: what was wrong with it when its headers were read, '' if nothing.
+        lacks: why pictures of it have no label, '' if all have one.
     """
 
     name: str
     bytes: int
     pictures: int
     damage: str = ""
+    lacks: str = ""
 
 
 @dataclass(frozen=True)

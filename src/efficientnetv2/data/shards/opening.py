@@ -44,16 +44,18 @@ def is_shards(data: str) -> bool:
     return place.suffix.lower() == ".parquet" and place.is_file() and is_index(place)
 
 
-def read_shards(data: str, *, label_column: str, group_column: str | None) -> Listing:
+def read_shards(data: str, *, label_column: str, group_column: str | None, require_labels: bool) -> Listing:
     """List the pictures of a set of shards.
 
     Args:
         data: as above.
         label_column: of the index, or of the samples' ``.json``; without one, their ``.cls`` is the label.
         group_column: of the same; a column called ``group`` is taken unasked.
+        require_labels: False takes pictures that have none.
 
     Raises:
-        InputError: there are no such shards, their index is of no use, or a store can't be reached.
+        InputError: there are no such shards, their index is of no use, tars without an index hold pictures without a
+            label, or a store can't be reached.
     """
     base, names = _named(data)
     store = store_at(base)
@@ -67,6 +69,8 @@ def read_shards(data: str, *, label_column: str, group_column: str | None) -> Li
         index = _with_columns(index, data, label_column, group_column)
     if not len(index.table):
         raise InputError(f"{data}: there is no picture in {some(shard.name for shard in index.shards)}.")
+    if require_labels:
+        _refuse_unlabelled(index, base)
     return Listing(
         root=base if is_url(base) else Path(base),
         source=data,
@@ -134,6 +138,16 @@ def _spelled_out(store: Store, names: list[str], data: str) -> list[str]:
             "train-{000000..000146}.tar"
         )
     return list(dict.fromkeys(found))
+
+
+def _refuse_unlabelled(index: Index, base: str) -> None:
+    lacking = [shard for shard in index.shards if shard.lacks]
+    if lacking:
+        more = f" So do {len(lacking) - 1} more shards." if len(lacking) > 1 else ""
+        raise InputError(
+            f"{base}/{lacking[0].name} lacks labels: {lacking[0].lacks}.{more} Pack it anew with a label for every "
+            "picture (.cls, or a field of .json that --label-column names), or without the pictures that have none."
+        )
 
 
 def _with_columns(index: Index, data: str, label_column: str, group_column: str | None) -> Index:

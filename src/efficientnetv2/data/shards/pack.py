@@ -30,7 +30,7 @@ from efficientnetv2.data.listing import picture_extensions
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards.content import Content, content_of
-from efficientnetv2.data.shards.index import CONTENT, PLACE, Index, Shard, save
+from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, Index, Shard, save
 from efficientnetv2.data.shards.names import INDEX, SUFFIX
 
 # Pictures that threads read at a time; a shard's writer waits for them. Ours.
@@ -128,6 +128,7 @@ class _Packer:
         self.skipped: dict[int, str] = {}
         count = len(manifest)
         self.places = {name: np.full(count, -1, dtype=np.int64) for name in (*PLACE, CONTENT)}
+        self.checksums = np.zeros(count, dtype=np.uint32)
 
     def run(self) -> Packed:
         picture_extensions()  # loads Pillow's plugins once, before the threads would
@@ -154,7 +155,7 @@ class _Packer:
         reader = self.reader.ahead(rows.tolist())
         image_px = self.packing.image_px
         contents = pool.map(lambda row: content_of(reader, row, self.paths[row], image_px), rows.tolist())
-        known = self.manifest.table.drop(columns=[*PLACE, CONTENT], errors="ignore").iloc[rows]
+        known = self.manifest.table.drop(columns=[*PLACE, CONTENT, CHECKSUM], errors="ignore").iloc[rows]
         for row, content, facts in zip(rows.tolist(), contents, known.to_dict("records"), strict=True):
             if isinstance(content, str):
                 self._skip(row, content)
@@ -177,7 +178,8 @@ class _Packer:
 
     def _packed(self) -> Packed:
         kept = np.setdiff1d(np.arange(len(self.manifest)), list(self.skipped))
-        table = self.manifest.table.assign(path=self.paths, **self.places).iloc[kept].reset_index(drop=True)
+        written = self.places | {CHECKSUM: self.checksums}
+        table = self.manifest.table.assign(path=self.paths, **written).iloc[kept].reset_index(drop=True)
         skipped = tuple((self.manifest.paths[row], reason) for row, reason in sorted(self.skipped.items()))
         return Packed(Index(table, tuple(self.shards), self.manifest.standard), skipped)
 
@@ -218,6 +220,7 @@ class _Shards:
         places["shard_offset"][row] = tar.offset + _BLOCK  # behind the header
         places["shard_bytes"][row] = len(content.data)
         places[CONTENT][row] = content.mark
+        self._packer.checksums[row] = content.checksum
         for extension, data in members.items():
             member = tarfile.TarInfo(f"{key}.{extension}")
             member.size = len(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.data.pictures import UnreadablePicture
-from efficientnetv2.data.shards.index import PLACE, ShardSet
+from efficientnetv2.data.shards.index import CHECKSUM, PLACE, ShardSet
 from efficientnetv2.data.shards.stores import Range, Store, store_at
 
 
@@ -24,6 +25,7 @@ class ShardReader:
     def __init__(self, table: pd.DataFrame, shards: ShardSet) -> None:
         self._paths = table["path"]
         self._number, self._offset, self._bytes = (table[name].to_numpy(dtype=np.int64) for name in PLACE)
+        self._checksums = table[CHECKSUM].to_numpy(dtype=np.uint32) if CHECKSUM in table else None
         self._shards = shards
         self._store: Store = store_at(shards.base)
 
@@ -31,7 +33,7 @@ class ShardReader:
         """The picture's bytes.
 
         Raises:
-            UnreadablePicture: the shard is missing, cut short, or can't be read there.
+            UnreadablePicture: the shard is missing, cut short, damaged there, or can't be read.
             InputError: a store of another machine does not answer.
         """
         (content,) = self._store.read([self._range(sample)])
@@ -61,10 +63,15 @@ class ShardReader:
         """What the store gave for a picture.
 
         Raises:
-            UnreadablePicture: it gave a reason instead.
+            UnreadablePicture: it gave a reason instead, or bytes that are not those that were packed. (A decoder makes
+                a picture even of a JPEG with a hole in it, and nobody would know.)
         """
         if isinstance(content, str):
             raise UnreadablePicture(self.name(sample), content)
+        if self._checksums is not None and zlib.crc32(content) != self._checksums[sample]:
+            raise UnreadablePicture(
+                self.name(sample), f"is damaged: {self._range(sample)} are not what was packed"
+            )
         return content
 
     def _range(self, sample: int) -> Range:

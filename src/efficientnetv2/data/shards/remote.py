@@ -7,15 +7,17 @@ import errno
 import io
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any, cast
+from fnmatch import fnmatchcase
+from typing import IO, Any, TypeVar, cast
 
 from fsspec.core import url_to_fs
+from fsspec.registry import available_protocols
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import merge_offset_ranges
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.extras import needed
 from efficientnetv2.data.shards.stores import Range, Stat
 
@@ -37,9 +39,14 @@ _EXTRAS = {
     "s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs"),
     "az": ("adlfs", "azure"), "abfs": ("adlfs", "azure"),
 }  # fmt: skip
+_KINDS = (
+    "Known are https://, s3:// (extra s3), gs:// (extra gcs), az:// (extra azure) and what else fsspec reads."
+)
 # Answers that will be the same next time: not there, not allowed. (Too busy and too slow will not.)
 _FINAL = range(400, 500)
 _BUSY = (408, 425, 429)
+
+Answer = TypeVar("Answer")
 
 
 class RemoteStore:
@@ -49,13 +56,18 @@ class RemoteStore:
         base: the URL, without a slash at its end.
 
     Raises:
-        InputError: what reads such URLs is not installed, or nobody knows their kind.
+        InputError: what reads such URLs is not installed or can't begin, or nobody knows their kind.
     """
 
     def __init__(self, base: str) -> None:
         self._base = base
         protocol = base.partition("://")[0].lower()
         self._options: dict[str, Any] = {}
+        if protocol == "ftp":  # fsspec would connect, log in and list the folder again for each picture
+            raise InputError(
+                f"{base}: a run draws pictures from all over its shards, thousands of small parts a minute, which FTP "
+                f"was not made for. Copy the shards to this machine, or serve them by another way. {_KINDS}"
+            )
         if protocol in _EXTRAS:
             package, extra = _EXTRAS[protocol]
             needed(package, extra, f"reading {protocol}://")
@@ -64,11 +76,23 @@ class RemoteStore:
 
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
             self._options = {"client_kwargs": {"timeout": timeout}}
+        if protocol not in available_protocols():
+            near = did_you_mean(protocol, ("http", "https", *_EXTRAS))
+            raise InputError(
+                f"{base}: {protocol}:// is no kind of store that can be read{near} {_KINDS} Give one of these, or copy "
+                "the shards to this machine."
+            )
         try:
             self._files()
-        except (ImportError, ValueError) as error:
+        except ImportError as error:
             raise InputError(
-                f"{base}: {error}. Known are https://, s3://, gs://, az:// and what else fsspec reads."
+                f"{base}: reading {protocol}:// needs a package that is not installed, and that no extra of "
+                f"efficientnetv2 brings: {error}. {_KINDS}"
+            ) from error
+        except Exception as error:  # of every driver its own kind
+            raise InputError(
+                f"{base}: can't be opened ({_words(error)}). Is the address right, and what the store wants to know "
+                "of whoever asks?"
             ) from error
 
     def __reduce__(self) -> tuple[type[RemoteStore], tuple[str]]:
@@ -144,27 +168,45 @@ class RemoteStore:
             return list(pool.map(self._stat, names))
 
     def _stat(self, name: str) -> Stat | None:
+        known = self._answer(
+            f"{self._base}/{name}", lambda files, path: cast(dict[str, Any], files.info(path))
+        )
+        if known is None:
+            return None
+        words = (known.get(field) for field in ("ETag", "etag", "Last-Modified", "LastModified", "mtime"))
+        return Stat(int(known["size"] or 0), str(next((word for word in words if word), "")))
+
+    def matching(self, pattern: str) -> list[str]:
+        """Names with stars in them spelled out, sorted; none where the store can't list its files.
+
+        Raises:
+            InputError: the store does not answer.
+        """
+        # Not fsspec's glob, which takes a store that does not answer for an empty one.
+        listed = self._answer(
+            f"{self._base}/", lambda files, path: cast(list[str], files.ls(path, detail=False))
+        )
+        names = (path.rstrip("/").rpartition("/")[2] for path in listed or [])
+        return sorted(name for name in names if fnmatchcase(name, pattern) and not name.startswith("."))
+
+    def _answer(self, path: str, ask: Callable[[AbstractFileSystem, str], Answer]) -> Answer | None:
+        """What the store says of a path; None where it says that it is not there, not allowed or not to be had.
+
+        Raises:
+            InputError: the store does not answer.
+        """
         problem: BaseException | None = None
         for _ in _attempts():
             try:
-                known = self._files().info(f"{self._base}/{name}")
+                return ask(self._files(), path)
+            except NotImplementedError:
+                return None
             except Exception as error:  # of every driver its own kind
-                # fsspec's http says "not found" of every failure, and gives the true one as its cause.
+                # fsspec's http says "not found" of every failed look at a file, and gives the true one as its cause.
                 problem = error.__cause__ or error
                 if _is_final(problem):
                     return None
-                continue
-            words = (known.get(field) for field in ("ETag", "etag", "Last-Modified", "LastModified", "mtime"))
-            return Stat(int(known["size"] or 0), str(next((word for word in words if word), "")))
-        raise InputError(_unanswered(f"{self._base}/{name}", problem))
-
-    def matching(self, pattern: str) -> list[str]:
-        """Names with stars in them spelled out, sorted; none where the store can't list its files."""
-        try:
-            found = cast(list[str], self._files().glob(f"{self._base}/{pattern}"))
-        except (OSError, NotImplementedError):
-            return []
-        return sorted(path.rpartition("/")[2] for path in found)
+        raise InputError(_unanswered(path, problem))
 
     def open(self, name: str) -> IO[bytes]:
         """A file to read from its beginning, or to seek in; read ahead some megabytes at a time."""

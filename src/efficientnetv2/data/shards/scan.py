@@ -13,16 +13,16 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any
 
-import numpy as np
 import pandas as pd
 
 from efficientnetv2.base.caches import cache_folder
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.listing import is_picture, split_named
 from efficientnetv2.data.shards.index import VERSION, Index, Shard, load, save
+from efficientnetv2.data.shards.labels import Sample, Scanned, labelled, place_of_labels
 from efficientnetv2.data.shards.stores import Store
 
 # Shards read at a time: waiting for a store costs nothing. Ours.
@@ -32,14 +32,8 @@ _BLOCK = tarfile.BLOCKSIZE
 _KNOWN = ("path", "label", "split", "group", "latitude", "longitude")
 # Larger ones are no label; a class id or a few facts take less. Ours.
 _MOST_TEXT_BYTES = 1_000_000
-
-
-@dataclass
-class _Scanned:
-    """What one tar holds: a fact of each picture by column, and what is wrong with the tar."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    damage: str = ""
+# What is kept of a scan was found by these rules; others get another number.
+_RULES = 2
 
 
 def kept_scan(
@@ -59,6 +53,7 @@ def kept_scan(
         label_column,
         group_column,
         VERSION,
+        _RULES,
     ]
     mark = hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
     file = cache_folder("shards") / f"{mark}.parquet"
@@ -80,50 +75,53 @@ def scan(store: Store, names: list[str], *, label_column: str, group_column: str
     Args:
         store: that they lie in.
         names: of the tars.
-        label_column: field of a sample's ``.json`` that holds the label; without one, its ``.cls`` does.
+        label_column: field of a sample's ``.json`` that holds the label; where no sample has one, ``.cls`` does.
         group_column: field of a sample's ``.json`` that holds the group; a field called ``group`` is taken unasked.
 
     Returns:
         Pictures in the order of the tars. Their split is the one their ``.json`` or the tar's name gives
-        (``imagenet-train-0001.tar``). Of a damaged tar, what could be read, and what is wrong in its ``damage``.
+        (``imagenet-train-0001.tar``). Of a damaged tar, what could be read with its label, and what is wrong in its
+        ``damage``.
 
     Raises:
-        InputError: a member occurs twice, a sample has two pictures or no label can be made out of its members.
+        InputError: a member occurs twice, or a sample has two pictures.
     """
     given = {label_column: "label"} | ({} if group_column is None else {group_column: "group"})
     roles = {name: name for name in _KNOWN if name not in given.values()} | given
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(lambda name: _scanned(store, name, roles), names))
+    place = place_of_labels(found)
+    facts = [labelled(one, place, label_column) for one in found]
     shards = tuple(
-        Shard(name, stat.bytes if stat else 0, len(one.rows), one.damage)
-        for name, stat, one in zip(names, store.stats(names), found, strict=True)
+        Shard(name, stat.bytes if stat else 0, len(rows), one.told, one.lacks)
+        for name, stat, one, rows in zip(names, store.stats(names), found, facts, strict=True)
     )
-    rows = [{"shard": number} | row for number, one in enumerate(found) for row in one.rows]
+    rows = [{"shard": number} | row for number, rows in enumerate(facts) for row in rows]
     columns = ["path", "label", "split", "shard", "shard_offset", "shard_bytes"]
-    table = pd.DataFrame(rows, columns=None if rows else columns)
-    for column in ("label", "group"):
-        if column in table:
-            table[column] = table[column].map(str, na_action="ignore")
-    return Index(table, shards)
+    return Index(pd.DataFrame(rows, columns=None if rows else columns), shards)
 
 
-def _scanned(store: Store, name: str, roles: Mapping[str, str]) -> _Scanned:
-    result = _Scanned()
+def _scanned(store: Store, name: str, roles: Mapping[str, str]) -> Scanned:
+    result = Scanned()
     try:
         with store.open(name) as stream:
             for key, members in _samples(stream, name, result):
                 try:
-                    row = _row(name, key, members, roles)
-                except json.JSONDecodeError:
-                    result.damage = f"holds a damaged {key}.json"
+                    sample = _sample(name, key, members, roles)
+                except _Damaged as error:
+                    result.damage.append(f"holds a damaged {error}")
                     continue
-                if row is not None:
-                    result.rows.append(row)
+                if sample is not None:
+                    result.samples.append(sample)
     except FileNotFoundError:
-        result.damage = "is missing"
+        result.damage.append("is missing")
     except OSError as error:
-        result.damage = f"can't be read ({(error.strerror or str(error)).lower()})"
+        result.damage.append(f"can't be read ({(error.strerror or str(error)).lower()})")
     return result
+
+
+class _Damaged(Exception):  # noqa: N818 - it names the member
+    """A member of text that is none."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ class _Member:
     text: bytes = b""
 
 
-def _samples(stream: IO[bytes], name: str, result: _Scanned) -> Iterator[tuple[str, dict[str, _Member]]]:
+def _samples(stream: IO[bytes], name: str, result: Scanned) -> Iterator[tuple[str, dict[str, _Member]]]:
     """Key and members, by extension, of each sample; damage goes to ``result``."""
     seen: set[str] = set()
     key, members = "", dict[str, _Member]()
@@ -171,7 +169,7 @@ def _member(stream: IO[bytes], info: tarfile.TarInfo, extension: str) -> _Member
     return _Member(info.offset_data, info.size, text)
 
 
-def _members(stream: IO[bytes], result: _Scanned) -> Iterator[tarfile.TarInfo]:
+def _members(stream: IO[bytes], result: Scanned) -> Iterator[tarfile.TarInfo]:
     """The headers that can be read; behind a damaged one, the next whole one is looked for."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
@@ -181,7 +179,7 @@ def _members(stream: IO[bytes], result: _Scanned) -> Iterator[tarfile.TarInfo]:
         tar = tarfile.open(fileobj=stream, mode="r:", ignore_zeros=True)  # noqa: SIM115 - the stream is closed
         while (info := tar.next()) is not None:
             if info.offset != end and not _is_header(stream, end):
-                result.damage = f"has a damaged header at byte {end}"
+                result.damage.append(f"has a damaged header at byte {end}")
             if info.offset_data + info.size > size:
                 break
             end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
@@ -190,7 +188,7 @@ def _members(stream: IO[bytes], result: _Scanned) -> Iterator[tarfile.TarInfo]:
     except tarfile.TarError:
         pass  # how far it goes is judged below
     if end + 2 * _BLOCK > size or not _zeros(stream, end):
-        result.damage = result.damage or f"is cut short or damaged behind byte {end}"
+        result.damage.append(f"is cut short or damaged behind byte {end}")
 
 
 def _is_header(stream: IO[bytes], start: int) -> bool:
@@ -209,14 +207,12 @@ def _zeros(stream: IO[bytes], start: int) -> bool:
     return not any(stream.read(2 * _BLOCK))
 
 
-def _row(
-    name: str, key: str, members: Mapping[str, _Member], roles: Mapping[str, str]
-) -> dict[str, Any] | None:
+def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[str, str]) -> Sample | None:
     """What is known about a sample's picture; None if it has none.
 
     Raises:
         InputError: it has several.
-        json.JSONDecodeError: its facts are none.
+        _Damaged: its facts or its label are none.
     """
     pictures = [extension for extension in members if is_picture(f"x.{extension}")]
     plain = [extension for extension in pictures if "." not in extension]  # left.png stands beside jpg
@@ -228,19 +224,38 @@ def _row(
     if not pictures:
         return None
     extension = plain[0] if plain else pictures[0]
-    facts = json.loads(members["json"].text) if "json" in members else {}
-    facts = facts if isinstance(facts, dict) else {}
-    known = {role: facts[field] for field, role in roles.items() if facts.get(field) is not None}
-    if "label" not in known and "cls" in members and roles.get("label") == "label":
-        known["label"] = members["cls"].text.decode(errors="replace").strip()
+    facts = _facts(key, members["json"].text) if "json" in members else {}
+    known = {role: facts[field] for field, role in roles.items() if facts.get(field) not in (None, "")}
+    in_json = known.pop("label", None)
+    if "group" in known:
+        known["group"] = str(known["group"])
+    in_cls = _word(key, members["cls"].text) if "cls" in members and roles.get("label") == "label" else None
     place = members[extension]
-    return {
+    columns = {
         "path": f"{key}.{extension}",
-        "label": np.nan,
         "split": _split_of(name),
         "shard_offset": place.offset,
         "shard_bytes": place.size,
-    } | known
+    }
+    return Sample(key, columns | known, in_json, in_cls, "json" in members)
+
+
+def _facts(key: str, text: bytes) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise _Damaged(f"{key}.json") from error
+    return facts if isinstance(facts, dict) else {}
+
+
+def _word(key: str, text: bytes) -> str:
+    try:
+        word = text.decode().strip()
+    except UnicodeDecodeError as error:
+        raise _Damaged(f"{key}.cls") from error
+    if not word.isprintable():  # zeros, where a block was lost
+        raise _Damaged(f"{key}.cls")
+    return word
 
 
 def _split_of(shard: str) -> str:

@@ -62,7 +62,11 @@ class Store(Protocol):
         ...
 
     def matching(self, pattern: str) -> list[str]:
-        """Names with stars in them spelled out, sorted."""
+        """Names with stars in them spelled out, sorted; none where the store can't list its files.
+
+        Raises:
+            InputError: the store can't be reached, so that nothing is known.
+        """
         ...
 
     def open(self, name: str) -> IO[bytes]:
