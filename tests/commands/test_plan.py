@@ -53,7 +53,7 @@ def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
     assert told["disk_bytes"]["checkpoints"] == pytest.approx(saved, rel=0.01)
     assert told["disk_bytes"]["model file"] == pytest.approx(run.model_file.stat().st_size, rel=0.02)
     assert set(told["others_s"]) == {
-        "start-up", "validation", "checkpoints", "final evaluation", "report",
+        "start-up", "validation", "checkpoints", "final evaluation", "model file", "report",
     }  # fmt: skip
     assert all(seconds > 0 for seconds in told["others_s"].values())
     assert told["memory_bytes"] > saved

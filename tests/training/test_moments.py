@@ -1,9 +1,9 @@
-"""After which steps a stage ends, and the validation curve gets a point."""
+"""After which steps a stage ends, a row is written, and the validation curve gets a point."""
 
 from __future__ import annotations
 
 from efficientnetv2.training.changes import with_settings
-from efficientnetv2.training.moments import stage_ends, validation_steps
+from efficientnetv2.training.moments import row_steps, stage_ends, validation_steps
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.state import Length
 
@@ -40,3 +40,11 @@ def test_a_run_whose_size_changes_all_the_time_is_one_stage():
     )
     assert stage_ends(always, Length(40, 8.0)) == [40]
     assert validation_steps(always, Length(40, 8.0)) == {8, 16, 24, 32, 40}
+
+
+def test_a_row_after_every_step_of_a_short_run_and_about_200_of_a_long_one():
+    """1,001 steps: every fifth, and the last of either stage, 501 (a half of them, rounded up) and 1,001."""
+    assert row_steps(recipe(), Length(40, 8.0)) == set(range(1, 41))
+    long = Length(1001, 8.0)
+    assert row_steps(recipe(), long) == set(range(5, 1002, 5)) | set(stage_ends(recipe(), long))
+    assert stage_ends(recipe(), long)[-1] == 1001

@@ -8,7 +8,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.memory import GroupsAtATime
 from efficientnetv2.training.plan import epochs_within, forecast, steps_by_size
-from efficientnetv2.training.rates import AnswerRate, Rates, StepRate
+from efficientnetv2.training.rates import Rate, Rates, StepRate
 from efficientnetv2.training.recipes import named
 
 # 10 and 30 ms a picture, in steps of 8.
@@ -18,10 +18,11 @@ RATES = Rates(
         StepRate(64, begin_s=1.0, each_s=0.08, memory_bytes=100),
         StepRate(128, begin_s=2.0, each_s=0.24, memory_bytes=300),
     ),
-    curve=AnswerRate(begin_s=0.5, each_s=0.01),
-    answers=AnswerRate(begin_s=0.5, each_s=0.08),
-    checkpoint_s=0.25,
+    curve=Rate(begin_s=0.5, each_s=0.01),
+    answers=Rate(begin_s=0.5, each_s=0.08),
+    checkpoints=Rate(begin_s=0.2, each_s=0.25),
     checkpoint_bytes=1000,
+    model_s=0.1,
     model_bytes=250,
 )
 TWO_SIZES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
@@ -41,14 +42,16 @@ def test_a_run_of_two_stages():
     """10 epochs of 48 pictures are 60 steps of 8: 30 at 64 px, 30 at 128 px, each stage with its first step.
 
     Points of the curve after every epoch of 6 steps, 5 and 5 of them (30 and 60 are stages' ends); of 30 pictures
-    each, 0.8 s. A checkpoint at both ends. All pictures of val at last, 2.9 s.
+    each, 0.8 s. A checkpoint at both ends, 0.7 s. All pictures of val at last, 2.9 s, and the model file.
     """
     run = whole(recipe(), at_a_time=GroupsAtATime({64: 4, 128: 2}))
     assert [(stage.image_px, stage.steps) for stage in run.stages] == [(64, 30), (128, 30)]
     assert [stage.seconds for stage in run.stages] == pytest.approx([1 + 30 * 0.08, 2 + 30 * 0.24])
     assert [stage.images_per_s for stage in run.stages] == pytest.approx([100, 100 / 3])
-    assert run.others_s == pytest.approx({"validation": 8.0, "checkpoints": 0.5, "final evaluation": 2.9})
-    assert run.seconds == pytest.approx(3.4 + 9.2 + 8.0 + 0.5 + 2.9)
+    assert run.others_s == pytest.approx(
+        {"validation": 8.0, "checkpoints": 0.7, "final evaluation": 2.9, "model file": 0.1}
+    )
+    assert run.seconds == pytest.approx(3.4 + 9.2 + 8.0 + 0.7 + 2.9 + 0.1)
     assert run.disk_bytes == {"checkpoints": 2000, "model file": 250}
     assert run.memory_bytes == 300
 
@@ -99,9 +102,9 @@ def test_a_size_that_grows_with_every_step_takes_what_lies_between():
 def test_long_stages_have_checkpoints_within():
     """Stages of 1 + 600 x 0.08 = 49 s and 2 + 600 x 0.24 = 146 s, and a checkpoint a minute: 0 + 2 beside the ends."""
     run = whole(recipe("epochs=200", "checkpoint_minutes=1"))
-    assert run.others_s["checkpoints"] == pytest.approx(4 * 0.25)
+    assert run.others_s["checkpoints"] == pytest.approx(0.2 + 4 * 0.25)
     assert run.disk_bytes["checkpoints"] == 3000, "two are kept, and one is being written"
-    assert whole(recipe("checkpoint_minutes=0")).others_s["checkpoints"] == pytest.approx(60 * 0.25)
+    assert whole(recipe("checkpoint_minutes=0")).others_s["checkpoints"] == pytest.approx(0.2 + 60 * 0.25)
 
 
 def test_the_curve_takes_a_part_of_many_pictures_and_the_last_answer_all():
@@ -126,7 +129,7 @@ def test_epochs_are_what_fits_into_the_minutes(minutes):
 
 
 def test_too_few_minutes_are_refused():
-    """Two first steps are 3.32 s, two validations 1.6 s, two checkpoints 0.5 s, the last answer 2.9 s: 8.3 s."""
+    """Two first steps 3.32 s, two validations 1.6 s, two checkpoints 0.7 s, the last answer 2.9 s, the model 0.1 s."""
     with pytest.raises(InputError, match=r"--minutes 0\.1: .*takes 0\.14 minutes"):
         epochs_within(0.1, recipe(), RATES, images=48, val_images=30)
 

@@ -29,6 +29,7 @@ from efficientnetv2.inference.probe import fit_probe, most_pictures
 from efficientnetv2.training.distributed import ALONE
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.job import Job
+from efficientnetv2.training.moments import row_steps, validation_steps
 from efficientnetv2.training.plan import Forecast, forecast
 from efficientnetv2.training.rates import Rates, measure
 from efficientnetv2.training.settle import settle
@@ -97,11 +98,13 @@ def _whole(job: Job, rates: Rates, others_s: Mapping[str, float], disk: Mapping[
 def _around(
     job: Job, prepared: Prepared, rates: Rates, folder: Path
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """What the run does before its first step and after its last: seconds, and bytes of the files."""
+    """What the run does before its first step and after its last, and what it notes between: seconds, and bytes."""
     began = time.perf_counter()
     run = RunFolder(folder, lambda line: None)
     run.begin(job.recipe, prepared.manifest, {})
-    run.record({"kind": "train", "step": 0, "loss": 0.0})  # TensorBoard is imported for it
+    history = _rows(job)
+    for row in history:
+        run.record(row)  # TensorBoard is imported for the first
     run.close()
     seconds = {"start-up": time.perf_counter() - began}
     lists = run.manifest_file.stat().st_size
@@ -111,12 +114,32 @@ def _around(
     logits = torch.from_numpy(_noise(job, len(job.val), len(job.train.class_names)))
     predictions = Predictions(np.arange(len(job.val)), job.val.labels, logits)
     outcome = Outcome(predictions, job.val, job.train.class_names, Facts(job.train.source, "val"))
-    outcome.write(folder)
+    outcome.write(folder, history=history)
     seconds["report"] = time.perf_counter() - began
     written = sum(
         (folder / name).stat().st_size for name in ("report.json", "report.html", "predictions.csv")
     )
     return seconds, {"lists and report": lists + written}
+
+
+def _rows(job: Job) -> list[dict[str, Any]]:
+    """Rows of figures such as the run's will be, to be written and drawn; what nobody knows yet is noise."""
+    recipe, length = job.recipe, job.length
+    rows: list[dict[str, Any]] = []
+    for kind, steps, unknown in (
+        (
+            "train",
+            row_steps(recipe, length),
+            ("loss", "lr", "images_per_s", "train_s", "waited_s", "seconds"),
+        ),
+        ("val", validation_steps(recipe, length), ("top1", "macro_f1")),
+    ):
+        for step, noise in zip(sorted(steps), _noise(job, len(steps), len(unknown)).tolist(), strict=True):
+            setting = recipe.progressive.at(step - 1, steps=length.steps).to_json() if kind == "train" else {}
+            known = {name: value for name, value in setting.items() if name != "others"}
+            begun = {"kind": kind, "step": step, "epoch": step / length.steps_per_epoch}
+            rows.append(begun | known | dict(zip(unknown, noise, strict=True)))
+    return sorted(rows, key=lambda row: row["step"])
 
 
 def _probe_s(job: Job, rates: Rates) -> float:

@@ -18,11 +18,8 @@ from efficientnetv2.progressive import Setting
 from efficientnetv2.training import resume
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.loop import StepDone
-from efficientnetv2.training.moments import stage_ends, validation_steps
+from efficientnetv2.training.moments import row_steps, stage_ends, validation_steps
 from efficientnetv2.training.state import State
-
-# Rows of training figures in a run: enough for a curve, few enough that reading the loss costs nothing. Ours.
-_ROWS = 200
 
 
 class Watch(Protocol):
@@ -65,6 +62,7 @@ class Books:
         self._row_waited_s = 0.0
         self._at_a_time = job.at_a_time
         self._stage_ends = frozenset(stage_ends(job.recipe, job.length))
+        self._rows = row_steps(job.recipe, job.length)
         self._validations = validation_steps(job.recipe, job.length)
 
     @property
@@ -81,9 +79,9 @@ class Books:
         self._note_short_memory(done)
         self._row_images += done.images
         self._row_waited_s += done.waited_s
-        step, steps, recipe = self.state.step, self.job.length.steps, self.job.recipe
+        step, recipe = self.state.step, self.job.recipe
         ends_stage = step in self._stage_ends
-        if step % max(1, steps // _ROWS) == 0 or ends_stage:
+        if step in self._rows:
             self._row(done)
         if step in self._validations:
             with self._apart():

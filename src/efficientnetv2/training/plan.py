@@ -112,8 +112,9 @@ def forecast(
     saved = _checkpoints(recipe, length, stages)
     others = {
         "validation": len(validation_steps(recipe, length)) * rates.curve.seconds(on_curve),
-        "checkpoints": saved * rates.checkpoint_s,
+        "checkpoints": rates.checkpoints.seconds(saved),
         "final evaluation": rates.answers.seconds(val_images),
+        "model file": rates.model_s,
     }
     if recipe.compile:
         others = {"compiling": rates.compile_s, **others}

@@ -22,6 +22,7 @@ from efficientnetv2.base.memory import Peak
 from efficientnetv2.data.loader import Batch, TrainingPictures, reading_threads, training_batches
 from efficientnetv2.data.sampling import Request, Sampler
 from efficientnetv2.inference.accelerate import place
+from efficientnetv2.models import modelfile
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training import resume
 from efficientnetv2.training.job import Job, kept
@@ -30,7 +31,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.settle import settings_by_size
 from efficientnetv2.training.state import Length, State, begin
 
-# All ours. Steps of each size that are not counted at least: memory is watched in them.
+# All ours. Steps of each size that are not counted at least: the first, and those in which memory is watched.
 _WARM_UP = 2
 # Of each size so many steps are timed at least, and so many seconds of them.
 _TIMED_STEPS, _TIMED_S = 3, 2.0
@@ -60,20 +61,20 @@ class StepRate:
 
 
 @dataclass(frozen=True)
-class AnswerRate:
-    """Answers to pictures.
+class Rate:
+    """Answers to pictures, or files written.
 
     Args:
-        begin_s: before the first of them.
+        begin_s: before the first of them, or that the first takes longer.
         each_s: for each.
     """
 
     begin_s: float
     each_s: float
 
-    def seconds(self, pictures: int) -> float:
-        """For so many in one go."""
-        return self.begin_s + self.each_s * pictures
+    def seconds(self, number: int) -> float:
+        """For so many."""
+        return self.begin_s + self.each_s * number if number else 0.0
 
 
 @dataclass(frozen=True)
@@ -85,17 +86,19 @@ class Rates:
         steps: one for each size, growing.
         curve: answers for a point of the validation curve.
         answers: final ones, with all views.
-        checkpoint_s: to write one.
+        checkpoints: written, one after the other.
         checkpoint_bytes: of one.
-        model_bytes: of the model file.
+        model_s: to write the model file.
+        model_bytes: of it.
     """
 
     compile_s: float
     steps: tuple[StepRate, ...]
-    curve: AnswerRate
-    answers: AnswerRate
-    checkpoint_s: float
+    curve: Rate
+    answers: Rate
+    checkpoints: Rate
     checkpoint_bytes: int
+    model_s: float
     model_bytes: int
 
     def step_s(self, image_px: float) -> float:
@@ -109,7 +112,7 @@ def measure(job: Job, scratch: Path) -> Rates:
 
     Args:
         job: to be run, by one process; its network stays as it is, a copy is trained.
-        scratch: a folder on the disk that the run will write to; a checkpoint is left there.
+        scratch: a folder on the disk that the run will write to; checkpoints and a model file are left there.
 
     Raises:
         InputError: what the run would raise: pictures that can't be read, memory or disk too short.
@@ -118,16 +121,25 @@ def measure(job: Job, scratch: Path) -> Rates:
     compile_s, steps = _steps(job, state)
     curve = _answers(job, state, once=True)
     answers = curve if job.preprocessing.views == "one" else _answers(job, state, once=False)
+    checkpoints, checkpoint = _checkpoints(state, scratch)
     began = time.perf_counter()
-    checkpoint = resume.save(scratch, state.to_dict() | {"seconds": 0.0}, state.step)
+    model = scratch / "model.safetensors"
+    modelfile.save(
+        model,
+        kept(state),
+        preprocessing=job.preprocessing,
+        class_names=job.train.class_names,
+        recipe=job.recipe.to_json(),
+    )
     return Rates(
         compile_s=compile_s,
         steps=steps,
         curve=curve,
         answers=answers,
-        checkpoint_s=time.perf_counter() - began,
+        checkpoints=checkpoints,
         checkpoint_bytes=checkpoint.stat().st_size,
-        model_bytes=sum(tensor.nbytes for tensor in kept(state).state_dict().values()),
+        model_s=time.perf_counter() - began,
+        model_bytes=model.stat().st_size,
     )
 
 
@@ -171,7 +183,7 @@ class _Timed:
         self.rates: list[StepRate] = []
         self._begun = time.perf_counter()
         self._marks: list[float] = []
-        self._watching = ExitStack()
+        self._watching, self._peak = ExitStack(), Peak(job.device)
 
     def batches(self) -> Iterator[Batch]:
         """The groups of steps of every size, small ones first; asked for by the loop."""
@@ -184,15 +196,14 @@ class _Timed:
         self.compile_s = time.perf_counter() - self._begun
         for setting in sorted(settings_by_size(recipe), key=lambda one: one.image_px):
             with ExitStack() as self._watching:
-                peak = self._watching.enter_context(Peak(job.device))
-                self._marks = [time.perf_counter()]
+                self._peak, self._marks = Peak(job.device), [time.perf_counter()]
                 yield from training_batches(
                     pictures,
                     self._requests(drawn, setting),
                     workers=job.workers,
                     pin_memory=job.device.type == "cuda",
                 )
-            self.rates.append(self._rate(setting, peak.bytes))
+            self.rates.append(self._rate(setting, self._peak.bytes))
 
     def after_step(self) -> None:
         """Told of every step done. The device is waited for only where timing begins and ends: the run does not wait.
@@ -206,8 +217,11 @@ class _Timed:
             if self.job.device.type == "cuda":
                 torch.cuda.synchronize(self.job.device)
             self._marks[-1] = time.perf_counter()
-        if len(self._marks) == 1 + self._warm_up:
-            self._watching.close()  # looking at the memory takes time itself
+        # Looking at the memory takes time itself: only between the first step and those that are timed.
+        if len(self._marks) == 2:
+            self._watching.enter_context(self._peak)
+        elif len(self._marks) == 1 + self._warm_up:
+            self._watching.close()
 
     @property
     def _warm_up(self) -> int:
@@ -256,7 +270,7 @@ class _Timed:
         return StepRate(setting.image_px, begin, each * whole, memory_bytes)
 
 
-def _answers(job: Job, state: State, *, once: bool) -> AnswerRate:
+def _answers(job: Job, state: State, *, once: bool) -> Rate:
     """How long pictures of ``val`` take, from few to as many as fill a little time."""
 
     def seconds(count: int) -> float:
@@ -272,5 +286,17 @@ def _answers(job: Job, state: State, *, once: bool) -> AnswerRate:
     count_s = seconds(count)
     if job.workers and count > few:  # starting them takes a time of its own
         each = max(0.0, count_s - few_s) / (count - few)
-        return AnswerRate(max(0.0, few_s - each * few), each)
-    return AnswerRate(0.0, count_s / count)
+        return Rate(max(0.0, few_s - each * few), each)
+    return Rate(0.0, count_s / count)
+
+
+def _checkpoints(state: State, folder: Path) -> tuple[Rate, Path]:
+    """How long checkpoints take, and one of them. Most of a run find memory and disk warm, as the second does."""
+
+    def save(step: int) -> tuple[float, Path]:
+        began = time.perf_counter()
+        path = resume.save(folder, state.to_dict() | {"seconds": 0.0}, step)
+        return time.perf_counter() - began, path
+
+    (first_s, _), (second_s, path) = save(state.step), save(state.step + 1)
+    return Rate(max(0.0, first_s - second_s), second_s), path
