@@ -108,6 +108,20 @@ def test_a_large_batch_is_measured_in_part(job, tmp_path, monkeypatch):
     assert time.perf_counter() - began < 10 * 40 * SLEEP_S, "a tenth of what ten whole steps take"
 
 
+def test_steps_that_take_long_are_timed_once(job, tmp_path, monkeypatch):
+    """Two to warm up and one that is timed, at both sizes, of 8 pictures."""
+    monkeypatch.setattr(rates, "_LONG_S", 0.0)
+    asked = []
+
+    class Counted(Slow):
+        def source(self, sample):
+            asked.append(sample)
+            return self.reader.source(sample)
+
+    measure(replace(job, reader=Counted(originals(job.train))), tmp_path)
+    assert len(asked) == 2 * 3 * 8
+
+
 def test_workers_are_those_of_the_run(job, tmp_path):
     """Two that read side by side take half as long: 8 pictures in 4 times their pause."""
     found = measure(replace(job, workers=2, reader=Slow(originals(job.train))), tmp_path)

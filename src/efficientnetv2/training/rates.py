@@ -33,8 +33,8 @@ from efficientnetv2.training.state import Length, State, begin
 
 # All ours. Steps of each size that are not counted at least: the first, and those in which memory is watched.
 _WARM_UP = 2
-# Of each size so many steps are timed at least, and so many seconds of them.
-_TIMED_STEPS, _TIMED_S = 3, 2.0
+# Of each size so many steps are timed at least, and so many seconds of them; or fewer steps that take so long.
+_TIMED_STEPS, _TIMED_S, _LONG_S = 3, 2.0, 10.0
 # A batch of more pictures is measured in part, whole passes of it.
 _MOST_IMAGES = 256
 # Pictures answered before any that are timed, at most so many of these, and the seconds that they are to fill.
@@ -252,9 +252,10 @@ class _Timed:
     def _enough(self) -> bool:
         """Whether the steps done say how long one takes: with workers, whole rounds of them."""
         timed, workers = len(self._marks) - 1 - self._warm_up, self.job.workers
-        if timed < max(_TIMED_STEPS, 2 * workers) or (workers and timed % workers):
+        if timed < max(1, 2 * workers) or (workers and timed % workers):
             return False
-        return self._marks[-1] - self._marks[self._warm_up] >= _TIMED_S
+        took = self._marks[-1] - self._marks[self._warm_up]
+        return took >= (_TIMED_S if timed >= _TIMED_STEPS else _LONG_S)
 
     def _rate(self, setting: Setting, memory_bytes: int) -> StepRate:
         marks, counted = self._marks, self._marks[self._warm_up :]
