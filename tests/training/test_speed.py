@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from tests.training.test_loop import running
@@ -233,6 +235,23 @@ def test_a_network_that_compiles_to_another_one_is_not_used(monkeypatch):
     with pytest.warns(UserWarning, match="at 32 px it then gives other gradients"):
         call = network_to_call(given, recipe_of("precision=bf16", "compile=on", "progressive.stages=1"), CPU)
     assert call is given
+
+
+@pytest.mark.parametrize(("factor", "precision", "same"), [
+    (1.0, "bf16", True), (1.3, "bf16", False), (1.0, "fp32", True), (1.001, "fp32", True), (1.01, "fp32", False),
+])  # fmt: skip
+def test_gradients_may_differ_by_the_rounding_of_the_precision_alone(factor, precision, same, monkeypatch):
+    """Logits off by a factor f: the gradients of their mean square by f squared."""
+
+    def compiler(module, *, dynamic, options):
+        return lambda images: module(images) * factor
+
+    monkeypatch.setattr(compiling.torch, "compile", compiler)
+    given = network().train()
+    recipe = recipe_of(f"precision={precision}", "compile=on", "progressive.stages=1")
+    with nullcontext() if same else pytest.warns(UserWarning, match="at 32 px it then gives other gradients"):
+        call = network_to_call(given, recipe, CPU)
+    assert (call is not given) == same
 
 
 @pytest.mark.slow
