@@ -8,7 +8,7 @@ by three, killed and resumed by two; and by two of which one is killed, with tor
 the losses of all steps, and the samples of every group of every step.
 
 The optimizer is SGD: Adam divides gradients that are zero but for rounding by their own size, so that with it two
-orders of addition part after some steps.
+orders of addition part sooner (losses by ten times as much after 30 steps, in a rough trial).
 """
 
 from __future__ import annotations

@@ -27,6 +27,14 @@ WORDS = (
     "--set", "precision=fp32", "--set", "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.2}",
 )  # fmt: skip
 
+# Of pictures of 32 px the last maps are single numbers, and batch-norm divides by the spread of a group's four: that
+# makes more of a rounding at every step, with any optimizer. Of 64 px there are enough. 30 steps of 39 pictures.
+STEADY = (
+    "--epochs", "12.3", "--set", "batch_images=16", "--set", "group_images=8",
+    "--set", "checkpoint_minutes=60", "--set", "validate_epochs=100",
+    "--set", "progressive={stages: 2, image_px: {start: 64, end: 80}, dropout: 0.2, drop_path: 0.2}",
+)  # fmt: skip
+
 
 def losses(run):
     return {row["step"]: row["loss"] for row in rows(run) if row["kind"] == "train"}
@@ -47,15 +55,15 @@ def until(happened, *processes):
 
 
 def test_two_processes_are_one_run_with_one_voice(class_folders, tmp_path):
-    alone = effnetv2("train", class_folders, *WORDS, "--out", tmp_path / "alone", cwd=tmp_path)
+    words = ("train", class_folders, *WORDS, *STEADY)
+    alone = effnetv2(*words, "--out", tmp_path / "alone", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
-    first, second = effnetv2_together(
-        2, "train", class_folders, *WORDS, "--out", tmp_path / "both", cwd=tmp_path
-    )
+    first, second = effnetv2_together(2, *words, "--out", tmp_path / "both", cwd=tmp_path)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert "on cpu by 2 processes" in first.stdout
     assert second.stdout == second.stderr == ""
-    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), abs=1e-4)
+    assert len(losses(tmp_path / "alone")) == 30
+    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), rel=0, abs=1e-5)
     names = [
         sorted(file.name for file in (tmp_path / run).rglob("*") if "events" not in file.name)
         for run in ("alone", "both")
@@ -64,7 +72,9 @@ def test_two_processes_are_one_run_with_one_voice(class_folders, tmp_path):
     assert json.loads((tmp_path / "both/report.json").read_text())["processes"] == 2
     one, both = (pd.read_csv(tmp_path / run / "predictions.csv") for run in ("alone", "both"))
     assert len(one) == 9, "nine pictures over two processes: one has five of them"
-    pd.testing.assert_frame_equal(both, one, rtol=1e-4, atol=1e-6)
+    # Adam moves a weight whose gradient is rounding alone as far as any other. In training the next norm takes such a
+    # shift away, in the moving average, whose statistics lag behind, not quite.
+    pd.testing.assert_frame_equal(both, one, rtol=0, atol=1e-3)
 
 
 def test_what_all_refuse_is_said_once(class_folders, tmp_path):
