@@ -230,3 +230,38 @@ def test_what_changes_always_is_one_stage():
 def test_orders_that_cannot_be_are_refused(changes, sentence):
     with pytest.raises(ValidationError, match=sentence):
         Progressive(**({"stages": 4, "image_px": Ramp(128, 224)} | changes))
+
+
+def test_stages_of_the_same_time_have_steps_in_inverse_proportion_to_theirs():
+    """Steps of 1, 2 and 4 s: 4 : 2 : 1 of them, so 40, 20 and 10 of 70, 40 s each."""
+    plan = Progressive(stages=3, image_px=Ramp(32, 64)).in_time([1, 2, 4])
+    sizes = [plan.at(step, steps=70).image_px for step in range(70)]
+    assert [sizes.count(px) for px in (32, 48, 64)] == [40, 20, 10]
+
+
+@given(
+    stages=st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.1, 1)), min_size=1, max_size=6),
+    steps=st.integers(2_000, 4_000),
+)
+def test_each_stage_takes_the_share_of_the_time_that_is_wanted(stages, steps):
+    """To the step that it cannot be divided by, and the four digits that are written down."""
+    step_s, wanted = zip(*stages, strict=True)
+    plan = Progressive(stages=len(stages), image_px=Ramp(1, 1 + 7 * (len(stages) - 1))).in_time(
+        step_s, wanted
+    )
+    ends = sorted({plan.stage_end(step, steps=steps) for step in range(steps)})
+    lengths = [end - first for first, end in zip([0, *ends], ends, strict=False)]
+    seconds = [length * each for length, each in zip(lengths, step_s, strict=True)]
+    for took, each, share in zip(seconds, step_s, wanted, strict=True):
+        expected = sum(seconds) * share / sum(wanted)
+        assert took == pytest.approx(expected, rel=0.005, abs=2 * max(step_s) + each)
+
+
+@pytest.mark.parametrize(
+    ("step_s", "time_shares", "name"),
+    [([1, 2], None, "step_s"), ([1, 2, 0], None, "step_s"), ([1, 2, 3], [1, 2], "time_shares"),
+     ([1, 2, 3], [1, 2, -1], "time_shares")],
+)  # fmt: skip
+def test_times_that_are_not_the_stages_are_refused(step_s, time_shares, name):
+    with pytest.raises(InputError, match=f"{name} is .* one value above 0 for each of 3 stages"):
+        Progressive(stages=3, image_px=Ramp(32, 64)).in_time(step_s, time_shares)

@@ -14,6 +14,7 @@ The published settings stand in ``presets``.
 from __future__ import annotations
 
 from bisect import bisect
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Literal
@@ -218,6 +219,28 @@ class Progressive:
             start * end_px / end, end_px, isinstance(self.image_px, Ramp) and self.image_px.continuous
         )
         return replace(self, image_px=ramp, px_multiple=multiple)
+
+    def in_time(self, step_s: Sequence[float], time_shares: Sequence[float] | None = None) -> Progressive:
+        """The same schedule, its stages so long that each takes its share of the time.
+
+        Args:
+            step_s: seconds of a step of each stage, as measured.
+            time_shares: of the time, one per stage, above 0; they count in proportion. None is equal shares.
+
+        Raises:
+            InputError: not one time, or not one share, above 0 for each stage.
+
+        Source: ours. Algorithm 1 gives every stage as many steps, so that the largest pictures take most of the time.
+        """
+        wanted = (1.0,) * self.stages if time_shares is None else tuple(time_shares)
+        for name, values in (("step_s", tuple(step_s)), ("time_shares", wanted)):
+            if len(values) != self.stages or min(values) <= 0:
+                raise InputError(
+                    f"{name} is {values}, but has one value above 0 for each of {self.stages} stages."
+                )
+        steps = [share / seconds for share, seconds in zip(wanted, step_s, strict=True)]
+        # Four digits: a recipe is read by people, and no measurement is better.
+        return replace(self, shares=tuple(float(f"{one / sum(steps):.4g}") for one in steps))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

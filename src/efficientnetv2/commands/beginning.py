@@ -12,7 +12,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.caching import Cached, cached
-from efficientnetv2.commands.foretold import as_long_as, job_of, preprocessing_of, scratch
+from efficientnetv2.commands.foretold import job_of, preprocessing_of, scratch, settled_by, to_be_measured
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen
@@ -88,13 +88,15 @@ def begin(
     if pictures is not None:
         chosen.append(pictures.note)
     preprocessing = preprocessing_of(recipe, network)
-    if words.minutes is not None:
+    if to_be_measured(words.minutes, recipe):
         job = job_of(settled, prepared, path, device, workers, None if pictures is None else pictures.reader)
         with scratch(path) as beside:
             rates = measure(job, beside)
         spent_s = 0.0 if pictures is None else pictures.seconds
-        recipe, note = as_long_as(words.minutes, job, rates, spent_s=spent_s, world=world)
-        chosen = [*(line for line in chosen if not line.startswith("Epochs:")), note]
+        recipe, notes = settled_by(rates, job, words.minutes, spent_s=spent_s, world=world)
+        if words.minutes is not None:
+            chosen = [line for line in chosen if not line.startswith("Epochs:")]
+        chosen += notes
     if recipe.weights != "none":
         chosen.append(_pictures_note(preprocessing, network.preprocessing))
     lines = [f"Run folder: {path}", prepared.split_note, *chosen]

@@ -1,4 +1,4 @@
-"""What ``plan`` and ``train --minutes`` share: a run that has not begun, to be measured, and the epochs that fit."""
+"""What ``plan`` and ``train`` share: a run that has not begun, to be measured, and what is settled by that."""
 
 from __future__ import annotations
 
@@ -69,21 +69,59 @@ def preprocessing_of(recipe: Recipe, network: Network) -> Preprocessing:
     )
 
 
-def as_long_as(
-    minutes: float, job: Job, rates: Rates, *, spent_s: float, world: World = ALONE
-) -> tuple[Recipe, str]:
-    """The recipe with the epochs that fit into so many minutes, and a sentence on them.
+def to_be_measured(minutes: float | None, recipe: Recipe) -> bool:
+    """Whether anything of a settled recipe waits for how long its steps take: its epochs, or its stages' lengths."""
+    return minutes is not None or _lengths_open(recipe)
+
+
+def settled_by(
+    rates: Rates, job: Job, minutes: float | None, *, spent_s: float, world: World = ALONE
+) -> tuple[Recipe, list[str]]:
+    """The recipe with all that its steps' time decides, and a sentence on each such choice.
 
     Args:
-        minutes: that the run may take from its first step, and whatever has been spent before on its account.
+        rates: of the run, measured by one process.
         job: to be run.
-        rates: of it, measured by one process.
+        minutes: that the run may take from its first step, and whatever has been spent before on its account; None
+            leaves the epochs as they are.
         spent_s: on filling a cache.
         world: the processes that will run it.
 
     Raises:
-        InputError: not even one step per stage fits.
+        InputError: not even one step per stage fits into the minutes.
     """
+    recipe, notes = job.recipe, []
+    if _lengths_open(recipe):
+        recipe, note = _in_time(recipe, rates)
+        notes.append(note)
+    if minutes is not None:
+        recipe, note = _as_long_as(minutes, replace(job, recipe=recipe), rates, spent_s, world)
+        notes.append(note)
+    return recipe, notes
+
+
+def _lengths_open(recipe: Recipe) -> bool:
+    return (
+        recipe.time_shares is not None and recipe.progressive.shares is None and recipe.progressive.stages > 1
+    )
+
+
+def _in_time(recipe: Recipe, rates: Rates) -> tuple[Recipe, str]:
+    """The recipe with the lengths of its stages that give them their shares of the time."""
+    plan = recipe.progressive
+    wanted = None if recipe.time_shares == "equal" else recipe.time_shares
+    step_s = [rates.step_s(plan.stage(index).image_px) for index in range(plan.stages)]
+    plan = plan.in_time(step_s, wanted)
+    lengths = " : ".join(f"{100 * share:.3g}" for share in plan.weights)
+    times = ", ".join(f"{1000 * seconds:.3g}" for seconds in step_s)
+    shared = "the same time" if wanted is None else "its share of the time"
+    return recipe.model_copy(update={"progressive": plan}), (
+        f"Stage lengths: {lengths} in 100 steps, so that each takes {shared}; their steps measured {times} ms."
+    )
+
+
+def _as_long_as(minutes: float, job: Job, rates: Rates, spent_s: float, world: World) -> tuple[Recipe, str]:
+    """The recipe with the epochs that fit into so many minutes."""
     left = minutes - spent_s / 60
     if left <= 0:
         raise InputError(

@@ -16,7 +16,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import limit
 from efficientnetv2.commands.beginning import RUNS, Place, decided
 from efficientnetv2.commands.caching import Foreseen, foreseen
-from efficientnetv2.commands.foretold import as_long_as, job_of, scratch
+from efficientnetv2.commands.foretold import job_of, scratch, settled_by
 from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
 from efficientnetv2.commands.screen import Screen, answer, duration
@@ -73,10 +73,9 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         rates = measure(
             job if kept is None else replace(job, train=kept.pictures, reader=kept.reader), folder
         )
-        if words.minutes is not None:
-            spent_s = 0.0 if kept is None else kept.seconds
-            recipe, note = as_long_as(words.minutes, job, rates, spent_s=spent_s)
-            job, notes = replace(job, recipe=recipe), [*notes, note]
+        spent_s = 0.0 if kept is None else kept.seconds
+        recipe, further = settled_by(rates, job, words.minutes, spent_s=spent_s)
+        job, notes = replace(job, recipe=recipe), [*notes, *further]
         others_s, disk = _around(job, prepared, rates, folder / "run")
     others_s["start-up"] += begun_s
     if kept is not None:

@@ -75,8 +75,10 @@ def _stages(name: str) -> list[dict[str, Any]]:
                 "randaugment": setting.randaugment,
                 "mixup_alpha": setting.mixup_alpha,
                 "cutmix_alpha": setting.cutmix_alpha,
-                # "auto" is settled by the number of pictures: each stage gets an equal share of it.
-                "epochs": None if recipe.epochs == "auto" else recipe.epochs / plan.stages,
+                # "auto" is settled by the number of pictures, shares of the time by measuring.
+                "epochs": None
+                if recipe.epochs == "auto" or recipe.time_shares is not None
+                else recipe.epochs * plan.weights[index],
             }
         )
     return stages

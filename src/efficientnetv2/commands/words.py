@@ -99,7 +99,8 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
     asked = _apply(words, base, lambda line: None)
     if asked.steps is not None:
         asked = asked.model_copy(update={"steps": None, "epochs": _epochs(asked, recipe_file.parent)})
-    differing = differences(there, asked, leave_open=_OPEN)
+    measured = {"progressive.shares"} if asked.time_shares is not None else set()
+    differing = differences(there, asked, leave_open=_OPEN | measured)
     if words.recipe is not None and words.recipe_file is None and named(words.recipe).name != there.name:
         differing.insert(0, f"recipe: {there.name} there, {words.recipe} here")
     if differing:

@@ -98,6 +98,10 @@ class Recipe(_Part):
         group_images: pictures that share batch-norm statistics and mixing partners; divides
             ``batch_images``. None settles it to the largest divisor that fits into memory.
         progressive: image size and regularization over the run.
+        time_shares: of each stage in the training time, ``equal`` or one number per stage, in proportion. Before the
+            first step it is measured how long steps of each size take, and ``progressive.shares`` is settled to what
+            comes out so; where that is given too, it is taken for measured before. None lets ``progressive.shares``
+            count in steps.
         optimizer, schedule: see there.
         ema_decay: of the moving average of weights and batch-norm statistics; None is off. Early
             on it is capped by (1 + step) / (10 + step), as in the released code.
@@ -139,6 +143,7 @@ class Recipe(_Part):
     batch_images: int = Field(default=32, ge=1)
     group_images: int | None = Field(default=None, ge=1)
     progressive: Progressive
+    time_shares: Literal["equal"] | tuple[float, ...] | None = None
     optimizer: Optimizer
     schedule: Schedule
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
@@ -177,6 +182,8 @@ class Recipe(_Part):
                 f"group_images is {self.group_images}, which does not divide batch_images "
                 f"({self.batch_images}); the next smaller that does is {fits}"
             )
+        if self.time_shares is not None:
+            _refuse_untimed(self.progressive, self.time_shares)
         if self.augment.autoaugment and self.progressive.randaugment is not None:
             raise ValueError(
                 "augment.autoaugment and progressive.randaugment are both on, but each replaces the other: set "
@@ -222,6 +229,23 @@ def _falling(progressive: Progressive) -> list[tuple[str, float, float]]:
     """Quantities that are larger at the first stage than at the last: name, start, end."""
     ramps = [(name, value) for name, value in vars(progressive).items() if isinstance(value, Ramp)]
     return [(name, ramp.start, ramp.end) for name, ramp in ramps if ramp.start > ramp.end]
+
+
+def _refuse_untimed(progressive: Progressive, time_shares: Literal["equal"] | tuple[float, ...]) -> None:
+    """Refuse shares of the time where there are no stages that could have them, or others than there are.
+
+    Raises:
+        ValueError: with the rule.
+    """
+    if progressive.changes_always:
+        why = "order is random" if progressive.order == "random" else "something grows at every step"
+        raise ValueError(
+            f"time_shares is {time_shares}, but of progressive {why}, so that there are no stages to share the time"
+        )
+    if time_shares != "equal" and (len(time_shares) != progressive.stages or min(time_shares) <= 0):
+        raise ValueError(
+            f"time_shares is {time_shares}, but names one share above 0 for each of {progressive.stages} stages"
+        )
 
 
 def checked(plain: Any, *, where: str, said: Mapping[str, str] | None = None) -> Recipe:

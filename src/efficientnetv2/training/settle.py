@@ -89,6 +89,11 @@ def settle(
     if recipe.eval_px is None:
         changes["eval_px"] = recipe.progressive.last.image_px
         notes.append(f"Evaluation at {changes['eval_px']} px, the last training size.")
+    if recipe.time_shares is not None and recipe.progressive.shares is not None:
+        notes.append(
+            "Stage lengths: progressive.shares, as measured for time_shares before; "
+            "--set progressive.shares=null measures anew."
+        )
     if recipe.progressive.order == "random" and recipe.progressive.seed is None:
         changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
     recipe = checked(recipe.to_json() | changes, where=recipe.name)
