@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from efficientnetv2.base.errors import InputError, OtherProcessError
 from efficientnetv2.commands import bench
+from efficientnetv2.commands.compare import compare
 from efficientnetv2.commands.convert import convert
 from efficientnetv2.commands.demo import demo
 from efficientnetv2.commands.evaluate import evaluate
@@ -67,7 +68,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, plan, train, evaluate, predict, shards, convert, models, recipes, reproduce):
+for verb in (demo, plan, train, evaluate, predict, compare, shards, convert, models, recipes, reproduce):
     app.command()(with_exit_codes(verb))
 for word, part in (("step", bench.step), ("input", bench.read), ("train", bench.train)):
     bench.bench.command(word)(with_exit_codes(part))

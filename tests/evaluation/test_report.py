@@ -254,3 +254,33 @@ def test_the_page_opens_with_a_probe_that_training_has_not_beaten(probe, macro_f
     else:
         assert page.text.find("Training has not beaten") in range(50)
         assert re.search(said, page.text)
+
+
+def test_what_each_stage_cost_is_shown(tmp_path):
+    """Two stages of 8 s and 80 s, a quarter of each spent waiting."""
+    rows = []
+    for step, (px, seconds) in enumerate([(64, 8.0), (128, 80.0)], start=1):
+        row = {"step": step, "epoch": step}
+        rows.append(row | {"kind": "train", "image_px": px, "loss": 1.0, "images_per_s": 64 / seconds}
+                    | {"train_s": seconds, "waited_s": seconds / 4})  # fmt: skip
+        rows.append(row | {"kind": "val", "top1": 0.3 * step, "macro_f1": 0.3})
+    _, page = _write(tmp_path, history=rows)
+    assert "What each stage cost" in page.text
+    assert "1: 64 px18.0 s825.0\N{NO-BREAK SPACE}%30.0\N{NO-BREAK SPACE}%" in "".join(page.texts).replace(
+        "\n", ""
+    )
+    assert "2: 128 px11 min 20 s125.0\N{NO-BREAK SPACE}%60.0\N{NO-BREAK SPACE}%" in "".join(
+        page.texts
+    ).replace("\n", "")
+    drawn = [a.get("alt", "") for tag, a in page.tags if tag == "img"]
+    assert [text for text in drawn if "Seconds of each stage" in text or "against the time" in text] == [
+        "Seconds of each stage, the share spent waiting for pictures apart",
+        "Validation top-1 against the time spent on training",
+    ]
+    assert all(a["src"].startswith("data:image/") for tag, a in page.tags if tag == "img")
+
+
+def test_a_run_without_stages_shows_none(tmp_path):
+    _, page = _write(tmp_path, history=_history())
+    assert "What each stage cost" not in page.text
+    assert "Seen at other sizes" not in page.text

@@ -25,6 +25,21 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for report.json, report.html and predictions.csv.", show_default=False),
     ] = None,
+    image_px: Annotated[
+        int | None,
+        typer.Option(
+            help="Size at which the pictures are seen. (Default: the model file's.)", show_default=False
+        ),
+    ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PX,PX,...",
+            help="Compare sizes as well: 96,128,160. Choose by pictures that train the model, not by those whose "
+            "figure you quote.",
+            show_default=False,
+        ),
+    ] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     path_column: options.PathColumn = "path",
@@ -38,11 +53,21 @@ def evaluate(
     Examples:
     - `effnetv2 evaluate runs/demo photos/`
     - `effnetv2 evaluate model.safetensors test.csv --out evaluation/ --json`
+    - `effnetv2 evaluate model.safetensors train.csv --sizes 96,128,160,192 --out sizes/`
     """
     from efficientnetv2.commands.evaluate_job import evaluate_and_report
     from efficientnetv2.commands.prepare import Source
 
     source = Source(data, path_column, label_column, None, labels)
     evaluate_and_report(
-        model, source, split=split, out=out, device=device, workers=workers, strict=strict, as_json=as_json
+        model,
+        source,
+        split=split,
+        out=out,
+        device=device,
+        workers=workers,
+        strict=strict,
+        as_json=as_json,
+        image_px=image_px,
+        sizes=sizes,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +12,11 @@ from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.commands.outcome import Outcome, command_line, versions
 from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.sizes import answering, one_size, several_sizes, size_curve, tell_sizes
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import pick_device, pick_workers
-from efficientnetv2.inference.predict import check_classes, check_reads_rgb, predict_manifest
+from efficientnetv2.inference.predict import check_classes, check_reads_rgb
 from efficientnetv2.models import modelfile
 
 _SPLITS = ("train", "val", "test", "all")
@@ -32,35 +32,52 @@ def evaluate_and_report(
     workers: int | None,
     strict: bool,
     as_json: bool,
+    image_px: int | None = None,
+    sizes: str | None = None,
 ) -> None:
     """Everything that ``effnetv2 evaluate`` does.
+
+    Args:
+        model: a model file or run folder.
+        source: of the pictures.
+        split: of them; None takes the one that is meant for it.
+        out: folder for the report; None writes none.
+        device: as ``--device`` says it.
+        workers: processes that read pictures; None chooses by the machine.
+        strict: refuse the first unreadable picture.
+        as_json: only the report on stdout.
+        image_px: at which the pictures are seen; None is as the model file says.
+        sizes: further ones, to compare, as ``--sizes`` gives them; None compares none.
 
     Raises:
         InputError: anything a user can mend.
     """
     screen = Screen(quiet=as_json)
+    compared = () if sizes is None else several_sizes(sizes)
     on = pick_device(device)
     network = modelfile.load(model)
+    px = network.preprocessing.image_px if image_px is None else one_size(image_px, "--image-px")
     check_classes(network, model)
     check_reads_rgb(network, model)
     part, name = _part(source.read(for_training=False), split)
     part = _in_classes_of(part, network.class_names, model, merge=source.labels == "casefold")
     tell(part, strict=strict, say=screen.say)
     trained_on = _trained_on(Path(model), part)
-    started = time.perf_counter()
-    with screen.counting("evaluating", len(part)) as counted:
-        predictions = predict_manifest(
-            network,
-            part,
-            preprocessing=network.preprocessing,
-            device=on,
-            workers=pick_workers(on) if workers is None else workers,
-            progress=counted,
-            strict=strict,
-        )
-    seconds = time.perf_counter() - started
+    answer = answering(
+        network,
+        part,
+        device=on,
+        workers=pick_workers(on) if workers is None else workers,
+        strict=strict,
+        screen=screen,
+    )
+    predictions, seconds = answer(px)
     for row, reason in predictions.unreadable:
         screen.say(f"Skipped {part.paths[row]}: {reason}.")
+    may_choose = name == "train" or trained_on == len(part)
+    curve = None
+    if compared:
+        curve = size_curve(answer, compared, (px, (predictions, seconds)), network, may_choose=may_choose)
     facts = Facts(
         data=source.data,
         evaluated_on=name,
@@ -75,12 +92,15 @@ def evaluate_and_report(
         wall_s=round(seconds, 2),
         images_per_s=round(len(predictions.samples) / seconds, 1),
         skipped=len(predictions.unreadable),
+        others={"image_px": px} | ({} if curve is None else {"sizes": curve.to_json()}),
     )
     outcome = Outcome(predictions, part, network.class_names, facts)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        outcome.write(out)
+        outcome.write(out, sizes=curve)
     outcome.show(screen, as_json=as_json)
+    if curve is not None and not as_json:
+        tell_sizes(curve, screen)
     if out is not None:
         screen.say(f"Report: {out / 'report.html'}")
 

@@ -21,6 +21,7 @@ from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import originals
 from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.report import Facts, Mistake
+from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import Figures, figures
 from efficientnetv2.metrics.intervals import Interval, bootstrap
@@ -54,7 +55,9 @@ class Outcome:
         """95 % intervals, by name."""
         return bootstrap(self.figures, key=Key.of(self.facts.seed or 0).fold("intervals"))
 
-    def write(self, folder: Path, *, history: Sequence[dict[str, Any]] = ()) -> None:
+    def write(
+        self, folder: Path, *, history: Sequence[dict[str, Any]] = (), sizes: SizeCurve | None = None
+    ) -> None:
         """Write ``report.json``, ``report.html`` and ``predictions.csv`` into a folder that is there."""
         try:
             report.write(
@@ -64,6 +67,7 @@ class Outcome:
                 facts=self.facts,
                 history=history,
                 misjudged=self._mistakes(),
+                sizes=sizes,
             )
         except OSError as error:
             raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import originals
+from efficientnetv2.evaluation.cost import stage_costs
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import pick_own_device, pick_workers
 from efficientnetv2.models.network import Network
@@ -197,6 +198,7 @@ def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_jso
             "run": str(job.folder.path),
             "model_file": str(job.folder.model_file),
             "processes": job.world.size,
+            "stages": [asdict(stage) for stage in stage_costs(result.history)],
         },
     )
     outcome = Outcome(result.predictions, job.val, job.train.class_names, facts)

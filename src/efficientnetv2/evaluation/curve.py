@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, plain, svg
 
 Row = Mapping[str, Any]
 
@@ -25,9 +27,6 @@ QUANTITIES = {
     "lr": "learning rate",
     "images_per_s": "images/s",
 }
-_WIDTH_IN = 5.8  # narrow, so that its letters stay legible on a phone
-_INK = {False: "#333333", True: "#d0d0d0"}
-_GRID = {False: "#dddddd", True: "#444444"}
 
 
 def constants(history: Sequence[Row]) -> dict[str, float]:
@@ -64,23 +63,47 @@ def learning_curve(history: Sequence[Row], *, dark: bool) -> bytes | None:
     if not panels:
         return None
     heights = [height for *_, height, _ in panels]
-    figure = Figure(figsize=(_WIDTH_IN, sum(heights) + 0.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, sum(heights) + 0.6), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for ax, (words, lines, _, stepwise) in zip(axes, panels, strict=True):
         _draw(ax, words, lines, stepwise=stepwise, dark=dark)
-    axes[-1].set_xlabel("epoch", color=_INK[dark])
+    axes[-1].set_xlabel("epoch", color=INK[dark])
     figure.align_ylabels(list(axes))
-    svg = io.BytesIO()
-    figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-    return svg.getvalue()
+    return svg(figure)
+
+
+def draw_settings(histories: Mapping[str, Sequence[Row]]) -> Figure | None:
+    """Every setting that changed in a run, or is another in one, over the epochs: the paper's Figure 4 of real runs.
+
+    Args:
+        histories: a run's name → rows of its ``metrics.jsonl``.
+
+    Returns:
+        A line for each run in a panel for each setting, on white; None if nothing changed.
+    """
+    panels = {}
+    for name, words in QUANTITIES.items():
+        lines = {run: _points(rows, "train", name) for run, rows in histories.items()}
+        values = {value for points in lines.values() for _, value in points}
+        if name not in ("lr", "images_per_s") and len(values) > 1:
+            panels[words] = lines
+    if not panels:
+        return None
+    figure = Figure(figsize=(WIDTH_IN, 1.2 * len(panels) + 0.6), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, (words, lines) in zip(axes, panels.items(), strict=True):
+        _draw(ax, words, lines, stepwise=True, dark=False)
+    for ax in axes[1:]:
+        if (legend := ax.get_legend()) is not None:
+            legend.remove()  # the first one's holds for all
+    axes[-1].set_xlabel("epoch", color=INK[False])
+    return figure
 
 
 def _draw(
     ax: Axes, words: str, lines: Mapping[str, list[tuple[float, float]]], *, stepwise: bool, dark: bool
 ) -> None:
-    # Okabe and Ito's colours, told apart by all eyes, on light and dark alike.
-    colours = ("#0072b2", "#d55e00") if not dark else ("#56b4e9", "#e69f00")
-    for (name, points), colour in zip(lines.items(), colours, strict=False):
+    for (name, points), colour in zip(lines.items(), cycle(COLOURS[dark]), strict=False):
         ax.plot(
             [epoch for epoch, _ in points],
             [value for _, value in points],
@@ -91,16 +114,11 @@ def _draw(
             marker="o" if len(points) == 1 or (len(lines) > 1 and len(points) < 30) else None,
             markersize=3,
         )
-    # Small panels say their name above the axis: beside it there is no room.
-    ax.set_title(words, loc="left", fontsize=9, color=_INK[dark], pad=3)
     if len(lines) > 1:
-        ax.legend(frameon=False, labelcolor=_INK[dark], fontsize=9)
+        ax.legend(frameon=False, labelcolor=INK[dark], fontsize=9)
     ax.margins(x=0.01, y=0.15)
-    ax.tick_params(colors=_INK[dark], labelsize=9)
+    plain(ax, words, dark=dark)
     ax.locator_params(axis="y", nbins=3 if len(lines) == 1 and stepwise else 5)
-    ax.grid(color=_GRID[dark], linewidth=0.6)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
 
 
 def _points(history: Sequence[Row], kind: str, name: str) -> list[tuple[float, float]]:

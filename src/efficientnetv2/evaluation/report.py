@@ -10,7 +10,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,15 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 
 from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.evaluation import cost
 from efficientnetv2.evaluation.confusion import Matrix, confusions
 from efficientnetv2.evaluation.curve import Row, constants, learning_curve
+from efficientnetv2.evaluation.drawing import svg
+from efficientnetv2.evaluation.sizes import SizeCurve, draw_sizes
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.intervals import Interval
 
@@ -110,6 +114,7 @@ def write(
     facts: Facts,
     history: Sequence[Row] = (),
     misjudged: Sequence[Mistake] = (),
+    sizes: SizeCurve | None = None,
 ) -> None:
     """Write ``report.json`` and ``report.html``.
 
@@ -120,11 +125,12 @@ def write(
         facts: all else there is to say.
         history: rows of ``metrics.jsonl``, as ``evaluation.curve.learning_curve`` takes them.
         misjudged: the mistakes to show, the most confident first; see ``most_confident``.
+        sizes: the same pictures seen at several sizes, if they were.
     """
     plain = as_json(figures, intervals, facts, misjudged)
     write_text_atomically(Path(folder) / "report.json", _encodable(_json(plain) + "\n"))
     write_text_atomically(
-        Path(folder) / "report.html", _encodable(_page(figures, intervals, facts, history, misjudged))
+        Path(folder) / "report.html", _encodable(_page(figures, intervals, facts, history, misjudged, sizes))
     )
 
 
@@ -202,6 +208,7 @@ def _page(
     facts: Facts,
     history: Sequence[Row],
     misjudged: Sequence[Mistake],
+    sizes: SizeCurve | None,
 ) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("efficientnetv2.evaluation"),
@@ -214,6 +221,7 @@ def _page(
     measured = {name: one for name, one in figures.per_class.items() if one.f1 is not None}
     by_f1 = sorted(measured.items(), key=lambda item: item[1].f1 or 0.0)
     curves = [learning_curve(history, dark=dark) for dark in (False, True)]
+    stages = cost.stage_costs(history)
     recipe = None if facts.recipe is None else _plain(facts.recipe)
     return environment.get_template("report.html.j2").render(
         figures=figures,
@@ -226,12 +234,23 @@ def _page(
         unmeasured=[name for name in figures.per_class if name not in measured],
         curves=[None if svg is None else _data_uri(svg, "image/svg+xml") for svg in curves],
         constants=constants(history),
+        stages=stages,
+        costs=_both(lambda dark: cost.draw_costs({"": stages}, dark=dark)),
+        over_time=_both(lambda dark: cost.draw_top1_over_time({facts.model or "": history}, dark=dark)),
+        sizes=sizes,
+        size_curve=_both(lambda dark: None if sizes is None else draw_sizes(sizes, dark=dark)),
         matrix=Matrix.of(figures.confusion, figures.class_names),
         confusions=confusions(figures.confusion, figures.class_names),
         misjudged=[(one, _thumbnail(one.thumbnail)) for one in misjudged],
         mistakes=figures.pictures - int(figures.confusion.trace()),
         recipe=recipe and yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
     )
+
+
+def _both(draw: Callable[[bool], Figure | None]) -> list[str] | None:
+    """A drawing for a light page and one for a dark, as addresses; None if there is nothing to draw."""
+    drawn = [figure for dark in (False, True) if (figure := draw(dark)) is not None]
+    return [_data_uri(svg(figure), "image/svg+xml") for figure in drawn] or None
 
 
 def _thumbnail(picture: Image.Image | npt.NDArray[np.uint8] | None) -> str | None:

@@ -1,0 +1,135 @@
+"""``effnetv2 compare``: runs beside each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from efficientnetv2.commands import options
+from efficientnetv2.commands.screen import Screen, answer, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from efficientnetv2.evaluation.compare import FinishedRun, Gain
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN RUN ...", help="Folders of runs that have come to their end.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for comparison.json and pictures: accuracy against training time, settings, cost by stage.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show what runs reached in which time, and how sure the difference to the first is.
+
+    Examples:
+    - `effnetv2 compare runs/fixed runs/progressive`
+    - `effnetv2 compare runs/fixed runs/progressive --out comparison/`
+    """
+    from efficientnetv2.base.errors import InputError
+    from efficientnetv2.evaluation.compare import FinishedRun, gain
+
+    if len(runs) < 2:
+        raise InputError("compare takes two runs or more. Give the folders of both: effnetv2 compare RUN RUN")
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in runs]
+    finished = [FinishedRun.read(run, name) for run, name in zip(runs, names, strict=True)]
+    gains = [gain(one, finished[0]) for one in finished[1:]]
+    plain = _as_json(finished, gains)
+    screen = Screen(quiet=as_json)
+    if out is not None:
+        _write(out, finished, plain)
+    if as_json:
+        answer(plain)
+    else:
+        _tell(finished, gains, screen)
+    if out is not None:
+        screen.say(f"Pictures: {out}")
+
+
+def _as_json(finished: Sequence[FinishedRun], gains: Sequence[Gain | None]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    rows = [
+        {
+            "run": one.name,
+            **{key: one.report[key] for key in ("top1", "macro_f1", "epochs", "wall_s", "images_per_s")},
+            "top1_interval": one.report["intervals"]["top1"],
+            "train_s": round(one.train_s, 2),
+            "sizes": list(one.sizes),
+        }
+        for one in finished
+    ]
+    apart = [
+        {"run": one.name, "over": finished[0].name, **asdict(found)}
+        for one, found in zip(finished[1:], gains, strict=True)
+        if found is not None
+    ]
+    return {"runs": rows, "gains": apart}
+
+
+def _write(out: Path, finished: Sequence[FinishedRun], plain: dict[str, Any]) -> None:
+    import json
+    from functools import partial
+
+    from efficientnetv2.base.files import write_atomically, write_text_atomically
+    from efficientnetv2.evaluation.cost import draw_costs, draw_top1_over_time, stage_costs
+    from efficientnetv2.evaluation.curve import draw_settings
+    from efficientnetv2.evaluation.drawing import png
+
+    histories = {one.name: one.history for one in finished}
+    costs = {name: stage_costs(history) for name, history in histories.items()}
+    drawings = {
+        "accuracy_over_time.png": draw_top1_over_time(histories, dark=False),
+        "settings.png": draw_settings(histories),
+        "stage_costs.png": draw_costs(costs, dark=False),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(out / "comparison.json", json.dumps(plain, indent=2) + "\n")
+    for name, figure in drawings.items():
+        if figure is not None:
+            write_atomically(out / name, partial(Path.write_bytes, data=png(figure)))
+
+
+def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen: Screen) -> None:
+    rows = []
+    for one in finished:
+        report, sizes = one.report, one.sizes
+        low, high = report["intervals"]["top1"]
+        rows.append(
+            [
+                one.name,
+                f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else ", ".join(map(str, sizes)),
+                f"{report['epochs']:g}",
+                f"{report['top1']:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                f"{report['macro_f1']:.3f}",
+                duration(one.train_s),
+            ]
+        )
+    columns = ["run", "px", "epochs", "top-1", "95 % interval", "macro-F1", "training"]
+    screen.table("Runs", columns, rows)
+    first = finished[0].name
+    for one, found in zip(finished[1:], gains, strict=True):
+        if found is None:
+            screen.say(
+                f"{one.name} and {first} were evaluated on different pictures, so their figures do not compare."
+            )
+            continue
+        screen.say(
+            f"{one.name} against {first}: {found.points:+.1f} points of top-1 ({found.low:+.1f} to {found.high:+.1f}; "
+            f"95 % interval, the same {found.pictures} pictures) in {found.time_ratio:.2f} of the training time."
+        )

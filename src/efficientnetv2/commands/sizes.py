@@ -1,0 +1,131 @@
+"""``evaluate --sizes``: the same pictures answered at several sizes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.sizes import SizeCurve
+from efficientnetv2.inference.predict import Predictions, predict_manifest
+from efficientnetv2.inference.sizes import Answer, size_points
+from efficientnetv2.models.network import Network
+from efficientnetv2.progressive import Progressive
+
+# The family halves a picture five times, and 4,096 px is the most that a recipe takes.
+_LEAST_PX, _MOST_PX = 32, 4096
+# Of one command. Each takes a pass over the pictures. Ours.
+_MOST_SIZES = 32
+
+
+def one_size(px: int, option: str) -> int:
+    """A size that pictures can be seen at.
+
+    Raises:
+        InputError: it is too small or too large.
+    """
+    if not _LEAST_PX <= px <= _MOST_PX:
+        raise InputError(
+            f"{option} {px}: pictures are seen at no less than {_LEAST_PX} px, the network's stride, and no more than "
+            f"{_MOST_PX}."
+        )
+    return px
+
+
+def several_sizes(words: str) -> tuple[int, ...]:
+    """The sizes of ``--sizes 96,128,160``, growing.
+
+    Raises:
+        InputError: no numbers, too many, or one that is too small or too large.
+    """
+    try:
+        given = {int(word) for word in words.split(",")}
+    except ValueError as error:
+        raise InputError(
+            f"--sizes is '{words}', but is whole numbers of pixels with commas between, as 96,128,160."
+        ) from error
+    if len(given) > _MOST_SIZES:
+        raise InputError(
+            f"--sizes names {len(given)} sizes, but at most {_MOST_SIZES}: each is a pass over all pictures."
+        )
+    return tuple(sorted(one_size(px, "--sizes") for px in given))
+
+
+def answering(
+    network: Network, part: Manifest, *, device: torch.device, workers: int, strict: bool, screen: Screen
+) -> Answer:
+    """A function from a size to the answers at it, and the seconds that they took.
+
+    Args:
+        network: with its preprocessing, of which all but the size stays.
+        part: pictures to answer.
+        device: to compute on.
+        workers: processes that read.
+        strict: refuse the first unreadable picture.
+        screen: for the progress bars.
+    """
+
+    def at(px: int) -> tuple[Predictions, float]:
+        began = time.perf_counter()
+        with screen.counting(f"evaluating at {px} px", len(part)) as counted:
+            predictions = predict_manifest(
+                network,
+                part,
+                preprocessing=replace(network.preprocessing, image_px=px),
+                device=device,
+                workers=workers,
+                progress=counted,
+                strict=strict,
+            )
+        return predictions, time.perf_counter() - began
+
+    return at
+
+
+def size_curve(
+    answer: Answer,
+    sizes: Sequence[int],
+    known: tuple[int, tuple[Predictions, float]],
+    network: Network,
+    *,
+    may_choose: bool,
+) -> SizeCurve:
+    """The figures at each size.
+
+    Args:
+        answer: see ``answering``.
+        sizes: to look at.
+        known: a size whose answers are there already, and they.
+        network: that answers.
+        may_choose: whether these pictures trained the network, or chose it before.
+    """
+    points = size_points(lambda px: known[1] if px == known[0] else answer(px), sizes, network.class_names)
+    return SizeCurve(
+        points, network.preprocessing.image_px, _trained_px(network), "may choose" if may_choose else "shown"
+    )
+
+
+def tell_sizes(curve: SizeCurve, screen: Screen) -> None:
+    """The curve as a table, and what it may be used for."""
+    rows = [
+        [str(point.image_px), f"{point.top1:.3f}", f"{point.low:.3f}", f"{point.high:.3f}",
+         f"{point.macro_f1:.3f}", f"{point.images_per_s:.0f}"]
+        for point in curve.points
+    ]  # fmt: skip
+    screen.table("By size", ["px", "top-1", "low", "high", "macro-F1", "images/s"], rows)
+    screen.say(curve.advice)
+
+
+def _trained_px(network: Network) -> int | None:
+    """The size of the last training step, where the model file says it."""
+    try:
+        plan = TypeAdapter(Progressive).validate_python(network.recipe.get("progressive"))
+    except ValidationError:  # of another project, or without a recipe
+        return None
+    return plan.last.image_px

@@ -1,0 +1,49 @@
+"""Two runs against each other, picture by picture."""
+
+from __future__ import annotations
+
+import pytest
+from scipy.stats import binom
+
+from efficientnetv2.evaluation.compare import FinishedRun, gain
+
+
+def _run(name, right, seconds):
+    rows = ({"kind": "train", "step": 1, "train_s": seconds, "image_px": 64},)
+    return FinishedRun(
+        name, {"wall_s": 99.0}, rows, {f"{number}.jpg": one for number, one in enumerate(right)}
+    )
+
+
+def test_a_gain_is_that_of_the_same_pictures():
+    """100 pictures: 70 right with both, 10 only with the first, 4 only with the second, 16 with neither."""
+    over = _run("fixed", [True] * 80 + [False] * 20, 20.0)
+    one = _run("growing", [True] * 70 + [False] * 10 + [True] * 4 + [False] * 16, 10.0)
+    found = gain(one, over)
+    assert found.points == pytest.approx(-6.0)
+    assert (found.pictures, found.time_ratio) == (100, 0.5)
+    # The difference is a sum of 100 draws of -1, 0, 1 with variance 0.14 - 0.06 squared: 2 * 3.69 points wide.
+    deviation = 100 * ((0.14 - 0.06**2) / 100) ** 0.5
+    assert found.low == pytest.approx(-6.0 - 1.96 * deviation, abs=0.8)
+    assert found.high == pytest.approx(-6.0 + 1.96 * deviation, abs=0.8)
+
+
+def test_where_only_one_is_better_the_interval_is_the_binomial_one():
+    found = gain(_run("one", [True] * 30 + [False] * 70, 1.0), _run("none", [False] * 100, 1.0))
+    assert found.low == pytest.approx(binom(100, 0.3).ppf(0.025), abs=1)
+    assert found.high == pytest.approx(binom(100, 0.3).ppf(0.975), abs=1)
+
+
+def test_the_same_answers_differ_in_nothing():
+    found = gain(_run("a", [True, False], 1.0), _run("b", [True, False], 1.0))
+    assert (found.points, found.low, found.high) == (0.0, 0.0, 0.0)
+
+
+def test_other_pictures_are_not_compared():
+    one = _run("a", [True, False], 1.0)
+    assert gain(one, _run("b", [True], 1.0)) is None
+    assert gain(_run("a", [], 1.0), _run("b", [], 1.0)) is None
+
+
+def test_without_rows_of_training_the_whole_time_counts():
+    assert FinishedRun("old", {"wall_s": 99.0}, (), {}).train_s == 99.0
