@@ -33,7 +33,7 @@ from efficientnetv2.base.timing import Spread
 _LINE = re.compile(r"Train: \d+ \[ *(\d+)/(\d+) .*?Time: ([\d.]+)s")
 # Updates at the beginning that do not count: compiling and the first pictures. Ours.
 _WARM_UP = 5
-_BEST = {
+BEST = {
     "channels-last": ["--channels-last"],
     "channels-last bf16": ["--channels-last", "--amp", "--amp-dtype", "bfloat16"],
     "channels-last bf16 compiled": ["--channels-last", "--amp", "--amp-dtype", "bfloat16", "--torchcompile"],
@@ -126,7 +126,7 @@ class Timm:
     def tuned(self) -> dict[tuple[str, str], float]:
         """(kind, workers) -> seconds per picture; compiling is tried with the workers that were best without."""
         tried: dict[tuple[str, str], float] = {}
-        for kind, words in _BEST.items():
+        for kind, words in BEST.items():
             quickest = min(tried, key=lambda one: tried[one])[1] if tried else ""
             for workers in [quickest] if "compiled" in kind else ["0", "1", "2"]:
                 seconds = self.seconds_per_image([*words, "-j", workers], self.options.tune_updates)
@@ -154,7 +154,7 @@ def main() -> None:
     timm = Timm(options)
     tried = timm.tuned()
     best = min(tried, key=lambda one: tried[one])
-    sides = {"timm documented": ["-j", "4"], "timm best": [*_BEST[best[0]], "-j", best[1]]}
+    sides = {"timm documented": ["-j", "4"], "timm best": [*BEST[best[0]], "-j", best[1]]}
     per_image: dict[str, list[float]] = {"timm documented": [], "timm best": [], "ours": []}
     waits, chosen = [], {}
     for _ in range(options.rounds):

@@ -8,8 +8,8 @@ from tests.command_line import effnetv2
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.prepare import Source
-from efficientnetv2.commands.reproduction import job, runs
-from efficientnetv2.commands.reproduction.runs import Cell, Runs
+from efficientnetv2.commands.reproduction import cells, job, runs
+from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.reproduction.scale import SCALES, named
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table, paper, published
 
@@ -84,6 +84,25 @@ def test_the_two_sides_of_a_column_stand_side_by_side():
     assert table.cells() == [["a", "1.00", "3.00", "2.00"]]
 
 
+def test_a_table_written_as_json_reads_back_as_the_same_table():
+    rows = (
+        Row(
+            "a", {"p": Figure((1.0,), "%")}, {"p": Figure((2.0, 3.5), "%"), "q": Figure(unit="ms", why="no")}
+        ),
+    )
+    table = Table("x", "X", rows, "theirs.", "ours.")
+    assert Table.from_json(json.loads(json.dumps(table.to_json()))) == table
+
+
+def test_where_pictures_lie_on_this_machine_stays_here(tmp_path):
+    for data, told in (
+        (tmp_path / "imagenette", "on imagenette, 2 seeds."),
+        ("sets/mine", "on sets/mine, 2 seeds."),
+    ):
+        together = Runs(Source(str(data)), 2, "none", "cpu", tmp_path, print)
+        assert told in runs._table("5", "X", [], TINY, together, "").ours_says
+
+
 def test_the_papers_figures_are_the_ones_its_tables_print():
     figures = paper()
     assert figures["table7_imagenet"]["efficientnetv2_s"][:3] == [83.9, 22, 8.8]
@@ -120,13 +139,14 @@ def test_runs_are_cells_with_a_value_per_seed_and_what_is_done_is_not_done_again
     def fake(words, source, place):
         trained.append((words.recipe, words.seed, place.resume))
         place.out.mkdir(parents=True)
-        report = {"top1": 0.5 + words.seed / 10, "wall_s": 120.0}
+        (place.out / "checkpoints").mkdir()
+        report = {"top1": 0.5 + words.seed / 10, "train_s": 120.0}
         (place.out / "report.json").write_text(json.dumps(report))
 
-    monkeypatch.setattr(runs, "train_and_report", fake)
-    cells = [Cell("a", "x", "quick", None, ()), Cell("a", "y", "finetune", None, ())]
+    monkeypatch.setattr(cells, "train_and_report", fake)
+    asked_for = [Cell("a", "x", "quick", None, ()), Cell("a", "y", "finetune", None, ())]
     both = Runs(Source("here"), 2, "none", "cpu", tmp_path, print)
-    found = both.of(cells)
+    found = both.of(asked_for)
     assert trained == [
         ("quick", 0, False),
         ("finetune", 0, False),
@@ -135,12 +155,13 @@ def test_runs_are_cells_with_a_value_per_seed_and_what_is_done_is_not_done_again
     ]
     assert found["a", "x"]["top-1 %"].values == pytest.approx((50.0, 60.0))
     assert found["a", "y"]["minutes"].values == (2.0, 2.0)
-    assert both.of(cells) == found
+    assert both.of(asked_for) == found
     assert len(trained) == 4
+    assert not list(tmp_path.glob("*/checkpoints"))  # of what is done nothing goes on
     (tmp_path / "a_x_1" / "report.json").unlink()
     (tmp_path / "a_x_1" / "recipe.yaml").write_text("")
     with pytest.raises(FileExistsError):  # of the fake; the real one goes on in that folder
-        both.of(cells)
+        both.of(asked_for)
     assert trained[-1] == ("quick", 1, True)
 
 
@@ -155,9 +176,9 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
         recipe = begin_recipe(words, job.pick_device("cpu"), lambda line: None)[0]
         recipes.append(recipe)
         place.out.mkdir(parents=True)
-        (place.out / "report.json").write_text('{"top1": 0.5, "wall_s": 60.0}')
+        (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
-    monkeypatch.setattr(runs, "train_and_report", settled)
+    monkeypatch.setattr(cells, "train_and_report", settled)
     weights = "none" if table == "8" else None
     table_made = made(table, tmp_path, scale=scale, seeds=1, weights=weights)
     assert recipes

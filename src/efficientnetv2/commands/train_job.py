@@ -27,7 +27,7 @@ from efficientnetv2.evaluation.cost import stage_costs
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import pick_own_device, pick_workers
 from efficientnetv2.models.network import Network
-from efficientnetv2.training.books import input_wait_share
+from efficientnetv2.training.books import input_wait_share, training_seconds
 from efficientnetv2.training.distributed import World, by_first, launched, together, with_tensors
 from efficientnetv2.training.folder import NoFolder, RunFolder
 from efficientnetv2.training.job import Job
@@ -195,6 +195,7 @@ def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_jso
         input_wait_share=input_wait_share(result.history),
         skipped=job.folder.skipped_count,
         others={
+            "train_s": round(training_seconds(result.history), 2),
             "run": str(job.folder.path),
             "model_file": str(job.folder.model_file),
             "processes": job.world.size,

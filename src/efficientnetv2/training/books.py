@@ -39,9 +39,17 @@ def input_wait_share(history: Sequence[Mapping[str, Any]]) -> float | None:
     Args:
         history: rows of ``metrics.jsonl``.
     """
-    rows = [row for row in history if row["kind"] == "train"]
-    seconds = sum(row["train_s"] for row in rows)
-    return sum(row["waited_s"] for row in rows) / seconds if seconds else None
+    seconds = training_seconds(history)
+    return sum(row["waited_s"] for row in history if row["kind"] == "train") / seconds if seconds else None
+
+
+def training_seconds(history: Sequence[Mapping[str, Any]]) -> float:
+    """Wall time of the steps, waiting for pictures included; without validation and saving.
+
+    Args:
+        history: rows of ``metrics.jsonl``.
+    """
+    return sum(float(row["train_s"]) for row in history if row["kind"] == "train")
 
 
 class Books:

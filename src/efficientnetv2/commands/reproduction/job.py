@@ -14,7 +14,7 @@ from efficientnetv2.commands.demo import embedded
 from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.reproduction import counts, plots, runs, settings, speed
-from efficientnetv2.commands.reproduction.runs import Runs
+from efficientnetv2.commands.reproduction.cells import Runs
 from efficientnetv2.commands.reproduction.scale import Scale, named
 from efficientnetv2.commands.reproduction.table import Table
 from efficientnetv2.commands.screen import Screen

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from efficientnetv2.base.files import write_text_atomically
 
@@ -53,6 +53,11 @@ class Figure:
             "values": list(self.values),
             "unit": self.unit,
         } | ({"missing": self.why} if not self.values else {})
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """What ``to_json`` gave."""
+        return cls(tuple(plain["values"]), plain["unit"], plain.get("missing", ""))
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,19 @@ class Table:
                 for row in self.rows
             ],
         }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """What ``to_json`` gave; further keys are passed over."""
+        sides = [
+            {
+                side: {name: Figure.from_json(figure) for name, figure in row[side].items()}
+                for side in ("paper", "ours")
+            }
+            for row in plain["rows"]
+        ]
+        rows = tuple(Row(row["name"], **two) for row, two in zip(plain["rows"], sides, strict=True))
+        return cls(plain["table"], plain["title"], rows, plain["paper"], plain["ours"])
 
     def write(self, folder: Path) -> None:
         """``table.json`` and ``table.md``."""

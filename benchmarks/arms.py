@@ -1,0 +1,169 @@
+"""Whole runs compared in pairs: the same pictures and seeds on each side, kept one by one.
+
+What stands here is shared by the scripts that compare trainings; the runs themselves are those of ``effnetv2
+reproduce``, so that one which was stopped goes on and one which is done is only read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from benchmarks.record import interval
+from sklearn.model_selection import train_test_split
+
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.commands.reproduction.cells import Cell, Runs
+from efficientnetv2.data.manifest import Manifest
+
+# One kind of numbers and no compiling on every side, whatever measuring on a busy machine would choose.
+SAME_NUMBERS = ("precision=bf16", "compile=false")
+# No validation between but at the ends of stages, where it has to be, and then on few pictures.
+HARDLY_VALIDATED = ("validate_epochs=1000", "validate_images=32")
+
+
+def rows_of(manifest: Manifest, split: str, count: int | None, seed: int) -> np.ndarray:
+    """So many pictures of a split, stratified by class; all of them with None or where there are fewer."""
+    rows = np.flatnonzero(manifest.split == split)
+    if count is None or count >= len(rows):
+        return rows
+    chosen, _ = train_test_split(rows, train_size=count, stratify=manifest.labels[rows], random_state=seed)
+    return np.sort(chosen)
+
+
+def write_pictures(file: Path, manifest: Manifest, learning: np.ndarray, answering: np.ndarray) -> Path:
+    """A table of pictures to train on and pictures to answer, for ``effnetv2 train``."""
+    split = np.full(len(manifest), "", dtype=object)
+    split[learning], split[answering] = "train", "val"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    manifest.with_split(split).select(np.concatenate([learning, answering])).to_csv(file)
+    return file
+
+
+def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
+    """What a run came to: trained, or read where it has been.
+
+    Args:
+        runs: what it has in common with the others.
+        cell: that is run.
+        seed: of the run.
+
+    Returns:
+        ``seed``, ``top1``, ``macro_f1``, ``epochs``, ``train_s`` (wall time of the steps, waiting for pictures
+        included), ``wall_s`` (validation and saving too), ``linear_probe`` (where weights were given), ``sizes``:
+        for each size of picture, ``image_px``, how many ``images`` were trained on and the ``train_s`` that took; and
+        ``others_cores``: how many processor cores were busy with something else meanwhile, in this sitting.
+    """
+    kept = runs.folder(cell, seed) / "measured.json"
+    if kept.exists():
+        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        return found
+    before = _Busy.now()
+    report = runs.report(cell, seed)
+    names = ("seed", "top1", "macro_f1", "epochs", "train_s", "wall_s", "linear_probe")
+    rows = (runs.folder(cell, seed) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    found = {name: report[name] for name in names} | {
+        "sizes": by_size([json.loads(row) for row in rows]),
+        "others_cores": round(before.others(_Busy.now()), 2),
+    }
+    write_text_atomically(kept, json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def by_size(history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """What was trained on at each size of picture, and the seconds of that, smallest first.
+
+    Args:
+        history: rows of ``metrics.jsonl``; one ends with every stage.
+    """
+    sizes: dict[int, dict[str, float]] = {}
+    for row in history:
+        if row["kind"] == "train":
+            size = sizes.setdefault(
+                row["image_px"], {"image_px": row["image_px"], "images": 0, "train_s": 0.0}
+            )
+            size["images"] += round(row["images_per_s"] * row["train_s"])
+            size["train_s"] = round(size["train_s"] + row["train_s"], 2)
+    return [sizes[px] for px in sorted(sizes)]
+
+
+@dataclass(frozen=True)
+class _Busy:
+    """Seconds since some beginning.
+
+    Args:
+        wall: on the clock.
+        machine: that all cores together were busy.
+        own: of them for this process and its children.
+    """
+
+    wall: float
+    machine: float
+    own: float
+
+    @classmethod
+    def now(cls) -> _Busy:
+        cpu, mine = psutil.cpu_times(), psutil.Process().cpu_times()
+        # What another machine on the same hardware took ("steal") was not idle for us either.
+        busy = cpu.user + cpu.system + getattr(cpu, "nice", 0.0) + getattr(cpu, "steal", 0.0)
+        own = mine.user + mine.system
+        own += getattr(mine, "children_user", 0.0) + getattr(mine, "children_system", 0.0)
+        return cls(time.monotonic(), busy, own)
+
+    def others(self, later: _Busy) -> float:
+        """Cores that others kept busy, on average, between this moment and a later one."""
+        return max(0.0, (later.machine - self.machine) - (later.own - self.own)) / max(
+            1e-9, later.wall - self.wall
+        )
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A comparison over seeds.
+
+    Args:
+        value: mean of the differences in points, or geometric mean of the ratios.
+        low, high: its 95 % interval (Student's t, of the logarithms for ratios); the value itself with one seed.
+        n: seeds.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}), n = {self.n}"
+
+
+def gain(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
+    """Ours less theirs, seed by seed.
+
+    Args:
+        ours: in points, one per seed.
+        theirs: likewise, the same seeds.
+    """
+    differences = [mine - other for mine, other in zip(ours, theirs, strict=True)]
+    mean = statistics.fmean(differences)
+    low, high = interval(differences) if len(differences) > 1 else (mean, mean)
+    return Paired(mean, low, high, len(differences))
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Paired:
+    """How many times ours goes into theirs, seed by seed.
+
+    Args:
+        theirs: seconds, one per seed.
+        ours: likewise, the same seeds.
+    """
+    logs = [math.log(other) - math.log(mine) for other, mine in zip(theirs, ours, strict=True)]
+    found = gain(logs, [0.0] * len(logs))
+    return Paired(*(math.exp(one) for one in (found.value, found.low, found.high)), found.n)

@@ -1,0 +1,164 @@
+"""docs/paper.md: the paper's tables with ours beside them, from the records that are committed.
+
+Run: python -m benchmarks.paper_page
+
+Of each table the record of the largest scale is shown. Runs at scale tiny are a few steps long, and their figures mean
+nothing: they are left out, and named as what is to be measured. A test holds the page equal to the records.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS, SUMMARY
+
+from efficientnetv2.commands.reproduction.job import NAMES
+from efficientnetv2.commands.reproduction.table import MISSING, Figure, Row, Table
+
+PAGE = Path(__file__).parents[1] / "docs/paper.md"
+RECORDS = RESULTS / "reproduce"
+TO_BE_MEASURED = "to be measured"
+# Figures 1 and 5 are drawn from Table 7's record and have none of their own.
+DRAWN = {
+    "figure1": "Figure 1: accuracy against training time and parameters",
+    "figure4": "Figure 4, drawn",
+    "figure5": "Figure 5: accuracy against parameters, multiply-adds and latency",
+}
+RECORDED = sorted(set(NAMES) - {"figure1", "figure5"}, key=lambda name: (not name.isdigit(), name.zfill(9)))
+_SCALES = ("paper", "small", "tiny")  # the first that is there
+_OF_RUNS = ("5", "8", "10", "12", "13")
+_INTRODUCTION = """\
+# The paper's tables, and ours
+
+[arXiv:2104.00298](https://arxiv.org/abs/2104.00298) beside what this package gives, by
+`effnetv2 reproduce TABLE --scale tiny|small|paper`
+([how much each scale does](../src/efficientnetv2/commands/reproduction/scale.py)). This page is written by
+`python -m benchmarks.paper_page` from the records in
+[benchmarks/results/reproduce/](../benchmarks/results/reproduce/), which
+`python -m benchmarks.reproduced TABLE --record` makes; each says on which machine, with which versions and when.
+Parameters and multiply-adds are counted and hold everywhere; speeds are of the machine named. Accuracies at scale small
+are of few, small pictures: look for the paper's order there, not for its values.
+"""
+_REGIMES = {"": "1,000 pictures, 60 epochs", "_short": "all pictures, 10 epochs"}
+# What our measurements come to: claim -> what it says.
+_CLAIMS = {
+    **{
+        f"{name}_b0_imagenette{end}": f"B0, {told}: {says}"
+        for end, told in _REGIMES.items()
+        for name, says in {
+            "progressive_speedup": "time of fixed 128 px over that of growing from 64 px",
+            "progressive_top1_gain": "top-1 of growing with adaptive regularization over fixed",
+            "progressive_top1_gain_equal_time": "the same over fixed for as many minutes",
+        }.items()
+    },
+    "adaptive_top1_gain_b0_imagenette": "Table 13, growing: top-1 of adaptive over vanilla regularization",
+    "adaptive_top1_gain_b0_imagenette_random_resize": "Table 13, random sizes: top-1 of adaptive over vanilla",
+    "progressive_speedup_resnet50_imagenette": "Table 12, ResNet-50: time of its full size over that of growing",
+    "progressive_top1_gain_resnet50_imagenette": "Table 12, ResNet-50: top-1 of growing over full size",
+    "randaugment_size_top1_gain_b0_imagenette": "Table 5: gain of RandAugment 15 over 5 at 144 px, less at 64 px",
+    "transfer_paper_cifar10_top1": "Table 8, CIFAR-10 at 96 px, 3 epochs: the paper's recipe",
+    "finetune_cifar10_top1": "the same set, size and epochs: our recipe finetune",
+    "finetune_cifar10_top1_gain_over_transfer_paper": "there, finetune over the paper's recipe",
+    "finetune_cifar10_top1_gain_over_probe": "there, finetune over a linear probe of the same weights",
+    "time_to_timm_top1_speedup": "B0 from scratch: minutes of timm's tuned train script over ours to its top-1",
+    "time_to_torchvision_top1_speedup": "B0 from scratch: the same of torchvision's reference recipe",
+    "same_minutes_top1_gain_over_timm": "B0 from scratch: our top-1 over timm's after its minutes",
+}
+# As tests/test_claims.py reads them.
+_SHOWN = {
+    "ratio": lambda value: f"{value:.2f}",
+    "points": lambda value: f"{value:+.1f}",
+    "fraction": lambda value: f"{100 * value:.1f} %",
+}
+
+
+def text() -> str:
+    """The page."""
+    parts = [_INTRODUCTION, _claims(json.loads(SUMMARY.read_text(encoding="utf-8")))]
+    for name in RECORDED:
+        found = [file for scale in _SCALES if (file := RECORDS / f"{name}_{scale}.json").exists()]
+        parts.append(_section(json.loads(found[0].read_text(encoding="utf-8"))) if found else _unmade(name))
+    for name, title in DRAWN.items():
+        if (PAGE.parent / f"{name}.png").exists():
+            parts.append(f"## {title}\n\n![{title}]({name}.png)\n\n`effnetv2 reproduce {name}`\n")
+    return "\n".join(parts)
+
+
+def write() -> None:
+    """Write docs/paper.md."""
+    PAGE.write_text(text(), encoding="utf-8")
+
+
+def _claims(summary: dict[str, Any]) -> str:
+    lines = ["## What holds at small scale", ""]
+    rows = [
+        f"| {says} (`{name}`) | {_SHOWN[one['unit']](one['value'])} | "
+        f"{_SHOWN[one['unit']](one['low'])} to {_SHOWN[one['unit']](one['high'])} | {one['n']} | "
+        f"`{one['command']}` |"
+        for name, says in _CLAIMS.items()
+        if (one := summary.get(name)) is not None
+    ]
+    if rows:
+        head = ["| | value | 95 % interval | seeds | command |", "|---|---|---|---|---|"]
+        lines += [*head, *rows, "", "Gains in points of top-1, speedups as ratios, over seeds in pairs.", ""]
+    for regime, told in zip(("paper", "short"), _REGIMES.values(), strict=True):
+        if (PAGE.parent / f"progressive_{regime}.png").exists():
+            lines += [f"![Top-1 against minutes, and minutes by size: {told}](progressive_{regime}.png)", ""]
+    missing = [f"- {says}" for name, says in _CLAIMS.items() if name not in summary]
+    return "\n".join([*lines, *([f"{TO_BE_MEASURED.capitalize()}:", "", *missing, ""] if missing else [])])
+
+
+def _section(kept: dict[str, Any]) -> str:
+    made = Table.from_json(kept)
+    if made.name in _OF_RUNS and kept["scale"] == "tiny":
+        made = replace(made, rows=tuple(_unmeasured(row) for row in made.rows))
+    lines = [f"## {made.title}", "", f"Paper: {made.paper_says} Ours: {made.ours_says}", ""]
+    lines += [_row(made.headings()), _row(["---"] * len(made.headings()))]
+    for row in made.rows:
+        lines.append(_row([row.name, *(_cell(row, *column) for column in made.columns)]))
+    reasons = sorted(
+        {
+            figure.why
+            for row in made.rows
+            for figure in row.ours.values()
+            if not figure.values and figure.why != TO_BE_MEASURED
+        }
+    )
+    if reasons:
+        lines += ["", f"{MISSING}: {'; '.join(reasons)}."]
+    made_by = f"`{kept['command']}`, {kept['date']}, {kept['hardware']}, torch {kept['versions']['torch']}."
+    return "\n".join([*lines, "", made_by, ""])
+
+
+def _unmeasured(row: Row) -> Row:
+    """The row with what is there of ours as what is to be measured."""
+    return replace(
+        row,
+        ours={
+            name: replace(figure, values=(), why=figure.why or TO_BE_MEASURED)
+            for name, figure in row.ours.items()
+        },
+    )
+
+
+def _cell(row: Row, column: str, side: str) -> str:
+    figure = getattr(row, side).get(column, Figure())
+    return TO_BE_MEASURED if figure.why == TO_BE_MEASURED else str(figure)
+
+
+def _unmade(name: str) -> str:
+    words = name.replace("figure", "Figure ") if name.startswith("figure") else f"Table {name}"
+    return (
+        f"## {words}\n\nNo record yet, {TO_BE_MEASURED}: `python -m benchmarks.reproduced {name} --record`.\n"
+    )
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,117 @@
+"""Others' trainings from scratch: timm's train script, by its command line, and torchvision's reference recipe."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.data.manifest import Manifest
+
+# The line of an epoch's last update, and the mean seconds of its updates.
+_LAST = re.compile(r"Train: \d+ \[ *(\d+)/(\d+) .*?\(([\d.]+)s,")
+
+
+@dataclass(frozen=True)
+class Timm:
+    """A training by timm's script.
+
+    Args:
+        script: train.py of timm's repository.
+        image_px: of training and evaluation.
+        quick: words that make it faster (memory format, precision, workers).
+        parts: words by what they decide; a later part of the same name takes the place of the earlier.
+    """
+
+    script: Path
+    image_px: int
+    quick: tuple[str, ...] = ()
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def with_part(self, name: str, words: Sequence[str]) -> Timm:
+        """The same with other words for one part."""
+        return replace(self, parts=self.parts | {name: tuple(words)})
+
+    def command(self, pictures: Path, *, epochs: int, seed: int, output: Path) -> list[str]:
+        """What a user would type."""
+        classes = sum(folder.is_dir() for folder in (pictures / "train").iterdir())
+        words = [
+            sys.executable, self.script, pictures, "--model", "tf_efficientnetv2_b0", "--num-classes", classes,
+            "--input-size", 3, self.image_px, self.image_px, "--epochs", epochs, "--val-interval", epochs,
+            "--sched-on-updates", "--device", "cpu", "--log-interval", 1_000_000, "--checkpoint-hist", 1,
+            "--seed", seed, "--output", output, *self.quick,
+        ]  # fmt: skip
+        return [str(word) for word in (*words, *(word for part in self.parts.values() for word in part))]
+
+    def trained(self, pictures: Path, *, epochs: int, seed: int) -> dict[str, Any]:
+        """``top1`` on val at the end, ``train_s`` of the updates of all epochs, ``epochs``."""
+        with tempfile.TemporaryDirectory() as folder:
+            command = self.command(pictures, epochs=epochs, seed=seed, output=Path(folder))
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if done.returncode:
+                raise RuntimeError(done.stdout[-2000:])
+            (summary,) = Path(folder).glob("*/summary.csv")
+            return {
+                "top1": top1_of(summary),
+                "train_s": round(seconds_of(done.stdout), 2),
+                "epochs": epochs,
+                "words": [word.replace(folder, "OUT") for word in command[3:]],  # after script and pictures
+            }
+
+
+def seconds_of(log: str) -> float:
+    """Of the updates of all epochs, from the last line of each."""
+    lines = [found for line in log.splitlines() if (found := _LAST.search(line)) is not None]
+    return sum(int(one[2]) * float(one[3]) for one in lines if int(one[1]) + 1 == int(one[2]))
+
+
+def top1_of(summary: Path) -> float:
+    """Of the last evaluation, as a fraction; of the moving average where there is one."""
+    with summary.open(newline="") as file:
+        return float(list(csv.DictReader(file))[-1]["eval_top1"]) / 100
+
+
+def reference(
+    pictures: Path, *, image_px: int, lr: float, epochs: int, seed: int, words: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Torchvision's reference recipe: ``top1``, ``train_s``, ``epochs``."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        command = [
+            sys.executable, "-m", "benchmarks.reference_recipe", pictures, "--out", out, "--epochs", epochs,
+            "--lr", lr, "--image-px", image_px, "--seed", seed, *words,
+        ]  # fmt: skip
+        subprocess.run([str(word) for word in command], check=True)
+        found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        return found
+
+
+def once(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a file keeps; made and kept where there is none."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(file, json.dumps(make(), indent=1) + "\n")
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def link_folders(manifest: Manifest, learning: np.ndarray, answering: np.ndarray, out: Path) -> Path:
+    """train/ and val/ with a folder per class, of links to the pictures: what others' scripts read."""
+    for split, rows in (("train", learning), ("val", answering)):
+        for row in rows:
+            path = Path(manifest.root) / manifest.paths[row]
+            link = out / split / manifest.class_names[manifest.labels[row]] / f"{row}{path.suffix}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(path.absolute())
+    return out

@@ -1,0 +1,263 @@
+"""Progressive learning with adaptive regularization against a fixed size: V2-B0 on Imagenette, from scratch.
+
+Run: python -m benchmarks.progressive IMAGENETTE [--regime paper|short] --tune
+     python -m benchmarks.progressive IMAGENETTE [--regime paper|short] [--seeds 5] [--record]
+
+Regime paper: 1,000 training pictures, each seed its own, for 60 epochs, so that training without regularization
+overfits, as on ImageNet after 350. Regime short: all pictures for 10 epochs. All of val is answered, once, at the end.
+
+Arms, the same pictures and seeds in each, recipe ``quick`` in all:
+
+- fixed: 128 px and the regularization of the end throughout.
+- progressive: four stages from 64 to 128 px; RandAugment and dropout grow from a third of their end.
+- fixed, equal time: as fixed, for the epochs that take as long as progressive's with the same seed did.
+
+``--tune`` comes first: for each of fixed and progressive, four strengths of regularization, then two more learning
+rates with the best of them, on training pictures alone: some to fit, 2,000 others to choose by, one run each. What it
+chose is kept in OUT/tuned.json.
+
+A second is one of training (waiting for pictures included, validation and saving not). Every run is kept in OUT
+and not done again; stopped within one, it goes on there. ``others_cores`` beside each says how many cores were
+busy with other things meanwhile. ``--record`` also draws docs/progressive_REGIME.png: top-1 against minutes, and what
+each size of picture cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks import paper_page, progressive_figure
+from benchmarks.arms import (
+    HARDLY_VALIDATED,
+    SAME_NUMBERS,
+    Paired,
+    gain,
+    measured,
+    ratio,
+    rows_of,
+    write_pictures,
+)
+from benchmarks.record import RESULTS, hardware, record
+
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.reproduction.cells import Cell, Runs
+from efficientnetv2.data.manifest import Manifest, read
+
+
+@dataclass(frozen=True)
+class Regime:
+    """How much is trained.
+
+    Args:
+        pictures: to train on; None is all.
+        epochs: over them.
+        answers: pictures of val to answer; None is all.
+        tune_pictures, tune_epochs: as pictures and epochs, of tuning.
+        tune_answers: pictures of train to choose by.
+        image_px: at the end; the beginning is half of it.
+    """
+
+    pictures: int | None
+    epochs: float
+    tune_pictures: int
+    tune_epochs: float
+    tune_answers: int = 2000
+    answers: int | None = None
+    image_px: int = 128
+
+
+# Ours: each sitting (tuning, or five seeds) takes about 70 minutes on two cores that train 190 pictures of 128 px a
+# second. A short run is tuned on a quarter of its pictures for twice the epochs: half the steps.
+REGIMES = {
+    "paper": Regime(pictures=1000, epochs=60, tune_pictures=1000, tune_epochs=60),
+    "short": Regime(pictures=None, epochs=10, tune_pictures=2400, tune_epochs=20),
+}
+# At the end of the run: magnitude of RandAugment, dropout. The strongest are S's in Table 6.
+STRENGTHS: Mapping[str, tuple[float, float]] = {
+    "none": (0, 0.0),
+    "light": (5, 0.1),
+    "middle": (10, 0.2),
+    "strong": (15, 0.3),
+}
+RATES = (2e-3, 1e-3, 4e-3)  # the recipe's own first
+FIXED, PROGRESSIVE, EQUAL_TIME = "fixed", "progressive", "fixed, equal time"
+_TUNING = 1_000  # seed of what tuning draws; no seed of the comparison
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What tuning decides.
+
+    Args:
+        strength: of ``STRENGTHS``.
+        lr: peak learning rate.
+    """
+
+    strength: str
+    lr: float
+
+
+def cell(row: str, column: str, choice: Choice, regime: Regime, epochs: float) -> Cell:
+    """One arm: recipe ``quick``, its schedule and its rate replaced."""
+    magnitude, dropout = STRENGTHS[choice.strength]
+    settings = [
+        *SAME_NUMBERS, *HARDLY_VALIDATED, f"epochs={epochs:.6g}", f"optimizer.lr={choice.lr:g}",
+        f"progressive.stages={4 if row == PROGRESSIVE else 1}",
+        f"progressive.image_px={{start: {regime.image_px / 2:g}, end: {regime.image_px}}}",
+        f"progressive.dropout={{start: {dropout / 3:.4f}, end: {dropout}}}",
+    ]  # fmt: skip
+    if magnitude:
+        settings.append(f"progressive.randaugment={{start: {magnitude / 3:.4f}, end: {magnitude}}}")
+    return Cell(row, column, "quick", "efficientnetv2_b0", tuple(settings))
+
+
+def tuned(manifest: Manifest, regime: Regime, runs: Runs) -> dict[str, Any]:
+    """Try the candidates of both ways; what was found, and the choices."""
+    within = rows_of(manifest, "train", regime.tune_pictures + regime.tune_answers, _TUNING)
+    order = np.random.default_rng(_TUNING).permutation(within)
+    fitting, choosing = np.sort(order[: regime.tune_pictures]), np.sort(order[regime.tune_pictures :])
+    file = write_pictures(runs.out / "tuning.csv", manifest, fitting, choosing)
+    runs = replace(runs, source=Source(str(file)), out=runs.out / "tuning")
+    arms = {arm: _tuned_arm(arm, regime, runs) for arm in (FIXED, PROGRESSIVE)}
+    return {"regime": asdict(regime), "arms": arms}
+
+
+def _tuned_arm(arm: str, regime: Regime, runs: Runs) -> dict[str, Any]:
+    tried: dict[Choice, float] = {}
+
+    def best(choices: Sequence[Choice]) -> Choice:
+        for choice in choices:
+            column = f"{choice.strength} {choice.lr:g}"
+            tried[choice] = measured(runs, cell(arm, column, choice, regime, regime.tune_epochs), 0)["top1"]
+            print(f"tuning {arm}: {column}: {tried[choice]:.1%}", flush=True)
+        return max(tried, key=lambda choice: tried[choice])
+
+    strength = best([Choice(name, RATES[0]) for name in STRENGTHS]).strength
+    chosen = best([Choice(strength, lr) for lr in RATES[1:]])
+    print(f"{arm}: chosen {strength}, learning rate {chosen.lr:g} ({tried[chosen]:.1%})", flush=True)
+    return {
+        "chosen": asdict(chosen),
+        "tried": [asdict(choice) | {"top1": top1} for choice, top1 in tried.items()],
+    }
+
+
+def compared(
+    manifest: Manifest, regime: Regime, choices: Mapping[str, Choice], runs: Runs
+) -> dict[str, list[dict[str, Any]]]:
+    """All arms with all seeds; arm -> what ``measured`` says, one per seed."""
+    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in (FIXED, PROGRESSIVE, EQUAL_TIME)}
+    answering = rows_of(manifest, "val", regime.answers, 0)
+    for seed in range(runs.seeds):
+        learning = rows_of(manifest, "train", regime.pictures, seed)
+        file = write_pictures(runs.out / f"pictures_{seed}.csv", manifest, learning, answering)
+        here = replace(runs, source=Source(str(file)), out=runs.out / "arms")
+        for arm in (FIXED, PROGRESSIVE):
+            found[arm].append(measured(here, cell(arm, "run", choices[arm], regime, regime.epochs), seed))
+        spent, whole = found[PROGRESSIVE][-1]["train_s"], found[FIXED][-1]["train_s"]
+        epochs = regime.epochs * spent / whole
+        shorter = cell(EQUAL_TIME, "run", choices[FIXED], regime, epochs)
+        found[EQUAL_TIME].append(measured(here, shorter, seed))
+        told = ", ".join(
+            f"{arm} {rows[-1]['top1']:.1%} in {rows[-1]['train_s']:.0f} s" for arm, rows in found.items()
+        )
+        print(f"seed {seed}: {told}", flush=True)
+    return found
+
+
+def claims(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[Paired, str]]:
+    """Name -> comparison and unit: time for the same epochs, top-1 for the same epochs, top-1 in the same time."""
+
+    def values(arm: str, name: str, scale: float = 1.0) -> list[float]:
+        return [scale * row[name] for row in found[arm]]
+
+    top1 = {arm: values(arm, "top1", 100) for arm in found}
+    return {
+        "progressive_speedup_b0_imagenette": (
+            ratio(values(FIXED, "train_s"), values(PROGRESSIVE, "train_s")),
+            "ratio",
+        ),
+        "progressive_top1_gain_b0_imagenette": (gain(top1[PROGRESSIVE], top1[FIXED]), "points"),
+        "progressive_top1_gain_equal_time_b0_imagenette": (
+            gain(top1[PROGRESSIVE], top1[EQUAL_TIME]),
+            "points",
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pictures", help="Imagenette: train/ and val/ with a folder per class")
+    parser.add_argument("--regime", choices=REGIMES, default="paper")
+    parser.add_argument("--tune", action="store_true", help="choose strengths and rates, and stop")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="runs/progressive_REGIME otherwise")
+    parser.add_argument(
+        "--record", action="store_true", help="write results/summary.json and the raw figures"
+    )
+    smaller = parser.add_argument_group("smaller, to see that it runs; not to be recorded")
+    for name in ("train-pictures", "answers", "image-px"):
+        smaller.add_argument(f"--{name}", type=int)
+    smaller.add_argument("--epochs", type=float)
+    options = parser.parse_args()
+    regime = _smaller(REGIMES[options.regime], options)
+    if options.record and (regime != REGIMES[options.regime] or options.seeds < 2 or options.tune):
+        parser.error("--record is for a whole regime and 2 seeds or more, and not for --tune.")
+    out = options.out or Path("runs") / f"progressive_{options.regime}"
+    out.mkdir(parents=True, exist_ok=True)
+    manifest = read(options.pictures)
+    runs = Runs(Source(options.pictures), options.seeds, "none", options.device, out, print)
+    chosen_file = out / "tuned.json"
+    if options.tune:
+        write_text_atomically(chosen_file, json.dumps(tuned(manifest, regime, runs), indent=1) + "\n")
+        return
+    if not chosen_file.exists():
+        parser.error(f"{chosen_file} does not exist: run the same with --tune first.")
+    chosen = json.loads(chosen_file.read_text(encoding="utf-8"))
+    choices = {arm: Choice(**kept["chosen"]) for arm, kept in chosen["arms"].items()}
+    found = compared(manifest, regime, choices, runs)
+    end = "" if options.regime == "paper" else f"_{options.regime}"
+    paired = {f"{name}{end}": two for name, two in claims(found).items()}
+    for name, (figure, unit) in paired.items():
+        print(f"{name}: {figure} {unit}")
+    if options.record:
+        raw = {
+            "when": time.strftime("%Y-%m-%d"),
+            "hardware": hardware(),
+            "regime": asdict(regime),
+            "tuned": chosen,
+            "arms": found,
+        }
+        (RESULTS / f"progressive_{options.regime}.json").write_text(json.dumps(raw, indent=1) + "\n")
+        command = f"python -m benchmarks.progressive IMAGENETTE --regime {options.regime} --record"
+        for name, (figure, unit) in paired.items():
+            record(name, unit=unit, command=command, **asdict(figure))
+        progressive_figure.write(options.regime)
+        paper_page.write()
+
+
+def _smaller(regime: Regime, options: argparse.Namespace) -> Regime:
+    changes: dict[str, Any] = {}
+    if options.train_pictures is not None:
+        changes |= {"pictures": options.train_pictures, "tune_pictures": options.train_pictures}
+    if options.epochs is not None:
+        changes |= {"epochs": options.epochs, "tune_epochs": options.epochs}
+    if options.answers is not None:
+        changes |= {"answers": options.answers, "tune_answers": options.answers}
+    if options.image_px is not None:
+        changes["image_px"] = options.image_px
+    return replace(regime, **changes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""``effnetv2 reproduce``, kept: its tables as records, what follows from them as claims, both on docs/paper.md.
+
+Run: python -m benchmarks.reproduced TABLE ... [--scale tiny|small|paper] [--data DATA] [--weights WEIGHTS] [--record]
+
+Without ``--data`` it is what ``effnetv2 reproduce`` takes. A table that was stopped goes on where it was. Claims are
+made of tables of runs with 2 seeds or more, not at scale tiny, whose accuracies mean nothing; each compares cells
+seed by seed:
+
+- 13: what adaptive regularization gains over vanilla, with pictures that grow, and with sizes drawn at random.
+- 12: how much faster ResNet-50 trains progressively than at its full size, and what top-1 that costs or gains.
+- 5: what RandAugment's greatest magnitude gains over its least with the largest pictures, less the same with the
+  smallest: above 0, larger pictures want more of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks import paper_page
+from benchmarks.arms import Paired, gain, ratio
+from benchmarks.paper_page import DRAWN, RECORDED, RECORDS
+from benchmarks.record import hardware, record
+
+from efficientnetv2.commands.outcome import versions
+from efficientnetv2.commands.reproduction.cells import MINUTES, TOP1
+from efficientnetv2.commands.reproduction.job import NAMES, Asked, reproduced
+from efficientnetv2.commands.reproduction.table import Table
+from efficientnetv2.commands.screen import Screen
+
+_OF_RUNS = ("5", "12", "13")
+
+
+def claims(made: Table) -> dict[str, tuple[Paired, str]]:
+    """Name -> comparison and unit; nothing of a table that compares nothing."""
+    ours = {row.name: {column: figure.values for column, figure in row.ours.items()} for row in made.rows}
+    if made.name == "13":
+        ends = {"progressive_resize": "", "random_resize_every_8_epochs": "_random_resize"}
+        return {
+            f"adaptive_top1_gain_b0_imagenette{end}": (
+                gain(ours[row]["adaptive"], ours[row]["vanilla"]),
+                "points",
+            )
+            for row, end in ends.items()
+        }
+    if made.name == "12":
+        row = ours["resnet50_224"]
+        seconds = [row[f"{side}, {MINUTES}"] for side in ("baseline", "progressive")]
+        top1 = [row[f"{side}, {TOP1}"] for side in ("progressive", "baseline")]
+        return {
+            "progressive_speedup_resnet50_imagenette": (ratio(*seconds), "ratio"),
+            "progressive_top1_gain_resnet50_imagenette": (gain(*top1), "points"),
+        }
+    if made.name == "5":
+        gains = {
+            px: [
+                more - less
+                for more, less in zip(ours["magnitude 15"][px], ours["magnitude 5"][px], strict=True)
+            ]
+            for px in ("300 px", "128 px")
+        }
+        name = "randaugment_size_top1_gain_b0_imagenette"
+        return {name: (gain(gains["300 px"], gains["128 px"]), "points")}
+    return {}
+
+
+def keep(name: str, made: Table, scale: str, command: str, drawing: Path) -> None:
+    """Write a table's record, and the drawing of a figure for docs."""
+    if name in DRAWN:
+        shutil.copyfile(drawing, paper_page.PAGE.parent / f"{name}.png")
+    if name not in RECORDED:
+        return
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    raw = made.to_json() | {
+        "scale": scale,
+        "command": command,
+        "hardware": hardware(),
+        "versions": versions(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    (RECORDS / f"{name}_{scale}.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tables", nargs="+", choices=NAMES, metavar="TABLE", help=", ".join(NAMES))
+    parser.add_argument("--scale", default="tiny")
+    parser.add_argument("--data")
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--weights")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--record", action="store_true", help="write results/reproduce/ and docs/paper.md")
+    options = parser.parse_args()
+    for name in options.tables:
+        asked = Asked(name, options.scale, options.data, options.seeds, options.weights, options.device, None)
+        made, folder = reproduced(asked, Screen(quiet=True))
+        print(made.markdown(), f"Written to {folder}", sep="\n", flush=True)
+        command = f"effnetv2 reproduce {name} --scale {options.scale}"
+        command += " --data DATA" if options.data else ""
+        command += " --weights WEIGHTS" if options.weights not in (None, "none") else ""
+        if options.record:
+            keep(name, made, options.scale, command, folder / "figure.png")
+        several = any(figure.values[1:] for row in made.rows for figure in row.ours.values())
+        if name not in _OF_RUNS or options.scale == "tiny" or not several:
+            continue
+        for claim, (figure, unit) in claims(made).items():
+            print(f"{claim}: {figure} {unit}", flush=True)
+            if options.record:
+                again = f"python -m benchmarks.reproduced {name} --scale {options.scale} --data IMAGENETTE --record"
+                record(claim, unit=unit, command=again, **asdict(figure))
+    if options.record:
+        paper_page.write()
+
+
+if __name__ == "__main__":
+    main()

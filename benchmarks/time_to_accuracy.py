@@ -1,0 +1,289 @@
+"""How many minutes to the same top-1: our short recipe, timm's train script tuned, torchvision's reference recipe.
+
+Run: python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --tune
+     python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY [--seeds 3] [--record]
+
+EfficientNetV2-B0 from scratch to 128 px. TIMM_TRAIN_PY is the train.py of timm's repository, which the package does
+not contain. Each side answers all pictures of val, once, at its end, in its own way of cutting them.
+
+- timm: 10 epochs of its script with what ``--tune`` found best on pictures of train alone (a quarter of them to fit,
+  2,000 others to choose by, one run each): the fastest of channels-last, bf16, compiling and 0 to 2 workers
+  (``benchmarks.epoch``), then the optimizer, its rate, the schedule, regularization with augmentation, and the batch,
+  each with the best of what came before.
+- torchvision: its reference recipe cut to 10 epochs (``benchmarks.reference_recipe``) with the best of three rates.
+- ours: ``effnetv2 train --recipe quick --weights none``, as it comes, for 2, 3, 4, 5, 6, 8, 10 epochs until the mean
+  top-1 is at least theirs. That length says how many minutes we need; the speedup is over it, seed by seed. Then
+  ours for as many epochs as timm's minutes allow.
+
+Minutes are of the training steps, waiting for pictures included, validation and start-up not. What is done is kept in
+OUT and not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks import epoch, paper_page
+from benchmarks.arms import Paired, gain, measured, ratio, rows_of
+from benchmarks.peers_training import Timm, link_folders, once, reference
+from benchmarks.record import RESULTS, hardware, record
+
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.reproduction.cells import Cell, Runs
+from efficientnetv2.data.manifest import read
+
+Rows = list[dict[str, Any]]  # one per seed
+_LADDER = (2, 3, 4, 5, 6, 8, 10)
+_CHOOSING, _TUNING = 2000, 1_000  # pictures that tuning chooses by, and the seed that draws them
+_OPTIMIZERS = {
+    "adamw": ("--opt", "adamw", "--weight-decay", "0.05"),
+    "rmsprop": ("--opt", "rmsproptf", "--opt-eps", "0.001", "--weight-decay", "1e-5"),
+    "sgd": ("--opt", "sgd", "--weight-decay", "5e-5"),
+}
+_RATES = {"adamw": 3e-3, "rmsprop": 0.012, "sgd": 0.1}
+# What is tried in turn, the first of each being what the trials before it had. Ours.
+_SCHEDULES = {
+    "cosine, warm-up 1": ("--sched", "cosine", "--warmup-epochs", "1"),
+    "cosine, warm-up 2": ("--sched", "cosine", "--warmup-epochs", "2"),
+    "linear, warm-up 1": ("--sched", "poly", "--decay-rate", "1", "--warmup-epochs", "1"),
+}
+_LIGHT = ("--scale", "0.35", "1.0", "--drop", "0.1", "--drop-path", "0.1")
+_STRENGTHS = {
+    "light": _LIGHT,
+    "none": ("--scale", "0.35", "1.0"),
+    "average": (*_LIGHT, "--model-ema", "--model-ema-decay", "0.998"),
+    "the paper's": ("--aa", "rand-m6-mstd0.5", "--drop", "0.2", "--drop-path", "0.2"),
+}
+_PARTS = {
+    "schedule": _SCHEDULES,
+    "strength": _STRENGTHS,
+    "batch": {size: ("-b", size) for size in ("64", "32")},
+}
+
+
+def tune(options: argparse.Namespace) -> dict[str, Any]:
+    """Try what the docstring says; what was found, and the words chosen."""
+    manifest = read(str(options.pictures))
+    fit = min(options.tune_pictures, int((manifest.split == "train").sum()) * 3 // 4)
+    order = np.random.default_rng(_TUNING).permutation(
+        rows_of(manifest, "train", fit + options.tune_answers, _TUNING)
+    )
+    pictures = link_folders(manifest, order[:fit], order[fit:], options.out / "tuning")
+    timm, speeds = _quickest(options)
+    tried: dict[str, float] = {}
+
+    def top1(stage: str, label: str, side: Timm) -> float:
+        file = options.out / "tried" / f"timm_{stage}_{label.replace(' ', '_').replace(',', '')}.json"
+        found = once(file, lambda: side.trained(pictures, epochs=options.epochs, seed=0))
+        tried[f"{stage}: {label}"] = found["top1"]
+        print(f"tuning timm, {stage} {label}: {found['top1']:.1%} in {found['train_s']:.0f} s", flush=True)
+        return found["top1"]
+
+    best, timm = tuned_timm(timm, top1)
+    rates = {}
+    for lr in (0.0156, 0.03125, 0.125):
+        found = once(
+            options.out / "tried" / f"torchvision_{lr:g}.json",
+            lambda lr=lr: reference(
+                pictures, image_px=options.image_px, lr=lr, epochs=options.epochs, seed=0, words=_bf16(timm)
+            ),
+        )
+        rates[lr] = found["top1"]
+        print(f"tuning torchvision, rate {lr:g}: {found['top1']:.1%} in {found['train_s']:.0f} s", flush=True)
+    return {
+        "timm": {"quick": timm.quick, "parts": timm.parts, "top1": best, "tried": tried, "speeds": speeds},
+        "torchvision": {"lr": max(rates, key=lambda lr: rates[lr]), "tried": rates},
+    }
+
+
+def tuned_timm(timm: Timm, top1: Callable[[str, str, Timm], float]) -> tuple[float, Timm]:
+    """The best that was tried, and its top-1: optimizer, rate, then part by part.
+
+    Args:
+        timm: without these.
+        top1: of a stage, a label and a side.
+    """
+    for part, choices in _PARTS.items():
+        timm = timm.with_part(part, next(iter(choices.values())))
+    kinds = {kind: _optimizing(timm, kind, 1) for kind in _OPTIMIZERS}
+    scores = {kind: top1("optimizer", kind, side) for kind, side in kinds.items()}
+    kind = max(scores, key=lambda one: scores[one])
+    rates = {f"{_RATES[kind] * factor:g}": _optimizing(timm, kind, factor) for factor in (0.5, 2)}
+    best = _better((scores[kind], kinds[kind]), top1, "rate", rates)
+    for part, choices in _PARTS.items():
+        others = list(choices.items())[1:]
+        best = _better(best, top1, part, {label: best[1].with_part(part, words) for label, words in others})
+    return best
+
+
+def _better(
+    best: tuple[float, Timm], top1: Callable[[str, str, Timm], float], stage: str, sides: Mapping[str, Timm]
+) -> tuple[float, Timm]:
+    tried = [(top1(stage, label, side), side) for label, side in sides.items()]
+    return max([best, *tried], key=lambda one: one[0])
+
+
+def _optimizing(timm: Timm, kind: str, factor: float) -> Timm:
+    return timm.with_part("optimizer", (*_OPTIMIZERS[kind], "--lr", f"{_RATES[kind] * factor:g}"))
+
+
+def _bf16(timm: Timm) -> tuple[str, ...]:
+    return ("--bf16",) if "bfloat16" in timm.quick else ()
+
+
+def _quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float]]:
+    """Timm's script with the words that make its updates fastest here."""
+
+    def tried() -> dict[str, Any]:
+        asked = Namespace(
+            pictures=options.pictures, script=options.script, image_px=options.image_px, batch_images=64,
+            tune_updates=options.tune_updates,
+        )  # fmt: skip
+        return {"|".join(name): 1 / seconds for name, seconds in epoch.Timm(asked).tuned().items()}
+
+    speeds = once(options.out / "tried" / "timm_speeds.json", tried)
+    kind, workers = max(speeds, key=lambda name: speeds[name]).split("|")
+    return Timm(options.script, options.image_px, (*epoch.BEST[kind], "-j", workers)), speeds
+
+
+def peers(options: argparse.Namespace, chosen: Mapping[str, Any]) -> dict[str, Rows]:
+    """Timm's and torchvision's side, one row per seed."""
+    told = chosen["timm"]
+    parts = {name: tuple(words) for name, words in told["parts"].items()}
+    timm = Timm(options.script, options.image_px, tuple(told["quick"]), parts)
+    found: dict[str, Rows] = {"timm": [], "torchvision": []}
+    for seed in range(options.seeds):
+        found["timm"].append(
+            once(
+                options.out / "sides" / f"timm_{seed}.json",
+                lambda seed=seed: timm.trained(options.pictures, epochs=options.epochs, seed=seed),
+            )
+        )
+        found["torchvision"].append(
+            once(
+                options.out / "sides" / f"torchvision_{seed}.json",
+                lambda seed=seed: reference(
+                    options.pictures, image_px=options.image_px, lr=chosen["torchvision"]["lr"],
+                    epochs=options.epochs, seed=seed, words=_bf16(timm),
+                ),
+            )
+        )  # fmt: skip
+        for side, rows in found.items():
+            print(f"seed {seed}: {side} {rows[-1]['top1']:.1%} in {rows[-1]['train_s']:.0f} s", flush=True)
+    return found
+
+
+def ours(runs: Runs, epochs: float, image_px: int) -> Rows:
+    """Our side at one length, one row per seed."""
+    settings = (
+        f"epochs={epochs:g}", "validate_epochs=1000", "validate_images=32",
+        f"progressive.image_px={{start: {image_px / 2:g}, end: {image_px}}}",
+    )  # fmt: skip
+    cell = Cell(f"ours {epochs:g} epochs", "run", "quick", "efficientnetv2_b0", settings)
+    rows = [measured(runs, cell, seed) for seed in range(runs.seeds)]
+    minutes = statistics.fmean(row["train_s"] for row in rows) / 60
+    print(f"ours, {epochs:g} epochs: {mean_top1(rows):.1%} in {minutes:.1f} minutes", flush=True)
+    return rows
+
+
+def mean_top1(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Over the seeds."""
+    return statistics.fmean(row["top1"] for row in rows)
+
+
+def seconds(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Of training, one per seed."""
+    return [row["train_s"] for row in rows]
+
+
+def climbed(runs: Runs, image_px: int, top1: float) -> dict[float, Rows]:
+    """Ours, longer and longer until the mean top-1 is at least this; epochs -> rows."""
+    found: dict[float, Rows] = {}
+    for epochs in _LADDER:
+        found[epochs] = ours(runs, epochs, image_px)
+        if mean_top1(found[epochs]) >= top1:
+            break
+    return found
+
+
+def claims(
+    theirs: Mapping[str, Rows], ladder: Mapping[float, Rows], same: Rows
+) -> dict[str, tuple[Paired, str]]:
+    """Name -> comparison and unit; of a top-1 that no length of ours reached there is none."""
+    found = {}
+    for side, rows in theirs.items():
+        enough = [mine for mine in ladder.values() if mean_top1(mine) >= mean_top1(rows)]
+        if enough:
+            found[f"time_to_{side}_top1_speedup"] = (ratio(seconds(rows), seconds(enough[0])), "ratio")
+    pairs = [[100 * row["top1"] for row in rows] for rows in (same, theirs["timm"])]
+    found["same_minutes_top1_gain_over_timm"] = (gain(*pairs), "points")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("script", type=Path, help="train.py of timm's repository")
+    parser.add_argument("--tune", action="store_true", help="choose the others' settings, and stop")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/time_to_accuracy"))
+    parser.add_argument(
+        "--record", action="store_true", help="write results/summary.json and the raw figures"
+    )
+    smaller = parser.add_argument_group("smaller, to see that it runs; not to be recorded")
+    defaults = {
+        "epochs": 10,
+        "image-px": 128,
+        "tune-pictures": 2400,
+        "tune-answers": _CHOOSING,
+        "tune-updates": 12,
+    }
+    for name, value in defaults.items():
+        smaller.add_argument(f"--{name}", type=int, default=value)
+    options = parser.parse_args()
+    whole = all(getattr(options, name.replace("-", "_")) == value for name, value in defaults.items())
+    if options.record and (not whole or options.seeds < 2 or options.tune):
+        parser.error("--record is for the whole measurement and 2 seeds or more, and not for --tune.")
+    options.pictures, chosen_file = options.pictures.absolute(), options.out / "tuned.json"
+    if options.tune:
+        write_text_atomically(chosen_file, json.dumps(tune(options), indent=1) + "\n")
+        return
+    if not chosen_file.exists():
+        parser.error(f"{chosen_file} does not exist: run the same with --tune first.")
+    chosen = json.loads(chosen_file.read_text(encoding="utf-8"))
+    theirs = peers(options, chosen)
+    runs = Runs(Source(str(options.pictures)), options.seeds, "none", "cpu", options.out / "ours", print)
+    ladder = climbed(runs, options.image_px, max(mean_top1(rows) for rows in theirs.values()))
+    longest, last = list(ladder.items())[-1]
+    allowed = longest * statistics.fmean(seconds(theirs["timm"])) / statistics.fmean(seconds(last))
+    same = ours(runs, round(allowed, 1), options.image_px)
+    found = claims(theirs, ladder, same)
+    for name, (figure, unit) in found.items():
+        print(f"{name}: {figure} {unit}")
+    if options.record:
+        _record(found, {"tuned": chosen, **theirs, "ours": ladder, "ours_same_minutes": same})
+
+
+def _record(found: Mapping[str, tuple[Paired, str]], raw: Mapping[str, Any]) -> None:
+    whole = {"when": time.strftime("%Y-%m-%d"), "hardware": hardware()} | dict(raw)
+    (RESULTS / "time_to_accuracy.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    command = "python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --record"
+    for name, (figure, unit) in found.items():
+        record(name, unit=unit, command=command, **asdict(figure))
+    paper_page.write()
+
+
+if __name__ == "__main__":
+    main()

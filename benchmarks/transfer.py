@@ -1,0 +1,120 @@
+"""From ImageNet to CIFAR-10 at a small size: the paper's transfer recipe, our ``finetune``, a linear probe.
+
+Run: python -m benchmarks.transfer CIFAR10 WEIGHTS [--seeds 3] [--record]
+
+CIFAR10 is a folder with train/ and test/ and a folder per class in each (the whole set as files); WEIGHTS a file of
+EfficientNetV2-B0's. All of train is trained on, all of test answered once, at the end.
+
+- transfer_paper: its recipe with 96 px in the place of 384, 3 epochs in that of 10,000 steps of 512, and batches of 64,
+  its rate in proportion.
+- finetune: as it comes but for the same end size and as many epochs.
+- linear probe: logistic regression on the features of the weights as given, at the same size; of the first run.
+
+What is done is kept in OUT and not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.arms import HARDLY_VALIDATED, Paired, gain, measured, rows_of, write_pictures
+from benchmarks.record import RESULTS, hardware, interval, record
+
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.reproduction.cells import Cell, Runs
+from efficientnetv2.data.manifest import read
+
+PAPER, OURS = "transfer_paper", "finetune"
+_BATCH = 64
+_LR = 1e-3 * _BATCH / 512  # the paper's, for its batch
+
+
+def arms(image_px: int, epochs: float) -> dict[str, Cell]:
+    """Both recipes at this size and length."""
+    both = (*HARDLY_VALIDATED, f"epochs={epochs:g}", f"eval_px={image_px}")
+    paper = (
+        "steps=null",
+        f"progressive.image_px={image_px}",
+        f"batch_images={_BATCH}",
+        f"optimizer.lr={_LR:g}",
+    )
+    ours = (f"progressive.image_px={{start: {image_px * 4 / 7:.4g}, end: {image_px}}}",)  # its own 128 to 224
+    return {
+        PAPER: Cell(PAPER, "run", PAPER, "efficientnetv2_b0", (*both, *paper)),
+        OURS: Cell(OURS, "run", OURS, "efficientnetv2_b0", (*both, *ours)),
+    }
+
+
+def claims(found: Mapping[str, Sequence[Mapping[str, Any]]], probe: float) -> dict[str, tuple[Paired, str]]:
+    """Name -> figure and unit."""
+    top1 = {arm: [row["top1"] for row in rows] for arm, rows in found.items()}
+    named: dict[str, tuple[Paired, str]] = {}
+    for arm, values in top1.items():
+        mean = statistics.fmean(values)
+        low, high = interval(values) if len(values) > 1 else (mean, mean)
+        named[f"{arm}_cifar10_top1"] = (Paired(mean, low, high, len(values)), "fraction")
+    points = {arm: [100 * one for one in values] for arm, values in top1.items()}
+    named["finetune_cifar10_top1_gain_over_transfer_paper"] = (gain(points[OURS], points[PAPER]), "points")
+    over_probe = gain(points[OURS], [100 * probe] * len(points[OURS]))
+    named["finetune_cifar10_top1_gain_over_probe"] = (over_probe, "points")
+    return named
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pictures")
+    parser.add_argument("weights")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=Path("runs/transfer"))
+    parser.add_argument("--image-px", type=int, default=96)
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--train-pictures", type=int, help="all otherwise; not to be recorded")
+    parser.add_argument("--record", action="store_true", help="write results/summary.json and transfer.json")
+    options = parser.parse_args()
+    if options.record and (options.train_pictures is not None or options.seeds < 2):
+        parser.error("--record is for all pictures and 2 seeds or more.")
+    manifest = read(options.pictures)
+    learning = rows_of(manifest, "train", options.train_pictures, 0)
+    answers = "test" if (manifest.split == "test").any() else "val"
+    answering = rows_of(manifest, answers, options.train_pictures, 0)
+    file = write_pictures(options.out / "pictures.csv", manifest, learning, answering)
+    runs = Runs(
+        Source(str(file)), options.seeds, options.weights, options.device, options.out / "arms", print
+    )
+    found: dict[str, list[dict[str, Any]]] = {PAPER: [], OURS: []}
+    for seed in range(options.seeds):
+        for arm, cell in arms(options.image_px, options.epochs).items():
+            found[arm].append(measured(runs, cell, seed))
+            row = found[arm][-1]
+            print(f"seed {seed}: {arm} {row['top1']:.2%} in {row['train_s']:.0f} s", flush=True)
+    probe = found[PAPER][0]["linear_probe"]
+    print(f"linear probe: {probe:.2%}")
+    named = claims(found, probe)
+    for name, (figure, unit) in named.items():
+        print(f"{name}: {figure.value:.4f} ({figure.low:.4f} to {figure.high:.4f}) {unit}, n = {figure.n}")
+    if options.record:
+        raw = {
+            "when": time.strftime("%Y-%m-%d"), "hardware": hardware(), "image_px": options.image_px,
+            "epochs": options.epochs, "train_pictures": len(learning), "answered": len(answering),
+            "linear_probe": probe, "arms": found,
+        }  # fmt: skip
+        (RESULTS / "transfer.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+        command = "python -m benchmarks.transfer CIFAR10 WEIGHTS --record"
+        if (options.image_px, options.epochs) != (96, 3):
+            command += f" --image-px {options.image_px} --epochs {options.epochs:g}"
+        for name, (figure, unit) in named.items():
+            record(name, unit=unit, command=command, **asdict(figure))
+
+
+if __name__ == "__main__":
+    main()

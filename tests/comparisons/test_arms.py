@@ -1,0 +1,116 @@
+"""What is said of runs in pairs: by hand, by scipy, and by runs that are done once."""
+
+import json
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from benchmarks import arms
+from benchmarks.arms import by_size, gain, measured, ratio, rows_of, write_pictures
+from scipy import stats
+
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.reproduction.cells import Cell, Runs
+from efficientnetv2.data.manifest import read
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """40 of train and 20 of val, half of class a."""
+    from PIL import Image
+
+    for number in range(60):
+        folder = tmp_path / "set" / ("train" if number < 40 else "val") / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    return read(str(tmp_path / "set"))
+
+
+def test_a_gain_is_that_of_a_paired_t_test():
+    ours, theirs = [71.0, 74.0, 72.5, 70.0], [70.0, 71.5, 72.0, 70.5]
+    found = gain(ours, theirs)
+    expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.value == pytest.approx(0.875)
+    assert found.n == 4
+
+
+def test_a_ratio_is_the_same_whichever_side_is_on_top():
+    theirs, ours = [100.0, 120.0, 90.0], [50.0, 80.0, 60.0]
+    found, turned = ratio(theirs, ours), ratio(ours, theirs)
+    assert found.value == pytest.approx((2 * 1.5 * 1.5) ** (1 / 3))
+    assert (found.value, found.low) == pytest.approx((1 / turned.value, 1 / turned.high))
+
+
+def test_one_seed_has_no_interval():
+    found = ratio([3.0], [2.0])
+    assert (found.value, found.low, found.high, found.n) == pytest.approx((1.5, 1.5, 1.5, 1))
+
+
+def test_a_part_keeps_the_classes_shares_and_is_another_for_another_seed(pictures):
+    drawn = [rows_of(pictures, "train", 10, seed) for seed in range(3)]
+    for rows in drawn:
+        assert len(set(rows)) == 10
+        assert (pictures.labels[rows] == 0).sum() == 5
+        assert set(pictures.split[rows]) == {"train"}
+    assert len({tuple(rows) for rows in drawn}) == 3
+    assert rows_of(pictures, "train", 10, 0).tolist() == drawn[0].tolist()
+    assert len(rows_of(pictures, "val", None, 0)) == len(rows_of(pictures, "val", 500, 0)) == 20
+
+
+def test_a_written_part_reads_back_as_what_learns_and_what_answers(pictures, tmp_path):
+    learning, answering = rows_of(pictures, "train", 8, 0), rows_of(pictures, "train", None, 0)[-4:]
+    learning = np.setdiff1d(learning, answering)
+    manifest = read(str(write_pictures(tmp_path / "out" / "part.csv", pictures, learning, answering)))
+    assert (manifest.split == "train").sum() == len(learning)
+    assert (manifest.split == "val").sum() == 4
+    assert manifest.class_names == pictures.class_names
+    there = pd.read_csv(tmp_path / "out" / "part.csv")
+    assert all((tmp_path / "out" / path).exists() for path in there["path"])
+
+
+def test_a_run_is_measured_once_and_says_what_else_was_running(tmp_path, monkeypatch):
+    calls = []
+
+    def report(self, cell, seed):
+        calls.append(seed)
+        self.folder(cell, seed).mkdir(parents=True)
+        (self.folder(cell, seed) / "metrics.jsonl").write_text("")
+        return dict.fromkeys(("seed", "top1", "macro_f1", "epochs", "train_s", "wall_s", "linear_probe"), 1.0)
+
+    monkeypatch.setattr(Runs, "report", report)
+    runs, cell = Runs(Source("x"), 1, "none", "cpu", tmp_path, print), Cell("a", "b", "quick", None, ())
+    first = measured(runs, cell, 3)
+    assert measured(runs, cell, 3) == first
+    assert calls == [3]
+    assert first["others_cores"] >= 0
+    assert json.loads((tmp_path / "a_b_3" / "measured.json").read_text()) == first
+
+
+def test_each_size_has_its_pictures_and_seconds():
+    def row(px, images, seconds):
+        return {"kind": "train", "image_px": px, "images_per_s": images / seconds, "train_s": seconds}
+
+    history = [row(64, 320, 1.0), {"kind": "val"}, row(64, 160, 0.5), row(128, 320, 2.0), row(64, 32, 0.1)]
+    assert by_size(history) == [
+        {"image_px": 64, "images": 512, "train_s": 1.6},
+        {"image_px": 128, "images": 320, "train_s": 2.0},
+    ]
+
+
+def test_what_others_took_is_what_the_machine_was_busy_with_less_our_own():
+    """10 seconds, 15 seconds of cores in all, 9 of them ours: 0.6 cores."""
+    before, after = arms._Busy(100.0, 50.0, 7.0), arms._Busy(110.0, 65.0, 16.0)
+    assert before.others(after) == pytest.approx(0.6)
+    assert before.others(arms._Busy(110.0, 55.0, 16.0)) == 0
+
+
+def test_our_own_work_is_not_counted_as_that_of_others():
+    before = arms._Busy.now()
+    until = time.monotonic() + 0.3
+    while time.monotonic() < until:
+        pass
+    after = arms._Busy.now()
+    assert after.own - before.own > 0.2
+    assert after.wall - before.wall >= 0.3

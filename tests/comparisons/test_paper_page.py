@@ -1,0 +1,137 @@
+"""docs/paper.md says what the records say, no more; and claims are what their cells give by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from benchmarks import paper_page, reproduced
+from benchmarks.paper_page import DRAWN, PAGE, RECORDED, RECORDS, TO_BE_MEASURED
+
+from efficientnetv2.commands.reproduction.table import Figure, Row, Table
+
+
+def test_the_page_is_the_one_that_its_records_give():
+    """If not: python -m benchmarks.paper_page."""
+    assert PAGE.read_text(encoding="utf-8") == paper_page.text()
+
+
+@pytest.mark.parametrize("file", sorted(RECORDS.glob("*.json")), ids=lambda file: file.stem)
+def test_a_record_is_a_table_without_places_of_a_machine(file):
+    kept = json.loads(file.read_text())
+    assert {"scale", "command", "hardware", "versions", "date"} <= set(kept)
+    assert file.stem == f"{Table.from_json(kept).name}_{kept['scale']}"
+    assert not any(place in file.read_text() for place in ("/tmp", "/home", "/root", "/work"))
+
+
+def kept(name, scale, rows):
+    made = Table(name, f"Table {name}", tuple(rows), "theirs.", "ours.")
+    return made.to_json() | {
+        "scale": scale, "command": "do it", "date": "2026-11-20", "hardware": "2 cores", "versions": {"torch": "2"},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(paper_page, "RECORDS", tmp_path)
+    monkeypatch.setattr(reproduced, "RECORDS", tmp_path)
+    monkeypatch.setattr(paper_page, "SUMMARY", tmp_path / "summary.json")
+    (tmp_path / "summary.json").write_text("{}")
+    return tmp_path
+
+
+def test_a_table_without_a_record_is_named_as_to_be_measured(empty):
+    page = paper_page.text()
+    assert page.count("No record yet, to be measured") == len(RECORDED)
+    assert "- Table 13, growing: top-1 of adaptive" in page
+
+
+def test_what_a_few_steps_came_to_is_left_out(empty):
+    row = Row(
+        "r", {"a, top-1 %": Figure((78.0,))}, {"a, top-1 %": Figure((40.0,)), "a, minutes": Figure((7.0,))}
+    )
+    (empty / "12_tiny.json").write_text(json.dumps(kept("12", "tiny", [row])))
+    assert f"| r | 78.0 | {TO_BE_MEASURED} | {TO_BE_MEASURED} |" in paper_page.text()
+    (empty / "12_small.json").write_text(json.dumps(kept("12", "small", [row])))
+    assert "| r | 78.0 | 40.0 | 7.00 |" in paper_page.text()
+
+
+def test_what_is_missing_for_good_says_why_once(empty):
+    rows = [Row(name, {}, {"p": Figure(why="not a network of this family")}) for name in "ab"]
+    (empty / "1_tiny.json").write_text(json.dumps(kept("1", "tiny", rows)))
+    page = paper_page.text()
+    assert "| a | – |" in page
+    assert page.count("–: not a network of this family.") == 1
+
+
+def test_a_claim_stands_with_its_interval_and_command(empty):
+    claim = {"value": 1.618, "unit": "ratio", "low": 1.5, "high": 1.7, "n": 5, "command": "run it"}
+    (empty / "summary.json").write_text(json.dumps({"progressive_speedup_b0_imagenette": claim}))
+    assert "(`progressive_speedup_b0_imagenette`) | 1.62 | 1.50 to 1.70 | 5 | `run it` |" in paper_page.text()
+
+
+def table(name, cells):
+    """(row, column) -> values."""
+    rows = {}
+    for (row, column), values in cells.items():
+        rows.setdefault(row, {})[column] = Figure(values)
+    return Table(name, "", tuple(Row(row, {}, ours) for row, ours in rows.items()), "", "")
+
+
+def values(made):
+    return {
+        name: (pytest.approx(figure.value), unit) for name, (figure, unit) in reproduced.claims(made).items()
+    }
+
+
+def test_the_claims_of_tables_by_hand():
+    thirteen = {
+        ("progressive_resize", "vanilla"): (50.0, 52.0),
+        ("progressive_resize", "adaptive"): (51.0, 55.0),
+        ("random_resize_every_8_epochs", "vanilla"): (50.0, 50.0),
+        ("random_resize_every_8_epochs", "adaptive"): (49.0, 49.0),
+    }
+    assert values(table("13", thirteen)) == {
+        "adaptive_top1_gain_b0_imagenette": (2.0, "points"),
+        "adaptive_top1_gain_b0_imagenette_random_resize": (-1.0, "points"),
+    }
+    twelve = {
+        ("resnet50_224", "baseline, top-1 %"): (60.0, 61.0),
+        ("resnet50_224", "progressive, top-1 %"): (60.5, 60.5),
+        ("resnet50_224", "baseline, minutes"): (8.0, 4.0),
+        ("resnet50_224", "progressive, minutes"): (4.0, 2.0),
+    }
+    assert values(table("12", twelve)) == {
+        "progressive_speedup_resnet50_imagenette": (2.0, "ratio"),
+        "progressive_top1_gain_resnet50_imagenette": (0.0, "points"),
+    }
+    five = {
+        ("magnitude 5", "128 px"): (50.0,),
+        ("magnitude 15", "128 px"): (48.0,),
+        ("magnitude 5", "300 px"): (60.0,),
+        ("magnitude 15", "300 px"): (61.0,),
+    }
+    assert values(table("5", five)) == {"randaugment_size_top1_gain_b0_imagenette": (3.0, "points")}
+    assert reproduced.claims(table("6", five)) == {}
+
+
+def test_a_kept_table_is_found_by_the_page(empty):
+    made = table("6", {("S, image px", "first stage"): (128.0,)})
+    reproduced.keep("6", made, "tiny", "effnetv2 reproduce 6", empty / "none.png")
+    assert "| S, image px | 128 |" in paper_page.text()
+
+
+def test_a_figure_is_kept_as_its_drawing(empty, monkeypatch):
+    monkeypatch.setattr(paper_page, "PAGE", empty / "docs" / "paper.md")
+    (empty / "docs").mkdir()
+    (empty / "drawn.png").write_bytes(b"drawn")
+    reproduced.keep("figure1", table("7", {}), "tiny", "effnetv2 reproduce figure1", empty / "drawn.png")
+    assert (empty / "docs" / "figure1.png").read_bytes() == b"drawn"
+    assert not list(empty.glob("*_tiny.json"))
+    assert "(figure1.png)" in paper_page.text()
+    assert "(figure4.png)" not in paper_page.text()
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_figure_is_drawn_in_docs(name):
+    assert (PAGE.parent / f"{name}.png").read_bytes().startswith(b"\x89PNG")

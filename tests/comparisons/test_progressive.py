@@ -1,0 +1,136 @@
+"""Progressive against fixed training: what differs between the arms, what is chosen, what is claimed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from benchmarks import progressive, progressive_figure
+from benchmarks.progressive import EQUAL_TIME, FIXED, PROGRESSIVE, REGIMES, Choice, cell, claims, compared
+
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.reproduction.cells import Runs
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipes import named
+
+ROOT = Path(__file__).parents[2]
+CHOICE = Choice("strong", 1e-3)
+
+
+def recipe(arm, choice=CHOICE, regime=REGIMES["paper"], epochs=60.0):
+    return with_settings(named("quick"), cell(arm, "run", choice, regime, epochs).settings)
+
+
+def test_progressive_goes_from_64_to_128_px_and_from_a_third_of_the_regularization_to_all():
+    plan = recipe(PROGRESSIVE).progressive
+    stages = [plan.stage(number) for number in range(4)]
+    assert [stage.image_px for stage in stages] == [64, 96, 96, 128]
+    assert [stage.randaugment for stage in stages] == pytest.approx([5, 25 / 3, 35 / 3, 15], abs=1e-3)
+    assert [stage.dropout for stage in stages] == pytest.approx([0.1, 0.5 / 3, 0.7 / 3, 0.3], abs=1e-3)
+
+
+@pytest.mark.parametrize("arm", [FIXED, EQUAL_TIME])
+def test_fixed_is_progressives_end_throughout_and_nothing_else_differs(arm):
+    fixed, growing = recipe(arm), recipe(PROGRESSIVE)
+    assert fixed.progressive.stages == 1
+    assert fixed.progressive.stage(0) == growing.progressive.last
+    assert fixed.model_copy(update={"progressive": growing.progressive}) == growing
+
+
+def test_no_regularization_is_none():
+    for arm in (FIXED, PROGRESSIVE):
+        last = recipe(arm, Choice("none", 2e-3)).progressive.last
+        assert (last.randaugment, last.dropout) == (None, 0)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Runs that take a second an epoch at a fixed size and half of it progressively, better by rate and strength."""
+    monkeypatch.setattr(progressive, "rows_of", lambda manifest, split, count, seed: list(range(count or 9)))
+    monkeypatch.setattr(progressive, "write_pictures", lambda file, *rest: file)
+    asked = []
+
+    def found(runs, cell, seed):
+        made = with_settings(named("quick"), cell.settings)
+        quicker = 0.5 if cell.row == PROGRESSIVE else 1.0
+        asked.append((cell.row, seed, made.epochs, runs.source.data))
+        strength = made.progressive.last.randaugment or 0
+        top1 = 0.5 - abs(strength - (10 if cell.row == FIXED else 15)) / 100 - abs(made.optimizer.lr - 1e-3)
+        return {"top1": top1 + seed / 100, "train_s": made.epochs * quicker, "asked": len(asked)}
+
+    monkeypatch.setattr(progressive, "measured", found)
+    return Runs(Source("x"), 2, "none", "cpu", tmp_path, print), asked
+
+
+def test_each_arm_is_tuned_by_itself_and_by_as_many_tries(runs):
+    together, asked = runs
+    chosen = progressive.tuned(None, REGIMES["paper"], together)["arms"]
+    assert chosen[FIXED]["chosen"] == {"strength": "middle", "lr": 1e-3}
+    assert chosen[PROGRESSIVE]["chosen"] == {"strength": "strong", "lr": 1e-3}
+    assert len(chosen[FIXED]["tried"]) == len(chosen[PROGRESSIVE]["tried"]) == 6
+    assert {Path(data).name for *_, data in asked} == {"tuning.csv"}
+
+
+def test_equal_time_is_progressives_time_with_the_same_seed(runs):
+    together, asked = runs
+    found = compared(None, REGIMES["paper"], {FIXED: CHOICE, PROGRESSIVE: CHOICE}, together)
+    assert [row["train_s"] for row in found[EQUAL_TIME]] == [row["train_s"] for row in found[PROGRESSIVE]]
+    assert [(arm, epochs) for arm, seed, epochs, _ in asked if seed == 1] == [
+        (FIXED, 60), (PROGRESSIVE, 60), (EQUAL_TIME, 30),
+    ]  # fmt: skip
+    assert {Path(data).name for _, seed, _, data in asked if seed == 1} == {"pictures_1.csv"}
+
+
+def test_the_claims_are_by_hand():
+    rows = {
+        FIXED: [(0.50, 100.0), (0.52, 200.0)],
+        PROGRESSIVE: [(0.53, 50.0), (0.53, 100.0)],
+        EQUAL_TIME: [(0.45, 50.0), (0.47, 100.0)],
+    }
+    found = claims({arm: [{"top1": a, "train_s": b} for a, b in pairs] for arm, pairs in rows.items()})
+    values = {name: (figure.value, unit) for name, (figure, unit) in found.items()}
+    assert values == {
+        "progressive_speedup_b0_imagenette": (pytest.approx(2.0), "ratio"),
+        "progressive_top1_gain_b0_imagenette": (pytest.approx(2.0), "points"),
+        "progressive_top1_gain_equal_time_b0_imagenette": (pytest.approx(7.0), "points"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--record", "--epochs", "1"], "--record is for a whole regime"),
+        (["--record", "--tune"], "--record is for a whole regime"),
+        ([], "run the same with --tune first"),
+    ],
+)
+def test_what_cannot_be_is_refused(words, sentence, tmp_path):
+    pictures = ROOT / "examples/land_cover/pictures.csv"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.progressive", pictures, "--out", tmp_path, *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert sentence in done.stderr
+
+
+def test_the_figure_shows_every_run_and_every_sizes_cost():
+    """Two seeds of three arms: three clouds of two points; 3 minutes of fixed, 1 + 1 of progressive."""
+    fixed = {"top1": 0.5, "train_s": 180.0, "sizes": [{"image_px": 128, "images": 9, "train_s": 180.0}]}
+    growing = {
+        "top1": 0.6,
+        "train_s": 120.0,
+        "sizes": [{"image_px": px, "images": 9, "train_s": 60.0} for px in (64, 128)],
+    }
+    figure = progressive_figure.draw(
+        {FIXED: [fixed] * 2, PROGRESSIVE: [growing] * 2, EQUAL_TIME: [fixed] * 2}
+    )
+    left, right = figure.axes
+    assert [cloud.get_offsets().tolist() for cloud in left.collections] == [
+        [[3.0, 50.0]] * 2, [[2.0, 60.0]] * 2, [[3.0, 50.0]] * 2,
+    ]  # fmt: skip
+    assert len(left.lines) == 2
+    tops = [bar.get_y() + bar.get_height() for bar in right.patches[-3:]]
+    assert tops == [3.0, 2.0, 3.0]

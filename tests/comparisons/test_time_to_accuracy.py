@@ -1,0 +1,150 @@
+"""Time to the same top-1: what others' programs are asked and how their answers are read; what is claimed."""
+
+from __future__ import annotations
+
+import itertools
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from benchmarks import time_to_accuracy
+from benchmarks.peers_training import Timm, link_folders, once, seconds_of, top1_of
+from benchmarks.reference_recipe import top1
+from benchmarks.reference_recipe import trained as reference_trained
+from benchmarks.time_to_accuracy import claims, climbed, tuned_timm
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.reproduction.cells import Runs
+from efficientnetv2.data.manifest import read
+
+# Two epochs of 37 updates as timm 1.0.31 logs them.
+LOG = """
+Train: 0 [   0/37 (  3%)]  Loss: 2.30 (2.30)  Time: 1.500s,   42.67/s  (1.500s,   42.67/s)  LR: 1.000e-05  Data: 0.1
+Train: 0 [  36/37 (100%)]  Loss: 2.10 (2.20)  Time: 0.500s,  128.00/s  (0.600s,  106.67/s)  LR: 1.000e-03  Data: 0.1
+Skipping eval and checkpointing
+Train: 1 [   0/37 (  3%)]  Loss: 2.10 (2.10)  Time: 0.900s,   71.11/s  (0.900s,   71.11/s)  LR: 1.000e-03  Data: 0.1
+Train: 1 [  36/37 (100%)]  Loss: 1.90 (2.00)  Time: 0.400s,  160.00/s  (0.500s,  128.00/s)  LR: 1.000e-05  Data: 0.1
+"""
+
+
+def test_seconds_are_the_means_of_whole_epochs_times_their_updates():
+    assert seconds_of(LOG) == pytest.approx(37 * 0.6 + 37 * 0.5)
+
+
+def test_top1_is_that_of_the_last_line_as_a_fraction(tmp_path):
+    file = tmp_path / "summary.csv"
+    file.write_text(
+        "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\n0,2,2,40,90,0.1\n1,1,1,67.25,95,0.0\n"
+    )
+    assert top1_of(file) == 0.6725
+
+
+def test_a_later_part_takes_the_earliers_place(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    side = Timm(tmp_path / "train.py", 64, ("--channels-last",)).with_part("batch", ["-b", "64"])
+    words = side.with_part("batch", ["-b", "32"]).command(tmp_path, epochs=3, seed=5, output=tmp_path)
+    assert words[-2:] == ["-b", "32"]
+    assert "64" not in words[words.index("--output") :]
+    asked = {
+        name: words[words.index(name) + 1]
+        for name in ("--epochs", "--seed", "--num-classes", "--val-interval")
+    }
+    assert asked == {"--epochs": "3", "--seed": "5", "--num-classes": "1", "--val-interval": "3"}
+
+
+def test_a_run_that_is_kept_is_not_made_again(tmp_path):
+    made = iter([{"top1": 0.5}])
+    file = tmp_path / "deep" / "one.json"
+    assert once(file, lambda: next(made)) == once(file, lambda: next(made)) == {"top1": 0.5}
+
+
+def test_linked_folders_are_the_same_pictures(tmp_path):
+    for number, name in itertools.product(range(3), "ab"):
+        path = tmp_path / "set" / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, ord(name), 0)).save(path)
+    manifest = read(str(tmp_path / "set"))
+    for _ in range(2):  # what is there is left
+        out = link_folders(manifest, np.array([0, 3]), np.array([1, 4, 5]), tmp_path / "out")
+    found = {
+        split: sorted(
+            (path.parent.name, Image.open(path).getpixel((0, 0))[0]) for path in (out / split).rglob("*.png")
+        )
+        for split in ("train", "val")
+    }
+    assert found == {"train": [("a", 0), ("b", 0)], "val": [("a", 1), ("b", 1), ("b", 2)]}
+
+
+def test_tuning_keeps_the_best_of_each_step():
+    """A score that grows with what is right in it finds all of it, with one try per candidate."""
+    right = {"rmsproptf": 4, "0.024": 2, "2 warm": 1, "rand-m6-mstd0.5": 1, "32": 1}
+    tries = []
+
+    def top1(stage, label, side):
+        words = [word for part in side.parts.values() for word in part]
+        warm = "2 warm" if words[words.index("--warmup-epochs") + 1] == "2" else ""
+        tries.append((stage, label))
+        return sum(right.get(word, 0) for word in [*words, warm])
+
+    best, side = tuned_timm(Timm("train.py", 64), top1)
+    assert best == 9
+    assert side.parts["optimizer"][-2:] == ("--lr", "0.024")
+    assert side.parts["schedule"] == ("--sched", "cosine", "--warmup-epochs", "2")
+    assert side.parts["batch"] == ("-b", "32")
+    assert len(tries) == len(set(tries)) == 3 + 2 + 2 + 3 + 1
+
+
+def test_tuning_goes_back_to_what_was_better():
+    best, side = tuned_timm(Timm("train.py", 64), lambda stage, label, side: float(label == "adamw"))
+    assert best == 1
+    assert side.parts["optimizer"] == ("--opt", "adamw", "--weight-decay", "0.05", "--lr", "0.003")
+    assert side.parts["batch"] == ("-b", "64")
+
+
+def rows(*pairs):
+    return [{"top1": top1, "train_s": seconds} for top1, seconds in pairs]
+
+
+def test_we_climb_until_the_mean_is_theirs(tmp_path, monkeypatch):
+    """0.5, 0.6, 0.7 after 2, 3, 4 epochs: 0.65 takes 4."""
+    monkeypatch.setattr(
+        time_to_accuracy, "ours", lambda runs, epochs, px: rows((0.3 + epochs / 10, 60.0 * epochs))
+    )
+    runs = Runs(Source("x"), 1, "none", "cpu", tmp_path, print)
+    assert list(climbed(runs, 128, 0.65)) == [2, 3, 4]
+    assert list(climbed(runs, 128, 2.0)) == [2, 3, 4, 5, 6, 8, 10]
+
+
+def test_the_claims_by_hand():
+    theirs = {"timm": rows((0.66, 800), (0.68, 1000)), "torchvision": rows((0.40, 600), (0.42, 600))}
+    ladder = {2: rows((0.5, 100), (0.5, 100)), 4: rows((0.69, 200), (0.67, 250))}
+    found = claims(theirs, ladder, rows((0.80, 800), (0.81, 1000)))
+    values = {name: (pytest.approx(one.value), unit) for name, (one, unit) in found.items()}
+    assert values == {
+        "time_to_timm_top1_speedup": (4.0, "ratio"),
+        "time_to_torchvision_top1_speedup": (6.0, "ratio"),
+        "same_minutes_top1_gain_over_timm": (13.5, "points"),
+    }
+    too_short = {2: ladder[2]}
+    assert "time_to_timm_top1_speedup" not in claims(theirs, too_short, rows((0.5, 1), (0.5, 1)))
+
+
+def test_the_reference_learns_what_can_be_learned(monkeypatch):
+    """Dark and light, by a network of one convolution; soft labels as mixing gives them."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    monkeypatch.setattr("benchmarks.reference_recipe.timm.create_model", lambda name, num_classes: network)
+    labels = torch.arange(32) % 2
+    images = torch.randn(32, 3, 8, 8) * 0.1 + labels[:, None, None, None] * 2.0 - 1
+    batches = DataLoader(TensorDataset(images, nn.functional.one_hot(labels, 2).float()), 16)
+    options = Namespace(epochs=40, lr=0.2, bf16=False)
+    average, seconds = reference_trained(batches, 2, options)
+    assert seconds > 0
+    assert top1(average, DataLoader(TensorDataset(images, labels), 16)) == 1.0
+    assert top1(average, DataLoader(TensorDataset(images, 1 - labels), 16)) == 0.0
