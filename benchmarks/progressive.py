@@ -166,7 +166,9 @@ def compared(
         shorter = cell(EQUAL_TIME, "run", choices[FIXED], regime, epochs)
         found[EQUAL_TIME].append(measured(here, shorter, seed))
         told = ", ".join(
-            f"{arm} {rows[-1]['top1']:.1%} in {rows[-1]['train_s']:.0f} s" for arm, rows in found.items()
+            f"{arm} {rows[-1]['top1']:.1%} in {rows[-1]['train_s']:.0f} s (others had "
+            f"{rows[-1]['others_cores']:.1f} cores)"
+            for arm, rows in found.items()
         )
         print(f"seed {seed}: {told}", flush=True)
     return found

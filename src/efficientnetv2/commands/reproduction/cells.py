@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +97,6 @@ class Runs:
             )
             going_on = (folder / "recipe.yaml").exists()
             train_and_report(words, self.source, Place(out=folder, resume=going_on, device=self.device))
-        # Dozens of finished runs, and nothing goes on from them: their checkpoints would fill a small disk.
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         report: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return report
 
