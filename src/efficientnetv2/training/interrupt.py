@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -23,6 +25,8 @@ class Interruption:
     def __init__(self, say: Callable[[str], None], *, launched: bool = False) -> None:
         self.requested, self._say, self._launched = False, say, launched
         self._before: dict[int, Any] = {}
+        self._process = os.getpid()
+        self._said = threading.Event()
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():  # Python lets no other one set handlers
@@ -33,16 +37,28 @@ class Interruption:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._restore()
+        if self.requested:
+            self._said.wait()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        # A process that reads pictures is forked off with this handler, until it sets one of its own.
+        if self.requested or os.getpid() != self._process:
             return
         self.requested = True
-        if self._launched:
-            self._say("Stopping after this step, with a checkpoint.")
-            return
-        self._restore()
-        self._say("Stopping after this step, with a checkpoint. Once more stops at once, without one.")
+        line = "Stopping after this step, with a checkpoint."
+        if not self._launched:
+            self._restore()
+            line += " Once more stops at once, without one."
+        # A signal comes in the middle of anything. In the middle of writing a line, the screen would write that line
+        # again with this one; so another thread says it. (Starting a ``threading.Thread`` takes locks that whatever
+        # was interrupted may hold.)
+        _thread.start_new_thread(self._tell, (line,))
+
+    def _tell(self, line: str) -> None:
+        try:
+            self._say(line)
+        finally:
+            self._said.set()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
