@@ -14,6 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from efficientnetv2.base.errors import InputError, OtherProcessError
+from efficientnetv2.base.launcher import tell_launcher
 from efficientnetv2.commands import bench
 from efficientnetv2.commands.compare import compare
 from efficientnetv2.commands.convert import convert
@@ -39,23 +40,28 @@ def with_exit_codes(command: Callable[Params, Answer]) -> Callable[Params, Answe
         try:
             return command(*args, **kwargs)
         except InputError as error:
-            print(f"effnetv2: {error}", file=sys.stderr)
-            raise typer.Exit(2) from error
+            raise _ended(str(error), 2) from error
         except ValidationError as error:
             rules = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
-            print(f"effnetv2: {rules}", file=sys.stderr)
-            raise typer.Exit(2) from error
+            raise _ended(rules, 2) from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            print(f"effnetv2: {where}{error.strerror or error}", file=sys.stderr)
-            raise typer.Exit(2) from error
+            raise _ended(f"{where}{error.strerror or error}", 2) from error
         except OtherProcessError as elsewhere:
+            tell_launcher("effnetv2: another process of the run has failed first.", cause=False)
             raise typer.Exit(1) from elsewhere
         except KeyboardInterrupt as stop:
-            print(" ".join(["effnetv2: stopped.", *map(str, stop.args)]), file=sys.stderr)
-            raise typer.Exit(130) from stop
+            raise _ended(" ".join(["stopped.", *map(str, stop.args)]), 130) from stop
 
     return guarded
+
+
+def _ended(message: str, code: int) -> typer.Exit:
+    """The end of the program, its message said."""
+    line = f"effnetv2: {message}"
+    print(line, file=sys.stderr)
+    tell_launcher(line)
+    return typer.Exit(code)
 
 
 app = typer.Typer(

@@ -1,0 +1,32 @@
+"""What torchrun is told of an error, so that its own report of the failure ends with the sentence that counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+# PyTorch's name for the file of a process, and the shape of what stands in it
+# (torch.distributed.elastic.multiprocessing.errors).
+_FILE = "TORCHELASTIC_ERROR_FILE"
+# torchrun takes the earliest failure for the cause, by whole seconds; one that only follows another comes later.
+_LATER_S = 60
+
+
+def tell_launcher(message: str, *, cause: bool = True) -> None:
+    """Leave a message for torchrun, which shows it after its own traceback; nothing without torchrun.
+
+    Args:
+        message: that ended this process.
+        cause: whether it is the cause, or follows from another process's end.
+    """
+    if _FILE not in os.environ:
+        return
+    moment = int(time.time()) + (0 if cause else _LATER_S)
+    shown = {"py_callstack": message, "timestamp": str(moment)}
+    told = {"message": {"message": message, "extraInfo": shown}}
+    try:
+        Path(os.environ[_FILE]).write_text(json.dumps(told), encoding="utf-8")
+    except OSError:  # the message is on the screen all the same
+        return
