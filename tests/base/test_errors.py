@@ -1,5 +1,6 @@
 """Words of messages."""
 
+import numpy as np
 import pytest
 
 from efficientnetv2.base.errors import count_of
@@ -14,7 +15,13 @@ from efficientnetv2.base.errors import count_of
         (1.0, "1 step"),
         (0.5, "0.5 steps"),
         (12.0, "12 steps"),
+        (np.int64(1234567), "1,234,567 steps"),
     ],
 )
 def test_one_is_one(number, said):
     assert count_of(number, "step") == said
+
+
+@pytest.mark.parametrize(("number", "said"), [(1, "1 class"), (2, "2 classes")])
+def test_a_word_that_ends_in_s_has_its_plural(number, said):
+    assert count_of(number, "class") == said

@@ -69,7 +69,7 @@ def test_with_weights_a_cache_and_minutes(class_folders, tmp_path):
     done = effnetv2("plan", class_folders, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert left(tmp_path) == before
-    for what in ("linear probe", "filling the cache", "cache (in memory)", "what fits into 1 minutes"):
+    for what in ("linear probe", "filling the cache", "cache (in memory)", "what fits into 1 minute by"):
         assert what in done.stdout
     assert "In all about" in done.stdout
     stages = done.stdout.partition("By stage\n")[2].splitlines()[:3]

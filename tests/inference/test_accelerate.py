@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from efficientnetv2.inference.accelerate import autocast, lower_precision
+from efficientnetv2.inference import accelerate
+from efficientnetv2.inference.accelerate import autocast, few_enough, lower_precision
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,31 @@ def test_autocast_multiplies_in_that_precision(precision, dtype):
     one = torch.ones(2, 2)
     with autocast(torch.device("cpu"), precision):
         assert (one @ one).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "free_gib", "sharing", "given"),
+    [
+        (8, 2, 16, 1, 8),  # four for each core
+        (9, 2, 16, 1, 8),
+        (1000, 2, 16, 1, 8),
+        (1000, 16, 16, 1, 64),
+        (1000, 16, 4, 1, 16),  # a quarter of a GiB for each
+        (1000, 16, 16, 4, 16),  # of four processes, each with four of the cores
+        (1000, 2, 16, 4, 4),  # of four processes on two cores
+        (4, 16, 0.6, 1, 2),
+        (4, 16, -1, 1, 0),
+        (0, 1, 0, 1, 0),
+    ],
+)
+def test_no_more_workers_than_cores_and_memory_can_bear(
+    monkeypatch, workers, cores, free_gib, sharing, given
+):
+    monkeypatch.setattr(accelerate, "cores", lambda: cores)
+    monkeypatch.setattr(accelerate, "free_bytes", lambda device, *, sharing: int(free_gib * 2**30) // sharing)
+    said = []
+    assert few_enough(workers, sharing=sharing, say=said.append) == given
+    assert len(said) == (given < workers)
+    if said:
+        assert said[0].startswith(f"--workers {workers} is lowered to {given}: ")
+        assert ("memory" in said[0]) == (free_gib < 16)

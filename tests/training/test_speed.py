@@ -47,7 +47,7 @@ def measured(monkeypatch, **seconds):
     """Let every step take as long as said: by precision, and ``compiled``."""
     real = speed._Bench.side
 
-    def side(self, precision, *, compiles=False):
+    def side(self, precision, *, compiles=False, say=None):
         made = real(self, precision)
         object.__setattr__(made, "step", lambda: seconds["compiled" if compiles else precision])
         return made
@@ -88,8 +88,14 @@ def test_what_the_recipe_says_is_not_chosen_again(monkeypatch):
 )
 def test_a_run_compiles_where_that_pays(monkeypatch, step_s, compiled_s, chosen):
     measured(monkeypatch, fp32=step_s, compiled=compiled_s)
-    choice = choose(recipe_of("precision=fp32", "batch_images=8"), network(), steps=1_000, device=CPU)
+    said = []
+    choice = choose(
+        recipe_of("precision=fp32", "batch_images=8"), network(), steps=1_000, device=CPU, say=said.append
+    )
     assert choice.compile is chosen
+    assert said == (
+        ["Trying whether compiling pays, with a few steps of the last stage."] if step_s == 10.0 else []
+    )
 
 
 def test_measuring_leaves_network_and_draws_alone():

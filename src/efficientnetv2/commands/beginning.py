@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.caching import Cached, cached
@@ -82,6 +82,7 @@ def begin(
         device=device,
         memory_gib=memory_gib,
         world=world,
+        say=screen.say,
     )
     recipe, network, chosen = settled.recipe, settled.network, [*chosen, *settled.notes]
     pictures = cached(words.cache, recipe, prepared, device, screen, world)
@@ -91,7 +92,7 @@ def begin(
     if to_be_measured(words.minutes, recipe):
         job = job_of(settled, prepared, path, device, workers, None if pictures is None else pictures.reader)
         with scratch(path) as beside:
-            rates = measure(job, beside)
+            rates = measure(job, beside, say=screen.say)
         spent_s = 0.0 if pictures is None else pictures.seconds
         recipe, notes = settled_by(rates, job, words.minutes, spent_s=spent_s, world=world)
         if words.minutes is not None:
@@ -115,7 +116,7 @@ def begin(
         probe = _probed(network, prepared, preprocessing, recipe, device, workers, screen)
         lines.append(
             f"Linear probe on the given weights, untrained: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.3f} on "
-            f"{probe.pictures} val pictures ({probe.seconds:.0f} s). Training has to beat that."
+            f"{count_of(probe.pictures, 'val picture')} ({probe.seconds:.0f} s). Training has to beat that."
         )
         screen.say(lines[-1])
         beginning["linear_probe"] = asdict(probe)

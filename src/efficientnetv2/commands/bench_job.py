@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.timing import alternate
 from efficientnetv2.commands.bench_input import CACHED, Reading, able, one_core
 from efficientnetv2.commands.bench_pictures import some_pictures
@@ -22,6 +23,7 @@ from efficientnetv2.commands.bench_train import WARM_UP, loops, trained
 from efficientnetv2.commands.outcome import versions
 from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.inference.accelerate import few_enough
 
 # Pictures that steps are trained on, so that not all of a large set has to be looked at first. Ours.
 _MOST_TRAINED = 1024
@@ -93,7 +95,8 @@ def bench_step(work: Work, *, rounds: int, compiled: bool, as_json: bool) -> Non
     found = steps(work, rounds=rounds, compiled=compiled, say=screen.say)
     if as_json:
         answer(_facts(work, rounds) | found.to_json())
-    title = f"{work.model}, {work.image_px} px, {work.batch_images} pictures a step, {rounds} rounds"
+    batch = count_of(work.batch_images, "picture")
+    title = f"{work.model}, {work.image_px} px, {batch} a step, {count_of(rounds, 'round')}"
     screen.table(title, COLUMNS, [found.row(side) for side in found.seconds])
 
 
@@ -128,7 +131,8 @@ def bench_input(
         answer(facts | {"versions": _versions(), "sizes": sizes})
     for image_px, measured in found.items():
         title = (
-            f"File to augmented batch on one core, {image_px} px, {len(manifest)} pictures, {rounds} rounds"
+            f"File to augmented batch on one core, {image_px} px, {count_of(len(manifest), 'picture')}, "
+            f"{count_of(rounds, 'round')}"
         )
         rows = [
             [*measured.row(side), f"{measured.ahead_of(side, ours=CACHED).median:.2f}"]
@@ -160,6 +164,7 @@ def bench_train(
         InputError: the pictures can't be had or are fewer than a batch, or no such network.
     """
     screen = Screen(quiet=as_json)
+    workers = None if workers is None else few_enough(workers, say=screen.say)
     manifest = some_pictures(source, most=_MOST_TRAINED, least=work.batch_images, say=screen.say)
     work = replace(work, num_classes=len(manifest.class_names))
     total = (1 + len(loops(work, workers))) * rounds * (WARM_UP + steps) * work.batch_images
@@ -171,7 +176,8 @@ def bench_train(
         facts = {"data": manifest.source, "pictures": len(manifest), "steps": steps}
         answer(_facts(work, rounds) | facts | found.to_json())
     title = (
-        f"{work.model}, {work.image_px} px, {rounds} rounds of {steps} steps of {work.batch_images} pictures"
+        f"{work.model}, {work.image_px} px, {count_of(rounds, 'round')} of {count_of(steps, 'step')} of "
+        f"{count_of(work.batch_images, 'picture')}"
     )
     rows = [[*found.row(side), f"{100 * found.waiting_share(side).median:.1f} %"] for side in found.seconds]
     screen.table(title, [*COLUMNS, "waiting"], rows)

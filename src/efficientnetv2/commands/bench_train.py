@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from efficientnetv2.augment.pipeline import AugmentPlan
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.base.timing import Spread
@@ -52,7 +53,7 @@ class TimmLoop:
     workers: int
 
     def __str__(self) -> str:
-        return f"{self.peer}, {self.workers} worker{'' if self.workers == 1 else 's'}"
+        return f"{self.peer}, {count_of(self.workers, 'worker')}"
 
     def steps(self, work: Work, manifest: Manifest) -> Generator[float, None, None]:
         """A step for each number: the seconds that it waited for its pictures."""

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import free_bytes
 from efficientnetv2.commands.prepare import Prepared
@@ -23,6 +23,7 @@ from efficientnetv2.data.filling import Order
 from efficientnetv2.data.keeping import Filled, amount, in_memory, is_there, on_disk
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Reader, originals
+from efficientnetv2.inference.accelerate import cores
 from efficientnetv2.training.distributed import ALONE, World, gathered
 from efficientnetv2.training.recipe import Recipe
 
@@ -148,8 +149,8 @@ def foreseen(
     count, seconds = round(filled.bytes / share), (time.perf_counter() - begun) / share
     if where == "ram" and count > _room(device):
         raise InputError(
-            f"--cache ram: {len(pictures):,} pictures need about {amount(count)}, but of the free memory only "
-            f"{amount(_room(device))} can be spared for it. Use --cache disk, or leave --cache out."
+            f"--cache ram: {count_of(len(pictures), 'picture')} need about {amount(count)}, but of the free "
+            f"memory only {amount(_room(device))} can be spared for it. Use --cache disk, or leave --cache out."
         )
     reader = filled.reader(np.arange(len(some)), originals(some))
     return Foreseen(where, some, reader, count, looking_s if there else seconds)
@@ -179,7 +180,7 @@ def _order(pictures: Manifest, recipe: Recipe, screen: Screen) -> Order:
         reader=originals(pictures),
         count=len(pictures),
         kept=_kept(recipe),
-        threads=_cores(),
+        threads=cores(),
         say=screen.say,
         counting=screen.counting,
     )
@@ -250,15 +251,10 @@ def _folder(pictures: Manifest, kept: Kept) -> Path:
     return caches_folder() / "pictures" / f"{shown}-{kept.px}px-{digest}"
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _note(where: str, filled: Filled, order: Order, seconds: float) -> str:
     side = {"shorter": "shorter side", "longer": "longer side", "mean": "mean side"}[order.kept.side]
-    size = (
-        f"{order.count:,} pictures decoded, their {side} at most {order.kept.px} px, {amount(filled.bytes)}"
-    )
+    decoded = count_of(order.count, "picture")
+    size = f"{decoded} decoded, their {side} at most {order.kept.px} px, {amount(filled.bytes)}"
     if where == "ram":
         return f"Cache: {size} of memory, filled in {seconds:.0f} s."
     done = "there already" if filled.reused else f"filled in {seconds:.0f} s"

@@ -15,7 +15,7 @@ from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.sizes import answering, one_size, several_sizes, size_curve, tell_sizes
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.report import Facts
-from efficientnetv2.inference.accelerate import pick_device, pick_workers
+from efficientnetv2.inference.accelerate import few_enough, pick_device, pick_workers
 from efficientnetv2.inference.predict import check_classes, check_reads_rgb
 from efficientnetv2.models import modelfile
 
@@ -55,6 +55,7 @@ def evaluate_and_report(
     screen = Screen(quiet=as_json)
     compared = () if sizes is None else several_sizes(sizes)
     on = pick_device(device)
+    workers = pick_workers(on) if workers is None else few_enough(workers, say=screen.say)
     network = modelfile.load(model)
     px = network.preprocessing.image_px if image_px is None else one_size(image_px, "--image-px")
     check_classes(network, model)
@@ -63,14 +64,7 @@ def evaluate_and_report(
     part = _in_classes_of(part, network.class_names, model, merge=source.labels == "casefold")
     tell(part, strict=strict, say=screen.say)
     trained_on = _trained_on(Path(model), part)
-    answer = answering(
-        network,
-        part,
-        device=on,
-        workers=pick_workers(on) if workers is None else workers,
-        strict=strict,
-        screen=screen,
-    )
+    answer = answering(network, part, device=on, workers=workers, strict=strict, screen=screen)
     predictions, seconds = answer(px)
     for row, reason in predictions.unreadable:
         screen.say(f"Skipped {part.paths[row]}: {reason}.")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.data.readers import Reader
@@ -134,7 +134,7 @@ def _as_long_as(minutes: float, job: Job, rates: Rates, spent_s: float, world: W
     )
     recipe = job.recipe.model_copy(update={"epochs": epochs})
     recipe.progressive.at(0, steps=Length.of(recipe, images).steps)
-    return recipe, f"Epochs: {epochs:g}, what fits into {minutes:g} minutes by a short measurement."
+    return recipe, f"Epochs: {epochs:g}, what fits into {count_of(minutes, 'minute')} by a short measurement."
 
 
 @contextmanager

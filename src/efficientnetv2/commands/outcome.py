@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.tables import write_predictions
@@ -98,7 +98,7 @@ class Outcome:
         screen.say(
             f"top-1 {score.top1:.1%} (95 % interval {low_high['top1'][0]:.1%} to {low_high['top1'][1]:.1%}), "
             f"macro-F1 {score.macro_f1:.3f} ({low_high['macro_f1'][0]:.3f} to {low_high['macro_f1'][1]:.3f}) "
-            f"on {score.pictures} pictures ({self.facts.evaluated_on})."
+            f"on {count_of(score.pictures, 'picture')} ({self.facts.evaluated_on})."
         )
         verdict = "above" if low_high["top1"][0] > score.majority_top1 else "not clearly above"
         screen.say(

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import torch
 
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import limit
 from efficientnetv2.commands.beginning import RUNS, Place, decided
@@ -23,7 +24,7 @@ from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.keeping import amount
 from efficientnetv2.evaluation.report import Facts
-from efficientnetv2.inference.accelerate import pick_own_device, pick_workers
+from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.probe import fit_probe, most_pictures
 from efficientnetv2.training.distributed import ALONE
@@ -53,7 +54,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     device = pick_own_device(place.device, 0, 1)
     if place.memory_gib is not None:
         limit(device, place.memory_gib)
-    workers = pick_workers(device) if place.workers is None else place.workers
+    workers = pick_workers(device) if place.workers is None else few_enough(place.workers, say=screen.say)
     _, recipe, chosen, _ = decided(words, place, device, screen, ALONE)
     prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=place.strict, say=screen.say)
     settled = settle(
@@ -62,6 +63,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         class_names=prepared.train.class_names,
         device=device,
         memory_gib=place.memory_gib,
+        say=screen.say,
     )
     begun_s = time.time() - psutil.Process().create_time()
     path = place.out or RUNS
@@ -71,7 +73,9 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     screen.say("Measuring: some steps of every picture size, answers, a checkpoint.")
     with scratch(path) as folder:
         rates = measure(
-            job if kept is None else replace(job, train=kept.pictures, reader=kept.reader), folder
+            job if kept is None else replace(job, train=kept.pictures, reader=kept.reader),
+            folder,
+            say=screen.say,
         )
         spent_s = 0.0 if kept is None else kept.seconds
         recipe, further = settled_by(rates, job, words.minutes, spent_s=spent_s)
@@ -189,10 +193,11 @@ def _tell(foretold: Forecast, kept: Foreseen | None, screen: Screen) -> None:
     if kept is not None:
         disk.append(["cache (in memory)" if kept.where == "ram" else "cache", amount(kept.bytes)])
     screen.table("Kept", ["what", "size"], disk)
-    epochs = foretold.length.steps / foretold.length.steps_per_epoch
+    epochs = float(f"{foretold.length.steps / foretold.length.steps_per_epoch:.3g}")
     screen.say(
-        f"In all about {duration(foretold.seconds)} for {epochs:.3g} epochs, {amount(_memory(foretold, kept))} of "
-        f"memory, {amount(sum(foretold.disk_bytes.values()))} of disk in the run folder."
+        f"In all about {duration(foretold.seconds)} for {count_of(epochs, 'epoch')}, "
+        f"{amount(_memory(foretold, kept))} of memory, {amount(sum(foretold.disk_bytes.values()))} of disk in the run "
+        "folder."
     )
 
 

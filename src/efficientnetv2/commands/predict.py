@@ -38,7 +38,7 @@ def predict(
     from efficientnetv2.base.errors import InputError, count_of
     from efficientnetv2.commands.prepare import Source, tell
     from efficientnetv2.commands.tables import write_predictions
-    from efficientnetv2.inference.accelerate import pick_device, pick_workers
+    from efficientnetv2.inference.accelerate import few_enough, pick_device, pick_workers
     from efficientnetv2.inference.predict import check_classes, check_reads_rgb, predict_manifest
     from efficientnetv2.models import modelfile
 
@@ -48,6 +48,7 @@ def predict(
     if out.absolute() == Path(data).absolute():
         raise InputError(f"--out {out} is DATA itself. Give another file.")
     on = pick_device(device)
+    workers = pick_workers(on) if workers is None else few_enough(workers, say=screen.say)
     network = modelfile.load(model)
     check_classes(network, model)
     check_reads_rgb(network, model)
@@ -59,7 +60,7 @@ def predict(
             manifest,
             preprocessing=network.preprocessing,
             device=on,
-            workers=pick_workers(on) if workers is None else workers,
+            workers=workers,
             progress=counted,
             strict=strict,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.data.shards.names import is_url
@@ -44,8 +44,8 @@ def pack_and_tell(source: Source, out: Path, packing: Packing, *, as_json: bool)
         return
     parts = ", ".join(f"{count} {split}" for split, count in splits.items())
     screen.say(
-        f"{len(index.table)} pictures of {len(manifest.class_names)} classes ({parts}) in {len(index.shards)} shards, "
-        f"{total / 1e6:,.1f} MB: {out}"
+        f"{count_of(len(index.table), 'picture')} of {count_of(len(manifest.class_names), 'class')} ({parts}) in "
+        f"{count_of(len(index.shards), 'shard')}, {total / 1e6:,.1f} MB: {out}"
     )
     screen.say(f"Train on them with: effnetv2 train {out}")
 

@@ -25,7 +25,7 @@ from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import originals
 from efficientnetv2.evaluation.cost import stage_costs
 from efficientnetv2.evaluation.report import Facts
-from efficientnetv2.inference.accelerate import pick_own_device, pick_workers
+from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.books import input_wait_share, training_seconds
 from efficientnetv2.training.distributed import World, by_first, launched, together, with_tensors
@@ -59,7 +59,12 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
         if place.memory_gib is not None:
             limit(device, place.memory_gib)
         world = with_tensors(world, device)
-        workers = pick_workers(device, sharing=world.local_size) if place.workers is None else place.workers
+        sharing = world.local_size
+        workers = (
+            pick_workers(device, sharing=sharing)
+            if place.workers is None
+            else few_enough(place.workers, sharing=sharing, say=screen.say)
+        )
         ready = by_first(world, lambda: _readied(words, source, place, device, workers, screen, world))
         if isinstance(ready, Finished):
             if world.first:
@@ -144,7 +149,8 @@ def _run(
     by = f" by {world.size} processes" if world.many else ""
     _refuse_missing(job.train, world)
     job.folder.log(
-        f"Training {title(recipe.model)} on {len(job.train)} pictures of {len(job.train.class_names)} classes for "
+        f"Training {title(recipe.model)} on {count_of(len(job.train), 'picture')} of "
+        f"{count_of(len(job.train.class_names), 'class')} for "
         f"{count_of(float(recipe.epochs), 'epoch')} ({count_of(job.length.steps, 'step')} of "
         f"{recipe.batch_images}) on {device.type}{by}."
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.errors import InputError, count_of, did_you_mean
 from efficientnetv2.commands.finished import longer
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.training.changes import differences, set_fields
@@ -115,7 +115,7 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
             )
         )
     if words.minutes is not None:
-        say(f"The length was fixed when the run began: {there.epochs:g} epochs.")
+        say(f"The length was fixed when the run began: {count_of(float(there.epochs), 'epoch')}.")
     return there
 
 

@@ -202,7 +202,8 @@ def _copies(manifest: Manifest, contents: Ints) -> Iterator[str]:
     table = pd.DataFrame({"content": contents, "label": manifest.labels})
     copies = int(table["content"].duplicated().sum())
     if copies:
-        yield f"{copies} of {len(table)} pictures are copies of others; automatic splits keep them together."
+        are = "is a copy of another" if copies == 1 else "are copies of others"
+        yield f"{copies} of {len(table)} pictures {are}; automatic splits keep them together."
     pairs = _unlike(table[table["label"] >= 0], "label")
     if pairs:
         shown = "; ".join(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from efficientnetv2.base.errors import InputError, some
+from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.data.listing import Listing, frame, is_picture, split_named
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -125,7 +125,7 @@ def _encloses(link: str, folder: str) -> bool:
 
 def _no_classes(place: str, pictures: int) -> str:
     return (
-        f"{place} holds {pictures} picture{'s' * (pictures != 1)} but no class folders, so none has a label. "
+        f"{place} holds {count_of(pictures, 'picture')} but no class folders, so none has a label. "
         "Sort them into one sub-folder per class, or give a CSV or Parquet file with paths and labels."
     )
 

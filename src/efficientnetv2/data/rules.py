@@ -115,10 +115,11 @@ def refuse_half_placed(listing: Listing) -> None:
     for name in have:
         empty = np.flatnonzero(table[name].isna())
         if len(empty):
+            others = len(table) - len(empty)
             raise InputError(
-                f"{listing.where(int(empty[0]))}: the {name} is empty, but {len(table) - len(empty)} of "
-                f"{len(table)} rows have one. Fill it in, or remove the columns latitude and longitude "
-                "(places are then not kept whole when pictures are held out)."
+                f"{listing.where(int(empty[0]))}: the {name} is empty, but {others} of "
+                f"{len(table)} rows {'has' if others == 1 else 'have'} one. Fill it in, or remove the columns latitude "
+                "and longitude (places are then not kept whole when pictures are held out)."
             )
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.deal import deal, no_class_vanishes, tally
 from efficientnetv2.data.listing import Ints
@@ -77,9 +77,8 @@ def with_holdout(
     given = "val" in split
     aside = f" {unmarked} without a split count as train." if unmarked and unmarked < len(manifest) else ""
     if given:
-        return manifest.with_split(
-            split
-        ), f"Validating on the {(split == 'val').sum()} pictures given as val.{aside}"
+        validating = count_of(int((split == "val").sum()), "picture")
+        return manifest.with_split(split), f"Validating on the {validating} given as val.{aside}"
     fraction = _share(fraction, len(train))
     part = manifest.select(train)
     levels = _levels(part, None if contents is None else np.asarray(contents)[train])

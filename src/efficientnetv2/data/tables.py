@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.base.errors import InputError, did_you_mean, some
+from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.data.listing import Ints, Listing, packed, split_named
 
 _MEANT = ("split", "latitude", "longitude")
@@ -204,4 +204,4 @@ def _no_column(name: str, column: str, role: str, known: list[str]) -> str:
 
 
 def _more(count: int) -> str:
-    return "" if count == 1 else f" So it is in {count - 1} more row{'s' * (count > 2)}."
+    return "" if count == 1 else f" So it is in {count_of(count - 1, 'more row')}."

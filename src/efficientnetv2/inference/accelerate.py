@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import nn
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.memory import GIB, free_bytes
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+# More processes than cores help while they wait for a disk or a network; so many keep a core busy that waits three
+# quarters of its time. Ours.
+_WORKERS_PER_CORE = 4
+# What a process that reads pictures takes of memory for itself, before any picture; measured on
+# Linux, rounded up. Ours.
+_WORKER_BYTES = GIB // 4
 
 
 def pick_device(word: str) -> torch.device:
@@ -63,9 +72,10 @@ def pick_own_device(word: str, number: int, count: int) -> torch.device:
             f"--device {word}: {count} processes can't train on one device. Give cuda, which is a GPU for each, or cpu."
         )
     if count > torch.cuda.device_count():
+        having = count_of(torch.cuda.device_count(), "GPU")
         raise InputError(
-            f"{count} processes were started on this machine, but it has {torch.cuda.device_count()} GPUs. Start as "
-            f"many (--nproc-per-node {torch.cuda.device_count()}), or say --device cpu."
+            f"{count} processes were started on this machine, but it has {having}. Start as many (--nproc-per-node "
+            f"{torch.cuda.device_count()}), or say --device cpu."
         )
     own = torch.device("cuda", number)
     torch.cuda.set_device(own)
@@ -87,6 +97,30 @@ def pick_workers(device: torch.device, *, sharing: int = 1) -> int:
         sharing: how many processes train on this machine.
     """
     return min(8, max(1, cores() // sharing)) if device.type != "cpu" else 0
+
+
+def few_enough(workers: int, *, sharing: int = 1, say: Callable[[str], None]) -> int:
+    """As many of the processes that are asked for as the cores and the memory can bear.
+
+    Args:
+        workers: that the user wants to read pictures.
+        sharing: how many processes train on this machine, each with as many.
+        say: gets a line if it is fewer.
+    """
+    own_cores = max(1, cores() // sharing)
+    by_cores = _WORKERS_PER_CORE * own_cores
+    by_memory = max(0, free_bytes(torch.device("cpu"), sharing=sharing)) // _WORKER_BYTES
+    if workers <= min(by_cores, by_memory):
+        return workers
+    if by_cores <= by_memory:
+        having = "this process" if sharing > 1 else "this machine"
+        each = "the one core" if own_cores == 1 else f"each of the {own_cores} cores"
+        reason = f"{_WORKERS_PER_CORE} for {each} that {having} has; more would only wait for each other"
+    else:
+        reason = f"for as many there is free memory, at about {_WORKER_BYTES / GIB:.2g} GiB each"
+    fewer = min(by_cores, by_memory)
+    say(f"--workers {workers} is lowered to {fewer}: {reason}.")
+    return fewer
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics
 
-from efficientnetv2.base.errors import InputError, no_answers
+from efficientnetv2.base.errors import InputError, count_of, no_answers
 from efficientnetv2.metrics.calibration import expected_calibration_error
 
 Integers = npt.NDArray[np.int64]
@@ -126,7 +126,7 @@ def _checked(
     stray = np.flatnonzero((true < 0) | (true >= len(class_names)))
     if len(stray):
         raise InputError(
-            f"picture {stray[0]} has label {true[stray[0]]}, but {len(class_names)} classes count from 0. "
+            f"picture {stray[0]} has label {true[stray[0]]}, but {count_of(len(class_names), 'class')} count from 0. "
             "Leave pictures without a label out."
         )
     broken = np.flatnonzero(~np.isfinite(shares).all(axis=1))

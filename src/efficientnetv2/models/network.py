@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from efficientnetv2.arch.spec import Architecture, blocks
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.blocks import ConvNorm, Dropout, FusedMBConv, MBConv, initialise
 from efficientnetv2.models.regularize import apply_setting
@@ -165,9 +165,9 @@ class EfficientNet(Network):
             InputError: the network has fewer.
         """
         if not 0 <= stages <= len(self.architecture.stages):
+            having = count_of(len(self.architecture.stages), "stage")
             raise InputError(
-                f"recompute_stages is {stages}, but the network has {len(self.architecture.stages)} stages. Give at "
-                "most that."
+                f"recompute_stages is {stages}, but the network has {having}. Give at most that."
             )
         self.recomputed = frozenset(range(sum(stage.layers for stage in self.architecture.stages[:stages])))
 

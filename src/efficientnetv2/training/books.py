@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.data.check import MOST_UNREADABLE
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.progressive import Setting
@@ -226,5 +226,5 @@ class Books:
         )
         self.job.folder.log(
             f"epoch {self._epoch:.1f}: top-1 {score.top1:.1%}, macro-F1 {score.macro_f1:.3f} "
-            f"on {score.pictures} val pictures"
+            f"on {count_of(score.pictures, 'val picture')}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.inference.accelerate import Precision, autocast
 from efficientnetv2.models.groups import one_pass
 from efficientnetv2.models.network import Network
@@ -32,7 +34,12 @@ _ROUNDING = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-11}
 
 
 def network_to_call(
-    network: nn.Module, recipe: Recipe, device: torch.device, at_a_time: GroupsAtATime = ONE_AT_A_TIME
+    network: nn.Module,
+    recipe: Recipe,
+    device: torch.device,
+    at_a_time: GroupsAtATime = ONE_AT_A_TIME,
+    *,
+    say: Callable[[str], None] = lambda line: None,
 ) -> nn.Module:
     """The network itself or, where the recipe says ``compile``, what PyTorch compiles of it.
 
@@ -45,6 +52,7 @@ def network_to_call(
         recipe: settled.
         device: that holds the network.
         at_a_time: how many groups run in one pass.
+        say: gets a line before each compilation and after it: they take minutes.
     """
     if recipe.compile is not True:
         return network
@@ -55,16 +63,26 @@ def network_to_call(
     call = cast(nn.Module, compiled)
     group = recipe.group_images or recipe.batch_images
     stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
+    programs = [
+        (setting, groups)
+        for setting in stages
+        for groups in _passes(recipe.batch_images // group, at_a_time.at(setting.image_px))
+    ]
     kept = [tensor.clone() for tensor in _tensors(network)]
     reason = None
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            for setting in stages:
+            for number, (setting, groups) in enumerate(programs, start=1):
                 apply_setting(network, dropout=setting.dropout, drop_path=setting.drop_path)
-                for groups in _passes(recipe.batch_images // group, at_a_time.at(setting.image_px)):
-                    trial = _Trial(network, recipe.precision, group, groups, device)
-                    if not trial.agrees(call, setting.image_px):
-                        reason = f"at {setting.image_px} px it then gives other gradients"
+                px, began = setting.image_px, time.perf_counter()
+                size = f"{count_of(groups * group, 'picture')} of {px} px"
+                say(f"Compiling ({number} of {len(programs)}): passes of {size} ...")
+                if not _Trial(network, recipe.precision, group, groups, device).agrees(call, px):
+                    reason = f"at {px} px it then gives other gradients"
+                    break
+                say(
+                    f"Compiled in {time.perf_counter() - began:.0f} s; its gradients are those of the plain network."
+                )
     except Exception as error:  # a compiler raises whatever the machine lacks
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     finally:

@@ -98,6 +98,7 @@ def train(
     device: torch.device,
     at_a_time: GroupsAtATime = ONE_AT_A_TIME,
     world: World = ALONE,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[StepDone]:
     """Train from ``state.step`` to the end, yielding after every step.
 
@@ -112,6 +113,7 @@ def train(
         device: that holds the network.
         at_a_time: how many groups run in one pass; fewer from the step on in which memory runs out.
         world: the processes that share the groups.
+        say: gets lines on what takes minutes before the first step: compiling.
 
     Raises:
         InputError: memory is too short for a single group, or ran out when half of a step was with other processes.
@@ -122,7 +124,7 @@ def train(
     assert recipe.precision != "auto", "settle() comes before the loop"
     statistics = optim.GroupedStatistics(state.network, groups=groups, momentum=momentum, world=world)
     state.network.train()
-    gradients = Gradients(network_to_call(state.network, recipe, device, at_a_time), world)
+    gradients = Gradients(network_to_call(state.network, recipe, device, at_a_time, say=say), world)
     constants = Constants(
         recipe.augment, preprocessing, num_classes, key, device, groups, recipe.precision, state.scaler
     )

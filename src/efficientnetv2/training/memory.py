@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from efficientnetv2.base.errors import count_of
+
 Item = TypeVar("Item")
 
 
@@ -75,9 +77,9 @@ def too_short(group_images: int, groups: int, image_px: int, error: BaseExceptio
     smaller = divisors(group_images * groups, most=group_images // 2)
     anew = f" (--set group_images={smaller[-1]})" if smaller else " (there is none smaller: use --image-px)"
     return (
-        f"Memory ran out with a single group of {group_images} pictures of {image_px} px ({_reason(error)}). It "
-        "did fit when the run began: end what else takes memory, then go on with --resume. Or begin anew with smaller "
-        f"groups{anew}."
+        f"Memory ran out with a single group of {count_of(group_images, 'picture')} of {image_px} px "
+        f"({_reason(error)}). It did fit when the run began: end what else takes memory, then go on with "
+        f"--resume. Or begin anew with smaller groups{anew}."
     )
 
 

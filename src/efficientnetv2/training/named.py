@@ -9,7 +9,7 @@ import torch
 
 from efficientnetv2.arch.published import NAMES, architecture
 from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.errors import InputError, count_of, did_you_mean
 from efficientnetv2.models import hub, modelfile, pretrained
 from efficientnetv2.models.create import create
 from efficientnetv2.models.elsewhere import unknown
@@ -136,7 +136,7 @@ def title(model: str | Architecture) -> str:
         return model
     near = shape_name(replace(model, pooling="mean"))
     if near is None:
-        return f"a network of its own ({len(model.stages)} stages)"
+        return f"a network of its own ({count_of(len(model.stages), 'stage')})"
     return f"{near} with {model.padding} padding and batch-norm epsilon {model.batch_norm_epsilon:g}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.progressive import Progressive
 from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime
 from efficientnetv2.training.moments import stage_ends, validation_steps
@@ -207,10 +207,11 @@ def epochs_within(minutes: float, recipe: Recipe, rates: Rates, *, images: int, 
     room = minutes * 60 * (1 - _RESERVE)
     fits, too_many = recipe.progressive.stages, recipe.progressive.stages + 1
     if seconds(fits) > room:
+        least = count_of(float(f"{seconds(fits) / 60:.2g}"), "minute")
         raise InputError(
-            f"--minutes {minutes:g}: one step for each of the {fits} stages, with validation, checkpoints and the last "
-            f"evaluation, takes {seconds(fits) / 60:.2g} minutes. Give more, or smaller pictures (--image-px) or a "
-            "smaller network (--model)."
+            f"--minutes {minutes:g}: the shortest run has {count_of(fits, 'step')}, one for each stage; with "
+            f"validation, checkpoints and the last evaluation it takes {least}. Give more, or smaller pictures "
+            "(--image-px) or a smaller network (--model)."
         )
     while seconds(too_many) <= room:
         fits, too_many = too_many, 2 * too_many

@@ -10,7 +10,7 @@ import copy
 import itertools
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,18 +107,19 @@ class Rates:
         return float(np.interp(image_px**2, pixels, [rate.each_s for rate in self.steps]))
 
 
-def measure(job: Job, scratch: Path) -> Rates:
+def measure(job: Job, scratch: Path, *, say: Callable[[str], None] = lambda line: None) -> Rates:
     """Do a little of everything that the run will do.
 
     Args:
         job: to be run, by one process; its network stays as it is, a copy is trained.
         scratch: a folder on the disk that the run will write to; checkpoints and a model file are left there.
+        say: gets lines on what takes minutes: compiling.
 
     Raises:
         InputError: what the run would raise: pictures that can't be read, memory or disk too short.
     """
     state = begin(place(copy.deepcopy(job.network), job.device), job.recipe)
-    compile_s, steps = _steps(job, state)
+    compile_s, steps = _steps(job, state, say)
     curve = _answers(job, state, once=True)
     answers = curve if job.preprocessing.views == "one" else _answers(job, state, once=False)
     checkpoints, checkpoint = _checkpoints(state, scratch)
@@ -143,7 +144,7 @@ def measure(job: Job, scratch: Path) -> Rates:
     )
 
 
-def _steps(job: Job, state: State) -> tuple[float, tuple[StepRate, ...]]:
+def _steps(job: Job, state: State, say: Callable[[str], None]) -> tuple[float, tuple[StepRate, ...]]:
     """Seconds of compiling, and the steps of each size."""
     group = job.recipe.group_images
     assert group is not None, "settle() comes first"
@@ -159,6 +160,7 @@ def _steps(job: Job, state: State) -> tuple[float, tuple[StepRate, ...]]:
         key=job.key,
         device=job.device,
         at_a_time=job.at_a_time,
+        say=say,
     )
     for _ in loop:
         timed.after_step()

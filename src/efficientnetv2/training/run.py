@@ -154,4 +154,5 @@ def _steps(job: Job, state: State) -> Iterator[StepDone]:
         device=job.device,
         at_a_time=job.at_a_time,
         world=job.world,
+        say=job.folder.log,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,7 @@ def settle(
     device: torch.device,
     memory_gib: float | None = None,
     world: World = ALONE,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Settled:
     """Decide what the recipe leaves open, for so many training pictures on that device.
 
@@ -61,6 +63,7 @@ def settle(
         device: to train on.
         memory_gib: that each process may take of its memory; None is what there is.
         world: the processes that will share the groups.
+        say: gets lines on what takes minutes meanwhile: compiling.
 
     Raises:
         InputError: the run could not take place: weights that can't be had or are of another network, more stages
@@ -84,7 +87,7 @@ def settle(
         changes["epochs"] = round(min(most, max(least, seen / images)), 2)
         notes.append(
             f"Epochs: {changes['epochs']:g}, so that about {seen:,} pictures are seen "
-            f"(at least {least:g} epochs, at most {most:g})."
+            f"(at least {count_of(least, 'epoch')}, at most {most:g})."
         )
     if recipe.eval_px is None:
         changes["eval_px"] = recipe.progressive.last.image_px
@@ -107,7 +110,7 @@ def settle(
     group = _settled_group(recipe, preflight, world)
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
     refuse_unshared(recipe, device, world)
-    speed = choose(recipe, begun.network, steps=steps, device=device)
+    speed = choose(recipe, begun.network, steps=steps, device=device, say=say)
     recipe = checked(
         recipe.to_json() | {"precision": speed.precision, "compile": speed.compile}, where=recipe.name
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.memory import divisors
 from efficientnetv2.training.recipe import Recipe
@@ -46,7 +46,7 @@ def refuse_unshared(recipe: Recipe, device: torch.device, world: World, *, begun
     if groups < processes:
         raise InputError(
             f"{processes} processes share the groups of a step, but there {'is' if groups == 1 else 'are'} only "
-            f"{groups}: group_images is {group}, of {batch} pictures a batch. "
+            f"{groups}: group_images is {group}, of {count_of(batch, 'picture')} a batch. "
             f"{_fewer_or(batch, group, processes, begun=begun)} at most {groups}."
         )
     if recipe.sync_batch_norm and world.many and device.type != "cuda":

@@ -8,12 +8,13 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.inference.accelerate import Precision, autocast, lower_precision, place
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.regularize import apply_setting
@@ -52,7 +53,14 @@ class Speed:
     note: str
 
 
-def choose(recipe: Recipe, network: Network, *, steps: int, device: torch.device) -> Speed:
+def choose(
+    recipe: Recipe,
+    network: Network,
+    *,
+    steps: int,
+    device: torch.device,
+    say: Callable[[str], None] = lambda line: None,
+) -> Speed:
     """Decide the recipe's open ``precision`` and ``compile``.
 
     The 16-bit format of the hardware is taken if it measures faster than fp32 by a tenth; a run of less than
@@ -63,6 +71,7 @@ def choose(recipe: Recipe, network: Network, *, steps: int, device: torch.device
         network: to train, on the CPU; unchanged, a copy is measured.
         steps: of the run.
         device: to train on.
+        say: gets lines on what takes minutes: compiling.
     """
     bench = _Bench(recipe, network, device, steps)
     notes: list[str] = []
@@ -71,7 +80,7 @@ def choose(recipe: Recipe, network: Network, *, steps: int, device: torch.device
         precision, note = _precision(bench)
         notes.append(note)
     if compiles == "auto":
-        compiles, note = _compile(bench, precision)
+        compiles, note = _compile(bench, precision, say)
         notes.append(note)
     return Speed(precision, compiles, " ".join(notes))
 
@@ -90,7 +99,7 @@ def _precision(bench: _Bench) -> tuple[Precision, str]:
     return chosen, f"Precision: {chosen}, for {lower} measured {whole_s / lower_s:.2f} times as fast as fp32."
 
 
-def _compile(bench: _Bench, precision: Precision) -> tuple[bool, str]:
+def _compile(bench: _Bench, precision: Precision, say: Callable[[str], None]) -> tuple[bool, str]:
     plan = bench.recipe.progressive
     if plan.changes_always or plan.stages > _MOST_STAGES:
         return False, "Not compiled, for the setting changes too often."
@@ -102,10 +111,11 @@ def _compile(bench: _Bench, precision: Precision) -> tuple[bool, str]:
     if run_s < _COMPILE_FROM_S:
         return (
             False,
-            f"Not compiled, for the run takes about {run_s / 60:.0f} minutes, too few to pay for it.",
+            f"Not compiled, for the run takes about {count_of(round(run_s / 60), 'minute')}, too few to pay for it.",
         )
+    say("Trying whether compiling pays, with a few steps of the last stage.")
     began = time.perf_counter()
-    compiled = bench.side(precision, compiles=True)
+    compiled = bench.side(precision, compiles=True, say=say)
     compile_s = (time.perf_counter() - began) * plan.stages
     plain_s, compiled_s = bench.step_seconds([plain, compiled])
     saved_s = run_s * (1 - compiled_s / plain_s) - compile_s
@@ -125,7 +135,9 @@ class _Bench:
     device: torch.device
     steps: int
 
-    def side(self, precision: Precision, *, compiles: bool = False) -> _Side:
+    def side(
+        self, precision: Precision, *, compiles: bool = False, say: Callable[[str], None] = lambda line: None
+    ) -> _Side:
         """A copy of the network, called in one way."""
         network = copy.deepcopy(self.network)
         place(network, self.device)
@@ -139,7 +151,7 @@ class _Bench:
             "group_images": count,
             "progressive": replace(self.recipe.progressive, stages=1, shares=None),
         }
-        call = network_to_call(network.train(), self.recipe.model_copy(update=changes), self.device)
+        call = network_to_call(network.train(), self.recipe.model_copy(update=changes), self.device, say=say)
         px, classes = setting.image_px, network.num_classes
         generator = torch.Generator().manual_seed(0)  # the run's own draws stay as they are
         images = torch.rand(count, network.in_channels, px, px, generator=generator)

@@ -123,7 +123,11 @@ def _from_weights(recipe: Recipe, word: str, class_names: tuple[str, ...], notes
     fresh_head = not (same_classes and network.class_names)
     if fresh_head and recipe.initialisation == "calm":
         _zero_classifier(network)
-    head = f"a fresh classifier for {len(class_names)} classes" if fresh_head else "its classifier too"
+    head = (
+        f"a fresh classifier for {count_of(len(class_names), 'class')}"
+        if fresh_head
+        else "its classifier too"
+    )
     notes.append(f"Weights: from {word}, {head}.")
     freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
     _recompute(network, recipe.recompute_stages)

@@ -75,7 +75,7 @@ def test_a_whole_set_needs_no_look_at_its_pictures_and_knows_its_copies(class_fo
     assert len(report.unreadable) == 0
     assert report.contents.tolist() == of_files.contents.tolist()
     assert report.notes == of_files.notes
-    assert "1 of 49 pictures are copies" in report.notes[0]
+    assert "1 of 49 pictures is a copy of another" in report.notes[0]
 
 
 def test_a_shard_cut_short_is_named_and_the_rest_of_it_used(shards):

@@ -9,6 +9,7 @@ import torch
 
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import NAMES, published
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.timing import alternate
 from efficientnetv2.commands.reproduction import table
 from efficientnetv2.commands.reproduction.scale import Scale
@@ -57,7 +58,8 @@ def counted(name: str, scale: Scale, device: torch.device, say: Say) -> Table:
         tuple(rows),
         "top-1 on ImageNet, hours on 32 TPUv3 cores, times on a V100 in fp16.",
         f"counted at each network's evaluation size with 1,000 classes; a picture's time on {device} in fp32 at a "
-        f"batch of 1, {scale.px_share:g} of that size, median of {scale.rounds} rounds; accuracy is not measured here.",
+        f"batch of 1, {scale.px_share:g} of that size, median of {count_of(scale.rounds, 'round')}; accuracy is not "
+        "measured here.",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.commands.reproduction import table
 from efficientnetv2.commands.reproduction.cells import MINUTES, TOP1, Cell, Runs
 from efficientnetv2.commands.reproduction.scale import Scale
@@ -234,7 +234,7 @@ def _sizes(scale: Scale, sizes: Mapping[int, str]) -> str:
 
 
 def _table(name: str, title: str, rows: Sequence[Row], scale: Scale, runs: Runs, beside: str) -> Table:
-    seeds = f"{runs.seeds} seed" + ("s" if runs.seeds > 1 else "")
+    seeds = count_of(runs.seeds, "seed")
     data = Path(runs.source.data)  # where it lies on this machine is nobody's business
     ours = f"scale {scale.name} on {data.name if data.is_absolute() else data}, {seeds}. {beside}".strip()
     if scale.name == "tiny":

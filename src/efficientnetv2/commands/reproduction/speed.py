@@ -11,6 +11,7 @@ from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import architecture, published
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.arch.variants import with_fused
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.memory import is_out_of_memory
 from efficientnetv2.base.timing import alternate
 from efficientnetv2.commands.reproduction import table
@@ -50,7 +51,7 @@ def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
         "one V100 in fp16.",
         f"{device}, fp32, at {scale.px_share:g} of the size and {scale.batch_share:g} of the batch "
         f"({scale.px(512)} and {scale.px(380)} px, batches of {scale.batch(12)} and {scale.batch(24)}), "
-        f"{scale.rounds} rounds; accuracy is not measured here.",
+        f"{count_of(scale.rounds, 'round')}; accuracy is not measured here.",
     )
 
 
@@ -94,8 +95,8 @@ def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
         "Table 3: Fused-MBConv in the first stages of EfficientNet-B4",
         tuple(rows),
         "one V100 in fp16; top-1 on ImageNet.",
-        f"counted at {eval_px} px; steps on {device} in fp32 at {px} px, batch {batch}, {scale.rounds} rounds; "
-        "accuracy is not measured here.",
+        f"counted at {eval_px} px; steps on {device} in fp32 at {px} px, batch {batch}, "
+        f"{count_of(scale.rounds, 'round')}; accuracy is not measured here.",
     )
 
 

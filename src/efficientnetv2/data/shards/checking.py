@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.data.look import Look, chunks_in_threads, look_at
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.shards.index import CONTENT, PLACE, Shard, ShardSet
@@ -58,12 +58,10 @@ def damage_of(table: pd.DataFrame, shards: ShardSet) -> Damage:
         rows = np.flatnonzero(number == shard)
         gone = rows[offset[rows] + size[rows] > whole]
         reasons |= dict.fromkeys(gone.tolist(), f"is lost: the shard {damage}")
-        left = (
-            f"{len(rows) - len(gone)} of its {len(rows)} pictures"
-            if damage
-            else f"the {len(rows)} pictures found in it"
-        )
-        notes.append(f"Damaged shard: {known.name} {damage or known.damage}; {left} are used.")
+        found = count_of(len(rows), "picture")
+        left = f"{len(rows) - len(gone)} of its {found}" if damage else f"the {found} found in it"
+        are = "is" if len(rows) - len(gone) == 1 else "are"
+        notes.append(f"Damaged shard: {known.name} {damage or known.damage}; {left} {are} used.")
     return Damage(reasons, tuple(notes))
 
 

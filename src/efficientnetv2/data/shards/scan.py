@@ -19,7 +19,7 @@ from typing import IO, Any
 import pandas as pd
 
 from efficientnetv2.base.caches import cache_folder
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.data.listing import is_picture, split_named
 from efficientnetv2.data.shards.index import VERSION, Index, Shard, load, save
 from efficientnetv2.data.shards.labels import Sample, Scanned, labelled, place_of_labels
@@ -57,10 +57,11 @@ def kept_scan(
     ]
     mark = hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
     file = cache_folder("shards") / f"{mark}.parquet"
+    shards = count_of(len(names), "shard")
     if file.is_file():
-        return load(file, str(file)), f"Index of {len(names)} shards, read once from their headers: {file}"
+        return load(file, str(file)), f"Index of {shards}, read once from the headers: {file}"
     index = scan(store, names, label_column=label_column, group_column=group_column)
-    what = f"Read the headers of {len(names)} shards: {len(index.table)} pictures"
+    what = f"Read the headers of {shards}: {count_of(len(index.table), 'picture')}"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save(index, file)

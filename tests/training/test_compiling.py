@@ -1,0 +1,89 @@
+"""Compiling takes minutes: what it is at, and how far, is said meanwhile."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.training.test_speed import SMALL
+
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.manifest import read
+from efficientnetv2.models.create import create
+from efficientnetv2.training import compiling, rates
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.folder import NoFolder, RunFolder
+from efficientnetv2.training.job import Job
+from efficientnetv2.training.memory import GroupsAtATime
+from efficientnetv2.training.rates import measure
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.run import run
+
+# 8 pictures a step in groups of 2: at 32 px three of the four in a pass and one in another, at 64 px all at once.
+EXPECTED = [
+    "Compiling (1 of 3): passes of 6 pictures of 32 px ...",
+    "Compiled in 0 s; its gradients are those of the plain network.",
+    "Compiling (2 of 3): passes of 2 pictures of 32 px ...",
+    "Compiled in 0 s; its gradients are those of the plain network.",
+    "Compiling (3 of 3): passes of 8 pictures of 64 px ...",
+    "Compiled in 0 s; its gradients are those of the plain network.",
+]
+
+
+class Nobody:
+    def progress(self, *words):
+        pass
+
+
+@pytest.fixture
+def job(class_folders, tmp_path, monkeypatch):
+    """One step of each size; PyTorch's compiler, which takes minutes, does nothing."""
+    monkeypatch.setattr(compiling.torch, "compile", lambda module, **words: module)
+    monkeypatch.setattr(rates, "_TIMED_S", 0.0)
+    settings = [
+        "progressive={stages: 2, image_px: {start: 32, end: 64}}", "batch_images=8", "group_images=2",
+        "precision=fp32", "compile=true", "epochs=0.7",
+    ]  # fmt: skip
+    manifest = read(class_folders)
+    return Job(
+        recipe=with_settings(named("quick"), settings),
+        network=create(SMALL, num_classes=3),
+        train=manifest.select(np.arange(0, 48, 2)),
+        val=manifest.select(np.arange(1, 48, 6)),
+        preprocessing=Preprocessing(image_px=64),
+        folder=NoFolder(tmp_path / "run"),
+        device=torch.device("cpu"),
+        workers=0,
+        at_a_time=GroupsAtATime({32: 3, 64: 4}),
+    )
+
+
+def without_seconds(lines):
+    return [re.sub(r"\d+ s;", "0 s;", line) for line in lines]
+
+
+def test_a_run_says_what_it_compiles_and_writes_it_down(job, tmp_path):
+    said = []
+    job = replace(job, folder=RunFolder(tmp_path / "run", said.append))
+    job.folder.begin(job.recipe, job.train, {})
+    run(job, resumed=False, watch=Nobody())
+    assert without_seconds(said)[: len(EXPECTED)] == EXPECTED
+    written = (tmp_path / "run/log.txt").read_text()
+    assert all(line in written for line in said)
+
+
+def test_whoever_measures_a_run_is_told_too(job, tmp_path):
+    said = []
+    measure(job, tmp_path, say=said.append)
+    assert without_seconds(said) == EXPECTED
+
+
+def test_nothing_more_is_compiled_once_it_came_out_wrong(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling._Trial, "agrees", lambda self, call, px: self.groups != 1)
+    said = []
+    with pytest.warns(UserWarning, match="at 32 px it then gives other gradients"):
+        measure(job, tmp_path, say=said.append)
+    assert without_seconds(said) == EXPECTED[:3]
