@@ -23,6 +23,7 @@ from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training import distributed
 from efficientnetv2.training.distributed import ALONE, launched, together, with_tensors
 from efficientnetv2.training.loop import train
+from efficientnetv2.training.notes import Notes
 from efficientnetv2.training.state import Length, begin
 
 STEPS = 30
@@ -123,7 +124,7 @@ def notes():
     """Three steps: the second process notes something in the first and in the last, and wants to stop in the second."""
     world = launched()
     with together(world):
-        told = distributed.Notes[str](world)
+        told = Notes[str](world)
         second = world.rank == 1
         return [
             told.after_step(

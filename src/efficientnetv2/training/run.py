@@ -18,10 +18,11 @@ from efficientnetv2.metrics.classification import figures
 from efficientnetv2.models import modelfile
 from efficientnetv2.training import resume
 from efficientnetv2.training.books import Books, Watch
-from efficientnetv2.training.distributed import Notes, by_first, synchronise
+from efficientnetv2.training.distributed import by_first, synchronise
 from efficientnetv2.training.interrupt import Interruption
 from efficientnetv2.training.job import Job, kept
 from efficientnetv2.training.loop import StepDone, train
+from efficientnetv2.training.notes import Notes
 from efficientnetv2.training.state import State, begin
 
 
