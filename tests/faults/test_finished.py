@@ -9,7 +9,7 @@ import pytest
 from tests.command_line import TINY, effnetv2, killed_at
 from tests.conftest import COLOURS, paint
 from tests.faults.test_kill_and_resume import bits
-from tests.processes import effnetv2_together
+from tests.processes import effnetv2_together, environment, free_port
 
 # A checkpoint after every step: at the end two are there.
 WORDS = (*TINY, "--weights", "none", "--set", "checkpoint_minutes=0", "--set", "group_images=4")
@@ -130,3 +130,18 @@ def test_without_its_report_it_is_not_trained_anew(finished, tmp_path):
         in done.stdout
     )
     assert contents(tmp_path / "run") == before
+
+
+def test_a_machine_that_takes_anothers_place_goes_on_until_the_report_is_whole(finished, tmp_path):
+    """It does not know of restarts; the run is killed when its model file is there."""
+    words = ("train", finished / "pictures", *WORDS, "--out", tmp_path / "run")
+    place = environment(0, 1, free_port()) | {"TORCHELASTIC_RUN_ID": "one launch"}
+    killed_at(REPORTING, *words, cwd=tmp_path, environment=place)
+    assert (tmp_path / "run/model.safetensors").exists()
+    done = effnetv2(*words, cwd=tmp_path, environment=place)
+    assert done.returncode == 0, done.stderr
+    assert "Started again by the same launch" in done.stdout
+    assert (tmp_path / "run/report.json").exists()
+    done = effnetv2(*words, cwd=tmp_path, environment=place)
+    assert done.returncode == 2
+    assert "holds a run already, which has finished" in done.stderr

@@ -75,6 +75,17 @@ def test_a_run_says_what_it_compiles_and_writes_it_down(job, tmp_path):
     assert all(line in written for line in said)
 
 
+def test_a_run_whose_steps_are_done_compiles_nothing_more(job, tmp_path):
+    """As one that was killed before its report was written."""
+    job = replace(job, folder=RunFolder(tmp_path / "run", lambda line: None))
+    job.folder.begin(job.recipe, job.train, {})
+    first = run(job, resumed=False, watch=Nobody())
+    said = []
+    again = run(replace(job, folder=RunFolder(tmp_path / "run", said.append)), resumed=True, watch=Nobody())
+    assert said == ["The last step (2) is done: what is left is the evaluation."]
+    assert np.array_equal(again.predictions.logits, first.predictions.logits)
+
+
 def test_whoever_measures_a_run_is_told_too(job, tmp_path):
     said = []
     measure(job, tmp_path, say=said.append)
