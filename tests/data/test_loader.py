@@ -142,3 +142,11 @@ def test_what_a_reader_lacks_is_replaced_and_named_by_it(class_folders):
     all_lost = TrainingPictures(manifest, WHOLE, 0.3, Key.of(0), reader=FromMemory(manifest, range(16)))
     with pytest.raises(InputError, match=r"class 'blue' .*last: memory#3: is lost"):
         all_lost.batch(request([4]))
+
+
+def test_more_workers_than_cores_are_warned_of_by_whoever_counted_them_alone(class_folders, monkeypatch):
+    """PyTorch would do so at every loader anew, in the middle of a progress bar."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0}, raising=False)
+    manifest = read(class_folders)
+    assert len(list(training_batches(pictures(manifest), sampler(manifest), workers=2))) == 12
+    assert len(list(evaluation_batches(manifest, WHOLE, batch_images=24, workers=2))) == 2

@@ -47,10 +47,10 @@ def test_autocast_multiplies_in_that_precision(precision, dtype):
         (9, 2, 16, 1, 8),
         (1000, 2, 16, 1, 8),
         (1000, 16, 16, 1, 64),
-        (1000, 16, 4, 1, 16),  # a quarter of a GiB for each
+        (1000, 16, 1, 1, 16),  # 64 MiB for each
         (1000, 16, 16, 4, 16),  # of four processes, each with four of the cores
         (1000, 2, 16, 4, 4),  # of four processes on two cores
-        (4, 16, 0.6, 1, 2),
+        (4, 16, 0.15, 1, 2),
         (4, 16, -1, 1, 0),
         (0, 1, 0, 1, 0),
     ],

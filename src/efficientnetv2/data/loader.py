@@ -176,7 +176,7 @@ def training_batches(
     Raises:
         InputError: while iterating: a whole class has become unreadable, or a worker was killed.
     """
-    yield from _answers(_loader(pictures, _Requests(requests), workers, pin_memory))
+    yield from _answers(pictures, _Requests(requests), workers, pin_memory)
 
 
 @dataclass
@@ -248,7 +248,7 @@ def evaluation_batches(
     places = range(len(manifest))
     chunks = [list(places[first : first + batch_images]) for first in places[::batch_images]]
     pictures = _EvaluationPictures(manifest, preprocessing, threads=reading_threads(workers))
-    yield from _answers(_loader(pictures, chunks, workers, pin_memory))
+    yield from _answers(pictures, chunks, workers, pin_memory)
 
 
 def reading_threads(workers: int) -> int:
@@ -271,22 +271,26 @@ def in_threads(work: Callable[[int], Read], count: int, threads: int) -> list[Re
         return list(pool.map(work, range(count)))
 
 
-def _loader(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> DataLoader[Any]:
-    # batch_size=None: a request is a whole group already, so nothing is left to collate.
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=requests,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_begin_worker if workers else None,
-        prefetch_factor=4 if workers else None,
-    )
+def _begun(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
+    with warnings.catch_warnings():
+        # Of every loader anew, beyond a worker per core; whoever asked for them has been told of the cores once.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        # batch_size=None: a request is a whole group already, so nothing is left to collate.
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=requests,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            worker_init_fn=_begin_worker if workers else None,
+            prefetch_factor=4 if workers else None,
+        )
+        return iter(loader)
 
 
-def _answers(loader: DataLoader[Any]) -> Iterator[Any]:
+def _answers(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
     try:
-        for batch in loader:
+        for batch in _begun(dataset, requests, workers, pin_memory):
             if isinstance(batch, Failure):
                 raise InputError(batch.message)
             yield batch
