@@ -10,8 +10,8 @@ from pathlib import Path
 # PyTorch's name for the file of a process, and the shape of what stands in it
 # (torch.distributed.elastic.multiprocessing.errors).
 _FILE = "TORCHELASTIC_ERROR_FILE"
-# torchrun takes the earliest failure for the cause, by whole seconds; one that only follows another comes later.
-_LATER_S = 60
+# torchrun takes the earliest failure for the cause, by whole seconds; one that only follows another is dated later.
+_LATER_S = 2
 
 
 def tell_launcher(message: str, *, cause: bool = True) -> None:
