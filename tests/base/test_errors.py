@@ -1,6 +1,5 @@
 """Words of messages."""
 
-import numpy as np
 import pytest
 
 from efficientnetv2.base.errors import count_of
@@ -15,7 +14,7 @@ from efficientnetv2.base.errors import count_of
         (1.0, "1 step"),
         (0.5, "0.5 steps"),
         (12.0, "12 steps"),
-        (np.int64(1234567), "1,234,567 steps"),
+        (1234567, "1,234,567 steps"),
     ],
 )
 def test_one_is_one(number, said):

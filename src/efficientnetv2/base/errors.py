@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from numbers import Integral
 
 
 class InputError(ValueError):
@@ -41,7 +40,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def count_of(number: float, noun: str) -> str:
     """A number of things: ``1 epoch``, ``2 epochs``, ``1,000 steps``, ``0.5 epochs``, ``3 classes``."""
-    shown = f"{number:,}" if isinstance(number, Integral) else f"{number:g}"
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
     ending = "es" if noun.endswith("s") else "s"
     return f"{shown} {noun}" + ending * (number != 1)
 
