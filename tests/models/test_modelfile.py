@@ -22,6 +22,7 @@ from efficientnetv2.models import modelfile
 from efficientnetv2.models.fit import fit
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.models.trained_on import KEY, TrainedOn
 
 SMALL = Architecture(
     stem_channels=8,
@@ -445,3 +446,24 @@ def test_loading_takes_hardly_more_memory_than_the_weights(tmp_path):
     file_bytes = path.stat().st_size
     assert 20e6 < file_bytes < 30e6
     assert added_peak_bytes("ours", path) <= 1.3 * file_bytes
+
+
+def test_the_pictures_that_trained_it_stay_known_through_saving_and_loading(tmp_path):
+    network = _network()
+    assert modelfile.load(_save(tmp_path / "none.safetensors", network)).trained_on is None
+    remembered = TrainedOn(7, np.array([3, 9], dtype=np.int64))
+    first = modelfile.load(_save(tmp_path / "a.safetensors", network, trained_on=remembered))
+    again = modelfile.load(_save(tmp_path / "b.safetensors", first))
+    for loaded in (first, again):
+        assert loaded.trained_on.pictures == 7
+        assert loaded.trained_on.marks.tolist() == [3, 9]
+    other = modelfile.load(
+        _save(tmp_path / "c.safetensors", first, trained_on=TrainedOn(1, remembered.marks[:1]))
+    )
+    assert other.trained_on.marks.tolist() == [3], "what trained it last"
+    file = tmp_path / "a.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    save_file(load_file(file), file, metadata | {KEY: "no JSON"})
+    with pytest.raises(InputError, match=f"a.safetensors: the metadata '{KEY}' is damaged"):
+        modelfile.load(file)

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, did_you_mean, some
+from efficientnetv2.commands.answering import (
+    Asked,
+    answered,
+    list_skipped,
+    reading,
+    skipped_in_all,
+    tell_unreadable,
+)
 from efficientnetv2.commands.outcome import Outcome, command_line, versions
 from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.screen import Screen
-from efficientnetv2.commands.sizes import answering, one_size, several_sizes, size_curve, tell_sizes
+from efficientnetv2.commands.seen import Seen, seen
+from efficientnetv2.commands.sizes import one_size, several_sizes, size_curve, tell_sizes
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.report import Facts
-from efficientnetv2.inference.accelerate import few_enough, pick_device, pick_workers
-from efficientnetv2.inference.predict import check_classes, check_reads_rgb
+from efficientnetv2.evaluation.sizes import SizeCurve
+from efficientnetv2.inference.accelerate import pick_own_device
+from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_rgb
 from efficientnetv2.models import modelfile
+from efficientnetv2.training.distributed import by_first, launched, together
 
 _SPLITS = ("train", "val", "test", "all")
 
@@ -35,7 +45,7 @@ def evaluate_and_report(
     image_px: int | None = None,
     sizes: str | None = None,
 ) -> None:
-    """Everything that ``effnetv2 evaluate`` does.
+    """Everything that ``effnetv2 evaluate`` does, alone or as one of many processes.
 
     Args:
         model: a model file or run folder.
@@ -52,49 +62,108 @@ def evaluate_and_report(
     Raises:
         InputError: anything a user can mend.
     """
-    screen = Screen(quiet=as_json)
+    world = launched()
+    screen = Screen(quiet=as_json, mute=not world.first)
+    with together(world):
+        on = pick_own_device(device, world.local_rank, world.local_size)
+        readers = reading(workers, on, screen, world)
+        asked, name, px, compared = by_first(
+            world, lambda: _asked(model, source, split, strict, screen, image_px, sizes)
+        )
+        answers = {
+            size: answered(
+                asked, f"evaluating at {size} px", image_px=size, device=on, workers=readers, strict=strict,
+                screen=screen, world=world,
+            )
+            for size in dict.fromkeys((px, *compared))
+        }  # fmt: skip
+        if world.first:
+            predictions, seconds = answers[px]
+            looked_at = asked.manifest.select(predictions.samples)
+            known = seen(Path(model), asked.network.trained_on, looked_at)
+            may_choose = name == "train" or known.pictures == len(looked_at)
+            curve = size_curve(answers, compared, asked.network, may_choose=may_choose) if compared else None
+            facts = replace(
+                _facts(model, source, asked, name, known, predictions, seconds),
+                others={"image_px": px} | ({} if curve is None else {"sizes": curve.to_json()}),
+            )
+            _report(asked, predictions, facts, curve, out, screen, as_json)
+
+
+def _asked(
+    model: str,
+    source: Source,
+    split: str | None,
+    strict: bool,
+    screen: Screen,
+    image_px: int | None,
+    sizes: str | None,
+) -> tuple[Asked, str, int, tuple[int, ...]]:
+    """The network, the pictures to evaluate it on, what these are called, at which size, and at which others."""
     compared = () if sizes is None else several_sizes(sizes)
-    on = pick_device(device)
-    workers = pick_workers(on) if workers is None else few_enough(workers, say=screen.say)
     network = modelfile.load(model)
     px = network.preprocessing.image_px if image_px is None else one_size(image_px, "--image-px")
     check_classes(network, model)
     check_reads_rgb(network, model)
     part, name = _part(source.read(for_training=False), split)
     part = _in_classes_of(part, network.class_names, model, merge=source.labels == "casefold")
-    tell(part, strict=strict, say=screen.say)
-    trained_on = _trained_on(Path(model), part)
-    answer = answering(network, part, device=on, workers=workers, strict=strict, screen=screen)
-    predictions, seconds = answer(px)
-    for row, reason in predictions.unreadable:
-        screen.say(f"Skipped {part.paths[row]}: {reason}.")
-    may_choose = name == "train" or trained_on == len(part)
-    curve = None
-    if compared:
-        curve = size_curve(answer, compared, (px, (predictions, seconds)), network, may_choose=may_choose)
-    facts = Facts(
+    return Asked(network, part, tell(part, strict=strict, say=screen.say)), name, px, compared
+
+
+def _facts(
+    model: str,
+    source: Source,
+    asked: Asked,
+    name: str,
+    known: Seen,
+    predictions: Predictions,
+    seconds: float,
+) -> Facts:
+    recipe = asked.network.recipe
+    # Of a training split there is nothing to ask: its figures are called optimistic in any case.
+    note = None if known.pictures is None and name == "train" else known.note
+    return Facts(
         data=source.data,
         evaluated_on=name,
-        selected_on=name if trained_on else None,
-        notes=[f"{trained_on} of these {len(part)} pictures trained the model."] if trained_on else [],
+        selected_on=name if known.pictures else None,
+        notes=[note] if note else [],
         model=model,
         command=command_line(),
         versions=versions(),
-        recipe=network.recipe or None,
-        seed=network.recipe.get("seed"),
-        epochs=network.recipe.get("epochs"),
+        recipe=recipe or None,
+        seed=recipe.get("seed"),
+        epochs=recipe.get("epochs"),
         wall_s=round(seconds, 2),
         images_per_s=round(len(predictions.samples) / seconds, 1),
         skipped=len(predictions.unreadable),
-        others={"image_px": px} | ({} if curve is None else {"sizes": curve.to_json()}),
     )
-    outcome = Outcome(predictions, part, network.class_names, facts)
+
+
+def _report(
+    asked: Asked,
+    predictions: Predictions,
+    facts: Facts,
+    curve: SizeCurve | None,
+    out: Path | None,
+    screen: Screen,
+    as_json: bool,
+) -> None:
+    part, unreadable = asked.manifest, predictions.unreadable
+    tell_unreadable(part, unreadable, asked.damage, screen)
+    outcome = Outcome(predictions, part, asked.network.class_names, facts)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        (out / "skipped.csv").unlink(missing_ok=True)  # of the report that this one replaces
+        list_skipped(out / "skipped.csv", part, unreadable)
         outcome.write(out, sizes=curve)
     outcome.show(screen, as_json=as_json)
     if curve is not None and not as_json:
         tell_sizes(curve, screen)
+    if not facts.optimistic:  # else it has been said with that
+        for note in facts.notes:
+            screen.say(note)
+    if unreadable:
+        screen.say(skipped_in_all(part, unreadable, None if out is None else out / "skipped.csv"))
     if out is not None:
         screen.say(f"Report: {out / 'report.html'}")
 
@@ -108,16 +177,6 @@ def _part(manifest: Manifest, split: str | None) -> tuple[Manifest, str]:
             f"--split is '{split}', but is one of {', '.join(_SPLITS)}{did_you_mean(split, _SPLITS)}"
         )
     return (manifest, "all pictures") if split == "all" else (manifest.subset(split), split)
-
-
-def _trained_on(model: Path, part: Manifest) -> int:
-    """How many of the pictures trained the model, as far as the manifest beside it tells."""
-    folder = model if model.is_dir() else model.parent
-    if not (folder / "manifest.csv").exists():
-        return 0
-    there = Manifest.from_csv(folder / "manifest.csv", root=folder.absolute(), source=str(folder))
-    trained = {os.path.realpath(there.file(int(row))) for row in np.flatnonzero(there.split == "train")}
-    return sum(os.path.realpath(part.file(row)) in trained for row in range(len(part)))
 
 
 def _in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, *, merge: bool) -> Manifest:

@@ -12,11 +12,13 @@ from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.data.check import check, refuse_damage
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest, read
-from efficientnetv2.data.shards.checking import damage_of
+from efficientnetv2.data.shards.checking import Damage, damage_of
 from efficientnetv2.data.splits import with_holdout
 
 # Looking at files waits for the disk more than for the processor. Ours.
 _THREADS = 8
+# Damaged shards that get a line each. Ours.
+_SHARDS_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -118,19 +120,26 @@ def prepare(
     return Prepared(manifest, note, skipped, holdout_drawn)
 
 
-def tell(manifest: Manifest, *, strict: bool, say: Callable[[str], None]) -> None:
+def tell(manifest: Manifest, *, strict: bool, say: Callable[[str], None]) -> Damage:
     """Say what was noted on the way to a manifest, and which of its shards are damaged; no picture is read.
+
+    Returns:
+        What is wrong with the shards: nothing where the pictures are files.
 
     Raises:
         InputError: a shard is damaged, with ``strict``; or is not the one its index was written for.
     """
     for note in manifest.notes:
         say(note)
-    if manifest.shards is not None:
-        damage = damage_of(manifest.table, manifest.shards)
-        refuse_damage(manifest, damage, strict)
-        for note in damage.notes:
-            say(note)
+    if manifest.shards is None:
+        return Damage({}, ())
+    damage = damage_of(manifest.table, manifest.shards)
+    refuse_damage(manifest, damage, strict)
+    for note in damage.notes[:_SHARDS_NAMED]:
+        say(note)
+    if len(damage.notes) > _SHARDS_NAMED:
+        say(f"And {len(damage.notes) - _SHARDS_NAMED:,} more damaged shards.")
+    return damage
 
 
 def _readable(manifest: Manifest, rows: Ints) -> Manifest:

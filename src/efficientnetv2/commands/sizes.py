@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.screen import Screen
-from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.sizes import SizeCurve
-from efficientnetv2.inference.predict import Predictions, predict_manifest
-from efficientnetv2.inference.sizes import Answer, size_points
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.inference.sizes import size_points
 from efficientnetv2.models.network import Network
 from efficientnetv2.progressive import Progressive
 
@@ -57,41 +53,9 @@ def several_sizes(words: str) -> tuple[int, ...]:
     return tuple(sorted(one_size(px, "--sizes") for px in given))
 
 
-def answering(
-    network: Network, part: Manifest, *, device: torch.device, workers: int, strict: bool, screen: Screen
-) -> Answer:
-    """A function from a size to the answers at it, and the seconds that they took.
-
-    Args:
-        network: with its preprocessing, of which all but the size stays.
-        part: pictures to answer.
-        device: to compute on.
-        workers: processes that read.
-        strict: refuse the first unreadable picture.
-        screen: for the progress bars.
-    """
-
-    def at(px: int) -> tuple[Predictions, float]:
-        began = time.perf_counter()
-        with screen.counting(f"evaluating at {px} px", len(part)) as counted:
-            predictions = predict_manifest(
-                network,
-                part,
-                preprocessing=replace(network.preprocessing, image_px=px),
-                device=device,
-                workers=workers,
-                progress=counted,
-                strict=strict,
-            )
-        return predictions, time.perf_counter() - began
-
-    return at
-
-
 def size_curve(
-    answer: Answer,
+    answers: Mapping[int, tuple[Predictions, float]],
     sizes: Sequence[int],
-    known: tuple[int, tuple[Predictions, float]],
     network: Network,
     *,
     may_choose: bool,
@@ -99,13 +63,12 @@ def size_curve(
     """The figures at each size.
 
     Args:
-        answer: see ``answering``.
+        answers: by size, with the seconds that they took.
         sizes: to look at.
-        known: a size whose answers are there already, and they.
         network: that answers.
         may_choose: whether these pictures trained the network, or chose it before.
     """
-    points = size_points(lambda px: known[1] if px == known[0] else answer(px), sizes, network.class_names)
+    points = size_points(answers.__getitem__, sizes, network.class_names)
     return SizeCurve(
         points, network.preprocessing.image_px, _trained_px(network), "may choose" if may_choose else "shown"
     )

@@ -84,7 +84,7 @@ class Manifest(Listing):
     def to_csv(self, path: str | Path) -> None:
         """Write all columns, relative paths as seen from the file's folder.
 
-        ``read`` takes it as a table where the pictures are files, and ``from_csv`` in any case.
+        ``read`` takes it as a table, and ``from_csv`` as it is.
         """
         prefix = _prefix(Path(path), self.root)
         paths = [name if os.path.isabs(name) or is_url(name) else prefix + name for name in self.paths]
@@ -154,7 +154,7 @@ def read(
     spelled, note = rules.spelled_alike(listing, labels, strict=require_labels)
     notes = listing.notes if note is None else (*listing.notes, note)
     listing = replace(listing, table=listing.table.assign(label=spelled), notes=notes)
-    if listing.shards is None:  # else an index was refused if two of its rows had one place
+    if listing.shards is None or listing.rows is not None:  # an index was refused if two rows had one place
         rules.refuse_repeated(listing)
     if require_labels and for_training:
         rules.refuse_half_placed(listing)
@@ -182,8 +182,9 @@ def _listing(
             return standard.read_standard(data)
         beside = os.listdir(place.parent) if place.parent.is_dir() else []
         near = did_you_mean(place.name, [*beside, *standard.NAMES])
+        what = "a folder" if require_labels else "a picture, a folder of pictures"
         raise InputError(
-            f"data path '{data}' does not exist{near} Give a folder, a CSV or Parquet file, shards, "
+            f"data path '{data}' does not exist{near} Give {what}, a CSV or Parquet file, shards, "
             f"or one of the standard sets {', '.join(standard.NAMES)}."
         )
     if place.suffix.lower() in folders.TABLE_SUFFIXES:

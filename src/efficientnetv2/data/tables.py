@@ -11,6 +11,8 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.data.listing import Ints, Listing, packed, split_named
+from efficientnetv2.data.shards.listed import lists_shards, read_listed
+from efficientnetv2.data.shards.names import SUFFIX
 
 _MEANT = ("split", "latitude", "longitude")
 
@@ -26,11 +28,12 @@ def read_table(
 ) -> Listing:
     """List the rows of a table. Paths are relative to the table's folder; other columns are kept.
 
+    A path may point into a shard (``train-000000.tar#its/own/path.jpg``), as in the manifest of a run on shards.
     The columns ``split``, ``latitude`` and ``longitude`` are known in any case (Split, LATITUDE).
 
     Raises:
         InputError: the file is no such table, a column is missing, or a cell of path, split, latitude
-            or longitude makes no sense.
+            or longitude makes no sense; or what ``shards.listed.read_listed`` refuses.
     """
     raw = (
         _parquet(file)
@@ -48,6 +51,8 @@ def read_table(
             raise InputError(_no_column(name, column, role, [str(known) for known in raw.columns]))
     table, rows = _filled(_renamed(raw, wanted), source)
     listing = Listing(root=file.parent, source=source, table=_tidy(table, file.parent, name, rows), rows=rows)
+    if lists_shards(listing.table):
+        return read_listed(listing)
     _refuse_missing_files(listing)
     return listing
 
@@ -170,6 +175,7 @@ def _paths(column: pd.Series[str], root: Path, name: str, rows: Ints) -> pd.Seri
     paths = column.str.replace("\\", "/", regex=False)  # as written on Windows
     paths = paths.str.removeprefix(root.as_posix().rstrip("/") + "/")
     loose = paths.str.contains(r"(?:^|/)\.{0,2}/", regex=True)  # ./a, a//b, a/../b
+    loose &= ~paths.str.contains(f"{SUFFIX}#", case=False, regex=False)  # a URL, or a name that a tar gives
     tidy = paths[loose].map(lambda path: os.path.normpath(path).replace(os.sep, "/"))
     return paths.where(~loose, tidy.reindex(paths.index))
 

@@ -9,11 +9,12 @@ from typing import Literal
 import torch
 from torch import nn
 
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import InputError, count_of, did_you_mean
 from efficientnetv2.base.memory import free_bytes
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
+_KINDS = ("auto", "cpu", "cuda", "mps")
 # More processes than cores help while they wait for a disk or a network; so many keep a core busy that waits three
 # quarters of its time. Ours.
 _WORKERS_PER_CORE = 4
@@ -35,26 +36,38 @@ def pick_device(word: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind = word.partition(":")[0]
+    if kind not in _KINDS:
+        raise InputError(f"--device {word}: there is no such device{did_you_mean(kind, _KINDS)} {_here()}")
     try:
         device = torch.device(word)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"--device {word}: not to be had here ({reason}). Use auto, cpu, cuda or mps."
-        ) from error
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(f"--device {word}: not to be had here ({reason}). {_here()}") from error
     return device
 
 
+def _here() -> str:
+    """What ``--device`` may say on this machine, as a sentence."""
+    there = ["auto", "cpu"]
+    if torch.cuda.is_available():
+        last = torch.cuda.device_count() - 1
+        there.append(f"cuda (or cuda:0 to cuda:{last})" if last else "cuda")
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    return f"On this machine it is one of {', '.join(there)}."
+
+
 def pick_own_device(word: str, number: int, count: int) -> torch.device:
-    """The device of one of several processes that train together on a machine: a GPU each, or the CPU for all.
+    """The device of one of several processes that work together on a machine: a GPU each, or the CPU for all.
 
     On a CPU they share its cores, a part of PyTorch's threads each, unless OMP_NUM_THREADS says more.
 
     Args:
         word: see ``pick_device``.
         number: of this process, from 0.
-        count: how many processes train on this machine.
+        count: how many processes work on this machine.
 
     Raises:
         InputError: no such device here, or none for each of them.
@@ -69,7 +82,7 @@ def pick_own_device(word: str, number: int, count: int) -> torch.device:
         return device
     if device != torch.device("cuda"):
         raise InputError(
-            f"--device {word}: {count} processes can't train on one device. Give cuda, which is a GPU for each, or cpu."
+            f"--device {word}: {count} processes can't share one device. Give cuda, which is a GPU for each, or cpu."
         )
     if count > torch.cuda.device_count():
         having = count_of(torch.cuda.device_count(), "GPU")
@@ -94,7 +107,7 @@ def pick_workers(device: torch.device, *, sharing: int = 1) -> int:
 
     Args:
         device: to train on.
-        sharing: how many processes train on this machine.
+        sharing: how many processes work on this machine.
     """
     return min(8, max(1, cores() // sharing)) if device.type != "cpu" else 0
 

@@ -24,6 +24,7 @@ from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.header import FORMAT_VERSION, Header, of_others, reason
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.tensorfile import UNKNOWN_SHA256, TensorFile
+from efficientnetv2.models.trained_on import KEY, TrainedOn, parse
 
 NAME = "model.safetensors"  # in a run folder
 
@@ -36,6 +37,7 @@ def save(
     class_names: Sequence[str] | None = None,
     recipe: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    trained_on: TrainedOn | None = None,
 ) -> None:
     """Write a model file, whole or not at all. What is not given is as the network has it.
 
@@ -49,6 +51,7 @@ def save(
         class_names: of its outputs, in order, all different; none without a classifier.
         recipe: plain JSON values, numbers finite.
         metrics: plain JSON values, numbers finite.
+        trained_on: a sample of the pictures that trained it; a network that knows of none writes none.
 
     Raises:
         InputError: a weight is NaN or infinite, the names or channels do not fit the network, recipe or metrics are
@@ -67,7 +70,9 @@ def save(
         )
     except InputError as error:
         raise InputError(f"{path} was not written: {error}") from error
-    tensorfile.write(Path(path), tensors, words.metadata())
+    remembered = network.trained_on if trained_on is None else trained_on
+    further = {} if remembered is None else {KEY: remembered.text()}
+    tensorfile.write(Path(path), tensors, words.metadata() | further)
 
 
 def header_of(
@@ -139,6 +144,8 @@ def load(
         result.to(device)  # what a state dict does not hold
     result.preprocessing, result.class_names = words.preprocessing, words.class_names
     result.recipe, result.metrics = words.recipe, words.metrics
+    if KEY in file.metadata:
+        result.trained_on = parse(path, file.metadata[KEY])
     return result.eval()
 
 

@@ -15,6 +15,7 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.blocks import ConvNorm, Dropout, FusedMBConv, MBConv, initialise
 from efficientnetv2.models.regularize import apply_setting
+from efficientnetv2.models.trained_on import TrainedOn
 
 # ImageNet's usual size, for networks of which nobody says another.
 _DEFAULT_PX = 224
@@ -55,6 +56,7 @@ class Network(nn.Module):
         class_names: of the outputs, in order; empty where they are not known.
         recipe: that it was trained by, as plain JSON; empty where that is not known.
         metrics: what it reached, as plain JSON.
+        trained_on: a sample of the pictures that trained it last; None where they are not known.
 
     Raises:
         InputError: see ``check_numbers``.
@@ -70,6 +72,7 @@ class Network(nn.Module):
         self.class_names: tuple[str, ...] = ()
         self.recipe: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
+        self.trained_on: TrainedOn | None = None
         self.frozen: tuple[str, ...] = ()  # names of modules that stay in evaluation mode
 
     @abstractmethod

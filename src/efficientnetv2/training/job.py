@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Reader
-from efficientnetv2.inference.predict import Predictions, interleaved, predict_manifest
+from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models.network import Network
-from efficientnetv2.training.distributed import ALONE, World, gathered_by_first
+from efficientnetv2.training.answers import shared_answers
+from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import Length, State
-
-# Pictures at a time in evaluation: enough to keep the processor busy, little memory. Ours.
-_EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -76,15 +73,14 @@ class Job:
             part: pictures to answer.
             once: look at each picture once, whatever the preprocessing's views are: a curve can do with that.
         """
-        share = predict_manifest(
+        predictions = shared_answers(
             kept(state),
-            part.select(np.arange(self.world.rank, len(part), self.world.size)) if self.world.many else part,
+            part,
             preprocessing=replace(self.preprocessing, views="one") if once else self.preprocessing,
             device=self.device,
             workers=self.workers,
-            batch_images=_EVALUATION_BATCH,
+            world=self.world,
         )
-        predictions = interleaved(gathered_by_first(self.world, share), share.logits.shape[1])
         for row, reason in predictions.unreadable:
             self.folder.skip(part.paths[row], reason)
         return predictions

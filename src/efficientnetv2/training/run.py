@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.contents import content_marks
 from efficientnetv2.data.loader import TrainingPictures, reading_threads, training_batches
 from efficientnetv2.data.sampling import Sampler
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.trained_on import TrainedOn
 from efficientnetv2.training import resume
 from efficientnetv2.training.books import Books, Watch
 from efficientnetv2.training.distributed import by_first, synchronise
@@ -90,7 +95,17 @@ def _save(job: Job, state: State, predictions: Predictions) -> None:
         class_names=job.train.class_names,
         recipe=job.recipe.to_json(),
         metrics={"val_top1": score.top1, "val_macro_f1": score.macro_f1, "val_images": score.pictures},
+        trained_on=_remembered(job),
     )
+
+
+def _remembered(job: Job) -> TrainedOn | None:
+    """The training pictures by their contents, so that an evaluation on them is known for what it is."""
+    try:
+        return TrainedOn(len(job.train), np.sort(content_marks(job.train)[1]))
+    except InputError as error:  # a store is gone by now, which is no reason to lose the model
+        job.folder.log(f"The model file does not know the pictures that trained it: {error}")
+        return None
 
 
 def _begin(job: Job, resumed: bool) -> tuple[State, float]:

@@ -314,6 +314,9 @@ def test_a_manifest_of_a_url_is_read_back_equal(server, tmp_path):
     assert again.digest() == manifest.digest()
     of_the_run = Manifest.from_csv(tmp_path / "run/manifest.csv", root=tmp_path / "run", source="x")
     assert of_the_run.file(3) == manifest.file(3)
+    as_data = read(tmp_path / "run/manifest.csv")
+    assert as_data.digest() == manifest.digest()
+    assert originals(as_data).source(3) == originals(manifest).source(3)
 
 
 @pytest.mark.slow

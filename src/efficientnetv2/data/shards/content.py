@@ -6,12 +6,12 @@ import io
 import os
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
+from efficientnetv2.data.contents import file_bytes
 from efficientnetv2.data.decode import read_picture
-from efficientnetv2.data.listing import is_picture, packed
+from efficientnetv2.data.listing import is_picture
 from efficientnetv2.data.look import look_at
 from efficientnetv2.data.pictures import UnreadablePicture, stored
 from efficientnetv2.data.readers import Reader
@@ -49,7 +49,7 @@ def content_of(reader: Reader, sample: int, path: str, image_px: int | None) -> 
         image_px: shorter side that it is shrunk to if it is larger, None for never.
     """
     try:
-        data = _original(reader, sample)
+        data = file_bytes(reader.source(sample))
         seen = look_at(data)
         if seen.reason:
             return seen.reason
@@ -92,17 +92,6 @@ def shrunk(data: bytes, image_px: int) -> tuple[bytes, str] | None:
         return small.getvalue(), "jpg"
     copy.save(small, "PNG")
     return small.getvalue(), "png"
-
-
-def _original(reader: Reader, sample: int) -> bytes:
-    source = reader.source(sample)
-    if isinstance(source, str | Path) and packed(str(source)) is None:
-        return Path(source).read_bytes()
-    if isinstance(source, bytes):
-        return source
-    lossless = io.BytesIO()
-    read_picture(source).save(lossless, "PNG")  # a record of a binary file has no format of its own
-    return lossless.getvalue()
 
 
 def _format(data: bytes) -> str:

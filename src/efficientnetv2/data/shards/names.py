@@ -13,6 +13,8 @@ SUFFIX = ".tar"
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 # The innermost pair of braces: a range of numbers or a list of words.
 _BRACES = re.compile(r"\{([^{}]*)\}")
+# A path into a shard: the first tar in it is the shard.
+_WITHIN = re.compile(r"(.+?\.tar)#(.+)", re.DOTALL | re.IGNORECASE)
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 # A mistyped range should not fill the memory. Ours; ImageNet-21k in shards of 100 MB has 14,000.
 _MOST_SHARDS = 1_000_000
@@ -21,6 +23,12 @@ _MOST_SHARDS = 1_000_000
 def is_url(data: str) -> bool:
     """Whether DATA lies in a store of another machine (``s3://…``, ``https://…``)."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", data) is not None
+
+
+def shard_of(path: str) -> tuple[str, str] | None:
+    """The tar, and the name within it, of a path into a shard (``../a/train-0.tar#its/own.jpg``), or None."""
+    match = _WITHIN.fullmatch(path)
+    return (match[1], match[2]) if match else None
 
 
 def is_pattern(data: str) -> bool:

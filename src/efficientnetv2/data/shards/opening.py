@@ -58,6 +58,27 @@ def read_shards(data: str, *, label_column: str, group_column: str | None, requi
             label, or a store can't be reached.
     """
     base, names = _named(data)
+    listing = read_named(base, names, data, label_column, group_column)
+    if require_labels and listing.shards is not None:
+        _refuse_unlabelled(listing.shards)
+    return listing
+
+
+def read_named(
+    base: str, names: list[str], data: str, label_column: str, group_column: str | None
+) -> Listing:
+    """The pictures of the shards of one folder or URL, labelled or not.
+
+    Args:
+        base: folder or URL.
+        names: of the shards there, with stars or without; none means all.
+        data: what the user gave, for messages.
+        label_column: see ``read_shards``.
+        group_column: see ``read_shards``.
+
+    Raises:
+        InputError: there are no such shards, their index is of no use, or a store can't be reached.
+    """
     store = store_at(base)
     index = _index(store, names)
     notes: tuple[str, ...] = ()
@@ -69,8 +90,6 @@ def read_shards(data: str, *, label_column: str, group_column: str | None, requi
         index = _with_columns(index, data, label_column, group_column)
     if not len(index.table):
         raise InputError(f"{data}: there is no picture in {some(shard.name for shard in index.shards)}.")
-    if require_labels:
-        _refuse_unlabelled(index, base)
     return Listing(
         root=base if is_url(base) else Path(base),
         source=data,
@@ -140,13 +159,14 @@ def _spelled_out(store: Store, names: list[str], data: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _refuse_unlabelled(index: Index, base: str) -> None:
-    lacking = [shard for shard in index.shards if shard.lacks]
+def _refuse_unlabelled(shards: ShardSet) -> None:
+    lacking = [shard for shard in shards.shards if shard.lacks]
     if lacking:
         more = f" So do {len(lacking) - 1} more shards." if len(lacking) > 1 else ""
         raise InputError(
-            f"{base}/{lacking[0].name} lacks labels: {lacking[0].lacks}.{more} Pack it anew with a label for every "
-            "picture (.cls, or a field of .json that --label-column names), or without the pictures that have none."
+            f"{shards.base}/{lacking[0].name} lacks labels: {lacking[0].lacks}.{more} Pack it anew with a label for "
+            "every picture (.cls, or a field of .json that --label-column names), or without the pictures that have "
+            "none."
         )
 
 

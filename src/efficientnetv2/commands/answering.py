@@ -1,0 +1,162 @@
+"""What ``evaluate`` and ``predict`` share: pictures answered by one process or many, and what could not be read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import write_atomically
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.shards.checking import Damage
+from efficientnetv2.inference.accelerate import few_enough, pick_workers
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.models.network import Network
+from efficientnetv2.training.answers import shared_answers
+from efficientnetv2.training.distributed import World
+
+# Unreadable pictures that the screen names; a list of all is in skipped.csv. Ours.
+_NAMED = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What the first process has read, for all.
+
+    Args:
+        network: that answers.
+        manifest: of the pictures.
+        damage: of their shards; what is lost by it is not asked for again.
+    """
+
+    network: Network
+    manifest: Manifest
+    damage: Damage
+
+
+def reading(workers: int | None, device: torch.device, screen: Screen, world: World) -> int:
+    """How many processes read pictures for this one: as many as asked for and bearable; None chooses by the machine."""
+    if workers is None:
+        return pick_workers(device, sharing=world.local_size)
+    return few_enough(workers, sharing=world.local_size, say=screen.say)
+
+
+def answered(
+    asked: Asked,
+    what: str,
+    *,
+    image_px: int,
+    device: torch.device,
+    workers: int,
+    strict: bool,
+    screen: Screen,
+    world: World,
+) -> tuple[Predictions, float]:
+    """Answers to the pictures, and the seconds that they took; every process calls it.
+
+    Args:
+        asked: the same for all.
+        what: is done, for the progress bar.
+        image_px: at which the pictures are seen; all else of the network's preprocessing stays.
+        device: of this process.
+        workers: of this process, that read pictures.
+        strict: refuse the first unreadable picture instead of skipping it.
+        screen: of this process.
+        world: the processes.
+
+    Returns:
+        All answers for the first process; of use there alone.
+
+    Raises:
+        InputError: none of the pictures can be read; or one, with ``strict``.
+    """
+    manifest, lost = asked.manifest, asked.damage.reasons
+    left = np.setdiff1d(np.arange(len(manifest)), list(lost))
+    started = time.perf_counter()
+    with screen.counting(what, len(left)) as counted:
+        predictions = shared_answers(
+            asked.network,
+            manifest.select(left) if lost else manifest,
+            preprocessing=replace(asked.network.preprocessing, image_px=image_px),
+            device=device,
+            workers=workers,
+            world=world,
+            progress=counted,
+            strict=strict,
+        )
+    seconds = time.perf_counter() - started
+    unreadable = lost | {int(left[row]): reason for row, reason in predictions.unreadable}
+    whole = Predictions(
+        left[predictions.samples], predictions.labels, predictions.logits, tuple(sorted(unreadable.items()))
+    )
+    if world.first and not len(whole.samples):
+        raise InputError(_none_readable(manifest, whole.unreadable))
+    return whole, seconds
+
+
+def tell_unreadable(
+    manifest: Manifest, unreadable: Sequence[tuple[int, str]], damage: Damage, screen: Screen
+) -> None:
+    """Name the first few pictures that could not be read, and count the rest; shards have had a line each.
+
+    Args:
+        manifest: of all pictures.
+        unreadable: row and reason of each.
+        damage: of the shards.
+        screen: to write on.
+    """
+    others = [(row, reason) for row, reason in unreadable if row not in damage.reasons]
+    for row, reason in others[:_NAMED]:
+        screen.say(f"Skipped {manifest.paths[row]}: {reason}.")
+    if len(others) > _NAMED:
+        screen.say(f"Skipped {len(others) - _NAMED:,} more that could not be read.")
+
+
+def list_skipped(file: Path, manifest: Manifest, unreadable: Sequence[tuple[int, str]]) -> None:
+    """Write the pictures that could not be read, and why, into a CSV; nothing where there is none.
+
+    Args:
+        file: ``skipped.csv``; its folder is there.
+        manifest: of all pictures.
+        unreadable: row and reason of each.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    if not unreadable:
+        return
+    rows = [(manifest.paths[row], reason) for row, reason in unreadable]
+    table = pd.DataFrame(rows, columns=["path", "reason"])
+    try:
+        write_atomically(file, lambda partial: table.to_csv(partial, index=False))
+    except OSError as error:
+        raise InputError(
+            f"{file}: {error.strerror or error}. Give a place that can be written to by --out."
+        ) from error
+
+
+def skipped_in_all(manifest: Manifest, unreadable: Sequence[tuple[int, str]], file: Path | None) -> str:
+    """The last line on what was skipped: how many of how many, and where they are listed.
+
+    Args:
+        manifest: of all pictures.
+        unreadable: row and reason of each; not empty.
+        file: where they are listed, None for nowhere.
+    """
+    where = f"all are listed in {file}" if file else "--out FOLDER lists them all"
+    return f"Skipped {len(unreadable):,} of {len(manifest):,} pictures; {where}."
+
+
+def _none_readable(manifest: Manifest, unreadable: Sequence[tuple[int, str]]) -> str:
+    row, reason = unreadable[0]
+    return (
+        f"None of the {len(manifest):,} pictures of {manifest.source} can be read. The first, {manifest.where(row)}: "
+        f"{reason}. Bring them back or repair them, or give other pictures."
+    )

@@ -1,0 +1,99 @@
+"""What ``predict`` does: read the model, answer the pictures, write a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.commands.answering import (
+    Asked,
+    answered,
+    list_skipped,
+    reading,
+    skipped_in_all,
+    tell_unreadable,
+)
+from efficientnetv2.commands.prepare import Source, tell
+from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.tables import write_predictions
+from efficientnetv2.inference.accelerate import pick_own_device
+from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_rgb
+from efficientnetv2.models import modelfile
+from efficientnetv2.training.distributed import by_first, launched, together
+
+SKIPPED = "skipped.csv"  # beside the table
+
+
+def predict_and_write(
+    model: str,
+    source: Source,
+    *,
+    out: Path,
+    device: str,
+    workers: int | None,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Everything that ``effnetv2 predict`` does, alone or as one of many processes.
+
+    Raises:
+        InputError: anything a user can mend.
+    """
+    world = launched()
+    screen = Screen(quiet=as_json, mute=not world.first)
+    with together(world):
+        on = pick_own_device(device, world.local_rank, world.local_size)
+        readers = reading(workers, on, screen, world)
+        asked = by_first(world, lambda: _asked(model, source, out, strict, screen))
+        px = asked.network.preprocessing.image_px
+        predictions, _ = answered(
+            asked,
+            "predicting",
+            image_px=px,
+            device=on,
+            workers=readers,
+            strict=strict,
+            screen=screen,
+            world=world,
+        )
+        if world.first:
+            _write(asked, predictions, out, screen, as_json)
+
+
+def _asked(model: str, source: Source, out: Path, strict: bool, screen: Screen) -> Asked:
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}. Make it, or give another place.")
+    if out.absolute() == Path(source.data).absolute():
+        raise InputError(f"--out {out} is DATA itself. Give another file.")
+    if out.name == SKIPPED:
+        raise InputError(
+            f"--out {out}: {SKIPPED} beside the table lists what could not be read. Give another name."
+        )
+    network = modelfile.load(model)
+    check_classes(network, model)
+    check_reads_rgb(network, model)
+    manifest = source.read(require_labels=False)
+    return Asked(network, manifest, tell(manifest, strict=strict, say=screen.say))
+
+
+def _write(asked: Asked, predictions: Predictions, out: Path, screen: Screen, as_json: bool) -> None:
+    manifest, unreadable = asked.manifest, predictions.unreadable
+    tell_unreadable(manifest, unreadable, asked.damage, screen)
+    paths = [manifest.paths[row] for row in predictions.samples]
+    table = write_predictions(out, predictions, paths, asked.network.class_names)
+    list_skipped(out.with_name(SKIPPED), manifest, unreadable)
+    screen.say(_counted(table))
+    if unreadable:
+        screen.say(skipped_in_all(manifest, unreadable, out.with_name(SKIPPED)))
+    screen.say(f"Written to {out}.")
+    if as_json:
+        answer(table.to_dict(orient="records"))
+
+
+def _counted(table: pd.DataFrame) -> str:
+    counts = table["label"].value_counts()
+    return f"{count_of(len(table), 'picture')}: " + ", ".join(
+        f"{label} {count}" for label, count in counts.items()
+    )

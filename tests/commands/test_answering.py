@@ -1,0 +1,173 @@
+"""``predict`` and ``evaluate`` where pictures are missing, a device is not there, or several processes answer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from tests.command_line import effnetv2
+from tests.processes import effnetv2_together
+
+from efficientnetv2.commands.prepare import tell
+from efficientnetv2.data.manifest import read
+from efficientnetv2.data.shards.pack import Packing, pack
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
+
+MODEL = "model.safetensors"
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Untrained, so its answers are nothing but repeatable; it remembers no pictures."""
+    torch.manual_seed(0)
+    network = create("efficientnetv2_b0", num_classes=3)
+    network.preprocessing = replace(network.preprocessing, image_px=32, crop_fraction=1.0)
+    modelfile.save(tmp_path / MODEL, network, class_names=("blue", "green", "red"))
+    return MODEL
+
+
+@pytest.fixture
+def shards(class_folders, tmp_path):
+    """48 pictures in 5 shards, the second of which is missing with its 10."""
+    pack(read(class_folders), tmp_path / "packed", Packing(shard_bytes=10**9, shard_pictures=10))
+    (tmp_path / "packed/pictures-000001.tar").unlink()
+    return "packed"
+
+
+def test_a_missing_shard_is_a_line_a_count_and_a_list(model, shards, tmp_path):
+    done = effnetv2("predict", model, shards, "--device", "cpu", "--out", "out.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if "pictures-000001.tar" in line)
+    assert line == "Damaged shard: pictures-000001.tar is missing; 0 of its 10 pictures are used."
+    assert "Skipped 10 of 48 pictures; all are listed in skipped.csv." in done.stdout
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 38
+    skipped = pd.read_csv(tmp_path / "skipped.csv")
+    assert skipped["path"].str.startswith("pictures-000001.tar#").tolist() == [True] * 10
+    assert set(skipped["reason"]) == {"is lost: the shard is missing"}
+
+    done = effnetv2("evaluate", model, shards, "--device", "cpu", "--out", "rated", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sum("pictures-000001.tar" in line for line in done.stdout.splitlines()) == 1
+    assert "Skipped 10 of 48 pictures; all are listed in rated/skipped.csv." in done.stdout
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "rated/skipped.csv"), skipped)
+    report = json.loads((tmp_path / "rated/report.json").read_text())
+    assert (report["pictures"], report["skipped"]) == (38, 10)
+
+
+def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model, class_folders, tmp_path):
+    broken = sorted(class_folders.rglob("*.jpg"))[3:15]
+    for file in broken:
+        file.write_bytes(b"\xff\xd8 no more than this")
+    done = effnetv2("evaluate", model, class_folders, "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    named = [line for line in done.stdout.splitlines() if line.startswith("Skipped ") and ".jpg" in line]
+    assert [line.split()[1].rstrip(":") for line in named] == [
+        f"{f.parent.name}/{f.name}" for f in broken[:5]
+    ]
+    assert "Skipped 7 more that could not be read." in done.stdout
+    assert "Skipped 12 of 48 pictures; --out FOLDER lists them all." in done.stdout
+    done = effnetv2("evaluate", model, class_folders, "--device", "cpu", "--out", "rated", cwd=tmp_path)
+    listed = pd.read_csv(tmp_path / "rated/skipped.csv")["path"].tolist()
+    assert listed == [f"{file.parent.name}/{file.name}" for file in broken]
+    for file in broken:
+        file.unlink()
+    done = effnetv2("evaluate", model, class_folders, "--device", "cpu", "--out", "rated", cwd=tmp_path)
+    assert "Skipped" not in done.stdout
+    assert not (tmp_path / "rated/skipped.csv").exists(), "the list was of the report that is no more"
+
+
+def test_of_many_damaged_shards_the_first_are_named(class_folders, tmp_path):
+    pack(read(class_folders), tmp_path / "packed", Packing(shard_bytes=10**9, shard_pictures=2))
+    for number in range(23):
+        (tmp_path / f"packed/pictures-{number:06d}.tar").unlink()
+    lines: list[str] = []
+    damage = tell(read(tmp_path / "packed"), strict=False, say=lines.append)
+    assert len(damage.reasons) == 46
+    assert len(lines) == 21
+    assert "pictures-000019.tar is missing" in lines[19]
+    assert lines[20] == "And 3 more damaged shards."
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_pictures_none_of_which_can_be_read_are_refused(verb, model, class_folders, tmp_path):
+    for file in class_folders.rglob("*.jpg"):
+        file.write_bytes(b"")
+    done = effnetv2(verb, model, class_folders, "--device", "cpu", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "None of the 48 pictures of" in done.stderr
+    assert "blue/blue_00.jpg: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_table_is_not_called_as_the_list_of_what_was_skipped(model, class_folders, tmp_path):
+    done = effnetv2("predict", model, class_folders, "--out", "skipped.csv", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--out skipped.csv" in done.stderr
+    assert "Give another name" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+@pytest.mark.parametrize(
+    "data", ["missing.jpg", "missing.csv", "missing/", "missing/a-{0..3}.tar", "missing.tar"]
+)
+def test_data_that_is_not_there_is_named_with_what_to_give(verb, data, model, tmp_path):
+    done = effnetv2(verb, model, data, cwd=tmp_path)
+    assert done.returncode == 2
+    (message,) = done.stderr.splitlines()
+    assert data.rstrip("/") in message
+    assert "does not exist" in message or "there are no such shards" in message
+    assert "Give a" in message
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_a_gpu_that_is_not_there_is_an_error_of_one_line(verb, model, class_folders, tmp_path):
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    done = effnetv2(verb, model, class_folders, "--device", "cuda", cwd=tmp_path, environment=hidden)
+    assert done.returncode == 2
+    (message,) = done.stderr.splitlines()
+    assert "--device cuda: not to be had here" in message
+    assert "On this machine it is one of auto, cpu" in message
+    done = effnetv2(verb, model, class_folders, "--device", "cudda:1", cwd=tmp_path)
+    assert done.returncode == 2
+    (message,) = done.stderr.splitlines()
+    assert "--device cudda:1: there is no such device; did you mean 'cuda'?" in message
+
+
+def test_two_processes_answer_each_picture_once_with_one_voice(model, shards, tmp_path):
+    alone = effnetv2("predict", model, shards, "--device", "cpu", "--out", "alone.csv", cwd=tmp_path)
+    first, second = effnetv2_together(
+        2, "predict", model, shards, "--device", "cpu", "--out", "both.csv", cwd=tmp_path
+    )
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert second.stdout == second.stderr == ""
+    assert first.stdout == alone.stdout.replace("alone.csv", "both.csv")
+    one, both = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("alone", "both"))
+    pd.testing.assert_frame_equal(both, one, rtol=1e-4, atol=2e-6)
+
+    words = ("evaluate", model, shards, "--device", "cpu", "--json")
+    alone = effnetv2(*words, cwd=tmp_path)
+    first, second = effnetv2_together(2, *words, cwd=tmp_path)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert second.stdout == second.stderr == ""
+    of_one, of_both = (json.loads(done.stdout) for done in (alone, first))
+    for name in ("top1", "macro_f1", "pictures", "skipped", "confusion"):
+        assert of_both[name] == of_one[name], name
+
+
+def test_one_of_many_processes_says_what_all_refuse(model, class_folders, tmp_path):
+    (class_folders / "green/green_05.jpg").write_bytes(b"")  # the second process's, for it is picture 21
+    words = ("predict", model, class_folders, "--device", "cpu")
+    ended = effnetv2_together(2, *words, "--strict", cwd=tmp_path)
+    assert sorted(one.returncode for one in ended) == [1, 2]
+    messages = [line for one in ended for line in one.stderr.splitlines() if line.startswith("effnetv2:")]
+    assert len(messages) == 1
+    assert "green_05.jpg" in messages[0]
+    assert not (tmp_path / "predictions.csv").exists()
+    ended = effnetv2_together(2, *words[:2], "missing.jpg", cwd=tmp_path)
+    assert sorted(one.returncode for one in ended) == [1, 2]
+    assert sum("missing.jpg" in one.stderr for one in ended) == 1

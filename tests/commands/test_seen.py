@@ -1,0 +1,160 @@
+"""An evaluation on pictures that trained the model is called so, wherever these lie and in whatever form."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from tests.command_line import TINY, effnetv2
+from tests.file_server import serving
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.seen import seen
+from efficientnetv2.data.contents import content_marks
+from efficientnetv2.data.manifest import read
+from efficientnetv2.data.shards.pack import Packing, pack
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.trained_on import KEY, TrainedOn, parse
+from efficientnetv2.training import run
+
+
+def remembered(manifest, most=10**6):
+    return TrainedOn(len(manifest), np.sort(content_marks(manifest, most=most)[1]))
+
+
+def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
+    """Trained and evaluated by the command line: the model file alone goes elsewhere, without its run."""
+    done = effnetv2(
+        "train",
+        class_folders,
+        *TINY,
+        "--weights",
+        "none",
+        "--set",
+        "epochs=0.5",
+        "--out",
+        "run",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "far").mkdir()
+    shutil.copy(tmp_path / "run/model.safetensors", tmp_path / "far/m.safetensors")
+    for number, file in enumerate(sorted(class_folders.rglob("*.jpg"))):
+        copy = tmp_path / "copies" / file.parent.name / f"{97 * number}.jpg"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+    pack(read(class_folders), tmp_path / "served/small", Packing(10**9, image_px=16))
+    said = "Optimistic: 39 of these 48 pictures trained the model."
+    with serving(tmp_path / "served") as server:
+        for data in ("copies", "served/small", f"{server.url}/small"):
+            done = effnetv2("evaluate", "far/m.safetensors", data, "--device", "cpu", cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+            assert said in done.stdout, data
+    table = pd.read_csv(tmp_path / "run/manifest.csv")
+    table = table[table["split"] == "val"].assign(path=lambda rows: rows["path"].str.replace("../", "../../"))
+    (tmp_path / "far/val").mkdir()
+    table.drop(columns="split").to_csv(tmp_path / "far/val/val.csv", index=False)
+    done = effnetv2("evaluate", "far/m.safetensors", "far/val/val.csv", "--json", cwd=tmp_path)
+    answer = json.loads(done.stdout)
+    assert (answer["pictures"], answer["optimistic"], answer["notes"]) == (9, False, [])
+    # A network that nobody has told what trained it.
+    network = modelfile.load(tmp_path / "far/m.safetensors")
+    assert network.trained_on.pictures == len(network.trained_on.marks) == 39
+    network.trained_on = None
+    modelfile.save(tmp_path / "far/m.safetensors", network)
+    done = effnetv2("evaluate", "far/m.safetensors", "copies", "--device", "cpu", cwd=tmp_path)
+    assert "Optimistic" not in done.stdout
+    assert "Whether some of these pictures trained the model is not known" in done.stdout
+
+
+def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_folders, monkeypatch):
+    def gone(manifest):
+        raise InputError("https://example.org/shards does not answer")
+
+    lines: list[str] = []
+    job = SimpleNamespace(train=read(class_folders), folder=SimpleNamespace(log=lines.append))
+    assert run._remembered(job).pictures == 48
+    assert lines == []
+    monkeypatch.setattr(run, "content_marks", gone)
+    assert run._remembered(job) is None
+    assert "does not answer" in lines[0]
+
+
+def test_shards_remember_their_originals(class_folders, tmp_path):
+    """Trained on shards, also on smaller pictures in them; evaluated on the files that they were packed from."""
+    files = read(class_folders)
+    for name, image_px in (("whole", None), ("small", 16)):
+        pack(files, tmp_path / name, Packing(10**9, image_px=image_px))
+        known = seen(tmp_path / "m", remembered(read(tmp_path / name)), files)
+        assert known.note == "48 of these 48 pictures trained the model."
+
+
+def test_a_picture_saved_anew_is_known_by_its_path_alone(class_folders, tmp_path):
+    files = read(class_folders).with_split(np.array(["train"] * 48, dtype=object))
+    (tmp_path / "run").mkdir()
+    files.to_csv(tmp_path / "run/manifest.csv")
+    trained_on = remembered(files)
+    shutil.copytree(class_folders, tmp_path / "elsewhere")
+    for folder in (class_folders, tmp_path / "elsewhere"):
+        for file in sorted((folder / "red").iterdir()):
+            Image.open(file).rotate(90).save(file)
+    assert seen(tmp_path / "run", trained_on, read(class_folders)).note.startswith("48 of these 48")
+    assert seen(tmp_path / "run", trained_on, read(tmp_path / "elsewhere")).note.startswith("32 of these 48")
+    assert seen(tmp_path / "m", trained_on, read(class_folders)).note.startswith("32 of these 48")
+    assert seen(tmp_path / "run", None, read(class_folders)).note.startswith("48 of these 48"), (
+        "an older file"
+    )
+
+
+def test_links_lead_to_the_same_paths(class_folders, tmp_path):
+    """A folder by another way, and a folder of nothing but links to files."""
+    files = read(class_folders).with_split(np.array(["train"] * 24 + ["val"] * 24, dtype=object))
+    (tmp_path / "run").mkdir()
+    files.to_csv(tmp_path / "run/manifest.csv")
+    (tmp_path / "way").symlink_to(class_folders, target_is_directory=True)
+    for number, file in enumerate(sorted(class_folders.rglob("*.jpg"))):
+        link = tmp_path / "links" / file.parent.name / f"{number}.jpg"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    for data in ("way", "links"):
+        assert seen(tmp_path / "run", None, read(tmp_path / data)).pictures == 24
+
+
+def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
+    """500 of 2,000 trained pictures and 500 others: the sample of 400 holds about 100 of them, give or take 9."""
+    for number in range(2_500):
+        (tmp_path / f"{number}.jpg").write_bytes(f"content {number}".encode())
+    rows = [{"path": f"{number}.jpg", "label": "ab"[number % 2]} for number in range(2_500)]
+    pd.DataFrame(rows).to_csv(tmp_path / "list.csv", index=False)
+    manifest = read(tmp_path / "list.csv")
+    trained_on = remembered(manifest.select(np.arange(2_000)), most=400)
+    known = seen(tmp_path / "m", trained_on, manifest.select(np.arange(1_500, 2_500)))
+    assert not known.exact
+    assert 500 - 4 * 45 < known.pictures < 500 + 4 * 45
+    assert known.note == (
+        f"About {known.pictures} of these 1000 pictures trained the model, judging by a sample of their contents."
+    )
+    assert seen(tmp_path / "m", trained_on, manifest.select(np.arange(2_000, 2_500))).note is None
+
+
+def test_a_model_file_keeps_what_it_remembers(class_folders, tmp_path):
+    marks = np.array([0, 5, 2**63 - 1], dtype=np.int64)
+    again = parse(tmp_path, TrainedOn(40, marks).text())
+    assert again.pictures == 40
+    assert again.marks.tolist() == marks.tolist()
+    assert again.share == 3 / 40
+    whole = TrainedOn(1_000_000, np.arange(16_384, dtype=np.int64) << 49)
+    assert len(whole.text()) < 180_000, "what a million pictures add to a model file"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"pictures": 1, "marks": "??"}', '{"pictures": 1, "marks": "AAAA"}']
+)
+def test_a_damaged_memory_is_refused_by_its_file(text, tmp_path):
+    with pytest.raises(InputError, match=f"far.safetensors: the metadata '{KEY}' is damaged"):
+        parse(tmp_path / "far.safetensors", text)
