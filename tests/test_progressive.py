@@ -265,3 +265,10 @@ def test_each_stage_takes_the_share_of_the_time_that_is_wanted(stages, steps):
 def test_times_that_are_not_the_stages_are_refused(step_s, time_shares, name):
     with pytest.raises(InputError, match=f"{name} is .* one value above 0 for each of 3 stages"):
         Progressive(stages=3, image_px=Ramp(32, 64)).in_time(step_s, time_shares)
+
+
+def test_a_small_last_stage_has_no_smaller_ones_than_a_pixel():
+    """128 to 224 px scaled to 1 px would begin at 0.57, and to 7 px at 4."""
+    plan = Progressive(image_px=Ramp(128, 224), stages=2)
+    assert [plan.with_image_px(1).stage(index).image_px for index in (0, 1)] == [1, 1]
+    assert [plan.with_image_px(7).stage(index).image_px for index in (0, 1)] == [4, 7]

@@ -210,13 +210,19 @@ class Progressive:
         return self.continuous or self.order == "random"
 
     def with_image_px(self, end_px: int) -> Progressive:
-        """The same schedule, its sizes scaled so that the last stage trains at ``end_px``."""
+        """The same schedule, its sizes scaled so that the last stage trains at ``end_px``.
+
+        Raises:
+            pydantic.ValidationError: that is outside ``IMAGE_PX``.
+        """
         start, end = _ends(self.image_px)
         multiple = self.px_multiple if end_px % self.px_multiple == 0 else 1
         if start == end:
             return replace(self, image_px=float(end_px), px_multiple=multiple)
         ramp = Ramp(
-            start * end_px / end, end_px, isinstance(self.image_px, Ramp) and self.image_px.continuous
+            max(IMAGE_PX[0], start * end_px / end),
+            end_px,
+            isinstance(self.image_px, Ramp) and self.image_px.continuous,
         )
         return replace(self, image_px=ramp, px_multiple=multiple)
 
@@ -286,8 +292,9 @@ class Progressive:
 
 # What a value may be. The upper end of RandAugment's magnitude is that of the common implementations
 # (the paper goes to 25); 4,096 px is where a single picture's activations outgrow today's GPUs: ours.
+IMAGE_PX = (1, 4096)
 _RANGES = {
-    "image_px": (1, 4096),
+    "image_px": IMAGE_PX,
     "randaugment": (0, 30),
     "mixup_alpha": (0, 100),
     "cutmix_alpha": (0, 100),

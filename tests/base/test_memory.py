@@ -87,7 +87,7 @@ def test_a_peak_is_seen_although_it_has_gone():
     assert in_use_bytes(CPU) - before < 100_000_000
 
 
-@pytest.mark.parametrize("gib", [0, -1, float("nan")])
+@pytest.mark.parametrize("gib", [0, -1, float("nan"), float("inf")])
 def test_a_limit_of_nothing_is_refused(gib):
     with pytest.raises(InputError, match="--memory-gib"):
         limit(CPU, gib)

@@ -239,7 +239,6 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
             ("effnetv2: --set pooling=mean+center: pooling = 'mean+center'",),
         ),
         (("--epochs", "2", "--minutes", "3"), ("--epochs", "--minutes")),
-        (("--image-px", "90000"), ("image_px", "4096")),
         (("--framing", "squash"), ("framing", "whole", "crop", "pad")),
         (("--device", "quantum"), ("--device quantum",)),
         (("--labels", "fold"), ("--labels", "casefold")),

@@ -100,7 +100,18 @@ def test_a_file_that_is_not_there():
         ({"views": "eight"}, "--views is 'eight', but is one of one, symmetries"),
         ({"mean": "127,127,127"}, "--mean is '127,127,127', .*Divide"),
         ({"std": "58.4,57.1,57.4"}, "--std is .*Divide"),
-        ({"image_px": 100_000}, "--image-px is 100000, but no picture here is larger than 4096 px"),
+        (
+            {"mean": "0.5,nan,0.5"},
+            "--mean is '0.5,nan,0.5', but is of values in .0, 1., and so at most 1. Divide",
+        ),
+        ({"std": "0.5,0,0.5"}, "--std is '0.5,0,0.5', .* above 0, at most 1. Divide"),
+        ({"std": "0.5,-0.2,0.5"}, "--std is '0.5,-0.2,0.5', .* above 0, at most 1. Divide"),
+        (
+            {"crop_fraction": 87.5},
+            "--crop-fraction is 87.5, but is a share .*: above 0, at most 1. Divide a perc",
+        ),
+        ({"crop_fraction": 0.0}, "--crop-fraction is 0, but is a share"),
+        ({"crop_fraction": float("nan")}, "--crop-fraction is nan, but is a share"),
         ({"mean": "half"}, "--mean is 'half', but is a number for each channel"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -130,6 +131,36 @@ def test_a_stated_limit_counts_what_is_taken_already():
     assert 0.4 < preflight(limit_gib=taken + 1).room / GIB < 0.95
     with pytest.raises(InputError, match=r"--memory-gib 0.01: .* alone take [0-9.]+ GiB"):
         preflight(limit_gib=0.01)
+
+
+def test_a_limit_above_what_the_program_takes_is_not_called_too_little(monkeypatch):
+    """The machine itself has nothing left: that is another matter, which the trial of a group will tell."""
+    monkeypatch.setattr(room, "free_bytes", lambda device, limit, sharing: -GIB)
+    taken = in_use_bytes(CPU) / GIB
+    tries = preflight(limit_gib=taken + 1)
+    assert (tries.room, tries.limited) == (0, False)
+    with pytest.raises(InputError) as error:
+        preflight(limit_gib=taken)
+    assert float(re.search(r"alone take ([0-9.]+) GiB", str(error.value))[1]) >= taken
+
+
+def test_whether_the_limit_or_the_machine_leaves_less_is_known():
+    taken = in_use_bytes(CPU) / GIB
+    assert preflight(limit_gib=taken + 0.1).limited
+    assert not preflight(limit_gib=100_000).limited
+    assert not preflight().limited
+
+
+def test_what_was_tried_is_remembered(monkeypatch):
+    monkeypatch.setattr(Preflight, "trial", lambda self, setting, *, group_images: 100 * group_images)
+    monkeypatch.setattr(Preflight, "counted", lambda self, px: 50)
+    tries = preflight()
+    tries.room = 250
+    assert tries.largest_group(PLAN.last, among=[1, 2, 4, 8]) == 2
+    assert tries.took[2] == 200
+    tries.room = 10
+    assert tries.largest_group(PLAN.last, among=[1, 2, 4, 8]) == 0
+    assert tries.took == {1: 100}
 
 
 def test_what_the_optimizer_and_the_average_will_take_is_left_for_them(monkeypatch):

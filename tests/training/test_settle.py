@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -15,10 +17,11 @@ CPU = torch.device("cpu")
 CLASSES = ("cat", "dog")
 
 
-def settled(*settings, recipe="quick", images=9469):
+def settled(*settings, recipe="quick", images=9469, memory_gib=None):
     # Speed is chosen by measuring, in test_speed.
     settings = ["precision=fp32", "compile=off", *settings]
-    return settle(with_settings(named(recipe), settings), images=images, class_names=CLASSES, device=CPU)
+    recipe = with_settings(named(recipe), settings)
+    return settle(recipe, images=images, class_names=CLASSES, device=CPU, memory_gib=memory_gib)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +81,33 @@ def test_a_group_that_does_not_fit_names_the_largest_that_does(room_for):
 
 def test_a_network_that_does_not_fit_at_all_is_refused(room_for):
     room_for(0.4)
-    with pytest.raises(InputError, match="Not even a group of 1 of 128 px fits"):
+    with pytest.raises(InputError) as error:
         settled()
+    told = "Not even a group of 1 of 128 px fits: a step of EfficientNetV2-B0 with it took 1.00 GiB when it was tried"
+    assert told in str(error.value)
+    free = float(
+        re.search(r"beside the ([0-9.]+) GiB of memory that are free for it\. End what", str(error.value))[1]
+    )
+    assert free < 1, "what was tried is more than what there is, whatever was counted"
+
+
+def test_memory_that_ran_out_in_the_trial_is_told_so(room_for, monkeypatch):
+    room_for(0.4)
+    monkeypatch.setattr(Preflight, "trial", lambda self, setting, *, group_images, groups=1: None)
+    with pytest.raises(InputError, match=r"Not even a group of 1 .* ran out of memory when it was tried"):
+        settled()
+
+
+def test_under_a_limit_more_of_it_is_asked_for(room_for, monkeypatch):
+    room_for(0.4)
+    monkeypatch.setattr(
+        preflight, "free_bytes", lambda device, limit, sharing: (100 if limit is None else 0.4) * GIB
+    )
+    monkeypatch.setattr(preflight, "in_use_bytes", lambda device: GIB)
+    with pytest.raises(
+        InputError, match=r"Not even a group of 1 .* Give more \(--memory-gib\), or use a smaller"
+    ):
+        settled(memory_gib=2.0)
 
 
 def test_with_plenty_of_memory_nothing_is_tried(room_for):

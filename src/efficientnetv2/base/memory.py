@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 import threading
 from pathlib import Path
@@ -57,10 +58,12 @@ def limit(device: torch.device, gib: float) -> None:
         gib: that this process may take.
 
     Raises:
-        InputError: a limit of nothing.
+        InputError: a limit of nothing, or no number.
     """
-    if not gib > 0:
-        raise InputError(f"--memory-gib is {gib:g}, but a program takes more than 0.")
+    if not 0 < gib < math.inf:
+        raise InputError(
+            f"--memory-gib is {gib:g}, but has to be a number above 0. Leave it out to take what there is."
+        )
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), device)

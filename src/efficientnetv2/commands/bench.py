@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from efficientnetv2.commands import options
+from efficientnetv2.progressive import IMAGE_PX
 
 if TYPE_CHECKING:
     from efficientnetv2.commands.prepare import Source
@@ -16,6 +17,11 @@ bench = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
+
+# A network needs some pixels, batch-norm two pictures; the rest is there against slips of the keyboard. Ours.
+_SIDE = options.between(8, IMAGE_PX[1])
+_BATCH, _ONE = options.between(2, 1_000_000), options.between(1, 1_000_000)
+
 
 # Optional here, unlike elsewhere.
 _Data = Annotated[
@@ -31,9 +37,9 @@ _Data = Annotated[
 
 def step(
     model: Annotated[str, typer.Option(help="A published network (effnetv2 models).")] = "efficientnetv2_b0",
-    image_px: Annotated[int, typer.Option(min=8, help="Side of the pictures.")] = 224,
-    batch_images: Annotated[int, typer.Option(min=2, help="Pictures of a step.")] = 32,
-    rounds: Annotated[int, typer.Option(min=1, help="Of a step of each, one after the other.")] = 7,
+    image_px: Annotated[int, typer.Option(callback=_SIDE, help="Side of the pictures.")] = 224,
+    batch_images: Annotated[int, typer.Option(callback=_BATCH, help="Pictures of a step.")] = 32,
+    rounds: Annotated[int, typer.Option(callback=_ONE, help="Of a step of each, one after the other.")] = 7,
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Add the others compiled; takes minutes to begin.")
     ] = False,
@@ -62,13 +68,13 @@ def read(
     image_px: Annotated[
         list[int] | None,
         typer.Option(
-            min=8,
+            callback=_SIDE,
             help="Side of the squares; may be repeated. (Default: 128 and 300.)",
             show_default=False,
         ),
     ] = None,
-    pictures: Annotated[int, typer.Option(min=1, help="Of a round, spread over DATA.")] = 256,
-    rounds: Annotated[int, typer.Option(min=1, help="Of each side, one after the other.")] = 7,
+    pictures: Annotated[int, typer.Option(callback=_ONE, help="Of a round, spread over DATA.")] = 256,
+    rounds: Annotated[int, typer.Option(callback=_ONE, help="Of each side, one after the other.")] = 7,
     path_column: options.PathColumn = "path",
     label_column: options.LabelColumn = "label",
     as_json: options.Json = False,
@@ -91,14 +97,14 @@ def read(
 def train(
     data: _Data = None,
     model: Annotated[str, typer.Option(help="A published network (effnetv2 models).")] = "efficientnetv2_b0",
-    image_px: Annotated[int, typer.Option(min=8, help="Side of the pictures.")] = 128,
-    batch_images: Annotated[int, typer.Option(min=2, help="Pictures of a step.")] = 32,
-    rounds: Annotated[int, typer.Option(min=1, help="Of each side, one after the other.")] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Of a round, after two that do not count.")] = 8,
+    image_px: Annotated[int, typer.Option(callback=_SIDE, help="Side of the pictures.")] = 128,
+    batch_images: Annotated[int, typer.Option(callback=_BATCH, help="Pictures of a step.")] = 32,
+    rounds: Annotated[int, typer.Option(callback=_ONE, help="Of each side, one after the other.")] = 3,
+    steps: Annotated[int, typer.Option(callback=_ONE, help="Of a round, after two that do not count.")] = 8,
     workers: Annotated[
         int | None,
         typer.Option(
-            min=0,
+            callback=options.between(0, 1000),
             help="Processes that read, of ours and of the tuned others. (Default: by the machine.)",
             show_default=False,
         ),

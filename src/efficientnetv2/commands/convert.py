@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -11,6 +11,7 @@ import typer
 from efficientnetv2.commands import options
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.told import told
+from efficientnetv2.progressive import IMAGE_PX
 
 if TYPE_CHECKING:
     from efficientnetv2.models.interop.statement import Told
@@ -21,9 +22,11 @@ _FRAMINGS = {"whole": "whole picture squeezed", "crop": "centre square cut", "pa
 _PANEL = "What IN does not state, or states wrongly"
 
 
-def _option(help: str, metavar: str | None = None) -> Any:
+def _option(help: str, metavar: str | None = None, callback: Callable[..., Any] | None = None) -> Any:
     """Of the preprocessing."""
-    return typer.Option(help=help, metavar=metavar, show_default=False, rich_help_panel=_PANEL)
+    return typer.Option(
+        help=help, metavar=metavar, callback=callback, show_default=False, rich_help_panel=_PANEL
+    )
 
 
 def convert(
@@ -72,7 +75,10 @@ def convert(
             rich_help_panel=_PANEL,
         ),
     ] = None,
-    image_px: Annotated[int | None, _option("Side of the square that the network looks at.")] = None,
+    image_px: Annotated[
+        int | None,
+        _option("Side of the square that the network looks at.", callback=options.between(*IMAGE_PX)),
+    ] = None,
     framing: Annotated[
         str | None,
         _option(

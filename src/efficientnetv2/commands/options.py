@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from efficientnetv2.progressive import IMAGE_PX
+
+
+def between(least: float, most: float = math.inf) -> Callable[[Any], Any]:
+    """A check of a number given as an option, or of several, for its ``callback``.
+
+    Typer's own ``min`` and ``max`` do not say what was given, and let infinity through.
+
+    Args:
+        least: that it may be.
+        most: likewise.
+    """
+    rule = f"at least {least:,}" if most == math.inf else f"between {least:,} and {most:,}"
+
+    def check(value: Any) -> Any:
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and (not least <= one <= most or one == math.inf):
+                raise typer.BadParameter(f"it is {one:,}, but has to be {rule}.")
+        return value
+
+    return check
+
 
 Data = Annotated[
     str,
@@ -39,7 +64,11 @@ Labels = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Workers = Annotated[
     int | None,
-    typer.Option(min=0, help="Processes that read pictures. (Default: by the machine.)", show_default=False),
+    typer.Option(
+        callback=between(0, 1000),
+        help="Processes that read pictures. (Default: by the machine.)",
+        show_default=False,
+    ),
 ]
 MemoryGib = Annotated[
     float | None,
@@ -86,11 +115,19 @@ Minutes = Annotated[
 ]
 ImagePx = Annotated[
     int | None,
-    typer.Option(help="Picture size of the last stage; earlier ones scale.", show_default=False),
+    typer.Option(
+        callback=between(*IMAGE_PX),
+        help="Picture size of the last stage; earlier ones scale.",
+        show_default=False,
+    ),
 ]
 BatchImages = Annotated[
     int | None,
-    typer.Option(min=1, help="Pictures a step; the learning rate follows.", show_default=False),
+    typer.Option(
+        callback=between(1, 1_000_000),
+        help="Pictures a step; the learning rate follows.",
+        show_default=False,
+    ),
 ]
 Framing = Annotated[
     str | None,

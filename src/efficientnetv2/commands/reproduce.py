@@ -28,7 +28,11 @@ Data = Annotated[
 ]
 Seeds = Annotated[
     int | None,
-    typer.Option(help="Runs per cell: 1 at tiny, 3 at small, 5 at paper.", min=1, show_default=False),
+    typer.Option(
+        callback=options.between(1, 1000),
+        help="Runs per cell: 1 at tiny, 3 at small, 5 at paper.",
+        show_default=False,
+    ),
 ]
 Weights = Annotated[
     str | None,

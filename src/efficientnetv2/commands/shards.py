@@ -17,16 +17,23 @@ def shards(
         typer.Argument(metavar="OUT", help="Folder of the shards; new or empty.", show_default=False),
     ],
     shard_mb: Annotated[
-        float, typer.Option(min=0.1, help="Most megabytes (1,000,000 bytes) of a shard.")
+        float,
+        typer.Option(
+            callback=options.between(0.1, 1_000_000), help="Most megabytes (1,000,000 bytes) of a shard."
+        ),
     ] = 1000.0,
     shard_pictures: Annotated[
         int | None,
-        typer.Option(min=1, help="Most pictures of a shard. (Default: any number.)", show_default=False),
+        typer.Option(
+            callback=options.between(1),
+            help="Most pictures of a shard. (Default: any number.)",
+            show_default=False,
+        ),
     ] = None,
     image_px: Annotated[
         int | None,
         typer.Option(
-            min=2,
+            callback=options.between(2),
             help="Shrink larger pictures to this shorter side. (Default: every file stays as it is.)",
             show_default=False,
         ),

@@ -11,7 +11,6 @@ from efficientnetv2.base.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from efficientnetv2.models.interop.statement import Told
 
-_MOST_PX = 4096  # of a recipe as well; ours
 _CHOICES = {
     "framing": ("whole", "crop", "pad"),
     "interpolation": ("bilinear", "bicubic"),
@@ -39,9 +38,10 @@ def told(class_names: str | None, **fields: Any) -> Told:
             )
     for name in {"mean", "std"} & said.keys():
         said[name] = _numbers(name, said[name])
-    if said.get("image_px", 0) > _MOST_PX:
+    if not 0 < said.get("crop_fraction", 1) <= 1:
         raise InputError(
-            f"--image-px is {said['image_px']}, but no picture here is larger than {_MOST_PX} px."
+            f"--crop-fraction is {said['crop_fraction']:g}, but is a share of the shorter side: above 0, at most 1. "
+            "Divide a percentage by 100."
         )
     return Told(said, None if class_names is None else names(class_names))
 
@@ -98,9 +98,10 @@ def _numbers(name: str, word: str) -> tuple[float, ...]:
         raise InputError(
             f"--{name} is '{word}', but is a number for each channel with commas between, as 0.485,0.456,0.406."
         ) from error
-    if any(abs(number) > 1 for number in numbers):
+    least = "above 0, " if name == "std" else ""
+    if not all(abs(number) <= 1 and (name == "mean" or number > 0) for number in numbers):
         raise InputError(
-            f"--{name} is '{word}', but is of values in [0, 1], and so at most 1. Divide one that is of values from 0 "
-            "to 255 by 255."
+            f"--{name} is '{word}', but is of values in [0, 1], and so {least}at most 1. Divide one that is of values "
+            "from 0 to 255 by 255."
         )
     return numbers

@@ -51,7 +51,10 @@ class Words:
         if self.epochs is not None and self.minutes is not None:
             raise InputError("--epochs and --minutes both say how long to train. Give one of them.")
         if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
-            raise InputError(f"--minutes is {self.minutes:g}, but a run takes longer than 0.")
+            raise InputError(
+                f"--minutes is {self.minutes:g}, but has to be a number above 0. Leave it out to train as long as the "
+                "recipe says."
+            )
         if self.cache not in (None, *CACHES):
             raise InputError(
                 f"--cache is '{self.cache}', but is ram or disk{did_you_mean(self.cache, CACHES)}"
@@ -79,11 +82,11 @@ def begin_recipe(words: Words, device: torch.device, say: Callable[[str], None])
     weights = words.weights or "auto"
     if weights == "auto":
         found = best_weights(default_model(device) if words.model in (None, "auto") else str(words.model))
-        weights = found.word
+        weights, words = found.word, replace(words, weights=None)
         notes.append(found.note)
     name, why = ("quick", "from scratch") if weights == "none" else ("finetune", "from given weights")
     notes.append(f"Recipe: {name} ({why}).")
-    return _apply(replace(words, weights=weights), named(name), say), notes
+    return _apply(words, named(name).model_copy(update={"weights": weights}), say), notes
 
 
 def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) -> Recipe:
@@ -149,7 +152,7 @@ def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
             say(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
     if words.image_px is not None and words.image_px != recipe.progressive.last.image_px:
         plain["progressive"] = recipe.progressive.with_image_px(words.image_px).to_json()
-    return checked(set_fields(plain, words.settings), where=_spoken(words), said=_said(words))
+    return checked(set_fields(plain, words.settings), where=recipe.name, said=_said(words))
 
 
 def _following(recipe: Recipe, batch_images: int) -> float:
@@ -177,13 +180,10 @@ _OPTIONS = {
 def _said(words: Words) -> dict[str, str]:
     """From fields to the words of the command line that changed them."""
     options = {
-        field: f"--{option.replace('_', '-')} {value}"
+        field: f"--{option.replace('_', '-')} {value:g}"
+        if option == "epochs"
+        else f"--{option.replace('_', '-')} {value}"
         for field, option in _OPTIONS.items()
         if (value := getattr(words, option)) is not None
     }
     return options | {setting.partition("=")[0].strip(): f"--set {setting}" for setting in words.settings}
-
-
-def _spoken(words: Words) -> str:
-    said = [f"--{name.replace('_', '-')}" for name, value in vars(words).items() if value not in (None, ())]
-    return " ".join(said).replace("--settings", "--set") or "recipe"

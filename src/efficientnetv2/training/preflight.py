@@ -54,9 +54,11 @@ class Preflight:
 
     Attributes:
         room: bytes that a pass may take.
+        limited: whether the limit sets that, rather than what there is.
+        took: of each group that was tried for ``largest_group``, by its pictures: bytes, None where memory ran out.
 
     Raises:
-        InputError: more memory is taken already than the limit allows.
+        InputError: as much memory is taken already as the limit allows, or more.
     """
 
     def __init__(
@@ -76,12 +78,14 @@ class Preflight:
         weights = sum(weight.nbytes for weight in network.parameters() if weight.requires_grad)
         sharing = world.local_size if device.type == "cpu" else 1
         free = free_bytes(device, limit_gib, sharing=sharing)
-        self.room = int((free - _BESIDE_WEIGHTS * weights) * _MEASURED)
-        if self.room <= 0 and limit_gib is not None:
-            least = (self._taken + _BESIDE_WEIGHTS * weights) / GIB
+        self.room = max(0, int((free - _BESIDE_WEIGHTS * weights) * _MEASURED))
+        self.limited = limit_gib is not None and free < free_bytes(device, None, sharing=sharing)
+        self.took: dict[int, int | None] = {}
+        least = (self._taken + _BESIDE_WEIGHTS * weights) / GIB
+        if limit_gib is not None and limit_gib <= least:
             raise InputError(
-                f"--memory-gib {limit_gib:g}: the program and the weights alone take {least:.2f} GiB, before the "
-                "first picture. Give more."
+                f"--memory-gib {limit_gib:g}: the program and the weights alone take "
+                f"{math.ceil(100 * least) / 100:.2f} GiB, before the first picture. Give more."
             )
 
     def counted(self, image_px: int) -> int:
@@ -127,13 +131,14 @@ class Preflight:
         return taken
 
     def largest_group(self, setting: Setting, *, among: Sequence[int]) -> int:
-        """The largest of these numbers of pictures that fits as a group; 0 if none does."""
-        return largest(
-            among,
-            each=self.counted(setting.image_px),
-            room=self.room,
-            taken=lambda images: self.trial(setting, group_images=images),
-        )
+        """The largest of these numbers of pictures that fits as a group; 0 if none does (the first was tried)."""
+
+        def taken(images: int) -> int | None:
+            self.took[images] = self.trial(setting, group_images=images)
+            return self.took[images]
+
+        self.took = {}
+        return largest(among, each=self.counted(setting.image_px), room=self.room, taken=taken)
 
     def groups_at_a_time(self, settings: Sequence[Setting], *, group_images: int) -> GroupsAtATime:
         """How many groups run in one pass at each size: as many as fit, in passes of about the same number.

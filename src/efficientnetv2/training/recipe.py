@@ -7,6 +7,7 @@ nothing left to decide, and resuming decides nothing anew.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,9 @@ from efficientnetv2.base.preprocessing import Framing, Views
 from efficientnetv2.data.sampling import Balance
 from efficientnetv2.inference.accelerate import Precision
 from efficientnetv2.progressive import Progressive, Ramp
+
+# Of epochs and of a batch's pictures: beyond, it is a slip of the keyboard. Ours.
+_MOST = 1_000_000
 
 
 class _Part(BaseModel):
@@ -137,10 +141,10 @@ class Recipe(_Part):
     freeze_stages: Annotated[int, Field(ge=0)] | Literal["all"] = 0
     frozen_statistics: bool = False
     recompute_stages: int = Field(default=0, ge=0)
-    epochs: float | Literal["auto"] = "auto"
+    epochs: Annotated[float, Field(gt=0, le=_MOST)] | Literal["auto"] = "auto"
     epochs_auto: tuple[int, float, float] = (100_000, 10.0, 100.0)
     steps: int | None = Field(default=None, ge=1)
-    batch_images: int = Field(default=32, ge=1)
+    batch_images: int = Field(default=32, ge=1, le=_MOST)
     group_images: int | None = Field(default=None, ge=1)
     progressive: Progressive
     time_shares: Literal["equal"] | tuple[float, ...] | None = None
@@ -167,8 +171,6 @@ class Recipe(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.epochs != "auto" and self.epochs <= 0:
-            raise ValueError(f"epochs is {self.epochs}, but a run lasts longer than 0")
         if self.epochs != "auto" and self.steps is not None:
             raise ValueError(
                 f"epochs is {self.epochs:g} and steps is {self.steps}, but only one of them says how long a run is: "
@@ -254,7 +256,8 @@ def checked(plain: Any, *, where: str, said: Mapping[str, str] | None = None) ->
     Args:
         plain: as ``Recipe.to_json`` gives them.
         where: they are from, for the message.
-        said: from fields to the words that they were changed by: of a wrong field its own words are named instead.
+        said: from fields to the words that they were changed by: of wrong fields, and of those that do not go together,
+            their own words are named instead.
 
     Raises:
         InputError: naming each wrong field, its value and the rule.
@@ -264,7 +267,10 @@ def checked(plain: Any, *, where: str, said: Mapping[str, str] | None = None) ->
     except ValidationError as error:
         wrong = _complaints(error, plain)
         words = dict.fromkeys(
-            word for name in wrong for field, word in (said or {}).items() if _of_one_branch(name, field)
+            word
+            for name, line in wrong.items()
+            for field, word in (said or {}).items()
+            if (_of_one_branch(name, field) if name else re.search(rf"\b{re.escape(field)}\b", line))
         )
         raise InputError(f"{' '.join(words) or where}: " + "; ".join(wrong.values())) from error
 

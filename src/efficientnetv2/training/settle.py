@@ -177,10 +177,12 @@ def _settled_group(recipe: Recipe, preflight: Preflight, world: World) -> int:
     group = preflight.largest_group(largest, among=among)
     px, room = largest.image_px, f"the {preflight.room / GIB:.2f} GiB of memory that are free for it"
     if group == 0:
+        took = preflight.took[among[0]]
+        needs = "ran out of memory" if took is None else f"took {took / GIB:.2f} GiB"
+        more = "Give more (--memory-gib)" if preflight.limited else "End what else takes memory"
         raise InputError(
-            f"Not even a group of {among[0]} of {px} px fits: {title(recipe.model)} keeps "
-            f"{preflight.counted(px) / GIB:.2f} GiB of activations for each picture, too much for {room}. Use a "
-            "smaller network (--model) or smaller pictures (--image-px)."
+            f"Not even a group of {among[0]} of {px} px fits: a step of {title(recipe.model)} with it {needs} when it "
+            f"was tried, beside {room}. {more}, or use a smaller network (--model) or smaller pictures (--image-px)."
         )
     if given is not None and group < given:
         raise InputError(

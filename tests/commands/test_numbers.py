@@ -1,0 +1,68 @@
+"""Numbers that no command can go by: the message names the option as it was given, the value and the rule."""
+
+from __future__ import annotations
+
+import pytest
+from tests.command_line import effnetv2
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("shards DATA out --shard-mb inf", "'--shard-mb': it is inf, but has to be between 0.1 and 1,000,000."),
+        ("shards DATA out --shard-mb nan", "'--shard-mb': it is nan, but has to be between 0.1"),
+        ("shards DATA out --shard-mb 0", "'--shard-mb': it is 0.0, but has to be between 0.1"),
+        ("shards DATA out --shard-mb -5", "'--shard-mb': it is -5.0, but has to be between 0.1"),
+        ("shards DATA out --shard-pictures 0", "'--shard-pictures': it is 0, but has to be at least 1."),
+        ("shards DATA out --image-px 1", "'--image-px': it is 1, but has to be at least 2."),
+        ("train DATA --epochs 0", "--epochs 0: epochs = 0.0: Input should be greater than 0, or 'auto'"),
+        ("train DATA --weights none --epochs -2", "--epochs -2: epochs = -2.0: Input should be greater than 0"),
+        ("train DATA --epochs inf", "--epochs inf: epochs = inf: Input should be a finite number"),
+        ("train DATA --epochs nan", "--epochs nan: epochs = nan: Input should be a finite number"),
+        ("train DATA --epochs 1e300", "--epochs 1e+300: epochs = 1e+300: Input should be less than"),
+        ("train DATA --weights none --set epochs=0", "--set epochs=0: epochs = 0: Input should be greater than 0"),
+        ("train DATA --minutes inf", "--minutes is inf, but has to be a number above 0. Leave it out to"),
+        ("plan DATA --minutes 0", "--minutes is 0, but has to be a number above 0."),
+        ("train DATA --image-px 100000", "'--image-px': it is 100,000, but has to be between 1 and 4,096."),
+        ("plan DATA --image-px 0", "'--image-px': it is 0, but has to be between 1 and 4,096."),
+        ("train DATA --batch-images 0", "'--batch-images': it is 0, but has to be between 1 and 1,000,000."),
+        ("train DATA --batch-images " + 400 * "9", "'--batch-images': it is 999,999,"),
+        ("train DATA --workers -1", "'--workers': it is -1, but has to be between 0 and 1,000."),
+        ("train DATA --workers 100000", "'--workers': it is 100,000, but has to be between 0 and 1,000."),
+        ("train DATA --weights none --memory-gib inf", "--memory-gib is inf, but has to be a number above 0."),
+        ("plan DATA --weights none --memory-gib nan", "--memory-gib is nan, but has to be a number above 0."),
+        ("train DATA --weights none --memory-gib 0", "--memory-gib is 0, but has to be a number above 0."),
+        ("train DATA --weights none --set precision=fp8", "--set precision=fp8: precision = 'fp8': Input should be"),
+        ("train DATA --weights none --epochs 5 --set group_images=3", "--set group_images=3: group_images is 3,"),
+        ("train DATA --weights none --epochs 5 --set steps=3", "--epochs 5 --set steps=3: epochs is 5 and steps"),
+        (
+            "train DATA --weights none --batch-images 9 --set group_images=2",
+            "--batch-images 9 --set group_images=2: group_images is 2, which does not divide batch_images (9)",
+        ),
+        ("bench step --image-px 100000", "'--image-px': it is 100,000, but has to be between 8 and 4,096."),
+        ("bench step --batch-images 1", "'--batch-images': it is 1, but has to be between 2 and 1,000,000."),
+        ("bench step --rounds 0", "'--rounds': it is 0, but has to be between 1 and 1,000,000."),
+        ("bench input --image-px 64 --image-px 1", "'--image-px': it is 1, but has to be between 8 and"),
+        ("bench input --pictures 0", "'--pictures': it is 0, but has to be between 1 and 1,000,000."),
+        ("bench train --steps 0", "'--steps': it is 0, but has to be between 1 and 1,000,000."),
+        ("bench train --workers -2", "'--workers': it is -2, but has to be between 0 and 1,000."),
+        ("reproduce 7 --seeds 0", "'--seeds': it is 0, but has to be between 1 and 1,000."),
+        ("convert in.pth out.safetensors --image-px 0", "'--image-px': it is 0, but has to be between 1 and"),
+        ("convert in.pth out.safetensors --crop-fraction 87.5", "--crop-fraction is 87.5, but"),
+    ],
+)  # fmt: skip
+def test_a_number_of_no_use_is_refused_by_its_option(command, message, class_folders, tmp_path):
+    done = effnetv2(*command.replace("DATA", class_folders.name).split(), cwd=tmp_path)
+    told = " ".join(done.stderr.replace("│", " ").split())
+    assert done.returncode == 2, done.stderr
+    # Either typer's "Invalid value for '--option': ..." or a message of ours, which begins with the option.
+    assert f"Invalid value for {message}" in told or f"effnetv2: {message}" in told, told
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"], "nothing is begun"
+
+
+def test_the_least_and_the_greatest_are_taken(class_folders, tmp_path):
+    for number in ("0.1", "1000000"):
+        done = effnetv2("shards", class_folders, f"out {number}", "--shard-mb", number, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert all(path.stat().st_size <= 100_000 for path in (tmp_path / "out 0.1").glob("*.tar"))
