@@ -273,7 +273,6 @@ def test_a_store_whose_package_is_missing_names_the_extra_and_what_pip_can_insta
         ("gopher://host/shards", "gopher:// is no kind of store"),
         ("htps://host/shards", "did you mean 'https'?"),
         ("ftp://host/shards", "which FTP was not made for. Copy the shards to this machine"),
-        ("dbfs://host/shards", "can't be opened (TypeError"),
     ],
 )
 def test_a_kind_of_url_that_is_of_no_use_is_told_with_those_that_are(url, words):
@@ -281,8 +280,16 @@ def test_a_kind_of_url_that_is_of_no_use_is_told_with_those_that_are(url, words)
         read(url)
     assert words in str(error.value)
     assert str(error.value).startswith(url)
-    if "dbfs" not in url:
-        assert "https://, s3:// (extra s3), gs:// (extra gcs), az:// (extra azure)" in str(error.value)
+    assert "https://, s3:// (extra s3), gs:// (extra gcs), az:// (extra azure)" in str(error.value)
+
+
+def test_a_store_that_cannot_begin_is_told(monkeypatch):
+    def without_keys(*_, **__):
+        raise RuntimeError("no keys")
+
+    monkeypatch.setattr(remote, "url_to_fs", without_keys)
+    with pytest.raises(InputError, match=r"memory://shards: can't be opened \(RuntimeError: no keys\)"):
+        RemoteStore("memory://shards")
 
 
 def test_a_package_of_fsspec_s_that_no_extra_brings_is_told_too(monkeypatch):
