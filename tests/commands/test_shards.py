@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 
 import pandas as pd
 import pytest
@@ -119,6 +120,60 @@ def test_damage_is_told_where_pictures_are_only_looked_at(class_folders, tmp_pat
         done = effnetv2(*words, "--device", "cpu", "--strict", cwd=tmp_path)
         assert done.returncode == 2
         assert "Damaged shard: pictures-000001.tar is cut short" in done.stderr
+
+
+def test_a_label_lost_with_a_damaged_tar_is_named_and_not_made_up(class_folders, tmp_path):
+    """Classes are named by ``.json`` where there is no index; the number in ``.cls`` must not become a fourth."""
+    assert effnetv2("shards", class_folders, "packed", cwd=tmp_path).returncode == 0
+    (tmp_path / "packed/index.parquet").unlink()
+    tar = tmp_path / "packed/pictures-000000.tar"
+    with tarfile.open(tar) as opened:
+        lost = next(member for member in opened if member.name == "000000007.json")
+    content = bytearray(tar.read_bytes())
+    content[lost.offset : lost.offset + 512] = bytes(512)
+    tar.write_bytes(content)
+    done = effnetv2("shards", "packed", "again", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = (
+        "Damaged shard: pictures-000000.tar has lost the labels of '000000007' (there is no 000000007.json, where the "
+        f"others have theirs); has a damaged header at byte {lost.offset}; the 47 pictures found in it are used."
+    )
+    assert told in done.stdout
+    assert "47 pictures of 3 classes (47 without a split) in 1 shard, " in done.stdout
+    done = effnetv2("shards", "packed", "strict", "--strict", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Damaged shard: pictures-000000.tar" in done.stderr
+    content[lost.offset : lost.offset + 1024] = b""  # the member cut out: a tar without damage
+    tar.write_bytes(content)
+    done = effnetv2("train", "packed", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "packed/pictures-000000.tar lacks labels: there is no 000000007.json" in done.stderr
+
+
+def test_bytes_that_went_bad_are_found_when_they_are_read(class_folders, tmp_path):
+    """A hole in a JPEG, which a decoder fills with grey."""
+    done = effnetv2("shards", class_folders, "packed", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    row = pd.read_parquet(tmp_path / "packed/index.parquet").iloc[5]
+    tar = tmp_path / "packed/pictures-000000.tar"
+    content = bytearray(tar.read_bytes())
+    start = row["shard_offset"] + row["shard_bytes"] // 2
+    content[start : start + 64] = bytes(64)
+    tar.write_bytes(content)
+    done = effnetv2("shards", "packed", "again", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    stop = row["shard_offset"] + row["shard_bytes"]
+    where = f"pictures-000000.tar, bytes {row['shard_offset']} to {stop}"
+    assert (
+        f"Left out pictures-000000.tar#{row['path']}: is damaged: {where} are not what was packed."
+        in done.stdout
+    )
+    words = ("train", "packed", *TINY, "--weights", "none", "--out", "run")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    skipped = pd.read_csv(tmp_path / "run/skipped.csv")
+    assert skipped["path"].tolist() == [f"pictures-000000.tar#{row['path']}"]
+    assert skipped["reason"].str.contains("are not what was packed").all()
 
 
 def test_the_folder_one_stands_in_can_be_filled(class_folders, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.data.shards.names import is_url
 from efficientnetv2.data.shards.pack import Packing, pack
@@ -20,8 +20,7 @@ def pack_and_tell(source: Source, out: Path, packing: Packing, *, as_json: bool)
     screen = Screen(quiet=as_json)
     place = _place(source.data, out)
     manifest = source.read(for_training=False)
-    for note in manifest.notes:
-        screen.say(note)
+    tell(manifest, strict=packing.strict, say=screen.say)
     with screen.counting("packing", len(manifest)) as counted:
         packed = pack(manifest, place, packing, progress=counted)
     for path, reason in packed.skipped:

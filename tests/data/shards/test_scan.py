@@ -274,7 +274,7 @@ def test_the_number_of_further_shards_without_labels_is_told(jpegs, tmp_path):
             del members["2.json"]
         write(tmp_path / f"set/{number}.tar", members)
     with pytest.raises(
-        InputError, match=r"set/1\.tar lacks labels: there is no 2\.json.* So do 1 more shards\."
+        InputError, match=r"set/1\.tar lacks labels: there is no 2\.json.* So it is in 1 further shard\."
     ):
         read(tmp_path / "set")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from efficientnetv2.base.errors import some
+from efficientnetv2.base.errors import count_of, some
 
 # Faults of a shard that are told one by one. Ours.
 _TOLD = 3
@@ -51,7 +51,9 @@ class Scanned:
     def told(self) -> str:
         """The damage in a sentence without beginning and end, '' if there is none."""
         more = len(self.damage) - _TOLD
-        return "; ".join(self.damage[:_TOLD]) + (f"; and has {more} more faults" if more > 0 else "")
+        return "; ".join(self.damage[:_TOLD]) + (
+            f"; and has {count_of(more, 'more fault')}" if more > 0 else ""
+        )
 
 
 def place_of_labels(tars: Sequence[Scanned]) -> Place:

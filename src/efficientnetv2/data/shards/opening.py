@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.base.errors import InputError, did_you_mean, some
+from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.data.listing import Listing, is_picture
 from efficientnetv2.data.shards.index import Index, ShardSet, is_index, load
 from efficientnetv2.data.shards.names import INDEX, SUFFIX, expanded, is_pattern, is_url, parted
@@ -162,7 +162,7 @@ def _spelled_out(store: Store, names: list[str], data: str) -> list[str]:
 def _refuse_unlabelled(shards: ShardSet) -> None:
     lacking = [shard for shard in shards.shards if shard.lacks]
     if lacking:
-        more = f" So do {len(lacking) - 1} more shards." if len(lacking) > 1 else ""
+        more = f" So it is in {count_of(len(lacking) - 1, 'further shard')}." if len(lacking) > 1 else ""
         raise InputError(
             f"{shards.base}/{lacking[0].name} lacks labels: {lacking[0].lacks}.{more} Pack it anew with a label for "
             "every picture (.cls, or a field of .json that --label-column names), or without the pictures that have "
