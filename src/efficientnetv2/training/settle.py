@@ -178,11 +178,11 @@ def _settled_group(recipe: Recipe, preflight: Preflight, world: World) -> int:
     px, room = largest.image_px, f"the {preflight.room / GIB:.2f} GiB of memory that are free for it"
     if group == 0:
         took = preflight.took[among[0]]
-        needs = "ran out of memory" if took is None else f"took {took / GIB:.2f} GiB"
+        tried = "memory ran out, with" if took is None else f"it took {took / GIB:.2f} GiB, more than"
         more = "Give more (--memory-gib)" if preflight.limited else "End what else takes memory"
         raise InputError(
-            f"Not even a group of {among[0]} of {px} px fits: a step of {title(recipe.model)} with it {needs} when it "
-            f"was tried, beside {room}. {more}, or use a smaller network (--model) or smaller pictures (--image-px)."
+            f"Not even a group of {among[0]} of {px} px fits. When {title(recipe.model)} tried one, {tried} {room}. "
+            f"{more}, or use a smaller network (--model) or smaller pictures (--image-px)."
         )
     if given is not None and group < given:
         raise InputError(
