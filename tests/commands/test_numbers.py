@@ -26,7 +26,7 @@ from tests.command_line import effnetv2
         ("train DATA --image-px 100000", "'--image-px': it is 100,000, but has to be between 1 and 4,096."),
         ("plan DATA --image-px 0", "'--image-px': it is 0, but has to be between 1 and 4,096."),
         ("train DATA --batch-images 0", "'--batch-images': it is 0, but has to be between 1 and 1,000,000."),
-        ("train DATA --batch-images " + 400 * "9", "'--batch-images': it is 999,999,"),
+        ("train DATA --batch-images 99999999999", "'--batch-images': it is 99,999,999,999, but has to be between 1"),
         ("train DATA --workers -1", "'--workers': it is -1, but has to be between 0 and 1,000."),
         ("train DATA --workers 100000", "'--workers': it is 100,000, but has to be between 0 and 1,000."),
         ("train DATA --weights none --memory-gib inf", "--memory-gib is inf, but has to be a number above 0."),

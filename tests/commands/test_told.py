@@ -151,7 +151,6 @@ def test_what_is_told_of_the_preprocessing(words, base, expected):
     ("words", "said"),
     [
         ({"image_px": 0}, "image_px is 0"),
-        ({"crop_fraction": 1.5}, "crop_fraction is 1.5, but lies in"),
         ({"mean": "0.5"}, "mean has 1 value, but the network takes pictures of 3 channels"),
         ({"std": "0.5,0,0.5"}, "above 0"),
     ],

@@ -239,6 +239,18 @@ def test_a_cls_that_was_lost_costs_its_picture_alone(jpegs, tmp_path):
     )
 
 
+def test_pictures_that_never_had_labels_are_not_lost_with_a_damaged_header(jpegs, tmp_path):
+    file = write(tmp_path / "x.tar", {f"{n:02d}.jpg": jpeg for n, jpeg in enumerate(jpegs)})
+    content = bytearray(file.read_bytes())
+    broken = headers(file)[5].offset
+    content[broken : broken + 512] = b"\xff" * 512
+    file.write_bytes(content)
+    manifest = read(str(file), require_labels=False)
+    assert manifest.paths == [f"x.tar#{n:02d}.jpg" for n in range(12) if n != 5]
+    with pytest.raises(InputError, match=r"x\.tar lacks labels: there is no 00\.json \(11 such pictures\)\."):
+        read(str(file))
+
+
 def test_a_tar_cut_between_a_picture_and_its_label_loses_the_picture(jpegs, tmp_path):
     file = write(tmp_path / "x.tar", plain(jpegs))
     file.write_bytes(file.read_bytes()[: headers(file)[13].offset])  # the seventh picture's label
