@@ -104,7 +104,7 @@ def train(
     workers: Annotated[
         int | None,
         typer.Option(
-            callback=options.between(0, 1000),
+            callback=options.between(0),
             help="Processes that read, of ours and of the tuned others. (Default: by the machine.)",
             show_default=False,
         ),

@@ -65,7 +65,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Workers = Annotated[
     int | None,
     typer.Option(
-        callback=between(0, 1000),
+        callback=between(0),
         help="Processes that read pictures. (Default: by the machine.)",
         show_default=False,
     ),
