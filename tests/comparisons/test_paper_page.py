@@ -97,13 +97,13 @@ def test_the_claims_of_tables_by_hand():
     }
     twelve = {
         ("resnet50_224", "baseline, top-1 %"): (60.0, 61.0),
-        ("resnet50_224", "progressive, top-1 %"): (60.5, 60.5),
+        ("resnet50_224", "progressive, top-1 %"): (62.0, 62.0),
         ("resnet50_224", "baseline, minutes"): (8.0, 4.0),
         ("resnet50_224", "progressive, minutes"): (4.0, 2.0),
     }
     assert values(table("12", twelve)) == {
         "progressive_speedup_resnet50_imagenette": (2.0, "ratio"),
-        "progressive_top1_gain_resnet50_imagenette": (0.0, "points"),
+        "progressive_top1_gain_resnet50_imagenette": (1.5, "points"),
     }
     five = {
         ("magnitude 5", "128 px"): (50.0,),

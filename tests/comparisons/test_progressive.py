@@ -48,24 +48,30 @@ def test_no_regularization_is_none():
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     """Runs that take a second an epoch at a fixed size and half of it progressively, better by rate and strength."""
-    monkeypatch.setattr(progressive, "rows_of", lambda manifest, split, count, seed: list(range(count or 9)))
-    monkeypatch.setattr(progressive, "write_pictures", lambda file, *rest: file)
-    asked = []
+    first = {"train": 0, "val": 100_000}  # numbers of pictures, by which one sees where they are from
+    monkeypatch.setattr(
+        progressive,
+        "rows_of",
+        lambda manifest, split, count, seed: [first[split] + seed + row for row in range(count or 9)],
+    )
+    monkeypatch.setattr(progressive, "write_pictures", lambda file, *parts: written.append(parts) or file)
+    asked, lrs, written = [], {}, []
 
     def found(runs, cell, seed):
         made = with_settings(named("quick"), cell.settings)
         quicker = 0.5 if cell.row == PROGRESSIVE else 1.0
         asked.append((cell.row, seed, made.epochs, runs.source.data))
+        lrs.setdefault(cell.row, set()).add(made.optimizer.lr)
         strength = made.progressive.last.randaugment or 0
         top1 = 0.5 - abs(strength - (10 if cell.row == FIXED else 15)) / 100 - abs(made.optimizer.lr - 1e-3)
         return {"top1": top1 + seed / 100, "train_s": made.epochs * quicker, "others_cores": 0.0}
 
     monkeypatch.setattr(progressive, "measured", found)
-    return Runs(Source("x"), 2, "none", "cpu", tmp_path, print), asked
+    return Runs(Source("x"), 2, "none", "cpu", tmp_path, print), asked, lrs, written
 
 
 def test_each_arm_is_tuned_by_itself_and_by_as_many_tries(runs):
-    together, asked = runs
+    together, asked, *_ = runs
     chosen = progressive.tuned(None, REGIMES["paper"], together)["arms"]
     assert chosen[FIXED]["chosen"] == {"strength": "middle", "lr": 1e-3}
     assert chosen[PROGRESSIVE]["chosen"] == {"strength": "strong", "lr": 1e-3}
@@ -74,13 +80,39 @@ def test_each_arm_is_tuned_by_itself_and_by_as_many_tries(runs):
 
 
 def test_equal_time_is_progressives_time_with_the_same_seed(runs):
-    together, asked = runs
+    together, asked, *_ = runs
     found = compared(None, REGIMES["paper"], {FIXED: CHOICE, PROGRESSIVE: CHOICE}, together)
     assert [row["train_s"] for row in found[EQUAL_TIME]] == [row["train_s"] for row in found[PROGRESSIVE]]
     assert [(arm, epochs) for arm, seed, epochs, _ in asked if seed == 1] == [
         (FIXED, 60), (PROGRESSIVE, 60), (EQUAL_TIME, 30),
     ]  # fmt: skip
     assert {Path(data).name for _, seed, _, data in asked if seed == 1} == {"pictures_1.csv"}
+
+
+def test_each_arm_trains_with_its_own_choice_and_equal_time_with_that_of_fixed(runs):
+    together, _, lrs, _ = runs
+    choices = {FIXED: Choice("light", 1e-3), PROGRESSIVE: Choice("light", 4e-3)}
+    compared(None, REGIMES["paper"], choices, together)
+    assert lrs == {FIXED: {1e-3}, PROGRESSIVE: {4e-3}, EQUAL_TIME: {1e-3}}
+
+
+def test_tuning_fits_and_chooses_by_different_pictures_of_train(runs):
+    together, *_, written = runs
+    progressive.tuned(None, REGIMES["paper"], together)
+    (_, fitting, choosing) = written[0]
+    assert (len(fitting), len(choosing)) == (1000, 2000)
+    assert not set(fitting) & set(choosing)
+    assert max(*fitting, *choosing) < 100_000  # of val there is none
+
+
+def test_each_seed_has_pictures_of_its_own_and_answers_the_same_of_val(runs):
+    together, *_, written = runs
+    compared(None, REGIMES["paper"], {FIXED: CHOICE, PROGRESSIVE: CHOICE}, together)
+    (_, learning, answering), (_, learning_1, answering_1) = written
+    assert learning[0] != learning_1[0]
+    assert len(learning) == len(learning_1) == 1000
+    assert answering == answering_1
+    assert min(answering) >= 100_000
 
 
 def test_the_claims_are_by_hand():
@@ -117,20 +149,18 @@ def test_what_cannot_be_is_refused(words, sentence, tmp_path):
 
 
 def test_the_figure_shows_every_run_and_every_sizes_cost():
-    """Two seeds of three arms: three clouds of two points; 3 minutes of fixed, 1 + 1 of progressive."""
-    fixed = {"top1": 0.5, "train_s": 180.0, "sizes": [{"image_px": 128, "images": 9, "train_s": 180.0}]}
-    growing = {
-        "top1": 0.6,
-        "train_s": 120.0,
-        "sizes": [{"image_px": px, "images": 9, "train_s": 60.0} for px in (64, 128)],
-    }
-    figure = progressive_figure.draw(
-        {FIXED: [fixed] * 2, PROGRESSIVE: [growing] * 2, EQUAL_TIME: [fixed] * 2}
-    )
+    """Two seeds of three arms: three clouds of two points; 3 and 5 minutes of fixed, 1 + 1 + 1 of progressive."""
+    fixed = [
+        {"top1": 0.5, "train_s": spent, "sizes": [{"image_px": 128, "images": 9, "train_s": spent}]}
+        for spent in (180.0, 300.0)
+    ]
+    sizes = [{"image_px": px, "images": 9, "train_s": 60.0} for px in (64, 96, 128)]
+    growing = {"top1": 0.6, "train_s": 180.0, "sizes": sizes}
+    figure = progressive_figure.draw({FIXED: fixed, PROGRESSIVE: [growing] * 2, EQUAL_TIME: fixed})
     left, right = figure.axes
     assert [cloud.get_offsets().tolist() for cloud in left.collections] == [
-        [[3.0, 50.0]] * 2, [[2.0, 60.0]] * 2, [[3.0, 50.0]] * 2,
+        [[3.0, 50.0], [5.0, 50.0]], [[3.0, 60.0]] * 2, [[3.0, 50.0], [5.0, 50.0]],
     ]  # fmt: skip
     assert len(left.lines) == 2
     tops = [bar.get_y() + bar.get_height() for bar in right.patches[-3:]]
-    assert tops == [3.0, 2.0, 3.0]
+    assert tops == [4.0, 3.0, 4.0]
