@@ -6,11 +6,18 @@ import inspect
 import json
 
 import pytest
+import torch
 from tests.command_line import TINY, effnetv2, killed_at
 
+from efficientnetv2.commands import plan_job
 from efficientnetv2.commands.plan import plan
 from efficientnetv2.commands.train import train
+from efficientnetv2.data.manifest import read
+from efficientnetv2.evaluation.curve import learning_curve
+from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.folder import RunFolder
+from efficientnetv2.training.job import Job
+from efficientnetv2.training.recipes import named
 
 SCRATCH = (*TINY, "--weights", "none")
 
@@ -92,3 +99,18 @@ def test_what_train_refuses_is_refused(class_folders, tmp_path):
     done = effnetv2("plan", class_folders, *SCRATCH, "--set", "optimizer.learning=1", cwd=tmp_path)
     assert done.returncode == 2
     assert "optimizer.learning" in done.stderr
+
+
+def test_the_rows_rehearsed_are_those_of_the_run(class_folders):
+    """48 pictures in steps of 8, twice: 12 rows, half of them of 32 px, and a point of the curve after each half."""
+    changes = ["progressive={stages: 2, image_px: {start: 32, end: 64}}", "batch_images=8", "epochs=2"]
+    pictures = read(class_folders)
+    recipe = with_settings(named("quick"), changes)
+    rows = plan_job._rows(Job(recipe, None, pictures, pictures, None, None, torch.device("cpu"), workers=0))
+    trained, answered = ([row for row in rows if row["kind"] == kind] for kind in ("train", "val"))
+    assert [(row["step"], row["image_px"]) for row in trained] == [
+        (step, 32 if step <= 6 else 64) for step in range(1, 13)
+    ]
+    assert [(row["step"], row["epoch"]) for row in answered] == [(6, 1.0), (12, 2.0)]
+    assert learning_curve(rows, dark=False) is not None
+    assert len({row["loss"] for row in trained}) == 12, "a line that is drawn, not a point"

@@ -122,6 +122,23 @@ def test_steps_that_take_long_are_timed_once(job, tmp_path, monkeypatch):
     assert len(asked) == 2 * 3 * 8
 
 
+def test_what_the_first_checkpoint_takes_longer_is_told_apart(job, tmp_path, monkeypatch):
+    """0.4 s the first, 0.1 s the second."""
+    pauses = iter((0.4, 0.1))
+
+    def save(folder, kept, step):
+        time.sleep(next(pauses))
+        path = folder / f"{step}.pt"
+        path.write_bytes(bytes(17))
+        return path
+
+    monkeypatch.setattr(rates.resume, "save", save)
+    found = measure(job, tmp_path)
+    assert found.checkpoints.begin_s == pytest.approx(0.3, abs=0.09)
+    assert found.checkpoints.each_s == pytest.approx(0.1, abs=0.09)
+    assert found.checkpoint_bytes == 17
+
+
 def test_workers_are_those_of_the_run(job, tmp_path):
     """Two that read side by side take half as long: 8 pictures in 4 times their pause."""
     found = measure(replace(job, workers=2, reader=Slow(originals(job.train))), tmp_path)
