@@ -48,6 +48,7 @@ class Work:
         rate: of dropout and of stochastic depth.
         device: to train on.
         num_classes: K.
+        seed: of the first weights and of the pictures.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Work:
     rate: float
     device: torch.device
     num_classes: int = 1000
+    seed: int = 0
 
     def network(self) -> EfficientNet:
         """With the same weights, whenever it is made.
@@ -64,7 +66,7 @@ class Work:
             InputError: no such network, or not one of ours.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(self.seed)
             network = create(self.model, num_classes=self.num_classes)
         if not isinstance(network, EfficientNet):
             raise InputError(f"--model {self.model}: only networks of ours are compared (effnetv2 models).")
@@ -72,7 +74,7 @@ class Work:
 
     def pictures(self) -> tuple[Tensor, Tensor]:
         """(N, 3, px, px) uint8 in channels-last memory and (N,) labels, on the CPU; the same each time."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(self.seed)
         shape = (self.batch_images, self.image_px, self.image_px, 3)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         return images.permute(0, 3, 1, 2), torch.arange(self.batch_images) % self.num_classes
@@ -115,7 +117,7 @@ class Peer:
             work: to do.
             batches: (N, 3, px, px) float images, normalised, and (N,) labels.
         """
-        network = (_timm if self.library == "timm" else _torchvision)(work).to(work.device)
+        network = (timm_network if self.library == "timm" else _torchvision)(work).to(work.device)
         network = network.to(memory_format=self._memory)
         optimizer = torch.optim.AdamW(network.parameters(), _LR, weight_decay=_WEIGHT_DECAY)
         scaler = torch.amp.GradScaler(work.device.type, enabled=self.precision == "fp16")
@@ -242,7 +244,12 @@ def has(library: str, model: str) -> bool:
 _TORCHVISION = {f"efficientnetv2_{size}": f"efficientnet_v2_{size}" for size in "sml"}
 
 
-def _timm(work: Work) -> nn.Module:
+def timm_network(work: Work) -> nn.Module:
+    """Timm's network with the weights of ``work.network()``, in training mode.
+
+    Args:
+        work: to do.
+    """
     import timm
 
     network: nn.Module = timm.create_model(
