@@ -184,7 +184,7 @@ def test_one_place_falls_back_to_a_stratified_split_and_says_so():
     data = manifest(np.repeat([0, 1], 50), latitude=[1.0] * 100, longitude=[2.0] * 100)
     held, note = with_holdout(data, seed=0)
     assert np.bincount(held.labels[held.split == "val"]).tolist() == [10, 10]
-    assert "stratified by class, places not kept whole, since a class would vanish from train or val" in note
+    assert "stratified by class, places not kept whole, since a class would vanish from a part" in note
 
 
 def test_the_date_line_parts_no_place():

@@ -91,6 +91,30 @@ def test_a_run_killed_at_five_random_moments_ends_with_the_same_bits(workers, cl
     assert curves[0] == curves[1], "every row once, with the same loss"
 
 
+@pytest.mark.slow
+def test_a_killed_run_keeps_the_weights_that_one_left_alone_keeps(class_folders, tmp_path):
+    """Which validation was best on minival, of all that were before the kills and after."""
+    minival = ("--set", "minival=9", "--set", "optimizer.lr=0.02", "--set", "ema_decay=0.3")
+    words = ("train", class_folders, *WORDS, *minival, "--workers", "0", "--out")
+    alone = effnetv2(*words, tmp_path / "alone", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    for number in range(3):
+        kill_in_the_middle(class_folders, tmp_path / "killed", 0, random.Random(number), *minival)
+    done = effnetv2(*words, tmp_path / "killed", "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert bits(tmp_path / "killed") == bits(tmp_path / "alone")
+    chosen = [
+        {name: value for name, value in report(tmp_path / name).items() if name.startswith("selected")}
+        for name in ("alone", "killed")
+    ]
+    assert chosen[0] == chosen[1]
+    assert len(chosen[0]) == 5
+
+
+def report(run: Path) -> dict[str, object]:
+    return json.loads((run / "report.json").read_text())
+
+
 def rows(run: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 

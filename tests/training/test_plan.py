@@ -56,6 +56,13 @@ def test_a_run_of_two_stages():
     assert run.memory_bytes == 300
 
 
+def test_minival_is_looked_at_whole_and_its_best_weights_are_kept():
+    """10 points of 100 pictures, 1.5 s each, whatever val has; weights of 250 bytes more in both checkpoints."""
+    run = whole(recipe("minival=100"), minival_images=100)
+    assert run.others_s == pytest.approx({"validation": 15.0, "checkpoints": 0.5, "final evaluation": 2.9})
+    assert run.disk_bytes == {"checkpoints": 2500, "model file": 250}
+
+
 def test_groups_at_a_time_are_no_more_than_a_step_has():
     run = whole(recipe("group_images=4"), at_a_time=GroupsAtATime({64: 4, 128: 1}))
     assert [stage.groups_at_a_time for stage in run.stages] == [2, 1]

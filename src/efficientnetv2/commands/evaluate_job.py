@@ -21,6 +21,7 @@ from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import Seen, seen
 from efficientnetv2.commands.sizes import one_size, several_sizes, size_curve, tell_sizes
+from efficientnetv2.data.listing import SPLITS
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
@@ -29,7 +30,7 @@ from efficientnetv2.inference.predict import Predictions, check_classes, check_r
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.distributed import by_first, launched, together
 
-_SPLITS = ("train", "val", "test", "all")
+_SPLITS = (*SPLITS, "all")
 
 
 def evaluate_and_report(
@@ -81,7 +82,7 @@ def evaluate_and_report(
             predictions, seconds = answers[px]
             looked_at = asked.manifest.select(predictions.samples)
             known = seen(Path(model), asked.network.trained_on, looked_at)
-            may_choose = name == "train" or known.pictures == len(looked_at)
+            may_choose = name in ("train", "minival") or known.pictures == len(looked_at)
             curve = size_curve(answers, compared, asked.network, may_choose=may_choose) if compared else None
             facts = replace(
                 _facts(model, source, asked, name, known, predictions, seconds),
@@ -121,12 +122,15 @@ def _facts(
 ) -> Facts:
     recipe = asked.network.recipe
     # Of a training split there is nothing to ask: its figures are called optimistic in any case.
-    note = None if known.pictures is None and name == "train" else known.note
+    note = None if known.pictures is None and name in ("train", "minival") else known.note
+    # By what they are called alone: which pictures chose is not remembered by their contents.
+    chose = name == asked.network.metrics.get("selected_on")
+    notes = [note, "These pictures chose its weights." if chose else None]
     return Facts(
         data=source.data,
         evaluated_on=name,
-        selected_on=name if known.pictures else None,
-        notes=[note] if note else [],
+        selected_on=name if known.pictures or chose else None,
+        notes=[one for one in notes if one],
         model=model,
         command=command_line(),
         versions=versions(),

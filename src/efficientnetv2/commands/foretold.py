@@ -54,6 +54,7 @@ def job_of(
         workers=workers,
         at_a_time=settled.at_a_time,
         reader=reader,
+        minival=prepared.minival,
     )
 
 
@@ -130,7 +131,12 @@ def _as_long_as(minutes: float, job: Job, rates: Rates, spent_s: float, world: W
         )
     images = len(job.train)
     epochs = epochs_within(
-        left * _at_once(world, job.device), job.recipe, rates, images=images, val_images=len(job.val)
+        left * _at_once(world, job.device),
+        job.recipe,
+        rates,
+        images=images,
+        val_images=len(job.val),
+        minival_images=job.minival_images,
     )
     recipe = job.recipe.model_copy(update={"epochs": epochs})
     recipe.progressive.at(0, steps=Length.of(recipe, images).steps)

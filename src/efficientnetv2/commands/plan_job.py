@@ -56,7 +56,14 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         limit(device, place.memory_gib)
     workers = pick_workers(device) if place.workers is None else few_enough(place.workers, say=screen.say)
     _, recipe, chosen, _ = decided(words, place, device, screen, ALONE)
-    prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=place.strict, say=screen.say)
+    prepared = prepare(
+        source,
+        holdout=recipe.holdout,
+        minival=recipe.minival,
+        seed=recipe.seed,
+        strict=place.strict,
+        say=screen.say,
+    )
     settled = settle(
         recipe,
         images=len(prepared.train),
@@ -94,7 +101,14 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
 
 
 def _whole(job: Job, rates: Rates, others_s: Mapping[str, float], disk: Mapping[str, int]) -> Forecast:
-    run = forecast(job.recipe, rates, images=len(job.train), val_images=len(job.val), at_a_time=job.at_a_time)
+    run = forecast(
+        job.recipe,
+        rates,
+        images=len(job.train),
+        val_images=len(job.val),
+        minival_images=job.minival_images,
+        at_a_time=job.at_a_time,
+    )
     return replace(run, others_s={**others_s, **run.others_s}, disk_bytes={**run.disk_bytes, **disk})
 
 

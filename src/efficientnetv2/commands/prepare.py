@@ -12,6 +12,7 @@ from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.data.check import check, refuse_damage
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.data.minival import with_minival
 from efficientnetv2.data.shards.checking import Damage, damage_of
 from efficientnetv2.data.splits import with_holdout
 
@@ -66,12 +67,14 @@ class Prepared:
         split_note: how it was made, in a sentence.
         skipped: path and reason of each unreadable picture.
         holdout_drawn: val was drawn here, and is another for another seed; else it was given.
+        chooses: minival chooses the weights that are kept; else it is left aside, if there is one.
     """
 
     manifest: Manifest
     split_note: str
     skipped: tuple[tuple[str, str], ...]
     holdout_drawn: bool
+    chooses: bool = False
 
     @property
     def train(self) -> Manifest:
@@ -84,16 +87,35 @@ class Prepared:
         return self.manifest.subset("val")
 
     @property
+    def minival(self) -> Manifest | None:
+        """The pictures that choose the weights to keep; None if nothing is chosen."""
+        return self.manifest.subset("minival") if self.chooses else None
+
+    @property
     def trainable(self) -> Manifest:
-        """Every picture that some seed trains on."""
-        parts = ("train", "val") if self.holdout_drawn else ("train",)
+        """Every picture that some run trains on, of another seed or without minival."""
+        parts = ("train", "minival", "val") if self.holdout_drawn else ("train", "minival")
         return self.manifest.select(np.flatnonzero(np.isin(self.manifest.split, parts)))
 
 
 def prepare(
-    source: Source, *, holdout: float, seed: int, strict: bool, say: Callable[[str], None]
+    source: Source,
+    *,
+    holdout: float,
+    seed: int,
+    strict: bool,
+    say: Callable[[str], None],
+    minival: int | float | None = None,
 ) -> Prepared:
     """Look at every file, leave out what cannot be read, split if no split was given.
+
+    Args:
+        source: of the pictures.
+        holdout: share of train that becomes val where none is given.
+        seed: of that choice.
+        strict: an unreadable picture is an error.
+        say: gets sentences.
+        minival: number or share of the training pictures that choose the weights to keep; None lets none.
 
     Raises:
         InputError: too much is unreadable, a picture stands in two splits, or a class is too small.
@@ -114,10 +136,14 @@ def prepare(
             f"Skipped {len(skipped)} unreadable {pictures}, listed in skipped.csv; the first: {' '.join(skipped[0])}."
         )
     holdout_drawn = not (manifest.split == "val").any()
-    manifest, note = with_holdout(
-        manifest, fraction=holdout, seed=seed, contents=found.contents[found.readable]
-    )
-    return Prepared(manifest, note, skipped, holdout_drawn)
+    contents = found.contents[found.readable]
+    manifest, note = with_holdout(manifest, fraction=holdout, seed=seed, contents=contents)
+    if minival is not None:
+        manifest, further = with_minival(manifest, size=minival, contents=contents)
+        note = f"{note} {further}"
+    elif unused := int((manifest.split == "minival").sum()):
+        note += f" The {unused} pictures given as minival are left aside; to choose by them, --set minival={unused}."
+    return Prepared(manifest, note, skipped, holdout_drawn, chooses=minival is not None)
 
 
 def tell(manifest: Manifest, *, strict: bool, say: Callable[[str], None]) -> Damage:

@@ -110,7 +110,14 @@ def _readied(
     path, recipe, chosen, resumed = decided(words, place, device, screen, world)
     if resumed and RunFolder(path, screen.say).finished:
         return Finished(path, recipe)
-    prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=place.strict, say=screen.say)
+    prepared = prepare(
+        source,
+        holdout=recipe.holdout,
+        minival=recipe.minival,
+        seed=recipe.seed,
+        strict=place.strict,
+        say=screen.say,
+    )
     folder, recipe, network, pictures = (
         go_on(path, recipe, words, prepared, device, place.memory_gib, screen, world)
         if resumed
@@ -145,6 +152,7 @@ def _run(
         strict=place.strict,
         world=world,
         reader=reader_here(ready.pictures, recipe, ready.prepared, device, screen, world),
+        minival=ready.prepared.minival,
     )
     by = f" by {world.size} processes" if world.many else ""
     _refuse_missing(job.train, world)
@@ -179,20 +187,29 @@ def _refuse_missing(train: Manifest, world: World) -> None:
         ) from error
 
 
+def _epochs(job: Job, result: Result) -> float | None:
+    """What was trained: all that the recipe says, or less."""
+    if result.images < job.length.steps * job.recipe.batch_images:
+        return round(result.images / len(job.train), 4)
+    return None if job.recipe.epochs == "auto" else job.recipe.epochs
+
+
 def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_json: bool) -> None:
     recipe, beginning = job.recipe, job.folder.beginning()
     probe = beginning.get("linear_probe")
+    selected = result.selection.to_json() if result.selection else {}
     facts = Facts(
         data=prepared.manifest.source,
         evaluated_on="val",
+        selected_on=selected.pop("selected_on", None),
         model=title(recipe.model),
         command=beginning["command"],
         versions=versions(),
         chosen=beginning["chosen"],
-        notes=[prepared.split_note],
+        notes=[prepared.split_note, *([str(result.selection)] if result.selection else [])],
         recipe=recipe.to_json(),
         seed=recipe.seed,
-        epochs=None if recipe.epochs == "auto" else recipe.epochs,
+        epochs=_epochs(job, result),
         train_pictures=len(job.train),
         linear_probe=probe["top1"] if probe else None,
         linear_probe_macro_f1=probe["macro_f1"] if probe else None,
@@ -206,6 +223,7 @@ def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_jso
             "model_file": str(job.folder.model_file),
             "processes": job.world.size,
             "stages": [asdict(stage) for stage in stage_costs(result.history)],
+            **selected,
         },
     )
     outcome = Outcome(result.predictions, job.val, job.train.class_names, facts)

@@ -22,28 +22,27 @@ Floats = npt.NDArray[np.float64]
 _DEALS, _FEW_CLUSTERS = 16, 10_000
 
 
-def deal(clusters: Ints, labels: Ints, num_classes: int, *, shares: Floats, key: Key) -> Ints:
+def deal(clusters: Ints, labels: Ints, *, target: Floats, key: Key) -> Ints:
     """Deal pictures out to parts, clusters whole.
 
     Args:
         clusters: (N,) from 0 without gaps; pictures of one number must not part.
         labels: (N,) class ids.
-        num_classes: K.
-        shares: (P,) of each part; sums to 1.
+        target: (P, K) how many pictures of each class each part should get; a class's sum to all there are of it.
         key: the same key deals in the same way.
 
     Returns:
         (N,) parts 0 to P-1: the best of several random deals. First no class may vanish, where that is
-        possible at all; then the squared distance from the shares, class by class, is least.
+        possible at all; then the squared distance from the target, class by class, is least.
     """
-    target = shares[:, None] * np.bincount(labels, minlength=num_classes)
+    num_parts, num_classes = target.shape
     bundles = _bundles(clusters, labels, num_classes)
     best: tuple[bool, float] | None = None
     chosen = np.zeros(len(labels), dtype=np.int64)
     for attempt in range(_DEALS if 0 < len(bundles) <= _FEW_CLUSTERS else 1):
         generator = key.fold("attempt", attempt).generator()
         parts = _deal_lone(_deal_bundles(bundles, target, generator), bundles, labels, target, generator)
-        counts = tally(parts, labels, len(shares), num_classes)
+        counts = tally(parts, labels, num_parts, num_classes)
         distance = float((((counts - target) / np.maximum(target, 1)) ** 2).sum())
         score = (not no_class_vanishes(counts), distance)
         if best is None or score < best:

@@ -24,8 +24,8 @@ from efficientnetv2.data.shards.names import is_url
 
 Ints = npt.NDArray[np.int64]
 
-SPLITS = ("train", "val", "test")
-_SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = ("train", "minival", "val", "test")
+_SPLIT_WORDS = {name: name for name in SPLITS} | {"valid": "val", "validation": "val"}
 _PACKED = re.compile(r"(.*\.bin)#(\d+)", re.DOTALL)
 
 
@@ -61,7 +61,7 @@ class Listing:
         source: what the user gave, for messages.
         table: a row per picture, index 0 to N-1, columns ``path`` (relative to root where possible,
             forward slashes; ``file.bin#12`` for a packed picture), ``label`` (text, or NaN), ``split``
-            ('', 'train', 'val' or 'test'), then the source's other columns (``group`` and
+            ('', 'train', 'minival', 'val' or 'test'), then the source's other columns (``group`` and
             ``latitude``, ``longitude`` are used by ``data.splits``). A picture in a shard is called
             ``train-000003.tar#its/own/path.jpg``, and the columns of ``shards.index`` say where it stands.
         rows: (N,) row numbers in the user's file, whose header is row 1; None for folders.

@@ -55,7 +55,7 @@ class Manifest(Listing):
         """
         if split not in SPLITS:
             raise InputError(
-                f"'{split}' is no split{did_you_mean(split, SPLITS)} There are train, val and test."
+                f"'{split}' is no split{did_you_mean(split, SPLITS)} There are train, minival, val and test."
             )
         rows = np.flatnonzero(self.split == split)
         if not len(rows):

@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Level:
+class Level:
     """One way to keep things together.
 
     Args:
@@ -81,12 +81,12 @@ def with_holdout(
         return manifest.with_split(split), f"Validating on the {validating} given as val.{aside}"
     fraction = _share(fraction, len(train))
     part = manifest.select(train)
-    levels = _levels(part, None if contents is None else np.asarray(contents)[train])
-    _refuse_single(part, levels[-1].clusters)
-    shares = np.array([1 - fraction, fraction])
-    level, parts = _deal_by_level(part, levels, shares, Key.of(seed).fold("holdout"))
+    levels = levels_of(part, None if contents is None else np.asarray(contents)[train])
+    refuse_single(part, levels[-1].clusters)
+    target = _shared(part, np.array([1 - fraction, fraction]))
+    level, parts = deal_by_level(part, levels, target, Key.of(seed).fold("holdout"))
     split[train[parts == 1]] = "val"
-    how = _how(part, levels, level, parts == 1)
+    how = how_dealt(part, levels, level, parts == 1)
     held, of = int((parts == 1).sum()), len(train)
     note = f"Held out {held} of {of} pictures ({100 * held / of:.0f} %) as val, {how}, seed {seed}.{aside}"
     return manifest.with_split(split), note
@@ -132,19 +132,26 @@ def folds(manifest: Manifest, *, k: int, seed: int, contents: Ints | None = None
             f"{k} folds of {len(chosen)} pictures: k is at least 2 and at most the pictures there are."
         )
     part = manifest.select(chosen)
-    levels = _levels(part, None if contents is None else np.asarray(contents)[chosen])
-    _refuse_single(part, levels[-1].clusters)
-    level, parts = _deal_by_level(part, levels, np.full(k, 1 / k), Key.of(seed).fold("folds", k))
+    levels = levels_of(part, None if contents is None else np.asarray(contents)[chosen])
+    refuse_single(part, levels[-1].clusters)
+    level, parts = deal_by_level(
+        part, levels, _shared(part, np.full(k, 1 / k)), Key.of(seed).fold("folds", k)
+    )
     result = np.full(len(manifest), -1, dtype=np.int64)
     result[chosen] = parts
     return (
         result,
-        f"Dealt {len(chosen)} pictures into {k} folds, {_how(part, levels, level, None)}, seed {seed}.",
+        f"Dealt {len(chosen)} pictures into {k} folds, {how_dealt(part, levels, level, None)}, seed {seed}.",
     )
 
 
-def _levels(part: Manifest, contents: Ints | None) -> list[_Level]:
-    """Ways to keep things together, the strictest first; the last keeps identical files only."""
+def levels_of(part: Manifest, contents: Ints | None) -> list[Level]:
+    """Ways to keep things together, the strictest first; the last keeps identical files only.
+
+    Args:
+        part: the pictures to deal out.
+        contents: (N,) ids, equal for identical files; None if not known.
+    """
     same = [] if contents is None else [_numbered(contents)]
     group = _numbered(part.table["group"]) if "group" in part.table else None
     if group is not None and (group < 0).all():
@@ -155,10 +162,10 @@ def _levels(part: Manifest, contents: Ints | None) -> list[_Level]:
         blocks = _blocks(part, degrees)
         if blocks is None:
             break
-        levels.append(_Level(_joined(len(part), [*by_group, blocks]), group is not None, degrees, blocks))
+        levels.append(Level(_joined(len(part), [*by_group, blocks]), group is not None, degrees, blocks))
     if group is not None:
-        levels.append(_Level(_joined(len(part), by_group), groups=True))
-    return [*levels, _Level(_joined(len(part), same), groups=False)]
+        levels.append(Level(_joined(len(part), by_group), groups=True))
+    return [*levels, Level(_joined(len(part), same), groups=False)]
 
 
 def _blocks(part: Manifest, degrees: float) -> Ints | None:
@@ -170,6 +177,12 @@ def _blocks(part: Manifest, degrees: float) -> Ints | None:
     row = np.floor((latitude + 90) / degrees).astype(np.int64)
     column = np.floor(np.mod(longitude + 180, 360) / degrees).astype(np.int64)  # 180° is -180°
     return _numbered(row * np.int64(360 / degrees) + column)
+
+
+def _shared(part: Manifest, shares: Floats) -> Floats:
+    """(P, K) pictures of each class that parts of these shares (P,) should get."""
+    target: Floats = shares[:, None] * np.bincount(part.labels, minlength=len(part.class_names))
+    return target
 
 
 def _joined(count: int, constraints: list[Ints]) -> Ints:
@@ -192,15 +205,28 @@ def _numbered(values: Any) -> Ints:
     return numbers
 
 
-def _deal_by_level(part: Manifest, levels: list[_Level], shares: Floats, key: Key) -> tuple[_Level, Ints]:
-    """The first level with every class and about the shares asked for; else the first with every class."""
-    spare: tuple[_Level, Ints] | None = None
+def deal_by_level(part: Manifest, levels: list[Level], target: Floats, key: Key) -> tuple[Level, Ints]:
+    """Deal by the first level with every class and about the sizes asked for; else the first with every class.
+
+    Args:
+        part: the pictures to deal out.
+        levels: the strictest first.
+        target: (P, K) how many pictures of each class each part should get.
+        key: the same key deals in the same way.
+
+    Returns:
+        The level, and (N,) the part of each picture.
+
+    Raises:
+        InputError: a class vanishes by all of them.
+    """
+    spare: tuple[Level, Ints] | None = None
     for level in levels:
-        parts = deal(level.clusters, part.labels, len(part.class_names), shares=shares, key=key)
-        counts = tally(parts, part.labels, len(shares), len(part.class_names))
+        parts = deal(level.clusters, part.labels, target=target, key=key)
+        counts = tally(parts, part.labels, *target.shape)
         if no_class_vanishes(counts):
             spare = spare or (level, parts)
-            size = counts.sum(axis=1) / len(part) / shares
+            size = counts.sum(axis=1) / target.sum(axis=1)
             if level.block is None or (size.min() >= _SHARE[0] and size.max() <= _SHARE[1]):
                 # Without blocks, uneven sizes do not justify taking apart what blocks or groups join.
                 return (level, parts) if level.block is not None else spare
@@ -212,8 +238,23 @@ def _deal_by_level(part: Manifest, levels: list[_Level], shares: Floats, key: Ke
     return spare
 
 
-def _refuse_single(part: Manifest, clusters: Ints) -> None:
-    """Every class has two distinct pictures, one to train on and one to validate on."""
+def refuse_single(
+    part: Manifest,
+    clusters: Ints,
+    purpose: str = "validate on",
+    instead: str = "give a val split of your own",
+) -> None:
+    """Every class has two distinct pictures, one to train on and one for something else.
+
+    Args:
+        part: the pictures to deal out.
+        clusters: (N,) equal for identical files.
+        purpose: of the other one.
+        instead: what else the user may do.
+
+    Raises:
+        InputError: a class has none, one, or the same one several times.
+    """
     pairs = pd.DataFrame({"label": part.labels, "cluster": clusters})
     distinct = (
         pairs.drop_duplicates().groupby("label").size().reindex(range(len(part.class_names)), fill_value=0)
@@ -230,12 +271,19 @@ def _refuse_single(part: Manifest, clusters: Ints) -> None:
     what = "one picture only" if len(rows) == 1 else f"{len(rows)} pictures, all of them the same file"
     raise InputError(
         f"{where}: class '{name}' has {what} ('{file}'), but one is needed to train on and another to "
-        f"validate on. {fix}; or give a val split of your own."
+        f"{purpose}. {fix}; or {instead}."
     )
 
 
-def _how(part: Manifest, levels: list[_Level], level: _Level, held: npt.NDArray[np.bool_] | None) -> str:
-    """``by spatial blocks of 1° (37 of 210 blocks), groups whole, stratified by class``; what gave way."""
+def how_dealt(part: Manifest, levels: list[Level], level: Level, held: npt.NDArray[np.bool_] | None) -> str:
+    """``by spatial blocks of 1° (37 of 210 blocks), groups whole, stratified by class``; what gave way.
+
+    Args:
+        part: the pictures that were dealt out.
+        levels: that there were.
+        level: by which it was done.
+        held: (N,) those that were held out; None if all parts are alike.
+    """
     words = []
     if level.blocks is not None and level.block is not None:
         total = len(np.unique(level.blocks))
@@ -255,5 +303,5 @@ def _how(part: Manifest, levels: list[_Level], level: _Level, held: npt.NDArray[
     if levels[0].groups and not level.groups:
         lost.append("groups")
     if lost:
-        words.append(f"{' and '.join(lost)} not kept whole, since a class would vanish from train or val")
+        words.append(f"{' and '.join(lost)} not kept whole, since a class would vanish from a part")
     return ", ".join(words)

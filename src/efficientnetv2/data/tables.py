@@ -160,7 +160,7 @@ def _splits(column: pd.Series[str], name: str, rows: Ints) -> pd.Series[str]:
         wrong = np.flatnonzero(column.isin(unknown))
         raise InputError(
             f"{name}, row {rows[wrong[0]]}: split '{column.iloc[wrong[0]]}' is not one of train, "
-            f"val (valid, validation) and test.{_more(len(wrong))} Correct it, or rename the column."
+            f"minival, val (valid, validation) and test.{_more(len(wrong))} Correct it, or rename the column."
         )
     return pd.Series([words.get(word) or "" for word in column], index=column.index)
 

@@ -44,13 +44,17 @@ def learning_curve(history: Sequence[Row], *, dark: bool) -> bytes | None:
 
     Args:
         history: rows of ``metrics.jsonl``: ``kind`` is ``train`` (``epoch``, ``loss``, ``lr``, the setting,
-            ``images_per_s``) or ``val`` (``epoch``, ``top1``, ``macro_f1``). What a row lacks is left out.
+            ``images_per_s``), ``val`` or ``minival`` (``epoch``, ``top1``, ``macro_f1``). What a row lacks is left out.
         dark: light lines, for a dark page; the background is transparent.
 
     Returns:
         An SVG, or None if there is nothing to draw.
     """
-    scores = {"top-1": _points(history, "val", "top1"), "macro-F1": _points(history, "val", "macro_f1")}
+    scores = {
+        words + on: _points(history, kind, name)
+        for kind, on in {"val": "", "minival": " (minival)"}.items()
+        for words, name in {"top-1": "top1", "macro-F1": "macro_f1"}.items()
+    }
     panels = [
         ("loss", {"loss": _points(history, "train", "loss")}, 1.4, False),
         ("validation", {name: points for name, points in scores.items() if points}, 1.6, False),

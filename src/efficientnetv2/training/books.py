@@ -13,12 +13,16 @@ import psutil
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.data.check import MOST_UNREADABLE
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training import resume
-from efficientnetv2.training.job import Job
+from efficientnetv2.training.distributed import by_first
+from efficientnetv2.training.job import Job, kept
 from efficientnetv2.training.loop import StepDone
 from efficientnetv2.training.moments import row_steps, stage_ends, validation_steps
+from efficientnetv2.training.selection import Selection
 from efficientnetv2.training.state import State
 
 
@@ -60,10 +64,13 @@ class Books:
         state: that it changes.
         watch: gets told of progress.
         seconds_before: of wall time in earlier parts of a resumed run.
+        selection: of the weights to keep; None keeps the last ones.
     """
 
-    def __init__(self, job: Job, state: State, watch: Watch, seconds_before: float) -> None:
-        self.job, self.state, self.watch = job, state, watch
+    def __init__(
+        self, job: Job, state: State, watch: Watch, seconds_before: float, selection: Selection | None = None
+    ) -> None:
+        self.job, self.state, self.watch, self.selection = job, state, watch, selection
         self._begun = time.perf_counter() - seconds_before
         self._row_begun = self._saved = time.perf_counter()
         self._row_images = self._lost = 0
@@ -77,6 +84,13 @@ class Books:
     def seconds(self) -> float:
         """Wall time of the run so far, validation and saving included."""
         return time.perf_counter() - self._begun
+
+    @property
+    def over(self) -> bool:
+        """Whether the run is done: with all its steps, or with waiting for a better figure."""
+        if self.state.step == self.job.length.steps:
+            return True
+        return self.selection is not None and self.selection.over
 
     def after(self, done: StepDone) -> None:
         """After a step: rows, validation and checkpoints when they are due.
@@ -94,7 +108,7 @@ class Books:
         if step in self._validations:
             with self._apart():
                 self._validate()
-        if ends_stage or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
+        if ends_stage or self.over or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
             self.save(done)
 
     def save(self, done: StepDone) -> None:
@@ -103,8 +117,10 @@ class Books:
             return
         self._refuse_divergence(done)
         with self._apart():
-            kept = self.state.to_dict() | {"seconds": self.seconds}
-            resume.save(self.job.folder.checkpoints, kept, self.state.step)
+            whole = self.state.to_dict() | {"seconds": self.seconds}
+            if self.selection is not None:
+                whole["selection"] = self.selection.to_dict()
+            resume.save(self.job.folder.checkpoints, whole, self.state.step)
         self._saved = time.perf_counter()
 
     @contextmanager
@@ -205,26 +221,28 @@ class Books:
         return images / images_per_s * pixels / setting.image_px**2
 
     def _validate(self) -> None:
-        """A point of the validation curve, from a fixed part of ``val``."""
+        """A point of the validation curve, which may choose the weights to keep."""
+        job = self.job
+        on, part = ("val", self._part_of_val()) if job.minival is None else ("minival", job.minival)
+        predictions = job.predict(self.state, part, once=True)
+        score = by_first(job.world, lambda: self._scored(on, predictions))
+        best = self.selection is not None and self.selection.add(self.state.step, score, kept(self.state))
+        job.folder.log(
+            f"epoch {self._epoch:.1f}: top-1 {score['top1']:.1%}, macro-F1 {score['macro_f1']:.3f} "
+            f"on {count_of(int(score['images']), f'{on} picture')}{', the best so far' * best}"
+        )
+
+    def _part_of_val(self) -> Manifest:
+        """A fixed part of ``val``, small enough to be looked at often."""
         part, most = self.job.val, self.job.recipe.validate_images
-        if len(part) > most:
-            chosen = self.job.key.fold("validation part").generator().permutation(len(part))
-            part = part.select(np.sort(chosen[:most]))
-        predictions = self.job.predict(self.state, part, once=True)
-        if not self.job.world.first:
-            return
+        if len(part) <= most:
+            return part
+        chosen = self.job.key.fold("validation part").generator().permutation(len(part))
+        return part.select(np.sort(chosen[:most]))
+
+    def _scored(self, on: str, predictions: Predictions) -> dict[str, float]:
+        """The figures of a point of the curve, recorded."""
         score = figures(predictions.labels, predictions.probabilities, self.job.train.class_names)
-        self.job.folder.record(
-            {
-                "kind": "val",
-                "step": self.state.step,
-                "epoch": self._epoch,
-                "top1": score.top1,
-                "macro_f1": score.macro_f1,
-                "images": score.pictures,
-            }
-        )
-        self.job.folder.log(
-            f"epoch {self._epoch:.1f}: top-1 {score.top1:.1%}, macro-F1 {score.macro_f1:.3f} "
-            f"on {count_of(score.pictures, 'val picture')}"
-        )
+        row = {"top1": score.top1, "macro_f1": score.macro_f1, "images": score.pictures}
+        self.job.folder.record({"kind": on, "step": self.state.step, "epoch": self._epoch, **row})
+        return row

@@ -38,6 +38,7 @@ class Job:
         strict: stop at the first unreadable picture.
         world: the processes that run it together, each with a job of its own that differs in folder and device.
         reader: of the training pictures; None reads the originals.
+        minival: the pictures that choose the weights to keep, as the recipe wants it; None keeps the last ones.
     """
 
     recipe: Recipe
@@ -52,11 +53,17 @@ class Job:
     strict: bool = False
     world: World = ALONE
     reader: Reader | None = None
+    minival: Manifest | None = None
 
     @property
     def length(self) -> Length:
         """Steps, and steps per epoch."""
         return Length.of(self.recipe, len(self.train))
+
+    @property
+    def minival_images(self) -> int:
+        """How many pictures choose the weights to keep; 0 keeps the last ones."""
+        return 0 if self.minival is None else len(self.minival)
 
     @property
     def key(self) -> Key:

@@ -91,6 +91,7 @@ def forecast(
     *,
     images: int,
     val_images: int,
+    minival_images: int = 0,
     at_a_time: GroupsAtATime = ONE_AT_A_TIME,
 ) -> Forecast:
     """What the run takes from its first step to its last answer.
@@ -100,6 +101,7 @@ def forecast(
         rates: measured for this recipe, whatever its epochs were.
         images: to train on.
         val_images: to evaluate on.
+        minival_images: to choose by; then training is taken to go on to its end.
         at_a_time: how many groups run in one pass.
 
     Raises:
@@ -108,7 +110,7 @@ def forecast(
     length = Length.of(recipe, images)
     recipe.progressive.at(0, steps=length.steps)
     stages = _stages(recipe, rates, length, at_a_time)
-    on_curve = min(val_images, recipe.validate_images)
+    on_curve = minival_images or min(val_images, recipe.validate_images)
     saved = _checkpoints(recipe, length, stages)
     others = {
         "validation": len(validation_steps(recipe, length)) * rates.curve.seconds(on_curve),
@@ -118,8 +120,9 @@ def forecast(
     }
     if recipe.compile:
         others = {"compiling": rates.compile_s, **others}
+    chosen_bytes = rates.model_bytes if minival_images else 0  # each checkpoint has the best weights too
     disk = {
-        "checkpoints": min(saved, _CHECKPOINTS) * rates.checkpoint_bytes,
+        "checkpoints": min(saved, _CHECKPOINTS) * (rates.checkpoint_bytes + chosen_bytes),
         "model file": rates.model_bytes,
     }
     return Forecast(length, stages, others, disk)
@@ -184,7 +187,9 @@ def _checkpoints(recipe: Recipe, length: Length, stages: tuple[Stage, ...]) -> i
     return ends + sum(math.floor(seconds / every_s) for seconds in lasting)
 
 
-def epochs_within(minutes: float, recipe: Recipe, rates: Rates, *, images: int, val_images: int) -> float:
+def epochs_within(
+    minutes: float, recipe: Recipe, rates: Rates, *, images: int, val_images: int, minival_images: int = 0
+) -> float:
     """The epochs that fit into so many minutes.
 
     Args:
@@ -193,6 +198,7 @@ def epochs_within(minutes: float, recipe: Recipe, rates: Rates, *, images: int, 
         rates: of the run.
         images: to train on.
         val_images: to evaluate on.
+        minival_images: to choose by.
 
     Raises:
         InputError: not even one step per stage fits.
@@ -201,7 +207,11 @@ def epochs_within(minutes: float, recipe: Recipe, rates: Rates, *, images: int, 
     def seconds(steps: int) -> float:
         epochs = steps * recipe.batch_images / images
         return forecast(
-            recipe.model_copy(update={"epochs": epochs}), rates, images=images, val_images=val_images
+            recipe.model_copy(update={"epochs": epochs}),
+            rates,
+            images=images,
+            val_images=val_images,
+            minival_images=minival_images,
         ).seconds
 
     room = minutes * 60 * (1 - _RESERVE)

@@ -122,8 +122,14 @@ class Recipe(_Part):
         augment: kinds of augmentation, over the whole run; how strong is the schedule's affair.
         balance: how often each class is drawn; see ``data.sampling.Sampler``.
         holdout: share of the training pictures that becomes ``val`` where no split is given; from 2, about how many.
+        minival: of the training pictures a number, or below 1 a share, that is not trained on but chooses: the weights
+            kept are those of the validation that was best on it. None keeps the last ones. See ``data.minival``.
+        chosen_by: the figure that is to be best on minival.
+        patience: training ends after so many validations on minival without a better figure, those before the last
+            stage not counted: what stands still there moves again with larger pictures. None trains to the end.
         validate_epochs: how often the curve of validation figures gets a point (besides each stage's end).
-        validate_images: at most so many pictures for that curve; the final figure uses all.
+        validate_images: at most so many pictures of val for that curve, the final figure uses all; where there is
+            minival, the curve is of all of that, and val is not looked at before the end.
         checkpoint_minutes: between checkpoints (besides each stage's end); 0 writes one at every step.
         sync_batch_norm: on several GPUs, statistics of batch-norm are those of all processes' pictures of a pass, for
             groups that are too small on one GPU. The result then depends on the number of processes.
@@ -161,6 +167,9 @@ class Recipe(_Part):
     augment: AugmentPlan = AugmentPlan()
     balance: Balance | None = None
     holdout: Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, lt=1)] = 0.2
+    minival: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    chosen_by: Literal["top1", "macro_f1"] = "top1"
+    patience: int | None = Field(default=None, ge=1)
     validate_epochs: float = Field(default=1.0, gt=0)
     validate_images: int = Field(default=512, ge=1)
     checkpoint_minutes: float = Field(default=5.0, ge=0)
@@ -175,6 +184,11 @@ class Recipe(_Part):
             raise ValueError(
                 f"epochs is {self.epochs:g} and steps is {self.steps}, but only one of them says how long a run is: "
                 "set epochs to auto or steps to null"
+            )
+        if self.patience is not None and self.minival is None:
+            raise ValueError(
+                f"patience is {self.patience}, but only minival may end training, and it is off, for a figure on val "
+                "that val has chosen is no figure: set minival (0.1 is a tenth of train), or patience to null"
             )
         if self.crop_fraction < 1 and self.framing == "pad":
             raise ValueError(f"crop_fraction is {self.crop_fraction:g}, but framing 'pad' cuts nothing off")

@@ -28,6 +28,7 @@ from efficientnetv2.training.interrupt import Interruption
 from efficientnetv2.training.job import Job, kept
 from efficientnetv2.training.loop import StepDone, train
 from efficientnetv2.training.notes import Notes
+from efficientnetv2.training.selection import Selection
 from efficientnetv2.training.state import State, begin
 
 
@@ -40,12 +41,14 @@ class Result:
         seconds: of wall time, over all resumed parts; validation and saving included.
         images: pictures seen in training.
         history: rows of ``metrics.jsonl``.
+        selection: what chose the weights, after its last choice; None if the last ones were kept.
     """
 
     predictions: Predictions
     seconds: float
     images: int
     history: list[dict[str, Any]]
+    selection: Selection | None = None
 
 
 def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
@@ -63,30 +66,49 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
         InputError: the loss is no longer a number, a checkpoint can't be written or read.
         KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint of the step then done has been written.
     """
-    state, seconds_before = _begin(job, resumed)
-    books = Books(job, state, watch, seconds_before)
+    assert (job.minival is None) == (job.recipe.minival is None), "prepare() sets aside what the recipe wants"
+    selection = None if job.minival is None else Selection(job.recipe, job.length)
+    state, seconds_before = _begin(job, resumed, selection)
+    books = Books(job, state, watch, seconds_before, selection)
     try:
-        notes = Notes[tuple[int, str]](job.world)
-        with Interruption(job.folder.log, launched=job.world.launch is not None) as interruption:
-            for done in _steps(job, state):
-                books.after(done)
-                stop, unreadable = notes.after_step(
-                    stop=interruption.requested, noted=done.unreadable, last=state.step == job.length.steps
-                )
-                books.note_unreadable(unreadable)
-                if stop:
-                    books.save(done)
-                    raise KeyboardInterrupt
+        _train(job, state, books)
     finally:
         job.folder.close()
+    if selection:
+        _choose(job, state, selection)
     predictions = job.predict(state, job.val)
     seconds = books.seconds
     if job.world.first:
-        _save(job, state, predictions)
-    return Result(predictions, seconds, job.length.steps * job.recipe.batch_images, job.folder.history())
+        _save(job, state, predictions, selection)
+    images = state.step * job.recipe.batch_images
+    return Result(predictions, seconds, images, job.folder.history(), selection)
 
 
-def _save(job: Job, state: State, predictions: Predictions) -> None:
+def _train(job: Job, state: State, books: Books) -> None:
+    """Step by step, to the end or until waiting for a better figure is over."""
+    notes = Notes[tuple[int, str]](job.world)
+    steps = _steps(job, state)
+    with Interruption(job.folder.log, launched=job.world.launch is not None) as interruption:
+        while not books.over:
+            done = next(steps)
+            books.after(done)
+            stop, unreadable = notes.after_step(
+                stop=interruption.requested, noted=done.unreadable, last=books.over
+            )
+            books.note_unreadable(unreadable)
+            if stop:
+                books.save(done)
+                raise KeyboardInterrupt
+
+
+def _choose(job: Job, state: State, selection: Selection) -> None:
+    if state.step < job.length.steps:
+        job.folder.log(selection.why_over())
+    selection.apply(kept(state))
+    job.folder.log(str(selection))
+
+
+def _save(job: Job, state: State, predictions: Predictions, selection: Selection | None) -> None:
     score = figures(predictions.labels, predictions.probabilities, job.train.class_names)
     modelfile.save(
         job.folder.model_file,
@@ -94,7 +116,12 @@ def _save(job: Job, state: State, predictions: Predictions) -> None:
         preprocessing=job.preprocessing,
         class_names=job.train.class_names,
         recipe=job.recipe.to_json(),
-        metrics={"val_top1": score.top1, "val_macro_f1": score.macro_f1, "val_images": score.pictures},
+        metrics={
+            "val_top1": score.top1,
+            "val_macro_f1": score.macro_f1,
+            "val_images": score.pictures,
+            **(selection.to_json() if selection else {}),
+        },
         trained_on=_remembered(job),
     )
 
@@ -108,7 +135,7 @@ def _remembered(job: Job) -> TrainedOn | None:
         return None
 
 
-def _begin(job: Job, resumed: bool) -> tuple[State, float]:
+def _begin(job: Job, resumed: bool, selection: Selection | None) -> tuple[State, float]:
     """The state to go on from, and the wall time that led there."""
     newest, damaged = (
         by_first(job.world, lambda: resume.load_newest(job.folder.checkpoints)) if resumed else (None, [])
@@ -124,6 +151,8 @@ def _begin(job: Job, resumed: bool) -> tuple[State, float]:
         job.folder.forget_after(0)
         return state, 0.0
     seconds: float = newest.pop("seconds")
+    if selection:
+        selection.load_dict(newest.pop("selection"))
     state.load_dict(newest)
     job.folder.forget_after(state.step)
     if state.step == job.length.steps:

@@ -210,12 +210,13 @@ def _cell(
     if steps is not None:
         settings += ["epochs=auto", f"steps={steps}"]
     if scale.name != "paper" and recipe != "quick":
-        # The paper's rate, warm-up and moving average are made for 350 epochs of a million pictures.
+        # The paper's rate, warm-up, moving average and minival are made for 350 epochs of a million pictures.
         settings += [
             "batch_images=32", "optimizer.kind=adamw", "optimizer.lr=2e-3", "optimizer.weight_decay=0.05",
             "optimizer.decay=0.99", "optimizer.epsilon=1e-8", "optimizer.clip_norm=1.0", "schedule.kind=cosine",
             "schedule.warmup_epochs=1", "ema_decay=0.998", "batch_norm_momentum=0.9", "initialisation=calm",
             "eval_px=null", "crop_fraction=1.0", "framing=whole", "crop_area_min=0.35",
+            "minival=null", "made_for=null",
         ]  # fmt: skip
     if scale.name == "tiny":
         settings += ["batch_images=8", "validate_images=32", "holdout=0.1"]

@@ -26,7 +26,7 @@ import pandas as pd
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.check import MOST_UNREADABLE
-from efficientnetv2.data.listing import picture_extensions
+from efficientnetv2.data.listing import SPLITS, picture_extensions
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards.content import Content, content_of
@@ -145,7 +145,7 @@ class _Packer:
         return self._packed()
 
     def _orders(self) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
-        for split in ("train", "val", "test", ""):
+        for split in (*SPLITS, ""):
             rows = np.flatnonzero(self.manifest.split == split)
             if len(rows):
                 order = Key.of(self.packing.seed).fold("shards", split).generator().permutation(len(rows))

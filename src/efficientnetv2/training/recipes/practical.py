@@ -74,4 +74,5 @@ def finetune() -> Recipe:
         crop_area_min=0.5,
         augment=AugmentPlan(randaugment_preset="monotone"),
         balance="sqrt",
+        chosen_by="macro_f1",
     )

@@ -1,0 +1,144 @@
+"""Which weights of a run are kept: where there is minival, those of the validation that was best on it.
+
+``val``, of which the run's figure is, chooses nothing. The choice travels in the checkpoints, so that a run that
+is killed and goes on chooses the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from efficientnetv2.base.errors import count_of
+from efficientnetv2.training.moments import stage_ends
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.state import Length
+
+_WORDS = {"top1": "top-1", "macro_f1": "macro-F1"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A validation on minival.
+
+    Args:
+        step: steps done.
+        figure: higher is better.
+    """
+
+    step: int
+    figure: float
+
+
+def best_of(points: Sequence[Point]) -> Point:
+    """The best validation; of equals the latest, whose weights have seen more pictures. Ours."""
+    return max(points, key=lambda point: (point.figure, point.step))
+
+
+def in_vain(points: Sequence[Point], *, first_step: int) -> int:
+    """How many validations have passed without a better figure than all before them.
+
+    Args:
+        points: in order.
+        first_step: those up to this step are not counted.
+    """
+    top = max((point.figure for point in points), default=0.0)
+    since = next((number for number, point in enumerate(points) if point.figure == top), 0)
+    return sum(point.step > first_step for point in points[since + 1 :])
+
+
+class Selection:
+    """Keeps the weights that were best on minival, and says when waiting for better ones is over.
+
+    Args:
+        recipe: of the run, with minival.
+        length: of the run.
+    """
+
+    def __init__(self, recipe: Recipe, length: Length) -> None:
+        self._by, self._patience, self._length = recipe.chosen_by, recipe.patience, length
+        ends = [0, *stage_ends(recipe, length)]
+        self._last_stage = ends[-2]
+        self._points: list[Point] = []
+        self._weights: dict[str, Tensor] = {}
+
+    def add(self, step: int, figures: dict[str, float], network: nn.Module) -> bool:
+        """After a validation: its weights are kept if none before were better.
+
+        Args:
+            step: steps done.
+            figures: on minival, by the names that ``chosen_by`` has.
+            network: that had them.
+
+        Returns:
+            Whether they are.
+        """
+        self._points.append(Point(step, figures[self._by]))
+        if best_of(self._points).step != step:
+            return False
+        self._weights = {
+            name: one.detach().to("cpu", copy=True) for name, one in network.state_dict().items()
+        }
+        return True
+
+    @property
+    def over(self) -> bool:
+        """Whether training ends now, before its last step."""
+        if self._patience is None:
+            return False
+        return in_vain(self._points, first_step=self._last_stage) >= self._patience
+
+    def apply(self, network: nn.Module) -> None:
+        """Give a network of the same shape the weights that were best."""
+        network.load_state_dict(self._weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Tensors and plain values, for a checkpoint."""
+        points = [(point.step, point.figure) for point in self._points]
+        return {"points": points, "weights": self._weights}
+
+    def load_dict(self, kept: dict[str, Any]) -> None:
+        """Take over what ``to_dict`` gave."""
+        self._points = [Point(*point) for point in kept["points"]]
+        self._weights = kept["weights"]
+
+    def to_json(self) -> dict[str, Any]:
+        """What was chosen, and how; for the report and the model file."""
+        best = best_of(self._points)
+        return {
+            "selected_on": "minival",
+            "selected_by": self._by,
+            "selected_step": best.step,
+            "selected_epoch": self._epoch(best.step),
+            "selected_figure": best.figure,
+            "validations": len(self._points),
+            "stopped_early": self.over and self._points[-1].step < self._length.steps,
+        }
+
+    def __str__(self) -> str:
+        """What was chosen, in a sentence."""
+        best = best_of(self._points)
+        figure = (
+            f"{_WORDS[self._by]} {best.figure:.1%}"
+            if self._by == "top1"
+            else f"{_WORDS[self._by]} {best.figure:.3f}"
+        )
+        return (
+            f"Kept: the weights after step {best.step} (epoch {self._epoch(best.step):g}), which were best on minival, "
+            f"{figure}, of {count_of(len(self._points), 'validation')}. The pictures of val chose nothing."
+        )
+
+    def why_over(self) -> str:
+        """Why training ends, in a sentence."""
+        last = self._points[-1].step
+        return (
+            f"Stopped early, after step {last} of {self._length.steps} (epoch {self._epoch(last):g}): "
+            f"{_WORDS[self._by]} on minival has not risen for {count_of(self._patience or 0, 'validation')} "
+            f"(patience)."
+        )
+
+    def _epoch(self, step: int) -> float:
+        return round(step / self._length.steps_per_epoch, 4)

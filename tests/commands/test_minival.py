@@ -1,0 +1,148 @@
+"""Minival as a user meets it: on the screen, in the run folder, in the report; and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+from tests.command_line import TINY, effnetv2
+from tests.conftest import COLOURS, paint
+from tests.processes import effnetv2_together
+
+from efficientnetv2.models import modelfile
+
+WORDS = (*TINY, "--set", "holdout=0.25")
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory):
+    """Three classes of 16 pictures: 12 of val, 36 to train on and to choose by."""
+    place = tmp_path_factory.mktemp("painted")
+    for name, colour in COLOURS.items():
+        for number in range(16):
+            paint(place / name / f"{name}_{number:02d}.jpg", colour, number)
+    return place
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory, painted):
+    """A run that stops early: pictures this plain are learnt at once, and nothing is better than all."""
+    place = tmp_path_factory.mktemp("ended")
+    words = (
+        *WORDS,
+        "--epochs",
+        "40",
+        "--set",
+        "minival=0.25",
+        "--set",
+        "patience=2",
+        "--set",
+        "chosen_by=macro_f1",
+    )
+    done = effnetv2(
+        "train", painted, *words, "--set", "optimizer.lr=0.004", "--out", place / "run", cwd=place
+    )
+    assert done.returncode == 0, done.stderr
+    return place / "run", done.stdout
+
+
+def points(run):
+    """The validations on minival, by their steps."""
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row for row in rows if row["kind"] == "minival"}
+
+
+def test_it_is_said_what_was_set_aside_and_chosen(ended):
+    _, shown = ended
+    shown = " ".join(shown.split())
+    assert "Minival: 9 of 36 training pictures, stratified by class, are not trained on" in shown
+    assert "on 9 minival pictures, the best so far" in shown
+    assert "Stopped early, after step " in shown
+    assert "Kept: the weights after step " in shown
+
+
+def test_report_and_model_file_say_what_chose(ended):
+    run, _ = ended
+    report = json.loads((run / "report.json").read_text())
+    assert (report["evaluated_on"], report["selected_on"], report["optimistic"]) == ("val", "minival", False)
+    assert report["selected_by"] == "macro_f1"
+    assert report["stopped_early"] is True
+    assert report["epochs"] < 40
+    assert report["train_pictures"] == 27
+    metrics = modelfile.load(run / "model.safetensors").metrics
+    assert metrics["selected_step"] == report["selected_step"]
+    curve = points(run)
+    assert curve[report["selected_step"]]["macro_f1"] == report["selected_figure"]
+    assert "which were best on minival" in (run / "report.html").read_text()
+
+
+def test_the_manifest_lists_them_and_is_data_itself(ended, tmp_path):
+    """A second run on it has the same minival; one without leaves those pictures aside, and says so."""
+    run, _ = ended
+    parts = pd.read_csv(run / "manifest.csv")["split"].value_counts().to_dict()
+    assert parts == {"train": 27, "val": 12, "minival": 9}
+    data = (run / "manifest.csv", *TINY)
+    again = effnetv2("train", *data, "--set", "minival=5", "--out", tmp_path / "again", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "The 9 pictures given as minival choose" in " ".join(again.stdout.split())
+    without = effnetv2("train", *data, "--out", tmp_path / "without", cwd=tmp_path)
+    assert without.returncode == 0, without.stderr
+    assert "9 pictures given as minival are left aside" in " ".join(without.stdout.split())
+    report = json.loads((tmp_path / "without/report.json").read_text())
+    assert (report["train_pictures"], report["selected_on"]) == (27, None)
+
+
+def test_evaluating_on_minival_is_optimistic(ended, tmp_path):
+    run, _ = ended
+    done = effnetv2("evaluate", run, run / "manifest.csv", "--split", "minival", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["pictures"], told["evaluated_on"], told["optimistic"]) == (9, "minival", True)
+
+
+def test_two_processes_choose_alike_and_end_together(painted, tmp_path):
+    """The first has the answers and tells the other: neither waits for steps that the other does not do."""
+    words = (*WORDS, "--epochs", "40", "--set", "group_images=4", "--set", "minival=9", "--set", "patience=1")
+    words = (*words, "--set", "precision=fp32", "--set", "optimizer.lr=0.004", "--out", tmp_path / "run")
+    first, second = effnetv2_together(2, "train", painted, *words, cwd=tmp_path)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert second.stdout == second.stderr == ""
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert report["stopped_early"] is True
+    curve = points(tmp_path / "run")
+    assert (
+        curve[report["selected_step"]]["top1"]
+        == report["selected_figure"]
+        == max(row["top1"] for row in curve.values())
+    )
+
+
+def test_the_recipes_show_it(tmp_path):
+    shown = effnetv2("recipes", "efficientnetv2_s_paper", cwd=tmp_path).stdout
+    assert "minival: 25000" in shown
+    told = json.loads(effnetv2("recipes", "efficientnetv2_b0_released", "--json", cwd=tmp_path).stdout)
+    assert told["minival"] == 25_021
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["minival=25000"], "minival would be 25000 of 36 training pictures"),
+        (["minival=2"], "of each of the 3 classes at least one has to stand in minival"),
+        (["patience=3"], "patience is 3, but only minival may end training"),
+    ],
+)
+def test_bad_input_is_refused_before_the_run(settings, told, painted, tmp_path):
+    words = [word for setting in settings for word in ("--set", setting)]
+    done = effnetv2("train", painted, *WORDS, *words, "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in " ".join(done.stderr.split())
+    assert not (tmp_path / "run/recipe.yaml").exists()
+
+
+def test_the_settled_recipe_keeps_it(ended):
+    run, _ = ended
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert (recipe["minival"], recipe["patience"], recipe["chosen_by"]) == (0.25, 2, "macro_f1")

@@ -1,0 +1,142 @@
+"""What is set aside to choose by: how many of which class, the same ones whenever and wherever, never out of val."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.minival import with_minival
+from efficientnetv2.data.splits import with_holdout
+
+
+def manifest(labels, paths=None, split="train", **columns) -> Manifest:
+    names = [f"c{label:03d}" for label in labels]
+    paths = [f"{name}/{number}.jpg" for number, name in enumerate(names)] if paths is None else paths
+    table = pd.DataFrame({"path": paths, "label": names, "split": split}).assign(**columns)
+    rows = np.arange(2, len(names) + 2)
+    return Manifest(
+        root=Path("/data"), source="all.csv", table=table, class_names=tuple(sorted(set(names))), rows=rows
+    )
+
+
+def chosen(manifest: Manifest) -> set[str]:
+    return {path for path, split in zip(manifest.paths, manifest.split, strict=True) if split == "minival"}
+
+
+def of_class(manifest: Manifest) -> list[int]:
+    return np.bincount(manifest.labels[manifest.split == "minival"]).tolist()
+
+
+def test_each_class_gives_its_share_to_the_picture():
+    """100 pictures of 50, 30, 20: of 10 they give 5, 3, 2. Of 7 it would be 3.5, 2.1, 1.4: the half is rounded up."""
+    labels = [0] * 50 + [1] * 30 + [2] * 20
+    assert of_class(with_minival(manifest(labels), size=10)[0]) == [5, 3, 2]
+    assert of_class(with_minival(manifest(labels), size=7)[0]) == [4, 2, 1]
+    assert of_class(with_minival(manifest(labels), size=0.1)[0]) == [5, 3, 2]
+
+
+def test_a_rare_class_gives_one_and_keeps_one():
+    """Of 20 in 100, a class of 2 would give 0.4 and gives 1; of 90, it would give 1.8 and keeps 1."""
+    labels = [0] * 98 + [1] * 2
+    assert of_class(with_minival(manifest(labels), size=20)[0]) == [19, 1]
+    assert of_class(with_minival(manifest(labels), size=90)[0]) == [89, 1]
+
+
+def test_imagenets_twenty_five_thousand():
+    """1,000 classes of 732 to 1,300 pictures, as many as ImageNet's train: 25,000 in all, each class within one."""
+    sizes = np.array([732 + 568 * number // 999 for number in range(1000)])
+    held, note = with_minival(manifest(np.repeat(np.arange(1000), sizes).tolist()), size=25_000)
+    counts = np.array(of_class(held))
+    assert counts.sum() == 25_000
+    assert np.abs(counts - 25_000 * sizes / sizes.sum()).max() < 1
+    assert note.startswith(f"Minival: 25000 of {sizes.sum()} training pictures, stratified by class")
+
+
+def test_val_and_test_are_left_alone():
+    """Pictures without a split are training pictures, as everywhere."""
+    split = ["train", "", "val", "test"] * 20
+    held, _ = with_minival(manifest([0, 1] * 40, split=split), size=10)
+    now = pd.crosstab(pd.Series(split), pd.Series(held.split))
+    assert now.loc["val", "val"] == now.loc["test", "test"] == 20
+    assert now["minival"].sum() == 10
+
+
+def test_the_same_pictures_in_any_order_and_in_shards():
+    labels = np.random.default_rng(0).integers(0, 3, 90)
+    paths = [f"c{label}/{number}.jpg" for number, label in enumerate(labels)]
+    there = chosen(with_minival(manifest(labels, paths), size=12)[0])
+    order = np.random.default_rng(1).permutation(90)
+    assert chosen(with_minival(manifest(labels[order], [paths[i] for i in order]), size=12)[0]) == there
+    packed = [f"train-{number % 4:06d}.tar#{path}" for number, path in enumerate(paths)]
+    in_shards = chosen(with_minival(manifest(labels, packed), size=12)[0])
+    assert {path.partition("#")[2] for path in in_shards} == there
+
+
+def test_given_ones_are_taken():
+    split = ["minival"] * 3 + ["train"] * 20 + ["val"] * 5
+    data = manifest([0, 1] * 14, split=split)
+    held, note = with_minival(data, size=7)
+    assert held.digest() == data.digest()
+    assert "The 3 pictures given as minival choose" in note
+
+
+@st.composite
+def data_sets(draw):
+    count = draw(st.integers(12, 60))
+    labels = draw(st.lists(st.integers(0, draw(st.integers(1, 4))), min_size=count, max_size=count))
+    groups = draw(st.none() | st.lists(st.integers(0, 20), min_size=count, max_size=count))
+    contents = draw(st.none() | st.lists(st.integers(0, 40), min_size=count, max_size=count).map(np.array))
+    if contents is not None:  # a file has one label
+        labels = [labels[list(contents).index(content)] for content in contents]
+    columns = {} if groups is None else {"group": [f"g{group}" for group in groups]}
+    labels = pd.factorize(np.array(labels), sort=True)[0]
+    return manifest(labels.tolist(), split="", **columns), contents
+
+
+@given(data_sets(), st.integers(0, 3), st.floats(0.05, 0.5))
+def test_the_laws_of_three_parts(data, seed, share):
+    """Every class in train and in minival; identical files, and groups if the sentence says so, in one part."""
+    whole, contents = data
+    try:
+        before, _ = with_holdout(whole, seed=seed, contents=contents)
+        held, note = with_minival(before, size=share, contents=contents)
+    except InputError:
+        return
+    assert (held.split == "val").tolist() == (before.split == "val").tolist()
+    for part in ("train", "minival"):
+        assert set(held.labels[held.split == part]) == set(range(len(held.class_names)))
+    parts = pd.DataFrame({"split": held.split, "content": range(len(held)) if contents is None else contents})
+    assert parts.groupby("content")["split"].nunique().max() == 1
+    if "groups whole" in note:
+        of_train = held.table[held.split != "val"]
+        assert of_train.groupby("group")["split"].nunique().max() == 1
+    else:
+        assert abs((held.split == "minival").sum() - share * (before.split == "train").sum()) < len(held) / 2
+    again, _ = with_minival(before, size=share, contents=contents)
+    assert again.digest() == held.digest()
+
+
+@pytest.mark.parametrize("size", [1, 2, 28, 30, 25_000, 0.01, 0.99])
+def test_fewer_than_classes_or_more_than_train_can_spare_is_refused(size):
+    count = round(size * 30) if isinstance(size, float) else size
+    told = rf"all.csv: minival would be {count} of 30 training pictures.*from 3 to 27 .*--set minival=0.1"
+    with pytest.raises(InputError, match=told):
+        with_minival(manifest([0, 1, 2] * 10), size=size)
+
+
+def test_a_class_that_would_stand_in_minival_alone_is_refused():
+    """A class of one picture, and one of two that are the same file."""
+    with pytest.raises(InputError, match=r"row 12: class 'c001' has one picture only.*--set minival=null"):
+        with_minival(manifest([0] * 10 + [1]), size=3)
+    contents = np.array([*range(10), 10, 10])
+    with pytest.raises(
+        InputError, match=r"class 'c001' has 2 pictures, all of them the same file.*choose by"
+    ):
+        with_minival(manifest([0] * 10 + [1] * 2), size=3, contents=contents)
