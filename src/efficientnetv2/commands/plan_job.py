@@ -60,6 +60,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         source,
         holdout=recipe.holdout,
         minival=recipe.minival,
+        made_for=recipe.made_for,
         seed=recipe.seed,
         strict=place.strict,
         say=screen.say,

@@ -10,6 +10,7 @@ import numpy as np
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.data.check import check, refuse_damage
+from efficientnetv2.data.imagenet import Published, compare
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.minival import with_minival
@@ -106,6 +107,7 @@ def prepare(
     strict: bool,
     say: Callable[[str], None],
     minival: int | float | None = None,
+    made_for: Published | None = None,
 ) -> Prepared:
     """Look at every file, leave out what cannot be read, split if no split was given.
 
@@ -116,12 +118,15 @@ def prepare(
         strict: an unreadable picture is an error.
         say: gets sentences.
         minival: number or share of the training pictures that choose the weights to keep; None lets none.
+        made_for: the published set that the pictures should be; None if they need not be any.
 
     Raises:
-        InputError: too much is unreadable, a picture stands in two splits, or a class is too small.
+        InputError: too much is unreadable, a picture stands in two splits, a class is too small, or classes of the
+            published set are missing.
     """
     manifest = source.read()
-    for note in manifest.notes:
+    others = () if made_for is None else compare(manifest, made_for, strict=strict)
+    for note in (*manifest.notes, *others):
         say(note)
     found = check(manifest, workers=_THREADS, strict=strict)
     for note in found.notes:

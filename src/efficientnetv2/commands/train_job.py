@@ -114,6 +114,7 @@ def _readied(
         source,
         holdout=recipe.holdout,
         minival=recipe.minival,
+        made_for=recipe.made_for,
         seed=recipe.seed,
         strict=place.strict,
         say=screen.say,

@@ -19,6 +19,7 @@ from efficientnetv2.arch.spec import Architecture, Pooling
 from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.preprocessing import Framing, Views
+from efficientnetv2.data.imagenet import Published
 from efficientnetv2.data.sampling import Balance
 from efficientnetv2.inference.accelerate import Precision
 from efficientnetv2.progressive import Progressive, Ramp
@@ -83,6 +84,8 @@ class Recipe(_Part):
 
     Args:
         name: of the function that made it.
+        made_for: the published set whose pictures it wants: missing classes are refused, wrong counts named before the
+            run (``data.imagenet``). None takes any.
         model: a published network's name, one of another library ("timm:resnet50"), or an architecture;
             ``auto`` is that of the weights, or chosen by the machine.
         weights: to start from: ``none``, ``auto`` (the best that can be had), a name (``efficientnetv2_s.in1k``),
@@ -140,6 +143,7 @@ class Recipe(_Part):
     """
 
     name: str
+    made_for: Published | None = None
     model: str | Architecture = "auto"
     weights: str = "auto"
     initialisation: Literal["released", "calm"] = "released"

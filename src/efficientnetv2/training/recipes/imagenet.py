@@ -34,6 +34,7 @@ def _from_scratch(
     evaluation = published(model).preprocessing
     return Recipe(
         name=name,
+        made_for="imagenet1k",
         model=model,
         weights="none",
         epochs=350,

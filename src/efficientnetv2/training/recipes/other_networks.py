@@ -16,6 +16,7 @@ def _progressive(name: str, *, model: str, image_px: int, drop_path: float = 0.0
     """
     return Recipe(
         name=name,
+        made_for="imagenet1k",
         model=model,
         weights="none",
         epochs=350,

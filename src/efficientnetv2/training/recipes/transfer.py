@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from efficientnetv2.augment.pipeline import AugmentPlan
+from efficientnetv2.data.imagenet import Published
 from efficientnetv2.progressive import Progressive
 from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
 
@@ -15,6 +16,7 @@ def _onwards(
     schedule: Schedule,
     epochs: float | None,
     steps: int | None,
+    made_for: Published | None = None,
 ) -> Recipe:
     """What going on from trained weights shares.
 
@@ -25,6 +27,7 @@ def _onwards(
     """
     return Recipe(
         name=name,
+        made_for=made_for,
         model="efficientnetv2_s",
         weights=weights,
         epochs="auto" if epochs is None else epochs,
@@ -87,7 +90,13 @@ def imagenet_from_21k_paper() -> Recipe:
     """
     weights = "efficientnetv2_s.in21k"
     return _onwards(
-        "imagenet_from_21k_paper", weights=weights, weight_decay=1e-5, schedule=_COSINE, epochs=15, steps=None
+        "imagenet_from_21k_paper",
+        made_for="imagenet1k",
+        weights=weights,
+        weight_decay=1e-5,
+        schedule=_COSINE,
+        epochs=15,
+        steps=None,
     )
 
 
@@ -101,6 +110,7 @@ def imagenet_from_21k_released() -> Recipe:
     weights = "efficientnetv2_s.in21k"
     return _onwards(
         "imagenet_from_21k_released",
+        made_for="imagenet1k",
         weights=weights,
         weight_decay=1e-5,
         schedule=_CONSTANT,

@@ -1,0 +1,124 @@
+"""Whether pictures are the published set that a recipe is made for, whole: its classes, its counts.
+
+A folder that was unpacked in part trains as well as any other, for days, and then misses the published figure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Literal
+
+import numpy as np
+
+from efficientnetv2.base.errors import InputError, some
+from efficientnetv2.data.manifest import Manifest
+
+Published = Literal["imagenet1k", "imagenet21k"]
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of a published set. None is not known.
+
+    Args:
+        title: as people call it.
+        classes: how many; of two, either.
+        train: its training pictures.
+        of_a_class: the fewest and the most of them in a class.
+        val: validation pictures of each class.
+    """
+
+    title: str
+    classes: tuple[int, ...]
+    train: int | None = None
+    of_a_class: tuple[int, int] | None = None
+    val: int | None = None
+
+
+# ILSVRC 2012 as its organisers describe it (arXiv:1409.0575, Table 2). ImageNet-21k: 21,841 classes in
+# arXiv:2104.00298, section 5.2, 21,843 in the released code; how many pictures depends on when it was downloaded.
+_FACTS = {
+    "imagenet1k": _Facts("ImageNet-1k", (1000,), 1_281_167, (732, 1300), 50),
+    "imagenet21k": _Facts("ImageNet-21k", (21_841, 21_843)),
+}
+
+
+def compare(manifest: Manifest, published: Published, *, strict: bool) -> tuple[str, ...]:
+    """Name what is missing of a published set, or too much.
+
+    Args:
+        manifest: labelled; pictures without a split, and those of minival, count as train.
+        published: the set that the recipe is made for.
+        strict: wrong counts are an error too.
+
+    Returns:
+        A sentence for each thing that differs. Other pictures altogether (no class is called as one of the set) are
+        no error, for a recipe may serve them too.
+
+    Raises:
+        InputError: some classes of the set are there and others are not; or, if strict, a count is wrong.
+    """
+    facts = _FACTS[published]
+    known, here = _ids(published), set(manifest.class_names)
+    if known & here:
+        _refuse_other_classes(manifest, facts, missing=known - here, strange=here - known)
+    elif len(here) not in facts.classes:
+        return (
+            f"The recipe is made for {facts.title}, of {facts.classes[0]:,} classes. These pictures are another "
+            f"set, of {len(here):,}: what it says of cost and result does not hold for them.",
+        )
+    notes = tuple(_wrong_counts(manifest, facts))
+    if notes and strict:
+        raise InputError(f"{manifest.source}: {' '.join(notes)} {_fix(facts)}")
+    return notes
+
+
+def _ids(published: Published) -> set[str]:
+    """The WordNet ids of the classes; of ImageNet-21k none, which are too many to carry along."""
+    if published == "imagenet21k":
+        return set()
+    return set(files("efficientnetv2.data").joinpath("imagenet1k.txt").read_text(encoding="ascii").split())
+
+
+def _refuse_other_classes(manifest: Manifest, facts: _Facts, *, missing: set[str], strange: set[str]) -> None:
+    wrong = [
+        f"{len(names):,} {what} ({some(sorted(names), 3)})"
+        for names, what in (
+            (missing, f"of {facts.title}'s {facts.classes[0]:,} classes are missing"),
+            (strange, "of the classes are none of its"),
+        )
+        if names
+    ]
+    if wrong:
+        raise InputError(f"{manifest.source}: {', and '.join(wrong)}. {_fix(facts)}")
+
+
+def _wrong_counts(manifest: Manifest, facts: _Facts) -> list[str]:
+    notes = []
+    trained = manifest.in_train | (manifest.split == "minival")
+    names = np.array(manifest.class_names, dtype=object)
+    train, val = (
+        np.bincount(manifest.labels[rows & (manifest.labels >= 0)], minlength=len(names))
+        for rows in (trained, manifest.split == "val")
+    )
+    if facts.train is not None and train.sum() != facts.train:
+        note = f"Train has {train.sum():,} pictures, but {facts.title} has {facts.train:,}"
+        least, most = facts.of_a_class or (0, facts.train)
+        odd = np.flatnonzero((train < least) | (train > most))
+        if len(odd):
+            shown = some([f"{names[one]}: {train[one]:,}" for one in odd], 3)
+            note += f", of each class {least:,} to {most:,}; not so {shown}"
+        notes.append(f"{note}.")
+    odd = np.flatnonzero(val != facts.val)
+    if facts.val is not None and val.any() and len(odd):
+        shown = some([f"{names[one]}: {val[one]:,}" for one in odd], 3)
+        notes.append(f"Val of {facts.title} has {facts.val} pictures of each class; not so {shown}.")
+    return notes
+
+
+def _fix(facts: _Facts) -> str:
+    return (
+        f"Complete it (each class is a folder called by its WordNet id), or, if it is not meant to be {facts.title}, "
+        "say so: --set made_for=null"
+    )

@@ -1,0 +1,122 @@
+"""An ImageNet that is not whole is named before a run of days; other pictures are left in peace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.command_line import TINY, effnetv2
+from tests.conftest import paint
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.imagenet import compare
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.training.recipes import RECIPES, named
+
+timm_data = pytest.importorskip("timm.data")
+
+
+def ids() -> list[str]:
+    """The 1,000 of ILSVRC 2012, as timm has them."""
+    return sorted(timm_data.ImageNetInfo("imagenet-1k").label_names())
+
+
+def imagenet(train: dict[str, int], val: dict[str, int] | None = None) -> Manifest:
+    counts = [("train", train), ("val", val or {})]
+    rows = [(name, split) for split, of in counts for name, count in of.items() for _ in range(count)]
+    labels, splits = zip(*rows, strict=True)
+    paths = [f"{split}/{name}/{number}.JPEG" for number, (name, split) in enumerate(rows)]
+    table = pd.DataFrame({"path": paths, "label": labels, "split": splits})
+    return Manifest(root=Path("/in"), source="/in", table=table, class_names=tuple(sorted(set(labels))))
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, int]:
+    """1,281,167 pictures, 732 to 1,300 of a class."""
+    counts = np.full(1000, 1300)
+    counts[:3] = 732
+    short = int(counts.sum()) - 1_281_167
+    counts[3:] -= short // 997
+    counts[3 : 3 + short % 997] -= 1
+    assert counts.sum() == 1_281_167
+    return dict(zip(ids(), counts.tolist(), strict=True))
+
+
+def test_the_whole_set_is_not_remarked_on(whole):
+    assert compare(imagenet(whole, dict.fromkeys(whole, 50)), "imagenet1k", strict=True) == ()
+
+
+def test_pictures_held_out_as_minival_are_counted(whole):
+    data = imagenet(whole)
+    split = data.split.copy()
+    split[::50] = "minival"
+    assert compare(data.with_split(split), "imagenet1k", strict=True) == ()
+
+
+def test_missing_classes_are_named():
+    some = dict.fromkeys(ids()[2:], 2)
+    told = (
+        r"/in: 2 of ImageNet-1k's 1,000 classes are missing \('n01440764', 'n01443537'\)\. Complete it .*"
+        r"--set made_for=null"
+    )
+    with pytest.raises(InputError, match=told):
+        compare(imagenet(some), "imagenet1k", strict=False)
+
+
+def test_a_folder_too_many_is_named():
+    more = dict.fromkeys([*ids(), "lost+found"], 2)
+    with pytest.raises(InputError, match=r"/in: 1 of the classes are none of its \('lost\+found'\)"):
+        compare(imagenet(more), "imagenet1k", strict=False)
+
+
+def test_wrong_counts_are_named_and_refused_with_strict(whole):
+    """A class of which 600 pictures arrived, and one of val that lacks one."""
+    short = whole | {"n01440764": 600}
+    val = dict.fromkeys(whole, 50) | {"n15075141": 49}
+    train, of_val = compare(imagenet(short, val), "imagenet1k", strict=False)
+    assert train == (
+        "Train has 1,281,035 pictures, but ImageNet-1k has 1,281,167, of each class 732 to 1,300; not so "
+        "'n01440764: 600'."
+    )
+    assert of_val == "Val of ImageNet-1k has 50 pictures of each class; not so 'n15075141: 49'."
+    with pytest.raises(InputError, match=r"/in: Train has 1,281,035 .*'n15075141: 49'.*--set made_for=null"):
+        compare(imagenet(short, val), "imagenet1k", strict=True)
+
+
+def test_a_class_of_val_that_is_gone_is_named(whole):
+    val = dict.fromkeys(list(whole)[1:], 50)
+    (note,) = compare(imagenet(whole, val), "imagenet1k", strict=False)
+    assert note.endswith("not so 'n01440764: 0'.")
+
+
+def test_other_pictures_are_told_what_the_recipe_is_for():
+    (note,) = compare(imagenet({"cat": 2, "dog": 2}), "imagenet1k", strict=True)
+    assert "made for ImageNet-1k, of 1,000 classes" in note
+    assert "another set, of 2" in note
+
+
+@pytest.mark.parametrize(("classes", "notes"), [(21_841, 0), (21_843, 0), (21_840, 1)])
+def test_imagenet21k_is_counted(classes, notes):
+    data = imagenet({f"n{number:08d}": 1 for number in range(classes)})
+    assert len(compare(data, "imagenet21k", strict=True)) == notes
+
+
+def test_the_recipes_for_imagenet_say_so():
+    """Those for pictures of one's own, and for other sets, take any."""
+    named_so = {name for name in RECIPES if named(name).made_for == "imagenet1k"}
+    others = {name for name in RECIPES if named(name).made_for is None}
+    assert {"efficientnetv2_s_paper", "efficientnetv2_b3_released", "imagenet_from_21k_paper"} <= named_so
+    assert {"resnet50_224_progressive"} <= named_so
+    assert {"quick", "finetune", "transfer_paper", "transfer_released"} <= others
+
+
+def test_it_is_refused_before_any_picture_is_looked_at(tmp_path):
+    for name in ids()[:2]:
+        paint(tmp_path / "in" / name / "1.jpg", (200, 60, 60))
+        (tmp_path / "in" / name / "2.jpg").write_bytes(b"not a picture")
+    words = ("train", tmp_path / "in", "--recipe", "efficientnetv2_s_paper", *TINY[2:])
+    done = effnetv2(*words, "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "998 of ImageNet-1k's 1,000 classes are missing" in " ".join(done.stderr.split())
