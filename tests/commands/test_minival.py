@@ -11,6 +11,7 @@ from tests.command_line import TINY, effnetv2
 from tests.conftest import COLOURS, paint
 from tests.processes import effnetv2_together
 
+from efficientnetv2.commands.prepare import Source, prepare
 from efficientnetv2.models import modelfile
 
 WORDS = (*TINY, "--set", "holdout=0.25")
@@ -140,6 +141,16 @@ def test_bad_input_is_refused_before_the_run(settings, told, painted, tmp_path):
     assert done.returncode == 2
     assert told in " ".join(done.stderr.split())
     assert not (tmp_path / "run/recipe.yaml").exists()
+
+
+def test_a_cache_on_disk_holds_what_another_run_would_train_on(painted):
+    """Without minival, or with another seed's hold-out, a run trains on other pictures of the same 48."""
+    ready = prepare(
+        Source(str(painted)), holdout=0.25, minival=9, seed=0, strict=False, say=lambda line: None
+    )
+    assert (len(ready.train), len(ready.minival), len(ready.val)) == (27, 9, 12)
+    assert len(ready.trainable) == 48
+    assert set(ready.minival.paths).isdisjoint([*ready.train.paths, *ready.val.paths])
 
 
 def test_the_settled_recipe_keeps_it(ended):

@@ -156,13 +156,16 @@ def test_training_ends_when_waiting_was_in_vain(job, scripted):
 
 def test_a_run_that_has_stopped_early_stays_stopped(job, scripted):
     """It was killed before the model file was written: resumed, it does no further step and chooses the same."""
-    scripted(1 / 6, 5 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1, 1)
+    seen = scripted(1 / 6, 5 / 6, 3 / 6, 2 / 6, 4 / 6, 4 / 6, 1, 1)
     one = job("run", "patience=2")
     run(one, resumed=False, watch=Unseen())
     first = weights_of(one)
+    assert same(first, seen[6])
     one.folder.model_file.unlink()
+    seen.clear()
     again = job("run", "patience=2")
     result = run(again, resumed=True, watch=Unseen())
+    assert not seen, "it was over with its last checkpoint"
     assert result.images == 18 * 8
     assert same(weights_of(again), first)
 
