@@ -79,6 +79,14 @@ def test_report_and_model_file_say_what_chose(ended):
     assert "which were best on minival" in (run / "report.html").read_text()
 
 
+def test_asked_to_go_on_it_has_finished_after_the_epochs_it_had(ended, painted, tmp_path):
+    run, _ = ended
+    epochs = json.loads((run / "report.json").read_text())["epochs"]
+    done = effnetv2("train", painted, "--out", run, "--resume", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"has finished after {epochs:g} epochs" in " ".join(done.stdout.split())
+
+
 def test_the_manifest_lists_them_and_is_data_itself(ended, tmp_path):
     """A second run on it has the same minival; one without leaves those pictures aside, and says so."""
     run, _ = ended

@@ -39,9 +39,11 @@ def tell_finished(run: Finished, screen: Screen, *, as_json: bool) -> None:
     """
     folder = RunFolder(run.path, screen.say)
     report = folder.path / "report.json"
-    if as_json and folder.reported:
-        answer(json.loads(report.read_text(encoding="utf-8")))
-    epochs = count_of(float(run.recipe.epochs), "epoch")
+    told = json.loads(report.read_text(encoding="utf-8")) if folder.reported else {}
+    if as_json and told:
+        answer(told)
+    # It may have ended before all of the recipe's epochs.
+    epochs = count_of(float(told.get("epochs", run.recipe.epochs)), "epoch")
     screen.say(f"The run in {folder.path} has finished after {epochs}: nothing is left to do.")
     screen.say(f"Model: {folder.model_file}")
     if folder.reported:
