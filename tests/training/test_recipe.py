@@ -24,7 +24,7 @@ def test_every_recipe_says_how_to_run_it_what_it_costs_and_whence_it_is(name):
 
 
 def test_the_paper_and_the_released_recipe_of_s_differ_where_the_sources_do():
-    """Batch-norm momentum 0.99 in the paper, 0.9 released; sizes, RandAugment, dropout; nothing else."""
+    """Batch-norm momentum 0.99 in the paper, 0.9 released; sizes, RandAugment, dropout, minival; nothing else."""
     names = {
         line.split(":")[0]
         for line in differences(named("efficientnetv2_s_paper"), named("efficientnetv2_s_released"))
@@ -36,6 +36,7 @@ def test_the_paper_and_the_released_recipe_of_s_differ_where_the_sources_do():
     assert roots == {
         "name",
         "batch_norm_momentum",
+        "minival",
         "progressive.image_px",
         "progressive.randaugment",
         "progressive.dropout",
