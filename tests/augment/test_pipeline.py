@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from efficientnetv2.augment import pipeline
-from efficientnetv2.augment.pipeline import AugmentPlan, augment, soft_labels
+from efficientnetv2.augment.pipeline import AugmentPlan, augment, hot_labels, soft_labels
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
@@ -96,8 +96,35 @@ def test_each_switch_changes_the_pictures():
 
 def test_label_smoothing_is_shared_by_all_classes():
     """0.1 over 5 classes: 0.9 + 0.02 for the true one."""
-    soft = soft_labels(torch.tensor([2]), 5, 0.1)
+    soft = soft_labels(hot_labels(torch.tensor([2]), 5), 0.1)
     assert soft[0].tolist() == pytest.approx([0.02, 0.02, 0.92, 0.02, 0.02])
+
+
+def test_several_labels_share_the_target():
+    """arXiv:2104.00298, section 5.2: normalised to sum 1. Smoothed: 0.9 / 3 + 0.02 for each true one."""
+    labels = torch.tensor([[0, 3, 4], [2, -1, -1], [1, 0, -1]])
+    soft = soft_labels(hot_labels(labels, 5), 0.0)
+    third = 1 / 3
+    assert soft[0].tolist() == pytest.approx([third, 0, 0, third, third])
+    assert soft[1:].tolist() == [[0, 0, 1, 0, 0], [0.5, 0.5, 0, 0, 0]]
+    assert soft_labels(hot_labels(labels, 5), 0.1)[0].tolist() == pytest.approx(
+        [0.32, 0.02, 0.02, 0.32, 0.32]
+    )
+    assert torch.equal(hot_labels(labels[:, 0], 5), hot_labels(labels[:, :1], 5))
+
+
+def test_mixed_pictures_of_several_labels_count_them_before_they_are_normalised():
+    """As released: w of a picture of one label and 1 - w of one of three make w / (w + 3 (1 - w)) for the one."""
+    images, _ = group(2)
+    labels = torch.tensor([[0, -1, -1], [1, 2, 3]])
+    _, soft = run(images, labels, Setting(32, mixup_alpha=1.0))
+    kept = soft[0, 0] / soft[0, 1]  # w : 1 - w
+    weight = kept / (1 + kept)
+    assert 0.5 <= weight < 1
+    assert soft[0].tolist() == pytest.approx(
+        [float(one / (weight + 3 * (1 - weight))) for one in (weight, *[1 - weight] * 3)] + [0.0], abs=1e-5
+    )
+    assert torch.allclose(soft.sum(1), torch.ones(2))
 
 
 def test_where_the_hole_is_has_nothing_to_do_with_the_flip():

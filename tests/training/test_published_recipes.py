@@ -111,6 +111,51 @@ def test_from_21k_is_fifteen_epochs_cosine_in_the_paper_constant_as_released():
 
 
 @pytest.mark.parametrize(
+    ("size", "px", "eval_px"),
+    [
+        ("s", [128, 185, 243, 300], 384),
+        ("m", [128, 212, 296, 380], 480),
+        ("l", [128, 212, 296, 380], 480),
+        ("xl", [128, 212, 296, 380], 512),
+    ],
+)
+def test_the_papers_21k_is_its_1k_but_for_60_epochs_and_the_cosine(size, px, eval_px):
+    """Section 5.2; 100,000 pictures held out. XL, for which Table 6 has no row, as L."""
+    recipe = named(f"imagenet21k_{size}_paper")
+    like = named(f"efficientnetv2_{'l' if size == 'xl' else size}_paper")
+    assert (recipe.epochs, recipe.schedule.kind, recipe.holdout) == (60, "cosine", 100_000)
+    assert (recipe.made_for, recipe.minival) == ("imagenet21k", None)
+    assert (recipe.model, recipe.eval_px, stage_sizes(recipe)) == (f"efficientnetv2_{size}", eval_px, px)
+    assert recipe.progressive == like.progressive
+    for field in (
+        "optimizer",
+        "batch_images",
+        "ema_decay",
+        "batch_norm_momentum",
+        "augment",
+        "crop_area_min",
+    ):
+        assert getattr(recipe, field) == getattr(like, field), field
+    assert recipe.schedule.warmup_epochs == like.schedule.warmup_epochs
+
+
+def test_the_released_21k_has_one_size_and_hardly_any_regularization():
+    """google/automl, datasets.py, ImageNet21k: lr_base 0.008 for each 256 pictures, one epoch of warm-up."""
+    recipe = named("imagenet21k_released")
+    setting = recipe.progressive.last
+    assert (recipe.progressive.stages, setting.image_px, recipe.eval_px) == (1, 224, 224)
+    assert (setting.dropout, setting.drop_path, setting.label_smoothing) == (0, 0, 0)
+    assert (setting.randaugment, setting.mixup_alpha, setting.cutmix_alpha) == (None, 0, 0)
+    assert not recipe.augment.autoaugment
+    assert (recipe.epochs, recipe.batch_images, recipe.holdout) == (60, 4096, 100_000)
+    assert (recipe.made_for, recipe.minival) == ("imagenet21k", None)
+    assert recipe.optimizer.lr == pytest.approx(0.008 * 4096 / 256)
+    assert (recipe.schedule.kind, recipe.schedule.warmup_epochs) == ("cosine", 1)
+    assert (recipe.ema_decay, recipe.batch_norm_momentum) == (0.9999, 0.9)
+    assert (recipe.framing, recipe.crop_fraction) == ("crop", pytest.approx(224 / 256))
+
+
+@pytest.mark.parametrize(
     ("name", "model", "px"),
     [
         ("resnet50_224_progressive", "torchvision:resnet50", 224),

@@ -18,9 +18,12 @@ def test_every_recipe_survives_its_yaml(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_says_how_to_run_it_what_it_costs_and_whence_it_is(name):
-    label = RECIPES[name].__doc__
-    assert all(f"{word}:" in label for word in ("Run", "Cost and result", "Source"))
+def test_every_recipe_says_how_to_run_it_what_it_costs_whence_it_is_and_what_is_ours(name):
+    lines = [line.strip() for line in RECIPES[name].__doc__.splitlines()]
+    said = {line.partition(":")[0]: line for line in lines if line.partition(":")[1]}
+    assert {"Run", "Cost and result", "Source", "Ours"} <= set(said)
+    assert said["Run"].startswith("Run: effnetv2 train ")
+    assert f"--recipe {name}" in said["Run"] or name == "finetune", "finetune is what is taken unasked"
 
 
 def test_the_paper_and_the_released_recipe_of_s_differ_where_the_sources_do():

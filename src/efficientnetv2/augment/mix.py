@@ -19,7 +19,7 @@ def mix(images: Tensor, labels: Tensor, setting: Setting, key: Key) -> tuple[Ten
 
     Args:
         images: (N, C, H, W) float.
-        labels: (N, K) float, rows sum to 1.
+        labels: (N, K) float.
         setting: its ``mixup_alpha`` and ``cutmix_alpha``; 0 is off.
         key: of this group at this step.
 
@@ -47,7 +47,7 @@ def mixup(images: Tensor, labels: Tensor, *, alpha: float, key: Key) -> tuple[Te
 
     Args:
         images: (N, C, H, W) float.
-        labels: (N, K) float, rows sum to 1.
+        labels: (N, K) float.
         alpha: of Beta(alpha, alpha), > 0. Callers skip the call when mixup is off.
         key: of this step; the same key gives the same blend.
 
@@ -75,7 +75,7 @@ def cutmix(images: Tensor, labels: Tensor, *, alpha: float, key: Key) -> tuple[T
 
     Args:
         images: (N, C, H, W) float.
-        labels: (N, K) float, rows sum to 1.
+        labels: (N, K) float.
         alpha: of Beta(alpha, alpha), > 0. Callers skip the call when cutmix is off.
         key: of this step; the same key gives the same boxes.
 

@@ -24,7 +24,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.progressive import Setting
 
-__all__ = ["AugmentPlan", "Flip", "RandAugmentPreset", "augment", "soft_labels"]
+__all__ = ["AugmentPlan", "Flip", "RandAugmentPreset", "augment", "hot_labels", "soft_labels"]
 
 Flip = Literal["none", "horizontal", "symmetries"]
 
@@ -79,7 +79,7 @@ def augment(
 
     Args:
         images: (N, C, H, W) uint8; RandAugment, AutoAugment and colour need C = 3.
-        labels: (N,) int64, 0 to num_classes - 1.
+        labels: (N,) int64, 0 to num_classes - 1; of several labels each (N, M), -1 behind the last of a picture.
         setting: how strong, at this step.
         key: of the run's augmentation: the same at every step.
         ids: (N,) draw ids, one per picture and epoch: what is done to a picture alone depends on its id.
@@ -99,23 +99,42 @@ def augment(
     for part in _portions(images):
         changed = _augment_each(images[part], setting, key, numbers[part], plan)
         normalise(changed, mean=preprocessing.mean, std=preprocessing.std, out=floats[part])
-    soft = soft_labels(labels, num_classes, setting.label_smoothing)
-    return mix(floats, soft, setting, mix_key)
+    mixed, counted = mix(floats, hot_labels(labels, num_classes), setting, mix_key)
+    return mixed, soft_labels(counted, setting.label_smoothing)
 
 
-def soft_labels(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """One-hot labels, a share of each given to all classes alike.
+def hot_labels(labels: Tensor, num_classes: int) -> Tensor:
+    """1 for each class that a picture is of, else 0.
 
     Args:
-        labels: (N,) int64.
+        labels: (N,) int64; of several labels each (N, M), -1 behind the last of a picture.
         num_classes: K.
+
+    Returns:
+        (N, K) float32.
+    """
+    if labels.ndim == 1:
+        return functional.one_hot(labels, num_classes).float()
+    places = torch.where(labels < 0, num_classes, labels)
+    hot = torch.zeros(len(labels), num_classes + 1, device=labels.device)
+    return hot.scatter_(1, places, 1.0)[:, :num_classes]
+
+
+def soft_labels(counted: Tensor, smoothing: float) -> Tensor:
+    """Label distributions: each row in proportion, a share of it given to all classes alike.
+
+    Args:
+        counted: (N, K) float, at least 0, each row with something above: of ``hot_labels``, mixed or not.
         smoothing: the share, 0 to 1.
 
     Returns:
         (N, K) float32, rows sum to 1.
+
+    Source: google/automl, efficientnetv2: pictures are mixed with their labels counted, which are normalised to sum 1
+        after that (arXiv:2104.00298, section 5.2) and smoothed in the loss.
     """
-    hot = functional.one_hot(labels, num_classes).float()
-    return hot * (1 - smoothing) + smoothing / num_classes
+    shares = counted / counted.sum(dim=1, keepdim=True)
+    return shares * (1 - smoothing) + smoothing / counted.shape[1]
 
 
 def _floats_like(images: Tensor) -> Tensor:

@@ -112,7 +112,14 @@ def begin(
     }
     if pictures is not None:
         beginning["cache"] = words.cache
-    if recipe.weights != "none":
+    if prepared.manifest.separator is not None:
+        beginning["label_separator"] = prepared.manifest.separator
+    if recipe.weights != "none" and prepared.manifest.separator is not None:
+        lines.append(
+            "No linear probe of the given weights: it answers one label, and these pictures have several."
+        )
+        screen.say(lines[-1])
+    elif recipe.weights != "none":
         probe = _probed(network, prepared, preprocessing, recipe, device, workers, screen)
         lines.append(
             f"Linear probe on the given weights, untrained: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.3f} on "
@@ -258,8 +265,17 @@ def _framed(preprocessing: Preprocessing) -> str:
 
 
 def _same_pictures(folder: RunFolder, prepared: Prepared) -> None:
+    separator = folder.beginning().get("label_separator")
+    if separator != prepared.manifest.separator:
+        given = "without --label-separator" if separator is None else f"with --label-separator '{separator}'"
+        raise InputError(
+            f"--resume: the run in {folder.path} was begun {given}, so its classes are others. Say the same again."
+        )
     there = Manifest.from_csv(
-        folder.manifest_file, root=prepared.manifest.root, source=prepared.manifest.source
+        folder.manifest_file,
+        root=prepared.manifest.root,
+        source=prepared.manifest.source,
+        separator=prepared.manifest.separator,
     )
     if there.digest() == prepared.manifest.digest():
         return

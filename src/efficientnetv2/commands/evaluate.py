@@ -45,6 +45,7 @@ def evaluate(
     path_column: options.PathColumn = "path",
     label_column: options.LabelColumn = "label",
     labels: options.Labels = "exact",
+    label_separator: options.LabelSeparator = None,
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
@@ -58,7 +59,7 @@ def evaluate(
     from efficientnetv2.commands.evaluate_job import evaluate_and_report
     from efficientnetv2.commands.prepare import Source
 
-    source = Source(data, path_column, label_column, None, labels)
+    source = Source(data, path_column, label_column, None, labels, label_separator)
     evaluate_and_report(
         model,
         source,

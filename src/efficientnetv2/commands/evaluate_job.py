@@ -108,6 +108,10 @@ def _asked(
     check_reads_rgb(network, model)
     part, name = _part(source.read(for_training=False), split)
     part = _in_classes_of(part, network.class_names, model, merge=source.labels == "casefold")
+    if compared and part.separator is not None:
+        raise InputError(
+            "--sizes compares answers of one label, but these pictures have several. Leave it out."
+        )
     return Asked(network, part, tell(part, strict=strict, say=screen.say)), name, px, compared
 
 
@@ -197,12 +201,13 @@ def _in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str,
     """
     if merge:
         spelled = {name.strip().casefold(): name for name in class_names}
-        labels = manifest.table["label"].map(lambda label: spelled.get(label.strip().casefold(), label))
-        manifest = replace(manifest, table=manifest.table.assign(label=labels))
+        manifest = manifest.renamed(lambda label: spelled.get(label.strip().casefold(), label))
     known = set(class_names)
-    strange = [name for name in np.unique(manifest.table["label"].dropna()) if name not in known]
+    present = {manifest.class_names[label] for label in np.unique(manifest.targets) if label >= 0}
+    strange = sorted(present - known)
     if strange:
-        row = int(np.flatnonzero(manifest.table["label"] == strange[0])[0])
+        place = manifest.class_names.index(strange[0])
+        row = int(np.argwhere(manifest.targets == place)[0, 0])
         if class_names == tuple(str(number) for number in range(len(class_names))):
             raise InputError(
                 f"{manifest.where(row)}: label {some(strange)}, but the outputs of {model} have no names, only numbers "
@@ -210,7 +215,7 @@ def _in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str,
                 "NAMED.safetensors --class-names NAMES.txt (a name on each line)"
             )
         fix = "Correct the labels, or leave those pictures out."
-        if known.isdisjoint(manifest.table["label"]):
+        if known.isdisjoint(present):
             fix = (
                 "No label is; so this model answers something else, or its classes are called wrongly. To call them "
                 f"otherwise: effnetv2 convert {model} NAMED.safetensors --class-names NAMES.txt (a name on each line)"

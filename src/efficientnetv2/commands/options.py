@@ -61,6 +61,15 @@ Labels = Annotated[
         help="casefold merges labels that differ only by case or by spaces around them.",
     ),
 ]
+LabelSeparator = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="A picture may have several labels: what stands between them in the label column, such as ';'. "
+        "(Default: each has one.)",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Workers = Annotated[
     int | None,

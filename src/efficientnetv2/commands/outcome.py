@@ -23,8 +23,15 @@ from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.report import Facts, Mistake
 from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.classification import Figures, figures
+from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.intervals import Interval, bootstrap
+from efficientnetv2.metrics.several import (
+    MEANS_OVER_CLASSES,
+    SeveralFigures,
+    mean_over_classes,
+    measured,
+    share_intervals,
+)
 
 _CLASSES_SHOWN = 30
 
@@ -46,13 +53,15 @@ class Outcome:
         self.class_names = tuple(class_names)
 
     @cached_property
-    def figures(self) -> Figures:
+    def figures(self) -> Figures | SeveralFigures:
         """Of all predictions."""
-        return figures(self.predictions.labels, self.predictions.probabilities, self.class_names)
+        return measured(self.predictions.labels, self.predictions.probabilities, self.class_names)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """95 % intervals, by name."""
+        if isinstance(self.figures, SeveralFigures):
+            return share_intervals(self.figures)
         return bootstrap(self.figures, key=Key.of(self.facts.seed or 0).fold("intervals"))
 
     def write(
@@ -82,23 +91,19 @@ class Outcome:
             answer(report.as_json(self.figures, self.intervals, self.facts, self._mistakes(thumbnails=False)))
             return
         score, low_high = self.figures, self.intervals
-        rows = [
-            [name, *(f"{value:.3f}" for value in (one.precision, one.recall, one.f1)), str(one.support)]
-            for name, one in score.per_class.items()
-            if one.precision is not None and one.recall is not None and one.f1 is not None
-        ]
+        columns, rows = _by_class(score)
         more = (
             f" (the first {_CLASSES_SHOWN} of {len(rows)}; all in the report)"
             if len(rows) > _CLASSES_SHOWN
             else ""
         )
-        screen.table(
-            f"By class{more}", ["class", "precision", "recall", "F1", "pictures"], rows[:_CLASSES_SHOWN]
-        )
+        screen.table(f"By class{more}", columns, rows[:_CLASSES_SHOWN])
+        name, mean = mean_over_classes(score)
+        reach = f" ({low_high[name][0]:.3f} to {low_high[name][1]:.3f})" if name in low_high else ""
         screen.say(
             f"top-1 {score.top1:.1%} (95 % interval {low_high['top1'][0]:.1%} to {low_high['top1'][1]:.1%}), "
-            f"macro-F1 {score.macro_f1:.3f} ({low_high['macro_f1'][0]:.3f} to {low_high['macro_f1'][1]:.3f}) "
-            f"on {count_of(score.pictures, 'picture')} ({self.facts.evaluated_on})."
+            f"{MEANS_OVER_CLASSES[name]} {mean:.3f}{reach} on {count_of(score.pictures, 'picture')} "
+            f"({self.facts.evaluated_on})."
         )
         verdict = "above" if low_high["top1"][0] > score.majority_top1 else "not clearly above"
         screen.say(
@@ -126,6 +131,7 @@ class Outcome:
         probabilities = self.predictions.probabilities
         reader = originals(self.manifest)
         mistakes = []
+        targets = self.predictions.labels.reshape(len(probabilities), -1)
         for place in report.most_confident(self.predictions.labels, probabilities):
             row = int(self.predictions.samples[place])
             best = int(probabilities[place].argmax())
@@ -138,13 +144,28 @@ class Outcome:
             mistakes.append(
                 Mistake(
                     path=self.manifest.paths[row],
-                    true=self.class_names[self.predictions.labels[place]],
+                    true=", ".join(self.class_names[label] for label in targets[place] if label >= 0),
                     predicted=self.class_names[best],
                     probability=float(probabilities[place, best]),
                     thumbnail=picture,
                 )
             )
         return mistakes
+
+
+def _by_class(score: Figures | SeveralFigures) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the classes that have a picture."""
+    if isinstance(score, SeveralFigures):
+        return ["class", "average precision", "pictures"], [
+            [name, f"{one.average_precision:.3f}", str(one.support)]
+            for name, one in score.per_class.items()
+            if one.average_precision is not None
+        ]
+    return ["class", "precision", "recall", "F1", "pictures"], [
+        [name, *(f"{value:.3f}" for value in (one.precision, one.recall, one.f1)), str(one.support)]
+        for name, one in score.per_class.items()
+        if one.precision is not None and one.recall is not None and one.f1 is not None
+    ]
 
 
 def versions() -> dict[str, str]:

@@ -26,6 +26,7 @@ def plan(
     label_column: options.LabelColumn = "label",
     group_column: options.GroupColumn = None,
     labels: options.Labels = "exact",
+    label_separator: options.LabelSeparator = None,
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
@@ -58,4 +59,6 @@ def plan(
         settings=tuple(settings or ()),
     )
     place = Place(out, False, device, workers, memory_gib, strict, as_json)
-    plan_and_tell(words, Source(data, path_column, label_column, group_column, labels), place)
+    plan_and_tell(
+        words, Source(data, path_column, label_column, group_column, labels, label_separator), place
+    )

@@ -126,11 +126,11 @@ def _around(
     run.close()
     seconds = {"start-up": time.perf_counter() - began}
     lists = run.manifest_file.stat().st_size
-    if job.recipe.weights != "none":
+    if job.recipe.weights != "none" and job.train.separator is None:
         seconds["linear probe"] = _probe_s(job, rates)
     began = time.perf_counter()
     logits = torch.from_numpy(_noise(job, len(job.val), len(job.train.class_names)))
-    predictions = Predictions(np.arange(len(job.val)), job.val.labels, logits)
+    predictions = Predictions(np.arange(len(job.val)), job.val.targets, logits)
     outcome = Outcome(predictions, job.val, job.train.class_names, Facts(job.train.source, "val"))
     outcome.write(folder, history=history)
     seconds["report"] = time.perf_counter() - began

@@ -28,7 +28,7 @@ def predict(
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
-    """Write path, label and the probability of each class for every picture.
+    """Write path, label and the probability of each class for every picture; of more than 1,000 classes the best five.
 
     What could not be read is listed in skipped.csv beside. Under torchrun, processes share the pictures.
 

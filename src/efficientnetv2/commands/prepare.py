@@ -31,6 +31,7 @@ class Source:
         data: folder, table or name.
         path_column, label_column, group_column: of a table.
         labels: ``exact`` or ``casefold``.
+        label_separator: of several labels of a picture; None where it has one.
     """
 
     data: str
@@ -38,6 +39,7 @@ class Source:
     label_column: str = "label"
     group_column: str | None = None
     labels: str = "exact"
+    label_separator: str | None = None
 
     def read(self, *, require_labels: bool = True, for_training: bool = True) -> Manifest:
         """The manifest; see ``data.manifest.read``.
@@ -54,6 +56,7 @@ class Source:
             label_column=self.label_column,
             group_column=self.group_column,
             labels=cast(Literal["exact", "casefold"], self.labels),
+            label_separator=self.label_separator,
             require_labels=require_labels,
             for_training=for_training,
         )
@@ -182,7 +185,9 @@ def _readable(manifest: Manifest, rows: Ints) -> Manifest:
     readable = manifest.select(rows)
     if (manifest.split == "val").any() and not (readable.split == "val").any():
         raise InputError(f"{manifest.source}: none of the pictures given as val can be read. Repair them.")
-    gone = np.setdiff1d(manifest.labels[manifest.in_train], readable.labels[readable.in_train])
+    gone = np.setdiff1d(
+        manifest.targets[manifest.in_train], np.append(readable.targets[readable.in_train], -1)
+    )
     if len(gone):
         name = manifest.class_names[int(gone[0])]
         raise InputError(

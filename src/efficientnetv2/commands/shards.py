@@ -43,6 +43,7 @@ def shards(
     label_column: options.LabelColumn = "label",
     group_column: options.GroupColumn = None,
     labels: options.Labels = "exact",
+    label_separator: options.LabelSeparator = None,
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
@@ -63,5 +64,8 @@ def shards(
 
     packing = Packing(round(shard_mb * 1_000_000), shard_pictures, image_px, seed, strict)
     pack_and_tell(
-        Source(data, path_column, label_column, group_column, labels), out, packing, as_json=as_json
+        Source(data, path_column, label_column, group_column, labels, label_separator),
+        out,
+        packing,
+        as_json=as_json,
     )

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.inference.predict import Predictions
 
+# Of more classes only the most probable are written: all of 100,000 pictures of ImageNet-21k would take 20 GB. Ours.
+_MOST_CLASSES, _BEST = 1_000, 5
+
 
 def write_predictions(
     out: Path, predictions: Predictions, paths: Sequence[str], class_names: Sequence[str]
 ) -> pd.DataFrame:
     """Write a CSV: path, label, and the probability of each class.
+
+    Of more than 1,000 classes the five most probable instead: ``label``, ``probability``, ``label_2``,
+    ``probability_2``, and so on.
 
     Args:
         out: the file; its folder must exist.
@@ -31,12 +38,19 @@ def write_predictions(
     """
     probabilities = predictions.probabilities
     table = pd.DataFrame({"path": list(paths)})
-    table["label"] = [class_names[best] for best in probabilities.argmax(axis=1)]
-    for column, name in enumerate(class_names):
-        # A class may be called "path" or "label" itself.
-        table[name if name not in {"path", "label"} else f"probability of {name}"] = probabilities[
-            :, column
-        ].round(6)
+    if len(class_names) > _MOST_CLASSES:
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :_BEST]
+        for place, column in enumerate(best.T, start=1):
+            end = f"_{place}" if place > 1 else ""
+            table[f"label{end}"] = [class_names[one] for one in column]
+            table[f"probability{end}"] = probabilities[np.arange(len(column)), column].round(6)
+    else:
+        table["label"] = [class_names[best] for best in probabilities.argmax(axis=1)]
+        for place, name in enumerate(class_names):
+            # A class may be called "path" or "label" itself.
+            table[name if name not in {"path", "label"} else f"probability of {name}"] = probabilities[
+                :, place
+            ].round(6)
     try:
         write_atomically(out, lambda file: table.to_csv(file, index=False))
     except OSError as error:

@@ -33,6 +33,7 @@ def train(
     label_column: options.LabelColumn = "label",
     group_column: options.GroupColumn = None,
     labels: options.Labels = "exact",
+    label_separator: options.LabelSeparator = None,
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
@@ -72,4 +73,6 @@ def train(
         settings=tuple(settings or ()),
     )
     place = Place(out, resume, device, workers, memory_gib, strict, as_json)
-    train_and_report(words, Source(data, path_column, label_column, group_column, labels), place)
+    train_and_report(
+        words, Source(data, path_column, label_column, group_column, labels, label_separator), place
+    )

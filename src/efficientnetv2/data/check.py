@@ -199,7 +199,7 @@ def _across_splits(manifest: Manifest, contents: Ints) -> tuple[str, ...]:
 
 def _copies(manifest: Manifest, contents: Ints) -> Iterator[str]:
     """Notes on identical files: that there are any, and those whose labels disagree."""
-    table = pd.DataFrame({"content": contents, "label": manifest.labels})
+    table = pd.DataFrame({"content": contents, "label": pd.factorize(manifest.table["label"])[0]})
     copies = int(table["content"].duplicated().sum())
     if copies:
         are = "is a copy of another" if copies == 1 else "are copies of others"
@@ -207,9 +207,7 @@ def _copies(manifest: Manifest, contents: Ints) -> Iterator[str]:
     pairs = _unlike(table[table["label"] >= 0], "label")
     if pairs:
         shown = "; ".join(
-            " and ".join(
-                f"{_name(manifest, i)} as '{manifest.class_names[manifest.labels[i]]}'" for i in pair
-            )
+            " and ".join(f"{_name(manifest, i)} as '{manifest.table['label'].iloc[i]}'" for i in pair)
             for pair in pairs[:3]
         )
         more = f"; and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""

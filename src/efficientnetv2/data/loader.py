@@ -38,7 +38,7 @@ class Batch:
     Args:
         request: what was asked for.
         images: (n, 3, image_px, image_px) uint8, in channels-last memory.
-        labels: (n,) int64.
+        labels: (n,) int64; of several labels each (n, M), -1 behind the last of a picture.
         unreadable: sample and reason of each picture that another of its class stands in for.
     """
 
@@ -87,7 +87,7 @@ class TrainingPictures(Dataset["Batch | Failure"]):
         self.manifest, self.preprocessing = manifest, preprocessing
         self.reader = originals(manifest) if reader is None else reader
         self.area_min, self.key, self.threads = area_min, key, threads
-        self.labels = manifest.labels
+        self.labels, self.targets = manifest.labels, manifest.targets
 
     def __getitem__(self, request: Request) -> Batch | Failure:
         try:
@@ -121,7 +121,7 @@ class TrainingPictures(Dataset["Batch | Failure"]):
         return Batch(
             request,
             torch.from_numpy(pictures).permute(0, 3, 1, 2),
-            torch.from_numpy(self.labels[samples]),
+            torch.from_numpy(self.targets[samples]),
             tuple(unreadable),
         )
 

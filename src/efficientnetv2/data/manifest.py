@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.data import cifar, folders, rules, standard, tables
+from efficientnetv2.data import cifar, folders, rules, several, standard, tables
 from efficientnetv2.data.listing import SPLITS, Ints, Listing, is_picture
 from efficientnetv2.data.shards import opening
 from efficientnetv2.data.shards.names import is_url
@@ -33,14 +34,31 @@ class Manifest(Listing):
 
     Args:
         class_names: sorted; a label's class id is its place here.
+        separator: of the labels in a cell, where a picture may have several (``data.several``); None where it has one.
         root, source, table, rows, notes, standard, shards: see ``Listing``.
     """
 
     class_names: tuple[str, ...]
+    separator: str | None = None
+
+    @cached_property
+    def targets(self) -> Ints:
+        """Class ids that the network is to answer, -1 where unlabelled. Read-only.
+
+        (N,) where a picture has one label. Where it may have several (N, M): those of the fewest pictures first,
+        -1 behind the last of a picture.
+        """
+        if self.separator is None:
+            return self.labels
+        ids = several.class_ids(self.table["label"], self.class_names, self.separator)
+        ids.flags.writeable = False
+        return ids
 
     @cached_property
     def labels(self) -> Ints:
-        """(N,) class ids, -1 where unlabelled. Read-only."""
+        """(N,) class ids, -1 where unlabelled; of several labels the first, see ``targets``. Read-only."""
+        if self.separator is not None:
+            return self.targets[:, 0]
         codes, labels = pd.factorize(self.table["label"])
         known = {name: number for number, name in enumerate(self.class_names)}
         ids = np.array([*(known.get(label, -1) for label in labels), -1], dtype=np.int64)[codes]
@@ -68,6 +86,13 @@ class Manifest(Listing):
         rows = None if self.rows is None else self.rows[chosen]
         return replace(self, table=self.table.iloc[chosen].reset_index(drop=True), rows=rows)
 
+    def renamed(self, change: Callable[[str], str]) -> Self:
+        """The same pictures, their classes called otherwise: two that come to one name become one."""
+        table = self.table.assign(label=several.changed(self.table["label"], change, self.separator))
+        return replace(
+            self, table=table, class_names=tuple(sorted({change(name) for name in self.class_names}))
+        )
+
     def with_split(self, split: npt.NDArray[np.object_]) -> Self:
         """The same pictures in other splits: (N,) names."""
         return replace(self, table=self.table.assign(split=split.tolist()))
@@ -91,13 +116,16 @@ class Manifest(Listing):
         self.table.assign(path=paths).to_csv(path, index=False, lineterminator="\n")
 
     @classmethod
-    def from_csv(cls, path: str | Path, *, root: Path | str, source: str) -> Manifest:
+    def from_csv(
+        cls, path: str | Path, *, root: Path | str, source: str, separator: str | None = None
+    ) -> Manifest:
         """What ``to_csv`` wrote, without checking it again: equal digest, equal class ids.
 
         Args:
             path: of the run's ``manifest.csv``.
             root: folder or URL that the manifest's paths started from.
             source: what the user had given.
+            separator: of the manifest that was written.
 
         Raises:
             InputError: there is no such file, or it is no manifest.
@@ -107,12 +135,12 @@ class Manifest(Listing):
             table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], low_memory=False)
             table["split"] = table["split"].fillna("")
             table["path"] = table["path"].str.removeprefix(_prefix(Path(path), root))
-            names = tuple(sorted(table["label"].dropna().unique()))
+            names = _class_names(table["label"], separator)
         except FileNotFoundError:
             raise InputError(f"{path} does not exist: the run has no manifest. Start a new run.") from None
         except (KeyError, ValueError) as error:
             raise InputError(f"{path} is no manifest of a run: {error}. Start a new run.") from None
-        return cls(root=root, source=source, table=table, class_names=names)
+        return cls(root=root, source=source, table=table, class_names=names, separator=separator)
 
 
 def read(
@@ -122,6 +150,7 @@ def read(
     label_column: str = "label",
     group_column: str | None = None,
     labels: rules.Spelling = "exact",
+    label_separator: str | None = None,
     require_labels: bool = True,
     for_training: bool = True,
 ) -> Manifest:
@@ -138,6 +167,8 @@ def read(
         group_column: of a table, or as above: pictures of one group (a patient, a site) are never split up.
             An empty group is a group of its own. A column called ``group`` is taken unasked.
         labels: ``casefold`` merges labels that differ only by case or surrounding space.
+        label_separator: of a table or shards: what stands between the labels of a picture that has several
+            (``data.several``). None takes a cell for one label.
         require_labels: False for prediction: labels are then taken where they are, and not checked.
         for_training: False for evaluation: one class, or no train part, will do.
 
@@ -146,23 +177,35 @@ def read(
         stays so; ``splits.with_holdout`` counts it as train, since nothing set it aside.
 
     Raises:
-        InputError: what ``rules``, ``tables`` and ``folders`` refuse.
+        InputError: what ``rules``, ``tables``, ``several`` and ``folders`` refuse.
     """
     listing = _listing(str(data), path_column, label_column, group_column, require_labels)
     if require_labels:
         rules.refuse_unlabelled(listing)
-    spelled, note = rules.spelled_alike(listing, labels, strict=require_labels)
+    # The rules about labels look at each picture once for each of its labels.
+    by_label, owners = (listing, None) if label_separator is None else several.apart(listing, label_separator)
+    spelled, note = rules.spelled_alike(by_label, labels, strict=require_labels)
+    by_label = replace(by_label, table=by_label.table.assign(label=spelled))
     notes = listing.notes if note is None else (*listing.notes, note)
-    listing = replace(listing, table=listing.table.assign(label=spelled), notes=notes)
+    cells = spelled if owners is None else several.together(spelled, owners, str(label_separator))
+    listing = replace(listing, table=listing.table.assign(label=cells), notes=notes)
     if listing.shards is None or listing.rows is not None:  # an index was refused if two rows had one place
         rules.refuse_repeated(listing)
     if require_labels and for_training:
         rules.refuse_half_placed(listing)
-        rules.refuse_split_without_train(listing)
-        rules.refuse_one_class(listing)
-    names = tuple(sorted(listing.table["label"].dropna().unique()))
+        rules.refuse_split_without_train(by_label)
+        rules.refuse_one_class(by_label)
     fields = {name: getattr(listing, name) for name in Listing.__dataclass_fields__}
-    return Manifest(**fields, class_names=names)
+    names = _class_names(by_label.table["label"], None)
+    return Manifest(**fields, class_names=names, separator=label_separator)
+
+
+def _class_names(cells: pd.Series[str], separator: str | None) -> tuple[str, ...]:
+    distinct = cells.dropna().unique()
+    labels = (
+        distinct if separator is None else [label for cell in distinct for label in cell.split(separator)]
+    )
+    return tuple(sorted(set(labels)))
 
 
 def _listing(

@@ -29,8 +29,14 @@ def with_minival(
         The manifest with these pictures in minival, and a sentence. Pictures given as minival are taken instead.
 
     Raises:
-        InputError: there are fewer than a class needs, more than train can spare, or a class has one picture.
+        InputError: there are fewer than a class needs, more than train can spare, or a class has one picture; or
+            pictures have several labels, so that those of a class cannot be counted out.
     """
+    if manifest.separator is not None:
+        raise InputError(
+            f"minival is {size}, which counts out pictures of each class, but these have several labels each. Train "
+            "without it (--set minival=null)."
+        )
     split = manifest.split.copy()
     if given := int((split == "minival").sum()):
         return manifest, f"The {given} pictures given as minival choose the weights to keep."

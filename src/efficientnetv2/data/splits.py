@@ -221,21 +221,30 @@ def deal_by_level(part: Manifest, levels: list[Level], target: Floats, key: Key)
         InputError: a class vanishes by all of them.
     """
     spare: tuple[Level, Ints] | None = None
+    pictures, classes = _each_label(part)
     for level in levels:
         parts = deal(level.clusters, part.labels, target=target, key=key)
-        counts = tally(parts, part.labels, *target.shape)
+        counts = tally(parts[pictures], classes, *target.shape)
         if no_class_vanishes(counts):
             spare = spare or (level, parts)
-            size = counts.sum(axis=1) / target.sum(axis=1)
+            size = np.bincount(parts, minlength=len(target)) / target.sum(axis=1)
             if level.block is None or (size.min() >= _SHARE[0] and size.max() <= _SHARE[1]):
                 # Without blocks, uneven sizes do not justify taking apart what blocks or groups join.
                 return (level, parts) if level.block is not None else spare
     if spare is None:
+        why = "identical files with different labels leave" if part.separator is None else "there was found"
         raise InputError(
-            f"{part.source}: identical files with different labels leave no way to have every class both in "
-            "train and in val. Correct their labels, or give a val split of your own."
+            f"{part.source}: {why} no way to have every class both in train and in val. Correct their labels, or give "
+            "a val split of your own."
         )
     return spare
+
+
+def _each_label(part: Manifest) -> tuple[Ints, Ints]:
+    """Of every label of every picture: the picture's row, and the class id."""
+    targets = part.targets.reshape(len(part), -1)
+    pictures, places = np.nonzero(targets >= 0)
+    return pictures, targets[pictures, places]
 
 
 def refuse_single(
@@ -255,7 +264,8 @@ def refuse_single(
     Raises:
         InputError: a class has none, one, or the same one several times.
     """
-    pairs = pd.DataFrame({"label": part.labels, "cluster": clusters})
+    pictures, classes = _each_label(part)
+    pairs = pd.DataFrame({"label": classes, "cluster": clusters[pictures]})
     distinct = (
         pairs.drop_duplicates().groupby("label").size().reindex(range(len(part.class_names)), fill_value=0)
     )
@@ -263,7 +273,7 @@ def refuse_single(
     if not len(scarce):
         return
     label = int(scarce[0])
-    name, rows = part.class_names[label], np.flatnonzero(part.labels == label)
+    name, rows = part.class_names[label], pictures[classes == label]
     fix = f"Add pictures of '{name}', or leave the class out"
     if not len(rows):
         raise InputError(f"{part.source}: class '{name}' has no readable picture in train. {fix}.")

@@ -55,7 +55,7 @@ class FinishedRun:
             name: to call it by.
 
         Raises:
-            InputError: it is none, or the run has not come to its end.
+            InputError: it is none, the run has not come to its end, or its pictures have several labels.
         """
         missing = [
             file
@@ -67,6 +67,11 @@ class FinishedRun:
                 f"{folder} is no run that has come to its end: it has no {missing[0]}. Give the folder of one; "
                 f"one that was stopped goes on with effnetv2 train DATA --out {folder} --resume."
             )
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        if "macro_f1" not in report:
+            raise InputError(
+                f"{folder}: its pictures have several labels each, but compare takes runs with one. Leave it out."
+            )
         answers, labels = (
             pd.read_csv(folder / file, dtype=str, keep_default_na=False, usecols=["path", "label"]).set_index(
                 "path"
@@ -76,7 +81,6 @@ class FinishedRun:
         right = answers["label"] == labels["label"].reindex(answers.index)
         by_path = {str(path): bool(one) for path, one in right.items()}
         history = RunFolder(folder, lambda line: None).history()
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         return cls(name, report, tuple(history), by_path)
 
 

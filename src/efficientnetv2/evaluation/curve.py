@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, plain, svg
+from efficientnetv2.metrics.several import MEANS_OVER_CLASSES
 
 Row = Mapping[str, Any]
 
@@ -44,16 +45,18 @@ def learning_curve(history: Sequence[Row], *, dark: bool) -> bytes | None:
 
     Args:
         history: rows of ``metrics.jsonl``: ``kind`` is ``train`` (``epoch``, ``loss``, ``lr``, the setting,
-            ``images_per_s``), ``val`` or ``minival`` (``epoch``, ``top1``, ``macro_f1``). What a row lacks is left out.
+            ``images_per_s``), ``val`` or ``minival`` (``epoch``, ``top1``, ``macro_f1`` or
+            ``mean_average_precision``). What a row lacks is left out.
         dark: light lines, for a dark page; the background is transparent.
 
     Returns:
         An SVG, or None if there is nothing to draw.
     """
+    keys = {"top1": "top-1", **MEANS_OVER_CLASSES}
     scores = {
         words + on: _points(history, kind, name)
         for kind, on in {"val": "", "minival": " (minival)"}.items()
-        for words, name in {"top-1": "top1", "macro-F1": "macro_f1"}.items()
+        for name, words in keys.items()
     }
     panels = [
         ("loss", {"loss": _points(history, "train", "loss")}, 1.4, False),

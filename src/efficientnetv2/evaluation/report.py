@@ -30,6 +30,7 @@ from efficientnetv2.evaluation.drawing import svg
 from efficientnetv2.evaluation.sizes import SizeCurve, draw_sizes
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.intervals import Interval
+from efficientnetv2.metrics.several import ClassPrecision, SeveralFigures, right
 
 _THUMBNAIL_PX = 160
 _ROWS_OPEN = 25  # of the table of classes; the rest unfolds
@@ -109,7 +110,7 @@ class Mistake:
 def write(
     folder: str | Path,
     *,
-    figures: Figures,
+    figures: Figures | SeveralFigures,
     intervals: Mapping[str, Interval],
     facts: Facts,
     history: Sequence[Row] = (),
@@ -134,12 +135,16 @@ def write(
     )
 
 
-def lost_to_probe(figures: Figures, facts: Facts) -> str | None:
+def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts) -> str | None:
     """A sentence if training has not beaten the linear probe in both figures: in which not, and in which it has.
 
     None if it has in both, or no probe was made.
     """
-    if facts.linear_probe is None or facts.linear_probe_macro_f1 is None:
+    if (
+        facts.linear_probe is None
+        or facts.linear_probe_macro_f1 is None
+        or isinstance(figures, SeveralFigures)
+    ):
         return None
     compared = {
         f"top-1 ({figures.top1:.1%} against {facts.linear_probe:.1%})": figures.top1 > facts.linear_probe,
@@ -158,7 +163,10 @@ def lost_to_probe(figures: Figures, facts: Facts) -> str | None:
 
 
 def as_json(
-    figures: Figures, intervals: Mapping[str, Interval], facts: Facts, misjudged: Sequence[Mistake] = ()
+    figures: Figures | SeveralFigures,
+    intervals: Mapping[str, Interval],
+    facts: Facts,
+    misjudged: Sequence[Mistake] = (),
 ) -> dict[str, Any]:
     """What ``report.json`` holds, as plain JSON values; NaN and infinity become None."""
     told = {key: value for key, value in vars(facts).items() if key != "others"}
@@ -166,8 +174,7 @@ def as_json(
         {
             "top1": figures.top1,
             "top5": figures.top5,
-            "macro_f1": figures.macro_f1,
-            "balanced_accuracy": figures.balanced_accuracy,
+            **_over_classes(figures),
             "majority_top1": figures.majority_top1,
             "majority_class": figures.majority_class,
             "ece": figures.ece,
@@ -178,7 +185,7 @@ def as_json(
             **facts.others,
             "per_class": {name: asdict(one) for name, one in figures.per_class.items()},
             "class_names": figures.class_names,
-            "confusion": figures.confusion,
+            **({} if isinstance(figures, SeveralFigures) else {"confusion": figures.confusion}),
             "misjudged": [
                 {key: value for key, value in vars(one).items() if key != "thumbnail"} for one in misjudged
             ],
@@ -187,23 +194,29 @@ def as_json(
     return plain
 
 
+def _over_classes(figures: Figures | SeveralFigures) -> dict[str, float]:
+    if isinstance(figures, SeveralFigures):
+        return {"mean_average_precision": figures.mean_average_precision}
+    return {"macro_f1": figures.macro_f1, "balanced_accuracy": figures.balanced_accuracy}
+
+
 def most_confident(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, most: int = 24
 ) -> npt.NDArray[np.intp]:
     """Positions of the mistakes that the network was surest of, the surest first.
 
     Args:
-        labels: (N,) integers.
+        labels: (N,) class ids; of several labels each (N, M), -1 behind the last of a picture.
         probabilities: (N, K).
         most: how many at most.
     """
     shares = np.asarray(probabilities)
-    wrong = np.flatnonzero(shares.argmax(axis=1) != np.asarray(labels))
+    wrong = np.flatnonzero(~right(labels, shares.argmax(axis=1)))
     return wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")][:most]
 
 
 def _page(
-    figures: Figures,
+    figures: Figures | SeveralFigures,
     intervals: Mapping[str, Interval],
     facts: Facts,
     history: Sequence[Row],
@@ -218,8 +231,13 @@ def _page(
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "duration": _duration, "number": _number}
-    measured = {name: one for name, one in figures.per_class.items() if one.f1 is not None}
-    by_f1 = sorted(measured.items(), key=lambda item: item[1].f1 or 0.0)
+    several = isinstance(figures, SeveralFigures)
+    values = {
+        name: one.average_precision if isinstance(one, ClassPrecision) else one.f1
+        for name, one in figures.per_class.items()
+    }
+    measured = [(name, one) for name, one in figures.per_class.items() if values[name] is not None]
+    weakest_first = sorted(measured, key=lambda item: values[item[0]] or 0.0)
     curves = [learning_curve(history, dark=dark) for dark in (False, True)]
     stages = cost.stage_costs(history)
     recipe = None if facts.recipe is None else _plain(facts.recipe)
@@ -229,9 +247,10 @@ def _page(
         facts=facts,
         lost_to_probe=lost_to_probe(figures, facts),
         beats_majority=intervals["top1"][0] > figures.majority_top1,
-        classes=by_f1[:_ROWS_OPEN],
-        further_classes=by_f1[_ROWS_OPEN:],
-        unmeasured=[name for name in figures.per_class if name not in measured],
+        several=several,
+        classes=weakest_first[:_ROWS_OPEN],
+        further_classes=weakest_first[_ROWS_OPEN:],
+        unmeasured=[name for name, value in values.items() if value is None],
         curves=[None if svg is None else _data_uri(svg, "image/svg+xml") for svg in curves],
         constants=constants(history),
         stages=stages,
@@ -239,10 +258,14 @@ def _page(
         over_time=_both(lambda dark: cost.draw_top1_over_time({facts.model or "": history}, dark=dark)),
         sizes=sizes,
         size_curve=_both(lambda dark: None if sizes is None else draw_sizes(sizes, dark=dark)),
-        matrix=Matrix.of(figures.confusion, figures.class_names),
-        confusions=confusions(figures.confusion, figures.class_names),
+        matrix=None
+        if isinstance(figures, SeveralFigures)
+        else Matrix.of(figures.confusion, figures.class_names),
+        confusions=()
+        if isinstance(figures, SeveralFigures)
+        else confusions(figures.confusion, figures.class_names),
         misjudged=[(one, _thumbnail(one.thumbnail)) for one in misjudged],
-        mistakes=figures.pictures - int(figures.confusion.trace()),
+        mistakes=round(figures.pictures * (1 - figures.top1)),
         recipe=recipe and yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
     )
 

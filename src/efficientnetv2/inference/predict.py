@@ -18,6 +18,7 @@ from efficientnetv2.base.errors import InputError, count_of, no_answers
 from efficientnetv2.base.preprocessing import Preprocessing, Views
 from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.several import stacked
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.models.network import Network
 
@@ -28,7 +29,7 @@ class Predictions:
 
     Args:
         samples: (n,) positions in the manifest of the pictures that could be read.
-        labels: (n,) their true classes; -1 where unlabelled.
+        labels: (n,) their true classes, -1 where unlabelled; of several labels each (n, M), -1 behind the last.
         logits: (n, K) float32.
         unreadable: position and reason of the others.
     """
@@ -183,7 +184,7 @@ def predict_manifest(
     """
     read = _Reading(manifest, preprocessing, batch_images, workers, torch.device(device), strict)
     logits = predict(network, read.images(), preprocessing=preprocessing, device=device, progress=progress)
-    return Predictions(read.samples, manifest.labels[read.samples], logits, tuple(read.unreadable))
+    return Predictions(read.samples, manifest.targets[read.samples], logits, tuple(read.unreadable))
 
 
 def interleaved(parts: Sequence[Predictions], num_classes: int) -> Predictions:
@@ -197,7 +198,7 @@ def interleaved(parts: Sequence[Predictions], num_classes: int) -> Predictions:
     samples = np.concatenate(
         [np.empty(0, np.int64), *(part.samples * count + i for i, part in enumerate(parts))]
     )
-    labels = np.concatenate([np.empty(0, np.int64), *(part.labels for part in parts)])
+    labels = stacked([part.labels for part in parts])
     logits = torch.cat([torch.empty(0, num_classes), *(part.logits for part in parts)])
     unreadable = ((row * count + i, why) for i, part in enumerate(parts) for row, why in part.unreadable)
     order = np.argsort(samples)

@@ -15,7 +15,7 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.data.check import MOST_UNREADABLE
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.several import MEANS_OVER_CLASSES, mean_over_classes, measured
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training import resume
 from efficientnetv2.training.distributed import by_first
@@ -227,8 +227,9 @@ class Books:
         predictions = job.predict(self.state, part, once=True)
         score = by_first(job.world, lambda: self._scored(on, predictions))
         best = self.selection is not None and self.selection.add(self.state.step, score, kept(self.state))
+        means = [f"{words} {score[name]:.3f}" for name, words in MEANS_OVER_CLASSES.items() if name in score]
         job.folder.log(
-            f"epoch {self._epoch:.1f}: top-1 {score['top1']:.1%}, macro-F1 {score['macro_f1']:.3f} "
+            f"epoch {self._epoch:.1f}: top-1 {score['top1']:.1%}, {''.join(means)} "
             f"on {count_of(int(score['images']), f'{on} picture')}{', the best so far' * best}"
         )
 
@@ -242,7 +243,8 @@ class Books:
 
     def _scored(self, on: str, predictions: Predictions) -> dict[str, float]:
         """The figures of a point of the curve, recorded."""
-        score = figures(predictions.labels, predictions.probabilities, self.job.train.class_names)
-        row = {"top1": score.top1, "macro_f1": score.macro_f1, "images": score.pictures}
+        score = measured(predictions.labels, predictions.probabilities, self.job.train.class_names)
+        name, mean = mean_over_classes(score)
+        row = {"top1": score.top1, name: mean, "images": score.pictures}
         self.job.folder.record({"kind": on, "step": self.state.step, "epoch": self._epoch, **row})
         return row

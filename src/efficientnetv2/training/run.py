@@ -18,7 +18,7 @@ from efficientnetv2.data.loader import TrainingPictures, reading_threads, traini
 from efficientnetv2.data.sampling import Sampler
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.several import mean_over_classes, measured
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.trained_on import TrainedOn
 from efficientnetv2.training import resume
@@ -109,7 +109,8 @@ def _choose(job: Job, state: State, selection: Selection) -> None:
 
 
 def _save(job: Job, state: State, predictions: Predictions, selection: Selection | None) -> None:
-    score = figures(predictions.labels, predictions.probabilities, job.train.class_names)
+    score = measured(predictions.labels, predictions.probabilities, job.train.class_names)
+    name, mean = mean_over_classes(score)
     modelfile.save(
         job.folder.model_file,
         kept(state),
@@ -118,7 +119,7 @@ def _save(job: Job, state: State, predictions: Predictions, selection: Selection
         recipe=job.recipe.to_json(),
         metrics={
             "val_top1": score.top1,
-            "val_macro_f1": score.macro_f1,
+            f"val_{name}": mean,
             "val_images": score.pictures,
             **(selection.to_json() if selection else {}),
         },

@@ -1,7 +1,8 @@
 """Pack the pictures of a manifest into tars as WebDataset lays them out.
 
-A picture is three members of one key: ``000000123.jpg``, the file as it is; ``000000123.cls``, its class id; and
-``000000123.json``, everything the manifest knows about it. The key is its row in the manifest.
+A picture is three members of one key: ``000000123.jpg``, the file as it is; ``000000123.cls``, its class id (of
+several labels their ids, separated as the labels are); and ``000000123.json``, everything the manifest knows about
+it. The key is its row in the manifest.
 """
 
 from __future__ import annotations
@@ -207,10 +208,13 @@ class _Shards:
 
     def add(self, row: int, content: Content, facts: dict[Hashable, Any]) -> None:
         """Append a picture; ``facts`` are what the manifest knows about it."""
-        key, label = f"{row:09d}", self._packer.manifest.labels[row]
+        key, manifest = f"{row:09d}", self._packer.manifest
+        label = str(manifest.labels[row])
+        if manifest.separator is not None:
+            label = manifest.separator.join(str(one) for one in manifest.targets[row] if one >= 0)
         members = {
             content.extension: content.data,
-            "cls": str(label).encode(),
+            "cls": label.encode(),
             "json": json.dumps(_known(facts), ensure_ascii=False, default=str).encode(),
         }
         needed = sum(_BLOCK + -(-len(data) // _BLOCK) * _BLOCK for data in members.values())

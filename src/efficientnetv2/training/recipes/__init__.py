@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipes import imagenet, other_networks, practical, transfer
+from efficientnetv2.training.recipes import imagenet, imagenet21k, other_networks, practical, transfer
 
 #: Every recipe by name, in the order in which a newcomer wants to read them.
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -19,6 +19,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
             for form in ("paper", "released")
             for size in ("s", "m", "l", "b0", "b1", "b2", "b3")
         ),
+        *(getattr(imagenet21k, f"imagenet21k_{size}_paper") for size in ("s", "m", "l", "xl")),
+        imagenet21k.imagenet21k_released,
         transfer.imagenet_from_21k_paper,
         transfer.imagenet_from_21k_released,
         transfer.transfer_paper,

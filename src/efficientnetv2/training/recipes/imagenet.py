@@ -80,8 +80,11 @@ def efficientnetv2_s_paper() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_s_paper
     Cost and result: 7.1 hours on 32 TPUv3 cores, 83.9 % top-1 at 384 px (the paper's Table 7); ours is
         still to be measured.
-    Source: arXiv:2104.00298, section 5.1 and Table 6. Ours: the smallest crop (5 % of the area), warm-up
-        and RandAugment's operations follow the released code, where the paper is silent.
+    Source: arXiv:2104.00298, section 5.1 and Table 6.
+    Ours: the smallest crop (5 % of the area), warm-up and RandAugment's operations follow the released code, where the
+        paper is silent; training goes to its end and keeps the weights that were best on minival, where the paper stops
+        early by it and does not say when; batch-norm shares the statistics of a group of pictures (group_images), not
+        of a TPU core's.
     """
     return _as_in_the_paper("efficientnetv2_s_paper")
 
@@ -92,7 +95,8 @@ def efficientnetv2_m_paper() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_m_paper
     Cost and result: 13 hours on 32 TPUv3 cores, 85.1 % top-1 at 480 px (the paper's Table 7); ours is
         still to be measured.
-    Source: arXiv:2104.00298, section 5.1 and Table 6; what is ours, as for S.
+    Source: arXiv:2104.00298, section 5.1 and Table 6.
+    Ours: as for S.
     """
     return _as_in_the_paper("efficientnetv2_m_paper")
 
@@ -103,7 +107,8 @@ def efficientnetv2_l_paper() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_l_paper
     Cost and result: 24 hours on 32 TPUv3 cores, 85.7 % top-1 at 480 px (the paper's Table 7); ours is
         still to be measured.
-    Source: arXiv:2104.00298, section 5.1 and Table 6; what is ours, as for S.
+    Source: arXiv:2104.00298, section 5.1 and Table 6.
+    Ours: as for S.
     """
     return _as_in_the_paper("efficientnetv2_l_paper")
 
@@ -112,10 +117,10 @@ def efficientnetv2_b0_paper() -> Recipe:
     """EfficientNetV2-B0 on ImageNet-1k in the paper's form: 192 px throughout.
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b0_paper
-    Cost and result: 78.7 % top-1 at 224 px (the paper's Table 11, which gives no hours); ours is still to be
-        measured.
-    Source: arXiv:2104.00298, sections 5.1 and 6.1: no progressive learning. Ours: the size, dropout and
-        AutoAugment are those at the end of the released code's schedule, where the paper is silent.
+    Cost and result: 78.7 % top-1 at 224 px (the paper's Table 11, which gives no hours); ours is not measured.
+    Source: arXiv:2104.00298, sections 5.1 and 6.1: no progressive learning.
+    Ours: the size, dropout and AutoAugment are those at the end of the released code's schedule, where the paper is
+        silent; else as for efficientnetv2_s_paper.
     """
     return _small_in_the_paper("efficientnetv2_b0_paper")
 
@@ -124,9 +129,9 @@ def efficientnetv2_b1_paper() -> Recipe:
     """EfficientNetV2-B1 on ImageNet-1k in the paper's form: 192 px throughout.
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b1_paper
-    Cost and result: 79.8 % top-1 at 240 px (the paper's Table 11, which gives no hours); ours is still to be
-        measured.
+    Cost and result: 79.8 % top-1 at 240 px (the paper's Table 11, which gives no hours); ours is not measured.
     Source: as for B0.
+    Ours: as for B0.
     """
     return _small_in_the_paper("efficientnetv2_b1_paper")
 
@@ -135,8 +140,9 @@ def efficientnetv2_b2_paper() -> Recipe:
     """EfficientNetV2-B2 on ImageNet-1k in the paper's form: 208 px throughout.
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b2_paper
-    Cost and result: the paper gives neither hours nor top-1 for B2; ours is still to be measured.
+    Cost and result: the paper gives neither hours nor top-1 for B2; ours is not measured.
     Source: as for B0.
+    Ours: as for B0.
     """
     return _small_in_the_paper("efficientnetv2_b2_paper")
 
@@ -145,9 +151,9 @@ def efficientnetv2_b3_paper() -> Recipe:
     """EfficientNetV2-B3 on ImageNet-1k in the paper's form: 240 px throughout.
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b3_paper
-    Cost and result: 82.1 % top-1 at 300 px (the paper's Table 11, which gives no hours); ours is still to be
-        measured.
+    Cost and result: 82.1 % top-1 at 300 px (the paper's Table 11, which gives no hours); ours is not measured.
     Source: as for B0.
+    Ours: as for B0.
     """
     return _small_in_the_paper("efficientnetv2_b3_paper")
 
@@ -156,8 +162,10 @@ def efficientnetv2_s_released() -> Recipe:
     """EfficientNetV2-S on ImageNet-1k as the authors' code trains it: 171 to 300 px, dropout fixed.
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_s_released
-    Cost and result: 83.9 % top-1 at 384 px (the released checkpoint); ours is still to be measured.
+    Cost and result: the authors give no hours; 83.9 % top-1 at 384 px (their checkpoint); ours is not measured.
     Source: google/automl, efficientnetv2: sizes, RandAugment 5 to 10, dropout 0.2, batch-norm momentum 0.9.
+    Ours: operations that run over their range from level 10 on are held at its end; batch-norm shares the statistics of
+        a group of pictures (group_images), not of a TPU core's.
     """
     return _as_released("efficientnetv2_s_released")
 
@@ -166,8 +174,9 @@ def efficientnetv2_m_released() -> Recipe:
     """EfficientNetV2-M on ImageNet-1k as the authors' code trains it: 192 to 384 px, dropout fixed.
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_m_released
-    Cost and result: 85.2 % top-1 at 480 px (the released checkpoint); ours is still to be measured.
+    Cost and result: the authors give no hours; 85.2 % top-1 at 480 px (their checkpoint); ours is not measured.
     Source: google/automl, efficientnetv2: sizes, RandAugment 5 to 15, mixup and CutMix to 0.2, dropout 0.3.
+    Ours: as for S.
     """
     return _as_released("efficientnetv2_m_released")
 
@@ -176,8 +185,9 @@ def efficientnetv2_l_released() -> Recipe:
     """EfficientNetV2-L on ImageNet-1k as the authors' code trains it: 192 to 384 px, dropout fixed.
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_l_released
-    Cost and result: 85.7 % top-1 at 480 px (the released checkpoint); ours is still to be measured.
+    Cost and result: the authors give no hours; 85.7 % top-1 at 480 px (their checkpoint); ours is not measured.
     Source: google/automl, efficientnetv2: sizes, RandAugment 5 to 20, mixup and CutMix to 0.5, dropout 0.4.
+    Ours: as for S.
     """
     return _as_released("efficientnetv2_l_released")
 
@@ -186,8 +196,9 @@ def efficientnetv2_b0_released() -> Recipe:
     """EfficientNetV2-B0 on ImageNet-1k as the authors' code trains it: 144 to 192 px, AutoAugment.
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b0_released
-    Cost and result: 78.7 % top-1 at 224 px (the released checkpoint); ours is still to be measured.
+    Cost and result: the authors give no hours; 78.7 % top-1 at 224 px (their checkpoint); ours is not measured.
     Source: google/automl, efficientnetv2: four stages, AutoAugment's policy v0, dropout 0.2.
+    Ours: batch-norm shares the statistics of a group of pictures (group_images), not of a TPU core's.
     """
     return _small_as_released("efficientnetv2_b0_released")
 
@@ -196,8 +207,9 @@ def efficientnetv2_b1_released() -> Recipe:
     """EfficientNetV2-B1 on ImageNet-1k as the authors' code trains it: 144 to 192 px, AutoAugment.
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b1_released
-    Cost and result: 79.8 % top-1 at 240 px (the released checkpoint); ours is still to be measured.
+    Cost and result: the authors give no hours; 79.8 % top-1 at 240 px (their checkpoint); ours is not measured.
     Source: as for B0.
+    Ours: as for B0.
     """
     return _small_as_released("efficientnetv2_b1_released")
 
@@ -206,8 +218,9 @@ def efficientnetv2_b2_released() -> Recipe:
     """EfficientNetV2-B2 on ImageNet-1k as the authors' code trains it: 148 to 208 px, AutoAugment.
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b2_released
-    Cost and result: 80.5 % top-1 at 260 px (the released checkpoint); ours is still to be measured.
+    Cost and result: the authors give no hours; 80.5 % top-1 at 260 px (their checkpoint); ours is not measured.
     Source: as for B0; dropout 0.3.
+    Ours: as for B0.
     """
     return _small_as_released("efficientnetv2_b2_released")
 
@@ -216,7 +229,8 @@ def efficientnetv2_b3_released() -> Recipe:
     """EfficientNetV2-B3 on ImageNet-1k as the authors' code trains it: 156 to 240 px, AutoAugment.
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b3_released
-    Cost and result: 82.1 % top-1 at 300 px (the released checkpoint); ours is still to be measured.
+    Cost and result: the authors give no hours; 82.1 % top-1 at 300 px (their checkpoint); ours is not measured.
     Source: as for B0; dropout 0.3.
+    Ours: as for B0.
     """
     return _small_as_released("efficientnetv2_b3_released")

@@ -1,0 +1,103 @@
+"""Several labels of a picture: cells taken apart into labels, and put together again.
+
+In a table such a cell says ``cat;animal``, with whatever separator ``--label-separator`` names. A JSON list in a
+sample of a shard is read as if it had been written so, with ``;``. The labels of a cell come in a fixed order, those
+of the fewest pictures first: where a picture can stand for one class only (balance, hold-outs), it stands for the
+first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.listing import Listing
+
+Ints = npt.NDArray[np.int64]
+
+
+def apart(listing: Listing, separator: str) -> tuple[Listing, Ints]:
+    """Each picture once for each of its labels.
+
+    Args:
+        listing: every picture with a label.
+        separator: of the labels in a cell.
+
+    Returns:
+        (L rows) the pictures of L labels, without space around them; and (L,) the row that each came from.
+
+    Raises:
+        InputError: the pictures are neither of a table nor of shards, the separator is empty, or a cell has nothing
+            before, between or behind separators.
+    """
+    if not separator:
+        raise InputError("--label-separator is empty, but is what stands between two labels, such as ';'.")
+    if listing.rows is None and listing.shards is None:
+        raise InputError(
+            f"--label-separator '{separator}': {listing.source} gives each picture one label. Give a table with a "
+            "column of labels, or leave it out."
+        )
+    codes, cells = pd.factorize(listing.table["label"])
+    sets = [[label.strip() for label in cell.split(separator)] for cell in cells]
+    lacking = [number for number, labels in enumerate(sets) if not all(labels)]
+    if lacking:
+        row = int(np.flatnonzero(np.isin(codes, lacking))[0])
+        raise InputError(
+            f"{listing.where(row)}: '{listing.table['label'].iloc[row]}' lacks a label beside a '{separator}'. Correct "
+            "the row."
+        )
+    counts = np.array([len(labels) for labels in sets], dtype=np.int64)[codes]
+    owners = np.repeat(np.arange(len(codes)), counts)
+    labels = np.array([label for code in codes for label in sets[code]], dtype=object)
+    table = listing.table.iloc[owners].reset_index(drop=True).assign(label=labels)
+    rows = None if listing.rows is None else listing.rows[owners]
+    return replace(listing, table=table, rows=rows), owners
+
+
+def together(labels: pd.Series[str], owners: Ints, separator: str) -> pd.Series[str]:
+    """Cells of several labels, those of the fewest pictures first; a label said twice counts once.
+
+    Args:
+        labels: (L,) as ``apart`` gives them.
+        owners: (L,) likewise: 0 to N - 1, each at least once.
+        separator: between two.
+
+    Returns:
+        (N,) cells.
+    """
+    frame = pd.DataFrame({"owner": owners, "label": labels.to_numpy()}).drop_duplicates()
+    frame["pictures"] = frame["label"].map(frame["label"].value_counts())
+    frame = frame.sort_values(["owner", "pictures", "label"])
+    return frame.groupby("owner")["label"].agg(separator.join)
+
+
+def changed(cells: pd.Series[str], change: Callable[[str], str], separator: str | None) -> pd.Series[str]:
+    """Cells whose labels are called otherwise; None separates nothing."""
+    if separator is None:
+        return cells.map(change)
+    return cells.map(lambda cell: separator.join(change(label) for label in cell.split(separator)))
+
+
+def class_ids(cells: pd.Series[str], class_names: Sequence[str], separator: str) -> Ints:
+    """(N, M) class ids in the order of the cells, -1 behind the last of a picture; M is the most that one has."""
+    known = {name: number for number, name in enumerate(class_names)}
+    codes, distinct = pd.factorize(cells)
+    sets = [[known.get(label, -1) for label in cell.split(separator)] for cell in distinct]
+    ids = np.full((len(sets) + 1, max(map(len, sets), default=1)), -1, dtype=np.int64)
+    for row, labels in enumerate(sets):
+        ids[row, : len(labels)] = labels
+    return ids[codes]  # -1, of a cell without labels, is the last row
+
+
+def stacked(parts: Sequence[Ints]) -> Ints:
+    """Class ids of several sets of pictures as those of one: (n,) each, or (n, m) each of its own m."""
+    if all(part.ndim == 1 for part in parts):
+        return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+    most = max(part.shape[1] for part in parts)
+    padded = [np.pad(part, ((0, 0), (0, most - part.shape[1])), constant_values=-1) for part in parts]
+    return np.concatenate(padded)

@@ -1,0 +1,170 @@
+"""What a classifier reached on pictures that have several labels each. scikit-learn computes, we arrange."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn import metrics
+
+from efficientnetv2.base.errors import InputError, no_answers
+from efficientnetv2.metrics.calibration import expected_calibration_error
+from efficientnetv2.metrics.classification import Figures, Floats, Integers, figures
+from efficientnetv2.metrics.intervals import Interval, wilson
+
+#: The figures in which every class counts alike, by their keys in files; of a set of pictures there is one of them.
+MEANS_OVER_CLASSES = {"macro_f1": "macro-F1", "mean_average_precision": "mean average precision"}
+
+_TOP = 5
+
+
+@dataclass(frozen=True)
+class ClassPrecision:
+    """One class's figures.
+
+    Args:
+        average_precision: of the pictures in the order of the class's probability, the mean precision at those that
+            are of the class; None without such a picture.
+        support: how many are.
+    """
+
+    average_precision: float | None
+    support: int
+
+
+@dataclass(frozen=True, eq=False)
+class SeveralFigures:
+    """The figures of one network on one set of pictures with several labels; shares are fractions, 0 to 1.
+
+    Probabilities sum to 1 over the classes, so there is no threshold from which on a class is in the picture, and
+    neither F1 nor a confusion matrix.
+
+    Args:
+        top1: share of pictures whose most probable class is one of the true ones.
+        top5: share with a true one among the five most probable; None with five classes or fewer.
+        mean_average_precision: over the classes that have a picture here.
+        per_class: name → figures, in the classes' order.
+        majority_top1: top1 of always answering the most frequent class.
+        majority_class: that class (the first of several).
+        ece: expected calibration error of the most probable class, 15 bins.
+        pictures: how many the figures are of.
+    """
+
+    top1: float
+    top5: float | None
+    mean_average_precision: float
+    per_class: dict[str, ClassPrecision]
+    majority_top1: float
+    majority_class: str
+    ece: float
+    pictures: int
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The K classes, in order."""
+        return tuple(self.per_class)
+
+
+def right(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which answers are a true label of their picture.
+
+    Args:
+        labels: (N,) class ids, or (N, M) with -1 behind the last of a picture.
+        predicted: (N,) class ids.
+    """
+    true, answers = np.asarray(labels), np.asarray(predicted)
+    of_each = true if true.ndim == 2 else true[:, None]
+    hits: npt.NDArray[np.bool_] = (of_each == answers[:, None]).any(axis=1)
+    return hits
+
+
+def measured(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str]
+) -> Figures | SeveralFigures:
+    """The figures of pictures with one label each, (N,) class ids, or with several, (N, M)."""
+    if np.ndim(labels) == 1:
+        return figures(labels, probabilities, class_names)
+    return several_figures(labels, probabilities, class_names)
+
+
+def mean_over_classes(found: Figures | SeveralFigures) -> tuple[str, float]:
+    """The figure in which every class counts alike: its key, one of ``MEANS_OVER_CLASSES``, and its value."""
+    if isinstance(found, SeveralFigures):
+        return "mean_average_precision", found.mean_average_precision
+    return "macro_f1", found.macro_f1
+
+
+def several_figures(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str]
+) -> SeveralFigures:
+    """All figures of one set of pictures.
+
+    Args:
+        labels: (N, M) class ids, each once, -1 behind the last of a picture; N ≥ 1.
+        probabilities: (N, K), rows sum to 1.
+        class_names: K different names.
+
+    Raises:
+        InputError: no picture, one without a label, or a network that answers NaN.
+
+    Source: scikit-learn's average precision, class by class, as the field reports pictures of several labels; top1 is
+        the precision at 1 of google/automl, efficientnetv2/main.py.
+    """
+    true, shares = np.asarray(labels), np.asarray(probabilities)
+    if len(true) == 0:
+        raise InputError("there is no labelled picture to compute figures on. Give a split that has some.")
+    bare = np.flatnonzero((true < 0).all(axis=1))
+    if len(bare):
+        raise InputError(f"picture {bare[0]} has no label. Leave pictures without one out.")
+    broken = np.flatnonzero(~np.isfinite(shares).all(axis=1))
+    if len(broken):
+        raise no_answers(len(broken), len(true), int(broken[0]))
+    predicted = shares.argmax(axis=1)
+    hits = right(true, predicted)
+    pictures, classes = np.nonzero(true >= 0)[0], true[true >= 0]
+    support = np.bincount(classes, minlength=len(class_names))
+    per_class = _per_class(pictures, classes, support, shares, class_names)
+    averages = [one.average_precision for one in per_class.values() if one.average_precision is not None]
+    return SeveralFigures(
+        top1=float(hits.mean()),
+        top5=_top(true, shares) if len(class_names) > _TOP else None,
+        mean_average_precision=float(np.mean(averages)),
+        per_class=per_class,
+        majority_top1=float(support.max() / len(true)),
+        majority_class=class_names[int(support.argmax())],
+        ece=expected_calibration_error(np.where(hits, predicted, -1), shares),
+        pictures=len(true),
+    )
+
+
+def share_intervals(found: SeveralFigures) -> dict[str, Interval]:
+    """95 % intervals of ``top1`` and, where there is one, ``top5``: Wilson's, as in ``intervals.bootstrap``."""
+    shares = {"top1": found.top1, "top5": found.top5}
+    return {name: wilson(share, found.pictures) for name, share in shares.items() if share is not None}
+
+
+def _per_class(
+    pictures: npt.NDArray[np.intp],
+    classes: Integers,
+    support: npt.NDArray[np.intp],
+    shares: Floats,
+    class_names: Sequence[str],
+) -> dict[str, ClassPrecision]:
+    by_class = np.split(pictures[np.argsort(classes, kind="stable")], np.cumsum(support)[:-1])
+    found = {}
+    for number, (name, rows) in enumerate(zip(class_names, by_class, strict=True)):
+        average = None
+        if len(rows):
+            is_so = np.zeros(len(shares), dtype=bool)
+            is_so[rows] = True
+            average = float(metrics.average_precision_score(is_so, shares[:, number]))
+        found[name] = ClassPrecision(average, len(rows))
+    return found
+
+
+def _top(true: Integers, shares: Floats) -> float:
+    """Share of pictures with a true class among the most probable."""
+    best = np.argpartition(-shares, _TOP - 1, axis=1)[:, :_TOP]
+    return float((true[:, :, None] == best[:, None, :]).any(axis=(1, 2)).mean())

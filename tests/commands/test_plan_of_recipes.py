@@ -1,0 +1,65 @@
+"""``effnetv2 plan`` foretells every recipe as it stands, stages and batch; a small network and pictures stand in."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.conftest import COLOURS, paint
+
+from efficientnetv2.commands.beginning import Place
+from efficientnetv2.commands.plan_job import plan_and_tell
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.words import Words
+from efficientnetv2.training import rates
+from efficientnetv2.training.memory import ONE_AT_A_TIME
+from efficientnetv2.training.preflight import Preflight
+from efficientnetv2.training.recipes import RECIPES, named
+
+STAGE = "{operator: {kind: mbconv, expand: 2, kernel: 3, se: null}, stride: 2, channels: 8, layers: 1}"
+SMALL = f"model={{stem_channels: 8, stages: [{STAGE}], head_channels: 8}}"
+TRAIN, PX, STEPS_PER_STAGE = 24, 48, 2
+# Three seconds each: one of each kind at every turn, the others with the slow tests.
+AT_EVERY_TURN = {"efficientnetv2_s_paper", "imagenet21k_released", "transfer_paper", "quick"}
+EACH = [name if name in AT_EVERY_TURN else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """As ImageNet lies on a disk: train/ and val/ with a folder for each class."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    for colour, rgb in COLOURS.items():
+        for number in range(TRAIN // 3 + 2):
+            split = "train" if number < TRAIN // 3 else "val"
+            paint(folder / split / colour / f"{number}.jpg", rgb, number)
+    return folder
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_each_stage_of_each_recipe_is_foretold(name, imagenet, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rates, "_TIMED_S", 0.0)
+    monkeypatch.setattr(rates, "_ANSWERS_S", 0.0)
+    # Of a batch of 4,096, say, two groups of 8 are measured: with memory for all, it would be all of them.
+    monkeypatch.setattr(rates, "_MOST_IMAGES", 16)
+    monkeypatch.setattr(Preflight, "groups_at_a_time", lambda *_, **__: ONE_AT_A_TIME)
+    recipe = named(name)
+    stages = recipe.progressive.stages
+    words = Words(
+        recipe=name,
+        weights="none",
+        image_px=PX,
+        epochs=STEPS_PER_STAGE * stages * recipe.batch_images / TRAIN,
+        settings=(SMALL, "minival=null", "group_images=8", "precision=fp32", "compile=false"),
+    )
+    plan_and_tell(
+        words, Source(str(imagenet)), Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
+    )
+    told = json.loads(capsys.readouterr().out)
+    plan = recipe.progressive.with_image_px(PX)
+    assert [stage["image_px"] for stage in told["stages"]] == [plan.stage(i).image_px for i in range(stages)]
+    assert [stage["steps"] for stage in told["stages"]] == [STEPS_PER_STAGE] * stages
+    assert told["steps"] == STEPS_PER_STAGE * stages
+    assert all(stage["seconds"] > 0 for stage in told["stages"])
+    if recipe.batch_images > 8:
+        assert f"Groups of 8 of the {recipe.batch_images} pictures" in " ".join(told["chosen"])
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,118 @@
+"""Pictures of several labels through the command line: trained, resumed, evaluated, packed, planned."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.command_line import TINY, effnetv2
+from tests.commands.test_bad_input import refused
+from tests.conftest import COLOURS, paint
+
+from efficientnetv2.models import modelfile
+
+SCRATCH = (*TINY, "--weights", "none", "--label-separator", ";")
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Sixteen pictures each of red, green and blue; the first two are warm or cold besides, red and blue bright."""
+    more = {"red": "warm;bright", "green": "cold", "blue": "bright"}
+    rows = []
+    for colour, rgb in COLOURS.items():
+        for number in range(16):
+            path = paint(tmp_path / "pictures" / f"{colour}{number}.jpg", rgb, number)
+            rows.append({"path": str(path.relative_to(tmp_path)), "label": f"{more[colour]};{colour}"})
+    pd.DataFrame(rows).to_csv(tmp_path / "pictures.csv", index=False)
+    return tmp_path / "pictures.csv"
+
+
+def test_the_whole_way(table, tmp_path):
+    done = effnetv2("train", table, *SCRATCH, "--out", tmp_path / "run", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert json.loads(done.stdout)["top1"] == report["top1"]
+    assert set(report["class_names"]) == {"red", "green", "blue", "warm", "cold", "bright"}
+    assert {"macro_f1", "confusion", "balanced_accuracy"}.isdisjoint(report)
+    assert 0 < report["mean_average_precision"] <= 1
+    assert set(report["intervals"]) == {"top1", "top5"}
+    assert report["majority_class"] == "bright"
+    page = (tmp_path / "run/report.html").read_text()
+    assert "mean average precision" in page
+    assert "What is taken for what" not in page
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(0 < row["mean_average_precision"] <= 1 for row in rows if row["kind"] == "val")
+    assert modelfile.load(tmp_path / "run").num_classes == 6
+
+    evaluated = effnetv2(
+        "evaluate", tmp_path / "run", tmp_path / "run/manifest.csv", "--split", "val", "--json",
+        "--label-separator", ";", "--workers", "0", cwd=tmp_path,
+    )  # fmt: skip
+    assert evaluated.returncode == 0, evaluated.stderr
+    again = json.loads(evaluated.stdout)
+    for name in ("top1", "top5", "mean_average_precision"):
+        assert again[name] == pytest.approx(report[name], abs=1e-6), name
+
+    predicted = effnetv2("predict", tmp_path / "run", table, "--workers", "0", cwd=tmp_path)
+    assert predicted.returncode == 0, predicted.stderr
+    answers = pd.read_csv(tmp_path / "predictions.csv")
+    assert np.allclose(answers.drop(columns=["path", "label"]).sum(axis=1), 1, atol=1e-4)
+
+    refused(effnetv2("evaluate", tmp_path / "run", table, cwd=tmp_path), "row 34", "bright;blue", "no class")
+    compared = ("evaluate", tmp_path / "run", table, "--label-separator", ";", "--sizes", "32,64")
+    refused(effnetv2(*compared, cwd=tmp_path), "--sizes compares answers of one label")
+    (tmp_path / "run/model.safetensors").unlink()  # so that the run is not finished
+    go_on = ("train", table, "--out", tmp_path / "run", "--resume", "--workers", "0")
+    refused(effnetv2(*go_on, cwd=tmp_path), "begun with --label-separator ';'")
+    resumed = effnetv2(*go_on, "--label-separator", ";", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    run = tmp_path / "run"
+    assert json.loads((run / "report.json").read_text())["top1"] == report["top1"]
+    refused(effnetv2("compare", run, run, cwd=tmp_path), "several labels each")
+
+
+def test_shards_train_as_the_table_does(table, tmp_path):
+    """The same pictures in the same order with the same targets: the same losses."""
+    words = ("--label-separator", ";")
+    packed = effnetv2("shards", table, tmp_path / "shards", *words, cwd=tmp_path)
+    assert packed.returncode == 0, packed.stderr
+    losses = []
+    for data in (table, tmp_path / "shards"):
+        out = tmp_path / f"run of {data.name}"
+        done = effnetv2("train", data, *SCRATCH, "--out", out, "--set", "precision=fp32", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses.append([row["loss"] for row in rows if row["kind"] == "train"])
+    assert losses[0] == losses[1]
+
+
+def test_what_is_evaluated_may_be_spelled_otherwise(table, tmp_path):
+    done = effnetv2("train", table, *SCRATCH, "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table.write_text(table.read_text().replace("bright", "Bright"))
+    words = ("evaluate", tmp_path / "run", table, "--label-separator", ";", "--workers", "0")
+    refused(effnetv2(*words, cwd=tmp_path), "row 2", "Bright", "no class")
+    done = effnetv2(*words, "--labels", "casefold", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "bright" in json.loads(done.stdout)["per_class"]
+
+
+def test_plan_and_weights_without_a_probe(table, tmp_path):
+    done = effnetv2("train", table, *SCRATCH, "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    words = [*TINY, "--weights", "run", "--label-separator", ";"]
+    plan = effnetv2("plan", table, *words, "--json", cwd=tmp_path)
+    assert plan.returncode == 0, plan.stderr
+    assert "linear probe" not in json.loads(plan.stdout)["others_s"]
+    further = effnetv2("train", table, *words, "--out", tmp_path / "further", cwd=tmp_path)
+    assert further.returncode == 0, further.stderr
+    assert "No linear probe" in further.stdout
+    assert "its classifier too" in further.stdout
+
+
+def test_pictures_with_one_label_are_told(class_folders, tmp_path):
+    done = effnetv2("train", class_folders, *SCRATCH, "--out", tmp_path / "run", cwd=tmp_path)
+    refused(done, "--label-separator ';'", "one label")
+    assert not (tmp_path / "run").exists()

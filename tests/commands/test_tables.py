@@ -1,0 +1,42 @@
+"""predictions.csv: a column for each class, or of very many the most probable."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from efficientnetv2.commands.tables import write_predictions
+from efficientnetv2.inference.predict import Predictions
+
+
+def written(tmp_path, probabilities, names):
+    logits = torch.tensor(probabilities, dtype=torch.float32).log()
+    predictions = Predictions(np.arange(len(logits)), np.zeros(len(logits), dtype=np.int64), logits)
+    paths = [f"{row}.jpg" for row in range(len(logits))]
+    write_predictions(tmp_path / "predictions.csv", predictions, paths, names)
+    return pd.read_csv(tmp_path / "predictions.csv")
+
+
+def test_each_class_has_a_column_even_one_called_path(tmp_path):
+    table = written(tmp_path, [[0.2, 0.8], [0.6, 0.4]], ["cat", "path"])
+    assert table.columns.tolist() == ["path", "label", "cat", "probability of path"]
+    assert table["label"].tolist() == ["path", "cat"]
+    assert table["cat"].tolist() == pytest.approx([0.2, 0.6])
+
+
+def test_of_very_many_classes_the_five_most_probable_are_written(tmp_path):
+    """21,843 classes and 100,000 pictures would be 2 billion numbers."""
+    probabilities = np.full((2, 1001), 0.1 / 996)
+    probabilities[0, [7, 1000, 3, 500, 20]] = [0.3, 0.25, 0.2, 0.1, 0.05]
+    probabilities[1, [0, 1, 2, 3, 4]] = [0.05, 0.1, 0.2, 0.25, 0.3]
+    table = written(tmp_path, probabilities, [f"c{number}" for number in range(1001)])
+    ends = ("", "_2", "_3", "_4", "_5")
+    assert table.columns.tolist() == [
+        "path",
+        *(f"{word}{end}" for end in ends for word in ("label", "probability")),
+    ]
+    assert [[row[f"label{end}"] for end in ends] for _, row in table.iterrows()] == [
+        ["c7", "c1000", "c3", "c500", "c20"],
+        ["c4", "c3", "c2", "c1", "c0"],
+    ]
+    assert table.loc[0, "probability_5"] == pytest.approx(0.05)

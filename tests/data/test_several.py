@@ -1,0 +1,211 @@
+"""Pictures of several labels: read, ordered, held out, packed; as plain Python over sets would have it."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.check import check
+from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.data.minival import with_minival
+from efficientnetv2.data.several import stacked
+from efficientnetv2.data.shards.pack import Packing, pack
+from efficientnetv2.data.splits import with_holdout
+
+ROWS = {  # cat 2, dog 2, animal 4, tree 2
+    "0.png": "animal; cat",
+    "1.png": "dog;animal",
+    "2.png": "tree",
+    "3.png": "animal;cat;tree",
+    "4.png": "dog;animal",
+}
+
+
+def table(folder, rows=ROWS):
+    for number, path in enumerate(rows):
+        Image.new("RGB", (8, 8), (number * 7 % 256, number // 37, 0)).save(folder / path)
+    lines = ["path,label", *(f"{path},{labels}" for path, labels in rows.items())]
+    (folder / "pictures.csv").write_text("\n".join(lines) + "\n")
+    return folder / "pictures.csv"
+
+
+def names(manifest):
+    return [{manifest.class_names[one] for one in row if one >= 0} for row in manifest.targets]
+
+
+def test_each_picture_has_its_labels_the_rarest_first(tmp_path):
+    manifest = read(table(tmp_path), label_separator=";")
+    assert manifest.class_names == ("animal", "cat", "dog", "tree")
+    assert manifest.table["label"].tolist() == [
+        "cat;animal",
+        "dog;animal",
+        "tree",
+        "cat;tree;animal",
+        "dog;animal",
+    ]
+    assert manifest.targets.tolist() == [[1, 0, -1], [2, 0, -1], [3, -1, -1], [1, 3, 0], [2, 0, -1]]
+    assert manifest.labels.tolist() == [1, 2, 3, 1, 2]
+    assert read(table(tmp_path)).class_names == tuple(sorted(set(ROWS.values()))), (
+        "unasked, a cell is one label"
+    )
+
+
+def test_a_part_and_a_written_manifest_keep_their_ids(tmp_path):
+    manifest = read(table(tmp_path), label_separator=";")
+    assert manifest.select([2, 0]).targets.tolist() == [[3, -1], [1, 0]]
+    manifest.to_csv(tmp_path / "manifest.csv")
+    back = Manifest.from_csv(tmp_path / "manifest.csv", root=tmp_path, source="x", separator=";")
+    assert back.class_names == manifest.class_names
+    assert np.array_equal(back.targets, manifest.targets)
+    assert back.digest() == manifest.digest()
+
+
+def test_with_one_label_each_nothing_changes(tmp_path):
+    rows = {f"{number}.png": "ab"[number % 2] for number in range(6)}
+    one, several = read(table(tmp_path, rows)), read(table(tmp_path, rows), label_separator=";")
+    assert one.targets is one.labels
+    assert several.targets.tolist() == [[label] for label in one.labels]
+    assert several.class_names == one.class_names
+
+
+def test_spelling_is_looked_at_label_by_label(tmp_path):
+    file = table(
+        tmp_path, {"0.png": "cat;Animal", "1.png": "animal", "2.png": "animal;dog", "3.png": "dog; cat"}
+    )
+    with pytest.raises(
+        InputError, match=r"pictures.csv, row 2: label 'Animal' differs from 'animal' \(2 rows\)"
+    ):
+        read(file, label_separator=";")
+    merged = read(file, label_separator=";", labels="casefold")
+    assert merged.class_names == ("animal", "cat", "dog")
+    assert names(merged) == [{"cat", "animal"}, {"animal"}, {"animal", "dog"}, {"dog", "cat"}]
+
+
+def test_labels_that_become_one_count_once(tmp_path):
+    rows = {"0.png": "cat;cat", "1.png": "Dog;dog", "2.png": "dog"}
+    assert names(read(table(tmp_path, rows), label_separator=";", labels="casefold")) == [
+        {"cat"},
+        {"dog"},
+        {"dog"},
+    ]
+
+
+def test_a_label_unseen_in_training_is_refused_by_its_name(tmp_path):
+    rows = {"0.png": "a;b,train", "1.png": "b,train", "2.png": "a;b,train", "3.png": "b;c,val"}
+    file = table(tmp_path, rows)
+    file.write_text(file.read_text().replace("path,label", "path,label,split"))
+    with pytest.raises(
+        InputError, match=r"label unseen in training: 'c' occurs only in val \(pictures.csv, row 5\)"
+    ):
+        read(file, label_separator=";")
+
+
+@pytest.mark.parametrize(
+    ("labels", "separator", "message"),
+    [
+        ("a;;b", ";", r"pictures.csv, row 2: 'a;;b' lacks a label beside a ';'"),
+        (";a", ";", "';a' lacks a label"),
+        ("a; ", ";", "lacks a label"),
+        ("a", "", "--label-separator is empty"),
+        ("a|a", "|", "one class only, 'a'"),
+    ],
+)
+def test_cells_that_cannot_be_meant_are_refused(labels, separator, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        read(table(tmp_path, {"0.png": labels, "1.png": "a"}), label_separator=separator)
+
+
+def test_class_folders_give_one_label(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    with pytest.raises(InputError, match="gives each picture one label"):
+        read(tmp_path, label_separator=";")
+
+
+def test_a_hold_out_has_every_class_in_both_parts(tmp_path):
+    """``animal`` is never the rarest of a picture, and is in both parts all the same."""
+    rows = {f"{n}.png": ("cat;animal", "dog;animal", "tree", "dog;tree;animal")[n % 4] for n in range(40)}
+    manifest = read(table(tmp_path, rows), label_separator=";")
+    assert "animal" not in {manifest.class_names[label] for label in manifest.labels}
+    for seed in range(5):
+        held, note = with_holdout(manifest, seed=seed)
+        for part in ("train", "val"):
+            assert set.union(*names(held.subset(part))) == {"cat", "dog", "animal", "tree"}
+        assert len(held.subset("val")) == 8, note
+
+
+def test_a_class_of_one_picture_cannot_be_held_out_wherever_its_label_stands(tmp_path):
+    rows = {f"{n}.png": "a" if n % 2 else "b" for n in range(12)} | {"12.png": "a;once;b"}
+    with pytest.raises(InputError, match=r"row 14: class 'once' has one picture only"):
+        with_holdout(read(table(tmp_path, rows), label_separator=";"), seed=0)
+
+
+def test_several_labels_are_not_counted_out_as_minival(tmp_path):
+    with pytest.raises(InputError, match=r"minival is 2, .* several labels each"):
+        with_minival(read(table(tmp_path), label_separator=";"), size=2)
+
+
+def test_copies_with_other_labels_are_told(tmp_path):
+    file = table(tmp_path)
+    (tmp_path / "4.png").write_bytes((tmp_path / "0.png").read_bytes())
+    (tmp_path / "3.png").write_bytes((tmp_path / "1.png").read_bytes())
+    notes = " ".join(check(read(file, label_separator=";"), workers=1).notes)
+    assert "'0.png' (row 2) as 'cat;animal' and '4.png' (row 6) as 'dog;animal'" in notes
+
+
+def test_shards_keep_several_labels(tmp_path):
+    manifest = read(table(tmp_path), label_separator=";")
+    pack(manifest, tmp_path / "shards", Packing(1_000_000))
+    back = read(tmp_path / "shards", label_separator=";")
+    assert names(back) == names(manifest)
+    with tarfile.open(next((tmp_path / "shards").glob("*.tar"))) as tar:
+        classes = {
+            member.name: tar.extractfile(member).read() for member in tar if member.name.endswith(".cls")
+        }
+    assert classes["000000003.cls"] == b"1;3;0"
+
+
+def test_lists_in_the_json_of_somebody_elses_shards(tmp_path):
+    samples = {"a": ["cat", "animal"], "b": ["dog"], "c": "dog", "d": ["animal", "dog"]}
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+
+    def written(samples):
+        with tarfile.open(tmp_path / "theirs.tar", "w") as tar:
+            for key, labels in samples.items():
+                facts = json.dumps({"label": labels}).encode()
+                for name, data in ((f"{key}.png", picture.getvalue()), (f"{key}.json", facts)):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+        return str(tmp_path / "theirs*.tar")
+
+    manifest = read(written(samples), label_separator=";")
+    assert names(manifest) == [{"cat", "animal"}, {"dog"}, {"dog"}, {"animal", "dog"}]
+    with pytest.raises(InputError, match="none of several may hold ';'"):
+        read(written(samples | {"e": ["cat;dog", "dog"]}), label_separator=";")
+
+
+@given(
+    st.lists(
+        st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=3), max_size=3
+    )
+)
+def test_parts_of_any_width_are_stacked(parts):
+    def padded(rows):
+        most = max(map(len, rows))
+        return np.array([row + [-1] * (most - len(row)) for row in rows], dtype=np.int64)
+
+    whole = stacked([padded(rows) for rows in parts])
+    assert [[one for one in row if one >= 0] for row in whole.tolist()] == [
+        row for rows in parts for row in rows
+    ]

@@ -1,0 +1,94 @@
+"""Figures of pictures with several labels, against scikit-learn on whole matrices and against counting by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.intervals import wilson
+from efficientnetv2.metrics.several import (
+    mean_over_classes,
+    measured,
+    right,
+    several_figures,
+    share_intervals,
+)
+
+NAMES = ("animal", "cat", "dog")
+
+
+def test_four_pictures_by_hand():
+    """Dog: its two pictures come first and third by their probability: (1/1 + 2/3) / 2."""
+    labels = [[0, 1], [0, 2], [2, -1], [0, -1]]
+    shares = [[0.2, 0.7, 0.1], [0.3, 0.1, 0.6], [0.5, 0.2, 0.3], [0.45, 0.15, 0.4]]
+    found = several_figures(labels, shares, NAMES)
+    assert found.top1 == 3 / 4  # all but the third
+    assert found.top5 is None
+    assert found.per_class["cat"].average_precision == 1.0
+    assert found.per_class["dog"].average_precision == pytest.approx((1 + 2 / 3) / 2)
+    # animal: fourth, third, second picture of its own stand at places 2, 3 and 4
+    assert found.per_class["animal"].average_precision == pytest.approx((1 / 2 + 2 / 3 + 3 / 4) / 3)
+    assert [one.support for one in found.per_class.values()] == [3, 1, 2]
+    assert (found.majority_class, found.majority_top1) == ("animal", 3 / 4)
+    assert mean_over_classes(found) == ("mean_average_precision", found.mean_average_precision)
+    assert share_intervals(found) == {"top1": wilson(3 / 4, 4)}
+
+
+@st.composite
+def pictures(draw, classes=8):
+    count = draw(st.integers(1, 20))
+    sets = [sorted(draw(st.sets(st.integers(0, classes - 1), min_size=1, max_size=4))) for _ in range(count)]
+    labels = np.full((count, 4), -1)
+    for row, one in enumerate(sets):
+        labels[row, : len(one)] = draw(st.permutations(one))
+    seed = draw(st.integers(0, 2**32 - 1))
+    return sets, labels, np.random.default_rng(seed).dirichlet(np.ones(classes), count)
+
+
+@given(pictures())
+def test_figures_are_scikit_learns_and_those_of_plain_sets(data):
+    sets, labels, shares = data
+    hot = np.array([[number in one for number in range(8)] for one in sets])
+    found = several_figures(labels, shares, [str(number) for number in range(8)])
+    present = hot.any(axis=0)
+    assert found.mean_average_precision == pytest.approx(
+        average_precision_score(hot[:, present], shares[:, present], average="macro")
+    )
+    best = np.argsort(-shares, axis=1, kind="stable")
+    assert found.top1 == pytest.approx(np.mean([best[row, 0] in one for row, one in enumerate(sets)]))
+    assert found.top5 == pytest.approx(
+        np.mean([bool(set(best[row, :5]) & set(one)) for row, one in enumerate(sets)])
+    )
+    assert found.majority_top1 == hot.mean(axis=0).max()
+    assert [one.average_precision is None for one in found.per_class.values()] == (~present).tolist()
+
+
+def test_with_one_label_each_they_are_the_figures_of_one_label():
+    rng = np.random.default_rng(0)
+    labels, shares = rng.integers(0, 7, 50), rng.dirichlet(np.ones(7), 50)
+    names = [str(number) for number in range(7)]
+    one, several = figures(labels, shares, names), measured(labels[:, None], shares, names)
+    for name in ("top1", "top5", "ece", "majority_top1", "majority_class", "pictures"):
+        assert getattr(several, name) == pytest.approx(getattr(one, name)), name
+    assert mean_over_classes(one) == ("macro_f1", one.macro_f1)
+
+
+def test_an_answer_is_right_if_it_is_one_of_the_labels():
+    assert right([[0, 1], [2, -1]], [1, 0]).tolist() == [True, False]
+    assert right([0, 2], [0, 0]).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("labels", "shares", "message"),
+    [
+        (np.empty((0, 2), int), np.empty((0, 3)), "no labelled picture"),
+        ([[0, 1], [-1, -1]], [[0.5, 0.5, 0], [0.5, 0.5, 0]], "picture 1 has no label"),
+        ([[0, 1]], [[np.nan, 0.5, 0.5]], "NaN"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(labels, shares, message):
+    with pytest.raises(InputError, match=message):
+        several_figures(labels, shares, NAMES)
