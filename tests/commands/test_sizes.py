@@ -11,6 +11,7 @@ from tests.conftest import COLOURS, paint
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.sizes import several_sizes
+from efficientnetv2.evaluation.compare import FinishedRun
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,10 @@ def test_two_runs_compared(trained, tmp_path):
     assert (fixed["sizes"], growing["sizes"]) == ([64], [32, 64])
     reports = [json.loads((run / "report.json").read_text()) for run in (tmp_path / "fixed", trained / "run")]
     assert [fixed["top1"], growing["top1"]] == [report["top1"] for report in reports]
+    for run, report in zip((tmp_path / "fixed", trained / "run"), reports, strict=True):
+        right = FinishedRun.read(run, "run").right
+        assert len(right) == report["pictures"]
+        assert sum(right.values()) / len(right) == pytest.approx(report["top1"])
     stages = reports[1]["stages"]
     assert [stage["image_px"] for stage in stages] == [32, 64]
     assert growing["train_s"] == pytest.approx(sum(stage["seconds"] for stage in stages), abs=0.01)
@@ -115,6 +120,14 @@ def test_two_runs_compared(trained, tmp_path):
     people = effnetv2("compare", tmp_path / "fixed", trained / "run", cwd=tmp_path)
     assert "run against fixed: " in people.stdout
     assert "of the training time" in people.stdout
+
+
+def test_a_run_keeps_its_own_report(trained, tmp_path):
+    before = (trained / "run/report.json").read_bytes()
+    done = effnetv2("evaluate", trained / "run", trained / "val.csv", "--out", trained / "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "is the folder of a run, whose own report would be lost" in done.stderr
+    assert (trained / "run/report.json").read_bytes() == before
 
 
 def test_what_is_no_finished_run_is_not_compared(trained, tmp_path):

@@ -9,11 +9,11 @@ from efficientnetv2.commands.tables import write_predictions
 from efficientnetv2.inference.predict import Predictions
 
 
-def written(tmp_path, probabilities, names):
+def written(tmp_path, probabilities, names, **more):
     logits = torch.tensor(probabilities, dtype=torch.float32).log()
     predictions = Predictions(np.arange(len(logits)), np.zeros(len(logits), dtype=np.int64), logits)
     paths = [f"{row}.jpg" for row in range(len(logits))]
-    write_predictions(tmp_path / "predictions.csv", predictions, paths, names)
+    write_predictions(tmp_path / "predictions.csv", predictions, paths, names, **more)
     return pd.read_csv(tmp_path / "predictions.csv")
 
 
@@ -22,6 +22,13 @@ def test_each_class_has_a_column_even_one_called_path(tmp_path):
     assert table.columns.tolist() == ["path", "label", "cat", "probability of path"]
     assert table["label"].tolist() == ["path", "cat"]
     assert table["cat"].tolist() == pytest.approx([0.2, 0.6])
+
+
+def test_the_true_label_stands_beside_the_answer(tmp_path):
+    table = written(tmp_path, [[0.2, 0.8], [0.6, 0.4]], ["cat", "true_label"], true_labels=["cat", "cat"])
+    assert table.columns.tolist() == ["path", "label", "true_label", "cat", "probability of true_label"]
+    assert table["true_label"].tolist() == ["cat", "cat"]
+    assert table["label"].tolist() == ["true_label", "cat"]
 
 
 def test_of_very_many_classes_the_five_most_probable_are_written(tmp_path):

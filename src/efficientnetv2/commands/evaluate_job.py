@@ -63,6 +63,7 @@ def evaluate_and_report(
     Raises:
         InputError: anything a user can mend.
     """
+    _refuse_run(out)
     world = launched()
     screen = Screen(quiet=as_json, mute=not world.first)
     with together(world):
@@ -89,6 +90,15 @@ def evaluate_and_report(
                 others={"image_px": px} | ({} if curve is None else {"sizes": curve.to_json()}),
             )
             _report(asked, predictions, facts, curve, out, screen, as_json)
+
+
+def _refuse_run(out: Path | None) -> None:
+    """A run keeps its own report."""
+    if out is not None and (out / "beginning.json").is_file():
+        raise InputError(
+            f"--out {out} is the folder of a run, whose own report would be lost. Give another folder, such as "
+            f"{out / 'evaluation'}."
+        )
 
 
 def _asked(

@@ -82,8 +82,14 @@ class Outcome:
             raise InputError(
                 f"{folder}: the report could not be written ({error.strerror or error})."
             ) from error
-        paths = [self.manifest.paths[row] for row in self.predictions.samples]
-        write_predictions(folder / "predictions.csv", self.predictions, paths, self.class_names)
+        shown = self.manifest.select(self.predictions.samples)
+        write_predictions(
+            folder / "predictions.csv",
+            self.predictions,
+            list(shown.paths),
+            self.class_names,
+            true_labels=list(shown.table["label"]),
+        )
 
     def show(self, screen: Screen, *, as_json: bool) -> None:
         """The figures, for a person or for a program."""

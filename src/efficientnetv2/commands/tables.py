@@ -17,9 +17,14 @@ _MOST_CLASSES, _BEST = 1_000, 5
 
 
 def write_predictions(
-    out: Path, predictions: Predictions, paths: Sequence[str], class_names: Sequence[str]
+    out: Path,
+    predictions: Predictions,
+    paths: Sequence[str],
+    class_names: Sequence[str],
+    *,
+    true_labels: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Write a CSV: path, label, and the probability of each class.
+    """Write a CSV: path, label as answered, the true label where there is one, and the probability of each class.
 
     Of more than 1,000 classes the five most probable instead: ``label``, ``probability``, ``label_2``,
     ``probability_2``, and so on.
@@ -29,6 +34,7 @@ def write_predictions(
         predictions: n of them.
         paths: (n,) of the pictures.
         class_names: K names.
+        true_labels: (n,) as DATA gives them; None where they are not asked for.
 
     Returns:
         What was written.
@@ -38,19 +44,22 @@ def write_predictions(
     """
     probabilities = predictions.probabilities
     table = pd.DataFrame({"path": list(paths)})
+    truth = {} if true_labels is None else {"true_label": list(true_labels)}
     if len(class_names) > _MOST_CLASSES:
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :_BEST]
         for place, column in enumerate(best.T, start=1):
             end = f"_{place}" if place > 1 else ""
             table[f"label{end}"] = [class_names[one] for one in column]
             table[f"probability{end}"] = probabilities[np.arange(len(column)), column].round(6)
+        table = table.assign(**truth)
     else:
         table["label"] = [class_names[best] for best in probabilities.argmax(axis=1)]
+        table = table.assign(**truth)
         for place, name in enumerate(class_names):
             # A class may be called "path" or "label" itself.
-            table[name if name not in {"path", "label"} else f"probability of {name}"] = probabilities[
-                :, place
-            ].round(6)
+            table[name if name not in {"path", "label", *truth} else f"probability of {name}"] = (
+                probabilities[:, place].round(6)
+            )
     try:
         write_atomically(out, lambda file: table.to_csv(file, index=False))
     except OSError as error:

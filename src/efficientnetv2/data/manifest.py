@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -77,7 +78,10 @@ class Manifest(Listing):
             )
         rows = np.flatnonzero(self.split == split)
         if not len(rows):
-            raise InputError(f"{self.source} has no pictures in {split}.")
+            there = ", ".join(
+                f"{name or 'no split'} {number:,}" for name, number in Counter(self.split).items()
+            )
+            raise InputError(f"{self.source} has no pictures in {split}; there are: {there}.")
         return self.select(rows)
 
     def select(self, indices: npt.ArrayLike) -> Self:

@@ -59,7 +59,7 @@ class FinishedRun:
         """
         missing = [
             file
-            for file in ("report.json", "metrics.jsonl", "manifest.csv", "predictions.csv")
+            for file in ("report.json", "metrics.jsonl", "predictions.csv")
             if not (folder / file).is_file()
         ]
         if missing:
@@ -72,16 +72,15 @@ class FinishedRun:
             raise InputError(
                 f"{folder}: its pictures have several labels each, but compare takes runs with one. Leave it out."
             )
-        answers, labels = (
-            pd.read_csv(folder / file, dtype=str, keep_default_na=False, usecols=["path", "label"]).set_index(
-                "path"
+        answers = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+        if "true_label" not in answers:
+            raise InputError(
+                f"{folder / 'predictions.csv'} has no column true_label: another version wrote it. "
+                "Leave the run out, or train it again."
             )
-            for file in ("predictions.csv", "manifest.csv")
-        )
-        right = answers["label"] == labels["label"].reindex(answers.index)
-        by_path = {str(path): bool(one) for path, one in right.items()}
+        right = dict(zip(answers["path"], (answers["label"] == answers["true_label"]).tolist(), strict=True))
         history = RunFolder(folder, lambda line: None).history()
-        return cls(name, report, tuple(history), by_path)
+        return cls(name, report, tuple(history), right)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class SizeCurve:
             )
         return (
             "A size chosen by this curve makes the figure of these pictures optimistic: choose it by pictures that "
-            "train the model (--split train), then give it with --image-px."
+            "train the model (DATA: manifest.csv of its run, with --split train), then give it with --image-px."
         )
 
     def to_json(self) -> list[Mapping[str, Any]]:
