@@ -18,7 +18,7 @@ from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.folder import NoFolder, RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.plan import forecast
-from efficientnetv2.training.rates import AnswerRate, Rates, StepRate
+from efficientnetv2.training.rates import Rate, Rates, StepRate
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import named
 
@@ -28,10 +28,11 @@ TWO_SIZES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
 RATES = Rates(
     compile_s=0.0,
     steps=(StepRate(64, 0.0, 0.08, 100), StepRate(128, 0.0, 0.24, 300)),
-    curve=AnswerRate(0.0, 0.0),
-    answers=AnswerRate(0.0, 0.0),
-    checkpoint_s=0.0,
+    curve=Rate(0.0, 0.0),
+    answers=Rate(0.0, 0.0),
+    checkpoints=Rate(0.0, 0.0),
     checkpoint_bytes=1,
+    model_s=0.0,
     model_bytes=1,
 )
 
