@@ -18,7 +18,7 @@ from efficientnetv2.base.timing import alternate
 from efficientnetv2.commands.bench_input import CACHED, Reading, able, one_core
 from efficientnetv2.commands.bench_pictures import some_pictures
 from efficientnetv2.commands.bench_sides import COLUMNS, OURS, Sides
-from efficientnetv2.commands.bench_step import Work, our_losses, our_recipe, peers
+from efficientnetv2.commands.bench_step import LIBRARIES, Work, our_losses, our_recipe, peers
 from efficientnetv2.commands.bench_train import WARM_UP, loops, trained
 from efficientnetv2.commands.outcome import versions
 from efficientnetv2.commands.prepare import Source
@@ -50,7 +50,14 @@ class Steps(Sides):
         return {"choice": self.note} | super().to_json()
 
 
-def steps(work: Work, *, rounds: int, compiled: bool, say: Callable[[str], None]) -> Steps:
+def steps(
+    work: Work,
+    *,
+    rounds: int,
+    compiled: bool,
+    say: Callable[[str], None],
+    libraries: Sequence[str] = LIBRARIES,
+) -> Steps:
     """Time a training step of every side, in turn.
 
     Args:
@@ -58,6 +65,7 @@ def steps(work: Work, *, rounds: int, compiled: bool, say: Callable[[str], None]
         rounds: that count, after one that does not.
         compiled: the others compiled too.
         say: gets a line for what is being done.
+        libraries: whose steps stand beside ours.
 
     Raises:
         InputError: no such network, or a value outside its range.
@@ -65,7 +73,7 @@ def steps(work: Work, *, rounds: int, compiled: bool, say: Callable[[str], None]
     recipe, note = our_recipe(work)
     say(note)
     loops: dict[str, Iterator[Tensor]] = {
-        str(peer): peer.losses(work) for peer in peers(work, compiled=compiled)
+        str(peer): peer.losses(work) for peer in peers(work, compiled=compiled, libraries=libraries)
     }
     loops[OURS] = our_losses(work, recipe)
     first_s = {}

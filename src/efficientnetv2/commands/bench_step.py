@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,10 @@ _LR, _WEIGHT_DECAY = 1e-3, 0.05
 # Steps of the run that our side makes its choices for: on a CPU pictures of one's own for some minutes, on a GPU such
 # as ImageNet's. Ours.
 _CPU_STEPS, _GPU_STEPS = 1_000, 300_000
+
+
+# Whose steps stand beside ours, where they are installed.
+LIBRARIES = ("timm", "torchvision")
 
 
 @dataclass(frozen=True)
@@ -137,16 +141,17 @@ class Peer:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
-def peers(work: Work, *, compiled: bool) -> list[Peer]:
+def peers(work: Work, *, compiled: bool, libraries: Sequence[str] = LIBRARIES) -> list[Peer]:
     """As people run them first, then tuned by the usual switches; those that are installed and have the network.
 
     Args:
         work: to do.
         compiled: add the compiled ones.
+        libraries: of which.
     """
     lower = lower_precision(work.device)
     found = []
-    for library in ("timm", "torchvision"):
+    for library in libraries:
         if not has(library, work.model):
             continue
         tuned = [Peer(library, channels_last=True)]
