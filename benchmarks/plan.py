@@ -96,7 +96,7 @@ def main() -> None:
                 low=min(errors),
                 high=max(errors),
                 n=len(errors),
-                command=f"python -m benchmarks.plan DATA --rounds {options.rounds} --record",
+                command=f"python -m benchmarks.plan DATA --weights FILE --rounds {options.rounds} --record",
             )
     if options.record:
         raw = {"when": time.strftime("%Y-%m-%d"), "hardware": hardware(), "rounds": kept}

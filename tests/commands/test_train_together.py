@@ -73,7 +73,7 @@ def test_two_processes_are_one_run_with_one_voice(class_folders, tmp_path):
     one, both = (pd.read_csv(tmp_path / run / "predictions.csv") for run in ("alone", "both"))
     assert len(one) == 9, "nine pictures over two processes: one has five of them"
     # Adam moves a weight whose gradient is rounding alone as far as any other. In training the next norm takes such a
-    # shift away, in the moving average, whose statistics lag behind, not quite.
+    # shift away; in the moving average, whose statistics lag behind, presumably not quite (not proved).
     pd.testing.assert_frame_equal(both, one, rtol=0, atol=1e-3)
 
 

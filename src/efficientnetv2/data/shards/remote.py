@@ -199,7 +199,7 @@ class RemoteStore:
         for _ in _attempts():
             try:
                 return ask(self._files(), path)
-            except NotImplementedError:
+            except NotImplementedError:  # a driver that cannot be asked this, and never will
                 return None
             except Exception as error:  # of every driver its own kind
                 # fsspec's http says "not found" of every failed look at a file, and gives the true one as its cause.
