@@ -115,6 +115,7 @@ def test_two_processes_choose_alike_and_end_together(painted, tmp_path):
     """The first has the answers and tells the other: neither waits for steps that the other does not do."""
     words = (*WORDS, "--epochs", "40", "--set", "group_images=4", "--set", "minival=9", "--set", "patience=1")
     words = (*words, "--set", "precision=fp32", "--set", "optimizer.lr=0.004", "--out", tmp_path / "run")
+    words = (*words, "--set", "eval_px_tried=[48]")
     first, second = effnetv2_together(2, "train", painted, *words, cwd=tmp_path)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert second.stdout == second.stderr == ""
@@ -126,6 +127,8 @@ def test_two_processes_choose_alike_and_end_together(painted, tmp_path):
         == report["selected_figure"]
         == max(row["top1"] for row in curve.values())
     )
+    assert [point["image_px"] for point in report["sizes"]] == [48, 64]
+    assert modelfile.load(tmp_path / "run/model.safetensors").preprocessing.image_px == report["image_px"]
 
 
 def test_the_recipes_show_it(tmp_path):

@@ -25,6 +25,7 @@ from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import originals
 from efficientnetv2.evaluation.cost import stage_costs
 from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.books import input_wait_share, training_seconds
@@ -207,7 +208,7 @@ def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_jso
         command=beginning["command"],
         versions=versions(),
         chosen=beginning["chosen"],
-        notes=[prepared.split_note, *([str(result.selection)] if result.selection else [])],
+        notes=[prepared.split_note, *(str(choice) for choice in (result.selection, result.sizes) if choice)],
         recipe=recipe.to_json(),
         seed=recipe.seed,
         epochs=_epochs(job, result),
@@ -225,10 +226,16 @@ def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_jso
             "processes": job.world.size,
             "stages": [asdict(stage) for stage in stage_costs(result.history)],
             **selected,
+            **(result.sizes.to_json() if result.sizes else {}),
         },
     )
     outcome = Outcome(result.predictions, job.val, job.train.class_names, facts)
-    outcome.write(job.folder.path, history=result.history)
+    curve = None
+    if result.sizes:
+        curve = SizeCurve(
+            result.sizes.points, result.sizes.image_px, recipe.progressive.last.image_px, "chose"
+        )
+    outcome.write(job.folder.path, history=result.history, sizes=curve)
     drop(job.folder.checkpoints)  # only now: until the report is whole there may be something to go on with
     outcome.show(screen, as_json=as_json)
     job.folder.log(f"Model: {job.folder.model_file}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.progressive import Progressive
+from efficientnetv2.training.eval_size import sizes_to_try
 from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime
 from efficientnetv2.training.moments import stage_ends, validation_steps
 from efficientnetv2.training.rates import Rates
@@ -118,6 +119,10 @@ def forecast(
         "final evaluation": rates.answers.seconds(val_images),
         "model file": rates.model_s,
     }
+    if recipe.eval_px_tried is not None and recipe.eval_px is not None:
+        others["evaluation sizes"] = sum(
+            rates.answers.seconds(minival_images) * (px / recipe.eval_px) ** 2 for px in sizes_to_try(recipe)
+        )
     if recipe.compile:
         others = {"compiling": rates.compile_s, **others}
     chosen_bytes = rates.model_bytes if minival_images else 0  # each checkpoint has the best weights too

@@ -26,6 +26,8 @@ from efficientnetv2.progressive import Progressive, Ramp
 
 # Of epochs and of a batch's pictures: beyond, it is a slip of the keyboard. Ours.
 _MOST = 1_000_000
+# Side of a picture at evaluation: beyond, it is another such slip. Ours.
+_MOST_PX = 4096
 
 
 class _Part(BaseModel):
@@ -117,6 +119,8 @@ class Recipe(_Part):
         framing: how a picture that is not square meets the square; see ``Preprocessing``.
         crop_fraction: with framing ``crop``, what the centre square at evaluation keeps of the shorter side.
         eval_px: side of the picture at evaluation; None takes the last training size.
+        eval_px_tried: sizes that minival is seen at after training, beside ``eval_px``: the one at which the figure of
+            ``chosen_by`` is highest is that of the model file, and val is answered at it. None tries no other.
         eval_views: how a picture is looked at in evaluation; see ``Preprocessing``.
         crop_area_min: smallest share of the picture's area that a training crop keeps.
         cache_detail: None decodes each picture anew whenever it is drawn. Else it is decoded once and kept at a size
@@ -165,6 +169,9 @@ class Recipe(_Part):
     framing: Framing = "whole"
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
     eval_px: int | None = Field(default=None, ge=1)
+    eval_px_tried: (
+        Annotated[tuple[Annotated[int, Field(ge=1, le=_MOST_PX)], ...], Field(min_length=1)] | None
+    ) = None
     eval_views: Views = "one"
     crop_area_min: float = Field(default=0.35, gt=0, le=1)
     cache_detail: float | None = Field(default=None, gt=0, le=1)
@@ -193,6 +200,12 @@ class Recipe(_Part):
             raise ValueError(
                 f"patience is {self.patience}, but only minival may end training, and it is off, for a figure on val "
                 "that val has chosen is no figure: set minival (0.1 is a tenth of train), or patience to null"
+            )
+        if self.eval_px_tried is not None and self.minival is None:
+            raise ValueError(
+                f"eval_px_tried is {list(self.eval_px_tried)}, but only minival may choose among sizes, and it is off, "
+                "for val may not choose what its figure is of: set minival (0.1 is a tenth of train), or eval_px_tried "
+                "to null"
             )
         if self.crop_fraction < 1 and self.framing == "pad":
             raise ValueError(f"crop_fraction is {self.crop_fraction:g}, but framing 'pad' cuts nothing off")

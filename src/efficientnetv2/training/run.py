@@ -24,6 +24,7 @@ from efficientnetv2.models.trained_on import TrainedOn
 from efficientnetv2.training import resume
 from efficientnetv2.training.books import Books, Watch
 from efficientnetv2.training.distributed import by_first, synchronise
+from efficientnetv2.training.eval_size import TriedSizes, try_sizes
 from efficientnetv2.training.interrupt import Interruption
 from efficientnetv2.training.job import Job, kept
 from efficientnetv2.training.loop import StepDone, train
@@ -42,6 +43,7 @@ class Result:
         images: pictures seen in training.
         history: rows of ``metrics.jsonl``.
         selection: what chose the weights, after its last choice; None if the last ones were kept.
+        sizes: minival's figures at each size tried, by which that of the model file was chosen; None if none were.
     """
 
     predictions: Predictions
@@ -49,6 +51,7 @@ class Result:
     images: int
     history: list[dict[str, Any]]
     selection: Selection | None = None
+    sizes: TriedSizes | None = None
 
 
 def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
@@ -76,12 +79,17 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
         job.folder.close()
     if selection:
         _choose(job, state, selection)
+    sizes = None
+    if job.recipe.eval_px_tried is not None:
+        sizes = try_sizes(job, state)
+        job = sizes.chosen(job)
+        job.folder.log(str(sizes))
     predictions = job.predict(state, job.val)
     seconds = books.seconds
     if job.world.first:
         _save(job, state, predictions, selection)
     images = state.step * job.recipe.batch_images
-    return Result(predictions, seconds, images, job.folder.history(), selection)
+    return Result(predictions, seconds, images, job.folder.history(), selection, sizes)
 
 
 def _train(job: Job, state: State, books: Books) -> None:

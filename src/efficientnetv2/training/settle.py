@@ -91,7 +91,8 @@ def settle(
         )
     if recipe.eval_px is None:
         changes["eval_px"] = recipe.progressive.last.image_px
-        notes.append(f"Evaluation at {changes['eval_px']} px, the last training size.")
+        tried = "" if recipe.eval_px_tried is None else ", or what minival chooses in the end"
+        notes.append(f"Evaluation at {changes['eval_px']} px, the last training size{tried}.")
     if recipe.time_shares is not None and recipe.progressive.shares is not None:
         notes.append(
             "Stage lengths: progressive.shares, as measured for time_shares before; "
@@ -209,7 +210,9 @@ def _stride(network: Network) -> int:
 def _refuse_tiny(recipe: Recipe, network: Network) -> None:
     """A picture is at least as large as what the network makes one number of."""
     stride = _stride(network)
-    for what, px in (("the smallest training picture", _smallest_px(recipe)), ("eval_px", recipe.eval_px)):
+    sizes = [("the smallest training picture", _smallest_px(recipe)), ("eval_px", recipe.eval_px)]
+    sizes += [("eval_px_tried", px) for px in recipe.eval_px_tried or ()]
+    for what, px in sizes:
         if px is not None and px < stride:
             raise InputError(
                 f"{what} is {px} px, but {title(recipe.model)} makes one number of every {stride} x {stride} pixels: "

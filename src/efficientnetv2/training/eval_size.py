@@ -1,0 +1,77 @@
+"""At which size the network of a run looks at pictures: where sizes are to be tried, minival chooses among them.
+
+Which size is best is hard to know beforehand: above that of training, as random crops magnify (arXiv:1906.06423), by
+how much depends on the pictures.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.inference.sizes import SizePoint, best, size_points
+from efficientnetv2.training.distributed import by_first
+from efficientnetv2.training.job import Job
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.state import State
+
+
+@dataclass(frozen=True)
+class TriedSizes:
+    """What minival says of each size.
+
+    Args:
+        points: by growing size.
+        by: the figure that chooses.
+    """
+
+    points: tuple[SizePoint, ...]
+    by: Literal["top1", "macro_f1"]
+
+    @property
+    def image_px(self) -> int:
+        """The best size; of equal ones the smallest, which is the fastest."""
+        return best(self.points, self.by).image_px
+
+    def chosen(self, job: Job) -> Job:
+        """The same job, its pictures seen at the best size from now on."""
+        return replace(job, preprocessing=replace(job.preprocessing, image_px=self.image_px))
+
+    def to_json(self) -> dict[str, Any]:
+        """What was chosen, and from what; for the report."""
+        return {"image_px": self.image_px, "sizes": [asdict(point) for point in self.points]}
+
+    def __str__(self) -> str:
+        """What was chosen, in a sentence."""
+        found = best(self.points, self.by)
+        figure = f"top-1 {found.top1:.1%}" if self.by == "top1" else f"macro-F1 {found.macro_f1:.3f}"
+        among = ", ".join(str(point.image_px) for point in self.points)
+        return f"Evaluation at {found.image_px} px, which was best on minival, {figure}, of {among}."
+
+
+def sizes_to_try(recipe: Recipe) -> tuple[int, ...]:
+    """The sizes that a settled recipe names, that of evaluation among them, growing; none where it tries none."""
+    if recipe.eval_px_tried is None or recipe.eval_px is None:
+        return ()
+    return tuple(sorted({*recipe.eval_px_tried, recipe.eval_px}))
+
+
+def try_sizes(job: Job, state: State) -> TriedSizes:
+    """Look at minival's pictures at each size; under many processes each calls it and gets the same.
+
+    Args:
+        job: with minival and sizes to try.
+        state: at the end of training, with the weights to keep.
+    """
+    assert job.minival is not None, "a recipe that tries sizes has minival"
+    answers: dict[int, tuple[Predictions, float]] = {}
+    for px in sizes_to_try(job.recipe):
+        began = time.perf_counter()
+        resized = replace(job, preprocessing=replace(job.preprocessing, image_px=px))
+        answers[px] = resized.predict(state, job.minival), time.perf_counter() - began
+    points = by_first(
+        job.world, lambda: size_points(answers.__getitem__, list(answers), job.train.class_names)
+    )
+    return TriedSizes(points, job.recipe.chosen_by)

@@ -1,0 +1,81 @@
+"""Sizes at evaluation among which minival chooses: kept in the model file, told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.command_line import TINY, effnetv2
+from tests.conftest import COLOURS, paint
+
+from efficientnetv2.commands.prepare import Source, prepare
+from efficientnetv2.metrics.classification import figures
+from efficientnetv2.models import modelfile
+from efficientnetv2.training.answers import shared_answers
+from efficientnetv2.training.distributed import ALONE
+
+WORDS = (*TINY, "--set", "holdout=0.25", "--set", "minival=9", "--set", "eval_px_tried=[48,32]")
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory):
+    """Three classes of 16 pictures."""
+    place = tmp_path_factory.mktemp("painted")
+    for name, colour in COLOURS.items():
+        for number in range(16):
+            paint(place / name / f"{name}_{number:02d}.jpg", colour, number)
+    return place
+
+
+def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
+    """Chosen as one would by hand: the kept weights on minival's pictures at each size, the best, then val at it."""
+    done = effnetv2("train", painted, *WORDS, "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    network = modelfile.load(tmp_path / "run/model.safetensors")
+    parts = prepare(Source(str(tmp_path / "run/manifest.csv")), holdout=0.25, minival=9, seed=0, strict=False,
+                    say=lambda line: None)  # fmt: skip
+
+    def top1(part, px):
+        answers = shared_answers(
+            network,
+            part,
+            preprocessing=replace(network.preprocessing, image_px=px),
+            device=torch.device("cpu"),
+            workers=0,
+            world=ALONE,
+        )
+        return figures(answers.labels, answers.probabilities, network.class_names).top1
+
+    by_hand = {px: top1(parts.minival, px) for px in (32, 48, 64)}
+    assert {point["image_px"]: point["top1"] for point in report["sizes"]} == by_hand
+    best = max(by_hand, key=lambda px: (by_hand[px], -px))
+    assert network.preprocessing.image_px == report["image_px"] == best
+    assert report["top1"] == top1(parts.val, best)
+    assert f"Evaluation at {best} px, which was best on minival" in " ".join(done.stdout.split())
+    assert "have chosen" in (tmp_path / "run/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["eval_px_tried=[64]", "minival=null"], "only minival may choose among sizes"),
+        (["eval_px_tried=[16]"], "eval_px_tried is 16 px, but"),
+        (["eval_px_tried=[]"], "eval_px_tried"),
+        (["eval_px_tried=[99999]"], "eval_px_tried"),
+    ],
+)
+def test_bad_sizes_are_refused_before_the_run(settings, told, painted, tmp_path):
+    words = [word for setting in settings for word in ("--set", setting)]
+    done = effnetv2("train", painted, *WORDS, *words, "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in " ".join(done.stderr.split())
+    assert not Path(tmp_path / "run/recipe.yaml").exists()
+
+
+def test_the_plan_counts_their_time(painted, tmp_path):
+    with_sizes = json.loads(effnetv2("plan", painted, *WORDS, "--json", cwd=tmp_path).stdout)
+    assert with_sizes["others_s"]["evaluation sizes"] > 0
