@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from efficientnetv2.progressive import IMAGE_PX
+
+if TYPE_CHECKING:  # heavy, and --help has to be quick
+    from efficientnetv2.commands.beginning import Place
+    from efficientnetv2.commands.prepare import Source
+    from efficientnetv2.commands.words import Words
 
 
 def between(least: float, most: float = math.inf) -> Callable[[Any], Any]:
@@ -92,7 +98,7 @@ Strict = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout, all else on stderr.")]
 
-# What decides a run: of train, and of plan, which foretells it.
+# What decides a run; see RecipeOptions.
 Network = Annotated[
     str | None,
     typer.Option(
@@ -165,3 +171,71 @@ RunOut = Annotated[
     Path | None,
     typer.Option(help="Folder of the run. (Default: a new one under runs/.)", show_default=False),
 ]
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """What decides a run: of ``train``, of ``plan``, which foretells it, and of ``crossval``, which repeats it.
+
+    See ``commands.spread``.
+    """
+
+    panel: ClassVar[str] = "What decides the run"
+    model: Network = None
+    recipe: RecipeName = None
+    weights: Weights = None
+    epochs: Epochs = None
+    minutes: Minutes = None
+    image_px: ImagePx = None
+    batch_images: BatchImages = None
+    framing: Framing = None
+    cache: Cache = None
+    seed: Seed = None
+    settings: Settings = None
+
+    def words(self) -> Words:
+        """For whoever makes a recipe of them.
+
+        Raises:
+            InputError: two of them contradict each other, or a value out of range.
+        """
+        from efficientnetv2.commands.words import Words
+
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Words(**said | {"settings": tuple(self.settings or ())})
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How the labels of DATA are read."""
+
+    panel: ClassVar[str] = "How DATA is read"
+    path_column: PathColumn = "path"
+    label_column: LabelColumn = "label"
+    group_column: GroupColumn = None
+    labels: Labels = "exact"
+    label_separator: LabelSeparator = None
+
+    def source(self, data: str) -> Source:
+        """DATA and how to read it."""
+        from efficientnetv2.commands.prepare import Source
+
+        return Source(data, **{field.name: getattr(self, field.name) for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """What a run takes of the machine, and how it answers."""
+
+    panel: ClassVar[str] = "The machine"
+    device: Device = "auto"
+    workers: Workers = None
+    memory_gib: MemoryGib = None
+    strict: Strict = False
+    as_json: Json = False
+
+    def place(self, out: Path | None, *, resume: bool = False) -> Place:
+        """Where and how to run."""
+        from efficientnetv2.commands.beginning import Place
+
+        return Place(out, resume, **{field.name: getattr(self, field.name) for field in fields(self)})

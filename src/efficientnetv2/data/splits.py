@@ -7,8 +7,9 @@ clusters are dealt out so that each part gets its share of every class.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.deal import deal, no_class_vanishes, tally
 from efficientnetv2.data.listing import Ints
@@ -30,6 +31,10 @@ BLOCKS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
 _SHARE = (0.5, 1.5)
 
 Floats = npt.NDArray[np.float64]
+
+#: What is kept whole when pictures are dealt out: ``auto`` places and groups as far as no class vanishes by it, else
+#: only what it names: ``place``, ``group``, or with ``class`` neither. Identical files never part.
+By = Literal["auto", "class", "group", "place"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,13 @@ class Level:
 
 
 def with_holdout(
-    manifest: Manifest, *, fraction: float = 0.2, seed: int, contents: Ints | None = None
+    manifest: Manifest,
+    *,
+    fraction: float = 0.2,
+    seed: int,
+    contents: Ints | None = None,
+    by: By = "auto",
+    blocks: Sequence[float] = BLOCKS,
 ) -> tuple[Manifest, str]:
     """Give a manifest a val split, where it has none, from its train pictures; test is never touched.
 
@@ -63,12 +74,15 @@ def with_holdout(
         fraction: of the train pictures to hold out, 0 < fraction < 1; or, from 2, about how many of them.
         seed: the same seed holds out the same pictures.
         contents: (N,) ids, equal for identical files (``check``); None if not known.
+        by: what is kept whole; see ``By``.
+        blocks: sides of spatial blocks in degrees, tried in this order.
 
     Returns:
         The manifest with every picture in train, val or test, and a sentence that says what was done.
 
     Raises:
-        InputError: a class has no or one (distinct) picture in train, or fraction is out of range or all there are.
+        InputError: a class has no or one (distinct) picture in train; fraction is out of range or all there are; or
+            what ``by`` names is not known, or can't be kept whole.
     """
     train = np.flatnonzero(manifest.in_train)
     split = manifest.split.copy()
@@ -81,9 +95,10 @@ def with_holdout(
         return manifest.with_split(split), f"Validating on the {validating} given as val.{aside}"
     fraction = _share(fraction, len(train))
     part = manifest.select(train)
-    levels = levels_of(part, None if contents is None else np.asarray(contents)[train])
+    levels = levels_of(part, None if contents is None else np.asarray(contents)[train], blocks)
     refuse_single(part, levels[-1].clusters)
-    target = _shared(part, np.array([1 - fraction, fraction]))
+    levels = kept_by(part, levels, by)
+    target = shared(part, np.array([1 - fraction, fraction]))
     level, parts = deal_by_level(part, levels, target, Key.of(seed).fold("holdout"))
     split[train[parts == 1]] = "val"
     how = how_dealt(part, levels, level, parts == 1)
@@ -108,49 +123,39 @@ def _share(fraction: float, pictures: int) -> float:
     return fraction / pictures if whole else fraction
 
 
-def folds(manifest: Manifest, *, k: int, seed: int, contents: Ints | None = None) -> tuple[Ints, str]:
-    """Deal the pictures that are not in test into k folds, under the rules of ``with_holdout``.
-
-    A class with fewer (distinct) pictures than folds is missing from some of them, but never from what
-    the others make up together.
+def kept_by(part: Manifest, levels: list[Level], by: By) -> list[Level]:
+    """Those of the ways to keep things together that are asked for.
 
     Args:
-        manifest: labelled.
-        k: 2 or more.
-        seed: the same seed gives the same folds.
-        contents: as for ``with_holdout``.
-
-    Returns:
-        (N,) the fold of each picture, 0 to k-1, or -1 in test; and a sentence that says what was done.
+        part: the pictures to deal out.
+        levels: as ``levels_of`` gives them.
+        by: what the user wants kept whole.
 
     Raises:
-        InputError: a class has no or one (distinct) picture, or k is out of range.
+        InputError: nothing is known of groups, or of places.
     """
-    chosen = np.flatnonzero(manifest.split != "test")
-    if not 2 <= k <= len(chosen):
-        raise InputError(
-            f"{k} folds of {len(chosen)} pictures: k is at least 2 and at most the pictures there are."
-        )
-    part = manifest.select(chosen)
-    levels = levels_of(part, None if contents is None else np.asarray(contents)[chosen])
-    refuse_single(part, levels[-1].clusters)
-    level, parts = deal_by_level(
-        part, levels, _shared(part, np.full(k, 1 / k)), Key.of(seed).fold("folds", k)
-    )
-    result = np.full(len(manifest), -1, dtype=np.int64)
-    result[chosen] = parts
-    return (
-        result,
-        f"Dealt {len(chosen)} pictures into {k} folds, {how_dealt(part, levels, level, None)}, seed {seed}.",
-    )
+    if by == "auto":
+        return levels
+    if by == "class":
+        return levels[-1:]
+    if by == "group":
+        kept = [level for level in levels if level.groups and level.block is None]
+        what, fix = "no groups", "Name the column that holds them with --group-column"
+    else:
+        kept = [level for level in levels if level.block is not None]
+        what, fix = "no places", "Add columns latitude and longitude, in degrees, with a value in every row"
+    if not kept:
+        raise InputError(f"--by {by}: {part.source} has {what}. {fix}; or take another rule (--by class).")
+    return kept
 
 
-def levels_of(part: Manifest, contents: Ints | None) -> list[Level]:
+def levels_of(part: Manifest, contents: Ints | None, blocks: Sequence[float] = BLOCKS) -> list[Level]:
     """Ways to keep things together, the strictest first; the last keeps identical files only.
 
     Args:
         part: the pictures to deal out.
         contents: (N,) ids, equal for identical files; None if not known.
+        blocks: sides of spatial blocks in degrees, the first to be tried first.
     """
     same = [] if contents is None else [_numbered(contents)]
     group = _numbered(part.table["group"]) if "group" in part.table else None
@@ -158,11 +163,11 @@ def levels_of(part: Manifest, contents: Ints | None) -> list[Level]:
         group = None
     by_group = [*same, group] if group is not None else same
     levels = []
-    for degrees in BLOCKS:
-        blocks = _blocks(part, degrees)
-        if blocks is None:
+    for degrees in blocks:
+        places = _blocks(part, degrees)
+        if places is None:
             break
-        levels.append(Level(_joined(len(part), [*by_group, blocks]), group is not None, degrees, blocks))
+        levels.append(Level(_joined(len(part), [*by_group, places]), group is not None, degrees, places))
     if group is not None:
         levels.append(Level(_joined(len(part), by_group), groups=True))
     return [*levels, Level(_joined(len(part), same), groups=False)]
@@ -179,8 +184,13 @@ def _blocks(part: Manifest, degrees: float) -> Ints | None:
     return _numbered(row * np.int64(360 / degrees) + column)
 
 
-def _shared(part: Manifest, shares: Floats) -> Floats:
-    """(P, K) pictures of each class that parts of these shares (P,) should get."""
+def shared(part: Manifest, shares: Floats) -> Floats:
+    """(P, K) pictures of each class that parts of these shares should get.
+
+    Args:
+        part: the pictures to deal out.
+        shares: (P,) of all.
+    """
     target: Floats = shares[:, None] * np.bincount(part.labels, minlength=len(part.class_names))
     return target
 
@@ -232,12 +242,28 @@ def deal_by_level(part: Manifest, levels: list[Level], target: Floats, key: Key)
                 # Without blocks, uneven sizes do not justify taking apart what blocks or groups join.
                 return (level, parts) if level.block is not None else spare
     if spare is None:
+        raise InputError(_no_way(part, levels[-1]))
+    return spare
+
+
+def _no_way(part: Manifest, level: Level) -> str:
+    """Why even the loosest way makes a class vanish."""
+    whole = "groups" if level.groups and level.block is None else "places"
+    if not level.groups and level.block is None:
         why = "identical files with different labels leave" if part.separator is None else "there was found"
-        raise InputError(
+        return (
             f"{part.source}: {why} no way to have every class both in train and in val. Correct their labels, or give "
             "a val split of your own."
         )
-    return spare
+    pictures, classes = _each_label(part)
+    of_class = pd.Series(level.clusters[pictures]).groupby(classes).nunique()
+    lone = [part.class_names[label] for label in of_class.index[of_class == 1]]
+    one = "group" if whole == "groups" else "place"
+    why = f" All pictures of class {some(lone)} lie in one {one}." if lone else ""
+    return (
+        f"{part.source}: with {whole} kept whole, a class would vanish from a part.{why} Add pictures of it from "
+        f"another {one}, or leave the class out; or do not keep {whole} whole (--by class)."
+    )
 
 
 def _each_label(part: Manifest) -> tuple[Ints, Ints]:

@@ -1,0 +1,244 @@
+"""Folds to cross-validate by: each picture is answered by a network that has learnt from others.
+
+By class, group or place the folds are parts of which one answers and the others teach. By time it is the past that
+teaches and the next period that answers, as it will be in use; the first period only teaches.
+
+scikit-learn's ``StratifiedGroupKFold`` and ``TimeSeriesSplit`` serve the same ends. The one may leave a class out of
+what teaches (see ``data.deal``), the other parts pictures of one moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
+from efficientnetv2.base.keys import Key
+from efficientnetv2.data.listing import Ints
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.splits import (
+    BLOCKS,
+    By,
+    deal_by_level,
+    how_dealt,
+    kept_by,
+    levels_of,
+    refuse_single,
+    shared,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One network's task.
+
+    Args:
+        learning: (n,) rows that it may learn from, ascending.
+        answering: (m,) rows that it answers, none of them among those.
+        note: what sets it apart from the others, where that has a name: its period.
+    """
+
+    learning: Ints
+    answering: Ints
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """All of them.
+
+    Args:
+        parts: the folds, in order; no picture is answered twice.
+        note: a sentence that says how they were made.
+        clusters: (N,) numbers from 0, equal where pictures were kept together: what chance draws as one.
+        by: the rule: ``auto``, ``class``, ``group``, ``place`` or ``time``.
+        block: side of the spatial blocks in degrees, None without.
+    """
+
+    parts: tuple[Fold, ...]
+    note: str
+    clusters: Ints
+    by: By | Literal["time"]
+    block: float | None = None
+
+    def of_picture(self, count: int) -> Ints:
+        """(N,) the fold that answers each of ``count`` pictures; -1 for those that none does."""
+        numbers = np.full(count, -1, dtype=np.int64)
+        for number, part in enumerate(self.parts):
+            numbers[part.answering] = number
+        return numbers
+
+
+def folds(
+    manifest: Manifest,
+    *,
+    k: int,
+    seed: int,
+    contents: Ints | None = None,
+    by: By = "auto",
+    blocks: Sequence[float] = BLOCKS,
+) -> Folds:
+    """Deal the pictures that are not in test into k folds, under the rules of ``splits.with_holdout``.
+
+    A class with fewer (distinct) pictures than folds is missing from some of them, but never from what
+    the others make up together; the sentence names it.
+
+    Args:
+        manifest: labelled.
+        k: 2 or more.
+        seed: the same seed gives the same folds.
+        contents: as for ``with_holdout``.
+        by: what is kept whole.
+        blocks: sides of spatial blocks in degrees, tried in this order.
+
+    Raises:
+        InputError: a class has no or one (distinct) picture, k is out of range, or what ``by`` names is not known or
+            can't be kept whole.
+    """
+    chosen = np.flatnonzero(manifest.split != "test")
+    if not 2 <= k <= len(chosen):
+        raise InputError(
+            f"{k} folds of {len(chosen)} pictures: k is at least 2 and at most the pictures there are."
+        )
+    part = manifest.select(chosen)
+    levels = levels_of(part, None if contents is None else np.asarray(contents)[chosen], blocks)
+    refuse_single(part, levels[-1].clusters, instead="merge it with another")
+    levels = kept_by(part, levels, by)
+    level, dealt = deal_by_level(part, levels, shared(part, np.full(k, 1 / k)), Key.of(seed).fold("folds", k))
+    clusters = np.full(len(manifest), -1, dtype=np.int64)
+    clusters[chosen] = level.clusters
+    parts = tuple(Fold(chosen[dealt != number], chosen[dealt == number]) for number in range(k))
+    note = (
+        f"Dealt {len(chosen)} pictures into {k} folds, {how_dealt(part, levels, level, None)}, seed {seed}."
+    )
+    return Folds(parts, f"{note}{_scarce(part, dealt, k)}{_aside(manifest)}", clusters, by, level.block)
+
+
+def _scarce(part: Manifest, dealt: Ints, k: int) -> str:
+    """A sentence on classes that some fold has none of."""
+    there = pd.crosstab(part.labels, dealt) > 0
+    absent = [part.class_names[int(label)] for label in there.index[there.sum(axis=1) < k]]
+    if not absent:
+        return ""
+    return f" Not every fold has a picture of class {some(absent)}: there are too few, or they lie too close."
+
+
+def _aside(manifest: Manifest) -> str:
+    tests = int((manifest.split == "test").sum())
+    return f" The {count_of(tests, 'picture')} given as test are left aside." if tests else ""
+
+
+def time_folds(manifest: Manifest, *, k: int, column: str, contents: Ints | None = None) -> Folds:
+    """The past answers for the future: k folds of k + 1 periods with about as many pictures each.
+
+    Fold i learns from all periods before period i + 1, and answers that. Pictures of one moment never part; a picture
+    that is answered is not learnt from under another name.
+
+    Args:
+        manifest: labelled; its splits, ``test`` aside, do not count.
+        k: 1 or more.
+        column: of numbers (a year), or of dates.
+        contents: as for ``splits.with_holdout``.
+
+    Raises:
+        InputError: there is no such column, a row has no time, there are fewer moments than periods, or a class appears
+            only after the first period.
+    """
+    chosen = np.flatnonzero(manifest.split != "test")
+    times = _times(manifest, column)[chosen]
+    period = _periods(times, k, column)
+    same = np.arange(len(manifest)) if contents is None else np.asarray(contents)
+    parts = []
+    for number in range(1, k + 1):
+        answering = chosen[period == number]
+        past = chosen[period < number]
+        learning = past[~np.isin(same[past], same[answering])]
+        _refuse_unlearnt(manifest, learning, answering, column, number)
+        span = f"{column} {_span(times[period < number])}, then {_span(times[period == number])}"
+        parts.append(Fold(learning, answering, span))
+    clusters = np.full(len(manifest), -1, dtype=np.int64)
+    clusters[chosen] = pd.factorize(same[chosen])[0]
+    note = (
+        f"By time, column '{column}': {count_of(k, 'fold')} of {len(chosen)} pictures, each learns from the past and "
+        f"answers what comes next; the first {int((period == 0).sum())} only teach."
+    )
+    return Folds(tuple(parts), f"{note}{_aside(manifest)}", clusters, "time")
+
+
+def _times(manifest: Manifest, column: str) -> npt.NDArray[np.object_]:
+    """(N,) numbers or dates, which can be put in order."""
+    table = manifest.table
+    if column not in table:
+        known = [str(name) for name in table.columns if name not in ("path", "label", "split")]
+        raise InputError(
+            f"{manifest.source} has no column '{column}'{did_you_mean(column, known)} Name the one that holds the time "
+            f"with --time-column; its other columns are {some(known, 20) or 'none'}."
+        )
+    given = table[column]
+    times = pd.to_numeric(given, errors="coerce")
+    if times.isna().sum() > given.isna().sum():
+        times = pd.to_datetime(given, errors="coerce", format="ISO8601")
+    wrong = np.flatnonzero(times.isna())
+    if len(wrong):
+        row = int(wrong[0])
+        what = "is empty" if pd.isna(given.iloc[row]) else f"is '{given.iloc[row]}'"
+        raise InputError(
+            f"{manifest.where(row)}: {column} {what} ({len(wrong)} of {len(manifest)} rows are so), but to split "
+            "by time every row needs a number, such as a year, or a date such as 2016-05-31. Fill it in, or leave the "
+            "rows out."
+        )
+    values: npt.NDArray[np.object_] = times.to_numpy(dtype=object)
+    return values
+
+
+def _periods(times: npt.NDArray[np.object_], k: int, column: str) -> Ints:
+    """(N,) 0 to k, about as many pictures in each, moments whole."""
+    moments, counts = np.unique(times, return_counts=True)
+    if k < 1 or len(moments) < k + 1:
+        raise InputError(
+            f"{count_of(k, 'fold')} by time need {k + 1} periods, but column '{column}' has "
+            f"{count_of(len(moments), 'different value')}. Take 1 to {max(1, len(moments) - 1)} folds (--folds)."
+        )
+    ends = np.cumsum(counts)
+    cuts: list[int] = []
+    for number in range(1, k + 1):
+        first = cuts[-1] + 1 if cuts else 1
+        last = len(moments) - (k + 1 - number)  # the later periods need a moment each
+        aim = number * ends[-1] / (k + 1)
+        cuts.append(min(range(first, last + 1), key=lambda cut: abs(ends[cut - 1] - aim)))
+    of_moment = np.searchsorted(cuts, np.arange(len(moments)), side="right")
+    period: Ints = of_moment[np.searchsorted(moments, times)].astype(np.int64)
+    return period
+
+
+def _refuse_unlearnt(manifest: Manifest, learning: Ints, answering: Ints, column: str, number: int) -> None:
+    """What is answered has been learnt, and two classes at least.
+
+    Raises:
+        InputError: naming the class.
+    """
+    unlearnt = np.setdiff1d(manifest.targets[answering], [*np.unique(manifest.targets[learning]), -1])
+    learnt = np.setdiff1d(manifest.targets[learning], [-1])
+    if len(unlearnt) or len(learnt) < 2:
+        name = manifest.class_names[int(unlearnt[0])] if len(unlearnt) else None
+        what = f"class '{name}' does not appear before" if name else "there is one class only before"
+        raise InputError(
+            f"{manifest.source}: by {column}, {what} the pictures that fold {number} answers, so that nothing can be "
+            "learnt of it. Take fewer folds (--folds), or leave the class out."
+        )
+
+
+def _span(times: npt.NDArray[np.object_]) -> str:
+    first, last = (_said(end) for end in (min(times), max(times)))
+    return first if first == last else f"{first} to {last}"
+
+
+def _said(moment: object) -> str:
+    if isinstance(moment, pd.Timestamp):
+        return moment.date().isoformat() if moment == moment.normalize() else moment.isoformat()
+    return f"{moment:g}" if isinstance(moment, float) else str(moment)

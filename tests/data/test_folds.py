@@ -1,0 +1,158 @@
+"""Folds: what is kept whole is never on both sides, by class, group, place and time; and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedKFold
+from tests.data.test_splits import manifest
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.folds import folds, time_folds
+from efficientnetv2.data.splits import with_holdout
+
+
+def places(count: int) -> dict[str, np.ndarray]:
+    """Pictures in pairs, each pair in a degree of its own."""
+    pair = np.arange(count) // 2
+    return {"latitude": pair % 80 + 0.5, "longitude": pair * 3 % 170 + 0.5}
+
+
+def test_by_class_the_folds_are_as_even_as_scikit_learns():
+    labels = np.repeat([0, 1, 2], [53, 31, 12])
+    ours = folds(manifest(labels), k=5, seed=0, by="class").of_picture(len(labels))
+    theirs = np.zeros(len(labels), dtype=int)
+    for number, (_, answering) in enumerate(StratifiedKFold(5).split(labels, labels)):
+        theirs[answering] = number
+    for fold in (ours, theirs):
+        counts = pd.crosstab(labels, fold).to_numpy()
+        assert (counts.max(axis=1) - counts.min(axis=1)).max() <= 1
+
+
+def test_by_class_neighbours_part_and_by_place_they_do_not():
+    labels = np.tile([0, 1, 0, 1], 20)
+    data = manifest(labels, **places(80))
+    by_class, by_place = (folds(data, k=4, seed=0, by=by).of_picture(80) for by in ("class", "place"))
+    assert (by_place[::2] == by_place[1::2]).all()
+    assert not (by_class[::2] == by_class[1::2]).all()
+
+
+def test_by_place_and_by_group_need_to_know_them():
+    data = manifest([0, 1] * 10)
+    with pytest.raises(
+        InputError, match=r"--by place: all.csv has no places. Add columns latitude and longitude"
+    ):
+        folds(data, k=2, seed=0, by="place")
+    with pytest.raises(
+        InputError, match=r"--by group: all.csv has no groups. Name the column .* --group-column"
+    ):
+        folds(data, k=2, seed=0, by="group")
+
+
+def test_a_class_in_one_group_only_is_named():
+    """By the ordinary rule groups give way, and the note says so; asked for by name they do not."""
+    data = manifest([0, 0, 1, 1, 1, 1], group=["a", "b", "c", "c", "c", "c"])
+    assert "groups not kept whole, since a class would vanish" in folds(data, k=2, seed=0).note
+    with pytest.raises(InputError, match=r"All pictures of class 'c1' lie in one group\. .*\(--by class\)"):
+        folds(data, k=2, seed=0, by="group")
+    with pytest.raises(InputError, match="class 'c1' lie in one group"):
+        with_holdout(data, seed=0, by="group")
+
+
+def test_groups_of_two_classes_each_are_dealt_whole():
+    labels = np.tile([0, 1, 1, 2, 2, 0], 6)
+    group = [f"g{number}" for number in np.arange(36) // 2]
+    dealt = folds(manifest(labels, group=group), k=3, seed=0, by="group")
+    fold = dealt.of_picture(36)
+    assert pd.Series(fold).groupby(group).nunique().max() == 1
+    assert all(set(labels[part.learning]) == {0, 1, 2} for part in dealt.parts)
+
+
+def test_fewer_pictures_than_folds():
+    with pytest.raises(
+        InputError, match="9 folds of 4 pictures: k is at least 2 and at most the pictures there"
+    ):
+        folds(manifest([0, 0, 1, 1]), k=9, seed=0)
+
+
+def test_a_class_with_fewer_pictures_than_folds_is_named():
+    dealt = folds(manifest([0] * 20 + [1] * 3), k=5, seed=0)
+    assert (
+        "Not every fold has a picture of class 'c1': there are too few, or they lie too close." in dealt.note
+    )
+    assert sum((dealt.of_picture(23)[20:] == number).any() for number in range(5)) == 3
+    with pytest.raises(InputError, match=r"class 'c1' has one picture only .* merge it with another"):
+        folds(manifest([0] * 20 + [1]), k=5, seed=0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1990, 2016), st.integers(0, 1)), min_size=8, max_size=60),
+    st.integers(1, 5),
+)
+def test_by_time_the_past_teaches_the_future(rows, k):
+    years, labels = (np.array(column) for column in zip(*rows, strict=True))
+    assume(len(set(labels)) == 2)
+    data = manifest(labels, year=years)
+    try:
+        dealt = time_folds(data, k=k, column="year")
+    except InputError:  # too few moments, or a class that is new; see below
+        return
+    answered = np.concatenate([part.answering for part in dealt.parts])
+    assert len(set(answered)) == len(answered)
+    first = years[np.setdiff1d(np.arange(len(years)), answered)]
+    for part in dealt.parts:
+        assert years[part.learning].max() < years[part.answering].min()
+        assert set(labels[part.learning]) == {0, 1}
+        # All of the past, and all of each moment.
+        assert (years[part.learning].min(), len(part.learning)) == (
+            years.min(),
+            (years < years[part.answering].min()).sum(),
+        )
+    assert first.max() < min(years[answered])
+
+
+def test_periods_hold_about_as_many_pictures():
+    years = np.repeat(np.arange(2000, 2016), 5)
+    dealt = time_folds(manifest(np.tile([0, 1], 40), year=years), k=3, column="year")
+    assert [len(part.answering) for part in dealt.parts] == [20, 20, 20]
+    assert [part.note for part in dealt.parts] == [
+        "year 2000 to 2003, then 2004 to 2007",
+        "year 2000 to 2007, then 2008 to 2011",
+        "year 2000 to 2011, then 2012 to 2015",
+    ]
+
+
+def test_dates_are_put_in_order():
+    dates = [f"20{year:02d}-0{month}-01" for year in (16, 15, 17) for month in (3, 9, 6, 1)]
+    dealt = time_folds(manifest([0, 1] * 6, taken=dates), k=2, column="taken")
+    assert dealt.parts[0].note == "taken 2015-01-01 to 2015-09-01, then 2016-01-01 to 2016-09-01"
+    assert sorted(dealt.parts[1].answering) == [8, 9, 10, 11]
+
+
+def test_a_copy_of_what_is_answered_is_not_learnt_from():
+    contents = np.arange(12)
+    contents[11] = 0  # the newest picture is a copy of the oldest
+    data = manifest([0, 1] * 6, year=np.arange(12))
+    dealt = time_folds(data, k=2, column="year", contents=contents)
+    assert 0 in dealt.parts[0].learning
+    assert 0 not in dealt.parts[1].learning
+
+
+def test_times_that_are_none_are_refused_by_row():
+    with pytest.raises(InputError, match=r"has no column 'yaer'; did you mean 'year'\?"):
+        time_folds(manifest([0, 1] * 3, year=range(6)), k=2, column="yaer")
+    with pytest.raises(InputError, match=r"all.csv, row 4: year is empty \(1 of 6 rows"):
+        time_folds(manifest([0, 1] * 3, year=[1, 2, None, 4, 5, 6]), k=2, column="year")
+    with pytest.raises(InputError, match="row 3: year is 'spring'"):
+        time_folds(manifest([0, 1] * 3, year=["1999", "spring", "3", "4", "5", "6"]), k=2, column="year")
+    with pytest.raises(
+        InputError, match=r"4 folds by time need 5 periods, but .* has 3 different values. Take 1 to 2"
+    ):
+        time_folds(manifest([0, 1] * 3, year=[1, 2, 3] * 2), k=4, column="year")
+    with pytest.raises(
+        InputError, match="class 'c1' does not appear before the pictures that fold 1 answers"
+    ):
+        time_folds(manifest([0, 0, 0, 1, 1, 1, 0, 0], year=range(8)), k=2, column="year")
