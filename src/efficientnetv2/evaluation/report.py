@@ -6,33 +6,26 @@ whoever made the pictures, so every text is escaped.
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 import yaml
-from matplotlib.figure import Figure
 from PIL import Image
 
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.evaluation import cost
 from efficientnetv2.evaluation.confusion import Matrix, confusions
 from efficientnetv2.evaluation.curve import Row, constants, learning_curve
-from efficientnetv2.evaluation.drawing import svg
+from efficientnetv2.evaluation.page import both, data_uri, json_text, plain, rendered, thumbnail
 from efficientnetv2.evaluation.sizes import SizeCurve, draw_sizes
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.intervals import Interval
 from efficientnetv2.metrics.several import ClassPrecision, SeveralFigures, right
 
-_THUMBNAIL_PX = 160
 _ROWS_OPEN = 25  # of the table of classes; the rest unfolds
 
 
@@ -128,10 +121,10 @@ def write(
         misjudged: the mistakes to show, the most confident first; see ``most_confident``.
         sizes: the same pictures seen at several sizes, if they were.
     """
-    plain = as_json(figures, intervals, facts, misjudged)
-    write_text_atomically(Path(folder) / "report.json", _encodable(_json(plain) + "\n"))
+    told = as_json(figures, intervals, facts, misjudged)
+    write_text_atomically(Path(folder) / "report.json", json_text(told))
     write_text_atomically(
-        Path(folder) / "report.html", _encodable(_page(figures, intervals, facts, history, misjudged, sizes))
+        Path(folder) / "report.html", _page(figures, intervals, facts, history, misjudged, sizes)
     )
 
 
@@ -170,7 +163,7 @@ def as_json(
 ) -> dict[str, Any]:
     """What ``report.json`` holds, as plain JSON values; NaN and infinity become None."""
     told = {key: value for key, value in vars(facts).items() if key != "others"}
-    plain: dict[str, Any] = _plain(
+    values: dict[str, Any] = plain(
         {
             "top1": figures.top1,
             "top5": figures.top5,
@@ -191,7 +184,7 @@ def as_json(
             ],
         }
     )
-    return plain
+    return values
 
 
 def _over_classes(figures: Figures | SeveralFigures) -> dict[str, float]:
@@ -223,14 +216,6 @@ def _page(
     misjudged: Sequence[Mistake],
     sizes: SizeCurve | None,
 ) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("efficientnetv2.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "duration": _duration, "number": _number}
     several = isinstance(figures, SeveralFigures)
     values = {
         name: one.average_precision if isinstance(one, ClassPrecision) else one.f1
@@ -240,8 +225,9 @@ def _page(
     weakest_first = sorted(measured, key=lambda item: values[item[0]] or 0.0)
     curves = [learning_curve(history, dark=dark) for dark in (False, True)]
     stages = cost.stage_costs(history)
-    recipe = None if facts.recipe is None else _plain(facts.recipe)
-    return environment.get_template("report.html.j2").render(
+    recipe = None if facts.recipe is None else plain(facts.recipe)
+    return rendered(
+        "report.html.j2",
         figures=figures,
         intervals=intervals,
         facts=facts,
@@ -251,96 +237,20 @@ def _page(
         classes=weakest_first[:_ROWS_OPEN],
         further_classes=weakest_first[_ROWS_OPEN:],
         unmeasured=[name for name, value in values.items() if value is None],
-        curves=[None if svg is None else _data_uri(svg, "image/svg+xml") for svg in curves],
+        curves=[None if svg is None else data_uri(svg, "image/svg+xml") for svg in curves],
         constants=constants(history),
         stages=stages,
-        costs=_both(lambda dark: cost.draw_costs({"": stages}, dark=dark)),
-        over_time=_both(lambda dark: cost.draw_top1_over_time({facts.model or "": history}, dark=dark)),
+        costs=both(lambda dark: cost.draw_costs({"": stages}, dark=dark)),
+        over_time=both(lambda dark: cost.draw_top1_over_time({facts.model or "": history}, dark=dark)),
         sizes=sizes,
-        size_curve=_both(lambda dark: None if sizes is None else draw_sizes(sizes, dark=dark)),
+        size_curve=both(lambda dark: None if sizes is None else draw_sizes(sizes, dark=dark)),
         matrix=None
         if isinstance(figures, SeveralFigures)
         else Matrix.of(figures.confusion, figures.class_names),
         confusions=()
         if isinstance(figures, SeveralFigures)
         else confusions(figures.confusion, figures.class_names),
-        misjudged=[(one, _thumbnail(one.thumbnail)) for one in misjudged],
+        misjudged=[(one, thumbnail(one.thumbnail)) for one in misjudged],
         mistakes=round(figures.pictures * (1 - figures.top1)),
         recipe=recipe and yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
     )
-
-
-def _both(draw: Callable[[bool], Figure | None]) -> list[str] | None:
-    """A drawing for a light page and one for a dark, as addresses; None if there is nothing to draw."""
-    drawn = [figure for dark in (False, True) if (figure := draw(dark)) is not None]
-    return [_data_uri(svg(figure), "image/svg+xml") for figure in drawn] or None
-
-
-def _thumbnail(picture: Image.Image | npt.NDArray[np.uint8] | None) -> str | None:
-    if picture is None:
-        return None
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    image = image.convert("RGB")
-    image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
-    jpeg = io.BytesIO()
-    image.save(jpeg, format="JPEG", quality=80)
-    return _data_uri(jpeg.getvalue(), "image/jpeg")
-
-
-def _data_uri(contents: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(contents).decode()}"
-
-
-def _percent(share: float | None) -> str:
-    """``93.2 %`` with a space that does not break; a dash for what there is not."""
-    return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
-
-
-def _number(value: float | str) -> str:
-    """As short as it is exact enough to read: 300, 0.2, 1,234.5. Words of a recipe stay as they are."""
-    if isinstance(value, str):
-        return value
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types; whatever else there is becomes its text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def _json(value: Any, depth: int = 0) -> str:
-    """JSON with a line for each entry of an object and each row of a table: to read, and to compare."""
-    rows = isinstance(value, list) and bool(value) and all(isinstance(one, list | dict) for one in value)
-    if depth < 3 and isinstance(value, dict) and value:
-        lines = [
-            f"{json.dumps(key, ensure_ascii=False)}: {_json(one, depth + 1)}" for key, one in value.items()
-        ]
-        start, end = "{", "}"
-    elif depth < 3 and rows:
-        lines = [json.dumps(one, ensure_ascii=False) for one in value]
-        start, end = "[", "]"
-    else:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    indent = "\n" + "  " * (depth + 1)
-    return start + indent + f",{indent}".join(lines) + "\n" + "  " * depth + end
-
-
-def _encodable(text: str) -> str:
-    r"""Bytes of a file name that are no UTF-8 (lone surrogates) as ``\udc80``, which JSON reads back."""
-    return text.encode("utf-8", "backslashreplace").decode()
