@@ -10,24 +10,32 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-from benchmarks.record import interval
+from benchmarks.record import hardware, interval
 from sklearn.model_selection import train_test_split
 
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.inference.accelerate import lower_precision, pick_device
 
-# One kind of numbers and no compiling on every side, whatever measuring on a busy machine would choose.
-SAME_NUMBERS = ("precision=bf16", "compile=false")
 # No validation between but at the ends of stages, where it has to be, and then on few pictures.
 HARDLY_VALIDATED = ("validate_epochs=1000", "validate_images=32")
+
+
+def same_numbers(device: str) -> tuple[str, ...]:
+    """Settings for one kind of numbers and no compiling on every side, whatever measuring would choose.
+
+    Args:
+        device: as ``--device`` says it; the 16-bit format of its hardware is taken, fp32 where there is none.
+    """
+    return f"precision={lower_precision(pick_device(device)) or 'fp32'}", "compile=false"
 
 
 def rows_of(manifest: Manifest, split: str, count: int | None, seed: int) -> np.ndarray:
@@ -59,8 +67,9 @@ def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
     Returns:
         ``seed``, ``top1``, ``macro_f1``, ``epochs``, ``train_s`` (wall time of the steps, waiting for pictures
         included), ``wall_s`` (validation and saving too), ``linear_probe`` (where weights were given), ``sizes``:
-        for each size of picture, ``image_px``, how many ``images`` were trained on and the ``train_s`` that took; and
-        ``others_cores``: how many processor cores were busy with something else meanwhile, in this sitting.
+        for each size of picture, ``image_px``, how many ``images`` were trained on and the ``train_s`` that took;
+        ``others_cores``: how many processor cores were busy with something else meanwhile, in this sitting; and
+        ``hardware``.
     """
     kept = runs.folder(cell, seed) / "measured.json"
     if kept.exists():
@@ -73,9 +82,24 @@ def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
     found = {name: report[name] for name in names} | {
         "sizes": by_size([json.loads(row) for row in rows]),
         "others_cores": round(before.others(_Busy.now()), 2),
+        "hardware": hardware(),
     }
     write_text_atomically(kept, json.dumps(found, indent=1) + "\n")
     return found
+
+
+def refuse_other_hardware(pair: Sequence[Mapping[str, Any]]) -> None:
+    """Runs whose times are compared were made on the same kind of machine.
+
+    Raises:
+        SystemExit: they were not.
+    """
+    machines = {row["hardware"] for row in pair}
+    if len(machines) > 1:
+        raise SystemExit(
+            f"Runs with seed {pair[0]['seed']} were made on {' and on '.join(sorted(machines))}, so their times do not "
+            "compare: delete measured.json and report.json of one kind in OUT, and run this again."
+        )
 
 
 def by_size(history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:

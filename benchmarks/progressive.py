@@ -17,7 +17,8 @@ rates with the best of them, on training pictures alone: some to fit, 2,000 othe
 chose is kept in OUT/tuned.json.
 
 A second is one of training (waiting for pictures included, validation and saving not). Every run is kept in OUT
-and not done again; stopped within one, it goes on there. ``others_cores`` beside each says how many cores were
+and not done again; stopped within one, it goes on there. Of what lies there git keeps the figures alone, so that a
+measurement may take several sittings. ``others_cores`` beside each says how many cores were
 busy with other things meanwhile. ``--record`` also draws docs/progressive_REGIME.png: top-1 against minutes, and what
 each size of picture cost.
 """
@@ -36,12 +37,13 @@ import numpy as np
 from benchmarks import paper_page, progressive_figure
 from benchmarks.arms import (
     HARDLY_VALIDATED,
-    SAME_NUMBERS,
     Paired,
     gain,
     measured,
     ratio,
+    refuse_other_hardware,
     rows_of,
+    same_numbers,
     write_pictures,
 )
 from benchmarks.record import RESULTS, hardware, record
@@ -105,11 +107,11 @@ class Choice:
     lr: float
 
 
-def cell(row: str, column: str, choice: Choice, regime: Regime, epochs: float) -> Cell:
+def cell(row: str, column: str, choice: Choice, regime: Regime, epochs: float, device: str = "cpu") -> Cell:
     """One arm: recipe ``quick``, its schedule and its rate replaced."""
     magnitude, dropout = STRENGTHS[choice.strength]
     settings = [
-        *SAME_NUMBERS, *HARDLY_VALIDATED, f"epochs={epochs:.6g}", f"optimizer.lr={choice.lr:g}",
+        *same_numbers(device), *HARDLY_VALIDATED, f"epochs={epochs:.6g}", f"optimizer.lr={choice.lr:g}",
         f"progressive.stages={4 if row == PROGRESSIVE else 1}",
         f"progressive.image_px={{start: {regime.image_px / 2:g}, end: {regime.image_px}}}",
         f"progressive.dropout={{start: {dropout / 3:.4f}, end: {dropout}}}",
@@ -136,7 +138,9 @@ def _tuned_arm(arm: str, regime: Regime, runs: Runs) -> dict[str, Any]:
     def best(choices: Sequence[Choice]) -> Choice:
         for choice in choices:
             column = f"{choice.strength} {choice.lr:g}"
-            tried[choice] = measured(runs, cell(arm, column, choice, regime, regime.tune_epochs), 0)["top1"]
+            tried[choice] = measured(
+                runs, cell(arm, column, choice, regime, regime.tune_epochs, runs.device), 0
+            )["top1"]
             print(f"tuning {arm}: {column}: {tried[choice]:.1%}", flush=True)
         return max(tried, key=lambda choice: tried[choice])
 
@@ -160,11 +164,14 @@ def compared(
         file = write_pictures(runs.out / f"pictures_{seed}.csv", manifest, learning, answering)
         here = replace(runs, source=Source(str(file)), out=runs.out / "arms")
         for arm in (FIXED, PROGRESSIVE):
-            found[arm].append(measured(here, cell(arm, "run", choices[arm], regime, regime.epochs), seed))
+            found[arm].append(
+                measured(here, cell(arm, "run", choices[arm], regime, regime.epochs, runs.device), seed)
+            )
         spent, whole = found[PROGRESSIVE][-1]["train_s"], found[FIXED][-1]["train_s"]
         epochs = regime.epochs * spent / whole
-        shorter = cell(EQUAL_TIME, "run", choices[FIXED], regime, epochs)
+        shorter = cell(EQUAL_TIME, "run", choices[FIXED], regime, epochs, runs.device)
         found[EQUAL_TIME].append(measured(here, shorter, seed))
+        refuse_other_hardware([rows[-1] for rows in found.values()])
         told = ", ".join(
             f"{arm} {rows[-1]['top1']:.1%} in {rows[-1]['train_s']:.0f} s (others had "
             f"{rows[-1]['others_cores']:.1f} cores)"
@@ -203,7 +210,7 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="choose strengths and rates, and stop")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, help="runs/progressive_REGIME otherwise")
+    parser.add_argument("--out", type=Path, help="benchmarks/results/progressive_REGIME otherwise")
     parser.add_argument(
         "--record", action="store_true", help="write results/summary.json and the raw figures"
     )
@@ -215,7 +222,7 @@ def main() -> None:
     regime = _smaller(REGIMES[options.regime], options)
     if options.record and (regime != REGIMES[options.regime] or options.seeds < 2 or options.tune):
         parser.error("--record is for a whole regime and 2 seeds or more, and not for --tune.")
-    out = options.out or Path("runs") / f"progressive_{options.regime}"
+    out = options.out or RESULTS / f"progressive_{options.regime}"
     out.mkdir(parents=True, exist_ok=True)
     manifest = read(options.pictures)
     runs = Runs(Source(options.pictures), options.seeds, "none", options.device, out, print)

@@ -238,7 +238,7 @@ def main() -> None:
     parser.add_argument("script", type=Path, help="train.py of timm's repository")
     parser.add_argument("--tune", action="store_true", help="choose the others' settings, and stop")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("runs/time_to_accuracy"))
+    parser.add_argument("--out", type=Path, default=RESULTS / "time_to_accuracy")
     parser.add_argument(
         "--record", action="store_true", help="write results/summary.json and the raw figures"
     )

@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("weights")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, default=Path("runs/transfer"))
+    parser.add_argument("--out", type=Path, default=RESULTS / "transfer")
     parser.add_argument("--image-px", type=int, default=96)
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--train-pictures", type=int, help="all otherwise; not to be recorded")

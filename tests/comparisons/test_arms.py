@@ -88,6 +88,13 @@ def test_a_run_is_measured_once_and_says_what_else_was_running(tmp_path, monkeyp
     assert json.loads((tmp_path / "a_b_3" / "measured.json").read_text()) == first
 
 
+def test_times_on_two_kinds_of_machine_do_not_compare():
+    here = {"seed": 2, "hardware": "2 cores, A"}
+    arms.refuse_other_hardware([here, here])
+    with pytest.raises(SystemExit, match=r"seed 2 were made on 2 cores, A and on 4 cores, B"):
+        arms.refuse_other_hardware([here, {"seed": 2, "hardware": "4 cores, B"}])
+
+
 def test_each_size_has_its_pictures_and_seconds():
     def row(px, images, seconds):
         return {"kind": "train", "image_px": px, "images_per_s": images / seconds, "train_s": seconds}

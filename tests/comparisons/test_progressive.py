@@ -64,7 +64,12 @@ def runs(tmp_path, monkeypatch):
         lrs.setdefault(cell.row, set()).add(made.optimizer.lr)
         strength = made.progressive.last.randaugment or 0
         top1 = 0.5 - abs(strength - (10 if cell.row == FIXED else 15)) / 100 - abs(made.optimizer.lr - 1e-3)
-        return {"top1": top1 + seed / 100, "train_s": made.epochs * quicker, "others_cores": 0.0}
+        return {
+            "top1": top1 + seed / 100,
+            "train_s": made.epochs * quicker,
+            "others_cores": 0.0,
+            "hardware": "one",
+        }
 
     monkeypatch.setattr(progressive, "measured", found)
     return Runs(Source("x"), 2, "none", "cpu", tmp_path, print), asked, lrs, written
