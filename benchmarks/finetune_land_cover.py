@@ -1,13 +1,14 @@
 """Fine-tuning on satellite pictures, cross-validated: given weights against from scratch in the same minutes.
 
-Run: python -m benchmarks.finetune_land_cover PICTURES.csv WEIGHTS [--out runs/land_cover]
+Run: python -m benchmarks.finetune_land_cover PICTURES.csv WEIGHTS [--out OUT]
 
 5 stratified folds. In each fold every candidate setting is trained, for half the epochs, on three quarters of the
 other folds' pictures and scored on the last quarter; the better one is trained again on all of the other folds and
 answers the fold. The answers of the five folds together give the figure. From scratch: recipe quick, for the minutes
 that this took in that fold.
 
-What is done is kept in OUT and not done again. With all folds done the claims go into results/summary.json.
+What is done is kept in OUT (results/finetune_land_cover) and not done again; the answers in it travel with the
+repository. With all folds done the claims go into results/summary.json.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def main() -> None:
     )
     parser.add_argument("pictures")
     parser.add_argument("weights")
-    parser.add_argument("--out", type=Path, default=Path("runs/land_cover"))
+    parser.add_argument("--out", type=Path, default=RESULTS / "finetune_land_cover")
     options = parser.parse_args()
     manifest = read(options.pictures)
     dealt = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(manifest.labels, manifest.labels)
