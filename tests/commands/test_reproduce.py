@@ -1,14 +1,16 @@
 """The paper's tables beside ours: what is counted is exact, what is run goes on where it stopped."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tests.command_line import effnetv2
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.prepare import Source
-from efficientnetv2.commands.reproduction import cells, job, runs
+from efficientnetv2.commands.reproduction import cells, job, plots, runs
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.reproduction.scale import SCALES, named
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table, paper, published
@@ -208,3 +210,12 @@ def test_a_table_of_runs_at_tiny_scale_from_the_command_line(tmp_path):
     answer = json.loads((tmp_path / "made" / "table.json").read_text())
     assert all(one["n"] == 1 for row in answer["rows"] for one in row["ours"].values())
     assert len(list((tmp_path / "made" / "cells").glob("*/model.safetensors"))) == 4
+
+
+def test_answers_timed_here_are_a_further_panel_of_figure_5():
+    columns = ("params_m", "flops_b")
+    alone, with_ours = (
+        Image.open(io.BytesIO(plots.draw_published(columns, ours)))
+        for ours in (None, {"efficientnetv2_s": 12.0, "efficientnetv2_m": 31.0})
+    )
+    assert with_ours.width == pytest.approx(alone.width * 3 / 2, rel=0.01)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from efficientnetv2.commands.reproduction import table
@@ -14,43 +17,55 @@ _COSTS = {
     "flops_b": "multiply-adds, B",
     "infer_ms_v100_fp16_batch16": "ms, V100, fp16, batch 16",
 }
+_FAMILIES = {
+    "EfficientNet": "efficientnet_",
+    "EfficientNetV2": "efficientnetv2_",
+    "EfficientNetV2, ImageNet-21k": "_21k",
+}
 
 
-def draw_published(columns: tuple[str, ...]) -> bytes:
+def draw_published(columns: tuple[str, ...], ours: Mapping[str, float] | None = None) -> bytes:
     """Top-1 of the paper's Table 7 against some of its costs, as a PNG: its Figures 1 and 5.
 
     Args:
         columns: keys of ``paper.json``, a panel each.
+        ours: network -> milliseconds of an answer measured here, for a further panel: the paper's accuracy against
+            our time. None draws none.
     """
     figures = table.paper()["table7_imagenet"]
-    drawing = Drawing(figsize=(4.2 * len(columns), 3.4), layout="constrained")
-    panels = drawing.subplots(1, len(columns), squeeze=False)[0]
-    families = {
-        "EfficientNet": "efficientnet_",
-        "EfficientNetV2": "efficientnetv2_",
-        "EfficientNetV2, ImageNet-21k": "_21k",
+    networks = {name: values for name, values in figures.items() if name != "columns"}
+    costs = {
+        _COSTS[column]: {name: values[figures["columns"].index(column)] for name, values in networks.items()}
+        for column in columns
     }
-    for panel, column in zip(panels, columns, strict=True):
-        position = figures["columns"].index(column)
-        for family, mark in families.items():
-            points = sorted(
-                (
-                    values[position],
-                    values[0],
-                    name.removeprefix("efficientnetv2_").removeprefix("efficientnet_"),
-                )
-                for name, values in figures.items()
-                if name != "columns" and _family(name) == mark and values[position] is not None
-            )
-            panel.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o", label=family)
-            for x, y, name in points:
-                panel.annotate(
-                    name.removesuffix("_21k").upper(), (x, y), xytext=(4, -9), textcoords="offset points"
-                )
-        panel.set_xlabel(_COSTS[column])
-        panel.set_ylabel("ImageNet top-1, %")
+    if ours:
+        costs["ms, measured here, fp32, batch 1"] = {name: ours.get(name) for name in networks}
+    drawing = Drawing(figsize=(4.2 * len(costs), 3.4), layout="constrained")
+    panels = drawing.subplots(1, len(costs), squeeze=False)[0]
+    for panel, (label, spent) in zip(panels, costs.items(), strict=True):
+        _draw_families(panel, {name: values[0] for name, values in networks.items()}, spent)
+        panel.margins(x=0.12)  # so that names stand inside
+        panel.set_xlabel(label)
+        panel.set_ylabel("ImageNet top-1 of the paper, %")
     panels[0].legend()
     return as_png(drawing)
+
+
+def _draw_families(panel: Axes, top1: Mapping[str, float], spent: Mapping[str, float | None]) -> None:
+    """A line per family, a point per network whose cost is known."""
+    for family, mark in _FAMILIES.items():
+        points = sorted(
+            (cost, top1[name], name.removeprefix("efficientnetv2_").removeprefix("efficientnet_"))
+            for name, cost in spent.items()
+            if cost is not None and _family(name) == mark
+        )
+        if not points:  # what was measured here has no second row for weights of ImageNet-21k
+            continue
+        panel.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o", label=family)
+        for x, y, name in points:
+            panel.annotate(
+                name.removesuffix("_21k").upper(), (x, y), xytext=(4, -9), textcoords="offset points"
+            )
 
 
 def _family(name: str) -> str:
