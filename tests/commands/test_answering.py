@@ -136,6 +136,8 @@ def test_a_gpu_that_is_not_there_is_an_error_of_one_line(verb, model, class_fold
     assert done.returncode == 2
     (message,) = done.stderr.splitlines()
     assert "--device cudda:1: there is no such device; did you mean 'cuda'?" in message
+    done = effnetv2(verb, model, class_folders, "--device", "gpu", cwd=tmp_path)
+    assert "GPUs are called cuda" in done.stderr
 
 
 def test_two_processes_answer_each_picture_once_with_one_voice(model, shards, tmp_path):

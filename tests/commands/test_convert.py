@@ -130,7 +130,7 @@ def test_which_of_timms_twins_can_be_said(tmp_path):
             "did you mean 'tf_efficientnetv2_b0'?",
         ),
         (["ours.safetensors", "out.safetensors", "--model", "efficientnetv2_s"], "says itself what it is"),
-        (["in.safetensors", "ours.safetensors.note", "--to", "timm"], "there is a file of that name"),
+        (["in.safetensors", "ours.safetensors.note", "--to", "timm"], "exists. Give another place"),
     ],
 )
 def test_refusals_name_the_fault_and_leave_nothing(tmp_path, timm_file, words, said):
@@ -143,3 +143,14 @@ def test_refusals_name_the_fault_and_leave_nothing(tmp_path, timm_file, words, s
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_there_is_replaced_on_demand_alone(timm_file, tmp_path):
+    (tmp_path / "out.safetensors").write_text("precious")
+    words = ("convert", timm_file, "out.safetensors")
+    refused = effnetv2(*words, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "OUT out.safetensors exists" in refused.stderr
+    assert (tmp_path / "out.safetensors").read_text() == "precious"
+    assert effnetv2(*words, "--overwrite", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "out.safetensors").stat().st_size > 1_000_000

@@ -95,6 +95,7 @@ def convert(
     views: Annotated[
         str | None, _option("symmetries averages over the eight flips and turns.", "one|symmetries")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Convert weights between this package, timm, torchvision, Keras and the authors' checkpoints.
@@ -114,7 +115,7 @@ def convert(
 
     if to is not None and to not in interop.TARGETS:
         raise InputError(f"--to {to}: there is no such target{did_you_mean(to, interop.TARGETS)}")
-    _check_places(source, out, to)
+    _check_places(source, out, to, overwrite=overwrite)
     said = told(
         class_names,
         image_px=image_px,
@@ -160,7 +161,7 @@ def convert(
         )
 
 
-def _check_places(source: Path, out: Path, to: str | None) -> None:
+def _check_places(source: Path, out: Path, to: str | None, *, overwrite: bool) -> None:
     from efficientnetv2.base.errors import InputError
     from efficientnetv2.models.pretrained import names
 
@@ -174,6 +175,8 @@ def _check_places(source: Path, out: Path, to: str | None) -> None:
         raise InputError(f"OUT {out}: there is no folder {out.parent}. Make it, or give another place.")
     if out.exists() and source.exists() and out.samefile(source):
         raise InputError(f"OUT {out} is IN itself. Give another place.")
+    if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"OUT {out} exists. Give another place, or --overwrite to replace it.")
     if to is None and (out.is_dir() or out.suffix != ".safetensors"):
         raise InputError(
             f"OUT {out}: a model file ends in .safetensors. Name it so, or say --to timm, torchvision or keras."

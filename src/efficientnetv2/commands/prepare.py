@@ -141,7 +141,8 @@ def prepare(
         manifest = _readable(manifest, found.readable)
         pictures = "picture" if len(skipped) == 1 else "pictures"
         say(
-            f"Skipped {len(skipped)} unreadable {pictures}, listed in skipped.csv; the first: {' '.join(skipped[0])}."
+            f"Skipped {len(skipped)} unreadable {pictures}, the first: {' '.join(skipped[0])}. The run lists all in "
+            "skipped.csv."
         )
     holdout_drawn = not (manifest.split == "val").any()
     contents = found.contents[found.readable]

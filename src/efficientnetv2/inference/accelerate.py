@@ -38,7 +38,12 @@ def pick_device(word: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind = word.partition(":")[0]
     if kind not in _KINDS:
-        raise InputError(f"--device {word}: there is no such device{did_you_mean(kind, _KINDS)} {_here()}")
+        hint = (
+            "; NVIDIA's and AMD's GPUs are called cuda, Apple's mps."
+            if kind == "gpu"
+            else did_you_mean(kind, _KINDS)
+        )
+        raise InputError(f"--device {word}: there is no such device{hint} {_here()}")
     try:
         device = torch.device(word)
         torch.empty(1, device=device)
