@@ -111,9 +111,13 @@ class StageChoices:
 
     def canonical(self, part: Point) -> Point:
         """With index 0 for all else where there are 0 layers."""
-        if not self.removable or self.values(part)["layers"] != 0:
-            return part
-        return (*(0,) * (len(part) - 1), part[-1])
+        return tuple(index if counts else 0 for index, counts in zip(part, self.effective(part), strict=True))
+
+    def effective(self, part: Point) -> tuple[bool, ...]:
+        """Whether each decision has an effect: with 0 layers only the number of layers has."""
+        if not self._gone(part):
+            return (True,) * len(part)
+        return (*(False,) * (len(part) - 1), True)
 
     def part(self, stage: Stage | None, number: int) -> Point:
         """Where a stage lies among the choices.
@@ -151,12 +155,14 @@ class StageChoices:
         Args:
             part: a canonical one.
         """
-        gone = self.removable and self.values(part)["layers"] == 0
+        gone = self._gone(part)
         for other in self.parts:
             apart = sum(mine != theirs for mine, theirs in zip(part, other, strict=True))
-            other_gone = self.removable and self.values(other)["layers"] == 0
-            if apart == 1 or gone != other_gone:
+            if apart == 1 or gone != self._gone(other):
                 yield other
+
+    def _gone(self, part: Point) -> bool:
+        return self.removable and self.layers[part[-1]] == 0  # removable: the layers are decided, and last
 
 
 def se_of(kind: Kind) -> float | None:

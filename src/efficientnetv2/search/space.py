@@ -143,6 +143,16 @@ class Space:
             itertools.chain.from_iterable(map(StageChoices.canonical, self.stages, self._parts(point)))
         )
 
+    def effective(self, point: Point) -> tuple[bool, ...]:
+        """Which decisions of a point have an effect: all, but those of a removed stage other than that it is.
+
+        Raises:
+            InputError: no point of this space.
+        """
+        self.choices(point)
+        pairs = zip(self.stages, self._parts(point), strict=True)
+        return tuple(itertools.chain.from_iterable(choices.effective(part) for choices, part in pairs))
+
     def decode(self, point: Point) -> Architecture:
         """The network of a point, canonical or not.
 
