@@ -18,6 +18,7 @@ from efficientnetv2.base.launcher import tell_launcher
 from efficientnetv2.commands import bench
 from efficientnetv2.commands.compare import compare
 from efficientnetv2.commands.convert import convert
+from efficientnetv2.commands.crossval import crossval
 from efficientnetv2.commands.demo import demo
 from efficientnetv2.commands.evaluate import evaluate
 from efficientnetv2.commands.models import models
@@ -74,7 +75,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, plan, train, evaluate, predict, compare, shards, convert, models, recipes, reproduce):
+for verb in (
+    demo,
+    plan,
+    train,
+    crossval,
+    evaluate,
+    predict,
+    compare,
+    shards,
+    convert,
+    models,
+    recipes,
+    reproduce,
+):
     app.command()(with_exit_codes(verb))
 for word, part in (("step", bench.step), ("input", bench.read), ("train", bench.train)):
     bench.bench.command(word)(with_exit_codes(part))

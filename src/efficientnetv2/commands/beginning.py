@@ -48,6 +48,7 @@ class Place:
         memory_gib: that the training process may take; None is what there is.
         strict: stop at the first unreadable picture.
         as_json: only the report on stdout.
+        probe: compare with a linear probe on the given weights, before training.
     """
 
     out: Path | None = None
@@ -57,6 +58,7 @@ class Place:
     memory_gib: float | None = None
     strict: bool = False
     as_json: bool = False
+    probe: bool = True
 
 
 RUNS = Path("runs")
@@ -70,7 +72,7 @@ def begin(
     prepared: Prepared,
     device: torch.device,
     workers: int,
-    memory_gib: float | None,
+    place: Place,
     screen: Screen,
     world: World,
 ) -> tuple[RunFolder, Recipe, Network, Cached | None]:
@@ -80,7 +82,7 @@ def begin(
         images=len(prepared.train),
         class_names=prepared.train.class_names,
         device=device,
-        memory_gib=memory_gib,
+        memory_gib=place.memory_gib,
         world=world,
         say=screen.say,
     )
@@ -114,12 +116,13 @@ def begin(
         beginning["cache"] = words.cache
     if prepared.manifest.separator is not None:
         beginning["label_separator"] = prepared.manifest.separator
-    if recipe.weights != "none" and prepared.manifest.separator is not None:
+    probed = place.probe and recipe.weights != "none"
+    if probed and prepared.manifest.separator is not None:
         lines.append(
             "No linear probe of the given weights: it answers one label, and these pictures have several."
         )
         screen.say(lines[-1])
-    elif recipe.weights != "none":
+    elif probed:
         probe = _probed(network, prepared, preprocessing, recipe, device, workers, screen)
         lines.append(
             f"Linear probe on the given weights, untrained: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.3f} on "

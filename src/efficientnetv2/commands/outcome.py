@@ -65,7 +65,12 @@ class Outcome:
         return bootstrap(self.figures, key=Key.of(self.facts.seed or 0).fold("intervals"))
 
     def write(
-        self, folder: Path, *, history: Sequence[dict[str, Any]] = (), sizes: SizeCurve | None = None
+        self,
+        folder: Path,
+        *,
+        history: Sequence[dict[str, Any]] = (),
+        sizes: SizeCurve | None = None,
+        sections: Sequence[report.Section] = (),
     ) -> None:
         """Write ``report.json``, ``report.html`` and ``predictions.csv`` into a folder that is there."""
         try:
@@ -77,6 +82,7 @@ class Outcome:
                 history=history,
                 misjudged=self._mistakes(),
                 sizes=sizes,
+                sections=sections,
             )
         except OSError as error:
             raise InputError(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError
@@ -13,7 +14,7 @@ from efficientnetv2.base.files import write_atomically
 from efficientnetv2.inference.predict import Predictions
 
 # Of more classes only the most probable are written: all of 100,000 pictures of ImageNet-21k would take 20 GB. Ours.
-_MOST_CLASSES, _BEST = 1_000, 5
+MOST_CLASSES, _BEST = 1_000, 5
 
 
 def write_predictions(
@@ -45,7 +46,7 @@ def write_predictions(
     probabilities = predictions.probabilities
     table = pd.DataFrame({"path": list(paths)})
     truth = {} if true_labels is None else {"true_label": list(true_labels)}
-    if len(class_names) > _MOST_CLASSES:
+    if len(class_names) > MOST_CLASSES:
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :_BEST]
         for place, column in enumerate(best.T, start=1):
             end = f"_{place}" if place > 1 else ""
@@ -56,10 +57,7 @@ def write_predictions(
         table["label"] = [class_names[best] for best in probabilities.argmax(axis=1)]
         table = table.assign(**truth)
         for place, name in enumerate(class_names):
-            # A class may be called "path" or "label" itself.
-            table[name if name not in {"path", "label", *truth} else f"probability of {name}"] = (
-                probabilities[:, place].round(6)
-            )
+            table[_column_of(name, truth=bool(truth))] = probabilities[:, place].round(6)
     try:
         write_atomically(out, lambda file: table.to_csv(file, index=False))
     except OSError as error:
@@ -67,3 +65,36 @@ def write_predictions(
             f"--out {out}: {error.strerror or error}. Give a file in a folder that exists."
         ) from error
     return table
+
+
+def read_predictions(file: Path, class_names: Sequence[str]) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """Paths and probabilities of what ``write_predictions`` wrote with true labels, of at most 1,000 classes.
+
+    Args:
+        file: the CSV.
+        class_names: K names; one that the network did not know has probability 0.
+
+    Returns:
+        (n,) paths, and (n, K) probabilities, whose rows sum to 1.
+
+    Raises:
+        InputError: it can't be read, or is no such table.
+    """
+    names = {_column_of(name, truth=True): place for place, name in enumerate(class_names)}
+    try:
+        table = pd.read_csv(file, dtype={"path": str}, keep_default_na=False)
+        there = [column for column in table.columns if column in names]
+        shares = np.zeros((len(table), len(class_names)))
+        shares[:, [names[column] for column in there]] = table[there].to_numpy(dtype=np.float64)
+        paths = table["path"].tolist()
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{file} is no table of a run's answers: {error}. Remove the run's folder, and it is trained again."
+        ) from error
+    return paths, shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-9)
+
+
+def _column_of(name: str, *, truth: bool) -> str:
+    """The column of a class's probability: a class may be called "path" or "label" itself."""
+    taken = {"path", "label", *(("true_label",) if truth else ())}
+    return f"probability of {name}" if name in taken else name

@@ -29,7 +29,7 @@ from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.books import input_wait_share, training_seconds
-from efficientnetv2.training.distributed import World, by_first, launched, together, with_tensors
+from efficientnetv2.training.distributed import ALONE, World, by_first, launched, together, with_tensors
 from efficientnetv2.training.folder import NoFolder, RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.memory import GroupsAtATime
@@ -56,22 +56,71 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
     world = launched()
     screen = Screen(quiet=place.as_json, mute=not world.first)
     with together(world):
-        device = pick_own_device(place.device, world.local_rank, world.local_size)
-        if place.memory_gib is not None:
-            limit(device, place.memory_gib)
-        world = with_tensors(world, device)
-        sharing = world.local_size
-        workers = (
-            pick_workers(device, sharing=sharing)
-            if place.workers is None
-            else few_enough(place.workers, sharing=sharing, say=screen.say)
-        )
-        ready = by_first(world, lambda: _readied(words, source, place, device, workers, screen, world))
-        if isinstance(ready, Finished):
-            if world.first:
-                tell_finished(ready, screen, as_json=place.as_json)
-            return ready.path
-        return _run(ready, source, place, device, workers, screen, world)
+        done = trained(words, source, place, screen, world)
+        if isinstance(done, Trained):
+            done.tell(screen, as_json=place.as_json)
+        elif world.first:
+            tell_finished(done, screen, as_json=place.as_json)
+        return done.path
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A run that has just come to its end.
+
+    Args:
+        path: of its folder.
+        outcome: what it came to; None on every process but the first.
+    """
+
+    path: Path
+    outcome: Outcome | None
+
+    def tell(self, screen: Screen, *, as_json: bool) -> None:
+        """Say what it came to, and where it lies.
+
+        Args:
+            screen: to say it on.
+            as_json: answer with the report.
+        """
+        if self.outcome is None:
+            return
+        folder = RunFolder(self.path, screen.say)
+        self.outcome.show(screen, as_json=as_json)
+        folder.log(f"Model: {folder.model_file}")
+        folder.log(f"Report: {folder.path / 'report.html'}")
+
+
+def trained(
+    words: Words, source: Source, place: Place, screen: Screen, world: World = ALONE
+) -> Trained | Finished:
+    """Train, and write the report, without showing what it says; what is finished already is left as it is.
+
+    Args:
+        words: about the recipe.
+        source: of the pictures.
+        place: where and how to run.
+        screen: gets lines and bars.
+        world: the processes that do it together.
+
+    Raises:
+        InputError: anything a user can mend.
+        KeyboardInterrupt: Ctrl-C; says how ``train`` goes on.
+    """
+    device = pick_own_device(place.device, world.local_rank, world.local_size)
+    if place.memory_gib is not None:
+        limit(device, place.memory_gib)
+    world = with_tensors(world, device)
+    sharing = world.local_size
+    workers = (
+        pick_workers(device, sharing=sharing)
+        if place.workers is None
+        else few_enough(place.workers, sharing=sharing, say=screen.say)
+    )
+    ready = by_first(world, lambda: _readied(words, source, place, device, workers, screen, world))
+    if isinstance(ready, Finished):
+        return ready
+    return Trained(ready.path, _run(ready, source, place, device, workers, screen, world))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +172,7 @@ def _readied(
     folder, recipe, network, pictures = (
         go_on(path, recipe, words, prepared, device, place.memory_gib, screen, world)
         if resumed
-        else begin(path, recipe, chosen, words, prepared, device, workers, place.memory_gib, screen, world)
+        else begin(path, recipe, chosen, words, prepared, device, workers, place, screen, world)
     )
     beginning = folder.beginning()
     preprocessing = Preprocessing.from_json(beginning["preprocessing"])
@@ -139,7 +188,7 @@ def _run(
     workers: int,
     screen: Screen,
     world: World,
-) -> Path:
+) -> Outcome | None:
     recipe, path = ready.recipe, ready.path
     job = Job(
         recipe=recipe,
@@ -170,9 +219,7 @@ def _run(
     except KeyboardInterrupt as stop:
         again = shlex.join(["effnetv2", "train", source.data, "--out", str(path), "--resume"])
         raise KeyboardInterrupt(f"Go on with: {again}") from stop
-    if world.first:
-        _report(job, ready.prepared, result, screen, place.as_json)
-    return path
+    return _report(job, ready.prepared, result) if world.first else None
 
 
 def _refuse_missing(train: Manifest, world: World) -> None:
@@ -196,7 +243,7 @@ def _epochs(job: Job, result: Result) -> float | None:
     return None if job.recipe.epochs == "auto" else job.recipe.epochs
 
 
-def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_json: bool) -> None:
+def _report(job: Job, prepared: Prepared, result: Result) -> Outcome:
     recipe, beginning = job.recipe, job.folder.beginning()
     probe = beginning.get("linear_probe")
     selected = result.selection.to_json() if result.selection else {}
@@ -237,6 +284,4 @@ def _report(job: Job, prepared: Prepared, result: Result, screen: Screen, as_jso
         )
     outcome.write(job.folder.path, history=result.history, sizes=curve)
     drop(job.folder.checkpoints)  # only now: until the report is whole there may be something to go on with
-    outcome.show(screen, as_json=as_json)
-    job.folder.log(f"Model: {job.folder.model_file}")
-    job.folder.log(f"Report: {job.folder.path / 'report.html'}")
+    return outcome

@@ -100,6 +100,23 @@ class Mistake:
     thumbnail: Image.Image | npt.NDArray[np.uint8] | None = None
 
 
+@dataclass(frozen=True)
+class Section:
+    """Something more to say on the page, behind the figures.
+
+    Args:
+        title: its heading.
+        sentences: in order; those that begin with ``!`` are warnings.
+        columns: of a table, the first of words.
+        rows: its cells; empty for no table.
+    """
+
+    title: str
+    sentences: Sequence[str] = ()
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+
+
 def write(
     folder: str | Path,
     *,
@@ -109,6 +126,7 @@ def write(
     history: Sequence[Row] = (),
     misjudged: Sequence[Mistake] = (),
     sizes: SizeCurve | None = None,
+    sections: Sequence[Section] = (),
 ) -> None:
     """Write ``report.json`` and ``report.html``.
 
@@ -120,11 +138,12 @@ def write(
         history: rows of ``metrics.jsonl``, as ``evaluation.curve.learning_curve`` takes them.
         misjudged: the mistakes to show, the most confident first; see ``most_confident``.
         sizes: the same pictures seen at several sizes, if they were.
+        sections: what else the page is to say.
     """
     told = as_json(figures, intervals, facts, misjudged)
     write_text_atomically(Path(folder) / "report.json", json_text(told))
     write_text_atomically(
-        Path(folder) / "report.html", _page(figures, intervals, facts, history, misjudged, sizes)
+        Path(folder) / "report.html", _page(figures, intervals, facts, history, misjudged, sizes, sections)
     )
 
 
@@ -215,6 +234,7 @@ def _page(
     history: Sequence[Row],
     misjudged: Sequence[Mistake],
     sizes: SizeCurve | None,
+    sections: Sequence[Section],
 ) -> str:
     several = isinstance(figures, SeveralFigures)
     values = {
@@ -242,6 +262,7 @@ def _page(
         stages=stages,
         costs=both(lambda dark: cost.draw_costs({"": stages}, dark=dark)),
         over_time=both(lambda dark: cost.draw_top1_over_time({facts.model or "": history}, dark=dark)),
+        sections=sections,
         sizes=sizes,
         size_curve=both(lambda dark: None if sizes is None else draw_sizes(sizes, dark=dark)),
         matrix=None

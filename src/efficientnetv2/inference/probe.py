@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,6 +119,35 @@ def linear_probe(
         strength=strength,
         seconds=round(time.perf_counter() - begun, 2),
     )
+
+
+def probe_folds(
+    embeddings: Embeddings,
+    folds: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
+    *,
+    key: Key,
+    balanced: bool,
+) -> npt.NDArray[np.int64]:
+    """Answers of linear probes, each to pictures that it has not learnt from; every picture is embedded only once.
+
+    Args:
+        embeddings: of the pictures, labelled.
+        folds: positions in the manifest to learn from and to answer.
+        key: of the draws.
+        balanced: weigh classes by the inverse of their number.
+
+    Returns:
+        (n,) classes, in the order of ``embeddings``; -1 for what no fold answers.
+    """
+    answers = np.full(len(embeddings.labels), -1, dtype=np.int64)
+    for number, (learning, answering) in enumerate(folds):
+        taught, asked = (np.isin(embeddings.samples, part) for part in (learning, answering))
+        lesson = Embeddings(embeddings.samples[taught], embeddings.labels[taught], embeddings.vectors[taught])
+        if not asked.any() or len(np.unique(lesson.labels)) < 2:
+            continue  # of few pictures drawn from many
+        learnt, _ = fit_probe(lesson, key=key.fold("fold", number), balanced=balanced)
+        answers[asked] = learnt.predict(embeddings.vectors[asked])
+    return answers
 
 
 def most_pictures(network: Network, image_px: int, num_classes: int, device: torch.device) -> int:

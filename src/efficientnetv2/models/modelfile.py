@@ -20,6 +20,7 @@ from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import header, tensorfile
 from efficientnetv2.models.empty import empty_network, faults, module_of
+from efficientnetv2.models.ensemble import Ensemble, members_of
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.header import FORMAT_VERSION, Header, of_others, reason
 from efficientnetv2.models.network import EfficientNet, Network
@@ -114,7 +115,7 @@ def load(
     Weights in half precision become float32.
 
     Args:
-        path: of a model file, or of a run folder.
+        path: of a model file, or of a run folder; or of a folder whose model files answer together (``ensemble``).
         device: where its weights go.
         network: a module as it was saved, if the file can't say how to make it again: one that was neither ours
             nor named of timm or torchvision. It is wrapped, and only changed if all is well.
@@ -122,6 +123,8 @@ def load(
     Raises:
         InputError: no such file, not one of ours, written by a newer version, or damaged.
     """
+    if together := members_of(Path(path)):
+        return Ensemble([load(member, device) for member in together])
     path = _file(Path(path))
     file = tensorfile.look(path)
     words, written = header.read(path, file.metadata)

@@ -1,0 +1,145 @@
+"""Beside a cross-validation: linear probes on the same folds, and the same pictures with folds dealt otherwise."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.crossval_folds import Runs
+from efficientnetv2.data.folds import Folds
+from efficientnetv2.data.listing import Ints
+from efficientnetv2.evaluation.crossval import Beside
+from efficientnetv2.inference.accelerate import pick_device, pick_workers
+from efficientnetv2.inference.predict import Embeddings, Predictions, embed_manifest
+from efficientnetv2.inference.probe import most_pictures, probe_folds
+from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.resampling import paired
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.start import start
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """Linear probes on the weights that the folds began with.
+
+    Args:
+        answers: each to pictures that it had not learnt from.
+        otherwise: the same with folds dealt otherwise; None without.
+        top1: of the answers.
+        macro_f1: of the answers.
+    """
+
+    answers: Predictions
+    otherwise: Predictions | None
+    top1: float
+    macro_f1: float
+
+
+def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Baseline | None:
+    """Linear probes on the same folds; every picture is looked at once. None where no weights were given.
+
+    Args:
+        folder: of the cross-validation; its first fold has settled the recipe.
+        runs: of the cross-validation.
+        dealt: its folds.
+        others: dealt otherwise, if there are any.
+    """
+    recipe = Recipe.from_yaml(folder / "fold1" / "recipe.yaml")
+    if recipe.weights == "none" or runs.manifest.separator is not None:
+        return None
+    embedded = _embedded(folder, runs, recipe)
+    count = len(runs.manifest.class_names)
+    key, balanced = Key.of(recipe.seed).fold("probe"), recipe.balance is not None
+
+    def answers(of: Folds) -> Predictions:
+        given = probe_folds(
+            embedded, [(part.learning, part.answering) for part in of.parts], key=key, balanced=balanced
+        )
+        known = given >= 0
+        hot = torch.nn.functional.one_hot(torch.from_numpy(given[known]), count).float()
+        return Predictions(embedded.samples[known], embedded.labels[known], (hot + 1e-6).log())
+
+    own = answers(dealt)
+    reached = figures(own.labels, own.probabilities, runs.manifest.class_names)
+    return Baseline(own, None if others is None else answers(others), reached.top1, reached.macro_f1)
+
+
+def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings:
+    """Embeddings of the pictures, of many a part; as the first fold's network looks at them."""
+    device = pick_device(runs.place.device)
+    network = start(recipe, class_names=runs.manifest.class_names, device=device).network
+    begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
+    preprocessing = Preprocessing.from_json(begun["preprocessing"])
+    rows = np.flatnonzero(runs.manifest.split != "test")
+    # Twice what one probe looks at in train: here it learns from all folds but one, and answers that.
+    most = 2 * most_pictures(network, preprocessing.image_px, len(runs.manifest.class_names), device)
+    if len(rows) > most:
+        rows = np.sort(Key.of(recipe.seed).fold("probe").generator().permutation(rows)[:most])
+    with runs.screen.counting("linear probe", len(rows)) as counted:
+        found = embed_manifest(
+            network,
+            runs.manifest.select(rows),
+            preprocessing=preprocessing,
+            device=device,
+            workers=pick_workers(device) if runs.place.workers is None else runs.place.workers,
+            progress=counted,
+        )
+    return Embeddings(rows[found.samples], found.labels, found.vectors)
+
+
+def beside(
+    what: str, ours: Predictions, theirs: Predictions, dealt: Folds, others: Folds, num_classes: int, key: Key
+) -> Beside:
+    """Answers by two sets of folds, on the pictures that both have answered.
+
+    Args:
+        what: has answered.
+        ours: by the folds of the cross-validation.
+        theirs: by the others.
+        dealt: the folds of the cross-validation.
+        others: the others.
+        num_classes: K.
+        key: of the resampling.
+    """
+    both = np.intersect1d(ours.samples, theirs.samples)
+    given = {}
+    for predictions, folds in ((ours, dealt), (theirs, others)):
+        given["random" if folds.by == "class" else "place"] = answers_of(predictions)[
+            np.searchsorted(predictions.samples, both)
+        ]
+    labels = ours.labels[np.searchsorted(ours.samples, both)]
+    by_place = others if dealt.by == "class" else dealt
+    apart = paired(
+        labels,
+        given["random"],
+        given["place"],
+        by_place.clusters[both],
+        num_classes,
+        key=key.fold("beside", what),
+    )
+    reached = {name: _reached(labels, answers, num_classes) for name, answers in given.items()}
+    names = ("macro_f1", "top1")
+    return Beside(
+        what,
+        {name: reached["random"][name] for name in names},
+        {name: reached["place"][name] for name in names},
+        {name: apart[name] for name in names},
+    )
+
+
+def answers_of(predictions: Predictions) -> Ints:
+    """(n,) the most probable classes."""
+    best: Ints = predictions.logits.argmax(dim=1).numpy().astype(np.int64)
+    return best
+
+
+def _reached(labels: Ints, answers: Ints, num_classes: int) -> dict[str, float]:
+    shares = np.eye(num_classes)[answers]
+    found = figures(labels, shares, [str(number) for number in range(num_classes)])
+    return {"macro_f1": found.macro_f1, "top1": found.top1}

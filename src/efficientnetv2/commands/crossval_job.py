@@ -1,0 +1,279 @@
+"""What ``crossval`` does: deal, train each fold, put the answers together, say what they come to."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from efficientnetv2.base.errors import InputError, count_of, some
+from efficientnetv2.base.files import write_atomically
+from efficientnetv2.base.keys import Key
+from efficientnetv2.commands.beginning import RUNS, Place
+from efficientnetv2.commands.crossval_baseline import answers_of, beside, probed
+from efficientnetv2.commands.crossval_folds import Answered, Runs
+from efficientnetv2.commands.crossval_plan import FILE, Plan, begun_with, remember
+from efficientnetv2.commands.outcome import Outcome, command_line, versions
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.tables import MOST_CLASSES
+from efficientnetv2.commands.words import Words, begin_recipe
+from efficientnetv2.data.check import check
+from efficientnetv2.data.folds import Folds
+from efficientnetv2.data.listing import Ints
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.crossval import Beside, CrossValidation, Try
+from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.inference.accelerate import pick_device
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.metrics.classification import Figures
+from efficientnetv2.metrics.resampling import clustered
+from efficientnetv2.models import ensemble, modelfile
+from efficientnetv2.training.distributed import launched
+from efficientnetv2.training.folder import new_folder
+from efficientnetv2.training.recipe import Recipe
+
+_THREADS = 8  # that look at files, as in commands.prepare
+
+
+def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Path:
+    """Everything that ``effnetv2 crossval`` does.
+
+    Args:
+        words: about the recipe.
+        source: of the pictures.
+        place: where and how to run.
+        plan: of the folds.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: anything a user can mend.
+        KeyboardInterrupt: Ctrl-C; says how to go on.
+    """
+    if launched().many:
+        raise InputError(
+            "crossval runs as one process. Start it without torchrun; on several GPUs, train folds of your own."
+        )
+    screen = Screen(quiet=place.as_json)
+    folder, resumed = _folder(place)
+    if resumed and (folder / "report.json").exists():
+        _tell_finished(folder, screen, as_json=place.as_json)
+        return folder
+    if resumed:
+        words, plan, digest = begun_with(folder, words, plan)
+    manifest, contents, skipped = _pictures(source, place, screen)
+    recipe = _recipe(words, plan, place)
+    dealt = plan.dealt(manifest, contents, recipe.seed)
+    others = plan.otherwise(manifest, contents, recipe.seed, dealt)
+    if plan.compare_splits and others is None:
+        raise InputError(
+            f"--compare-splits: {manifest.source} has no columns latitude and longitude. Leave it out."
+        )
+    now = _digest(manifest, dealt)
+    if resumed and now != digest:
+        raise InputError(
+            f"--resume: the pictures, or what is known of their places, are not those that the folds in {folder} were "
+            "begun with. Bring them back, or begin anew with another --out."
+        )
+    screen.say(dealt.note)
+    if not resumed:
+        _begin(folder, words, plan, now, manifest, dealt)
+        screen.say(f"Folder: {folder}")
+    runs = Runs(words, plan, replace(place, out=folder), manifest, contents, recipe.seed, screen)
+    try:
+        answered = runs.answer(dealt, folder, "Fold")
+        compared = others if plan.compare_splits else None
+        again = runs.answer(compared, folder / "otherwise", _called(compared)) if compared else None
+    except KeyboardInterrupt as stop:
+        go_on = shlex.join(["effnetv2", "crossval", source.data, "--out", str(folder), "--resume"])
+        raise KeyboardInterrupt(f"Go on with: {go_on}") from stop
+    _conclude(folder, runs, dealt, answered, others, again, skipped)
+    return folder
+
+
+def _folder(place: Place) -> tuple[Path, bool]:
+    """The folder, and whether there is something to go on with."""
+    if place.resume:
+        begun = sorted(RUNS.glob(f"*/{FILE}"), key=lambda file: file.stat().st_mtime)
+        path = place.out or (begun[-1].parent if begun else None)
+        if path is None or not (path / FILE).exists():
+            raise InputError(
+                f"--resume: there is no cross-validation in {path or RUNS}. Begin one without --resume, or give its "
+                "folder with --out."
+            )
+        return path, True
+    if place.out is None:
+        return new_folder(RUNS, "crossval"), False
+    there = [file.name for file in place.out.iterdir()] if place.out.is_dir() else []
+    if FILE in there:
+        raise InputError(
+            f"--out {place.out} holds a cross-validation already. Go on with it by --resume, or give another folder."
+        )
+    if there:
+        raise InputError(f"--out {place.out} is not empty ({some(there, 3)}). Give another folder.")
+    return place.out, False
+
+
+def _pictures(source: Source, place: Place, screen: Screen) -> tuple[Manifest, Ints, int]:
+    """The readable pictures, which of them are identical, and how many could not be read."""
+    manifest = source.read()
+    if len(manifest.class_names) > MOST_CLASSES:
+        raise InputError(
+            f"{manifest.source} has {len(manifest.class_names):,} classes, but answers are put together for at most "
+            f"{MOST_CLASSES:,}. Use train with a val split."
+        )
+    # Splits that are given do not count here, so neither does what stands in two of them; test stays aside.
+    aside = manifest.split == "test"
+    manifest = manifest.with_split(np.where(aside, "test", ""))
+    found = check(manifest, workers=_THREADS, strict=place.strict)
+    for note in (*manifest.notes, *found.notes):
+        screen.say(note)
+    skipped = len(found.unreadable)
+    if skipped:
+        first = f"{manifest.paths[int(found.unreadable[0])]} {found.reasons[0]}"
+        screen.say(f"Skipped {count_of(skipped, 'unreadable picture')}; the first: {first}.")
+    return manifest.select(found.readable), found.contents[found.readable], skipped
+
+
+def _recipe(words: Words, plan: Plan, place: Place) -> Recipe:
+    """The recipe, and that of every try, refused before anything is trained."""
+    device = pick_device(place.device)
+    recipe, _ = begin_recipe(words, device, lambda line: None)
+    for number in range(len(plan.tries)):
+        settings = (*words.settings, *plan.settings_of(number))
+        begin_recipe(replace(words, settings=settings), device, lambda line: None)
+    return recipe
+
+
+def _digest(manifest: Manifest, dealt: Folds) -> str:
+    """Of the pictures and who answers them."""
+    folds = dealt.of_picture(len(manifest))
+    return manifest.with_split(np.array([f"fold {one}" for one in folds], dtype=object)).digest()
+
+
+def _begin(folder: Path, words: Words, plan: Plan, digest: str, manifest: Manifest, dealt: Folds) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {folder}: {error.strerror or error}. Give another folder.") from error
+    # To whoever asks the folds' networks together, all these pictures are such that trained them.
+    trained = np.where(manifest.split == "test", "test", "train").astype(object)
+    table = manifest.with_split(trained).table.assign(fold=dealt.of_picture(len(manifest)) + 1)
+    write_atomically(folder / "manifest.csv", replace(manifest, table=table).to_csv)
+    remember(folder, words, plan, digest, command_line())
+
+
+def _called(dealt: Folds | None) -> str:
+    return "Fold at random" if dealt is not None and dealt.by == "class" else "Fold by place"
+
+
+def _tell_finished(folder: Path, screen: Screen, *, as_json: bool) -> None:
+    if as_json:
+        answer(json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    screen.say(f"The cross-validation in {folder} has finished: nothing is left to do.")
+    screen.say(f"Report: {folder / 'report.html'}")
+
+
+def _pooled(manifest: Manifest, answered: Sequence[Answered]) -> Predictions:
+    """The answers of all folds, in the order of the manifest."""
+    rows = np.concatenate([one.rows for one in answered])
+    shares = np.concatenate([one.probabilities for one in answered])
+    order = np.argsort(rows, kind="stable")
+    logits = torch.from_numpy(shares[order]).clamp(min=1e-7).log().float()
+    return Predictions(rows[order], manifest.targets[rows[order]], logits)
+
+
+def _conclude(
+    folder: Path,
+    runs: Runs,
+    dealt: Folds,
+    answered: list[Answered],
+    others: Folds | None,
+    again: list[Answered] | None,
+    skipped: int,
+) -> None:
+    """Figures of all answers together, the report, and the folds' networks as one."""
+    manifest, screen, plan = runs.manifest, runs.screen, runs.plan
+    pooled = _pooled(manifest, answered)
+    first = json.loads((folder / "fold1" / "report.json").read_text(encoding="utf-8"))
+    clusters, key = dealt.clusters[pooled.samples], Key.of(runs.seed).fold("crossval")
+    comparisons: list[Beside] = []
+    count = len(manifest.class_names)
+    if again is not None and others is not None and manifest.separator is None:
+        theirs = _pooled(manifest, again)
+        comparisons.append(beside("the trained networks", pooled, theirs, dealt, others, count, key))
+    baseline = probed(folder, runs, dealt, others)
+    if baseline is not None and baseline.otherwise is not None and others is not None:
+        ours, theirs = baseline.answers, baseline.otherwise
+        comparisons.append(beside("the linear probe", ours, theirs, dealt, others, count, key))
+    several = manifest.separator is not None
+    whole = CrossValidation(
+        by=dealt.by,
+        note=dealt.note,
+        over_classes="mean_average_precision" if several else "macro_f1",
+        folds=[one.score for one in answered],
+        tries=[
+            Try(plan.name_of(place), {number: one.scores[place] for number, one in enumerate(answered)})
+            for place in range(len(plan.tries))
+        ],
+        beside=comparisons,
+    )
+    together = _ensemble(folder, len(answered))
+    facts = Facts(
+        data=manifest.source,
+        evaluated_on="out-of-fold",
+        model=first["model"],
+        command=json.loads((folder / FILE).read_text(encoding="utf-8"))["command"],
+        versions=versions(),
+        chosen=first["chosen"],
+        notes=[dealt.note, together],
+        recipe=first["recipe"],
+        seed=runs.seed,
+        epochs=first["epochs"],
+        wall_s=round(sum(one.score.seconds for one in answered), 2),
+        linear_probe=None if baseline is None else baseline.top1,
+        linear_probe_macro_f1=None if baseline is None else baseline.macro_f1,
+        skipped=skipped,
+        others={"run": str(folder), **whole.to_json()},
+    )
+    outcome = Outcome(pooled, manifest, manifest.class_names, facts)
+    _widen(outcome, pooled, clusters, key)
+    outcome.write(folder, sections=whole.sections())
+    outcome.show(screen, as_json=runs.place.as_json)
+    for line in (*whole.lines(), together):
+        screen.say(line)
+    screen.say(f"Report: {folder / 'report.html'}")
+
+
+def _widen(outcome: Outcome, pooled: Predictions, clusters: Ints, key: Key) -> None:
+    """Let intervals reach as far as they do when pictures that hang together are drawn together."""
+    figures = outcome.figures
+    if not isinstance(figures, Figures) or len(np.unique(clusters)) == len(clusters):
+        return
+    drawn = clustered(
+        pooled.labels, answers_of(pooled), clusters, len(figures.class_names), key=key.fold("clusters")
+    )
+    for name, (low, high) in drawn.items():
+        before = outcome.intervals[name]
+        outcome.intervals[name] = (min(before[0], low), max(before[1], high))
+
+
+def _ensemble(folder: Path, folds: int) -> str:
+    """Let the folds' networks answer together, if they can; a sentence on that."""
+    members = [f"fold{number + 1}/{modelfile.NAME}" for number in range(folds)]
+    try:
+        ensemble.Ensemble([modelfile.load(folder / member) for member in members])
+    except InputError as error:
+        return f"The folds' networks are no ensemble: {error}"
+    ensemble.write_members(folder, members)
+    return (
+        f"The folds' networks answer together for new pictures: effnetv2 predict {folder} NEW_PICTURES. The figures "
+        "here are of each alone, on pictures that it had not seen."
+    )

@@ -1,0 +1,252 @@
+"""What a cross-validation is to do: which folds, what they may choose from; and how a stopped one remembers it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import Field, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from efficientnetv2.base.errors import InputError, did_you_mean, some
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.commands.words import Words
+from efficientnetv2.data.folds import Folds, folds, time_folds
+from efficientnetv2.data.listing import Ints
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.splits import BLOCKS, By, with_holdout
+
+RULES = ("auto", "class", "group", "place", "time")
+FILE = "crossval.json"
+# What a table is likely to call its time, first come first taken. Ours.
+_TIMES = ("year", "date", "time")
+# Of a fold's training pictures, what chooses between tries. Ours, as in inference.probe.
+_CHOOSING = 0.25
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options of ``crossval`` that ``train`` does not have.
+
+    Args:
+        folds: how many.
+        by: one of ``RULES``.
+        block_degrees: side of the spatial blocks; None chooses.
+        time_column: None takes a likely one.
+        tries: settings to choose from, as ``--set`` takes them, several of them parted by spaces; empty for no choice.
+        try_epochs: of a try; None is as the fold itself.
+        compare_splits: train folds at random beside folds by place.
+
+    Raises:
+        InputError: options that contradict each other, or a value that is none.
+    """
+
+    folds: int = 5
+    by: str = "auto"
+    block_degrees: float | None = None
+    time_column: str | None = None
+    tries: tuple[str, ...] = ()
+    try_epochs: float | None = None
+    compare_splits: bool = False
+
+    def __post_init__(self) -> None:
+        if self.by not in RULES:
+            raise InputError(
+                f"--by is '{self.by}', but is one of {', '.join(RULES)}{did_you_mean(self.by, RULES)}"
+            )
+        if self.block_degrees is not None and self.by not in ("auto", "place"):
+            raise InputError(
+                f"--block-degrees is of folds by place, but --by is {self.by}. Leave one of them out."
+            )
+        if self.time_column is not None and self.by != "time":
+            raise InputError(f"--time-column is of folds by time, but --by is {self.by}. Say --by time.")
+        if self.compare_splits and self.by in ("group", "time"):
+            raise InputError(
+                f"--compare-splits compares folds at random with folds by place, but --by is {self.by}. Leave it out, "
+                "or say --by place."
+            )
+        if len(self.tries) == 1:
+            raise InputError(
+                'one --try leaves nothing to choose from. Give another (--try "" is the recipe as it is), or change '
+                "the recipe itself with --set."
+            )
+        if len(set(self.tries)) < len(self.tries):
+            raise InputError("two --try are the same. Leave one out.")
+        if self.try_epochs is not None and not self.tries:
+            raise InputError(
+                "--try-epochs is given, but there is no --try. Leave it out, or say what to choose from."
+            )
+        if self.try_epochs is not None and not (math.isfinite(self.try_epochs) and self.try_epochs > 0):
+            raise InputError(f"--try-epochs is {self.try_epochs:g}, but has to be a number above 0.")
+
+    def settings_of(self, number: int) -> tuple[str, ...]:
+        """The settings of a try."""
+        return tuple(shlex.split(self.tries[number]))
+
+    def name_of(self, number: int) -> str:
+        """What to call a try."""
+        return self.tries[number] or "as the recipe is"
+
+    @property
+    def runs(self) -> int:
+        """Trainings in all, those that choose among them."""
+        return self.folds * (1 + len(self.tries)) * (2 if self.compare_splits else 1)
+
+    @property
+    def _blocks(self) -> Sequence[float]:
+        return BLOCKS if self.block_degrees is None else (self.block_degrees,)
+
+    def dealt(self, manifest: Manifest, contents: Ints, seed: int) -> Folds:
+        """The folds.
+
+        Args:
+            manifest: labelled, readable.
+            contents: (N,) equal for identical files.
+            seed: of the dealing.
+
+        Raises:
+            InputError: see ``data.folds``.
+        """
+        if self.by == "time":
+            return time_folds(manifest, k=self.folds, column=self._time(manifest), contents=contents)
+        return folds(
+            manifest, k=self.folds, seed=seed, contents=contents, by=cast(By, self.by), blocks=self._blocks
+        )
+
+    def otherwise(self, manifest: Manifest, contents: Ints, seed: int, dealt: Folds) -> Folds | None:
+        """At random where the folds are by place, and the other way round; None where there is no such other way.
+
+        Args:
+            manifest: of the pictures.
+            contents: (N,) equal for identical files.
+            seed: of the dealing.
+            dealt: the folds.
+
+        Raises:
+            InputError: it is asked for (``compare_splits``), but can't be had.
+        """
+        by: By = "class" if dealt.block is not None else "place"
+        if dealt.by not in ("auto", "class", "place") or (by == "place" and "group" in manifest.table):
+            return None
+        try:
+            return folds(manifest, k=self.folds, seed=seed, contents=contents, by=by, blocks=self._blocks)
+        except InputError as error:
+            if self.compare_splits:
+                raise InputError(f"--compare-splits: {error}") from error
+            return None
+
+    def parted(
+        self, manifest: Manifest, contents: Ints, dealt: Folds, number: int, seed: int
+    ) -> tuple[Ints, Ints]:
+        """What of a fold's training pictures tries learn from, and what chooses between them: rows.
+
+        By the rule of the folds: what chooses lies apart from what teaches as what is answered does; by time it is the
+        latest quarter.
+
+        Args:
+            manifest: of the pictures.
+            contents: (N,) equal for identical files.
+            dealt: the folds.
+            number: of the fold.
+            seed: of the dealing.
+
+        Raises:
+            InputError: there are too few pictures of a class to choose by.
+        """
+        rows = dealt.parts[number].learning
+        part = manifest.select(rows).with_split(np.full(len(rows), "train", dtype=object))
+        try:
+            if dealt.by == "time":
+                periods = max(1, round(1 / _CHOOSING) - 1)
+                last = time_folds(
+                    part, k=periods, column=self._time(manifest), contents=contents[rows]
+                ).parts[-1]
+                return rows[last.learning], rows[last.answering]
+            held, _ = with_holdout(
+                part,
+                fraction=_CHOOSING,
+                seed=seed + number,
+                contents=contents[rows],
+                by=dealt.by,
+                blocks=self._blocks,
+            )
+        except InputError as error:
+            raise InputError(
+                f"--try: there is no way to set aside what chooses among the {len(rows)} training pictures of fold "
+                f"{number + 1}: {error}"
+            ) from error
+        return rows[held.split == "train"], rows[held.split == "val"]
+
+    def _time(self, manifest: Manifest) -> str:
+        if self.time_column is not None:
+            return self.time_column
+        likely = [name for name in _TIMES if name in manifest.table]
+        if not likely:
+            others = [str(name) for name in manifest.table.columns if name not in ("path", "label", "split")]
+            raise InputError(
+                f"--by time: {manifest.source} has none of the columns {', '.join(_TIMES)}. Name the one that holds "
+                f"the time with --time-column; its other columns are {some(others, 20) or 'none'}."
+            )
+        return likely[0]
+
+
+def remember(folder: Path, words: Words, plan: Plan, digest: str, command: str) -> None:
+    """Write down what a cross-validation was begun with.
+
+    Args:
+        folder: of it.
+        words: about the recipe.
+        plan: of the folds.
+        digest: of the pictures and their folds.
+        command: as one types it.
+    """
+    plain = {"command": command, "words": asdict(words), "plan": asdict(plan), "digest": digest}
+    write_text_atomically(folder / FILE, json.dumps(plain, indent=1) + "\n")
+
+
+def begun_with(folder: Path, words: Words, plan: Plan) -> tuple[Words, Plan, str]:
+    """What a cross-validation was begun with; whatever is said again has to be the same.
+
+    Args:
+        folder: of it.
+        words: said now.
+        plan: said now.
+
+    Returns:
+        Words, plan and digest as they were.
+
+    Raises:
+        InputError: something else is asked for, or the file can't be read.
+    """
+    try:
+        plain = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        before = Words(**_tuples(plain["words"])), Plan(**_tuples(plain["plan"]))
+        digest = str(plain["digest"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / FILE} cannot be read: {error}. Begin anew with another --out."
+        ) from error
+    differing = [*_differing(before[0], words, fields(words)), *_differing(before[1], plan, fields(plan))]
+    if differing:
+        raise InputError(
+            f"--resume: the folds in {folder} were begun otherwise: {'; '.join(differing)}. Leave those words out to "
+            "go on with them, or give another --out to begin anew."
+        )
+    return *before, digest
+
+
+def _differing(there: object, now: object, of: Sequence[Field[Any]]) -> list[str]:
+    """What is said now, is not what would be taken unsaid, and is not what was said before."""
+    return [
+        f"{one.name} is {getattr(there, one.name)} there, {getattr(now, one.name)} here"
+        for one in of
+        if getattr(now, one.name) not in (one.default, getattr(there, one.name))
+    ]
+
+
+def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}

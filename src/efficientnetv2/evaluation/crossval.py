@@ -1,0 +1,218 @@
+"""What a cross-validation came to: fold by fold, over the folds, and beside folds that were dealt otherwise."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from efficientnetv2.evaluation.report import Section
+from efficientnetv2.metrics.resampling import Difference
+from efficientnetv2.metrics.several import MEANS_OVER_CLASSES
+
+
+@dataclass(frozen=True)
+class Try:
+    """One of the settings that a fold could choose from.
+
+    Args:
+        name: the settings, as the user gave them.
+        scores: fold → the mean figure over classes on the part of the fold's training pictures that chose.
+    """
+
+    name: str
+    scores: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class FoldScore:
+    """What one fold's network reached.
+
+    Args:
+        number: of the fold, from 0.
+        note: what sets it apart, such as its period; empty for nothing.
+        learning: pictures that it had to learn from.
+        answering: pictures that it answered.
+        top1: share that it labelled right.
+        mean: its mean figure over classes, macro-F1 where a picture has one label.
+        epochs: that it was trained for.
+        seconds: that this took.
+        chosen: the settings that were chosen inside its training pictures; None where there was nothing to choose.
+    """
+
+    number: int
+    note: str
+    learning: int
+    answering: int
+    top1: float
+    mean: float
+    epochs: float | None
+    seconds: float
+    chosen: str | None = None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of a figure over the folds.
+
+    Args:
+        mean: over the folds, each counting alike.
+        deviation: standard deviation (n - 1); None of one fold.
+        least, most: of the folds.
+    """
+
+    mean: float
+    deviation: float | None
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of one value a fold."""
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), deviation, min(values), max(values))
+
+    def __str__(self) -> str:
+        give = "" if self.deviation is None else f" ± {self.deviation:.3f}"
+        return f"{self.mean:.3f}{give} ({self.least:.3f} to {self.most:.3f})"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The same pictures answered with folds dealt at random and with folds by place.
+
+    Args:
+        what: did it: ``the linear probe``, ``the trained networks``.
+        at_random: figures with random folds: name → value.
+        by_place: likewise, with spatial blocks.
+        difference: of each figure, at random less by place.
+    """
+
+    what: str
+    at_random: Mapping[str, float]
+    by_place: Mapping[str, float]
+    difference: Mapping[str, Difference]
+
+    @property
+    def flattering(self) -> bool:
+        """Whether neighbours make the random figure better than chance explains."""
+        return any(self.difference[name].low > 0 for name in ("top1", "macro_f1"))
+
+    def sentence(self) -> str:
+        """What the user has to know of it."""
+        said = "; ".join(
+            f"{words} {self.at_random[name]:.3f} at random, {self.by_place[name]:.3f} by place, difference "
+            f"{self.difference[name].value:+.3f} ({self.difference[name].low:+.3f} to "
+            f"{self.difference[name].high:+.3f})"
+            for name, words in (("macro_f1", "macro-F1"), ("top1", "top-1"))
+        )
+        if not self.flattering:
+            return (
+                f"Dealt at random and by place, {self.what} reaches about the same: {said}. Neighbours in the training "
+                "pictures do not flatter the figure beyond chance."
+            )
+        return (
+            f"Neighbours flatter: {self.what} is better where pictures are dealt at random than by place ({said}). "
+            "For pictures from new places the figure by place is the one to quote."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"flattering": self.flattering}
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """All of it, beside the pooled figures.
+
+    Args:
+        by: the rule of the folds.
+        note: a sentence that says how they were made.
+        over_classes: name of the mean figure over classes, one of ``MEANS_OVER_CLASSES``.
+        folds: in order.
+        tries: that folds chose from; empty for none.
+        beside: folds dealt otherwise, if they were.
+    """
+
+    by: str
+    note: str
+    over_classes: str
+    folds: Sequence[FoldScore]
+    tries: Sequence[Try] = ()
+    beside: Sequence[Beside] = ()
+
+    @property
+    def top1(self) -> Spread:
+        """Over the folds."""
+        return Spread.of([fold.top1 for fold in self.folds])
+
+    @property
+    def mean(self) -> Spread:
+        """Of the figure in which each class counts alike, over the folds."""
+        return Spread.of([fold.mean for fold in self.folds])
+
+    def lines(self) -> list[str]:
+        """For the screen: the spread, and what folds dealt otherwise say."""
+        words = MEANS_OVER_CLASSES[self.over_classes]
+        spread = f"Over {len(self.folds)} folds, mean ± standard deviation (least to most)"
+        return [
+            f"{spread}: {words} {self.mean}, top-1 {self.top1}.",
+            *(f"Warning: {one.sentence()}" if one.flattering else one.sentence() for one in self.beside),
+        ]
+
+    def sections(self) -> list[Section]:
+        """For the page."""
+        words = MEANS_OVER_CLASSES[self.over_classes]
+        noted, chose = any(fold.note for fold in self.folds), bool(self.tries)
+        columns = ["fold", "learnt from", "answered", "top-1", words, "epochs", "minutes"]
+        rows = [
+            [
+                str(fold.number + 1), f"{fold.learning:,}", f"{fold.answering:,}", f"{fold.top1:.3f}",
+                f"{fold.mean:.3f}", "–" if fold.epochs is None else f"{fold.epochs:.4g}", f"{fold.seconds / 60:.1f}",
+                *([fold.note] if noted else []), *([fold.chosen or ""] if chose else []),
+            ]
+            for fold in self.folds
+        ]  # fmt: skip
+        first = Section(
+            "Fold by fold",
+            [
+                self.note,
+                "The figures above are of all answers together, each by a network that had not learnt from the "
+                f"picture. Over the folds, mean ± standard deviation (least to most): {words} {self.mean}, top-1 "
+                f"{self.top1}.",
+            ],
+            [*columns, *(["what"] if noted else []), *(["chosen"] if chose else [])],
+            rows,
+        )
+        return [first, *self._tried(words), *self._dealt_otherwise()]
+
+    def _tried(self, words: str) -> list[Section]:
+        if not self.tries:
+            return []
+        sentence = (
+            f"Chosen in each fold by {words} on a part of its own training pictures: what is answered above has chosen "
+            "nothing."
+        )
+        numbers = [fold.number for fold in self.folds]
+        rows = [
+            [one.name, *(f"{one.scores[number]:.3f}" if number in one.scores else "–" for number in numbers)]
+            for one in self.tries
+        ]
+        return [
+            Section("What was tried", [sentence], ["settings", *(f"fold {n + 1}" for n in numbers)], rows)
+        ]
+
+    def _dealt_otherwise(self) -> list[Section]:
+        sentences = [f"!{one.sentence()}" if one.flattering else one.sentence() for one in self.beside]
+        return [Section("In a new place?", sentences)] if sentences else []
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, for ``report.json``."""
+        return {
+            "split_by": self.by,
+            "folds": [asdict(fold) for fold in self.folds],
+            "over_folds": {"top1": asdict(self.top1), self.over_classes: asdict(self.mean)},
+            "tries": [{"settings": one.name, "scores": dict(one.scores)} for one in self.tries],
+            "splits_compared": [one.to_json() for one in self.beside],
+        }

@@ -1,0 +1,132 @@
+"""Several networks that answer as one: the mean of their probabilities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.models.network import Network
+from efficientnetv2.models.trained_on import TrainedOn
+
+NAME = "ensemble.json"  # in a folder whose model files answer together
+
+
+class Ensemble(Network):
+    """Networks of the same classes and preprocessing, asked together.
+
+    Args:
+        members: in evaluation mode; at least one.
+
+    Raises:
+        InputError: they differ in classes or in how they look at a picture, so that they can't be asked together.
+    """
+
+    def __init__(self, members: Sequence[Network]) -> None:
+        first = members[0]
+        super().__init__(
+            num_classes=first.num_classes,
+            in_channels=first.in_channels,
+            embed_dim=sum(member.embed_dim for member in members),
+        )
+        for number, member in enumerate(members):
+            if member.class_names != first.class_names:
+                raise InputError(
+                    f"member {number} of the ensemble knows other classes than the first: {list(member.class_names)}, "
+                    f"not {list(first.class_names)}. Ask each by itself."
+                )
+            if member.preprocessing != first.preprocessing:
+                raise InputError(
+                    f"member {number} of the ensemble looks at pictures otherwise than the first "
+                    f"({member.preprocessing.to_json()}, not {first.preprocessing.to_json()}), so that they cannot be "
+                    "asked together. Ask each by itself."
+                )
+        self.members = nn.ModuleList(members)
+        self.preprocessing, self.class_names = first.preprocessing, first.class_names
+        self.recipe = first.recipe
+        self.trained_on = _united([member.trained_on for member in members])
+        self.eval()
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The members' maps of every size, side by side in their channels.
+
+        Args:
+            x: (N, in_channels, H, W) float, normalised.
+        """
+        return [
+            torch.cat(maps, dim=1) for maps in zip(*(m.features(x) for m in self._networks()), strict=True)
+        ]
+
+    def embed(self, x: Tensor) -> Tensor:
+        """What the members' classifiers read, side by side.
+
+        Args:
+            x: (N, in_channels, H, W) float, normalised.
+
+        Returns:
+            (N, embed_dim).
+        """
+        return torch.cat([member.embed(x) for member in self._networks()], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logarithms of the members' mean probabilities, which serve as logits.
+
+        Args:
+            x: (N, in_channels, H, W) float, normalised.
+
+        Returns:
+            (N, num_classes).
+        """
+        total = torch.zeros(len(x), self.num_classes, device=x.device)
+        for member in self._networks():
+            total += member(x).float().softmax(dim=1)
+        return (total / len(self.members)).clamp(min=torch.finfo(torch.float32).tiny).log()
+
+    def _networks(self) -> list[Network]:
+        return [member for member in self.members if isinstance(member, Network)]
+
+
+def members_of(folder: Path) -> list[Path]:
+    """The model files of a folder that answer together; none if it is no such folder.
+
+    Args:
+        folder: any path.
+
+    Raises:
+        InputError: its list can't be read.
+    """
+    listed = folder / NAME
+    if not listed.is_file():
+        return []
+    try:
+        names = json.loads(listed.read_text(encoding="utf-8"))["members"]
+        return [folder / str(name) for name in names]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{listed} is no list of model files: {error}. Copy the folder again.") from error
+
+
+def write_members(folder: Path, members: Sequence[str]) -> None:
+    """Let the model files of a folder answer together, whenever the folder is given as a model.
+
+    Args:
+        folder: that holds them.
+        members: their places in it.
+    """
+    write_text_atomically(folder / NAME, json.dumps({"members": list(members)}, indent=1) + "\n")
+
+
+def _united(parts: Sequence[TrainedOn | None]) -> TrainedOn | None:
+    """What trained any of them: the ensemble has seen it. None if that is not known of one."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    marks = np.unique(np.concatenate([part.marks for part in known]))
+    # Members that remember all of their pictures: then these are all. Else at least as many as the largest had.
+    whole = all(part.share == 1 for part in known)
+    return TrainedOn(len(marks) if whole else max(part.pictures for part in known), marks)

@@ -1,0 +1,329 @@
+"""``effnetv2 crossval``: every picture answered once by a network that had not seen it; stopped, it goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import f1_score
+from tests.command_line import TINY, effnetv2, killed_at
+from tests.conftest import COLOURS, paint
+from tests.data.test_splits import manifest
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.commands import crossval_folds
+from efficientnetv2.commands.beginning import Place
+from efficientnetv2.commands.crossval_baseline import beside
+from efficientnetv2.commands.crossval_folds import Runs
+from efficientnetv2.commands.crossval_plan import Plan
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.tables import read_predictions, write_predictions
+from efficientnetv2.commands.words import Words
+from efficientnetv2.data.folds import folds
+from efficientnetv2.data.manifest import read
+from efficientnetv2.inference.predict import Embeddings, Predictions
+from efficientnetv2.inference.predictor import Predictor
+from efficientnetv2.inference.probe import probe_folds
+from efficientnetv2.training.recipes import named
+
+ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_px=32")
+RUN = (*TINY, *ONE_STAGE, "--weights", "none", "--folds", "2")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A cross-validation that was not disturbed, of 48 pictures in two folds."""
+    folder = tmp_path_factory.mktemp("whole")
+    for name, colour in COLOURS.items():
+        for number in range(16):
+            paint(folder / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
+    done = effnetv2("crossval", folder / "pictures", *RUN, "--out", "folds", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_every_picture_is_answered_once_by_a_network_that_had_not_seen_it(whole):
+    folder, _ = whole
+    pooled = pd.read_csv(folder / "folds/predictions.csv").set_index("path")
+    assert sorted(pooled.index) == sorted(read(folder / "pictures").paths)
+    for number in (1, 2):
+        run = folder / "folds" / f"fold{number}"
+        listed = pd.read_csv(run / "manifest.csv")
+        alone = pd.read_csv(run / "predictions.csv")
+        names = {Path(path).name for path in alone["path"]}
+        assert names.isdisjoint(Path(path).name for path in listed[listed["split"] == "train"]["path"])
+        alone.index = [str(Path(*Path(path).parts[-2:])) for path in alone["path"]]
+        assert (pooled.loc[alone.index, "label"] == alone["label"]).all()
+        assert pooled.loc[alone.index, "red"].to_numpy() == pytest.approx(alone["red"].to_numpy(), abs=1e-5)
+
+
+def test_the_figures_are_of_all_answers_together(whole):
+    folder, done = whole
+    report = json.loads(done.stdout)
+    pooled = pd.read_csv(folder / "folds/predictions.csv")
+    assert report["pictures"] == 48
+    assert report["top1"] == pytest.approx((pooled["label"] == pooled["true_label"]).mean())
+    assert report["macro_f1"] == pytest.approx(
+        f1_score(pooled["true_label"], pooled["label"], average="macro")
+    )
+    each = [one["top1"] for one in report["folds"]]
+    assert report["over_folds"]["top1"]["mean"] == pytest.approx(np.mean(each))
+    assert report["over_folds"]["top1"]["deviation"] == pytest.approx(np.std(each, ddof=1))
+    assert not report["optimistic"]
+    low, high = report["intervals"]["macro_f1"]
+    assert low <= report["macro_f1"] <= high
+    page = (folder / "folds/report.html").read_text()
+    assert "Fold by fold" in page
+    assert "out-of-fold" in page
+
+
+def test_the_folds_answer_together_for_new_pictures(whole):
+    folder, _ = whole
+    done = effnetv2("predict", "folds", "pictures/red", "--out", "new.csv", "--device", "cpu", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    told = pd.read_csv(folder / "new.csv")
+    files = [folder / "pictures/red" / Path(path).name for path in told["path"]]
+    alone = [Predictor(folder / "folds" / f"fold{number}")(files) for number in (1, 2)]
+    for name in COLOURS:
+        mean = np.mean([[one.probabilities[name] for one in answers] for answers in alone], axis=0)
+        assert told[name].to_numpy() == pytest.approx(mean, abs=1e-4)
+
+
+def test_figures_of_the_ensemble_on_its_own_pictures_are_called_optimistic(whole):
+    folder, _ = whole
+    done = effnetv2("evaluate", "folds", "pictures", "--device", "cpu", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["optimistic"]
+    assert "48 of these 48 pictures trained the model" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_one_goes_on_and_ends_as_the_undisturbed(whole):
+    """Killed when the first fold was done: that one is left as it is, and the answers come out the same."""
+    folder, _ = whole
+    command = ("crossval", folder / "pictures", *RUN, "--out", "killed")
+    killed_at("efficientnetv2.commands.crossval_folds:_mean_of", *command, cwd=folder)
+    model = folder / "killed/fold1/model.safetensors"
+    before = model.stat().st_mtime_ns
+    assert not (folder / "killed/fold2").exists()
+    again = effnetv2("crossval", folder / "pictures", "--out", "killed", "--resume", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert model.stat().st_mtime_ns == before
+    tables = [pd.read_csv(folder / out / "predictions.csv") for out in ("folds", "killed")]
+    pd.testing.assert_frame_equal(*tables)
+    third = effnetv2("crossval", folder / "pictures", "--out", "killed", "--resume", cwd=folder)
+    assert "has finished: nothing is left to do" in third.stdout
+
+
+def test_resuming_otherwise_or_with_other_pictures_is_refused(whole):
+    folder, _ = whole
+    shutil.copytree(folder / "folds", folder / "other")
+    (folder / "other/report.json").unlink()
+    for words, said in (
+        (("--epochs", "3"), "epochs is 1.0 there, 3.0 here"),
+        (("--by", "class"), "by is auto there, class here"),
+    ):
+        done = effnetv2("crossval", "pictures", "--out", "other", "--resume", *words, cwd=folder)
+        assert done.returncode == 2
+        assert said in done.stderr
+    paint(folder / "more/red/new.jpg", COLOURS["red"], 77)
+    paint(folder / "more/red/newer.jpg", COLOURS["red"], 78)
+    for number in range(2):
+        paint(folder / f"more/blue/{number}.jpg", COLOURS["blue"], number + 80)
+    done = effnetv2("crossval", "more", "--out", "other", "--resume", cwd=folder)
+    assert done.returncode == 2
+    assert "are not those that the folds in other were begun with" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--by", "plaec"),
+            "--by is 'plaec', but is one of auto, class, group, place, time; did you mean 'place'?",
+        ),
+        (("--by", "place"), "has no places. Add columns latitude and longitude"),
+        (("--by", "time"), "has none of the columns year, date, time. Name the one that holds the time"),
+        (("--try", "balance=null"), "one --try leaves nothing to choose from"),
+        (("--try", "", "--try", "balanse=null"), "there is no field 'balanse'; did you mean 'balance'?"),
+        (("--try-epochs", "2"), "--try-epochs is given, but there is no --try"),
+        (("--folds", "49"), "49 folds of 48 pictures"),
+        (("--compare-splits",), "--compare-splits"),
+        (("--resume",), "--resume: there is no cross-validation in runs"),
+        (("--out", "."), "--out . is not empty"),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_is_trained(whole, words, said):
+    folder, _ = whole
+    done = effnetv2("crossval", "pictures", *TINY, "--weights", "none", *words, cwd=folder)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert said in done.stderr
+    assert not (folder / "runs").exists()
+
+
+def test_tables_with_bad_cells_are_refused_by_row(tmp_path):
+    for number in range(4):
+        paint(tmp_path / f"{number}.jpg", COLOURS["red"], number)
+    good = pd.DataFrame(
+        {
+            "path": [f"{n}.jpg" for n in range(4)],
+            "label": list("abab"),
+            "latitude": 1.0,
+            "longitude": 2.0,
+            "year": 2000,
+        }
+    )
+    for column, value, said in (
+        ("latitude", 91.0, "row 3: latitude is 91.0, but is a number of degrees from -90 to 90"),
+        ("longitude", np.nan, "row 3: the longitude is empty, but 3 of 4 rows have one"),
+        ("label", np.nan, "row 3: the label is empty"),
+        ("path", np.nan, "row 3: the path is empty"),
+        ("year", np.nan, "row 3: year is empty"),
+    ):
+        table = good.astype({column: object})
+        table.loc[1, column] = value
+        table.to_csv(tmp_path / "bad.csv", index=False)
+        done = effnetv2(
+            "crossval", "bad.csv", *TINY, "--folds", "2", "--by", "time", "--weights", "none", cwd=tmp_path
+        )
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr, done.stderr
+
+
+def fake_training(reached, asked):
+    """In place of ``trained``: writes what a run leaves; its macro-F1 is what ``reached`` says of its settings."""
+
+    def run(words, source, place, screen):
+        if (place.out / "report.json").exists():
+            return
+        part = read(source.data)
+        asked.append((words, part, place))
+        place.out.mkdir(parents=True)
+        recipe = named("quick").model_copy(update={"epochs": 3.0})
+        (place.out / "recipe.yaml").write_text(recipe.to_yaml())
+        val = part.subset("val")
+        logits = torch.eye(len(part.class_names))[torch.tensor(val.labels)] * 9
+        answers = Predictions(np.arange(len(val)), val.labels, logits)
+        write_predictions(
+            place.out / "predictions.csv", answers, val.paths, part.class_names,
+            true_labels=list(val.table["label"]),
+        )  # fmt: skip
+        report = {"top1": 1.0, "macro_f1": reached(words, place.out), "epochs": 3.0, "wall_s": 1.0}
+        (place.out / "report.json").write_text(json.dumps(report))
+
+    return run
+
+
+def painted(folder: Path, count: int) -> Path:
+    """A table of so many pictures of two classes, in pairs of one place each."""
+    rows = []
+    for number in range(count):
+        paint(folder / f"{number}.jpg", COLOURS["red"], number, px=16)
+        rows.append(
+            (f"{number}.jpg", "ab"[number // 2 % 2], number // 2 % 40 + 0.5, 3.0 * (number // 2) + 0.5)
+        )
+    pd.DataFrame(rows, columns=["path", "label", "latitude", "longitude"]).to_csv(
+        folder / "all.csv", index=False
+    )
+    return folder / "all.csv"
+
+
+def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
+    """Fold 2 chooses otherwise than the others; nobody learns from, or chooses by, what the fold answers."""
+    asked = []
+
+    def reached(words, out):
+        better = "_try2" if "fold2" in out.name else "_try1"
+        return 0.9 if out.name.endswith(better) else 0.5
+
+    monkeypatch.setattr(crossval_folds, "trained", fake_training(reached, asked))
+    data = read(painted(tmp_path, 48))
+    plan = Plan(folds=3, by="place", tries=("balance=null", "balance=equal epochs=7"), try_epochs=2)
+    contents = np.arange(48)
+    dealt = plan.dealt(data, contents, 0)
+    words = Words(minutes=90, settings=("batch_images=16",))
+    runs = Runs(words, plan, Place(out=tmp_path / "out"), data, contents, 0, Screen(mute=True))
+    answered = runs.answer(dealt, tmp_path / "out", "Fold")
+
+    assert [one.score.chosen for one in answered] == [plan.tries[0], plan.tries[1], plan.tries[0]]
+    assert [one.scores for one in answered] == [(0.9, 0.5), (0.5, 0.9), (0.9, 0.5)]
+    assert sorted(np.concatenate([one.rows for one in answered])) == list(range(48))
+    assert [place.out.name for _, _, place in asked] == [
+        "fold1_try1", "fold1_try2", "fold1", "fold2_try1", "fold2_try2", "fold2", "fold3_try1", "fold3_try2", "fold3",
+    ]  # fmt: skip
+    place_of = dict(zip((Path(path).name for path in data.paths), np.arange(48) // 2, strict=True))
+    for number, part in enumerate(dealt.parts):
+        answers = {Path(data.paths[row]).name for row in part.answering}
+        for _, listed, _ in asked[3 * number : 3 * number + 2]:
+            assert answers.isdisjoint(Path(path).name for path in listed.paths)
+            inner = [{place_of[Path(p).name] for p in listed.subset(name).paths} for name in ("train", "val")]
+            assert inner[0].isdisjoint(inner[1])  # the rule of the folds holds within, too
+    first = [words for words, _, _ in asked]
+    assert (first[0].epochs, first[0].minutes, first[0].settings) == (
+        2,
+        None,
+        ("batch_images=16", "balance=null"),
+    )
+    assert first[1].settings == ("batch_images=16", "balance=equal", "epochs=7")
+    assert first[2].minutes == pytest.approx(90 * 0.9 / 9)
+    # What the first of a kind has settled, the later ones repeat.
+    assert first[3].recipe == str(tmp_path / "out/choosing/try1.yaml")
+    assert first[5].recipe is None  # the second try is trained whole for the first time here
+    assert first[8].recipe == str(tmp_path / "out/fold1/recipe.yaml")
+    assert not list((tmp_path / "out/choosing").glob("fold*_try*"))
+    again = runs.answer(
+        dealt, tmp_path / "out", "Fold"
+    )  # all is done: the runs are asked for again, nothing chosen
+    assert [one.scores for one in again] == [one.scores for one in answered]
+
+
+def test_a_try_that_cannot_be_chosen_by_is_refused():
+    data = manifest([0] * 20 + [1] * 4, group=["a"] * 10 + ["b"] * 10 + ["c"] * 2 + ["d"] * 2)
+    plan = Plan(folds=2, by="group", tries=("", "balance=null"))
+    dealt = plan.dealt(data, np.arange(24), 0)
+    with pytest.raises(
+        InputError, match=r"--try: there is no way to set aside .* fold 1: .*lie in one group"
+    ):
+        plan.parted(data, np.arange(24), dealt, 0, 0)
+
+
+def test_a_random_split_that_flatters_is_found():
+    """Each place has a look of its own and a label of its own: known by heart at random, unknown in new places."""
+    drawn = np.random.default_rng(0)
+    place = np.arange(240) // 4
+    labels = drawn.integers(0, 2, 60)[place]
+    vectors = drawn.normal(size=(60, 300))[place] + 0.1 * drawn.normal(size=(240, 300))
+    data = manifest(labels, latitude=place % 80 + 0.5, longitude=place * 2 + 0.5)
+    embedded = Embeddings(np.arange(240), labels, vectors.astype(np.float32))
+    both = [folds(data, k=4, seed=0, by=by) for by in ("class", "place")]
+    answers = []
+    for dealt in both:
+        pairs = [(part.learning, part.answering) for part in dealt.parts]
+        given = probe_folds(embedded, pairs, key=Key.of(0), balanced=False)
+        answers.append(Predictions(np.arange(240), labels, torch.eye(2)[given]))
+    found = beside("the linear probe", answers[1], answers[0], both[1], both[0], 2, Key.of(0))
+    assert found.at_random["top1"] > 0.95
+    assert found.by_place["top1"] < 0.7
+    assert found.difference["top1"].value == pytest.approx(found.at_random["top1"] - found.by_place["top1"])
+    assert found.flattering
+    assert "Neighbours flatter" in found.sentence()
+    same = beside("the linear probe", answers[1], answers[1], both[1], both[0], 2, Key.of(0))
+    assert not same.flattering
+
+
+def test_predictions_are_read_as_they_were_written(tmp_path):
+    """Classes may be called as columns are, and one that the network did not know gets nothing."""
+    names = ("label", "other", "path", "true_label")
+    logits = torch.randn(5, 4)
+    answers = Predictions(np.arange(5), np.arange(5) % 4, logits)
+    write_predictions(tmp_path / "p.csv", answers, list("vwxyz"), names, true_labels=["other"] * 5)
+    paths, shares = read_predictions(tmp_path / "p.csv", (*names, "unknown"))
+    assert paths == list("vwxyz")
+    assert shares[:, :4] == pytest.approx(logits.softmax(dim=1).numpy(), abs=1e-5)
+    assert (shares[:, 4] == 0).all()

@@ -1,0 +1,84 @@
+"""Intervals of pictures that hang together, and of differences on the same pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.metrics.resampling import clustered, paired
+
+KEY = Key.of(0)
+
+
+def answered(seed: int, count: int, right: float) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of three classes, and answers of which so many are right."""
+    drawn = np.random.default_rng(seed)
+    labels = drawn.choice(3, count, p=[0.6, 0.3, 0.1])
+    return labels, np.where(drawn.random(count) < right, labels, drawn.integers(0, 3, count))
+
+
+def test_copies_of_pictures_tell_nothing_new():
+    """Eight copies of each, drawn as one, leave the interval of one each; taken for independent they would not."""
+    labels, answers = answered(0, 150, 0.6)
+    once = clustered(labels, answers, np.arange(150), 3, key=KEY)
+    copied = [np.repeat(each, 8) for each in (labels, answers, np.arange(150))]
+    together, apart = clustered(*copied, 3, key=KEY), clustered(*copied[:2], np.arange(1200), 3, key=KEY)
+    for name, (low, high) in once.items():
+        assert together[name] == pytest.approx((low, high), abs=0.02)
+        assert apart[name][1] - apart[name][0] < 0.5 * (high - low)
+
+
+def test_the_interval_holds_the_truth_where_places_differ():
+    """40 places of 10 pictures, each place right as a whole or not: 95 % of 100 intervals hold the share, about."""
+    held = {"together": 0, "apart": 0}
+    for seed in range(100):
+        drawn = np.random.default_rng(seed)
+        labels, places = np.tile([0, 1], 200), np.arange(400) // 10
+        answers = np.where((drawn.random(40) < 0.7)[places], labels, 1 - labels)
+        for name, clusters in (("together", places), ("apart", np.arange(400))):
+            low, high = clustered(labels, answers, clusters, 2, key=KEY.fold(seed))["top1"]
+            held[name] += low <= 0.7 <= high
+    assert held["together"] >= 88
+    assert held["apart"] <= 60
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.4, 0.9]))
+def test_the_difference_is_that_of_the_figures(seed, right):
+    labels, one = answered(seed, 60, right)
+    _, other = answered(seed + 1, 60, 0.5)
+    there = np.unique(labels)
+    apart = paired(labels, one, other, np.arange(60), 3, key=KEY)
+    expected = {
+        "top1": (one == labels).mean() - (other == labels).mean(),
+        "macro_f1": np.subtract(*(f1_score(labels, x, labels=there, average="macro") for x in (one, other))),
+        "balanced_accuracy": np.mean(
+            [(one == k)[labels == k].mean() - (other == k)[labels == k].mean() for k in there]
+        ),
+    }
+    if set(one) | set(other) <= set(there):
+        assert expected["balanced_accuracy"] == pytest.approx(
+            balanced_accuracy_score(labels, one) - balanced_accuracy_score(labels, other)
+        )
+    for name, value in expected.items():
+        assert apart[name].value == pytest.approx(value)
+        assert apart[name].low - 1e-9 <= apart[name].high
+
+
+def test_of_the_same_answers_the_difference_is_nothing():
+    labels, one = answered(3, 80, 0.7)
+    for found in paired(labels, one, one, np.arange(80), 3, key=KEY).values():
+        assert (found.value, found.low, found.high, found.certain) == (0, 0, 0, False)
+
+
+def test_right_together_is_surer_than_right_apart():
+    """One better by 5 points on the same pictures is certain, though both intervals overlap."""
+    labels = np.tile([0, 1], 200)
+    other = np.where(np.arange(400) % 3 == 0, 1 - labels, labels)
+    one = np.where((np.arange(400) % 3 == 0) & (np.arange(400) >= 60), 1 - labels, labels)
+    assert paired(labels, one, other, np.arange(400), 2, key=KEY)["top1"].certain
+    spans = [clustered(labels, each, np.arange(400), 2, key=KEY)["top1"] for each in (one, other)]
+    assert spans[0][0] < spans[1][1]

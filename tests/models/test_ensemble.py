@@ -1,0 +1,68 @@
+"""Networks that answer together: the mean of their probabilities, from a folder as from a file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from efficientnetv2 import create
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.ensemble import Ensemble, write_members
+from efficientnetv2.models.trained_on import TrainedOn
+
+
+def members(count: int = 2):
+    made = []
+    for seed in range(count):
+        torch.manual_seed(seed)
+        network = create("efficientnetv2_b0", num_classes=3)
+        network.class_names = ("a", "b", "c")
+        network.preprocessing = replace(network.preprocessing, image_px=32)
+        network.trained_on = TrainedOn(3, np.array([seed, seed + 1, 10]))
+        made.append(network.eval())
+    return made
+
+
+def test_a_folder_of_model_files_answers_with_their_mean(tmp_path):
+    made = members()
+    for number, network in enumerate(made):
+        modelfile.save(tmp_path / f"{number}.safetensors", network)
+    write_members(tmp_path, ["0.safetensors", "1.safetensors"])
+    together = modelfile.load(tmp_path)
+    images = torch.randn(4, 3, 32, 32)
+    with torch.inference_mode():
+        expected = torch.stack([network(images).softmax(dim=1) for network in made]).mean(dim=0)
+        assert torch.allclose(together(images).softmax(dim=1), expected, atol=1e-6)
+        assert together.embed(images).shape == (4, together.embed_dim)
+        assert [one.shape[-1] for one in together.features(images)] == [16, 8, 4, 2, 1]
+    assert (together.class_names, together.preprocessing.image_px) == (("a", "b", "c"), 32)
+    # What trained any of them has been seen: 0, 1, 10 and 1, 2, 10.
+    assert together.trained_on is not None
+    assert (together.trained_on.pictures, together.trained_on.marks.tolist()) == (4, [0, 1, 2, 10])
+
+
+def test_networks_that_cannot_be_asked_together_are_refused():
+    one, other = members()
+    other.class_names = ("a", "b", "z")
+    with pytest.raises(InputError, match="member 1 of the ensemble knows other classes"):
+        Ensemble([one, other])
+    one, other = members()
+    other.preprocessing = replace(other.preprocessing, image_px=64)
+    with pytest.raises(InputError, match="member 1 of the ensemble looks at pictures otherwise"):
+        Ensemble([one, other])
+
+
+def test_what_trained_is_unknown_if_it_is_of_one_member():
+    one, other = members()
+    other.trained_on = None
+    assert Ensemble([one, other]).trained_on is None
+
+
+def test_a_damaged_list_is_named(tmp_path):
+    (tmp_path / "ensemble.json").write_text('{"member": []}')
+    with pytest.raises(InputError, match=r"ensemble.json is no list of model files"):
+        modelfile.load(tmp_path)
