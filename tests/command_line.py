@@ -25,7 +25,13 @@ TINY = (
 # importing torch. (Not off the test process: once that has computed gradients, PyTorch refuses to in its children.)
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["efficientnetv2.cli", "efficientnetv2.commands.train_job", "efficientnetv2.commands.evaluate_job"]
+    [
+        "efficientnetv2.cli",
+        "efficientnetv2.commands.train_job",
+        "efficientnetv2.commands.evaluate_job",
+        "efficientnetv2.search.child",
+        "torch._dynamo",  # which PyTorch imports for the first optimizer
+    ]
 )
 
 

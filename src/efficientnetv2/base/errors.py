@@ -13,11 +13,19 @@ class InputError(ValueError):
     """
 
 
+class DivergedError(InputError):
+    """Training has diverged: the loss or the answers are no numbers."""
+
+
+class MemoryShortError(InputError):
+    """There is less memory than a run needs at least."""
+
+
 class OtherProcessError(Exception):
     """Another process of the same run has failed and says why; this one ends without a word."""
 
 
-def no_answers(broken: int, of: int, first: int) -> InputError:
+def no_answers(broken: int, of: int, first: int) -> DivergedError:
     """The error for a network whose numbers come to nothing: NaN or infinity.
 
     Args:
@@ -25,7 +33,7 @@ def no_answers(broken: int, of: int, first: int) -> InputError:
         of: of how many that were looked at.
         first: place of the first one, from 0.
     """
-    return InputError(
+    return DivergedError(
         f"the network answers {broken} of {of} pictures (first, number {first}) with NaN or infinity, so its weights "
         "are of no use. If they were trained here, the training diverged: train again with a lower learning rate. If "
         "they were given, the file is damaged or was not made for this network: fetch it again, or take another."

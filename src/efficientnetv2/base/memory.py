@@ -78,6 +78,20 @@ def in_use_bytes(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def peak_bytes(device: torch.device) -> int:
+    """The most that this process has taken of a device's memory at a time; on a CPU all that was resident."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if device.type == "mps":
+        return int(torch.mps.driver_allocated_memory())  # its allocator keeps what it once had
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # not on Windows
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 2**10  # elsewhere it counts in KiB
+
+
 def free_bytes(
     device: torch.device,
     limit_gib: float | None = None,

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import DivergedError, InputError, count_of
 from efficientnetv2.data.check import MOST_UNREADABLE
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predict import Predictions
@@ -172,7 +172,7 @@ class Books:
     def _refuse_divergence(self, done: StepDone) -> None:
         loss, recipe = float(done.loss), self.job.recipe
         if not math.isfinite(loss):
-            raise InputError(
+            raise DivergedError(
                 f"The loss at step {done.step} is {loss}: training has diverged. Begin anew (another --out) with a "
                 f"lower learning rate (--set optimizer.lr={recipe.optimizer.lr / 3:.2g}) or a longer warm-up "
                 f"(--set schedule.warmup_epochs={recipe.schedule.warmup_epochs + 2:g})."

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.augment.pipeline import AugmentPlan, augment
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import MemoryShortError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import is_out_of_memory, release
 from efficientnetv2.base.preprocessing import Preprocessing
@@ -182,9 +182,11 @@ def _all_groups(
             if not is_out_of_memory(error):
                 raise
             if at_a_time.at(image_px) == 1:
-                raise InputError(too_short(len(step[0].labels), constants.groups, image_px, error)) from error
+                raise MemoryShortError(
+                    too_short(len(step[0].labels), constants.groups, image_px, error)
+                ) from error
             if gradients.sending:
-                raise InputError(too_late(image_px, error)) from error
+                raise MemoryShortError(too_late(image_px, error)) from error
         # Only here, where the error and all that its traceback held on to are gone, is memory free again.
         at_a_time = at_a_time.halved(image_px)
         network.zero_grad(set_to_none=True)

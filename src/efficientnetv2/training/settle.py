@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import InputError, MemoryShortError, count_of
 from efficientnetv2.base.memory import GIB
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.progressive import Setting
@@ -181,7 +181,7 @@ def _settled_group(recipe: Recipe, preflight: Preflight, world: World) -> int:
         took = preflight.took[among[0]]
         tried = "memory ran out, with" if took is None else f"it took {took / GIB:.2f} GiB, more than"
         more = "Give more (--memory-gib)" if preflight.limited else "End what else takes memory"
-        raise InputError(
+        raise MemoryShortError(
             f"Not even a group of {among[0]} of {px} px fits. When {title(recipe.model)} tried one, {tried} {room}. "
             f"{more}, or use a smaller network (--model) or smaller pictures (--image-px)."
         )

@@ -1,0 +1,287 @@
+"""The process in which a network is tried: it measures its step, trains it, and tells its parent what it sees.
+
+It may crash, be killed or run out of memory; then it just ends, and its parent knows. When the parent ends, it does.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from efficientnetv2.arch.spec import Architecture
+from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError
+from efficientnetv2.base.memory import is_out_of_memory, limit, peak_bytes
+from efficientnetv2.base.quiet import Quiet
+from efficientnetv2.base.timing import Spread
+from efficientnetv2.metrics.classification import figures
+from efficientnetv2.progressive import Setting
+from efficientnetv2.search.proxy import Proxy
+from efficientnetv2.search.steptime import StepTime, StepTimes, measure, part_names
+from efficientnetv2.training.folder import NoFolder
+from efficientnetv2.training.job import Job
+from efficientnetv2.training.run import run
+from efficientnetv2.training.settle import settle
+
+# A quiet machine's steps differ from the sum over their parts by less than this; where they do not, one of the two was
+# disturbed, and the step is measured once more. Ours; the share is the one that the estimate is held to.
+_DISAGREEING = 0.15
+
+
+FailureKind = Literal["diverged", "out of memory", "crashed"]
+
+
+@dataclass(frozen=True)
+class StepTold:
+    """The training step, which is known before the first one counts.
+
+    Args:
+        time: measured, or with three times the same number where it was worked out.
+        foretold: the sum over the parts as other networks had them; None where one is new.
+        measured: whether this network's own steps were timed.
+    """
+
+    time: Spread
+    foretold: float | None
+    measured: bool
+
+
+@dataclass(frozen=True)
+class EpochTold:
+    """A point of the validation curve.
+
+    Args:
+        seed: which of the runs, from 0.
+        epoch: passes over the pictures that it has done.
+        top1: on the pictures that choose.
+    """
+
+    seed: int
+    epoch: float
+    top1: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """All runs are done.
+
+    Args:
+        top1: of each seed.
+        peak_bytes: the most memory in use; on a CPU, all that the process takes.
+    """
+
+    top1: tuple[float, ...]
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The network can't be trained so.
+
+    Args:
+        kind: what happened.
+        reason: a sentence.
+        peak_bytes: the most memory in use until then.
+    """
+
+    kind: FailureKind
+    reason: str
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Something is wrong that is not the network's affair: the pictures, the disk, the device.
+
+    Args:
+        message: for the user.
+    """
+
+    message: str
+
+
+Told = StepTold | EpochTold | Trained | Failed | Refused
+
+
+def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bool, scratch: Path) -> None:
+    """Try a network and tell of it; the main function of the process.
+
+    Args:
+        told: takes ``Told``.
+        architecture: the network.
+        proxy: how it is tried.
+        verify: measure the step even where its parts are known.
+        scratch: an empty folder for what a run leaves; the parent removes it.
+    """
+    _die_with_parent()
+    _write_into(scratch / "output.txt")
+    device = torch.device(proxy.device)
+    try:
+        if proxy.threads is not None:
+            torch.set_num_threads(proxy.threads)
+        if proxy.memory_gib is not None:
+            limit(device, proxy.memory_gib)
+        quiet = Quiet(proxy.quiet)
+        told.send(step_time(architecture, proxy, device, quiet, verify=verify))
+        with quiet.working():
+            top1 = tuple(
+                _trained(architecture, proxy, number, device, quiet, scratch / f"run_{number}", told.send)
+                for number in range(len(proxy.seeds))
+            )
+        told.send(Trained(top1, peak_bytes(device)))
+    except (DivergedError, MemoryShortError) as error:
+        kind: FailureKind = "diverged" if isinstance(error, DivergedError) else "out of memory"
+        told.send(Failed(kind, str(error), peak_bytes(device)))
+    except InputError as error:
+        told.send(Refused(str(error)))
+    except Exception as error:
+        if is_out_of_memory(error):
+            reason = str(error).strip().partition("\n")[0]
+            told.send(Failed("out of memory", reason or type(error).__name__, peak_bytes(device)))
+        elif isinstance(error, OSError):
+            told.send(Refused(f"{error.filename or 'the trial'}: {error.strerror or error}"))
+        else:
+            told.send(Failed("crashed", traceback.format_exc(), peak_bytes(device)))
+
+
+def step_time(
+    architecture: Architecture, proxy: Proxy, device: torch.device, quiet: Quiet, *, verify: bool
+) -> StepTold:
+    """How long a training step takes: measured in a quiet moment, or the sum over parts that are known.
+
+    Args:
+        architecture: the network.
+        proxy: how it is tried.
+        device: to train on.
+        quiet: the agreement on who measures.
+        verify: measure even where all parts are known.
+    """
+    recipe = proxy.recipe
+    times = StepTimes(proxy.times, recipe, num_classes=proxy.num_classes, device=device)
+    foretold = times.foretold(architecture)
+    if foretold is not None and proxy.step_time == "cached" and not verify:
+        return StepTold(Spread(foretold, foretold, foretold, 0), foretold, measured=False)
+
+    def measured() -> StepTime:
+        return measure(architecture, recipe, num_classes=proxy.num_classes, device=device)
+
+    with quiet.alone():
+        found = measured()
+        known = foretold if foretold is not None else sum_of(architecture, found, times)
+        if abs(known / found.whole.median - 1) > _DISAGREEING:
+            again = measured()
+            found = min(found, again, key=lambda one: one.whole.median)  # a disturbance only ever adds
+        times.add(architecture, found.parts)
+    return StepTold(found.whole, foretold, measured=True)
+
+
+def sum_of(architecture: Architecture, found: StepTime, times: StepTimes) -> float:
+    """The sum over the parts of a network just measured, in seconds."""
+    names = part_names(architecture, image_px=times.image_px, num_classes=times.num_classes)
+    return sum(found.parts[name] for name in names)
+
+
+def _trained(
+    architecture: Architecture,
+    proxy: Proxy,
+    number: int,
+    device: torch.device,
+    quiet: Quiet,
+    folder: Path,
+    tell: Callable[[Told], None],
+) -> float:
+    """One run; its top-1 on the pictures that choose."""
+    recipe = proxy.recipe.model_copy(
+        update={
+            "model": architecture,
+            "seed": proxy.seeds[number],
+            "weights": "none",
+            "minival": None,
+            "patience": None,
+            "eval_px_tried": None,
+        }
+    )
+    settled = settle(recipe, images=len(proxy.train), class_names=proxy.train.class_names, device=device)
+    assert settled.recipe.eval_px is not None, "settle() has done so"
+    preprocessing = replace(
+        settled.network.preprocessing,
+        image_px=settled.recipe.eval_px,
+        framing=settled.recipe.framing,
+        crop_fraction=settled.recipe.crop_fraction,
+        views=settled.recipe.eval_views,
+    )
+    job = Job(
+        recipe=settled.recipe,
+        network=settled.network,
+        train=proxy.train,
+        val=proxy.choosing,
+        preprocessing=preprocessing,
+        folder=_Telling(folder, number, tell),
+        device=device,
+        workers=proxy.workers,
+        at_a_time=settled.at_a_time,
+    )
+    predictions = run(job, resumed=False, watch=_Pausing(quiet)).predictions
+    return figures(predictions.labels, predictions.probabilities, proxy.train.class_names).top1
+
+
+class _Telling(NoFolder):
+    """A run's folder that tells of its validation curve instead of writing it down.
+
+    Args:
+        path: of the folder; only checkpoints and the model file go there.
+        number: of the run.
+        tell: takes what there is to tell.
+    """
+
+    def __init__(self, path: Path, number: int, tell: Callable[[Told], None]) -> None:
+        super().__init__(path)
+        path.mkdir(parents=True, exist_ok=True)
+        self._number, self._tell = number, tell
+
+    def record(self, row: dict[str, Any]) -> None:
+        """A row of figures."""
+        if row["kind"] == "val":
+            self._tell(EpochTold(self._number, float(row["epoch"]), float(row["top1"])))
+
+
+class _Pausing:
+    """Looks up from the steps now and then: somebody may want quiet."""
+
+    def __init__(self, quiet: Quiet) -> None:
+        self._quiet = quiet
+
+    def progress(
+        self, done: int, of: int, setting: Setting, images_per_s: float, seconds_left: float, loss: float
+    ) -> None:
+        """Called at every row of figures."""
+        self._quiet.pause()
+
+
+def _write_into(file: Path) -> None:
+    """What this process would write on the screen goes into a file; a crash leaves there where it was."""
+    output = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    faulthandler.enable()
+
+
+def _die_with_parent() -> None:
+    """Nobody is left to be told: end, rather than compute on and disturb others."""
+    parent = parent_process()
+    assert parent is not None, "this is a child"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,89 @@
+"""How every network of a study is tried: by which recipe, with which seeds, on which pictures.
+
+The pictures of a search are a part of train: some are trained on, others choose. Those that a network found is judged
+by in the end (val, test) are neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.data.contents import content_marks
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.training.recipe import Recipe
+
+# Of the training pictures, those that choose, unless the recipe says otherwise. Ours.
+CHOOSING = 0.2
+
+StepTimeBy = Literal["measured", "cached"]
+
+
+@dataclass(frozen=True, eq=False)
+class Proxy:
+    """How every network of a study is tried.
+
+    Args:
+        recipe: settled but for what depends on the network: its name, its groups.
+        seeds: a run each; their mean top-1 counts.
+        train: the pictures to train on.
+        choosing: the pictures that the top-1 is of.
+        device: as PyTorch names it.
+        workers: processes that read pictures.
+        threads: of PyTorch on a CPU; None leaves them as they are.
+        memory_gib: that a trial may take; None is what there is.
+        step_time: ``measured``: of every network; ``cached``: where all of its parts are known from others, their sum,
+            and of every tenth network all the same, so that the sum stays true.
+        times: file of the parts' times on this machine.
+        quiet: folder by which the processes of this machine agree on who measures.
+    """
+
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    train: Manifest
+    choosing: Manifest
+    device: str
+    workers: int
+    times: Path
+    quiet: Path
+    threads: int | None = None
+    memory_gib: float | None = None
+    step_time: StepTimeBy = "measured"
+
+    @property
+    def num_classes(self) -> int:
+        """Of the classifier."""
+        return len(self.train.class_names)
+
+
+def refuse_leaks(manifest: Manifest) -> None:
+    """A picture that a search uses is none of those that judge what it found: neither the same file nor a copy.
+
+    Args:
+        manifest: split into train and minival, which the search uses, and val and perhaps test, which it must not.
+
+    Raises:
+        InputError: nothing is left to judge by, or a picture stands on both sides; it is named with its copy.
+    """
+    used = np.flatnonzero(np.isin(manifest.split, ("train", "minival")))
+    judging = np.flatnonzero(np.isin(manifest.split, ("val", "test")))
+    if not len(judging):
+        raise InputError(
+            f"{manifest.source} leaves no pictures (val or test) to judge by what a search finds. Give a val split, or "
+            "let one be held out (--set holdout=0.2)."
+        )
+    ours, our_marks = content_marks(manifest.select(used), most=len(used))
+    theirs, their_marks = content_marks(manifest.select(judging), most=len(judging))
+    _, mine, other = np.intersect1d(our_marks, their_marks, return_indices=True)
+    if not len(mine):
+        return
+    row, copy = used[ours[mine[0]]], judging[theirs[other[0]]]
+    raise InputError(
+        f"{manifest.source}: {count_of(len(mine), 'picture')} that the search would use also stand in val or test, "
+        f"which judge what it finds: '{manifest.paths[row]}' ({manifest.split[row]}) is the same picture as "
+        f"'{manifest.paths[copy]}' ({manifest.split[copy]}). Take them out of one of the two."
+    )

@@ -1,0 +1,312 @@
+"""How long a training step of a network takes on this device: the whole of it measured, and every block of it.
+
+The times of blocks are taken within the step, where memory and caches are as they are in training, and kept by the
+block's shape. So the step of a network never measured is foretold from blocks that others had.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from efficientnetv2.arch.cost import out_px
+from efficientnetv2.arch.spec import Architecture, Block, blocks
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.base.timing import Spread
+from efficientnetv2.inference.accelerate import autocast, place
+from efficientnetv2.models.create import create
+from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.models.regularize import apply_setting
+from efficientnetv2.training.loss import cross_entropy
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.state import State, begin
+
+# All ours. Rounds before those that count; rounds at least, and then until they fill so many seconds; where their
+# quartiles lie further apart than this share of the median, further rounds up to so many.
+_WARM_UP, _ROUNDS, _SECONDS, _UNSTEADY, _MOST_ROUNDS = 2, 5, 2.0, 0.1, 12
+# Of a shape, the times in so many networks are kept; their median counts.
+_KEPT = 15
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """What was measured of a network's training step.
+
+    Args:
+        whole: seconds of a step, its median and quartiles over rounds.
+        parts: shape of a part → its share of the step in seconds; of equal parts the mean.
+    """
+
+    whole: Spread
+    parts: Mapping[str, float]
+
+
+def part_names(architecture: Architecture, *, image_px: int, num_classes: int) -> list[str]:
+    """The parts of a network in order, each named by all that its time depends on: stem, blocks, head.
+
+    Args:
+        architecture: the network.
+        image_px: side of the picture.
+        num_classes: of the classifier.
+    """
+    px = out_px(image_px, stride=2)
+    names = [f"stem {architecture.stem_channels} at {image_px}"]
+    for block in blocks(architecture):
+        names.append(_block_name(block, px))
+        px = out_px(px, stride=block.stride)
+    channels, width = architecture.stages[-1].channels, architecture.head_channels
+    return [*names, f"head {channels}-{width} at {px}, {architecture.pooling}, {num_classes} classes"]
+
+
+def _block_name(block: Block, px: int) -> str:
+    channels = f"{block.in_channels}-{block.inner_channels}-{block.out_channels}"
+    se = "" if block.se_channels is None else f" se {block.se_channels}"
+    return f"{block.kind} {channels} kernel {block.kernel} stride {block.stride}{se} at {px}"
+
+
+def device_title(device: torch.device) -> str:
+    """What a device is, as far as a time depends on it: its name, the threads on a CPU, PyTorch's version."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "cpu":
+        name = f"{_processor()}, {torch.get_num_threads()} threads"
+    else:
+        name = f"{device.type} of {platform.machine()}"
+    return f"{name}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    names = [
+        line.partition(":")[2].strip()
+        for line in (file.read_text().splitlines() if file.exists() else ())
+        if line.startswith("model name")
+    ]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def measure(
+    architecture: Architecture, recipe: Recipe, *, num_classes: int, device: torch.device
+) -> StepTime:
+    """Time training steps of a network: forward, backward and update, at the last stage's setting, on noise.
+
+    Rounds of the plain step, which is what counts, alternate with rounds in which the parts are told apart.
+
+    Args:
+        architecture: the network.
+        recipe: settled; its batch, groups, precision and optimizer are used.
+        num_classes: of the classifier.
+        device: to train on, which nobody else should use meanwhile.
+
+    Raises:
+        RuntimeError: memory ran out (``base.memory.is_out_of_memory``).
+    """
+    bench = _Bench.of(architecture, recipe, num_classes, device)
+    for _ in range(_WARM_UP):
+        bench.plain()
+        bench.in_parts()
+    whole: list[float] = []
+    parts: list[list[float]] = []
+    while not _enough(whole):
+        whole.append(bench.plain())
+        parts.append(bench.in_parts())
+    names = part_names(architecture, image_px=bench.images[0].shape[-1], num_classes=num_classes)
+    by_name: dict[str, list[float]] = {}
+    for name, times in zip(names, zip(*parts, strict=True), strict=True):
+        by_name.setdefault(name, []).append(statistics.median(times))
+    return StepTime(Spread.of(whole), {name: statistics.mean(times) for name, times in by_name.items()})
+
+
+def _enough(seconds: list[float]) -> bool:
+    if len(seconds) < _ROUNDS:
+        return False
+    if len(seconds) >= _MOST_ROUNDS:
+        return True
+    spread = Spread.of(seconds)
+    steady = spread.high - spread.low <= _UNSTEADY * spread.median
+    return steady and sum(seconds) >= min(_SECONDS, _MOST_ROUNDS * spread.median)
+
+
+class StepTimes:
+    """Times of parts by their shape, in a file: what the networks measured on this device had.
+
+    Args:
+        file: JSON; its folder is there. A file that is damaged counts as empty: it is only a cache.
+        recipe: settled; times of another batch, size, precision or optimizer are kept apart.
+        num_classes: of the classifier.
+        device: that they are of.
+    """
+
+    def __init__(self, file: Path, recipe: Recipe, *, num_classes: int, device: torch.device) -> None:
+        self.file, self.num_classes = file, num_classes
+        self.image_px = recipe.progressive.last.image_px
+        group = recipe.group_images or recipe.batch_images
+        self.conditions = (
+            f"{device_title(device)}; {recipe.batch_images} images in groups of {group}, {recipe.precision}, "
+            f"{recipe.optimizer.kind}{'' if recipe.ema_decay is None else ', moving average'}"
+        )
+
+    def foretold(self, architecture: Architecture) -> float | None:
+        """Seconds of a step of a network: the sum over its parts; None if one of them is not known yet."""
+        known = self._read().get(self._key(architecture), {})
+        names = part_names(architecture, image_px=self.image_px, num_classes=self.num_classes)
+        if any(name not in known for name in names):
+            return None
+        return sum(statistics.median(known[name]) for name in names)
+
+    def add(self, architecture: Architecture, parts: Mapping[str, float]) -> None:
+        """Keep the times of a network's parts."""
+        with FileLock(self.file.with_suffix(".lock")):
+            kept = self._read()
+            known = kept.setdefault(self._key(architecture), {})
+            for name, seconds in parts.items():
+                known[name] = [*known.get(name, []), float(f"{seconds:.4g}")][-_KEPT:]
+            write_text_atomically(self.file, json.dumps(kept, indent=1) + "\n")
+
+    def _key(self, architecture: Architecture) -> str:
+        return f"{self.conditions}; padding {architecture.padding}"
+
+    def _read(self) -> dict[str, dict[str, list[float]]]:
+        try:
+            kept: dict[str, dict[str, list[float]]] = json.loads(self.file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return kept
+
+
+@dataclass
+class _Bench:
+    """A network about to take steps, and what it is given."""
+
+    state: State
+    recipe: Recipe
+    device: torch.device
+    images: list[Tensor]
+    labels: list[Tensor]
+    marks: list[Any] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, architecture: Architecture, recipe: Recipe, num_classes: int, device: torch.device) -> _Bench:
+        network = create(architecture, num_classes=num_classes)
+        place(network, device)
+        setting = recipe.progressive.last
+        apply_setting(network.train(), dropout=setting.dropout, drop_path=setting.drop_path)
+        state = begin(network, recipe)
+        for group in state.optimizer.param_groups:
+            group["lr"] = 0.0  # the weights stay as they are: on noise they might come to infinity
+        count = recipe.group_images or recipe.batch_images
+        groups, px = recipe.batch_images // count, setting.image_px
+        noise = torch.Generator().manual_seed(0)  # the run's own draws stay as they are
+        images = [torch.rand(count, network.in_channels, px, px, generator=noise) for _ in range(groups)]
+        sizes = [sum(weight.numel() for weight in part.parameters()) for part in _parts(network)]
+        sizes[-1] += sum(weight.numel() for weight in network.classifier.parameters())
+        return cls(
+            state,
+            recipe,
+            device,
+            [one.to(device, memory_format=torch.channels_last) for one in images],
+            [torch.full((count, num_classes), 1 / num_classes, device=device) for _ in range(groups)],
+            shares=[size / sum(sizes) for size in sizes],
+        )
+
+    def plain(self) -> float:
+        """Seconds of a step."""
+        begun = self._now(wait=True)
+        for images, labels in zip(self.images, self.labels, strict=True):
+            self._backward(self._loss(images, labels))
+        self._update()
+        return self._between(begun, self._now(wait=True))
+
+    def in_parts(self) -> list[float]:
+        """Seconds of each part in a step: stem, blocks, head."""
+        network = self.state.network
+        assert isinstance(network, EfficientNet)
+        inner = _parts(network)[:-1]
+        hooks = [part.register_forward_hook(self._mark_output) for part in inner]
+        seconds = [0.0] * (len(inner) + 1)
+        try:
+            for images, labels in zip(self.images, self.labels, strict=True):
+                self.marks = [self._now(wait=True)]
+                loss = self._loss(images, labels)
+                self.marks.append(self._now())  # the head's forward ends here
+                self._backward(loss)
+                self.marks.append(self._now(wait=True))  # the stem's backward ends here
+                self._add_passes(seconds)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        begun = self._now(wait=True)
+        self._update()
+        update_s = self._between(begun, self._now(wait=True))
+        return [own + share * update_s for own, share in zip(seconds, self.shares, strict=True)]
+
+    def _add_passes(self, seconds: list[float]) -> None:
+        """Marks come forwards through the parts, then backwards: the way to the first and from it are the same."""
+        spans = [
+            self._between(one, next_one) for one, next_one in zip(self.marks, self.marks[1:], strict=False)
+        ]
+        count = len(seconds)
+        for number, span in enumerate(spans):
+            seconds[number if number < count else 2 * count - 1 - number] += span
+
+    def _mark_output(self, module: torch.nn.Module, given: object, output: Tensor) -> None:
+        self.marks.append(self._now())
+
+        def mark(gradient: Tensor) -> None:
+            self.marks.append(self._now())
+
+        output.register_hook(mark)  # type: ignore[no-untyped-call]
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        assert self.recipe.precision != "auto", "settle() comes first"
+        with autocast(self.device, self.recipe.precision):
+            logits = self.state.network(images)
+        return cross_entropy(logits, labels)
+
+    def _backward(self, loss: Tensor) -> None:
+        scaled = self.state.scaler.scale(loss) if self.state.scaler else loss
+        scaled.backward()  # type: ignore[no-untyped-call]
+
+    def _update(self) -> None:
+        state = self.state
+        if state.scaler:
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+        else:
+            state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.ema:
+            state.ema.update(state.network, state.step)
+
+    def _now(self, *, wait: bool = False) -> Any:
+        """A moment; a GPU, which is told ahead, notes it itself when it comes there."""
+        if self.device.type != "cuda":
+            if wait and self.device.type == "mps":
+                torch.mps.synchronize()
+            return time.perf_counter()
+        moment = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        moment.record()
+        if wait:
+            torch.cuda.synchronize(self.device)
+        return moment
+
+    def _between(self, begun: Any, ended: Any) -> float:
+        if self.device.type != "cuda":
+            return float(ended - begun)
+        return float(begun.elapsed_time(ended)) / 1000
+
+
+def _parts(network: EfficientNet) -> list[torch.nn.Module]:
+    """The modules whose times are told apart; the classifier goes with the head."""
+    return [network.stem, *network.blocks, network.head]

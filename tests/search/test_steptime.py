@@ -1,0 +1,83 @@
+"""The time of a step: its parts add up to the whole, and tell that of networks never measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.search.test_trial import SETTINGS, TINY
+
+from efficientnetv2.arch.published import architecture
+from efficientnetv2.arch.spec import blocks
+from efficientnetv2.search.steptime import StepTimes, measure, part_names
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipes import named
+
+CPU = torch.device("cpu")
+RECIPE = with_settings(named("quick"), SETTINGS)
+
+
+def times(tmp_path, recipe=RECIPE):
+    return StepTimes(tmp_path / "times.json", recipe, num_classes=3, device=CPU)
+
+
+def test_every_block_has_a_name_that_equal_ones_share():
+    b0 = architecture("efficientnetv2_b0")
+    names = part_names(b0, image_px=224, num_classes=1000)
+    assert len(names) == len(blocks(b0)) + 2
+    # Of the fifth stage's five blocks the first comes from other channels; the sixth halves the picture first.
+    assert len(set(names)) == 2 + sum(min(stage.layers, 2) for stage in b0.stages)
+    assert names[1] == "fused 32-16-16 kernel 3 stride 1 at 112"
+    assert names[-1].startswith("head 192-1280 at 7")
+
+
+def test_the_parts_add_up_to_the_step():
+    found = measure(TINY, RECIPE, num_classes=3, device=CPU)
+    names = part_names(TINY, image_px=32, num_classes=3)
+    assert set(found.parts) == set(names)
+    assert all(seconds > 0 for seconds in found.parts.values())
+    # Half as much or twice: this machine may be busy. Without the backward pass it would be a third.
+    assert 0.5 < sum(found.parts[name] for name in names) / found.whole.median < 2
+
+
+def test_a_network_never_measured_is_foretold_from_the_parts_of_others(tmp_path):
+    kept = times(tmp_path)
+    assert kept.foretold(TINY) is None
+    kept.add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.25))
+    deeper = replace(TINY, stages=(*TINY.stages[:2], replace(TINY.stages[2], layers=5)))
+    assert kept.foretold(TINY) == pytest.approx(0.25 * 6)
+    assert kept.foretold(deeper) == pytest.approx(0.25 * 9), "three more blocks of a shape that is known"
+    wider = replace(TINY, stages=(*TINY.stages[:2], replace(TINY.stages[2], channels=32)))
+    assert kept.foretold(wider) is None
+
+
+def test_the_middle_one_of_several_times_counts(tmp_path):
+    kept = times(tmp_path)
+    for seconds in (0.1, 0.1, 9.0):
+        kept.add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), seconds))
+    assert kept.foretold(TINY) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("change", ["batch_images=16", "precision=bf16", "progressive.image_px=64"])
+def test_times_of_another_recipe_are_kept_apart(change, tmp_path):
+    times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
+    other = with_settings(RECIPE, [change])
+    assert times(tmp_path, other).foretold(TINY) is None
+
+
+def test_a_damaged_file_counts_as_empty(tmp_path):
+    kept = times(tmp_path)
+    kept.file.write_text("{ half of")
+    assert kept.foretold(TINY) is None
+    kept.add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
+    assert json.loads(kept.file.read_text())
+    assert kept.foretold(TINY) is not None
+
+
+def test_a_step_of_several_groups_takes_as_many_passes():
+    halves = with_settings(RECIPE, ["batch_images=64", "group_images=8"])
+    one = with_settings(RECIPE, ["batch_images=8"])
+    eight, single = (measure(TINY, recipe, num_classes=3, device=CPU) for recipe in (halves, one))
+    assert 3 < eight.whole.median / single.whole.median < 24
