@@ -249,3 +249,30 @@ def test_the_time_spent_waiting_for_pictures_is_counted_apart():
     for done in steps:
         assert 0.06 <= done.waited_s < 0.12
         assert done.images == 8
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "rmsprop"])
+def test_layers_begin_to_learn_from_the_head_down(kind):
+    """Five groups of layers, the last to begin at half of 8 steps: head at step 0, stages at 1, 2, 3, stem at 4."""
+    network = create(SMALL, num_classes=3)
+    names = ["head.conv.weight", "blocks.4.", "blocks.2.", "blocks.0.", "stem.conv.weight"]
+    before = {name: weight.clone() for name, weight in network.named_parameters() if weight.ndim > 1}
+    begun = {}
+    optimizer = named("finetune").optimizer.model_dump() | {
+        "kind": kind,
+        "lr": 0.1,
+        "unfreeze": 0.5,
+        "clip_norm": None,
+    }
+    network, _, steps = running(
+        Progressive(stages=1, image_px=32),
+        8,
+        network=network,
+        optimizer=optimizer,
+        schedule={"kind": "constant"},
+    )
+    for done in steps:
+        for name, weight in network.named_parameters():
+            if name in before and not torch.equal(weight, before[name]):
+                begun.setdefault(next((one for one in names if name.startswith(one)), name), done.step)
+    assert {name: begun[name] for name in names} == dict(zip(names, [0, 1, 2, 3, 4], strict=True))

@@ -9,16 +9,15 @@ from typing import Any
 import torch
 
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.foretold import job_of, preprocessing_of, scratch, settled_by, to_be_measured
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Prepared
+from efficientnetv2.commands.probing import probed
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.inference.probe import Probe, linear_probe, most_pictures
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import (
@@ -77,6 +76,10 @@ def begin(
     world: World,
 ) -> tuple[RunFolder, Recipe, Network, Cached | None]:
     """Settle the recipe, then make the folder: what is refused leaves nothing behind."""
+    if prepared.manifest.separator is not None and recipe.classifier == "probe":
+        raise InputError(
+            "classifier is probe, but a linear probe answers one label, and these pictures have several. Leave it out."
+        )
     settled = settle(
         recipe,
         images=len(prepared.train),
@@ -116,14 +119,14 @@ def begin(
         beginning["cache"] = words.cache
     if prepared.manifest.separator is not None:
         beginning["label_separator"] = prepared.manifest.separator
-    probed = place.probe and recipe.weights != "none"
-    if probed and prepared.manifest.separator is not None:
+    probing = recipe.weights != "none" and (place.probe or recipe.classifier == "probe")
+    if probing and prepared.manifest.separator is not None:
         lines.append(
             "No linear probe of the given weights: it answers one label, and these pictures have several."
         )
         screen.say(lines[-1])
-    elif probed:
-        probe = _probed(network, prepared, preprocessing, recipe, device, workers, screen)
+    elif probing:
+        probe = probed(network, prepared, preprocessing, recipe, device, workers, screen)
         lines.append(
             f"Linear probe on the given weights, untrained: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.3f} on "
             f"{count_of(probe.pictures, 'val picture')} ({probe.seconds:.0f} s). Training has to beat that."
@@ -137,31 +140,6 @@ def begin(
     for skipped_path, reason in prepared.skipped:
         folder.skip(skipped_path, reason)
     return folder, recipe, network, pictures
-
-
-def _probed(
-    network: Network,
-    prepared: Prepared,
-    preprocessing: Preprocessing,
-    recipe: Recipe,
-    device: torch.device,
-    workers: int,
-    screen: Screen,
-) -> Probe:
-    train, val = prepared.train, prepared.val
-    most = most_pictures(network, preprocessing.image_px, len(train.class_names), device)
-    with screen.counting("linear probe", sum(min(len(part), most) for part in (train, val))) as counted:
-        return linear_probe(
-            network,
-            train,
-            val,
-            preprocessing=preprocessing,
-            key=Key.of(recipe.seed).fold("probe"),
-            balanced=recipe.balance is not None,
-            device=device,
-            workers=workers,
-            progress=counted,
-        )
 
 
 def go_on(
@@ -187,7 +165,7 @@ def go_on(
     pictures = cached(where, recipe, prepared, device, screen, world)
     if pictures is not None:
         folder.log(pictures.note)
-    network = _network_to_go_on_with(folder, recipe, prepared.train.class_names, device)
+    network = _network_to_go_on_with(folder, recipe, prepared, device, screen)
     if memory_gib is not None:
         classes = len(prepared.train.class_names)
         at_a_time, notes = fit_into_memory(
@@ -200,14 +178,18 @@ def go_on(
 
 
 def _network_to_go_on_with(
-    folder: RunFolder, recipe: Recipe, class_names: tuple[str, ...], device: torch.device
+    folder: RunFolder, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen
 ) -> Network:
+    class_names = prepared.train.class_names
     if steps_saved(folder.checkpoints) or recipe.weights == "none":
         # Its weights are the checkpoint's; those that it began with may be gone by now.
         return build(recipe, recipe.model, num_classes=len(class_names))
     begun = start(recipe, class_names=class_names, device=device)
     for note in begun.notes:
         folder.log(note)
+    if recipe.classifier == "probe":
+        preprocessing = Preprocessing.from_json(folder.beginning()["preprocessing"])
+        probed(begun.network, prepared, preprocessing, recipe, device, 0, screen)
     return begun.network
 
 

@@ -93,6 +93,32 @@ def linear_probe(
     Raises:
         InputError: the network's features are NaN or infinite.
     """
+    return fitted_probe(
+        network,
+        train,
+        val,
+        preprocessing=preprocessing,
+        key=key,
+        balanced=balanced,
+        device=device,
+        workers=workers,
+        progress=progress,
+    )[0]
+
+
+def fitted_probe(
+    network: Network,
+    train: Manifest,
+    val: Manifest,
+    *,
+    preprocessing: Preprocessing,
+    key: Key,
+    balanced: bool = False,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[Probe, Pipeline]:
+    """``linear_probe``, and what predicts classes from vectors."""
     begun = time.perf_counter()
     most = most_pictures(network, preprocessing.image_px, len(train.class_names), torch.device(device))
     parts = [_at_most(train, most, key.fold("train")), _at_most(val, most, key.fold("val"))]
@@ -111,7 +137,7 @@ def linear_probe(
         before += len(part)
     learnt, strength = fit_probe(embedded[0], key=key, balanced=balanced)
     truth, answers = embedded[1].labels, learnt.predict(embedded[1].vectors)
-    return Probe(
+    probe = Probe(
         top1=float((truth == answers).mean()),
         macro_f1=_macro_f1(truth, answers),
         pictures=len(truth),
@@ -119,6 +145,31 @@ def linear_probe(
         strength=strength,
         seconds=round(time.perf_counter() - begun, 2),
     )
+    return probe, learnt
+
+
+def as_linear(learnt: Pipeline, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The probe's classifier as a linear layer on the features as they are.
+
+    Args:
+        learnt: as ``fit_probe`` gives it.
+        num_classes: K; a class that the probe has not seen is as likely as the least likely of the others.
+
+    Returns:
+        Weight (K, D) and bias (K,), whose softmax is what ``learnt`` predicts.
+    """
+    scaler, regression = learnt[0], learnt[1]
+    coefficients, intercepts = regression.coef_, regression.intercept_
+    if len(regression.classes_) == 2:  # scikit-learn keeps one row, of the second class against the first
+        coefficients = np.concatenate([-coefficients, coefficients]) / 2
+        intercepts = np.concatenate([-intercepts, intercepts]) / 2
+    weight = np.zeros((num_classes, coefficients.shape[1]))
+    bias = np.full(num_classes, 0.0)
+    weight[regression.classes_] = coefficients / scaler.scale_
+    seen = intercepts - (coefficients / scaler.scale_) @ scaler.mean_
+    bias[:] = seen.min()
+    bias[regression.classes_] = seen
+    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
 
 def probe_folds(

@@ -65,6 +65,22 @@ def _pooling(network: Network) -> Pooling:
     return network.architecture.pooling if isinstance(network, EfficientNet) else "mean"
 
 
+def put_classifier(network: Network, weight: Tensor, bias: Tensor) -> None:
+    """Give a network's classifier other values.
+
+    Args:
+        network: ours or wrapped, with a classifier that has a bias; changed in place.
+        weight: (classes, embed_dim).
+        bias: (classes,).
+    """
+    name = f"module.{network.classifier_name}" if isinstance(network, Foreign) else "classifier"
+    classifier = network.get_submodule(name)
+    assert isinstance(classifier, nn.Linear)
+    with torch.no_grad():
+        classifier.weight.copy_(weight)
+        classifier.bias.copy_(bias)
+
+
 def adapted_weight(weight: Tensor, in_channels: int) -> Tensor:
     """A convolution's weights for pictures of other channels, so that activations keep their scale.
 

@@ -247,7 +247,7 @@ def _update(state: State, recipe: Recipe, length: Length) -> float:
     )
     lr = recipe.optimizer.lr * share
     for group in state.optimizer.param_groups:
-        group["lr"] = lr * group["lr_share"]
+        group["lr"] = lr * group["lr_share"] if state.step >= group["begins"] * length.steps else 0.0
     if recipe.optimizer.clip_norm is not None:
         if state.scaler:
             state.scaler.unscale_(state.optimizer)

@@ -110,17 +110,24 @@ def build(network: nn.Module, optimizer: recipes.Optimizer) -> torch.optim.Optim
         optimizer: of the recipe; with a ``layer_decay`` below 1 the network is a ``Network``.
 
     Returns:
-        With parameter groups of equal decay and rate; each has ``lr_share``, its rate over the scheduled one.
+        With parameter groups of equal decay, rate and beginning; each has ``lr_share``, its rate over the scheduled
+        one, and ``begins``, the share of the run from which on it learns.
     """
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
-    shares = _lr_shares(network, optimizer)
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    shares, beginnings = _lr_shares(network, optimizer), _beginnings(network, optimizer)
     for weight in network.parameters():
         if weight.requires_grad:
+            share, begins = shares.get(id(weight), 1.0), beginnings.get(id(weight), 0.0)
             # Biases and the gammas and betas of norms are the parameters of one dimension.
-            groups.setdefault((weight.ndim > 1, shares.get(id(weight), 1.0)), []).append(weight)
+            groups.setdefault((weight.ndim > 1, share, begins), []).append(weight)
     parameters: list[dict[str, Any]] = [
-        {"params": weights, "weight_decay": optimizer.weight_decay if decays else 0.0, "lr_share": share}
-        for (decays, share), weights in groups.items()
+        {
+            "params": weights,
+            "weight_decay": optimizer.weight_decay if decays else 0.0,
+            "lr_share": share,
+            "begins": begins,
+        }
+        for (decays, share, begins), weights in groups.items()
     ]
     if optimizer.kind == "rmsprop":
         return TensorFlowRMSprop(
@@ -154,6 +161,20 @@ def _lr_shares(network: nn.Module, optimizer: recipes.Optimizer) -> dict[int, fl
     if optimizer.head_lr != 1:
         shares |= {id(weight): optimizer.head_lr for weight in _classifier(network).parameters()}
     return shares
+
+
+def _beginnings(network: nn.Module, optimizer: recipes.Optimizer) -> dict[int, float]:
+    """Shares of the run from which on parameters learn, by their ``id``; 0 for those that are not in it."""
+    if optimizer.unfreeze is None:
+        return {}
+    assert isinstance(network, Network), "layers have depths in a Network"
+    depths = layer_groups(network)
+    last = max(1, len(depths) - 1)
+    return {
+        id(weight): optimizer.unfreeze * (last - depth) / last
+        for depth, weights in enumerate(depths)
+        for weight in weights
+    }
 
 
 def _classifier(network: nn.Module) -> nn.Module:

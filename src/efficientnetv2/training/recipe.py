@@ -50,6 +50,9 @@ class Optimizer(_Part):
         head_lr: the classifier's learning rate over the trunk's.
         layer_decay: with L groups of layers (``models.fit.layer_groups``), group i learns at ``layer_decay **
             (L - 1 - i)`` of the rate: less than 1 lets the layers near the picture move less.
+        unfreeze: share of the run by which all layers learn. Group i has a rate of 0 until ``unfreeze * (L - 1 - i) /
+            (L - 1)`` of it, so the head learns from the beginning and the stem last; batch-norm's statistics move all
+            the while. None lets all learn from the beginning. Source: arXiv:1801.06146, section 3.3, a group per epoch.
     """
 
     kind: Literal["rmsprop", "sgd", "adamw"]
@@ -61,6 +64,7 @@ class Optimizer(_Part):
     clip_norm: float | None = Field(default=None, gt=0)
     head_lr: float = Field(default=1.0, gt=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
+    unfreeze: float | None = Field(default=None, gt=0, lt=1)
 
 
 class Schedule(_Part):
@@ -94,6 +98,8 @@ class Recipe(_Part):
             or a file; see ``training.named``.
         initialisation: of what no weights are given for: ``released``, or ``calm``, where residual blocks begin
             as their shortcuts and the classifier at 0 (``models.blocks.calm``).
+        classifier: that given weights get for classes of one's own: ``fresh`` (see ``initialisation``), or ``probe``,
+            the linear probe's, so that training begins where the probe ends (arXiv:2202.10054).
         pooling: of the last maps; see ``arch.spec.Pooling``. None is as the weights have it, else ``mean``.
         freeze_stages: the stem and so many stages keep the weights given; with ``all`` everything but the classifier
             does. See ``models.fit.freeze``.
@@ -151,6 +157,7 @@ class Recipe(_Part):
     model: str | Architecture = "auto"
     weights: str = "auto"
     initialisation: Literal["released", "calm"] = "released"
+    classifier: Literal["fresh", "probe"] = "fresh"
     pooling: Pooling | None = None
     freeze_stages: Annotated[int, Field(ge=0)] | Literal["all"] = 0
     frozen_statistics: bool = False

@@ -74,7 +74,7 @@ def settle(
     changes["model"] = begun.model if isinstance(begun.model, str) else begun.model.to_json()
     notes = list(begun.notes)
     if begun.weights == "none":
-        changes |= NOTHING_FROZEN
+        changes |= NOTHING_FROZEN | {"classifier": "fresh", "optimizer": _all_learn(recipe)}
     if begun.weights == "none" and recipe.name == "finetune":
         notes.append("The recipe finetune is made for pretrained weights; from scratch, quick learns faster.")
     if recipe.steps is not None:
@@ -120,6 +120,11 @@ def settle(
         recipe, begun.network, num_classes=classes, device=device, memory_gib=memory_gib, world=world
     )
     return Settled(recipe, begun.network, at_a_time, (*notes, *further))
+
+
+def _all_learn(recipe: Recipe) -> dict[str, Any]:
+    """The optimizer of a run from scratch, where no layer has anything that would be worth waiting for."""
+    return recipe.optimizer.model_dump() | {"unfreeze": None}
 
 
 def fit_into_memory(

@@ -1,0 +1,106 @@
+"""A run whose classifier begins as the linear probe's: before any training it answers as the probe does."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tests.command_line import TINY, effnetv2, killed_at
+from tests.conftest import COLOURS, paint
+
+from efficientnetv2.arch.spec import Architecture, Stage, fused
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.inference.probe import as_linear
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
+
+SMALL = Architecture(stem_channels=8, stages=(Stage(fused(expand=2, kernel=3), 2, 8, 1),), head_channels=16)
+# Nothing learns (the rate is as good as 0) and nothing is averaged: the model file is what the run began with.
+STILL = (
+    *TINY[2:],
+    "--set",
+    "optimizer.lr=1e-12",
+    "--set",
+    "optimizer.weight_decay=0",
+    "--recipe",
+    "finetune",
+)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_linear_layer_is_scikit_learns_answer(classes):
+    draw = np.random.default_rng(0)
+    labels = np.arange(90) % classes
+    vectors = (draw.normal(size=(90, 5)) * np.arange(1, 6) + labels[:, None]).astype(np.float32)
+    learnt = make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(vectors, labels)
+    weight, bias = as_linear(learnt, classes)
+    ours = torch.softmax(torch.from_numpy(vectors) @ weight.T + bias, dim=1)
+    np.testing.assert_allclose(ours, learnt.predict_proba(vectors), atol=1e-5)
+
+
+def test_a_class_that_the_probe_has_not_seen_is_no_likelier_than_any():
+    draw = np.random.default_rng(0)
+    labels = np.array([0, 2, 3])[np.arange(90) % 3]
+    vectors = (draw.normal(size=(90, 5)) + labels[:, None]).astype(np.float32)
+    learnt = make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(vectors, labels)
+    weight, bias = as_linear(learnt, 4)
+    assert weight.shape == (4, 5)
+    assert bias[1] == bias[[0, 2, 3]].min()
+    assert not weight[1].any()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Three classes of 16 pictures, and weights of a small network."""
+    place = tmp_path_factory.mktemp("probe")
+    for name, colour in COLOURS.items():
+        for number in range(16):
+            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
+    torch.manual_seed(0)
+    network = create(SMALL, num_classes=0)
+    modelfile.save(
+        place / "trunk.safetensors", network, preprocessing=Preprocessing(image_px=32), class_names=()
+    )
+    return place
+
+
+def words(place, out):
+    return ("train", "pictures", *STILL, "--weights", "trunk.safetensors", "--out", out)
+
+
+def test_untrained_it_answers_as_the_probe_does(place):
+    done = effnetv2(*words(place, "probe"), "--set", "classifier=probe", cwd=place)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((place / "probe/report.json").read_text())
+    assert report["top1"] == report["linear_probe"]
+    assert load_file(place / "probe/model.safetensors")["classifier.weight"].abs().max() > 0
+    fresh = effnetv2(*words(place, "fresh"), cwd=place)
+    assert fresh.returncode == 0, fresh.stderr
+    assert load_file(place / "fresh/model.safetensors")["classifier.weight"].abs().max() < 1e-6
+
+
+def test_killed_before_any_checkpoint_it_begins_with_the_probe_again(place):
+    line = (*words(place, "killed"), "--set", "classifier=probe")
+    killed_at("efficientnetv2.training.run:_train", *line, cwd=place)
+    again = effnetv2("train", "pictures", "--out", "killed", "--resume", "--device", "cpu", cwd=place)
+    assert again.returncode == 0, again.stderr
+    whole = effnetv2(*words(place, "whole"), "--set", "classifier=probe", cwd=place)
+    assert whole.returncode == 0, whole.stderr
+    killed, never = (load_file(place / name / "model.safetensors") for name in ("killed", "whole"))
+    assert all(torch.equal(killed[name], never[name]) for name in never)
+
+
+def test_from_scratch_there_is_none(place):
+    done = effnetv2(
+        "train", "pictures", *TINY, "--weights", "none", "--recipe", "finetune", "--set", "classifier=probe", "--set",
+        "optimizer.unfreeze=0.5", "--out", "none", cwd=place,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "classifier: fresh" in (place / "none/recipe.yaml").read_text()
+    assert "unfreeze: null" in (place / "none/recipe.yaml").read_text()
