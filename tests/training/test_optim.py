@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from efficientnetv2.training.optim import EMA, GroupedStatistics, TensorFlowRMSprop, build, lr_share
-from efficientnetv2.training.recipe import Optimizer, Schedule
+from efficientnetv2.training.learning import Optimizer, Schedule
+from efficientnetv2.training.optim import EMA, build, lr_share
+from efficientnetv2.training.rmsprop import TensorFlowRMSprop
+from efficientnetv2.training.statistics import GroupedStatistics
 
 
 def test_rmsprop_is_tensorflows():

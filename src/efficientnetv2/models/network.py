@@ -159,7 +159,7 @@ class EfficientNet(Network):
         """Let training keep only the input of each block of the first stages, and compute the rest of it twice.
 
         The first stages have the largest maps. Dropped paths are the same both times; batch-norm's running statistics
-        move twice, unless whoever trains sets them right afterwards, as ``training.optim.GroupedStatistics`` does.
+        move twice, unless whoever trains sets them right afterwards, as ``training.statistics.GroupedStatistics`` does.
 
         Args:
             stages: how many; 0 keeps everything.

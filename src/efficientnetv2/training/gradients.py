@@ -67,7 +67,7 @@ def _parallel(network: nn.Module, world: World) -> DistributedDataParallel:
         parallel = DistributedDataParallel(
             network,
             process_group=world.tensors,
-            # Statistics of batch-norm are summed by ``optim.GroupedStatistics``, once per step.
+            # Statistics of batch-norm are summed by ``statistics.GroupedStatistics``, once per step.
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
         )

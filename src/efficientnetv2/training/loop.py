@@ -33,6 +33,7 @@ from efficientnetv2.training.loss import cross_entropy
 from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime, batched, too_late, too_short
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import Length, State
+from efficientnetv2.training.statistics import GroupedStatistics
 
 
 @dataclass
@@ -122,7 +123,7 @@ def train(
     groups = recipe.batch_images // recipe.group_images
     momentum = 1 - recipe.batch_norm_momentum
     assert recipe.precision != "auto", "settle() comes before the loop"
-    statistics = optim.GroupedStatistics(state.network, groups=groups, momentum=momentum, world=world)
+    statistics = GroupedStatistics(state.network, groups=groups, momentum=momentum, world=world)
     state.network.train()
     gradients = Gradients(network_to_call(state.network, recipe, device, at_a_time, say=say), world)
     constants = Constants(
@@ -159,7 +160,7 @@ def _all_groups(
     network: nn.Module,
     step: Sequence[Batch],
     constants: Constants,
-    statistics: optim.GroupedStatistics,
+    statistics: GroupedStatistics,
     gradients: Gradients,
     at_a_time: GroupsAtATime,
 ) -> tuple[Tensor, GroupsAtATime]:

@@ -8,7 +8,8 @@ from efficientnetv2.arch.published import published
 from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.presets import paper, released
 from efficientnetv2.progressive import Progressive
-from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
+from efficientnetv2.training.learning import Optimizer, Schedule
+from efficientnetv2.training.recipe import Recipe
 
 # Batch-norm momentum, as Keras counts it: arXiv:2104.00298, section 5.1, and google/automl, efficientnetv2.
 _PAPER, _RELEASED = 0.99, 0.9

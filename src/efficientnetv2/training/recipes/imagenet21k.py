@@ -5,7 +5,8 @@ from __future__ import annotations
 from efficientnetv2.arch.published import published
 from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.progressive import Progressive
-from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
+from efficientnetv2.training.learning import Optimizer, Schedule
+from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import imagenet
 
 # Section 5.2 and main.py of google/automl agree; 30 epochs, the paper's other choice, are --epochs 30.

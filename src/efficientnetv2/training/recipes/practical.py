@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.progressive import Progressive, Ramp
-from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
+from efficientnetv2.training.learning import Optimizer, Schedule
+from efficientnetv2.training.recipe import Recipe
 
 
 def quick() -> Recipe:

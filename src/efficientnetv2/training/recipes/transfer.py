@@ -5,7 +5,8 @@ from __future__ import annotations
 from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.data.imagenet import Published
 from efficientnetv2.progressive import Progressive
-from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
+from efficientnetv2.training.learning import Optimizer, Schedule
+from efficientnetv2.training.recipe import Recipe
 
 
 def _onwards(
