@@ -21,6 +21,7 @@ from efficientnetv2.commands.convert import convert
 from efficientnetv2.commands.crossval import crossval
 from efficientnetv2.commands.demo import demo
 from efficientnetv2.commands.evaluate import evaluate
+from efficientnetv2.commands.map import draw_map
 from efficientnetv2.commands.models import models
 from efficientnetv2.commands.plan import plan
 from efficientnetv2.commands.predict import predict
@@ -90,6 +91,7 @@ for verb in (
     reproduce,
 ):
     app.command()(with_exit_codes(verb))
+app.command("map")(with_exit_codes(draw_map))
 for word, part in (("step", bench.step), ("input", bench.read), ("train", bench.train)):
     bench.bench.command(word)(with_exit_codes(part))
 app.add_typer(bench.bench, name="bench")

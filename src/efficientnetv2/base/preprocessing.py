@@ -28,6 +28,50 @@ SYMMETRIC_STD = (128 / 255,) * 3
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Bands:
+    """How three bands of a raster become red, green and blue from 0 to 255: one rule for a whole set of pictures.
+
+    Values between ``low`` and ``high`` are spread evenly over 0 to 255; what lies beyond is cut to these ends.
+
+    Args:
+        numbers: of the bands that are taken for red, green and blue, from 1; one may be taken several times.
+        low: value of each that becomes 0.
+        high: value of each that becomes 255; above ``low``.
+        missing: level, 0 to 255, that stands for each where there is no data.
+
+    Source: ours.
+    """
+
+    numbers: tuple[int, int, int]
+    low: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    high: tuple[float, float, float] = (255.0, 255.0, 255.0)
+    missing: tuple[int, int, int] = (128, 128, 128)
+
+    @field_validator("numbers")
+    @classmethod
+    def _counted_from_one(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+        if min(value) < 1:
+            raise ValueError(f"bands are {value}, but are counted from 1")
+        return value
+
+    @field_validator("missing")
+    @classmethod
+    def _level(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+        if not all(0 <= level <= 255 for level in value):
+            raise ValueError(f"missing is {value}, but a level lies in 0 to 255")
+        return value
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Bands:
+        for low, high in zip(self.low, self.high, strict=True):
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError(
+                    f"values from {low:g} to {high:g} are to become 0 to 255, but the second is to be above the first"
+                )
+        return self
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Preprocessing:
     """From any picture to a float batch: frame, resize to a square, scale to [0, 1], normalise.
 
@@ -42,6 +86,7 @@ class Preprocessing:
         std: of the same channels, of values in [0, 1]; > 0.
         views: ``one`` looks at the picture as it is; ``symmetries`` at all eight flips and turns of the square, and
             averages the probabilities (for pictures without an upright; eight times the work).
+        bands: how a raster (``data.raster``) becomes a picture; None where the pictures were ordinary ones.
     """
 
     image_px: int
@@ -51,6 +96,7 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     views: Views = "one"
+    bands: Bands | None = None
 
     @field_validator("image_px")
     @classmethod

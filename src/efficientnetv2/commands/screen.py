@@ -49,8 +49,8 @@ class Screen:
         (self._bar.console if self._bar else self.notes).print(line)
 
     @contextmanager
-    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar of pictures done; yields what to call with their number so far."""
+    def counting(self, what: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+        """A bar of pictures done, or of other units; yields what to call with their number so far."""
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -65,7 +65,7 @@ class Screen:
 
             def counted(done: int) -> None:
                 speed = done / max(1e-9, time.perf_counter() - started)
-                bar.update(task, completed=done, speed=f"{speed:.0f} images/s")
+                bar.update(task, completed=done, speed=f"{speed:.0f} {unit}/s")
 
             yield counted
 

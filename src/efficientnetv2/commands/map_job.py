@@ -1,0 +1,279 @@
+"""What ``map`` does: settle windows and bands, draw the map, say what stands on it."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.preprocessing import Bands, Preprocessing
+from efficientnetv2.commands.outcome import command_line
+from efficientnetv2.commands.screen import Screen, answer, duration
+from efficientnetv2.data.raster import Dataset, bands_seen, opened, refuse_missing_bands
+from efficientnetv2.deploy import mapfile
+from efficientnetv2.deploy.ground import side_m
+from efficientnetv2.deploy.map import Tally, draw
+from efficientnetv2.deploy.windows import Grid
+from efficientnetv2.inference.accelerate import pick_device
+from efficientnetv2.inference.predict import check_classes, check_reads_rgb
+from efficientnetv2.models import modelfile
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options of those names; None is not given.
+
+    Args:
+        window_m, window_px, stride_px: of the windows.
+        bands, value_range: as text, numbers with commas between.
+    """
+
+    window_m: float | None = None
+    window_px: int | None = None
+    stride_px: int | None = None
+    bands: str | None = None
+    value_range: str | None = None
+
+
+def map_and_write(
+    model: str, raster: Path, wanted: Wanted, *, out: Path, batch_images: int, device: str, as_json: bool
+) -> None:
+    """Everything that ``effnetv2 map`` does.
+
+    Raises:
+        InputError: anything a user can mend.
+    """
+    screen = Screen(quiet=as_json)
+    on = pick_device(device)
+    _refuse_place(out, raster)
+    with opened(raster) as source:
+        network = modelfile.load(model)
+        check_classes(network, model)
+        check_reads_rgb(network, model)
+        bands = bands_for(source, network.preprocessing, wanted, str(raster))
+        grid = grid_for(source, network.preprocessing, wanted, raster)
+        for line in _chosen(source, raster, grid, bands, wanted):
+            screen.say(line)
+        names = network.class_names or tuple(str(number) for number in range(network.num_classes))
+        tallies: list[Tally] = []
+        started = time.perf_counter()
+        with screen.counting("mapping", len(grid), "windows") as counted:
+
+            def fill(target: Dataset) -> None:
+                tallies.append(
+                    draw(
+                        network,
+                        source,
+                        target,
+                        grid,
+                        bands,
+                        batch_images=batch_images,
+                        device=on,
+                        progress=counted,
+                    )
+                )
+
+            told = {
+                "model": model,
+                "command": command_line(),
+                "window_px": grid.window_px,
+                "stride_px": grid.stride_px,
+            }
+            mapfile.write(out, source, names, fill, told={name: str(value) for name, value in told.items()})
+        seconds = time.perf_counter() - started
+    _tell(tallies[0], names, out, grid, seconds, screen)
+    if as_json:
+        answer(_answered(tallies[0], names, out, raster, grid, bands, seconds))
+
+
+def _refuse_place(out: Path, raster: Path) -> None:
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}. Make it, or give another place.")
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder. Give a file, such as {out / 'map.tif'}.")
+    if out.exists() and raster.exists() and out.samefile(raster):
+        raise InputError(f"--out {out} is RASTER itself. Give another file.")
+
+
+def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, name: str) -> Bands:
+    """How a raster is to be seen: as given, else as the model's pictures were, else as the raster says.
+
+    Args:
+        source: the raster.
+        preprocessing: of the model.
+        wanted: what was given.
+        name: of the raster, for messages.
+
+    Raises:
+        InputError: bands that are not there or not known, or values of which nobody says what becomes 0 and 255.
+    """
+    known = preprocessing.bands
+    if known is None:
+        red, green, blue = (round(255 * value) for value in preprocessing.mean)
+        known = Bands(numbers=(1, 1, 1), missing=(red, green, blue))
+        if wanted.bands is None:
+            known = replace(known, numbers=bands_seen(source, name))
+    if wanted.bands is not None:
+        known = replace(known, numbers=three_bands(wanted.bands))
+    refuse_missing_bands(source, known, name)
+    if wanted.value_range is not None:
+        low, high = _value_range(wanted.value_range)
+        return replace(known, low=(low,) * 3, high=(high,) * 3)
+    kinds = {source.dtypes[number - 1] for number in known.numbers}
+    if preprocessing.bands is None and kinds != {"uint8"}:
+        raise InputError(
+            f"{name} holds {', '.join(sorted(kinds))}, but the model was trained on 8-bit pictures, and does not know "
+            "which values were made 0 and 255 for these. Say it, as --value-range 0,3000."
+        )
+    return known
+
+
+def three_bands(text: str) -> tuple[int, int, int]:
+    """The numbers of ``--bands 4,3,2``.
+
+    Raises:
+        InputError: they are no three whole numbers from 1.
+    """
+    try:
+        red, green, blue = (int(part) for part in text.split(","))
+        if min(red, green, blue) < 1:
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"--bands is '{text}', but is three numbers of bands, from 1: those seen as red, green and blue, as 4,3,2."
+        ) from None
+    return red, green, blue
+
+
+def _value_range(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"--value-range is '{text}', but is two numbers, the lower first: the values seen as 0 and 255, as 0,3000."
+        ) from None
+    return low, high
+
+
+def grid_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, raster: Path) -> Grid:
+    """Where the windows lie.
+
+    Args:
+        source: the raster.
+        preprocessing: of the model, whose size is the default.
+        wanted: what was given.
+        raster: for messages.
+
+    Raises:
+        InputError: windows that do not fit, or metres where the raster has none.
+    """
+    px = wanted.window_px
+    if wanted.window_m is not None:
+        if px is not None:
+            raise InputError("--window-px and --window-m both say how large a window is. Give one of them.")
+        px = _pixels(source, wanted.window_m, raster)
+    if px is None:
+        px = preprocessing.image_px
+    stride = max(1, px // 2) if wanted.stride_px is None else wanted.stride_px
+    return Grid(source.height, source.width, px, stride)
+
+
+def _pixels(source: Dataset, metres: float, raster: Path) -> int:
+    side = side_m(source)
+    if side is None:
+        unit, fix = "no coordinate system", "."
+        if source.crs is not None:
+            unit = "coordinates in degrees"
+            fix = ", or project it first: with GDAL, gdalwarp -t_srs EPSG:32721 (with your UTM zone)."
+        raise InputError(
+            f"--window-m is {metres:g}, but {raster} has {unit}, so its pixels have no size in metres. Give "
+            f"--window-px{fix}"
+        )
+    if not 0 < metres < math.inf or round(metres / side) < 2:
+        raise InputError(
+            f"--window-m is {metres:g}, but a pixel of {raster} is {side:g} m wide and a window has at least 2. Give "
+            f"{2 * side:g} or more."
+        )
+    return round(metres / side)
+
+
+def _chosen(source: Dataset, raster: Path, grid: Grid, bands: Bands, wanted: Wanted) -> list[str]:
+    """What a person should know before it begins, a sentence each."""
+    side = side_m(source)
+    ground = "" if side is None else f" ({side * grid.window_px:,.0f} m)"
+    lines = [
+        f"{raster}: {source.width:,} x {source.height:,} px; bands {', '.join(map(str, bands.numbers))} of "
+        f"{source.count} as red, green and blue.",
+        f"Windows: {len(grid.lefts)} x {len(grid.tops)} of {grid.window_px} px{ground}, one every {grid.stride_px} px.",
+    ]
+    if wanted.window_px is None and wanted.window_m is None:
+        lines.append(
+            "That is the size of the model's input. A window should show as much ground as the pictures that trained "
+            "the model: if theirs was another, say --window-m or --window-px."
+        )
+    if source.crs is None:
+        lines.append(f"{raster} has no coordinate system, so the map has none either.")
+    return lines
+
+
+def _tell(
+    tally: Tally, names: tuple[str, ...], out: Path, grid: Grid, seconds: float, screen: Screen
+) -> None:
+    covered = max(1, int(tally.pixels.sum()))
+    columns = ["class", "value", "pixels", "share", "hectares", "probability"]
+    rows = []
+    for place in sorted(range(len(names)), key=lambda place: -int(tally.pixels[place])):
+        pixels = int(tally.pixels[place])
+        rows.append(
+            [
+                names[place], str(place + 1), f"{pixels:,}", f"{pixels / covered:.1%}",
+                "" if tally.hectares is None else f"{tally.hectares[place]:,.1f}",
+                f"{tally.confidence[place]:.2f}" if pixels else "",
+            ]
+        )  # fmt: skip
+    if tally.hectares is None:
+        columns, rows = (
+            [columns[i] for i in (0, 1, 2, 3, 5)],
+            [[row[i] for i in (0, 1, 2, 3, 5)] for row in rows],
+        )
+    screen.table("On the map", columns, rows)
+    if tally.nodata:
+        screen.say(f"{count_of(tally.nodata, 'pixel')} without data stay so.")
+    screen.say(
+        f"{count_of(len(grid), 'window')} in {duration(seconds)} ({len(grid) / max(seconds, 1e-9):.0f} windows/s)."
+    )
+    screen.say(
+        f"Written to {out}. These areas repeat the model's mistakes; a sample whose truth is known corrects them: "
+        f"effnetv2 area {out} SAMPLE.csv"
+    )
+
+
+def _answered(
+    tally: Tally, names: tuple[str, ...], out: Path, raster: Path, grid: Grid, bands: Bands, seconds: float
+) -> dict[str, Any]:
+    covered = max(1, int(tally.pixels.sum()))
+    return {
+        "map": str(out),
+        "raster": str(raster),
+        "bands": list(bands.numbers),
+        "windows": len(grid),
+        "window_px": grid.window_px,
+        "stride_px": grid.stride_px,
+        "seconds": round(seconds, 2),
+        "nodata_pixels": tally.nodata,
+        "classes": {
+            name: {
+                "value": place + 1,
+                "pixels": int(tally.pixels[place]),
+                "share": int(tally.pixels[place]) / covered,
+                "hectares": None if tally.hectares is None else float(tally.hectares[place]),
+                "probability": float(tally.confidence[place]) if tally.pixels[place] else None,
+            }
+            for place, name in enumerate(names)
+        },
+    }

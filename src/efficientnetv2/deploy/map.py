@@ -1,0 +1,231 @@
+"""A large raster and a network make a map, in memory that does not grow with the raster's height.
+
+Windows are answered row by row; a block of the map is written as soon as all windows that touch it are.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from efficientnetv2.base.preprocessing import Bands, Preprocessing
+from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.pictures import Pixels
+from efficientnetv2.data.raster import Dataset, Valid, read, values_of
+from efficientnetv2.deploy.ground import row_hectares
+from efficientnetv2.deploy.windows import Floats, Grid, blended, weights
+from efficientnetv2.inference.predict import predict
+from efficientnetv2.models.network import Network
+
+BLOCK_PX = 256  # side of the blocks that a map is written and stored in; GDAL's habit
+NODATA = 0  # of a map: classes count from 1, and so does confidence in per cent
+# Pixels of a raster that are read at a time, at least a window: 50 MB as they are turned into a picture. Ours.
+_READ_PX = 4_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """What stands on a map.
+
+    Args:
+        pixels: (K,) of each class.
+        hectares: (K,) likewise; None where the raster does not say how large a pixel is.
+        confidence: (K,) mean probability, 0 to 1, of the pixels of a class; NaN where it has none.
+        nodata: pixels without data.
+    """
+
+    pixels: npt.NDArray[np.int64]
+    hectares: npt.NDArray[np.float64] | None
+    confidence: npt.NDArray[np.float64]
+    nodata: int
+
+
+def draw(
+    network: Network,
+    source: Dataset,
+    target: Dataset,
+    grid: Grid,
+    bands: Bands,
+    *,
+    batch_images: int = 32,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], object] | None = None,
+) -> Tally:
+    """Fill a map: class and confidence of every pixel that has data.
+
+    A window's probabilities count for the pixels in it by ``windows.weights``, and by its share of pixels that have
+    data; windows without any are not looked at.
+
+    Args:
+        network: for RGB, with at least one class.
+        source: the raster, opened.
+        target: the map, opened to write: as large, of two bands.
+        grid: of the windows.
+        bands: how the raster becomes a picture.
+        batch_images: windows computed at a time.
+        device: to compute on.
+        progress: called with the number of windows done so far.
+
+    Raises:
+        InputError: the raster can't be read, or the network answers with NaN.
+        OSError: the map can't be written.
+    """
+    answered = _Answering(network, source, grid, bands, batch_images, torch.device(device), progress)
+    tally = _Counting(network.num_classes, row_hectares(source))
+    for top in range(0, grid.height, BLOCK_PX):
+        bottom = min(top + BLOCK_PX, grid.height)
+        rows = answered.rows(top, bottom)
+        for left in range(0, grid.width, BLOCK_PX):
+            window = ((top, bottom), (left, min(left + BLOCK_PX, grid.width)))
+            _, valid = values_of(source, bands.numbers, window)
+            values, confidence = _told(rows.shares(grid, *window[1]), valid)
+            tally.add(values, confidence, top)
+            kind = target.dtypes[0]
+            target.write(values.astype(kind), 1, window=window)
+            target.write(_per_cent(confidence, values).astype(kind), 2, window=window)
+    return tally.result()
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """All rows of windows that touch a row of blocks.
+
+    Args:
+        answers: (R, C, K).
+        counts: (R, C).
+        down: (H, R) weights for the rows of pixels.
+    """
+
+    answers: Floats
+    counts: Floats
+    down: Floats
+
+    def shares(self, grid: Grid, left: int, right: int) -> Floats:
+        """(H, W, K) probabilities of the pixels between two columns."""
+        lefts, px = grid.lefts, grid.window_px
+        some = slice(bisect_right(lefts, left - px), bisect_left(lefts, right))
+        across = weights(lefts[some], px, left, right)
+        return blended(self.answers[:, some], self.counts[:, some], self.down, across)
+
+
+def _told(shares: Floats, valid: Valid) -> tuple[npt.NDArray[np.int64], Floats]:
+    """The class of each pixel, from 1, and its probability; 0 where there is no data."""
+    known = valid & np.isfinite(shares[:, :, 0])
+    values = np.where(known, shares.argmax(axis=2) + 1, NODATA)
+    return values, np.where(known, shares.max(axis=2), np.float32(0))
+
+
+def _per_cent(confidence: Floats, values: npt.NDArray[np.int64]) -> Floats:
+    """Whole ones, at least 1 where there is a class: 0 says that there is no data."""
+    return np.where(values == NODATA, np.float32(NODATA), np.rint(100 * confidence).clip(1, 100))
+
+
+@dataclass
+class _Answering:
+    """Asks the network about rows of windows, from the top down, and keeps those that are still needed."""
+
+    network: Network
+    source: Dataset
+    grid: Grid
+    bands: Bands
+    batch_images: int
+    device: torch.device
+    progress: Callable[[int], object] | None
+    done: int = 0
+    _kept: list[tuple[int, Floats, Floats]] = field(
+        default_factory=list
+    )  # first row of pixels, answers, counts
+
+    def rows(self, top: int, bottom: int) -> _Rows:
+        """Those that touch the pixels between two rows; each call's lie below those of the last."""
+        px = self.grid.window_px
+        last = self._kept[-1][0] if self._kept else -1
+        new = [first for first in self.grid.tops if last < first < bottom]
+        self._kept = [row for row in self._kept if row[0] + px > top]
+        self._kept += [(first, *self._row(first)) for first in new]
+        firsts, answers, counts = zip(*self._kept, strict=True)
+        return _Rows(np.stack(answers), np.stack(counts), weights(list(firsts), px, top, bottom))
+
+    def _row(self, top: int) -> tuple[Floats, Floats]:
+        """(C, K) probabilities of the windows of a row, and (C,) how much each counts."""
+        preprocessing = self.network.preprocessing
+        counts: list[float] = []
+        logits = predict(
+            self.network,
+            _batches(self._pictures(top, preprocessing, counts), self.batch_images),
+            preprocessing=preprocessing,
+            device=self.device,
+        )
+        answers = np.zeros((len(counts), self.network.num_classes), np.float32)
+        answers[np.array(counts) > 0] = logits.softmax(dim=1).numpy()
+        if self.progress is not None:
+            self.progress(self.done)
+        return answers, np.array(counts, np.float32)
+
+    def _pictures(self, top: int, preprocessing: Preprocessing, counts: list[float]) -> Iterator[Pixels]:
+        """Windows as the network sees them, but those without data; notes how much each counts."""
+        px = self.grid.window_px
+        for part in _together(self.grid.lefts, px):
+            width = part[-1] + px - part[0]
+            pixels, valid = read(self.source, self.bands, part[0], top, width, px)
+            for left in part:
+                inside = slice(left - part[0], left - part[0] + px)
+                counts.append(float(valid[:, inside].mean()))
+                self.done += 1
+                if counts[-1]:
+                    yield eval_picture(np.ascontiguousarray(pixels[:, inside]), preprocessing)
+            if self.progress is not None:
+                self.progress(self.done)
+
+
+def _together(lefts: Sequence[int], px: int) -> Iterator[list[int]]:
+    """Windows of a row that are read at once."""
+    part: list[int] = []
+    for left in lefts:
+        if part and px * (left + px - part[0]) > _READ_PX:
+            yield part
+            part = []
+        part.append(left)
+    yield part
+
+
+def _batches(pictures: Iterator[Pixels], batch_images: int) -> Iterator[Tensor]:
+    """(n, 3, H, W) uint8 each."""
+    batch: list[Pixels] = []
+    for picture in pictures:
+        batch.append(picture)
+        if len(batch) == batch_images:
+            yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
+            batch = []
+    if batch:
+        yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
+
+
+class _Counting:
+    """Sums over the blocks of a map."""
+
+    def __init__(self, classes: int, row_hectares: npt.NDArray[np.float64] | None) -> None:
+        self.row_hectares = row_hectares
+        self.pixels = np.zeros(classes + 1, np.int64)
+        self.sure = np.zeros(classes + 1)
+        self.hectares = np.zeros(classes + 1)
+
+    def add(self, values: npt.NDArray[np.int64], confidence: Floats, top: int) -> None:
+        flat, many = values.ravel(), len(self.pixels)
+        self.pixels += np.bincount(flat, minlength=many)
+        self.sure += np.bincount(flat, weights=confidence.ravel(), minlength=many)
+        if self.row_hectares is not None:
+            each = np.repeat(self.row_hectares[top : top + len(values)], values.shape[1])
+            self.hectares += np.bincount(flat, weights=each, minlength=many)
+
+    def result(self) -> Tally:
+        sure = np.full(len(self.pixels), np.nan)
+        np.divide(self.sure, self.pixels, out=sure, where=self.pixels > 0)
+        hectares = None if self.row_hectares is None else self.hectares[1:]
+        return Tally(self.pixels[1:], hectares, sure[1:], int(self.pixels[NODATA]))

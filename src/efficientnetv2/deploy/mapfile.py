@@ -1,0 +1,137 @@
+"""The map as a file: a GeoTIFF that knows where it lies and what its values mean.
+
+Band 1 holds the class of each pixel, from 1 in the order of the model's classes, with a colour for each; band 2 how
+probable it is, in per cent. 0 is where the raster has no data. The classes' names stand in the metadata: the item
+``class_names`` as a JSON list, and in band 1 an item for each value.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.extras import needed
+from efficientnetv2.base.files import write_atomically
+from efficientnetv2.data.raster import Dataset, opened, unplaced_quietly
+from efficientnetv2.deploy.ground import row_hectares
+from efficientnetv2.deploy.map import BLOCK_PX, NODATA
+
+_MOST_COLOURED = 255  # values of a byte, but the one for no data
+_TURN = 0.618034  # of the colour wheel between classes: the golden section, so that neighbours differ. Ours.
+_ROWS = 1024  # that are counted at a time. Ours.
+
+
+def write(
+    path: Path,
+    source: Dataset,
+    class_names: Sequence[str],
+    fill: Callable[[Dataset], None],
+    *,
+    told: Mapping[str, str],
+) -> None:
+    """Write a map beside ``path``, then put it there whole.
+
+    Args:
+        path: of the map; its folder exists.
+        source: the raster, for size and place.
+        class_names: K of the model; of more than 65,535 there is no map.
+        fill: is given the map, opened to write.
+        told: further items of metadata.
+
+    Raises:
+        InputError: it can't be written, as on a full disk.
+    """
+    rasterio = needed("rasterio", "geo", "Writing a map")
+    profile: dict[str, Any] = {
+        "driver": "GTiff", "width": source.width, "height": source.height, "count": 2,
+        "dtype": "uint8" if len(class_names) <= _MOST_COLOURED else "uint16", "nodata": NODATA,
+        "tiled": True, "blockxsize": BLOCK_PX, "blockysize": BLOCK_PX, "compress": "deflate",
+        "interleave": "band", "photometric": "MINISBLACK", "bigtiff": "IF_SAFER",
+    }  # fmt: skip
+    if source.crs is not None or not source.transform.is_identity:
+        profile |= {"crs": source.crs, "transform": source.transform}
+
+    def written(partial: Path) -> None:
+        with rasterio.open(partial, "w", **profile) as target:
+            _describe(target, class_names, told)
+            fill(target)
+
+    try:
+        with unplaced_quietly():
+            write_atomically(path, written)
+    except OSError as error:
+        # GDAL's own words lie beneath rasterio's "see previous exception".
+        reason = error.strerror or error.__cause__ or error.__context__ or error
+        raise InputError(
+            f"{path}: the map could not be written ({reason}). Is the disk full? Nothing was left there; give another "
+            "place by --out."
+        ) from error
+
+
+def _describe(target: Dataset, class_names: Sequence[str], told: Mapping[str, str]) -> None:
+    target.set_band_description(1, "class")
+    target.set_band_description(2, "probability of the class, per cent")
+    target.update_tags(class_names=json.dumps(list(class_names), ensure_ascii=False), **told)
+    target.update_tags(1, **{f"class_{value}": name for value, name in enumerate(class_names, start=1)})
+    if len(class_names) <= _MOST_COLOURED:
+        target.write_colormap(1, {NODATA: (0, 0, 0, 0), **colours(len(class_names))})
+
+
+def colours(classes: int) -> dict[int, tuple[int, int, int, int]]:
+    """A colour, (red, green, blue, alpha) of 0 to 255, for each value of a map; the first is green."""
+    table = {}
+    for place in range(classes):
+        hue = (1 / 3 + place * _TURN) % 1
+        red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 0.9 if place % 2 else 0.7)
+        table[place + 1] = (round(255 * red), round(255 * green), round(255 * blue), 255)
+    return table
+
+
+def classes_and_areas(
+    path: Path,
+) -> tuple[tuple[str, ...], npt.NDArray[np.int64], npt.NDArray[np.float64] | None]:
+    """What a map says.
+
+    Args:
+        path: of a map that ``write`` made.
+
+    Returns:
+        The names of its K classes, (K,) pixels of each, and (K,) hectares; None where a pixel's are not known.
+
+    Raises:
+        InputError: it is no such map.
+    """
+    with opened(path) as dataset:
+        names = class_names_of(dataset, path)
+        pixels, hectares = np.zeros(len(names) + 1, np.int64), np.zeros(len(names) + 1)
+        of_row = row_hectares(dataset)
+        for top in range(0, dataset.height, _ROWS):
+            bottom = min(top + _ROWS, dataset.height)
+            values = dataset.read(1, window=((top, bottom), (0, dataset.width)))
+            rows = np.stack([np.bincount(row, minlength=len(pixels)) for row in values])
+            pixels += rows.sum(axis=0)
+            if of_row is not None:
+                hectares += of_row[top:bottom] @ rows
+    return names, pixels[1:], None if of_row is None else hectares[1:]
+
+
+def class_names_of(dataset: Dataset, path: Path) -> tuple[str, ...]:
+    """The names that a map's values stand for, in their order.
+
+    Raises:
+        InputError: it is no map of ours.
+    """
+    try:
+        names = json.loads(dataset.tags()["class_names"])
+    except (KeyError, ValueError):
+        raise InputError(
+            f"{path} is no map of effnetv2 map: its metadata has no class_names. Give a map made by it."
+        ) from None
+    return tuple(str(name) for name in names)

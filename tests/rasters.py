@@ -1,0 +1,31 @@
+"""Small rasters on disk, placed somewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+
+# UTM zone 21 south, 10 m pixels, north up.
+UTM = "EPSG:32721"
+PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 8_000_000)
+
+
+def write_raster(path: Path, values: npt.ArrayLike, **words: object) -> Path:
+    """A GeoTIFF of (bands, height, width) values; ``words`` as rasterio has them, a place unless it says otherwise."""
+    pixels = np.asarray(values)
+    bands, height, width = pixels.shape
+    profile = {"driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": pixels.dtype}
+    with rasterio.open(path, "w", **(profile | {"crs": UTM, "transform": PLACE} | words)) as target:
+        target.write(pixels)
+    return path
+
+
+def coloured(*colours: tuple[int, int, int], px: int) -> npt.NDArray[np.uint8]:
+    """(3, px, n * px): squares of colours, from left to right."""
+    row = np.repeat(np.array(colours, np.uint8).T, px, axis=1)  # (3, n * px)
+    return np.repeat(row[:, None], px, axis=1)
