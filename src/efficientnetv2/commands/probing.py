@@ -8,7 +8,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen
-from efficientnetv2.inference.probe import Probe, as_linear, fitted_probe, most_pictures
+from efficientnetv2.inference.probe import Probe, as_linear, linear_probe, most_pictures
 from efficientnetv2.models.fit import put_classifier
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.recipe import Recipe
@@ -38,7 +38,7 @@ def probed(
     train, val = prepared.train, prepared.val
     most = most_pictures(network, preprocessing.image_px, len(train.class_names), device)
     with screen.counting("linear probe", sum(min(len(part), most) for part in (train, val))) as counted:
-        probe, learnt = fitted_probe(
+        probe, learnt = linear_probe(
             network,
             train,
             val,

@@ -76,7 +76,7 @@ def linear_probe(
     device: str | torch.device = "cpu",
     workers: int = 0,
     progress: Callable[[int], object] | None = None,
-) -> Probe:
+) -> tuple[Probe, Pipeline]:
     """Logistic regression on a network's embeddings, each picture embedded once.
 
     Args:
@@ -90,35 +90,12 @@ def linear_probe(
         workers: processes that read pictures.
         progress: called with the number of pictures embedded so far.
 
+    Returns:
+        What it reaches, and what predicts classes from vectors.
+
     Raises:
         InputError: the network's features are NaN or infinite.
     """
-    return fitted_probe(
-        network,
-        train,
-        val,
-        preprocessing=preprocessing,
-        key=key,
-        balanced=balanced,
-        device=device,
-        workers=workers,
-        progress=progress,
-    )[0]
-
-
-def fitted_probe(
-    network: Network,
-    train: Manifest,
-    val: Manifest,
-    *,
-    preprocessing: Preprocessing,
-    key: Key,
-    balanced: bool = False,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    progress: Callable[[int], object] | None = None,
-) -> tuple[Probe, Pipeline]:
-    """``linear_probe``, and what predicts classes from vectors."""
     begun = time.perf_counter()
     most = most_pictures(network, preprocessing.image_px, len(train.class_names), torch.device(device))
     parts = [_at_most(train, most, key.fold("train")), _at_most(val, most, key.fold("val"))]
