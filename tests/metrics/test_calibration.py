@@ -2,8 +2,19 @@
 
 import numpy as np
 import pytest
+from scipy.special import softmax
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 
-from efficientnetv2.metrics.calibration import expected_calibration_error
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.metrics.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    log_loss,
+    reliability,
+)
+from efficientnetv2.metrics.intervals import wilson
 
 
 def test_four_pictures_by_hand():
@@ -39,3 +50,65 @@ def test_a_network_that_tells_the_truth_has_almost_none():
     first = generator.uniform(size=200_000)
     true = (generator.uniform(size=200_000) > first).astype(int)
     assert expected_calibration_error(true, np.stack([first, 1 - first], axis=1)) < 0.005
+
+
+def test_the_bins_by_hand():
+    """Two pictures at 0.9, one right; two at 0.6, both right: bins 9 and 14 of 15."""
+    low, high = reliability([0, 1, 0, 1], [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
+    assert (low.pictures, low.confidence, low.right) == (2, pytest.approx(0.6), 1.0)
+    assert (high.pictures, high.confidence, high.right) == (2, pytest.approx(0.9), 0.5)
+    assert (low.low, low.high) == pytest.approx((8 / 15, 9 / 15))
+    assert high.interval == wilson(0.5, 2)
+
+
+def _overconfident(generator, pictures, times):
+    """Logits of 4 classes, and labels drawn from the probabilities that the logits over ``times`` give."""
+    logits = times * generator.normal(size=(pictures, 4)) * 1.5
+    honest = softmax(logits / times, axis=1)
+    labels = (generator.random((pictures, 1)) > honest.cumsum(axis=1)).sum(axis=1).clip(max=3)
+    return labels, logits
+
+
+@pytest.mark.parametrize("times", [0.4, 1.0, 2.5])
+def test_a_known_overconfidence_is_found(times):
+    """With 4,000 pictures to within 6 %; on others the error falls to what chance leaves, unless it was that before."""
+    generator = np.random.default_rng(0)
+    labels, logits = _overconfident(generator, 4000, times)
+    temperature = fit_temperature(labels, logits)
+    assert temperature == pytest.approx(times, rel=0.06)
+    labels, logits = _overconfident(generator, 4000, times)
+    before = expected_calibration_error(labels, softmax(logits, axis=1))
+    after = expected_calibration_error(labels, softmax(logits / temperature, axis=1))
+    assert after < 0.03
+    if times != 1.0:
+        assert after < before / 3
+        assert log_loss(labels, logits, temperature=temperature) < log_loss(labels, logits)
+
+
+def test_as_scikit_learn_fits_it():
+    """Its temperature scaling of a frozen classifier, by the log-loss too. The prior is lost among 600 pictures."""
+    pytest.importorskip("sklearn", "1.8", reason="scikit-learn scales temperatures from 1.8 on")
+    generator = np.random.default_rng(1)
+    labels, logits = _overconfident(generator, 600, 2.0)
+    frozen = LogisticRegression()
+    frozen.classes_, frozen.coef_, frozen.intercept_ = np.arange(4), np.eye(4), np.zeros(4)
+    frozen.n_features_in_ = 4
+    theirs = CalibratedClassifierCV(FrozenEstimator(frozen), method="temperature").fit(logits, labels)
+    ours = softmax(logits / fit_temperature(labels, logits), axis=1)
+    assert ours == pytest.approx(theirs.predict_proba(logits), abs=5e-3)
+
+
+def test_of_pictures_all_right_nothing_becomes_certain():
+    """Fifty right answers at 0.88: surer than before, but neither 0 nor the end of the range looked at."""
+    logits = np.tile([2.0, 0.0], (50, 1))
+    assert 0.2 < fit_temperature(np.zeros(50, dtype=int), logits) < 0.6
+
+
+def test_answers_do_not_change_and_log_loss_is_by_hand():
+    assert log_loss([0], [[np.log(3.0), 0.0]]) == pytest.approx(-np.log(0.75))
+    assert log_loss([0], [[2 * np.log(3.0), 0.0]], temperature=2.0) == pytest.approx(-np.log(0.75))
+
+
+def test_too_few_pictures_are_refused():
+    with pytest.raises(InputError, match="30 pictures or more, but there are 29"):
+        fit_temperature(np.zeros(29, dtype=int), np.zeros((29, 2)))

@@ -123,7 +123,12 @@ def test_the_same_key_gives_the_same_interval_whatever_fits_into_memory(monkeypa
 def test_classes_without_pictures_get_no_interval_and_top5_where_there_is_one():
     names = [f"c{k}" for k in range(7)]
     found = bootstrap(_figures(np.array([0, 0, 1]), np.array([0, 5, 1]), names), key=Key.of(0))
-    assert set(found) == {"top1", "top5", "macro_f1", "balanced_accuracy", "f1:c0", "f1:c1"}
+    of_classes = {f"{figure}:{name}" for figure in ("f1", "recall", "precision") for name in ("c0", "c1")}
+    assert set(found) == {"top1", "top5", "macro_f1", "balanced_accuracy", *of_classes}
+    never_called = bootstrap(_figures(np.array([0, 1]), np.array([0, 0])), key=Key.of(0))
+    assert "precision:b" not in never_called
+    assert found["recall:c0"] == wilson(0.5, 2)
+    assert found["precision:c0"] == wilson(1.0, 1)
     assert "top5" not in bootstrap(_figures(LABELS, LABELS), key=Key.of(0))
 
 

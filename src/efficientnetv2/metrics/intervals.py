@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.base.keys import Floats, Key
-from efficientnetv2.metrics.classification import Figures
+
+if TYPE_CHECKING:  # which are computed with the intervals of shares
+    from efficientnetv2.metrics.classification import Figures
 
 Interval = tuple[float, float]
 
@@ -18,11 +21,12 @@ CELLS_AT_ONCE = 4_000_000  # resampled cells held in memory together (32 MB of c
 
 
 def bootstrap(figures: Figures, *, key: Key, draws: int = 2000, level: float = 0.95) -> dict[str, Interval]:
-    """Intervals of ``top1``, ``top5``, ``macro_f1``, ``balanced_accuracy`` and each class's ``f1:NAME``.
+    """Intervals of ``top1``, ``top5``, ``macro_f1``, ``balanced_accuracy``, and of each class.
 
-    ``top1`` and ``top5`` are plain shares and get Wilson's interval, which stays honest when all
-    of a few pictures are right. So does a class's F1: it is 2J / (1 + J) of the share J that is right
-    of the pictures that are of the class or were called so, and its interval that of J, carried over.
+    ``top1``, ``top5`` and a class's recall and precision (producer's and user's accuracy) are plain shares and get
+    Wilson's interval, which stays honest when all of a few pictures are right. So does a class's F1: it is
+    2J / (1 + J) of the share J that is right of the pictures that are of the class or were called so, and its
+    interval that of J, carried over.
 
     ``macro_f1`` and ``balanced_accuracy`` reach as far as the farther of two. A percentile bootstrap
     over pictures: every draw takes as many pictures as there are, with replacement. These figures see
@@ -41,7 +45,8 @@ def bootstrap(figures: Figures, *, key: Key, draws: int = 2000, level: float = 0
         level: share of such intervals that hold the true value.
 
     Returns:
-        Name → (low, high). ``top5`` only where there is one, ``f1:NAME`` only for classes with a picture.
+        Name → (low, high). ``top5`` only where there is one; ``f1:NAME`` and ``recall:NAME`` only for classes with a
+        picture, ``precision:NAME`` only for those of them that a picture was called.
 
     Source: Wilson, JASA 22 (1927); of F1, the indirect method of arXiv:2309.14621; Efron and Tibshirani, An
     Introduction to the Bootstrap, chapter 13; of several together, Zou and Donner, Statistics in Medicine 27 (2008);
@@ -59,8 +64,14 @@ def bootstrap(figures: Figures, *, key: Key, draws: int = 2000, level: float = 0
     intervals["balanced_accuracy"] = _farther(
         _percentiles(np.nanmean(recall, axis=1), level), _mean_of(of_recall)
     )
-    for k, (_, low, high) in zip(present, of_f1, strict=True):
-        intervals[f"f1:{figures.class_names[k]}"] = (float(low), float(high))
+    called = figures.confusion.sum(axis=0)
+    for k, f1_of, recall_of in zip(present, of_f1, of_recall, strict=True):
+        name = figures.class_names[k]
+        intervals[f"f1:{name}"] = (float(f1_of[1]), float(f1_of[2]))
+        intervals[f"recall:{name}"] = (float(recall_of[1]), float(recall_of[2]))
+        if called[k]:
+            share = float(figures.confusion[k, k] / called[k])
+            intervals[f"precision:{name}"] = wilson(share, int(called[k]), level=level)
     return intervals
 
 
