@@ -218,6 +218,7 @@ def test_a_report_without_history_or_facts_is_whole(tmp_path):
     assert "Learning" not in page.text
     assert "None" not in page.text
     assert "What was chosen" not in page.text
+    assert "Can it be taken" not in page.text
 
 
 def test_times_and_settings_in_words(tmp_path):

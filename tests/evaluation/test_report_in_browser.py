@@ -7,13 +7,20 @@ import shutil
 import subprocess
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation import report
+from efficientnetv2.evaluation.answered import over
+from efficientnetv2.evaluation.answers import Beside
+from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
+from efficientnetv2.evaluation.trust import Scaled, trust
 from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.costs import Costs
 from efficientnetv2.metrics.intervals import bootstrap
+from efficientnetv2.metrics.slices import slices
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # What keeps a headless browser from looking for the network, its screen and its profile.
@@ -33,7 +40,22 @@ def page(folder, classes):
     names = tuple(f"class_{k:03d}_of_a_rather_long_name" for k in range(classes))
     true = np.arange(40 * classes) % classes
     predicted = np.where(rng.random(len(true)) < 0.7, true, rng.integers(0, classes, len(true)))
-    shown = figures(true, np.eye(classes)[predicted], names)
+    stated = rng.uniform(0.35, 0.99, len(true))[:, None]
+    probabilities = np.full((len(true), classes), 0.0) + (1 - stated) / (classes - 1)
+    probabilities[np.arange(len(true)), predicted] = stated[:, 0]
+    shown = figures(true, probabilities, names)
+    region = pd.DataFrame(
+        {"region with a long name": [f"the {k % 19}th of many regions" for k in range(len(true))]}
+    )
+    parts = slices(region, true, predicted, true == predicted)
+    scaled = Scaled(1.4321, 123, "minival", probabilities)
+    sections = [
+        trust(true, probabilities, scaled=scaled, abstain_below=0.8),
+        sliced(parts),
+        priced(true, probabilities, Costs(1.0 - np.eye(classes), 0.3), names),
+    ]
+    answers = pd.DataFrame({"label": predicted.astype(str), "true_label": true.astype(str)})
+    other = over(answers, answers.assign(label=rng.permutation(predicted).astype(str)), key=Key.of(0))
     mistake = report.Mistake(
         "a/very/long/path/" + "x" * 80 + ".jpg", names[0], names[1], 0.9, Image.new("RGB", (40, 30))
     )
@@ -54,10 +76,20 @@ def page(folder, classes):
         folder,
         figures=shown,
         intervals=bootstrap(shown, key=Key.of(0), draws=100),
-        facts=report.Facts(data="pictures", evaluated_on="val", command="effnetv2 train " + "word " * 60),
+        facts=report.Facts(
+            data="pictures", evaluated_on="val", command="effnetv2 train " + "word " * 60,
+            hashes={"model.safetensors": "f00d" * 16}, train_pictures=1000, chosen=["a" * 80, "b " * 60],
+            train_support=dict.fromkeys(names, 12345), linear_probe_f1=dict.fromkeys(names, 0.5),
+            linear_probe=0.5, linear_probe_macro_f1=0.5,
+        ),
         history=rows,
         misjudged=[mistake] * 8,
-    )
+        sections=sections,
+        beside=Beside(
+            probe=other, last=("a_run_before_this_one_with_a_long_name", other), trusted=sections[0].calibrated,
+            slices=worst_slice(parts), labels=("Probably.", "With twice as many it would reach this and that."),
+        ),
+    )  # fmt: skip
 
 
 @pytest.mark.slow

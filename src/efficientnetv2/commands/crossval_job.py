@@ -18,6 +18,7 @@ from efficientnetv2.commands.beginning import RUNS, Place
 from efficientnetv2.commands.crossval_baseline import answers_of, beside, probed
 from efficientnetv2.commands.crossval_folds import Answered, Runs
 from efficientnetv2.commands.crossval_plan import FILE, Plan, begun_with, remember
+from efficientnetv2.commands.findings import Known
 from efficientnetv2.commands.outcome import Outcome, command_line, versions
 from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.screen import Screen, answer
@@ -243,7 +244,8 @@ def _conclude(
         skipped=skipped,
         others={"run": str(folder), **whole.to_json()},
     )
-    outcome = Outcome(pooled, manifest, manifest.class_names, facts)
+    known = Known(elsewhere=whole.elsewhere())
+    outcome = Outcome(pooled, manifest, manifest.class_names, facts, known=known)
     _widen(outcome, pooled, clusters, key)
     outcome.write(folder, sections=whole.sections())
     outcome.show(screen, as_json=runs.place.as_json)

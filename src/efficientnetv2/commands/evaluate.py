@@ -40,6 +40,33 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN,...|none",
+            help="Figures by year, region, size: columns of DATA to cut the pictures by. (Default: those of few "
+            "values, or of numbers.)",
+            show_default=False,
+        ),
+    ] = None,
+    costs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="What mistakes cost: a row for each true class, a column for each answer, and one called no_answer "
+            "for leaving a picture to a person.",
+            show_default=False,
+        ),
+    ] = None,
+    abstain_below: options.AbstainBelow = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Folder of another run or evaluation: the difference on the same pictures, with its interval.",
+            show_default=False,
+        ),
+    ] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     path_column: options.PathColumn = "path",
@@ -54,9 +81,11 @@ def evaluate(
     Examples:
     - `effnetv2 evaluate runs/demo photos/`
     - `effnetv2 evaluate model.safetensors test.csv --out evaluation/ --json`
+    - `effnetv2 evaluate model.safetensors test.csv --slices year,region --against runs/before`
+    - `effnetv2 evaluate model.safetensors test.csv --abstain-below 0.8 --costs costs.csv`
     - `effnetv2 evaluate model.safetensors train.csv --sizes 96,128,160,192 --out sizes/`
     """
-    from efficientnetv2.commands.evaluate_job import evaluate_and_report
+    from efficientnetv2.commands.evaluate_job import Asking, evaluate_and_report
     from efficientnetv2.commands.prepare import Source
 
     source = Source(data, path_column, label_column, None, labels, label_separator)
@@ -71,4 +100,5 @@ def evaluate(
         as_json=as_json,
         image_px=image_px,
         sizes=sizes,
+        asking=Asking(slices, costs, abstain_below, against),
     )

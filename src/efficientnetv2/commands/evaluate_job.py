@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from efficientnetv2.commands.answering import (
     skipped_in_all,
     tell_unreadable,
 )
+from efficientnetv2.commands.costs_file import read_costs
+from efficientnetv2.commands.findings import Wanted, sliced_by
 from efficientnetv2.commands.outcome import Outcome, command_line, versions
 from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.screen import Screen
@@ -23,6 +26,7 @@ from efficientnetv2.commands.seen import Seen, seen
 from efficientnetv2.commands.sizes import one_size, several_sizes, size_curve, tell_sizes
 from efficientnetv2.data.listing import SPLITS
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.answered import read_answers
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.accelerate import pick_own_device
@@ -31,6 +35,38 @@ from efficientnetv2.models import modelfile
 from efficientnetv2.training.distributed import by_first, launched, together
 
 _SPLITS = (*SPLITS, "all")
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is asked beyond the figures, in the words of the options of these names; None: not."""
+
+    slices: str | None = None
+    costs: Path | None = None
+    abstain_below: float | None = None
+    against: Path | None = None
+
+    def wanted(self, manifest: Manifest, class_names: Sequence[str]) -> Wanted:
+        """The same, checked as far as can be before any picture is answered.
+
+        Args:
+            manifest: of the pictures.
+            class_names: of the network.
+
+        Raises:
+            InputError: a column, a file or a folder is not what it has to be.
+        """
+        if manifest.separator is not None and (self.costs or self.against):
+            option = "--costs" if self.costs else "--against"
+            raise InputError(f"{option} is for pictures of one label, but these have several. Leave it out.")
+        names = (
+            None if self.slices is None else tuple(self.slices.split(",")) if self.slices != "none" else ()
+        )
+        sliced_by(manifest, names)
+        if self.against is not None:
+            read_answers(self.against)
+        costs = None if self.costs is None else read_costs(self.costs, class_names)
+        return Wanted(names, costs, self.abstain_below, self.against)
 
 
 def evaluate_and_report(
@@ -45,6 +81,7 @@ def evaluate_and_report(
     as_json: bool,
     image_px: int | None = None,
     sizes: str | None = None,
+    asking: Asking = Asking(),
 ) -> None:
     """Everything that ``effnetv2 evaluate`` does, alone or as one of many processes.
 
@@ -59,6 +96,7 @@ def evaluate_and_report(
         as_json: only the report on stdout.
         image_px: at which the pictures are seen; None is as the model file says.
         sizes: further ones, to compare, as ``--sizes`` gives them; None compares none.
+        asking: what else is asked.
 
     Raises:
         InputError: anything a user can mend.
@@ -69,8 +107,8 @@ def evaluate_and_report(
     with together(world):
         on = pick_own_device(device, world.local_rank, world.local_size)
         readers = reading(workers, on, screen, world)
-        asked, name, px, compared = by_first(
-            world, lambda: _asked(model, source, split, strict, screen, image_px, sizes)
+        asked, name, px, compared, wanted = by_first(
+            world, lambda: _asked(model, source, split, strict, screen, image_px, sizes, asking)
         )
         answers = {
             size: answered(
@@ -89,7 +127,7 @@ def evaluate_and_report(
                 _facts(model, source, asked, name, known, predictions, seconds),
                 others={"image_px": px} | ({} if curve is None else {"sizes": curve.to_json()}),
             )
-            _report(asked, predictions, facts, curve, out, screen, as_json)
+            _report(asked, predictions, facts, wanted, curve, out, screen, as_json)
 
 
 def _refuse_run(out: Path | None) -> None:
@@ -109,8 +147,9 @@ def _asked(
     screen: Screen,
     image_px: int | None,
     sizes: str | None,
-) -> tuple[Asked, str, int, tuple[int, ...]]:
-    """The network, the pictures to evaluate it on, what these are called, at which size, and at which others."""
+    asking: Asking,
+) -> tuple[Asked, str, int, tuple[int, ...], Wanted]:
+    """The network, the pictures to evaluate it on, what these are called, at which sizes, and what else is asked."""
     compared = () if sizes is None else several_sizes(sizes)
     network = modelfile.load(model)
     px = network.preprocessing.image_px if image_px is None else one_size(image_px, "--image-px")
@@ -122,7 +161,8 @@ def _asked(
         raise InputError(
             "--sizes compares answers of one label, but these pictures have several. Leave it out."
         )
-    return Asked(network, part, tell(part, strict=strict, say=screen.say)), name, px, compared
+    wanted = asking.wanted(part, network.class_names)
+    return Asked(network, part, tell(part, strict=strict, say=screen.say)), name, px, compared, wanted
 
 
 def _facts(
@@ -161,6 +201,7 @@ def _report(
     asked: Asked,
     predictions: Predictions,
     facts: Facts,
+    wanted: Wanted,
     curve: SizeCurve | None,
     out: Path | None,
     screen: Screen,
@@ -168,7 +209,7 @@ def _report(
 ) -> None:
     part, unreadable = asked.manifest, predictions.unreadable
     tell_unreadable(part, unreadable, asked.damage, screen)
-    outcome = Outcome(predictions, part, asked.network.class_names, facts)
+    outcome = Outcome(predictions, part, asked.network.class_names, facts, wanted=wanted)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "skipped.csv").unlink(missing_ok=True)  # of the report that this one replaces

@@ -93,6 +93,15 @@ MemoryGib = Annotated[
         show_default=False,
     ),
 ]
+AbstainBelow = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        callback=between(0, 1),
+        help="Leave pictures to a person whose most probable class has less than this.",
+        show_default=False,
+    ),
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at the first unreadable picture instead of skipping it.")
 ]

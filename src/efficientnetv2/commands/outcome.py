@@ -13,6 +13,7 @@ from typing import Any
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
+from efficientnetv2.commands.findings import Findings, Known, Wanted, gathered
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.tables import write_predictions
 from efficientnetv2.data.decode import read_picture
@@ -20,7 +21,9 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import originals
 from efficientnetv2.evaluation import report
+from efficientnetv2.evaluation.answers import lines
 from efficientnetv2.evaluation.report import Facts, Mistake
+from efficientnetv2.evaluation.sections import Section
 from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import Figures
@@ -44,12 +47,25 @@ class Outcome:
         manifest: labelled.
         class_names: of the network.
         facts: all else the report says.
+        wanted: what is asked of it beyond the figures.
+        known: what is known beside the predictions.
+
+    Raises:
+        InputError: what is wanted can't be had of these pictures.
     """
 
     def __init__(
-        self, predictions: Predictions, manifest: Manifest, class_names: Sequence[str], facts: Facts
+        self,
+        predictions: Predictions,
+        manifest: Manifest,
+        class_names: Sequence[str],
+        facts: Facts,
+        *,
+        wanted: Wanted | None = None,
+        known: Known | None = None,
     ) -> None:
         self.predictions, self.manifest, self.facts = predictions, manifest, facts
+        self.wanted, self.known = wanted or Wanted(), known or Known()
         self.class_names = tuple(class_names)
 
     @cached_property
@@ -64,13 +80,19 @@ class Outcome:
             return share_intervals(self.figures)
         return bootstrap(self.figures, key=Key.of(self.facts.seed or 0).fold("intervals"))
 
+    @cached_property
+    def findings(self) -> Findings:
+        """What there is to say beyond the figures."""
+        key = Key.of(self.facts.seed or 0).fold("findings")
+        return gathered(self.predictions, self.manifest, self.class_names, self.wanted, self.known, key=key)
+
     def write(
         self,
         folder: Path,
         *,
         history: Sequence[dict[str, Any]] = (),
         sizes: SizeCurve | None = None,
-        sections: Sequence[report.Section] = (),
+        sections: Sequence[Section] = (),
     ) -> None:
         """Write ``report.json``, ``report.html`` and ``predictions.csv`` into a folder that is there."""
         try:
@@ -82,7 +104,8 @@ class Outcome:
                 history=history,
                 misjudged=self._mistakes(),
                 sizes=sizes,
-                sections=sections,
+                sections=(*sections, *self.findings.sections),
+                beside=self.findings.beside,
             )
         except OSError as error:
             raise InputError(
@@ -100,7 +123,8 @@ class Outcome:
     def show(self, screen: Screen, *, as_json: bool) -> None:
         """The figures, for a person or for a program."""
         if as_json:
-            answer(report.as_json(self.figures, self.intervals, self.facts, self._mistakes(thumbnails=False)))
+            mistakes = self._mistakes(thumbnails=False)
+            answer(report.as_json(self.figures, self.intervals, self.facts, mistakes, self.findings.sections))
             return
         score, low_high = self.figures, self.intervals
         columns, rows = _by_class(score)
@@ -130,6 +154,8 @@ class Outcome:
                 f"The linear probe on the weights it began with had top-1 {self.facts.linear_probe:.1%}, "
                 f"macro-F1 {self.facts.linear_probe_macro_f1:.3f}."
             )
+        for line in lines(self.findings.beside):
+            screen.say(line)
         if self.facts.optimistic:
             screen.say(
                 "Optimistic: " + " ".join(self.facts.notes or ["these pictures also chose the model."])
@@ -173,7 +199,7 @@ def _by_class(score: Figures | SeveralFigures) -> tuple[list[str], list[list[str
             for name, one in score.per_class.items()
             if one.average_precision is not None
         ]
-    return ["class", "precision", "recall", "F1", "pictures"], [
+    return ["class", "user's (precision)", "producer's (recall)", "F1", "pictures"], [
         [name, *(f"{value:.3f}" for value in (one.precision, one.recall, one.f1)), str(one.support)]
         for name, one in score.per_class.items()
         if one.precision is not None and one.recall is not None and one.f1 is not None

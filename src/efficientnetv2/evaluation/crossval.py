@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from efficientnetv2.evaluation.report import Section
+from efficientnetv2.evaluation.sections import Section
 from efficientnetv2.metrics.resampling import Difference
 from efficientnetv2.metrics.several import MEANS_OVER_CLASSES
 
@@ -160,6 +160,15 @@ class CrossValidation:
             f"{spread}: {words} {self.mean}, top-1 {self.top1}.",
             *(f"Warning: {one.sentence()}" if one.flattering else one.sentence() for one in self.beside),
         ]
+
+    def elsewhere(self) -> tuple[str, str] | None:
+        """Verdict and words for the report's question about new places; None where nothing here says it."""
+        if self.beside:
+            first = self.beside[0]
+            return "Less good." if first.flattering else "About as good.", first.sentence()
+        if self.by == "place":
+            return "That is what is measured here.", "No network had learnt from the places that it answers."
+        return None
 
     def sections(self) -> list[Section]:
         """For the page."""

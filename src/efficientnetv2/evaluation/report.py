@@ -18,9 +18,11 @@ from PIL import Image
 
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.evaluation import cost
+from efficientnetv2.evaluation.answers import Beside, answers, limits
 from efficientnetv2.evaluation.confusion import Matrix, confusions
 from efficientnetv2.evaluation.curve import Row, constants, learning_curve
 from efficientnetv2.evaluation.page import both, data_uri, json_text, plain, rendered, thumbnail
+from efficientnetv2.evaluation.sections import Part, Section
 from efficientnetv2.evaluation.sizes import SizeCurve, draw_sizes
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.intervals import Interval
@@ -51,6 +53,9 @@ class Facts:
         input_wait_share: of the training time, the share spent waiting for pictures.
         linear_probe: top-1 of a linear classifier on the features of the given weights, untrained.
         linear_probe_macro_f1: its macro-F1.
+        linear_probe_f1: name of each class → its F1.
+        train_support: name of each class → how many pictures of it were trained on.
+        hashes: of the files that this was computed from: name → SHA-256 or the like.
         skipped: how many pictures could not be read.
         others: further keys of ``report.json``.
     """
@@ -72,6 +77,9 @@ class Facts:
     input_wait_share: float | None = None
     linear_probe: float | None = None
     linear_probe_macro_f1: float | None = None
+    linear_probe_f1: Mapping[str, float] = field(default_factory=dict)
+    train_support: Mapping[str, int] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
     skipped: int = 0
     others: Mapping[str, Any] = field(default_factory=dict)
 
@@ -100,23 +108,6 @@ class Mistake:
     thumbnail: Image.Image | npt.NDArray[np.uint8] | None = None
 
 
-@dataclass(frozen=True)
-class Section:
-    """Something more to say on the page, behind the figures.
-
-    Args:
-        title: its heading.
-        sentences: in order; those that begin with ``!`` are warnings.
-        columns: of a table, the first of words.
-        rows: its cells; empty for no table.
-    """
-
-    title: str
-    sentences: Sequence[str] = ()
-    columns: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-
-
 def write(
     folder: str | Path,
     *,
@@ -126,7 +117,8 @@ def write(
     history: Sequence[Row] = (),
     misjudged: Sequence[Mistake] = (),
     sizes: SizeCurve | None = None,
-    sections: Sequence[Section] = (),
+    sections: Sequence[Section | Part] = (),
+    beside: Beside = Beside(),  # noqa: B008 - frozen
 ) -> None:
     """Write ``report.json`` and ``report.html``.
 
@@ -138,13 +130,13 @@ def write(
         history: rows of ``metrics.jsonl``, as ``evaluation.curve.learning_curve`` takes them.
         misjudged: the mistakes to show, the most confident first; see ``most_confident``.
         sizes: the same pictures seen at several sizes, if they were.
-        sections: what else the page is to say.
+        sections: further parts, in this order.
+        beside: what the opening answers are made from beside the figures.
     """
-    told = as_json(figures, intervals, facts, misjudged)
+    told = as_json(figures, intervals, facts, misjudged, sections)
     write_text_atomically(Path(folder) / "report.json", json_text(told))
-    write_text_atomically(
-        Path(folder) / "report.html", _page(figures, intervals, facts, history, misjudged, sizes, sections)
-    )
+    page = _page(figures, intervals, facts, history, misjudged, sizes, sections, beside)
+    write_text_atomically(Path(folder) / "report.html", page)
 
 
 def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts) -> str | None:
@@ -179,6 +171,7 @@ def as_json(
     intervals: Mapping[str, Interval],
     facts: Facts,
     misjudged: Sequence[Mistake] = (),
+    sections: Sequence[Section | Part] = (),
 ) -> dict[str, Any]:
     """What ``report.json`` holds, as plain JSON values; NaN and infinity become None."""
     told = {key: value for key, value in vars(facts).items() if key != "others"}
@@ -195,6 +188,7 @@ def as_json(
             "intervals": intervals,
             **told,
             **facts.others,
+            **{key: value for section in sections for key, value in section.told.items()},
             "per_class": {name: asdict(one) for name, one in figures.per_class.items()},
             "class_names": figures.class_names,
             **({} if isinstance(figures, SeveralFigures) else {"confusion": figures.confusion}),
@@ -234,7 +228,8 @@ def _page(
     history: Sequence[Row],
     misjudged: Sequence[Mistake],
     sizes: SizeCurve | None,
-    sections: Sequence[Section],
+    sections: Sequence[Section | Part],
+    beside: Beside,
 ) -> str:
     several = isinstance(figures, SeveralFigures)
     values = {
@@ -252,6 +247,9 @@ def _page(
         intervals=intervals,
         facts=facts,
         lost_to_probe=lost_to_probe(figures, facts),
+        answers=answers(figures, intervals, facts, beside),
+        limits=limits(figures, intervals, facts, beside),
+        sections=sections,
         beats_majority=intervals["top1"][0] > figures.majority_top1,
         several=several,
         classes=weakest_first[:_ROWS_OPEN],
@@ -262,7 +260,6 @@ def _page(
         stages=stages,
         costs=both(lambda dark: cost.draw_costs({"": stages}, dark=dark)),
         over_time=both(lambda dark: cost.draw_top1_over_time({facts.model or "": history}, dark=dark)),
-        sections=sections,
         sizes=sizes,
         size_curve=both(lambda dark: None if sizes is None else draw_sizes(sizes, dark=dark)),
         matrix=None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from efficientnetv2.base.keys import Floats, Key
 from efficientnetv2.metrics.intervals import CELLS_AT_ONCE, Interval
@@ -56,13 +57,13 @@ def clustered(
         with replacement.
     """
     drawn = _drawn(labels, [answers], clusters, num_classes, key)
-    return {name: _percentiles(values[:, 0]) for name, values in drawn.items()}
+    return {name: _percentiles(values[:, 0]) for name, values in drawn.items() if not name.startswith("f1:")}
 
 
 def paired(
     labels: Ints, one: Ints, other: Ints, clusters: Ints, num_classes: int, *, key: Key
 ) -> dict[str, Difference]:
-    """How much better one answers than the other: ``top1``, ``macro_f1`` and ``balanced_accuracy``.
+    """How much better one answers than the other.
 
     Args:
         labels: (N,) true classes.
@@ -72,12 +73,14 @@ def paired(
         num_classes: K.
         key: of the resampling.
 
+    Returns:
+        ``top1``, ``macro_f1``, ``balanced_accuracy``, and ``f1:k`` of each class k that has a picture.
+
     Source: the percentile bootstrap of pairs; Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
     """
     drawn = _drawn(labels, [one, other], clusters, num_classes, key)
-    whole = _scores(
-        np.concatenate([_counts(labels, each, num_classes) for each in (one, other)]).reshape(1, 2, 3, -1)
-    )
+    cells, counts = _cells(labels, [one, other], np.arange(len(labels)), num_classes)
+    whole = _scores((counts @ cells).reshape(1, 2, 3, num_classes))
     return {
         name: Difference(
             float(whole[name][0, 0] - whole[name][0, 1]), *_percentiles(values[:, 0] - values[:, 1])
@@ -86,35 +89,47 @@ def paired(
     }
 
 
-def _counts(labels: Ints, answers: Ints, num_classes: int) -> Floats:
-    """(3, K): pictures right, true and called, of each class."""
-    parts = (labels[labels == answers], labels, answers)
-    return np.stack([np.bincount(part, minlength=num_classes) for part in parts]).astype(np.float64)
+def _cells(
+    labels: Ints, answers: list[Ints], clusters: Ints, num_classes: int
+) -> tuple[csr_array, npt.NDArray[np.int64]]:
+    """What is drawn: (units, answers * 3 * K) pictures right, true and called, and how many units there are of each.
+
+    Lone pictures of the same label and the same answers are one unit: a million of them are few kinds.
+    """
+    table = np.stack([labels, *answers], axis=1)
+    names, of_picture = np.unique(clusters, return_inverse=True)
+    if len(names) == len(labels):
+        table, counts = np.unique(table, axis=0, return_counts=True)
+        of_picture = np.arange(len(table))
+    else:
+        counts = np.ones(len(names), dtype=np.int64)
+    true = table[:, 0]
+    rows, columns = [], []
+    for place in range(len(answers)):
+        called = table[:, place + 1]
+        hit = true == called
+        start = 3 * num_classes * place
+        rows += [of_picture[hit], of_picture, of_picture]
+        columns += [start + true[hit], start + num_classes + true, start + 2 * num_classes + called]
+    places = (np.concatenate(rows), np.concatenate(columns))
+    shape = (len(counts), 3 * num_classes * len(answers))
+    return csr_array((np.ones(len(places[0])), places), shape=shape), counts
 
 
 def _drawn(
     labels: Ints, answers: list[Ints], clusters: Ints, num_classes: int, key: Key
 ) -> dict[str, Floats]:
     """Figures of each draw: name → (draws, answers)."""
-    units, of_picture = np.unique(clusters, return_inverse=True)
-    table = np.zeros((len(units), len(answers), 3, num_classes))
-    rows = np.arange(len(labels))
-    for place, each in enumerate(answers):
-        right = labels == each
-        for kind, (chosen, classes) in enumerate(
-            ((rows[right], labels[right]), (rows, labels), (rows, each))
-        ):
-            np.add.at(table, (of_picture[chosen], place, kind, classes), 1.0)
-    # Units alike in every number are drawn together: a million lone pictures are few kinds of them.
-    kinds, counts = np.unique(table.reshape(len(units), -1), axis=0, return_counts=True)
-    generator = key.generator()
-    at_once = max(1, CELLS_AT_ONCE // max(len(counts), kinds.shape[1]))
+    cells, counts = _cells(labels, answers, clusters, num_classes)
+    units, generator = int(counts.sum()), key.generator()
+    at_once = max(1, CELLS_AT_ONCE // max(cells.shape))
     parts = []
     for start in range(0, _DRAWS, at_once):
         size = min(at_once, _DRAWS - start)
-        times = generator.multinomial(len(units), counts / len(units), size=size)
-        parts.append(_scores((times @ kinds).reshape(size, len(answers), 3, num_classes)))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        times = generator.multinomial(units, counts / units, size=size)
+        parts.append(_scores((times @ cells).reshape(size, len(answers), 3, num_classes)))
+    present = {f"f1:{k}" for k in np.unique(labels).tolist()} | {"top1", "macro_f1", "balanced_accuracy"}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name in present}
 
 
 def _scores(sums: Floats) -> dict[str, Floats]:
@@ -127,9 +142,11 @@ def _scores(sums: Floats) -> dict[str, Floats]:
         "top1": right.sum(axis=-1) / np.maximum(true.sum(axis=-1), 1),
         "macro_f1": np.nanmean(f1, axis=-1),
         "balanced_accuracy": np.nanmean(recall, axis=-1),
+        **{f"f1:{k}": f1[..., k] for k in range(f1.shape[-1])},
     }
 
 
 def _percentiles(values: Floats) -> Interval:
-    low, high = np.quantile(values, [0.025, 0.975])
+    """Draws without the class do not count."""
+    low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)

@@ -1,0 +1,179 @@
+"""What a report says beyond the figures: gathered from answers, their table and what the user asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+
+from efficientnetv2.base.errors import InputError, did_you_mean, some
+from efficientnetv2.base.keys import Key
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
+from efficientnetv2.evaluation.answered import Over, over, read_answers
+from efficientnetv2.evaluation.answers import Beside
+from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
+from efficientnetv2.evaluation.sections import Part
+from efficientnetv2.evaluation.trust import Scaled, trust
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.metrics.costs import Costs
+from efficientnetv2.metrics.several import right
+from efficientnetv2.metrics.slices import slices, usable, values_of
+
+# Columns of a manifest that say no property of a picture.
+_OTHERWISE = ("path", "label", "split", *PLACE, CONTENT, CHECKSUM)
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What is asked of a report beyond the figures.
+
+    Args:
+        slices: columns to cut the pictures by; None takes those that there are, empty none.
+        costs: of mistakes; None where they are not known.
+        abstain_below: probability below which a picture is left to a person; None answers all.
+        against: folder of another run or evaluation to compare with.
+    """
+
+    slices: tuple[str, ...] | None = None
+    costs: Costs | None = None
+    abstain_below: float | None = None
+    against: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known beside the answers.
+
+    Args:
+        scaled: pictures and name of those that the temperature of the answers was fitted on, and the temperature.
+        probe: answers of the linear probe, as ``evaluation.answered.read_answers`` gives them.
+        labels: verdict and words on more labels.
+        elsewhere: verdict and words on pictures from new places.
+        sections: that others have made.
+    """
+
+    scaled: tuple[float, int, str] | None = None
+    probe: pd.DataFrame | None = None
+    labels: tuple[str, str] | None = None
+    elsewhere: tuple[str, str] | None = None
+    sections: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What a report says beyond the figures.
+
+    Args:
+        sections: of the page.
+        beside: for its opening answers.
+    """
+
+    sections: tuple[Part, ...]
+    beside: Beside
+
+
+def gathered(
+    predictions: Predictions,
+    manifest: Manifest,
+    class_names: Sequence[str],
+    wanted: Wanted,
+    known: Known,
+    *,
+    key: Key,
+) -> Findings:
+    """Everything that there is to say of these answers.
+
+    Args:
+        predictions: on the manifest's pictures.
+        manifest: labelled.
+        class_names: of the network.
+        wanted: what the user asked for.
+        known: what is known beside.
+        key: of resampling.
+
+    Raises:
+        InputError: a column is not there or cuts nothing, or the other run answered other pictures.
+    """
+    labels, probabilities = predictions.labels, predictions.probabilities
+    shown = manifest.select(predictions.samples)
+    trusted = trust(
+        labels, probabilities, scaled=_scaled(predictions, known), abstain_below=wanted.abstain_below
+    )
+    sections: list[Part] = [trusted]
+    predicted = probabilities.argmax(axis=1)
+    columns = shown.table[sliced_by(shown, wanted.slices)]
+    parts = slices(columns, labels, predicted, right(labels, predicted))
+    if parts:
+        sections.append(sliced(parts))
+    if wanted.costs is not None:
+        sections.append(priced(labels, probabilities, wanted.costs, class_names))
+    probe = last = None
+    if labels.ndim == 1:
+        answers = pd.DataFrame(
+            {"label": [class_names[one] for one in predicted], "true_label": list(shown.table["label"])},
+            index=pd.Index(shown.paths),
+        )
+        probe = None if known.probe is None else over(answers, known.probe, key=key.fold("probe"))
+        last = None if wanted.against is None else _against(answers, wanted.against, key.fold("against"))
+    return Findings(
+        (*sections, *known.sections),
+        Beside(
+            probe=probe,
+            last=last,
+            placed="latitude" in shown.table,
+            labels=known.labels,
+            elsewhere=known.elsewhere,
+            trusted=trusted.calibrated,
+            slices=worst_slice(parts) if parts else None,
+        ),
+    )
+
+
+def sliced_by(manifest: Manifest, wanted: tuple[str, ...] | None) -> list[str]:
+    """The columns by which pictures are cut.
+
+    Args:
+        manifest: of the pictures.
+        wanted: as ``Wanted.slices``.
+
+    Raises:
+        InputError: a column that was asked for is not there, or cuts the pictures into nothing of use.
+    """
+    if wanted is None:
+        return usable(manifest.table, without=_OTHERWISE)
+    there = [str(name) for name in manifest.table.columns if name not in _OTHERWISE]
+    for name in wanted:
+        if name not in there:
+            having = f"It has {some(there, 20)}." if there else "It has no other than path, label and split."
+            raise InputError(
+                f"--slices {name}: {manifest.source} has no such column{did_you_mean(name, there)} {having}"
+            )
+        if values_of(manifest.table[name]) is None:
+            raise InputError(
+                f"--slices {name}: the column has one value, or many that are no numbers, so it cuts the pictures "
+                "into nothing of use. Give one of a few values, such as a year or a region, or of numbers."
+            )
+    return list(wanted)
+
+
+def _scaled(predictions: Predictions, known: Known) -> Scaled | None:
+    if known.scaled is None:
+        return None
+    temperature, pictures, fitted_on = known.scaled
+    before = softmax(temperature * np.asarray(predictions.logits, dtype=np.float64), axis=1)
+    return Scaled(temperature, pictures, fitted_on, before)
+
+
+def _against(answers: pd.DataFrame, folder: Path, key: Key) -> tuple[str, Over]:
+    found = over(answers, read_answers(folder), key=key)
+    if found is None:
+        raise InputError(
+            f"--against {folder}: it answered none of these pictures, so nothing can be compared. Evaluate that model "
+            "on the same DATA, and give the folder of that evaluation."
+        )
+    return folder.name, found

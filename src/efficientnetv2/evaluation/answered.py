@@ -1,0 +1,94 @@
+"""Answers that were written down, read again: ``predictions.csv`` of a run or of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.metrics.resampling import Difference, paired
+
+NAME = "predictions.csv"
+
+
+@dataclass(frozen=True)
+class Over:
+    """What one network's answers have over another's, on the same pictures.
+
+    Args:
+        pictures: that both answered.
+        top1: share labelled right.
+        macro_f1: mean F1 over the classes that have a picture.
+        balanced_accuracy: mean recall over them.
+        f1: of each of them.
+    """
+
+    pictures: int
+    top1: Difference
+    macro_f1: Difference
+    balanced_accuracy: Difference
+    f1: Mapping[str, Difference]
+
+
+def read_answers(folder: Path) -> pd.DataFrame:
+    """The answers of a run or of an evaluation, by picture.
+
+    Args:
+        folder: that holds ``predictions.csv``.
+
+    Returns:
+        Columns ``label`` (the answer) and ``true_label``, both text, indexed by the path of the picture.
+
+    Raises:
+        InputError: there is no such file, or it says no true labels.
+    """
+    file = folder / NAME
+    if not file.is_file():
+        raise InputError(
+            f"{folder} holds no {NAME}. Give the folder of a run that has come to its end, or of an evaluation "
+            "(effnetv2 evaluate MODEL DATA --out FOLDER)."
+        )
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    if not {"path", "label", "true_label"} <= set(table.columns):
+        raise InputError(
+            f"{file} has no column true_label: it is of pictures without labels, or another version wrote it. "
+            "Leave the run out, or evaluate again."
+        )
+    return table[["path", "label", "true_label"]].drop_duplicates("path").set_index("path")
+
+
+def over(one: pd.DataFrame, other: pd.DataFrame, *, key: Key) -> Over | None:
+    """What the one's answers have over the other's, on the pictures that both answered; None if there is none.
+
+    Args:
+        one: as ``read_answers`` gives them.
+        other: likewise.
+        key: of the resampling.
+
+    Raises:
+        InputError: a picture has another true label in one than in the other.
+    """
+    both = one.index.intersection(other.index, sort=False)
+    if not len(both):
+        return None
+    mine, theirs = one.loc[both], other.loc[both]
+    unlike = mine["true_label"] != theirs["true_label"]
+    if unlike.any():
+        first = int(unlike.to_numpy().argmax())
+        one_label, other_label = (side["true_label"].iloc[first] for side in (mine, theirs))
+        raise InputError(
+            f"{both[first]!s} is '{one_label}' on one side and '{other_label}' on the other ({int(unlike.sum())} of "
+            f"{len(both)} pictures differ so). Evaluate both again with the same labels."
+        )
+    names = sorted({*mine["true_label"], *mine["label"], *theirs["label"]})
+    ids = {name: number for number, name in enumerate(names)}
+    columns = [mine["true_label"], mine["label"], theirs["label"]]
+    labels, answers, others = (column.map(ids).to_numpy(dtype=np.int64) for column in columns)
+    found = paired(labels, answers, others, np.arange(len(both)), len(names), key=key)
+    f1 = {names[k]: found[f"f1:{k}"] for k in np.unique(labels).tolist()}
+    return Over(len(both), found["top1"], found["macro_f1"], found["balanced_accuracy"], f1)

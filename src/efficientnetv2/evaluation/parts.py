@@ -1,0 +1,81 @@
+"""Slices of the pictures and costs of mistakes, as sections of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy.typing as npt
+
+from efficientnetv2.evaluation.page import percent
+from efficientnetv2.evaluation.sections import Part
+from efficientnetv2.metrics.costs import NO_ANSWER, Costs, cost_figures
+from efficientnetv2.metrics.slices import SMALL, Slice
+
+_ROWS_OPEN = 15  # of the table of slices; the rest unfolds
+
+
+def sliced(found: Sequence[Slice]) -> Part:
+    """The section of slices.
+
+    Args:
+        found: at least one, as ``metrics.slices.slices`` gives them.
+    """
+    return Part(
+        "slices.html.j2",
+        {
+            "words": worst_slice(found),
+            "shown": found[:_ROWS_OPEN],
+            "more": found[_ROWS_OPEN:],
+            "small": SMALL,
+            "count": len(found),
+        },
+        {"slices": [asdict(one) for one in found]},
+    )
+
+
+def worst_slice(found: Sequence[Slice]) -> str:
+    """Where the network is worst, in a sentence."""
+    below = [one for one in found if one.below]
+    if below:
+        worst = min(below, key=lambda one: one.top1)
+        others = f", and so are {len(below) - 1} more" if len(below) > 1 else ""
+        return f"{_said(worst)} are labelled right: worse than elsewhere beyond chance{others}."
+    large = [one for one in found if not one.small]
+    if not large:
+        return f"Each slice has fewer than {SMALL} pictures: too few to say."
+    return f"No slice is worse beyond chance. The lowest: {_said(large[0])} are labelled right."
+
+
+def _said(one: Slice) -> str:
+    return f"of {one.column} {one.value} ({one.pictures} pictures) {percent(one.top1)}"
+
+
+def priced(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, costs: Costs, class_names: Sequence[str]
+) -> Part:
+    """The section of costs.
+
+    Args:
+        labels: (N,) class ids.
+        probabilities: (N, K).
+        costs: of the K classes.
+        class_names: K names.
+    """
+    found = cost_figures(labels, probabilities, costs)
+    constant = None if found.constant_answer == NO_ANSWER else class_names[found.constant_answer]
+    words = (
+        f"With the costs given, a picture costs {found.cheapest:.4g} on average where each gets the answer of least "
+        f"expected cost, and {found.most_probable:.4g} where it gets the most probable class. "
+        f"{percent(found.changed)} of the answers are others by that"
+    )
+    words += (
+        "." if costs.no_answer is None else f", {percent(found.left)} of the pictures are left to a person."
+    )
+    if found.cheapest > found.most_probable:
+        words += " That it costs more says that the probabilities are not honest: see their calibration."
+    return Part(
+        "costs.html.j2",
+        {"figures": found, "constant": constant, "words": words},
+        {"costs": asdict(found) | {"constant_answer": constant}},
+    )

@@ -1,0 +1,220 @@
+"""Whether a network can be taken at its word: reliability diagram, temperature, and what silence is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from efficientnetv2.evaluation.drawing import COLOURS, GRID, INK, WIDTH_IN, plain
+from efficientnetv2.evaluation.page import both, percent
+from efficientnetv2.evaluation.sections import Part
+from efficientnetv2.metrics.abstention import AbstentionCurve, abstention_curve
+from efficientnetv2.metrics.calibration import Bin, expected_calibration_error, reliability
+from efficientnetv2.metrics.intervals import wilson
+from efficientnetv2.metrics.several import right
+
+# Shares of the pictures answered that the table shows. Ours.
+_SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The temperature that these probabilities have, and those that they would have without it.
+
+    Args:
+        temperature: that the logits were divided by.
+        pictures: that it was fitted on.
+        fitted_on: what these are called.
+        before: (N, K) probabilities without it.
+    """
+
+    temperature: float
+    pictures: int
+    fitted_on: str
+    before: npt.NDArray[np.floating[Any]]
+
+
+def trust(
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    *,
+    scaled: Scaled | None = None,
+    abstain_below: float | None = None,
+) -> Part:
+    """The section of a report.
+
+    Args:
+        labels: (N,) true classes; of several labels each (N, M), -1 behind the last.
+        probabilities: (N, K), as the network gives them.
+        scaled: what a temperature has changed; None where there is none.
+        abstain_below: a threshold that was asked for; it gets a row of its own.
+    """
+    shares = np.asarray(probabilities)
+    predicted = shares.argmax(axis=1)
+    hits = right(labels, predicted)
+    true = np.where(hits, predicted, -1)
+    bins, ece = reliability(true, shares), expected_calibration_error(true, shares)
+    curve = abstention_curve(hits, shares.max(axis=1))
+    before = None if scaled is None else expected_calibration_error(true, scaled.before)
+    points = _points(curve, abstain_below)
+    calibration = {
+        "ece": ece,
+        "mean_probability": float(shares.max(axis=1).mean()),
+        "bins": [asdict(one) for one in bins],
+    }
+    if scaled is not None:
+        calibration |= {
+            "temperature": scaled.temperature, "fitted_on": scaled.fitted_on, "fitted_pictures": scaled.pictures,
+            "ece_before": before,
+        }  # fmt: skip
+    return Part(
+        "trust.html.j2",
+        {
+            "ece": ece,
+            "aurc": curve.aurc,
+            "calibrated": calibrated(
+                float(shares.max(axis=1).mean()), float(hits.mean()), ece, scaled, before
+            ),
+            "abstaining": _abstaining(curve, abstain_below),
+            "points": points,
+            "diagram": both(lambda dark: draw_reliability(bins, dark=dark)),
+            "curve": both(lambda dark: draw_abstention(curve, dark=dark)),
+        },
+        {"calibration": calibration, "abstention": {"aurc": curve.aurc, "points": points}},
+    )
+
+
+def calibrated(
+    stated: float, is_right: float, ece: float, scaled: Scaled | None, before: float | None
+) -> str:
+    """What the network says of itself and what is so, in sentences.
+
+    Args:
+        stated: mean probability of its answers.
+        is_right: share of them that is right.
+        ece: expected calibration error.
+        scaled: the temperature, if there is one.
+        before: the error without it.
+    """
+    how = "too sure of itself" if stated > is_right else "more often right than it says"
+    sentence = (
+        f"On average it gives its answer {percent(stated)}, and {percent(is_right)} of the answers are right"
+    )
+    sentence += "." if abs(stated - is_right) < 0.01 else f": it is {how}."
+    if scaled is None or before is None:
+        return (
+            f"{sentence} Its probabilities are as training left them; a temperature, fitted on pictures set aside "
+            "(--set minival=0.1), would bring them closer to the truth."
+        )
+    came = (
+        "brought the calibration error from"
+        if ece < before
+        else "was to lower the calibration error, but it went from"
+    )
+    return (
+        f"{sentence} Its temperature of {scaled.temperature:.3g}, fitted on {scaled.pictures} pictures of "
+        f"{scaled.fitted_on}, {came} {percent(before)} to {percent(ece)}; no answer is another by it."
+    )
+
+
+def _abstaining(curve: AbstentionCurve, abstain_below: float | None) -> str:
+    half = curve.at_share(0.5)
+    words = (
+        f"Of the {percent(float(curve.answered[half]))} that it is surest of, "
+        f"{percent(float(curve.accuracy[half]))} are right, of all {percent(float(curve.accuracy[-1]))}."
+    )
+    if abstain_below is None:
+        return words
+    count, share, interval = curve.answered_at(abstain_below)
+    if interval is None:
+        return f"No picture reaches the probability of {abstain_below:g} that was asked for. {words}"
+    return (
+        f"From a probability of {abstain_below:g} on, as asked for, it answers {count} of {curve.pictures} pictures, "
+        f"{percent(share)} of them rightly ({100 * interval[0]:.1f} to {percent(interval[1])}). {words}"
+    )
+
+
+def _points(curve: AbstentionCurve, abstain_below: float | None) -> list[dict[str, Any]]:
+    """Rows of the table, by falling share of pictures answered."""
+    found: dict[float, dict[str, Any]] = {}
+    for share in _SHARES:
+        point = curve.at_share(share)
+        row = _row(curve, float(curve.threshold[point]), asked=False)
+        found[row["answered"]] = row
+    rows = list(found.values())
+    if abstain_below is not None:
+        rows.append(_row(curve, abstain_below, asked=True))
+    return sorted(rows, key=lambda row: -float(row["answered"]))
+
+
+def _row(curve: AbstentionCurve, threshold: float, *, asked: bool) -> dict[str, Any]:
+    count, accuracy, interval = curve.answered_at(threshold)
+    low, high = interval or (None, None)
+    answered = count / curve.pictures
+    return {
+        "answered": answered, "threshold": threshold, "accuracy": accuracy, "low": low, "high": high, "asked": asked,
+    }  # fmt: skip
+
+
+def draw_reliability(bins: Sequence[Bin], *, dark: bool) -> Figure:
+    """Share right against probability stated, with the 95 % interval of each bin; below, how many pictures it has.
+
+    Args:
+        bins: as ``metrics.calibration.reliability`` gives them.
+        dark: light letters, for a dark page.
+    """
+    figure = Figure(figsize=(WIDTH_IN, 3.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    stated = [100 * one.confidence for one in bins]
+    shares = np.array([100 * one.right for one in bins])
+    ends = np.array([[100 * one.interval[0], 100 * one.interval[1]] for one in bins]).T
+    upper.plot([0, 100], [0, 100], color=INK[dark], linewidth=0.8, linestyle=":")
+    upper.errorbar(
+        stated, shares, yerr=np.abs(ends - shares), color=COLOURS[dark][0], marker="o", markersize=4, linewidth=1.2,
+        elinewidth=0.8,
+    )  # fmt: skip
+    upper.set_ylim(0, 103)
+    plain(upper, "labelled right, %", dark=dark)
+    lower.bar(
+        [100 * one.low for one in bins], [one.pictures for one in bins],
+        width=[100 * (one.high - one.low) for one in bins], align="edge", color=COLOURS[dark][0],
+        edgecolor=GRID[dark], linewidth=0.4,
+    )  # fmt: skip
+    lower.set_xlim(0, 100)
+    lower.set_xlabel("stated probability of the answer, %", color=INK[dark])
+    plain(lower, "pictures", dark=dark)
+    lower.locator_params(axis="y", nbins=3, integer=True)
+    return figure
+
+
+def draw_abstention(curve: AbstentionCurve, *, dark: bool) -> Figure:
+    """Accuracy against the share of pictures answered, with its 95 % interval.
+
+    Args:
+        curve: to draw.
+        dark: light letters, for a dark page.
+    """
+    figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
+    ax = figure.subplots()
+    # Of the few surest pictures the share jumps with each; from the tenth picture on it says something.
+    points = [point for point in range(len(curve.answered)) if curve.answered[point] * curve.pictures >= 10]
+    points = points or [len(curve.answered) - 1]
+    x = 100 * curve.answered[points]
+    ends = [
+        wilson(float(curve.accuracy[point]), round(curve.answered[point] * curve.pictures))
+        for point in points
+    ]
+    ax.fill_between(
+        x, [100 * low for low, _ in ends], [100 * high for _, high in ends], color=COLOURS[dark][0], alpha=0.2,
+        linewidth=0,
+    )  # fmt: skip
+    ax.plot(x, 100 * curve.accuracy[points], color=COLOURS[dark][0], linewidth=1.5)
+    ax.set_xlim(0, 101)
+    ax.set_xlabel("answered, % of the pictures, the surest first", color=INK[dark])
+    plain(ax, "of these labelled right, %, with the 95 % interval", dark=dark)
+    return figure

@@ -1,0 +1,45 @@
+"""Answers read again from predictions.csv, and two of them compared."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.evaluation.answered import over, read_answers
+
+
+def written(folder, rows):
+    folder.mkdir()
+    pd.DataFrame(rows, columns=["path", "label", "true_label"]).to_csv(
+        folder / "predictions.csv", index=False
+    )
+    return folder
+
+
+def test_only_pictures_that_both_answered_are_compared(tmp_path):
+    """b, c and d: two right against one, so a third of top-1 better; of class x both recalls differ by 1/2."""
+    one = written(tmp_path / "one", [("a", "x", "y"), ("b", "x", "x"), ("c", "x", "x"), ("d", "x", "NA")])
+    other = written(tmp_path / "two", [("d", "y", "NA"), ("c", "y", "x"), ("b", "x", "x"), ("e", "x", "x")])
+    found = over(read_answers(one), read_answers(other), key=Key.of(0))
+    assert found.pictures == 3
+    assert found.top1.value == pytest.approx(1 / 3)
+    assert list(found.f1) == ["NA", "x"]
+    assert found.f1["x"].value == pytest.approx(4 / 5 - 2 / 3)
+
+
+def test_nothing_in_common_is_no_comparison_and_other_labels_are_refused(tmp_path):
+    one, two = (read_answers(written(tmp_path / name, [(name, "x", "x")])) for name in "ab")
+    assert over(one, two, key=Key.of(0)) is None
+    three = read_answers(written(tmp_path / "c", [("a", "x", "y")]))
+    with pytest.raises(InputError, match=r"a is 'x' on one side and 'y' on the other \(1 of 1 pictures"):
+        over(one, three, key=Key.of(0))
+
+
+def test_what_is_no_table_of_answers_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"holds no predictions.csv. Give the folder of a run"):
+        read_answers(tmp_path)
+    pd.DataFrame({"path": ["a"], "label": ["x"]}).to_csv(tmp_path / "predictions.csv")
+    with pytest.raises(InputError, match="has no column true_label"):
+        read_answers(tmp_path)

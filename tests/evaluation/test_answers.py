@@ -1,0 +1,96 @@
+"""What a report opens with: true of the figures, honest about what is not known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.evaluation.answered import Over
+from efficientnetv2.evaluation.answers import Beside, answers, limits, lines
+from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.intervals import bootstrap
+from efficientnetv2.metrics.resampling import Difference
+
+TRUE = np.repeat([0, 1], [80, 20])
+SHOWN = figures(TRUE, np.eye(2)[np.where(np.arange(100) % 5 == 0, 1 - TRUE, TRUE)], ("forest", "maize"))
+INTERVALS = bootstrap(SHOWN, key=Key.of(0), draws=100)
+
+
+def told(beside=None, **facts):
+    found = answers(SHOWN, INTERVALS, Facts(data="x", evaluated_on="val", **facts), beside or Beside())
+    return {one.question: one for one in found}
+
+
+def over(top1, macro):
+    one, two = (Difference(*values) for values in (top1, macro))
+    return Over(100, one, two, two, {})
+
+
+def test_how_good_names_pictures_interval_and_the_weakest_class():
+    found = told()["How good is it, and on whose pictures?"]
+    assert found.words.startswith("On 100 pictures of val.")
+    assert "The weakest class is 'maize', with F1 61.5" in found.words
+    assert found.verdict.startswith(f"Macro-F1 {100 * SHOWN.macro_f1:.1f}")
+    assert "optimistic" in told(selected_on="val")["How good is it, and on whose pictures?"].words
+
+
+@pytest.mark.parametrize(
+    ("top1", "macro", "verdict"),
+    [
+        ((0.05, 0.01, 0.09), (0.04, 0.01, 0.1), "Yes."),
+        ((0.05, -0.01, 0.09), (0.04, -0.02, 0.1), "Not clearly."),
+        ((-0.05, -0.09, -0.01), (-0.04, -0.08, 0.01), "No, worse."),
+        ((0.05, 0.01, 0.09), (-0.04, -0.08, -0.01), "In one figure yes, in the other no."),
+    ],
+)
+def test_better_is_said_as_far_as_chance_allows(top1, macro, verdict):
+    found = told(Beside(probe=over(top1, macro), last=("before", over(top1, macro))))
+    assert found["Is it better than a linear probe?"].verdict == verdict
+    assert found["Is it better than before?"].verdict == verdict
+    assert f"{100 * top1[0]:+.1f} points ({100 * top1[1]:+.1f} to {100 * top1[2]:+.1f})" in (
+        found["Is it better than before?"].words
+    )
+
+
+def test_a_run_says_what_it_does_not_know_and_an_evaluation_is_not_asked():
+    found = told(train_pictures=500)
+    assert found["Is it better than a linear probe?"].words.startswith("Not measured")
+    assert found["Would more labels help?"].words.startswith("Not measured")
+    assert found["Would it be as good in a new place?"].words.startswith("Not known")
+    assert (
+        "Cross-validation"
+        in told(Beside(placed=True), train_pictures=5)["Would it be as good in a new place?"].words
+    )
+    assert set(told()) == {"How good is it, and on whose pictures?"}
+
+
+def test_new_places_by_cross_validation():
+    found = told(Beside(elsewhere=("Worse.", "By place it reaches less.")), train_pictures=5)
+    answer = found["Would it be as good in a new place?"]
+    assert (answer.verdict, answer.words) == ("Worse.", "By place it reaches less.")
+
+
+def test_what_was_chosen_is_counted():
+    assert told(chosen=["a.", "", "b."])["What was chosen for me?"].words.startswith("2 things were")
+    assert "What was chosen for me?" not in told(chosen=[])
+
+
+def test_limits_name_small_classes_optimism_and_what_was_skipped():
+    said = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val", selected_on="val", skipped=3), Beside()))
+    assert "Fewer than 30 pictures stand behind each figure of 'maize'." in said
+    assert "optimistic" in said
+    assert "3 pictures could not be read" in said
+    assert "other places" in said
+    placed = Beside(elsewhere=("Worse.", "So."))
+    assert "other places" not in " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), placed))
+
+
+def test_lines_of_the_screen_hold_what_is_known():
+    assert lines(Beside()) == []
+    found = lines(
+        Beside(last=("before", over((0.1, 0.05, 0.2), (0.1, 0.05, 0.2))), trusted="So.", slices="Worst.")
+    )
+    assert found[0].startswith("Better than before? Yes. On the same 100 pictures")
+    assert found[1:] == ["So.", "Worst."]

@@ -1,0 +1,54 @@
+"""The section on calibration and abstention says what the numbers say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from efficientnetv2.evaluation.trust import Scaled, trust
+from efficientnetv2.metrics.calibration import expected_calibration_error, fit_temperature
+
+
+@pytest.fixture(scope="module")
+def overconfident():
+    """Logits three times too large of 1,500 pictures in 3 classes, and labels drawn from the honest ones."""
+    generator = np.random.default_rng(0)
+    honest = generator.normal(size=(1500, 3)) * 1.5
+    cumulated = softmax(honest, axis=1).cumsum(axis=1)
+    labels = (generator.random((1500, 1)) > cumulated).sum(axis=1).clip(max=2)
+    return labels, 3 * honest
+
+
+def test_a_temperature_fitted_elsewhere_lowers_the_error_here(overconfident):
+    labels, logits = overconfident
+    temperature = fit_temperature(labels[:500], logits[:500])
+    before, after = softmax(logits[500:], axis=1), softmax(logits[500:] / temperature, axis=1)
+    found = trust(labels[500:], after, scaled=Scaled(temperature, 500, "minival", before))
+    told = found.told["calibration"]
+    assert told["ece"] == pytest.approx(expected_calibration_error(labels[500:], after))
+    assert told["ece"] < 0.05 < 0.15 < told["ece_before"]
+    assert "fitted on 500 pictures of minival, brought the calibration error from" in found.calibrated
+    assert "too sure of itself" in trust(labels, softmax(logits, axis=1)).calibrated
+    assert "more often right than it says" in trust(labels, softmax(logits / 9, axis=1)).calibrated
+
+
+def test_abstention_as_asked_for(overconfident):
+    labels, logits = overconfident
+    shares = softmax(logits / 3, axis=1)
+    found = trust(labels, shares, abstain_below=0.7)
+    sure = shares.max(axis=1) >= 0.7
+    (asked,) = [row for row in found.points if row["asked"]]
+    assert asked["answered"] == pytest.approx(sure.mean())
+    assert asked["accuracy"] == pytest.approx((shares.argmax(axis=1) == labels)[sure].mean())
+    assert [row["answered"] for row in found.points] == sorted(
+        (row["answered"] for row in found.points), reverse=True
+    )
+    assert found.told["abstention"]["points"] == found.points
+    assert "No picture reaches the probability of 1" in trust(labels, shares, abstain_below=1.0).abstaining
+
+
+def test_several_labels_of_a_picture():
+    labels = np.array([[0, 2], [1, -1], [2, -1], [0, 1]])
+    found = trust(labels, np.array([[0.2, 0.1, 0.7], [0.5, 0.4, 0.1], [0.2, 0.2, 0.6], [0.1, 0.6, 0.3]]))
+    assert found.points[0]["accuracy"] == 0.75
