@@ -21,6 +21,7 @@ from efficientnetv2.commands.convert import convert
 from efficientnetv2.commands.crossval import crossval
 from efficientnetv2.commands.demo import demo
 from efficientnetv2.commands.evaluate import evaluate
+from efficientnetv2.commands.inspect import inspect
 from efficientnetv2.commands.map import draw_map
 from efficientnetv2.commands.models import models
 from efficientnetv2.commands.plan import plan
@@ -78,6 +79,7 @@ app = typer.Typer(
 )
 for verb in (
     demo,
+    inspect,
     plan,
     train,
     crossval,

@@ -41,7 +41,23 @@ class Source:
     labels: str = "exact"
     label_separator: str | None = None
 
-    def read(self, *, require_labels: bool = True, for_training: bool = True) -> Manifest:
+    def read_any(self) -> Manifest:
+        """The manifest of pictures with labels or without: what keeps it from training alone is not refused.
+
+        Raises:
+            InputError: what is wrong with the data.
+        """
+        # Cells of several labels can be taken apart only if there are any.
+        several = self.label_separator is not None
+        return self.read(require_labels=several, for_training=False, strict_labels=True)
+
+    def read(
+        self,
+        *,
+        require_labels: bool = True,
+        for_training: bool = True,
+        strict_labels: bool | None = None,
+    ) -> Manifest:
         """The manifest; see ``data.manifest.read``.
 
         Raises:
@@ -59,6 +75,7 @@ class Source:
             label_separator=self.label_separator,
             require_labels=require_labels,
             for_training=for_training,
+            strict_labels=strict_labels,
         )
 
 

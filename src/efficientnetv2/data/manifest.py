@@ -157,6 +157,7 @@ def read(
     label_separator: str | None = None,
     require_labels: bool = True,
     for_training: bool = True,
+    strict_labels: bool | None = None,
 ) -> Manifest:
     """The manifest of a folder, a table, a packed set, a picture, or a standard set.
 
@@ -175,6 +176,7 @@ def read(
             (``data.several``). None takes a cell for one label.
         require_labels: False for prediction: labels are then taken where they are, and not checked.
         for_training: False for evaluation: one class, or no train part, will do.
+        strict_labels: refuse labels that differ only by case or surrounding space; None where labels are required.
 
     Returns:
         Pictures in the order of the table, or of the folders' and files' names. A row whose split is empty
@@ -188,7 +190,8 @@ def read(
         rules.refuse_unlabelled(listing)
     # The rules about labels look at each picture once for each of its labels.
     by_label, owners = (listing, None) if label_separator is None else several.apart(listing, label_separator)
-    spelled, note = rules.spelled_alike(by_label, labels, strict=require_labels)
+    strict = require_labels if strict_labels is None else strict_labels
+    spelled, note = rules.spelled_alike(by_label, labels, strict=strict)
     by_label = replace(by_label, table=by_label.table.assign(label=spelled))
     notes = listing.notes if note is None else (*listing.notes, note)
     cells = spelled if owners is None else several.together(spelled, owners, str(label_separator))

@@ -15,6 +15,9 @@ from efficientnetv2.data.shards.listed import lists_shards, read_listed
 from efficientnetv2.data.shards.names import SUFFIX
 
 _MEANT = ("split", "latitude", "longitude")
+_LABEL = (
+    "label"  # a column that may be missing where labels are not required; any other was asked for by name
+)
 
 
 def read_table(
@@ -42,7 +45,7 @@ def read_table(
     )
     name = Path(source).name
     wanted = {path_column: "path"}
-    if require_labels or label_column in raw.columns:
+    if require_labels or label_column in raw.columns or label_column != _LABEL:
         wanted[label_column] = "label"
     if group_column is not None:
         wanted[group_column] = "group"

@@ -1,0 +1,166 @@
+"""What ``inspect`` does: read DATA, look at every picture once, say and write what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.keys import Key
+from efficientnetv2.commands.answering import reading
+from efficientnetv2.commands.outcome import command_line, versions
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.data.decode import read_picture
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.pictures import UnreadablePicture
+from efficientnetv2.data.portraits import Portraits, portraits
+from efficientnetv2.data.readers import originals
+from efficientnetv2.evaluation.inspect import page
+from efficientnetv2.evaluation.inspect.counts import by_class
+from efficientnetv2.evaluation.inspect.inspection import Inspection, inspected
+from efficientnetv2.evaluation.inspect.leaks import time_column as time_column_of
+from efficientnetv2.inference.accelerate import cores, pick_device
+from efficientnetv2.inference.predict import Embeddings, check_reads_rgb, embed_manifest
+from efficientnetv2.models.network import Network
+from efficientnetv2.training.distributed import World
+from efficientnetv2.training.named import best_weights, default_model, load_weights
+
+# Looking waits for the disk as well as for the processor. Ours.
+_THREADS_PER_CORE = 2
+_CLASSES_SHOWN = 30
+_WORDS = {"wrong": "To mend", "doubtful": "To look at", "note": "Good to know"}
+_SEED = 0  # of the search for copies and of folds: an inspection is to say the same each time
+
+
+def inspect_and_tell(
+    source: Source,
+    *,
+    out: Path | None,
+    weights: str,
+    near_km: float,
+    time_column: str | None,
+    device: str,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Everything that ``effnetv2 inspect`` does.
+
+    Raises:
+        InputError: anything a user can mend.
+    """
+    screen = Screen(quiet=as_json)
+    manifest = source.read_any()
+    time_column_of(manifest, time_column)  # refused before the pictures are looked at
+    folder = _folder(out, source)
+    network, name = _network(weights, screen)
+    for note in manifest.notes:
+        screen.say(note)
+    with screen.counting("looking", len(manifest)) as counted:
+        looked = portraits(manifest, workers=_THREADS_PER_CORE * cores(), progress=counted)
+    if not len(looked.readable):
+        raise InputError(
+            f"None of the {len(manifest):,} pictures of {manifest.source} can be read. The first, {manifest.where(0)}: "
+            f"{looked.table['reason'].iloc[0]}. Bring them back or repair them, or give other pictures."
+        )
+    embeddings = None
+    if network is not None:
+        embeddings = _embedded(network, manifest, looked, device, workers, screen)
+    found = inspected(
+        manifest,
+        looked,
+        key=Key.of(_SEED).fold("inspect"),
+        near_km=near_km,
+        time_column=time_column,
+        embeddings=embeddings,
+        weights=name,
+    )
+    _write(folder, found)
+    if as_json:
+        answer(found.to_json())
+    _tell(found, folder, screen)
+
+
+def _folder(out: Path | None, source: Source) -> Path:
+    """Where the page goes, made if need be."""
+    folder = Path("inspection") / (Path(source.data).expanduser().stem or "pictures") if out is None else out
+    if folder.is_file():
+        raise InputError(f"--out {folder} is a file. Give a folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {folder}: {error.strerror or error}. Give another folder.") from error
+    return folder
+
+
+def _network(weights: str, screen: Screen) -> tuple[Network | None, str | None]:
+    """The network that embeds, and what it is called; none unless asked for."""
+    if weights == "none":
+        return None, None
+    if weights == "auto":
+        found = best_weights(default_model(pick_device("cpu")))
+        screen.say(found.note)
+        if found.word == "none":
+            raise InputError(
+                "--weights auto: there are none to be had. Give a model file, or leave the option out: all but labels "
+                "and look-alikes is found without."
+            )
+        weights = found.word
+    network, notes = load_weights(weights)
+    check_reads_rgb(network, weights)
+    for note in notes:
+        screen.say(f"{weights}: {note}.")
+    return network, weights
+
+
+def _embedded(
+    network: Network,
+    manifest: Manifest,
+    looked: Portraits,
+    device: str,
+    workers: int | None,
+    screen: Screen,
+) -> Embeddings:
+    on = pick_device(device)
+    readable = manifest.select(looked.readable)
+    with screen.counting("embedding", len(readable)) as counted:
+        found = embed_manifest(
+            network,
+            readable,
+            preprocessing=network.preprocessing,
+            device=on,
+            workers=reading(workers, on, screen, World()),
+            progress=counted,
+        )
+    return Embeddings(looked.readable[found.samples], found.labels, found.vectors)
+
+
+def _write(folder: Path, found: Inspection) -> None:
+    reader = originals(found.manifest)
+
+    def picture(row: int) -> Image.Image | None:
+        try:
+            return read_picture(reader.source(row))
+        except UnreadablePicture:
+            return None
+
+    try:
+        page.write(folder, found, picture=picture, command=command_line(), versions=versions())
+    except OSError as error:
+        raise InputError(
+            f"--out {folder}: the page could not be written ({error.strerror or error})."
+        ) from error
+
+
+def _tell(found: Inspection, folder: Path, screen: Screen) -> None:
+    manifest, table = found.manifest, by_class(found.manifest)
+    if len(table):
+        more = f" (the first {_CLASSES_SHOWN} of {len(table)})" if len(table) > _CLASSES_SHOWN else ""
+        rows = [[str(name), *(f"{number:,}" for number in row)] for name, row in table.iterrows()]
+        screen.table(f"Pictures by class{more}", ["class", *table.columns], rows[:_CLASSES_SHOWN])
+    findings = found.findings
+    screen.say(f"{count_of(len(manifest), 'picture')}, {count_of(len(findings), 'finding')}.")
+    for one in findings:
+        screen.say(f"{_WORDS[one.severity]}: {one.sentence} {one.advice}".rstrip())
+    screen.say(f"Pictures and all the rest: {folder / page.PAGE_NAME}")

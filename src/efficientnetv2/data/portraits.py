@@ -1,0 +1,156 @@
+"""What each picture looks like, from one pass over the files: its kind, its size, its colours, and what it resembles.
+
+Every file is read once and decoded at the smallest scale that serves. A picture becomes a row of a table, a square of
+a few pixels and a perceptual hash; what follows from those is said elsewhere (``evaluation.inspect``).
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import imagehash
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from efficientnetv2.data.contents import file_bytes
+from efficientnetv2.data.decode import shrunk_picture
+from efficientnetv2.data.listing import packed, picture_extensions
+from efficientnetv2.data.look import look_at
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.pictures import Pixels, UnreadablePicture
+from efficientnetv2.data.readers import Reader, originals
+from efficientnetv2.data.shards.checking import mark_of
+
+# Side of the square that a perceptual hash is taken of: four times its eight frequencies each way, as imagehash has it.
+_HASHED_PX = 32
+HASH_BITS = 64
+# Side of the square that is kept of every picture, to compare two: 768 bytes each. Ours.
+SMALL_PX = 16
+_CHUNK = 64  # pictures a thread takes at a time
+# How bright the eye finds red, green and blue: Rec. 601, as Pillow makes grey.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True, eq=False)
+class Portraits:
+    """What the pictures of a manifest look like, in its order.
+
+    Args:
+        table: (N rows) ``reason`` why a picture can't be used ('' if it can), ``format`` and ``mode`` as Pillow names
+            them, ``width`` and ``height`` in pixels as stored, ``bytes`` of the file, ``content`` (a number that is
+            equal for equal files, negative and its own for those that can't be used), ``brightness``, ``contrast``
+            (standard deviation of brightness), ``red``, ``green``, ``blue`` (means, 0 to 255); zero and NaN where
+            there is a reason.
+        small: (N, SMALL_PX, SMALL_PX, 3) uint8, the whole picture squeezed into a square; black where there is a
+            reason.
+        hashes: (N, HASH_BITS) bool, perceptual: alike for pictures that look alike.
+    """
+
+    table: pd.DataFrame
+    small: Pixels
+    hashes: npt.NDArray[np.bool_]
+
+    @property
+    def readable(self) -> npt.NDArray[np.int64]:
+        """(n,) rows of the pictures that can be used, ascending."""
+        return np.flatnonzero(self.table["reason"] == "").astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Portrait:
+    """Of one picture."""
+
+    reason: str
+    format: str = ""
+    mode: str = ""
+    width: int = 0
+    height: int = 0
+    bytes: int = 0
+    content: int = -1
+    small: Pixels = field(default_factory=lambda: np.zeros((SMALL_PX, SMALL_PX, 3), np.uint8))
+    hash: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(HASH_BITS, bool))
+
+
+def portraits(
+    manifest: Manifest, *, workers: int, progress: Callable[[int], object] | None = None
+) -> Portraits:
+    """Look at every picture of a manifest, once.
+
+    Args:
+        manifest: of any kind of pictures.
+        workers: threads; decoding leaves the interpreter to the others.
+        progress: called with the number of pictures looked at so far.
+
+    Raises:
+        InputError: a store of another machine does not answer.
+    """
+    picture_extensions()  # loads Pillow's plugins once, before the threads would
+    reader = originals(manifest)
+    found: list[_Portrait] = []
+
+    def of_chunk(rows: Sequence[int]) -> list[_Portrait]:
+        ahead = reader.ahead(rows)
+        return [_portrait(ahead, row) for row in rows]
+
+    chunks = [range(first, min(first + _CHUNK, len(manifest))) for first in range(0, len(manifest), _CHUNK)]
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        warnings.simplefilter("ignore")  # around the threads, since filters belong to the process
+        for part in pool.map(of_chunk, chunks):
+            found += part
+            if progress is not None:
+                progress(len(found))
+    return _together(found)
+
+
+def _portrait(reader: Reader, row: int) -> _Portrait:
+    try:
+        source = reader.source(row)
+        content = file_bytes(source)
+        glance = look_at(content)
+        if glance.reason:
+            return _Portrait(glance.reason)
+        with Image.open(io.BytesIO(content)) as image:
+            kind, mode, (width, height) = image.format or "", image.mode, image.size
+        if isinstance(source, str) and packed(source) is not None:
+            kind = "binary record"
+        square = Image.fromarray(shrunk_picture(content, lambda _width, _height: (_HASHED_PX, _HASHED_PX)))
+    except FileNotFoundError:
+        return _Portrait("does not exist")
+    except OSError as error:
+        return _Portrait(f"may not be read ({(error.strerror or str(error)).lower()})")
+    except UnreadablePicture as error:
+        return _Portrait(error.reason)
+    return _Portrait(
+        reason="",
+        format=kind,
+        mode=mode,
+        width=width,
+        height=height,
+        bytes=len(content),
+        content=mark_of(content),
+        small=np.asarray(square.reduce(_HASHED_PX // SMALL_PX)),
+        hash=imagehash.phash(square).hash.ravel(),
+    )
+
+
+def _together(found: Sequence[_Portrait]) -> Portraits:
+    small = np.array([one.small for one in found], dtype=np.uint8).reshape(-1, SMALL_PX, SMALL_PX, 3)
+    columns = ("reason", "format", "mode", "width", "height", "bytes")
+    table = pd.DataFrame({name: [getattr(one, name) for one in found] for name in columns})
+    table["content"] = [one.content if not one.reason else -1 - row for row, one in enumerate(found)]
+    means = small.mean(axis=(1, 2))  # (N, 3)
+    grey = small @ np.array(_LUMA)  # (N, SMALL_PX, SMALL_PX)
+    unknown = (table["reason"] != "").to_numpy()
+    measures = {
+        "brightness": grey.mean(axis=(1, 2)), "contrast": grey.std(axis=(1, 2)),
+        "red": means[:, 0], "green": means[:, 1], "blue": means[:, 2],
+    }  # fmt: skip
+    for name, values in measures.items():
+        table[name] = np.where(unknown, np.nan, values)
+    return Portraits(table, small, np.array([one.hash for one in found], dtype=bool).reshape(-1, HASH_BITS))

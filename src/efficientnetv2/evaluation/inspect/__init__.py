@@ -1,0 +1,1 @@
+"""What is the matter with a set of pictures, found before anything is trained on it."""

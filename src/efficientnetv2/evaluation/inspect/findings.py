@@ -1,0 +1,68 @@
+"""What was found, as data: sentences with the pictures they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from efficientnetv2.base.errors import count_of
+from efficientnetv2.data.manifest import Manifest
+
+Severity = Literal["wrong", "doubtful", "note"]
+SEVERITIES: tuple[Severity, ...] = ("wrong", "doubtful", "note")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know.
+
+    Args:
+        kind: a word for programs; the same for the same kind of finding.
+        severity: ``wrong`` spoils a figure or a training; ``doubtful`` wants a person to look; ``note`` is good to
+            know.
+        sentence: what was found.
+        advice: what to do about it; '' where there is nothing to do.
+        groups: rows of the manifest that it is about: each alone, pairs, or more that belong together.
+        captions: what to say of each group beside paths and labels; empty, or as many.
+    """
+
+    kind: str
+    severity: Severity
+    sentence: str
+    advice: str = ""
+    groups: tuple[tuple[int, ...], ...] = ()
+    captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the inspection: what was counted, and what was found.
+
+    Args:
+        facts: for programs: plain values by their names.
+        findings: the gravest first is not asked for; whoever shows them puts them in order.
+    """
+
+    facts: Mapping[str, Any]
+    findings: Sequence[Finding] = ()
+
+
+def in_order(findings: Sequence[Finding]) -> list[Finding]:
+    """The gravest first, else as they come."""
+    return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
+
+
+def crossing(manifest: Manifest, rows: Sequence[int]) -> bool:
+    """Whether some of these pictures are to be learnt from and some to be judged by, or these in two splits."""
+    return len({manifest.split[row] or "train" for row in rows}) > 1
+
+
+def disagreeing(manifest: Manifest, rows: Sequence[int]) -> bool:
+    """Whether these pictures have different labels; those without one agree with all."""
+    return len({int(manifest.labels[row]) for row in rows} - {-1}) > 1
+
+
+def share(part: int, of: int) -> str:
+    """``330 of 1,044 pictures (32 %)``."""
+    return f"{part:,} of {count_of(of, 'picture')} ({100 * part / max(1, of):.0f} %)"

@@ -1,0 +1,110 @@
+"""The whole of an inspection: every section, in order; for programs and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.portraits import Portraits
+from efficientnetv2.evaluation.inspect.copies import copies
+from efficientnetv2.evaluation.inspect.counts import counts
+from efficientnetv2.evaluation.inspect.duplicates import same_files
+from efficientnetv2.evaluation.inspect.embedded import doubted_labels, lookalikes
+from efficientnetv2.evaluation.inspect.findings import Finding, Section, in_order
+from efficientnetv2.evaluation.inspect.leaks import NEAR_KM, by_group, by_place, by_time
+from efficientnetv2.evaluation.inspect.looks import looks
+from efficientnetv2.evaluation.page import plain
+from efficientnetv2.inference.predict import Embeddings
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What was found in a set of pictures.
+
+    Args:
+        manifest: of them.
+        looked: at them.
+        sections: by name: ``counts``, ``looks``, ``copies``, ``place``, ``time``, ``group``, ``network``.
+        weights: what embedded them; None if nothing did.
+    """
+
+    manifest: Manifest
+    looked: Portraits
+    sections: Mapping[str, Section]
+    weights: str | None = None
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Of all sections, the gravest first."""
+        return in_order([one for section in self.sections.values() for one in section.findings])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: what was found, then what was counted."""
+        paths = self.manifest.paths
+        found = [
+            {
+                "kind": one.kind,
+                "severity": one.severity,
+                "sentence": one.sentence,
+                "advice": one.advice,
+                "pictures": [[paths[row] for row in group] for group in one.groups],
+                "remarks": list(one.captions) if any(one.captions) else [],
+            }
+            for one in self.findings
+        ]
+        values: dict[str, Any] = plain(
+            {
+                "data": self.manifest.source,
+                "pictures": len(self.manifest),
+                "weights": self.weights,
+                "findings": found,
+                **{name: section.facts for name, section in self.sections.items()},
+            }
+        )
+        return values
+
+
+def inspected(
+    manifest: Manifest,
+    looked: Portraits,
+    *,
+    key: Key,
+    near_km: float = NEAR_KM,
+    time_column: str | None = None,
+    embeddings: Embeddings | None = None,
+    weights: str | None = None,
+) -> Inspection:
+    """Everything that can be said of pictures that have been looked at.
+
+    Args:
+        manifest: of the pictures, labelled or not.
+        looked: at all of them.
+        key: of the draws: of the search for duplicates, and of folds.
+        near_km: within which two places are one.
+        time_column: see ``leaks.by_time``.
+        embeddings: of those that can be read; without them nothing is said of labels.
+        weights: what gave those.
+
+    Raises:
+        InputError: the time column is none.
+    """
+    duplicated, near = copies(manifest, looked, key=key.fold("near"))
+    sections = {
+        "counts": counts(manifest),
+        "looks": looks(manifest, looked),
+        "copies": duplicated,
+        "place": by_place(manifest, near_km=near_km),
+        "time": by_time(manifest, column=time_column),
+        "group": by_group(manifest),
+    }
+    if embeddings is not None:
+        contents = looked.table["content"].to_numpy()
+        alike, further = lookalikes(manifest, embeddings, contents, near)
+        pairs = [(pair.first, pair.second) for pair in near]
+        together: list[Sequence[int]] = [*same_files(looked), *pairs, *further]
+        doubted = doubted_labels(manifest, embeddings, together, key=key.fold("labels"))
+        sections["network"] = Section({**alike.facts, **doubted.facts}, [*alike.findings, *doubted.findings])
+    return Inspection(manifest, looked, sections, weights)

@@ -1,0 +1,129 @@
+"""``effnetv2 inspect`` as a user meets it: a page, JSON, sentences, and messages that help."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+from tests.command_line import effnetv2
+
+
+def table(folder, rows, header="path,label,latitude,longitude,year"):
+    (folder / "list.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+@pytest.fixture
+def listed(class_folders):
+    """16 pictures of red, 16 of green, far from each other."""
+    rows = [
+        f"{colour}/{colour}_{number:02d}.jpg,{colour},{number},{100 + (colour == 'red')},20{number:02d}"
+        for colour in ("red", "green")
+        for number in range(16)
+    ]
+    table(class_folders, rows)
+    return class_folders, rows
+
+
+def test_a_folder_is_inspected_and_the_page_stands_alone(class_folders):
+    shutil.copy(class_folders / "red/red_00.jpg", class_folders / "blue/stranger.jpg")
+    done = effnetv2("inspect", class_folders, cwd=class_folders.parent)
+    assert done.returncode == 0, done.stderr
+    assert "49 pictures" in done.stdout
+    assert "1 pair with different labels" in done.stdout
+    folder = class_folders.parent / "inspection" / "pictures"
+    page = (folder / "inspection.html").read_text()
+    assert "blue/stranger.jpg" in page
+    assert "data:image/jpeg" in page
+    assert not re.search(r"(src|href|srcset)=\"(?!data:)", page)
+    told = json.loads((folder / "inspection.json").read_text())
+    assert told["pictures"] == 49
+    assert told["counts"]["by_class"]["blue"] == {"no split": 17}
+
+
+def test_json_on_stdout_is_that_of_the_file(listed):
+    folder, _ = listed
+    done = effnetv2("inspect", folder / "list.csv", "--out", "seen", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((folder / "seen/inspection.json").read_text())
+    assert json.loads(done.stdout)["time"]["column"] == "year"
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("red/red_00.jpg,red,95,100,2001", ["row 2", "latitude is 95", "from -90 to 90"]),
+        ("red/red_00.jpg,red,1,181,2001", ["row 2", "longitude is 181", "from -180 to 180"]),
+        ("red/red_00.jpg,Red,1,100,2001", ["row 2", "'Red'", "only by case", "--labels casefold"]),
+        ("red/red_00.jpg,red ,1,100,2001", ["row 2", "only by surrounding space", "--labels casefold"]),
+        ("red/gone.jpg,red,1,100,2001", ["row 2", "'red/gone.jpg' does not exist"]),
+    ],
+)
+def test_rows_that_make_no_sense_are_refused(listed, row, words):
+    folder, rows = listed
+    table(folder, [row, *rows[1:]])
+    done = effnetv2("inspect", folder / "list.csv", cwd=folder)
+    assert done.returncode == 2
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_labels_that_differ_by_case_are_merged_where_asked(listed):
+    folder, rows = listed
+    table(folder, ["red/red_00.jpg,Red,1,100,2001", *rows[1:]])
+    done = effnetv2("inspect", folder / "list.csv", "--labels", "casefold", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["counts"]["by_class"]) == {"red", "green"}
+
+
+def test_missing_numbers_and_labels_are_findings(listed):
+    """What keeps training from beginning is told with all else, and with what to do about it."""
+    folder, rows = listed
+    table(folder, ["red/red_00.jpg,,NaN,100,", *rows[1:]])
+    done = effnetv2("inspect", folder / "list.csv", "--json", cwd=folder)
+    found = {one["kind"]: one for one in json.loads(done.stdout)["findings"]}
+    assert found["unlabelled"]["pictures"] == found["no_place"]["pictures"] == [["red/red_00.jpg"]]
+    assert found["no_time"]["pictures"] == [["red/red_00.jpg"]]
+    assert "refuse" in found["no_place"]["advice"]
+
+
+def test_pictures_without_labels_are_inspected_too(listed):
+    folder, rows = listed
+    table(folder, [row.split(",")[0] for row in rows], header="path")
+    done = effnetv2("inspect", folder / "list.csv", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "No picture has a label" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--label-column", "klass"], "no column 'klass'"),
+        (["--time-column", "yaer"], "no column 'yaer'; did you mean 'year'"),
+        (["--near-km", "-1"], "has to be between 0 and 20,000"),
+        (["--out", "list.csv"], "is a file. Give a folder"),
+        (["--weights", "nowhere.safetensors"], "there is no such file"),
+    ],
+)
+def test_options_that_cannot_be_followed_say_why(listed, options, words):
+    folder, _ = listed
+    done = effnetv2("inspect", folder / "list.csv", *options, cwd=folder)
+    assert done.returncode == 2
+    assert words in re.sub(r"\s+", " ", done.stderr), done.stderr
+
+
+def test_weights_doubt_labels(class_folders):
+    """Any network will do for colours: one picture of 16 in the wrong folder is doubted."""
+    from efficientnetv2.models import modelfile
+    from efficientnetv2.models.create import create
+
+    shutil.move(class_folders / "red/red_03.jpg", class_folders / "blue/blue_99.jpg")
+    modelfile.save(class_folders.parent / "any.safetensors", create("efficientnetv2_b0", num_classes=0))
+    done = effnetv2(
+        "inspect", class_folders, "--weights", "any.safetensors", "--device", "cpu", "--json",
+        cwd=class_folders.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = {one["kind"]: one["pictures"] for one in json.loads(done.stdout)["findings"]}
+    assert ["blue/blue_99.jpg"] in found["label"]

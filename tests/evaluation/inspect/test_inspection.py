@@ -1,0 +1,236 @@
+"""Each flaw that is planted is found, with its pictures, and nothing else is accused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageEnhance
+from tests.evaluation.inspect.planted import EACH, Planted, scene, sound
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.data.portraits import portraits
+from efficientnetv2.evaluation.inspect.inspection import inspected
+from efficientnetv2.inference.predict import Embeddings
+
+
+@pytest.fixture(scope="module")
+def without_flaw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sound")
+    return folder, sound(folder)
+
+
+@pytest.fixture
+def planted(without_flaw, tmp_path):
+    return Planted.of(*without_flaw, tmp_path / "planted")
+
+
+def found_in(manifest, **options):
+    """Kind of finding -> the groups of paths that it names."""
+    inspection = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0), **options)
+    json.dumps(inspection.to_json(), allow_nan=False)
+    return {one["kind"]: one["pictures"] for one in inspection.to_json()["findings"]}
+
+
+def recompressed(folder, source, name):
+    """The same picture, smaller, brighter, saved badly."""
+    small = Image.open(folder / source).resize((50, 50))
+    ImageEnhance.Brightness(small).enhance(1.15).save(folder / name, quality=40)
+
+
+def test_a_sound_set_is_not_accused_of_anything(planted):
+    assert found_in(planted.read()) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "same_picture"),
+        ({"split": "val"}, "same_across_splits"),
+        ({"label": "b"}, "same_other_label"),
+    ],
+)
+def test_the_same_file_twice(planted, changes, kind):
+    shutil.copy(planted.folder / "010.jpg", planted.folder / "copy.jpg")
+    planted.add("copy.jpg", like=10, **changes)
+    assert found_in(planted.read()) == {kind: [["010.jpg", "copy.jpg"]]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "near_picture"),
+        ({"split": "val"}, "near_across_splits"),
+        ({"label": "b"}, "near_other_label"),
+    ],
+)
+def test_the_same_picture_in_another_file(planted, changes, kind):
+    recompressed(planted.folder, "020.jpg", "other.jpg")
+    planted.add("other.jpg", like=20, **changes)
+    assert found_in(planted.read()) == {kind: [["020.jpg", "other.jpg"]]}
+
+
+def test_a_copy_that_crosses_splits_with_another_label_is_wrong_in_both_ways(planted):
+    shutil.copy(planted.folder / "010.jpg", planted.folder / "copy.jpg")
+    planted.add("copy.jpg", like=10, split="val", label="b")
+    pair = [["010.jpg", "copy.jpg"]]
+    assert found_in(planted.read()) == {"same_across_splits": pair, "same_other_label": pair}
+
+
+def test_files_that_cannot_be_read(planted):
+    whole = (planted.folder / "030.jpg").read_bytes()
+    (planted.folder / "030.jpg").write_bytes(whole[: len(whole) // 2])
+    (planted.folder / "031.jpg").write_text("path,label")
+    assert found_in(planted.read()) == {"unreadable": [["030.jpg"], ["031.jpg"]]}
+
+
+def test_pictures_of_one_colour_are_flat_and_not_duplicates(planted):
+    for name, grey in (("040.jpg", 90), ("041.jpg", 91), ("044.jpg", 200)):
+        Image.new("RGB", (64, 64), (grey, grey, grey)).save(planted.folder / name)
+    assert found_in(planted.read()) == {"flat": [["040.jpg"], ["041.jpg"], ["044.jpg"]]}
+
+
+@pytest.mark.parametrize(("size", "kind"), [((64, 20), "long"), ((20, 20), "tiny")])
+def test_shapes_that_a_square_network_sees_badly(planted, size, kind):
+    scene(50).resize(size).save(planted.folder / "050.jpg")
+    expected = {"tiny": [["050.jpg"]]} | ({"long": [["050.jpg"]]} if kind == "long" else {})
+    assert found_in(planted.read()) == expected
+
+
+@pytest.mark.parametrize("cell", ["", "NaN", "  "])
+def test_rows_without_a_label(planted, cell):
+    planted.table.loc[60, "label"] = cell
+    assert found_in(planted.read()) == {"unlabelled": [["060.jpg"]]}
+
+
+def test_pictures_of_one_place(planted):
+    """0.03 degrees of latitude are 3.3 km; the two have different labels."""
+    planted.table.loc[11, ["latitude", "longitude"]] = planted.table.loc[10, ["latitude", "longitude"]] + 0.03
+    manifest = planted.read()
+    assert found_in(manifest) == {"place": []}
+    assert found_in(manifest, near_km=2) == {}
+    section = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).sections["place"]
+    assert section.facts["near_another"] == 2
+    assert section.facts["nearest_of_its_label"] == 0
+
+
+def test_pictures_of_one_place_on_both_sides(planted):
+    planted.table.loc[90, ["latitude", "longitude"]] = planted.table.loc[10, ["latitude", "longitude"]]
+    assert set(found_in(planted.read())) == {"place", "place_across_splits"}
+
+
+def test_places_across_the_date_line_are_near():
+    """179.99° east and 179.99° west are 2.2 km apart at the equator."""
+    from efficientnetv2.evaluation.inspect.leaks import Places
+
+    places = Places(np.radians([[0, 179.99], [0, -179.99], [50, 0]]), np.arange(3))
+    everyone = np.ones(3, dtype=bool)
+    assert places.nearest_km(everyone, everyone)[:2] == pytest.approx(2 * 1.11195, rel=1e-3)
+
+
+@pytest.mark.parametrize("columns", [["latitude"], ["latitude", "longitude"]])
+def test_missing_coordinates_are_named(planted, columns):
+    planted.table.loc[70, columns] = np.nan
+    assert found_in(planted.read()) == {"no_place": [["070.jpg"]]}
+
+
+def test_a_latitude_without_a_longitude(planted):
+    planted.table = planted.table.drop(columns="longitude")
+    assert set(found_in(planted.read())) == {"half_a_place"}
+
+
+def test_a_group_on_both_sides(planted):
+    planted.table.loc[90, "group"] = planted.table.loc[10, "group"]
+    assert found_in(planted.read()) == {"group_across_splits": [["010.jpg", "011.jpg", "090.jpg"]]}
+
+
+def test_groups_of_one_label_and_rows_without_a_group(planted):
+    planted.table["group"] = planted.table["label"] + (planted.table.index // 20).astype(str)
+    planted.table.loc[5, "group"] = None
+    assert found_in(planted.read()) == {"group_tells_label": [], "no_group": [["005.jpg"]]}
+
+
+def test_pictures_of_one_hour(planted):
+    times = pd.to_datetime(planted.table["date"]) + pd.Timedelta(hours=9)
+    times[11] = times[10] + pd.Timedelta(minutes=20)
+    planted.table["date"] = times.dt.strftime("%Y-%m-%dT%H:%M:%S")
+    assert found_in(planted.read()) == {"time": []}
+
+
+def test_times_that_splits_share_and_times_that_are_missing(planted):
+    planted.table.loc[90, "date"] = planted.table.loc[10, "date"]
+    planted.table.loc[3, "date"] = ""
+    assert found_in(planted.read()) == {"time_across_splits": [], "no_time": [["003.jpg"]]}
+
+
+def test_a_time_column_that_is_not_there_or_holds_no_time(planted):
+    manifest = planted.read()
+    with pytest.raises(InputError, match="no column 'dates'; did you mean 'date'"):
+        found_in(manifest, time_column="dates")
+    with pytest.raises(InputError, match="--time-column group: nothing in it is"):
+        found_in(manifest, time_column="group")
+
+
+def test_imbalance_and_small_classes(planted):
+    planted.table = planted.table[(planted.table["label"] == "a") | (planted.table.index % 10 == 1)]
+    assert set(found_in(planted.read())) == {"imbalance", "small_class"}
+
+
+def test_a_dark_set(planted):
+    for path in planted.folder.glob("*.jpg"):
+        picture = Image.open(path).point(lambda value: value // 5)
+        picture.save(path, quality=92)
+    assert set(found_in(planted.read())) == {"dark"}
+
+
+def test_a_class_in_another_format(planted):
+    for number in range(1, 2 * EACH, 2):
+        scene(number).save(planted.folder / f"{number:03d}.jpg", "PNG")
+    assert set(found_in(planted.read())) == {"giveaway"}
+
+
+def embedded(manifest, seed=0):
+    """Vectors that tell the classes apart, as a good network would."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(len(manifest), 24)).astype(np.float32)
+    true = np.array([int(path[:3]) % 2 if path[:3].isdigit() else 0 for path in manifest.paths])
+    vectors[:, :12] += 4 * true[:, None] - 2
+    return Embeddings(np.arange(len(manifest)), manifest.labels, vectors)
+
+
+def test_wrong_labels_are_suspected_and_no_others(planted):
+    swapped = [12, 33, 58, 71]
+    for row in swapped:
+        planted.table.loc[row, "label"] = "ab"[1 - row % 2]
+    manifest = planted.read()
+    found = found_in(manifest, embeddings=embedded(manifest), weights="made up")
+    assert {path for (path,) in found.pop("label")} == {f"{row:03d}.jpg" for row in swapped}
+    assert found == {}
+
+
+def test_right_labels_are_not_suspected(planted):
+    manifest = planted.read()
+    assert found_in(manifest, embeddings=embedded(manifest), weights="made up") == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"), [(32, "lookalike"), (85, "lookalike_across_splits"), (31, "lookalike_other_label")]
+)
+def test_scenes_that_only_a_network_recognises(planted, row, kind):
+    manifest = planted.read()
+    given = embedded(manifest)
+    vectors = given.vectors.copy()
+    vectors[row] = vectors[10] + 0.1
+    if kind == "lookalike_across_splits":  # of one label, so that this is its only flaw
+        labels = planted.table["label"].to_numpy()
+        planted.table.loc[row, "label"] = labels[10]
+        manifest = planted.read()
+        given = replace(given, labels=manifest.labels)
+    found = found_in(manifest, embeddings=replace(given, vectors=vectors), weights="made up")
+    found.pop("label", None)  # a vector moved among those of the other class may be doubted as well
+    assert found == {kind: [["010.jpg", f"{row:03d}.jpg"]]}
