@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from efficientnetv2.base.errors import InputError, OtherProcessError
 from efficientnetv2.base.launcher import tell_launcher
 from efficientnetv2.commands import bench
+from efficientnetv2.commands.augment import augment
+from efficientnetv2.commands.balance import balance
 from efficientnetv2.commands.compare import compare
 from efficientnetv2.commands.convert import convert
 from efficientnetv2.commands.crossval import crossval
@@ -80,6 +82,8 @@ app = typer.Typer(
 for verb in (
     demo,
     inspect,
+    augment,
+    balance,
     plan,
     train,
     crossval,

@@ -152,7 +152,7 @@ def test_resuming_otherwise_or_with_other_pictures_is_refused(whole):
         (("--by", "time"), "has none of the columns year, date, time. Name the one that holds the time"),
         (("--try", "balance=null"), "one --try leaves nothing to choose from"),
         (("--try", "", "--try", "balanse=null"), "there is no field 'balanse'; did you mean 'balance'?"),
-        (("--try-epochs", "2"), "--try-epochs is given, but there is no --try"),
+        (("--try-set", "epochs=2"), "--try-set is given, but there is no --try"),
         (("--folds", "49"), "49 folds of 48 pictures"),
         (("--compare-splits",), "--compare-splits"),
         (("--resume",), "--resume: there is no cross-validation in runs"),
@@ -244,7 +244,12 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
 
     monkeypatch.setattr(crossval_folds, "trained", fake_training(reached, asked))
     data = read(painted(tmp_path, 48))
-    plan = Plan(folds=3, by="place", tries=("balance=null", "balance=equal epochs=7"), try_epochs=2)
+    plan = Plan(
+        folds=3,
+        by="place",
+        tries=("balance=null", "balance=equal optimizer.lr=0.001"),
+        try_settings=("epochs=2",),
+    )
     contents = np.arange(48)
     dealt = plan.dealt(data, contents, 0)
     words = Words(minutes=90, settings=("batch_images=16",))
@@ -265,12 +270,9 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
             inner = [{place_of[Path(p).name] for p in listed.subset(name).paths} for name in ("train", "val")]
             assert inner[0].isdisjoint(inner[1])  # the rule of the folds holds within, too
     first = [words for words, _, _ in asked]
-    assert (first[0].epochs, first[0].minutes, first[0].settings) == (
-        2,
-        None,
-        ("batch_images=16", "balance=null"),
-    )
-    assert first[1].settings == ("batch_images=16", "balance=equal", "epochs=7")
+    assert (first[0].minutes, first[0].settings) == (None, ("batch_images=16", "balance=null", "epochs=2"))
+    assert first[1].settings == ("batch_images=16", "balance=equal", "optimizer.lr=0.001", "epochs=2")
+    assert first[2].settings == ("batch_images=16", "balance=null")
     assert first[2].minutes == pytest.approx(90 * 0.9 / 9)
     # What the first of a kind has settled, the later ones repeat.
     assert first[3].recipe == str(tmp_path / "out/choosing/try1.yaml")

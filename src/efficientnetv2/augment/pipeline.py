@@ -74,6 +74,7 @@ def augment(
     plan: AugmentPlan,
     preprocessing: Preprocessing,
     num_classes: int,
+    stronger: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One group of pictures, augmented: flip, colours, RandAugment or AutoAugment, hole, normalise, mix.
 
@@ -87,6 +88,7 @@ def augment(
         plan: what stays the same over the run.
         preprocessing: of the network; its mean and std are used here.
         num_classes: K.
+        stronger: (N,) what RandAugment's magnitude is multiplied by, on the CPU; None leaves it as it is.
 
     Returns:
         (N, C, H, W) float32 normalised, in channels-last memory, and (N, K) float32 labels whose rows
@@ -97,7 +99,8 @@ def augment(
     """
     numbers, floats = as_ids(ids), _floats_like(images)
     for part in _portions(images):
-        changed = _augment_each(images[part], setting, key, numbers[part], plan)
+        factor = None if stronger is None else stronger[part]
+        changed = augment_each(images[part], setting, key, numbers[part], plan, factor)
         normalise(changed, mean=preprocessing.mean, std=preprocessing.std, out=floats[part])
     mixed, counted = mix(floats, hot_labels(labels, num_classes), setting, mix_key)
     return mixed, soft_labels(counted, setting.label_smoothing)
@@ -159,9 +162,19 @@ def _portions(images: Tensor) -> list[slice]:
     return [slice(first, first + most) for first in range(0, len(images), most)]
 
 
-def _augment_each(
-    images: Tensor, setting: Setting, key: Key, ids: npt.ArrayLike, plan: AugmentPlan
+def augment_each(
+    images: Tensor,
+    setting: Setting,
+    key: Key,
+    ids: npt.ArrayLike,
+    plan: AugmentPlan,
+    stronger: Tensor | None = None,
 ) -> Tensor:
+    """What is done to each picture alone, before it is normalised; arguments as of ``augment``.
+
+    Returns:
+        (N, C, H, W) uint8.
+    """
     if plan.flip == "horizontal":
         images = horizontal_flip(images, key.fold("flip"), ids)
     elif plan.flip == "symmetries":
@@ -173,7 +186,7 @@ def _augment_each(
     if setting.randaugment is not None:
         images = randaugment(
             images,
-            magnitude=setting.randaugment,
+            magnitude=setting.randaugment if stronger is None else setting.randaugment * stronger,
             key=key.fold("randaugment"),
             ids=ids,
             preset=plan.randaugment_preset,

@@ -53,10 +53,13 @@ def crossval(
             show_default=False,
         ),
     ] = None,
-    try_epochs: Annotated[
-        float | None,
+    try_settings: Annotated[
+        list[str] | None,
         typer.Option(
-            help="Epochs of a try while choosing. (Default: those of the fold.)", show_default=False
+            "--try-set",
+            metavar="A.B=C",
+            help="A field of the recipe while choosing only, such as epochs=4; may be repeated.",
+            show_default=False,
         ),
     ] = None,
     compare_splits: Annotated[
@@ -82,7 +85,7 @@ def crossval(
     - `effnetv2 crossval photos/`
     - `effnetv2 crossval train.csv --by place --minutes 60 --compare-splits`
     - `effnetv2 crossval train.csv --by time --time-column year --folds 4`
-    - `effnetv2 crossval train.csv --try "balance=null" --try "balance=equal" --try-epochs 4`
+    - `effnetv2 crossval train.csv --try "balance=null" --try "balance=equal" --try-set epochs=4`
     - `effnetv2 crossval photos/ --out runs/folds --resume`
     """
     from efficientnetv2.commands.crossval_job import crossvalidate
@@ -94,7 +97,7 @@ def crossval(
         block_degrees=block_degrees,
         time_column=time_column,
         tries=tuple(attempts or ()),
-        try_epochs=try_epochs,
+        try_settings=tuple(try_settings or ()),
         compare_splits=compare_splits,
     )
     crossvalidate(recipe.words(), table.source(data), machine.place(out, resume=resume), plan)

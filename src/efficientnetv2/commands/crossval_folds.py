@@ -148,10 +148,10 @@ class Runs:
         )
         if settled is not None and settled.exists():
             return Words(recipe=str(settled), cache=self.words.cache)
-        further = () if attempt is None else self.plan.settings_of(attempt)
+        further = () if attempt is None else self.plan.settings_of(attempt, choosing=choosing)
         words = replace(self.words, settings=(*self.words.settings, *further))
-        if choosing and self.plan.try_epochs is not None:
-            return replace(words, epochs=self.plan.try_epochs, minutes=None)
+        if any(setting.partition("=")[0].strip() in ("epochs", "steps") for setting in further):
+            return replace(words, minutes=None)
         if words.minutes is not None:
             return replace(words, minutes=words.minutes * _FOR_RUNS / self.plan.runs)
         return words

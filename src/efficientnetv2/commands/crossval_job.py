@@ -148,7 +148,7 @@ def _recipe(words: Words, plan: Plan, place: Place) -> Recipe:
     device = pick_device(place.device)
     recipe, _ = begin_recipe(words, device, lambda line: None)
     for number in range(len(plan.tries)):
-        settings = (*words.settings, *plan.settings_of(number))
+        settings = (*words.settings, *plan.settings_of(number, choosing=True))
         begin_recipe(replace(words, settings=settings), device, lambda line: None)
     return recipe
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import Field, asdict, dataclass, fields
@@ -15,6 +14,7 @@ import numpy as np
 from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.words import Words
+from efficientnetv2.data.copies import is_copy
 from efficientnetv2.data.folds import Folds, folds, time_folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
@@ -38,7 +38,7 @@ class Plan:
         block_degrees: side of the spatial blocks; None chooses.
         time_column: None takes a likely one.
         tries: settings to choose from, as ``--set`` takes them, several of them parted by spaces; empty for no choice.
-        try_epochs: of a try; None is as the fold itself.
+        try_settings: that hold while choosing only, as ``--set`` takes them.
         compare_splits: train folds at random beside folds by place.
 
     Raises:
@@ -50,7 +50,7 @@ class Plan:
     block_degrees: float | None = None
     time_column: str | None = None
     tries: tuple[str, ...] = ()
-    try_epochs: float | None = None
+    try_settings: tuple[str, ...] = ()
     compare_splits: bool = False
 
     def __post_init__(self) -> None:
@@ -76,16 +76,14 @@ class Plan:
             )
         if len(set(self.tries)) < len(self.tries):
             raise InputError("two --try are the same. Leave one out.")
-        if self.try_epochs is not None and not self.tries:
+        if self.try_settings and not self.tries:
             raise InputError(
-                "--try-epochs is given, but there is no --try. Leave it out, or say what to choose from."
+                "--try-set is given, but there is no --try. Leave it out, or say what to choose from."
             )
-        if self.try_epochs is not None and not (math.isfinite(self.try_epochs) and self.try_epochs > 0):
-            raise InputError(f"--try-epochs is {self.try_epochs:g}, but has to be a number above 0.")
 
-    def settings_of(self, number: int) -> tuple[str, ...]:
-        """The settings of a try."""
-        return tuple(shlex.split(self.tries[number]))
+    def settings_of(self, number: int, *, choosing: bool = False) -> tuple[str, ...]:
+        """The settings of a try; while choosing, also those that hold only then."""
+        return (*shlex.split(self.tries[number]), *(self.try_settings if choosing else ()))
 
     def name_of(self, number: int) -> str:
         """What to call a try."""
@@ -179,7 +177,7 @@ class Plan:
                 f"--try: there is no way to set aside what chooses among the {len(rows)} training pictures of fold "
                 f"{number + 1}: {error}"
             ) from error
-        return rows[held.split == "train"], rows[held.split == "val"]
+        return rows[held.split == "train"], rows[(held.split == "val") & ~is_copy(held)]
 
     def _time(self, manifest: Manifest) -> str:
         if self.time_column is not None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.data.check import check, refuse_damage
+from efficientnetv2.data.copies import left_out, refuse_copies_apart
 from efficientnetv2.data.imagenet import Published, compare
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest, read
@@ -145,6 +146,7 @@ def prepare(
             published set are missing.
     """
     manifest = source.read()
+    refuse_copies_apart(manifest)
     others = () if made_for is None else compare(manifest, made_for, strict=strict)
     for note in (*manifest.notes, *others):
         say(note)
@@ -169,7 +171,10 @@ def prepare(
         note = f"{note} {further}"
     elif unused := int((manifest.split == "minival").sum()):
         note += f" The {unused} pictures given as minival are left aside; to choose by them, --set minival={unused}."
-    return Prepared(manifest, note, skipped, holdout_drawn, chooses=minival is not None)
+    copies, further = left_out(manifest, ~manifest.in_train)
+    if copies.any():
+        manifest = manifest.select(np.flatnonzero(~copies))
+    return Prepared(manifest, f"{note}{further}", skipped, holdout_drawn, chooses=minival is not None)
 
 
 def tell(manifest: Manifest, *, strict: bool, say: Callable[[str], None]) -> Damage:

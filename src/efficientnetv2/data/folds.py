@@ -19,6 +19,7 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.base.keys import Key
+from efficientnetv2.data.copies import families, is_copy
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import (
@@ -112,7 +113,8 @@ def folds(
     level, dealt = deal_by_level(part, levels, shared(part, np.full(k, 1 / k)), Key.of(seed).fold("folds", k))
     clusters = np.full(len(manifest), -1, dtype=np.int64)
     clusters[chosen] = level.clusters
-    parts = tuple(Fold(chosen[dealt != number], chosen[dealt == number]) for number in range(k))
+    own = ~is_copy(part)
+    parts = tuple(Fold(chosen[dealt != number], chosen[(dealt == number) & own]) for number in range(k))
     note = (
         f"Dealt {len(chosen)} pictures into {k} folds, {how_dealt(part, levels, level, None)}, seed {seed}."
     )
@@ -153,11 +155,14 @@ def time_folds(manifest: Manifest, *, k: int, column: str, contents: Ints | None
     times = _times(manifest, column)[chosen]
     period = _periods(times, k, column)
     same = np.arange(len(manifest)) if contents is None else np.asarray(contents)
+    family, made = families(manifest), is_copy(manifest)[chosen]
     parts = []
     for number in range(1, k + 1):
-        answering = chosen[period == number]
+        answering = chosen[(period == number) & ~made]
         past = chosen[period < number]
         learning = past[~np.isin(same[past], same[answering])]
+        if family is not None:
+            learning = learning[~np.isin(family[learning], family[answering])]
         _refuse_unlearnt(manifest, learning, answering, column, number)
         span = f"{column} {_span(times[period < number])}, then {_span(times[period == number])}"
         parts.append(Fold(learning, answering, span))

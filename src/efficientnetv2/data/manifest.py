@@ -115,9 +115,12 @@ class Manifest(Listing):
 
         ``read`` takes it as a table, and ``from_csv`` as it is.
         """
-        prefix = _prefix(Path(path), self.root)
-        paths = [name if os.path.isabs(name) or is_url(name) else prefix + name for name in self.paths]
-        self.table.assign(path=paths).to_csv(path, index=False, lineterminator="\n")
+        self.table.assign(path=self.seen_from(Path(path))).to_csv(path, index=False, lineterminator="\n")
+
+    def seen_from(self, file: Path) -> list[str]:
+        """(N) paths as a table of that name calls the pictures: relative ones from its folder."""
+        prefix = _prefix(file, self.root)
+        return [name if os.path.isabs(name) or is_url(name) else prefix + name for name in self.paths]
 
     @classmethod
     def from_csv(

@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.base.keys import Key
+from efficientnetv2.data.balance import BETA, Balance, class_shares
 from efficientnetv2.progressive import Progressive, Setting
 
-Balance = Literal["sqrt", "equal"]
 Ids = npt.NDArray[np.int64]
 
 
@@ -58,10 +57,12 @@ class Sampler:
         batch_images: pictures a step.
         group_images: pictures a group; divides ``batch_images``.
         balance: None draws every picture once an epoch; ``equal`` draws every class equally often,
-            ``sqrt`` in proportion to the square root of its size.
+            ``sqrt`` in proportion to the square root of its size, ``effective`` in proportion to its size over its
+            effective number of pictures; see ``data.balance``.
         key: of the run.
         first_step: where to begin.
         rank, world: this process's number and how many there are; it gets every ``world``-th group.
+        beta: of ``effective``.
     """
 
     labels: npt.NDArray[np.int64]
@@ -74,11 +75,14 @@ class Sampler:
     first_step: int = 0
     rank: int = 0
     world: int = 1
+    beta: float = BETA
 
     def __iter__(self) -> Iterator[Request]:
         """Requests in the order of the run: step by step, this rank's groups of each."""
         count = len(self.labels)
-        order = lru_cache(maxsize=2)(lambda epoch: epoch_order(self.labels, self.balance, self.key, epoch))
+        order = lru_cache(maxsize=2)(
+            lambda epoch: epoch_order(self.labels, self.balance, self.key, epoch, beta=self.beta)
+        )
         for step in range(self.first_step, self.steps):
             setting = self.progressive.at(step, steps=self.steps)
             for group in range(self.rank, self.batch_images // self.group_images, self.world):
@@ -94,7 +98,9 @@ class Sampler:
         return (self.steps - self.first_step) * groups
 
 
-def epoch_order(labels: npt.NDArray[np.int64], balance: Balance | None, key: Key, epoch: int) -> Ids:
+def epoch_order(
+    labels: npt.NDArray[np.int64], balance: Balance | None, key: Key, epoch: int, *, beta: float = BETA
+) -> Ids:
     """The samples of one epoch, in order.
 
     Unbalanced, a permutation. Balanced, each class fills its quota from a stream of its own
@@ -106,6 +112,7 @@ def epoch_order(labels: npt.NDArray[np.int64], balance: Balance | None, key: Key
         balance: see ``Sampler``.
         key: of the run.
         epoch: from 0.
+        beta: see ``Sampler``.
 
     Returns:
         (2, N): positions in ``labels``, and how often each had been drawn before.
@@ -114,7 +121,7 @@ def epoch_order(labels: npt.NDArray[np.int64], balance: Balance | None, key: Key
         shuffled = key.fold("order", epoch).generator().permutation(len(labels))
         return np.stack([shuffled, np.full_like(shuffled, epoch)])
     parts, places = [], []
-    for cls, quota in enumerate(_quotas(np.bincount(labels), balance)):
+    for cls, quota in enumerate(_quotas(np.bincount(labels), balance, beta)):
         if quota == 0:
             continue
         members = np.flatnonzero(labels == cls)
@@ -129,10 +136,9 @@ def epoch_order(labels: npt.NDArray[np.int64], balance: Balance | None, key: Key
     return order
 
 
-def _quotas(counts: npt.NDArray[np.int64], balance: Balance) -> npt.NDArray[np.int64]:
+def _quotas(counts: npt.NDArray[np.int64], balance: Balance, beta: float) -> npt.NDArray[np.int64]:
     """How many of each class an epoch of the same length draws; largest remainders get the rest."""
-    weights = np.sqrt(counts) if balance == "sqrt" else (counts > 0).astype(float)
-    shares = weights / weights.sum() * counts.sum()
+    shares = class_shares(counts, balance, beta) * counts.sum()
     quotas: npt.NDArray[np.int64] = np.floor(shares).astype(np.int64)
     rest = np.argsort(quotas - shares, kind="stable")[: counts.sum() - quotas.sum()]
     quotas[rest] += 1

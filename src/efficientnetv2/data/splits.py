@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.keys import Key
+from efficientnetv2.data.copies import families
 from efficientnetv2.data.deal import deal, no_class_vanishes, tally
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
@@ -158,6 +159,9 @@ def levels_of(part: Manifest, contents: Ints | None, blocks: Sequence[float] = B
         blocks: sides of spatial blocks in degrees, the first to be tried first.
     """
     same = [] if contents is None else [_numbered(contents)]
+    family = families(part)
+    if family is not None:
+        same.append(family)
     group = _numbered(part.table["group"]) if "group" in part.table else None
     if group is not None and (group < 0).all():
         group = None

@@ -29,6 +29,7 @@ from efficientnetv2.training import optim
 from efficientnetv2.training.compiling import network_to_call
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.gradients import Gradients
+from efficientnetv2.training.imbalance import ALIKE, ClassTerms
 from efficientnetv2.training.loss import cross_entropy
 from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime, batched, too_late, too_short
 from efficientnetv2.training.recipe import Recipe
@@ -75,6 +76,7 @@ class Constants:
         groups: of a step.
         precision: of the network's multiplications.
         scaler: of fp16's losses; None in every other precision.
+        terms: what differs from class to class, on the device.
     """
 
     plan: AugmentPlan
@@ -85,6 +87,7 @@ class Constants:
     groups: int
     precision: Precision
     scaler: torch.amp.GradScaler | None
+    terms: ClassTerms = ALIKE
 
 
 def train(
@@ -99,6 +102,7 @@ def train(
     device: torch.device,
     at_a_time: GroupsAtATime = ONE_AT_A_TIME,
     world: World = ALONE,
+    terms: ClassTerms = ALIKE,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[StepDone]:
     """Train from ``state.step`` to the end, yielding after every step.
@@ -114,6 +118,7 @@ def train(
         device: that holds the network.
         at_a_time: how many groups run in one pass; fewer from the step on in which memory runs out.
         world: the processes that share the groups.
+        terms: what differs from class to class.
         say: gets lines on what takes minutes before the first step: compiling.
 
     Raises:
@@ -127,7 +132,15 @@ def train(
     state.network.train()
     gradients = Gradients(network_to_call(state.network, recipe, device, at_a_time, say=say), world)
     constants = Constants(
-        recipe.augment, preprocessing, num_classes, key, device, groups, recipe.precision, state.scaler
+        recipe.augment,
+        preprocessing,
+        num_classes,
+        key,
+        device,
+        groups,
+        recipe.precision,
+        state.scaler,
+        terms.to(device),
     )
     setting: Setting | None = None
     for step, waited_s in _by_step(batches, len(world.groups(groups))):
@@ -213,21 +226,25 @@ def train_groups(
         Their share of the step's loss, a scalar on the device.
     """
     key = constants.key
-    groups = [_augmented(batch, constants) for batch in batches]
+    groups = [augmented(batch, constants) for batch in batches]
     images, labels = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*groups, strict=True))
     requests = [batch.request for batch in batches]
     seeds = [key.fold("dropout", request.step, request.group).torch_seed() for request in requests]
     with one_pass(network, images=len(batches[0].labels), seeds=seeds):
         with autocast(constants.device, constants.precision):
             logits = forward(images)
-        loss = cross_entropy(logits, labels) * (len(batches) / constants.groups)
+        terms = constants.terms
+        loss = cross_entropy(logits, labels, weights=terms.weights, offsets=terms.offsets)
+        loss = loss * (len(batches) / constants.groups)
         scaled = constants.scaler.scale(loss) if constants.scaler else loss
         scaled.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
-def _augmented(batch: Batch, constants: Constants) -> tuple[Tensor, Tensor]:
-    request, key = batch.request, constants.key
+def augmented(batch: Batch, constants: Constants) -> tuple[Tensor, Tensor]:
+    """A group as the network gets it: (n, 3, S, S) normalised pictures, and (n, K) labels."""
+    request, key, stronger = batch.request, constants.key, constants.terms.stronger
+    first = batch.labels if batch.labels.ndim == 1 else batch.labels[:, 0]
     return augment(
         batch.images.to(constants.device, non_blocking=True),
         batch.labels.to(constants.device, non_blocking=True),
@@ -238,6 +255,7 @@ def _augmented(batch: Batch, constants: Constants) -> tuple[Tensor, Tensor]:
         plan=constants.plan,
         preprocessing=constants.preprocessing,
         num_classes=constants.num_classes,
+        stronger=None if stronger is None else stronger[first.cpu()],
     )
 
 

@@ -19,8 +19,8 @@ from efficientnetv2.arch.spec import Architecture, Pooling
 from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.preprocessing import Framing, Views
+from efficientnetv2.data.balance import BETA, Balance
 from efficientnetv2.data.imagenet import Published
-from efficientnetv2.data.sampling import Balance
 from efficientnetv2.inference.accelerate import Precision
 from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training.learning import Optimizer, Part, Schedule
@@ -79,7 +79,13 @@ class Recipe(Part):
             from which this share of the random crops has all its pixels, (0, 1]; see ``data.cache.Kept``. Where it
             is kept is ``--cache``'s affair.
         augment: kinds of augmentation, over the whole run; how strong is the schedule's affair.
-        balance: how often each class is drawn; see ``data.sampling.Sampler``.
+        balance: how often each class is drawn: ``equal``, ``effective`` or ``sqrt`` bring rare ones forward, null draws
+            every picture once an epoch; see ``data.balance``.
+        class_weights: how much a picture of each class counts in the loss, likewise; beside ``balance`` both act.
+        effective_beta: of ``effective``, 0 to 1: how soon further pictures of a class tell nothing new.
+        logit_adjustment: temperature of the logit adjustment, 1 in the paper: logits are trained with the logarithm of
+            their classes' shares added, so that without it no class is preferred. null is off.
+        rare_randaugment: RandAugment's magnitude for pictures of classes that ``balance`` repeats, over that of others.
         holdout: share of the training pictures that becomes ``val`` where no split is given; from 2, about how many.
         minival: of the training pictures a number, or below 1 a share, that is not trained on but chooses: the weights
             kept are those of the validation that was best on it. None keeps the last ones. See ``data.minival``.
@@ -130,6 +136,10 @@ class Recipe(Part):
     cache_detail: float | None = Field(default=None, gt=0, le=1)
     augment: AugmentPlan = AugmentPlan()
     balance: Balance | None = None
+    class_weights: Balance | None = None
+    effective_beta: float = Field(default=BETA, ge=0, lt=1)
+    logit_adjustment: float | None = Field(default=None, gt=0)
+    rare_randaugment: float = Field(default=1.0, ge=1)
     holdout: Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, lt=1)] = 0.2
     minival: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     chosen_by: Literal["top1", "macro_f1"] = "top1"
@@ -170,6 +180,12 @@ class Recipe(Part):
             )
         if self.time_shares is not None:
             _refuse_untimed(self.progressive, self.time_shares)
+        if self.rare_randaugment != 1 and (self.balance is None or self.progressive.randaugment is None):
+            off = "balance" if self.balance is None else "progressive.randaugment"
+            raise ValueError(
+                f"rare_randaugment is {self.rare_randaugment:g}, but {off} is off, so that there is nothing to make "
+                f"stronger: set {off}, or rare_randaugment to 1"
+            )
         if self.augment.autoaugment and self.progressive.randaugment is not None:
             raise ValueError(
                 "augment.autoaugment and progressive.randaugment are both on, but each replaces the other: set "

@@ -25,6 +25,7 @@ from efficientnetv2.training import resume
 from efficientnetv2.training.books import Books, Watch
 from efficientnetv2.training.distributed import by_first, synchronise
 from efficientnetv2.training.eval_size import TriedSizes, try_sizes
+from efficientnetv2.training.imbalance import class_terms
 from efficientnetv2.training.interrupt import Interruption
 from efficientnetv2.training.job import Job, kept
 from efficientnetv2.training.loop import StepDone, train
@@ -187,6 +188,7 @@ def _steps(job: Job, state: State) -> Iterator[StepDone]:
         first_step=state.step,
         rank=job.world.rank,
         world=job.world.size,
+        beta=recipe.effective_beta,
     )
     pictures = TrainingPictures(
         job.train,
@@ -208,5 +210,6 @@ def _steps(job: Job, state: State) -> Iterator[StepDone]:
         device=job.device,
         at_a_time=job.at_a_time,
         world=job.world,
+        terms=class_terms(job.train.labels, len(job.train.class_names), recipe),
         say=job.folder.log,
     )

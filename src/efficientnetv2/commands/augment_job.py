@@ -1,0 +1,187 @@
+"""What ``augment`` does: a few pictures through the pipeline of training, at the setting of every stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import write_atomically
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.foretold import preprocessing_of
+from efficientnetv2.commands.prepare import Source, prepare
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.words import Words, begin_recipe
+from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.loader import TrainingPictures
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.pictures import UnreadablePicture
+from efficientnetv2.data.readers import originals
+from efficientnetv2.data.sampling import Request
+from efficientnetv2.evaluation.drawing import png
+from efficientnetv2.evaluation.sheet import Row, draw_rows
+from efficientnetv2.inference.accelerate import pick_device
+from efficientnetv2.progressive import Progressive, Setting
+from efficientnetv2.training.imbalance import ALIKE, class_terms
+from efficientnetv2.training.loop import Constants, augmented
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.start import start
+
+# Of a size that grows at every step: moments to look at. Ours.
+_MOMENTS = 4
+
+
+def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device: str, strict: bool) -> None:
+    """Everything that ``effnetv2 augment`` does.
+
+    Raises:
+        InputError: anything a user can mend.
+    """
+    screen = Screen()
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: the sheet is a PNG. Give a name that ends in .png.")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}. Make it, or give another place.")
+    on = pick_device(device)
+    recipe, chosen = begin_recipe(words, on, screen.say)
+    prepared = prepare(
+        source,
+        holdout=recipe.holdout,
+        minival=recipe.minival,
+        seed=recipe.seed,
+        strict=strict,
+        say=screen.say,
+    )
+    for line in chosen:
+        screen.say(line)
+    train = prepared.train
+    network = start(recipe, class_names=train.class_names, device=on).network
+    recipe = recipe.model_copy(update={"eval_px": recipe.eval_px or recipe.progressive.last.image_px})
+    preprocessing = preprocessing_of(recipe, network)
+    samples = in_turn(train, pictures, Key.of(recipe.seed).fold("sheet"))
+    rows = [
+        _as_evaluated(train, samples, preprocessing),
+        *(
+            _as_trained(train, samples, recipe, preprocessing, setting, number)
+            for number, setting in enumerate(settings_of(recipe.progressive))
+        ),
+    ]
+    image = png(draw_rows(rows))
+    try:
+        write_atomically(out, lambda partial: partial.write_bytes(image))
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror or error}. Give another place.") from error
+    screen.say(f"Sheet: {out}")
+
+
+def in_turn(manifest: Manifest, count: int, key: Key) -> npt.NDArray[np.int64]:
+    """So many rows at random, one of each class in turn; fewer if there are fewer.
+
+    Args:
+        manifest: labelled.
+        count: of rows.
+        key: of the draw.
+    """
+    order = key.generator().permutation(len(manifest))
+    turn = np.zeros(len(order), dtype=np.int64)
+    for label in np.unique(manifest.labels):
+        of_class = np.flatnonzero(manifest.labels[order] == label)
+        turn[of_class] = np.arange(len(of_class))
+    chosen: npt.NDArray[np.int64] = order[np.lexsort((manifest.labels[order], turn))][:count].astype(np.int64)
+    return chosen
+
+
+def settings_of(plan: Progressive) -> list[Setting]:
+    """Of each stage; of a plan that changes at every step, of moments spread over it."""
+    if not plan.changes_always:
+        return [plan.stage(index) for index in range(plan.stages)]
+    steps = 1000
+    return [plan.at(round(moment * (steps - 1) / (_MOMENTS - 1)), steps=steps) for moment in range(_MOMENTS)]
+
+
+def _as_evaluated(train: Manifest, samples: npt.NDArray[np.int64], preprocessing: Preprocessing) -> Row:
+    reader, images = originals(train), []
+    for sample in samples:
+        try:
+            images.append(eval_picture(reader.source(int(sample)), preprocessing))
+        except UnreadablePicture as error:
+            raise InputError(f"{error}. Repair it, or leave it out.") from error
+    names = [", ".join(_names(train, int(sample))) for sample in samples]
+    return Row(f"evaluation, {preprocessing.image_px} px", tuple(images), tuple(names))
+
+
+def _names(train: Manifest, sample: int) -> list[str]:
+    return [train.class_names[label] for label in np.atleast_1d(train.targets[sample]) if label >= 0]
+
+
+def _as_trained(
+    train: Manifest,
+    samples: npt.NDArray[np.int64],
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    setting: Setting,
+    number: int,
+) -> Row:
+    """The pictures as the network gets them at a setting: those of another epoch for each."""
+    key = Key.of(recipe.seed)
+    request = Request(number, 0, setting, samples, np.full(len(samples), number, dtype=np.int64))
+    batch = TrainingPictures(train, preprocessing, recipe.crop_area_min, key).batch(request)
+    terms = (
+        class_terms(train.labels, len(train.class_names), recipe) if recipe.rare_randaugment != 1 else ALIKE
+    )
+    constants = Constants(
+        recipe.augment,
+        preprocessing,
+        len(train.class_names),
+        key,
+        torch.device("cpu"),
+        1,
+        "fp32",
+        None,
+        terms,
+    )
+    images, labels = augmented(batch, constants)
+    shown = tuple(_for_the_eye(image, preprocessing) for image in images)
+    own = train.targets[samples].reshape(len(samples), -1)
+    said = tuple(
+        _mixed(shares, {int(one) for one in mine}, setting, train.class_names)
+        for shares, mine in zip(labels, own, strict=True)
+    )
+    return Row(_called(setting, number), shown, said)
+
+
+def _for_the_eye(image: Tensor, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """(S, S, 3) uint8 from (3, S, S) normalised."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+    levels = ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    pixels: npt.NDArray[np.uint8] = levels.permute(1, 2, 0).numpy()
+    return pixels
+
+
+def _mixed(shares: Tensor, own: set[int], setting: Setting, class_names: tuple[str, ...]) -> str:
+    """The label, where mixing has made another of it: smoothing, alike for all, is not said."""
+    plain = shares - setting.label_smoothing / len(class_names)
+    there = [int(label) for label in plain.argsort(descending=True) if float(plain[label]) > 0.01]
+    if set(there) == own - {-1}:
+        return ""
+    whole = float(sum(plain[label] for label in there))
+    return " + ".join(f"{float(plain[label]) / whole:.0%} {class_names[label]}" for label in there)
+
+
+def _called(setting: Setting, number: int) -> str:
+    words = [f"stage {number + 1}: {setting.image_px} px"]
+    if setting.randaugment is not None:
+        words.append(f"RandAugment {setting.randaugment:.3g}")
+    for name, value in (
+        ("mixup", setting.mixup_alpha),
+        ("cutmix", setting.cutmix_alpha),
+        ("cutout", setting.cutout),
+    ):
+        if value:
+            words.append(f"{name} {value:.2g}")
+    return ", ".join(words)

@@ -1,0 +1,73 @@
+"""What a recipe does about rare classes beside drawing them more often: in the loss, and in the augmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from efficientnetv2.data.balance import class_shares, weight_of_pictures
+from efficientnetv2.data.listing import Ints
+from efficientnetv2.training.recipe import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTerms:
+    """What differs from class to class in training; None is alike for all.
+
+    Args:
+        weights: (K,) of each class in the loss.
+        offsets: (K,) added to the logits in the loss, in training alone.
+        stronger: (K,) what RandAugment's magnitude of a class's pictures is multiplied by; always on the CPU.
+    """
+
+    weights: Tensor | None = None
+    offsets: Tensor | None = None
+    stronger: Tensor | None = None
+
+    def to(self, device: torch.device) -> ClassTerms:
+        """The same, on a device what the loss uses."""
+        weights, offsets = (
+            None if part is None else part.to(device) for part in (self.weights, self.offsets)
+        )
+        return ClassTerms(weights, offsets, self.stronger)
+
+
+ALIKE = ClassTerms()
+
+
+def class_terms(labels: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
+    """What a recipe asks for, with the numbers of these training pictures.
+
+    Weights are scaled so that the pictures as they are drawn have weight 1 on average: the loss, and with it the
+    learning rate that suits it, stay of their size. (The paper scales them to a mean of 1 over classes.)
+
+    Args:
+        labels: (N,) classes of the training pictures; of several labels each, the first.
+        num_classes: K.
+        recipe: ``balance``, ``class_weights``, ``logit_adjustment``, ``rare_randaugment`` and ``effective_beta`` of it.
+
+    Source: weights: arXiv:1901.05555, equations 2 and 3. Offsets: arXiv:2007.07314, equation 10: the logarithm of how
+        often each class is seen in training, here after balancing, times a temperature. Stronger augmentation where
+        pictures are repeated: ours.
+    """
+    counts = np.bincount(labels[labels >= 0], minlength=num_classes)
+    drawn = class_shares(counts, recipe.balance, recipe.effective_beta)
+    weights = offsets = stronger = None
+    if recipe.class_weights is not None:
+        each = weight_of_pictures(counts, recipe.class_weights, recipe.effective_beta)
+        weights = _tensor(each / (each * drawn).sum())
+    if recipe.logit_adjustment is not None:
+        # A class that is never seen gets no offset: nothing can be learnt of it either way.
+        logarithms = np.log(drawn, out=np.zeros_like(drawn), where=drawn > 0)
+        offsets = _tensor(recipe.logit_adjustment * logarithms)
+    if recipe.rare_randaugment != 1:
+        repeated = drawn * counts.sum() > counts
+        stronger = _tensor(np.where(repeated, recipe.rare_randaugment, 1.0))
+    return ClassTerms(weights, offsets, stronger)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))

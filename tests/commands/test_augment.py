@@ -1,0 +1,100 @@
+"""``effnetv2 augment``: the sheet shows what training feeds to the network, undone for the eye."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from tests.command_line import effnetv2
+
+from efficientnetv2.augment.geometry import symmetry
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.augment_job import _as_evaluated, _as_trained, in_turn, settings_of
+from efficientnetv2.data.manifest import read
+from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipes import named
+
+SEEN = Preprocessing(image_px=64)
+
+
+def rows(data, *settings: str):
+    """The pictures as evaluated, and as trained on at the recipe's last stage."""
+    recipe = with_settings(named("quick"), ["progressive.image_px=64", "crop_area_min=1", *settings])
+    samples = in_turn(data, 6, Key.of(0))
+    trained = _as_trained(data, samples, recipe, SEEN, recipe.progressive.last, 0)
+    return _as_evaluated(data, samples, SEEN), trained
+
+
+def apart(one, other) -> float:
+    """Levels between two pictures; training decodes a little less exactly than evaluation."""
+    return float(np.abs(one.astype(float) - other).mean())
+
+
+def test_with_nothing_done_to_them_pictures_are_as_evaluation_sees_them(class_folders):
+    """Normalised, and back again: far nearer to itself than to any other."""
+    plain, trained = rows(read(class_folders), "augment.flip=none")
+    for number, one in enumerate(trained.images):
+        distances = [apart(one, other) for other in plain.images]
+        assert distances[number] < 0.5 * min(np.delete(distances, number))
+    assert plain.captions == ("blue", "green", "red", "blue", "green", "red")
+    assert set(trained.captions) == {""}
+
+
+def test_the_symmetries_of_the_square_are_to_be_seen(class_folders):
+    plain, trained = rows(read(class_folders), "augment.flip=symmetries")
+    found = set()
+    for one, other in zip(plain.images, trained.images, strict=True):
+        image = torch.from_numpy(one).permute(2, 0, 1)[None]
+        turned = [symmetry(image, index)[0].permute(1, 2, 0).numpy() for index in range(8)]
+        distances = [apart(other, view) for view in turned]
+        found.add(int(np.argmin(distances)))
+        assert min(distances) < 0.5 * sorted(distances)[1]
+    assert len(found) > 2
+
+
+def test_what_is_mixed_says_so(class_folders):
+    """Beside the label's own share that of the partner's; smoothing, alike for all, is no mixing."""
+    plain, trained = rows(
+        read(class_folders),
+        "augment.flip=none",
+        "progressive.mixup_alpha=5",
+        "progressive.label_smoothing=0.1",
+    )
+    mixed = [caption for caption in trained.captions if caption]
+    assert mixed
+    for caption in mixed:
+        shares = [int(part.split("%")[0]) for part in caption.split(" + ")]
+        assert len(shares) == 2
+        assert 99 <= sum(shares) <= 101
+    assert any((one != other).any() for one, other in zip(plain.images, trained.images, strict=True))
+
+
+def test_every_stage_and_moments_of_what_grows_all_the_time():
+    stages = Progressive(stages=3, image_px=Ramp(32, 64))
+    assert [setting.image_px for setting in settings_of(stages)] == [
+        stages.stage(i).image_px for i in range(3)
+    ]
+    always = Progressive(image_px=Ramp(32, 64, continuous=True), px_multiple=8)
+    sizes = [setting.image_px for setting in settings_of(always)]
+    assert (sizes[0], sizes[-1]) == (32, 64)
+    assert sizes == sorted(sizes)
+
+
+def test_the_sheet_is_written(class_folders, tmp_path):
+    words = ("--weights", "none", "--recipe", "quick", "--model", "efficientnetv2_b0", "--image-px", "64")
+    done = effnetv2("augment", class_folders, *words, "--out", "sheet.png", "--pictures", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Sheet: sheet.png" in done.stdout
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        levels = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)
+    for channel in range(3):  # red, green and blue pictures are on it, in their colours
+        assert ((levels[:, channel] - np.delete(levels, channel, axis=1).max(axis=1)) > 60).mean() > 0.02
+    for out, said in (
+        ("sheet.jpg", "the sheet is a PNG"),
+        ("nowhere/sheet.png", "there is no folder nowhere"),
+    ):
+        refused = effnetv2("augment", class_folders, *words, "--out", out, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert said in refused.stderr

@@ -1,0 +1,86 @@
+"""``effnetv2 balance``: what it writes is balanced, trains as it is, and says no figure of copies."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from tests.command_line import TINY, effnetv2
+
+ONE_STAGE = ("--weights", "none", "--set", "progressive.stages=1", "--set", "progressive.image_px=32")
+
+
+@pytest.fixture
+def imbalanced(class_folders):
+    """16 red, 16 green, 6 blue."""
+    for path in sorted((class_folders / "blue").glob("*"))[6:]:
+        path.unlink()
+    return class_folders
+
+
+def test_copies_are_written_and_trained_on_but_not_evaluated_on(imbalanced, tmp_path):
+    done = effnetv2("balance", imbalanced, "even", "--set", "augment.flip=symmetries", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    table = pd.read_csv(tmp_path / "even/pictures.csv")
+    made = table["augmented_from"].notna()
+    assert told["copies"] == made.sum() == len(list((tmp_path / "even/augmented").iterdir()))
+    train = table[table["split"] == "train"]
+    assert train["label"].value_counts().nunique() == 1
+    assert set(table[made]["augmented_from"]) <= set(train["path"])
+    assert (table[made]["label"] == "blue").all()
+    assert all((tmp_path / "even" / path).is_file() for path in table["path"])
+    held = table[table["split"] == "val"]
+    # The same again into folds: whose figures are of taken pictures alone.
+    done = effnetv2(
+        "crossval", "even/pictures.csv", *TINY, *ONE_STAGE, "--folds", "2", "--out", "folds", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    answered = pd.read_csv(tmp_path / "folds/predictions.csv")
+    assert len(answered) == (~made).sum() == 38
+    assert not answered["path"].str.contains("augmented").any()
+    assert len(held) + len(train) == len(table)
+
+
+def test_fewer_leaves_frequent_ones_out(imbalanced, tmp_path):
+    done = effnetv2("balance", imbalanced, "fewer.csv", "--fewer", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "fewer.csv")
+    counts = table[table["split"] == "train"]["label"].value_counts()
+    assert counts.nunique() == 1
+    assert "augmented_from" not in table
+    assert "blue" in done.stdout
+    plan = effnetv2("balance", "fewer.csv", "again.csv", "--fewer", cwd=tmp_path)
+    assert plan.returncode == 0, plan.stderr  # what was written is read
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("x.csv",), "OUT is x.csv, but copies need a folder"),
+        (("x", "--fewer"), "OUT is x, but --fewer writes a table alone"),
+        (("pictures",), "OUT pictures is not an empty folder"),
+        (("x", "--to", "even"), "--to is 'even', but is one of sqrt, effective, equal"),
+        (("x", "--set", "augment.flop=none"), "there is no field 'augment.flop'; did you mean 'flip'?"),
+    ],
+)
+def test_wrong_words_are_refused(imbalanced, words, said):
+    done = effnetv2("balance", imbalanced, *words, cwd=imbalanced.parent)
+    assert done.returncode == 2, done.stdout
+    assert said in done.stderr
+    assert not (imbalanced.parent / "x").exists()
+
+
+def test_symmetries_of_pictures_that_are_not_square_are_refused(tmp_path):
+    from PIL import Image
+
+    for name, count in (("a", 6), ("b", 3)):
+        (tmp_path / "wide" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.effect_noise((48, 32), 20 + 9 * number + 50 * (name == "b")).save(
+                tmp_path / "wide" / name / f"{number}.png"
+            )
+    done = effnetv2("balance", "wide", "out", "--set", "augment.flip=symmetries", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "pictures of 48 x 32 px cannot be turned by 90 degrees" in done.stderr

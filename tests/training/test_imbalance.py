@@ -1,0 +1,125 @@
+"""Rare classes in the loss and in the augmentation: against the formulas, and against what they are for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from tests.command_line import TINY, effnetv2
+
+from efficientnetv2.augment.pipeline import AugmentPlan, augment_each
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.progressive import Setting
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.imbalance import ALIKE, class_terms
+from efficientnetv2.training.loss import cross_entropy
+from efficientnetv2.training.recipes import named
+
+LABELS = np.repeat([0, 1, 2], [60, 30, 10])
+
+
+def recipe(*settings: str):
+    return with_settings(named("finetune"), ["balance=null", *settings])
+
+
+def test_without_a_word_all_classes_are_alike():
+    terms = class_terms(LABELS, 3, recipe())
+    assert (terms.weights, terms.offsets, terms.stronger) == (ALIKE.weights, ALIKE.offsets, ALIKE.stronger)
+
+
+def test_weights_are_the_papers_ratios_and_leave_the_loss_its_size():
+    """(1 - beta) / (1 - beta^n), and over the pictures as they are drawn a mean of 1."""
+    beta = 0.99
+    weights = class_terms(LABELS, 3, recipe("class_weights=effective", f"effective_beta={beta}")).weights
+    paper = np.array([(1 - beta) / (1 - beta**n) for n in (60, 30, 10)])
+    assert (weights / weights[0]).tolist() == pytest.approx(paper / paper[0])
+    assert float(weights[LABELS].mean()) == pytest.approx(1)
+    even = class_terms(LABELS, 3, recipe("class_weights=equal", "balance=equal")).weights
+    assert float(even.mean()) == pytest.approx(1)  # drawn alike: the mean over classes is that over pictures
+
+
+def test_the_weighted_loss_is_that_of_hard_labels():
+    logits, labels = torch.randn(8, 3), torch.tensor([0, 1, 2, 0, 0, 1, 0, 2])
+    weights = torch.tensor([0.5, 1.0, 3.0])
+    expected = (torch.nn.functional.cross_entropy(logits, labels, reduction="none") * weights[labels]).mean()
+    hot = torch.nn.functional.one_hot(labels, 3).float()
+    assert float(cross_entropy(logits, hot, weights=weights)) == pytest.approx(float(expected))
+
+
+def test_adjusted_logits_learn_what_balanced_data_would_teach():
+    """Two overlapping clouds, 9 to 1: trained with the offsets, the boundary without them lies in the middle."""
+    drawn = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [1800, 200])
+    x = drawn.normal(labels * 2.0 - 1.0, 1.0)  # equally likely at 0
+    terms = class_terms(labels, 2, recipe("logit_adjustment=1"))
+    assert terms.offsets.exp().tolist() == pytest.approx([0.9, 0.1])
+
+    def boundary(offsets):
+        layer = torch.nn.Linear(1, 2).double()
+        optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+        inputs = torch.from_numpy(x)[:, None]
+        hot = torch.nn.functional.one_hot(torch.from_numpy(labels), 2).float()
+
+        def closure():
+            optimizer.zero_grad()
+            loss = cross_entropy(layer(inputs), hot, offsets=offsets)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        slope = (layer.weight[1] - layer.weight[0]).item()
+        return -(layer.bias[1] - layer.bias[0]).item() / slope
+
+    plain = LogisticRegression(C=1e6).fit(x[:, None], labels)
+    assert boundary(None) == pytest.approx(-float(plain.intercept_[0] / plain.coef_[0, 0]), abs=0.02)
+    assert boundary(None) > 0.8  # ln 9 / 2 = 1.1: the rare class is rarely called
+    assert abs(boundary(terms.offsets)) < 0.15
+
+
+def test_what_balancing_has_evened_out_is_not_adjusted_again():
+    offsets = class_terms(LABELS, 3, recipe("logit_adjustment=2", "balance=equal")).offsets
+    assert offsets.tolist() == pytest.approx([2 * np.log(1 / 3)] * 3)
+
+
+def test_pictures_that_are_repeated_are_augmented_more_strongly():
+    """Drawn 33 times of an epoch of 100, classes of 30 and 10 repeat theirs; the one of 60 does not."""
+    words = ("balance=equal", "rare_randaugment=2")
+    assert class_terms(LABELS, 3, recipe(*words)).stronger.tolist() == [1, 2, 2]
+    images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    key, ids, plan = Key.of(0), np.arange(6), AugmentPlan(flip="none", randaugment_preset="monotone")
+    factor = torch.tensor([1.0, 2.0, 1.0, 2.0, 1.0, 2.0])
+    mixed = augment_each(images, Setting(32, randaugment=5), key, ids, plan, factor)
+    for strength, rows in ((5, [0, 2, 4]), (10, [1, 3, 5])):
+        alone = augment_each(images[rows], Setting(32, randaugment=strength), key, ids[rows], plan)
+        assert torch.equal(mixed[rows], alone)
+
+
+def test_nothing_to_make_stronger_is_refused():
+    with pytest.raises(InputError, match="rare_randaugment is 2, but balance is off"):
+        recipe("rare_randaugment=2")
+    with pytest.raises(InputError, match=r"rare_randaugment is 2, but progressive.randaugment is off"):
+        recipe("rare_randaugment=2", "balance=equal", "progressive.randaugment=null")
+    with pytest.raises(InputError, match="effective_beta"):
+        recipe("effective_beta=1")
+
+
+@pytest.mark.slow
+def test_a_run_takes_them_all(class_folders, tmp_path):
+    """And each of them changes what comes out."""
+    for path in sorted((class_folders / "red").glob("*"))[4:]:
+        path.unlink()
+    words = ("class_weights=effective", "logit_adjustment=1", "rare_randaugment=2")
+    answers = {}
+    for name, settings in {"plain": (), **{word: (word,) for word in words}}.items():
+        out = tmp_path / f"run{len(answers)}"
+        given = [part for setting in (*settings, "balance=sqrt") for part in ("--set", setting)]
+        done = effnetv2(
+            "train", class_folders, *TINY, "--recipe", "finetune", "--weights", "none", *given,
+            "--set", "progressive.stages=1", "--set", "progressive.image_px=32", "--set", "progressive.randaugment=5",
+            "--out", out, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        answers[name] = (out / "predictions.csv").read_text()
+    assert len(set(answers.values())) == 4
