@@ -22,6 +22,15 @@ def predict(
         ),
     ],
     out: Annotated[Path, typer.Option(help="CSV to write.")] = Path("predictions.csv"),
+    rank: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="What to label next: the pictures in the order in which their labels would teach most (the network is "
+            "unsure of each, and each is unlike those before it). A sheet of the first is written beside as .html.",
+            show_default=False,
+        ),
+    ] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     path_column: options.PathColumn = "path",
@@ -35,9 +44,12 @@ def predict(
     Examples:
     - `effnetv2 predict runs/demo new_photos/`
     - `effnetv2 predict model.safetensors list.csv --path-column file --out labels.csv`
+    - `effnetv2 predict runs/demo unlabelled/ --rank next.csv`
     """
     from efficientnetv2.commands.predict_job import predict_and_write
     from efficientnetv2.commands.prepare import Source
 
     source = Source(data, path_column)
-    predict_and_write(model, source, out=out, device=device, workers=workers, strict=strict, as_json=as_json)
+    predict_and_write(
+        model, source, out=out, rank=rank, device=device, workers=workers, strict=strict, as_json=as_json
+    )

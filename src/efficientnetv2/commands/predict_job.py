@@ -16,6 +16,7 @@ from efficientnetv2.commands.answering import (
     tell_unreadable,
 )
 from efficientnetv2.commands.prepare import Source, tell
+from efficientnetv2.commands.ranking import check_rank, check_ranks, write_ranking
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.tables import write_predictions
 from efficientnetv2.inference.accelerate import pick_own_device
@@ -31,12 +32,23 @@ def predict_and_write(
     source: Source,
     *,
     out: Path,
+    rank: Path | None = None,
     device: str,
     workers: int | None,
     strict: bool,
     as_json: bool,
 ) -> None:
     """Everything that ``effnetv2 predict`` does, alone or as one of many processes.
+
+    Args:
+        model: a model file or run folder.
+        source: of the pictures.
+        out: table to write.
+        rank: table of what to label next; None writes none.
+        device: as ``--device`` says it.
+        workers: processes that read pictures; None chooses by the machine.
+        strict: refuse the first unreadable picture.
+        as_json: only the answers on stdout.
 
     Raises:
         InputError: anything a user can mend.
@@ -46,7 +58,7 @@ def predict_and_write(
     with together(world):
         on = pick_own_device(device, world.local_rank, world.local_size)
         readers = reading(workers, on, screen, world)
-        asked = by_first(world, lambda: _asked(model, source, out, strict, screen))
+        asked = by_first(world, lambda: _asked(model, source, out, rank, strict, screen))
         px = asked.network.preprocessing.image_px
         predictions, _ = answered(
             asked,
@@ -60,9 +72,11 @@ def predict_and_write(
         )
         if world.first:
             _write(asked, predictions, out, screen, as_json)
+            if rank is not None:
+                write_ranking(rank, asked, predictions, device=on, workers=readers, screen=screen)
 
 
-def _asked(model: str, source: Source, out: Path, strict: bool, screen: Screen) -> Asked:
+def _asked(model: str, source: Source, out: Path, rank: Path | None, strict: bool, screen: Screen) -> Asked:
     if not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}. Make it, or give another place.")
     if out.absolute() == Path(source.data).absolute():
@@ -71,8 +85,11 @@ def _asked(model: str, source: Source, out: Path, strict: bool, screen: Screen) 
         raise InputError(
             f"--out {out}: {SKIPPED} beside the table lists what could not be read. Give another name."
         )
+    check_rank(rank, out, source.data)
     network = modelfile.load(model)
     check_classes(network, model)
+    if rank is not None:
+        check_ranks(network, model)
     check_reads_rgb(network, model)
     manifest = source.read(require_labels=False)
     return Asked(network, manifest, tell(manifest, strict=strict, say=screen.say))

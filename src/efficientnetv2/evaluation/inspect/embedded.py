@@ -96,7 +96,7 @@ def lookalikes(
             f"{len(found):,} {'pair' if len(found) == 1 else 'pairs'} of pictures {what}.",
             advice,
             tuple(pair[:2] for pair in found),
-            tuple(f"nearest by {pair[2]:.2f} of the second" for pair in found),
+            tuple(f"{pair[2]:.2f} of the way to the next nearest" for pair in found),
         )
         for kind, found, what, advice in kinds
         if found

@@ -1,0 +1,131 @@
+"""What ``predict --rank`` adds: the pictures in the order in which they are worth labelling, as a table and a sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import write_atomically, write_text_atomically
+from efficientnetv2.base.keys import Key
+from efficientnetv2.commands.answering import Asked
+from efficientnetv2.commands.outcome import command_line
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.data.decode import read_picture
+from efficientnetv2.data.pictures import UnreadablePicture
+from efficientnetv2.data.readers import originals
+from efficientnetv2.evaluation.to_label import Ranked, sheet
+from efficientnetv2.inference.predict import Predictions, embed_manifest
+from efficientnetv2.inference.ranking import rank
+from efficientnetv2.models.network import Network
+
+# Of the draws: the same model and pictures are to give the same order. Ours.
+_SEED = 0
+_ON_SHEET = 60  # pictures: an evening's labelling, some 300 kB. Ours.
+
+
+def check_rank(file: Path | None, out: Path, data: str) -> None:
+    """Refuse a place for the ranking before the pictures are answered.
+
+    Args:
+        file: as ``--rank`` gives it; None where it is not asked for.
+        out: of the predictions.
+        data: as the user gave it.
+
+    Raises:
+        InputError: it is no CSV, its folder is not there, or it is another file of the same command.
+    """
+    if file is None:
+        return
+    if file.suffix.lower() != ".csv":
+        raise InputError(
+            f"--rank {file}: give a file that ends in .csv; the sheet of pictures is written beside it as .html."
+        )
+    if not file.absolute().parent.is_dir():
+        raise InputError(f"--rank {file}: there is no folder {file.parent}. Make it, or give another place.")
+    if file.absolute() in (out.absolute(), Path(data).absolute()):
+        raise InputError(f"--rank {file} is {'--out' if file.absolute() == out.absolute() else 'DATA'} too.")
+
+
+def check_ranks(network: Network, model: str) -> None:
+    """Refuse a network that is never unsure.
+
+    Raises:
+        InputError: it has one class.
+    """
+    if network.num_classes < 2:
+        raise InputError(f"--rank: {model} knows one class only, so it is always sure. Leave --rank out.")
+
+
+def write_ranking(
+    file: Path, asked: Asked, predictions: Predictions, *, device: torch.device, workers: int, screen: Screen
+) -> None:
+    """Look at the pictures once more, for what the classifier reads of them; then write the table and the sheet.
+
+    Args:
+        file: of the table; the sheet has its name, ending in ``.html``.
+        asked: the network and its pictures.
+        predictions: its answers.
+        device: to compute on.
+        workers: processes that read pictures.
+        screen: to write on.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    answered = asked.manifest.select(predictions.samples)
+    with screen.counting("comparing", len(answered)) as counted:
+        embedded = embed_manifest(
+            asked.network, answered, preprocessing=asked.network.preprocessing, device=device, workers=workers,
+            progress=counted,
+        )  # fmt: skip
+    rows = embedded.samples  # what could be read twice
+    probabilities = predictions.probabilities[rows]
+    found = rank(probabilities, embedded.vectors, key=Key.of(_SEED).fold("label next"))
+    names = np.array(
+        asked.network.class_names or [str(k) for k in range(probabilities.shape[1])], dtype=object
+    )
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :2]
+    places = np.arange(len(rows))
+    table = pd.DataFrame(
+        {
+            "path": [answered.paths[row] for row in rows],
+            "label": names[best[:, 0]],
+            "probability": probabilities[places, best[:, 0]].round(6),
+            "second": names[best[:, 1]],
+            "second_probability": probabilities[places, best[:, 1]].round(6),
+            "entropy": found.entropy.round(6),
+            "margin": found.margin.round(6),
+        }
+    ).iloc[found.order]
+    table.insert(0, "rank", np.arange(1, len(table) + 1))
+    reader = originals(answered)
+
+    def picture(row: int) -> Image.Image | None:
+        try:
+            return read_picture(reader.source(row))
+        except UnreadablePicture:
+            return None
+
+    shown = [
+        Ranked(
+            str(one["path"]), str(one["label"]), float(one["probability"]), str(one["second"]),
+            picture(int(rows[place])),
+        )
+        for place, (_, one) in zip(found.order, table.head(_ON_SHEET).iterrows(), strict=False)
+    ]  # fmt: skip
+    page = file.with_suffix(".html")
+    try:
+        write_atomically(file, lambda partial: table.to_csv(partial, index=False))
+        write_text_atomically(
+            page, sheet(shown, pictures=len(table), diverse=found.diverse, command=command_line())
+        )
+    except OSError as error:
+        raise InputError(
+            f"--rank {file}: {error.strerror or error}. Give a place that can be written to."
+        ) from error
+    screen.say(f"What to label next: {file}, its first {len(shown)} as pictures in {page}.")

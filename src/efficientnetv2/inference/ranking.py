@@ -1,0 +1,98 @@
+"""What to label next: pictures that a network is unsure of, each unlike those before it.
+
+The rule is BADGE's (Ash et al., "Deep batch active learning by diverse, uncertain gradient lower bounds", ICLR 2020,
+arXiv:1906.03671). Every picture stands for the gradient that it would give the classifier if the network's own answer
+were the label: long where the network is unsure, and in the direction of what it would learn. The first is the longest;
+each next one is drawn as k-means++ draws its centres, with the square of its distance to the nearest already chosen.
+Ours is that no gradient at all counts as chosen from the beginning: else a picture that the network is sure of, which
+is far from all others, would be drawn early.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from efficientnetv2.base.keys import Key
+
+# Pictures that are put in order by the rule; the rest follow by uncertainty alone. Nobody labels more before training
+# again, and the work is n times this. Ours.
+MOST = 1_000
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Pictures in the order in which they are worth labelling.
+
+    Args:
+        order: (n,) places in what was given, the first to label first.
+        diverse: how many of the first were chosen for being unlike those before them; the others are in the order of
+            their entropy.
+        entropy: (n,) in the order of what was given: 0 is sure, 1 knows nothing of any class.
+        margin: (n,) likewise: probability of the best class less that of the second.
+    """
+
+    order: npt.NDArray[np.int64]
+    diverse: int
+    entropy: Floats
+    margin: Floats
+
+
+def rank(
+    probabilities: npt.NDArray[np.floating], vectors: npt.NDArray[np.floating], *, key: Key, most: int = MOST
+) -> Ranking:
+    """Put pictures in the order in which they are worth labelling.
+
+    Args:
+        probabilities: (n, K) of the classes, rows sum to 1; K is 2 or more.
+        vectors: (n, d) what the classifier reads of them.
+        key: of the draws; the same gives the same order.
+        most: how many are chosen for being different; fewer where the rest are copies of those.
+    """
+    shares = probabilities.astype(np.float64)
+    entropy = _entropy(shares)
+    best = np.sort(shares, axis=1)
+    chosen = _spread(shares, vectors.astype(np.float64), min(most, len(shares)), key)
+    left = np.setdiff1d(np.arange(len(shares)), chosen)
+    left = left[np.argsort(-entropy[left], kind="stable")]
+    order = np.concatenate([np.array(chosen, dtype=np.int64), left])
+    return Ranking(order, len(chosen), entropy, best[:, -1] - best[:, -2])
+
+
+def _entropy(shares: Floats) -> Floats:
+    """(n,) of the greatest that so many classes can have."""
+    logarithms = np.log(np.maximum(shares, np.finfo(np.float64).tiny))
+    entropy: Floats = -(shares * logarithms).sum(axis=1) / np.log(shares.shape[1])
+    return entropy.clip(0, 1)
+
+
+def _spread(shares: Floats, vectors: Floats, count: int, key: Key) -> list[int]:
+    """Places chosen by k-means++ among gradients, the first being the longest.
+
+    A gradient is the outer product of a residual (K) and a vector (d), so distances need neither in full.
+    """
+    if not count:
+        return []
+    residuals = shares.copy()
+    residuals[np.arange(len(shares)), shares.argmax(axis=1)] -= 1
+    lengths = (residuals**2).sum(axis=1) * (vectors**2).sum(axis=1)
+    draws = key.fold("rank").generator()
+    chosen = [int(lengths.argmax())]
+    squares = lengths.copy()  # to no gradient at all
+    while True:
+        last = chosen[-1]
+        products = (residuals @ residuals[last]) * (vectors @ vectors[last])
+        apart = lengths + lengths[last] - 2 * products
+        # What rounding leaves between equal gradients is no distance.
+        apart[apart < 1e-9 * (lengths + lengths[last])] = 0
+        squares = np.minimum(squares, apart)
+        squares[last] = 0
+        total = squares.sum()
+        if len(chosen) == count or total <= 0:
+            return chosen
+        place = int(np.searchsorted(np.cumsum(squares), draws.random() * total, side="right"))
+        chosen.append(min(place, int(np.flatnonzero(squares)[-1])))

@@ -1,0 +1,56 @@
+"""``effnetv2 predict --rank``: a table and a sheet of what to label next."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+import torch
+from tests.command_line import effnetv2
+
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    network = create("efficientnetv2_b0", num_classes=3)
+    modelfile.save(tmp_path / "model.safetensors", network, class_names=("red", "green", "blue"))
+    return tmp_path / "model.safetensors"
+
+
+def test_the_table_ranks_every_picture_once_and_the_sheet_shows_the_first(class_folders, model):
+    (class_folders / "red" / "red_00.jpg").write_bytes(b"")
+    folder = model.parent
+    done = effnetv2(
+        "predict", model, class_folders, "--rank", "next.csv", "--device", "cpu", cwd=folder, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "What to label next: next.csv" in done.stdout
+    table = pd.read_csv(folder / "next.csv")
+    predicted = pd.read_csv(folder / "predictions.csv").set_index("path")
+    assert table["rank"].tolist() == list(range(1, 48))
+    assert sorted(table["path"]) == sorted(predicted.index)
+    assert table["label"].tolist() == predicted.loc[table["path"], "label"].tolist()
+    page = (folder / "next.html").read_text()
+    assert page.count("data:image/jpeg") == 47
+    first, last = page.index(table["path"].iloc[0]), page.index(table["path"].iloc[-1])
+    assert first < last
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+
+
+@pytest.mark.parametrize(
+    ("rank", "words"),
+    [
+        ("next.txt", "give a file that ends in .csv"),
+        ("nowhere/next.csv", "there is no folder nowhere"),
+        ("predictions.csv", "is --out too"),
+    ],
+)
+def test_places_that_will_not_do_are_refused_before_anything_is_answered(class_folders, model, rank, words):
+    done = effnetv2("predict", model, class_folders, "--rank", rank, cwd=model.parent)
+    assert done.returncode == 2
+    assert words in re.sub(r"\s+", " ", done.stderr)
+    assert not (model.parent / "predictions.csv").exists()
