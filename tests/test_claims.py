@@ -20,6 +20,7 @@ SHOWN = {
     "MB": lambda value: f"{value:,.0f} MB",
     "loss": lambda value: f"{value:.0e}",
     "grey levels": lambda value: f"{value:.2f}",
+    "reward": lambda value: f"{value:+.3f}",
     "groups": lambda value: f"{value:.0f}",
 }
 

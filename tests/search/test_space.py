@@ -219,6 +219,10 @@ def test_a_description_names_every_option():
     )
     assert "squeeze-excite 0.5, 0.25 or none" in text
     assert f"{RICH.count:,} networks, 10 decisions" in text
+    assert (
+        "stage 5, stride 1: kind mbconv or fused, kernel 3 or 5, expand 1, 4 or 6, channels 160, layers 0 to 12"
+        in (paper().describe())
+    )
 
 
 def refused(match, **changes):

@@ -182,7 +182,11 @@ def made(values: Mapping[str, Any], *, stride: int) -> Stage:
 
 
 def listed(options: Iterable[object]) -> str:
-    """Options in words: ``3, 5 or 7``; None is ``none``."""
+    """Options in words: ``3, 5 or 7``, ``1 to 12`` where there are many in a row; None is ``none``."""
+    options = list(options)
+    first = options[0]
+    if len(options) > 3 and isinstance(first, int) and options == list(range(first, first + len(options))):
+        return f"{first} to {options[-1]}"
     shown = [_shown(option) for option in options]
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} or {shown[-1]}"
 

@@ -1,0 +1,150 @@
+"""Which sampler finds the better network in as many trials: a recorded study, learnt by heart and searched anew.
+
+Run: python -m benchmarks.samplers_replay TABLE.csv [--seeds 30] [--trials 100] [--tune] [--record]
+
+What the table teaches foretells the reward of every network of its space (``benchmarks.surrogate``; how well, is said
+by Kendall's tau between measured and foretold values of networks that were left out). Then every sampler, as it is
+shipped, searches the foretold rewards with each seed. A sampler's incumbent is the best reward that it has come upon;
+the differences from random search with the same seed have an interval over the seeds (Student's t, 95 %). There is no
+noise in a replay, and no network that fails.
+
+--tune compares settings of our samplers instead, on other seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from itertools import product
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import optuna
+from benchmarks.record import RESULTS, hardware, interval, record
+from benchmarks.surrogate import Surrogate, Table, agreement, read
+
+from efficientnetv2.search.evolution import RegularizedEvolution
+from efficientnetv2.search.policy import PolicyGradient
+from efficientnetv2.search.samplers import Proposer, SpaceSampler, sampler, suggest
+
+SAMPLERS = {"random": "random", "policy_gradient": "policy", "evolution": "evolution", "tpe": "tpe"}
+TUNING_SEEDS = range(1000, 1010)  # apart from those of the comparison, which count from 0
+
+# What --tune tries: settings around those that did well on made-up problems.
+POLICIES = [
+    PolicyGradient(learning_rate=rate, warmup=warmup, most_advantage=most)
+    for rate, warmup, most in product((0.2, 0.4, 0.8), (5, 10, 20), (1.0, 1.5, 3.0))
+]
+EVOLUTIONS = [
+    RegularizedEvolution(population=population, tournament=tournament)
+    for population, tournament in product((10, 20, 30), (4, 8, 12, 20))
+    if tournament <= population
+]
+
+
+def incumbents(surrogate: Surrogate, chooser: optuna.samplers.BaseSampler, trials: int) -> np.ndarray:
+    """(trials,) the best reward so far, after each trial of one search."""
+    study = optuna.create_study(direction="maximize", sampler=chooser)
+    found = []
+    for _ in range(trials):
+        trial = study.ask()
+        found.append(surrogate.reward(suggest(trial, surrogate.table.space)))
+        study.tell(trial, found[-1])
+    return np.maximum.accumulate(found)
+
+
+def compare(surrogate: Surrogate, seeds: int, trials: int) -> dict[str, np.ndarray]:
+    """(seeds, trials) of every sampler."""
+    curves = {}
+    for shown, name in SAMPLERS.items():
+        space = surrogate.table.space
+        runs = [incumbents(surrogate, sampler(name, space, seed=seed), trials) for seed in range(seeds)]
+        curves[shown] = np.array(runs)
+        print(f"{shown}: {curves[shown][:, -1].mean():.4f} after {trials} trials", flush=True)
+    return curves
+
+
+def differences(curves: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float]]:
+    """Of every other sampler's last incumbents from random search's: mean, and ends of its 95 % interval."""
+    apart = {
+        name: list(runs[:, -1] - curves["random"][:, -1]) for name, runs in curves.items() if name != "random"
+    }
+    return {name: (mean(values), *interval(values)) for name, values in apart.items()}
+
+
+def tune(surrogate: Surrogate, trials: int) -> list[tuple[float, Proposer]]:
+    """Settings of our samplers, best first: the mean of the last incumbents on the seeds kept for that."""
+    scored = []
+    for proposer in (*POLICIES, *EVOLUTIONS):
+        space = surrogate.table.space
+        last = [
+            incumbents(surrogate, SpaceSampler(proposer, space, seed=seed), trials)[-1]
+            for seed in TUNING_SEEDS
+        ]
+        scored.append((mean(last), proposer))
+    return sorted(scored, key=lambda one: one[0], reverse=True)
+
+
+def keep(table: Table, tau: dict[str, float], curves: dict[str, np.ndarray], command: str) -> None:
+    """Claims into the summary, curves beside it."""
+    seeds, trials = curves["random"].shape
+    for name, (_, low, high) in differences(curves).items():
+        claim = f"search_{name}_minus_random_reward_low"
+        record(claim, low, unit="reward", low=low, high=high, n=seeds, command=command)
+    for name, value in tau.items():
+        claim = f"search_surrogate_{name}_tau_ratio"
+        record(claim, value, unit="ratio", low=value, high=value, n=len(table.points), command=command)
+    raw = {
+        "when": time.strftime("%Y-%m-%d"),
+        "hardware": hardware(),
+        "networks": len(table.points),
+        "tau": tau,
+        "differences": {name: list(found) for name, found in differences(curves).items()},
+        "settings": {"policy_gradient": vars(PolicyGradient()), "evolution": vars(RegularizedEvolution())},
+        "mean_incumbents": {name: [round(v, 6) for v in runs.mean(0)] for name, runs in curves.items()},
+        "last_incumbents": {name: [round(v, 6) for v in runs[:, -1]] for name, runs in curves.items()},
+        "trials": trials,
+    }
+    (RESULTS / "samplers_replay.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Learn, search, compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument(
+        "--tune", action="store_true", help="compare settings of our samplers instead, on other seeds"
+    )
+    parser.add_argument(
+        "--record", action="store_true", help="write results/summary.json and samplers_replay.json"
+    )
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    table = read(options.table)
+    tau = agreement(table)
+    print(
+        f"{len(table.points)} networks; tau: {', '.join(f'{name} {value:.3f}' for name, value in tau.items())}"
+    )
+    surrogate = Surrogate.fitted(table)
+    if options.tune:
+        for score, proposer in tune(surrogate, options.trials):
+            print(f"{score:.5f}  {proposer}")
+        return
+    curves = compare(surrogate, options.seeds, options.trials)
+    for name, (value, low, high) in differences(curves).items():
+        print(f"{name} minus random: {value:+.4f} ({low:+.4f} to {high:+.4f})")
+    if options.record:
+        given = f"--seeds {options.seeds} --trials {options.trials}"
+        keep(
+            table, tau, curves, f"python -m benchmarks.samplers_replay {options.table.name} {given} --record"
+        )
+
+
+if __name__ == "__main__":
+    main()
