@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientnetv2.arch.cost import cost
-from efficientnetv2.arch.growth import L_CHANNELS, M_CHANNELS, TO_L, TO_M, Growth, compound, grow, training_px
+from efficientnetv2.arch.growth import (
+    L_CHANNELS,
+    M_CHANNELS,
+    TO_L,
+    TO_M,
+    Growth,
+    compound,
+    grow,
+    growth_of,
+    training_px,
+)
 from efficientnetv2.arch.published import (
     EFFICIENTNETV2_B0,
     EFFICIENTNETV2_L,
@@ -111,6 +121,14 @@ def test_a_network_of_few_stages_grows_too():
     )
     with pytest.raises(InputError, match="layers are added to 2 stages, but the network has 1"):
         grow(base, TO_M, eval_px=64)
+
+
+def test_growth_by_a_word():
+    assert [growth_of(word) for word in ("m", "L", "0.5")] == [TO_M, TO_L, compound(0.5)]
+    with pytest.raises(InputError, match="'xl' is no way to grow: give m or l"):
+        growth_of("xl")
+    with pytest.raises(InputError, match="phi is -2"):
+        growth_of("-2")
 
 
 def test_wrong_growth_is_refused():

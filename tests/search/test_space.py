@@ -171,6 +171,15 @@ def test_drawn_networks_build_and_cost_what_was_counted(space):
         assert counter.get_total_flops() == 2 * total.multiply_adds
 
 
+def test_a_stage_may_go_from_between_others():
+    """Strides 2, 1, 1, the middle one removable, the last as wide as it: what is left is the last."""
+    longer = replace(BACKBONE, stages=(*BACKBONE.stages, BACKBONE.stages[1]))
+    space = Space(longer, (FIRST, SECOND, replace(SECOND, layers=(1, 2))))
+    for point in space.points():
+        assert space.encode(space.decode(point)) == point
+    assert len({space.decode(point) for point in space.points()}) == space.count
+
+
 def test_widths_and_squeeze_excite_are_decisions_too():
     space = around(architecture("efficientnetv2_b0"), widths=(0.5, 1.0), choose_se=True, removable=False)
     named = {one.name: one.options for one in space.decisions}

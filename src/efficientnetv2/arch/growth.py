@@ -79,6 +79,26 @@ def compound(phi: float) -> Growth:
     return Growth(width=1.1**phi, depth=1.2**phi, px=1.15**phi)
 
 
+def growth_of(word: str) -> Growth:
+    """A growth by a word: ``m``, ``l``, or a number, the phi of ``compound``.
+
+    Raises:
+        InputError: none of them.
+    """
+    named = {"m": TO_M, "l": TO_L}
+    if word.lower() in named:
+        return named[word.lower()]
+    try:
+        return compound(float(word))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"'{word}' is no way to grow: give m or l, which make of a network what became of EfficientNetV2-S, or "
+            "the phi of compound scaling, a number from 0"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Grown:
     """A larger network, and the pictures it is for.
