@@ -204,3 +204,17 @@ def test_other_than_three_channels_are_refused():
 def test_impossible_levels_are_refused(magnitude):
     with pytest.raises(InputError, match="magnitude is"):
         randaugment(noise(1), magnitude=magnitude, key=KEY, ids=[0])
+
+
+def test_possible_colours_stay_near_those_of_the_picture():
+    """Two levels of a dark forest: invert, equalize and the like would make them bright; what is left does not."""
+    images = torch.randint(100, 111, (400, 3, 16, 16), dtype=torch.uint8)
+    ids = np.arange(len(images))
+
+    def brightest(**words):
+        made = randaugment(images, magnitude=2, key=Key.of(3), ids=ids, preset="monotone", layers=1, **words)
+        return made.amax(dim=(1, 2, 3))
+
+    assert int(brightest(colours="possible").max()) <= 132  # 110 brightened by 0.18, or 128 where nothing is
+    assert int(brightest().max()) == 255
+    assert torch.equal(brightest(), brightest(colours="any"))

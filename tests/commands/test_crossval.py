@@ -95,6 +95,14 @@ def test_the_folds_answer_together_for_new_pictures(whole):
         assert told[name].to_numpy() == pytest.approx(mean, abs=1e-4)
 
 
+def test_training_does_not_begin_from_several_networks(whole):
+    folder, _ = whole
+    done = effnetv2("train", "pictures", "--weights", "folds", "--out", "more", cwd=folder)
+    assert done.returncode == 2
+    assert "2 networks that answer together" in done.stderr
+    assert "--weights folds/fold1" in done.stderr
+
+
 def test_figures_of_the_ensemble_on_its_own_pictures_are_called_optimistic(whole):
     folder, _ = whole
     done = effnetv2("evaluate", "folds", "pictures", "--device", "cpu", "--json", cwd=folder)

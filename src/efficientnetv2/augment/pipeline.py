@@ -18,7 +18,7 @@ from efficientnetv2.augment.erase import Fill, cutout
 from efficientnetv2.augment.geometry import horizontal_flip, symmetries
 from efficientnetv2.augment.mix import mix
 from efficientnetv2.augment.normalise import normalise
-from efficientnetv2.augment.randaugment import RandAugmentPreset, randaugment
+from efficientnetv2.augment.randaugment import Colours, RandAugmentPreset, randaugment
 from efficientnetv2.augment.rows import as_ids
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
@@ -42,6 +42,8 @@ class AugmentPlan:
             symmetries of the square (for pictures without an upright).
         randaugment_preset: ``released`` is the authors' formulas, ``monotone`` ours.
         randaugment_layers: operations per picture.
+        randaugment_colours: ``any`` draws from all operations, ``possible`` from those alone after which colours are
+            such as a camera sees.
         autoaugment: AutoAugment's released policy over the whole run, where no RandAugment is scheduled.
         colour: strength of a jitter of brightness, contrast and saturation, 0 to 1; 0 is off.
         cutout_fill: what the hole is filled with.
@@ -50,6 +52,7 @@ class AugmentPlan:
     flip: Flip = "horizontal"
     randaugment_preset: RandAugmentPreset = "released"
     randaugment_layers: int = 2
+    randaugment_colours: Colours = "any"
     autoaugment: bool = False
     colour: float = 0.0
     cutout_fill: Fill = "noise"
@@ -191,6 +194,7 @@ def augment_each(
             ids=ids,
             preset=plan.randaugment_preset,
             layers=plan.randaugment_layers,
+            colours=plan.randaugment_colours,
         )
     if setting.cutout:
         key = key.fold("cutout")

@@ -29,6 +29,9 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 
 RandAugmentPreset = Literal["released", "monotone"]
+#: ``any`` draws from all operations; ``possible`` leaves out those that stretch, invert or coarsen each channel by
+#: itself, after which colours are none that a camera sees: for satellites, whose colours are evidence. Ours.
+Colours = Literal["any", "possible"]
 Formula = Callable[[Floats, Floats, int], Floats]
 # Per picture and layer: which operation, its sign, the row and the column of its hole.
 _DRAWS = 4
@@ -167,6 +170,11 @@ OPERATIONS = (
     Operation("SolarizeAdd",  _strong(colour.solarize_add),   _solarize_add,    _solarize_add),
 )
 # fmt: on
+_IMPOSSIBLE = {"AutoContrast", "Equalize", "Invert", "Posterize", "Solarize", "SolarizeAdd"}
+_DRAWN = {
+    "any": np.arange(len(OPERATIONS)),
+    "possible": np.array([i for i, one in enumerate(OPERATIONS) if one.name not in _IMPOSSIBLE]),
+}
 
 
 def randaugment(
@@ -177,8 +185,9 @@ def randaugment(
     ids: npt.ArrayLike,
     preset: RandAugmentPreset = "released",
     layers: int = 2,
+    colours: Colours = "any",
 ) -> Tensor:
-    """Apply ``layers`` operations one after the other, each drawn uniformly from the 16, to every picture.
+    """Apply ``layers`` operations one after the other, each drawn uniformly from those there are, to every picture.
 
     Args:
         images: (N, 3, H, W) uint8; unchanged.
@@ -188,6 +197,7 @@ def randaugment(
         ids: (N,) draw ids; a picture's operations depend on the key and its id alone.
         preset: which column of the table; see the module.
         layers: operations per picture; fewer are the first of more. 2 as released.
+        colours: which operations there are; ``any`` as released.
 
     Returns:
         (N, 3, H, W) uint8.
@@ -202,7 +212,7 @@ def randaugment(
     m = np.broadcast_to(level / 10, len(images))
     draws = key.uniform_rows(as_ids(ids), layers * _DRAWS).reshape(len(images), layers, _DRAWS)
     for layer in range(layers):
-        images = _one_layer(images, m, draws[:, layer], preset)
+        images = _one_layer(images, m, draws[:, layer], preset, _DRAWN[colours])
     return images
 
 
@@ -219,8 +229,10 @@ def check_channels(images: Tensor, what: str, off: str) -> None:
         )
 
 
-def _one_layer(images: Tensor, m: Floats, draws: Floats, preset: RandAugmentPreset) -> Tensor:
-    which = (draws[:, 0] * len(OPERATIONS)).astype(np.int64)
+def _one_layer(
+    images: Tensor, m: Floats, draws: Floats, preset: RandAugmentPreset, among: npt.NDArray[np.int64]
+) -> Tensor:
+    which = among[(draws[:, 0] * len(among)).astype(np.int64)]
     sign = np.where(draws[:, 1] < 0.5, -1.0, 1.0)
     px = min(images.shape[2:])
     strength = np.zeros(len(images))

@@ -141,13 +141,12 @@ class Runs:
 
     def _repeated(self, folder: Path, attempt: int | None, *, choosing: bool = False) -> Words:
         """The words of a run: of the first of its kind the user's, then the recipe that this one settled."""
-        settled = (
-            folder / "choosing" / f"try{(attempt or 0) + 1}.yaml"
-            if choosing
-            else self._answered_with(folder, attempt)
-        )
-        if settled is not None and settled.exists():
-            return Words(recipe=str(settled), cache=self.words.cache)
+        # Folds that were dealt otherwise repeat what the first ones settled.
+        for place in dict.fromkeys((folder, self.place.out or folder)):
+            tried = place / "choosing" / f"try{(attempt or 0) + 1}.yaml"
+            settled = tried if choosing else self._answered_with(place, attempt)
+            if settled is not None and settled.exists():
+                return Words(recipe=str(settled), cache=self.words.cache)
         further = () if attempt is None else self.plan.settings_of(attempt, choosing=choosing)
         words = replace(self.words, settings=(*self.words.settings, *further))
         if any(setting.partition("=")[0].strip() in ("epochs", "steps") for setting in further):

@@ -13,6 +13,7 @@ from efficientnetv2.base.errors import InputError, count_of, did_you_mean
 from efficientnetv2.models import hub, modelfile, pretrained
 from efficientnetv2.models.create import create
 from efficientnetv2.models.elsewhere import unknown
+from efficientnetv2.models.ensemble import members_of
 from efficientnetv2.models.foreign import is_foreign
 from efficientnetv2.models.interop import convert
 from efficientnetv2.models.interop.read import is_model_file
@@ -108,6 +109,11 @@ def load_weights(word: str) -> tuple[Network, tuple[str, ...]]:
     """
     path = Path(word)
     if path.exists() or Path(f"{word}.index").exists():
+        if members := members_of(path):
+            raise InputError(
+                f"--weights {word}: these are {len(members)} networks that answer together, but training begins from "
+                f"one. Give one of them: --weights {members[0].parent}"
+            )
         if is_model_file(path) or (path / "recipe.yaml").is_file():
             return modelfile.load(path), ()
         imported = convert.read(path, used=_USED)
