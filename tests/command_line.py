@@ -29,7 +29,11 @@ SERVER.set_forkserver_preload(
         "efficientnetv2.cli",
         "efficientnetv2.commands.train_job",
         "efficientnetv2.commands.evaluate_job",
-        "efficientnetv2.search.child",
+        "efficientnetv2.commands.search_plan",
+        "efficientnetv2.commands.search_show",
+        "efficientnetv2.search.samplers",
+        "optuna.storages._rdb.models",
+        "alembic.command",  # which Optuna imports for the first database
         "torch._dynamo",  # which PyTorch imports for the first optimizer
     ]
 )

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from efficientnetv2.base.errors import InputError, OtherProcessError
 from efficientnetv2.base.launcher import tell_launcher
-from efficientnetv2.commands import bench
+from efficientnetv2.commands import bench, search
 from efficientnetv2.commands.augment import augment
 from efficientnetv2.commands.balance import balance
 from efficientnetv2.commands.compare import compare
@@ -101,6 +101,9 @@ app.command("map")(with_exit_codes(draw_map))
 for word, part in (("step", bench.step), ("input", bench.read), ("train", bench.train)):
     bench.bench.command(word)(with_exit_codes(part))
 app.add_typer(bench.bench, name="bench")
+for one in (search.run, search.resume, search.show, search.best, search.export):
+    search.search.command()(with_exit_codes(one))
+app.add_typer(search.search, name="search")
 
 
 def main() -> None:

@@ -111,8 +111,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on 
 Network = Annotated[
     str | None,
     typer.Option(
-        help="A published network (effnetv2 models), or one of another library: timm:resnet50, "
-        "torchvision:resnet50. (Default: that of the weights; else efficientnetv2_b0, with a GPU _s.)",
+        help="A published network (effnetv2 models), one of another library (timm:resnet50, torchvision:resnet50), or "
+        "a file with a table (effnetv2 search export). (Default: that of the weights; else efficientnetv2_b0, with a "
+        "GPU _s.)",
         show_default=False,
     ),
 ]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from efficientnetv2.arch import files
+from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean
 from efficientnetv2.commands.finished import longer
 from efficientnetv2.data.manifest import Manifest
@@ -32,10 +34,10 @@ class Words:
 
     Args:
         model, recipe, weights, epochs, minutes, image_px, batch_images, framing, seed, cache, settings: the
-            options of those names.
+            options of those names; a file with a network's table is read (``arch.files``).
     """
 
-    model: str | None = None
+    model: str | Architecture | None = None
     recipe: str | None = None
     weights: str | None = None
     epochs: float | None = None
@@ -48,6 +50,8 @@ class Words:
     settings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, str) and files.is_architecture_file(self.model):
+            object.__setattr__(self, "model", files.read(Path(self.model)))
         if self.epochs is not None and self.minutes is not None:
             raise InputError("--epochs and --minutes both say how long to train. Give one of them.")
         if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
@@ -81,7 +85,7 @@ def begin_recipe(words: Words, device: torch.device, say: Callable[[str], None])
     notes = []
     weights = words.weights or "auto"
     if weights == "auto":
-        found = best_weights(default_model(device) if words.model in (None, "auto") else str(words.model))
+        found = best_weights(default_model(device) if words.model in (None, "auto") else words.model)
         weights, words = found.word, replace(words, weights=None)
         notes.append(found.note)
     name, why = ("quick", "from scratch") if weights == "none" else ("finetune", "from given weights")
@@ -132,7 +136,7 @@ def _epochs(recipe: Recipe, run: Path) -> float:
 def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
     """The recipe changed by the words, checked once all of them are in."""
     plain = recipe.to_json() | {
-        name: value
+        name: value.to_json() if isinstance(value, Architecture) else value
         for name in ("model", "weights", "epochs", "framing", "seed")
         if (value := getattr(words, name)) is not None
     }
@@ -184,6 +188,6 @@ def _said(words: Words) -> dict[str, str]:
         if option == "epochs"
         else f"--{option.replace('_', '-')} {value}"
         for field, option in _OPTIONS.items()
-        if (value := getattr(words, option)) is not None
+        if isinstance(value := getattr(words, option), str | int | float)
     }
     return options | {setting.partition("=")[0].strip(): f"--set {setting}" for setting in words.settings}

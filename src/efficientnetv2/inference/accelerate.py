@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -103,6 +105,27 @@ def pick_own_device(word: str, number: int, count: int) -> torch.device:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device_title(device: torch.device) -> str:
+    """What a device is, as far as a time depends on it: its name, the threads on a CPU, PyTorch's version."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "cpu":
+        name = f"{_processor()}, {torch.get_num_threads()} threads"
+    else:
+        name = f"{device.type} of {platform.machine()}"
+    return f"{name}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    names = [
+        line.partition(":")[2].strip()
+        for line in (file.read_text().splitlines() if file.exists() else ())
+        if line.startswith("model name")
+    ]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def pick_workers(device: torch.device, *, sharing: int = 1) -> int:

@@ -7,7 +7,6 @@ block's shape. So the step of a network never measured is foretold from blocks t
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import time
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from efficientnetv2.arch.cost import out_px
 from efficientnetv2.arch.spec import Architecture, Block, blocks
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.timing import Spread
-from efficientnetv2.inference.accelerate import autocast, place
+from efficientnetv2.inference.accelerate import autocast, device_title, place
 from efficientnetv2.models.create import create
 from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.models.regularize import apply_setting
@@ -72,27 +71,6 @@ def _block_name(block: Block, px: int) -> str:
     channels = f"{block.in_channels}-{block.inner_channels}-{block.out_channels}"
     se = "" if block.se_channels is None else f" se {block.se_channels}"
     return f"{block.kind} {channels} kernel {block.kernel} stride {block.stride}{se} at {px}"
-
-
-def device_title(device: torch.device) -> str:
-    """What a device is, as far as a time depends on it: its name, the threads on a CPU, PyTorch's version."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    elif device.type == "cpu":
-        name = f"{_processor()}, {torch.get_num_threads()} threads"
-    else:
-        name = f"{device.type} of {platform.machine()}"
-    return f"{name}, torch {torch.__version__}"
-
-
-def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (file.read_text().splitlines() if file.exists() else ())
-        if line.startswith("model name")
-    ]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def measure(

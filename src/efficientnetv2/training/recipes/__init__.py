@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipes import imagenet, imagenet21k, other_networks, practical, transfer
+from efficientnetv2.training.recipes import imagenet, imagenet21k, other_networks, practical, search, transfer
 
 #: Every recipe by name, in the order in which a newcomer wants to read them.
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -30,6 +30,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         other_networks.resnet152_380_progressive,
         other_networks.efficientnet_b4_progressive,
         other_networks.efficientnet_b5_progressive,
+        search.proxy_small,
+        search.proxy_paper,
     )
 }
 

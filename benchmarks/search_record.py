@@ -1,0 +1,292 @@
+"""Record a study to learn from: random networks of the small space, each trained by one proxy recipe, and timed.
+
+Run: python -m benchmarks.search_record DATA [--pictures 3000] [--networks 200] [--longer 20]
+
+For instance on Imagenette: 200 networks, 5 epochs of 3,000 pictures of 64 px, some hours on 2 cores. Of the pictures
+a fifth chooses (each class its share) and the others train; those that DATA gives as val or test are not looked at. The
+networks are drawn by a fixed key, each once. A network's row is written as soon as it is known: the table
+results/search_record.csv has a column for each decision and what was measured, search_record.json beside it what all
+rows have in common. A run that is stopped goes on where it was, also from a table of another run as far as it came.
+
+--longer N trains N of them, spread evenly over the ranks of their accuracy, for --longer-epochs: how far the proxy's
+ranks hold (Kendall's tau) goes into summary.json, and so does how well the sum over blocks foretells a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks.record import RESULTS, hardware, record
+from scipy.stats import kendalltau
+
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.base.keys import Key
+from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.data.minival import with_minival
+from efficientnetv2.inference.accelerate import device_title
+from efficientnetv2.search.choices import Point
+from efficientnetv2.search.proxy import CHOOSING, Proxy
+from efficientnetv2.search.space import Space
+from efficientnetv2.search.spaces import small
+from efficientnetv2.search.trial import measurement, try_out
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.settle import settle
+
+COMMAND = "python -m benchmarks.search_record imagenette --longer 20"
+DRAWN_BY = Key.of(0).fold("search record")
+MEASURED = (
+    "top1", "step_seconds", "step_spread", "step_foretold", "parameters", "multiply_adds", "peak_memory_bytes",
+    "epochs", "seconds", "curve", "failure",
+)  # fmt: skip
+_DRAWS = 10_000  # of the bootstrap
+
+
+def some_pictures(data: str, count: int) -> Manifest:
+    """So many pictures of train, each class its share, split into train and minival.
+
+    Args:
+        data: as ``effnetv2 train`` takes it.
+        count: how many; all if there are fewer.
+    """
+    manifest = read(data)
+    train = manifest.select(np.flatnonzero(manifest.in_train))
+    order = DRAWN_BY.fold("pictures").generator().permutation(len(train))
+    # Of each class in turn the next one, so that every share is right to the picture.
+    place = np.zeros(len(train), dtype=np.int64)
+    for label in np.unique(train.labels):
+        mine = order[train.labels[order] == label]
+        place[mine] = np.arange(len(mine)) * len(train) // len(mine)
+    chosen = np.sort(np.lexsort((order.argsort(), place))[:count])
+    part = train.select(chosen).with_split(np.full(len(chosen), "train", dtype=object))
+    return with_minival(part, size=CHOOSING)[0]
+
+
+def proxy_of(manifest: Manifest, settings: Sequence[str], folder: Path, space: Space) -> Proxy:
+    """The proxy recipe, settled for the backbone."""
+    recipe = with_settings(named("proxy_small"), [*settings, "minival=null"])
+    begun = recipe.model_copy(update={"model": space.backbone})
+    train = manifest.subset("train")
+    settled: Recipe = settle(
+        begun, images=len(train), class_names=train.class_names, device=torch.device("cpu")
+    ).recipe.model_copy(update={"model": "auto", "group_images": None})
+    return Proxy(
+        recipe=settled,
+        seeds=(0,),
+        train=train,
+        choosing=manifest.subset("minival"),
+        device="cpu",
+        workers=0,
+        threads=torch.get_num_threads(),
+        times=folder / "step_times.json",
+        quiet=folder / "quiet",
+    )
+
+
+def drawn(space: Space, count: int) -> list[Point]:
+    """So many networks of a space, each once; of more, these are the first."""
+    found: dict[Point, None] = {}
+    turn = 0
+    while len(found) < min(count, space.count):
+        found.setdefault(space.sample(DRAWN_BY.fold("network", turn)))
+        turn += 1
+    return list(found)
+
+
+@dataclass
+class Record:
+    """The table on disk.
+
+    Args:
+        table: CSV; what its rows have in common lies beside it as JSON.
+        space: of the networks.
+    """
+
+    table: Path
+    space: Space
+
+    @property
+    def columns(self) -> list[str]:
+        """Of the table."""
+        return ["number", *(name for name, _ in self.space.decisions), *MEASURED]
+
+    def rows(self) -> list[dict[str, str]]:
+        """Those that are there."""
+        if not self.table.exists():
+            return []
+        with self.table.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def begin(self, common: dict[str, Any]) -> dict[str, Any]:
+        """Write down what all rows have in common, or refuse to mix a table with rows of another kind."""
+        about = self.table.with_suffix(".json")
+        if about.exists():
+            there = json.loads(about.read_text(encoding="utf-8"))
+            differing = [
+                name for name in ("space", "recipe", "pictures", "seeds") if there[name] != common[name]
+            ]
+            if differing:
+                raise SystemExit(f"{about} is of another {', '.join(differing)}; give another --table.")
+            if there["hardware"] != common["hardware"]:
+                raise SystemExit(f"{about} has step times of {there['hardware']}, not {common['hardware']}.")
+            return there
+        write_text_atomically(about, json.dumps(common, indent=1) + "\n")
+        return common
+
+    def add(self, number: int, point: Point, found: dict[str, Any]) -> None:
+        """Append a row; the file is whole at every moment."""
+        row = {"number": number, **self.space.choices(point), **found}
+        rows = [*self.rows(), {name: "" if row[name] is None else row[name] for name in self.columns}]
+        with tempfile.NamedTemporaryFile("w", newline="", suffix=".csv", delete=False) as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(sorted(rows, key=lambda one: int(one["number"])))
+        write_text_atomically(self.table, Path(file.name).read_text(encoding="utf-8"))
+        Path(file.name).unlink()
+
+
+def tried(space: Space, point: Point, proxy: Proxy) -> dict[str, Any]:
+    """A network's row, but for its name."""
+    began = time.perf_counter()
+    network = space.decode(point)
+    outcome = try_out(network, proxy)
+    found = measurement(network, proxy, outcome)
+    plain = found.to_json()
+    return {name: _short(plain[name]) for name in MEASURED if name in plain} | {
+        "step_foretold": _short(outcome.step.foretold if outcome.step else None),
+        "seconds": round(time.perf_counter() - began, 1),
+        "curve": " ".join(f"{one.top1:.4f}" for one in outcome.epochs),
+        "failure": None if found.failure is None else " ".join(found.failure.split())[:200],
+    }
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def longer(record_of: Record, proxy: Proxy, count: int, epochs: float) -> list[dict[str, Any]]:
+    """Train some of the recorded networks for longer; what is done is kept beside the table."""
+    kept = record_of.table.with_name(f"{record_of.table.stem}_longer.json")
+    done = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else []
+    rows = sorted((row for row in record_of.rows() if row["top1"]), key=lambda row: float(row["top1"]))
+    chosen = [
+        rows[place] for place in np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    ]
+    proxy = replace(proxy, recipe=proxy.recipe.model_copy(update={"epochs": epochs}))
+    points = drawn(record_of.space, _most(rows))
+    for row in chosen:
+        number = int(row["number"])
+        if any(one["number"] == number and one["epochs"] == epochs for one in done):
+            continue
+        found = tried(record_of.space, points[number], proxy)
+        done.append({"number": number, "epochs": epochs, "top1": float(row["top1"]), "longer": found["top1"]})
+        write_text_atomically(kept, json.dumps(done, indent=1) + "\n")
+        print(f"network {number}: {float(row['top1']):.1%}, longer {found['top1']:.1%}", flush=True)
+    wanted = {int(row["number"]) for row in chosen}
+    return [one for one in done if one["number"] in wanted and one["epochs"] == epochs]
+
+
+def _most(rows: Sequence[dict[str, str]]) -> int:
+    return 1 + max(int(row["number"]) for row in rows)
+
+
+def agreement(pairs: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
+    """Kendall's tau between the proxy's accuracies and longer training's, and its 95 % interval (bootstrap)."""
+    known = [one for one in pairs if one["longer"] is not None]
+    short, long = (np.array([one[name] for one in known]) for name in ("top1", "longer"))
+    generator = DRAWN_BY.fold("bootstrap").generator()
+    draws = generator.integers(len(known), size=(_DRAWS, len(known)))
+    taus = np.array([kendalltau(short[one], long[one]).statistic for one in draws])
+    low, high = np.nanquantile(taus, [0.025, 0.975])
+    return float(kendalltau(short, long).statistic), float(low), float(high)
+
+
+def step_errors(rows: Sequence[dict[str, str]]) -> list[float]:
+    """How far the sum over blocks known from other networks lies from the measured step, as a share of it."""
+    return [
+        abs(float(row["step_foretold"]) / float(row["step_seconds"]) - 1)
+        for row in rows
+        if row["step_foretold"] and row["step_seconds"]
+    ]
+
+
+def main() -> None:
+    """Record what is missing, then say what the table holds."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data")
+    parser.add_argument("--pictures", type=int, default=3000)
+    parser.add_argument("--networks", type=int, default=200)
+    parser.add_argument("--set", dest="settings", action="append", default=[], help="of proxy_small")
+    parser.add_argument("--longer", type=int, default=0, metavar="N")
+    parser.add_argument("--longer-epochs", type=float, default=25.0)
+    parser.add_argument("--table", type=Path, default=RESULTS / "search_record.csv")
+    parser.add_argument("--scratch", type=Path, default=Path("runs/search_record"))
+    parser.add_argument("--record", action="store_true", help="write the claims into summary.json")
+    options = parser.parse_args()
+    options.scratch.mkdir(parents=True, exist_ok=True)
+    space = small()
+    manifest = some_pictures(options.data, options.pictures)
+    proxy = proxy_of(manifest, options.settings, options.scratch, space)
+    kept = Record(options.table, space)
+    common = {
+        "space": space.to_json(),
+        "recipe": proxy.recipe.to_json(),
+        "pictures": manifest.digest(),
+        "counts": {"train": len(proxy.train), "choosing": len(proxy.choosing)},
+        "seeds": list(proxy.seeds),
+        "hardware": f"{hardware()}; {device_title(torch.device('cpu'))}",
+        "command": COMMAND,
+    }
+    if not options.table.with_suffix(".json").exists():
+        outcome = try_out(space.backbone, replace(proxy, seeds=()))
+        common["backbone"] = measurement(space.backbone, proxy, outcome).to_json()
+    kept.begin(common)
+    done = {int(row["number"]) for row in kept.rows()}
+    points = drawn(space, options.networks)
+    for number, point in enumerate(points):
+        if number in done:
+            continue
+        found = tried(space, point, proxy)
+        kept.add(number, point, found)
+        became = found["failure"] or f"{found['top1']:.1%}"
+        print(f"{number + 1} of {len(points)}: {became} in {found['seconds']:.0f} s", flush=True)
+    _tell(kept, proxy, options)
+
+
+def _tell(kept: Record, proxy: Proxy, options: argparse.Namespace) -> None:
+    rows = kept.rows()
+    errors = step_errors(rows)
+    if errors:
+        off = f"off by {statistics.median(errors):.1%}, at most {max(errors):.1%}"
+        print(f"step foretold by its blocks ({len(errors)} networks): {off}")
+    if options.record and len(errors) >= 20:
+        record(
+            "search_step_foretold_error", statistics.median(errors), unit="fraction", low=min(errors),
+            high=max(errors), n=len(errors), command=COMMAND,
+        )  # fmt: skip
+    if options.longer:
+        pairs = longer(kept, proxy, options.longer, options.longer_epochs)
+        tau, low, high = agreement(pairs)
+        print(f"Kendall's tau of {len(pairs)} networks trained longer: {tau:.2f} ({low:.2f} to {high:.2f})")
+        if options.record:
+            record(
+                "search_proxy_tau_ratio", tau, unit="ratio", low=low, high=high, n=len(pairs), command=COMMAND
+            )
+
+
+if __name__ == "__main__":
+    main()

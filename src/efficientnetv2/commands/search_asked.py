@@ -1,0 +1,220 @@
+"""From the words of ``search run`` to what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+import yaml
+from pydantic import ValidationError
+
+from efficientnetv2.arch.files import is_architecture_file
+from efficientnetv2.arch.published import NAMES, architecture
+from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.words import Words, begin_recipe
+from efficientnetv2.search import spaces
+from efficientnetv2.search.checks import require_room
+from efficientnetv2.search.proxy import CHOOSING, StepTimeBy
+from efficientnetv2.search.reward import Reward
+from efficientnetv2.search.space import Space
+from efficientnetv2.search.storage import file_of
+from efficientnetv2.search.study import Wanted
+from efficientnetv2.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from efficientnetv2.commands.search import PlaceOptions, ProxyOptions, SearchOptions
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What holds where nothing else is said.
+
+    Args:
+        space: a word for it.
+        recipe: of a trial.
+        trials: how many.
+    """
+
+    space: str
+    recipe: str
+    trials: int
+
+
+# The paper's: at most 1,000 samples of about 10 epochs (arXiv:2104.00298, section 3.3). The small one: ours.
+PRESETS = {"small": Preset("small", "proxy_small", 100), "paper": Preset("paper", "proxy_paper", 1000)}
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What the user asks for.
+
+    Args:
+        study: its folder.
+        storage: where the trials lie; None in the folder.
+        said_trials: how many; None by the preset.
+        minutes: for this worker.
+        searched, proxy, place: the options.
+        source: of the pictures.
+        say: gets lines on what follows from the words.
+
+    Raises:
+        InputError: a word that means nothing, or words that do not go together.
+    """
+
+    study: Path
+    storage: str | None
+    said_trials: int | None
+    minutes: float | None
+    searched: SearchOptions
+    proxy: ProxyOptions
+    source: Source
+    place: PlaceOptions
+    say: Callable[[str], None] = field(default=lambda line: None)
+
+    def __post_init__(self) -> None:
+        if self.searched.preset not in PRESETS:
+            raise InputError(
+                f"--preset is '{self.searched.preset}', but is small or paper"
+                f"{did_you_mean(self.searched.preset, PRESETS)}"
+            )
+        if self.searched.step_time not in ("measured", "cached"):
+            raise InputError(
+                f"--step-time is '{self.searched.step_time}', but is measured or cached"
+                f"{did_you_mean(self.searched.step_time, ['measured', 'cached'])}"
+            )
+        if self.storage is not None:
+            file_of(self.storage)
+        from efficientnetv2.search.samplers import sampler  # with Optuna, which is an extra
+
+        sampler(self.sampler, self.space, seed=self.seed)
+        require_room(self.space, min(self.recipe.progressive.stage(0).image_px, self.recipe.eval_px or 10**9))
+        _ = self.reward, self.seeds
+
+    @property
+    def preset(self) -> Preset:
+        """What holds where nothing else is said."""
+        return PRESETS[self.searched.preset]
+
+    @property
+    def trials(self) -> int:
+        """How many networks to try."""
+        return self.said_trials or self.preset.trials
+
+    @property
+    def sampler(self) -> str:
+        """Who says what is tried next."""
+        return self.searched.sampler or "policy"
+
+    @property
+    def seed(self) -> int:
+        """Of what the sampler draws."""
+        return self.proxy.seed
+
+    @property
+    def prune(self) -> bool:
+        """Whether hopeless trials are stopped."""
+        return self.searched.prune
+
+    @property
+    def step_time(self) -> StepTimeBy:
+        """How a step time is had."""
+        return cast(StepTimeBy, self.searched.step_time)
+
+    @cached_property
+    def space(self) -> Space:
+        """The networks to choose from."""
+        return space_named(self.searched.space or self.preset.space)
+
+    @cached_property
+    def reward(self) -> Reward:
+        """What they are worth."""
+        said = {"step_seconds": self.searched.w, "parameters": self.searched.v}
+        try:
+            return Reward(**{name: value for name, value in said.items() if value is not None})
+        except ValidationError as error:
+            raise InputError(
+                f"--w or --v: {error.errors()[0]['msg'].removeprefix('Value error, ')}."
+            ) from error
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the runs of a trial."""
+        try:
+            seeds = tuple(int(one) for one in self.proxy.seeds.split(","))
+        except ValueError:
+            raise InputError(
+                f"--seeds {self.proxy.seeds}: give whole numbers with commas between them, as in --seeds 0,1,2."
+            ) from None
+        if len(set(seeds)) < len(seeds):
+            raise InputError(
+                f"--seeds {self.proxy.seeds}: a seed stands there twice; its run would be the same."
+            )
+        return seeds
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Of a trial, as it is asked for."""
+        words = Words(
+            recipe=self.proxy.recipe or self.preset.recipe,
+            epochs=self.proxy.epochs,
+            image_px=self.proxy.image_px,
+            batch_images=self.proxy.batch_images,
+            settings=tuple(self.proxy.settings or ()),
+        )
+        recipe, _ = begin_recipe(words, torch.device("cpu"), self.say)
+        if recipe.weights not in ("none", "auto"):
+            raise InputError(
+                f"the recipe {recipe.name} begins with weights ({recipe.weights}), but the networks of a search have "
+                "none: they are trained from scratch. Leave them out (--set weights=none)."
+            )
+        if recipe.model != "auto" and self.proxy.recipe is not None:
+            recipe = recipe.model_copy(update={"model": "auto"})
+        changes = {"weights": "none", "minival": recipe.minival or CHOOSING}
+        return recipe.model_copy(update=changes)
+
+    @property
+    def wanted(self) -> Wanted:
+        """As a study is compared with it."""
+        return Wanted(
+            space=self.space,
+            reward=self.reward,
+            recipe=self.recipe,
+            seeds=self.seeds,
+            step_time=self.step_time,
+            sampler=self.sampler,
+            seed=self.seed,
+            prune=self.prune,
+        )
+
+
+def space_named(word: str) -> Space:
+    """A space by a word.
+
+    Args:
+        word: ``small``, ``paper``, a published network, or a file of what ``Space.to_json`` gives.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if word == "small":
+        return spaces.small()
+    if word == "paper":
+        return spaces.paper()
+    if is_architecture_file(word):
+        try:
+            plain = yaml.safe_load(Path(word).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"--space {word}: {reason}.") from error
+        return Space.from_json(plain)
+    if word in NAMES:
+        return spaces.around(architecture(word))
+    raise InputError(
+        f"--space {word}: there is no such space{did_you_mean(word, ['small', 'paper', *NAMES])} Give small, paper, "
+        "a published network (effnetv2 models), or a file."
+    )

@@ -1,0 +1,138 @@
+"""The folder of a study: what this machine knows of it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from efficientnetv2.base.errors import InputError, some
+from efficientnetv2.base.files import write_atomically, write_text_atomically
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.search.storage import hidden
+from efficientnetv2.search.study import Plan
+
+# What a study leaves there; anything else is somebody else's.
+_OURS = {
+    "study.yaml", "study.db", "study.db.lock", "study.db-journal", "pictures.csv", "step_times.json",
+    "step_times.lock", "log.txt",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """A study's folder.
+
+    Args:
+        path: of the folder, which need not be there; its last part is the study's name.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Of the study."""
+        return self.path.absolute().name
+
+    @property
+    def file(self) -> Path:
+        """What this machine needs to go on with it."""
+        return self.path / "study.yaml"
+
+    @property
+    def pictures_file(self) -> Path:
+        """Every picture, its label, and whether it trains, chooses or judges."""
+        return self.path / "pictures.csv"
+
+    @property
+    def times_file(self) -> Path:
+        """How long the parts of networks take here."""
+        return self.path / "step_times.json"
+
+    @property
+    def own_storage(self) -> str:
+        """The database in the folder."""
+        return f"sqlite:///{(self.path / 'study.db').absolute().as_posix()}"
+
+    def make(self) -> None:
+        """Make the folder, unless it is there.
+
+        Raises:
+            InputError: it can't be made, or holds something else.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: {error.strerror or error}. Give another folder for the study."
+            ) from error
+        others = [
+            file.name
+            for file in self.path.iterdir()
+            if file.name not in _OURS and not file.name.endswith(".partial")
+        ]
+        if others and not self.file.exists():
+            raise InputError(
+                f"{self.path} holds something that is no study ({some(others, 3)}). Give another folder."
+            )
+
+    def begin(self, source: Source, storage: str, manifest: Manifest, plan: Plan) -> None:
+        """Write down what it takes to go on here; the plan for people to read, the database has it too."""
+        where = None if storage == self.own_storage else hidden(storage)
+        data = Path(source.data).expanduser()
+        told = asdict(source) | {"data": str(data.absolute()) if data.exists() else source.data}
+        said = {"storage": where, "data": told, "plan": plan.to_json()}
+        write_atomically(self.pictures_file, manifest.to_csv)
+        write_text_atomically(self.file, yaml.safe_dump(said, sort_keys=False, width=100))
+
+    def storage(self, given: str | None) -> str:
+        """Where the trials lie.
+
+        Args:
+            given: as the user says; None where nothing is said.
+
+        Raises:
+            InputError: there is no study here and nothing is said, or it lies elsewhere.
+        """
+        if not self.file.exists():
+            if given is None:
+                raise InputError(
+                    f"{self.path} holds no study. Begin one: effnetv2 search run {shlex.quote(str(self.path))} --data "
+                    "DATA; or say where its trials lie (--storage)."
+                )
+            return given
+        there = self._read().get("storage") or self.own_storage
+        if given is not None and hidden(given) != hidden(there):
+            raise InputError(
+                f"--storage {hidden(given)}: the study in {self.path} lies in {hidden(there)}. Leave --storage out, or "
+                "give the study another folder."
+            )
+        return given or there
+
+    def source(self) -> Source:
+        """The pictures of the study.
+
+        Raises:
+            InputError: there is no study here.
+        """
+        self.storage(None)
+        return Source(**self._read()["data"])
+
+    def log(self, line: str) -> None:
+        """A line with the time for ``log.txt``."""
+        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            said = yaml.safe_load(self.file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"{self.file} can't be read: {error}") from error
+        if not isinstance(said, dict) or "data" not in said:
+            raise InputError(f"{self.file} says nothing of a study. Bring it back, or begin another study.")
+        return said

@@ -1,0 +1,277 @@
+"""What ``search run`` and ``search resume`` do: open a study or begin it, then work for it."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from efficientnetv2.base.caches import cache_folder
+from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.commands.prepare import Prepared, Source, prepare
+from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.search import PlaceOptions
+from efficientnetv2.commands.search_asked import Asked
+from efficientnetv2.commands.search_folder import StudyFolder
+from efficientnetv2.commands.search_screen import StudyBar, figures
+from efficientnetv2.inference.accelerate import device_title, few_enough, pick_device, pick_workers
+from efficientnetv2.search.ledger import Ledger
+from efficientnetv2.search.proxy import Proxy, refuse_leaks
+from efficientnetv2.search.results import best, exponents, rows_of
+from efficientnetv2.search.storage import Storage, hidden
+from efficientnetv2.search.study import Opened, Plan, Wanted, create, opened, plan_of, refuse_other
+from efficientnetv2.search.trial import measurement, try_out
+from efficientnetv2.search.work import Worker
+from efficientnetv2.training.recipe import Recipe, checked
+from efficientnetv2.training.settle import settle
+
+
+@dataclass(frozen=True, eq=False)
+class Machine:
+    """What a worker has.
+
+    Args:
+        device: to train on.
+        workers: processes that read pictures.
+        threads: of PyTorch; None on a GPU, where they do not matter.
+        memory_gib: that a trial may take; None is what there is.
+    """
+
+    device: torch.device
+    workers: int
+    threads: int | None
+    memory_gib: float | None
+
+    @classmethod
+    def of(cls, place: PlaceOptions, screen: Screen) -> Machine:
+        """As the options say.
+
+        Raises:
+            InputError: no such device here.
+        """
+        device = pick_device(place.device)
+        workers = pick_workers(device) if place.workers is None else few_enough(place.workers, say=screen.say)
+        threads = torch.get_num_threads() if device.type == "cpu" else None
+        return cls(device, workers, threads, place.memory_gib)
+
+    def proxy(self, recipe: Recipe, plan: Plan | Asked, prepared: Prepared, folder: StudyFolder) -> Proxy:
+        """How networks are tried here."""
+        choosing = prepared.minival
+        assert choosing is not None, "a search sets pictures aside that choose"
+        return Proxy(
+            recipe=recipe,
+            seeds=plan.seeds,
+            train=prepared.train,
+            choosing=choosing,
+            device=str(self.device),
+            workers=self.workers,
+            threads=self.threads,
+            memory_gib=self.memory_gib,
+            step_time=plan.step_time,
+            times=folder.times_file,
+            quiet=cache_folder("quiet"),
+        )
+
+
+def pictures(source: Source, recipe: Recipe, *, strict: bool, screen: Screen) -> Prepared:
+    """The pictures of a search: what trains, what chooses, and what it never looks at.
+
+    Raises:
+        InputError: what ``prepare`` refuses, or pictures that stand on both sides.
+    """
+    prepared = prepare(
+        source,
+        holdout=recipe.holdout,
+        minival=recipe.minival,
+        made_for=recipe.made_for,
+        seed=recipe.seed,
+        strict=strict,
+        say=screen.say,
+    )
+    screen.say(prepared.split_note.replace("the weights to keep", "among networks"))
+    refuse_leaks(prepared.manifest)
+    return prepared
+
+
+def run_study(asked: Asked) -> None:
+    """Everything that ``effnetv2 search run`` does.
+
+    Raises:
+        InputError: anything a user can mend.
+    """
+    screen = Screen(quiet=asked.place.as_json)
+    machine = Machine.of(asked.place, screen)
+    prepared = pictures(asked.source, asked.recipe, strict=asked.place.strict, screen=screen)
+    folder = StudyFolder(asked.study)
+    folder.make()
+    url = folder.storage(asked.storage or (None if folder.file.exists() else folder.own_storage))
+    storage = Storage(url, patience_s=60 * asked.place.wait, say=screen.say, create=True)
+    wanted = replace(asked.wanted, pictures=prepared.manifest.digest(), hardware=device_title(machine.device))
+    where = f"the study '{folder.name}' in {hidden(url)}"
+    plan = plan_of(storage, folder.name)
+    if plan is None:
+        plan = create(
+            storage,
+            folder.name,
+            begun(asked, prepared, machine, folder, screen),
+            trials=asked.trials,
+        )
+    refuse_other(plan, wanted, where)
+    study = opened(storage, folder.name)
+    if asked.said_trials not in (None, study.target):
+        raise InputError(
+            f"--trials {asked.said_trials}: {where} has {study.target}. Let it have more of them with effnetv2 search "
+            f"resume {shlex.quote(str(asked.study))} --trials {asked.said_trials}, or leave --trials out."
+        )
+    folder.begin(asked.source, url, prepared.manifest, plan)
+    _work(study, machine, prepared, folder, asked.minutes, screen, as_json=asked.place.as_json)
+
+
+def resume_study(
+    path: Path, storage_url: str | None, trials: int | None, minutes: float | None, place: PlaceOptions
+) -> None:
+    """Everything that ``effnetv2 search resume`` does.
+
+    Raises:
+        InputError: there is no such study, its pictures are others by now, or anything else a user can mend.
+    """
+    screen = Screen(quiet=place.as_json)
+    folder = StudyFolder(path)
+    source = folder.source()
+    url = folder.storage(storage_url)
+    storage = Storage(url, patience_s=60 * place.wait, say=screen.say)
+    study = opened(storage, folder.name)
+    machine = Machine.of(place, screen)
+    prepared = pictures(source, study.plan.asked, strict=place.strict, screen=screen)
+    wanted = Wanted(pictures=prepared.manifest.digest(), hardware=device_title(machine.device))
+    refuse_other(study.plan, wanted, f"the study '{folder.name}' in {hidden(url)}")
+    if trials is not None:
+        study.extend(trials)
+    _work(study, machine, prepared, folder, minutes, screen, as_json=place.as_json)
+
+
+def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolder, screen: Screen) -> Plan:
+    """The plan of a new study: its recipe settled, its backbone measured.
+
+    Raises:
+        InputError: the recipe can't be had, or the backbone can't be trained by it.
+    """
+    recipe = settled(asked, prepared, machine, screen)
+    backbone = asked.space.backbone
+    screen.say("Measuring the backbone's training step.")
+    proxy = machine.proxy(recipe, asked, prepared, folder)
+    outcome = try_out(backbone, replace(proxy, seeds=()))
+    if outcome.failed is not None:
+        raise InputError(
+            f"the backbone of the space can't be trained by this recipe ({outcome.failed.kind}: "
+            f"{outcome.failed.reason}). Take smaller pictures (--image-px), fewer at a time (--batch-images), or "
+            "another space."
+        )
+    reference = measurement(backbone, proxy, outcome)
+    assert reference.step_seconds is not None, "it was measured, and did not fail"
+    screen.say(
+        f"The backbone: {1000 * reference.step_seconds:.3g} ms a step, {reference.parameters / 1e6:.3g} M parameters."
+    )
+    return Plan(
+        space=asked.space,
+        reward=asked.reward,
+        recipe=recipe,
+        asked=asked.recipe,
+        seeds=asked.seeds,
+        step_time=asked.step_time,
+        sampler=asked.sampler,
+        seed=asked.seed,
+        prune=asked.prune,
+        pictures=prepared.manifest.digest(),
+        class_names=prepared.train.class_names,
+        hardware=device_title(machine.device),
+        reference=reference,
+    )
+
+
+def settled(asked: Asked, prepared: Prepared, machine: Machine, screen: Screen) -> Recipe:
+    """The recipe of a trial with nothing left to decide but what depends on the network."""
+    plain = asked.recipe.to_json() | {
+        "model": asked.space.backbone.to_json(),
+        "weights": "none",
+        "minival": None,
+        "patience": None,
+        "eval_px_tried": None,
+    }
+    found = settle(
+        checked(plain, where=asked.recipe.name),
+        images=len(prepared.train),
+        class_names=prepared.train.class_names,
+        device=machine.device,
+        memory_gib=machine.memory_gib,
+        say=screen.say,
+    )
+    for note in found.notes:
+        screen.say(note)
+    return found.recipe.model_copy(update={"model": "auto", "group_images": asked.recipe.group_images})
+
+
+def _work(
+    study: Opened,
+    machine: Machine,
+    prepared: Prepared,
+    folder: StudyFolder,
+    minutes: float | None,
+    screen: Screen,
+    *,
+    as_json: bool,
+) -> None:
+    plan = study.plan
+    screen.say(
+        f"The study '{study.name}': {count_of(study.target, 'trial')} of {plan.space.count:,} networks by "
+        f"{plan.sampler}, for {exponents(plan.reward)}; {count_of(float(plan.recipe.epochs), 'epoch')} of "
+        f"{count_of(len(prepared.train), 'picture')}, {count_of(len(prepared.minival or ()), 'picture')} choose."
+    )
+    until = None if minutes is None else time.monotonic() + 60 * minutes
+    proxy = machine.proxy(plan.recipe, plan, prepared, folder)
+    before = signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # a cluster that wants its machine back
+    try:
+        with StudyBar(screen, folder.log) as bar:
+            finished = Worker(study, proxy, Ledger(study.storage, study.name), bar).work(until=until)
+    except KeyboardInterrupt as stop:
+        again = shlex.join(["effnetv2", "search", "resume", str(folder.path)])
+        raise KeyboardInterrupt(f"Go on with: {again}") from stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    _tell_end(study, folder, screen, finished=finished, as_json=as_json)
+
+
+def _tell_end(study: Opened, folder: StudyFolder, screen: Screen, *, finished: bool, as_json: bool) -> None:
+    rows = rows_of(study)
+    ends = {end: sum(row.end == end for row in rows) for end in ("finished", "stopped", "failed")}
+    done = [row for row in rows if row.end == "finished"]
+    leader = best(rows)[0] if done else None
+    if as_json:
+        answer(
+            {
+                "study": study.name,
+                "trials": study.target,
+                **ends,
+                "complete": finished,
+                "best": None if leader is None else leader.to_json(),
+            }
+        )
+    path = shlex.quote(str(folder.path))
+    state = "All trials have ended" if finished else "Time is up"
+    screen.say(
+        f"{state}: {ends['finished']} finished, {ends['stopped']} stopped early, {ends['failed']} failed, of "
+        f"{study.target}."
+    )
+    if leader is not None:
+        screen.say(
+            f"The best is trial {leader.number}: {figures(leader.measurement)}; reward {leader.reward:.4f}."
+        )
+        screen.say(f"See it: effnetv2 search best {path}; draw all: effnetv2 search show {path}")
+    if not finished:
+        screen.say(f"Go on with: effnetv2 search resume {path}")

@@ -1,0 +1,250 @@
+"""What ``search show``, ``best`` and ``export`` do: read a study, tell of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import yaml
+from matplotlib.figure import Figure
+
+from efficientnetv2.arch import files
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import write_atomically, write_text_atomically
+from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.search_folder import StudyFolder
+from efficientnetv2.commands.search_screen import figures
+from efficientnetv2.evaluation.drawing import png
+from efficientnetv2.evaluation.page import both, rendered
+from efficientnetv2.search.plots import draw_fronts, draw_importances, draw_rewards, millions
+from efficientnetv2.search.results import (
+    Row,
+    best,
+    exponents,
+    front,
+    importances,
+    rows_of,
+    table_of,
+)
+from efficientnetv2.search.storage import Storage, hidden
+from efficientnetv2.search.study import Opened, opened
+
+_LEADERS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """A study that is looked at.
+
+    Args:
+        folder: its.
+        study: its, with the database open.
+        rows: its trials that have ended.
+    """
+
+    folder: StudyFolder
+    study: Opened
+    rows: Sequence[Row]
+
+    @classmethod
+    def of(cls, path: Path, storage: str | None, wait: float, screen: Screen) -> Read:
+        """Open it.
+
+        Raises:
+            InputError: there is none.
+        """
+        folder = StudyFolder(path)
+        url = folder.storage(storage)
+        study = opened(Storage(url, patience_s=60 * wait, say=screen.say), folder.name)
+        return cls(folder, study, rows_of(study))
+
+
+def show_study(path: Path, storage: str | None, wait: float, *, as_json: bool) -> None:
+    """Draw a study.
+
+    Raises:
+        InputError: there is none, or the page can't be written.
+    """
+    screen = Screen(quiet=as_json)
+    read = Read.of(path, storage, wait, screen)
+    study, rows = read.study, read.rows
+    shares = importances(study)
+    drawings: dict[str, Callable[[bool], Figure | None]] = {
+        "fronts": lambda dark: draw_fronts(rows, dark=dark),
+        "rewards": lambda dark: draw_rewards(rows, dark=dark),
+        "importances": lambda dark: draw_importances(shares, dark=dark),
+    }
+    read.folder.path.mkdir(parents=True, exist_ok=True)
+    for name, draw in drawings.items():
+        if (figure := draw(False)) is not None:
+            write_atomically(read.folder.path / f"{name}.png", partial(_write, png(figure)))
+    page = read.folder.path / "search.html"
+    write_text_atomically(page, _page(read, {name: both(draw) for name, draw in drawings.items()}))
+    if as_json:
+        answer(_as_json(read, shares))
+        return
+    _tell(read, shares, screen)
+    screen.say(f"Drawn: {page}")
+
+
+def _write(contents: bytes, file: Path) -> None:
+    file.write_bytes(contents)
+
+
+def _page(read: Read, drawn: dict[str, list[str] | None]) -> str:
+    study, rows = read.study, read.rows
+    plan = study.plan
+    leaders = best(rows, most=_LEADERS) if _any_finished(rows) else []
+    columns, table = table_of(plan.space.decode(leaders[0].point)) if leaders else ([], [])
+    failures = [row for row in rows if row.end == "failed"]
+    ends = {end: sum(row.end == end for row in rows) for end in ("finished", "stopped", "failed")}
+    return rendered(
+        "search.html.j2",
+        name=study.name,
+        done=len(rows),
+        target=study.target,
+        networks=plan.space.count,
+        formula=exponents(plan.reward),
+        failed=len(failures),
+        failures=failures[:_LEADERS],
+        leaders=leaders,
+        reference=plan.reference,
+        columns=columns,
+        table=table,
+        fronts=drawn["fronts"],
+        rewards=drawn["rewards"],
+        weights=drawn["importances"],
+        facts={
+            "sampler": f"{plan.sampler}, seed {plan.seed}",
+            "trials": f"{ends['finished']} finished, {ends['stopped']} stopped early, {ends['failed']} failed",
+            "step time": f"{plan.step_time}, on {plan.hardware}",
+            "classes": f"{len(plan.class_names)}",
+            "seeds of a trial": ", ".join(map(str, plan.seeds)),
+            "database": hidden(study.storage.url) if study.storage.file is None else study.storage.file.name,
+        },
+        space=plan.space.describe(),
+        recipe=yaml.safe_dump(plan.recipe.to_json(), sort_keys=False),
+    )
+
+
+def _as_json(read: Read, shares: object) -> dict[str, object]:
+    rows = read.rows
+    return {
+        "study": read.study.name,
+        "trials": read.study.target,
+        "rows": [row.to_json() for row in rows],
+        "fronts": {
+            "step_seconds": [row.number for row in front(rows, lambda one: one.step_seconds)],
+            "parameters": [row.number for row in front(rows, lambda one: float(one.parameters))],
+        },
+        "importances": shares,
+        "reference": read.study.plan.reference.to_json(),
+    }
+
+
+def _tell(read: Read, shares: object, screen: Screen) -> None:
+    rows = read.rows
+    ends = {end: sum(row.end == end for row in rows) for end in ("finished", "stopped", "failed")}
+    screen.say(
+        f"{len(rows)} of {read.study.target} trials have ended: {ends['finished']} finished, {ends['stopped']} stopped "
+        f"early, {ends['failed']} failed."
+    )
+    if not _any_finished(rows):
+        return
+    edge = front(rows, millions)
+    by_time = front(rows, lambda one: one.step_seconds)
+    for title, these in (
+        ("Most accurate for their step time", by_time),
+        ("Most accurate for their size", edge),
+    ):
+        _table(title, these, screen)
+    if isinstance(shares, dict) and shares:
+        screen.table(
+            "Which decisions matter",
+            ["decision", "share of the rewards' spread"],
+            [[name, f"{share:.2f}"] for name, share in list(shares.items())[:_LEADERS]],
+        )
+
+
+def tell_best(path: Path, storage: str | None, wait: float, *, most: int, as_json: bool) -> None:
+    """Name the best networks.
+
+    Raises:
+        InputError: there is no study, or nothing has been finished.
+    """
+    screen = Screen(quiet=as_json)
+    read = Read.of(path, storage, wait, screen)
+    leaders = best(read.rows, most=most)
+    space = read.study.plan.space
+    if as_json:
+        answer([row.to_json() | {"architecture": space.decode(row.point).to_json()} for row in leaders])
+        return
+    first = leaders[0]
+    columns, rows = table_of(space.decode(first.point))
+    screen.table(
+        f"Trial {first.number}: {figures(first.measurement)}; reward {first.reward:.4f}", columns, rows
+    )
+    if len(leaders) > 1:
+        _table("And the next ones", leaders[1:], screen)
+    again = shlex.quote(str(path))
+    screen.say(f"Train it fully: effnetv2 search export {again}")
+
+
+def export_found(
+    path: Path, storage: str | None, wait: float, *, out: Path | None, trial: int | None
+) -> None:
+    """Write a network as a file.
+
+    Raises:
+        InputError: there is no study, no such trial, or the file can't be written.
+    """
+    screen = Screen()
+    read = Read.of(path, storage, wait, screen)
+    if trial is None:
+        row = best(read.rows)[0]
+    else:
+        row = next((one for one in read.rows if one.number == trial), None) or _missing(trial, read)
+    target = out or read.folder.path / "found.yaml"
+    if not files.is_architecture_file(str(target)):
+        raise InputError(
+            f"--out {target}: give a file that ends in .yaml, .yml or .json, so that train knows it."
+        )
+    network = read.study.plan.space.decode(row.point)
+    told = f"Trial {row.number} of the search {read.study.name}: {figures(row.measurement)}; reward {row.reward:.4f}"
+    files.write(target, network, comment=told)
+    screen.say(f"{told}.")
+    screen.say(f"Written: {target}")
+    if read.folder.pictures_file.exists():
+        words = ["effnetv2", "train", str(read.folder.pictures_file), "--model", str(target)]
+        screen.say(f"Train it fully, judged by pictures that the search did not see: {shlex.join(words)}")
+
+
+def _missing(trial: int, read: Read) -> Row:
+    numbers = [row.number for row in read.rows]
+    there = f"0 to {max(numbers)}" if numbers else "none"
+    raise InputError(f"--trial {trial}: no such trial has ended; there are {there}.")
+
+
+def _any_finished(rows: Sequence[Row]) -> bool:
+    return any(row.end == "finished" for row in rows)
+
+
+def _table(title: str, rows: Sequence[Row], screen: Screen) -> None:
+    screen.table(
+        title,
+        ["trial", "reward", "top-1, %", "step, ms", "parameters, M", "multiply-adds, M"],
+        [
+            [
+                str(row.number),
+                f"{row.reward:.4f}",
+                f"{100 * (row.measurement.top1 or 0):.1f}",
+                "" if row.measurement.step_seconds is None else f"{1000 * row.measurement.step_seconds:.3g}",
+                f"{row.measurement.parameters / 1e6:.3g}",
+                f"{row.measurement.multiply_adds / 1e6:.3g}",
+            ]
+            for row in rows
+        ],
+    )

@@ -1,0 +1,209 @@
+"""The database of a study: a file of SQLite, or a PostgreSQL server for workers on many machines.
+
+Optuna keeps the trials; here stands how it is opened, how workers take turns, and what happens while it can't be
+reached: whoever has something to say to it tries again for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from filelock import FileLock
+
+from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.extras import needed
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+Answer = TypeVar("Answer")
+
+# All ours. Seconds until SQLite gives up on a lock; until a server has to have answered; the longest pause between two
+# tries.
+_BUSY_S, _CONNECT_S, _PAUSE_S = 30.0, 10, 10.0
+_WHY = "effnetv2 search"
+
+
+def optuna() -> Any:
+    """The package, quiet: what there is to say is said here.
+
+    Raises:
+        InputError: it is not installed; names the extra.
+    """
+    package = needed("optuna", "search", _WHY)
+    package.logging.set_verbosity(package.logging.WARNING)
+    return package
+
+
+class Storage:
+    """A database that is open.
+
+    Args:
+        url: ``sqlite:///FILE`` or ``postgresql://USER@HOST/DATABASE``.
+        patience_s: how long to try again while it can't be reached.
+        say: gets a line when it can't be, and when it can again.
+        create: make the file or the tables if they are not there.
+
+    Raises:
+        InputError: it is neither, can't be opened, or is not there.
+    """
+
+    def __init__(
+        self, url: str, *, patience_s: float, say: Callable[[str], None], create: bool = False
+    ) -> None:
+        self.url, self.patience_s, self._say = url, patience_s, say
+        self._lock: FileLock | None = None
+        self.file = file_of(url)
+        if self.file is not None:
+            self._lock = FileLock(self.file.with_name(f"{self.file.name}.lock"))
+            if not create and not self.file.exists():
+                raise InputError(
+                    f"{self.file} is not there: the study's database is lost, or lies elsewhere."
+                )
+        self.rdb: RDBStorage = self.patiently(lambda: self._opened(create))
+
+    def _opened(self, create: bool) -> RDBStorage:
+        package = optuna()
+        url, kwargs = self.url, {}
+        if self.file is not None:
+            if create:
+                self.file.touch()
+            # A file that is gone is not made anew, empty, by whoever asks next.
+            url = f"sqlite:///file:{self.file.as_posix()}?mode=rw&uri=true"
+            kwargs = {
+                "poolclass": needed("sqlalchemy.pool", "search", _WHY).NullPool,
+                "connect_args": {"timeout": min(_BUSY_S, max(1.0, self.patience_s))},
+            }
+        else:
+            needed("psycopg", "search", f"--storage {hidden(self.url)}")
+            url = _with_driver(self.url)
+            kwargs = {"pool_pre_ping": True, "connect_args": {"connect_timeout": _CONNECT_S}}
+        # Two workers that make the tables at the same moment: of a file they take turns, on a server one tries again.
+        alone = self._lock or contextlib.nullcontext()
+        with alone, warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            opened: RDBStorage = package.storages.RDBStorage(url, engine_kwargs=kwargs)
+        return opened
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Within, no other worker of the database takes a trial or gives one back."""
+        if self._lock is not None:
+            with self._lock:
+                yield
+            return
+        sql = needed("sqlalchemy", "search", _WHY)
+        number = int.from_bytes(hashlib.blake2b(b"effnetv2 search", digest_size=7).digest(), "big")
+        with self.rdb.engine.connect() as connection, connection.begin():
+            connection.execute(sql.text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+            yield
+
+    def patiently(self, call: Callable[[], Answer]) -> Answer:
+        """Call something that needs the database, again and again while it can't be reached.
+
+        Args:
+            call: may be called again after it has failed, even if what it wanted has been done.
+
+        Raises:
+            InputError: it could not be reached for as long as there is patience, or says that something is wrong.
+        """
+        until = time.monotonic() + self.patience_s
+        pause, told = 0.5, False
+        while True:
+            try:
+                answer = call()
+            except InputError:
+                raise
+            except Exception as error:
+                reason = _reason(error)
+                if reason is None:
+                    raise
+                if time.monotonic() + pause > until:
+                    raise InputError(
+                        f"the study's database {hidden(self.url)} could not be used for {self.patience_s:g} s: "
+                        f"{reason}. {self._advice(reason)} Then go on with effnetv2 search resume; nothing that was "
+                        "finished is lost."
+                    ) from error
+                if not told:
+                    self._say(f"The study's database does not answer ({reason}). Trying again.")
+                    told = True
+                time.sleep(pause)
+                pause = min(_PAUSE_S, 2 * pause)
+                continue
+            if told:
+                self._say("The study's database answers again.")
+            return answer
+
+    def _advice(self, reason: str) -> str:
+        if "full" in reason or "space" in reason:
+            return "Make room on its disk."
+        if "locked" in reason:
+            return "End the program that keeps it locked."
+        if self.file is not None:
+            return "Bring the file back, or make it readable and writable."
+        return "See to it that the server runs and can be reached."
+
+
+def hidden(url: str) -> str:
+    """A URL without its password."""
+    start, mark, rest = url.partition("://")
+    user, at, place = rest.rpartition("@")
+    return f"{start}{mark}{user.partition(':')[0]}{at}{place}"
+
+
+def file_of(url: str) -> Path | None:
+    """The file of a SQLite URL; None for PostgreSQL.
+
+    Args:
+        url: as ``Storage`` takes it.
+
+    Raises:
+        InputError: it is of another database, or none.
+    """
+    kind = url.partition(":")[0].partition("+")[0]
+    if kind == "sqlite" and url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
+        return Path(url.removeprefix("sqlite:///")).expanduser().absolute()
+    if kind in ("postgresql", "postgres") and "://" in url:
+        return None
+    raise InputError(
+        f"--storage {hidden(url)}: a study lies in SQLite (sqlite:///FILE) or PostgreSQL "
+        f"(postgresql://USER@HOST/DATABASE){did_you_mean(kind, ['sqlite', 'postgresql'])}"
+    )
+
+
+def _with_driver(url: str) -> str:
+    kind, mark, rest = url.partition("://")
+    return url if "+" in kind else f"postgresql+psycopg{mark}{rest}"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = one.__cause__ or one.__context__
+
+
+def _reason(error: BaseException) -> str | None:
+    """Why a database could not be used, in a few words; None if the error is of another kind."""
+    sql = needed("sqlalchemy.exc", "search", _WHY)
+    for one in _causes(error):
+        if isinstance(one, sql.DBAPIError | sql.TimeoutError):
+            said = str(getattr(one, "orig", None) or one).strip()
+            return " ".join(said.split())[:300].rstrip(".")
+    return None
+
+
+def machine() -> str:
+    """Where this process runs: equal for two processes only if they see each other by their numbers."""
+    space = "/proc/self/ns/pid"
+    inside = os.readlink(space) if os.path.islink(space) else ""
+    return f"{socket.gethostname()} {inside}".strip()

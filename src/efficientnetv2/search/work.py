@@ -1,0 +1,261 @@
+"""A worker of a study: takes a trial, tries its network, writes down what came of it, takes the next.
+
+Any number of workers share a study; each may come and go, be stopped or be killed. What is known of a trial is written
+down when it has ended, in one turn, so that it counts once.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from efficientnetv2.arch.spec import Architecture
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.search.child import EpochTold, StepTold
+from efficientnetv2.search.ledger import MOST_BEGUN, Claim, Ledger
+from efficientnetv2.search.measurement import Measurement
+from efficientnetv2.search.proxy import Proxy
+from efficientnetv2.search.storage import optuna
+from efficientnetv2.search.study import Opened
+from efficientnetv2.search.trial import Outcome, measurement, try_out
+
+# All ours. With cached step times every so many trials one is measured all the same. So many failures in a row are no
+# accident. Seconds between two looks at whether the others have finished.
+_VERIFIED, _FAILED_IN_A_ROW, _LOOK_S = 10, 5, 1.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a study is.
+
+    Args:
+        done: trials finished.
+        target: trials asked for.
+        running: trials that workers are at now.
+        best: the largest reward so far; None before the first.
+        seconds_left: until all have finished, as fast as now; None where nobody knows.
+    """
+
+    done: int
+    target: int
+    running: int
+    best: float | None
+    seconds_left: float | None
+
+
+class Watch(Protocol):
+    """Whoever looks on."""
+
+    def say(self, line: str) -> None:
+        """A sentence."""
+
+    def stands(self, standing: Standing) -> None:
+        """After every trial, and when the worker begins."""
+
+    def began(self, number: int, architecture: Architecture) -> None:
+        """A trial is being tried."""
+
+    def told(self, number: int, one: StepTold | EpochTold) -> None:
+        """Something is known of it."""
+
+    def ended(self, number: int, found: Measurement, reward: float, *, stopped: bool) -> None:
+        """It has ended."""
+
+
+class Worker:
+    """One worker of a study.
+
+    Args:
+        opened: the study.
+        proxy: how its networks are tried.
+        ledger: whose trials are whose.
+        watch: gets told.
+    """
+
+    def __init__(self, opened: Opened, proxy: Proxy, ledger: Ledger, watch: Watch) -> None:
+        self.opened, self.proxy, self.ledger, self.watch = opened, proxy, ledger, watch
+        self.storage, self.plan = opened.storage, opened.plan
+
+    def work(self, *, until: float | None = None) -> bool:
+        """Try networks until all trials have finished, those of other workers included, or time is up.
+
+        Args:
+            until: of ``time.monotonic``: no trial is begun that would probably not end before; None for no end.
+
+        Returns:
+            Whether all have finished.
+
+        Raises:
+            InputError: something is wrong that is no network's affair: the pictures, the disk, the database; or so many
+                trials failed in a row that it can't be the networks'.
+        """
+        failed: list[str] = []
+        waiting = False
+        while True:
+            standing = self.standing()
+            self.watch.stands(standing)
+            if standing.done >= standing.target:
+                return True
+            if until is not None and time.monotonic() + self._usual_s() > until:
+                return False
+            claim = self.ledger.claim(standing.target)
+            if claim is None:
+                if not waiting:
+                    self.watch.say("The last trials are with other workers; waiting for them.")
+                waiting = True
+                time.sleep(_LOOK_S)
+                continue
+            waiting = False
+            failure = self._one(claim)
+            failed = [*failed, failure] if failure else []
+            if len(failed) == _FAILED_IN_A_ROW:
+                raise InputError(
+                    f"the last {_FAILED_IN_A_ROW} trials have all failed; the last: {failed[-1]} If it is not the "
+                    "networks, mend it, then go on with effnetv2 search resume."
+                )
+
+    def standing(self) -> Standing:
+        """How far the study is."""
+        states = optuna().trial.TrialState
+        trials = self._trials()
+        done = [one for one in trials if one.state.is_finished()]
+        running = sum(one.state == states.RUNNING for one in trials)
+        rewards = [one.value for one in done if one.state == states.COMPLETE]
+        target = self.opened.target
+        took = _seconds(done)
+        each = statistics.mean(took) if took else None
+        left = None if each is None else each * (target - len(done)) / max(1, running)
+        return Standing(len(done), target, running, max(rewards, default=None), left)
+
+    def _usual_s(self) -> float:
+        states = optuna().trial.TrialState
+        took = _seconds([one for one in self._trials() if one.state == states.COMPLETE])
+        return statistics.median(took) if took else 0.0
+
+    def _trials(self) -> list[Any]:
+        rdb = self.storage.rdb
+        trials: list[Any] = self.storage.patiently(
+            lambda: rdb.get_all_trials(self.ledger.study_id, deepcopy=False)
+        )
+        return trials
+
+    def _one(self, claim: Claim) -> str | None:
+        """One trial; why it failed, if it did."""
+        try:
+            trial, point = self.storage.patiently(lambda: self._decided(claim))
+            architecture = self.plan.space.decode(point)
+            if claim.begun > MOST_BEGUN:
+                return self._give_up(claim, architecture)
+            if (same := self._same(claim.number, point)) is not None:
+                self._finish(claim, Measurement.from_json(same.user_attrs["measurement"]), same=same.number)
+                return None
+            self.watch.began(claim.number, architecture)
+            with self.ledger.alive(claim):
+                outcome = try_out(
+                    architecture,
+                    self.proxy,
+                    verify=claim.number % _VERIFIED == 0,
+                    watch=lambda told: self._told(claim, trial, architecture, told),
+                )
+        except BaseException:
+            self.ledger.give_back(claim)
+            raise
+        found = measurement(architecture, self.proxy, outcome)
+        self._finish(claim, found, outcome=outcome)
+        return found.failure
+
+    def _decided(self, claim: Claim) -> tuple[Any, tuple[int, ...]]:
+        from efficientnetv2.search.samplers import suggest  # with Optuna, which is an extra
+
+        trial = optuna().trial.Trial(self.opened.study, self.ledger.id_of(claim.number))
+        point = suggest(trial, self.plan.space)
+        self.storage.rdb.set_trial_user_attr(self.ledger.id_of(claim.number), "point", list(point))
+        return trial, point
+
+    def _same(self, number: int, point: Sequence[int]) -> Any | None:
+        """A finished trial of the same network: it would come to the same."""
+        states = optuna().trial.TrialState
+        for one in self._trials():
+            there = one.state == states.COMPLETE and "failure" not in one.user_attrs
+            if there and one.number != number and one.user_attrs.get("point") == list(point):
+                return one
+        return None
+
+    def _give_up(self, claim: Claim, architecture: Architecture) -> str:
+        """A trial that took its worker down again and again is not begun once more."""
+        failure = f"crashed: its worker was lost {claim.begun - 1} times"
+        nothing = Outcome(None, (), None, None)
+        found = measurement(architecture, self.proxy, nothing)
+        plain = found.to_json() | {"failure": failure}
+        self._finish(claim, Measurement.from_json(plain))
+        return failure
+
+    def _told(self, claim: Claim, trial: Any, architecture: Architecture, told: StepTold | EpochTold) -> bool:
+        """Pass it on; whether the trial is worth going on with."""
+        self.watch.told(claim.number, told)
+        if isinstance(told, StepTold):
+            self._step = told
+            self._points: list[EpochTold] = []
+            return True
+        self._points.append(told)
+        so_far = measurement(architecture, self.proxy, Outcome(self._step, tuple(self._points), None, None))
+        reward = self.plan.reward.of(so_far, self.plan.reference)
+
+        def report() -> bool:
+            there = self.storage.rdb.get_trial(self.ledger.id_of(claim.number)).intermediate_values
+            point = len(self._points)
+            if point not in there:  # a trial that was begun before has told of it already
+                trial.report(reward, point)
+            return bool(trial.should_prune())
+
+        return not (self.storage.patiently(report) and self.plan.prune)
+
+    def _finish(
+        self, claim: Claim, found: Measurement, *, outcome: Outcome | None = None, same: int | None = None
+    ) -> None:
+        """Write a trial's end down, unless another worker has done so."""
+        states = optuna().trial.TrialState
+        stopped = outcome is not None and outcome.stopped
+        reward = self.plan.reward.of(found, self.plan.reference)
+        attributes: dict[str, Any] = {"measurement": found.to_json()}
+        if found.failure:
+            attributes["failure"] = found.failure
+        if same is not None:
+            attributes["same_as"] = same
+        if outcome is not None and outcome.step is not None:
+            attributes["foretold"] = outcome.step.foretold
+            attributes["step_measured"] = outcome.step.measured
+
+        def write() -> bool:
+            with self.storage.turn():
+                if not self.ledger.owns(claim):
+                    there = self.storage.rdb.get_trial(self.ledger.id_of(claim.number))
+                    mine = there.user_attrs.get("worker", {}).get("token") == claim.token
+                    return bool(mine and there.state.is_finished())
+                for name, value in attributes.items():
+                    self.storage.rdb.set_trial_user_attr(self.ledger.id_of(claim.number), name, value)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    if stopped:
+                        self.opened.study.tell(claim.number, state=states.PRUNED)
+                    else:
+                        self.opened.study.tell(claim.number, reward)
+                return True
+
+        if self.storage.patiently(write):
+            self.watch.ended(claim.number, found, reward, stopped=stopped)
+        else:
+            self.watch.say(f"Trial {claim.number} was finished by another worker meanwhile.")
+
+
+def _seconds(trials: Sequence[Any]) -> list[float]:
+    """How long trials took that were really tried."""
+    return [
+        (one.datetime_complete - one.datetime_start).total_seconds()
+        for one in trials
+        if one.datetime_start and one.datetime_complete and "same_as" not in one.user_attrs
+    ]

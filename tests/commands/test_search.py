@@ -1,0 +1,316 @@
+"""``effnetv2 search`` as its users meet it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from tests.command_line import Done, effnetv2
+from tests.conftest import COLOURS, paint
+from tests.search.tiny import SPACE, words
+from typer.testing import CliRunner
+
+from efficientnetv2.arch.files import read
+from efficientnetv2.cli import app
+from efficientnetv2.models.modelfile import load
+
+TRIALS = 4
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """A folder with pictures and a study that has come to its end."""
+    folder = tmp_path_factory.mktemp("search")
+    for name, colour in COLOURS.items():
+        for number in range(16):
+            paint(folder / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
+    done = effnetv2(*words(folder, folder / "pictures", "--trials", TRIALS), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "said.txt").write_text(done.stdout)
+    return folder
+
+
+def here(*arguments: object) -> Done:
+    """A command that trains nothing, in this process: a process of its own takes seconds to begin."""
+    ended = CliRunner().invoke(app, [str(one) for one in arguments], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    return Done(ended.exit_code, ended.stdout, ended.stderr)
+
+
+def answer(study: Path, verb: str, *arguments: object):
+    done = here("search", verb, study, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_study_ends_with_the_trials_asked_for(found):
+    said = (found / "said.txt").read_text()
+    assert f"All trials have ended: {TRIALS} finished, 0 stopped early, 0 failed, of {TRIALS}." in said
+    assert len(re.findall(r"^Trial \d+: top-1", said, re.MULTILINE)) == TRIALS
+    rows = answer(found / "study", "show")["rows"]
+    assert [row["number"] for row in rows] == list(range(TRIALS))
+    assert len({tuple(row["point"]) for row in rows}) == TRIALS, "no network was tried twice"
+
+
+def test_a_reward_is_the_formula_over_the_backbone(found):
+    shown = answer(found / "study", "show")
+    base = shown["reference"]
+    for row in shown["rows"]:
+        one = row["measurement"]
+        time, size = (one[name] / base[name] for name in ("step_seconds", "parameters"))
+        assert row["reward"] == pytest.approx(one["top1"] * time**-0.07 * size**-0.05)
+
+
+def test_best_reads_like_table_4(found):
+    done = here("search", "best", found / "study")
+    lines = done.stdout.splitlines()
+    assert lines[1].split() == ["stage", "operator", "stride", "#channels", "#layers"]
+    assert lines[2].split() == ["0", "Conv3x3", "2", "8", "1"]
+    assert lines[3].split() == ["1", "Fused-MBConv1,", "k3x3", "1", "8", "1"]
+    assert lines[6].split() == ["4", "Conv1x1", "&", "Pooling", "&", "FC", "-", "64", "1"]
+    best = answer(found / "study", "best", "--most", 3)
+    assert len(best) == 3
+    assert best[0]["reward"] == max(row["reward"] for row in answer(found / "study", "show")["rows"])
+    assert best[0]["reward"] >= best[1]["reward"] >= best[2]["reward"]
+
+
+def test_nothing_beats_those_of_a_front(found):
+    shown = answer(found / "study", "show")
+    rows = {row["number"]: row["measurement"] for row in shown["rows"]}
+    for cost, edge in shown["fronts"].items():
+        for number in edge:
+            own = rows[number]
+            assert not [one for one in rows.values() if one["top1"] > own["top1"] and one[cost] <= own[cost]]
+
+
+def test_show_draws_one_page_that_fetches_nothing(found):
+    done = here("search", "show", found / "study")
+    assert done.returncode == 0, done.stderr
+    page = (found / "study/search.html").read_text()
+    assert "What accuracy costs" in page
+    assert "Reward over trials" in page
+    addresses = re.findall(r'(?:src|srcset|href)="([^"]{1,20})', page)
+    assert addresses
+    assert all(one.startswith("data:image/svg") for one in addresses)
+    for name in ("fronts", "rewards"):
+        with Image.open(found / f"study/{name}.png") as image:
+            assert image.width > 600
+
+
+def test_the_network_found_is_trained_by_its_file(found):
+    done = here("search", "export", found / "study")
+    assert done.returncode == 0, done.stderr
+    best = answer(found / "study", "best", "--most", 1)[0]
+    network = read(found / "study/found.yaml")
+    assert SPACE.encode(network) == tuple(best["point"])
+    assert f"effnetv2 train {found}/study/pictures.csv --model {found}/study/found.yaml" in done.stdout
+    trained = effnetv2(
+        "train", "study/pictures.csv", "--model", "study/found.yaml", "--epochs", 1, "--image-px", 32,
+        "--batch-images", 8, "--workers", 0, "--out", "run", cwd=found,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    assert load(found / "run/model.safetensors").architecture == network
+    again = effnetv2(
+        "train", "study/pictures.csv", "--model", "study/found.yaml", "--out", "run", "--resume", cwd=found
+    )
+    assert "has finished" in again.stdout, again.stderr
+
+
+def test_another_trial_can_be_exported(found):
+    done = here("search", "export", found / "study", "--trial", 2, "--out", found / "second.yaml")
+    assert done.returncode == 0, done.stderr
+    row = answer(found / "study", "show")["rows"][2]
+    assert SPACE.encode(read(found / "second.yaml")) == tuple(row["point"])
+    done = here("search", "export", found / "study", "--trial", 99)
+    assert done.returncode == 2
+    assert "no such trial has ended; there are 0 to 3" in done.stderr
+
+
+def test_what_judges_is_in_none_of_the_searchs_pictures(found):
+    """The pictures file says it of every picture; in training val is the split that judges."""
+    lines = (found / "study/pictures.csv").read_text().splitlines()
+    splits = [line.rsplit(",", 1)[1] for line in lines[1:]]
+    assert {name: splits.count(name) for name in sorted(set(splits))} == {
+        "minival": 10,
+        "train": 29,
+        "val": 9,
+    }
+
+
+def test_a_study_is_resumed_with_more_trials(found, tmp_path):
+    shutil.copytree(found / "study", tmp_path / "study")
+    done = effnetv2(
+        "search", "resume", tmp_path / "study", "--trials", TRIALS + 1, "--workers", 0, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{TRIALS + 1} finished" in done.stdout
+    done = here("search", "resume", tmp_path / "study", "--trials", 3)
+    assert done.returncode == 2
+    assert f"the study has {TRIALS + 1} already" in done.stderr
+
+
+def test_time_is_up(found, tmp_path):
+    """A trial takes longer than the time given, so none is begun."""
+    shutil.copytree(found / "study", tmp_path / "study")
+    done = effnetv2(
+        "search", "resume", tmp_path / "study", "--trials", TRIALS + 50, "--minutes", "0.001", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Time is up" in done.stdout
+    assert "Go on with: effnetv2 search resume" in done.stdout
+
+
+@pytest.mark.slow
+def test_dry_run_foretells_and_leaves_nothing(found, tmp_path):
+    done = effnetv2(*words(tmp_path, found / "pictures", "--dry-run", "--json", "--trials", 40), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    foretold = json.loads(done.stdout)
+    assert foretold["networks"] == SPACE.count
+    assert foretold["seconds"] == pytest.approx(40 * sum(foretold["trial_seconds"].values()) / 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["space.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("--set", "optimizer.lr=0.003"), "recipe: optimizer.lr: 0.001 there, 0.003 here"),
+        (("--space", "small"), "space: "),
+        (("--w", "-0.1"), "reward: "),
+        (("--sampler", "random"), "sampler: policy there, random here"),
+        (("--seeds", "0,1"), "seeds: (0,) there, (0, 1) here"),
+        (("--trials", TRIALS + 1), "Let it have more of them with effnetv2 search resume"),
+    ],
+)
+def test_a_study_is_not_gone_on_with_as_another(change, said, found):
+    done = here(*words(found, found / "pictures", *change))
+    assert done.returncode == 2, done.stdout
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
+    shutil.copytree(found, tmp_path / "here")
+    paint(tmp_path / "here/pictures/red/new.jpg", COLOURS["red"], 99)
+    done = here(*words(tmp_path / "here", tmp_path / "here/pictures"))
+    assert done.returncode == 2
+    assert "data: other pictures, labels or splits" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--w", "0.07"), "is 0.07, but is 0 or below"),
+        (("--v", "0.05"), "is 0.05, but is 0 or below"),
+        (("--image-px", "4"), "smaller than the stride"),
+        (
+            ("--set", "progressive.image_px=8", "--set", "progressive.px_multiple=8", "--space", "small"),
+            "stride",
+        ),
+        (("--preset", "smal"), "did you mean 'small'?"),
+        (("--sampler", "polcy"), "did you mean 'policy'?"),
+        (("--space", "nowhere.json"), "nowhere.json"),
+        (("--space", "efficientnetv2_b9"), "there is no such space"),
+        (("--seeds", "1,x"), "give whole numbers"),
+        (("--seeds", "1,1"), "stands there twice"),
+        (("--step-time", "guessed"), "is measured or cached"),
+        (("--storage", "mysql://host/one"), "SQLite"),
+        (("--set", "weights=efficientnetv2_b0.in1k"), "trained from scratch"),
+        (("--recipe", "nothing"), "There is no recipe 'nothing'"),
+    ],
+)
+def test_what_can_not_be_is_refused_before_anything_is_made(more, said, found, tmp_path):
+    done = here(*words(tmp_path, found / "pictures", *more))
+    assert done.returncode == 2, done.stdout
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_space_that_can_not_be_is_refused_by_its_place(found, tmp_path):
+    plain = SPACE.to_json()
+    plain["stages"][1]["channels"] = [0]
+    (tmp_path / "bad.json").write_text(json.dumps(plain))
+    done = here(*words(tmp_path, found / "pictures", "--space", tmp_path / "bad.json"))
+    assert done.returncode == 2
+    assert "channels is 0, but is at least 1" in done.stderr
+
+
+def test_pictures_on_both_sides_are_refused(found, tmp_path):
+    shutil.copytree(found / "pictures", tmp_path / "all/train")
+    for name in COLOURS:
+        (tmp_path / "all/val" / name).mkdir(parents=True)
+        shutil.copy(tmp_path / f"all/train/{name}/{name}_00.jpg", tmp_path / f"all/val/{name}/other.jpg")
+    done = here(*words(tmp_path, tmp_path / "all"))
+    assert done.returncode == 2
+    assert "other.jpg" in done.stderr
+
+
+def test_a_folder_of_something_else_is_left_alone(found, tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/thesis.txt").write_text("mine")
+    done = here(*words(tmp_path, found / "pictures"))
+    assert done.returncode == 2
+    assert "thesis.txt" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["resume", "show", "best", "export"])
+def test_a_study_that_is_not_there_is_told(verb, tmp_path):
+    done = here("search", verb, tmp_path / "nothing")
+    assert done.returncode == 2
+    assert "holds no study" in done.stderr
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_lost_database_is_told(found, tmp_path):
+    shutil.copytree(found / "study", tmp_path / "study")
+    (tmp_path / "study/study.db").unlink()
+    done = here("search", "show", tmp_path / "study")
+    assert done.returncode == 2
+    assert "the study's database is lost" in done.stderr
+
+
+def test_a_database_of_something_else_is_told(found, tmp_path):
+    shutil.copytree(found / "study", tmp_path / "study")
+    (tmp_path / "study/study.db").write_bytes(b"no database " * 500)
+    done = here("search", "show", tmp_path / "study", "--wait", "0.01")
+    assert done.returncode == 2
+    assert "not a database" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_locked_database_is_waited_for_then_told(found, tmp_path):
+    shutil.copytree(found / "study", tmp_path / "study")
+    holder = sqlite3.connect(tmp_path / "study/study.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        done = here("search", "show", tmp_path / "study", "--wait", "0.02")
+    finally:
+        holder.close()
+    assert done.returncode == 2
+    assert "database is locked" in done.stderr
+    assert "End the program that keeps it locked" in done.stderr
+
+
+def test_the_plan_is_there_to_read(found):
+    said = yaml.safe_load((found / "study/study.yaml").read_text())
+    assert said["plan"]["sampler"] == "policy"
+    assert said["data"]["data"] == str(found / "pictures")
+
+
+@pytest.mark.slow
+def test_networks_that_all_fail_end_the_search(found, tmp_path):
+    more = ("--trials", 9, "--set", "optimizer.lr=1e30", "--set", "optimizer.clip_norm=null")
+    done = effnetv2(*words(tmp_path, found / "pictures", *more), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "the last 5 trials have all failed; the last: diverged" in done.stderr
+    shown = answer(tmp_path / "study", "show")
+    assert [row["end"] for row in shown["rows"]] == ["failed"] * 5
+    assert {row["reward"] for row in shown["rows"]} == {0.0}
+    best = here("search", "best", tmp_path / "study")
+    assert best.returncode == 2
+    assert "no trial of the study has been finished yet" in best.stderr

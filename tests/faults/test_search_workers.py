@@ -1,0 +1,184 @@
+"""Workers that are killed, that share a study, whose database goes away: every trial counts once, none is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from tests.command_line import Running, effnetv2, started
+from tests.postgres import server
+from tests.search.tiny import words
+
+TRIALS = 6
+# An epoch more or less is nothing; so a trial takes long enough to be met in the middle.
+LONG = ("--trials", TRIALS, "--epochs", 30, "--no-prune", "--sampler", "random")
+
+
+def rows(storage: str, study: str = "study") -> list[optuna.trial.FrozenTrial]:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.load_study(study_name=study, storage=storage).trials
+
+
+def sqlite(folder: Path) -> str:
+    return f"sqlite:///{folder}/study/study.db"
+
+
+def wait(for_what: Callable[[], object], workers: list[Running]) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if for_what():
+            return
+        for one in workers:
+            if one.process.exitcode is not None:
+                raise AssertionError(f"ended too early: {one.end()}")
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+def in_the_middle(log: Path, *, done: int) -> Callable[[], bool]:
+    """So many trials have ended, and another one has begun."""
+
+    def look() -> bool:
+        return log.exists() and log.read_text().count("reward") >= done
+
+    return look
+
+
+def whole(trials: list[optuna.trial.FrozenTrial]) -> None:
+    """As many trials as were asked for, each finished once, no network twice."""
+    assert [one.number for one in trials] == list(range(TRIALS))
+    assert {one.state for one in trials} == {optuna.trial.TrialState.COMPLETE}
+    assert all(one.user_attrs["measurement"]["failure"] is None for one in trials)
+    assert len({tuple(one.user_attrs["point"]) for one in trials}) == TRIALS
+
+
+def killed(worker: Running) -> None:
+    worker.process.kill()
+    worker.process.join()
+    shutil.rmtree(worker.folder)
+
+
+def test_a_killed_workers_trial_is_taken_up_again(class_folders, tmp_path):
+    worker = started(*words(tmp_path, class_folders, *LONG), cwd=tmp_path)
+    wait(in_the_middle(tmp_path / "study/log.txt", done=2), [worker])
+    time.sleep(0.3)
+    killed(worker)
+    before = rows(sqlite(tmp_path))
+    begun = [one for one in before if one.state == optuna.trial.TrialState.RUNNING]
+    assert len(begun) == 1
+    done = effnetv2("search", "resume", tmp_path / "study", "--workers", 0, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    after = rows(sqlite(tmp_path))
+    whole(after)
+    again = after[begun[0].number]
+    assert again.params == begun[0].params, "the network that had been chosen is the one that is tried"
+    assert again.user_attrs["begun"] == 2
+    for one in before:
+        if one.state.is_finished():
+            assert after[one.number].user_attrs == one.user_attrs, "what had ended stays"
+
+
+def test_a_stopped_worker_gives_its_trial_back(class_folders, tmp_path):
+    worker = started(*words(tmp_path, class_folders, *LONG), cwd=tmp_path)
+    wait(in_the_middle(tmp_path / "study/log.txt", done=1), [worker])
+    time.sleep(0.3)
+    os.kill(worker.process.pid, signal.SIGTERM)
+    ended = worker.end()
+    assert ended.returncode == 130
+    assert "effnetv2 search resume" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not [one for one in rows(sqlite(tmp_path)) if one.state == optuna.trial.TrialState.RUNNING]
+    done = effnetv2("search", "resume", tmp_path / "study", "--workers", 0, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    whole(rows(sqlite(tmp_path)))
+    assert {one.user_attrs["begun"] for one in rows(sqlite(tmp_path))} == {1}, "to stop is not to fail"
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_study_of_sqlite_and_one_of_them_is_killed(class_folders, tmp_path):
+    first = started(*words(tmp_path, class_folders, *LONG), cwd=tmp_path)
+    wait((tmp_path / "study/study.yaml").exists, [first])
+    second = started(*words(tmp_path, class_folders, *LONG), cwd=tmp_path)
+    wait(
+        lambda: len({one.user_attrs["worker"]["pid"] for one in _begun(sqlite(tmp_path))}) == 2,
+        [first, second],
+    )
+    killed(first)
+    ended = second.end()
+    assert ended.returncode == 0, ended.stderr
+    whole(rows(sqlite(tmp_path)))
+
+
+def _begun(storage: str) -> list[optuna.trial.FrozenTrial]:
+    return [one for one in rows(storage) if "worker" in one.user_attrs]
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_study_of_postgresql_whose_server_is_killed(class_folders, tmp_path):
+    """Each worker has a folder of its own, as on two machines; their trials meet on the server."""
+    with server() as database:
+        storage = ("--storage", database.url)
+        folders = [tmp_path / name for name in ("one", "other")]
+        for folder in folders:
+            folder.mkdir()
+        workers = [started(*words(folders[0], class_folders, *LONG, *storage), cwd=tmp_path)]
+        wait((folders[0] / "study/study.yaml").exists, workers)
+        workers.append(started(*words(folders[1], class_folders, *LONG, *storage), cwd=tmp_path))
+        wait(in_the_middle(folders[1] / "study/log.txt", done=1), workers)
+        database.kill()
+        time.sleep(3)
+        database.start()
+        ended = [worker.end() for worker in workers]
+        assert [one.returncode for one in ended] == [0, 0], ended
+        found = rows(database.url.replace("postgresql", "postgresql+psycopg"))
+        whole(found)
+        assert len({one.user_attrs["worker"]["pid"] for one in found}) == 2, "both have worked"
+        assert any("answers again" in one.stdout for one in ended), ended
+        done = effnetv2("search", "best", folders[1] / "study", "--json", cwd=tmp_path)
+        assert len(json.loads(done.stdout)) == 5, done.stderr
+
+
+def test_a_server_that_is_not_there_is_told(class_folders, tmp_path):
+    nowhere = ("--storage", "postgresql://tester:secret@127.0.0.1:9/postgres", "--wait", "0.01")
+    done = effnetv2(*words(tmp_path, class_folders, *nowhere), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "could not be used" in done.stderr
+    assert "secret" not in done.stderr + done.stdout
+    assert "See to it that the server runs" in done.stderr
+
+
+def test_a_full_disk_stops_the_search_and_loses_nothing(class_folders, tmp_path):
+    """A limit on the size of files stands for the disk: SQLite says of it what it says of a full one, or nearly."""
+    done = effnetv2(*words(tmp_path, class_folders, "--trials", 2, "--sampler", "random"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    size = (tmp_path / "study/study.db").stat().st_size
+    script = (
+        "import resource, signal, sys\n"
+        "from efficientnetv2 import cli\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))\n"
+        "sys.argv = ['effnetv2', 'search', 'resume', 'study', '--trials', '400', '--workers', '0', '--wait', '0.01']\n"
+        "cli.main()\n"
+    )
+    full = _script(script, tmp_path)
+    assert full.returncode == 2, full.stderr
+    assert "Traceback" not in full.stderr
+    assert "the study's database" in full.stderr
+    assert len([one for one in rows(sqlite(tmp_path)) if one.state.is_finished()]) >= 2
+
+
+def _script(text: str, folder: Path):
+    import subprocess
+    import sys
+
+    return subprocess.run(
+        [sys.executable, "-c", text], cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120,
+    )  # fmt: skip

@@ -1,0 +1,146 @@
+"""A study's database: which there may be, what is told of one that can't be used, and whose turn it is."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.search import ledger
+from efficientnetv2.search.ledger import Ledger
+from efficientnetv2.search.storage import Storage, hidden, machine, optuna
+
+
+def opened(tmp_path, *, patience_s: float = 30, say=lambda line: None, create: bool = True) -> Storage:
+    return Storage(f"sqlite:///{tmp_path}/study.db", patience_s=patience_s, say=say, create=create)
+
+
+def study(tmp_path) -> Ledger:
+    storage = opened(tmp_path)
+    storage.rdb.create_new_study([optuna().study.StudyDirection.MAXIMIZE], "study")
+    return Ledger(storage, "study", beat_s=0.05, lost_s=0.3)
+
+
+def states(one: Ledger) -> list[str]:
+    return [trial.state.name for trial in one.storage.rdb.get_all_trials(one.study_id)]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:secret@host/db", "postgresql://me@host/db"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("sqlite:////tmp/study.db", "sqlite:////tmp/study.db"),
+    ],
+)
+def test_a_password_is_not_shown(url, shown):
+    assert hidden(url) == shown
+
+
+@pytest.mark.parametrize("url", ["mysql://host/db", "study.db", "sqlite://", "http://host"])
+def test_other_databases_are_refused(url):
+    with pytest.raises(InputError, match="SQLite"):
+        Storage(url, patience_s=0, say=print, create=True)
+
+
+def test_as_many_trials_as_asked_for_however_many_ask(tmp_path):
+    """Eight workers at once: every trial is taken once, and no ninth is made."""
+    study(tmp_path)
+    taken: list[int] = []
+
+    def work() -> None:
+        own = Ledger(opened(tmp_path), "study")
+        while (claim := own.claim(8)) is not None:
+            taken.append(claim.number)
+
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(taken) == list(range(8))
+
+
+def test_what_was_given_back_is_taken_first_and_has_not_been_begun(tmp_path):
+    one = study(tmp_path)
+    first, _ = one.claim(3), one.claim(3)
+    one.give_back(first)
+    assert states(one) == ["WAITING", "RUNNING"]
+    again = one.claim(3)
+    assert (again.number, again.begun) == (0, 1)
+    assert again.token != first.token
+    with one.storage.turn():
+        assert one.owns(again)
+        assert not one.owns(first)
+
+
+def test_a_worker_elsewhere_is_lost_when_it_gives_no_sign_of_life(tmp_path, monkeypatch):
+    """As two machines: neither can look for the other's process."""
+    here, there = study(tmp_path), Ledger(opened(tmp_path), "study", beat_s=0.05, lost_s=0.3)
+    monkeypatch.setattr(ledger, "machine", lambda: "there")
+    claim = there.claim(1)
+    monkeypatch.setattr(ledger, "machine", machine)
+    with there.alive(claim):
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            assert here.claim(1) is None, "it is alive"
+            time.sleep(0.05)
+    assert here.claim(1) is None, "it has been silent for a moment only"
+    time.sleep(0.4)
+    taken = here.claim(1)
+    assert (taken.number, taken.begun) == (0, 2)
+
+
+def test_a_worker_here_is_lost_with_its_process(tmp_path):
+    one = study(tmp_path)
+    claim = one.claim(1)
+    assert one.claim(1) is None, "its process is this one"
+    worker = one.storage.rdb.get_trial(one.id_of(0)).user_attrs["worker"]
+    one.storage.rdb.set_trial_user_attr(one.id_of(claim.number), "worker", worker | {"pid": 2**22 - 1})
+    assert one.claim(1).begun == 2
+
+
+def test_a_database_that_does_not_answer_is_waited_for_and_told_once(tmp_path):
+    said: list[str] = []
+    storage = opened(tmp_path, say=said.append)
+    tries = iter([True, True, False])
+
+    def call() -> str:
+        if next(tries):
+            raise OperationalError("select", {}, Exception("database is locked"))
+        return "done"
+
+    assert storage.patiently(call) == "done"
+    assert said == [
+        "The study's database does not answer (database is locked). Trying again.",
+        "The study's database answers again.",
+    ]
+
+
+def test_patience_ends_with_what_to_do(tmp_path):
+    storage = opened(tmp_path, patience_s=0)
+
+    def call() -> None:
+        raise OperationalError("insert", {}, Exception("database or disk is full"))
+
+    with pytest.raises(InputError, match="Make room on its disk") as error:
+        storage.patiently(call)
+    assert "nothing that was finished is lost" in str(error.value)
+
+
+def test_our_own_mistakes_are_not_taken_for_the_databases(tmp_path):
+    with pytest.raises(KeyError):
+        opened(tmp_path).patiently(lambda: {}["nothing"])
+
+
+def test_a_file_that_is_gone_is_not_made_anew(tmp_path):
+    storage = opened(tmp_path, patience_s=0)
+    (tmp_path / "study.db").unlink()
+    with pytest.raises(InputError, match="unable to open database file"):
+        storage.patiently(storage.rdb.get_all_studies)
+    assert not (tmp_path / "study.db").exists()
+    with pytest.raises(InputError, match="database is lost"):
+        opened(tmp_path, create=False)

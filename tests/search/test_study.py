@@ -1,0 +1,122 @@
+"""A study is written down once, opened by those who mean the same, and stops what is hopeless."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.search.tiny import SPACE
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.search.ledger import Ledger
+from efficientnetv2.search.measurement import Measurement
+from efficientnetv2.search.reward import Reward
+from efficientnetv2.search.samplers import suggest
+from efficientnetv2.search.spaces import small
+from efficientnetv2.search.storage import Storage, optuna
+from efficientnetv2.search.study import Plan, Wanted, create, opened, refuse_other
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipes import named
+
+RECIPE = with_settings(named("proxy_small"), ["precision=fp32"])
+PLAN = Plan(
+    space=SPACE,
+    reward=Reward(),
+    recipe=RECIPE,
+    asked=RECIPE,
+    seeds=(0, 1),
+    step_time="measured",
+    sampler="random",
+    seed=0,
+    prune=True,
+    pictures="0123456789abcdef",
+    class_names=("blue", "green", "red"),
+    hardware="a machine",
+    reference=Measurement(1000, 1000, step_seconds=0.01, failure="not trained"),
+)
+
+
+def storage(tmp_path) -> Storage:
+    return Storage(f"sqlite:///{tmp_path}/study.db", patience_s=5, say=print, create=True)
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path):
+    assert create(storage(tmp_path), "study", PLAN, trials=7) == PLAN
+    study = opened(storage(tmp_path), "study")
+    assert (study.plan, study.target) == (PLAN, 7)
+
+
+def test_who_comes_second_finds_the_firsts_plan(tmp_path):
+    create(storage(tmp_path), "study", PLAN, trials=7)
+    other = PLAN.model_copy(update={"sampler": "tpe"})
+    assert create(storage(tmp_path), "study", other, trials=9) == PLAN
+    assert opened(storage(tmp_path), "study").target == 7
+
+
+def test_a_study_that_is_not_there_is_told_with_those_that_are(tmp_path):
+    create(storage(tmp_path), "study", PLAN, trials=7)
+    with pytest.raises(InputError, match="no study 'other'; it has study"):
+        opened(storage(tmp_path), "other")
+
+
+def test_a_plan_of_another_version_is_told(tmp_path):
+    one = storage(tmp_path)
+    create(one, "study", PLAN, trials=7)
+    study_id = one.rdb.get_study_id_from_name("study")
+    one.rdb.set_study_user_attr(study_id, "plan", PLAN.to_json() | {"format": 2})
+    with pytest.raises(InputError, match="made by another version"):
+        opened(one, "study")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (Wanted(space=small()), "space: "),
+        (Wanted(recipe=RECIPE.model_copy(update={"epochs": 9.0})), "recipe: epochs: 5.0 there, 9.0 here"),
+        (Wanted(reward=Reward(step_seconds=-0.2)), "reward: "),
+        (Wanted(seeds=(0,)), "seeds: (0, 1) there, (0,) here"),
+        (Wanted(prune=False), "prune: True there, False here"),
+        (Wanted(pictures="other"), "data: "),
+        (Wanted(hardware="another one"), "hardware, and so step times: a machine there, another one here"),
+    ],
+)
+def test_another_study_is_refused_with_what_differs(wanted, said):
+    with pytest.raises(InputError) as error:
+        refuse_other(PLAN, wanted, "the study 'study'")
+    assert said in str(error.value)
+
+
+def test_the_same_study_is_not_refused():
+    same = Wanted(space=SPACE, recipe=RECIPE, reward=Reward(), seeds=(0, 1), pictures=PLAN.pictures)
+    refuse_other(PLAN, same, "the study 'study'")
+    refuse_other(PLAN, replace(same, space=None, recipe=None), "the study 'study'")
+
+
+@pytest.mark.parametrize(("rank", "hopeless"), [(0, True), (1, True), (4, False), (9, False)])
+def test_the_worst_quarter_is_stopped_at_its_second_point(rank, hopeless, tmp_path):
+    """Ten trials came before, with 0.0 to 0.9 at every point; this one has a little more than one of them."""
+    create(storage(tmp_path), "study", PLAN, trials=20)
+    study = opened(storage(tmp_path), "study").study
+    trial = optuna().trial
+    for place in range(10):
+        curve = {1: place / 10, 2: place / 10}
+        study.add_trial(trial.create_trial(value=place / 10, intermediate_values=curve))
+    one = study.ask()
+    one.report(rank / 10 + 0.01, 1)
+    assert not one.should_prune()
+    one.report(rank / 10 + 0.01, 2)
+    assert bool(one.should_prune()) is hopeless
+
+
+def test_a_trial_that_waits_again_keeps_what_was_chosen(tmp_path):
+    create(storage(tmp_path), "study", PLAN, trials=2)
+    study = opened(storage(tmp_path), "study")
+    ledger = Ledger(study.storage, "study")
+    points = []
+    for _ in range(2):
+        claim = ledger.claim(2)
+        assert claim.number == 0
+        trial = optuna().trial.Trial(study.study, ledger.id_of(claim.number))
+        points.append(suggest(trial, SPACE))
+        ledger.give_back(claim)
+    assert points[0] == points[1]
