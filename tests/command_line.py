@@ -26,6 +26,7 @@ TINY = (
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
+        "captum.attr",
         "efficientnetv2.cli",
         "efficientnetv2.commands.train_job",
         "efficientnetv2.commands.evaluate_job",

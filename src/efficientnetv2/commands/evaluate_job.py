@@ -18,7 +18,8 @@ from efficientnetv2.commands.answering import (
     tell_unreadable,
 )
 from efficientnetv2.commands.costs_file import read_costs
-from efficientnetv2.commands.findings import Wanted, sliced_by
+from efficientnetv2.commands.explaining import explained
+from efficientnetv2.commands.findings import Known, Wanted, sliced_by
 from efficientnetv2.commands.outcome import Outcome, command_line, versions
 from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.screen import Screen
@@ -209,7 +210,14 @@ def _report(
 ) -> None:
     part, unreadable = asked.manifest, predictions.unreadable
     tell_unreadable(part, unreadable, asked.damage, screen)
-    outcome = Outcome(predictions, part, asked.network.class_names, facts, wanted=wanted)
+    known = Known()
+    if out is not None:
+        names, as_seen = asked.network.class_names, asked.network.preprocessing
+        px = int(facts.others["image_px"])
+        known = Known(
+            sections=explained(asked.network, predictions, part, names, replace(as_seen, image_px=px))
+        )
+    outcome = Outcome(predictions, part, asked.network.class_names, facts, wanted=wanted, known=known)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "skipped.csv").unlink(missing_ok=True)  # of the report that this one replaces

@@ -14,6 +14,8 @@ from efficientnetv2.base.memory import limit
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.beginning import Place, begin, decided, go_on
 from efficientnetv2.commands.caching import Cached, reader_here
+from efficientnetv2.commands.explaining import explained
+from efficientnetv2.commands.findings import Known
 from efficientnetv2.commands.finished import Finished, tell_finished
 from efficientnetv2.commands.outcome import Outcome, versions
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
@@ -27,6 +29,7 @@ from efficientnetv2.evaluation.cost import stage_costs
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
+from efficientnetv2.models import modelfile
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.books import input_wait_share, training_seconds
 from efficientnetv2.training.distributed import ALONE, World, by_first, launched, together, with_tensors
@@ -276,7 +279,10 @@ def _report(job: Job, prepared: Prepared, result: Result) -> Outcome:
             **(result.sizes.to_json() if result.sizes else {}),
         },
     )
-    outcome = Outcome(result.predictions, job.val, job.train.class_names, facts)
+    kept = modelfile.load(job.folder.model_file, job.device)  # the moving average, not what was trained last
+    explanation = explained(kept, result.predictions, job.val, job.train.class_names, kept.preprocessing)
+    known = Known(sections=explanation)
+    outcome = Outcome(result.predictions, job.val, job.train.class_names, facts, known=known)
     curve = None
     if result.sizes:
         curve = SizeCurve(

@@ -1,0 +1,151 @@
+"""Grad-CAM points at what decides, forgets it with the weights, and is the paper's formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+from torch.nn import functional
+
+from efficientnetv2.arch.spec import Architecture, Stage, fused
+from efficientnetv2.augment.normalise import normalise
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.evaluation.explain import explainable, grad_cam, overlaid
+from efficientnetv2.models.blocks import initialise
+from efficientnetv2.models.network import EfficientNet
+
+PX, CUE_PX = 64, 14
+TINY = Architecture(
+    stem_channels=8,
+    stages=(
+        Stage(fused(expand=1, kernel=3), 1, 8, 1),
+        Stage(fused(expand=2, kernel=3), 2, 16, 1),
+        Stage(fused(expand=2, kernel=3), 2, 24, 1),
+    ),
+    head_channels=32,
+)
+
+
+def with_cue(count, seed):
+    """Noise with one blot somewhere, red or green: its colour is the class."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(60, 180, (count, PX, PX, 3)).astype(np.uint8)
+    classes = np.arange(count) % 2
+    corners = rng.integers(4, PX - CUE_PX - 4, (count, 2))
+    for image, kind, (top, left) in zip(images, classes, corners, strict=True):
+        image[top : top + CUE_PX, left : left + CUE_PX] = (230, 20, 20) if kind == 0 else (20, 230, 20)
+    return images, classes.astype(np.int64), corners
+
+
+def inputs_of(network, images):
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    return normalise(batch, mean=network.preprocessing.mean, std=network.preprocessing.std)
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """A network that tells red blots from green ones."""
+    torch.manual_seed(0)
+    network = EfficientNet(TINY, num_classes=2)
+    images, classes, _ = with_cue(64, seed=0)
+    inputs, targets = inputs_of(network, images), torch.from_numpy(classes)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    network.train()
+    for _ in range(60):
+        optimizer.zero_grad()
+        functional.cross_entropy(network(inputs), targets).backward()
+        optimizer.step()
+    for module in network.modules():  # statistics of what the network is now
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None
+    with torch.no_grad():
+        network(inputs)
+    return network.eval()
+
+
+def hits(maps, corners):
+    """Share of maps whose highest place lies on the cue, or within one cell of the map (8 px) of it."""
+    found = 0
+    for heat, corner in zip(maps, corners, strict=True):
+        place = np.array(np.unravel_index(heat.argmax(), heat.shape))
+        found += bool(((place >= corner - 8) & (place < corner + CUE_PX + 8)).all())
+    return found / len(maps)
+
+
+def randomised(network):
+    torch.manual_seed(1)
+    other = EfficientNet(TINY, num_classes=2)
+    other.load_state_dict(network.state_dict())
+    initialise(other)
+    return other.eval()
+
+
+def test_the_map_points_at_the_planted_cue(taught):
+    images, classes, corners = with_cue(40, seed=1)
+    with torch.no_grad():
+        assert (taught(inputs_of(taught, images)).argmax(dim=1).numpy() == classes).mean() > 0.95
+    maps = grad_cam(taught, images, classes)
+    assert maps.shape == (40, PX, PX)
+    assert hits(maps, corners) >= 0.9
+
+
+def test_the_map_is_lost_with_the_weights(taught):
+    """Adebayo et al.: a map that random weights give too would show edges, not what was learnt."""
+    images, classes, corners = with_cue(40, seed=1)
+    learnt, random = (grad_cam(network, images, classes) for network in (taught, randomised(taught)))
+    alike = [
+        abs(spearmanr(a.ravel(), b.ravel()).statistic) for a, b in zip(learnt, random, strict=True) if b.any()
+    ]
+    assert np.mean(alike) < 0.5
+    assert hits(random, corners) < 0.6
+
+
+def test_it_is_the_formula_of_the_paper(taught):
+    """Channels weighted by the mean gradient of the class's logit; what is negative is left out."""
+    images, classes, _ = with_cue(3, seed=2)
+    kept = []
+    hook = taught.head.register_forward_hook(lambda _, __, out: kept.append(out))
+    logits = taught(inputs_of(taught, images))
+    hook.remove()
+    (gradients,) = torch.autograd.grad(logits[torch.arange(3), torch.from_numpy(classes)].sum(), kept[0])
+    raw = (gradients.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(dim=1, keepdim=True).relu()
+    large = functional.interpolate(raw, (PX, PX), mode="bilinear", align_corners=False)[:, 0]
+    expected = (large / large.amax(dim=(1, 2), keepdim=True)).detach().numpy()
+    assert grad_cam(taught, images, classes) == pytest.approx(expected, abs=1e-5)
+
+
+def test_every_stage_has_its_map_and_the_network_is_left_as_it_was(taught):
+    images, classes, _ = with_cue(10, seed=3)
+    taught.train()
+    taught.blocks[0].eval()
+    before = [module.training for module in taught.modules()]
+    maps = [grad_cam(taught, images, classes, stage=stage) for stage in (1, 2, 3)]
+    assert [module.training for module in taught.modules()] == before
+    taught.eval()
+    assert all(((one >= 0) & (one <= 1)).all() for one in maps)
+    assert not np.allclose(maps[0], maps[2])
+    assert all(
+        parameter.grad is None or not parameter.grad.isnan().any() for parameter in taught.parameters()
+    )
+    assert grad_cam(taught, images[:0], classes[:0]).shape == (0, PX, PX)
+    with pytest.raises(InputError, match="stages 1 to 3"):
+        grad_cam(taught, images, classes, stage=4)
+
+
+def test_a_network_without_classes_is_refused():
+    network = EfficientNet(TINY, num_classes=0)
+    assert not explainable(network)
+    with pytest.raises(InputError, match="have a classifier"):
+        grad_cam(network, np.zeros((1, PX, PX, 3), np.uint8), np.zeros(1, np.int64))
+
+
+def test_an_overlay_is_grey_where_nothing_speaks_and_coloured_where_most_does():
+    image = np.full((4, 4, 3), (10, 120, 60), np.uint8)
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 0] = 1
+    mixed = overlaid(image, heat)
+    assert (mixed[1] == mixed[1, 0, 0]).all()
+    assert np.ptp(mixed[0, 0].astype(int)) > 50

@@ -1,0 +1,50 @@
+"""Which pictures a report shows, and how."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from efficientnetv2.evaluation.galleries import Seen, chosen, shown
+from efficientnetv2.evaluation.page import rendered
+
+NAMES = ("forest", "pasture", "<maize>")
+LABELS = np.array([0, 0, 0, 0, 1, 1, 2])
+PROBABILITIES = np.array(
+    [
+        [0.9, 0.1, 0.0],
+        [0.2, 0.8, 0.0],  # forest called pasture
+        [0.3, 0.7, 0.0],  # again
+        [0.4, 0.3, 0.3],  # right, but the least sure
+        [0.6, 0.4, 0.0],  # pasture called forest
+        [0.0, 1.0, 0.0],
+        [0.99, 0.01, 0.0],  # maize called forest: the most surprising
+    ]
+)
+
+
+def test_the_galleries_by_hand():
+    pairs, other, last, unsure, surprising = chosen(LABELS, PROBABILITIES, NAMES)
+    assert (pairs.title, pairs.places.tolist()) == ("forest, called pasture", [1, 2])
+    assert {one.title for one in (other, last)} == {"pasture, called forest", "<maize>, called forest"}
+    assert unsure.places[0] == 3
+    assert surprising.places.tolist()[:2] == [6, 1]
+
+
+def test_a_network_that_is_always_right_has_no_pairs():
+    galleries = chosen(np.array([0, 1]), np.eye(2), NAMES[:2])
+    assert [one.title.split(":")[0] for one in galleries] == ["The least confident", "The most surprising"]
+
+
+def test_names_are_escaped_and_pictures_stand_beside_their_maps():
+    heat = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
+    part = shown(
+        chosen(LABELS, PROBABILITIES, NAMES), LABELS, PROBABILITIES, NAMES, [f"{n}.jpg" for n in range(7)],
+        lambda place: Seen(None) if place == 0 else Seen(np.zeros((4, 4, 3), np.uint8), heat),
+    )  # fmt: skip
+    page = rendered(part.template, part=part)
+    assert "<maize>" not in page
+    assert "&lt;maize&gt;, called forest" in page
+    pictures = sum(len(pictures) for _, pictures in part.galleries)
+    without = sum(one["path"] == "0.jpg" for _, pictures in part.galleries for one in pictures)
+    assert page.count("data:image/jpeg") == 2 * (pictures - without)
+    assert part.told["galleries"][0]["paths"] == ["1.jpg", "2.jpg"]
