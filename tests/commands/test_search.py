@@ -17,6 +17,7 @@ from tests.search.tiny import SPACE, words
 from typer.testing import CliRunner
 
 from efficientnetv2.arch.files import read
+from efficientnetv2.arch.growth import compound, grow
 from efficientnetv2.cli import app
 from efficientnetv2.models.modelfile import load
 
@@ -129,6 +130,20 @@ def test_another_trial_can_be_exported(found):
     done = here("search", "export", found / "study", "--trial", 99)
     assert done.returncode == 2
     assert "no such trial has ended; there are 0 to 3" in done.stderr
+
+
+def test_a_larger_network_can_be_made_of_the_one_found(found):
+    """Deeper and wider by compound scaling, and the size of picture that goes with it."""
+    file = found / "larger.yaml"
+    done = here("search", "export", found / "study", "--trial", 2, "--grow", "1", "--out", file)
+    assert done.returncode == 0, done.stderr
+    small = SPACE.decode(tuple(answer(found / "study", "show")["rows"][2]["point"]))
+    assert read(file) == grow(small, compound(1), eval_px=32).architecture
+    assert "pictures of 40 px" in done.stdout
+    assert f"--model {file} --image-px 32" in done.stdout
+    done = here("search", "export", found / "study", "--grow", "xl")
+    assert done.returncode == 2
+    assert "'xl' is no way to grow: give m or l" in done.stderr
 
 
 def test_what_judges_is_in_none_of_the_searchs_pictures(found):

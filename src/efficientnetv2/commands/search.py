@@ -257,6 +257,13 @@ def export(
         int | None,
         typer.Option(help="Number of the trial. (Default: that of the largest reward.)", show_default=False),
     ] = None,
+    grow: Annotated[
+        str | None,
+        typer.Option(
+            help="Make it larger: m or l, as the paper made M and L of S; or a number, the phi of compound scaling, "
+            "each 1 of which about doubles the multiply-adds."
+        ),
+    ] = None,
     storage: Storage = None,
     wait: Wait = 1.0,
 ) -> None:
@@ -265,7 +272,8 @@ def export(
     Examples:
     - `effnetv2 search export studies/photos`
     - `effnetv2 train studies/photos/pictures.csv --model studies/photos/found.yaml`
+    - `effnetv2 search export studies/photos --grow 1.5 --out studies/photos/larger.yaml`
     """
     from efficientnetv2.commands.search_show import export_found
 
-    export_found(study, storage, wait, out=out, trial=trial)
+    export_found(study, storage, wait, out=out, trial=trial, grown_by=grow)

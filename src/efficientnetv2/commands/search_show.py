@@ -12,6 +12,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from efficientnetv2.arch import files
+from efficientnetv2.arch.growth import grow, growth_of
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.screen import Screen, answer
@@ -194,13 +195,14 @@ def tell_best(path: Path, storage: str | None, wait: float, *, most: int, as_jso
 
 
 def export_found(
-    path: Path, storage: str | None, wait: float, *, out: Path | None, trial: int | None
+    path: Path, storage: str | None, wait: float, *, out: Path | None, trial: int | None, grown_by: str | None
 ) -> None:
     """Write a network as a file.
 
     Raises:
-        InputError: there is no study, no such trial, or the file can't be written.
+        InputError: there is no study, no such trial, no such way to grow, or the file can't be written.
     """
+    growth = None if grown_by is None else growth_of(grown_by)
     screen = Screen()
     read = Read.of(path, storage, wait, screen)
     if trial is None:
@@ -214,11 +216,20 @@ def export_found(
         )
     network = read.study.plan.space.decode(row.point)
     told = f"Trial {row.number} of the search {read.study.name}: {figures(row.measurement)}; reward {row.reward:.4f}"
+    sized: list[str] = []
+    if growth is not None:
+        recipe = read.study.plan.recipe
+        larger = grow(network, growth, eval_px=recipe.eval_px or recipe.progressive.last.image_px)
+        network, sized = larger.architecture, ["--image-px", str(larger.train_px)]
+        told += (
+            f".\nGrown by {grown_by}: for pictures of {larger.eval_px} px, which training ends at {larger.train_px} px "
+            "for"
+        )
     files.write(target, network, comment=told)
     screen.say(f"{told}.")
     screen.say(f"Written: {target}")
     if read.folder.pictures_file.exists():
-        words = ["effnetv2", "train", str(read.folder.pictures_file), "--model", str(target)]
+        words = ["effnetv2", "train", str(read.folder.pictures_file), "--model", str(target), *sized]
         screen.say(f"Train it fully, judged by pictures that the search did not see: {shlex.join(words)}")
 
 
