@@ -21,7 +21,8 @@ from efficientnetv2.commands import crossval_folds
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_baseline import beside
 from efficientnetv2.commands.crossval_folds import Runs
-from efficientnetv2.commands.crossval_plan import Plan
+from efficientnetv2.commands.crossval_plan import Plan, begun_with, remember
+from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.tables import read_predictions, write_predictions
 from efficientnetv2.commands.words import Words
@@ -127,6 +128,22 @@ def test_a_killed_one_goes_on_and_ends_as_the_undisturbed(whole):
     pd.testing.assert_frame_equal(*tables)
     third = effnetv2("crossval", folder / "pictures", "--out", "killed", "--resume", cwd=folder)
     assert "has finished: nothing is left to do" in third.stdout
+
+
+def test_how_the_table_is_read_is_remembered(tmp_path):
+    words, plan, source = Words(epochs=2), Plan(folds=3), Source("a.csv", group_column="site")
+    remember(tmp_path, words, plan, source, "d", "effnetv2 crossval a.csv")
+    assert begun_with(tmp_path, Words(), Plan(), Source("b.csv")) == (
+        words,
+        plan,
+        Source("b.csv", group_column="site"),
+        "d",
+    )
+    with pytest.raises(InputError, match="group_column is site there, plot here"):
+        begun_with(tmp_path, Words(), Plan(), Source("b.csv", group_column="plot"))
+    (tmp_path / "crossval.json").write_text("{")
+    with pytest.raises(InputError, match=r"crossval.json cannot be read: .* Begin anew"):
+        begun_with(tmp_path, words, plan, source)
 
 
 def test_resuming_otherwise_or_with_other_pictures_is_refused(whole):

@@ -68,7 +68,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
         _tell_finished(folder, screen, as_json=place.as_json)
         return folder
     if resumed:
-        words, plan, digest = begun_with(folder, words, plan)
+        words, plan, source, digest = begun_with(folder, words, plan, source)
     manifest, contents, skipped = _pictures(source, place, screen)
     recipe = _recipe(words, plan, place)
     dealt = plan.dealt(manifest, contents, recipe.seed)
@@ -85,7 +85,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
         )
     screen.say(dealt.note)
     if not resumed:
-        _begin(folder, words, plan, now, manifest, dealt)
+        _begin(folder, words, plan, source, now, manifest, dealt)
         screen.say(f"Folder: {folder}")
     runs = Runs(words, plan, replace(place, out=folder), manifest, contents, recipe.seed, screen)
     try:
@@ -159,7 +159,9 @@ def _digest(manifest: Manifest, dealt: Folds) -> str:
     return manifest.with_split(np.array([f"fold {one}" for one in folds], dtype=object)).digest()
 
 
-def _begin(folder: Path, words: Words, plan: Plan, digest: str, manifest: Manifest, dealt: Folds) -> None:
+def _begin(
+    folder: Path, words: Words, plan: Plan, source: Source, digest: str, manifest: Manifest, dealt: Folds
+) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -168,7 +170,7 @@ def _begin(folder: Path, words: Words, plan: Plan, digest: str, manifest: Manife
     trained = np.where(manifest.split == "test", "test", "train").astype(object)
     table = manifest.with_split(trained).table.assign(fold=dealt.of_picture(len(manifest)) + 1)
     write_atomically(folder / "manifest.csv", replace(manifest, table=table).to_csv)
-    remember(folder, words, plan, digest, command_line())
+    remember(folder, words, plan, source, digest, command_line())
 
 
 def _called(dealt: Folds | None) -> str:

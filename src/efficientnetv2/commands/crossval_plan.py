@@ -13,6 +13,7 @@ import numpy as np
 
 from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.copies import is_copy
 from efficientnetv2.data.folds import Folds, folds, time_folds
@@ -192,30 +193,38 @@ class Plan:
         return likely[0]
 
 
-def remember(folder: Path, words: Words, plan: Plan, digest: str, command: str) -> None:
+def remember(folder: Path, words: Words, plan: Plan, source: Source, digest: str, command: str) -> None:
     """Write down what a cross-validation was begun with.
 
     Args:
         folder: of it.
         words: about the recipe.
         plan: of the folds.
+        source: of the pictures.
         digest: of the pictures and their folds.
         command: as one types it.
     """
-    plain = {"command": command, "words": asdict(words), "plan": asdict(plan), "digest": digest}
+    plain = {
+        "command": command,
+        "words": asdict(words),
+        "plan": asdict(plan),
+        "source": asdict(source),
+        "digest": digest,
+    }
     write_text_atomically(folder / FILE, json.dumps(plain, indent=1) + "\n")
 
 
-def begun_with(folder: Path, words: Words, plan: Plan) -> tuple[Words, Plan, str]:
+def begun_with(folder: Path, words: Words, plan: Plan, source: Source) -> tuple[Words, Plan, Source, str]:
     """What a cross-validation was begun with; whatever is said again has to be the same.
 
     Args:
         folder: of it.
         words: said now.
         plan: said now.
+        source: said now.
 
     Returns:
-        Words, plan and digest as they were.
+        Words, plan, how the pictures' table is read, and digest as they were; where the pictures lie is said anew.
 
     Raises:
         InputError: something else is asked for, or the file can't be read.
@@ -223,18 +232,23 @@ def begun_with(folder: Path, words: Words, plan: Plan) -> tuple[Words, Plan, str
     try:
         plain = json.loads((folder / FILE).read_text(encoding="utf-8"))
         before = Words(**_tuples(plain["words"])), Plan(**_tuples(plain["plan"]))
+        read = Source(**plain["source"] | {"data": source.data})
         digest = str(plain["digest"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder / FILE} cannot be read: {error}. Begin anew with another --out."
         ) from error
-    differing = [*_differing(before[0], words, fields(words)), *_differing(before[1], plan, fields(plan))]
+    differing = [
+        *_differing(before[0], words, fields(words)),
+        *_differing(before[1], plan, fields(plan)),
+        *_differing(read, source, fields(source)),
+    ]
     if differing:
         raise InputError(
             f"--resume: the folds in {folder} were begun otherwise: {'; '.join(differing)}. Leave those words out to "
             "go on with them, or give another --out to begin anew."
         )
-    return *before, digest
+    return *before, read, digest
 
 
 def _differing(there: object, now: object, of: Sequence[Field[Any]]) -> list[str]:

@@ -108,13 +108,13 @@ class Beside:
             for name, words in (("macro_f1", "macro-F1"), ("top1", "top-1"))
         )
         if not self.flattering:
-            return (
-                f"Dealt at random and by place, {self.what} reaches about the same: {said}. Neighbours in the training "
-                "pictures do not flatter the figure beyond chance."
+            alike = (
+                f"Dealt at random or by place, figures of {self.what} differ by no more than chance explains"
             )
+            return f"{alike}: {said}."
         return (
-            f"Neighbours flatter: {self.what} is better where pictures are dealt at random than by place ({said}). "
-            "For pictures from new places the figure by place is the one to quote."
+            f"Neighbours flatter: figures of {self.what} are better where pictures are dealt at random than by place "
+            f"({said}). For pictures from new places the figure by place is the one to quote."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class CrossValidation:
         """Verdict and words for the report's question about new places; None where nothing here says it."""
         if self.beside:
             first = self.beside[0]
-            return "Less good." if first.flattering else "About as good.", first.sentence()
+            return "Less good." if first.flattering else "No worse beyond chance.", first.sentence()
         if self.by == "place":
             return "That is what is measured here.", "No network had learnt from the places that it answers."
         return None
