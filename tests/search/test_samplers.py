@@ -212,16 +212,18 @@ def test_workers_of_one_seed_try_different_networks(name):
 
 
 def test_what_became_of_a_trial_counts_as_it_should():
-    """Finished: its reward; pruned: the lowest; killed: not at all; running: known, without a reward."""
+    """Finished: its reward; pruned or failed: the lowest; killed: not at all; running: known, without a reward."""
     study = optuna.create_study(direction="maximize", sampler=sampler("random", TINY, seed=0))
-    trials = [study.ask() for _ in range(6)]
-    points = [suggest(trial, TINY) for trial in trials[:5]]
+    trials = [study.ask() for _ in range(7)]
+    points = [suggest(trial, TINY) for trial in trials[:6]]
     study.tell(trials[0], 0.6)
     study.tell(trials[1], 0.4)
     study.tell(trials[2], state=TrialState.PRUNED)
     study.tell(trials[3], state=TrialState.FAIL)
+    study.tell(trials[5], 0.0)
     assert history(study, TINY) == [
         Tried(points[0], 0.6), Tried(points[1], 0.4), Tried(points[2], 0.4), Tried(points[4], None),
+        Tried(points[5], 0.4),
     ]  # fmt: skip
 
 

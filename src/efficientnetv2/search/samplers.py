@@ -171,8 +171,9 @@ def suggest(trial: Trial, space: Space) -> Point:
 def history(study: Study, space: Space) -> list[Tried]:
     """The trials of a study by their numbers, as our samplers see them.
 
-    A pruned trial was hopeless: it counts with the lowest reward of those that were finished. A trial whose process
-    was killed says nothing about its network and is left out.
+    A pruned trial was hopeless, and a network that failed is worth 0: both count with the lowest reward above 0, for a
+    single 0 among rewards that hardly differ would hide how they do. A trial whose process was killed says nothing
+    about its network and is left out.
 
     Raises:
         InputError: the study does not seek one largest reward.
@@ -186,12 +187,15 @@ def history(study: Study, space: Space) -> list[Tried]:
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING)
     # A trial that has just begun, or waits to begin, may have decided nothing yet.
     trials = [trial for trial in study.get_trials(deepcopy=False, states=states) if _decided(trial, space)]
-    lowest = min((trial.values[0] for trial in trials if trial.state is TrialState.COMPLETE), default=None)
+    rewards = [trial.values[0] for trial in trials if trial.state is TrialState.COMPLETE]
+    lowest = min((reward for reward in rewards if reward > 0), default=None)
 
     def reward(trial: FrozenTrial) -> float | None:
         if trial.state is TrialState.PRUNED:
             return lowest
-        return trial.values[0] if trial.state is TrialState.COMPLETE else None
+        if trial.state is TrialState.COMPLETE:
+            return float(trial.values[0]) if lowest is None else max(trial.values[0], lowest)
+        return None
 
     return [
         Tried(space.point({name: trial.params[name] for name, _ in space.decisions}), reward(trial))
