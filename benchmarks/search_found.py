@@ -24,6 +24,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from benchmarks.record import RESULTS, hardware, interval, record
 from benchmarks.search_record import proxy_of, some_pictures
 
@@ -31,7 +32,7 @@ from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.files import read as read_network
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.data.manifest import read
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import Proxy
 from efficientnetv2.search.reward import Reward
@@ -50,16 +51,15 @@ def pictures_file(data: str, count: int, folder: Path) -> Path:
     if not file.exists():
         whole, used = read(data), some_pictures(data, count)
         judging = whole.select(np.flatnonzero(whole.split == "val"))
-        rows = [*_rows(used, lambda split: split), *_rows(judging, lambda split: "val")]
-        write_text_atomically(file, "path,label,split\n" + "".join(rows))
+        both = [(used, used.split), (judging, judging.split)]
+        rows = [
+            (str(part.file(row)), part.class_names[label], split)
+            for part, splits in both
+            for row, (label, split) in enumerate(zip(part.labels, splits, strict=True))
+        ]
+        table = pd.DataFrame(rows, columns=["path", "label", "split"])
+        write_text_atomically(file, table.to_csv(index=False))
     return file
-
-
-def _rows(part: Manifest, renamed: Any) -> list[str]:
-    return [
-        f'"{part.file(row)}",{part.class_names[label]},{renamed(split)}\n'
-        for row, (label, split) in enumerate(zip(part.labels, part.split, strict=True))
-    ]
 
 
 def searched(sampler: str, pictures: Path, folder: Path, minutes: float, more: list[str]) -> Architecture:

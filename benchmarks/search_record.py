@@ -51,7 +51,7 @@ MEASURED = (
     "top1", "step_seconds", "step_spread", "step_foretold", "parameters", "multiply_adds", "peak_memory_bytes",
     "epochs", "seconds", "curve", "failure",
 )  # fmt: skip
-_DRAWS = 10_000  # of the bootstrap
+_DRAWS = 2_000  # of the bootstrap
 
 
 def some_pictures(data: str, count: int) -> Manifest:

@@ -58,7 +58,7 @@ def test_a_record_goes_on_where_it_was(class_folders, tmp_path):
     assert said.count(" of 3: ") == 1
     assert "Kendall's tau of 2 networks" in said
     assert table.read_text().splitlines()[:3] == first
-    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     space, about = small(), json.loads(table.with_suffix(".json").read_text())
     for row, point in zip(rows, search_record.drawn(space, 3), strict=True):
         counted = cost(space.decode(point), image_px=32, num_classes=3).total

@@ -79,6 +79,8 @@ class Worker:
     def __init__(self, opened: Opened, proxy: Proxy, ledger: Ledger, watch: Watch) -> None:
         self.opened, self.proxy, self.ledger, self.watch = opened, proxy, ledger, watch
         self.storage, self.plan = opened.storage, opened.plan
+        self._step: StepTold | None = None  # of the trial under way, and its curve so far
+        self._points: list[EpochTold] = []
 
     def work(self, *, until: float | None = None) -> bool:
         """Try networks until all trials have finished, those of other workers included, or time is up.
@@ -198,8 +200,7 @@ class Worker:
         """Pass it on; whether the trial is worth going on with."""
         self.watch.told(claim.number, told)
         if isinstance(told, StepTold):
-            self._step = told
-            self._points: list[EpochTold] = []
+            self._step, self._points = told, []
             return True
         self._points.append(told)
         so_far = measurement(architecture, self.proxy, Outcome(self._step, tuple(self._points), None, None))
