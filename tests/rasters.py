@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+warp = pytest.importorskip("rasterio.warp")
 
 # UTM zone 21 south, 10 m pixels, north up.
 UTM = "EPSG:32721"
@@ -20,7 +22,11 @@ def write_raster(path: Path, values: npt.ArrayLike, **words: object) -> Path:
     pixels = np.asarray(values)
     bands, height, width = pixels.shape
     profile = {"driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": pixels.dtype}
-    with rasterio.open(path, "w", **(profile | {"crs": UTM, "transform": PLACE} | words)) as target:
+    # rasterio warns of a raster that is to lie nowhere.
+    with (
+        warnings.catch_warnings(action="ignore"),
+        rasterio.open(path, "w", **(profile | {"crs": UTM, "transform": PLACE} | words)) as target,
+    ):
         target.write(pixels)
     return path
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from efficientnetv2.base.errors import InputError, OtherProcessError
 from efficientnetv2.base.launcher import tell_launcher
 from efficientnetv2.commands import bench, search
+from efficientnetv2.commands.area import area
 from efficientnetv2.commands.augment import augment
 from efficientnetv2.commands.balance import balance
 from efficientnetv2.commands.compare import compare
@@ -92,6 +93,7 @@ for verb in (
     compare,
     shards,
     convert,
+    area,
     models,
     recipes,
     reproduce,

@@ -44,7 +44,7 @@ def mapped(tmp_path, raster, *, window_px, stride_px=None, bands=RGB, network=No
         grid = Grid(source.height, source.width, window_px, stride_px or window_px // 2)
         mapfile.write(
             out, source, network.class_names,
-            lambda target: tallies.append(draw(network, source, target, grid, bands, **words)), told={"model": "m"},
+            lambda put: tallies.append(draw(network, source, put, grid, bands, **words)), told={"model": "m"},
         )  # fmt: skip
     return tallies[0], out
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, field_validator, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from efficientnetv2.base.errors import count_of
@@ -38,6 +38,7 @@ class Bands:
         low: value of each that becomes 0.
         high: value of each that becomes 255; above ``low``.
         missing: level, 0 to 255, that stands for each where there is no data.
+        picture_m: metres of ground along a side of such a picture; None where that is not known.
 
     Source: ours.
     """
@@ -46,6 +47,7 @@ class Bands:
     low: tuple[float, float, float] = (0.0, 0.0, 0.0)
     high: tuple[float, float, float] = (255.0, 255.0, 255.0)
     missing: tuple[int, int, int] = (128, 128, 128)
+    picture_m: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @field_validator("numbers")
     @classmethod

@@ -62,7 +62,7 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
     train = prepared.train
     network = start(recipe, class_names=train.class_names, device=on).network
     recipe = recipe.model_copy(update={"eval_px": recipe.eval_px or recipe.progressive.last.image_px})
-    preprocessing = preprocessing_of(recipe, network)
+    preprocessing = preprocessing_of(recipe, network, train)
     samples = in_turn(train, pictures, Key.of(recipe.seed).fold("sheet"))
     rows = [
         _as_evaluated(train, samples, preprocessing),

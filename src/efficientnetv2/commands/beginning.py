@@ -93,7 +93,7 @@ def begin(
     pictures = cached(words.cache, recipe, prepared, device, screen, world)
     if pictures is not None:
         chosen.append(pictures.note)
-    preprocessing = preprocessing_of(recipe, network)
+    preprocessing = preprocessing_of(recipe, network, prepared.manifest)
     if to_be_measured(words.minutes, recipe):
         job = job_of(settled, prepared, path, device, workers, None if pictures is None else pictures.reader)
         with scratch(path) as beside:
@@ -255,6 +255,13 @@ def _same_pictures(folder: RunFolder, prepared: Prepared) -> None:
         given = "without --label-separator" if separator is None else f"with --label-separator '{separator}'"
         raise InputError(
             f"--resume: the run in {folder.path} was begun {given}, so its classes are others. Say the same again."
+        )
+    bands = Preprocessing.from_json(folder.beginning()["preprocessing"]).bands
+    if bands != prepared.manifest.bands:
+        said = "none" if bands is None else ",".join(map(str, bands.numbers))
+        raise InputError(
+            f"--resume: the run in {folder.path} sees the rasters' bands {said}, and which values become 0 and 255 was "
+            "measured on its pictures. Bring them back as they were, and say --bands as before."
         )
     there = Manifest.from_csv(
         folder.manifest_file,

@@ -62,6 +62,7 @@ class Runs:
         contents: (N,) equal for identical files.
         seed: of the recipe.
         screen: gets lines and bars.
+        bands: of rasters, as ``--bands`` says them.
     """
 
     words: Words
@@ -71,6 +72,7 @@ class Runs:
     contents: Ints
     seed: int
     screen: Screen
+    bands: str | None = None
 
     def answer(self, dealt: Folds, folder: Path, what: str) -> list[Answered]:
         """Every fold, in order; what is done already is only read.
@@ -179,7 +181,7 @@ class Runs:
         begun = (path / "recipe.yaml").exists()
         own = words.recipe_file is None or words.recipe_file == path / "recipe.yaml"
         place = replace(self.place, out=path, resume=begun, as_json=False, probe=False)
-        source = Source(str(file), label_separator=self.manifest.separator)
+        source = Source(str(file), label_separator=self.manifest.separator, bands=self.bands)
         try:
             trained(words, source, place, _Aside(self.screen, speaking=own and not begun))
         except InputError as error:

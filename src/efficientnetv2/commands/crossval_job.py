@@ -87,7 +87,8 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     if not resumed:
         _begin(folder, words, plan, source, now, manifest, dealt)
         screen.say(f"Folder: {folder}")
-    runs = Runs(words, plan, replace(place, out=folder), manifest, contents, recipe.seed, screen)
+    at = replace(place, out=folder)
+    runs = Runs(words, plan, at, manifest, contents, recipe.seed, screen, source.bands)
     try:
         answered = runs.answer(dealt, folder, "Fold")
         compared = others if plan.compare_splits else None

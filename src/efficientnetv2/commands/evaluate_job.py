@@ -157,6 +157,7 @@ def _asked(
     check_classes(network, model)
     check_reads_rgb(network, model)
     part, name = _part(source.read(for_training=False), split)
+    part = replace(part, bands=network.preprocessing.bands)
     part = _in_classes_of(part, network.class_names, model, merge=source.labels == "casefold")
     if compared and part.separator is not None:
         raise InputError(

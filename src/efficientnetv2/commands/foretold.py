@@ -13,6 +13,7 @@ import torch
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.prepare import Prepared
+from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import ALONE, World
@@ -48,7 +49,7 @@ def job_of(
         network=settled.network,
         train=prepared.train,
         val=prepared.val,
-        preprocessing=preprocessing_of(settled.recipe, settled.network),
+        preprocessing=preprocessing_of(settled.recipe, settled.network, prepared.manifest),
         folder=NoFolder(path),
         device=device,
         workers=workers,
@@ -58,8 +59,11 @@ def job_of(
     )
 
 
-def preprocessing_of(recipe: Recipe, network: Network) -> Preprocessing:
-    """As the weights want it, or as the network was published; at the recipe's size, framing and views."""
+def preprocessing_of(recipe: Recipe, network: Network, manifest: Manifest) -> Preprocessing:
+    """As the weights want it, or as the network was published; size, framing and views as the recipe has them.
+
+    Rasters are read by the rule that the manifest has.
+    """
     assert recipe.eval_px is not None, "settle() comes first"
     return replace(
         network.preprocessing,
@@ -67,6 +71,7 @@ def preprocessing_of(recipe: Recipe, network: Network) -> Preprocessing:
         framing=recipe.framing,
         crop_fraction=recipe.crop_fraction,
         views=recipe.eval_views,
+        bands=manifest.bands,
     )
 
 

@@ -48,6 +48,7 @@ def inspect(
     group_column: options.GroupColumn = None,
     labels: options.Labels = "exact",
     label_separator: options.LabelSeparator = None,
+    bands: options.BandsSeen = None,
     as_json: options.Json = False,
 ) -> None:
     """Find what is wrong with a set of pictures before a network learns it.
@@ -65,7 +66,7 @@ def inspect(
     from efficientnetv2.commands.prepare import Source
 
     inspect_and_tell(
-        Source(data, path_column, label_column, group_column, labels, label_separator),
+        Source(data, path_column, label_column, group_column, labels, label_separator, bands),
         out=out,
         weights=weights,
         near_km=near_km,

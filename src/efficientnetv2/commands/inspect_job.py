@@ -10,7 +10,7 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.answering import reading
 from efficientnetv2.commands.outcome import command_line, versions
-from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.prepare import Source, with_rule
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
@@ -57,6 +57,7 @@ def inspect_and_tell(
     network, name = _network(weights, screen)
     for note in manifest.notes:
         screen.say(note)
+    manifest = with_rule(manifest, source, seed=_SEED, say=screen.say)
     with screen.counting("looking", len(manifest)) as counted:
         looked = portraits(manifest, workers=_THREADS_PER_CORE * cores(), progress=counted)
     if not len(looked.readable):

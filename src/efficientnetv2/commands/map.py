@@ -22,14 +22,15 @@ def draw_map(
     window_m: Annotated[
         float | None,
         typer.Option(
-            help="Side of a window in metres: as much ground as the pictures showed that trained the model.",
+            help="Side of a window in metres. (Default: as much ground as the pictures showed that trained the model, "
+            "where they were rasters that say it.)",
             show_default=False,
         ),
     ] = None,
     window_px: Annotated[
         int | None,
         typer.Option(
-            help="The same in pixels of the raster. (Default: the size of the model's pictures.)",
+            help="The same in pixels of the raster. (Default, where the metres are not known: the model's input.)",
             show_default=False,
         ),
     ] = None,
@@ -71,7 +72,8 @@ def draw_map(
     Needs the extra "geo".
 
     Examples:
-    - `effnetv2 map runs/land_cover scene.tif --window-m 320`
+    - `effnetv2 map runs/land_cover scene.tif`
+    - `effnetv2 map runs/land_cover photo.tif --window-m 320`
     - `effnetv2 map model.safetensors sentinel2.tif --bands 4,3,2 --value-range 0,3000 --out cover.tif`
     """
     from efficientnetv2.commands.map_job import Wanted, map_and_write

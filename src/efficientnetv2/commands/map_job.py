@@ -11,10 +11,10 @@ from typing import Any
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Bands, Preprocessing
 from efficientnetv2.commands.outcome import command_line
+from efficientnetv2.commands.prepare import three_bands
 from efficientnetv2.commands.screen import Screen, answer, duration
-from efficientnetv2.data.raster import Dataset, bands_seen, opened, refuse_missing_bands
+from efficientnetv2.data.raster import Dataset, bands_seen, opened, refuse_missing_bands, side_m
 from efficientnetv2.deploy import mapfile
-from efficientnetv2.deploy.ground import side_m
 from efficientnetv2.deploy.map import Tally, draw
 from efficientnetv2.deploy.windows import Grid
 from efficientnetv2.inference.accelerate import pick_device
@@ -55,19 +55,19 @@ def map_and_write(
         check_reads_rgb(network, model)
         bands = bands_for(source, network.preprocessing, wanted, str(raster))
         grid = grid_for(source, network.preprocessing, wanted, raster)
-        for line in _chosen(source, raster, grid, bands, wanted):
+        for line in _chosen(source, raster, grid, bands, wanted, _trained_m(network.preprocessing)):
             screen.say(line)
         names = network.class_names or tuple(str(number) for number in range(network.num_classes))
         tallies: list[Tally] = []
         started = time.perf_counter()
         with screen.counting("mapping", len(grid), "windows") as counted:
 
-            def fill(target: Dataset) -> None:
+            def fill(put: mapfile.Put) -> None:
                 tallies.append(
                     draw(
                         network,
                         source,
-                        target,
+                        put,
                         grid,
                         bands,
                         batch_images=batch_images,
@@ -131,23 +131,6 @@ def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, nam
     return known
 
 
-def three_bands(text: str) -> tuple[int, int, int]:
-    """The numbers of ``--bands 4,3,2``.
-
-    Raises:
-        InputError: they are no three whole numbers from 1.
-    """
-    try:
-        red, green, blue = (int(part) for part in text.split(","))
-        if min(red, green, blue) < 1:
-            raise ValueError
-    except ValueError:
-        raise InputError(
-            f"--bands is '{text}', but is three numbers of bands, from 1: those seen as red, green and blue, as 4,3,2."
-        ) from None
-    return red, green, blue
-
-
 def _value_range(text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
@@ -165,7 +148,7 @@ def grid_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, rast
 
     Args:
         source: the raster.
-        preprocessing: of the model, whose size is the default.
+        preprocessing: of the model; the default is the ground that its pictures showed, or else its size.
         wanted: what was given.
         raster: for messages.
 
@@ -178,7 +161,10 @@ def grid_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, rast
             raise InputError("--window-px and --window-m both say how large a window is. Give one of them.")
         px = _pixels(source, wanted.window_m, raster)
     if px is None:
+        side, trained_m = side_m(source), _trained_m(preprocessing)
         px = preprocessing.image_px
+        if side is not None and trained_m is not None:
+            px = max(2, round(trained_m / side))
     stride = max(1, px // 2) if wanted.stride_px is None else wanted.stride_px
     return Grid(source.height, source.width, px, stride)
 
@@ -202,7 +188,13 @@ def _pixels(source: Dataset, metres: float, raster: Path) -> int:
     return round(metres / side)
 
 
-def _chosen(source: Dataset, raster: Path, grid: Grid, bands: Bands, wanted: Wanted) -> list[str]:
+def _trained_m(preprocessing: Preprocessing) -> float | None:
+    return None if preprocessing.bands is None else preprocessing.bands.picture_m
+
+
+def _chosen(
+    source: Dataset, raster: Path, grid: Grid, bands: Bands, wanted: Wanted, trained_m: float | None
+) -> list[str]:
     """What a person should know before it begins, a sentence each."""
     side = side_m(source)
     ground = "" if side is None else f" ({side * grid.window_px:,.0f} m)"
@@ -211,7 +203,9 @@ def _chosen(source: Dataset, raster: Path, grid: Grid, bands: Bands, wanted: Wan
         f"{source.count} as red, green and blue.",
         f"Windows: {len(grid.lefts)} x {len(grid.tops)} of {grid.window_px} px{ground}, one every {grid.stride_px} px.",
     ]
-    if wanted.window_px is None and wanted.window_m is None:
+    if trained_m is not None and side is not None:
+        lines.append(f"The pictures that trained the model showed {trained_m:,.0f} m.")
+    elif wanted.window_px is None and wanted.window_m is None:
         lines.append(
             "That is the size of the model's input. A window should show as much ground as the pictures that trained "
             "the model: if theirs was another, say --window-m or --window-px."

@@ -76,6 +76,15 @@ LabelSeparator = Annotated[
         show_default=False,
     ),
 ]
+BandsSeen = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,G,B",
+        help="Of rasters (GeoTIFF): the bands seen as red, green and blue, from 1, as 4,3,2. (Default: those that the "
+        "rasters call so.)",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Workers = Annotated[
     int | None,
@@ -225,6 +234,7 @@ class TableOptions:
     group_column: GroupColumn = None
     labels: Labels = "exact"
     label_separator: LabelSeparator = None
+    bands: BandsSeen = None
 
     def source(self, data: str) -> Source:
         """DATA and how to read it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from efficientnetv2.data.imagenet import Published, compare
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.minival import with_minival
+from efficientnetv2.data.rasters import rule_of
 from efficientnetv2.data.shards.checking import Damage, damage_of
 from efficientnetv2.data.splits import with_holdout
 
@@ -33,6 +34,7 @@ class Source:
         path_column, label_column, group_column: of a table.
         labels: ``exact`` or ``casefold``.
         label_separator: of several labels of a picture; None where it has one.
+        bands: of rasters, seen as red, green and blue: "4,3,2"; None lets them say it.
     """
 
     data: str
@@ -41,6 +43,7 @@ class Source:
     group_column: str | None = None
     labels: str = "exact"
     label_separator: str | None = None
+    bands: str | None = None
 
     def read_any(self) -> Manifest:
         """The manifest of pictures with labels or without: what keeps it from training alone is not refused.
@@ -174,7 +177,52 @@ def prepare(
     copies, further = left_out(manifest, ~manifest.in_train)
     if copies.any():
         manifest = manifest.select(np.flatnonzero(~copies))
+    manifest = with_rule(manifest, source, seed=seed, say=say)
     return Prepared(manifest, f"{note}{further}", skipped, holdout_drawn, chooses=minival is not None)
+
+
+def with_rule(manifest: Manifest, source: Source, *, seed: int, say: Callable[[str], None]) -> Manifest:
+    """The same pictures, their rasters to be read by a rule that the training ones have given.
+
+    Args:
+        manifest: its pictures are read as ordinary ones.
+        source: which bands were asked for.
+        seed: of which rasters are measured.
+        say: gets a sentence, if there are any.
+
+    Raises:
+        InputError: see ``data.rasters.rule_of``.
+    """
+    if manifest.shards is not None:
+        return manifest
+    numbers = None if source.bands is None else three_bands(source.bands)
+    files = [manifest.file(int(row)) for row in np.flatnonzero(manifest.in_train)]
+    bands = rule_of(files, numbers, seed=seed)
+    if bands is None:
+        return manifest
+    ranges = ", ".join(f"{low:g} to {high:g}" for low, high in zip(bands.low, bands.high, strict=True))
+    say(
+        f"Rasters: bands {', '.join(map(str, bands.numbers))} as red, green and blue; values {ranges} become 0 to 255. "
+        "The model file keeps this."
+    )
+    return replace(manifest, bands=bands)
+
+
+def three_bands(text: str) -> tuple[int, int, int]:
+    """The numbers of ``--bands 4,3,2``.
+
+    Raises:
+        InputError: they are no three whole numbers from 1.
+    """
+    try:
+        red, green, blue = (int(part) for part in text.split(","))
+        if min(red, green, blue) < 1:
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"--bands is '{text}', but is three numbers of bands, from 1: those seen as red, green and blue, as 4,3,2."
+        ) from None
+    return red, green, blue
 
 
 def tell(manifest: Manifest, *, strict: bool, say: Callable[[str], None]) -> Damage:

@@ -102,7 +102,7 @@ def _foretold(
             network=found.network,
             train=prepared.train,
             val=choosing,
-            preprocessing=preprocessing_of(found.recipe, found.network),
+            preprocessing=preprocessing_of(found.recipe, found.network, prepared.manifest),
             folder=NoFolder(Path(scratch)),
             device=machine.device,
             workers=machine.workers,

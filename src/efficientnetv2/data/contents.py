@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def content_marks(manifest: Manifest, *, most: int = MOST) -> tuple[Ints, Ints]:
 
 def _read(manifest: Manifest, rows: Sequence[int]) -> list[int]:
     """The mark of each picture, -1 where it can't be read."""
-    reader = originals(manifest)
+    reader = originals(replace(manifest, bands=None))  # the files, however they are read
 
     def marks(chunk: Sequence[int]) -> list[int]:
         ahead = reader.ahead(chunk)

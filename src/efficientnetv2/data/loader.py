@@ -9,7 +9,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -200,7 +200,9 @@ class EvaluationBatch:
 
 class _EvaluationPictures(Dataset["EvaluationBatch | Failure"]):
     def __init__(self, manifest: Manifest, preprocessing: Preprocessing, threads: int) -> None:
-        self.reader, self.preprocessing, self.threads = originals(manifest), preprocessing, threads
+        # As those that trained the network; by a network that knows no rasters as they themselves say.
+        self.reader = originals(replace(manifest, bands=preprocessing.bands or manifest.bands))
+        self.preprocessing, self.threads = preprocessing, threads
 
     def __getitem__(self, samples: Sequence[int]) -> EvaluationBatch | Failure:
         try:

@@ -11,13 +11,14 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
 from efficientnetv2.data.listing import picture_extensions
 from efficientnetv2.data.pictures import not_rgb
+from efficientnetv2.data.rasters import glance, is_raster
 
 # All ours: the shorter side a picture needs, how far from a file's end JPEG's end marker may lie (some cameras
 # pad), and how much of the end is hashed.
@@ -54,7 +55,11 @@ def look(file: str) -> Look:
         with open(file, "rb", buffering=0) as raw:
             size = os.fstat(raw.fileno()).st_size
             stream: IO[bytes] = io.BytesIO(raw.read()) if size <= _SMALL_BYTES else io.BufferedReader(raw)
-            return _seen(stream, size)
+            seen = _seen(stream, size)
+        if not (seen.reason and size and is_raster(file)):
+            return seen
+        reason, colours = glance(file)
+        return replace(seen, reason=reason, colours=colours)
     except FileNotFoundError:
         return Look("does not exist")
     except OSError as error:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.preprocessing import Bands
 from efficientnetv2.data import cifar, folders, rules, several, standard, tables
 from efficientnetv2.data.listing import SPLITS, Ints, Listing, is_picture
 from efficientnetv2.data.shards import opening
@@ -36,11 +37,13 @@ class Manifest(Listing):
     Args:
         class_names: sorted; a label's class id is its place here.
         separator: of the labels in a cell, where a picture may have several (``data.several``); None where it has one.
+        bands: how the rasters among the pictures are read (``data.rasters``); None takes all for ordinary pictures.
         root, source, table, rows, notes, standard, shards: see ``Listing``.
     """
 
     class_names: tuple[str, ...]
     separator: str | None = None
+    bands: Bands | None = None
 
     @cached_property
     def targets(self) -> Ints:

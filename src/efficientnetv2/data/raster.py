@@ -6,6 +6,8 @@ has data where one of these bands has; where none has, the level ``missing`` sta
 
 from __future__ import annotations
 
+import math
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +19,6 @@ import numpy.typing as npt
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.extras import needed
-from efficientnetv2.base.keys import Floats
 from efficientnetv2.base.preprocessing import Bands
 from efficientnetv2.data.pictures import Pixels
 
@@ -27,6 +28,7 @@ Dataset = Any  # rasterio.DatasetReader; rasterio has no types
 # GDAL keeps blocks it has decoded; by itself it would take a twentieth of the machine's memory. Ours.
 CACHE_MB = 128
 _COLOURS = ("red", "green", "blue")
+_OPENING = threading.Lock()  # which warnings are shown is the whole process's affair
 
 
 @contextmanager
@@ -39,9 +41,10 @@ def opened(path: str | Path) -> Iterator[Dataset]:
     rasterio = needed("rasterio", "geo", f"Reading the raster {path}")
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist, or is no file. Give a GeoTIFF or another raster.")
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), unplaced_quietly():
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
         try:
-            dataset = rasterio.open(path)
+            with _OPENING, unplaced_quietly():
+                dataset = rasterio.open(path)
         except rasterio.errors.RasterioIOError as error:
             raise InputError(f"{path} is no raster that GDAL can open: {error}.") from error
         with dataset:
@@ -54,8 +57,6 @@ def unplaced_quietly() -> Iterator[None]:
     rasterio = needed("rasterio", "geo", "Reading a raster")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        # rasterio multiplies affine matrices in the way that affine 3 wants to give up.
-        warnings.simplefilter("ignore", PendingDeprecationWarning)
         yield
 
 
@@ -202,16 +203,30 @@ def levels(values: npt.NDArray[Any], valid: Valid, bands: Bands) -> Pixels:
     return picture
 
 
-def percentiles(values: Floats, low: float, high: float) -> tuple[float, float]:
-    """Two percentiles of the finite values; a range of its own where they are equal.
+def side_m(dataset: Dataset) -> float | None:
+    """Metres along a side of a pixel; None where the raster has no coordinates in a unit of length.
 
-    Args:
-        values: (n,), n >= 1.
-        low: 0 to 100.
-        high: 0 to 100.
+    Of pixels that are not square, the side of a square of equal area; in Mercator's projection, which enlarges towards
+    the poles, at the raster's middle.
     """
-    least, most = (float(value) for value in np.percentile(values, (low, high)))
-    return (least, most) if least < most else (least, least + 1.0)
+    if dataset.crs is None or not dataset.crs.is_projected:
+        return None
+    metres: float = dataset.crs.linear_units_factor[1]
+    side = math.sqrt(abs(dataset.transform.determinant)) * metres
+    return side * math.cos(math.radians(_middle_latitude(dataset))) if is_mercator(dataset.crs) else side
+
+
+def _middle_latitude(dataset: Dataset) -> float:
+    from rasterio.warp import transform  # there is a dataset, so it is installed
+
+    east, north = dataset.xy(dataset.height // 2, dataset.width // 2)
+    latitude: float = transform(dataset.crs, "EPSG:4326", [east], [north])[1][0]
+    return latitude
+
+
+def is_mercator(crs: Any) -> bool:
+    """Whether coordinates are in Mercator's projection, which enlarges by the secant of the latitude."""
+    return crs.to_epsg() == 3857 or crs.to_dict().get("proj") in ("merc", "webmerc")
 
 
 def _described(dataset: Dataset) -> str:

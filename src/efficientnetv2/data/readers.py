@@ -13,6 +13,7 @@ from typing import Protocol
 from efficientnetv2.data.listing import packed
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import Source
+from efficientnetv2.data.rasters import Rasters
 from efficientnetv2.data.shards.reading import ShardReader
 
 
@@ -79,8 +80,10 @@ class Files:
 
 
 def originals(manifest: Manifest) -> Reader:
-    """The reader of what a manifest lists, as it is stored."""
-    return Files(manifest) if manifest.shards is None else ShardReader(manifest.table, manifest.shards)
+    """The reader of what a manifest lists, as it is stored; rasters by the manifest's rule, if it has one."""
+    if manifest.shards is not None:
+        return ShardReader(manifest.table, manifest.shards)
+    return Files(manifest) if manifest.bands is None else Rasters(Files(manifest), manifest.bands)
 
 
 def _stamp(file: str) -> str:

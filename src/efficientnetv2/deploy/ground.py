@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.data.raster import Dataset
+from efficientnetv2.data.raster import Dataset, is_mercator, side_m
 
 # WGS 84: equatorial radius in metres, and the square of the eccentricity.
 _RADIUS_M = 6_378_137.0
 _ECCENTRICITY_2 = 0.00669437999014
-
-
-def side_m(dataset: Dataset) -> float | None:
-    """Metres along a side of a pixel; None where the raster has no coordinates in a unit of length.
-
-    Of pixels that are not square, the side of a square of equal area.
-    """
-    if dataset.crs is None or not dataset.crs.is_projected:
-        return None
-    metres: float = dataset.crs.linear_units_factor[1]
-    return math.sqrt(abs(dataset.transform.determinant)) * metres
 
 
 def row_hectares(dataset: Dataset) -> npt.NDArray[np.float64] | None:
@@ -46,7 +34,7 @@ def row_hectares(dataset: Dataset) -> npt.NDArray[np.float64] | None:
     if crs is None:
         return None
     if crs.is_projected:
-        if _is_mercator(crs):
+        if is_mercator(crs):
             return None
         side = side_m(dataset)
         assert side is not None, "a projection has a unit of length"
@@ -57,10 +45,6 @@ def row_hectares(dataset: Dataset) -> npt.NDArray[np.float64] | None:
     zones = np.abs(np.diff(_authalic(np.radians(edges.clip(-90, 90)))))
     result: npt.NDArray[np.float64] = _RADIUS_M**2 / 2 * math.radians(abs(transform.a)) * zones / 1e4
     return result
-
-
-def _is_mercator(crs: Any) -> bool:
-    return crs.to_epsg() == 3857 or crs.to_dict().get("proj") in ("merc", "webmerc")
 
 
 def _authalic(latitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -19,12 +19,11 @@ from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.pictures import Pixels
 from efficientnetv2.data.raster import Dataset, Valid, read, values_of
 from efficientnetv2.deploy.ground import row_hectares
+from efficientnetv2.deploy.mapfile import BLOCK_PX, NODATA, Put
 from efficientnetv2.deploy.windows import Floats, Grid, blended, weights
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.models.network import Network
 
-BLOCK_PX = 256  # side of the blocks that a map is written and stored in; GDAL's habit
-NODATA = 0  # of a map: classes count from 1, and so does confidence in per cent
 # Pixels of a raster that are read at a time, at least a window: 50 MB as they are turned into a picture. Ours.
 _READ_PX = 4_000_000
 
@@ -49,7 +48,7 @@ class Tally:
 def draw(
     network: Network,
     source: Dataset,
-    target: Dataset,
+    put: Put,
     grid: Grid,
     bands: Bands,
     *,
@@ -65,7 +64,7 @@ def draw(
     Args:
         network: for RGB, with at least one class.
         source: the raster, opened.
-        target: the map, opened to write: as large, of two bands.
+        put: writes a block of the map.
         grid: of the windows.
         bands: how the raster becomes a picture.
         batch_images: windows computed at a time.
@@ -86,9 +85,7 @@ def draw(
             _, valid = values_of(source, bands.numbers, window)
             values, confidence = _told(rows.shares(grid, *window[1]), valid)
             tally.add(values, confidence, top)
-            kind = target.dtypes[0]
-            target.write(values.astype(kind), 1, window=window)
-            target.write(_per_cent(confidence, values).astype(kind), 2, window=window)
+            put(values, _per_cent(confidence, values), window)
     return tally.result()
 
 
@@ -121,9 +118,9 @@ def _told(shares: Floats, valid: Valid) -> tuple[npt.NDArray[np.int64], Floats]:
     return values, np.where(known, shares.max(axis=2), np.float32(0))
 
 
-def _per_cent(confidence: Floats, values: npt.NDArray[np.int64]) -> Floats:
+def _per_cent(confidence: Floats, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Whole ones, at least 1 where there is a class: 0 says that there is no data."""
-    return np.where(values == NODATA, np.float32(NODATA), np.rint(100 * confidence).clip(1, 100))
+    return np.where(values == NODATA, NODATA, np.rint(100 * confidence).clip(1, 100).astype(np.int64))
 
 
 @dataclass

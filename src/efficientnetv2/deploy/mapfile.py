@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,13 @@ from efficientnetv2.base.extras import needed
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.data.raster import Dataset, opened, unplaced_quietly
 from efficientnetv2.deploy.ground import row_hectares
-from efficientnetv2.deploy.map import BLOCK_PX, NODATA
+
+BLOCK_PX = 256  # side of the blocks that a map is written and stored in; GDAL's habit
+NODATA = 0  # of a map: classes count from 1, and so does confidence in per cent
+
+Window = tuple[tuple[int, int], tuple[int, int]]  # first row and the one behind the last; columns likewise
+# Writes a block: its classes and its per cent, (H, W) each, and where it lies.
+Put = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], Window], None]
 
 _MOST_COLOURED = 255  # values of a byte, but the one for no data
 _TURN = 0.618034  # of the colour wheel between classes: the golden section, so that neighbours differ. Ours.
@@ -32,7 +39,7 @@ def write(
     path: Path,
     source: Dataset,
     class_names: Sequence[str],
-    fill: Callable[[Dataset], None],
+    fill: Callable[[Put], None],
     *,
     told: Mapping[str, str],
 ) -> None:
@@ -42,7 +49,7 @@ def write(
         path: of the map; its folder exists.
         source: the raster, for size and place.
         class_names: K of the model; of more than 65,535 there is no map.
-        fill: is given the map, opened to write.
+        fill: is given the function that writes a block of it.
         told: further items of metadata.
 
     Raises:
@@ -59,9 +66,20 @@ def write(
         profile |= {"crs": source.crs, "transform": source.transform}
 
     def written(partial: Path) -> None:
+        sums: list[tuple[Window, int]] = []
         with rasterio.open(partial, "w", **profile) as target:
+
+            def put(values: npt.NDArray[np.int64], per_cent: npt.NDArray[np.int64], window: Window) -> None:
+                block = np.stack([values, per_cent]).astype(profile["dtype"])
+                sums.append((window, zlib.crc32(block.tobytes())))
+                target.write(block, window=window)
+
             _describe(target, class_names, told)
-            fill(target)
+            fill(put)
+        # What GDAL fails to write as it closes a file, it tells nobody.
+        with rasterio.open(partial) as target:
+            if any(zlib.crc32(target.read(window=window).tobytes()) != checksum for window, checksum in sums):
+                raise OSError("what was written can't be read again")
 
     try:
         with unplaced_quietly():

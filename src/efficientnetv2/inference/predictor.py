@@ -19,6 +19,8 @@ from torch import Tensor
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.pictures import UnreadablePicture
+from efficientnetv2.data.rasters import is_raster
+from efficientnetv2.data.rasters import picture as raster_picture
 from efficientnetv2.inference.predict import check_classes, check_reads_rgb, predict
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.network import Network
@@ -102,7 +104,14 @@ class Predictor:
 
     def _prepared(self, picture: Picture, place: int) -> npt.NDArray[np.uint8]:
         try:
-            return eval_picture(_readable(picture), self.network.preprocessing)
+            preprocessing = self.network.preprocessing
+            if (
+                preprocessing.bands is not None
+                and isinstance(picture, str | Path)
+                and is_raster(str(picture))
+            ):
+                picture = raster_picture(str(picture), preprocessing.bands)
+            return eval_picture(_readable(picture), preprocessing)
         except UnreadablePicture as error:
             raise InputError(f"{error} (number {place}, from 0). Leave it out, or give another.") from error
 

@@ -1,0 +1,342 @@
+"""``map`` and ``area`` as commands: what they write, say and refuse."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tests.command_line import effnetv2
+from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
+
+from efficientnetv2.arch.spec import Architecture, Stage, fused
+from efficientnetv2.base.preprocessing import Bands, Preprocessing
+from efficientnetv2.deploy.windows import Grid
+from efficientnetv2.inference.predictor import Predictor
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.network import EfficientNet
+
+NAMES = ("forest", "other", "plantation")
+SMALL = Architecture(
+    stem_channels=8,
+    stages=(Stage(fused(expand=2, kernel=3), stride=2, channels=8, layers=1),),
+    head_channels=16,
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A network of 32 px whose random weights answer noise with every class."""
+    torch.manual_seed(3)
+    network = EfficientNet(SMALL, num_classes=3)
+    network.preprocessing, network.class_names = Preprocessing(image_px=32), NAMES
+    with torch.no_grad():
+        network.classifier.weight.mul_(30)
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    modelfile.save(path, network)
+    return path
+
+
+def with_bands(model, bands, tmp_path):
+    network = modelfile.load(model)
+    network.preprocessing = replace(network.preprocessing, bands=bands)
+    modelfile.save(tmp_path / "banded.safetensors", network)
+    return tmp_path / "banded.safetensors"
+
+
+def patches(rows=4, columns=5, px=40):
+    """(3, rows * px, columns * px): a texture of its own in each square."""
+    rng = np.random.default_rng(1)
+    tiles = [
+        [
+            (rng.integers(0, 255, (3, 1, 1)) + rng.integers(-60, 60, (3, px, px))).clip(0, 255)
+            for _ in range(columns)
+        ]
+        for _ in range(rows)
+    ]
+    return np.concatenate([np.concatenate(row, axis=2) for row in tiles], axis=1).astype(np.uint8)
+
+
+def ended_well(*words, cwd):
+    done = effnetv2(*words, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def refused(*words, cwd, **environment):
+    done = effnetv2(*words, cwd=cwd, **environment)
+    assert done.returncode == 2, done
+    assert "Traceback" not in done.stderr
+    assert not list(cwd.glob("*map.tif*"))
+    assert not list(cwd.glob(".*.partial"))
+    return " ".join(done.stderr.split())
+
+
+def test_each_place_is_what_predict_says_of_its_picture(model, tmp_path):
+    """Windows of 400 m without overlap, cut out and shown to the model as pictures."""
+    scene = patches()
+    raster = write_raster(tmp_path / "scene.tif", scene)
+    done = ended_well("map", model, raster, "--window-m", "400", "--stride-px", "40", "--json", cwd=tmp_path)
+    told = json.loads(done.stdout)
+    assert (told["windows"], told["window_px"], told["map"]) == (20, 40, "map.tif")
+    assert "Windows: 5 x 4 of 40 px (400 m), one every 40 px." in done.stderr
+    predictor = Predictor(model)
+    answers = set()
+    with rasterio.open(tmp_path / "map.tif") as target:
+        assert (target.crs.to_string(), target.transform) == (UTM, PLACE)
+        values, sure = target.read()
+    for top in range(0, 160, 40):
+        for left in range(0, 200, 40):
+            picture = scene[:, top : top + 40, left : left + 40].transpose(1, 2, 0)
+            (expected,) = predictor(Image.fromarray(picture))
+            assert (values[top : top + 40, left : left + 40] == NAMES.index(expected.label) + 1).all()
+            assert abs(int(sure[top + 7, left + 7]) - 100 * expected.probability) <= 0.51
+            answers.add(expected.label)
+    assert len(answers) > 1  # else the lines above say little
+    for place, name in enumerate(NAMES, start=1):
+        found = told["classes"][name]
+        assert found["value"] == place
+        assert found["pixels"] == (values == place).sum()
+        assert found["hectares"] == pytest.approx(found["pixels"] / 100)
+
+
+def test_sixteen_bits_are_seen_as_the_model_file_says(model, tmp_path):
+    """The same scene as values of 100 to 2,650 in bands 5, 3, 1 of five makes the same map."""
+    scene = patches()
+    deep = np.zeros((5, *scene.shape[1:]), np.uint16)
+    deep[[4, 2, 0]] = scene.astype(np.uint16) * 10 + 100
+    words = ("--window-px", "40")
+    ended_well(
+        "map", model, write_raster(tmp_path / "plain.tif", scene), *words, "--out", "one.tif", cwd=tmp_path
+    )
+    raster = write_raster(tmp_path / "deep.tif", deep)
+    known = with_bands(model, Bands((5, 3, 1), (100,) * 3, (2650,) * 3), tmp_path)
+    ended_well("map", known, raster, *words, "--out", "two.tif", cwd=tmp_path)
+    said = ("--bands", "5,3,1", "--value-range", "100,2650")
+    ended_well("map", model, raster, *words, *said, "--out", "three.tif", cwd=tmp_path)
+    maps = []
+    for name in ("one.tif", "two.tif", "three.tif"):
+        with rasterio.open(tmp_path / name) as target:
+            maps.append(target.read())
+    np.testing.assert_array_equal(maps[0], maps[1])
+    np.testing.assert_array_equal(maps[0], maps[2])
+
+
+def test_a_raster_placed_nowhere_is_mapped_and_said_to_be(model, tmp_path):
+    raster = write_raster(tmp_path / "scene.tif", patches(), crs=None, transform=None)
+    done = ended_well("map", model, raster, cwd=tmp_path)
+    assert "scene.tif has no coordinate system, so the map has none either" in done.stdout
+    assert "That is the size of the model's input" in done.stdout
+    assert "hectares" not in done.stdout
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "profile", "message"),
+    [
+        (("--window-px", "161"), {}, "windows are 161 px wide, but the raster is 200 x 160 px"),
+        (("--window-px", "32", "--stride-px", "33"), {}, "--stride-px is 33 px, but lies in 1 to 32"),
+        (("--window-px", "32", "--window-m", "320"), {}, "Give one of them"),
+        (("--window-m", "320"), {"crs": "EPSG:4326"}, "coordinates in degrees, so its pixels have no size"),
+        (("--window-m", "320"), {"crs": None}, "has no coordinate system"),
+        (("--window-m", "3"), {}, "a pixel of scene.tif is 10 m wide and a window has at least 2. Give 20 or more"),
+        (("--bands", "1,2,4"), {}, "scene.tif has 3 bands, but bands 1, 2, 4 are to be seen"),
+        (("--bands", "3,2"), {}, "--bands is '3,2', but is three numbers of bands, from 1"),
+        (("--value-range", "5,5"), {}, "--value-range is '5,5', but is two numbers, the lower first"),
+        (("--out", "scene.tif"), {}, "--out scene.tif is RASTER itself"),
+        (("--out", "nowhere/map.tif"), {}, "--out nowhere/map.tif: there is no folder nowhere"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_before_anything_is_written(model, tmp_path, words, profile, message):
+    write_raster(tmp_path / "scene.tif", patches(), **profile)
+    assert message in refused("map", model, "scene.tif", *words, cwd=tmp_path)
+
+
+def test_rasters_that_do_not_say_enough_are_refused(model, tmp_path):
+    scene = patches()
+    write_raster(tmp_path / "deep.tif", scene.astype(np.uint16))
+    told = refused("map", model, "deep.tif", cwd=tmp_path)
+    assert "deep.tif holds uint16, but the model was trained on 8-bit pictures" in told
+    assert "--value-range 0,3000" in told
+    write_raster(tmp_path / "many.tif", np.concatenate([scene, scene]), photometric="MINISBLACK")
+    assert "many.tif has 6 bands, and a picture has three" in refused("map", model, "many.tif", cwd=tmp_path)
+    (tmp_path / "text.tif").write_text("no raster")
+    assert "text.tif is no raster that GDAL can open" in refused("map", model, "text.tif", cwd=tmp_path)
+    assert "gone.tif does not exist" in refused("map", model, "gone.tif", cwd=tmp_path)
+    known = with_bands(model, Bands((8, 4, 3)), tmp_path)
+    write_raster(tmp_path / "scene.tif", scene)
+    told = refused("map", known, "scene.tif", cwd=tmp_path)
+    assert "scene.tif has 3 bands, but bands 8, 4, 3 are to be seen as red, green and blue" in told
+
+
+def test_a_model_of_other_channels_is_refused(tmp_path):
+    network = EfficientNet(SMALL, num_classes=2, in_channels=5)
+    network.class_names = ("a", "b")
+    modelfile.save(tmp_path / "five.safetensors", network)
+    write_raster(tmp_path / "scene.tif", patches())
+    told = refused("map", "five.safetensors", "scene.tif", cwd=tmp_path)
+    assert "five.safetensors takes pictures of 5 channels" in told
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process")
+def test_a_full_disk_leaves_the_old_map(model, tmp_path):
+    """Stood in for by the largest file that the process may write."""
+    noise = np.random.default_rng(0).integers(0, 255, (3, 900, 900), np.uint8)
+    raster = write_raster(tmp_path / "scene.tif", noise)
+    (tmp_path / "map.tif").write_text("the old one")
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "efficientnetv2.cli", "map", model, raster, "--window-px", "100"],
+        cwd=tmp_path, preexec_fn=limited, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done
+    assert "map.tif: the map could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "map.tif").read_text() == "the old one"
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+def planted_map(tmp_path):
+    """300 x 100 px: forest at the left, other in the middle, plantation at the right; and a last row without data."""
+    from efficientnetv2.data.raster import opened
+    from efficientnetv2.deploy import mapfile
+
+    raster = write_raster(tmp_path / "blank.tif", np.zeros((1, 101, 300), np.uint8))
+    values = np.repeat([[1] * 100 + [2] * 100 + [3] * 100], 101, axis=0).astype(np.uint8)
+    values[100] = 0
+    with opened(raster) as source:
+        mapfile.write(
+            tmp_path / "map.tif",
+            source,
+            NAMES,
+            lambda put: put(values, values, ((0, 101), (0, 300))),
+            told={},
+        )
+    return "map.tif"
+
+
+def sample(tmp_path, wrong=4):
+    """Twenty places in each class, the first few of forest truly plantation, as x, y of UTM 21S."""
+    rows = []
+    for place, name in enumerate(NAMES):
+        for number in range(20):
+            x, y = 500_000 + 1_000 * place + 40 * number + 25, 8_000_000 - 45 * number - 15
+            rows.append({"x": x, "y": y, "label": "plantation" if not place and number < wrong else name})
+    table = pd.DataFrame(rows)
+    table.to_csv(tmp_path / "sample.csv", index=False)
+    return table
+
+
+def test_areas_are_corrected_by_places(tmp_path):
+    """A third each; a fifth of the mapped forest is plantation: 1/3 * 4/5 and 1/3 * 6/5 of 300 ha."""
+    planted_map(tmp_path), sample(tmp_path)
+    done = ended_well("area", "map.tif", "sample.csv", "--json", cwd=tmp_path)
+    told = json.loads(done.stdout)
+    assert told["hectares"] == pytest.approx(300)
+    forest, plantation = told["classes"]["forest"], told["classes"]["plantation"]
+    assert forest["mapped"] == pytest.approx(1 / 3)
+    assert forest["hectares"]["value"] == pytest.approx(80)
+    assert plantation["hectares"]["value"] == pytest.approx(120)
+    assert plantation["hectares"]["margin"] == pytest.approx(1.96 * 100 * np.sqrt(0.2 * 0.8 / 19), rel=1e-3)
+    assert forest["users_accuracy"]["value"] == pytest.approx(0.8)
+    assert plantation["producers_accuracy"]["value"] == pytest.approx(100 / 120)
+
+
+def test_the_same_by_degrees_by_mapped_class_and_by_an_evaluation(tmp_path):
+    planted_map(tmp_path)
+    table = sample(tmp_path)
+    expected = json.loads(ended_well("area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
+    xs, ys = warp.transform(UTM, "EPSG:4326", table["x"].tolist(), table["y"].tolist())
+    by_degrees = pd.DataFrame({"longitude": xs, "latitude": ys, "truth": table["label"]})
+    by_degrees.to_csv(tmp_path / "degrees.csv", index=False)
+    table.assign(map=np.repeat(NAMES, 20))[["map", "label"]].to_csv(tmp_path / "crossed.csv", index=False)
+    (tmp_path / "evaluation").mkdir()
+    confusion = {
+        "class_names": ["other", "plantation", "forest"],
+        "confusion": [[20, 0, 0], [0, 20, 4], [0, 0, 16]],
+    }
+    (tmp_path / "evaluation/report.json").write_text(json.dumps(confusion))
+    for words in (("degrees.csv", "--label-column", "truth"), ("crossed.csv",), ("evaluation",)):
+        done = ended_well("area", "map.tif", *words, "--json", cwd=tmp_path)
+        assert json.loads(done.stdout) == expected, words
+    assert "were not drawn from this map" in done.stderr
+
+
+def test_places_beside_the_map_are_left_out_and_counted(tmp_path):
+    planted_map(tmp_path)
+    table = sample(tmp_path)
+    beside = pd.DataFrame({"x": [1.0, 500_005], "y": [1.0, 8_000_000 - 1_005], "label": ["forest", "forest"]})
+    pd.concat([table, beside]).to_csv(tmp_path / "sample.csv", index=False)
+    done = ended_well("area", "map.tif", "sample.csv", cwd=tmp_path)
+    assert "2 places of 62 left out: not on the map, or without data there." in done.stdout
+    assert "80.0% ± 18.0" in done.stdout
+    assert "No mistake was found where the map says 'other', 'plantation'." in done.stdout
+    assert "other 15.0%, plantation 15.0%" in done.stdout  # 3 / 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.assign(label="Forest"), "row 2: label is 'Forest', but is one of the map's classes"),
+        (lambda table: table.drop(columns="label"), "sample.csv has no column 'label'"),
+        (lambda table: table.drop(columns="x"), "sample.csv says of no place where it is"),
+        (lambda table: table.assign(x=table["x"].where(table.index != 7)), "row 9: x is 'nan', but is a number"),
+        (lambda table: table.assign(x=table["y"], y=table["x"]), "None of the 60 places"),
+        (lambda table: table.rename(columns={"x": "longitude", "y": "latitude"}), "is 500025, but lies in -180"),
+        (lambda table: table[:40], "Fewer than two samples lie in what is mapped as 'plantation'"),
+    ],
+)  # fmt: skip
+def test_samples_that_say_too_little_are_refused(tmp_path, change, message):
+    planted_map(tmp_path)
+    change(sample(tmp_path)).to_csv(tmp_path / "sample.csv", index=False)
+    done = effnetv2("area", "map.tif", "sample.csv", cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+
+
+def test_an_evaluation_of_other_classes_is_refused(tmp_path):
+    planted_map(tmp_path)
+    (tmp_path / "report.json").write_text(
+        json.dumps({"class_names": ["cat", "dog"], "confusion": [[1, 0], [0, 1]]})
+    )
+    done = effnetv2("area", "map.tif", "report.json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "is of the classes 'cat', 'dog', but map.tif of 'forest', 'other', 'plantation'" in done.stderr
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_raster(model, tmp_path):
+    """Of 20,000 x 20,000 px, 1.2 GB, it takes little more than of a hundredth of that; the raster is sparse."""
+    peaks = []
+    for px in (2_000, 20_000):
+        raster = tmp_path / f"scene{px}.tif"
+        with rasterio.open(
+            raster, "w", driver="GTiff", width=px, height=px, count=3, dtype="uint8", crs=UTM, transform=PLACE,
+            tiled=True, blockxsize=512, blockysize=512, compress="deflate", sparse_ok=True,
+        ):  # fmt: skip
+            pass
+        code = (
+            "import resource, sys\nfrom efficientnetv2 import cli\n"
+            "try:\n    cli.main()\nfinally:\n"
+            "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, "map", model, raster, "--window-px", "1000", "--json"],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["windows"] == len(Grid(px, px, 1000, 500))
+        peaks.append(int(done.stderr.split()[-1]) * (1 if sys.platform == "darwin" else 1024))
+    assert peaks[1] - peaks[0] < 300e6, peaks

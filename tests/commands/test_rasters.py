@@ -1,0 +1,133 @@
+"""Rasters of five bands and 16 bits, the whole way: trained, evaluated, predicted, mapped, gone on with."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.command_line import TINY, effnetv2, killed_at
+from tests.rasters import rasterio, write_raster
+
+from efficientnetv2.inference.predictor import Predictor
+from efficientnetv2.models import modelfile
+
+LEVELS = {
+    "dark": (600, 600, 600),
+    "lush": (900, 900, 3_000),
+    "bare": (2_500, 2_200, 900),
+}  # of bands 2, 3 and 4
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    place = tmp_path_factory.mktemp("rasters")
+    rng = np.random.default_rng(0)
+    for name, values in LEVELS.items():
+        (place / "pictures" / name).mkdir(parents=True)
+        for number in range(16):
+            bands = rng.integers(0, 9_000, (5, 40, 40)).astype(np.uint16)
+            for band, value in zip((1, 2, 3), values, strict=True):
+                bands[band] = value + rng.integers(-300, 300, (40, 40))
+            write_raster(place / "pictures" / name / f"{name}{number:02d}.tif", bands)
+    words = ("train", place / "pictures", *TINY, "--epochs", "4", "--weights", "none", "--bands", "4,3,2")
+    done = effnetv2(*words, "--out", place / "run", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place, done, words
+
+
+def test_the_model_file_knows_the_rule(trained):
+    place, done, _ = trained
+    bands = modelfile.load(place / "run").preprocessing.bands
+    assert bands.numbers == (4, 3, 2)
+    assert 300 <= min(bands.low) <= max(bands.low) <= 700
+    assert 2_700 <= bands.high[0] <= 3_300
+    assert "Rasters: bands 4, 3, 2 as red, green and blue; values" in done.stdout
+    assert "rasters of 5 x uint16" in done.stdout
+
+
+def test_evaluate_predict_and_python_agree(trained, tmp_path):
+    place, _, _ = trained
+    report = json.loads((place / "run/report.json").read_text())
+    words = ("evaluate", place / "run", place / "run/manifest.csv", "--split", "val", "--workers", "0")
+    done = effnetv2(*words, "--out", tmp_path / "evaluation", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    assert again["confusion"] == report["confusion"]
+    assert again["optimistic"] is False
+    done = effnetv2("predict", place / "run", place / "pictures", "--workers", "0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert len(table) == 48
+    assert table["label"].nunique() > 1
+    files = [place / "pictures" / path for path in table["path"][::7]]
+    for found, (_, row) in zip(Predictor(place / "run")(files), table[::7].iterrows(), strict=True):
+        assert found.label == row["label"]
+        assert found.probability == pytest.approx(row[row["label"]], abs=1e-4)
+
+
+def test_a_map_of_them_is_what_predict_says_of_them(trained, tmp_path):
+    """Three pictures side by side as one raster."""
+    place, _, _ = trained
+    files = [place / "pictures" / name / f"{name}03.tif" for name in LEVELS]
+    scene = np.concatenate([rasterio.open(file).read() for file in files], axis=2)
+    write_raster(tmp_path / "scene.tif", scene)
+    done = effnetv2("map", place / "run", "scene.tif", "--stride-px", "40", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "Windows: 3 x 1 of 40 px (400 m)" in done.stdout
+    )  # as the pictures were, which the model file knows
+    names = modelfile.load(place / "run").class_names
+    with rasterio.open(tmp_path / "map.tif") as target:
+        values = target.read(1)[20, 20::40]
+    assert [names[value - 1] for value in values] == [one.label for one in Predictor(place / "run")(files)]
+
+
+def test_a_run_goes_on_with_the_bands_it_was_begun_with(trained, tmp_path):
+    place, _, _ = trained
+    words = ("train", place / "pictures", *TINY, "--weights", "none", "--out", tmp_path / "run")
+    killed_at("efficientnetv2.training.run:_save", *words, "--bands", "4,3,2", cwd=tmp_path)
+    other = effnetv2(*words, "--bands", "2,3,4", "--resume", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "sees the rasters' bands 4,3,2" in other.stderr
+    same = effnetv2(*words, "--bands", "4,3,2", "--resume", cwd=tmp_path)
+    assert same.returncode == 0, same.stderr
+    assert modelfile.load(tmp_path / "run").preprocessing.bands.numbers == (4, 3, 2)
+
+
+def test_bands_that_nobody_names_are_asked_for(trained, tmp_path):
+    place, _, _ = trained
+    done = effnetv2(
+        "train", place / "pictures", *TINY, "--weights", "none", "--out", tmp_path / "run", cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert (
+        "has 5 bands, and a picture has three. Say which are to be seen as red, green and blue" in done.stderr
+    )
+    done = effnetv2(
+        "train",
+        place / "pictures",
+        *TINY,
+        "--weights",
+        "none",
+        "--bands",
+        "7,3,2",
+        "--out",
+        tmp_path / "run",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "but bands 7, 3, 2 are to be seen" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_inspect_looks_at_them_by_the_rule(trained, tmp_path):
+    place, _, _ = trained
+    done = effnetv2(
+        "inspect", place / "pictures", "--bands", "4,3,2", "--out", tmp_path / "page", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Rasters: bands 4, 3, 2 as red, green and blue" in done.stdout
+    assert "cannot be read" not in done.stdout
+    assert (tmp_path / "page/inspection.html").stat().st_size > 20_000  # there are pictures in it

@@ -1,0 +1,168 @@
+"""Rasters of any bands and depth become pictures by one rule, measured on those that train."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.conftest import paint
+from tests.rasters import rasterio, write_raster
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Bands, Preprocessing
+from efficientnetv2.data import manifest
+from efficientnetv2.data.contents import content_marks
+from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.look import look
+from efficientnetv2.data.pictures import UnreadablePicture
+from efficientnetv2.data.raster import bands_seen, levels, opened, read
+from efficientnetv2.data.rasters import picture, rule_of
+from efficientnetv2.data.readers import originals
+
+RNG = np.random.default_rng(0)
+
+
+def deep(bands=5, px=24, least=1_000, most=4_000):
+    return RNG.integers(least, most, (bands, px, px)).astype(np.uint16)
+
+
+@given(st.integers(0, 60_000), st.integers(1, 5_000), st.integers(0, 65_535))
+def test_values_are_spread_evenly_and_cut_off_at_the_ends(low, span, value):
+    bands = Bands((1, 1, 1), (low,) * 3, (low + span,) * 3)
+    found = levels(np.full((3, 1, 1), value, np.uint16), np.ones((1, 1), bool), bands)
+    assert abs(int(found[0, 0, 0]) - np.clip(255 * (value - low) / span, 0, 255)) <= 0.51
+
+
+def test_what_is_missing_gets_its_level(tmp_path):
+    """A nodata value in all bands, a NaN in all bands, and one in a single band, whose others count."""
+    values = np.full((3, 4, 4), 0.5, np.float32)
+    values[:, 0, 0], values[:, 0, 1], values[1, 0, 2] = -9999, np.nan, np.nan
+    path = write_raster(tmp_path / "float.tif", values, nodata=-9999)
+    bands = Bands((1, 2, 3), (0,) * 3, (1,) * 3, missing=(10, 20, 30))
+    with opened(path) as dataset:
+        found, valid = read(dataset, bands)
+    assert found[0, 0].tolist() == found[0, 1].tolist() == [10, 20, 30]
+    assert found[0, 2].tolist() == [128, 20, 128]
+    assert found[3, 3].tolist() == [128, 128, 128]
+    assert (~valid).sum() == 2
+
+
+def test_an_alpha_band_says_where_there_is_data(tmp_path):
+    values = np.full((4, 4, 4), 200, np.uint8)
+    values[3, 0, 0] = 0
+    path = write_raster(tmp_path / "alpha.tif", values, photometric="RGB", alpha="yes")
+    with opened(path) as dataset:
+        assert bands_seen(dataset, "alpha.tif") == (1, 2, 3)
+        _, valid = read(dataset, Bands((1, 2, 3)))
+    assert valid.sum() == 15
+
+
+def test_a_part_is_that_part(tmp_path):
+    values = deep(3, 30)
+    path = write_raster(tmp_path / "deep.tif", values)
+    with opened(path) as dataset:
+        bands = Bands((3, 2, 1), (0,) * 3, (65535,) * 3)
+        found, _ = read(dataset, bands, left=5, top=7, width=11, height=4)
+    expected = np.rint(values[::-1, 7:11, 5:16].transpose(1, 2, 0) / 257)
+    assert np.abs(found - expected).max() <= 1
+
+
+def test_the_raster_says_which_bands_are_red_green_and_blue(tmp_path):
+    path = write_raster(tmp_path / "planet.tif", deep(4), photometric="MINISBLACK")
+    kinds = rasterio.enums.ColorInterp
+    with rasterio.open(path, "r+") as target:
+        target.colorinterp = [kinds.blue, kinds.green, kinds.red, kinds.undefined]
+    with opened(path) as dataset:
+        assert bands_seen(dataset, "planet.tif") == (3, 2, 1)
+
+
+def test_a_rule_is_measured_once_on_all_that_train(tmp_path):
+    """Band 4 of one picture lies at 0 to 100, of the other at 900 to 1,000: the rule spans both."""
+    files = []
+    for name, least in (("a", 0), ("b", 900)):
+        values = deep()
+        values[3] = np.linspace(least, least + 100, 24 * 24).reshape(24, 24)
+        files.append(str(write_raster(tmp_path / f"{name}.tif", values)))
+    rule = rule_of(files, (4, 3, 2), seed=0)
+    assert rule.numbers == (4, 3, 2)
+    assert rule.low[0] == pytest.approx(2, abs=1)
+    assert rule.high[0] == pytest.approx(998, abs=1)
+    assert rule.low[1] > 1_000
+    assert rule.missing[0] == pytest.approx(127, abs=2)
+    assert rule.picture_m == pytest.approx(240)  # 24 px of 10 m
+    assert rule == rule_of(files, (4, 3, 2), seed=0)
+    alone = rule_of(files[:1], (4, 3, 2), seed=0)
+    assert alone.high[0] < 101  # so that the line above is not of the first alone
+
+
+def test_eight_bits_stay_as_they_are(tmp_path):
+    values = RNG.integers(30, 60, (6, 16, 16)).astype(np.uint8)
+    path = str(write_raster(tmp_path / "six.tif", values, photometric="MINISBLACK"))
+    rule = rule_of([path], (6, 1, 1), seed=0)
+    assert (rule.low, rule.high) == ((0,) * 3, (255,) * 3)
+    np.testing.assert_array_equal(picture(path, rule), values[[5, 0, 0]].transpose(1, 2, 0))
+
+
+def test_ordinary_pictures_need_no_rule(tmp_path):
+    plain = write_raster(tmp_path / "plain.tif", RNG.integers(0, 255, (3, 16, 16)).astype(np.uint8))
+    jpeg = paint(tmp_path / "a.jpg", (200, 10, 10))
+    assert rule_of([str(plain), str(jpeg)], None, seed=0) is None
+    with pytest.raises(InputError, match=r"--bands 1,2,3: there are no rasters \(\.tif or \.tiff\)"):
+        rule_of([str(jpeg)], (1, 2, 3), seed=0)
+
+
+def test_rasters_that_say_too_little_are_refused_by_name(tmp_path):
+    path = write_raster(tmp_path / "five.tif", deep())
+    with rasterio.open(path, "r+") as target:
+        target.set_band_description(4, "B4 red")
+    with pytest.raises(
+        InputError, match=r"five\.tif has 5 bands \(4 B4 red\), and a picture has three.*--bands 4,3,2"
+    ):
+        rule_of([str(path)], None, seed=0)
+    three = str(write_raster(tmp_path / "three.tif", deep(3)))
+    with pytest.raises(InputError, match=r"three\.tif has 3 bands, but bands 4, 3, 2 are to be seen"):
+        rule_of([str(path), three], (4, 3, 2), seed=0)
+    empty = str(write_raster(tmp_path / "empty.tif", np.zeros((3, 9, 9), np.uint16), nodata=0))
+    with pytest.raises(InputError, match=r"empty\.tif and the other rasters hold no data"):
+        rule_of([empty], None, seed=0)
+
+
+def test_pictures_of_one_set_may_differ_in_size_and_kind(tmp_path):
+    """Two rasters of different size and a JPEG, through the manifest's reader and a network's framing."""
+    for name in "ab":
+        (tmp_path / "set" / name).mkdir(parents=True)
+    write_raster(tmp_path / "set/a/one.tif", deep(px=24))
+    write_raster(tmp_path / "set/b/two.tif", deep(px=40))
+    paint(tmp_path / "set/b/three.jpg", (10, 200, 10))
+    listed = manifest.read(tmp_path / "set")
+    rule = rule_of([listed.file(row) for row in range(3)], (4, 3, 2), seed=0)
+    pictures = originals(replace(listed, bands=rule))
+    seen = [eval_picture(pictures.source(row), Preprocessing(image_px=16)) for row in range(3)]
+    assert [one.shape for one in seen] == [(16, 16, 3)] * 3
+    green = seen[[path.endswith("jpg") for path in listed.paths].index(True)]
+    assert green.mean(axis=(0, 1)).argmax() == 1
+    other = originals(replace(listed, bands=replace(rule, high=(9_999.0,) * 3)))
+    # A cache of decoded pictures knows by these that they are others.
+    assert pictures.stamps(range(3)) != other.stamps(range(3))
+    np.testing.assert_array_equal(content_marks(listed)[1], content_marks(replace(listed, bands=rule))[1])
+
+
+def test_damaged_rasters_are_told_from_good_ones(tmp_path):
+    good = write_raster(tmp_path / "good.tif", deep())
+    assert look(str(good)).reason == ""
+    assert look(str(good)).colours == "rasters of 5 x uint16"
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(b"II*\0 no more than a beginning" * 9)
+    assert "no raster that GDAL can open" in look(str(bad)).reason
+    with pytest.raises(UnreadablePicture, match=r"it has 5 bands, but bands 6, 6, 6"):
+        picture(str(good), Bands((6, 6, 6)))
+    with pytest.raises(UnreadablePicture, match=r"bad\.tif"):
+        picture(str(bad), Bands((1, 2, 3)))
+
+
+def test_without_the_extra_a_raster_names_it(tmp_path, monkeypatch):
+    path = str(write_raster(tmp_path / "five.tif", deep()))
+    monkeypatch.setattr("efficientnetv2.data.rasters.readable", lambda: False)
+    assert "only the extra 'geo' reads" in look(path).reason
+    assert rule_of([path], None, seed=0) is None
