@@ -140,9 +140,9 @@ def fold(manifest: Manifest, number: int, learning: np.ndarray, answering: np.nd
     if not probe.exists():
         network, _ = load_weights(options.weights)
         preprocessing = replace(network.preprocessing, image_px=256, framing="whole", crop_fraction=1.0)
-        found, _ = linear_probe(
+        found = linear_probe(
             network, *outer, preprocessing=preprocessing, key=Key.of(0), balanced=True, device=DEVICE
-        )
+        ).probe
         probe.write_text(json.dumps(vars(found)))
     return {
         "fold": number,

@@ -47,7 +47,7 @@ def test_embeddings_are_what_the_classifier_reads(network, parts):
 def test_colours_are_told_apart_even_by_random_features(network, parts):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     done = []
-    found, _ = linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY, progress=done.append)
+    found = linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY, progress=done.append).probe
     assert found.top1 == found.macro_f1 == 1.0
     assert (found.train_pictures, found.pictures) == (24, 24)
     assert done[-1] == 48
@@ -59,7 +59,7 @@ def test_labels_that_mean_nothing_are_not_learnt(network, parts):
     shuffled = replace(
         train, table=train.table.assign(label=np.random.default_rng(0).permutation(train.table["label"]))
     )
-    found, _ = linear_probe(network, shuffled, val, preprocessing=PREPROCESSING, key=KEY)
+    found = linear_probe(network, shuffled, val, preprocessing=PREPROCESSING, key=KEY).probe
     assert found.top1 < 0.8
 
 
@@ -115,5 +115,5 @@ def test_how_many_pictures_follows_what_they_cost_on_a_cpu():
 
 def test_of_very_many_pictures_some_are_drawn(network, parts, monkeypatch):
     monkeypatch.setattr(room, "_MOST_PICTURES", 12)
-    found, _ = linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY)
+    found = linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY).probe
     assert (found.train_pictures, found.pictures) == (12, 12)

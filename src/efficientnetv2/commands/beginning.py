@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.foretold import job_of, preprocessing_of, scratch, settled_by, to_be_measured
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Prepared
-from efficientnetv2.commands.probing import probed
+from efficientnetv2.commands.probing import keep, probed
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe
 from efficientnetv2.data.manifest import Manifest
@@ -126,13 +126,14 @@ def begin(
         )
         screen.say(lines[-1])
     elif probing:
-        probe = probed(network, prepared, preprocessing, recipe, device, workers, screen)
+        fit = probed(network, prepared, preprocessing, recipe, device, workers, screen)
+        probe = fit.probe
         lines.append(
             f"Linear probe on the given weights, untrained: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.3f} on "
             f"{count_of(probe.pictures, 'val picture')} ({probe.seconds:.0f} s). Training has to beat that."
         )
         screen.say(lines[-1])
-        beginning["linear_probe"] = asdict(probe)
+        beginning |= keep(fit, path, balanced=recipe.balance is not None, seed=recipe.seed)
     folder = RunFolder(path, screen.say)
     for line in lines:
         folder.note(line)

@@ -59,6 +59,15 @@ def evaluate(
         ),
     ] = None,
     abstain_below: options.AbstainBelow = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Fit a temperature on these pictures, which must not have trained the model, and write the model "
+            "with it to FILE. Evaluate that on other pictures.",
+            show_default=False,
+        ),
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -85,7 +94,8 @@ def evaluate(
     - `effnetv2 evaluate model.safetensors test.csv --abstain-below 0.8 --costs costs.csv`
     - `effnetv2 evaluate model.safetensors train.csv --sizes 96,128,160,192 --out sizes/`
     """
-    from efficientnetv2.commands.evaluate_job import Asking, evaluate_and_report
+    from efficientnetv2.commands.asking import Asking
+    from efficientnetv2.commands.evaluate_job import evaluate_and_report
     from efficientnetv2.commands.prepare import Source
 
     source = Source(data, path_column, label_column, None, labels, label_separator)
@@ -100,5 +110,5 @@ def evaluate(
         as_json=as_json,
         image_px=image_px,
         sizes=sizes,
-        asking=Asking(slices, costs, abstain_below, against),
+        asking=Asking(slices, costs, abstain_below, against, calibrate),
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +16,16 @@ from efficientnetv2.commands.answering import (
     skipped_in_all,
     tell_unreadable,
 )
-from efficientnetv2.commands.costs_file import read_costs
+from efficientnetv2.commands.asking import Asking, write_calibrated
 from efficientnetv2.commands.explaining import explained
-from efficientnetv2.commands.findings import Known, Wanted, sliced_by
-from efficientnetv2.commands.outcome import Outcome, command_line, versions
+from efficientnetv2.commands.findings import Known, Wanted
+from efficientnetv2.commands.outcome import Outcome, command_line, hashes, versions
 from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import Seen, seen
 from efficientnetv2.commands.sizes import one_size, several_sizes, size_curve, tell_sizes
 from efficientnetv2.data.listing import SPLITS
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.evaluation.answered import read_answers
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.accelerate import pick_own_device
@@ -36,38 +34,6 @@ from efficientnetv2.models import modelfile
 from efficientnetv2.training.distributed import by_first, launched, together
 
 _SPLITS = (*SPLITS, "all")
-
-
-@dataclass(frozen=True)
-class Asking:
-    """What is asked beyond the figures, in the words of the options of these names; None: not."""
-
-    slices: str | None = None
-    costs: Path | None = None
-    abstain_below: float | None = None
-    against: Path | None = None
-
-    def wanted(self, manifest: Manifest, class_names: Sequence[str]) -> Wanted:
-        """The same, checked as far as can be before any picture is answered.
-
-        Args:
-            manifest: of the pictures.
-            class_names: of the network.
-
-        Raises:
-            InputError: a column, a file or a folder is not what it has to be.
-        """
-        if manifest.separator is not None and (self.costs or self.against):
-            option = "--costs" if self.costs else "--against"
-            raise InputError(f"{option} is for pictures of one label, but these have several. Leave it out.")
-        names = (
-            None if self.slices is None else tuple(self.slices.split(",")) if self.slices != "none" else ()
-        )
-        sliced_by(manifest, names)
-        if self.against is not None:
-            read_answers(self.against)
-        costs = None if self.costs is None else read_costs(self.costs, class_names)
-        return Wanted(names, costs, self.abstain_below, self.against)
 
 
 def evaluate_and_report(
@@ -82,7 +48,7 @@ def evaluate_and_report(
     as_json: bool,
     image_px: int | None = None,
     sizes: str | None = None,
-    asking: Asking = Asking(),
+    asking: Asking = Asking(),  # noqa: B008 - frozen
 ) -> None:
     """Everything that ``effnetv2 evaluate`` does, alone or as one of many processes.
 
@@ -129,6 +95,8 @@ def evaluate_and_report(
                 others={"image_px": px} | ({} if curve is None else {"sizes": curve.to_json()}),
             )
             _report(asked, predictions, facts, wanted, curve, out, screen, as_json)
+            if asking.calibrate is not None:
+                write_calibrated(asking.calibrate, asked.network, predictions, known, name, screen)
 
 
 def _refuse_run(out: Path | None) -> None:
@@ -196,6 +164,7 @@ def _facts(
         wall_s=round(seconds, 2),
         images_per_s=round(len(predictions.samples) / seconds, 1),
         skipped=len(predictions.unreadable),
+        hashes=hashes(Path(model), Path(model) / modelfile.NAME),
     )
 
 
@@ -211,13 +180,12 @@ def _report(
 ) -> None:
     part, unreadable = asked.manifest, predictions.unreadable
     tell_unreadable(part, unreadable, asked.damage, screen)
-    known = Known()
+    known = Known(calibration=asked.network.calibration)
     if out is not None:
         names, as_seen = asked.network.class_names, asked.network.preprocessing
         px = int(facts.others["image_px"])
-        known = Known(
-            sections=explained(asked.network, predictions, part, names, replace(as_seen, image_px=px))
-        )
+        sections = explained(asked.network, predictions, part, names, replace(as_seen, image_px=px))
+        known = replace(known, sections=sections)
     outcome = Outcome(predictions, part, asked.network.class_names, facts, wanted=wanted, known=known)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

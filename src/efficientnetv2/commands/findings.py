@@ -23,6 +23,7 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.costs import Costs
 from efficientnetv2.metrics.several import right
 from efficientnetv2.metrics.slices import slices, usable, values_of
+from efficientnetv2.models.calibrated import Calibration
 
 # Columns of a manifest that say no property of a picture.
 _OTHERWISE = ("path", "label", "split", *PLACE, CONTENT, CHECKSUM)
@@ -50,14 +51,14 @@ class Known:
     """What is known beside the answers.
 
     Args:
-        scaled: pictures and name of those that the temperature of the answers was fitted on, and the temperature.
+        calibration: by which the answers' probabilities are stated.
         probe: answers of the linear probe, as ``evaluation.answered.read_answers`` gives them.
         labels: verdict and words on more labels.
         elsewhere: verdict and words on pictures from new places.
         sections: that others have made.
     """
 
-    scaled: tuple[float, int, str] | None = None
+    calibration: Calibration | None = None
     probe: pd.DataFrame | None = None
     labels: tuple[str, str] | None = None
     elsewhere: tuple[str, str] | None = None
@@ -162,11 +163,11 @@ def sliced_by(manifest: Manifest, wanted: tuple[str, ...] | None) -> list[str]:
 
 
 def _scaled(predictions: Predictions, known: Known) -> Scaled | None:
-    if known.scaled is None:
+    found = known.calibration
+    if found is None:
         return None
-    temperature, pictures, fitted_on = known.scaled
-    before = softmax(temperature * np.asarray(predictions.logits, dtype=np.float64), axis=1)
-    return Scaled(temperature, pictures, fitted_on, before)
+    before = softmax(found.temperature * np.asarray(predictions.logits, dtype=np.float64), axis=1)
+    return Scaled(found.temperature, found.pictures, found.fitted_on, before)
 
 
 def _against(answers: pd.DataFrame, folder: Path, key: Key) -> tuple[str, Over]:

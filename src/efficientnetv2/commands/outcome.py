@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shlex
 import sys
@@ -210,6 +211,16 @@ def versions() -> dict[str, str]:
     """Of what computed a figure."""
     names = ("efficientnetv2", "torch", "torchvision", "numpy", "pillow", "scikit-learn")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def hashes(*files: Path) -> dict[str, str]:
+    """SHA-256 of files by their names, to know them again; those that are not there are left out."""
+    found = {}
+    for file in files:
+        if file.is_file():
+            with file.open("rb") as opened:
+                found[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return found
 
 
 def command_line() -> str:

@@ -31,6 +31,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    abstain_below: options.AbstainBelow = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     path_column: options.PathColumn = "path",
@@ -39,17 +40,27 @@ def predict(
 ) -> None:
     """Write path, label and the probability of each class for every picture; of more than 1,000 classes the best five.
 
-    What could not be read is listed in skipped.csv beside. Under torchrun, processes share the pictures.
+    With --abstain-below the label of a picture that stays below is empty. What could not be read is listed in
+    skipped.csv beside. Under torchrun, processes share the pictures.
 
     Examples:
     - `effnetv2 predict runs/demo new_photos/`
     - `effnetv2 predict model.safetensors list.csv --path-column file --out labels.csv`
     - `effnetv2 predict runs/demo unlabelled/ --rank next.csv`
+    - `effnetv2 predict runs/demo new_photos/ --abstain-below 0.8`
     """
     from efficientnetv2.commands.predict_job import predict_and_write
     from efficientnetv2.commands.prepare import Source
 
     source = Source(data, path_column)
     predict_and_write(
-        model, source, out=out, rank=rank, device=device, workers=workers, strict=strict, as_json=as_json
+        model,
+        source,
+        out=out,
+        rank=rank,
+        device=device,
+        workers=workers,
+        strict=strict,
+        as_json=as_json,
+        abstain_below=abstain_below,
     )

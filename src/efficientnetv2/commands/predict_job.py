@@ -37,6 +37,7 @@ def predict_and_write(
     workers: int | None,
     strict: bool,
     as_json: bool,
+    abstain_below: float | None = None,
 ) -> None:
     """Everything that ``effnetv2 predict`` does, alone or as one of many processes.
 
@@ -49,6 +50,7 @@ def predict_and_write(
         workers: processes that read pictures; None chooses by the machine.
         strict: refuse the first unreadable picture.
         as_json: only the answers on stdout.
+        abstain_below: probability below which a picture's label stays empty; None labels all.
 
     Raises:
         InputError: anything a user can mend.
@@ -71,7 +73,7 @@ def predict_and_write(
             world=world,
         )
         if world.first:
-            _write(asked, predictions, out, screen, as_json)
+            _write(asked, predictions, out, screen, as_json, abstain_below)
             if rank is not None:
                 write_ranking(rank, asked, predictions, device=on, workers=readers, screen=screen)
 
@@ -95,11 +97,18 @@ def _asked(model: str, source: Source, out: Path, rank: Path | None, strict: boo
     return Asked(network, manifest, tell(manifest, strict=strict, say=screen.say))
 
 
-def _write(asked: Asked, predictions: Predictions, out: Path, screen: Screen, as_json: bool) -> None:
+def _write(
+    asked: Asked,
+    predictions: Predictions,
+    out: Path,
+    screen: Screen,
+    as_json: bool,
+    abstain_below: float | None,
+) -> None:
     manifest, unreadable = asked.manifest, predictions.unreadable
     tell_unreadable(manifest, unreadable, asked.damage, screen)
     paths = [manifest.paths[row] for row in predictions.samples]
-    table = write_predictions(out, predictions, paths, asked.network.class_names)
+    table = write_predictions(out, predictions, paths, asked.network.class_names, abstain_below=abstain_below)
     list_skipped(out.with_name(SKIPPED), manifest, unreadable)
     screen.say(_counted(table))
     if unreadable:
@@ -112,5 +121,5 @@ def _write(asked: Asked, predictions: Predictions, out: Path, screen: Screen, as
 def _counted(table: pd.DataFrame) -> str:
     counts = table["label"].value_counts()
     return f"{count_of(len(table), 'picture')}: " + ", ".join(
-        f"{label} {count}" for label, count in counts.items()
+        f"{label or 'left to a person'} {count}" for label, count in counts.items()
     )

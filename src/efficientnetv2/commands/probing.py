@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
 import torch
+from pydantic import TypeAdapter
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.findings import Known
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen
-from efficientnetv2.inference.probe import Probe, as_linear, linear_probe, most_pictures
+from efficientnetv2.evaluation.answered import NAME as ANSWERS
+from efficientnetv2.evaluation.answered import read_answers, write_answers
+from efficientnetv2.evaluation.more_labels import more_labels, verdict
+from efficientnetv2.inference.label_curve import LabelCurve, label_curve
+from efficientnetv2.inference.probe import FittedProbe, as_linear, linear_probe, most_pictures
+from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.fit import put_classifier
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.recipe import Recipe
+
+PROBE = "probe"  # in a run folder: what the probe answered
 
 
 def probed(
@@ -22,7 +37,7 @@ def probed(
     device: torch.device,
     workers: int,
     screen: Screen,
-) -> Probe:
+) -> FittedProbe:
     """What a linear classifier on the network's features reaches.
 
     Args:
@@ -38,7 +53,7 @@ def probed(
     train, val = prepared.train, prepared.val
     most = most_pictures(network, preprocessing.image_px, len(train.class_names), device)
     with screen.counting("linear probe", sum(min(len(part), most) for part in (train, val))) as counted:
-        probe, learnt = linear_probe(
+        fit = linear_probe(
             network,
             train,
             val,
@@ -50,5 +65,60 @@ def probed(
             progress=counted,
         )
     if recipe.classifier == "probe" and not network.class_names:
-        put_classifier(network, *as_linear(learnt, len(train.class_names)))
-    return probe
+        put_classifier(network, *as_linear(fit.learnt, len(train.class_names)))
+    return fit
+
+
+def keep(found: FittedProbe, folder: Path, *, balanced: bool, seed: int) -> dict[str, Any]:
+    """Keep the probe's answers, and see what it reaches with fewer labels.
+
+    Args:
+        found: the probe.
+        folder: of the run; the answers lie in ``probe/`` there.
+        balanced: as the probe was fitted.
+        seed: of the run.
+
+    Returns:
+        Plain values for the run's beginning: the probe's figures and, where it could be measured, the label curve.
+    """
+    names = found.asked.class_names
+    shown = found.asked.select(found.val.samples)
+    answers = pd.DataFrame(
+        {
+            "path": shown.paths,
+            "label": [names[one] for one in found.answers],
+            "true_label": [names[one] for one in found.val.labels],
+        }
+    )
+    write_answers(folder / PROBE, answers)
+    curve = label_curve(
+        found.train,
+        found.val,
+        found.answers,
+        strength=found.probe.strength,
+        balanced=balanced,
+        key=Key.of(seed).fold("label curve"),
+    )
+    kept: dict[str, Any] = {"linear_probe": asdict(found.probe)}
+    return kept if curve is None else kept | {"label_curve": asdict(curve)}
+
+
+def known_of_run(folder: Path, beginning: Mapping[str, Any], calibration: Calibration | None) -> Known:
+    """What a run knows beside its answers: those of the probe, the label curve, its temperature.
+
+    Args:
+        folder: of the run.
+        beginning: as the run folder keeps it.
+        calibration: of the network kept.
+    """
+    answered = (folder / PROBE / ANSWERS).is_file() and "linear_probe" in beginning
+    labels, sections = None, []
+    if "label_curve" in beginning:
+        curve = TypeAdapter(LabelCurve).validate_python(beginning["label_curve"])
+        labels, sections = verdict(curve), [more_labels(curve)]
+    return Known(
+        calibration=calibration,
+        probe=read_answers(folder / PROBE) if answered else None,
+        labels=labels,
+        sections=tuple(sections),
+    )

@@ -24,6 +24,7 @@ def write_predictions(
     class_names: Sequence[str],
     *,
     true_labels: Sequence[str] | None = None,
+    abstain_below: float | None = None,
 ) -> pd.DataFrame:
     """Write a CSV: path, label as answered, the true label where there is one, and the probability of each class.
 
@@ -36,6 +37,7 @@ def write_predictions(
         paths: (n,) of the pictures.
         class_names: K names.
         true_labels: (n,) as DATA gives them; None where they are not asked for.
+        abstain_below: a picture whose most probable class has less gets an empty label; None gives each one.
 
     Returns:
         What was written.
@@ -58,6 +60,8 @@ def write_predictions(
         table = table.assign(**truth)
         for place, name in enumerate(class_names):
             table[_column_of(name, truth=bool(truth))] = probabilities[:, place].round(6)
+    if abstain_below is not None:
+        table.loc[probabilities.max(axis=1) < abstain_below, "label"] = ""
     try:
         write_atomically(out, lambda file: table.to_csv(file, index=False))
     except OSError as error:

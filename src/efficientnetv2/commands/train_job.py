@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,16 +15,17 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.beginning import Place, begin, decided, go_on
 from efficientnetv2.commands.caching import Cached, reader_here
 from efficientnetv2.commands.explaining import explained
-from efficientnetv2.commands.findings import Known
 from efficientnetv2.commands.finished import Finished, tell_finished
-from efficientnetv2.commands.outcome import Outcome, versions
+from efficientnetv2.commands.outcome import Outcome, hashes, versions
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
+from efficientnetv2.commands.probing import known_of_run
 from efficientnetv2.commands.screen import Screen, TrainingBar
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import originals
+from efficientnetv2.evaluation.answered import f1_of_answers
 from efficientnetv2.evaluation.cost import stage_costs
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
@@ -250,6 +251,7 @@ def _report(job: Job, prepared: Prepared, result: Result) -> Outcome:
     recipe, beginning = job.recipe, job.folder.beginning()
     probe = beginning.get("linear_probe")
     selected = result.selection.to_json() if result.selection else {}
+    known = known_of_run(job.folder.path, beginning, result.calibration)
     facts = Facts(
         data=prepared.manifest.source,
         evaluated_on="val",
@@ -265,6 +267,9 @@ def _report(job: Job, prepared: Prepared, result: Result) -> Outcome:
         train_pictures=len(job.train),
         linear_probe=probe["top1"] if probe else None,
         linear_probe_macro_f1=probe["macro_f1"] if probe else None,
+        linear_probe_f1={} if known.probe is None else f1_of_answers(known.probe),
+        train_support={} if prepared.manifest.separator else dict(job.train.table["label"].value_counts()),
+        hashes=hashes(job.folder.model_file, job.folder.manifest_file),
         wall_s=round(result.seconds, 2),
         images_per_s=round(result.images / result.seconds, 2),
         input_wait_share=input_wait_share(result.history),
@@ -281,7 +286,7 @@ def _report(job: Job, prepared: Prepared, result: Result) -> Outcome:
     )
     kept = modelfile.load(job.folder.model_file, job.device)  # the moving average, not what was trained last
     explanation = explained(kept, result.predictions, job.val, job.train.class_names, kept.preprocessing)
-    known = Known(sections=explanation)
+    known = replace(known, sections=(*known.sections, *explanation))
     outcome = Outcome(result.predictions, job.val, job.train.class_names, facts, known=known)
     curve = None
     if result.sizes:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import f1_score
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics.resampling import Difference, paired
 
@@ -60,6 +62,28 @@ def read_answers(folder: Path) -> pd.DataFrame:
             "Leave the run out, or evaluate again."
         )
     return table[["path", "label", "true_label"]].drop_duplicates("path").set_index("path")
+
+
+def write_answers(folder: Path, answers: pd.DataFrame) -> None:
+    """Write answers down for ``read_answers``.
+
+    Args:
+        folder: made if need be.
+        answers: columns ``path``, ``label`` and ``true_label``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / NAME, lambda file: answers.to_csv(file, index=False))
+
+
+def f1_of_answers(answers: pd.DataFrame) -> dict[str, float]:
+    """F1 of each class that has a picture.
+
+    Args:
+        answers: as ``read_answers`` gives them.
+    """
+    names = sorted(answers["true_label"].unique())
+    scores = f1_score(answers["true_label"], answers["label"], labels=names, average=None, zero_division=0.0)
+    return dict(zip(names, scores.tolist(), strict=True))
 
 
 def over(one: pd.DataFrame, other: pd.DataFrame, *, key: Key) -> Over | None:

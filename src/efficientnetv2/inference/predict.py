@@ -65,7 +65,8 @@ def predict(
         progress: called after every batch with the number of pictures done so far.
 
     Returns:
-        (N, K) float32 on the CPU. Of several views: the logarithm of their mean probabilities.
+        (N, K) float32 on the CPU, divided by the network's temperature where it has one (``models.calibrated``). Of
+        several views: the logarithm of their mean probabilities.
 
     Raises:
         InputError: the pictures have another number of channels than the preprocessing, the network has no
@@ -80,7 +81,8 @@ def predict(
         device=torch.device(device),
         progress=progress,
     )
-    return torch.cat(logits) if logits else torch.empty(0, network.num_classes)
+    temperature = 1.0 if network.calibration is None else network.calibration.temperature
+    return torch.cat(logits) / temperature if logits else torch.empty(0, network.num_classes)
 
 
 def check_classes(network: Network, file: str | Path | None = None) -> None:

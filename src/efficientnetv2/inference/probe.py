@@ -65,6 +65,27 @@ class Probe:
     seconds: float
 
 
+@dataclass(frozen=True, eq=False)
+class FittedProbe:
+    """A probe with all that it came by.
+
+    Args:
+        probe: what it reaches.
+        learnt: what predicts classes from vectors.
+        train: embeddings that it learnt from.
+        val: embeddings that it was evaluated on.
+        asked: pictures that these are of; ``val.samples`` counts them.
+        answers: (n,) to ``val``.
+    """
+
+    probe: Probe
+    learnt: Pipeline
+    train: Embeddings
+    val: Embeddings
+    asked: Manifest
+    answers: npt.NDArray[np.int64]
+
+
 def linear_probe(
     network: Network,
     train: Manifest,
@@ -76,7 +97,7 @@ def linear_probe(
     device: str | torch.device = "cpu",
     workers: int = 0,
     progress: Callable[[int], object] | None = None,
-) -> tuple[Probe, Pipeline]:
+) -> FittedProbe:
     """Logistic regression on a network's embeddings, each picture embedded once.
 
     Args:
@@ -89,9 +110,6 @@ def linear_probe(
         device: to compute on.
         workers: processes that read pictures.
         progress: called with the number of pictures embedded so far.
-
-    Returns:
-        What it reaches, and what predicts classes from vectors.
 
     Raises:
         InputError: the network's features are NaN or infinite.
@@ -122,7 +140,7 @@ def linear_probe(
         strength=strength,
         seconds=round(time.perf_counter() - begun, 2),
     )
-    return probe, learnt
+    return FittedProbe(probe, learnt, embedded[0], embedded[1], parts[1], answers)
 
 
 def as_linear(learnt: Pipeline, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -209,7 +227,7 @@ def fit_probe(embeddings: Embeddings, *, key: Key, balanced: bool) -> tuple[Pipe
     """
     vectors, labels = embeddings.vectors, embeddings.labels
     strength = _chosen_strength(vectors, labels, key=key, balanced=balanced)
-    return _fitted(vectors, labels, strength, balanced), strength
+    return fitted(vectors, labels, strength, balanced), strength
 
 
 def _chosen_strength(
@@ -224,7 +242,7 @@ def _chosen_strength(
     learning, choosing = next(draw.split(vectors, labels))
 
     def score(strength: float) -> float:
-        answers = _fitted(vectors[learning], labels[learning], strength, balanced).predict(vectors[choosing])
+        answers = fitted(vectors[learning], labels[learning], strength, balanced).predict(vectors[choosing])
         if balanced:
             return _macro_f1(labels[choosing], answers)
         return float((answers == labels[choosing]).mean())
@@ -232,9 +250,10 @@ def _chosen_strength(
     return max(_STRENGTHS, key=score)
 
 
-def _fitted(
+def fitted(
     vectors: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], strength: float, balanced: bool
 ) -> Pipeline:
+    """The classifier of a given strength; arguments as of ``fit_probe``."""
     classifier = LogisticRegression(
         C=strength, class_weight="balanced" if balanced else None, max_iter=_ITERATIONS
     )

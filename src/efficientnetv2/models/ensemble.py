@@ -75,7 +75,7 @@ class Ensemble(Network):
         return torch.cat([member.embed(x) for member in self._networks()], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logarithms of the members' mean probabilities, which serve as logits.
+        """Logarithms of the members' mean probabilities, each by its own temperature, which serve as logits.
 
         Args:
             x: (N, in_channels, H, W) float, normalised.
@@ -85,7 +85,8 @@ class Ensemble(Network):
         """
         total = torch.zeros(len(x), self.num_classes, device=x.device)
         for member in self._networks():
-            total += member(x).float().softmax(dim=1)
+            temperature = 1.0 if member.calibration is None else member.calibration.temperature
+            total += (member(x).float() / temperature).softmax(dim=1)
         return (total / len(self.members)).clamp(min=torch.finfo(torch.float32).tiny).log()
 
     def _networks(self) -> list[Network]:

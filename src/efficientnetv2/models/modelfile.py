@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.models import header, tensorfile
+from efficientnetv2.models import calibrated, header, tensorfile
 from efficientnetv2.models.empty import empty_network, faults, module_of
 from efficientnetv2.models.ensemble import Ensemble, members_of
 from efficientnetv2.models.foreign import Foreign
@@ -73,6 +73,8 @@ def save(
         raise InputError(f"{path} was not written: {error}") from error
     remembered = network.trained_on if trained_on is None else trained_on
     further = {} if remembered is None else {KEY: remembered.text()}
+    if network.calibration is not None:
+        further[calibrated.KEY] = network.calibration.text()
     tensorfile.write(Path(path), tensors, words.metadata() | further)
 
 
@@ -149,6 +151,8 @@ def load(
     result.recipe, result.metrics = words.recipe, words.metrics
     if KEY in file.metadata:
         result.trained_on = parse(path, file.metadata[KEY])
+    if calibrated.KEY in file.metadata:
+        result.calibration = calibrated.parse(path, file.metadata[calibrated.KEY])
     return result.eval()
 
 

@@ -14,6 +14,7 @@ from efficientnetv2.arch.spec import Architecture, blocks
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.blocks import ConvNorm, Dropout, FusedMBConv, MBConv, initialise
+from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.models.trained_on import TrainedOn
 
@@ -57,6 +58,7 @@ class Network(nn.Module):
         recipe: that it was trained by, as plain JSON; empty where that is not known.
         metrics: what it reached, as plain JSON.
         trained_on: a sample of the pictures that trained it last; None where they are not known.
+        calibration: the temperature that ``inference.predict`` divides its logits by; None leaves them as they are.
 
     Raises:
         InputError: see ``check_numbers``.
@@ -73,6 +75,7 @@ class Network(nn.Module):
         self.recipe: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
         self.trained_on: TrainedOn | None = None
+        self.calibration: Calibration | None = None
         self.frozen: tuple[str, ...] = ()  # names of modules that stay in evaluation mode
 
     @abstractmethod

@@ -238,7 +238,7 @@ def refuse_occupied(path: Path) -> None:
         raise InputError(
             f"--out {path} holds a run already. Go on with it by --resume, or give another folder."
         )
-    ours = {"log.txt", "beginning.json", "manifest.csv", "skipped.csv"}
+    ours = {"log.txt", "beginning.json", "manifest.csv", "skipped.csv", "probe"}
     there = [file.name for file in path.iterdir()] if path.is_dir() else []
     others = [name for name in there if name not in ours and not name.endswith(".partial")]
     if others:

@@ -20,9 +20,11 @@ from efficientnetv2.inference.accelerate import place
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.several import mean_over_classes, measured
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.trained_on import TrainedOn
 from efficientnetv2.training import resume
 from efficientnetv2.training.books import Books, Watch
+from efficientnetv2.training.calibrate import calibrate
 from efficientnetv2.training.distributed import by_first, synchronise
 from efficientnetv2.training.eval_size import TriedSizes, try_sizes
 from efficientnetv2.training.imbalance import class_terms
@@ -45,6 +47,7 @@ class Result:
         history: rows of ``metrics.jsonl``.
         selection: what chose the weights, after its last choice; None if the last ones were kept.
         sizes: minival's figures at each size tried, by which that of the model file was chosen; None if none were.
+        calibration: of the network kept, fitted on minival; None if there is none.
     """
 
     predictions: Predictions
@@ -53,6 +56,7 @@ class Result:
     history: list[dict[str, Any]]
     selection: Selection | None = None
     sizes: TriedSizes | None = None
+    calibration: Calibration | None = None
 
 
 def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
@@ -85,12 +89,13 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
         sizes = try_sizes(job, state)
         job = sizes.chosen(job)
         job.folder.log(str(sizes))
+    calibration = calibrate(job, state)
     predictions = job.predict(state, job.val)
     seconds = books.seconds
     if job.world.first:
         _save(job, state, predictions, selection)
     images = state.step * job.recipe.batch_images
-    return Result(predictions, seconds, images, job.folder.history(), selection, sizes)
+    return Result(predictions, seconds, images, job.folder.history(), selection, sizes, calibration)
 
 
 def _train(job: Job, state: State, books: Books) -> None:

@@ -102,6 +102,7 @@ def build(recipe: Recipe, model: str | Architecture, *, num_classes: int) -> Net
 
 def _from_weights(recipe: Recipe, word: str, class_names: tuple[str, ...], notes: list[str]) -> Start:
     network, said = load_weights(word)
+    network.calibration = None  # of the answers that it gave before
     notes += [f"--weights {word}: {note}." for note in said]
     model = _name(network)
     if recipe.model == "auto":

@@ -1,0 +1,100 @@
+"""What ``evaluate`` is asked beyond the figures: slices, costs, abstention, another run beside, a temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.costs_file import read_costs
+from efficientnetv2.commands.findings import Wanted, sliced_by
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.seen import Seen
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.answered import read_answers
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.metrics.calibration import fit_temperature
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.calibrated import Calibration
+from efficientnetv2.models.ensemble import Ensemble
+from efficientnetv2.models.network import Network
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is asked beyond the figures, in the words of the options of these names; None: not."""
+
+    slices: str | None = None
+    costs: Path | None = None
+    abstain_below: float | None = None
+    against: Path | None = None
+    calibrate: Path | None = None
+
+    def wanted(self, manifest: Manifest, class_names: Sequence[str]) -> Wanted:
+        """The same, checked as far as can be before any picture is answered.
+
+        Args:
+            manifest: of the pictures.
+            class_names: of the network.
+
+        Raises:
+            InputError: a column, a file or a folder is not what it has to be.
+        """
+        for_one = {"--costs": self.costs, "--against": self.against, "--calibrate": self.calibrate}
+        option = next((name for name, value in for_one.items() if value is not None), None)
+        if manifest.separator is not None and option is not None:
+            raise InputError(f"{option} is for pictures of one label, but these have several. Leave it out.")
+        names = (
+            None if self.slices is None else tuple(self.slices.split(",")) if self.slices != "none" else ()
+        )
+        sliced_by(manifest, names)
+        if self.calibrate is not None:
+            _refuse_place(self.calibrate)
+        if self.against is not None:
+            read_answers(self.against)
+        costs = None if self.costs is None else read_costs(self.costs, class_names)
+        return Wanted(names, costs, self.abstain_below, self.against)
+
+
+def write_calibrated(
+    out: Path, network: Network, predictions: Predictions, known: Seen, name: str, screen: Screen
+) -> None:
+    """Write the model with a temperature that makes these answers' probabilities true.
+
+    Args:
+        out: file to write.
+        network: that answered; its own temperature, if it has one, is in the answers.
+        predictions: of labelled pictures.
+        known: whether these trained the network.
+        name: what they are called.
+        screen: to say it on.
+
+    Raises:
+        InputError: the pictures trained the network, are too few, or the file can't be written; or the model is several
+            networks.
+    """
+    if known.pictures or name == "train":
+        raise InputError(
+            f"--calibrate {out}: pictures of {name} trained the model, which is surer of them than of others. Give "
+            "pictures that it has not seen."
+        )
+    if isinstance(network, Ensemble):
+        raise InputError(f"--calibrate {out}: the model is several networks. Give the model file of one.")
+    before = 1.0 if network.calibration is None else network.calibration.temperature
+    temperature = before * fit_temperature(predictions.labels, predictions.logits.numpy())
+    network.calibration = Calibration(temperature, len(predictions.labels), name)
+    modelfile.save(out, network)
+    screen.say(
+        f"Written to {out}: the same model with temperature {temperature:.3g}, fitted on these "
+        f"{len(predictions.labels)} pictures. Its calibration on them would be optimistic: evaluate it on others."
+    )
+
+
+def _refuse_place(out: Path) -> None:
+    if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
+        raise InputError(
+            f"--calibrate {out}: a model file ends in .safetensors, in a folder that exists. Name it so."
+        )
+    if out.exists():
+        raise InputError(f"--calibrate {out} exists already. Give another name, or remove it.")

@@ -1,0 +1,167 @@
+"""``evaluate`` and ``predict`` beyond the figures: calibration, silence, costs, slices, another run beside."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tests.command_line import TINY, effnetv2
+from tests.conftest import COLOURS, paint
+
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.calibrated import Calibration
+
+pytestmark = pytest.mark.slow  # a run of five epochs comes before the first
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run with minival of 60 pictures on a table with years; a third of its labels are drawn at random."""
+    place = tmp_path_factory.mktemp("honest")
+    generator, rows = np.random.default_rng(0), []
+    for number in range(360):
+        name = list(COLOURS)[number % 3]
+        paint(place / f"{number:03d}.jpg", COLOURS[name], number, px=32)
+        label = str(generator.choice(list(COLOURS))) if generator.random() < 1 / 3 else name
+        split = ("train", "train", "train", "minival", "val", "test")[number // 3 % 6]
+        year = 2010 + number % 2
+        rows.append((f"{number:03d}.jpg", label, split, year, f"id {number}"))
+    table = pd.DataFrame(rows, columns=["path", "label", "split", "year", "note"])
+    table.to_csv(place / "all.csv", index=False)
+    words = (*TINY, "--epochs", "5", "--weights", "none", "--set", "minival=60")
+    done = effnetv2("train", "all.csv", *words, "--out", "run", cwd=place)
+    assert done.returncode == 0, done.stderr
+    # The same network, its logits eight times too large: known to be too sure.
+    network = modelfile.load(place / "run")
+    network.calibration = None
+    with torch.no_grad():
+        network.classifier.weight *= 8
+        network.classifier.bias *= 8
+    modelfile.save(place / "sure.safetensors", network)
+    return place
+
+
+def told(*words, cwd):
+    done = effnetv2(*words, "--json", "--device", "cpu", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_run_fits_its_temperature_on_minival_alone(trained):
+    report = json.loads((trained / "run/report.json").read_text())
+    found = modelfile.load(trained / "run").calibration
+    assert (found.pictures, found.fitted_on) == (60, "minival")
+    assert report["calibration"]["temperature"] == found.temperature
+    assert report["calibration"]["fitted_on"] == "minival"
+    assert report["hashes"]["model.safetensors"]
+    again = told("evaluate", "run", "all.csv", "--split", "val", cwd=trained)
+    assert again["ece"] == pytest.approx(report["ece"], abs=1e-6)
+    page = (trained / "run/report.html").read_text()
+    assert "Can it be taken at its word?" in page
+    assert "fitted on 60 pictures of minival" in page
+    # What the run says of its pictures' years, the worst first.
+    assert {one["value"] for one in report["slices"]} == {"2010", "2011"}
+
+
+def test_calibrating_elsewhere_lowers_the_error_on_held_out_pictures(trained, tmp_path):
+    """Fitted on minival and val, which did not train it, by the command line; measured on test."""
+    table = pd.read_csv(trained / "all.csv")
+    table["path"] = [str(trained / path) for path in table["path"]]
+    for name, parts in {"fit": ["minival", "val"], "rest": ["test"], "seen": ["train"]}.items():
+        table[table["split"].isin(parts)].drop(columns="split").to_csv(tmp_path / f"{name}.csv", index=False)
+    before = told("evaluate", trained / "sure.safetensors", "rest.csv", cwd=tmp_path)
+    done = effnetv2(
+        "evaluate", trained / "sure.safetensors", "fit.csv", "--calibrate", "honest.safetensors", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the same model with temperature" in done.stdout
+    after = told("evaluate", "honest.safetensors", "rest.csv", cwd=tmp_path)
+    assert after["ece"] < before["ece"] - 0.05
+    assert after["calibration"]["ece_before"] == pytest.approx(before["ece"], abs=1e-4)
+    assert after["top1"] == before["top1"]
+    assert modelfile.load(tmp_path / "honest.safetensors").calibration.temperature > 2
+    refused = effnetv2(
+        "evaluate", trained / "sure.safetensors", "seen.csv", "--calibrate", "x.safetensors", cwd=tmp_path
+    )
+    assert refused.returncode == 2
+    assert "surer of them than of others" in refused.stderr
+
+
+def test_silence_below_a_probability(trained, tmp_path):
+    report = told("evaluate", trained / "run", trained / "all.csv", "--split", "test", "--abstain-below", "0.6",
+                  "--out", "out", cwd=tmp_path)  # fmt: skip
+    answers = pd.read_csv(tmp_path / "out/predictions.csv")
+    sure = answers[list(COLOURS)].max(axis=1) >= 0.6
+    (asked,) = [row for row in report["abstention"]["points"] if row["asked"]]
+    assert asked["answered"] == pytest.approx(sure.mean())
+    done = effnetv2("predict", trained / "run", trained / "all.csv", "--abstain-below", "0.6", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
+    silent = written[list(COLOURS)].max(axis=1) < 0.6
+    assert (written["label"] == "").equals(silent)
+    assert ("left to a person" in done.stdout) == silent.any()
+
+
+def test_costs_slices_and_another_run_beside(trained, tmp_path):
+    names = sorted(COLOURS)
+    lines = [",".join(["true", *names, "no_answer"])]
+    lines += [",".join([one, *("0" if one == two else "1" for two in names), "0.2"]) for one in names]
+    (tmp_path / "costs.csv").write_text("\n".join(lines) + "\n")
+    words = (trained / "all.csv", "--split", "val", "--costs", "costs.csv", "--slices", "year")
+    report = told(
+        "evaluate", trained / "run", *words, "--against", trained / "run", "--out", "all", cwd=tmp_path
+    )
+    assert report["costs"]["most_probable"] == pytest.approx(1 - report["top1"])
+    assert report["costs"]["cheapest"] <= report["costs"]["most_probable"]
+    page = (tmp_path / "all/report.html").read_text()
+    assert "What mistakes cost" in page
+    assert "year" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--slices", "yeer"], "--slices yeer: all.csv has no such column"),
+        (["--slices", "note"], "--slices note: the column has one value, or many that are no numbers"),
+        (["--costs", "none.csv"], "--costs none.csv: there is no such file. It is a CSV with a row"),
+        (["--costs", "few.csv"], "--costs few.csv has no row for 'green'"),
+        (
+            ["--costs", "less.csv"],
+            "the cost of answering 'green' where 'red' is true is '-1', but is a number of at",
+        ),
+        (["--costs", "other.csv"], "--costs other.csv: row 'purple' is no class of the model"),
+        (["--costs", "two.csv"], "no_answer is '0.1', '0.2', but a person costs the same"),
+        (["--against", "."], "holds no predictions.csv"),
+        (["--calibrate", "m.pt"], "--calibrate m.pt: a model file ends in .safetensors"),
+        (["--calibrate", "run/model.safetensors"], "exists already"),
+        (["--abstain-below", "80"], "between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_picture_is_answered(words, sentence, trained):
+    head = "true,blue,green,red,no_answer\n"
+    (trained / "few.csv").write_text(head + "blue,0,1,1,1\nred,1,1,0,1\n")
+    (trained / "less.csv").write_text(head + "blue,0,1,1,1\ngreen,1,0,1,1\nred,1,-1,0,1\n")
+    (trained / "other.csv").write_text(head + "purple,0,1,1,1\n")
+    (trained / "two.csv").write_text(head + "blue,0,1,1,0.1\ngreen,1,0,1,0.2\nred,1,1,0,0.1\n")
+    done = effnetv2("evaluate", "run", "all.csv", *words, cwd=trained)
+    assert done.returncode == 2
+    assert sentence in " ".join(done.stderr.split())
+
+
+def test_a_new_run_begins_without_the_temperature_of_its_weights(trained, tmp_path):
+    network = modelfile.load(trained / "run")
+    network.calibration = Calibration(3.0, 50, "elsewhere")
+    modelfile.save(tmp_path / "warm.safetensors", network)
+    words = ("train", trained / "all.csv", *TINY, "--weights", "warm.safetensors", "--out", "run")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert modelfile.load(tmp_path / "run").calibration is None
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert "temperature" not in report["calibration"]
+    assert report["linear_probe_f1"]
+    assert (tmp_path / "run/probe/predictions.csv").is_file()
+    assert report["label_curve"]["points"][-1]["pictures"] == 180
+    assert "Would more labels help?" in (tmp_path / "run/report.html").read_text()

@@ -1,0 +1,81 @@
+"""Would more labels help: on embeddings whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from efficientnetv2.base.keys import Key
+from efficientnetv2.evaluation.more_labels import verdict
+from efficientnetv2.inference.label_curve import _doubled, _macro_f1, label_curve
+from efficientnetv2.inference.predict import Embeddings
+from efficientnetv2.inference.probe import fitted
+
+
+def embeddings(generator, count, *, apart=0.6, width=60):
+    """Three classes around centres that lie so far apart, in noise of deviation 1."""
+    centres = np.random.default_rng(99).normal(size=(3, width)) * apart / 3
+    labels = np.arange(count) % 3
+    vectors = (centres[labels] + generator.normal(size=(count, width))).astype(np.float32)
+    return Embeddings(np.arange(count), labels, vectors)
+
+
+def curve(seed, *, train=240, apart=0.6, val=300):
+    generator = np.random.default_rng(seed)
+    every, asked = embeddings(generator, 2 * train, apart=apart), embeddings(generator, val, apart=apart)
+    learn = Embeddings(every.samples[:train], every.labels[:train], every.vectors[:train])
+    answers = fitted(learn.vectors, learn.labels, 0.01, False).predict(asked.vectors)
+    found = label_curve(learn, asked, answers, strength=0.01, balanced=False, key=Key.of(seed))
+    twice = fitted(every.vectors, every.labels, 0.01, False).predict(asked.vectors)
+    return (
+        found,
+        f1_score(asked.labels, answers, average="macro"),
+        f1_score(asked.labels, twice, average="macro"),
+    )
+
+
+def test_the_last_point_is_the_probe_and_twice_as_many_lie_in_the_interval():
+    """Of twelve sets, each with the truth at hand: the labels that are promised are bought, and tried."""
+    inside, gains = 0, []
+    for seed in range(12):
+        found, whole, twice = curve(seed)
+        assert found.points[-1].macro_f1 == pytest.approx(whole)
+        assert [one.pictures for one in found.points] == [15, 30, 60, 120, 240]
+        inside += found.forecast.low <= twice <= found.forecast.high
+        gains.append((found.gain, twice - whole))
+    assert inside >= 10, inside
+    foretold, real = np.mean(gains, axis=0)
+    assert foretold == pytest.approx(real, abs=0.02)
+    assert real > 0.02
+
+
+def test_where_nothing_is_left_to_learn_it_is_said():
+    found, whole, _ = curve(0, apart=6.0)
+    assert whole > 0.99
+    assert verdict(found)[0] == "Little."
+    found, _, _ = curve(0)
+    word, words = verdict(found)
+    assert word == ("Probably." if found.gain_low > 0.005 else "Perhaps.")
+    assert "with 120 labelled pictures" in words
+    assert "with 240" in words
+
+
+def test_a_power_law_is_carried_on():
+    """Errors 0.8 n^-0.5: twice as many leave 0.8 (2n)^-0.5, by both readings."""
+    sizes = np.array([25.0, 50.0, 100.0, 200.0])
+    scores = (1 - 0.8 * sizes**-0.5)[:, None]
+    assert _doubled(scores, sizes) == pytest.approx(1 - 0.8 * 400.0**-0.5)
+
+
+def test_weighted_macro_f1_is_that_of_repeated_pictures():
+    generator = np.random.default_rng(0)
+    true, answers = generator.integers(0, 3, (2, 40))
+    times = generator.integers(0, 3, 40)
+    expected = f1_score(np.repeat(true, times), np.repeat(answers, times), average="macro")
+    assert _macro_f1(times[None].astype(float), true, answers, 3) == pytest.approx(expected)
+
+
+def test_too_few_pictures_give_no_curve_and_the_same_key_the_same():
+    assert curve(0, train=30)[0] is None
+    assert curve(1)[0] == curve(1)[0]
