@@ -119,6 +119,9 @@ def test_two_runs_compared(trained, tmp_path):
     assert json.loads((tmp_path / "both" / "comparison.json").read_text()) == told
     people = effnetv2("compare", tmp_path / "fixed", trained / "run", cwd=tmp_path)
     assert "run against fixed: " in people.stdout
+    assert f"macro-F1 {apart['macro_f1']['value']:+.3f}" in people.stdout
+    assert "F1 of run by class" in people.stdout
+    assert set(apart["f1"]) == set(COLOURS)
     assert "of the training time" in people.stdout
 
 

@@ -73,7 +73,7 @@ def test_new_places_by_cross_validation():
 
 
 def test_what_was_chosen_is_counted():
-    assert told(chosen=["a.", "", "b."])["What was chosen for me?"].words.startswith("2 things were")
+    assert told(chosen=["a.", "", "b."])["What was chosen for me?"].verdict == "2 things."
     assert "What was chosen for me?" not in told(chosen=[])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 from scipy.stats import binom
 
@@ -10,9 +11,9 @@ from efficientnetv2.evaluation.compare import FinishedRun, gain
 
 def _run(name, right, seconds):
     rows = ({"kind": "train", "step": 1, "train_s": seconds, "image_px": 64},)
-    return FinishedRun(
-        name, {"wall_s": 99.0}, rows, {f"{number}.jpg": one for number, one in enumerate(right)}
-    )
+    answers = pd.DataFrame({"label": ["a" if one else "b" for one in right], "true_label": "a"})
+    answers.index = pd.Index([f"{number}.jpg" for number in range(len(right))])
+    return FinishedRun(name, {"wall_s": 99.0}, rows, answers)
 
 
 def test_a_gain_is_that_of_the_same_pictures():
@@ -46,4 +47,13 @@ def test_other_pictures_are_not_compared():
 
 
 def test_without_rows_of_training_the_whole_time_counts():
-    assert FinishedRun("old", {"wall_s": 99.0}, (), {}).train_s == 99.0
+    assert FinishedRun("old", {"wall_s": 99.0}, (), pd.DataFrame()).train_s == 99.0
+
+
+def test_every_class_has_its_difference():
+    """All are 'a': of the one 90 are called so, of the other 80, so F1 is 2 * 90 / 190 and 2 * 80 / 180."""
+    found = gain(_run("one", [True] * 90 + [False] * 10, 1.0), _run("other", [True] * 80 + [False] * 20, 1.0))
+    assert list(found.f1) == ["a"]
+    assert found.f1["a"].value == pytest.approx(180 / 190 - 160 / 180)
+    assert found.macro_f1 == found.f1["a"]
+    assert found.f1["a"].certain

@@ -31,6 +31,9 @@ QUIET = (
 # Headless windows are never narrower than 500 px: the phone is a frame of 390 px.
 PROBE = """<script>addEventListener('load', () => {
   const inside = document.getElementById('page').contentDocument.documentElement;
+  const cut = [...inside.querySelectorAll('.wide')].filter(
+    one => one.querySelector('.stacked') && one.scrollWidth > one.clientWidth + 1);
+  document.body.dataset.cut = cut.length;
   document.body.dataset.widths = inside.scrollWidth + ' of ' + inside.clientWidth;
 });</script>"""
 
@@ -115,3 +118,25 @@ def test_nothing_runs_over_the_edge(classes, width, tmp_path):
     needed, given = map(int, widths.groups())
     assert given in range(width - 20, width + 1)
     assert needed <= given
+    if (
+        width == 390
+    ):  # on a phone the rows of classes and slices stand on end, and nothing is left to be scrolled to
+        assert 'data-cut="0"' in shown
+    assert (tmp_path / "report.html").stat().st_size < 5_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the report is not printed")
+def test_it_is_printed_whole(tmp_path):
+    """The matrix of 100 classes too, which is wider than paper, and the classes that are folded on the screen."""
+    page(tmp_path, 100)
+    subprocess.run(
+        [
+            str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--no-pdf-header-footer",
+            f"--print-to-pdf={tmp_path / 'report.pdf'}", (tmp_path / "report.html").as_uri(),
+        ],
+        capture_output=True, timeout=120, check=True,
+    )  # fmt: skip
+    pdf = (tmp_path / "report.pdf").read_bytes()
+    pages = len(re.findall(rb"/Type\s*/Page\b", pdf))
+    assert 10 <= pages <= 30, "75 folded classes take three pages, and are there"

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
     from efficientnetv2.evaluation.compare import FinishedRun, Gain
 
+_ENDS = 10  # classes shown at either end, of more than twice as many: ours
+
 
 def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN RUN ...", help="Folders of runs that have come to their end.", show_default=False
+            metavar="RUN RUN ...",
+            help="Folders of runs that have come to their end, of cross-validations or evaluations.",
+            show_default=False,
         ),
     ],
     out: Annotated[
@@ -32,7 +36,9 @@ def compare(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what runs reached in which time, and how sure the difference to the first is.
+    """Show what runs reached in which time, and how sure the difference to the first is, over all and by class.
+
+    Differences are of the same pictures; runs that were evaluated on others are not compared.
 
     Examples:
     - `effnetv2 compare runs/fixed runs/progressive`
@@ -66,7 +72,7 @@ def _as_json(finished: Sequence[FinishedRun], gains: Sequence[Gain | None]) -> d
     rows = [
         {
             "run": one.name,
-            **{key: one.report[key] for key in ("top1", "macro_f1", "epochs", "wall_s", "images_per_s")},
+            **{key: one.report.get(key) for key in ("top1", "macro_f1", "epochs", "wall_s", "images_per_s")},
             "top1_interval": one.report["intervals"]["top1"],
             "train_s": round(one.train_s, 2),
             "sizes": list(one.sizes),
@@ -113,7 +119,7 @@ def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen:
             [
                 one.name,
                 f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else ", ".join(map(str, sizes)),
-                f"{report['epochs']:g}",
+                "–" if report.get("epochs") is None else f"{report['epochs']:g}",
                 f"{report['top1']:.3f}",
                 f"{low:.3f} to {high:.3f}",
                 f"{report['macro_f1']:.3f}",
@@ -129,7 +135,26 @@ def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen:
                 f"{one.name} and {first} were evaluated on different pictures, so their figures do not compare."
             )
             continue
+        mean = found.macro_f1
         screen.say(
             f"{one.name} against {first}: {found.points:+.1f} points of top-1 ({found.low:+.1f} to {found.high:+.1f}; "
-            f"95 % interval, the same {found.pictures} pictures) in {found.time_ratio:.2f} of the training time."
+            f"95 % interval, the same {found.pictures} pictures), macro-F1 {mean.value:+.3f} ({mean.low:+.3f} to "
+            f"{mean.high:+.3f}), in {found.time_ratio:.2f} of the training time."
         )
+        _tell_classes(one.name, found, screen)
+
+
+def _tell_classes(name: str, found: Gain, screen: Screen) -> None:
+    """The classes whose F1 differs most, the losses first."""
+    rows = [
+        [
+            label,
+            f"{one.value:+.3f}",
+            f"{one.low:+.3f} to {one.high:+.3f}",
+            "beyond chance" if one.certain else "",
+        ]
+        for label, one in sorted(found.f1.items(), key=lambda item: item[1].value)
+    ]
+    shown = rows if len(rows) <= 2 * _ENDS else [*rows[:_ENDS], *rows[-_ENDS:]]
+    some = f" (the {2 * _ENDS} farthest of {len(rows)})" if len(shown) < len(rows) else ""
+    screen.table(f"F1 of {name} by class{some}", ["class", "difference", "95 % interval", ""], shown)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.evaluation.answered import Over
 from efficientnetv2.evaluation.page import percent
 from efficientnetv2.metrics.classification import Figures
@@ -172,10 +173,8 @@ def _chosen(facts: Facts) -> Answer | None:
     count = sum(bool(sentence) for sentence in facts.chosen)
     if not count:
         return None
-    words = "thing was" if count == 1 else "things were"
-    return Answer(
-        "What was chosen for me?", f"{count} {words}; each has its sentence below, under what was chosen."
-    )
+    words = "Each has its sentence below, under what was chosen."
+    return Answer("What was chosen for me?", words, f"{count_of(count, 'thing')}.")
 
 
 def lines(beside: Beside) -> list[str]:

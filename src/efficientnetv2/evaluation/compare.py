@@ -8,32 +8,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
+from efficientnetv2.evaluation.answered import over, read_answers
 from efficientnetv2.evaluation.curve import Row
+from efficientnetv2.metrics.resampling import Difference
 from efficientnetv2.training.folder import RunFolder
-
-_DRAWS = 10_000  # of the paired bootstrap; ours
 
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """A run that has come to its end.
+    """A run that has come to its end, a cross-validation, or an evaluation.
 
     Args:
         name: to call it by.
         report: its ``report.json``.
         history: rows of its ``metrics.jsonl``.
-        right: path of each picture it was evaluated on → whether it was labelled right.
+        answers: to the pictures that it was evaluated on, as ``evaluation.answered.read_answers`` gives them.
     """
 
     name: str
     report: Mapping[str, Any]
     history: tuple[Row, ...]
-    right: Mapping[str, bool]
+    answers: pd.DataFrame
+
+    @property
+    def right(self) -> dict[str, bool]:
+        """Path of each picture that it was evaluated on → whether it was labelled right."""
+        right = (self.answers["label"] == self.answers["true_label"]).tolist()
+        return dict(zip(self.answers.index.tolist(), right, strict=True))
 
     @property
     def train_s(self) -> float:
@@ -57,11 +62,7 @@ class FinishedRun:
         Raises:
             InputError: it is none, the run has not come to its end, or its pictures have several labels.
         """
-        missing = [
-            file
-            for file in ("report.json", "metrics.jsonl", "predictions.csv")
-            if not (folder / file).is_file()
-        ]
+        missing = [file for file in ("report.json", "predictions.csv") if not (folder / file).is_file()]
         if missing:
             raise InputError(
                 f"{folder} is no run that has come to its end: it has no {missing[0]}. Give the folder of one; "
@@ -72,15 +73,8 @@ class FinishedRun:
             raise InputError(
                 f"{folder}: its pictures have several labels each, but compare takes runs with one. Leave it out."
             )
-        answers = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
-        if "true_label" not in answers:
-            raise InputError(
-                f"{folder / 'predictions.csv'} has no column true_label: another version wrote it. "
-                "Leave the run out, or train it again."
-            )
-        right = dict(zip(answers["path"], (answers["label"] == answers["true_label"]).tolist(), strict=True))
         history = RunFolder(folder, lambda line: None).history()
-        return cls(name, report, tuple(history), right)
+        return cls(name, report, tuple(history), read_answers(folder))
 
 
 @dataclass(frozen=True)
@@ -92,6 +86,9 @@ class Gain:
         low, high: the 95 % interval: what chance in the choice of pictures leaves open, not that of the seed.
         pictures: that both were evaluated on.
         time_ratio: training time of the one over that of the other.
+        macro_f1: the difference of macro-F1, as a fraction.
+        balanced_accuracy: likewise.
+        f1: of each class that has a picture, likewise.
     """
 
     points: float
@@ -99,26 +96,35 @@ class Gain:
     high: float
     pictures: int
     time_ratio: float
+    macro_f1: Difference
+    balanced_accuracy: Difference
+    f1: Mapping[str, Difference]
 
 
-def gain(one: FinishedRun, over: FinishedRun) -> Gain | None:
+def gain(one: FinishedRun, other: FinishedRun) -> Gain | None:
     """One run against another, picture by picture; None if they were evaluated on different pictures.
 
-    A percentile bootstrap over pictures, which are right with both, with neither, or with one of the two.
+    A paired bootstrap over pictures; see ``metrics.resampling.paired``.
 
     Args:
         one: that is compared.
-        over: what it is compared with.
+        other: what it is compared with.
 
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
+    Raises:
+        InputError: a picture has another true label in one run than in the other.
     """
-    if one.right.keys() != over.right.keys() or not one.right:
+    if not one.answers.index.symmetric_difference(other.answers.index).empty:
         return None
-    apart = np.array([int(right) - int(over.right[path]) for path, right in one.right.items()])
-    counts = np.array([(apart == value).sum() for value in (-1, 0, 1)])
-    drawn = Key.of(0).fold("paired").generator().multinomial(len(apart), counts / len(apart), size=_DRAWS)
-    points = 100 * (drawn[:, 2] - drawn[:, 0]) / len(apart)
-    low, high = np.percentile(points, [2.5, 97.5])
+    found = over(one.answers, other.answers, key=Key.of(0).fold("paired"))
+    if found is None:
+        return None
     return Gain(
-        float(100 * apart.mean()), float(low), float(high), len(apart), one.train_s / max(1e-9, over.train_s)
+        100 * found.top1.value,
+        100 * found.top1.low,
+        100 * found.top1.high,
+        found.pictures,
+        one.train_s / max(1e-9, other.train_s),
+        found.macro_f1,
+        found.balanced_accuracy,
+        found.f1,
     )

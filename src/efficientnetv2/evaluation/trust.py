@@ -111,14 +111,15 @@ def calibrated(
             f"{sentence} Its probabilities are as training left them; a temperature, fitted on pictures set aside "
             "(--set minival=0.1), would bring them closer to the truth."
         )
+    change = f"from {percent(before)} to {percent(ece)}"
     came = (
-        "brought the calibration error from"
+        f"brought the calibration error {change}"
         if ece < before
-        else "was to lower the calibration error, but it went from"
+        else (f"was to lower the calibration error, which went {change}")
     )
     return (
         f"{sentence} Its temperature of {scaled.temperature:.3g}, fitted on {scaled.pictures} pictures of "
-        f"{scaled.fitted_on}, {came} {percent(before)} to {percent(ece)}; no answer is another by it."
+        f"{scaled.fitted_on}, {came}; no answer is another by it."
     )
 
 
