@@ -64,5 +64,7 @@ def disagreeing(manifest: Manifest, rows: Sequence[int]) -> bool:
 
 
 def share(part: int, of: int) -> str:
-    """``330 of 1,044 pictures (32 %)``."""
-    return f"{part:,} of {count_of(of, 'picture')} ({100 * part / max(1, of):.0f} %)"
+    """``330 of 1,044 pictures (32 %)``, ``6 of 9,999 pictures (under 1 %)``."""
+    hundredths = 100 * part / max(1, of)
+    shown = "under 1" if 0 < hundredths < 0.5 else f"{hundredths:.0f}"
+    return f"{part:,} of {count_of(of, 'picture')} ({shown} %)"
