@@ -145,7 +145,7 @@ def test_two_workers_share_a_study_of_postgresql_whose_server_is_killed(class_fo
         database.start()
         ended = [worker.end() for worker in workers]
         assert [one.returncode for one in ended] == [0, 0], ended
-        found = rows(database.url.replace("postgresql", "postgresql+psycopg"))
+        found = rows(database.url.replace("postgresql", "postgresql+pg8000"))
         whole(found)
         assert len({one.user_attrs["worker"]["pid"] for one in found}) == 2, "both have worked"
         assert any("answers again" in one.stdout for one in ended), ended

@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 
 # All ours. Seconds until SQLite gives up on a lock; until a server has to have answered; the longest pause between two
 # tries.
-_BUSY_S, _CONNECT_S, _PAUSE_S = 30.0, 10, 10.0
+_BUSY_S, _ANSWER_S, _PAUSE_S = 30.0, 30, 10.0
 _WHY = "effnetv2 search"
 
 
@@ -84,9 +84,9 @@ class Storage:
                 "connect_args": {"timeout": min(_BUSY_S, max(1.0, self.patience_s))},
             }
         else:
-            needed("psycopg", "search", f"--storage {hidden(self.url)}")
+            needed("pg8000", "search", f"--storage {hidden(self.url)}")
             url = _with_driver(self.url)
-            kwargs = {"pool_pre_ping": True, "connect_args": {"connect_timeout": _CONNECT_S}}
+            kwargs = {"pool_pre_ping": True, "connect_args": {"timeout": _ANSWER_S}}
         # Two workers that make the tables at the same moment: of a file they take turns, on a server one tries again.
         alone = self._lock or contextlib.nullcontext()
         with alone, warnings.catch_warnings():
@@ -182,7 +182,7 @@ def file_of(url: str) -> Path | None:
 
 def _with_driver(url: str) -> str:
     kind, mark, rest = url.partition("://")
-    return url if "+" in kind else f"postgresql+psycopg{mark}{rest}"
+    return url if "+" in kind else f"postgresql+pg8000{mark}{rest}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
