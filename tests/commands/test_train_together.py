@@ -63,7 +63,9 @@ def test_two_processes_are_one_run_with_one_voice(class_folders, tmp_path):
     assert "on cpu by 2 processes" in first.stdout
     assert second.stdout == second.stderr == ""
     assert len(losses(tmp_path / "alone")) == 30
-    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), rel=0, abs=1e-5)
+    # AdamW makes much of little rounding: up to 1e-5 apart on one kind of processor, 2.3e-5 on another. A group counted
+    # twice, or statistics of one process alone, is seen in the second digit.
+    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), rel=0, abs=5e-5)
     names = [
         sorted(file.name for file in (tmp_path / run).rglob("*") if "events" not in file.name)
         for run in ("alone", "both")
