@@ -33,7 +33,7 @@ def states(one: Ledger) -> list[str]:
     [
         ("postgresql://me:secret@host/db", "postgresql://me@host/db"),
         ("postgresql://me@host/db", "postgresql://me@host/db"),
-        ("sqlite:////tmp/study.db", "sqlite:////tmp/study.db"),
+        ("sqlite:///studies/study.db", "sqlite:///studies/study.db"),
     ],
 )
 def test_a_password_is_not_shown(url, shown):
