@@ -84,6 +84,27 @@ def test_a_run_folder_is_taken(tmp_path):
     assert json.loads((tmp_path / "hub" / "config.json").read_text())["label_names"] == ["oak", "elm"]
 
 
+def test_half_the_bytes_to_share(tmp_path):
+    save_ours(tmp_path / "in.safetensors", architecture("efficientnetv2_b0"))
+    done = effnetv2("convert", "in.safetensors", "half.safetensors", "--half", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    before, after = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("in", "half"))
+    assert 0.5 < after / before < 0.53
+    assert f"1/2048 of what it was: {after / 1e6:.1f} MB instead of" in done.stdout
+    whole, half = (modelfile.load(tmp_path / f"{name}.safetensors") for name in ("in", "half"))
+    assert (half.class_names, half.preprocessing, half.recipe) == (
+        ("oak", "elm"),
+        whole.preprocessing,
+        {"a": 1},
+    )
+    pictures = torch.randn(2, 3, 96, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(half(pictures), whole(pictures), rtol=0, atol=1e-3)
+    refused = effnetv2("convert", "in.safetensors", "hub", "--half", "--to", "timm", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--half is of our own model file" in refused.stderr
+
+
 def test_what_others_do_not_see_is_said(tmp_path):
     table = replace(architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
     save_ours(tmp_path / "in.safetensors", table)

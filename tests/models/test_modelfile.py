@@ -187,6 +187,38 @@ def test_half_precision_is_read_as_float32(tmp_path, kind):
     assert torch.equal(loaded.stem.conv.weight, expected)
 
 
+def test_half_precision_halves_the_file_and_hardly_changes_the_answers(tmp_path):
+    """float16 has 11 significant bits, so a kernel is rounded by 1/2048 at most; batch-norms and biases are not."""
+    network = _network().eval()
+    loaded = modelfile.load(_save(tmp_path / "half.safetensors", network, half=True))
+    stored = load_file(tmp_path / "half.safetensors")
+    for name, weight in network.state_dict().items():
+        vector = weight.ndim < 2
+        assert stored[name].dtype == (weight.dtype if vector else torch.float16)
+        again = loaded.state_dict()[name]
+        assert again.dtype == weight.dtype
+        torch.testing.assert_close(again, weight, rtol=0 if vector else 2**-11, atol=0 if vector else 2**-25)
+    assert loaded.preprocessing == PREPROCESSING
+    images = torch.randn(4, 3, 33, 33)
+    before, after = network(images), loaded(images)
+    off = float((before - after).detach().abs().max() / before.detach().std())
+    assert 0 < off < 5e-3, "of the logits' spread"
+    modelfile.save(tmp_path / "whole.safetensors", loaded)
+    assert {one.dtype for one in load_file(tmp_path / "whole.safetensors").values()} == {
+        torch.float32,
+        torch.int64,
+    }
+
+
+def test_a_weight_too_large_for_half_precision_is_named_and_nothing_is_written(tmp_path):
+    network = _network()
+    network.classifier.weight.data[0, 0] = 70_000.0
+    with pytest.raises(InputError, match=r"not written: half precision holds .* 65,504.*classifier\.weight"):
+        _save(tmp_path / "m.safetensors", network, half=True)
+    assert list(tmp_path.iterdir()) == []
+    _save(tmp_path / "m.safetensors", network)
+
+
 def test_what_is_not_given_is_as_the_network_has_it(tmp_path):
     loaded = modelfile.load(_save(tmp_path / "a.safetensors"))
     modelfile.save(tmp_path / "b.safetensors", loaded)

@@ -95,6 +95,14 @@ def convert(
     views: Annotated[
         str | None, _option("symmetries averages over the eight flips and turns.", "one|symmetries")
     ] = None,
+    half: Annotated[
+        bool,
+        typer.Option(
+            "--half",
+            help="Keep kernels and matrices of OUT in half precision: a model file of half the size, to share. It is "
+            "read, and computes, in float32 again.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -107,6 +115,7 @@ def convert(
     - `effnetv2 convert tf_efficientnetv2_s.safetensors s.safetensors`
     - `effnetv2 convert efficientnet_v2_s-dd5fe13b.pth s.safetensors`
     - `effnetv2 convert runs/demo for_timm --to timm`
+    - `effnetv2 convert runs/demo small.safetensors --half`
     - `effnetv2 convert trees.keras trees.safetensors --class-names oak,elm,ash --framing whole`
     """
     from efficientnetv2.base.errors import InputError, did_you_mean
@@ -115,6 +124,11 @@ def convert(
 
     if to is not None and to not in interop.TARGETS:
         raise InputError(f"--to {to}: there is no such target{did_you_mean(to, interop.TARGETS)}")
+    if half and to is not None:
+        raise InputError(
+            f"--half is of our own model file, but --to is {to}: what others' programs make of half precision is "
+            "theirs to say. Leave one of them out."
+        )
     _check_places(source, out, to, overwrite=overwrite)
     said = told(
         class_names,
@@ -138,7 +152,11 @@ def convert(
             class_names=network.class_names,
             recipe=network.recipe,
             metrics=network.metrics,
+            half=half,
         )
+        if half:
+            notes = (*notes, _halved(out, network))
+            screen.say(_sentence(notes[-1]))
     else:
         alone = interop.write(out, network, cast("Literal['timm', 'torchvision', 'keras']", to))
         notes = (*notes, *alone)
@@ -226,6 +244,15 @@ def _described(network: EfficientNet) -> list[str]:
         f"mean {mean}, std {std}.",
         f"Classes: {classes}. Input channels: {network.in_channels}.",
     ]
+
+
+def _halved(out: Path, network: EfficientNet) -> str:
+    """What half precision saves, and what it changes, in a sentence."""
+    before = sum(weight.numel() * weight.element_size() for weight in network.state_dict().values())
+    return (
+        "kernels and matrices are in half precision, each weight within 1/2048 of what it was: "
+        f"{out.stat().st_size / 1e6:.1f} MB instead of {before / 1e6:.1f} MB"
+    )
 
 
 def _sentence(note: str) -> str:

@@ -39,6 +39,7 @@ def save(
     recipe: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     trained_on: TrainedOn | None = None,
+    half: bool = False,
 ) -> None:
     """Write a model file, whole or not at all. What is not given is as the network has it.
 
@@ -53,15 +54,19 @@ def save(
         recipe: plain JSON values, numbers finite.
         metrics: plain JSON values, numbers finite.
         trained_on: a sample of the pictures that trained it; a network that knows of none writes none.
+        half: keep kernels and matrices in float16: half the bytes, to share. The network itself stays as it is; one
+            that is loaded from the file has float32 again, each weight within 1/2048 of what it was.
 
     Raises:
-        InputError: a weight is NaN or infinite, the names or channels do not fit the network, recipe or metrics are
-            no JSON, path and network are no such things, or the file can't be written.
+        InputError: a weight is NaN or infinite, or too large for ``half``; the names or channels do not fit the
+            network; recipe or metrics are no JSON; path and network are no such things; or the file can't be written.
     """
     _check_kinds(path, network)
     tensors = _apart(module_of(network).state_dict())
     _check_finite(tensors, f"{path} was not written")
     try:
+        if half:
+            tensors = tensorfile.halved(tensors)
         words = header_of(
             network,
             preprocessing=network.preprocessing if preprocessing is None else preprocessing,

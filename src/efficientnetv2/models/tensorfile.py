@@ -163,6 +163,31 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         ) from error
 
 
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Kernels and matrices in float16, each value within 1/2048 of itself; all else as it is.
+
+    Those are nearly all of a network's bytes. Biases and what batch-norms have stay, for there a small error is one in
+    every picture's every pixel, and variances may be too small or too large for float16.
+
+    Args:
+        tensors: by name; those with a single side or none stay, as do whole numbers.
+
+    Raises:
+        InputError: a weight is too large for float16.
+    """
+    half = {
+        name: tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
+        for name, tensor in tensors.items()
+    }
+    if lost := broken(half):
+        most = torch.finfo(torch.float16).max
+        raise InputError(
+            f"half precision holds numbers up to {most:,.0f}, but there are greater ones in {some(lost, 3)}. Keep "
+            "these weights in float32."
+        )
+    return half
+
+
 def broken(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors that hold NaN or infinity."""
     # A sum is not finite if one of its terms is not: many times faster than asking each. It may also be too
