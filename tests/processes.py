@@ -72,7 +72,7 @@ def effnetv2_together(
 ) -> list[Done]:
     """Run a command in several processes; how each ended, in the order of their ranks."""
     running = started_together(size, *arguments, cwd=cwd, launch=launch, restarts=restarts)
-    return [one.end(120) for one in running]
+    return [one.end() for one in running]
 
 
 def environment(rank: int, size: int, port: int) -> dict[str, str]:

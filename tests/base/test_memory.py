@@ -75,13 +75,15 @@ def test_a_stated_limit_is_of_all_that_the_process_takes(tmp_path):
 
 
 def test_a_peak_is_seen_although_it_has_gone():
-    """300 MB for 50 ms, then nothing: the peak has them, the memory in use afterwards has not."""
+    """300 MB until they have been seen, then nothing: the peak has them, the memory in use afterwards has not."""
     before = in_use_bytes(CPU)
     with Peak(CPU) as peak:
         block = np.ones(300_000_000, dtype=np.uint8)
-        time.sleep(0.05)
+        until = time.monotonic() + 60
+        while peak.bytes - before < 270_000_000 and time.monotonic() < until:
+            time.sleep(0.01)
         del block
-        time.sleep(0.05)
+        time.sleep(0.05)  # for further looks
     assert peak.bytes - before == pytest.approx(300_000_000, rel=0.1)
     release(CPU)
     assert in_use_bytes(CPU) - before < 100_000_000

@@ -1,7 +1,5 @@
 import time
 
-import pytest
-
 from efficientnetv2.base.timing import Spread, alternate, ratio
 
 
@@ -39,4 +37,4 @@ def test_a_spread_says_its_quartiles():
 def test_sides_are_timed_apart():
     seconds = alternate({"slow": lambda: time.sleep(0.01), "quick": lambda: None}, rounds=3)
     assert ratio(seconds, of="quick", to="slow").median > 5
-    assert seconds["slow"] == pytest.approx([0.01] * 3, abs=0.01)
+    assert min(seconds["slow"]) >= 0.01

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,19 +48,21 @@ def test_timms_loader_gives_every_picture_once_a_pass_and_goes_on(class_folders)
         assert all(images.shape == (4, 3, 32, 32) and images.dtype == torch.float32 for images, _ in one)
 
 
-def test_waiting_is_the_time_until_the_batch_comes():
+def test_waiting_is_the_time_until_the_batch_comes(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(bench_train, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
     def slow():
         for number in range(2):
-            time.sleep(0.03)
+            now[0] += 3
             yield torch.zeros(1), torch.tensor(number)
 
     waiting = bench_train._Waiting(slow())
     given = iter(waiting)
     for number in range(2):
         assert int(next(given)[1]) == number
-        assert waiting.seconds >= 0.03
-        time.sleep(0.05)  # the consumer's own time is no waiting
-    assert waiting.seconds < 0.08
+        assert waiting.seconds == 3
+        now[0] += 50  # the consumer's own time is no waiting
 
 
 def test_first_steps_do_not_count_and_sides_take_turns(class_folders, monkeypatch):

@@ -110,7 +110,7 @@ def test_a_signal_stops_all_after_the_same_step(class_folders, tmp_path):
     for reader in psutil.Process(running[1].process.pid).children():
         reader.terminate()  # torchrun signals the whole process group
     running[1].process.terminate()
-    first, second = (one.end(60) for one in running)
+    first, second = (one.end() for one in running)
     assert first.returncode == 130, first.stderr
     assert "--resume" in first.stderr
     assert second.stderr == ""
@@ -131,7 +131,7 @@ def test_what_was_killed_goes_on_by_itself_where_it_is_started_again(class_folde
     (run,) = set((tmp_path / "runs").iterdir()) - {older}
     until(lambda: steps_done(run) >= 4, *running)
     running[1].process.kill()
-    missing, _ = (one.end(60) for one in running)
+    missing, _ = (one.end() for one in running)
     assert missing.returncode == 2
     assert "lost touch with another one" in missing.stderr
     again = effnetv2_together(2, *words, cwd=tmp_path, restarts=1)

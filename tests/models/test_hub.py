@@ -131,8 +131,8 @@ def test_a_file_without_a_stated_hash_is_refused(server, hub):
 
 
 def test_a_slow_server_is_waited_for(server, hub):
-    server.pause_s = 0.02  # 64 KiB at a time: 1.6 s in all
-    assert fetch(NAME, replace(hub, patience_s=0.5)).read_bytes() == CONTENT
+    server.pause_s = 0.03  # 64 KiB at a time: 2.4 s in all
+    assert fetch(NAME, replace(hub, patience_s=2)).read_bytes() == CONTENT
 
 
 def test_a_server_that_says_nothing_is_given_up_soon(server, hub):
@@ -140,7 +140,7 @@ def test_a_server_that_says_nothing_is_given_up_soon(server, hub):
     started = time.perf_counter()
     with pytest.raises(InputError, match="breaks off"):
         fetch(NAME, replace(hub, patience_s=0.3))
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 20
 
 
 @pytest.mark.parametrize("name", [NAME, TORCHVISION])
@@ -151,7 +151,7 @@ def test_a_server_that_never_answers_is_given_up_soon(hub, name):
         started = time.perf_counter()
         with pytest.raises(InputError, match="cannot be reached, or breaks off"):
             fetch(name, replace(hub, endpoint=nowhere, pytorch=nowhere, patience_s=0.3))
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 8  # the libraries' own patience is 10 s
     with pytest.raises(TimeoutError, match=r"no answer within 0\.1 s"):
         download.within(0.1, lambda: time.sleep(5))
 
@@ -174,7 +174,7 @@ def test_without_a_network_the_error_comes_at_once_and_its_advice_works(hub, nam
     started = time.perf_counter()
     with pytest.raises(InputError, match=r"127\.0\.0\.1:9 cannot be reached") as told:
         fetch(name, nowhere)
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 8
     place = re.search(r"put the file at (\S+) \(the cache folder", str(told.value))
     assert place is not None
     Path(place[1]).parent.mkdir(parents=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -26,6 +27,11 @@ def study(tmp_path) -> Ledger:
 
 def states(one: Ledger) -> list[str]:
     return [trial.state.name for trial in one.storage.rdb.get_all_trials(one.study_id)]
+
+
+def beat(one: Ledger) -> object:
+    """The last sign of life of the first trial."""
+    return one.storage.rdb.get_trial(one.id_of(0)).user_attrs.get("beat")
 
 
 @pytest.mark.parametrize(
@@ -81,15 +87,20 @@ def test_a_worker_elsewhere_is_lost_when_it_gives_no_sign_of_life(tmp_path, monk
     """As two machines: neither can look for the other's process."""
     here, there = study(tmp_path), Ledger(opened(tmp_path), "study", beat_s=0.05, lost_s=0.3)
     monkeypatch.setattr(ledger, "machine", lambda: "there")
-    claim = there.claim(1)
+    claim, now = there.claim(1), [0.0]
     monkeypatch.setattr(ledger, "machine", machine)
+    monkeypatch.setattr(ledger, "time", SimpleNamespace(monotonic=lambda: now[0]))
     with there.alive(claim):
-        until = time.monotonic() + 1
-        while time.monotonic() < until:
+        for _ in range(3):
             assert here.claim(1) is None, "it is alive"
-            time.sleep(0.05)
+            now[0] += 1  # more than it may be silent for
+            before = beat(there)
+            while beat(there) == before:
+                time.sleep(0.01)
+    assert here.claim(1) is None, "it has given signs of life since"
+    now[0] += 0.2
     assert here.claim(1) is None, "it has been silent for a moment only"
-    time.sleep(0.4)
+    now[0] += 0.2
     taken = here.claim(1)
     assert (taken.number, taken.begun) == (0, 2)
 

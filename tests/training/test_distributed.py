@@ -161,9 +161,7 @@ def test_processes_started_again_do_not_wait_for_those_that_are_gone():
     """torchrun keeps one store over its restarts: what the first start left there must not mislead the second."""
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for first_is_late_s in (0.0, 1.0):
-        for made, everybody, _ in in_processes(
-            late_talk, 3, first_is_late_s, timeout=30, agent_port=store.port
-        ):
+        for made, everybody, _ in in_processes(late_talk, 3, first_is_late_s, agent_port=store.port):
             assert made == {"of": 0}
             assert everybody == [0, 10, 20]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -238,17 +238,24 @@ def test_a_state_goes_on_from_its_dict_to_the_same_bits():
     assert whole is state.network
 
 
-def test_the_time_spent_waiting_for_pictures_is_counted_apart():
-    """Each group takes 30 ms to come: a step of two waits 60 ms, whatever training takes."""
+def test_the_time_spent_waiting_for_pictures_is_counted_apart(monkeypatch):
+    """Each group takes 3 s to come: a step of two waits 6 s, whatever training and the run's own work take."""
+    now = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def slow(request):
-        time.sleep(0.03)
+        now[0] += 3
         return grey(request)
 
+    def trained(*given, real=loop.train_groups):
+        now[0] += 50
+        return real(*given)
+
+    monkeypatch.setattr(loop, "train_groups", trained)
     _, _, steps = running(Progressive(image_px=32), 3, pictures=slow, group_images=4)
     for done in steps:
-        assert 0.06 <= done.waited_s < 0.12
-        assert done.images == 8
+        now[0] += 1000
+        assert (done.waited_s, done.images) == (6, 8)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd", "rmsprop"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,9 +29,10 @@ class Slow:
     """A reader that takes its time over every picture."""
 
     def __init__(self, reader):
-        self.reader = reader
+        self.reader, self.asked = reader, 0
 
     def source(self, sample):
+        self.asked += 1
         time.sleep(SLEEP_S)
         return self.reader.source(sample)
 
@@ -99,43 +101,41 @@ def test_reading_is_a_part_of_a_step(job, tmp_path):
 def test_a_large_batch_is_measured_in_part(job, tmp_path, monkeypatch):
     monkeypatch.setattr(rates, "_MOST_IMAGES", 4)
     large = job.recipe.model_copy(update={"batch_images": 40})
-    slow = replace(
-        job, recipe=large, reader=Slow(originals(job.train)), at_a_time=GroupsAtATime({32: 1, 64: 1})
+    reader = Slow(originals(job.train))
+    found = measure(
+        replace(job, recipe=large, reader=reader, at_a_time=GroupsAtATime({32: 1, 64: 1})), tmp_path
     )
-    began = time.perf_counter()
-    found = measure(slow, tmp_path)
     assert all(rate.each_s > 40 * SLEEP_S for rate in found.steps)
-    assert time.perf_counter() - began < 10 * 40 * SLEEP_S, "a tenth of what ten whole steps take"
+    assert reader.asked == 2 * 5 * 4, "at both sizes a tenth of each of five steps"
 
 
 def test_steps_that_take_long_are_timed_once(job, tmp_path, monkeypatch):
     """Two to warm up and one that is timed, at both sizes, of 8 pictures."""
     monkeypatch.setattr(rates, "_LONG_S", 0.0)
-    asked = []
-
-    class Counted(Slow):
-        def source(self, sample):
-            asked.append(sample)
-            return self.reader.source(sample)
-
-    measure(replace(job, reader=Counted(originals(job.train))), tmp_path)
-    assert len(asked) == 2 * 3 * 8
+    reader = Slow(originals(job.train))
+    measure(replace(job, reader=reader), tmp_path)
+    assert reader.asked == 2 * 3 * 8
 
 
 def test_what_the_first_checkpoint_takes_longer_is_told_apart(job, tmp_path, monkeypatch):
-    """0.4 s the first, 0.1 s the second."""
-    pauses = iter((0.4, 0.1))
+    """400 s the first, 100 s the second."""
+    now, taken = [0.0], iter((400, 100))
+
+    def clock():
+        now[0] += 0.001  # no measurement is of nothing
+        return now[0]
 
     def save(folder, kept, step):
-        time.sleep(next(pauses))
+        now[0] += next(taken)
         path = folder / f"{step}.pt"
         path.write_bytes(bytes(17))
         return path
 
     monkeypatch.setattr(rates.resume, "save", save)
+    monkeypatch.setattr(rates, "time", SimpleNamespace(perf_counter=clock))
     found = measure(job, tmp_path)
-    assert found.checkpoints.begin_s == pytest.approx(0.3, abs=0.09)
-    assert found.checkpoints.each_s == pytest.approx(0.1, abs=0.09)
+    assert found.checkpoints.begin_s == pytest.approx(300, abs=0.01)
+    assert found.checkpoints.each_s == pytest.approx(100, abs=0.01)
     assert found.checkpoint_bytes == 17
 
 

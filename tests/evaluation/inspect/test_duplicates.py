@@ -54,9 +54,9 @@ def test_no_pair_is_named_that_differs_in_more_bits_and_none_twice():
 def test_ten_times_as_many_take_much_less_than_a_hundred_times_as_long():
     def seconds(count):
         some = hashes(count)
-        begun = time.perf_counter()
+        begun = time.process_time()  # what runs beside this test does not count
         candidates(some, key=Key.of(0))
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
     seconds(1000)
     assert seconds(40_000) < 40 * min(seconds(4_000) for _ in range(3))
