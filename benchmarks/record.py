@@ -14,11 +14,16 @@ import json
 import os
 import platform
 import statistics
+from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 from scipy.stats import t as student
+
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.base.keys import Key
 
 RESULTS = Path(__file__).parent / "results"
 SUMMARY = RESULTS / "summary.json"
@@ -49,7 +54,7 @@ def record(name: str, value: float, *, unit: str, low: float, high: float, n: in
         "date": date.today().isoformat(),
     }
     RESULTS.mkdir(exist_ok=True)
-    SUMMARY.write_text(json.dumps(dict(sorted(summary.items())), indent=2) + "\n")
+    write_text_atomically(SUMMARY, json.dumps(dict(sorted(summary.items())), indent=2) + "\n")
 
 
 def hardware() -> str:
@@ -68,6 +73,34 @@ def interval(values: list[float]) -> tuple[float, float]:
     """95 % interval of the mean of several runs."""
     half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return statistics.mean(values) - half, statistics.mean(values) + half
+
+
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """The ends of a median's 95 % interval (bootstrap)."""
+    draws = Key.of(0).fold("median").generator().integers(len(values), size=(2_000, len(values)))
+    low, high = np.quantile(np.median(np.array(values)[draws], axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def begun(about: Path, common: dict, same: Sequence[str], advice: str) -> dict:
+    """What a measurement that may be stopped and gone on with was begun with; written down if it begins now.
+
+    Args:
+        about: the file that says it.
+        common: what it is to be begun with.
+        same: names in it that have to be as they were.
+        advice: for whoever wants others.
+
+    Raises:
+        SystemExit: they are not.
+    """
+    if not about.exists():
+        write_text_atomically(about, json.dumps(common, indent=1) + "\n")
+        return common
+    there: dict = json.loads(about.read_text(encoding="utf-8"))
+    if differing := [name for name in same if there[name] != common[name]]:
+        raise SystemExit(f"{about} is of another {', '.join(differing)}; {advice}.")
+    return there
 
 
 def keep(run: Path, target: Path) -> dict:

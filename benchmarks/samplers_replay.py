@@ -8,7 +8,8 @@ shipped, searches the foretold rewards with each seed. A sampler's incumbent is 
 the differences from random search with the same seed have an interval over the seeds (Student's t, 95 %). There is no
 noise in a replay, and no network that fails.
 
---tune compares settings of our samplers instead, on other seeds.
+--tune compares settings of our samplers instead, on other seeds. Settings chosen by it were chosen for the same table
+that the comparison is on: how they do on another one, only another table tells.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import optuna
 from benchmarks.record import RESULTS, hardware, interval, record
 from benchmarks.surrogate import Surrogate, Table, agreement, read
 
+from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.search.evolution import RegularizedEvolution
 from efficientnetv2.search.policy import PolicyGradient
 from efficientnetv2.search.samplers import Proposer, SpaceSampler, sampler, suggest
@@ -87,15 +89,17 @@ def tune(surrogate: Surrogate, trials: int) -> list[tuple[float, Proposer]]:
     return sorted(scored, key=lambda one: one[0], reverse=True)
 
 
-def keep(table: Table, tau: dict[str, float], curves: dict[str, np.ndarray], command: str) -> None:
+def keep(
+    table: Table, tau: dict[str, tuple[float, float, float]], curves: dict[str, np.ndarray], command: str
+) -> None:
     """Claims into the summary, curves beside it."""
     seeds, trials = curves["random"].shape
     for name, (_, low, high) in differences(curves).items():
         claim = f"search_{name}_minus_random_reward_low"
         record(claim, low, unit="reward", low=low, high=high, n=seeds, command=command)
-    for name, value in tau.items():
+    for name, (value, low, high) in tau.items():
         claim = f"search_surrogate_{name}_tau_ratio"
-        record(claim, value, unit="ratio", low=value, high=value, n=len(table.points), command=command)
+        record(claim, value, unit="ratio", low=low, high=high, n=len(table.points), command=command)
     raw = {
         "when": time.strftime("%Y-%m-%d"),
         "hardware": hardware(),
@@ -107,7 +111,7 @@ def keep(table: Table, tau: dict[str, float], curves: dict[str, np.ndarray], com
         "last_incumbents": {name: [round(v, 6) for v in runs[:, -1]] for name, runs in curves.items()},
         "trials": trials,
     }
-    (RESULTS / "samplers_replay.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    write_text_atomically(RESULTS / "samplers_replay.json", json.dumps(raw, indent=1) + "\n")
 
 
 def main() -> None:
@@ -129,7 +133,10 @@ def main() -> None:
     table = read(options.table)
     tau = agreement(table)
     print(
-        f"{len(table.points)} networks; tau: {', '.join(f'{name} {value:.3f}' for name, value in tau.items())}"
+        f"{len(table.points)} networks; tau: "
+        + ", ".join(
+            f"{name} {value:.3f} ({low:.3f} to {high:.3f})" for name, (value, low, high) in tau.items()
+        )
     )
     surrogate = Surrogate.fitted(table)
     if options.tune:

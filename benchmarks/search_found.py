@@ -4,12 +4,16 @@ Run: python -m benchmarks.search_found DATA [--pictures 3000] [--minutes 110] [-
 
 Two studies of the small space, each for so many minutes on the same pictures, choose a network: one by policy
 gradient, one at random. Then these two, V2-B0 scaled to the space (its backbone) and the smallest network of the space
-are trained by the proxy recipe for --full-epochs with 3 seeds each, on all pictures that the search had, and answer
-those that DATA gives as val, which neither the search nor its choices saw. Each one's reward is that of its accuracy
-there, with step times and parameters over the backbone's; the difference from V2-B0 is taken seed by seed (Student's
-t, 95 %).
+are trained by the proxy recipe for --full-epochs with 3 seeds each, none of them the studies', on all pictures that the
+search had, and answer those that DATA gives as val, which neither the search nor its choices saw. Each one's reward is
+that of its accuracy there, with step times and parameters over the backbone's; the difference from V2-B0 is taken seed
+by seed (Student's t, 95 %).
 
-What is done is kept in --out and not done again.
+--recorded TABLE spares the second study where ``benchmarks.search_record`` has recorded random networks of the same
+pictures by the same recipe on this machine: random search's best is then the best of the first ones there, as many as
+the study of policy gradient has tried, each of them trained to its end.
+
+What is done is kept in --out and not done again; a study that was killed goes on for the minutes that it still has.
 """
 
 from __future__ import annotations
@@ -25,31 +29,41 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from benchmarks.record import RESULTS, hardware, interval, record
-from benchmarks.search_record import proxy_of, some_pictures
+from benchmarks.record import RESULTS, begun, hardware, interval, record
+from benchmarks.search_record import SEED, Record, drawn, proxy_of, some_pictures
+from benchmarks.surrogate import worth
 
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.files import read as read_network
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import Proxy
+from efficientnetv2.search.results import Row, rows_of
 from efficientnetv2.search.reward import Reward
 from efficientnetv2.search.space import Space
 from efficientnetv2.search.spaces import small
+from efficientnetv2.search.storage import Storage
+from efficientnetv2.search.study import opened, plan_of
 from efficientnetv2.search.trial import measurement, try_out
 
 COMMAND = "python -m benchmarks.search_found imagenette --record"
-SEEDS = (0, 1, 2)
-SAMPLERS = {"found": "policy", "random search's best": "random"}
+# Of those that judge. The studies' runs have another one, or the network found would be judged by its luck once more.
+SEEDS = (1, 2, 3)
+FOUND, RANDOM = "found", "random search's best"
 
 
-def pictures_file(data: str, count: int, folder: Path) -> Path:
-    """A table of the pictures of both studies: some of train, and as val those that judge."""
+def pictures_file(whole: Manifest, used: Manifest, folder: Path) -> Path:
+    """A table of the pictures of both studies: some of train, and as val those that judge.
+
+    Args:
+        whole: all pictures.
+        used: those that a search uses.
+        folder: to keep it in.
+    """
     file = folder / "pictures.csv"
     if not file.exists():
-        whole, used = read(data), some_pictures(data, count)
         judging = whole.select(np.flatnonzero(whole.split == "val"))
         both = [(used, used.split), (judging, judging.split)]
         rows = [
@@ -66,10 +80,56 @@ def searched(sampler: str, pictures: Path, folder: Path, minutes: float, more: l
     """The best network of a study of so many minutes; the study is begun, gone on with, or as it was."""
     study, network = folder / sampler, folder / f"{sampler}.yaml"
     if not network.exists():
+        left = minutes - sum(row.seconds for row in trials_of(study)) / 60
         words = ["run", str(study), "--data", str(pictures), "--sampler", sampler, "--trials", "1000000"]
-        _effnetv2(*words, "--minutes", str(minutes), *more)
+        if left > 0:
+            _effnetv2(*words, "--seeds", str(SEED), "--minutes", str(left), *more)
         _effnetv2("export", str(study), "--out", str(network))
     return read_network(network)
+
+
+def trials_of(study: Path) -> list[Row]:
+    """The trials of a study that have ended; none where it has not begun."""
+    file = study / "study.db"
+    if not file.exists():
+        return []
+    storage = Storage(f"sqlite:///{file.absolute()}", patience_s=60, say=print)
+    return [] if plan_of(storage, study.name) is None else rows_of(opened(storage, study.name))
+
+
+def best_recorded(table: Path, count: int, proxy: Proxy, used: Manifest, space: Space) -> Architecture:
+    """The network with the largest reward of the first ones that were recorded.
+
+    Args:
+        table: of ``benchmarks.search_record``.
+        count: how many of them random search may choose from.
+        proxy: how the studies' networks are tried.
+        used: their pictures.
+        space: their networks.
+
+    Raises:
+        SystemExit: the table is not there, of another search, or too short.
+    """
+    if not table.exists():
+        raise SystemExit(f"{table} is not there.")
+    common = {
+        "space": space.to_json(),
+        "recipe": proxy.recipe.to_json(),
+        "pictures": used.digest(),
+        "seeds": list(proxy.seeds),
+    }
+    about = begun(table.with_suffix(".json"), common, tuple(common), "leave --recorded out")
+    rows = sorted(Record(table, space).rows(), key=lambda row: int(row["number"]))[:count]
+    if len(rows) < count:
+        raise SystemExit(f"{table} has {len(rows)} networks, but the study has tried {count}.")
+    backbone = Measurement.from_json(about["backbone"])
+
+    def reward(row: dict[str, str]) -> float:
+        cost = float(row["step_seconds"]), float(row["parameters"])
+        return worth(backbone, float(row["top1"]), *cost)
+
+    best = max((row for row in rows if row["top1"]), key=reward)
+    return space.decode(drawn(space, int(best["number"]) + 1)[-1])
 
 
 def _effnetv2(*words: str) -> None:
@@ -89,14 +149,21 @@ def smallest(space: Space) -> Architecture:
 
 
 def trained(name: str, network: Architecture, proxy: Proxy, seed: int, kept: Path) -> Measurement:
-    """A network trained with a seed, or what was kept of that."""
+    """A network trained with a seed, or what was kept of that.
+
+    Raises:
+        SystemExit: it could not be trained, which is no accuracy; nothing is kept of it.
+    """
     done = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     key = f"{name}, seed {seed}"
     if key not in done:
         one = replace(proxy, seeds=(seed,))
-        done[key] = measurement(network, one, try_out(network, one)).to_json()
+        found = measurement(network, one, try_out(network, one))
+        if found.failure is not None:
+            raise SystemExit(f"{key}: {found.failure}. Run it again to go on.")
+        done[key] = found.to_json()
         write_text_atomically(kept, json.dumps(done, indent=1) + "\n")
-        print(f"{key}: {done[key]['failure'] or done[key]['top1']}", flush=True)
+        print(f"{key}: {found.top1}", flush=True)
     return Measurement.from_json(done[key])
 
 
@@ -128,6 +195,18 @@ def compared(runs: dict[str, list[Measurement]]) -> dict[str, Any]:
     return rows
 
 
+def searched_both(
+    options: argparse.Namespace, file: Path, proxy: Proxy, used: Manifest, space: Space
+) -> dict[str, Architecture]:
+    """The networks that policy gradient and random search have found."""
+    more = [word for setting in options.settings for word in ("--set", setting)]
+    found = searched("policy", file, options.out, options.minutes, more)
+    if options.recorded is None:
+        return {FOUND: found, RANDOM: searched("random", file, options.out, options.minutes, more)}
+    count = len(trials_of(options.out / "policy"))
+    return {FOUND: found, RANDOM: best_recorded(options.recorded, count, proxy, used, space)}
+
+
 def main() -> None:
     """Search, train, compare."""
     parser = argparse.ArgumentParser(
@@ -138,22 +217,26 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=110.0)
     parser.add_argument("--full-epochs", type=float, default=20.0)
     parser.add_argument("--set", dest="settings", action="append", default=[], help="of proxy_small")
+    parser.add_argument("--recorded", type=Path, metavar="TABLE", help="of benchmarks.search_record")
     parser.add_argument("--out", type=Path, default=Path("runs/search_found"))
     parser.add_argument(
         "--record", action="store_true", help="keep the table and write the claim into summary.json"
     )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    space = small()
-    file = pictures_file(options.data, options.pictures, options.out)
-    more = [word for setting in options.settings for word in ("--set", setting)]
-    networks = {
-        name: searched(sampler, file, options.out, options.minutes, more)
-        for name, sampler in SAMPLERS.items()
+    space, whole = small(), read(options.data)
+    used = some_pictures(options.data, options.pictures)
+    asked = {
+        "data": whole.digest(),
+        "recorded": str(options.recorded),
+        **{name: getattr(options, name) for name in ("pictures", "minutes", "full_epochs", "settings")},
     }
+    begun(options.out / "asked.json", asked, tuple(asked), "give another --out")
+    file = pictures_file(whole, used, options.out)
+    proxy = proxy_of(used, options.settings, options.out, space)
+    networks = searched_both(options, file, proxy, used, space)
     networks |= {"V2-B0": space.backbone, "smallest": smallest(space)}
     manifest = read(file)
-    proxy = proxy_of(manifest, options.settings, options.out, space)
     proxy = replace(
         proxy,
         recipe=proxy.recipe.model_copy(update={"epochs": options.full_epochs}),
@@ -180,11 +263,12 @@ def _record(rows: dict[str, Any], networks: dict[str, Architecture], options: ar
     about = {"minutes": options.minutes, "full_epochs": options.full_epochs, "pictures": options.pictures}
     whole = {"networks": told, "hardware": hardware(), **about}
     write_text_atomically(RESULTS / "search_found.json", json.dumps(whole, indent=1) + "\n")
-    differences = rows["found"]["minus_v2b0"]
+    differences = rows[FOUND]["minus_v2b0"]
     low, high = interval(differences)
+    recorded = "" if options.recorded is None else f" --recorded {options.recorded.name}"
     record(
-        "search_found_minus_v2b0_reward", mean(differences), unit="ratio", low=low, high=high, n=len(differences),
-        command=COMMAND,
+        "search_found_minus_v2b0_reward", mean(differences), unit="reward", low=low, high=high, n=len(differences),
+        command=COMMAND + recorded,
     )  # fmt: skip
 
 

@@ -23,12 +23,14 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
 from efficientnetv2.search.choices import Point
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.reward import Reward
 from efficientnetv2.search.space import Space
 
 FOLDS = 10
+_DRAWS = 1_000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,8 @@ def trunk(space: Space, point: Point) -> int:
     return cost(space.decode(point), image_px=64, num_classes=0).total.parameters
 
 
-def agreement(table: Table) -> dict[str, float]:
-    """Kendall's tau between measured and foretold values, of networks left out of the fit."""
+def agreement(table: Table) -> dict[str, tuple[float, float, float]]:
+    """Kendall's tau between measured and foretold values, of networks left out of the fit, with its interval."""
     x = features(table.space, table.points)
     folds = KFold(FOLDS, shuffle=True, random_state=0)
     top1 = cross_val_predict(regression(), x, table.top1, cv=folds)
@@ -172,4 +174,12 @@ def agreement(table: Table) -> dict[str, float]:
         "step_seconds": (table.step_seconds, seconds),
         "reward": (table.rewards, rewards),
     }
-    return {name: float(kendalltau(*pair).statistic) for name, pair in pairs.items()}
+    return {name: rank_agreement(*pair) for name, pair in pairs.items()}
+
+
+def rank_agreement(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
+    """Kendall's tau of two values of the same networks, and the ends of its 95 % interval (bootstrap over networks)."""
+    draws = Key.of(0).fold("rank agreement").generator().integers(len(one), size=(_DRAWS, len(one)))
+    taus = np.array([kendalltau(one[rows], other[rows]).statistic for rows in draws])
+    low, high = np.nanquantile(taus, [0.025, 0.975])
+    return float(kendalltau(one, other).statistic), float(low), float(high)

@@ -118,12 +118,15 @@ def test_what_was_learnt_holds_for_networks_that_were_never_seen():
 
 def test_agreement_is_of_networks_left_out():
     """Where accuracy is nothing but noise there is nothing to foretell, though it could be learnt by heart."""
-    assert agreement(TABLE)["top1"] > 0.5
+    tau, low, high = agreement(TABLE)["top1"]
+    assert 0.5 < low < tau < high < 1
     noise = Key.of(9).generator().normal(0.5, 0.05, size=len(TABLE.points))
     nothing = Table(SPACE, TABLE.backbone, TABLE.points, noise, TABLE.step_seconds, TABLE.parameters)
     found = agreement(nothing)
-    assert abs(found["top1"]) < 0.15
-    assert found["step_seconds"] > 0.7
+    tau, low, high = found["top1"]
+    assert abs(tau) < 0.15
+    assert low < 0 < high, "which is said: the interval holds none at all"
+    assert found["step_seconds"][0] > 0.7
 
 
 @pytest.mark.slow
@@ -164,7 +167,7 @@ def test_claims_are_written(tmp_path, monkeypatch):
         name: np.array([[0.1, 0.5 + shift], [0.2, 0.6 + shift], [0.3, 0.7 + 2 * shift]])
         for name, shift in {"random": 0.0, "policy_gradient": 0.1, "evolution": 0.2, "tpe": -0.1}.items()
     }
-    samplers_replay.keep(TABLE, {"top1": 0.6}, curves, "python -m ...")
+    samplers_replay.keep(TABLE, {"top1": (0.6, 0.5, 0.7)}, curves, "python -m ...")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert set(summary) == {
         "search_policy_gradient_minus_random_reward_low",
@@ -173,6 +176,8 @@ def test_claims_are_written(tmp_path, monkeypatch):
         "search_surrogate_top1_tau_ratio",
     }
     assert all(claim["unit"] in SHOWN for claim in summary.values())
+    claim = summary["search_surrogate_top1_tau_ratio"]
+    assert (claim["low"], claim["value"], claim["high"]) == (0.5, 0.6, 0.7)
     claim = summary["search_evolution_minus_random_reward_low"]
     assert claim["value"] == claim["low"] == pytest.approx(interval([0.2, 0.2, 0.4])[0])
     assert json.loads((tmp_path / "samplers_replay.json").read_text())["trials"] == 2

@@ -7,16 +7,29 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from benchmarks import search_found, search_record
+from benchmarks.record import begun, median_interval
 from tests.conftest import COLOURS, paint
 
 from efficientnetv2.arch.cost import cost
+from efficientnetv2.search.child import Failed
 from efficientnetv2.search.measurement import Measurement
+from efficientnetv2.search.proxy import Proxy
 from efficientnetv2.search.reward import Reward
 from efficientnetv2.search.spaces import small
+from efficientnetv2.search.trial import Outcome
+from efficientnetv2.training.recipes import named
+
+# Of no pictures: what tries a network is replaced where this is used.
+PROXY = Proxy(
+    named("proxy_small"), (search_record.SEED,), SimpleNamespace(class_names=("a", "b")), None, "cpu", 0, Path(), Path()
+)  # fmt: skip
 
 
 def test_pictures_are_shares_of_the_classes_and_always_the_same(class_folders):
@@ -77,6 +90,106 @@ def test_agreement_is_kendalls_tau_with_its_interval():
     tau, low, high = search_record.agreement(swapped)
     assert tau == pytest.approx(1 / 3), "two pairs of three agree, one does not"
     assert low < tau < high
+
+
+def test_a_medians_interval_is_that_of_the_median():
+    """Of 0 to 100 with one far away: around 50, by order statistics the 41st to the 61st (binomial, 95 %)."""
+    low, high = median_interval([*map(float, range(100)), 1e6])
+    assert (low, high) == pytest.approx((40, 60), abs=2)
+
+
+def test_what_was_begun_otherwise_is_refused(tmp_path):
+    about = tmp_path / "about.json"
+    assert begun(about, {"pictures": 1, "when": 1}, ("pictures",), "go") == {"pictures": 1, "when": 1}
+    assert begun(about, {"pictures": 1, "when": 2}, ("pictures",), "go") == {"pictures": 1, "when": 1}
+    with pytest.raises(SystemExit, match="of another pictures; go"):
+        begun(about, {"pictures": 2, "when": 1}, ("pictures",), "go")
+
+
+TOP1 = (0.4, 0.6, 0.5, 0.7)
+
+
+def recorded(folder) -> search_record.Record:
+    """A table of four networks that cost the same."""
+    kept = search_record.Record(folder / "record.csv", small())
+    for number, (point, top1) in enumerate(zip(search_record.drawn(small(), 4), TOP1, strict=True)):
+        row = dict.fromkeys(search_record.MEASURED) | {
+            "top1": top1,
+            "step_seconds": 0.1,
+            "parameters": 1_000_000,
+        }
+        kept.add(number, point, row)
+    return kept
+
+
+def test_who_fails_when_trained_longer_counts_for_no_rank(tmp_path, monkeypatch):
+    numbers = iter(range(4))
+
+    def tried(space, point, proxy):
+        assert proxy.seeds == (1,), "another one than that of the trials"
+        number = next(numbers)
+        return {"top1": None, "failure": "diverged: the loss"} if number == 2 else {
+            "top1": 0.1 * number, "failure": None
+        }  # fmt: skip
+
+    monkeypatch.setattr(search_record, "tried", tried)
+    pairs = search_record.longer(recorded(tmp_path), PROXY, 4, 9.0)
+    assert [one["number"] for one in pairs] == [0, 2, 3], "by accuracy, without the third"
+    assert search_record.longer(recorded(tmp_path), PROXY, 4, 9.0) == pairs, "nothing is tried again"
+
+
+def found_in(table, count: int, **changed):
+    about = {
+        "space": small().to_json(), "recipe": PROXY.recipe.to_json(), "pictures": "digest", "seeds": [0],
+        "backbone": Measurement(1_000_000, 1, step_seconds=0.1, failure="not trained").to_json(),
+    } | changed  # fmt: skip
+    table.with_suffix(".json").write_text(json.dumps(about))
+    used = SimpleNamespace(digest=lambda: "digest")
+    return search_found.best_recorded(table, count, PROXY, used, small())
+
+
+def test_random_search_is_as_long_as_the_other_one(tmp_path):
+    table, points = recorded(tmp_path).table, search_record.drawn(small(), 4)
+    assert found_in(table, 3) == small().decode(points[1]), "the fourth is better, but comes too late"
+    assert found_in(table, 4) == small().decode(points[3])
+    with pytest.raises(SystemExit, match="4 networks, but the study has tried 5"):
+        found_in(table, 5)
+    with pytest.raises(SystemExit, match="of another seeds; leave --recorded out"):
+        found_in(table, 3, seeds=[7])
+
+
+def test_a_study_that_was_killed_has_the_minutes_that_are_left(tmp_path, monkeypatch):
+    said = []
+
+    def effnetv2(*words: str) -> None:
+        said.append(words)
+        (tmp_path / "policy.yaml").write_text(yaml.safe_dump(small().backbone.to_json()))
+
+    def trials(study):
+        return [SimpleNamespace(seconds=90.0), SimpleNamespace(seconds=30.0)]
+
+    monkeypatch.setattr(search_found, "_effnetv2", effnetv2)
+    monkeypatch.setattr(search_found, "trials_of", trials)
+    search_found.searched("policy", tmp_path / "pictures.csv", tmp_path, 5.0, [])
+    assert [words[0] for words in said] == ["run", "export"]
+    assert said[0][said[0].index("--minutes") + 1] == "3.0"
+    (tmp_path / "policy.yaml").unlink()
+    search_found.searched("policy", tmp_path / "pictures.csv", tmp_path, 2.0, [])
+    assert [words[0] for words in said[2:]] == ["export"], "its time is up"
+
+
+def test_a_run_that_fails_is_no_accuracy(tmp_path, monkeypatch):
+    failed = Outcome(None, (), None, Failed("crashed", "the process was killed by SIGKILL", 0))
+    monkeypatch.setattr(search_found, "try_out", lambda network, proxy: failed)
+    kept = tmp_path / "trained.json"
+    with pytest.raises(SystemExit, match=r"found, seed 1: crashed: .* Run it again"):
+        search_found.trained("found", small().backbone, PROXY, 1, kept)
+    assert not kept.exists()
+
+
+def test_those_that_judge_have_seeds_of_their_own():
+    assert search_record.SEED not in search_found.SEEDS
+    assert search_record.SEED != search_record.LONGER_SEED
 
 
 def test_the_smallest_network_has_no_smaller_one_in_the_space():
