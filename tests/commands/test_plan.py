@@ -114,5 +114,5 @@ def test_the_rows_rehearsed_are_those_of_the_run(class_folders):
         (step, 32 if step <= 6 else 64) for step in range(1, 13)
     ]
     assert [(row["step"], row["epoch"]) for row in answered] == [(6, 1.0), (12, 2.0)]
-    assert learning_curve(rows, dark=False) is not None
+    assert learning_curve(rows) is not None
     assert len({row["loss"] for row in trained}) == 12, "a line that is drawn, not a point"

@@ -52,41 +52,40 @@ def test_accuracy_is_that_of_so_much_training():
     assert top1_over_time([_val(10, 0.2)]) == []
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_bars_are_as_long_as_the_stages(dark):
-    (ax,) = draw_costs({"": stage_costs(HISTORY)}, dark=dark).axes
+def test_bars_are_as_long_as_the_stages():
+    (ax,) = draw_costs({"": stage_costs(HISTORY)}).axes
     working, waiting = ([bar.get_width() for bar in bars] for bars in ax.containers)
     assert working == pytest.approx([9.0, 14.0])
     assert waiting == pytest.approx([1.0, 6.0])
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["1: 64 px", "2: 128 px"]
-    assert draw_costs({"": ()}, dark=dark) is None
+    assert draw_costs({"": ()}) is None
 
 
 def test_of_several_runs_the_bars_say_whose_they_are():
     costs = {"fixed": stage_costs(HISTORY[4:]), "growing": stage_costs(HISTORY)}
-    (ax,) = draw_costs(costs, dark=False).axes
+    (ax,) = draw_costs(costs).axes
     labels = [tick.get_text() for tick in ax.get_yticklabels()]
     assert labels == ["fixed, 1: 128 px", "growing, 1: 64 px", "growing, 2: 128 px"]
 
 
 def test_a_line_for_each_run_against_its_time():
-    (ax,) = draw_top1_over_time({"fixed": HISTORY[4:], "growing": HISTORY, "none": []}, dark=False).axes
+    (ax,) = draw_top1_over_time({"fixed": HISTORY[4:], "growing": HISTORY, "none": []}).axes
     fixed, growing = ax.lines
     assert fixed.get_xydata().tolist() == [[20.0, 50.0]]
     assert growing.get_xydata().tolist() == [[4.0, 20.0], [10.0, 30.0], [30.0, 50.0]]
     assert ax.get_xlabel() == "seconds of training"
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["fixed", "growing"]
-    assert draw_top1_over_time({"none": []}, dark=False) is None
+    assert draw_top1_over_time({"none": []}) is None
 
 
 def test_a_single_run_is_marked_where_its_stages_begin():
-    (ax,) = draw_top1_over_time({"": HISTORY}, dark=False).axes
+    (ax,) = draw_top1_over_time({"": HISTORY}).axes
     assert [text.get_text() for text in ax.texts] == ["64 px", "128 px"]
     assert [text.xy[0] for text in ax.texts] == [0.0, 10.0]
 
 
 def test_long_runs_are_told_in_minutes_and_hours():
     long = [_train(10, 64, 7200.0, 0.0), _val(10, 0.5)]
-    (ax,) = draw_top1_over_time({"": long}, dark=False).axes
+    (ax,) = draw_top1_over_time({"": long}).axes
     assert ax.get_xlabel() == "hours of training"
     assert ax.lines[0].get_xydata().tolist() == [[2.0, 50.0]]

@@ -129,7 +129,7 @@ def test_nothing_is_fetched_and_nothing_runs(tmp_path):
     addresses = [
         a[k] for _, a in page.tags for k in ("src", "href", "srcset", "data", "xlink:href") if k in a
     ]
-    assert len(addresses) == 3
+    assert len(addresses) == 2
     assert all(address.startswith("data:image/") for address in addresses)
     assert not [tag for tag, _ in page.tags if tag in ("script", "iframe", "object", "link", "form")]
     assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]

@@ -9,12 +9,13 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.answered import over
 from efficientnetv2.evaluation.answers import Beside
+from efficientnetv2.evaluation.drawing import COLOURS, INK, ON_DARK
 from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
 from efficientnetv2.evaluation.trust import Scaled, trust
 from efficientnetv2.metrics.classification import figures
@@ -111,7 +112,7 @@ def test_nothing_runs_over_the_edge(classes, width, tmp_path):
             "--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom",
             (tmp_path / "probe.html").as_uri(),
         ],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=300, check=True,
     ).stdout  # fmt: skip
     widths = re.search(r'data-widths="(\d+) of (\d+)"', shown)
     assert widths, shown[-500:]
@@ -125,6 +126,44 @@ def test_nothing_runs_over_the_edge(classes, width, tmp_path):
     assert (tmp_path / "report.html").stat().st_size < 5_000_000
 
 
+def colours(picture):
+    """Those of at least 20 pixels."""
+    with Image.open(picture) as image:
+        return {colour for count, colour in image.convert("RGB").getcolors(2**24) if count >= 20}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is not installed: the report is not opened in a browser"
+)
+@pytest.mark.parametrize(("dark", "paper"), [(False, "#ffffff"), (True, "#161616")])
+def test_drawings_are_as_light_or_dark_as_the_page(dark, paper, tmp_path):
+    """A page of drawings alone, in the report's own style: everything on it has the colours for its ground."""
+    page(tmp_path, 3)
+    whole = (tmp_path / "report.html").read_text()
+    style = whole[whole.index("<style>") : whole.index("</style>")]
+    images = re.findall(r'<img class="curve"[^>]*>', whole)
+    assert len(images) == 3
+    (tmp_path / "drawings.html").write_text(f"<!doctype html>{style}</style>{''.join(images)}")
+    subprocess.run(
+        [
+            str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=900,2400",
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--hide-scrollbars",
+            f"--screenshot={tmp_path / 'shown.png'}", (tmp_path / "drawings.html").as_uri(),
+        ],
+        capture_output=True, timeout=300, check=True,
+    )  # fmt: skip
+    seen = colours(tmp_path / "shown.png")
+    assert ImageColor.getrgb(paper) in seen
+    assert (
+        ImageColor.getrgb(ON_DARK[INK] if dark else INK) in seen
+    )  # the edges of letters have other greys too
+    for light in COLOURS[:2]:
+        there, elsewhere = (ON_DARK[light], light) if dark else (light, ON_DARK[light])
+        assert ImageColor.getrgb(there) in seen
+        assert ImageColor.getrgb(elsewhere) not in seen
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the report is not printed")
 def test_it_is_printed_whole(tmp_path):
@@ -135,7 +174,7 @@ def test_it_is_printed_whole(tmp_path):
             str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--no-pdf-header-footer",
             f"--print-to-pdf={tmp_path / 'report.pdf'}", (tmp_path / "report.html").as_uri(),
         ],
-        capture_output=True, timeout=120, check=True,
+        capture_output=True, timeout=300, check=True,
     )  # fmt: skip
     pdf = (tmp_path / "report.pdf").read_bytes()
     pages = len(re.findall(rb"/Type\s*/Page\b", pdf))

@@ -38,6 +38,6 @@ def test_minival_says_what_it_has_chosen():
     [(128, ["model file, training"]), (96, ["model file", "training"]), (None, ["model file"])],
 )
 def test_the_sizes_that_count_are_marked(trained_px, marks):
-    (ax,) = draw_sizes(_curve(trained_px=trained_px), dark=True).axes
+    (ax,) = draw_sizes(_curve(trained_px=trained_px)).axes
     assert [text.get_text() for text in ax.texts] == marks
     assert ax.lines[0].get_xydata().tolist() == [[96, 60], [128, 80], [160, 80]]

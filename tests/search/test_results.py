@@ -79,17 +79,16 @@ def test_a_reward_is_shown_as_its_formula():
     assert exponents(Reward(step_seconds=0, peak_memory_bytes=-0.1)) == "A · P^-0.05 · M^-0.1"
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_drawings_show_what_there_is(dark):
-    fronts = draw_fronts(ROWS, dark=dark)
+def test_drawings_show_what_there_is():
+    fronts = draw_fronts(ROWS)
     assert len(fronts.axes) == 2
     edge = fronts.axes[0].lines[0].get_xydata().tolist()
     assert edge == [[10.0, 50.0], [20.0, 60.0], [40.0, 70.0]]
-    rewards = draw_rewards(ROWS, dark=dark).axes[0]
+    rewards = draw_rewards(ROWS).axes[0]
     assert [text.get_text() for text in rewards.get_legend().get_texts()] == [
         "finished", "stopped", "failed", "largest so far",
     ]  # fmt: skip
-    bars = draw_importances({"stage2.kind": 0.7, "stage3.layers": 0.3}, dark=dark).axes[0]
+    bars = draw_importances({"stage2.kind": 0.7, "stage3.layers": 0.3}).axes[0]
     assert [bar.get_width() for bar in bars.patches] == [70.0, 30.0]
 
 
@@ -114,6 +113,6 @@ def test_the_decision_that_rewards_follow_matters_most(tmp_path):
 
 
 def test_without_trials_nothing_is_drawn():
-    assert draw_fronts([], dark=False) is None
-    assert draw_rewards(ROWS[3:5], dark=False) is None
-    assert draw_importances({}, dark=False) is None
+    assert draw_fronts([]) is None
+    assert draw_rewards(ROWS[3:5]) is None
+    assert draw_importances({}) is None

@@ -99,9 +99,9 @@ def _write(out: Path, finished: Sequence[FinishedRun], plain: dict[str, Any]) ->
     histories = {one.name: one.history for one in finished}
     costs = {name: stage_costs(history) for name, history in histories.items()}
     drawings = {
-        "accuracy_over_time.png": draw_top1_over_time(histories, dark=False),
+        "accuracy_over_time.png": draw_top1_over_time(histories),
         "settings.png": draw_settings(histories),
-        "stage_costs.png": draw_costs(costs, dark=False),
+        "stage_costs.png": draw_costs(costs),
     }
     out.mkdir(parents=True, exist_ok=True)
     write_text_atomically(out / "comparison.json", json.dumps(plain, indent=2) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.search_folder import StudyFolder
 from efficientnetv2.commands.search_screen import figures
 from efficientnetv2.evaluation.drawing import png
-from efficientnetv2.evaluation.page import both, rendered
+from efficientnetv2.evaluation.page import rendered
 from efficientnetv2.search.plots import draw_fronts, draw_importances, draw_rewards, millions
 from efficientnetv2.search.results import (
     Row,
@@ -73,17 +73,17 @@ def show_study(path: Path, storage: str | None, wait: float, *, as_json: bool) -
     read = Read.of(path, storage, wait, screen)
     study, rows = read.study, read.rows
     shares = importances(study)
-    drawings: dict[str, Callable[[bool], Figure | None]] = {
-        "fronts": lambda dark: draw_fronts(rows, dark=dark),
-        "rewards": lambda dark: draw_rewards(rows, dark=dark),
-        "importances": lambda dark: draw_importances(shares, dark=dark),
+    drawings = {
+        "fronts": draw_fronts(rows),
+        "rewards": draw_rewards(rows),
+        "importances": draw_importances(shares),
     }
     read.folder.path.mkdir(parents=True, exist_ok=True)
-    for name, draw in drawings.items():
-        if (figure := draw(False)) is not None:
+    for name, figure in drawings.items():
+        if figure is not None:
             write_atomically(read.folder.path / f"{name}.png", partial(_write, png(figure)))
     page = read.folder.path / "search.html"
-    write_text_atomically(page, _page(read, {name: both(draw) for name, draw in drawings.items()}))
+    write_text_atomically(page, _page(read, drawings))
     if as_json:
         answer(_as_json(read, shares))
         return
@@ -95,7 +95,7 @@ def _write(contents: bytes, file: Path) -> None:
     file.write_bytes(contents)
 
 
-def _page(read: Read, drawn: dict[str, list[str] | None]) -> str:
+def _page(read: Read, drawn: dict[str, Figure | None]) -> str:
     study, rows = read.study, read.rows
     plan = study.plan
     leaders = best(rows, most=_LEADERS) if _any_finished(rows) else []

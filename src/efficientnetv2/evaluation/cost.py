@@ -94,12 +94,11 @@ def _validations(history: Sequence[Row]) -> list[Row]:
     return [row for row in history if row.get("kind") in ("val", "minival") and row.get("top1") is not None]
 
 
-def draw_costs(runs: Mapping[str, Sequence[StageCost]], *, dark: bool) -> Figure | None:
+def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:
     """A bar for each stage, the time spent waiting for pictures apart; None without stages.
 
     Args:
         runs: a run's name → its stages, in order. The name of a single run is left out.
-        dark: light letters, for a dark page.
     """
     named = [
         (f"{name}, " * (len(runs) > 1) + f"{number}: {stage.image_px} px", stage)
@@ -114,26 +113,25 @@ def draw_costs(runs: Mapping[str, Sequence[StageCost]], *, dark: bool) -> Figure
     scale, unit = _unit(max(stage.seconds for stage in stages))
     waits = [stage.seconds * stage.input_wait_share / scale for stage in stages]
     works = [stage.seconds / scale - wait for stage, wait in zip(stages, waits, strict=True)]
-    ax.barh(names, works, height=0.6, color=COLOURS[dark][0], label="training")
-    bars = ax.barh(names, waits, left=works, height=0.6, color=COLOURS[dark][1], label="waiting for pictures")
+    ax.barh(names, works, height=0.6, color=COLOURS[0], label="training")
+    bars = ax.barh(names, waits, left=works, height=0.6, color=COLOURS[1], label="waiting for pictures")
     speeds = [f" {stage.images_per_s:,.0f} images/s" for stage in stages]
-    ax.bar_label(bars, speeds, fontsize=9, color=INK[dark])
+    ax.bar_label(bars, speeds, fontsize=9, color=INK)
     ax.invert_yaxis()
     ax.margins(x=0.3)  # room for the speeds
     ax.set_xlim(left=0)
-    ax.set_xlabel(unit, color=INK[dark])
-    figure.legend(frameon=False, labelcolor=INK[dark], fontsize=9, ncols=2, loc="outside upper right")
-    plain(ax, "", dark=dark)
+    ax.set_xlabel(unit, color=INK)
+    figure.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=2, loc="outside upper right")
+    plain(ax, "")
     ax.grid(visible=False, axis="y")
     return figure
 
 
-def draw_top1_over_time(histories: Mapping[str, Sequence[Row]], *, dark: bool) -> Figure | None:
+def draw_top1_over_time(histories: Mapping[str, Sequence[Row]]) -> Figure | None:
     """Validation top-1 against the time spent on training, a line per run; None without a point.
 
     Args:
         histories: a run's name → rows of its ``metrics.jsonl``; at most five runs have colours of their own.
-        dark: light letters, for a dark page.
     """
     lines = {name: points for name, rows in histories.items() if (points := top1_over_time(rows))}
     if not lines:
@@ -141,7 +139,7 @@ def draw_top1_over_time(histories: Mapping[str, Sequence[Row]], *, dark: bool) -
     figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
     ax = figure.subplots()
     scale, unit = _unit(max(points[-1][0] for points in lines.values()))
-    for (name, points), colour in zip(lines.items(), itertools.cycle(COLOURS[dark]), strict=False):
+    for (name, points), colour in zip(lines.items(), itertools.cycle(COLOURS), strict=False):
         ax.plot(
             [seconds / scale for seconds, _ in points],
             [100 * top1 for _, top1 in points],
@@ -152,26 +150,26 @@ def draw_top1_over_time(histories: Mapping[str, Sequence[Row]], *, dark: bool) -
             markersize=3,
         )
     ax.margins(y=0.18)  # room for the sizes, above the curve
-    _mark_stages(ax, histories, scale, dark=dark)
+    _mark_stages(ax, histories, scale)
     if len(lines) > 1:
-        ax.legend(frameon=False, labelcolor=INK[dark], fontsize=9, loc="lower right")
+        ax.legend(frameon=False, labelcolor=INK, fontsize=9, loc="lower right")
     ax.set_xlim(left=0)
-    ax.set_xlabel(f"{unit} of training", color=INK[dark])
-    plain(ax, "validation top-1, %", dark=dark)
+    ax.set_xlabel(f"{unit} of training", color=INK)
+    plain(ax, "validation top-1, %")
     return figure
 
 
-def _mark_stages(ax: Axes, histories: Mapping[str, Sequence[Row]], scale: float, *, dark: bool) -> None:
+def _mark_stages(ax: Axes, histories: Mapping[str, Sequence[Row]], scale: float) -> None:
     """Of a single run: where a stage begins, and its size."""
     if len(histories) != 1:
         return
     (history,) = histories.values()
     stages, begun = stage_costs(history), 0.0
     for stage in stages if len(stages) > 1 else ():
-        ax.axvline(begun, color=INK[dark], linewidth=0.6, linestyle=":")
+        ax.axvline(begun, color=INK, linewidth=0.6, linestyle=":")
         ax.annotate(
             f"{stage.image_px} px", (begun, 1), xycoords=("data", "axes fraction"), xytext=(3, -9),
-            textcoords="offset points", fontsize=8, color=INK[dark],
+            textcoords="offset points", fontsize=8, color=INK,
         )  # fmt: skip
         begun += stage.seconds / scale
 

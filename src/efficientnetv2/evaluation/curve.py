@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, plain, svg
+from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, plain
 from efficientnetv2.metrics.several import MEANS_OVER_CLASSES
 
 Row = Mapping[str, Any]
@@ -40,17 +40,16 @@ def constants(history: Sequence[Row]) -> dict[str, float]:
     return still
 
 
-def learning_curve(history: Sequence[Row], *, dark: bool) -> bytes | None:
+def learning_curve(history: Sequence[Row]) -> Figure | None:
     """Loss, validation figures and every setting that changed, over the epochs.
 
     Args:
         history: rows of ``metrics.jsonl``: ``kind`` is ``train`` (``epoch``, ``loss``, ``lr``, the setting,
             ``images_per_s``), ``val`` or ``minival`` (``epoch``, ``top1``, ``macro_f1`` or
             ``mean_average_precision``). What a row lacks is left out.
-        dark: light lines, for a dark page; the background is transparent.
 
     Returns:
-        An SVG, or None if there is nothing to draw.
+        A panel for each, or None if there is nothing to draw.
     """
     keys = {"top1": "top-1", **MEANS_OVER_CLASSES}
     scores = {
@@ -73,10 +72,10 @@ def learning_curve(history: Sequence[Row], *, dark: bool) -> bytes | None:
     figure = Figure(figsize=(WIDTH_IN, sum(heights) + 0.6), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for ax, (words, lines, _, stepwise) in zip(axes, panels, strict=True):
-        _draw(ax, words, lines, stepwise=stepwise, dark=dark)
-    axes[-1].set_xlabel("epoch", color=INK[dark])
+        _draw(ax, words, lines, stepwise=stepwise)
+    axes[-1].set_xlabel("epoch", color=INK)
     figure.align_ylabels(list(axes))
-    return svg(figure)
+    return figure
 
 
 def draw_settings(histories: Mapping[str, Sequence[Row]]) -> Figure | None:
@@ -99,18 +98,16 @@ def draw_settings(histories: Mapping[str, Sequence[Row]]) -> Figure | None:
     figure = Figure(figsize=(WIDTH_IN, 1.2 * len(panels) + 0.6), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for ax, (words, lines) in zip(axes, panels.items(), strict=True):
-        _draw(ax, words, lines, stepwise=True, dark=False)
+        _draw(ax, words, lines, stepwise=True)
     for ax in axes[1:]:
         if (legend := ax.get_legend()) is not None:
             legend.remove()  # the first one's holds for all
-    axes[-1].set_xlabel("epoch", color=INK[False])
+    axes[-1].set_xlabel("epoch", color=INK)
     return figure
 
 
-def _draw(
-    ax: Axes, words: str, lines: Mapping[str, list[tuple[float, float]]], *, stepwise: bool, dark: bool
-) -> None:
-    for (name, points), colour in zip(lines.items(), cycle(COLOURS[dark]), strict=False):
+def _draw(ax: Axes, words: str, lines: Mapping[str, list[tuple[float, float]]], *, stepwise: bool) -> None:
+    for (name, points), colour in zip(lines.items(), cycle(COLOURS), strict=False):
         ax.plot(
             [epoch for epoch, _ in points],
             [value for _, value in points],
@@ -122,9 +119,9 @@ def _draw(
             markersize=3,
         )
     if len(lines) > 1:
-        ax.legend(frameon=False, labelcolor=INK[dark], fontsize=9)
+        ax.legend(frameon=False, labelcolor=INK, fontsize=9)
     ax.margins(x=0.01, y=0.15)
-    plain(ax, words, dark=dark)
+    plain(ax, words)
     ax.locator_params(axis="y", nbins=3 if len(lines) == 1 and stepwise else 5)
 
 

@@ -8,37 +8,53 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 WIDTH_IN = 5.8  # narrow, so that its letters stay legible on a phone
-INK = {False: "#333333", True: "#d0d0d0"}
-GRID = {False: "#dddddd", True: "#444444"}
-# Okabe and Ito's colours, told apart by all eyes, on light and on dark.
-COLOURS = {
-    False: ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000"),
-    True: ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#ffffff"),
-}
+INK = "#333333"
+GRID = "#dddddd"
+# Okabe and Ito's colours, told apart by all eyes. Not quite black is theirs: matplotlib does not write down #000000.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#010101")
+# What stands for them on a dark page; all others stay.
+ON_DARK = {
+    INK: "#d0d0d0", GRID: "#444444", "#0072b2": "#56b4e9", "#d55e00": "#e69f00", "#010101": "#ffffff",
+}  # fmt: skip
 _DOTS_PER_INCH = 144  # of a picture for a page that is not ours
 
 
-def plain(ax: Axes, words: str, *, dark: bool) -> None:
+def plain(ax: Axes, words: str) -> None:
     """A panel without a frame, its name above it: beside it there is no room.
 
     Args:
         ax: drawn already.
         words: its name.
-        dark: light letters, for a dark page.
     """
-    ax.set_title(words, loc="left", fontsize=9, color=INK[dark], pad=3)
-    ax.tick_params(colors=INK[dark], labelsize=9)
-    ax.grid(color=GRID[dark], linewidth=0.6)
+    ax.set_title(words, loc="left", fontsize=9, color=INK, pad=3)
+    ax.tick_params(colors=INK, labelsize=9)
+    ax.grid(color=GRID, linewidth=0.6)
     ax.set_axisbelow(True)
     for spine in ax.spines.values():
         spine.set_visible(False)
 
 
 def svg(figure: Figure) -> bytes:
-    """For the report; its background is the page's."""
+    """For a page of ours: its background is the page's, and its colours follow the page from light to dark.
+
+    The colours written down are those for light, which is also what a reader without style sheets shows.
+    """
+    if (engine := figure.get_layout_engine()) is not None:
+        # Left to savefig, all is drawn twice: it draws once more, for nothing, to lay it out.
+        engine.execute(figure)
+        figure.set_layout_engine("none")
     file = io.BytesIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return file.getvalue()
+    return file.getvalue().replace(b"</style>", _dark_style().encode() + b"</style>", 1)
+
+
+def _dark_style() -> str:
+    rules = (
+        f'[style*="{what}: {light}"] {{ {what}: {dark} !important }}'
+        for light, dark in ON_DARK.items()
+        for what in ("stroke", "fill")
+    )
+    return "\n@media (prefers-color-scheme: dark) {\n" + "\n".join(rules) + "\n}\n"
 
 
 def png(figure: Figure) -> bytes:

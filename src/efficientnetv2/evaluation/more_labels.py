@@ -7,7 +7,7 @@ from dataclasses import asdict
 from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, plain
-from efficientnetv2.evaluation.page import both, percent
+from efficientnetv2.evaluation.page import percent
 from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.inference.label_curve import LabelCurve
 
@@ -43,24 +43,23 @@ def more_labels(curve: LabelCurve) -> Part:
                 "intervals over pictures and draws. Dotted: a power law, carried on. It is the probe that is measured, "
                 "not the trained network, which reaches more and may use more labels better."
             ),
-            "curve": both(lambda dark: draw_label_curve(curve, dark=dark)),
+            "curve": draw_label_curve(curve),
         },
         {"label_curve": asdict(curve)},
     )
 
 
-def draw_label_curve(curve: LabelCurve, *, dark: bool) -> Figure:
+def draw_label_curve(curve: LabelCurve) -> Figure:
     """Macro-F1 against the number of labels, each doubling as wide as the next; the forecast apart.
 
     Args:
         curve: to draw.
-        dark: light letters, for a dark page.
     """
     figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
     ax = figure.subplots()
     points, twice = curve.points, curve.forecast
     sizes = [one.pictures for one in points]
-    colour = COLOURS[dark][0]
+    colour = COLOURS[0]
     ax.fill_between(
         sizes, [100 * one.low for one in points], [100 * one.high for one in points], color=colour, alpha=0.2,
         linewidth=0,
@@ -82,6 +81,6 @@ def draw_label_curve(curve: LabelCurve, *, dark: bool) -> Figure:
     ticks = [*sizes, twice.pictures]
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     ax.minorticks_off()
-    ax.set_xlabel("labelled pictures", color=INK[dark])
-    plain(ax, "macro-F1 of the linear probe, %", dark=dark)
+    ax.set_xlabel("labelled pictures", color=INK)
+    plain(ax, "macro-F1 of the linear probe, %")
     return figure

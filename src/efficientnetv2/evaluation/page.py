@@ -9,7 +9,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jinja2
@@ -28,7 +28,7 @@ def rendered(template: str, **values: Any) -> str:
 
     Args:
         template: a file of ``evaluation/templates``.
-        values: by the names that it knows them by; one that is missing is an error.
+        values: by the names that it knows them by; one that is missing is an error. Drawings as figures.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("efficientnetv2.evaluation"),
@@ -37,14 +37,13 @@ def rendered(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "duration": duration, "number": number}
+    environment.filters |= {"percent": percent, "duration": duration, "number": number, "drawing": drawing}
     return encodable(environment.get_template(template).render(**values))
 
 
-def both(draw: Callable[[bool], Figure | None]) -> list[str] | None:
-    """A drawing for a light page and one for a dark, as addresses; None if there is nothing to draw."""
-    drawn = [figure for dark in (False, True) if (figure := draw(dark)) is not None]
-    return [data_uri(svg(figure), "image/svg+xml") for figure in drawn] or None
+def drawing(figure: Figure) -> str:
+    """A drawing as an address."""
+    return data_uri(svg(figure), "image/svg+xml")
 
 
 def thumbnail(

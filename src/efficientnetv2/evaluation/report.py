@@ -21,7 +21,7 @@ from efficientnetv2.evaluation import cost
 from efficientnetv2.evaluation.answers import Beside, answers, limits
 from efficientnetv2.evaluation.confusion import Matrix, confusions
 from efficientnetv2.evaluation.curve import Row, constants, learning_curve
-from efficientnetv2.evaluation.page import both, data_uri, json_text, plain, rendered, thumbnail
+from efficientnetv2.evaluation.page import json_text, plain, rendered, thumbnail
 from efficientnetv2.evaluation.sections import Part, Section
 from efficientnetv2.evaluation.sizes import SizeCurve, draw_sizes
 from efficientnetv2.metrics.classification import Figures
@@ -238,7 +238,6 @@ def _page(
     }
     measured = [(name, one) for name, one in figures.per_class.items() if values[name] is not None]
     weakest_first = sorted(measured, key=lambda item: values[item[0]] or 0.0)
-    curves = [learning_curve(history, dark=dark) for dark in (False, True)]
     stages = cost.stage_costs(history)
     recipe = None if facts.recipe is None else plain(facts.recipe)
     return rendered(
@@ -255,13 +254,13 @@ def _page(
         classes=weakest_first[:_ROWS_OPEN],
         further_classes=weakest_first[_ROWS_OPEN:],
         unmeasured=[name for name, value in values.items() if value is None],
-        curves=[None if svg is None else data_uri(svg, "image/svg+xml") for svg in curves],
+        curve=learning_curve(history),
         constants=constants(history),
         stages=stages,
-        costs=both(lambda dark: cost.draw_costs({"": stages}, dark=dark)),
-        over_time=both(lambda dark: cost.draw_top1_over_time({facts.model or "": history}, dark=dark)),
+        costs=cost.draw_costs({"": stages}),
+        over_time=cost.draw_top1_over_time({facts.model or "": history}),
         sizes=sizes,
-        size_curve=both(lambda dark: None if sizes is None else draw_sizes(sizes, dark=dark)),
+        size_curve=None if sizes is None else draw_sizes(sizes),
         matrix=None
         if isinstance(figures, SeveralFigures)
         else Matrix.of(figures.confusion, figures.class_names),

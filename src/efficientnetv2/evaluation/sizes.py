@@ -50,12 +50,11 @@ class SizeCurve:
         return [asdict(point) for point in self.points]
 
 
-def draw_sizes(curve: SizeCurve, *, dark: bool) -> Figure:
+def draw_sizes(curve: SizeCurve) -> Figure:
     """Top-1 with its interval against the size; the model file's and the last training size are marked.
 
     Args:
         curve: to draw.
-        dark: light letters, for a dark page.
     """
     figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
     ax = figure.subplots()
@@ -65,21 +64,21 @@ def draw_sizes(curve: SizeCurve, *, dark: bool) -> Figure:
         sizes,
         [100 * point.low for point in points],
         [100 * point.high for point in points],
-        color=COLOURS[dark][0],
+        color=COLOURS[0],
         alpha=0.2,
         linewidth=0,
     )
-    ax.plot(sizes, [100 * point.top1 for point in points], color=COLOURS[dark][0], marker="o", markersize=3)
+    ax.plot(sizes, [100 * point.top1 for point in points], color=COLOURS[0], marker="o", markersize=3)
     marks = {curve.own_px: "model file"}
     if curve.trained_px is not None:
         both = curve.trained_px == curve.own_px
         marks[curve.trained_px] = "model file, training" if both else "training"
     for px, words in marks.items():
-        ax.axvline(px, color=INK[dark], linewidth=0.6, linestyle=":")
+        ax.axvline(px, color=INK, linewidth=0.6, linestyle=":")
         ax.annotate(
             words, (px, 0), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points",
-            fontsize=8, color=INK[dark],
+            fontsize=8, color=INK,
         )  # fmt: skip
-    ax.set_xlabel("px at evaluation", color=INK[dark])
-    plain(ax, "top-1, %, with its 95 % interval", dark=dark)
+    ax.set_xlabel("px at evaluation", color=INK)
+    plain(ax, "top-1, %, with its 95 % interval")
     return figure

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.drawing import COLOURS, GRID, INK, WIDTH_IN, plain
-from efficientnetv2.evaluation.page import both, percent
+from efficientnetv2.evaluation.page import percent
 from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.metrics.abstention import AbstentionCurve, abstention_curve
 from efficientnetv2.metrics.calibration import Bin, expected_calibration_error, reliability
@@ -82,8 +82,8 @@ def trust(
             ),
             "abstaining": _abstaining(curve, abstain_below),
             "points": points,
-            "diagram": both(lambda dark: draw_reliability(bins, dark=dark)),
-            "curve": both(lambda dark: draw_abstention(curve, dark=dark)),
+            "diagram": draw_reliability(bins),
+            "curve": draw_abstention(curve),
         },
         {"calibration": calibration, "abstention": {"aurc": curve.aurc, "points": points}},
     )
@@ -162,43 +162,41 @@ def _row(curve: AbstentionCurve, threshold: float, *, asked: bool) -> dict[str, 
     }  # fmt: skip
 
 
-def draw_reliability(bins: Sequence[Bin], *, dark: bool) -> Figure:
+def draw_reliability(bins: Sequence[Bin]) -> Figure:
     """Share right against probability stated, with the 95 % interval of each bin; below, how many pictures it has.
 
     Args:
         bins: as ``metrics.calibration.reliability`` gives them.
-        dark: light letters, for a dark page.
     """
     figure = Figure(figsize=(WIDTH_IN, 3.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     stated = [100 * one.confidence for one in bins]
     shares = np.array([100 * one.right for one in bins])
     ends = np.array([[100 * one.interval[0], 100 * one.interval[1]] for one in bins]).T
-    upper.plot([0, 100], [0, 100], color=INK[dark], linewidth=0.8, linestyle=":")
+    upper.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
     upper.errorbar(
-        stated, shares, yerr=np.abs(ends - shares), color=COLOURS[dark][0], marker="o", markersize=4, linewidth=1.2,
+        stated, shares, yerr=np.abs(ends - shares), color=COLOURS[0], marker="o", markersize=4, linewidth=1.2,
         elinewidth=0.8,
     )  # fmt: skip
     upper.set_ylim(0, 103)
-    plain(upper, "labelled right, %", dark=dark)
+    plain(upper, "labelled right, %")
     lower.bar(
         [100 * one.low for one in bins], [one.pictures for one in bins],
-        width=[100 * (one.high - one.low) for one in bins], align="edge", color=COLOURS[dark][0],
-        edgecolor=GRID[dark], linewidth=0.4,
+        width=[100 * (one.high - one.low) for one in bins], align="edge", color=COLOURS[0],
+        edgecolor=GRID, linewidth=0.4,
     )  # fmt: skip
     lower.set_xlim(0, 100)
-    lower.set_xlabel("stated probability of the answer, %", color=INK[dark])
-    plain(lower, "pictures", dark=dark)
+    lower.set_xlabel("stated probability of the answer, %", color=INK)
+    plain(lower, "pictures")
     lower.locator_params(axis="y", nbins=3, integer=True)
     return figure
 
 
-def draw_abstention(curve: AbstentionCurve, *, dark: bool) -> Figure:
+def draw_abstention(curve: AbstentionCurve) -> Figure:
     """Accuracy against the share of pictures answered, with its 95 % interval.
 
     Args:
         curve: to draw.
-        dark: light letters, for a dark page.
     """
     figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
     ax = figure.subplots()
@@ -211,11 +209,11 @@ def draw_abstention(curve: AbstentionCurve, *, dark: bool) -> Figure:
         for point in points
     ]
     ax.fill_between(
-        x, [100 * low for low, _ in ends], [100 * high for _, high in ends], color=COLOURS[dark][0], alpha=0.2,
+        x, [100 * low for low, _ in ends], [100 * high for _, high in ends], color=COLOURS[0], alpha=0.2,
         linewidth=0,
     )  # fmt: skip
-    ax.plot(x, 100 * curve.accuracy[points], color=COLOURS[dark][0], linewidth=1.5)
+    ax.plot(x, 100 * curve.accuracy[points], color=COLOURS[0], linewidth=1.5)
     ax.set_xlim(0, 101)
-    ax.set_xlabel("answered, % of the pictures, the surest first", color=INK[dark])
-    plain(ax, "of these labelled right, %, with the 95 % interval", dark=dark)
+    ax.set_xlabel("answered, % of the pictures, the surest first", color=INK)
+    plain(ax, "of these labelled right, %, with the 95 % interval")
     return figure

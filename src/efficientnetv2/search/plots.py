@@ -25,12 +25,11 @@ def millions(found: Measurement) -> float:
     return found.parameters / 1e6
 
 
-def draw_fronts(rows: Sequence[Row], *, dark: bool) -> Figure | None:
+def draw_fronts(rows: Sequence[Row]) -> Figure | None:
     """Accuracy against the time of a step and against parameters; what nothing beats is joined. None without a trial.
 
     Args:
         rows: of a study.
-        dark: light letters, for a dark page.
     """
     if not any(row.end == "finished" for row in rows):
         return None
@@ -40,17 +39,17 @@ def draw_fronts(rows: Sequence[Row], *, dark: bool) -> Figure | None:
         ("parameters, millions", millions),
     )
     for ax, (unit, cost) in zip(figure.subplots(2), costs, strict=True):
-        _front(ax, rows, cost, dark=dark)
-        ax.set_xlabel(unit, color=INK[dark])
-        plain(ax, "top-1 of a trial, %", dark=dark)
+        _front(ax, rows, cost)
+        ax.set_xlabel(unit, color=INK)
+        plain(ax, "top-1 of a trial, %")
     figure.axes[0].legend(
-        frameon=False, labelcolor=INK[dark], fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1, 1)
+        frameon=False, labelcolor=INK, fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1, 1)
     )
     return figure
 
 
-def _front(ax: Axes, rows: Sequence[Row], cost: Callable[[Measurement], float | None], *, dark: bool) -> None:
-    soft, strong, leading = COLOURS[dark][0], COLOURS[dark][1], COLOURS[dark][2]
+def _front(ax: Axes, rows: Sequence[Row], cost: Callable[[Measurement], float | None]) -> None:
+    soft, strong, leading = COLOURS[0], COLOURS[1], COLOURS[2]
     points = [
         (value, 100 * (row.measurement.top1 or 0.0))
         for row in rows
@@ -70,12 +69,11 @@ def _front(ax: Axes, rows: Sequence[Row], cost: Callable[[Measurement], float | 
     )  # fmt: skip
 
 
-def draw_rewards(rows: Sequence[Row], *, dark: bool) -> Figure | None:
+def draw_rewards(rows: Sequence[Row]) -> Figure | None:
     """The reward of every trial, and the largest so far; None without a trial.
 
     Args:
         rows: of a study.
-        dark: light letters, for a dark page.
     """
     if not any(row.end == "finished" for row in rows):
         return None
@@ -86,36 +84,31 @@ def draw_rewards(rows: Sequence[Row], *, dark: bool) -> Figure | None:
         if these:
             ax.scatter(
                 [row.number for row in these], [row.reward for row in these], s=16, marker=marker,
-                color=COLOURS[dark][colour], alpha=0.6, linewidths=1 if marker == "x" else 0, label=end,
+                color=COLOURS[colour], alpha=0.6, linewidths=1 if marker == "x" else 0, label=end,
             )  # fmt: skip
     ax.step(
-        [row.number for row in rows], incumbents(rows), where="post", color=COLOURS[dark][1], linewidth=1.5,
+        [row.number for row in rows], incumbents(rows), where="post", color=COLOURS[1], linewidth=1.5,
         label="largest so far",
     )  # fmt: skip
-    ax.legend(
-        frameon=False, labelcolor=INK[dark], fontsize=9, ncols=4, loc="lower right", bbox_to_anchor=(1, 1)
-    )
-    ax.set_xlabel("trial", color=INK[dark])
-    plain(ax, "reward", dark=dark)
+    ax.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
+    ax.set_xlabel("trial", color=INK)
+    plain(ax, "reward")
     return figure
 
 
-def draw_importances(importances: Mapping[str, float], *, dark: bool) -> Figure | None:
+def draw_importances(importances: Mapping[str, float]) -> Figure | None:
     """Which decisions matter, as bars; None where nothing is known.
 
     Args:
         importances: decision → its share, the most first.
-        dark: light letters, for a dark page.
     """
     if not importances:
         return None
     shown = list(importances.items())[:_BARS]
     figure = Figure(figsize=(WIDTH_IN, 0.5 + 0.26 * len(shown)), layout="constrained")
     ax = figure.subplots()
-    ax.barh(
-        [name for name, _ in shown], [100 * share for _, share in shown], height=0.6, color=COLOURS[dark][0]
-    )
+    ax.barh([name for name, _ in shown], [100 * share for _, share in shown], height=0.6, color=COLOURS[0])
     ax.invert_yaxis()
-    plain(ax, "share of the rewards' spread, %", dark=dark)
+    plain(ax, "share of the rewards' spread, %")
     ax.grid(visible=False, axis="y")
     return figure

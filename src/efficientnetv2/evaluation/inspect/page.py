@@ -16,7 +16,7 @@ from efficientnetv2.evaluation.inspect.counts import by_class
 from efficientnetv2.evaluation.inspect.drawings import draw_places, draw_times
 from efficientnetv2.evaluation.inspect.findings import Finding
 from efficientnetv2.evaluation.inspect.inspection import Inspection
-from efficientnetv2.evaluation.page import both, json_text, rendered, thumbnail
+from efficientnetv2.evaluation.page import json_text, rendered, thumbnail
 
 JSON_NAME, PAGE_NAME = "inspection.json", "inspection.html"
 # All ours, for a page of 2 MB at most: groups shown of each finding, pictures of each group, classes with pictures,
@@ -94,10 +94,8 @@ def _page(
         place=inspection.sections["place"].facts,
         time=inspection.sections["time"].facts,
         group=inspection.sections["group"].facts,
-        map=both(lambda dark: draw_places(manifest, dark=dark)),
-        times=both(
-            lambda dark: draw_times(manifest, inspection.sections["time"].facts.get("column"), dark=dark)
-        ),
+        map=draw_places(manifest),
+        times=draw_times(manifest, inspection.sections["time"].facts.get("column")),
         command=command,
         versions=versions,
     )

@@ -1,0 +1,115 @@
+"""A drawing follows its page from light to dark: whatever is painted says its colour, and each is seen on both."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from tests.evaluation.test_cost import HISTORY
+from tests.evaluation.test_sizes import _curve
+
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.cost import draw_costs, draw_top1_over_time, stage_costs
+from efficientnetv2.evaluation.curve import learning_curve
+from efficientnetv2.evaluation.drawing import COLOURS, GRID, INK, ON_DARK, svg
+from efficientnetv2.evaluation.inspect.drawings import draw_places, draw_times
+from efficientnetv2.evaluation.more_labels import draw_label_curve
+from efficientnetv2.evaluation.sizes import draw_sizes
+from efficientnetv2.evaluation.trust import draw_abstention, draw_reliability
+from efficientnetv2.inference.label_curve import LabelCurve, LabelPoint
+from efficientnetv2.metrics.abstention import abstention_curve
+from efficientnetv2.metrics.calibration import reliability
+
+SVG = "{http://www.w3.org/2000/svg}"
+OTHERS = "#888888"  # of classes without a colour of their own: as far from light as from dark
+LIGHT_PAPER, DARK_PAPER = "#ffffff", "#161616"  # of the pages' style sheet
+
+
+def places() -> Manifest:
+    """Six classes, so that some have no colour of their own, and pictures without a label."""
+    count = 70
+    labels = np.arange(count) % 7
+    table = pd.DataFrame(
+        {
+            "path": [f"{number}.jpg" for number in range(count)],
+            "label": [None if label == 6 else "abcdef"[label] for label in labels],
+            "split": "train",
+            "group": np.nan,
+            "latitude": 50 + np.arange(count) / 100,
+            "longitude": 8 + np.arange(count) / 50,
+            "year": 2010 + labels,
+        }
+    )
+    return Manifest(root=None, source="a", table=table, class_names=tuple("abcdef"))
+
+
+def drawn():
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet([1, 1], 200)
+    point = LabelPoint(pictures=10, macro_f1=0.5, low=0.4, high=0.6, draws=3)
+    rows = [row | {"loss": 1e-6 * (1 + row["step"]), "macro_f1": 0.3} for row in HISTORY]
+    return {
+        "learning": learning_curve(rows),
+        "stages": draw_costs({"": stage_costs(HISTORY)}),
+        "over time": draw_top1_over_time({str(number): HISTORY for number in range(5)}),
+        "one over time": draw_top1_over_time({"": HISTORY}),
+        "sizes": draw_sizes(_curve(trained_px=96)),
+        "labels": draw_label_curve(LabelCurve((point,), point, 0.1, 0.0, 0.2)),
+        "reliability": draw_reliability(reliability(rng.integers(0, 2, 200), shares)),
+        "abstention": draw_abstention(abstention_curve(rng.random(200) < 0.7, shares.max(axis=1))),
+        "places": draw_places(places()),
+        "times": draw_times(places(), "year"),
+    }
+
+
+def paints(node, inherited=None):
+    """Colour of everything painted, by what is written at it or around it; None where nothing is: that is black."""
+    if node.tag == f"{SVG}clipPath":
+        return
+    style = dict(re.findall(r"([a-z-]+): ([^;\"]+)", node.get("style", "")))
+    fill = "none" if style.get("fill-opacity") == "0" else style.get("fill", inherited)
+    if node.tag == f"{SVG}use" or (node.tag == f"{SVG}path" and not node.get("id")):
+        yield from {fill} | ({style["stroke"]} if "stroke" in style else set())
+    for child in node:
+        yield from paints(child, fill)
+
+
+@pytest.mark.parametrize("name", drawn())
+def test_whatever_is_painted_says_its_colour(name):
+    figure = drawn()[name]
+    assert figure is not None
+    found = set(paints(ElementTree.fromstring(svg(figure))))
+    assert found <= {*COLOURS, INK, GRID, OTHERS, "none"}
+    assert len(found) > 2
+    assert any(
+        f'[style*="fill: {INK}"] {{ fill: {ON_DARK[INK]}' in line
+        for line in svg(figure).decode().splitlines()
+    )
+
+
+def luminance(colour):
+    """Source: WCAG 2.2, relative luminance."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def contrast(one, other):
+    """Source: WCAG 2.2, contrast ratio."""
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("colour", [INK, OTHERS, *COLOURS])
+def test_each_colour_is_seen_on_both(colour):
+    """3 : 1 is what WCAG asks of graphical objects; the pink of Okabe and Ito's on white lies a little below."""
+    least = 4.5 if colour == INK else 2.8
+    assert contrast(colour, LIGHT_PAPER) > least
+    assert contrast(ON_DARK.get(colour, colour), DARK_PAPER) > least
+
+
+def test_colours_are_told_apart_on_both():
+    assert len({*COLOURS, INK, GRID}) == len({ON_DARK.get(one, one) for one in (*COLOURS, INK, GRID)}) == 7
