@@ -46,6 +46,19 @@ def test_nothing_is_left_open_and_each_choice_is_said():
     )
 
 
+def test_the_memory_of_a_size_is_counted_once(monkeypatch):
+    """Of a large network it takes seconds; both the group and the groups at a time ask for it."""
+    counted = []
+
+    def count(network, px):
+        counted.append(px)
+        return 1000
+
+    monkeypatch.setattr(preflight, "activation_bytes", count)
+    settled("progressive={stages: 2, image_px: {start: 64, end: 128}}", "batch_images=8", "group_images=4")
+    assert sorted(counted) == [64, 128]
+
+
 @pytest.fixture
 def room_for(monkeypatch):
     """Memory for so many pictures: each takes 1 GiB, as counted and as tried; passes are not really made."""

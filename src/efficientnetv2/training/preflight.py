@@ -72,7 +72,7 @@ class Preflight:
         world: World = ALONE,
     ) -> None:
         self.recipe, self.network, self.num_classes = recipe, network, num_classes
-        self.device, self.world = device, world
+        self.device, self.world, self._limit_gib = device, world, limit_gib
         release(device)
         self._taken = in_use_bytes(device)
         weights = sum(weight.nbytes for weight in network.parameters() if weight.requires_grad)
@@ -81,6 +81,7 @@ class Preflight:
         self.room = max(0, int((free - _BESIDE_WEIGHTS * weights) * _MEASURED))
         self.limited = limit_gib is not None and free < free_bytes(device, None, sharing=sharing)
         self.took: dict[int, int | None] = {}
+        self._counts: dict[int, int] = {}
         least = (self._taken + _BESIDE_WEIGHTS * weights) / GIB
         if limit_gib is not None and limit_gib <= least:
             raise InputError(
@@ -90,7 +91,22 @@ class Preflight:
 
     def counted(self, image_px: int) -> int:
         """Bytes of activations that one picture of that size makes a pass keep."""
-        return activation_bytes(self.network, image_px)
+        if image_px not in self._counts:
+            self._counts[image_px] = activation_bytes(self.network, image_px)
+        return self._counts[image_px]
+
+    def settled(self, recipe: Recipe) -> Preflight:
+        """The same for a recipe that leaves less open: memory is looked at again, but not counted again."""
+        other = Preflight(
+            recipe,
+            self.network,
+            num_classes=self.num_classes,
+            device=self.device,
+            limit_gib=self._limit_gib,
+            world=self.world,
+        )
+        other._counts = self._counts
+        return other
 
     def trial(self, setting: Setting, *, group_images: int, groups: int = 1) -> int | None:
         """Make a pass and see what it takes.

@@ -104,9 +104,13 @@ def settle(
     steps = Length.of(recipe, images).steps
     recipe.progressive.at(0, steps=steps)
     _refuse_tiny(recipe, begun.network)
-    classes = len(class_names)
     preflight = Preflight(
-        recipe, begun.network, num_classes=classes, device=device, limit_gib=memory_gib, world=world
+        recipe,
+        begun.network,
+        num_classes=len(class_names),
+        device=device,
+        limit_gib=memory_gib,
+        world=world,
     )
     group = _settled_group(recipe, preflight, world)
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
@@ -116,9 +120,7 @@ def settle(
         recipe.to_json() | {"precision": speed.precision, "compile": speed.compile}, where=recipe.name
     )
     notes += [speed.note] if speed.note else []
-    at_a_time, further = fit_into_memory(
-        recipe, begun.network, num_classes=classes, device=device, memory_gib=memory_gib, world=world
-    )
+    at_a_time, further = _fitted(recipe, preflight.settled(recipe), world)
     return Settled(recipe, begun.network, at_a_time, (*notes, *further))
 
 
@@ -155,6 +157,10 @@ def fit_into_memory(
     preflight = Preflight(
         recipe, network, num_classes=num_classes, device=device, limit_gib=memory_gib, world=world
     )
+    return _fitted(recipe, preflight, world)
+
+
+def _fitted(recipe: Recipe, preflight: Preflight, world: World) -> tuple[GroupsAtATime, list[str]]:
     group = _settled_group(recipe, preflight, world)
     at_a_time = preflight.groups_at_a_time(settings_by_size(recipe), group_images=group)
     notes = []
