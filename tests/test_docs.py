@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("effnetv2 ")]
 
 
+@cache
+def verbs():
+    """By their names; made of all their options, which takes a moment."""
+    return typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
 ALL = [
     (page.name, words)
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -37,8 +44,7 @@ ALL = [
 )
 def test_every_command_of_the_docs_is_understood(page, words):
     """Parsed, not run: unknown options, values of a wrong kind and missing arguments are refused here."""
-    group = typer.main.get_command(app)
-    verb, words = group.commands[words[0]], words[1:]  # type: ignore[attr-defined]
+    verb, words = verbs()[words[0]], words[1:]
     while hasattr(verb, "commands"):  # such as search, which has verbs of its own
         verb, words = verb.commands[words[0]], words[1:]
     parsed = verb.make_context(verb.name, words)
@@ -47,7 +53,7 @@ def test_every_command_of_the_docs_is_understood(page, words):
 
 def test_the_page_gives_the_settings_of_the_figure():
     """Those that the benchmark fixed, but for how often it looked at the validation pictures."""
-    train = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    train = verbs()["train"]
     (given,) = [
         train.make_context("train", words[1:]).params
         for words in commands(PAGE)
