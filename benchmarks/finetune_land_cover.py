@@ -25,6 +25,7 @@ import torch
 from benchmarks.record import RESULTS, record
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
+from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.inference.probe import linear_probe
@@ -210,4 +211,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the program does
     main()

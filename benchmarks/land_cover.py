@@ -30,6 +30,7 @@ from typing import Any
 from benchmarks.finetune_land_cover import KNOWN
 from benchmarks.record import RESULTS, interval, record
 
+from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_job import crossvalidate
@@ -254,4 +255,5 @@ def run(work: Work, steps: Sequence[str] = STEPS) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the program does
     main()

@@ -48,6 +48,7 @@ from benchmarks.arms import (
 )
 from benchmarks.record import RESULTS, hardware, record
 
+from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
@@ -269,4 +270,5 @@ def _smaller(regime: Regime, options: argparse.Namespace) -> Regime:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the program does
     main()

@@ -37,6 +37,7 @@ from benchmarks.arms import Paired, gain, measured, ratio, rows_of
 from benchmarks.peers_training import Timm, link_folders, once, reference
 from benchmarks.record import RESULTS, hardware, record
 
+from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
@@ -286,4 +287,5 @@ def _record(found: Mapping[str, tuple[Paired, str]], raw: Mapping[str, Any]) -> 
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the program does
     main()

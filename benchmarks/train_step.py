@@ -23,6 +23,7 @@ import torch
 from benchmarks.record import RESULTS, hardware, record
 from torch import Tensor
 
+from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.commands.bench_job import Steps, steps
 from efficientnetv2.commands.bench_step import Peer, Work, our_losses, our_recipe
 
@@ -116,4 +117,5 @@ def keep(name: str, found: dict, ratios: dict, rounds: int, command: str) -> Non
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the program does
     main()

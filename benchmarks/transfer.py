@@ -27,6 +27,7 @@ from typing import Any
 from benchmarks.arms import HARDLY_VALIDATED, Paired, gain, measured, rows_of, write_pictures
 from benchmarks.record import RESULTS, hardware, interval, record
 
+from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.data.manifest import read
@@ -117,4 +118,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the program does
     main()

@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 import typer
 from pydantic import ValidationError
 
+from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.errors import InputError, OtherProcessError
 from efficientnetv2.base.launcher import tell_launcher
 from efficientnetv2.commands import bench, search
@@ -110,6 +111,7 @@ app.add_typer(search.search, name="search")
 
 def main() -> None:
     """Run the program and exit with its code."""
+    keep_freed_memory()
     app()
 
 
