@@ -1,0 +1,184 @@
+"""What ``train`` comes to with no flags but the data and the minutes, against the linear probe that it prints.
+
+Run: python -m benchmarks.default_train NAME=PICTURES [NAME=PICTURES ...] --record
+
+For each set of pictures ``effnetv2 train PICTURES --minutes 15`` runs as a user runs it. The network's answers to val
+and the linear probe's are then compared on the same pictures: ``default_train_minus_probe_NAME_top1`` and ``_macro_f1``
+in points, with the interval of a bootstrap of pairs. The probe is of the weights that the run itself took. Where it was
+begun from scratch it prints none: then the probe is of the best weights at hand that it did not take, or where there
+are none of the untrained network, and the record says so (``probe_of``).
+
+A run that was stopped goes on; one that is done is only read. Everything lies in OUT (results/default_train_NAME), of
+which ``measured.json`` alone travels with the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from benchmarks.record import RESULTS, hardware, record
+
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.probing import PROBE
+from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.evaluation.answered import over, read_answers, write_answers
+from efficientnetv2.inference.probe import linear_probe
+from efficientnetv2.training.named import starts
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.start import start
+
+_KEPT = (
+    "top1",
+    "macro_f1",
+    "majority_top1",
+    "epochs",
+    "wall_s",
+    "train_s",
+    "images_per_s",
+    "evaluated_on",
+    "seed",
+)
+
+
+def command(pictures: str, minutes: float, run: Path) -> list[str]:
+    """What a user types, and where the run is to lie."""
+    resume = ["--resume"] if (run / "recipe.yaml").exists() else []
+    words = ["train", pictures, "--minutes", f"{minutes:g}", "--out", str(run), *resume]
+    return [sys.executable, "-m", "efficientnetv2.cli", *words]
+
+
+def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
+    """What a run came to: trained, or read where it has been."""
+    kept = out / "measured.json"
+    if kept.exists():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    run = out / "run"
+    if not (run / "report.json").exists():
+        subprocess.run(command(pictures, minutes, run), check=True)
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    probe_of = "the weights that the run took"
+    if not (run / PROBE).is_dir():
+        probe_of = other_probe(pictures, run)
+    row = {
+        "minutes": minutes,
+        **{name: report.get(name) for name in _KEPT},
+        "recipe": Recipe.from_yaml(run / "recipe.yaml").name,
+        "weights": Path(report["recipe"]["weights"]).name,
+        "compared": [
+            {**one, "weights": Path(one["weights"]).name}
+            for one in report.get("weights_compared", {}).get("starts", [])
+        ],
+        "train_pictures": report["train_pictures"],
+        "probe_of": probe_of,
+        **over_probe(run),
+        "when": time.strftime("%Y-%m-%d"),
+        "hardware": hardware(),
+    }
+    write_text_atomically(kept, json.dumps(row, indent=1) + "\n")
+    return row
+
+
+def over_probe(run: Path) -> dict[str, Any]:
+    """What the network has over the probe on the pictures that both have answered."""
+    ours, theirs = read_answers(run), read_answers(run / PROBE)
+    both = over(ours, theirs, key=Key.of(0).fold("default train"))
+    assert both is not None, "both answer val"
+    shared = theirs.loc[theirs.index.isin(ours.index)]
+    return {
+        "pictures": both.pictures,
+        "probe_top1": float((shared["label"] == shared["true_label"]).mean()),
+        "over_probe": {"top1": asdict(both.top1), "macro_f1": asdict(both.macro_f1)},
+    }
+
+
+def other_probe(pictures: str, run: Path) -> str:
+    """Write down the answers of a probe that the run has not made; what it is of."""
+    recipe = Recipe.from_yaml(run / "recipe.yaml")
+    found = starts(recipe.model)[0]
+    manifest = Manifest.from_csv(run / "manifest.csv", root=read(pictures).root, source=pictures)
+    train, val = manifest.subset("train"), manifest.subset("val")
+    begun = start(
+        recipe.model_copy(update={"weights": found.word}),
+        class_names=train.class_names,
+        device=torch.device("cpu"),
+    )
+    kept = json.loads((run / "beginning.json").read_text(encoding="utf-8"))["preprocessing"]
+    how = {**kept, "mean": begun.network.preprocessing.mean, "std": begun.network.preprocessing.std}
+    fit = linear_probe(
+        begun.network,
+        train,
+        val,
+        preprocessing=Preprocessing.from_json(how),
+        key=Key.of(recipe.seed).fold("probe"),
+        balanced=True,
+    )
+    names, shown = val.class_names, fit.asked.select(fit.val.samples)
+    write_answers(
+        run / PROBE,
+        pd.DataFrame(
+            {
+                "path": shown.paths,
+                "label": [names[one] for one in fit.answers],
+                "true_label": [names[one] for one in fit.val.labels],
+            }
+        ),
+    )
+    return f"{found.title}, which the run did not begin with"
+
+
+def told(name: str, row: Mapping[str, Any]) -> str:
+    """What came out, in a sentence."""
+    parts = [
+        f"{figure} {100 * one['value']:+.1f} points ({100 * one['low']:+.1f} to {100 * one['high']:+.1f})"
+        for figure, one in row["over_probe"].items()
+    ]
+    return (
+        f"{name}: {row['recipe']} from {row['weights']}, top-1 {row['top1']:.1%}; over the linear probe of "
+        f"{row['probe_of']} ({row['probe_top1']:.1%}): {', '.join(parts)}, on {row['pictures']} pictures."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sets", nargs="+", metavar="NAME=PICTURES")
+    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the default_train_NAME")
+    parser.add_argument("--record", action="store_true", help="write results/summary.json")
+    options = parser.parse_args()
+    if options.record and options.minutes != 15:
+        parser.error("--record is for 15 minutes.")
+    for given in options.sets:
+        name, separator, pictures = given.partition("=")
+        if not (name.isidentifier() and separator and pictures):
+            parser.error(f"'{given}' is not NAME=PICTURES, where NAME is a word for the figure's name.")
+        row = measured(pictures, options.minutes, options.out / f"default_train_{name}")
+        print(told(name, row), flush=True)
+        if options.record:
+            for figure, one in row["over_probe"].items():
+                record(
+                    f"default_train_minus_probe_{name}_{figure}",
+                    100 * one["value"],
+                    unit="points",
+                    low=100 * one["low"],
+                    high=100 * one["high"],
+                    n=row["pictures"],
+                    command=f"python -m benchmarks.default_train {name}=PICTURES --record",
+                )
+
+
+if __name__ == "__main__":
+    main()

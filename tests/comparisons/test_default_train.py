@@ -1,0 +1,88 @@
+"""The default run against the probe: what is asked of the program, and what is made of what it leaves."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pandas as pd
+import pytest
+from benchmarks import default_train, record
+from tests.command_line import effnetv2
+
+from efficientnetv2.evaluation.answered import write_answers
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Where figures go instead of the repository's own."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
+    return tmp_path
+
+
+def answers(*given):
+    """(path, answer, truth), in a letter each."""
+    return pd.DataFrame([tuple(one) for one in given], columns=["path", "label", "true_label"])
+
+
+def test_the_program_is_asked_as_a_user_asks_it_and_goes_on_where_it_was(tmp_path):
+    words = default_train.command("pictures/", 15, tmp_path)
+    assert words[1:] == [
+        "-m", "efficientnetv2.cli", "train", "pictures/", "--minutes", "15", "--out", str(tmp_path),
+    ]  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text("name: quick")
+    assert default_train.command("pictures/", 15, tmp_path)[-1] == "--resume"
+
+
+def test_the_difference_is_that_of_the_pictures_that_both_answered(tmp_path):
+    """The probe has not seen picture e. Of four the run has 3 right, the probe 2."""
+    write_answers(tmp_path, answers("1aa", "2bb", "3aa", "4ab", "5ab"))
+    write_answers(tmp_path / "probe", answers("1aa", "2ab", "3ba", "4bb"))
+    found = default_train.over_probe(tmp_path)
+    assert found["pictures"] == 4
+    assert found["probe_top1"] == 0.5
+    top1 = found["over_probe"]["top1"]
+    assert top1["value"] == pytest.approx(0.25)
+    assert top1["low"] <= 0 <= top1["value"] <= top1["high"]
+
+
+def test_a_run_is_done_once_and_its_figures_are_recorded(results, monkeypatch, class_folders, capsys):
+    """A run from scratch prints no probe: that of the untrained network stands in, and it is said."""
+    calls = []
+
+    def run(words, check):
+        calls.append(words)
+        assert check
+        short = ["--epochs", "1", "--batch-images", "8", "--image-px", "32", "--workers", "0"]
+        kept = [*words[3:5], "--out", words[words.index("--out") + 1]]
+        settings = ["--set", "progressive.stages=1", "--device", "cpu", "--weights", "none"]
+        done = effnetv2(*kept, *short, *settings, cwd=results)
+        assert done.returncode == 0, done.stderr
+
+    monkeypatch.setattr(default_train.subprocess, "run", run)
+    monkeypatch.setattr(default_train, "starts", lambda model: default_train_starts())
+    line = ["default_train", f"tiny={class_folders}", "--out", str(results), "--record"]
+    monkeypatch.setattr(sys, "argv", line)
+    default_train.main()
+    default_train.main()
+    assert len(calls) == 1
+    summary = json.loads((results / "summary.json").read_text())
+    assert set(summary) == {
+        "default_train_minus_probe_tiny_top1",
+        "default_train_minus_probe_tiny_macro_f1",
+    }
+    kept = json.loads((results / "default_train_tiny/measured.json").read_text())
+    assert kept["recipe"] == "quick"
+    assert "untrained" in kept["probe_of"]
+    assert str(class_folders) not in json.dumps(kept)
+    claim = summary["default_train_minus_probe_tiny_top1"]
+    assert claim["value"] == pytest.approx(100 * kept["over_probe"]["top1"]["value"])
+    assert "over the linear probe of untrained" in capsys.readouterr().out
+
+
+def default_train_starts():
+    """No weights at hand, whatever this checkout ships."""
+    from efficientnetv2.training.named import Found
+
+    return (Found("none", "Weights: none."),)
