@@ -1,4 +1,4 @@
-"""How a run begins, or goes on: its folder, its settled recipe, its network."""
+"""How a run begins: its folder, its settled recipe, its network."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.probing import keep, probed
 from efficientnetv2.commands.screen import Screen
-from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe
-from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe, starts_open
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import (
@@ -27,12 +26,10 @@ from efficientnetv2.training.folder import (
     newest_first,
     refuse_occupied,
 )
+from efficientnetv2.training.named import Found
 from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.resume import steps_saved
-from efficientnetv2.training.settle import fit_into_memory, settle
-from efficientnetv2.training.sharing import refuse_unshared
-from efficientnetv2.training.start import build, start
+from efficientnetv2.training.settle import settle
 
 
 @dataclass(frozen=True)
@@ -63,10 +60,29 @@ class Place:
 RUNS = Path("runs")
 
 
+@dataclass(frozen=True)
+class Decided:
+    """What is known of a run before its pictures are looked at, and after weights were chosen by them.
+
+    Args:
+        path: of its folder.
+        recipe: its "auto" fields may still be open.
+        chosen: so far, a sentence each.
+        resumed: whether there is something to go on with.
+        starts: to choose among, the first of them taken so far; empty where there is nothing to choose.
+        compared: the figures by which one was chosen, as plain values; None if none were.
+    """
+
+    path: Path
+    recipe: Recipe
+    chosen: tuple[str, ...] = ()
+    resumed: bool = False
+    starts: tuple[Found, ...] = ()
+    compared: dict[str, Any] | None = None
+
+
 def begin(
-    path: Path,
-    recipe: Recipe,
-    chosen: list[str],
+    decided: Decided,
     words: Words,
     prepared: Prepared,
     device: torch.device,
@@ -76,6 +92,7 @@ def begin(
     world: World,
 ) -> tuple[RunFolder, Recipe, Network, Cached | None]:
     """Settle the recipe, then make the folder: what is refused leaves nothing behind."""
+    path, recipe = decided.path, decided.recipe
     if prepared.manifest.separator is not None and recipe.classifier == "probe":
         raise InputError(
             "classifier is probe, but a linear probe answers one label, and these pictures have several. Leave it out."
@@ -89,7 +106,7 @@ def begin(
         world=world,
         say=screen.say,
     )
-    recipe, network, chosen = settled.recipe, settled.network, [*chosen, *settled.notes]
+    recipe, network, chosen = settled.recipe, settled.network, [*decided.chosen, *settled.notes]
     pictures = cached(words.cache, recipe, prepared, device, screen, world)
     if pictures is not None:
         chosen.append(pictures.note)
@@ -115,6 +132,8 @@ def begin(
         "preprocessing": preprocessing.to_json(),
         "groups_at_a_time": settled.at_a_time.to_json(),
     }
+    if decided.compared is not None:
+        beginning["weights_compared"] = decided.compared
     if pictures is not None:
         beginning["cache"] = words.cache
     if prepared.manifest.separator is not None:
@@ -143,75 +162,23 @@ def begin(
     return folder, recipe, network, pictures
 
 
-def go_on(
-    path: Path,
-    recipe: Recipe,
-    words: Words,
-    prepared: Prepared,
-    device: torch.device,
-    memory_gib: float | None,
-    screen: Screen,
-    world: World,
-) -> tuple[RunFolder, Recipe, Network, Cached | None]:
-    """The folder, recipe and network of a run begun before; its checkpoint brings the weights.
-
-    As many groups run at a time as before, so that it goes on to the same bits; a stated limit has them tried anew.
-    """
-    refuse_unshared(recipe, device, world, begun=True)
-    folder = RunFolder(path, screen.say)
-    _same_pictures(folder, prepared)
-    folder.log(f"Run folder: {path}")
-    # Where the pictures are kept changes none of their pixels; whether they are is the recipe's affair.
-    where = words.cache or folder.beginning().get("cache")
-    pictures = cached(where, recipe, prepared, device, screen, world)
-    if pictures is not None:
-        folder.log(pictures.note)
-    network = _network_to_go_on_with(folder, recipe, prepared, device, screen)
-    if memory_gib is not None:
-        classes = len(prepared.train.class_names)
-        at_a_time, notes = fit_into_memory(
-            recipe, network, num_classes=classes, device=device, memory_gib=memory_gib, world=world
-        )
-        folder.amend_beginning(groups_at_a_time=at_a_time.to_json())
-        for note in notes:
-            folder.log(note)
-    return folder, recipe, network, pictures
-
-
-def _network_to_go_on_with(
-    folder: RunFolder, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen
-) -> Network:
-    class_names = prepared.train.class_names
-    if steps_saved(folder.checkpoints) or recipe.weights == "none":
-        # Its weights are the checkpoint's; those that it began with may be gone by now.
-        return build(recipe, recipe.model, num_classes=len(class_names))
-    begun = start(recipe, class_names=class_names, device=device)
-    for note in begun.notes:
-        folder.log(note)
-    if recipe.classifier == "probe":
-        preprocessing = Preprocessing.from_json(folder.beginning()["preprocessing"])
-        probed(begun.network, prepared, preprocessing, recipe, device, 0, screen)
-    return begun.network
-
-
-def decided(
-    words: Words, place: Place, device: torch.device, screen: Screen, world: World
-) -> tuple[Path, Recipe, list[str], bool]:
-    """The run folder, its recipe, what was chosen so far, and whether there is something to go on with."""
+def decided(words: Words, place: Place, device: torch.device, screen: Screen, world: World) -> Decided:
+    """All that can be decided without looking at a picture."""
     if world.launch is not None and not place.resume:
         path = _begun_by(world, place.out)
         if path is not None:
             screen.say(f"Started again by the same launch (restart {world.restarts}).")
-            return path, resumed_recipe(words, path / "recipe.yaml", screen.say), [], True
+            return Decided(path, resumed_recipe(words, path / "recipe.yaml", screen.say), resumed=True)
     if place.resume:
         path = place.out or newest(RUNS)
         if path is not None and (path / "recipe.yaml").exists():
-            return path, resumed_recipe(words, path / "recipe.yaml", screen.say), [], True
+            return Decided(path, resumed_recipe(words, path / "recipe.yaml", screen.say), resumed=True)
         screen.say(f"There is no run in {path or RUNS} yet: beginning one.")
     if place.out is not None:
         refuse_occupied(place.out)
-    recipe, chosen = begin_recipe(words, device, screen.say)
-    return place.out or new_folder(RUNS, recipe.name), recipe, chosen, False
+    starts = starts_open(words, device)
+    recipe, chosen = begin_recipe(words, device, screen.say, found=starts[0] if starts else None)
+    return Decided(place.out or new_folder(RUNS, recipe.name), recipe, tuple(chosen), starts=starts)
 
 
 def _begun_by(world: World, out: Path | None) -> Path | None:
@@ -248,38 +215,3 @@ def _pictures_note(here: Preprocessing, theirs: Preprocessing) -> str:
 def _framed(preprocessing: Preprocessing) -> str:
     cut = preprocessing.crop_fraction
     return preprocessing.framing + (f" ({cut:.3g} of each side)" if cut < 1 else "")
-
-
-def _same_pictures(folder: RunFolder, prepared: Prepared) -> None:
-    separator = folder.beginning().get("label_separator")
-    if separator != prepared.manifest.separator:
-        given = "without --label-separator" if separator is None else f"with --label-separator '{separator}'"
-        raise InputError(
-            f"--resume: the run in {folder.path} was begun {given}, so its classes are others. Say the same again."
-        )
-    bands = Preprocessing.from_json(folder.beginning()["preprocessing"]).bands
-    if bands != prepared.manifest.bands:
-        said = "none" if bands is None else ",".join(map(str, bands.numbers))
-        raise InputError(
-            f"--resume: the run in {folder.path} sees the rasters' bands {said}, and which values become 0 and 255 was "
-            "measured on its pictures. Bring them back as they were, and say --bands as before."
-        )
-    there = Manifest.from_csv(
-        folder.manifest_file,
-        root=prepared.manifest.root,
-        source=prepared.manifest.source,
-        separator=prepared.manifest.separator,
-    )
-    if there.digest() == prepared.manifest.digest():
-        return
-    before, now = set(there.paths), set(prepared.manifest.paths)
-    what = [
-        f"{len(gone)} {word} (first: {min(gone)})"
-        for gone, word in ((before - now, "gone"), (now - before, "new"))
-        if gone
-    ]
-    raise InputError(
-        f"--resume: the pictures are not those that the run in {folder.path} was begun with: "
-        f"{', '.join(what) or 'labels, splits or order differ'}. "
-        "Bring them back, or begin anew with another --out."
-    )

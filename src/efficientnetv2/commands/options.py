@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # heavy, and --help has to be quick
     from efficientnetv2.commands.words import Words
 
 
-def between(least: float, most: float = math.inf) -> Callable[[Any], Any]:
+def between(least: float, most: float = math.inf, *, rule: str | None = None) -> Callable[[Any], Any]:
     """A check of a number given as an option, or of several, for its ``callback``.
 
     Typer's own ``min`` and ``max`` do not say what was given, and let infinity through.
@@ -26,8 +26,9 @@ def between(least: float, most: float = math.inf) -> Callable[[Any], Any]:
     Args:
         least: that it may be.
         most: likewise.
+        rule: what is said of it; None says these two.
     """
-    rule = f"at least {least:,}" if most == math.inf else f"between {least:,} and {most:,}"
+    rule = rule or f"at least {least:,}" if most == math.inf else f"between {least:,} and {most:,}"
 
     def check(value: Any) -> Any:
         for one in value if isinstance(value, list) else [value]:
@@ -37,6 +38,9 @@ def between(least: float, most: float = math.inf) -> Callable[[Any], Any]:
 
     return check
 
+
+# Every published network halves a picture five times; only one of one's own may take less.
+_LAST_PX = f"between 32, the least that the networks take, and {IMAGE_PX[1]:,}"
 
 Data = Annotated[
     str,
@@ -150,7 +154,7 @@ Minutes = Annotated[
 ImagePx = Annotated[
     int | None,
     typer.Option(
-        callback=between(*IMAGE_PX),
+        callback=between(*IMAGE_PX, rule=_LAST_PX),
         help="Picture size of the last stage; earlier ones scale.",
         show_default=False,
     ),

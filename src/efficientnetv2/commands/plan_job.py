@@ -17,6 +17,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import limit
 from efficientnetv2.commands.beginning import RUNS, Place, decided
 from efficientnetv2.commands.caching import Foreseen, foreseen
+from efficientnetv2.commands.choosing import chosen
 from efficientnetv2.commands.foretold import job_of, scratch, settled_by
 from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
@@ -55,7 +56,8 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     if place.memory_gib is not None:
         limit(device, place.memory_gib)
     workers = pick_workers(device) if place.workers is None else few_enough(place.workers, say=screen.say)
-    _, recipe, chosen, _ = decided(words, place, device, screen, ALONE)
+    known = decided(words, place, device, screen, ALONE)
+    recipe = known.recipe
     prepared = prepare(
         source,
         holdout=recipe.holdout,
@@ -65,18 +67,21 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         strict=place.strict,
         say=screen.say,
     )
+    began = time.perf_counter()
+    known = chosen(known, words, prepared, device, workers, place, screen)
+    choosing_s = time.perf_counter() - began
     settled = settle(
-        recipe,
+        known.recipe,
         images=len(prepared.train),
         class_names=prepared.train.class_names,
         device=device,
         memory_gib=place.memory_gib,
         say=screen.say,
     )
-    begun_s = time.time() - psutil.Process().create_time()
+    begun_s = time.time() - psutil.Process().create_time() - choosing_s
     path = place.out or RUNS
     job = job_of(settled, prepared, path, device, workers)
-    notes = [prepared.split_note, *chosen, *settled.notes]
+    notes = [prepared.split_note, *known.chosen, *settled.notes]
     kept = foreseen(words.cache, settled.recipe, prepared, device, screen)
     screen.say("Measuring: some steps of every picture size, answers, a checkpoint.")
     with scratch(path) as folder:
@@ -90,6 +95,8 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         job, notes = replace(job, recipe=recipe), [*notes, *further]
         others_s, disk = _around(job, prepared, rates, folder / "run")
     others_s["start-up"] += begun_s
+    if known.compared is not None:
+        others_s["comparing weights"] = choosing_s
     if kept is not None:
         others_s["filling the cache"] = kept.seconds
     foretold = _whole(job, rates, others_s, disk)

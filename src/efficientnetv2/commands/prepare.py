@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, cast
@@ -9,15 +10,20 @@ from typing import Literal, cast
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.check import check, refuse_damage
 from efficientnetv2.data.copies import left_out, refuse_copies_apart
+from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.imagenet import Published, compare
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.minival import with_minival
+from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.rasters import rule_of
+from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards.checking import Damage, damage_of
 from efficientnetv2.data.splits import with_holdout
+from efficientnetv2.training.distributed import World
 
 # Looking at files waits for the disk more than for the processor. Ours.
 _THREADS = 8
@@ -93,13 +99,15 @@ class Prepared:
         skipped: path and reason of each unreadable picture.
         holdout_drawn: val was drawn here, and is another for another seed; else it was given.
         chooses: minival chooses the weights that are kept; else it is left aside, if there is one.
+        contents: (N,) ids, equal for identical files.
     """
 
     manifest: Manifest
     split_note: str
     skipped: tuple[tuple[str, str], ...]
     holdout_drawn: bool
-    chooses: bool = False
+    chooses: bool
+    contents: Ints
 
     @property
     def train(self) -> Manifest:
@@ -176,9 +184,9 @@ def prepare(
         note += f" The {unused} pictures given as minival are left aside; to choose by them, --set minival={unused}."
     copies, further = left_out(manifest, ~manifest.in_train)
     if copies.any():
-        manifest = manifest.select(np.flatnonzero(~copies))
+        manifest, contents = manifest.select(np.flatnonzero(~copies)), contents[~copies]
     manifest = with_rule(manifest, source, seed=seed, say=say)
-    return Prepared(manifest, f"{note}{further}", skipped, holdout_drawn, chooses=minival is not None)
+    return Prepared(manifest, f"{note}{further}", skipped, holdout_drawn, minival is not None, contents)
 
 
 def with_rule(manifest: Manifest, source: Source, *, seed: int, say: Callable[[str], None]) -> Manifest:
@@ -245,6 +253,28 @@ def tell(manifest: Manifest, *, strict: bool, say: Callable[[str], None]) -> Dam
     if len(damage.notes) > _SHARDS_NAMED:
         say(f"And {len(damage.notes) - _SHARDS_NAMED:,} more damaged shards.")
     return damage
+
+
+def refuse_missing(train: Manifest, world: World) -> None:
+    """The pictures, which the first process has looked at, are there on the others' machines too.
+
+    Args:
+        train: to be trained on.
+        world: the processes.
+
+    Raises:
+        InputError: they are not, on this one.
+    """
+    if world.local_rank or world.first:
+        return
+    pictures = originals(train)
+    try:
+        eval_picture(pictures.source(0), Preprocessing(image_px=8))
+    except UnreadablePicture as error:
+        raise InputError(
+            f"{pictures.name(0)} can't be read on {platform.node()} ({error.reason}), where process {world.rank} runs. "
+            "Put the pictures under the same path on every machine, or where all of them can read."
+        ) from error
 
 
 def _readable(manifest: Manifest, rows: Ints) -> Manifest:

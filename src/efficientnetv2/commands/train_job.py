@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.memory import limit
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.commands.beginning import Place, begin, decided, go_on
+from efficientnetv2.commands.beginning import Place, begin, decided
 from efficientnetv2.commands.caching import Cached, reader_here
+from efficientnetv2.commands.choosing import chosen
 from efficientnetv2.commands.explaining import explained
 from efficientnetv2.commands.finished import Finished, tell_finished
+from efficientnetv2.commands.going_on import go_on
 from efficientnetv2.commands.outcome import Outcome, hashes, versions
-from efficientnetv2.commands.prepare import Prepared, Source, prepare
+from efficientnetv2.commands.prepare import Prepared, Source, prepare, refuse_missing
 from efficientnetv2.commands.probing import known_of_run
 from efficientnetv2.commands.screen import Screen, TrainingBar
 from efficientnetv2.commands.words import Words
-from efficientnetv2.data.decode import eval_picture
-from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.pictures import UnreadablePicture
-from efficientnetv2.data.readers import originals
 from efficientnetv2.evaluation.answered import f1_of_answers
 from efficientnetv2.evaluation.cost import stage_costs
 from efficientnetv2.evaluation.report import Facts
@@ -161,9 +158,10 @@ def _readied(
     screen: Screen,
     world: World,
 ) -> _Ready | Finished:
-    path, recipe, chosen, resumed = decided(words, place, device, screen, world)
-    if resumed and RunFolder(path, screen.say).finished:
-        return Finished(path, recipe)
+    known = decided(words, place, device, screen, world)
+    recipe, resumed = known.recipe, known.resumed
+    if resumed and RunFolder(known.path, screen.say).finished:
+        return Finished(known.path, recipe)
     prepared = prepare(
         source,
         holdout=recipe.holdout,
@@ -173,15 +171,16 @@ def _readied(
         strict=place.strict,
         say=screen.say,
     )
+    known = chosen(known, words, prepared, device, workers, place, screen)
     folder, recipe, network, pictures = (
-        go_on(path, recipe, words, prepared, device, place.memory_gib, screen, world)
+        go_on(known.path, recipe, words, prepared, device, place.memory_gib, screen, world)
         if resumed
-        else begin(path, recipe, chosen, words, prepared, device, workers, place, screen, world)
+        else begin(known, words, prepared, device, workers, place, screen, world)
     )
     beginning = folder.beginning()
     preprocessing = Preprocessing.from_json(beginning["preprocessing"])
     at_a_time = GroupsAtATime.from_json(beginning["groups_at_a_time"])
-    return _Ready(path, recipe, network, prepared, preprocessing, at_a_time, resumed, pictures)
+    return _Ready(folder.path, recipe, network, prepared, preprocessing, at_a_time, resumed, pictures)
 
 
 def _run(
@@ -210,7 +209,7 @@ def _run(
         minival=ready.prepared.minival,
     )
     by = f" by {world.size} processes" if world.many else ""
-    _refuse_missing(job.train, world)
+    refuse_missing(job.train, world)
     job.folder.log(
         f"Training {title(recipe.model)} on {count_of(len(job.train), 'picture')} of "
         f"{count_of(len(job.train.class_names), 'class')} for "
@@ -224,20 +223,6 @@ def _run(
         again = shlex.join(["effnetv2", "train", source.data, "--out", str(path), "--resume"])
         raise KeyboardInterrupt(f"Go on with: {again}") from stop
     return _report(job, ready.prepared, result) if world.first else None
-
-
-def _refuse_missing(train: Manifest, world: World) -> None:
-    """The pictures, which the first process has looked at, are there on the others' machines too."""
-    if world.local_rank or world.first:
-        return
-    pictures = originals(train)
-    try:
-        eval_picture(pictures.source(0), Preprocessing(image_px=8))
-    except UnreadablePicture as error:
-        raise InputError(
-            f"{pictures.name(0)} can't be read on {platform.node()} ({error.reason}), where process {world.rank} runs. "
-            "Put the pictures under the same path on every machine, or where all of them can read."
-        ) from error
 
 
 def _epochs(job: Job, result: Result) -> float | None:
@@ -280,6 +265,7 @@ def _report(job: Job, prepared: Prepared, result: Result) -> Outcome:
             "model_file": str(job.folder.model_file),
             "processes": job.world.size,
             "stages": [asdict(stage) for stage in stage_costs(result.history)],
+            **{name: beginning[name] for name in ("weights_compared",) if name in beginning},
             **selected,
             **(result.sizes.to_json() if result.sizes else {}),
         },

@@ -16,8 +16,15 @@ from efficientnetv2.commands.finished import longer
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.training.changes import differences, set_fields
 from efficientnetv2.training.folder import RunFolder
-from efficientnetv2.training.named import best_weights, default_model, refuse_weights_as_model, same_shape
-from efficientnetv2.training.recipe import Recipe, checked
+from efficientnetv2.training.named import (
+    Found,
+    best_weights,
+    default_model,
+    refuse_weights_as_model,
+    same_shape,
+    starts,
+)
+from efficientnetv2.training.recipe import MOST, Recipe, checked
 from efficientnetv2.training.recipes import named
 
 CACHES = ("ram", "disk")
@@ -59,6 +66,11 @@ class Words:
                 f"--minutes is {self.minutes:g}, but has to be a number above 0. Leave it out to train as long as the "
                 "recipe says."
             )
+        if self.epochs is not None and not 0 < self.epochs <= MOST:
+            raise InputError(
+                f"--epochs is {self.epochs:g}, but has to be a number above 0 and at most {MOST:,}. Leave it out to "
+                "train as long as the recipe says."
+            )
         if self.cache not in (None, *CACHES):
             raise InputError(
                 f"--cache is '{self.cache}', but is ram or disk{did_you_mean(self.cache, CACHES)}"
@@ -71,26 +83,63 @@ class Words:
         return Path(str(self.recipe)) if is_file else None
 
 
-def begin_recipe(words: Words, device: torch.device, say: Callable[[str], None]) -> tuple[Recipe, list[str]]:
+def starts_open(words: Words, device: torch.device) -> tuple[Found, ...]:
+    """The starts to choose among, where the words leave the weights open; none where they name them.
+
+    A recipe that was named for given weights is not begun from scratch where there are any.
+    """
+    if words.recipe is None:
+        return _starts(words.model, device) if words.weights in (None, "auto") else ()
+    recipe = _named(words, lambda line: None)
+    if recipe.weights != "auto":
+        return ()
+    there = _starts(recipe.model, device)
+    return there[:-1] or there
+
+
+def _starts(model: str | Architecture | None, device: torch.device) -> tuple[Found, ...]:
+    return starts(_network(model, device))
+
+
+def _network(model: str | Architecture | None, device: torch.device) -> str | Architecture:
+    return default_model(device) if model is None or model == "auto" else model
+
+
+def begin_recipe(
+    words: Words, device: torch.device, say: Callable[[str], None], *, found: Found | None = None
+) -> tuple[Recipe, list[str]]:
     """The recipe of a new run, its "auto" fields still open, and what was chosen so far, a sentence each.
 
     Without a recipe's name, finetune where weights can be had for the network, else quick.
+
+    Args:
+        words: about it.
+        device: to train on; which network is the default depends on it.
+        say: gets sentences.
+        found: the start, where the words leave it open; None takes the best that can be had.
     """
     if words.model is not None:
         refuse_weights_as_model(words.model)
-    if words.recipe_file is not None:
-        return _apply(words, Recipe.from_yaml(words.recipe_file), say), []
     if words.recipe is not None:
-        return _apply(words, named(words.recipe), say), []
+        recipe = _named(words, say)
+        if found is None or recipe.weights != "auto":
+            return recipe, []
+        return recipe.model_copy(update={"weights": found.word}), [found.note]
     notes = []
     weights = words.weights or "auto"
     if weights == "auto":
-        found = best_weights(default_model(device) if words.model in (None, "auto") else words.model)
+        found = found or best_weights(_network(words.model, device))
         weights, words = found.word, replace(words, weights=None)
         notes.append(found.note)
     name, why = ("quick", "from scratch") if weights == "none" else ("finetune", "from given weights")
     notes.append(f"Recipe: {name} ({why}).")
     return _apply(words, named(name).model_copy(update={"weights": weights}), say), notes
+
+
+def _named(words: Words, say: Callable[[str], None]) -> Recipe:
+    """The recipe that the words name, changed by the others."""
+    file = words.recipe_file
+    return _apply(words, named(str(words.recipe)) if file is None else Recipe.from_yaml(file), say)
 
 
 def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) -> Recipe:

@@ -32,6 +32,8 @@ from efficientnetv2.models.network import Network
 # Inverse strengths of the L2 penalty to choose from. Ours: wide enough that neither end is taken on the pictures
 # it was tried on (satellite pictures, photographs), which want 0.001 to 0.01.
 _STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03)
+# Where nothing chooses among them.
+USUAL_STRENGTH = 0.003
 # On standardised features 50 to 90 are enough; more changed no answer there. Ours.
 _ITERATIONS = 100
 # Share of the pictures to learn from that chooses the strength. Ours.
@@ -134,7 +136,7 @@ def linear_probe(
     truth, answers = embedded[1].labels, learnt.predict(embedded[1].vectors)
     probe = Probe(
         top1=float((truth == answers).mean()),
-        macro_f1=_macro_f1(truth, answers),
+        macro_f1=macro_f1(truth, answers),
         pictures=len(truth),
         train_pictures=len(embedded[0].labels),
         strength=strength,
@@ -207,11 +209,20 @@ def most_pictures(network: Network, image_px: int, num_classes: int, device: tor
     """
     if device.type != "cpu":
         return _MOST_PICTURES
+    least = max(_LEAST_PICTURES, _LEAST_OF_A_CLASS * num_classes)
+    return int(min(_MOST_PICTURES, max(least, _MOST_MULTIPLY_ADDS / multiply_adds(network, image_px))))
+
+
+def multiply_adds(network: Network, image_px: int) -> float:
+    """Of one picture; nothing is computed.
+
+    Args:
+        network: any.
+        image_px: side of the picture.
+    """
     with FlopCounterMode(display=False) as counter:
         dry_run(network, in_channels=network.in_channels, image_px=image_px, images=2)
-    each = counter.get_total_flops() / 2 / 2  # of two pictures; two operations each
-    least = max(_LEAST_PICTURES, _LEAST_OF_A_CLASS * num_classes)
-    return int(min(_MOST_PICTURES, max(least, _MOST_MULTIPLY_ADDS / each)))
+    return float(counter.get_total_flops()) / 2 / 2  # of two pictures; two operations each
 
 
 def fit_probe(embeddings: Embeddings, *, key: Key, balanced: bool) -> tuple[Pipeline, float]:
@@ -235,7 +246,7 @@ def _chosen_strength(
 ) -> float:
     _, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2 or _CHOOSING * len(labels) < len(counts):
-        return _STRENGTHS[len(_STRENGTHS) // 2]  # too few to put some of each class aside
+        return USUAL_STRENGTH  # too few to put some of each class aside
     draw = StratifiedShuffleSplit(
         1, test_size=_CHOOSING, random_state=key.fold("choosing").torch_seed() % 2**32
     )
@@ -244,7 +255,7 @@ def _chosen_strength(
     def score(strength: float) -> float:
         answers = fitted(vectors[learning], labels[learning], strength, balanced).predict(vectors[choosing])
         if balanced:
-            return _macro_f1(labels[choosing], answers)
+            return macro_f1(labels[choosing], answers)
         return float((answers == labels[choosing]).mean())
 
     return max(_STRENGTHS, key=score)
@@ -265,7 +276,7 @@ def fitted(
     return pipeline
 
 
-def _macro_f1(truth: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]) -> float:
+def macro_f1(truth: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]) -> float:
     """Over the classes there are, as in ``metrics.classification``."""
     return float(f1_score(truth, answers, labels=np.unique(truth), average="macro"))
 

@@ -26,15 +26,17 @@ _USED = ("interpolation", "mean", "std")
 
 @dataclass(frozen=True)
 class Found:
-    """The best weights for a network that can be had without the user's help.
+    """A start for a network that can be had without the user's help.
 
     Args:
-        word: for ``load_weights``; "none" if there are none.
+        word: for ``load_weights``; "none" for fresh weights.
         note: which and from where, or why none.
+        title: what a person calls it, beside others.
     """
 
     word: str
     note: str
+    title: str = "untrained"
 
 
 def refuse_weights_as_model(model: str | Architecture) -> None:
@@ -63,16 +65,44 @@ def best_weights(model: str | Architecture, *, shipped: Path | None = None) -> F
 
     Args:
         model: as a recipe names it.
+        shipped: as for ``starts``.
+    """
+    return starts(model, shipped=shipped)[0]
+
+
+def starts(model: str | Architecture, *, shipped: Path | None = None) -> tuple[Found, ...]:
+    """Every start for a network that can be had, what promises most first, from scratch last.
+
+    Of published weights only the best are looked at: it is those alone that may have to be fetched.
+
+    Args:
+        model: as a recipe names it.
         shipped: folder of model files ``NAME.safetensors``; None is ``examples/weights`` of the repository that
             this package runs in.
     """
     if isinstance(model, str) and is_foreign(model):
-        return Found(
-            "none",
-            f"Weights: none, training from scratch. Weights of {model} have a tag: --weights {model}.TAG.",
-        )
+        note = f"Weights of {model} have a tag: --weights {model}.TAG."
+        return (Found("none", f"Weights: none, training from scratch. {note}"),)
     if not isinstance(model, str) or model not in NAMES:
-        return Found("none", f"Weights: none are published for {title(model)}; training from scratch.")
+        return (Found("none", f"Weights: none are published for {title(model)}; training from scratch."),)
+    published, reason = _published(model)
+    there = [] if published is None else [published]
+    folder = Path(__file__).parents[3] / "examples/weights" if shipped is None else shipped
+    file = folder / f"{model}.safetensors"
+    if file.is_file():
+        others = f"; others: {reason}" if published is None else "."
+        there.append(
+            Found(
+                str(file),
+                f"Weights: {file}, which come with the repository{others}",
+                f"the shipped {file.name}",
+            )
+        )
+    return (*there, Found("none", f"Weights: none, training from scratch. {reason}".rstrip()))
+
+
+def _published(model: str) -> tuple[Found | None, str]:
+    """The best published weights that can be had, and what is wrong with better ones."""
     reason = ""
     for number, name in enumerate(pretrained.best(model)):
         where = "the cache" if hub.cached(name) else hub.url(name)
@@ -84,13 +114,11 @@ def best_weights(model: str | Architecture, *, shipped: Path | None = None) -> F
             reason = reason or str(error)
             continue
         if reason:
-            return Found(name, f"Weights: {name}, from the cache; better ones could not be had: {reason}")
-        return Found(name, f"Weights: {name}, from {where}. To train from scratch: --weights none.")
-    folder = Path(__file__).parents[3] / "examples/weights" if shipped is None else shipped
-    if (folder / f"{model}.safetensors").is_file():
-        file = folder / f"{model}.safetensors"
-        return Found(str(file), f"Weights: {file}, which come with the repository; others: {reason}")
-    return Found("none", f"Weights: none, training from scratch. {reason}".rstrip())
+            note = f"Weights: {name}, from the cache; better ones could not be had: {reason}"
+        else:
+            note = f"Weights: {name}, from {where}. To train from scratch: --weights none."
+        return Found(name, note, name), reason
+    return None, reason
 
 
 def load_weights(word: str) -> tuple[Network, tuple[str, ...]]:

@@ -26,7 +26,7 @@ from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training.learning import Optimizer, Part, Schedule
 
 # Of epochs and of a batch's pictures: beyond, it is a slip of the keyboard. Ours.
-_MOST = 1_000_000
+MOST = 1_000_000
 # Side of a picture at evaluation: beyond, it is another such slip. Ours.
 _MOST_PX = 4096
 
@@ -114,10 +114,10 @@ class Recipe(Part):
     freeze_stages: Annotated[int, Field(ge=0)] | Literal["all"] = 0
     frozen_statistics: bool = False
     recompute_stages: int = Field(default=0, ge=0)
-    epochs: Annotated[float, Field(gt=0, le=_MOST)] | Literal["auto"] = "auto"
+    epochs: Annotated[float, Field(gt=0, le=MOST)] | Literal["auto"] = "auto"
     epochs_auto: tuple[int, float, float] = (100_000, 10.0, 100.0)
     steps: int | None = Field(default=None, ge=1)
-    batch_images: int = Field(default=32, ge=1, le=_MOST)
+    batch_images: int = Field(default=32, ge=1, le=MOST)
     group_images: int | None = Field(default=None, ge=1)
     progressive: Progressive
     time_shares: Literal["equal"] | tuple[float, ...] | None = None

@@ -1,0 +1,191 @@
+"""``--weights auto`` with several starts at hand: a comparison inside the training split decides, and says so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tests.command_line import TINY, effnetv2
+from tests.conftest import COLOURS, paint
+
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands import choosing
+from efficientnetv2.commands.beginning import Decided, Place
+from efficientnetv2.commands.choosing import chosen
+from efficientnetv2.commands.prepare import Source, prepare
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.words import Words, begin_recipe
+from efficientnetv2.inference import predict
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
+from efficientnetv2.training import named
+from efficientnetv2.training.named import Found
+
+CPU = torch.device("cpu")
+SMALL = ("progressive.stages=2", "progressive.image_px={start: 32, end: 32}")
+
+
+def silent(line):
+    """Said nowhere."""
+
+
+def painted(folder, names=("red", "green", "blue"), each=12):
+    """Classes of a colour each: any network that sees anything tells them apart."""
+    for name in names:
+        for number in range(each):
+            paint(folder / name / f"{number}.jpg", COLOURS[name], number, px=32)
+    return folder
+
+
+def decided(words, starts, tmp_path):
+    recipe, notes = begin_recipe(words, CPU, silent, found=starts[0])
+    return Decided(tmp_path / "run", recipe, tuple(notes), starts=starts)
+
+
+def compared(words, starts, source, tmp_path, place=None):
+    known = decided(words, starts, tmp_path)
+    recipe = known.recipe
+    prepared = prepare(source, holdout=recipe.holdout, seed=recipe.seed, strict=False, say=silent)
+    return known, chosen(known, words, prepared, CPU, 0, place or Place(), Screen(quiet=True)), prepared
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Weights of V2-B0: drawn at random, and the same with a trunk that tells nothing of a picture."""
+    place = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    network = create("efficientnetv2_b0", num_classes=0)
+    how = Preprocessing(image_px=32)
+    modelfile.save(place / "drawn.safetensors", network, preprocessing=how, class_names=())
+    with torch.no_grad():
+        network.stem.conv.weight.zero_()
+    modelfile.save(place / "blind.safetensors", network, preprocessing=how, class_names=())
+    return place
+
+
+def found(file, title):
+    return Found(str(file), f"Weights: {file}.", title)
+
+
+SCRATCH = Found("none", "Weights: none, training from scratch.")
+
+
+def test_the_better_features_win_wherever_they_stand(files, tmp_path):
+    source = Source(str(painted(tmp_path / "pictures")))
+    blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
+    for starts in ((blind, drawn), (drawn, blind)):
+        _, after, _ = compared(Words(settings=SMALL), starts, source, tmp_path)
+        assert after.recipe.weights == drawn.word
+        assert after.compared is not None
+        figures = {one["weights"]: one["value"] for one in after.compared["starts"]}
+        assert figures[drawn.word] > figures[blind.word] + 0.2
+        assert "for drawn" in after.chosen[0]
+        assert "for blind" in after.chosen[0]
+
+
+def test_weights_that_tell_less_than_none_are_left_for_the_recipe_from_scratch(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = Source(str(painted(tmp_path / "pictures")))
+    starts = (found(files / "blind.safetensors", "blind"), SCRATCH)
+    before, after, _ = compared(Words(settings=SMALL), starts, source, tmp_path)
+    assert (before.recipe.name, after.recipe.name) == ("finetune", "quick")
+    assert after.recipe.weights == "none"
+    assert after.path.name.endswith("quick")
+    _, kept, _ = compared(Words(settings=SMALL), starts, source, tmp_path, Place(out=tmp_path / "mine"))
+    assert kept.path == tmp_path / "run"  # what --out says stays
+
+
+def test_of_equals_the_first_is_taken_and_one_start_is_not_compared(files, tmp_path):
+    source = Source(str(painted(tmp_path / "pictures", each=8)))
+    one, same = found(files / "drawn.safetensors", "one"), found(files / "drawn.safetensors", "same")
+    _, after, _ = compared(Words(settings=SMALL), (one, same), source, tmp_path)
+    assert after.compared is not None
+    assert len({one["value"] for one in after.compared["starts"]}) == 1
+    assert "for one" in after.chosen[0]
+    before, alone, _ = compared(Words(settings=SMALL), (one,), source, tmp_path)
+    assert alone == before
+
+
+def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, monkeypatch):
+    painted(tmp_path / "pictures", ("red", "blue"), each=24)
+    rows = ["path,label,group"]
+    rows += [
+        f"pictures/{name}/{number}.jpg,{name},{name}{number // 3}"
+        for name in ("red", "blue")
+        for number in range(24)
+    ]
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    seen, real = [], predict.embed_manifest
+
+    def embed(network, manifest, **others):
+        seen.append(manifest)
+        return real(network, manifest, **others)
+
+    monkeypatch.setattr(choosing, "embed_manifest", embed)
+    source = Source(str(tmp_path / "table.csv"), group_column="group")
+    starts = (found(files / "drawn.safetensors", "drawn"), SCRATCH)
+    _, after, prepared = compared(Words(settings=SMALL), starts, source, tmp_path)
+    assert len(seen) == 2
+    assert not {path for part in seen for path in part.paths} & set(prepared.val.paths)
+    assert "groups kept whole" in after.chosen[0]
+    task = choosing._task(after.recipe.model_copy(update={"eval_px": 32}), prepared, None, CPU)
+    for learning, answering in task.folds:
+        group = task.pictures.table["group"].to_numpy()
+        assert not set(group[learning]) & set(group[answering])
+
+
+def test_few_minutes_look_at_few_pictures_and_rare_classes_are_among_them():
+    labels = np.repeat(np.arange(5), [2000, 800, 300, 6, 3])
+    key = choosing.Key.of(0)
+    rows = choosing._drawn(labels, 150, key)
+    counts = np.bincount(labels[rows], minlength=5)
+    assert len(rows) == 150
+    assert list(counts[3:]) == [4, 3]
+    assert np.array_equal(rows, choosing._drawn(labels, 150, key))
+    many = np.arange(900) % 300  # more classes than are looked at
+    assert len(np.unique(many[choosing._drawn(many, 240, key)])) == 60
+
+
+def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monkeypatch):
+    """What the repository ships, against from scratch: chosen once, in log, report and recipe, also after --resume."""
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    shutil.copy(files / "drawn.safetensors", shipped / "efficientnetv2_b0.safetensors")
+    at_hand = named.starts("efficientnetv2_b0", shipped=shipped)
+    assert [one.title for one in at_hand] == ["the shipped efficientnetv2_b0.safetensors", "untrained"]
+    monkeypatch.setattr("efficientnetv2.commands.words.starts", lambda model: at_hand)
+    from efficientnetv2.commands.train_job import train_and_report
+
+    words = Words(model="efficientnetv2_b0", epochs=1, batch_images=8, settings=SMALL)
+    out = tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    train_and_report(words, Source(str(class_folders)), Place(out=out, device="cpu", workers=0))
+    report = json.loads((out / "report.json").read_text())
+    recipe = yaml.safe_load((out / "recipe.yaml").read_text())
+    assert len(report["weights_compared"]["starts"]) == 2
+    line = next(line for line in report["chosen"] if line.startswith("Weights: "))
+    assert "inside the training split" in line
+    assert line in (out / "log.txt").read_text()
+    assert recipe["weights"] in line
+    again = effnetv2("train", class_folders, "--out", out, "--resume", "--device", "cpu", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert yaml.safe_load((out / "recipe.yaml").read_text()) == recipe
+
+
+def test_weights_that_are_named_are_not_compared(files, class_folders, tmp_path):
+    done = effnetv2(
+        "train",
+        class_folders,
+        *TINY[2:],
+        "--weights",
+        files / "drawn.safetensors",
+        "--out",
+        "run",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "weights_compared" not in json.loads((tmp_path / "run/report.json").read_text())
