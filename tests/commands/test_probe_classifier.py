@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -19,6 +20,7 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.inference.probe import as_linear
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
+from efficientnetv2.training.short import ADAPTING_STEPS
 
 SMALL = Architecture(stem_channels=8, stages=(Stage(fused(expand=2, kernel=3), 2, 8, 1),), head_channels=16)
 # Nothing learns (the rate is as good as 0) and nothing is averaged: the model file is what the run began with.
@@ -80,7 +82,7 @@ def test_untrained_it_answers_as_the_probe_does(place):
     report = json.loads((place / "probe/report.json").read_text())
     assert report["top1"] == report["linear_probe"]
     assert load_file(place / "probe/model.safetensors")["classifier.weight"].abs().max() > 0
-    fresh = effnetv2(*words(place, "fresh"), cwd=place)
+    fresh = effnetv2(*words(place, "fresh"), "--set", "classifier=fresh", cwd=place)
     assert fresh.returncode == 0, fresh.stderr
     assert load_file(place / "fresh/model.safetensors")["classifier.weight"].abs().max() < 1e-6
 
@@ -104,3 +106,32 @@ def test_from_scratch_there_is_none(place):
     assert done.returncode == 0, done.stderr
     assert "classifier: fresh" in (place / "none/recipe.yaml").read_text()
     assert "unfreeze: null" in (place / "none/recipe.yaml").read_text()
+
+
+def test_finetune_begins_so_unasked_and_a_short_run_keeps_the_statistics(place):
+    done = effnetv2(*words(place, "unasked"), cwd=place)
+    assert done.returncode == 0, done.stderr
+    recipe = yaml.safe_load((place / "unasked/recipe.yaml").read_text())
+    assert (recipe["classifier"], recipe["frozen_statistics"]) == ("probe", True)
+    assert "Batch-norm keeps the statistics of the weights" in done.stdout
+    report = json.loads((place / "unasked/report.json").read_text())
+    assert report["top1"] == report["linear_probe"]
+    given, kept = (load_file(place / name) for name in ("trunk.safetensors", "unasked/model.safetensors"))
+    same = [name for name in given if name.endswith(("running_mean", "running_var"))]
+    assert same
+    assert all(torch.equal(given[name], kept[name]) for name in same)
+
+
+def test_the_minutes_decide_about_the_statistics_too(place):
+    """By the steps that fit into them, not by those of the recipe's own epochs."""
+    settings = [word for word in STILL if word not in ("--epochs", "1")]
+    done = effnetv2(
+        "train", "pictures", *settings, "--weights", "trunk.safetensors", "--minutes", "0.1", "--out", "minutes",
+        cwd=place,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    recipe = yaml.safe_load((place / "minutes/recipe.yaml").read_text())
+    pictures = json.loads((place / "minutes/report.json").read_text())["train_pictures"]
+    steps = round(recipe["epochs"] * pictures / recipe["batch_images"])
+    assert recipe["frozen_statistics"] is (steps < ADAPTING_STEPS)
+    assert ("Batch-norm keeps" in done.stdout) is recipe["frozen_statistics"]

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.foretold import job_of, preprocessing_of, scratch, settled_by, to_be_measured
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Prepared
-from efficientnetv2.commands.probing import keep, probed
+from efficientnetv2.commands.probing import keep, probed, with_classifier
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe, starts_open
 from efficientnetv2.models.network import Network
@@ -92,11 +92,7 @@ def begin(
     world: World,
 ) -> tuple[RunFolder, Recipe, Network, Cached | None]:
     """Settle the recipe, then make the folder: what is refused leaves nothing behind."""
-    path, recipe = decided.path, decided.recipe
-    if prepared.manifest.separator is not None and recipe.classifier == "probe":
-        raise InputError(
-            "classifier is probe, but a linear probe answers one label, and these pictures have several. Leave it out."
-        )
+    path, recipe = decided.path, with_classifier(decided.recipe, prepared)
     settled = settle(
         recipe,
         images=len(prepared.train),
@@ -116,9 +112,9 @@ def begin(
         with scratch(path) as beside:
             rates = measure(job, beside, say=screen.say)
         spent_s = 0.0 if pictures is None else pictures.seconds
-        recipe, notes = settled_by(rates, job, words.minutes, spent_s=spent_s, world=world)
+        recipe, notes = settled_by(decided.recipe, rates, job, words.minutes, spent_s=spent_s, world=world)
         if words.minutes is not None:
-            chosen = [line for line in chosen if not line.startswith("Epochs:")]
+            chosen = [line for line in chosen if not line.startswith(("Epochs:", "Batch-norm keeps"))]
         chosen += notes
     if recipe.weights != "none":
         chosen.append(_pictures_note(preprocessing, network.preprocessing))
@@ -149,10 +145,12 @@ def begin(
         probe = fit.probe
         lines.append(
             f"Linear probe on the given weights, untrained: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.3f} on "
-            f"{count_of(probe.pictures, 'val picture')} ({probe.seconds:.0f} s). Training has to beat that."
+            f"{count_of(probe.pictures, 'val picture')} ({probe.seconds:.0f} s). Training "
+            f"{'begins there, and ' if recipe.classifier == 'probe' else ''}has to beat that."
         )
         screen.say(lines[-1])
-        beginning |= keep(fit, path, balanced=recipe.balance is not None, seed=recipe.seed)
+        if place.probe:
+            beginning |= keep(fit, path, balanced=recipe.balance is not None, seed=recipe.seed)
     folder = RunFolder(path, screen.say)
     for line in lines:
         folder.note(line)

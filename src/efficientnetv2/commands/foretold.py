@@ -23,6 +23,7 @@ from efficientnetv2.training.plan import epochs_within
 from efficientnetv2.training.rates import Rates
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.settle import Settled
+from efficientnetv2.training.short import with_statistics
 from efficientnetv2.training.state import Length
 
 
@@ -81,13 +82,14 @@ def to_be_measured(minutes: float | None, recipe: Recipe) -> bool:
 
 
 def settled_by(
-    rates: Rates, job: Job, minutes: float | None, *, spent_s: float, world: World = ALONE
+    asked: Recipe, rates: Rates, job: Job, minutes: float | None, *, spent_s: float, world: World = ALONE
 ) -> tuple[Recipe, list[str]]:
     """The recipe with all that its steps' time decides, and a sentence on each such choice.
 
     Args:
+        asked: before it was settled.
         rates: of the run, measured by one process.
-        job: to be run.
+        job: to be run; its network is frozen anew where its length decides about that.
         minutes: that the run may take from its first step, and whatever has been spent before on its account; None
             leaves the epochs as they are.
         spent_s: on filling a cache.
@@ -103,6 +105,8 @@ def settled_by(
     if minutes is not None:
         recipe, note = _as_long_as(minutes, replace(job, recipe=recipe), rates, spent_s, world)
         notes.append(note)
+        recipe, kept = with_statistics(asked, recipe, job.network, images=len(job.train))
+        notes += kept
     return recipe, notes
 
 

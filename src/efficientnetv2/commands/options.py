@@ -142,7 +142,7 @@ Weights = Annotated[
     typer.Option(
         metavar="auto|none|NAME|FILE",
         help="To start from: a name (effnetv2 models --pretrained), a model file or run folder, or weights of "
-        "timm, torchvision, Keras or the authors. (Default: auto, the best that can be had.)",
+        "timm, torchvision, Keras or the authors. (Default: auto, which compares those at hand.)",
         show_default=False,
     ),
 ]

@@ -21,6 +21,7 @@ from efficientnetv2.commands.choosing import chosen
 from efficientnetv2.commands.foretold import job_of, scratch, settled_by
 from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
+from efficientnetv2.commands.probing import with_classifier
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.keeping import amount
@@ -71,7 +72,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     known = chosen(known, words, prepared, device, workers, place, screen)
     choosing_s = time.perf_counter() - began
     settled = settle(
-        known.recipe,
+        with_classifier(known.recipe, prepared),
         images=len(prepared.train),
         class_names=prepared.train.class_names,
         device=device,
@@ -91,7 +92,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
             say=screen.say,
         )
         spent_s = 0.0 if kept is None else kept.seconds
-        recipe, further = settled_by(rates, job, words.minutes, spent_s=spent_s)
+        recipe, further = settled_by(known.recipe, rates, job, words.minutes, spent_s=spent_s)
         job, notes = replace(job, recipe=recipe), [*notes, *further]
         others_s, disk = _around(job, prepared, rates, folder / "run")
     others_s["start-up"] += begun_s

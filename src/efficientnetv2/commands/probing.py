@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from pydantic import TypeAdapter
 
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.findings import Known
@@ -27,6 +28,26 @@ from efficientnetv2.models.network import Network
 from efficientnetv2.training.recipe import Recipe
 
 PROBE = "probe"  # in a run folder: what the probe answered
+
+
+def with_classifier(recipe: Recipe, prepared: Prepared) -> Recipe:
+    """Settle ``classifier: auto``: the probe's, where there is a probe.
+
+    Args:
+        recipe: of the run; from scratch ``settle`` takes a fresh classifier in any case.
+        prepared: the pictures.
+
+    Raises:
+        InputError: the probe's is asked for, but these pictures have several labels.
+    """
+    several = prepared.manifest.separator is not None
+    if several and recipe.classifier == "probe":
+        raise InputError(
+            "classifier is probe, but a linear probe answers one label, and these pictures have several. Leave it out."
+        )
+    if recipe.classifier != "auto":
+        return recipe
+    return recipe.model_copy(update={"classifier": "fresh" if several else "probe"})
 
 
 def probed(

@@ -32,7 +32,10 @@ CACHES = ("ram", "disk")
 # ones are enlarged by up to 1.4 (where crops keep 35 % of the area), for half the bytes of keeping all. Ours.
 _CACHE_DETAIL = 0.5
 # Fields that settling decides where they are left open: a word that leaves them open asks for nothing else.
-_OPEN = {"model", "weights", "epochs", "eval_px", "group_images", "precision", "compile", "progressive.seed"}
+_OPEN = {
+    "model", "weights", "classifier", "frozen_statistics", "epochs", "eval_px", "group_images", "precision", "compile",
+    "progressive.seed",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

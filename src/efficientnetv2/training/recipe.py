@@ -45,11 +45,13 @@ class Recipe(Part):
         initialisation: of what no weights are given for: ``released``, or ``calm``, where residual blocks begin
             as their shortcuts and the classifier at 0 (``models.blocks.calm``).
         classifier: that given weights get for classes of one's own: ``fresh`` (see ``initialisation``), or ``probe``,
-            the linear probe's, so that training begins where the probe ends (arXiv:2202.10054).
+            the linear probe's, so that training begins where the probe ends (arXiv:2202.10054); ``auto`` is the
+            probe's where there is a probe.
         pooling: of the last maps; see ``arch.spec.Pooling``. None is as the weights have it, else ``mean``.
         freeze_stages: the stem and so many stages keep the weights given; with ``all`` everything but the classifier
             does. See ``models.fit.freeze``.
-        frozen_statistics: batch-norm keeps the statistics of the weights given, as in evaluation.
+        frozen_statistics: batch-norm keeps the statistics of the weights given, as in evaluation; ``auto`` lets it in
+            runs too short to do without them (``training.short``).
         recompute_stages: the activations of so many first stages are not kept but computed again in the backward pass:
             less memory, their forward pass twice, the same result. Of this project's networks only.
         epochs: passes over the training pictures; ``auto`` settles it by their number.
@@ -109,10 +111,10 @@ class Recipe(Part):
     model: str | Architecture = "auto"
     weights: str = "auto"
     initialisation: Literal["released", "calm"] = "released"
-    classifier: Literal["fresh", "probe"] = "fresh"
+    classifier: Literal["fresh", "probe", "auto"] = "fresh"
     pooling: Pooling | None = None
     freeze_stages: Annotated[int, Field(ge=0)] | Literal["all"] = 0
-    frozen_statistics: bool = False
+    frozen_statistics: bool | Literal["auto"] = False
     recompute_stages: int = Field(default=0, ge=0)
     epochs: Annotated[float, Field(gt=0, le=MOST)] | Literal["auto"] = "auto"
     epochs_auto: tuple[int, float, float] = (100_000, 10.0, 100.0)

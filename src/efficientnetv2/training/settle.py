@@ -19,6 +19,7 @@ from efficientnetv2.training.named import title
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.sharing import best_shared, refuse_unshared
+from efficientnetv2.training.short import with_statistics
 from efficientnetv2.training.speed import choose
 from efficientnetv2.training.start import NOTHING_FROZEN, start
 from efficientnetv2.training.state import Length
@@ -75,6 +76,8 @@ def settle(
     notes = list(begun.notes)
     if begun.weights == "none":
         changes |= NOTHING_FROZEN | {"classifier": "fresh", "optimizer": _all_learn(recipe)}
+    elif recipe.classifier == "auto":
+        changes["classifier"] = "fresh"  # whoever fits a probe has said "probe" before
     if begun.weights == "none" and recipe.name == "finetune":
         notes.append("The recipe finetune is made for pretrained weights; from scratch, quick learns faster.")
     if recipe.steps is not None:
@@ -100,7 +103,9 @@ def settle(
         )
     if recipe.progressive.order == "random" and recipe.progressive.seed is None:
         changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
-    recipe = checked(recipe.to_json() | changes, where=recipe.name)
+    asked, recipe = recipe, checked(recipe.to_json() | changes, where=recipe.name)
+    recipe, kept = with_statistics(asked, recipe, begun.network, images=images)
+    notes += kept
     steps = Length.of(recipe, images).steps
     recipe.progressive.at(0, steps=steps)
     _refuse_tiny(recipe, begun.network)

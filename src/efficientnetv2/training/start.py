@@ -67,7 +67,7 @@ def start(recipe: Recipe, *, class_names: tuple[str, ...], device: torch.device)
         notes.append(found.note)
     if word != "none":
         return _from_weights(recipe, word, class_names, notes)
-    if recipe.freeze_stages or recipe.frozen_statistics:
+    if recipe.freeze_stages or recipe.frozen_statistics is True:
         recipe = recipe.model_copy(update=NOTHING_FROZEN)
         notes.append("Nothing is frozen, for there are no weights worth keeping.")
     model = recipe.model
@@ -95,7 +95,7 @@ def build(recipe: Recipe, model: str | Architecture, *, num_classes: int) -> Net
             calm(network)
         else:
             _zero_classifier(network)
-    freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
+    freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics is True)
     _recompute(network, recipe.recompute_stages)
     return network
 
@@ -130,9 +130,9 @@ def _from_weights(recipe: Recipe, word: str, class_names: tuple[str, ...], notes
         else "its classifier too"
     )
     notes.append(f"Weights: from {word}, {head}.")
-    freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
+    freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics is True)
     _recompute(network, recipe.recompute_stages)
-    if recipe.freeze_stages or recipe.frozen_statistics:
+    if recipe.freeze_stages or recipe.frozen_statistics is True:
         notes.append(_frozen(recipe, network))
     return Start(model, word, network, tuple(notes))
 
@@ -162,7 +162,7 @@ def _frozen(recipe: Recipe, network: Network) -> str:
         1: "the stem and the first stage",
         "all": "everything but the classifier",
     }.get(recipe.freeze_stages, f"the stem and the first {recipe.freeze_stages} stages")
-    statistics = "the statistics of all batch-norms" if recipe.frozen_statistics else ""
+    statistics = "the statistics of all batch-norms" if recipe.frozen_statistics is True else ""
     every = sum(weight.numel() for weight in network.parameters())
     train = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     return f"Frozen: {' and '.join(filter(None, (kept, statistics)))}; {train:,} of {every:,} weights train."
