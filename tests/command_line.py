@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-# The smallest run that goes the whole way: V2-B0 at 32 px, a few steps, two stages.
+# A network of seconds, for whatever is not about a published one.
+NETWORK = str(Path(__file__).with_name("network.yaml"))
+
+# The smallest run that goes the whole way: at 32 and 64 px, a few steps, two stages.
 TINY = (
-    "--model", "efficientnetv2_b0", "--epochs", "1", "--batch-images", "8", "--workers", "0", "--device", "cpu",
+    "--model", NETWORK, "--epochs", "1", "--batch-images", "8", "--workers", "0", "--device", "cpu",
     "--set", "progressive.stages=2", "--set", "progressive.image_px={start: 32, end: 64}",
 )  # fmt: skip
 
@@ -36,6 +39,10 @@ SERVER.set_forkserver_preload(
         "optuna.storages._rdb.models",
         "alembic.command",  # which Optuna imports for the first database
         "torch._dynamo",  # which PyTorch imports for the first optimizer
+        "fsspec.core",
+        "httpcore2",  # which httpx2 imports for the first question to a server, as truststore
+        "truststore",
+        "pyarrow.pandas_compat",
     ]
 )
 

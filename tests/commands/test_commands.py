@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
     for name, colour in COLOURS.items():
         for number in range(16):
             paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
-    words = ("train", place / "pictures", *TINY, "--epochs", "12", "--out", place / "run")
+    words = ("train", place / "pictures", *TINY, "--epochs", "40", "--out", place / "run")
     done = effnetv2(*words, cwd=place)
     assert done.returncode == 0, done.stderr
     return place
@@ -164,7 +164,7 @@ def test_a_trained_model_is_a_start_for_another_run(trained, tmp_path):
     assert f"Linear probe on the given weights, untrained: top-1 {told['linear_probe']:.1%}" in done.stdout
     assert 0 <= told["linear_probe_macro_f1"] <= 1
     log = (tmp_path / "run/log.txt").read_text()
-    assert log.index("Linear probe") < log.index("Training efficientnetv2_b0")
+    assert log.index("Linear probe") < log.index("Training a network of its own (4 stages)")
 
 
 @pytest.fixture
@@ -276,7 +276,8 @@ def test_a_network_of_another_library_goes_the_whole_way(trained, tmp_path):
 
 
 def test_without_weights_the_way_to_get_some_is_said(trained, tmp_path):
-    done = effnetv2("train", trained / "pictures", *TINY, "--out", tmp_path / "run", cwd=tmp_path)
+    words = ("train", trained / "pictures", *TINY, "--model", "efficientnetv2_b0")
+    done = effnetv2(*words, "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Weights: none, training from scratch" in done.stdout
     assert "efficientnetv2_b0.in1k" in done.stdout
@@ -319,12 +320,14 @@ def test_evaluate_takes_pictures_of_one_class_and_merges_spellings_on_request(tr
 
 
 def test_weights_decide_the_network_and_refuse_another(trained, tmp_path):
+    network = create("efficientnetv2_b0", num_classes=3)
+    modelfile.save(tmp_path / "b0.safetensors", network, class_names=("blue", "green", "red"))
     words = (
         "train",
         trained / "pictures",
         *TINY[2:],
         "--weights",
-        trained / "run",
+        "b0.safetensors",
         "--out",
         tmp_path / "run",
     )

@@ -63,7 +63,7 @@ def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
     ("settings", "told"),
     [
         (["eval_px_tried=[64]", "minival=null"], "only minival may choose among sizes"),
-        (["eval_px_tried=[16]"], "eval_px_tried is 16 px, but"),
+        (["eval_px_tried=[8]"], "eval_px_tried is 8 px, but"),
         (["eval_px_tried=[]"], "eval_px_tried"),
         (["eval_px_tried=[99999]"], "eval_px_tried"),
     ],

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from tests.command_line import effnetv2
+from tests.command_line import NETWORK, effnetv2
 from tests.conftest import paint
 from tests.processes import effnetv2_together, started_together
 
@@ -22,13 +22,13 @@ from efficientnetv2.training.distributed import World
 # 39 training pictures, 5 steps; two groups a step, which one process computes in one pass: the same but for rounding,
 # which in 16 bits would be seen.
 WORDS = (
-    "--model", "efficientnetv2_b0", "--weights", "none", "--workers", "0", "--device", "cpu", "--epochs", "1",
+    "--model", NETWORK, "--weights", "none", "--workers", "0", "--device", "cpu", "--epochs", "1",
     "--set", "batch_images=8", "--set", "group_images=4", "--set", "checkpoint_minutes=0",
     "--set", "precision=fp32", "--set", "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.2}",
 )  # fmt: skip
 
-# Of pictures of 32 px the last maps are single numbers, and batch-norm divides by the spread of a group's four: that
-# makes more of a rounding at every step, with any optimizer. Of 64 px there are enough. AdamW divides by the size of
+# Where the last maps are few numbers, batch-norm divides by the spread of few: that makes more of a rounding at every
+# step, with any optimizer. Of 64 px and eight pictures there are enough. AdamW divides by the size of
 # the gradients, so it makes much of rounding where they are small; SGD does not. 30 steps of 39 pictures.
 STEADY = (
     "--epochs", "12.3", "--set", "batch_images=16", "--set", "group_images=8",
@@ -122,7 +122,7 @@ def test_a_signal_stops_all_after_the_same_step(class_folders, tmp_path):
 
 def test_what_was_killed_goes_on_by_itself_where_it_is_started_again(class_folders, tmp_path):
     """As torchrun does; it goes on with its own run, not with another that lies there too."""
-    words = ("train", class_folders, *WORDS, "--epochs", "2")
+    words = ("train", class_folders, *WORDS, "--epochs", "16")
     other = effnetv2_together(2, *words, "--epochs", "0.4", cwd=tmp_path, launch="another")
     assert other[0].returncode == 0, other[0].stderr
     (older,) = (tmp_path / "runs").iterdir()
@@ -166,7 +166,7 @@ def test_pictures_missing_on_another_machine_are_missed_before_the_first_step(tm
 
 def test_pictures_lost_on_any_process_count(class_folders, tmp_path):
     """Of 39 training pictures 5 % is less than two."""
-    words = ("train", class_folders, *WORDS, "--epochs", "8", "--out", tmp_path / "run")
+    words = ("train", class_folders, *WORDS, "--epochs", "100", "--out", tmp_path / "run")
     running = started_together(2, *words, cwd=tmp_path)
     until(lambda: steps_done(tmp_path / "run") >= 1, *running)
     pictures = pd.read_csv(tmp_path / "run/manifest.csv").query("split == 'train'").groupby("label").head(1)

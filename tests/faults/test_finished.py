@@ -45,7 +45,7 @@ def finished(tmp_path_factory):
 
 def test_it_keeps_the_model_file_and_no_checkpoint(finished):
     assert checkpoints(finished / "run") == []
-    assert (finished / "run/model.safetensors").stat().st_size > 10_000_000
+    assert (finished / "run/model.safetensors").stat().st_size > 4 * 20_000  # its weights
 
 
 @pytest.mark.parametrize("processes", [1, 2])

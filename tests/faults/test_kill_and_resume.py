@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from tests.command_line import effnetv2, killed_at
+from tests.command_line import NETWORK, effnetv2, killed_at
 
 # Dropout, stochastic depth, RandAugment, mixup, groups and balance all draw random numbers; a checkpoint after
 # every step makes most moments fall into a save.
@@ -23,6 +23,9 @@ WORDS = (
     "--set", "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: {start: 0.1, end: 0.4}, "
     "drop_path: 0.2, randaugment: {start: 5, end: 15}, mixup_alpha: {start: 0, end: 0.4}}",
 )  # fmt: skip
+
+# Where no moment has to be met, a network whose steps are over at once.
+QUICK = (*WORDS, "--model", NETWORK, "--workers", "0")
 
 
 def bits(run: Path) -> dict[str, bytes]:
@@ -120,7 +123,7 @@ def rows(run: Path) -> list[dict[str, object]]:
 
 
 def test_a_run_resumed_without_a_checkpoint_starts_at_step_0(class_folders, tmp_path):
-    words = ("train", class_folders, *WORDS, "--workers", "0", "--epochs", "0.5", "--out", tmp_path / "run")
+    words = ("train", class_folders, *QUICK, "--epochs", "0.5", "--out", tmp_path / "run")
     done = effnetv2(*words, "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "beginning one" in done.stdout
@@ -136,11 +139,9 @@ def test_steps_asked_for_again_are_those_of_the_run(class_folders, tmp_path):
     words = (
         "train",
         class_folders,
-        "--workers",
-        "0",
         "--out",
         tmp_path / "run",
-        *WORDS,
+        *QUICK,
         "--set",
         "epochs=auto",
     )
@@ -196,7 +197,7 @@ def test_a_full_disk_during_a_save_leaves_the_previous_checkpoint(class_folders,
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(class_folders, tmp_path):
-    words = ("train", class_folders, *WORDS, "--workers", "0", "--epochs", "0.5", "--out", tmp_path / "run")
+    words = ("train", class_folders, *QUICK, "--epochs", "0.5", "--out", tmp_path / "run")
     killed_at("efficientnetv2.evaluation.report:write", *words, cwd=tmp_path)
     first = bits(tmp_path / "run")
     files = sorted((tmp_path / "run/checkpoints").iterdir())
@@ -220,6 +221,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(class_folders
 def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(number, class_folders, tmp_path):
     """Checkpoints are an hour apart here: what is kept was kept because of the signal."""
     rarely = ("--set", "checkpoint_minutes=60", "--set", "progressive.stages=1")
+    rarely = (*rarely, "--model", NETWORK, "--epochs", "60")
     process = start(class_folders, tmp_path / "run", 0, *rarely)
     while steps_done(tmp_path / "run") < 4 and process.poll() is None:
         time.sleep(0.01)

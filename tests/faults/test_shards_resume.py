@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 from tests.command_line import effnetv2
@@ -18,7 +19,7 @@ def test_a_run_on_shards_killed_and_resumed_ends_with_the_bits_of_the_run_on_fil
     run = tmp_path / "killed"
     process = start(tmp_path / "packed", run, 2)  # the first kill: once there is something to go on from
     while steps_done(run) < 2 and process.poll() is None:
-        pass
+        time.sleep(0.01)
     process.kill()
     process.communicate()
     for seed in range(2):

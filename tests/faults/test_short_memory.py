@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limi
 
 # 8 groups of 2 pictures of 128 px a step; together their activations are about 300 MB.
 WORDS = (
-    "--model", "efficientnetv2_b0", "--device", "cpu", "--workers", "0", "--epochs", "2", "--batch-images", "16",
+    "--model", "efficientnetv2_b0", "--device", "cpu", "--workers", "0", "--epochs", "1", "--batch-images", "16",
     "--set", "group_images=2", "--set", "progressive={stages: 1, image_px: 128, dropout: 0.2, drop_path: 0.2}",
     "--set", "precision=fp32",
 )  # fmt: skip

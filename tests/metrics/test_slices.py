@@ -54,7 +54,7 @@ def test_among_many_equal_slices_one_is_seldom_called_worse():
     names = np.repeat([f"r{k:02d}" for k in range(20)], 60)
     for _ in range(200):
         hits = generator.random(len(names)) < 0.7
-        labels = np.zeros(len(names), dtype=int)
+        labels = np.zeros((len(names), 2), dtype=int)  # as of several labels each: F1 is another matter
         found = slices(pd.DataFrame({"region": names}), labels, np.where(hits, 0, 1), hits)
         called += any(one.below for one in found)
     assert called <= 20, called

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.training.test_loop import SMALL
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
@@ -74,7 +75,7 @@ def job(class_folders, tmp_path):
         torch.manual_seed(0)
         return Job(
             recipe=with_settings(named("quick"), [*SETTINGS, *settings]),
-            network=create("efficientnetv2_b0", num_classes=3),
+            network=create(SMALL, num_classes=3),
             train=train,
             val=val,
             preprocessing=Preprocessing(image_px=48),
