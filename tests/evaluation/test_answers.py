@@ -8,6 +8,7 @@ import pytest
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.answered import Over
 from efficientnetv2.evaluation.answers import Beside, answers, limits, lines
+from efficientnetv2.evaluation.apart import Apart
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.intervals import bootstrap
@@ -30,7 +31,7 @@ def over(top1, macro):
 
 def test_how_good_names_pictures_interval_and_the_weakest_class():
     found = told()["How good is it, and on whose pictures?"]
-    assert found.words.startswith("On 100 pictures of val.")
+    assert found.words.startswith("On 100 pictures for validation (val). Each class counts alike")
     assert "The weakest class is 'maize', with F1 61.5" in found.words
     assert found.verdict.startswith(f"Macro-F1 {100 * SHOWN.macro_f1:.1f}")
     assert "optimistic" in told(selected_on="val")["How good is it, and on whose pictures?"].words
@@ -59,11 +60,38 @@ def test_a_run_says_what_it_does_not_know_and_an_evaluation_is_not_asked():
     assert found["Is it better than a linear probe?"].words.startswith("Not measured")
     assert found["Would more labels help?"].words.startswith("Not measured")
     assert found["Would it be as good in a new place?"].words.startswith("Not known")
-    assert (
-        "Cross-validation"
-        in told(Beside(placed=True), train_pictures=5)["Would it be as good in a new place?"].words
-    )
+    assert found["Is it better than the last run?"].words.startswith("Not known")
     assert set(told()) == {"How good is it, and on whose pictures?"}
+
+
+@pytest.mark.parametrize(
+    ("how", "verdict", "words"),
+    [
+        (Apart("place", 40, 0, 43.7), "These are new places.", "Half of them are 44 km from it or farther"),
+        (
+            Apart("place", 40, 10, 9.1),
+            "Not measured.",
+            "25.0\N{NO-BREAK SPACE}% of these pictures lie within 5 km",
+        ),
+        (Apart("group", 40, 0), "These are new groups.", "None of these pictures is of a group"),
+        (
+            Apart("group", 40, 40),
+            "Not measured.",
+            "100.0\N{NO-BREAK SPACE}% of these pictures are of a group",
+        ),
+    ],
+)
+def test_a_hold_out_says_of_new_places_what_its_distances_say(how, verdict, words):
+    found = told(Beside(apart=how), train_pictures=5)["Would it be as good in a new place?"]
+    assert (found.verdict, found.command) == (verdict, f"effnetv2 crossval DATA --by {how.by}")
+    assert words in found.words
+
+
+def test_few_pictures_and_classes_never_right_are_said_to_be_so():
+    five = figures([0, 0, 1, 1, 2], np.eye(3)[[0, 0, 0, 0, 0]], ("oak", "elm", "ash"))
+    words = answers(five, bootstrap(five, key=Key.of(0), draws=50), Facts("x", "test"), Beside())[0].words
+    assert words.startswith("On 5 pictures for the test. So few say little")
+    assert "Of 2 of the 3 classes not one picture is labelled right: 'elm', 'ash'." in words
 
 
 def test_new_places_by_cross_validation():
@@ -72,8 +100,10 @@ def test_new_places_by_cross_validation():
     assert (answer.verdict, answer.words) == ("Worse.", "By place it reaches less.")
 
 
-def test_what_was_chosen_is_counted():
-    assert told(chosen=["a.", "", "b."])["What was chosen for me?"].verdict == "2 things."
+def test_what_was_chosen_is_counted_and_named():
+    found = told(chosen=["Network: b0.", "", "--weights x: recognised."])["What was chosen for me?"]
+    assert found.verdict == "2 things."
+    assert found.words.startswith("Among them network. Each")
     assert "What was chosen for me?" not in told(chosen=[])
 
 

@@ -1,5 +1,7 @@
 """The report says what the figures say, to programs and to people, and trusts no name."""
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -10,6 +12,7 @@ from PIL import Image
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation import report
+from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.intervals import bootstrap
 
@@ -87,16 +90,16 @@ def test_json_holds_the_figures_and_the_facts(tmp_path):
     }  # fmt: skip
     assert {key: told[key] for key in expected} == expected
     assert told["input_wait_share"] == 0.031
-    assert "3.1% of the training time" in page.text
+    assert "3.1 % of the training time" in page.text
 
 
 def test_the_page_opens_with_how_good_on_what_against_what(tmp_path):
     told, page = _write(tmp_path)
     low, high = told["intervals"]["top1"]
-    assert (
-        page.text.index("90.0 % of 100 pictures are labelled right. They are those of examples/land: val.")
-        < 50
+    opening = (
+        "90.0 % of 100 pictures are labelled right. They are the validation pictures (val) of examples/land."
     )
+    assert page.text.index(opening) < 50
     assert f"interval is {100 * low:.1f} to {100 * high:.1f} %" in page.text
     assert "forest, the most frequent class, would be right for 50.0 %" in page.text
     assert "not clearly better" not in page.text
@@ -119,7 +122,32 @@ def test_a_figure_of_the_pictures_that_chose_is_called_optimistic(tmp_path, fact
 
 def test_a_network_no_better_than_the_majority_is_told_so(tmp_path):
     _, page = _write(tmp_path, predicted=[0] * 100)
-    assert "not clearly better than that constant answer" in page.text
+    assert "not clearly better than that" in page.text
+
+
+def test_what_the_galleries_show_is_not_shown_again(tmp_path):
+    """And pictures that are nearly black are stretched, which is said."""
+    shown = figures(TRUE, np.eye(3)[PREDICTED], NAMES)
+    dark = np.zeros((8, 8, 3), np.uint8)
+    dark[2:5] = 30
+    mistakes = [report.Mistake(f"{n}.jpg", "forest", "maize", 0.9, dark) for n in range(3)]
+    gallery = {"galleries": [{"title": "The most surprising", "paths": ["1.jpg"]}]}
+    section = Part("section.html.j2", {"title": "Gallery", "sentences": (), "rows": ()}, gallery)
+    report.write(
+        tmp_path,
+        figures=shown,
+        intervals=bootstrap(shown, key=Key.of(0), draws=20),
+        facts=report.Facts("x", "val"),
+        misjudged=mistakes,
+        sections=[section],
+    )
+    page = _Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "Further mistakes" in page.text
+    assert "contrast stretched" in page.text
+    assert page.text.count(".jpg") == 2
+    addresses = [a["src"] for _, a in page.tags if a.get("src", "").startswith("data:image/jpeg")]
+    seen = Image.open(io.BytesIO(base64.b64decode(addresses[0].partition(",")[2])))
+    assert np.asarray(seen).max() > 200
 
 
 def test_nothing_is_fetched_and_nothing_runs(tmp_path):

@@ -16,6 +16,7 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
 from efficientnetv2.evaluation.answered import Over, over, read_answers
 from efficientnetv2.evaluation.answers import Beside
+from efficientnetv2.evaluation.apart import Apart
 from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
 from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.evaluation.trust import Scaled, trust
@@ -55,6 +56,7 @@ class Known:
         probe: answers of the linear probe, as ``evaluation.answered.read_answers`` gives them.
         labels: verdict and words on more labels.
         elsewhere: verdict and words on pictures from new places.
+        apart: how far the pictures are from those learnt from.
         sections: that others have made.
     """
 
@@ -62,6 +64,7 @@ class Known:
     probe: pd.DataFrame | None = None
     labels: tuple[str, str] | None = None
     elsewhere: tuple[str, str] | None = None
+    apart: Apart | None = None
     sections: tuple[Part, ...] = ()
 
 
@@ -126,7 +129,7 @@ def gathered(
         Beside(
             probe=probe,
             last=last,
-            placed="latitude" in shown.table,
+            apart=known.apart,
             labels=known.labels,
             elsewhere=known.elsewhere,
             trusted=trusted.calibrated,

@@ -23,6 +23,7 @@ from efficientnetv2.commands.probing import known_of_run
 from efficientnetv2.commands.screen import Screen, TrainingBar
 from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.answered import f1_of_answers
+from efficientnetv2.evaluation.apart import apart
 from efficientnetv2.evaluation.cost import stage_costs
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
@@ -272,7 +273,7 @@ def _report(job: Job, prepared: Prepared, result: Result) -> Outcome:
     )
     kept = modelfile.load(job.folder.model_file, job.device)  # the moving average, not what was trained last
     explanation = explained(kept, result.predictions, job.val, job.train.class_names, kept.preprocessing)
-    known = replace(known, sections=(*known.sections, *explanation))
+    known = replace(known, sections=(*known.sections, *explanation), apart=apart(prepared.manifest, "val"))
     outcome = Outcome(result.predictions, job.val, job.train.class_names, facts, known=known)
     curve = None
     if result.sizes:

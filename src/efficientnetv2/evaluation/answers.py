@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.evaluation.answered import Over
-from efficientnetv2.evaluation.page import percent
+from efficientnetv2.evaluation.apart import Apart
+from efficientnetv2.evaluation.opening import measured_on
+from efficientnetv2.evaluation.page import number, percent
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.intervals import Interval
 from efficientnetv2.metrics.resampling import Difference
@@ -42,9 +44,9 @@ class Beside:
 
     Args:
         probe: what the network has over the linear probe, on the same pictures.
-        last: name of another run, and what the network has over it.
+        last: another run, as it is called in a question, and what the network has over it.
         elsewhere: verdict and words on pictures from new places, by cross-validation.
-        placed: whether it is known where the pictures were taken.
+        apart: how far the pictures are from those learnt from, where that is known.
         labels: verdict and words on whether more labels would help.
         trusted: words on its probabilities.
         slices: words on the slice that is worst.
@@ -53,7 +55,7 @@ class Beside:
     probe: Over | None = None
     last: tuple[str, Over] | None = None
     elsewhere: tuple[str, str] | None = None
-    placed: bool = False
+    apart: Apart | None = None
     labels: tuple[str, str] | None = None
     trusted: str | None = None
     slices: str | None = None
@@ -74,7 +76,7 @@ def answers(
     found = [
         _how_good(figures, intervals, facts),
         _over_probe(facts, beside.probe, trained),
-        None if beside.last is None else _over_last(*beside.last),
+        _over_last(beside.last, trained),
         _elsewhere(facts, beside, trained),
         _more_labels(beside, facts, trained),
         None if beside.trusted is None else Answer("Can it be taken at its word?", beside.trusted),
@@ -85,19 +87,25 @@ def answers(
 
 
 def _how_good(figures: Figures | SeveralFigures, intervals: Mapping[str, Interval], facts: Facts) -> Answer:
-    whose = f"On {figures.pictures:,} pictures of {facts.evaluated_on}"
-    whose += ", which it was selected or trained on: optimistic." if facts.optimistic else "."
+    question = "How good is it, and on whose pictures?"
+    on = f"On {measured_on(figures.pictures, facts)}{': optimistic.' if facts.optimistic else '.'}"
+    if figures.pictures < SMALL:
+        on += " So few say little: what can be said is the interval."
     if isinstance(figures, SeveralFigures):
-        verdict = f"Mean average precision {percent(figures.mean_average_precision)}."
-        return Answer("How good is it, and on whose pictures?", whose, verdict)
+        return Answer(question, on, f"Mean average precision {percent(figures.mean_average_precision)}.")
     verdict = f"Macro-F1 {percent(figures.macro_f1)}{_reach(intervals.get('macro_f1'))}."
+    return Answer(question, f"{on} Each class counts alike in it. {_weakest(figures, intervals)}", verdict)
+
+
+def _weakest(figures: Figures, intervals: Mapping[str, Interval]) -> str:
     measured = {name: one for name, one in figures.per_class.items() if one.f1 is not None}
+    never = [name for name, one in measured.items() if not one.f1]
+    if len(never) > 1:
+        return f"Of {len(never)} of the {len(measured)} classes not one picture is labelled right: {_listed(never, 3)}."
     weakest = min(measured, key=lambda name: measured[name].f1 or 0.0)
-    return Answer(
-        "How good is it, and on whose pictures?",
-        f"{whose} The weakest class is '{weakest}', with F1 {percent(measured[weakest].f1)}"
-        f"{_reach(intervals.get(f'f1:{weakest}'))} on {measured[weakest].support} of them.",
-        verdict,
+    return (
+        f"The weakest class is '{weakest}', with F1 {percent(measured[weakest].f1)}"
+        f"{_reach(intervals.get(f'f1:{weakest}'))} on {count_of(measured[weakest].support, 'picture')}."
     )
 
 
@@ -110,7 +118,7 @@ def _over_probe(facts: Facts, probe: Over | None, trained: bool) -> Answer | Non
     if probe is not None:
         return Answer(
             question,
-            f"The probe is a linear classifier on the untrained features. {_apart(probe)}",
+            f"The probe is a linear classifier on what the given weights see, untrained. {_apart(probe)}",
             _verdict(probe),
         )
     if facts.linear_probe is not None or not trained:
@@ -118,8 +126,13 @@ def _over_probe(facts: Facts, probe: Over | None, trained: bool) -> Answer | Non
     return Answer(question, "Not measured: the run began without weights whose features could be probed.")
 
 
-def _over_last(name: str, found: Over) -> Answer:
-    return Answer(f"Is it better than {name}?", _apart(found), _verdict(found))
+def _over_last(last: tuple[str, Over] | None, trained: bool) -> Answer | None:
+    if last is not None:
+        return Answer(f"Is it better than {last[0]}?", _apart(last[1]), _verdict(last[1]))
+    if not trained:
+        return None
+    words = "Not known: no finished run beside this one answered the same pictures. To compare with another:"
+    return Answer("Is it better than the last run?", words, command="effnetv2 compare RUN RUN")
 
 
 def _verdict(found: Over) -> str:
@@ -147,14 +160,38 @@ def _elsewhere(facts: Facts, beside: Beside, trained: bool) -> Answer | None:
         return Answer(question, beside.elsewhere[1], beside.elsewhere[0])
     if not trained:
         return None
-    if beside.placed:
-        words = "Not measured by one hold-out. Cross-validation by places says it:"
-        return Answer(question, words, command="effnetv2 crossval DATA --by place")
+    if beside.apart is not None:
+        return _held_out(question, beside.apart)
     return Answer(
         question,
         "Not known: nothing says where the pictures come from. A table with latitude and longitude, or with a "
         "group for each picture, would let cross-validation say it.",
     )
+
+
+def _held_out(question: str, apart: Apart) -> Answer:
+    """What one hold-out says of new places, or of new groups."""
+    command = f"effnetv2 crossval DATA --by {apart.by}"
+    km = apart.median_km
+    if not apart.near:
+        far = "" if km is None else f" Half of them are {number(float(f'{km:.2g}'))} km from it or farther."
+        what = (
+            "lies within 5 km of one that it learnt from"
+            if km is not None
+            else "is of a group that it learnt from"
+        )
+        words = f"None of these pictures {what}.{far} Cross-validation asks about all {apart.by}s, not only these:"
+        return Answer(question, words, f"These are new {apart.by}s.", command)
+    near = percent(apart.near / apart.known)
+    what = (
+        "lie within 5 km of one that it learnt from"
+        if km is not None
+        else "are of a group that it learnt from"
+    )
+    words = (
+        f"{near} of these pictures {what}, which may flatter. Cross-validation by {apart.by} says how much:"
+    )
+    return Answer(question, words, "Not measured.", command)
 
 
 def _more_labels(beside: Beside, facts: Facts, trained: bool) -> Answer | None:
@@ -170,11 +207,19 @@ def _more_labels(beside: Beside, facts: Facts, trained: bool) -> Answer | None:
 
 
 def _chosen(facts: Facts) -> Answer | None:
-    count = sum(bool(sentence) for sentence in facts.chosen)
-    if not count:
+    said = [one for one in facts.chosen if one]
+    if not said:
         return None
-    words = "Each has its sentence below, under what was chosen."
-    return Answer("What was chosen for me?", words, f"{count_of(count, 'thing')}.")
+    # Most sentences begin with what they are about: "Network: efficientnetv2_b0, ...".
+    topics = dict.fromkeys(topic.lower() for one in said if (topic := _topic(one)))
+    among = f"Among them {', '.join(topics)}. " if topics else ""
+    words = f"{among}Each has its sentence below, under what was chosen."
+    return Answer("What was chosen for me?", words, f"{count_of(len(said), 'thing')}.")
+
+
+def _topic(text: str) -> str | None:
+    start, colon, _ = text.partition(": ")
+    return start if colon and start.replace(" ", "").isalpha() and len(start) <= 24 else None
 
 
 def lines(beside: Beside) -> list[str]:
@@ -205,9 +250,10 @@ def limits(
         named = _listed(few)
         found.append(f"Fewer than {SMALL} pictures stand behind each figure of {named}.")
     if beside.elsewhere is None:
+        new = beside.apart is not None and not beside.apart.near
         found.append(
-            "Nothing here says how it does on pictures of other places, seasons or cameras than those it was trained "
-            "and evaluated on."
+            f"Nothing here says how it does on pictures of other {'seasons' if new else 'places, seasons'} or cameras "
+            "than those it was trained and evaluated on."
         )
     if not isinstance(figures, SeveralFigures):
         found.append(
@@ -217,7 +263,7 @@ def limits(
     if facts.optimistic:
         found.append("These pictures trained or chose the network, so the figures are optimistic.")
     if facts.skipped:
-        found.append(f"{facts.skipped} pictures could not be read; nothing is known of them.")
+        found.append(f"{count_of(facts.skipped, 'picture')} could not be read; nothing is known of them.")
     return found
 
 

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from efficientnetv2.evaluation.breaks import in_lines, width
+
 _SIDE_PX = 900  # of the widest matrix
 _CELL_PX = (9.0, 64.0)  # least (its label can just be read) and most
 _LABELLED = 120  # classes at most, for their labels to fit
 _COUNTED = 20  # classes at most, for counts to fit into the cells
-_NAME_LETTERS = 22  # longer names are cut in the drawing
+_NAME_LETTERS = 22  # of a line; a longer name takes as many as its cell has room for, then is cut
+_LINE = 1.15  # height of a line over that of its letters
+_LINES = 3  # at most
+_LEAST_FONT_PX = 8.0  # that can still be read
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Matrix:
 
     Args:
         names: of the classes, whole.
-        labels: the names, cut to fit; empty if there are too many to be labelled.
+        labels: the names, in lines and cut to fit; empty if there are too many to be labelled.
         cells: those that are not empty.
         cell_px: side of a cell.
         margin_px: room for the labels, at the left and on top.
@@ -55,7 +60,7 @@ class Matrix:
     """
 
     names: tuple[str, ...]
-    labels: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
     cells: tuple[Cell, ...]
     cell_px: float
     margin_px: float
@@ -64,7 +69,17 @@ class Matrix:
     @property
     def font_px(self) -> float:
         """Of labels and counts."""
-        return min(13.0, self.cell_px * 0.9)
+        return _font_px(self.cell_px)
+
+    @property
+    def whole_px(self) -> float:
+        """Side of the drawing, labels included."""
+        return self.margin_px + self.side_px + 2
+
+    @property
+    def least_px(self) -> float:
+        """How far the drawing may shrink on a narrow screen before its letters are too small to be read."""
+        return self.whole_px * min(1.0, _LEAST_FONT_PX / self.font_px)
 
     @property
     def side_px(self) -> float:
@@ -79,8 +94,9 @@ class Matrix:
         cell_px = _SIDE_PX / classes
         if labelled:
             cell_px = min(max(cell_px, _CELL_PX[0]), _CELL_PX[1])
-        labels = tuple(_cut(name) for name in class_names) if labelled else ()
-        font_px = min(13.0, cell_px * 0.9)
+        font_px = _font_px(cell_px)
+        lines = min(_LINES, max(1, int(cell_px / (font_px * _LINE))))
+        labels = tuple(in_lines(name, _NAME_LETTERS, lines) for name in class_names) if labelled else ()
         totals = confusion.sum(axis=1)
         cells = tuple(
             Cell(
@@ -92,7 +108,8 @@ class Matrix:
             for row, column in zip(*np.nonzero(confusion), strict=True)
         )
         # 0.62: width of a letter over its height, on the wide side (ours, from looking at the page).
-        margin_px = font_px * (2 + 0.62 * max(map(len, labels), default=0))
+        widest = max((width(line) for label in labels for line in label), default=0.0)
+        margin_px = font_px * (2 + 0.62 * widest)
         return cls(tuple(class_names), labels, cells, cell_px, margin_px, counted=classes <= _COUNTED)
 
 
@@ -110,5 +127,5 @@ def confusions(
     ]
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= _NAME_LETTERS else name[: _NAME_LETTERS - 1] + "…"
+def _font_px(cell_px: float) -> float:
+    return min(13.0, cell_px * 0.9)

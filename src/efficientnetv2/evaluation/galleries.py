@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from efficientnetv2.evaluation import seeing
 from efficientnetv2.evaluation.explain import overlaid
 from efficientnetv2.evaluation.page import thumbnail
 from efficientnetv2.evaluation.sections import Part
@@ -80,6 +81,8 @@ def shown(
     class_names: Sequence[str],
     paths: Sequence[str],
     seen: Callable[[int], Seen],
+    *,
+    unmapped: str = "This network's maps are not known, so the pictures stand alone.",
 ) -> Part:
     """The section.
 
@@ -90,15 +93,19 @@ def shown(
         class_names: K names.
         paths: (N,) as in the manifest.
         seen: of a place in the predictions.
+        unmapped: a sentence for where no picture has a map.
     """
     best = probabilities.argmax(axis=1)
+    looked = {int(place): seen(int(place)) for one in galleries for place in one.places}
+    dim = seeing.hard_to_see(one.image for one in looked.values())
     addresses: dict[int, tuple[str | None, str | None]] = {}
 
     def picture(place: int) -> dict[str, object]:
         if place not in addresses:
-            one = seen(place)
+            one = looked[place]
             heat = None if one.image is None or one.heat is None else overlaid(one.image, one.heat)
-            addresses[place] = (thumbnail(one.image, _PX, _QUALITY), thumbnail(heat, _PX, _QUALITY))
+            plain = seeing.shown(one.image, dim=dim, px=_PX, quality=_QUALITY)
+            addresses[place] = (plain, thumbnail(heat, _PX, _QUALITY))
         address, map_address = addresses[place]
         return {
             "address": address,
@@ -117,4 +124,13 @@ def shown(
             {"title": one.title, "paths": [paths[int(place)] for place in one.places]} for one in galleries
         ]
     }
-    return Part("galleries.html.j2", {"galleries": values, "mapped": mapped}, told)
+    return Part(
+        "galleries.html.j2",
+        {
+            "galleries": values,
+            "mapped": mapped,
+            "stretched": seeing.NOTE if dim else None,
+            "unmapped": unmapped,
+        },
+        told,
+    )

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from PIL import Image
 
+from efficientnetv2.evaluation.breaks import breakable, sentence
 from efficientnetv2.evaluation.drawing import svg
 
-_THUMBNAIL_PX = 160
+THUMBNAIL_PX = 160
 
 
 def rendered(template: str, **values: Any) -> str:
@@ -37,7 +38,10 @@ def rendered(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "duration": duration, "number": number, "drawing": drawing}
+    environment.filters |= {
+        "percent": percent, "duration": duration, "number": number, "drawing": drawing, "breakable": breakable,
+        "sentence": sentence,
+    }  # fmt: skip
     return encodable(environment.get_template(template).render(**values))
 
 
@@ -47,7 +51,7 @@ def drawing(figure: Figure) -> str:
 
 
 def thumbnail(
-    picture: Image.Image | npt.NDArray[np.uint8] | None, px: int = _THUMBNAIL_PX, quality: int = 80
+    picture: Image.Image | npt.NDArray[np.uint8] | None, px: int = THUMBNAIL_PX, quality: int = 80
 ) -> str | None:
     """A small copy of a picture as an address; None of None.
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import numpy.typing as npt
 
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.evaluation.page import percent
 from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.metrics.costs import NO_ANSWER, Costs, cost_figures
@@ -39,16 +40,18 @@ def worst_slice(found: Sequence[Slice]) -> str:
     below = [one for one in found if one.below]
     if below:
         worst = min(below, key=lambda one: one.top1)
-        others = f", and so are {len(below) - 1} more" if len(below) > 1 else ""
-        return f"{_said(worst)} are labelled right: worse than elsewhere beyond chance{others}."
+        others = f", and so are {len(below) - 1} more slices" if len(below) > 1 else ""
+        return (
+            f"Of {_said(worst)} are labelled right: worse than the rest by more than chance explains{others}."
+        )
     large = [one for one in found if not one.small]
     if not large:
         return f"Each slice has fewer than {SMALL} pictures: too few to say."
-    return f"No slice is worse beyond chance. The lowest: {_said(large[0])} are labelled right."
+    return f"No slice is worse by more than chance explains. The lowest: of {_said(large[0])} are labelled right."
 
 
 def _said(one: Slice) -> str:
-    return f"of {one.column} {one.value} ({one.pictures} pictures) {percent(one.top1)}"
+    return f"the {count_of(one.pictures, 'picture')} with {one.column} {one.value}, {percent(one.top1)}"
 
 
 def priced(

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import yaml
-from PIL import Image
 
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.evaluation import cost
+from efficientnetv2.evaluation import cost, seeing
 from efficientnetv2.evaluation.answers import Beside, answers, limits
 from efficientnetv2.evaluation.confusion import Matrix, confusions
 from efficientnetv2.evaluation.curve import Row, constants, learning_curve
-from efficientnetv2.evaluation.page import json_text, plain, rendered, thumbnail
+from efficientnetv2.evaluation.opening import against_majority, headline, pictures, whose
+from efficientnetv2.evaluation.page import json_text, plain, rendered
 from efficientnetv2.evaluation.sections import Part, Section
 from efficientnetv2.evaluation.sizes import SizeCurve, draw_sizes
 from efficientnetv2.metrics.classification import Figures
@@ -105,7 +105,7 @@ class Mistake:
     true: str
     predicted: str
     probability: float
-    thumbnail: Image.Image | npt.NDArray[np.uint8] | None = None
+    thumbnail: seeing.Picture | None = None
 
 
 def write(
@@ -240,16 +240,24 @@ def _page(
     weakest_first = sorted(measured, key=lambda item: values[item[0]] or 0.0)
     stages = cost.stage_costs(history)
     recipe = None if facts.recipe is None else plain(facts.recipe)
+    shown = {
+        path for part in sections for gallery in part.told.get("galleries", ()) for path in gallery["paths"]
+    }
+    further = [one for one in misjudged if one.path not in shown]
+    dim = seeing.hard_to_see(one.thumbnail for one in further)
     return rendered(
         "report.html.j2",
         figures=figures,
         intervals=intervals,
         facts=facts,
+        headline=headline(figures),
+        whose=whose(facts),
+        against_majority=against_majority(figures, intervals),
+        pictures=pictures(figures, facts),
         lost_to_probe=lost_to_probe(figures, facts),
         answers=answers(figures, intervals, facts, beside),
         limits=limits(figures, intervals, facts, beside),
         sections=sections,
-        beats_majority=intervals["top1"][0] > figures.majority_top1,
         several=several,
         classes=weakest_first[:_ROWS_OPEN],
         further_classes=weakest_first[_ROWS_OPEN:],
@@ -267,7 +275,9 @@ def _page(
         confusions=()
         if isinstance(figures, SeveralFigures)
         else confusions(figures.confusion, figures.class_names),
-        misjudged=[(one, thumbnail(one.thumbnail)) for one in misjudged],
+        misjudged=[(one, seeing.shown(one.thumbnail, dim=dim)) for one in further],
+        galleries=bool(shown),
+        stretched=seeing.NOTE if dim else None,
         mistakes=round(figures.pictures * (1 - figures.top1)),
         recipe=recipe and yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from efficientnetv2.evaluation.page import rendered, thumbnail
+from efficientnetv2.evaluation import seeing
+from efficientnetv2.evaluation.page import rendered
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +39,11 @@ def sheet(shown: Sequence[Ranked], *, pictures: int, diverse: int, command: str)
         diverse: how many of the first were chosen for being unlike each other too.
         command: that gives it again.
     """
+    dim = seeing.hard_to_see(one.picture for one in shown)
     return rendered(
         "to_label.html.j2",
-        shown=[(one, thumbnail(one.picture)) for one in shown],
+        shown=[(one, seeing.shown(one.picture, dim=dim)) for one in shown],
+        stretched=seeing.NOTE if dim else None,
         pictures=pictures,
         diverse=diverse,
         command=command,

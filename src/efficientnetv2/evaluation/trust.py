@@ -103,13 +103,14 @@ def calibrated(
     """
     how = "too sure of itself" if stated > is_right else "more often right than it says"
     sentence = (
-        f"On average it gives its answer {percent(stated)}, and {percent(is_right)} of the answers are right"
+        f"On average it gives its answers a probability of {percent(stated)}, "
+        f"and {percent(is_right)} of them are right"
     )
     sentence += "." if abs(stated - is_right) < 0.01 else f": it is {how}."
     if scaled is None or before is None:
         return (
             f"{sentence} Its probabilities are as training left them; a temperature, fitted on pictures set aside "
-            "(--set minival=0.1), would bring them closer to the truth."
+            "(--set minival=0.1), can bring them closer to the truth."
         )
     change = f"from {percent(before)} to {percent(ece)}"
     came = (

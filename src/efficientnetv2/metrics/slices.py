@@ -77,7 +77,7 @@ def _plain(value: object) -> str:
 def slices(
     columns: pd.DataFrame, labels: npt.ArrayLike, predicted: npt.ArrayLike, right: npt.ArrayLike
 ) -> tuple[Slice, ...]:
-    """The figures of every slice, the worst first; small ones behind the others.
+    """The figures of every slice, the worst first: those below the others beyond chance, the rest, then small ones.
 
     Args:
         columns: a row per picture, cut by each column on its own; see ``values_of``.
@@ -101,7 +101,7 @@ def slices(
         found.append(
             Slice(name, value, count, share, low, high, macro, count < SMALL, below=widened[1] < others)
         )
-    return tuple(sorted(found, key=lambda one: (one.small, one.top1)))
+    return tuple(sorted(found, key=lambda one: (not one.below, one.small, one.top1)))
 
 
 def usable(table: pd.DataFrame, *, without: Sequence[str]) -> list[str]:

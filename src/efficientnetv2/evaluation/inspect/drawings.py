@@ -14,6 +14,7 @@ from efficientnetv2.evaluation.inspect.leaks import Places, times_of
 
 # Classes that have a colour of their own; the others share one.
 _COLOURED = 4
+_REST = {"ink": INK, "grey": "#888888"}
 _MOST_BARS = 40
 _DOTS = 5_000  # drawn at most: more are a file of megabytes, and one black patch
 
@@ -26,15 +27,12 @@ def draw_places(manifest: Manifest) -> Figure | None:
     every = -(-len(places.rows) // _DOTS)
     degrees, rows = np.degrees(places.radians[::every]), places.rows[::every]
     figure, ax = _panel(3.6)
-    for name, chosen, colour in _by_class(manifest, rows):
-        ax.scatter(
-            degrees[chosen, 1], degrees[chosen, 0], s=9, color=colour, alpha=0.7, linewidths=0, label=name
-        )
+    for _, chosen, colour in _by_class(manifest, rows):
+        ax.scatter(degrees[chosen, 1], degrees[chosen, 0], s=9, color=colour, alpha=0.7, linewidths=0)
     middle = float(np.radians(degrees[:, 0].mean()))
     if abs(middle) < np.radians(80):
         ax.set_aspect(1 / np.cos(middle), adjustable="datalim")  # a degree of longitude is shorter
     plain(ax, "latitude over longitude, in degrees")
-    _legend(ax)
     return figure
 
 
@@ -51,13 +49,12 @@ def draw_times(manifest: Manifest, column: str | None) -> Figure | None:
         return None
     figure, ax = _panel(2.4)
     below = np.zeros(len(kinds))
-    for name, chosen, colour in _by_class(manifest, known.astype(np.int64)):
+    for _, chosen, colour in _by_class(manifest, known.astype(np.int64)):
         heights = np.array([(years[chosen] == kind).sum() for kind in kinds])
-        ax.bar(kinds, heights, bottom=below, color=colour, label=name, width=0.8 * np.diff(kinds).min())
+        ax.bar(kinds, heights, bottom=below, color=colour, width=0.8 * np.diff(kinds).min())
         below += heights
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     plain(ax, f"pictures by {'year' if dated else column}")
-    _legend(ax)
     return figure
 
 
@@ -69,30 +66,34 @@ def _panel(height_in: float) -> tuple[Figure, Axes]:
 def _by_class(
     manifest: Manifest, rows: np.typing.NDArray[np.int64]
 ) -> list[tuple[str, np.typing.NDArray[np.bool_], str]]:
-    """Name, which of the rows, and colour: the largest classes, then the others as one, then those without a label."""
+    """Name, which of the rows, and colour, as ``legend`` names them; those without a picture among the rows too."""
     labels = manifest.labels[rows]
-    largest = pd.Series(labels[labels >= 0]).value_counts().index.tolist()
-    shown = largest[:_COLOURED]
-    parts = [(manifest.class_names[label], labels == label) for label in shown]
-    others = (labels >= 0) & ~np.isin(labels, shown)
-    if others.any():
-        parts.append((f"{len(largest) - len(shown)} other classes", others))
-    if (labels < 0).any():
-        parts.append(("no label", labels < 0))
-    colours = [*COLOURS[:_COLOURED], INK, INK]
-    if not shown:
-        colours = [COLOURS[0]]
-    elif len(parts) > len(shown):
-        colours = [*COLOURS[: len(shown)], INK, "#888888"]
-    return [(name, chosen, colour) for (name, chosen), colour in zip(parts, colours, strict=False)]
+    shown = _largest(manifest)
+    masks = {f"c{place}": labels == label for place, label in enumerate(shown)}
+    masks |= {"ink": (labels >= 0) & ~np.isin(labels, shown), "grey": labels < 0}
+    colours = {**{f"c{place}": colour for place, colour in enumerate(COLOURS)}, **_REST}
+    return [(name, masks[colour], colours[colour]) for name, colour in legend(manifest)]
 
 
-def _legend(ax: Axes) -> None:
-    ax.legend(
-        fontsize=8,
-        labelcolor=INK,
-        frameon=False,
-        ncols=2,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.1),
-    )
+def legend(manifest: Manifest) -> list[tuple[str, str]]:
+    """What the colours mean, for the page to say, which has letters for every script.
+
+    Args:
+        manifest: of the pictures.
+
+    Returns:
+        Names, the largest classes first, with what the page calls their colours: ``c0`` to ``c3``, ``ink`` for all
+        other classes, ``grey`` for no label.
+    """
+    shown, classes = _largest(manifest), len(set(manifest.labels[manifest.labels >= 0].tolist()))
+    names = [(manifest.class_names[label], f"c{place}") for place, label in enumerate(shown)]
+    if classes > len(shown):
+        names.append((f"{classes - len(shown)} other classes", "ink"))
+    if (manifest.labels < 0).any():
+        names.append(("no label", "grey"))
+    return names
+
+
+def _largest(manifest: Manifest) -> list[int]:
+    labels = manifest.labels[manifest.labels >= 0]
+    return [int(label) for label in pd.Series(labels).value_counts().index[:_COLOURED]]

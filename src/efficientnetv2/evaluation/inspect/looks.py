@@ -9,13 +9,12 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.portraits import Portraits
 from efficientnetv2.evaluation.inspect.duplicates import flat
 from efficientnetv2.evaluation.inspect.findings import Finding, Section, share
+from efficientnetv2.evaluation.seeing import BRIGHT, DARK
 
 # Shorter side, in pixels, below which a picture is nearly empty for a network that halves it five times. Ours.
 _TINY_PX = 32
 # Longer over shorter side from which squeezing into a square distorts. Ours.
 _LONG = 3.0
-# Of 255, the middle picture's: darker or brighter sets leave most of the range unused. Ours.
-_DARK, _BRIGHT = 40.0, 215.0
 # Cramér's V from which format or size gives the class away: 0 knows nothing, 1 everything. Ours.
 _TELLS = 0.5
 # Pictures that such a judgement needs. Ours.
@@ -138,9 +137,9 @@ def _brightness(seen: pd.DataFrame) -> list[Finding]:
     if not len(seen):
         return []
     middle = float(seen["brightness"].median())
-    if _DARK <= middle <= _BRIGHT:
+    if DARK <= middle <= BRIGHT:
         return []
-    how = "dark" if middle < _DARK else "bright"
+    how = "dark" if middle < DARK else "bright"
     return [
         Finding(
             how,

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation import seeing
 from efficientnetv2.evaluation.inspect.counts import by_class
-from efficientnetv2.evaluation.inspect.drawings import draw_places, draw_times
+from efficientnetv2.evaluation.inspect.drawings import draw_places, draw_times, legend
 from efficientnetv2.evaluation.inspect.findings import Finding
 from efficientnetv2.evaluation.inspect.inspection import Inspection
-from efficientnetv2.evaluation.page import json_text, rendered, thumbnail
+from efficientnetv2.evaluation.page import json_text, rendered
 
 JSON_NAME, PAGE_NAME = "inspection.json", "inspection.html"
 # All ours, for a page of 2 MB at most: groups shown of each finding, pictures of each group, classes with pictures,
@@ -71,7 +72,7 @@ def _page(
 
     def shown(row: int) -> _Shown:
         if row not in addresses:
-            addresses[row] = thumbnail(_to_see(picture(row), brightened), _PX, _QUALITY)
+            addresses[row] = seeing.shown(picture(row), dim=brightened, px=_PX, quality=_QUALITY)
         label = manifest.table["label"].iloc[row]
         text = "no label" if manifest.labels[row] < 0 else str(label)
         return _Shown(addresses[row], manifest.paths[row], text, manifest.split[row])
@@ -85,7 +86,7 @@ def _page(
         wrong=sum(one.severity == "wrong" for one in inspection.findings),
         doubtful=sum(one.severity == "doubtful" for one in inspection.findings),
         weights=inspection.weights,
-        brightened=brightened,
+        brightened=seeing.NOTE if brightened else None,
         splits=list(table.columns),
         by_class=[(str(name), [int(number) for number in row]) for name, row in table.iterrows()],
         total=max(1, int(table.to_numpy().sum())),
@@ -94,19 +95,12 @@ def _page(
         place=inspection.sections["place"].facts,
         time=inspection.sections["time"].facts,
         group=inspection.sections["group"].facts,
+        legend=legend(manifest),
         map=draw_places(manifest),
         times=draw_times(manifest, inspection.sections["time"].facts.get("column")),
         command=command,
         versions=versions,
     )
-
-
-def _to_see(picture: Image.Image | None, brightened: bool) -> Image.Image | None:
-    """A picture as the page shows it."""
-    if picture is None or not brightened:
-        return picture
-    picture.thumbnail((2 * _PX, 2 * _PX))
-    return ImageOps.autocontrast(picture.convert("RGB"), cutoff=1, preserve_tone=True)
 
 
 def _groups(finding: Finding, shown: Callable[[int], _Shown]) -> list[tuple[str, list[_Shown], int]]:

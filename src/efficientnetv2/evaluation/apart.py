@@ -1,0 +1,51 @@
+"""How far the pictures evaluated on are from those learnt from: whether a figure is of new places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.inspect.leaks import NEAR_KM, Places
+
+
+@dataclass(frozen=True)
+class Apart:
+    """What the pictures evaluated on have to do with those learnt from.
+
+    Args:
+        by: what is known of them, where they were taken or to which group they belong.
+        known: pictures evaluated on of which it is known.
+        near: how many of these have one that was learnt from within 5 km; or in their group.
+        median_km: of their distances to the nearest that was learnt from; None of groups.
+    """
+
+    by: Literal["place", "group"]
+    known: int
+    near: int
+    median_km: float | None = None
+
+
+def apart(manifest: Manifest, split: str) -> Apart | None:
+    """Of a split from the training pictures; None where nothing is known of places or groups.
+
+    Args:
+        manifest: of all pictures, with columns ``latitude`` and ``longitude``, or ``group``.
+        split: whose pictures are evaluated on.
+    """
+    places = Places.of(manifest)
+    if places is not None:
+        learnt, asked = manifest.in_train[places.rows], (manifest.split == split)[places.rows]
+        if learnt.any() and asked.any():
+            km = places.nearest_km(asked, learnt)[asked]
+            return Apart("place", len(km), int((km <= NEAR_KM).sum()), float(np.median(km)))
+    if "group" not in manifest.table:
+        return None
+    groups = manifest.table["group"].fillna("").astype(str)
+    known, asked = groups != "", manifest.split == split
+    of_asked = groups[known & asked]
+    if not len(of_asked):
+        return None
+    return Apart("group", len(of_asked), int(of_asked.isin(set(groups[known & manifest.in_train])).sum()))

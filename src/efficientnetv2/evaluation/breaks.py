@@ -1,0 +1,85 @@
+"""Where long words of a page may go on in the next line, and how wide they are: class names, paths, options."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+# Behind which of a name's signs a line may end; and the options of a command, which no line parts.
+_JOINTS = re.compile(r"(?<=\w[_/\\;-])(?![_/\\.,;:=-]|$)|(?<=\w[.,:])(?![_/\\.,;:=\d\s-]|$)")
+_OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)")
+_PIECES = re.compile(r"(?<=[\s_/.-])(?![\s_/.-])")
+# Of a letter of Chinese, Japanese or Korean, in ordinary letters. Ours, from looking at pages.
+_WIDE = 1.7
+
+
+def breakable(name: str) -> Markup:
+    """A name or a path that may be parted behind its signs; what is copied from the page stays the same.
+
+    Args:
+        name: as it is; it is escaped here.
+    """
+    return Markup("<wbr>").join(escape(piece) for piece in _JOINTS.split(name))
+
+
+def sentence(text: str) -> Markup:
+    """A sentence in which no option (``--weights``) is parted and names may be.
+
+    Args:
+        text: as it is; it is escaped here.
+    """
+    parts = _OPTION.split(text)
+    return Markup().join(
+        Markup('<span class="option">{}</span>').format(part) if place % 2 else breakable(part)
+        for place, part in enumerate(parts)
+    )
+
+
+def width(text: str) -> float:
+    """About how wide a text is, in ordinary letters."""
+    return sum(
+        0.0
+        if unicodedata.category(letter) in ("Mn", "Me", "Cf")
+        else _WIDE
+        if unicodedata.east_asian_width(letter) in "WF"
+        else 1.0
+        for letter in text
+    )
+
+
+def in_lines(name: str, letters: float, most: int) -> tuple[str, ...]:
+    """A name in a few lines, parted behind its signs where that goes; what is too long ends with an ellipsis.
+
+    Args:
+        name: as it is.
+        letters: the width of a line, in ordinary letters.
+        most: lines, at least one.
+    """
+    lines = [""]
+    for piece in _fitting(_PIECES.split(name), letters):
+        if width(lines[-1] + piece.rstrip()) > letters:
+            lines.append("")
+        lines[-1] += piece
+    shown = [line.strip() for line in lines[:most]]
+    if len(lines) > most:
+        while width(shown[-1]) > letters - 1:
+            shown[-1] = shown[-1][:-1]
+        shown[-1] += "…"
+    return tuple(shown)
+
+
+def _fitting(pieces: Sequence[str], letters: float) -> list[str]:
+    """The same pieces, those that are wider than a line in parts."""
+    found = []
+    for piece in pieces:
+        part = ""
+        for letter in piece:
+            if width(part + letter.rstrip()) > letters:
+                found.append(part)
+                part = ""
+            part += letter
+        found.append(part)
+    return found

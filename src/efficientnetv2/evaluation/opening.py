@@ -1,0 +1,147 @@
+"""What a report says first: the headline, of whose pictures it is, and which pictures these were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from efficientnetv2.base.errors import count_of
+from efficientnetv2.evaluation.page import number, percent
+from efficientnetv2.metrics.classification import Figures
+from efficientnetv2.metrics.intervals import Interval
+from efficientnetv2.metrics.several import SeveralFigures
+
+if TYPE_CHECKING:
+    from efficientnetv2.evaluation.report import Facts
+
+# Pictures below which they are counted: "4 of 5" says more than "80.0 %". Ours.
+_COUNTED = 100
+
+
+@dataclass(frozen=True)
+class Whose:
+    """The pictures that figures are of, in words around the name of the data.
+
+    Args:
+        before: "the validation pictures of".
+        behind: what is to be known of them, with its comma; may be empty.
+    """
+
+    before: str
+    behind: str = ""
+
+
+def whose(facts: Facts) -> Whose:
+    """Whose pictures the figures are of.
+
+    Args:
+        facts: of the report.
+    """
+    trained = facts.train_pictures is not None
+    said = {
+        "val": Whose("the validation pictures (val) of", ", kept out of training" if trained else ""),
+        "test": Whose("the test pictures of"),
+        "train": Whose("the training pictures of"),
+        "minival": Whose("the pictures (minival) of", ", set aside to choose by"),
+        "all pictures": Whose("all pictures of"),
+        "out-of-fold": Whose(
+            "the pictures of", ", each answered by a network that had not learnt from it (out-of-fold)"
+        ),
+    }
+    return said.get(facts.evaluated_on, Whose(f"the pictures ({facts.evaluated_on}) of"))
+
+
+def measured_on(count: int, facts: Facts) -> str:
+    """How many pictures were measured on, and which: ``120 pictures kept out of training (val)``.
+
+    Args:
+        count: of the pictures.
+        facts: of the report.
+    """
+    trained = facts.train_pictures is not None
+    behind = {
+        "val": " kept out of training (val)" if trained else " for validation (val)",
+        "test": " for the test",
+        "train": " that it was trained on",
+        "minival": " set aside to choose by (minival)",
+        "all pictures": ", all that there are",
+        "out-of-fold": ", each answered by a network that had not learnt from it (out-of-fold)",
+    }
+    chose = ", by which it was selected" if facts.selected_on == facts.evaluated_on != "train" else ""
+    return f"{count_of(count, 'picture')}{behind.get(facts.evaluated_on, f' ({facts.evaluated_on})')}{chose}"
+
+
+def headline(figures: Figures | SeveralFigures) -> str:
+    """The share that is right, as a sentence; of a few pictures their number.
+
+    Args:
+        figures: of the pictures evaluated on.
+    """
+    one = figures.pictures == 1
+    what = "given one of their labels" if isinstance(figures, SeveralFigures) else "labelled right"
+    what = what.replace("their", "its") if one else what
+    hits = round(figures.top1 * figures.pictures)
+    share = str(hits) if figures.pictures < _COUNTED else percent(figures.top1)
+    verb = "is" if one or share == "1" else "are"
+    return f"{share} of {count_of(figures.pictures, 'picture')} {verb} {what}."
+
+
+def against_majority(figures: Figures | SeveralFigures, intervals: Mapping[str, Interval]) -> str | None:
+    """A sentence where the network is not clearly better than always giving the most frequent class.
+
+    Args:
+        figures: of the pictures evaluated on.
+        intervals: of them.
+    """
+    low, high = intervals["top1"]
+    if low > figures.majority_top1:
+        return None
+    if high < figures.majority_top1:
+        return "The network is worse than that: it has learnt nothing of use."
+    return "The network is not clearly better than that."
+
+
+def pictures(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
+    """What there was to learn from and to measure on, in sentences.
+
+    Args:
+        figures: of the pictures evaluated on.
+        facts: of the report.
+    """
+    measured = f"measured on {count_of(figures.pictures, 'picture')} ({facts.evaluated_on})"
+    learnt = (
+        ""
+        if facts.train_pictures is None
+        else f"Learnt from {count_of(facts.train_pictures, 'picture')}, then "
+    )
+    first = f"{learnt}{measured}, in {count_of(len(figures.class_names), 'class')}."
+    return [
+        first[0].upper() + first[1:],
+        *_by_class(figures, facts),
+        *(note for note in facts.notes if note),
+        *([_skipped(facts.skipped)] if facts.skipped else []),
+    ]
+
+
+def _by_class(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
+    """From how few to how many pictures the classes have."""
+    counts = facts.train_support or {name: one.support for name, one in figures.per_class.items()}
+    what = "learn from" if facts.train_support else "measure on"
+    some = {name: count for name, count in counts.items() if count}
+    if len(counts) < 2 or not some:
+        return []
+    fewest, most = min(some, key=lambda name: some[name]), max(some, key=lambda name: some[name])
+    if some[fewest] == some[most]:
+        return [f"Each class has {count_of(some[most], 'picture')} to {what}."]
+    times = some[most] / some[fewest]
+    imbalance = f": {number(float(f'{times:.2g}'))} times as many" if times >= 2 else ""
+    return [
+        f"From {count_of(some[fewest], 'picture')} of '{fewest}' to {some[most]:,} of '{most}' to {what}{imbalance}. "
+        "The numbers of all classes stand in the table by class."
+    ]
+
+
+def _skipped(count: int) -> str:
+    were = "was" if count == 1 else "were"
+    return f"{count_of(count, 'picture')} could not be read and {were} left out."

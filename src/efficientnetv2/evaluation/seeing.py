@@ -1,0 +1,52 @@
+"""Pictures as a page shows them: those of a set that is nearly black or white with their contrast stretched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from efficientnetv2.evaluation.page import THUMBNAIL_PX, thumbnail
+
+# Mean brightness, of 255, below and above which people see little in a picture on a screen. Ours.
+DARK, BRIGHT = 40.0, 215.0
+NOTE = "Each picture is shown with its contrast stretched, so that there is something to see."
+
+Picture = Image.Image | npt.NDArray[np.uint8]
+
+
+def hard_to_see(pictures: Iterable[Picture | None]) -> bool:
+    """Whether the middle one of the pictures is nearly black or nearly white; False of none.
+
+    Args:
+        pictures: PIL's, or (H, W, 3) uint8; None is one that cannot be read.
+    """
+    known = [float(np.asarray(_small(one)).mean()) for one in pictures if one is not None]
+    return bool(known) and not DARK <= float(np.median(known)) <= BRIGHT
+
+
+def shown(picture: Picture | None, *, dim: bool, px: int = THUMBNAIL_PX, quality: int = 80) -> str | None:
+    """A small copy of a picture as an address; None of None.
+
+    Args:
+        picture: of any size.
+        dim: stretch its contrast.
+        px: of the longer side, at most.
+        quality: of the JPEG.
+    """
+    return thumbnail(_stretched(picture, 2 * px) if dim and picture is not None else picture, px, quality)
+
+
+def _stretched(picture: Picture, px: int) -> Image.Image:
+    """A small copy with its contrast stretched, hues as they are."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = image.convert("RGB")
+    image.thumbnail((px, px))
+    return ImageOps.autocontrast(image, cutoff=1, preserve_tone=True)
+
+
+def _small(picture: Picture) -> Image.Image:
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    return image.convert("L").resize((16, 16), Image.Resampling.BOX)

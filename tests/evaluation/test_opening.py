@@ -1,0 +1,82 @@
+"""What a report says first is true of the figures, also of few pictures, of a network that learnt nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from efficientnetv2.data.manifest import read
+from efficientnetv2.evaluation.apart import Apart, apart
+from efficientnetv2.evaluation.opening import against_majority, headline, measured_on, pictures, whose
+from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.metrics.classification import figures
+
+
+def shown(right, pictures):
+    answers = np.zeros(pictures, dtype=int)
+    answers[right:] = 1
+    return figures(np.zeros(pictures, dtype=int), np.eye(2)[answers], ("oak", "elm"))
+
+
+@pytest.mark.parametrize(
+    ("right", "of", "words"),
+    [
+        (4, 5, "4 of 5 pictures are labelled right."),
+        (1, 5, "1 of 5 pictures is labelled right."),
+        (1, 1, "1 of 1 picture is labelled right."),
+        (900, 1200, "75.0\N{NO-BREAK SPACE}% of 1,200 pictures are labelled right."),
+    ],
+)
+def test_few_pictures_are_counted(right, of, words):
+    assert headline(shown(right, of)) == words
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [((0.6, 0.8), None), ((0.4, 0.6), "not clearly better"), ((0.1, 0.3), "worse than that")],
+)
+def test_the_majority_is_beaten_or_not_or_wins(interval, words):
+    even = figures([0, 0, 1, 1], np.eye(2)[[0, 1, 0, 1]], ("oak", "elm"))
+    said = against_majority(even, {"top1": interval})
+    assert (said is None) if words is None else (words in said)
+
+
+def test_pictures_are_called_what_they_are():
+    assert whose(Facts("x", "val", train_pictures=5)).behind == ", kept out of training"
+    assert whose(Facts("x", "val")).behind == ""  # whether they were, an evaluation does not know
+    assert measured_on(6, Facts("x", "out-of-fold")).startswith(
+        "6 pictures, each answered by a network that had"
+    )
+    assert measured_on(6, Facts("x", "val", selected_on="val")).endswith(", by which it was selected")
+    assert measured_on(1, Facts("x", "else")) == "1 picture (else)"
+
+
+def test_the_set_is_described_by_its_sizes():
+    support = {"oak": 12, "elm": 3}
+    said = pictures(shown(4, 5), Facts("x", "val", train_pictures=15, train_support=support, skipped=1))
+    assert said[0] == "Learnt from 15 pictures, then measured on 5 pictures (val), in 2 classes."
+    assert said[1].startswith("From 3 pictures of 'elm' to 12 of 'oak' to learn from: 4 times as many.")
+    assert said[-1] == "1 picture could not be read and was left out."
+    assert pictures(shown(4, 5), Facts("x", "test"))[0] == "Measured on 5 pictures (test), in 2 classes."
+
+
+def manifest(tmp_path, **columns):
+    table = pd.DataFrame({"path": [f"{row}.jpg" for row in range(4)], "label": list("abab"), **columns})
+    table["split"] = ["train", "train", "val", "val"]
+    for path in table["path"]:
+        (tmp_path / path).touch()
+    table.to_csv(tmp_path / "pictures.csv", index=False)
+    return read(str(tmp_path / "pictures.csv"))
+
+
+def test_distances_are_those_of_the_sphere(tmp_path):
+    """A degree of latitude is 111.2 km; a hundredth of it is near."""
+    found = apart(manifest(tmp_path, latitude=[0, 9, 0.01, 1.0], longitude=[0, 9, 0, 0]), "val")
+    assert (found.by, found.known, found.near) == ("place", 2, 1)
+    assert found.median_km == pytest.approx((1.112 + 111.195) / 2, rel=1e-3)
+
+
+def test_groups_that_were_learnt_from_are_counted(tmp_path):
+    assert apart(manifest(tmp_path, group=["p", "q", "q", "r"]), "val") == Apart("group", 2, 1)
+    assert apart(manifest(tmp_path), "val") is None
