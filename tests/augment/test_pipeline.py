@@ -139,14 +139,16 @@ def test_where_the_hole_is_has_nothing_to_do_with_the_flip():
     assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-def test_other_channels_are_flipped_erased_and_mixed_but_not_randaugmented(channels):
+@pytest.mark.parametrize("channels", [1, 4, 13])
+def test_other_channels_are_flipped_erased_mixed_and_randaugmented(channels):
     images, labels = group(channels=channels)
-    fitting = {"plan": AugmentPlan(flip="symmetries"), "mean": (0.5,) * channels, "std": (0.25,) * channels}
-    out = run(images, labels, Setting(32, cutout=0.5, mixup_alpha=0.2), **fitting)[0]
+    fitting = {
+        "plan": AugmentPlan(flip="symmetries", colour=0.2),
+        "mean": (0.5,) * channels,
+        "std": (0.25,) * channels,
+    }
+    out = run(images, labels, Setting(32, cutout=0.5, mixup_alpha=0.2, randaugment=5), **fitting)[0]
     assert out.shape == (12, channels, 32, 32)
-    with pytest.raises(InputError, match=f"have {channels} channels"):
-        run(images, labels, Setting(32, randaugment=5), **fitting)
 
 
 def test_a_mean_for_other_channels_is_refused():

@@ -6,7 +6,8 @@ import torch
 from scipy import stats
 
 from efficientnetv2.augment import colour
-from efficientnetv2.augment.randaugment import OPERATIONS, randaugment
+from efficientnetv2.augment.colour import jitter
+from efficientnetv2.augment.randaugment import OPERATIONS, names_for, randaugment
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 
@@ -195,9 +196,29 @@ def test_cutout_cuts_the_released_square():
     assert len(set(areas.tolist())) > 10
 
 
-def test_other_than_three_channels_are_refused():
-    with pytest.raises(InputError, match="have 4 channels"):
-        randaugment(torch.zeros(1, 4, 8, 8, dtype=torch.uint8), magnitude=5, key=KEY, ids=[0])
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_other_channels_get_what_does_to_each_the_same(channels):
+    """A picture of n equal channels keeps them equal, and no operation looks at red, green and blue."""
+    assert names_for(channels) == names_for(channels, "possible")
+    assert names_for(channels) == (
+        "Rotate", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout",
+    )  # fmt: skip
+    assert len(names_for(3)) == 16
+    grey = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (200, 1, 24, 24), dtype=np.uint8))
+    many = grey.repeat(1, channels, 1, 1)
+    out = randaugment(many, magnitude=9, key=KEY, ids=range(200), preset="monotone")
+    assert out.shape == many.shape
+    assert (out == out[:, :1]).all()
+    assert (out != many).flatten(1).any(1).float().mean() > 0.9
+
+
+def test_a_jitter_of_other_channels_is_its_brightness():
+    """Bands keep their proportions, but for rounding."""
+    values = torch.tensor([40, 80, 120, 20], dtype=torch.uint8).view(1, 4, 1, 1).expand(300, 4, 6, 6)
+    out = jitter(values, KEY, range(300), strength=0.4)[:, :, 0, 0].double()
+    assert ((out[:, 1] - 2 * out[:, 0]).abs() <= 2).all()
+    assert ((out[:, 2] - 3 * out[:, 0]).abs() <= 3).all()
+    assert out[:, 1].std() > 10
 
 
 @pytest.mark.parametrize("magnitude", [-1, float("nan"), float("inf")])

@@ -149,7 +149,8 @@ def test_a_raster_placed_nowhere_is_mapped_and_said_to_be(model, tmp_path):
         (("--window-m", "320"), {"crs": None}, "has no coordinate system"),
         (("--window-m", "3"), {}, "a pixel of scene.tif is 10 m wide and a window has at least 2. Give 20 or more"),
         (("--bands", "1,2,4"), {}, "scene.tif has 3 bands, but bands 1, 2, 4 are to be seen"),
-        (("--bands", "3,2"), {}, "--bands is '3,2', but is three numbers of bands, from 1"),
+        (("--bands", "3,x"), {}, "--bands is '3,x', but is numbers of bands, from 1"),
+        (("--bands", "3,2"), {}, "trained on ordinary pictures of 3 channels. Say which are to be seen as red"),
         (("--value-range", "5,5"), {}, "--value-range is '5,5', but is two numbers, the lower first"),
         (("--out", "scene.tif"), {}, "--out scene.tif is RASTER itself"),
         (("--out", "nowhere/map.tif"), {}, "--out nowhere/map.tif: there is no folder nowhere"),
@@ -167,14 +168,16 @@ def test_rasters_that_do_not_say_enough_are_refused(model, tmp_path):
     assert "deep.tif holds uint16, but the model was trained on 8-bit pictures" in told
     assert "--value-range 0,3000" in told
     write_raster(tmp_path / "many.tif", np.concatenate([scene, scene]), photometric="MINISBLACK")
-    assert "many.tif has 6 bands, and a picture has three" in refused("map", model, "many.tif", cwd=tmp_path)
+    told = refused("map", model, "many.tif", cwd=tmp_path)
+    assert "many.tif has 6 bands, and the model was trained on ordinary pictures of 3 channels" in told
+    assert "as --bands 4,3,2" in told
     (tmp_path / "text.tif").write_text("no raster")
     assert "text.tif is no raster that GDAL can open" in refused("map", model, "text.tif", cwd=tmp_path)
     assert "gone.tif does not exist" in refused("map", model, "gone.tif", cwd=tmp_path)
     known = with_bands(model, Bands((8, 4, 3)), tmp_path)
     write_raster(tmp_path / "scene.tif", scene)
     told = refused("map", known, "scene.tif", cwd=tmp_path)
-    assert "scene.tif has 3 bands, but bands 8, 4, 3 are to be seen as red, green and blue" in told
+    assert "scene.tif has 3 bands, but bands 8, 4, 3 are to be seen" in told
 
 
 def test_a_model_of_other_channels_is_refused(tmp_path):

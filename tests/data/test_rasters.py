@@ -16,7 +16,7 @@ from efficientnetv2.data.contents import content_marks
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.look import look
 from efficientnetv2.data.pictures import UnreadablePicture
-from efficientnetv2.data.raster import bands_seen, levels, opened, read
+from efficientnetv2.data.raster import all_bands, bands_seen, levels, opened, read
 from efficientnetv2.data.rasters import picture, rule_of
 from efficientnetv2.data.readers import originals
 
@@ -30,7 +30,7 @@ def deep(bands=5, px=24, least=1_000, most=4_000):
 @given(st.integers(0, 60_000), st.integers(1, 5_000), st.integers(0, 65_535))
 def test_values_are_spread_evenly_and_cut_off_at_the_ends(low, span, value):
     bands = Bands((1, 1, 1), (low,) * 3, (low + span,) * 3)
-    found = levels(np.full((3, 1, 1), value, np.uint16), np.ones((1, 1), bool), bands)
+    found = levels(np.full((3, 1, 1), value, np.uint16), np.ones((3, 1, 1), bool), bands)
     assert abs(int(found[0, 0, 0]) - np.clip(255 * (value - low) / span, 0, 255)) <= 0.51
 
 
@@ -53,7 +53,7 @@ def test_an_alpha_band_says_where_there_is_data(tmp_path):
     values[3, 0, 0] = 0
     path = write_raster(tmp_path / "alpha.tif", values, photometric="RGB", alpha="yes")
     with opened(path) as dataset:
-        assert bands_seen(dataset, "alpha.tif") == (1, 2, 3)
+        assert bands_seen(dataset) == all_bands(dataset) == (1, 2, 3)
         _, valid = read(dataset, Bands((1, 2, 3)))
     assert valid.sum() == 15
 
@@ -74,7 +74,8 @@ def test_the_raster_says_which_bands_are_red_green_and_blue(tmp_path):
     with rasterio.open(path, "r+") as target:
         target.colorinterp = [kinds.blue, kinds.green, kinds.red, kinds.undefined]
     with opened(path) as dataset:
-        assert bands_seen(dataset, "planet.tif") == (3, 2, 1)
+        assert bands_seen(dataset) == (3, 2, 1)
+        assert all_bands(dataset) == (3, 2, 1, 4)
 
 
 def test_a_rule_is_measured_once_on_all_that_train(tmp_path):
@@ -117,11 +118,11 @@ def test_rasters_that_say_too_little_are_refused_by_name(tmp_path):
     with rasterio.open(path, "r+") as target:
         target.set_band_description(4, "B4 red")
     with pytest.raises(
-        InputError, match=r"five\.tif has 5 bands \(4 B4 red\), and a picture has three.*--bands 4,3,2"
+        InputError, match=r"five\.tif has 5 bands \(4 B4 red\), but band 7 is to be seen.*--bands"
     ):
-        rule_of([str(path)], None, seed=0)
+        rule_of([str(path)], (7,), seed=0)
     three = str(write_raster(tmp_path / "three.tif", deep(3)))
-    with pytest.raises(InputError, match=r"three\.tif has 3 bands, but bands 4, 3, 2 are to be seen"):
+    with pytest.raises(InputError, match=r"three\.tif has 3 bands, but bands 4 B4 red, 3, 2 are to be seen"):
         rule_of([str(path), three], (4, 3, 2), seed=0)
     empty = str(write_raster(tmp_path / "empty.tif", np.zeros((3, 9, 9), np.uint16), nodata=0))
     with pytest.raises(InputError, match=r"empty\.tif and the other rasters hold no data"):
@@ -155,7 +156,7 @@ def test_damaged_rasters_are_told_from_good_ones(tmp_path):
     bad = tmp_path / "bad.tif"
     bad.write_bytes(b"II*\0 no more than a beginning" * 9)
     assert "no raster that GDAL can open" in look(str(bad)).reason
-    with pytest.raises(UnreadablePicture, match=r"it has 5 bands, but bands 6, 6, 6"):
+    with pytest.raises(UnreadablePicture, match=r"good\.tif: has 5 bands, but band 6 is"):
         picture(str(good), Bands((6, 6, 6)))
     with pytest.raises(UnreadablePicture, match=r"bad\.tif"):
         picture(str(bad), Bands((1, 2, 3)))

@@ -251,6 +251,33 @@ def test_weights_for_pictures_of_other_channels_are_adapted_and_it_is_said(had, 
     assert begin.network(torch.randn(2, 3, 64, 64)).shape == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ("channels", "turns", "scale", "said"),
+    [
+        (
+            5,
+            [0, 1, 2, 0, 1],
+            3 / 5,
+            "as 5 channels: the 5 get the weights of the first 3 in turn, scaled by 3/5",
+        ),
+        (2, [0, 1], 3 / 2, "as 2 channels: the 2 get the weights of the first 2 in turn, scaled by 3/2"),
+    ],
+)
+def test_weights_for_rgb_begin_a_run_on_other_bands(channels, turns, scale, said, tmp_path):
+    network = create(SMALL, num_classes=2)
+    network.class_names = ("a", "b")
+    modelfile.save(tmp_path / "rgb.safetensors", network)
+    recipe = with_settings(named("quick"), [f"weights={tmp_path / 'rgb.safetensors'}"])
+    begin = start(recipe, class_names=("a", "b"), device=CPU, in_channels=channels)
+    assert begin.network.preprocessing.channels == begin.network.in_channels == channels
+    assert torch.allclose(begin.network.stem.conv.weight, network.stem.conv.weight[:, turns] * scale)
+    assert said in " ".join(begin.notes)
+    fresh = with_settings(named("quick"), ["weights=none"])
+    assert (
+        start(fresh, class_names=("a", "b"), device=CPU, in_channels=channels).network.in_channels == channels
+    )
+
+
 def test_weights_whose_first_convolution_cannot_be_adapted_are_refused_with_the_fix(monkeypatch):
     grouped = nn.Sequential(
         nn.Conv2d(4, 8, 3, groups=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)

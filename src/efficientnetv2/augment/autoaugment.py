@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from efficientnetv2.augment.randaugment import OPERATIONS, check_channels, operate
+from efficientnetv2.augment.randaugment import OPERATIONS, operate
 from efficientnetv2.augment.rows import Floats, as_ids
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import RGB
 
 # fmt: off
 POLICY: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...] = (
@@ -92,6 +94,19 @@ def _strength(name: str, _share: float, level: int, sign: float) -> float:
     return float(formula(m, np.array([sign]), 1)[0])  # the released formulas do not look at the size
 
 
+def refuse_channels(channels: int) -> None:
+    """Refuse pictures without red, green and blue.
+
+    Raises:
+        InputError: other than three channels.
+    """
+    if channels != RGB:
+        raise InputError(
+            f"AutoAugment works on red, green and blue, but these pictures have {count_of(channels, 'channel')}. "
+            "Switch it off (--set augment.autoaugment=false)."
+        )
+
+
 def autoaugment(images: Tensor, *, key: Key, ids: npt.ArrayLike) -> Tensor:
     """Apply one of the policy's pairs, drawn uniformly, to every picture; each operation has its own share.
 
@@ -106,7 +121,7 @@ def autoaugment(images: Tensor, *, key: Key, ids: npt.ArrayLike) -> Tensor:
     Raises:
         InputError: not 3 channels.
     """
-    check_channels(images, "AutoAugment", "augment.autoaugment=false")
+    refuse_channels(images.shape[1])
     nowhere = np.zeros((len(images), 2))  # no operation of the policy makes a hole
     for chosen in choices(key, ids):
         images = operate(images, chosen.which, chosen.strength, nowhere, "released")

@@ -15,22 +15,28 @@ from torch import Tensor
 
 from efficientnetv2.augment.rows import as_ids, lines, on_device, pictures
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import RGB
 
 
 def jitter(images: Tensor, key: Key, ids: npt.ArrayLike, *, strength: float) -> Tensor:
     """Change brightness, contrast and saturation a little, in this order.
 
+    Of other than three channels brightness alone: the others know a grey, which is made of red, green and blue.
+
     Args:
-        images: (N, 3, H, W) uint8.
+        images: (N, C, H, W) uint8.
         key: of this purpose.
         ids: (N,) draw ids.
         strength: each factor is uniform in [1 - strength, 1 + strength]; 0 < strength ≤ 1.
 
     Returns:
-        (N, 3, H, W) uint8.
+        (N, C, H, W) uint8.
     """
     factors = on_device(1 + strength * (2 * key.uniform_rows(as_ids(ids), 3) - 1), like=images)
-    return saturation(contrast(brightness(images, factors[:, 0]), factors[:, 1]), factors[:, 2])
+    brighter = brightness(images, factors[:, 0])
+    if images.shape[1] != RGB:
+        return brighter
+    return saturation(contrast(brighter, factors[:, 1]), factors[:, 2])
 
 
 def autocontrast(images: Tensor) -> Tensor:

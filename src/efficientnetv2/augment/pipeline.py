@@ -82,7 +82,7 @@ def augment(
     """One group of pictures, augmented: flip, colours, RandAugment or AutoAugment, hole, normalise, mix.
 
     Args:
-        images: (N, C, H, W) uint8; RandAugment, AutoAugment and colour need C = 3.
+        images: (N, C, H, W) uint8; AutoAugment needs C = 3, RandAugment and colour do less to others.
         labels: (N,) int64, 0 to num_classes - 1; of several labels each (N, M), -1 behind the last of a picture.
         setting: how strong, at this step.
         key: of the run's augmentation: the same at every step.
@@ -98,7 +98,7 @@ def augment(
         sum to 1.
 
     Raises:
-        InputError: a number of channels that the mean, RandAugment or AutoAugment does not fit.
+        InputError: a number of channels that the mean or AutoAugment does not fit.
     """
     numbers, floats = as_ids(ids), _floats_like(images)
     for part in _portions(images):

@@ -27,6 +27,7 @@ from efficientnetv2.augment.erase import hole
 from efficientnetv2.augment.rows import Floats, as_ids, by_group, choose, lines, on_device, pictures
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import RGB
 
 RandAugmentPreset = Literal["released", "monotone"]
 #: ``any`` draws from all operations; ``possible`` leaves out those that stretch, invert or coarsen each channel by
@@ -57,7 +58,7 @@ class Operation:
 
     Args:
         name: as in the released code.
-        apply: from (n, 3, H, W) uint8 pictures and their arguments to the changed pictures.
+        apply: from (n, C, H, W) uint8 pictures and their arguments to the changed pictures.
         released: from m = level / 10, a sign of -1 or 1 (both per picture) and the shorter side in
             pixels to the strength.
         monotone: the same, ours.
@@ -171,10 +172,27 @@ OPERATIONS = (
 )
 # fmt: on
 _IMPOSSIBLE = {"AutoContrast", "Equalize", "Invert", "Posterize", "Solarize", "SolarizeAdd"}
-_DRAWN = {
-    "any": np.arange(len(OPERATIONS)),
-    "possible": np.array([i for i, one in enumerate(OPERATIONS) if one.name not in _IMPOSSIBLE]),
-}
+# These know a grey, which is made of red, green and blue.
+_OF_RGB = {"Color", "Contrast"}
+
+
+def _drawn(colours: Colours, channels: int) -> npt.NDArray[np.int64]:
+    """Positions in ``OPERATIONS`` of those that are drawn from.
+
+    Bands of a raster are evidence by how they stand to each other, so what changes each by itself is left out there
+    whatever ``colours`` says. Ours.
+    """
+    left_out: set[str] = set()
+    if colours == "possible" or channels != RGB:
+        left_out |= _IMPOSSIBLE
+    if channels != RGB:
+        left_out |= _OF_RGB
+    return np.array([i for i, one in enumerate(OPERATIONS) if one.name not in left_out])
+
+
+def names_for(channels: int, colours: Colours = "any") -> tuple[str, ...]:
+    """Names of the operations that pictures of so many channels get."""
+    return tuple(OPERATIONS[i].name for i in _drawn(colours, channels))
 
 
 def randaugment(
@@ -190,7 +208,8 @@ def randaugment(
     """Apply ``layers`` operations one after the other, each drawn uniformly from those there are, to every picture.
 
     Args:
-        images: (N, 3, H, W) uint8; unchanged.
+        images: (N, C, H, W) uint8; unchanged. Of other than three channels, operations that know colours or change
+            each channel by itself are not drawn (``names_for``).
         magnitude: the level, ≥ 0, one for all or (N,). Where a formula runs over (in ``released``
             posterize would keep 10 bits at level 25), it is cut to its range.
         key: of this purpose.
@@ -200,33 +219,20 @@ def randaugment(
         colours: which operations there are; ``any`` as released.
 
     Returns:
-        (N, 3, H, W) uint8.
+        (N, C, H, W) uint8.
 
     Raises:
-        InputError: not 3 channels, or a level below 0 or not finite.
+        InputError: a level below 0 or not finite.
     """
-    check_channels(images, "RandAugment", "progressive.randaugment=null")
     level = np.asarray(magnitude.cpu() if isinstance(magnitude, Tensor) else magnitude, dtype=np.float64)
     if not (np.isfinite(level).all() and (level >= 0).all()):
         raise InputError(f"RandAugment's magnitude is {magnitude}, but is 0 or more (10 is the full range).")
     m = np.broadcast_to(level / 10, len(images))
     draws = key.uniform_rows(as_ids(ids), layers * _DRAWS).reshape(len(images), layers, _DRAWS)
+    among = _drawn(colours, images.shape[1])
     for layer in range(layers):
-        images = _one_layer(images, m, draws[:, layer], preset, _DRAWN[colours])
+        images = _one_layer(images, m, draws[:, layer], preset, among)
     return images
-
-
-def check_channels(images: Tensor, what: str, off: str) -> None:
-    """Refuse pictures without red, green and blue.
-
-    Raises:
-        InputError: (N, C, H, W) with another C than 3; the message says how to switch ``what`` off.
-    """
-    if images.shape[1] != 3:
-        raise InputError(
-            f"{what} works on red, green and blue, but these pictures have {images.shape[1]} channels. "
-            f"Switch it off (--set {off})."
-        )
 
 
 def _one_layer(
@@ -253,14 +259,14 @@ def operate(
     """One operation for every picture.
 
     Args:
-        images: (N, 3, H, W) uint8; unchanged.
+        images: (N, C, H, W) uint8; unchanged.
         which: (N,) positions in ``OPERATIONS``; negative leaves the picture as it is.
         strength: (N,) what the operation's formula gave.
         places: (N, 2) in [0, 1): row and column of a hole.
         preset: whose operation it is, where the two differ.
 
     Returns:
-        (N, 3, H, W) uint8.
+        (N, C, H, W) uint8.
     """
     arguments = on_device(np.column_stack([strength, places]), images)
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, field_validator, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from efficientnetv2.base.errors import count_of
@@ -26,41 +26,66 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SYMMETRIC_MEAN = (128 / 255,) * 3
 SYMMETRIC_STD = (128 / 255,) * 3
 
+RGB = 3  # channels of an ordinary picture: red, green, blue
+# Of each band where nothing else is known: 8-bit values as they are, and the deviation of levels spread evenly.
+_PLAIN = {"low": 0.0, "high": 255.0, "missing": 128, "spread": 255 / math.sqrt(12), "names": ""}
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Bands:
-    """How three bands of a raster become red, green and blue from 0 to 255: one rule for a whole set of pictures.
+    """How bands of a raster become the channels of a picture, 0 to 255: one rule for a whole set of pictures.
 
-    Values between ``low`` and ``high`` are spread evenly over 0 to 255; what lies beyond is cut to these ends.
+    Values between ``low`` and ``high`` are spread evenly over 0 to 255; what lies beyond is cut to these ends. Of each
+    field but the last there is one value for each channel; left out, they are those of plain 8-bit values.
 
     Args:
-        numbers: of the bands that are taken for red, green and blue, from 1; one may be taken several times.
+        numbers: of the bands, from 1, in the order of the channels; one may be taken several times. The first three
+            are shown to people as red, green and blue.
         low: value of each that becomes 0.
         high: value of each that becomes 255; above ``low``.
-        missing: level, 0 to 255, that stands for each where there is no data.
+        missing: level, 0 to 255, that stands for each where there is no data: their mean over the training pictures.
+        spread: standard deviation of the levels of each, over the training pictures.
+        names: what the training pictures call each band; '' where they call it nothing.
         picture_m: metres of ground along a side of such a picture; None where that is not known.
 
     Source: ours.
     """
 
-    numbers: tuple[int, int, int]
-    low: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    high: tuple[float, float, float] = (255.0, 255.0, 255.0)
-    missing: tuple[int, int, int] = (128, 128, 128)
+    numbers: tuple[int, ...]
+    low: tuple[float, ...] = Field(default=(), validate_default=True)
+    high: tuple[float, ...] = Field(default=(), validate_default=True)
+    missing: tuple[int, ...] = Field(default=(), validate_default=True)
+    spread: tuple[float, ...] = Field(default=(), validate_default=True)
+    names: tuple[str, ...] = Field(default=(), validate_default=True)
     picture_m: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @field_validator("numbers")
     @classmethod
-    def _counted_from_one(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
-        if min(value) < 1:
-            raise ValueError(f"bands are {value}, but are counted from 1")
+    def _counted_from_one(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or min(value) < 1:
+            raise ValueError(f"bands are {value}, but there is at least one, and they are counted from 1")
         return value
+
+    @field_validator("low", "high", "missing", "spread", "names")
+    @classmethod
+    def _one_each(cls, value: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        count, name = len(info.data.get("numbers", value)), str(info.field_name)
+        if value and len(value) != count:
+            raise ValueError(f"{name} has {count_of(len(value), 'value')} for {count_of(count, 'band')}")
+        return value or (_PLAIN[name],) * count
 
     @field_validator("missing")
     @classmethod
-    def _level(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+    def _level(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not all(0 <= level <= 255 for level in value):
             raise ValueError(f"missing is {value}, but a level lies in 0 to 255")
+        return value
+
+    @field_validator("spread")
+    @classmethod
+    def _deviation(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(math.isfinite(one) and one > 0 for one in value):
+            raise ValueError(f"spread is {value}, but a deviation is finite and above 0")
         return value
 
     @model_validator(mode="after")
@@ -71,6 +96,31 @@ class Bands:
                     f"values from {low:g} to {high:g} are to become 0 to 255, but the second is to be above the first"
                 )
         return self
+
+    @property
+    def channels(self) -> int:
+        """Of a picture that is read by this rule."""
+        return len(self.numbers)
+
+    @property
+    def shown(self) -> Bands:
+        """The rule by which people see such rasters: of the first three channels; of fewer the first, as grey."""
+        chosen = range(RGB) if self.channels >= RGB else (0,) * RGB
+
+        def of(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(values[place] for place in chosen)
+
+        return Bands(
+            of(self.numbers), of(self.low), of(self.high), of(self.missing), of(self.spread), of(self.names),
+            self.picture_m,
+        )  # fmt: skip
+
+    @property
+    def listed(self) -> str:
+        """The bands as a person lists them: ``1 B02, 2 B03``."""
+        return ", ".join(
+            f"{number} {name}".strip() for number, name in zip(self.numbers, self.names, strict=True)
+        )
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -137,6 +187,11 @@ class Preprocessing:
                 f"mean has {count_of(len(self.mean), 'value')} and std {len(self.std)}, but each channel has one "
                 "of both"
             )
+        if self.bands is not None and self.bands.channels != len(self.mean):
+            raise ValueError(
+                f"mean has {count_of(len(self.mean), 'value')}, but pictures are made of "
+                f"{count_of(self.bands.channels, 'band')}"
+            )
         return self
 
     @property
@@ -147,15 +202,33 @@ class Preprocessing:
     def with_channels(self, channels: int) -> Preprocessing:
         """The same for pictures of other channels: mean and std repeat in turn; for one they are averaged.
 
+        A rule for rasters does not fit them any more, and goes.
+
         Source: ours, beside the rule for weights in ``models.fit``.
         """
         if channels == self.channels:
             return self
         if channels == 1:
             mean, std = ((sum(values) / len(values),) for values in (self.mean, self.std))
-            return replace(self, mean=mean, std=std)
+            return replace(self, mean=mean, std=std, bands=None)
         turns = -(-channels // self.channels)
-        return replace(self, mean=(self.mean * turns)[:channels], std=(self.std * turns)[:channels])
+        return replace(
+            self, mean=(self.mean * turns)[:channels], std=(self.std * turns)[:channels], bands=None
+        )
+
+    def seeing(self, bands: Bands | None) -> Preprocessing:
+        """The same for rasters read by a rule, or for ordinary pictures.
+
+        Three channels are seen as red, green and blue, so their mean and std stay those that the weights know. Of any
+        other number they are those of the rule, measured on the training pictures.
+
+        Args:
+            bands: the rule; None for ordinary pictures, of three channels.
+        """
+        if bands is None or bands.channels == RGB:
+            return replace(self.with_channels(RGB), bands=bands)
+        mean, std = (tuple(level / 255 for level in levels) for levels in (bands.missing, bands.spread))
+        return replace(self, mean=mean, std=std, bands=bands)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` gives an equal ``Preprocessing``."""

@@ -20,7 +20,7 @@ from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.loader import TrainingPictures
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.pictures import UnreadablePicture
+from efficientnetv2.data.pictures import UnreadablePicture, first_three
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.sampling import Request
 from efficientnetv2.evaluation.drawing import png
@@ -60,7 +60,7 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
     for line in chosen:
         screen.say(line)
     train = prepared.train
-    network = start(recipe, class_names=train.class_names, device=on).network
+    network = start(recipe, class_names=train.class_names, device=on, in_channels=train.channels).network
     recipe = recipe.model_copy(update={"eval_px": recipe.eval_px or recipe.progressive.last.image_px})
     preprocessing = preprocessing_of(recipe, network, train)
     samples = in_turn(train, pictures, Key.of(recipe.seed).fold("sheet"))
@@ -112,7 +112,8 @@ def _as_evaluated(train: Manifest, samples: npt.NDArray[np.int64], preprocessing
         except UnreadablePicture as error:
             raise InputError(f"{error}. Repair it, or leave it out.") from error
     names = [", ".join(_names(train, int(sample))) for sample in samples]
-    return Row(f"evaluation, {preprocessing.image_px} px", tuple(images), tuple(names))
+    seen = tuple(first_three(image) for image in images)
+    return Row(f"evaluation, {preprocessing.image_px} px", seen, tuple(names))
 
 
 def _names(train: Manifest, sample: int) -> list[str]:
@@ -156,11 +157,10 @@ def _as_trained(
 
 
 def _for_the_eye(image: Tensor, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """(S, S, 3) uint8 from (3, S, S) normalised."""
+    """(S, S, 3) uint8 from (C, S, S) normalised."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     levels = ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    pixels: npt.NDArray[np.uint8] = levels.permute(1, 2, 0).numpy()
-    return pixels
+    return first_three(levels.permute(1, 2, 0).numpy())
 
 
 def _mixed(shares: Tensor, own: set[int], setting: Setting, class_names: tuple[str, ...]) -> str:

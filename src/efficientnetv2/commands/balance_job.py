@@ -14,6 +14,7 @@ from efficientnetv2.augment.materialise import FOLDER, materialise, spread_copie
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.commands.prepare import Source, prepare
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.words import Words, begin_recipe
@@ -58,6 +59,12 @@ def balance_and_write(
     prepared = prepare(source, holdout=decided.holdout, seed=seed, strict=strict, say=screen.say)
     manifest = prepared.manifest
     _refuse_unfit(manifest)
+    if not fewer and manifest.channels != RGB:
+        raise InputError(
+            f"Copies are written as JPEG, which holds {RGB} channels, but these rasters have "
+            f"{count_of(manifest.channels, 'band')}. Leave pictures out instead (--fewer), or let training draw rare "
+            "classes more often: effnetv2 train DATA --set balance=equal"
+        )
     screen.say(prepared.split_note)
     teach = np.flatnonzero(manifest.split == "train")
     before = np.bincount(manifest.labels[teach], minlength=len(manifest.class_names))

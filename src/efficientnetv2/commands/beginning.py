@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from efficientnetv2.base.errors import count_of
-from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.preprocessing import RGB, Preprocessing
 from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.foretold import job_of, preprocessing_of, scratch, settled_by, to_be_measured
 from efficientnetv2.commands.outcome import command_line
@@ -100,6 +100,7 @@ def begin(
         device=device,
         memory_gib=place.memory_gib,
         world=world,
+        in_channels=prepared.manifest.channels,
         say=screen.say,
     )
     recipe, network, chosen = settled.recipe, settled.network, [*decided.chosen, *settled.notes]
@@ -197,9 +198,12 @@ def _begun_by(world: World, out: Path | None) -> Path | None:
 
 def _pictures_note(here: Preprocessing, theirs: Preprocessing) -> str:
     """Which part of the preprocessing is the weights', and which the recipe's, for training draws its pictures so."""
+    own = "interpolation, mean and std are"
+    if here.channels != RGB:
+        own = "mean and std are of the rasters' bands, and interpolation is"
     note = (
-        f"Pictures: framing {_framed(here)} at {here.image_px} px, as the recipe trains on them; interpolation, mean "
-        "and std are those of the weights."
+        f"Pictures: framing {_framed(here)} at {here.image_px} px, as the recipe trains on them; {own} "
+        f"{'those' if here.channels == RGB else 'that'} of the weights."
     )
     if (_framed(here), here.image_px) == (_framed(theirs), theirs.image_px):
         return note

@@ -136,7 +136,9 @@ def _task(recipe: Recipe, prepared: Prepared, minutes: float | None, device: tor
         most = min(most, _PICTURES_A_MINUTE * minutes)
     if device.type == "cpu":
         scratch = recipe.model_copy(update={"weights": "none"})
-        network = start(scratch, class_names=train.class_names, device=device).network
+        network = start(
+            scratch, class_names=train.class_names, device=device, in_channels=train.channels
+        ).network
         assert recipe.eval_px is not None
         most = min(most, _MOST_MULTIPLY_ADDS / multiply_adds(network, recipe.eval_px))
     rows = _drawn(train.labels, int(max(most, _LEAST_PICTURES, _LEAST_OF_A_CLASS * classes)), key)
@@ -193,7 +195,10 @@ def _figure(
     """What linear probes on the features of a start reach, on all folds together."""
     pictures, balanced = task.pictures, recipe.balance is not None
     begun = start(
-        recipe.model_copy(update={"weights": found.word}), class_names=pictures.class_names, device=device
+        recipe.model_copy(update={"weights": found.word}),
+        class_names=pictures.class_names,
+        device=device,
+        in_channels=pictures.channels,
     )
     embedded = embed_manifest(
         begun.network,

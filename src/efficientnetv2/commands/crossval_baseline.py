@@ -73,9 +73,10 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
 def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings:
     """Embeddings of the pictures, of many a part; as the first fold's network looks at them."""
     device = pick_device(runs.place.device)
-    network = start(recipe, class_names=runs.manifest.class_names, device=device).network
     begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
     preprocessing = Preprocessing.from_json(begun["preprocessing"])
+    names, channels = runs.manifest.class_names, preprocessing.channels
+    network = start(recipe, class_names=names, device=device, in_channels=channels).network
     rows = np.flatnonzero(runs.manifest.split != "test")
     # Twice what one probe looks at in train: here it learns from all folds but one, and answers that.
     most = 2 * most_pictures(network, preprocessing.image_px, len(runs.manifest.class_names), device)

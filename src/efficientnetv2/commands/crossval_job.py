@@ -14,6 +14,7 @@ import torch
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.beginning import RUNS, Place
 from efficientnetv2.commands.crossval_baseline import answers_of, beside, probed
 from efficientnetv2.commands.crossval_folds import Answered, Runs
@@ -248,7 +249,11 @@ def _conclude(
         others={"run": str(folder), **whole.to_json()},
     )
     known = Known(elsewhere=whole.elsewhere())
-    outcome = Outcome(pooled, manifest, manifest.class_names, facts, known=known)
+    begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
+    bands = Preprocessing.from_json(
+        begun["preprocessing"]
+    ).bands  # rasters are shown as the first fold saw them
+    outcome = Outcome(pooled, replace(manifest, bands=bands), manifest.class_names, facts, known=known)
     _widen(outcome, pooled, clusters, key)
     outcome.write(folder, sections=whole.sections())
     outcome.show(screen, as_json=runs.place.as_json)

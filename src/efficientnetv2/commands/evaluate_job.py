@@ -29,7 +29,7 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.accelerate import pick_own_device
-from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_rgb
+from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.distributed import by_first, launched, together
 
@@ -123,7 +123,7 @@ def _asked(
     network = modelfile.load(model)
     px = network.preprocessing.image_px if image_px is None else one_size(image_px, "--image-px")
     check_classes(network, model)
-    check_reads_rgb(network, model)
+    check_reads_files(network, model)
     part, name = _part(source.read(for_training=False), split)
     part = replace(part, bands=network.preprocessing.bands)
     part = _in_classes_of(part, network.class_names, model, merge=source.labels == "casefold")

@@ -9,7 +9,7 @@ import numpy as np
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.pictures import Pixels, UnreadablePicture
+from efficientnetv2.data.pictures import Pixels, UnreadablePicture, first_three
 from efficientnetv2.data.readers import originals
 from efficientnetv2.evaluation.explain import explainable, grad_cam
 from efficientnetv2.evaluation.galleries import Seen, chosen, shown
@@ -47,11 +47,13 @@ def explained(
             images[place] = eval_picture(source, preprocessing)
         except UnreadablePicture:  # it could be read a moment ago; a report can do without it
             continue
-    seen = {place: Seen(image) for place, image in images.items()}
+    seen = {place: Seen(first_three(image)) for place, image in images.items()}
     if explainable(network) and images:
         called = probabilities[list(images)].argmax(axis=1).astype(np.int64)
         maps = grad_cam(network, np.stack(list(images.values())), called)
-        seen = {place: Seen(images[place], heat) for place, heat in zip(images, maps, strict=True)}
+        seen = {
+            place: Seen(first_three(images[place]), heat) for place, heat in zip(images, maps, strict=True)
+        }
     paths = [manifest.paths[int(row)] for row in predictions.samples]
     return (
         shown(

@@ -63,16 +63,15 @@ def job_of(
 def preprocessing_of(recipe: Recipe, network: Network, manifest: Manifest) -> Preprocessing:
     """As the weights want it, or as the network was published; size, framing and views as the recipe has them.
 
-    Rasters are read by the rule that the manifest has.
+    Rasters are read by the rule that the manifest has, and those of other than three bands normalised by it too.
     """
     assert recipe.eval_px is not None, "settle() comes first"
     return replace(
-        network.preprocessing,
+        network.preprocessing.seeing(manifest.bands),
         image_px=recipe.eval_px,
         framing=recipe.framing,
         crop_fraction=recipe.crop_fraction,
         views=recipe.eval_views,
-        bands=manifest.bands,
     )
 
 

@@ -62,11 +62,11 @@ def go_on(
 def _network_to_go_on_with(
     folder: RunFolder, recipe: Recipe, prepared: Prepared, device: torch.device, screen: Screen
 ) -> Network:
-    class_names = prepared.train.class_names
+    class_names, channels = prepared.train.class_names, prepared.manifest.channels
     if steps_saved(folder.checkpoints) or recipe.weights == "none":
         # Its weights are the checkpoint's; those that it began with may be gone by now.
-        return build(recipe, recipe.model, num_classes=len(class_names))
-    begun = start(recipe, class_names=class_names, device=device)
+        return build(recipe, recipe.model, num_classes=len(class_names), in_channels=channels)
+    begun = start(recipe, class_names=class_names, device=device, in_channels=channels)
     for note in begun.notes:
         folder.log(note)
     if recipe.classifier == "probe":

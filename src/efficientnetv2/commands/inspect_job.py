@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.commands.answering import reading
 from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.prepare import Source, with_rule
@@ -22,7 +24,7 @@ from efficientnetv2.evaluation.inspect.counts import by_class
 from efficientnetv2.evaluation.inspect.inspection import Inspection, inspected
 from efficientnetv2.evaluation.inspect.leaks import time_column as time_column_of
 from efficientnetv2.inference.accelerate import cores, pick_device
-from efficientnetv2.inference.predict import Embeddings, check_reads_rgb, embed_manifest
+from efficientnetv2.inference.predict import Embeddings, embed_manifest
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.named import best_weights, default_model, load_weights
@@ -58,6 +60,8 @@ def inspect_and_tell(
     for note in manifest.notes:
         screen.say(note)
     manifest = with_rule(manifest, source, seed=_SEED, say=screen.say)
+    if manifest.bands is not None:  # a person looks at three, and so do the networks that find look-alikes
+        manifest = replace(manifest, bands=manifest.bands.shown)
     with screen.counting("looking", len(manifest)) as counted:
         looked = portraits(manifest, workers=_THREADS_PER_CORE * cores(), progress=counted)
     if not len(looked.readable):
@@ -109,7 +113,11 @@ def _network(weights: str, screen: Screen) -> tuple[Network | None, str | None]:
             )
         weights = found.word
     network, notes = load_weights(weights)
-    check_reads_rgb(network, weights)
+    if network.in_channels != RGB:
+        raise InputError(
+            f"--weights {weights} takes pictures of {count_of(network.in_channels, 'channel')}, but an inspection "
+            f"looks at {RGB}. Give weights for red, green and blue."
+        )
     for note in notes:
         screen.say(f"{weights}: {note}.")
     return network, weights

@@ -44,9 +44,9 @@ def draw_map(
     bands: Annotated[
         str | None,
         typer.Option(
-            metavar="R,G,B",
-            help="Bands seen as red, green and blue, from 1. (Default: those that trained the model, else those that "
-            "the raster calls so.)",
+            metavar="N,N,...",
+            help="Bands that are seen, from 1: as many as the model was trained on, in that order. (Default: those "
+            "that trained the model, else those that the raster calls red, green and blue.)",
             show_default=False,
         ),
     ] = None,

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.base.preprocessing import Bands, Preprocessing
+from efficientnetv2.base.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.commands.outcome import command_line
-from efficientnetv2.commands.prepare import three_bands
+from efficientnetv2.commands.prepare import bands_asked
 from efficientnetv2.commands.screen import Screen, answer, duration
-from efficientnetv2.data.raster import Dataset, bands_seen, opened, refuse_missing_bands, side_m
+from efficientnetv2.data.raster import Dataset, all_bands, bands_seen, names_of, opened, side_m, unlike
 from efficientnetv2.deploy import mapfile
 from efficientnetv2.deploy.map import Tally, draw
 from efficientnetv2.deploy.windows import Grid
 from efficientnetv2.inference.accelerate import pick_device
-from efficientnetv2.inference.predict import check_classes, check_reads_rgb
+from efficientnetv2.inference.predict import check_classes, check_reads_files
 from efficientnetv2.models import modelfile
 
 
@@ -52,7 +52,7 @@ def map_and_write(
     with opened(raster) as source:
         network = modelfile.load(model)
         check_classes(network, model)
-        check_reads_rgb(network, model)
+        check_reads_files(network, model)
         bands = bands_for(source, network.preprocessing, wanted, str(raster))
         grid = grid_for(source, network.preprocessing, wanted, raster)
         for line in _chosen(source, raster, grid, bands, wanted, _trained_m(network.preprocessing)):
@@ -111,17 +111,22 @@ def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, nam
         InputError: bands that are not there or not known, or values of which nobody says what becomes 0 and 255.
     """
     known = preprocessing.bands
-    if known is None:
-        red, green, blue = (round(255 * value) for value in preprocessing.mean)
-        known = Bands(numbers=(1, 1, 1), missing=(red, green, blue))
-        if wanted.bands is None:
-            known = replace(known, numbers=bands_seen(source, name))
+    numbers = None if known is None else known.numbers
     if wanted.bands is not None:
-        known = replace(known, numbers=three_bands(wanted.bands))
-    refuse_missing_bands(source, known, name)
+        asked = bands_asked(wanted.bands)
+        numbers = all_bands(source) if asked == "all" else asked
+    elif numbers is None:
+        numbers = bands_seen(source)
+    _refuse_other_number(numbers, preprocessing, source, name)
+    if known is None:
+        known = Bands(numbers, missing=tuple(round(255 * value) for value in preprocessing.mean))
+    elif numbers != known.numbers:  # asked for by number, so what they are called does not count
+        known = replace(known, numbers=numbers, names=names_of(source, numbers))
+    if fault := unlike(source, known):
+        raise InputError(f"{name} {fault}")
     if wanted.value_range is not None:
         low, high = _value_range(wanted.value_range)
-        return replace(known, low=(low,) * 3, high=(high,) * 3)
+        return replace(known, low=(low,) * known.channels, high=(high,) * known.channels)
     kinds = {source.dtypes[number - 1] for number in known.numbers}
     if preprocessing.bands is None and kinds != {"uint8"}:
         raise InputError(
@@ -129,6 +134,25 @@ def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, nam
             "which values were made 0 and 255 for these. Say it, as --value-range 0,3000."
         )
     return known
+
+
+def _refuse_other_number(
+    numbers: tuple[int, ...], preprocessing: Preprocessing, source: Dataset, name: str
+) -> None:
+    """Refuse bands of another number than the model's pictures had."""
+    count, bands = preprocessing.channels, preprocessing.bands
+    if len(numbers) == count:
+        return
+    asked = f"--bands {','.join(map(str, numbers))}"
+    if bands is None:
+        raise InputError(
+            f"{name} has {count_of(source.count, 'band')}, and the model was trained on ordinary pictures of {count} "
+            f"channels. Say which are to be seen as red, green and blue, as --bands 4,3,2 (not {asked})."
+        )
+    raise InputError(
+        f"{asked}: the model was trained on {count_of(count, 'band')} ({bands.listed}). Give so many, in that "
+        "order, or leave --bands out."
+    )
 
 
 def _value_range(text: str) -> tuple[float, float]:
@@ -199,8 +223,8 @@ def _chosen(
     side = side_m(source)
     ground = "" if side is None else f" ({side * grid.window_px:,.0f} m)"
     lines = [
-        f"{raster}: {source.width:,} x {source.height:,} px; bands {', '.join(map(str, bands.numbers))} of "
-        f"{source.count} as red, green and blue.",
+        f"{raster}: {source.width:,} x {source.height:,} px; bands {bands.listed} of {source.count}"
+        f"{' as red, green and blue' if bands.channels == RGB else ''}.",
         f"Windows: {len(grid.lefts)} x {len(grid.tops)} of {grid.window_px} px{ground}, one every {grid.stride_px} px.",
     ]
     if trained_m is not None and side is not None:

@@ -83,9 +83,9 @@ LabelSeparator = Annotated[
 BandsSeen = Annotated[
     str | None,
     typer.Option(
-        metavar="R,G,B",
-        help="Of rasters (GeoTIFF): the bands seen as red, green and blue, from 1, as 4,3,2. (Default: those that the "
-        "rasters call so.)",
+        metavar="N,N,...|all",
+        help="Of rasters (GeoTIFF): the bands that are seen, from 1, as 4,3,2 (as red, green and blue), 1,2,3,4,8 or "
+        "all. (Default: those that the rasters call red, green and blue; where they do not, all.)",
         show_default=False,
     ),
 ]

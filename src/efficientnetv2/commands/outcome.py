@@ -20,7 +20,7 @@ from efficientnetv2.commands.tables import write_predictions
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import UnreadablePicture
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.readers import to_show
 from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.answers import lines
 from efficientnetv2.evaluation.report import Facts, Mistake
@@ -168,7 +168,7 @@ class Outcome:
 
     def _mistakes(self, *, thumbnails: bool = True) -> list[Mistake]:
         probabilities = self.predictions.probabilities
-        reader = originals(self.manifest)
+        reader = to_show(self.manifest)
         mistakes = []
         targets = self.predictions.labels.reshape(len(probabilities), -1)
         for place in report.most_confident(self.predictions.labels, probabilities):

@@ -77,6 +77,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         class_names=prepared.train.class_names,
         device=device,
         memory_gib=place.memory_gib,
+        in_channels=prepared.manifest.channels,
         say=screen.say,
     )
     begun_s = time.time() - psutil.Process().create_time() - choosing_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +21,7 @@ from efficientnetv2.commands.ranking import check_rank, check_ranks, write_ranki
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.tables import write_predictions
 from efficientnetv2.inference.accelerate import pick_own_device
-from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_rgb
+from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.distributed import by_first, launched, together
 
@@ -92,8 +93,8 @@ def _asked(model: str, source: Source, out: Path, rank: Path | None, strict: boo
     check_classes(network, model)
     if rank is not None:
         check_ranks(network, model)
-    check_reads_rgb(network, model)
-    manifest = source.read(require_labels=False)
+    check_reads_files(network, model)
+    manifest = replace(source.read(require_labels=False), bands=network.preprocessing.bands)
     return Asked(network, manifest, tell(manifest, strict=strict, say=screen.say))
 
 

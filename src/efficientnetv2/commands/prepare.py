@@ -9,8 +9,8 @@ from typing import Literal, cast
 
 import numpy as np
 
-from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.errors import InputError, count_of, did_you_mean
+from efficientnetv2.base.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.data.check import check, refuse_damage
 from efficientnetv2.data.copies import left_out, refuse_copies_apart
 from efficientnetv2.data.decode import eval_picture
@@ -40,7 +40,7 @@ class Source:
         path_column, label_column, group_column: of a table.
         labels: ``exact`` or ``casefold``.
         label_separator: of several labels of a picture; None where it has one.
-        bands: of rasters, seen as red, green and blue: "4,3,2"; None lets them say it.
+        bands: of rasters, the channels of a picture: "4,3,2", "1,2,3,4,8" or "all"; None lets the first say it.
     """
 
     data: str
@@ -196,41 +196,65 @@ def with_rule(manifest: Manifest, source: Source, *, seed: int, say: Callable[[s
         manifest: its pictures are read as ordinary ones.
         source: which bands were asked for.
         seed: of which rasters are measured.
-        say: gets a sentence, if there are any.
+        say: gets sentences, if there are any.
 
     Raises:
         InputError: see ``data.rasters.rule_of``.
     """
+    asked = None if source.bands is None else bands_asked(source.bands)
     if manifest.shards is not None:
+        if asked is not None:
+            raise InputError(
+                f"--bands {source.bands}: {manifest.source} holds shards, whose pictures are read as ordinary ones of "
+                "three channels. Give the rasters as files: a folder, or a table of them."
+            )
         return manifest
-    numbers = None if source.bands is None else three_bands(source.bands)
-    files = [manifest.file(int(row)) for row in np.flatnonzero(manifest.in_train)]
-    bands = rule_of(files, numbers, seed=seed)
+    files = {
+        learning: [manifest.file(int(row)) for row in np.flatnonzero(manifest.in_train == learning)]
+        for learning in (True, False)
+    }
+    bands = rule_of(files[True], asked, seed=seed, others=files[False])
     if bands is None:
         return manifest
-    ranges = ", ".join(f"{low:g} to {high:g}" for low, high in zip(bands.low, bands.high, strict=True))
-    say(
-        f"Rasters: bands {', '.join(map(str, bands.numbers))} as red, green and blue; values {ranges} become 0 to 255. "
-        "The model file keeps this."
-    )
+    for line in _told(bands, given=asked is not None):
+        say(line)
     return replace(manifest, bands=bands)
 
 
-def three_bands(text: str) -> tuple[int, int, int]:
-    """The numbers of ``--bands 4,3,2``.
+def _told(bands: Bands, *, given: bool) -> list[str]:
+    """How rasters are seen, a sentence each."""
+    ranges = ", ".join(f"{low:g} to {high:g}" for low, high in zip(bands.low, bands.high, strict=True))
+    if bands.channels == RGB:
+        seen = f"bands {bands.listed} as red, green and blue"
+    else:
+        seen = f"{count_of(bands.channels, 'band')} ({bands.listed}), each a channel"
+    chosen = "" if given else " (others by --bands)"
+    lines = [f"Rasters: {seen}{chosen}; values {ranges} become 0 to 255. The model file keeps this."]
+    if bands.channels > RGB:
+        lines.append(
+            f"Normalised by each band's mean and deviation over the training pictures. Shown to people: bands "
+            f"{bands.shown.listed} as red, green and blue."
+        )
+    return lines
+
+
+def bands_asked(text: str) -> tuple[int, ...] | Literal["all"]:
+    """The numbers of ``--bands 4,3,2``, or "all".
 
     Raises:
-        InputError: they are no three whole numbers from 1.
+        InputError: they are no whole numbers from 1.
     """
+    if text.strip().lower() == "all":
+        return "all"
     try:
-        red, green, blue = (int(part) for part in text.split(","))
-        if min(red, green, blue) < 1:
+        numbers = tuple(int(part) for part in text.split(","))
+        if min(numbers) < 1:
             raise ValueError
     except ValueError:
         raise InputError(
-            f"--bands is '{text}', but is three numbers of bands, from 1: those seen as red, green and blue, as 4,3,2."
+            f"--bands is '{text}', but is numbers of bands, from 1, with commas between, as 4,3,2 or 1,2,3,4,8; or all."
         ) from None
-    return red, green, blue
+    return numbers
 
 
 def tell(manifest: Manifest, *, strict: bool, say: Callable[[str], None]) -> Damage:
@@ -269,7 +293,7 @@ def refuse_missing(train: Manifest, world: World) -> None:
         return
     pictures = originals(train)
     try:
-        eval_picture(pictures.source(0), Preprocessing(image_px=8))
+        eval_picture(pictures.source(0), Preprocessing(image_px=8).seeing(train.bands))
     except UnreadablePicture as error:
         raise InputError(
             f"{pictures.name(0)} can't be read on {platform.node()} ({error.reason}), where process {world.rank} runs. "

@@ -17,7 +17,7 @@ from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.pictures import UnreadablePicture
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.readers import to_show
 from efficientnetv2.evaluation.to_label import Ranked, sheet
 from efficientnetv2.inference.predict import Predictions, embed_manifest
 from efficientnetv2.inference.ranking import rank
@@ -103,7 +103,7 @@ def write_ranking(
         }
     ).iloc[found.order]
     table.insert(0, "rank", np.arange(1, len(table) + 1))
-    reader = originals(answered)
+    reader = to_show(answered)
 
     def picture(row: int) -> Image.Image | None:
         try:

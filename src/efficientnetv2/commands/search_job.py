@@ -12,6 +12,7 @@ import torch
 
 from efficientnetv2.base.caches import cache_folder
 from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.search import PlaceOptions
@@ -92,6 +93,12 @@ def pictures(source: Source, recipe: Recipe, *, strict: bool, screen: Screen) ->
         strict=strict,
         say=screen.say,
     )
+    if prepared.manifest.channels != RGB:
+        raise InputError(
+            f"A search compares networks on pictures of {RGB} channels, but these rasters have "
+            f"{count_of(prepared.manifest.channels, 'band')}. Search on rasters of three (with GDAL, gdal_translate "
+            "-b), then train the network that is found on all of them."
+        )
     screen.say(prepared.split_note.replace("the weights to keep", "among networks"))
     refuse_leaks(prepared.manifest)
     return prepared

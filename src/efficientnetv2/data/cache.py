@@ -6,8 +6,9 @@ it lies: ``data.keeping``.
 ::
 
     preamble: magic, version, place and length of the index, the index's BLAKE2b hash
-    pixels:   of one picture after the other, (height, width, 3) uint8 each
-    index:    numpy's npz: a place and a size for each picture, which are unreadable and why, whose pixels these are
+    pixels:   of one picture after the other, (height, width, channels) uint8 each
+    index:    numpy's npz: channels, a place and a size for each picture, which are unreadable and why, whose
+              pixels these are
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.pictures import Pixels, UnreadablePicture
 from efficientnetv2.data.readers import Reader
 
-_MAGIC, _VERSION = b"effnetv2", 1
+_MAGIC, _VERSION = b"effnetv2", 2
 _PREAMBLE = struct.Struct("<8sQQQ32s")
 # Where the pixels begin: a page, so that the system reads ahead in whole ones.
 PIXELS_AT = 4096
@@ -110,12 +111,14 @@ class Index:
         offsets: (N,) int64, where each picture begins in the file.
         sizes: (N, 2) int32: height and width; 0 where it could not be read.
         reasons: why not, by the picture's number.
+        channels: of all pictures.
     """
 
     content: str
     offsets: Ints
     sizes: npt.NDArray[np.int32]
     reasons: dict[int, str]
+    channels: int
 
     def write(self, file: BinaryIO) -> None:
         """Behind the pixels, and the preamble in front of them last: without it the file is none."""
@@ -123,7 +126,7 @@ class Index:
         rows, reasons = list(self.reasons), list(self.reasons.values())
         np.savez(
             packed, content=np.array(self.content), offsets=self.offsets, sizes=self.sizes,
-            rows=np.array(rows, np.int64), reasons=np.array(reasons, np.str_),
+            rows=np.array(rows, np.int64), reasons=np.array(reasons, np.str_), channels=np.array(self.channels),
         )  # fmt: skip
         content = packed.getvalue()
         at = file.seek(0, io.SEEK_END)
@@ -152,7 +155,8 @@ class Index:
             raise NotWhole("is damaged")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             reasons = dict(zip(arrays["rows"].tolist(), arrays["reasons"].tolist(), strict=True))
-            return cls(str(arrays["content"]), arrays["offsets"], arrays["sizes"], reasons)
+            channels = int(arrays["channels"])
+            return cls(str(arrays["content"]), arrays["offsets"], arrays["sizes"], reasons, channels)
 
 
 class CachedPictures:
@@ -188,7 +192,8 @@ class CachedPictures:
         if height == 0:
             raise UnreadablePicture(self.name(sample), index.reasons[row])
         first = int(index.offsets[row])
-        return mapped[first : first + 3 * height * width].reshape(height, width, 3)
+        end = first + height * width * index.channels
+        return mapped[first:end].reshape(height, width, index.channels)
 
     def name(self, sample: int) -> str:
         """The original's."""

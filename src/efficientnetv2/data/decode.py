@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from efficientnetv2.base.preprocessing import IMAGENET_MEAN, Framing, Preprocessing
+from efficientnetv2.base.preprocessing import IMAGENET_MEAN, RGB, Framing, Preprocessing
 from efficientnetv2.data.crops import ASPECT, Box, draw_crop
 from efficientnetv2.data.pictures import Pixels, Source, Stored, stored
 
@@ -84,7 +84,7 @@ def train_picture(
         mean: of the network's ``Preprocessing``, in [0, 1]; ``pad`` fills with it.
 
     Returns:
-        (image_px, image_px, 3) uint8.
+        (image_px, image_px, C) uint8; C is 3 but for pixels of other channels.
 
     Raises:
         UnreadablePicture: with the reason in words.
@@ -107,7 +107,7 @@ def eval_picture(source: Source, preprocessing: Preprocessing) -> Pixels:
         preprocessing: of the network.
 
     Returns:
-        (image_px, image_px, 3) uint8.
+        (image_px, image_px, C) uint8; C is 3 but for pixels of other channels.
 
     Raises:
         UnreadablePicture: with the reason in words.
@@ -143,7 +143,7 @@ def shrunk_picture(source: Source, size: Callable[[int, int], tuple[int, int]]) 
         size: from the picture's width and height to those wanted.
 
     Returns:
-        (height, width, 3) uint8, upright RGB.
+        (height, width, C) uint8, upright; RGB but for pixels of other channels.
 
     Raises:
         UnreadablePicture: with the reason in words.
@@ -170,9 +170,9 @@ def _square(
     scale = px / max(box.width, box.height)
     width, height = max(1, round(box.width * scale)), max(1, round(box.height * scale))
     left, top = (px - width) // 2, (px - height) // 2
-    canvas = np.empty((px, px, 3), np.uint8)
-    canvas[:] = [round(255 * value) for value in mean]
     part = _resized(picture, box, (width, height), interpolation, exact)
+    canvas = np.empty((px, px, part.shape[2]), np.uint8)
+    canvas[:] = [round(255 * value) for value in mean]
     canvas[top : top + height, left : left + width] = part
     return canvas
 
@@ -203,13 +203,31 @@ def _resized(
         min(float(height), box.bottom / scale),
     )
     if exact and region != (0, 0, width, height):
-        # Pillow's filter sees what lies about the box, too, so that a crop is that of the resized picture.
-        whole = Image.fromarray(pixels).resize(size, _FILTERS[interpolation], box=region)
-        return _upright(np.asarray(whole), picture.orientation)
+        return _upright(_resize_exactly(pixels, size, interpolation, region), picture.orientation)
     left, right = _whole_pixels(region[0], region[2], width)
     top, bottom = _whole_pixels(region[1], region[3], height)
     part = _resize(pixels[top:bottom, left:right], size, interpolation)
     return _upright(part, picture.orientation)
+
+
+def _resize_exactly(
+    pixels: Pixels,
+    size: tuple[int, int],
+    interpolation: Interpolation,
+    region: tuple[float, float, float, float],
+) -> Pixels:
+    """A part to (width, height) pixels by Pillow, whose filter sees what lies about the part, too.
+
+    So a crop is that of the resized picture.
+    """
+
+    def resized(values: Pixels) -> Pixels:
+        return np.asarray(Image.fromarray(values).resize(size, _FILTERS[interpolation], box=region))
+
+    if pixels.shape[2] == RGB:
+        return resized(pixels)
+    # Of four Pillow would take the last for a mask, and of more it has no notion.
+    return np.stack([resized(np.ascontiguousarray(band)) for band in pixels.transpose(2, 0, 1)], axis=2)
 
 
 def _whole_pixels(low: float, high: float, length: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.data.cache import PIXELS_AT, Index, Kept
 from efficientnetv2.data.decode import shrunk_picture
 from efficientnetv2.data.listing import Ints
@@ -76,10 +77,11 @@ def measured(order: Order) -> Ints:
 def _bytes_kept(reader: Reader, row: int, kept: Kept) -> int:
     """How many a picture will take; none, if it can't be read."""
     try:
-        width, height = kept.size(*size_of(reader.source(row)))
+        source = reader.source(row)
+        width, height = kept.size(*size_of(source))
     except UnreadablePicture:
         return 0
-    return 3 * width * height
+    return width * height * (source.shape[2] if isinstance(source, np.ndarray) else RGB)
 
 
 def needed(places: Ints) -> int:
@@ -102,6 +104,7 @@ def write(path: Path, order: Order, places: Ints, content: str) -> None:
     sizes = np.zeros((order.count, 2), np.int32)
     offsets, end = places[:-1].copy(), int(places[-1])
     reasons: dict[int, str] = {}
+    channels = RGB
     path.touch()
     with (
         path.open("r+b") as file,
@@ -114,13 +117,13 @@ def write(path: Path, order: Order, places: Ints, content: str) -> None:
             else:
                 if picture.nbytes > places[row + 1] - places[row]:  # its header said less, or has changed
                     offsets[row], end = end, end + picture.nbytes
-                sizes[row] = picture.shape[:2]
+                sizes[row], channels = picture.shape[:2], picture.shape[2]
                 file.seek(int(offsets[row]))
                 file.write(picture.data)
             if (row + 1) % _PICTURES == 0 or row + 1 == order.count:
                 counted(row + 1)
         file.truncate(end)  # the last pictures may be such as could not be read
-        Index(content, offsets, sizes, reasons).write(file)
+        Index(content, offsets, sizes, reasons, channels).write(file)
 
 
 def _decoded(reader: Reader, row: int, kept: Kept) -> Pixels | str:

@@ -37,7 +37,7 @@ class Batch:
 
     Args:
         request: what was asked for.
-        images: (n, 3, image_px, image_px) uint8, in channels-last memory.
+        images: (n, C, image_px, image_px) uint8, in channels-last memory.
         labels: (n,) int64; of several labels each (n, M), -1 behind the last of a picture.
         unreadable: sample and reason of each picture that another of its class stands in for.
     """
@@ -68,7 +68,7 @@ class TrainingPictures(Dataset["Batch | Failure"]):
 
     Args:
         manifest: of the training pictures.
-        preprocessing: of the network; framing, interpolation and mean are used here.
+        preprocessing: of the network; framing, interpolation, mean and channels are used here.
         area_min: smallest share of the picture's area that a random crop keeps; 1 is no crop.
         key: of the run.
         threads: that read a group together, for where no worker process reads ahead.
@@ -107,7 +107,7 @@ class TrainingPictures(Dataset["Batch | Failure"]):
         wanted = request.samples.tolist()
         reader = self.reader.ahead(wanted)
         px = request.setting.image_px
-        pictures = np.empty((len(wanted), px, px, 3), np.uint8)
+        pictures = np.empty((len(wanted), px, px, self.preprocessing.channels), np.uint8)
 
         def read_one(place: int) -> tuple[int, list[tuple[int, str]]]:
             # Each goes to its place at once: a list of them, stacked later, would be twice the fresh memory.
@@ -185,7 +185,7 @@ class EvaluationBatch:
 
     Args:
         samples: (n,) positions in the manifest of the pictures that could be read.
-        images: (n, 3, image_px, image_px) uint8.
+        images: (n, C, image_px, image_px) uint8.
         unreadable: position and reason of those that could not.
     """
 
@@ -231,8 +231,8 @@ class _EvaluationPictures(Dataset["EvaluationBatch | Failure"]):
             else:
                 read.append(sample)
                 pictures.append(found)
-        px = self.preprocessing.image_px
-        array = np.stack(pictures) if pictures else np.empty((0, px, px, 3), np.uint8)
+        px, channels = self.preprocessing.image_px, self.preprocessing.channels
+        array = np.stack(pictures) if pictures else np.empty((0, px, px, channels), np.uint8)
         return EvaluationBatch(
             np.array(read, dtype=np.int64), torch.from_numpy(array).permute(0, 3, 1, 2), tuple(unreadable)
         )

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.base.preprocessing import Bands
+from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data import cifar, folders, rules, several, standard, tables
 from efficientnetv2.data.listing import SPLITS, Ints, Listing, is_picture
 from efficientnetv2.data.shards import opening
@@ -44,6 +44,11 @@ class Manifest(Listing):
     class_names: tuple[str, ...]
     separator: str | None = None
     bands: Bands | None = None
+
+    @property
+    def channels(self) -> int:
+        """Of its pictures, as they are read."""
+        return RGB if self.bands is None else self.bands.channels
 
     @cached_property
     def targets(self) -> Ints:

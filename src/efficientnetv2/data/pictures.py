@@ -16,12 +16,13 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.data import cifar, jpeg
 
 Pixels = npt.NDArray[np.uint8]
 
 # A path, the bytes of a file, a record of a CIFAR file ("data_batch_1.bin#17"), a Pillow image, or decoded pixels:
-# (height, width, 3), upright RGB.
+# (height, width, channels), upright; red, green and blue, or bands of a raster as ``data.rasters`` reads them.
 Source = str | Path | bytes | Image.Image | Pixels
 
 _CIFAR_PX = 32
@@ -57,8 +58,8 @@ class Stored:
         orientation: EXIF's, 1 (upright) to 8.
         scales: what its sides can be divided by in decoding; 1 among them.
         pixels: from one of ``scales``, whether exactness matters and how many rows are needed (see
-            ``jpeg.decode``) to (height, width, 3) uint8 in RGB, each side divided and rounded up; rows that are
-            not needed may be left out at the bottom.
+            ``jpeg.decode``) to (height, width, channels) uint8, mostly in RGB, each side divided and rounded up; rows
+            that are not needed may be left out at the bottom.
     """
 
     width: int
@@ -118,6 +119,18 @@ def size_of(source: Source) -> tuple[int, int]:
             raise UnreadablePicture(_name(source), _reason(error)) from error
     with stored(source) as picture:
         return picture.width, picture.height
+
+
+def first_three(pixels: Pixels) -> Pixels:
+    """What people are shown of pixels: three channels as they are, of more the first three, of fewer the first as grey.
+
+    Args:
+        pixels: (H, W, C).
+
+    Returns:
+        (H, W, 3).
+    """
+    return pixels[..., :RGB] if pixels.shape[-1] >= RGB else pixels[..., :1].repeat(RGB, axis=-1)
 
 
 @contextmanager

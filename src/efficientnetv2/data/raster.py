@@ -1,7 +1,7 @@
 """GeoTIFF and what else GDAL opens: any number of bands and any depth become a picture, by one rule.
 
-The rule is ``Bands``: which three bands are seen as red, green and blue, and which values become 0 and 255. A pixel
-has data where one of these bands has; where none has, the level ``missing`` stands in each.
+The rule is ``Bands``: which bands are the channels, and which values become 0 and 255. A pixel has data where one of
+these bands has; where a band has none, its level ``missing`` stands.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.extras import needed
-from efficientnetv2.base.preprocessing import Bands
+from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data.pictures import Pixels
 
 Valid = npt.NDArray[np.bool_]
@@ -60,55 +60,83 @@ def unplaced_quietly() -> Iterator[None]:
         yield
 
 
-def bands_seen(dataset: Dataset, name: str) -> tuple[int, int, int]:
-    """Which bands are red, green and blue, as the raster itself says it.
+def bands_seen(dataset: Dataset) -> tuple[int, ...]:
+    """Which bands a picture is made of where nobody says it: those that the raster calls red, green and blue.
 
-    By their colour interpretation; else the first three of three, or the only one three times.
+    Where it does not, a single band three times, as a grey picture; else all of them, but not an alpha band.
 
     Args:
         dataset: opened.
-        name: of the raster, for the message.
-
-    Raises:
-        InputError: it has other bands, and does not say.
     """
-    colours = [colour.name for colour in dataset.colorinterp]
-    if all(colour in colours for colour in _COLOURS):
-        red, green, blue = (colours.index(colour) + 1 for colour in _COLOURS)
-        return red, green, blue
-    seen = [number for number, colour in enumerate(colours, start=1) if colour != "alpha"]
-    if len(seen) == 3:
-        return seen[0], seen[1], seen[2]
-    if len(seen) == 1:
-        return seen[0], seen[0], seen[0]
-    raise InputError(
-        f"{name} has {dataset.count} bands{_described(dataset)}, and a picture has three. Say which are to be seen as "
-        "red, green and blue, as --bands 4,3,2."
-    )
+    named = _named_colours(dataset)
+    every = all_bands(dataset)
+    if len(named) == RGB:
+        return named
+    return every * RGB if len(every) == 1 else every
 
 
-def refuse_missing_bands(dataset: Dataset, bands: Bands, name: str) -> None:
-    """Refuse a raster that lacks a band, or whose numbers are complex.
+def all_bands(dataset: Dataset) -> tuple[int, ...]:
+    """Every band but alpha, from 1; those that the raster calls red, green and blue first, in that order.
 
     Args:
         dataset: opened.
-        bands: that are needed.
-        name: of the raster, for the message.
+    """
+    named = _named_colours(dataset)
+    others = [
+        number
+        for number, colour in enumerate(dataset.colorinterp, start=1)
+        if colour.name != "alpha" and number not in named
+    ]
+    return (*named, *others)
 
-    Raises:
-        InputError: naming the band.
+
+def _named_colours(dataset: Dataset) -> tuple[int, ...]:
+    """The bands that are called red, green and blue; none where one of these is not there."""
+    colours = [colour.name for colour in dataset.colorinterp]
+    there = all(colour in colours for colour in _COLOURS)
+    return tuple(colours.index(colour) + 1 for colour in _COLOURS) if there else ()
+
+
+def names_of(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
+    """What the raster calls some of its bands; '' where it calls them nothing, or has no such band."""
+    names = [name or "" for name in dataset.descriptions]
+    return tuple(names[number - 1] if number <= len(names) else "" for number in numbers)
+
+
+def unlike(dataset: Dataset, bands: Bands) -> str:
+    """Why a raster can't be read by a rule, to follow its name; '' where it can.
+
+    A band may be missing, stand elsewhere by its name, or hold complex numbers.
+
+    Args:
+        dataset: opened.
+        bands: the rule.
     """
     if max(bands.numbers) > dataset.count:
-        having = "1 band" if dataset.count == 1 else f"{dataset.count} bands"
-        raise InputError(
-            f"{name} has {having}{_described(dataset)}, but bands {', '.join(map(str, bands.numbers))} are to be seen "
-            "as red, green and blue. Give a raster with these, or say others by --bands R,G,B."
+        distinct = list(dict.fromkeys(bands.listed.split(", ")))
+        wanted = f"band {distinct[0]} is" if len(distinct) == 1 else f"bands {bands.listed} are"
+        pages = len(dataset.subdatasets)
+        fix = (
+            f"Its {pages} pages are rasters of their own: make them bands of one, with GDAL by gdal_merge -separate."
+            if pages > 1
+            else "Give a raster with these, or say others by --bands."
         )
+        having = count_of(dataset.count, "band")
+        return f"has {having}{_described(dataset)}, but {wanted} to be seen. {fix}"
+    known = list(zip(bands.numbers, bands.names, strict=True))
+    for number, band in zip(bands.numbers, names_of(dataset, bands.numbers), strict=True):
+        elsewhere = [place for place, called in known if band and called == band]
+        if elsewhere and number not in elsewhere:
+            return (
+                f"calls its band {number} {band}, but {band} is to be band {elsewhere[0]} ({bands.listed}), as in the "
+                "first training picture. Put the bands into that order, with GDAL by gdal_translate -b."
+            )
     kinds = {dataset.dtypes[number - 1] for number in bands.numbers}
     if strange := [kind for kind in kinds if "complex" in kind]:
-        raise InputError(
-            f"{name} holds complex numbers ({strange[0]}). Turn them into magnitudes before: with GDAL, gdal_calc."
+        return (
+            f"holds complex numbers ({strange[0]}). Turn them into magnitudes before: with GDAL, gdal_calc."
         )
+    return ""
 
 
 def read(
@@ -130,15 +158,16 @@ def read(
         height: rows; None is to the lower end.
 
     Returns:
-        (height, width, 3) uint8, and (height, width) whether there is data.
+        (height, width, channels) uint8, and (height, width) whether there is data.
 
     Raises:
         InputError: the file is damaged or cut short.
     """
     width = dataset.width - left if width is None else width
     height = dataset.height - top if height is None else height
-    values, valid = values_of(dataset, bands.numbers, ((top, top + height), (left, left + width)))
-    return levels(values, valid, bands), valid
+    values, present = values_of(dataset, bands.numbers, ((top, top + height), (left, left + width)))
+    valid: Valid = np.logical_or.reduce(present)
+    return levels(values, present, bands), valid
 
 
 def values_of(
@@ -156,8 +185,9 @@ def values_of(
         shape: (H, W) to take fewer pixels, evenly; None takes all.
 
     Returns:
-        (bands, H, W), and (H, W) whether one of the bands has data there: is neither the file's nodata value nor
-        masked by the file, and a number.
+        (bands, H, W) twice: the values, and whether each is one: a number, and neither the file's nodata value nor
+        masked by the file. A 0 that is the nodata value counts where another of the bands has data: it may well be
+        meant.
 
     Raises:
         InputError: the file is damaged or cut short.
@@ -166,40 +196,55 @@ def values_of(
     size = {} if shape is None else {"out_shape": (len(distinct), *shape)}
     try:
         stored = dataset.read(distinct, window=window, **size)
-        has_data = dataset.read_masks(distinct, window=window, **size) > 0
+        present = dataset.read_masks(distinct, window=window, **size) > 0
     except OSError as error:
         reason = error.__cause__ or error
         raise InputError(
             f"{dataset.name} can't be read to its end ({reason}): it is damaged or cut short. Fetch it again."
         ) from error
+    if _asks_for_alpha(dataset, distinct):
+        present[:] = True
     if stored.dtype.kind == "f":
-        has_data &= np.isfinite(stored)
-    return stored[[distinct.index(number) for number in numbers]], has_data.any(axis=0)
+        present &= np.isfinite(stored)
+    somewhere = present.any(axis=0)
+    for place, number in enumerate(distinct):
+        if dataset.nodatavals[number - 1] == 0:
+            present[place] |= somewhere & np.isfinite(stored[place])
+    asked = [distinct.index(number) for number in numbers]
+    return stored[asked], present[asked]
 
 
-def levels(values: npt.NDArray[Any], valid: Valid, bands: Bands) -> Pixels:
-    """Values of three bands as a picture.
+def _asks_for_alpha(dataset: Dataset, numbers: Sequence[int]) -> bool:
+    """Whether all that masks a raster is a band called alpha that is asked for as a band, and so masks nothing.
+
+    GDAL calls the fourth of four 8-bit bands so where the file does not say what it is: often it is near infrared.
+    """
+    flags = {flag.name for band in dataset.mask_flag_enums for flag in band}
+    alpha = [number for number, colour in enumerate(dataset.colorinterp, start=1) if colour.name == "alpha"]
+    return "alpha" in flags and bool(set(alpha) & set(numbers))
+
+
+def levels(values: npt.NDArray[Any], present: Valid, bands: Bands) -> Pixels:
+    """Values of bands as a picture.
 
     Args:
-        values: (3, H, W), as stored.
-        valid: (H, W) whether there is data.
+        values: (channels, H, W), as stored.
+        present: (channels, H, W) whether each is a value.
         bands: the rule.
 
     Returns:
-        (H, W, 3) uint8.
+        (H, W, channels) uint8.
     """
-    picture = np.empty((*valid.shape, 3), np.uint8)
-    missing = ~valid
+    picture = np.empty((*values.shape[1:], len(values)), np.uint8)
     for channel, (low, high, level) in enumerate(zip(bands.low, bands.high, bands.missing, strict=True)):
         band = values[channel]
         if band.dtype == np.uint8 and (low, high) == (0, 255):
             picture[..., channel] = band
         else:
             scaled = (band.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
-            absent = ~np.isfinite(scaled)
-            scaled[absent] = level  # a number is missing in this band alone
-            picture[..., channel] = np.rint(scaled.clip(0, 255))
-        picture[..., channel][missing] = level
+            # What is too large for float32 is cut like all that lies beyond; a NaN is absent.
+            picture[..., channel] = np.rint(np.nan_to_num(scaled).clip(0, 255))
+        picture[..., channel][~present[channel]] = level
     return picture
 
 

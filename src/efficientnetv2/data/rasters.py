@@ -6,23 +6,25 @@ import importlib.util
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Bands
+from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data.pictures import Pixels, Source, UnreadablePicture
 from efficientnetv2.data.raster import (
     Dataset,
+    all_bands,
     bands_seen,
+    names_of,
     opened,
     read,
-    refuse_missing_bands,
     side_m,
+    unlike,
     values_of,
 )
 
@@ -35,6 +37,9 @@ _SUFFIXES = (".tif", ".tiff")
 _MEASURED, _SIDE_PX = 256, 64
 _PERCENTILES = (1.0, 99.0)
 _PLAIN_BANDS = (1, 3)
+_MIDDLE = 128  # level of a band that has no value anywhere
+
+Asked = tuple[int, ...] | Literal["all"] | None
 
 
 def is_raster(path: str) -> bool:
@@ -68,13 +73,14 @@ def picture(path: str, bands: Bands) -> Pixels:
     """
     try:
         with opened(path) as dataset:
-            refuse_missing_bands(dataset, bands, "it")
+            if fault := unlike(dataset, bands):
+                raise UnreadablePicture(path, fault)
             return read(dataset, bands)[0]
     except InputError as error:
         raise UnreadablePicture(path, str(error)) from error
 
 
-def rule_of(files: Sequence[str], numbers: tuple[int, int, int] | None, *, seed: int) -> Bands | None:
+def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[str] = ()) -> Bands | None:
     """How the rasters of a set are to be seen: one rule for all, by those that train.
 
     8-bit values stay as they are. Of others the 1st to the 99th percentile of each band, over all pictures, become 0
@@ -82,47 +88,102 @@ def rule_of(files: Sequence[str], numbers: tuple[int, int, int] | None, *, seed:
 
     Args:
         files: of the pictures that train; all of them are asked what they hold, some are measured.
-        numbers: of the bands that are red, green and blue; None lets the first raster say it.
+        asked: which bands are the channels: their numbers, "all" but alpha, or None as ``raster.bands_seen`` finds
+            them in the first raster.
         seed: of which are measured.
+        others: that will be read by it too; they are only asked what they hold.
 
     Returns:
         None where nothing but ordinary pictures are there: 8-bit, of one or three bands, and no bands were given.
 
     Raises:
-        InputError: the bands are not there or not known, or the extra ``geo`` is not installed.
+        InputError: a picture lacks a band, has its bands in another order or is no raster where other than three
+            channels are asked for; or the extra ``geo`` is not installed.
     """
-    files = [file for file in files if is_raster(file)]
-    if not files and numbers is not None:
+    rasters = [file for file in files if is_raster(file)]
+    if not rasters and asked is not None:
         raise InputError(
-            f"--bands {','.join(map(str, numbers))}: there are no rasters ({' or '.join(_SUFFIXES)}) among the "
-            "training pictures. Leave it out."
+            f"--bands {asked if asked == 'all' else ','.join(map(str, asked))}: there are no rasters "
+            f"({' or '.join(_SUFFIXES)}) among the training pictures. Leave it out."
         )
-    if not files or (numbers is None and not (readable() and any(map(_needs_rule, files)))):
+    if not rasters or (asked is None and not (readable() and any(map(_needs_rule, rasters)))):
         return None
-    with opened(files[0]) as dataset:
-        bands = Bands(bands_seen(dataset, files[0]) if numbers is None else numbers)
-    drawn = Key.of(seed).fold("bands").generator().permutation(len(files))[:_MEASURED]
-    parts = [found for one in sorted(drawn.tolist()) if (found := _some(files[one], bands)) is not None]
-    values = np.concatenate([part.values for part in parts], axis=1)
-    if not values.shape[1]:
+    bands = _chosen(rasters, asked)
+    for file in (*files, *others):
+        _refuse(file, bands)
+    drawn = Key.of(seed).fold("bands").generator().permutation(len(rasters))[:_MEASURED]
+    parts = [found for one in sorted(drawn.tolist()) if (found := _some(rasters[one], bands)) is not None]
+    if not parts or not any(part.values.shape[1] for part in parts):
         raise InputError(
-            f"{files[0]} and the other rasters hold no data at all: only their nodata value. Leave them out."
+            f"{rasters[0]} and the other rasters hold no data at all: only their nodata value. Leave them out."
         )
+    return _measured_rule(bands, parts)
+
+
+def _chosen(rasters: Sequence[str], asked: Asked) -> Bands:
+    """The bands, and what the first raster that can be read calls them."""
+    for file in rasters:
+        try:
+            with opened(file) as dataset:
+                numbers = (bands_seen if asked is None else all_bands)(dataset)
+                if isinstance(asked, tuple):
+                    numbers = asked
+                return Bands(numbers, names=names_of(dataset, numbers))
+        except InputError:
+            if not readable():
+                raise
+    raise InputError(
+        f"None of the rasters among the training pictures can be read. The first is {rasters[0]}."
+    )
+
+
+def _refuse(file: str, bands: Bands) -> None:
+    """Refuse a picture that the rule does not fit; one that can't be read is left to who reads it."""
+    if not is_raster(file):
+        if bands.channels != RGB:
+            raise InputError(f"{file} {ordinary(bands)}. Leave it out, or see three bands: --bands 4,3,2.")
+        return
+    try:
+        with opened(file) as dataset:
+            fault = unlike(dataset, bands)
+    except InputError:
+        return
+    if fault:
+        raise InputError(f"{file} {fault}")
+
+
+def ordinary(bands: Bands) -> str:
+    """Why an ordinary picture does not fit a rule of other than three channels, to follow its name."""
+    return (
+        f"is an ordinary picture of {RGB} channels, red, green and blue, but pictures of "
+        f"{count_of(bands.channels, 'band')} ({bands.listed}) are needed, from a GeoTIFF"
+    )
+
+
+def _measured_rule(bands: Bands, parts: Sequence[_Part]) -> Bands:
+    values = np.concatenate([part.values for part in parts], axis=1)
     deep = any(part.kind != np.uint8 for part in parts)
     ends = [_range(band) if deep else (0.0, 255.0) for band in values]
-    low, high = (tuple(side) for side in zip(*ends, strict=True))
-    middle = [
-        round(float(np.nanmean(((band - least) * 255 / (most - least)).clip(0, 255))))
+    seen = [
+        ((band - least) * 255 / (most - least)).clip(0, 255)
         for band, (least, most) in zip(values, ends, strict=True)
     ]
+    known = [one[np.isfinite(one)] for one in seen]
     sides = [part.side_m for part in parts if part.side_m is not None]
-    side = float(np.median(sides)) if sides else None
-    return Bands(bands.numbers, low, high, (middle[0], middle[1], middle[2]), side)
+    return replace(
+        bands,
+        low=tuple(least for least, _ in ends),
+        high=tuple(most for _, most in ends),
+        missing=tuple(round(float(one.mean())) if len(one) else _MIDDLE for one in known),
+        # A band that is the same everywhere has no spread; by a level it is at least told from others.
+        spread=tuple(max(1.0, round(float(one.std()), 3)) if len(one) else 1.0 for one in known),
+        picture_m=float(np.median(sides)) if sides else None,
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What was measured of a raster: (3, n) values, NaN where one is missing; their kind; its side on the ground."""
+    """What was measured of a raster: (channels, n) values, NaN where missing; their kind; its side on the ground."""
 
     values: npt.NDArray[np.float64]
     kind: Any
@@ -141,19 +202,15 @@ def _some(file: str, bands: Bands) -> _Part | None:
     """Of a raster; None where it can't be read."""
     try:
         with opened(file) as dataset:
-            refuse_missing_bands(dataset, bands, file)
             return _measured(dataset, bands)
-    except InputError as error:
-        if "are to be seen" in str(error):
-            raise
+    except InputError:
         return None
 
 
 def _measured(dataset: Dataset, bands: Bands) -> _Part:
     shape = (min(dataset.height, _SIDE_PX), min(dataset.width, _SIDE_PX))
-    values, valid = values_of(dataset, bands.numbers, ((0, dataset.height), (0, dataset.width)), shape)
-    chosen = values[:, valid].astype(np.float64)
-    chosen[~np.isfinite(chosen)] = np.nan
+    values, present = values_of(dataset, bands.numbers, ((0, dataset.height), (0, dataset.width)), shape)
+    chosen = np.where(present, values, np.nan)[:, present.any(axis=0)].astype(np.float64)
     side = side_m(dataset)
     return _Part(chosen, values.dtype, side and side * math.sqrt(dataset.height * dataset.width))
 
@@ -180,10 +237,14 @@ class Rasters:
         """A raster's pixels, or what the files' reader gives.
 
         Raises:
-            UnreadablePicture: see ``picture``.
+            UnreadablePicture: see ``picture``; or it is no raster, and other than three channels are needed.
         """
         path = self.files.name(sample)
-        return picture(path, self.bands) if is_raster(path) else self.files.source(sample)
+        if is_raster(path):
+            return picture(path, self.bands)
+        if self.bands.channels != RGB:
+            raise UnreadablePicture(path, ordinary(self.bands))
+        return self.files.source(sample)
 
     def name(self, sample: int) -> str:
         """The path."""
@@ -195,4 +256,4 @@ class Rasters:
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
         """Each file's, and by which rule it is read."""
-        return [f"{stamp} {self.bands}" for stamp in self.files.stamps(samples)]
+        return [f"{stamp} {self.bands!r}" for stamp in self.files.stamps(samples)]

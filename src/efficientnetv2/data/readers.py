@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from efficientnetv2.data.listing import packed
@@ -84,6 +84,11 @@ def originals(manifest: Manifest) -> Reader:
     if manifest.shards is not None:
         return ShardReader(manifest.table, manifest.shards)
     return Files(manifest) if manifest.bands is None else Rasters(Files(manifest), manifest.bands)
+
+
+def to_show(manifest: Manifest) -> Reader:
+    """The reader of what people are shown: the same, but of rasters three channels (``Bands.shown``)."""
+    return originals(manifest if manifest.bands is None else replace(manifest, bands=manifest.bands.shown))
 
 
 def _stamp(file: str) -> str:

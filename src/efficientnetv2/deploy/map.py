@@ -62,7 +62,7 @@ def draw(
     data; windows without any are not looked at.
 
     Args:
-        network: for RGB, with at least one class.
+        network: for as many channels as the rule has, with at least one class.
         source: the raster, opened.
         put: writes a block of the map.
         grid: of the windows.
@@ -82,8 +82,8 @@ def draw(
         rows = answered.rows(top, bottom)
         for left in range(0, grid.width, BLOCK_PX):
             window = ((top, bottom), (left, min(left + BLOCK_PX, grid.width)))
-            _, valid = values_of(source, bands.numbers, window)
-            values, confidence = _told(rows.shares(grid, *window[1]), valid)
+            _, present = values_of(source, bands.numbers, window)
+            values, confidence = _told(rows.shares(grid, *window[1]), np.logical_or.reduce(present))
             tally.add(values, confidence, top)
             put(values, _per_cent(confidence, values), window)
     return tally.result()
@@ -193,7 +193,7 @@ def _together(lefts: Sequence[int], px: int) -> Iterator[list[int]]:
 
 
 def _batches(pictures: Iterator[Pixels], batch_images: int) -> Iterator[Tensor]:
-    """(n, 3, H, W) uint8 each."""
+    """(n, C, H, W) uint8 each."""
     batch: list[Pixels] = []
     for picture in pictures:
         batch.append(picture)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from efficientnetv2.augment.geometry import symmetry
 from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.base.errors import InputError, count_of, no_answers
-from efficientnetv2.base.preprocessing import Preprocessing, Views
+from efficientnetv2.base.preprocessing import RGB, Preprocessing, Views
 from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.several import stacked
@@ -102,17 +102,18 @@ def check_classes(network: Network, file: str | Path | None = None) -> None:
         )
 
 
-def check_reads_rgb(network: Network, file: str | Path | None = None) -> None:
-    """Refuse a network for other channels, where pictures come from files.
+def check_reads_files(network: Network, file: str | Path | None = None) -> None:
+    """Refuse a network for other channels than files have: three, or the bands of its rule for rasters.
 
     Args:
         network: any.
         file: that it came from, for the message.
 
     Raises:
-        InputError: it takes other than three channels.
+        InputError: nobody knows what its channels are.
     """
-    if network.in_channels != 3:
+    bands = network.preprocessing.bands
+    if network.in_channels != (RGB if bands is None else bands.channels):
         raise InputError(
             f"{file or 'the network'} takes pictures of {count_of(network.in_channels, 'channel')}, but files are "
             "read as three (RGB). Use inference.predict.predict with batches of your own."

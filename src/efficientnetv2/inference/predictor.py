@@ -17,11 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.pictures import UnreadablePicture
-from efficientnetv2.data.rasters import is_raster
+from efficientnetv2.data.raster import levels
+from efficientnetv2.data.rasters import is_raster, ordinary
 from efficientnetv2.data.rasters import picture as raster_picture
-from efficientnetv2.inference.predict import check_classes, check_reads_rgb, predict
+from efficientnetv2.inference.predict import check_classes, check_reads_files, predict
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.network import Network
 
@@ -53,7 +55,7 @@ class Predictor:
         batch_images: how many pictures to compute at a time.
 
     Raises:
-        InputError: the model file can't be read, has no classes, or takes other than three channels.
+        InputError: the model file can't be read, has no classes, or takes other channels than files have.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Predictor:
         self.network = model if isinstance(model, Network) else modelfile.load(model)
         file = None if isinstance(model, Network) else model
         check_classes(self.network, file)
-        check_reads_rgb(self.network, file)
+        check_reads_files(self.network, file)
         self.device, self.batch_images = torch.device(device), batch_images
 
     def __call__(self, pictures: Picture | Sequence[Picture]) -> list[Prediction]:
@@ -74,7 +76,8 @@ class Predictor:
 
         Args:
             pictures: one of, or a sequence of: a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4)
-                of uint8. An array of four dimensions is a sequence of pictures.
+                of uint8. An array of four dimensions is a sequence of pictures. A model of other than three bands
+                takes paths of rasters, and arrays (H, W, bands) of the values that a raster holds.
 
         Raises:
             InputError: a picture that can't be read, or is of none of these kinds; or the network answers with NaN.
@@ -105,15 +108,28 @@ class Predictor:
     def _prepared(self, picture: Picture, place: int) -> npt.NDArray[np.uint8]:
         try:
             preprocessing = self.network.preprocessing
-            if (
-                preprocessing.bands is not None
-                and isinstance(picture, str | Path)
-                and is_raster(str(picture))
-            ):
-                picture = raster_picture(str(picture), preprocessing.bands)
+            bands = preprocessing.bands
+            if bands is not None and isinstance(picture, str | Path) and is_raster(str(picture)):
+                return eval_picture(raster_picture(str(picture), bands), preprocessing)
+            if bands is not None and bands.channels != RGB:
+                return eval_picture(_levels_of(picture, bands), preprocessing)
             return eval_picture(_readable(picture), preprocessing)
         except UnreadablePicture as error:
             raise InputError(f"{error} (number {place}, from 0). Leave it out, or give another.") from error
+
+
+def _levels_of(picture: Picture, bands: Bands) -> npt.NDArray[np.uint8]:
+    """An array of bands by their rule; all else is refused."""
+    if not isinstance(picture, np.ndarray):
+        name = picture if isinstance(picture, str | Path) else "the picture"
+        raise UnreadablePicture(str(name), ordinary(bands))
+    if picture.ndim != 3 or picture.shape[2] != bands.channels or not picture.size:
+        raise InputError(
+            f"an array {picture.dtype} {picture.shape} is no picture of this model. Give one (H, W, {bands.channels}): "
+            f"the values of bands {bands.listed}, as a raster holds them."
+        )
+    values = picture.transpose(2, 0, 1)
+    return levels(values, np.isfinite(values), bands)
 
 
 def _readable(picture: Picture) -> str | Path | Image.Image:

@@ -16,7 +16,7 @@ from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
 
-FORMAT_VERSION = 2  # raised when an older package could no longer read what we write
+FORMAT_VERSION = 3  # raised when an older package could no longer read what we write
 
 UPGRADE = "Upgrade efficientnetv2 from where you had it (in a clone: git pull, then pip install .)."
 
@@ -175,6 +175,7 @@ def _migrated(plain: dict[str, Any], written: int) -> dict[str, Any]:
     """A header as the newest format has it."""
     if written == 1:  # knew our own networks alone
         plain = {"foreign": None} | plain
+    # 2 knew rasters of three bands alone, whose rule is read as it is.
     return plain | {"format_version": FORMAT_VERSION}
 
 

@@ -213,7 +213,7 @@ def _trained(
     settled = settle(recipe, images=len(proxy.train), class_names=proxy.train.class_names, device=device)
     assert settled.recipe.eval_px is not None, "settle() has done so"
     preprocessing = replace(
-        settled.network.preprocessing,
+        settled.network.preprocessing.seeing(proxy.train.bands),
         image_px=settled.recipe.eval_px,
         framing=settled.recipe.framing,
         crop_fraction=settled.recipe.crop_fraction,

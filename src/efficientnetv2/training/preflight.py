@@ -123,7 +123,10 @@ class Preflight:
         place(network, self.device)
         network.train()
         apply_setting(network, dropout=setting.dropout, drop_path=setting.drop_path)
-        batches = [_noise(setting, group, group_images, self.num_classes) for group in range(groups)]
+        channels = self.network.in_channels
+        batches = [
+            _noise(setting, group, group_images, channels, self.num_classes) for group in range(groups)
+        ]
         constants = Constants(
             self.recipe.augment,
             self.network.preprocessing,
@@ -214,10 +217,10 @@ def largest(among: Sequence[int], *, each: int, room: int, taken: Callable[[int]
     return fits
 
 
-def _noise(setting: Setting, group: int, images: int, num_classes: int) -> Batch:
+def _noise(setting: Setting, group: int, images: int, channels: int, num_classes: int) -> Batch:
     """A group of pictures of noise."""
     px = setting.image_px
     samples = np.arange(group * images, (group + 1) * images, dtype=np.int64)
-    noise = np.random.default_rng(group).integers(0, 256, (images, px, px, 3), dtype=np.uint8)
+    noise = np.random.default_rng(group).integers(0, 256, (images, px, px, channels), dtype=np.uint8)
     request = Request(0, group, setting, samples, np.zeros_like(samples))
     return Batch(request, torch.from_numpy(noise).permute(0, 3, 1, 2), torch.arange(images) % num_classes, ())

@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 
+from efficientnetv2.augment.autoaugment import refuse_channels
+from efficientnetv2.augment.randaugment import names_for
 from efficientnetv2.base.errors import InputError, MemoryShortError, count_of
 from efficientnetv2.base.memory import GIB
+from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training.distributed import ALONE, World
@@ -53,6 +56,7 @@ def settle(
     device: torch.device,
     memory_gib: float | None = None,
     world: World = ALONE,
+    in_channels: int = RGB,
     say: Callable[[str], None] = lambda line: None,
 ) -> Settled:
     """Decide what the recipe leaves open, for so many training pictures on that device.
@@ -64,16 +68,19 @@ def settle(
         device: to train on.
         memory_gib: that each process may take of its memory; None is what there is.
         world: the processes that will share the groups.
+        in_channels: of the pictures.
         say: gets lines on what takes minutes meanwhile: compiling.
 
     Raises:
         InputError: the run could not take place: weights that can't be had or are of another network, more stages
             than steps, a group that does not fit, or fewer groups than processes.
     """
-    begun = start(recipe, class_names=class_names, device=device)
+    if recipe.augment.autoaugment:
+        refuse_channels(in_channels)
+    begun = start(recipe, class_names=class_names, device=device, in_channels=in_channels)
     changes: dict[str, Any] = {"weights": begun.weights}
     changes["model"] = begun.model if isinstance(begun.model, str) else begun.model.to_json()
-    notes = list(begun.notes)
+    notes = [*begun.notes, *_left_out(recipe, in_channels)]
     if begun.weights == "none":
         changes |= NOTHING_FROZEN | {"classifier": "fresh", "optimizer": _all_learn(recipe)}
     elif recipe.classifier == "auto":
@@ -127,6 +134,21 @@ def settle(
     notes += [speed.note] if speed.note else []
     at_a_time, further = _fitted(recipe, preflight.settled(recipe), world)
     return Settled(recipe, begun.network, at_a_time, (*notes, *further))
+
+
+def _left_out(recipe: Recipe, in_channels: int) -> list[str]:
+    """What of the augmentation is not done to pictures that are not red, green and blue, in a sentence."""
+    stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
+    drawn = any(stage.randaugment is not None for stage in stages)
+    if in_channels == RGB or not (drawn or recipe.augment.colour):
+        return []
+    operations = f"RandAugment draws from {', '.join(names_for(in_channels))}" if drawn else ""
+    jitter = "the jitter changes brightness alone" if recipe.augment.colour else ""
+    what = " and ".join(filter(None, (operations, jitter)))
+    return [
+        f"Augmentation of {count_of(in_channels, 'channel')}: {what}; what else changes colours is made for red, green "
+        "and blue."
+    ]
 
 
 def _all_learn(recipe: Recipe) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from efficientnetv2.arch.published import NAMES, architecture
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.models.blocks import calm
 from efficientnetv2.models.create import create
 from efficientnetv2.models.fit import fit, freeze
@@ -26,7 +27,6 @@ from efficientnetv2.training.named import (
 )
 from efficientnetv2.training.recipe import Recipe
 
-_CHANNELS = 3  # every picture is read as RGB (data.pictures)
 NOTHING_FROZEN = {"freeze_stages": 0, "frozen_statistics": False}  # fields of a recipe
 
 
@@ -47,13 +47,16 @@ class Start:
     notes: tuple[str, ...]
 
 
-def start(recipe: Recipe, *, class_names: tuple[str, ...], device: torch.device) -> Start:
+def start(
+    recipe: Recipe, *, class_names: tuple[str, ...], device: torch.device, in_channels: int = RGB
+) -> Start:
     """The network to train, and where its weights are from.
 
     Args:
         recipe: model and weights may be "auto".
         class_names: of the pictures to train on.
         device: to train on; which network is the default depends on it.
+        in_channels: of these pictures; weights for others are adapted (``models.fit``).
 
     Raises:
         InputError: weights that can't be had or are of another network, or a recipe that does not fit the network.
@@ -66,7 +69,7 @@ def start(recipe: Recipe, *, class_names: tuple[str, ...], device: torch.device)
         word = found.word
         notes.append(found.note)
     if word != "none":
-        return _from_weights(recipe, word, class_names, notes)
+        return _from_weights(recipe, word, class_names, in_channels, notes)
     if recipe.freeze_stages or recipe.frozen_statistics is True:
         recipe = recipe.model_copy(update=NOTHING_FROZEN)
         notes.append("Nothing is frozen, for there are no weights worth keeping.")
@@ -74,22 +77,25 @@ def start(recipe: Recipe, *, class_names: tuple[str, ...], device: torch.device)
     if model == "auto":
         model = default_model(device)
         notes.append(f"Network: {model} (with a GPU efficientnetv2_s, without one efficientnetv2_b0).")
-    return Start(model, "none", build(recipe, model, num_classes=len(class_names)), tuple(notes))
+    network = build(recipe, model, num_classes=len(class_names), in_channels=in_channels)
+    return Start(model, "none", network, tuple(notes))
 
 
-def build(recipe: Recipe, model: str | Architecture, *, num_classes: int) -> Network:
+def build(recipe: Recipe, model: str | Architecture, *, num_classes: int, in_channels: int = RGB) -> Network:
     """A network with fresh weights, as the recipe wants it. The same recipe gives the same weights.
 
     Args:
         recipe: its seed, initialisation, pooling and freezing are used.
         model: a name or an architecture.
         num_classes: of its classifier.
+        in_channels: of the pictures.
 
     Raises:
         InputError: no such network, or one that the recipe does not fit.
     """
     _seed(recipe)
-    network = fit(create(model, num_classes=num_classes), pooling=recipe.pooling)
+    made = create(model, num_classes=num_classes, in_channels=in_channels)
+    network = fit(made, pooling=recipe.pooling)
     if recipe.initialisation == "calm":
         if isinstance(network, EfficientNet):
             calm(network)
@@ -100,7 +106,9 @@ def build(recipe: Recipe, model: str | Architecture, *, num_classes: int) -> Net
     return network
 
 
-def _from_weights(recipe: Recipe, word: str, class_names: tuple[str, ...], notes: list[str]) -> Start:
+def _from_weights(
+    recipe: Recipe, word: str, class_names: tuple[str, ...], in_channels: int, notes: list[str]
+) -> Start:
     network, said = load_weights(word)
     network.calibration = None  # of the answers that it gave before
     notes += [f"--weights {word}: {note}." for note in said]
@@ -112,8 +120,8 @@ def _from_weights(recipe: Recipe, word: str, class_names: tuple[str, ...], notes
             f"--weights {word}: its network is {title(model)}, not {title(recipe.model)}. Leave --model out to "
             "train the network that the weights are of, or take weights of the other."
         )
-    if network.in_channels != _CHANNELS:
-        notes.append(_as_rgb(network, word))
+    if network.in_channels != in_channels:
+        notes.append(_adapted(network, word, in_channels))
     _seed(recipe)
     same_classes = network.class_names == class_names
     if not same_classes:
@@ -137,21 +145,26 @@ def _from_weights(recipe: Recipe, word: str, class_names: tuple[str, ...], notes
     return Start(model, word, network, tuple(notes))
 
 
-def _as_rgb(network: Network, word: str) -> str:
-    """Let a network for pictures of other channels read RGB, as all pictures of a run are read; says how."""
+def _adapted(network: Network, word: str, in_channels: int) -> str:
+    """Let a network for pictures of other channels read those of the run; says how."""
     had = network.in_channels
+    ours = "RGB" if in_channels == RGB else count_of(in_channels, "channel")
     try:
-        fit(network, in_channels=_CHANNELS)
+        fit(network, in_channels=in_channels)
     except InputError as error:
         raise InputError(
             f"--weights {word}: its network takes pictures of {count_of(had, 'channel')}, and pictures are read as "
-            f"RGB; {error}. Take weights for RGB."
+            f"{ours}; {error}. Take weights for {ours}."
         ) from error
+    read = f"Its first convolution read {count_of(had, 'channel')}"
+    if in_channels == 1:
+        return f"{read}, and pictures have one: it gets the sum of their weights."
+    each = "red, green and blue get" if in_channels == RGB else f"the {in_channels} get"
     if had == 1:
-        return f"Its first convolution read 1 channel; red, green and blue get its weights, scaled by 1/{_CHANNELS}."
+        return f"{read}; {each} its weights, scaled by 1/{in_channels}."
     return (
-        f"Its first convolution read {had} channels, and pictures are read as RGB: red, green and blue get the weights "
-        f"of the first {_CHANNELS if had > _CHANNELS else had} in turn, scaled by {had}/{_CHANNELS}."
+        f"{read}, and pictures are read as {ours}: {each} the weights of the first {min(had, in_channels)} in turn, "
+        f"scaled by {had}/{in_channels}."
     )
 
 

@@ -1,0 +1,228 @@
+"""Rasters of other than three bands: read, measured, cached, refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.conftest import paint
+from tests.rasters import rasterio, write_raster
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import IMAGENET_MEAN, Bands, Preprocessing
+from efficientnetv2.data import manifest
+from efficientnetv2.data.cache import Kept
+from efficientnetv2.data.decode import eval_picture, read_picture, train_picture
+from efficientnetv2.data.filling import Order
+from efficientnetv2.data.keeping import in_memory
+from efficientnetv2.data.pictures import UnreadablePicture, first_three
+from efficientnetv2.data.raster import levels, opened, read
+from efficientnetv2.data.rasters import picture, rule_of
+from efficientnetv2.data.readers import originals, to_show
+
+RNG = np.random.default_rng(0)
+
+
+def deep(bands=5, px=24, least=1_000, most=4_000):
+    return RNG.integers(least, most, (bands, px, px)).astype(np.uint16)
+
+
+def named(path, *names):
+    with rasterio.open(path, "r+") as target:
+        target.descriptions = names
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "int16", "uint32", "float32", "float64"])
+@pytest.mark.parametrize("count", [1, 2, 4, 13])
+def test_every_depth_is_read_as_rasterio_gives_it(tmp_path, kind, count):
+    """Against rasterio's own values, scaled by hand in float64."""
+    values = RNG.uniform(-500 if kind[0] in "if" else 0, 200 if kind == "uint8" else 9_000, (count, 12, 10))
+    path = write_raster(tmp_path / "any.tif", values.astype(kind))
+    numbers = tuple(range(count, 0, -1))
+    bands = Bands(numbers, low=tuple(100.0 + n for n in numbers), high=tuple(150.0 + n for n in numbers))
+    with opened(path) as dataset, rasterio.open(path) as theirs:
+        found, valid = read(dataset, bands)
+        stored = theirs.read(list(numbers)).astype(np.float64)
+    wanted = (stored - np.array(bands.low)[:, None, None]) / 50 * 255
+    assert found.shape == (12, 10, count)
+    assert valid.all()
+    assert np.abs(found - wanted.clip(0, 255).transpose(1, 2, 0)).max() <= 0.51
+
+
+def test_the_rule_of_all_bands_and_its_figures(tmp_path):
+    """Mean and deviation of each band against numpy, on levels made by hand."""
+    files = [str(write_raster(tmp_path / f"{n}.tif", deep(least=500 * n, most=2_000))) for n in range(3)]
+    stored = np.concatenate([rasterio.open(file).read().reshape(5, -1) for file in files], axis=1)
+    rule = rule_of(files, None, seed=0)
+    assert rule == rule_of(files, "all", seed=0) == rule_of(files, (1, 2, 3, 4, 5), seed=0)
+    assert rule.numbers == (1, 2, 3, 4, 5)
+    for band in range(5):
+        low, high = np.percentile(stored[band], [1, 99])
+        assert (rule.low[band], rule.high[band]) == pytest.approx((low, high))
+        seen = ((stored[band] - low) / (high - low) * 255).clip(0, 255)
+        assert rule.missing[band] == pytest.approx(seen.mean(), abs=0.51)
+        assert rule.spread[band] == pytest.approx(seen.std(), rel=1e-3)
+    prepared = Preprocessing(image_px=16).seeing(rule)
+    pixels = np.stack([picture(file, rule) for file in files]).reshape(-1, 5) / 255
+    normalised = (pixels - prepared.mean) / prepared.std
+    assert np.abs(normalised.mean(axis=0)).max() < 0.02
+    assert np.abs(normalised.std(axis=0) - 1).max() < 0.02
+    assert Preprocessing.from_json(prepared.to_json()) == prepared
+
+
+def test_three_bands_keep_what_the_weights_know():
+    rule = Bands((4, 3, 2), missing=(9, 9, 9), spread=(9, 9, 9))
+    assert Preprocessing(image_px=16).seeing(rule).mean == IMAGENET_MEAN
+    five = Preprocessing(image_px=16).seeing(Bands((1, 2, 3, 4, 5)))
+    assert five.channels == 5
+    back = five.with_channels(3)
+    assert (back.channels, back.bands) == (3, None)
+    with pytest.raises(ValueError, match=r"mean has 3 values, but pictures are made of 5 bands"):
+        replace(Preprocessing(image_px=16), bands=five.bands)
+    with pytest.raises(ValueError, match=r"low has 2 values for 5 bands"):
+        Bands((1, 2, 3, 4, 5), low=(0, 1))
+
+
+def test_what_is_missing_in_one_band_alone(tmp_path):
+    """A NaN, or a nodata value other than 0, is missing there; a 0 may be a dark place, unless all bands say so."""
+    values = np.full((4, 4, 4), 500, np.int16)
+    values[1, 0, 0], values[:, 0, 1] = -9999, -9999
+    path = write_raster(tmp_path / "int.tif", values, nodata=-9999)
+    bands = Bands((1, 2, 3, 4), low=(0,) * 4, high=(1000,) * 4, missing=(10, 20, 30, 40))
+    with opened(path) as dataset:
+        found, valid = read(dataset, bands)
+    assert found[0, 0].tolist() == [128, 20, 128, 128]
+    assert found[0, 1].tolist() == [10, 20, 30, 40]
+    assert valid.sum() == 15
+    dark = np.full((4, 4, 4), 500, np.uint16)
+    dark[3, 0, 0], dark[:, 0, 1] = 0, 0
+    with opened(write_raster(tmp_path / "dark.tif", dark, nodata=0)) as dataset:
+        found, valid = read(dataset, bands)
+    assert found[0, 0].tolist() == [128, 128, 128, 0]
+    assert found[0, 1].tolist() == [10, 20, 30, 40]
+    assert valid.sum() == 15
+    # What is missing in one band does not stretch it.
+    rule = rule_of([str(path)], "all", seed=0)
+    assert min(rule.low) == 500
+
+
+def test_a_fourth_band_of_eight_bits_that_gdal_calls_alpha(tmp_path):
+    """Asked for by number it is a band like others, and hides nothing; "all" leaves it out."""
+    values = np.full((4, 6, 6), 200, np.uint8)
+    values[3, :3] = 0  # near infrared over water
+    path = str(write_raster(tmp_path / "naip.tif", values, photometric="RGB", alpha="yes"))
+    rule = rule_of([path], (1, 2, 3, 4), seed=0)
+    with opened(path) as dataset:
+        found, valid = read(dataset, rule)
+    np.testing.assert_array_equal(found, values.transpose(1, 2, 0))
+    assert valid.all()
+    assert rule_of([path], "all", seed=0).numbers == (1, 2, 3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(["whole", "crop", "pad"]), st.integers(1, 7), st.integers(0, 5))
+def test_framing_treats_every_channel_alike(framing, channels, seed):
+    """A picture of n channels is framed as each of its channels would be alone, thrice as red, green and blue."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (int(rng.integers(20, 60)), int(rng.integers(20, 60)), channels), np.uint8)
+    mean = tuple(rng.uniform(0.2, 0.8, channels))
+    whole = Preprocessing(image_px=16, framing=framing, mean=mean, std=(0.2,) * channels)
+    uniforms = rng.uniform(size=64).tolist()
+    words = {"image_px": 16, "framing": framing, "area_min": 0.4, "uniforms": uniforms}
+    seen, trained = eval_picture(pixels, whole), train_picture(pixels, mean=mean, **words)
+    assert seen.shape == trained.shape == (16, 16, channels)
+    for channel in range(channels):
+        alone = pixels[..., [channel] * 3]
+        one = replace(whole, mean=(mean[channel],) * 3, std=(0.2,) * 3)
+        np.testing.assert_array_equal(seen[..., channel], eval_picture(alone, one)[..., 0])
+        other = train_picture(alone, mean=one.mean, **words)[..., 0]
+        np.testing.assert_allclose(trained[..., channel], other, atol=1)
+
+
+def test_people_are_shown_the_first_three(tmp_path):
+    (tmp_path / "set/a").mkdir(parents=True)
+    path = str(write_raster(tmp_path / "set/a/one.tif", deep()))
+    listed = manifest.read(tmp_path / "set", require_labels=False)
+    rule = rule_of([path], (4, 3, 2, 5, 1), seed=0)
+    shown = np.asarray(read_picture(to_show(replace(listed, bands=rule)).source(0)))
+    np.testing.assert_array_equal(shown, picture(path, rule)[..., :3])
+    pair = rule_of([path], (5, 2), seed=0)
+    assert pair.shown.numbers == (5, 5, 5)
+    np.testing.assert_array_equal(first_three(picture(path, pair)), picture(path, pair.shown))
+
+
+def test_the_cache_keeps_every_channel(tmp_path):
+    (tmp_path / "set/a").mkdir(parents=True)
+    for number in range(3):
+        write_raster(tmp_path / f"set/a/{number}.tif", deep(px=20 + number))
+    listed = manifest.read(tmp_path / "set", require_labels=False)
+    rule = rule_of([listed.file(row) for row in range(3)], "all", seed=0)
+    reader = originals(replace(listed, bands=rule))
+    order = Order(reader, 3, Kept(64, "shorter"), 1, print, _nothing_counted)
+    kept = in_memory(order, room_bytes=1 << 30).reader(np.arange(3), reader)
+    for row in range(3):
+        np.testing.assert_array_equal(kept.source(row), reader.source(row))
+
+
+class _nothing_counted:  # noqa: N801 - stands for a function
+    def __init__(self, what, count):
+        pass
+
+    def __enter__(self):
+        return lambda done: None
+
+    def __exit__(self, *error):
+        return None
+
+
+def test_pictures_that_do_not_fit_are_refused_by_name(tmp_path):
+    five = named(write_raster(tmp_path / "five.tif", deep()), "B02", "B03", "B04", "B08", "B11")
+    swapped = named(write_raster(tmp_path / "swapped.tif", deep()), "B04", "B03", "B02", "B08", "B11")
+    three = str(write_raster(tmp_path / "three.tif", deep(3)))
+    jpeg = str(paint(tmp_path / "photo.jpg", (9, 9, 9)))
+    assert rule_of([five], "all", seed=0).listed == "1 B02, 2 B03, 3 B04, 4 B08, 5 B11"
+    with pytest.raises(
+        InputError, match=r"swapped\.tif calls its band 1 B04, but B04 is to be band 3.*gdal_translate"
+    ):
+        rule_of([five, swapped], "all", seed=0)
+    with pytest.raises(InputError, match=r"three\.tif has 3 bands, but bands 1 B02, .* 5 B11 are to be seen"):
+        rule_of([five], "all", seed=0, others=[three])
+    with pytest.raises(InputError, match=r"photo\.jpg is an ordinary picture of 3 channels.*5 bands \(1 B02"):
+        rule_of([five, jpeg], "all", seed=0)
+    # Other names than those of the first are nobody's fault.
+    other = named(write_raster(tmp_path / "other.tif", deep()), *"abcde")
+    assert rule_of([five, other], "all", seed=0).names[0] == "B02"
+
+
+def test_bands_in_pages_are_told(tmp_path):
+    """As tifffile writes them unasked: one page of one band each, which GDAL takes for several rasters."""
+    from PIL import Image
+
+    pages = [Image.fromarray(page) for page in deep(4)]
+    path = tmp_path / "pages.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    with pytest.raises(
+        InputError, match=r"has 1 band, but bands 1, 2, 3, 4 are to be seen\. Its 4 pages.*-separate"
+    ):
+        rule_of([str(path)], (1, 2, 3, 4), seed=0)
+
+
+def test_an_ordinary_picture_among_rasters_is_passed_over_when_asked_for(tmp_path):
+    (tmp_path / "set/a").mkdir(parents=True)
+    path = write_raster(tmp_path / "set/a/one.tif", deep())
+    paint(tmp_path / "set/a/two.jpg", (9, 9, 9))
+    listed = manifest.read(tmp_path / "set", require_labels=False)
+    reader = originals(replace(listed, bands=rule_of([str(path)], "all", seed=0)))
+    assert reader.source(0).shape == (24, 24, 5)
+    with pytest.raises(UnreadablePicture, match=r"two\.jpg: is an ordinary picture"):
+        reader.source(1)
+
+
+def test_levels_of_nothing_but_gaps():
+    rule = Bands((1, 2), missing=(7, 8))
+    nothing = np.full((2, 3, 3), np.nan)
+    found = levels(nothing, np.isfinite(nothing), rule)
+    assert torch.from_numpy(found).reshape(-1, 2).unique(dim=0).tolist() == [[7, 8]]
