@@ -1,8 +1,12 @@
 """The map as a file: a GeoTIFF that knows where it lies and what its values mean.
 
 Band 1 holds the class of each pixel, from 1 in the order of the model's classes, with a colour for each; band 2 how
-probable it is, in per cent. 0 is where the raster has no data. The classes' names stand in the metadata: the item
-``class_names`` as a JSON list, and in band 1 an item for each value.
+probable it is, in per cent. 0 is where the raster has no data. Smaller copies of it lie in the same file, so that a
+viewer need not read all of it to show all of it.
+
+The classes' names stand in the metadata: the item ``class_names`` as a JSON list, and in band 1 an item for each value.
+For QGIS and all else that reads by GDAL they stand beside it too, as category names in ``map.tif.aux.xml``, where GDAL
+looks for them: a GeoTIFF itself has no place for such.
 """
 
 from __future__ import annotations
@@ -13,13 +17,14 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.extras import needed
-from efficientnetv2.base.files import write_atomically
+from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.data.raster import Dataset, opened, unplaced_quietly
 from efficientnetv2.deploy.ground import row_hectares
 
@@ -43,7 +48,7 @@ def write(
     *,
     told: Mapping[str, str],
 ) -> None:
-    """Write a map beside ``path``, then put it there whole.
+    """Write a map beside ``path``, then put it there whole; and its categories' names beside it.
 
     Args:
         path: of the map; its folder exists.
@@ -80,10 +85,12 @@ def write(
         with rasterio.open(partial) as target:
             if any(zlib.crc32(target.read(window=window).tobytes()) != checksum for window, checksum in sums):
                 raise OSError("what was written can't be read again")
+        _add_overviews(partial)
 
     try:
         with unplaced_quietly():
             write_atomically(path, written)
+        write_text_atomically(path.with_name(f"{path.name}.aux.xml"), categories(class_names))
     except OSError as error:
         # GDAL's own words lie beneath rasterio's "see previous exception".
         reason = error.strerror or error.__cause__ or error.__context__ or error
@@ -91,6 +98,45 @@ def write(
             f"{path}: the map could not be written ({reason}). Is the disk full? Nothing was left there; give another "
             "place by --out."
         ) from error
+
+
+def _add_overviews(partial: Path) -> None:
+    """Copies of half the size, a quarter, and so on, down to a block; of each four pixels one stands for all.
+
+    Raises:
+        OSError: they can't be written whole.
+    """
+    from rasterio import open as opened_by_gdal
+    from rasterio.enums import Resampling
+
+    with opened_by_gdal(partial, "r+") as target:
+        longer = max(target.width, target.height)
+        factors = [2**power for power in range(1, 32) if longer > BLOCK_PX * 2 ** (power - 1)]
+        if factors:  # nearest: a class between two others is neither of them
+            target.build_overviews(factors, Resampling.nearest)
+    for level in range(len(factors)):
+        with opened_by_gdal(partial, overview_level=level) as copy:
+            for _, window in copy.block_windows(1):
+                copy.read(window=window)  # as above: what was lost in closing shows when it is read
+
+
+def categories(class_names: Sequence[str]) -> str:
+    """The names of a map's values as GDAL reads them beside a file: its "persistent auxiliary metadata".
+
+    Args:
+        class_names: K of the model.
+
+    Returns:
+        XML.
+    """
+    root = ElementTree.Element("PAMDataset")
+    band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
+    listed = ElementTree.SubElement(band, "CategoryNames")
+    for name in ("no data", *class_names):
+        text = "".join(letter for letter in name if letter.isprintable())  # XML has no others
+        ElementTree.SubElement(listed, "Category").text = text
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 def _describe(target: Dataset, class_names: Sequence[str], told: Mapping[str, str]) -> None:

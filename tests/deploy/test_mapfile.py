@@ -1,0 +1,92 @@
+"""The map as a file: what GDAL itself reads of it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.rasters import rasterio, write_raster
+
+from efficientnetv2.data.raster import opened
+from efficientnetv2.deploy import mapfile
+
+NAMES = ("Forêt & <bush>", "water", "bare\x07")
+
+
+@pytest.fixture
+def written(tmp_path):
+    """1,300 x 700 px in stripes of the three classes, 90 % sure, the last row without data."""
+    raster = write_raster(tmp_path / "blank.tif", np.zeros((1, 700, 1300), np.uint8))
+    values = np.repeat(np.arange(1300)[None] // 500 + 1, 700, axis=0)
+    values[-1] = 0
+    sure = np.where(values == 0, 0, 90)
+
+    def fill(put):
+        for top in range(0, 700, 256):
+            for left in range(0, 1300, 256):
+                window = ((top, min(top + 256, 700)), (left, min(left + 256, 1300)))
+                rows, columns = (slice(*side) for side in window)
+                put(values[rows, columns], sure[rows, columns], window)
+
+    with opened(raster) as source:
+        mapfile.write(tmp_path / "map.tif", source, NAMES, fill, told={"model": "m"})
+    return tmp_path / "map.tif", values
+
+
+def gdal():
+    """GDAL's own library, as rasterio's wheels bring it along."""
+    for file in sorted((Path(rasterio.__file__).parent.parent / "rasterio.libs").glob("libgdal-*")):
+        return ctypes.CDLL(str(file))
+    return pytest.skip("rasterio was not installed as a wheel that brings GDAL along")
+
+
+def test_gdal_knows_the_classes_by_name(written):
+    library = gdal()
+    library.GDALAllRegister()
+    library.GDALOpen.restype = library.GDALGetRasterBand.restype = ctypes.c_void_p
+    library.GDALGetRasterBand.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.GDALGetRasterCategoryNames.restype = ctypes.POINTER(ctypes.c_char_p)
+    library.GDALGetRasterCategoryNames.argtypes = library.GDALClose.argtypes = [ctypes.c_void_p]
+    library.GDALGetMetadata.restype = ctypes.c_void_p
+    library.GDALGetMetadata.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    library.GDALOpen.argtypes = [ctypes.c_char_p, ctypes.c_int]
+    dataset = library.GDALOpen(str(written[0]).encode(), 0)
+    band = library.GDALGetRasterBand(dataset, 1)
+    library.GDALGetMetadata(band, b"")  # GDAL opens what lies beside a GeoTIFF when metadata are asked for
+    listed = library.GDALGetRasterCategoryNames(band)
+    names = [listed[place].decode() for place in range(4)]
+    assert listed[4] is None
+    library.GDALClose(dataset)
+    assert names == ["no data", "Forêt & <bush>", "water", "bare"]
+
+
+def test_smaller_copies_hold_the_same_classes(written):
+    path, values = written
+    with rasterio.open(path) as target:
+        assert target.overviews(1) == target.overviews(2) == [2, 4, 8]
+        np.testing.assert_array_equal(target.read(1), values)
+        assert json.loads(target.tags()["class_names"]) == list(NAMES)
+        assert len({target.colormap(1)[value] for value in range(4)}) == 4
+    for level, factor in enumerate((2, 4, 8)):
+        with rasterio.open(path, overview_level=level) as copy:
+            small, sure = copy.read()
+        assert small.shape == (-(-700 // factor), -(-1300 // factor))
+        assert set(np.unique(small[:-1])) == {1, 2, 3}
+        assert set(np.unique(sure[:-1])) == {90}
+        # Stripes of 500 px, but for the pixel on a border.
+        wanted = (np.arange(small.shape[1]) * factor + factor // 2) // 500 + 1
+        assert (small[5] != wanted.clip(max=3)).sum() <= 2
+
+
+def test_a_small_map_needs_no_copies(tmp_path):
+    raster = write_raster(tmp_path / "blank.tif", np.zeros((1, 90, 90), np.uint8))
+    ones = np.ones((90, 90), np.int64)
+    with opened(raster) as source:
+        mapfile.write(
+            tmp_path / "map.tif", source, NAMES, lambda put: put(ones, ones, ((0, 90), (0, 90))), told={}
+        )
+    with rasterio.open(tmp_path / "map.tif") as target:
+        assert target.overviews(1) == []
