@@ -15,7 +15,7 @@ from tests.conftest import paint
 from tests.processes import effnetv2_together, started_together
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.train_job import _refuse_missing
+from efficientnetv2.commands.prepare import refuse_missing
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.training.distributed import World
 
@@ -157,11 +157,11 @@ def test_pictures_missing_on_another_machine_are_missed_before_the_first_step(tm
     paint(tmp_path / "a/1.jpg", (200, 0, 0))
     table = pd.DataFrame({"path": ["a/1.jpg"], "label": ["a"], "split": ["train"], "group": [np.nan]})
     manifest = Manifest(root=tmp_path, source="a", table=table, class_names=("a",))
-    _refuse_missing(manifest, World(rank=8, size=16, local_rank=0, local_size=8))
+    refuse_missing(manifest, World(rank=8, size=16, local_rank=0, local_size=8))
     (tmp_path / "a/1.jpg").unlink()
     with pytest.raises(InputError, match=r"a/1\.jpg can't be read on .* process 8 runs.*same path"):
-        _refuse_missing(manifest, World(rank=8, size=16, local_rank=0, local_size=8))
-    _refuse_missing(manifest, World(rank=9, size=16, local_rank=1, local_size=8))  # one of a machine says it
+        refuse_missing(manifest, World(rank=8, size=16, local_rank=0, local_size=8))
+    refuse_missing(manifest, World(rank=9, size=16, local_rank=1, local_size=8))  # one of a machine says it
 
 
 def test_pictures_lost_on_any_process_count(class_folders, tmp_path):
