@@ -266,7 +266,7 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again_from_its_weights
 
 
 def test_a_network_of_another_library_goes_the_whole_way(trained, tmp_path):
-    words = ("train", trained / "pictures", "--model", "torchvision:resnet18", *TINY[2:])
+    words = ("train", trained / "pictures", "--model", "torchvision:resnet18", *TINY[2:], "--weights", "auto")
     done = effnetv2(*words, "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Weights: none, training from scratch. Weights of torchvision:resnet18 have a tag" in done.stdout
@@ -276,11 +276,17 @@ def test_a_network_of_another_library_goes_the_whole_way(trained, tmp_path):
 
 
 def test_without_weights_the_way_to_get_some_is_said(trained, tmp_path):
-    words = ("train", trained / "pictures", *TINY, "--model", "efficientnetv2_b0")
-    done = effnetv2(*words, "--out", tmp_path / "run", cwd=tmp_path)
+    words = (
+        *TINY,
+        "--model",
+        "efficientnetv2_b1",
+        "--weights",
+        "auto",
+    )  # of which none come with the repository
+    done = effnetv2("train", trained / "pictures", *words, "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Weights: none, training from scratch" in done.stdout
-    assert "efficientnetv2_b0.in1k" in done.stdout
+    assert "efficientnetv2_b1.in1k" in done.stdout
     assert "Recipe: quick (from scratch)" in done.stdout
     assert "Weights: none" in (tmp_path / "run/log.txt").read_text()
 

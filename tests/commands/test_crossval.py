@@ -17,7 +17,7 @@ from tests.data.test_splits import manifest
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
-from efficientnetv2.commands import crossval_folds
+from efficientnetv2.commands import crossval_baseline, crossval_folds
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_baseline import beside
 from efficientnetv2.commands.crossval_folds import Runs
@@ -82,6 +82,34 @@ def test_the_figures_are_of_all_answers_together(whole):
     page = (folder / "folds/report.html").read_text()
     assert "Fold by fold" in page
     assert "out-of-fold" in page
+    assert page.count("what spoke for it") >= 8, "of each picture shown, by the network that answered it"
+
+
+def test_beside_given_weights_stands_their_probe_on_the_same_folds(whole):
+    folder, _ = whole
+    words = ("--weights", "folds/fold1", "--out", "further", "--json")
+    done = effnetv2("crossval", folder / "pictures", *RUN, *words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    page = (folder / "further/report.html").read_text()
+    assert "The probe is a linear classifier on the untrained features. On the same 48 pictures" in page
+    report = json.loads(done.stdout)
+    assert 0 <= report["linear_probe"] <= 1
+
+
+def test_whether_more_labels_would_help_is_read_off_the_first_fold():
+    """Of 150 pictures two thirds teach; two classes that differ in one of their features."""
+    labels = np.arange(150) % 2
+    vectors = np.random.default_rng(0).normal(size=(150, 8)).astype(np.float32)
+    vectors[:, 0] += labels
+    data = manifest(labels)
+    dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
+    shuffled = np.random.default_rng(1).permutation(150)
+    embedded = Embeddings(shuffled, labels[shuffled], vectors[shuffled])
+    curve = crossval_baseline._labels(embedded, dealt, Key.of(0), balanced=False)
+    assert [point.pictures for point in curve.points] == [12, 25, 50, 100]
+    assert 0.5 < curve.points[-1].macro_f1 < 0.9
+    few = Embeddings(np.arange(20), labels[:20], vectors[:20])
+    assert crossval_baseline._labels(few, dealt, Key.of(0), balanced=False) is None
 
 
 def test_the_folds_answer_together_for_new_pictures(whole):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from efficientnetv2.base.keys import Key
@@ -14,10 +15,12 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
+from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.crossval import Beside
 from efficientnetv2.inference.accelerate import pick_device, pick_workers
+from efficientnetv2.inference.label_curve import LabelCurve, label_curve
 from efficientnetv2.inference.predict import Embeddings, Predictions, embed_manifest
-from efficientnetv2.inference.probe import most_pictures, probe_folds
+from efficientnetv2.inference.probe import fit_probe, most_pictures, probe_folds
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.resampling import paired
 from efficientnetv2.training.recipe import Recipe
@@ -33,12 +36,23 @@ class Baseline:
         otherwise: the same with folds dealt otherwise; None without.
         top1: of the answers.
         macro_f1: of the answers.
+        labels: the first fold's probe with fewer labels; None where there are too few for that.
     """
 
     answers: Predictions
     otherwise: Predictions | None
     top1: float
     macro_f1: float
+    labels: LabelCurve | None
+
+    def told(self, manifest: Manifest) -> pd.DataFrame:
+        """The answers by picture, as ``evaluation.answered.read_answers`` gives them."""
+        names = manifest.class_names
+        given = {
+            "label": [names[one] for one in answers_of(self.answers)],
+            "true_label": [names[one] for one in self.answers.labels],
+        }
+        return pd.DataFrame(given, index=pd.Index(manifest.select(self.answers.samples).paths, name="path"))
 
 
 def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Baseline | None:
@@ -67,7 +81,30 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
 
     own = answers(dealt)
     reached = figures(own.labels, own.probabilities, runs.manifest.class_names)
-    return Baseline(own, None if others is None else answers(others), reached.top1, reached.macro_f1)
+    return Baseline(
+        own,
+        None if others is None else answers(others),
+        reached.top1,
+        reached.macro_f1,
+        _labels(embedded, dealt, key, balanced=balanced),
+    )
+
+
+def _labels(embedded: Embeddings, dealt: Folds, key: Key, *, balanced: bool) -> LabelCurve | None:
+    """Whether more labels would help, by the first fold."""
+    first = dealt.parts[0]
+    learning, answering = (
+        Embeddings(embedded.samples[part], embedded.labels[part], embedded.vectors[part])
+        for rows in (first.learning, first.answering)
+        for part in [np.isin(embedded.samples, rows)]
+    )
+    if not len(answering.labels) or len(np.unique(learning.labels)) < 2:
+        return None  # of few pictures drawn from many
+    learnt, strength = fit_probe(learning, key=key.fold("fold", 0), balanced=balanced)
+    answers = learnt.predict(answering.vectors)
+    return label_curve(
+        learning, answering, answers, strength=strength, balanced=balanced, key=key.fold("label curve")
+    )
 
 
 def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings:

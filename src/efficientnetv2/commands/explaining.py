@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.decode import eval_picture
@@ -34,11 +35,67 @@ def explained(
         class_names: of the network.
         preprocessing: as the pictures were seen.
     """
+
+    def looked(places: Sequence[int]) -> dict[int, Seen]:
+        return _seen(network, predictions, manifest, preprocessing, places)
+
+    return _section(predictions, manifest, class_names, looked)
+
+
+def explained_by_folds(
+    networks: Sequence[Network],
+    fold: npt.NDArray[np.int64],
+    predictions: Predictions,
+    manifest: Manifest,
+    class_names: Sequence[str],
+) -> tuple[Part, ...]:
+    """Likewise of a cross-validation: each picture by the network that answered it, which had not learnt from it.
+
+    Args:
+        networks: of the folds, each with its own preprocessing.
+        fold: (N,) whose answer it is, from 0.
+        predictions: (N,) answers, of labelled pictures.
+        manifest: that they answer.
+        class_names: of the networks.
+    """
+
+    def looked(places: Sequence[int]) -> dict[int, Seen]:
+        seen: dict[int, Seen] = {}
+        for number, network in enumerate(networks):
+            own = [place for place in places if fold[place] == number]
+            seen |= _seen(network, predictions, manifest, network.preprocessing, own)
+        return seen
+
+    return _section(predictions, manifest, class_names, looked)
+
+
+def _section(
+    predictions: Predictions,
+    manifest: Manifest,
+    class_names: Sequence[str],
+    looked: Callable[[Sequence[int]], dict[int, Seen]],
+) -> tuple[Part, ...]:
     labels, probabilities = predictions.labels, predictions.probabilities
     if labels.ndim != 1 or not len(labels) or (labels < 0).any():
         return ()
     galleries = chosen(labels, probabilities, class_names)
-    places = sorted({int(place) for one in galleries for place in one.places})
+    seen = looked(sorted({int(place) for one in galleries for place in one.places}))
+    paths = [manifest.paths[int(row)] for row in predictions.samples]
+    return (
+        shown(
+            galleries, labels, probabilities, class_names, paths, lambda place: seen.get(place, Seen(None))
+        ),
+    )
+
+
+def _seen(
+    network: Network,
+    predictions: Predictions,
+    manifest: Manifest,
+    preprocessing: Preprocessing,
+    places: Sequence[int],
+) -> dict[int, Seen]:
+    """Pictures of some places in the predictions, as the network saw them, with what spoke for its answers."""
     reader = originals(manifest)
     images: dict[int, Pixels] = {}
     for place in places:
@@ -47,16 +104,10 @@ def explained(
             images[place] = eval_picture(source, preprocessing)
         except UnreadablePicture:  # it could be read a moment ago; a report can do without it
             continue
-    seen = {place: Seen(first_three(image)) for place, image in images.items()}
-    if explainable(network) and images:
-        called = probabilities[list(images)].argmax(axis=1).astype(np.int64)
-        maps = grad_cam(network, np.stack(list(images.values())), called)
-        seen = {
-            place: Seen(first_three(images[place]), heat) for place, heat in zip(images, maps, strict=True)
-        }
-    paths = [manifest.paths[int(row)] for row in predictions.samples]
-    return (
-        shown(
-            galleries, labels, probabilities, class_names, paths, lambda place: seen.get(place, Seen(None))
-        ),
-    )
+    if not images or not explainable(network):
+        return {place: Seen(first_three(image)) for place, image in images.items()}
+    called = predictions.probabilities[list(images)].argmax(axis=1).astype(np.int64)
+    maps = grad_cam(network, np.stack(list(images.values())), called)
+    return {
+        place: Seen(first_three(images[place]), heat) for place, heat in zip(images, maps, strict=True)
+    }

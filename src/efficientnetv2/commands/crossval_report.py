@@ -1,0 +1,169 @@
+"""How ``crossval`` ends: all answers together, what stands beside them, the report, the folds' networks as one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.crossval_baseline import Baseline, answers_of, beside, probed
+from efficientnetv2.commands.crossval_folds import Answered, Runs
+from efficientnetv2.commands.crossval_plan import FILE
+from efficientnetv2.commands.explaining import explained_by_folds
+from efficientnetv2.commands.findings import Known
+from efficientnetv2.commands.outcome import Outcome, versions
+from efficientnetv2.data.folds import Folds
+from efficientnetv2.data.listing import Ints
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.crossval import Beside, CrossValidation, Try
+from efficientnetv2.evaluation.more_labels import more_labels, verdict
+from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.evaluation.sections import Part
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.metrics.classification import Figures
+from efficientnetv2.metrics.resampling import clustered
+from efficientnetv2.models import ensemble, modelfile
+from efficientnetv2.models.network import Network
+
+
+def conclude(
+    folder: Path,
+    runs: Runs,
+    dealt: Folds,
+    answered: list[Answered],
+    others: Folds | None,
+    again: list[Answered] | None,
+    skipped: int,
+) -> None:
+    """Figures of all answers together, the report, and the folds' networks as one.
+
+    Args:
+        folder: of the cross-validation.
+        runs: what its runs had in common.
+        dealt: the folds.
+        answered: by each fold.
+        others: folds dealt otherwise, if there are any.
+        again: what those answered, if they were trained.
+        skipped: how many pictures could not be read.
+    """
+    manifest, screen, plan = runs.manifest, runs.screen, runs.plan
+    pooled = _pooled(manifest, answered)
+    first = json.loads((folder / "fold1" / "report.json").read_text(encoding="utf-8"))
+    clusters, key = dealt.clusters[pooled.samples], Key.of(runs.seed).fold("crossval")
+    comparisons: list[Beside] = []
+    count = len(manifest.class_names)
+    if again is not None and others is not None and manifest.separator is None:
+        theirs = _pooled(manifest, again)
+        comparisons.append(beside("the trained networks", pooled, theirs, dealt, others, count, key))
+    baseline = probed(folder, runs, dealt, others)
+    if baseline is not None and baseline.otherwise is not None and others is not None:
+        ours, theirs = baseline.answers, baseline.otherwise
+        comparisons.append(beside("the linear probe", ours, theirs, dealt, others, count, key))
+    several = manifest.separator is not None
+    whole = CrossValidation(
+        by=dealt.by,
+        note=dealt.note,
+        over_classes="mean_average_precision" if several else "macro_f1",
+        folds=[one.score for one in answered],
+        tries=[
+            Try(plan.name_of(place), {number: one.scores[place] for number, one in enumerate(answered)})
+            for place in range(len(plan.tries))
+        ],
+        beside=comparisons,
+    )
+    networks, together = _ensemble(folder, len(answered))
+    facts = Facts(
+        data=manifest.source,
+        evaluated_on="out-of-fold",
+        model=first["model"],
+        command=json.loads((folder / FILE).read_text(encoding="utf-8"))["command"],
+        versions=versions(),
+        chosen=first["chosen"],
+        notes=[dealt.note, together],
+        recipe=first["recipe"],
+        seed=runs.seed,
+        epochs=first["epochs"],
+        wall_s=round(sum(one.score.seconds for one in answered), 2),
+        linear_probe=None if baseline is None else baseline.top1,
+        linear_probe_macro_f1=None if baseline is None else baseline.macro_f1,
+        skipped=skipped,
+        others={"run": str(folder), **whole.to_json()},
+    )
+    looked = explained_by_folds(networks, _fold_of(answered), pooled, manifest, manifest.class_names)
+    known = _known(whole, baseline, manifest, looked)
+    # Rasters are shown as the first fold saw them.
+    begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
+    bands = Preprocessing.from_json(begun["preprocessing"]).bands
+    outcome = Outcome(pooled, replace(manifest, bands=bands), manifest.class_names, facts, known=known)
+    _widen(outcome, pooled, clusters, key)
+    outcome.write(folder, sections=whole.sections())
+    outcome.show(screen, as_json=runs.place.as_json)
+    for line in (*whole.lines(), together):
+        screen.say(line)
+    screen.say(f"Report: {folder / 'report.html'}")
+
+
+def _pooled(manifest: Manifest, answered: Sequence[Answered]) -> Predictions:
+    """The answers of all folds, in the order of the manifest."""
+    rows = np.concatenate([one.rows for one in answered])
+    shares = np.concatenate([one.probabilities for one in answered])
+    order = np.argsort(rows, kind="stable")
+    logits = torch.from_numpy(shares[order]).clamp(min=1e-7).log().float()
+    return Predictions(rows[order], manifest.targets[rows[order]], logits)
+
+
+def _fold_of(answered: Sequence[Answered]) -> Ints:
+    """Which fold gave each answer, in the order of the manifest."""
+    rows = np.concatenate([one.rows for one in answered])
+    numbers = np.repeat(np.arange(len(answered)), [len(one.rows) for one in answered])
+    return numbers[np.argsort(rows, kind="stable")]
+
+
+def _known(
+    whole: CrossValidation, baseline: Baseline | None, manifest: Manifest, looked: tuple[Part, ...]
+) -> Known:
+    """What there is beside the answers: the probe's, whether more labels would help, where the networks looked."""
+    if baseline is None:
+        return Known(elsewhere=whole.elsewhere(), sections=looked)
+    curve = baseline.labels
+    return Known(
+        probe=baseline.told(manifest),
+        labels=None if curve is None else verdict(curve),
+        elsewhere=whole.elsewhere(),
+        sections=looked if curve is None else (more_labels(curve), *looked),
+    )
+
+
+def _widen(outcome: Outcome, pooled: Predictions, clusters: Ints, key: Key) -> None:
+    """Let intervals reach as far as they do when pictures that hang together are drawn together."""
+    figures = outcome.figures
+    if not isinstance(figures, Figures) or len(np.unique(clusters)) == len(clusters):
+        return
+    drawn = clustered(
+        pooled.labels, answers_of(pooled), clusters, len(figures.class_names), key=key.fold("clusters")
+    )
+    for name, (low, high) in drawn.items():
+        before = outcome.intervals[name]
+        outcome.intervals[name] = (min(before[0], low), max(before[1], high))
+
+
+def _ensemble(folder: Path, folds: int) -> tuple[list[Network], str]:
+    """The folds' networks, which answer together from now on, if they can; a sentence on that."""
+    members = [f"fold{number + 1}/{modelfile.NAME}" for number in range(folds)]
+    networks = [modelfile.load(folder / member) for member in members]
+    try:
+        ensemble.Ensemble(networks)
+    except InputError as error:
+        return networks, f"The folds' networks are no ensemble: {error}"
+    ensemble.write_members(folder, members)
+    return networks, (
+        f"The folds' networks answer together for new pictures: effnetv2 predict {folder} NEW_PICTURES. The figures "
+        "here are of each alone, on pictures that it had not seen."
+    )
