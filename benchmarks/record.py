@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -103,13 +103,23 @@ def begun(about: Path, common: dict, same: Sequence[str], advice: str) -> dict:
     return there
 
 
-def keep(run: Path, target: Path) -> dict:
-    """Copy what is worth keeping of a run; its report."""
+def keep(run: Path, target: Path, *, renamed: Mapping[str, str] | None = None) -> dict:
+    """Copy what is worth keeping of a run; its report.
+
+    Args:
+        run: its folder; what a cross-validation has not of a run's files is left out.
+        target: for the copies.
+        renamed: other paths of this machine, and what to write in their place.
+    """
     target.mkdir(parents=True, exist_ok=True)
+    # Where the run lay on this machine is nobody's business.
+    places = {**(renamed or {}), f"{run.absolute().parent}/": "runs/"}
     for name in ("recipe.yaml", "metrics.jsonl", "report.json", "log.txt"):
-        # Where the run lay on this machine is nobody's business.
-        text = (run / name).read_text(encoding="utf-8").replace(f"{run.absolute().parent}/", "runs/")
-        (target / name).write_text(text, encoding="utf-8")
+        if (run / name).exists():
+            text = (run / name).read_text(encoding="utf-8")
+            for place, called in places.items():
+                text = text.replace(place, called)
+            (target / name).write_text(text, encoding="utf-8")
     return json.loads((target / "report.json").read_text())
 
 

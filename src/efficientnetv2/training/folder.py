@@ -227,7 +227,7 @@ class NoFolder(RunFolder):
 
 
 def refuse_occupied(path: Path) -> None:
-    """A new run's folder is new, empty, or what is left of a run that never began.
+    """A new run's folder is new, empty, or what is left of a run that never began; an inspection may lie in it.
 
     Raises:
         InputError: it holds a run, or something else.
@@ -238,7 +238,7 @@ def refuse_occupied(path: Path) -> None:
         raise InputError(
             f"--out {path} holds a run already. Go on with it by --resume, or give another folder."
         )
-    ours = {"log.txt", "beginning.json", "manifest.csv", "skipped.csv", "probe"}
+    ours = {"log.txt", "beginning.json", "manifest.csv", "skipped.csv", "probe", "inspection"}
     there = [file.name for file in path.iterdir()] if path.is_dir() else []
     others = [name for name in there if name not in ours and not name.endswith(".partial")]
     if others:

@@ -1,0 +1,73 @@
+"""What ``effnetv2 demo`` comes to and how long it takes, over several seeds.
+
+Run: python -m benchmarks.demo [--seeds 5] [--out runs/demo_seeds]
+
+Each seed is a process of its own, on all cores; its wall time is that of the whole story, from typing to the prompt.
+Figures are those of the cross-validation by place: every picture answered once, by a network that had not been there.
+The interval is that of the mean over seeds (Student's t); that of the pictures is wider and stands in each report. A
+seed that has been run already is not run again. Raw records: results/land_cover_demo/SEED.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.record import RESULTS, interval, keep, record
+
+ROOT = Path(__file__).parents[1]
+FIGURES = {"top1": "fraction", "macro_f1": "F1", "wall_s": "s"}
+COMMAND = "effnetv2 demo --seed S, S from 0 to {last}"
+
+
+def told(seed: int, out: Path) -> dict[str, float]:
+    """The figures of one seed, run if need be."""
+    took = out / "took.json"
+    if not took.exists():
+        shutil.rmtree(out, ignore_errors=True)
+        words = ["demo", "--seed", str(seed), "--out", str(out)]
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "efficientnetv2.cli", *words], cwd=ROOT, check=True)
+        took.write_text(json.dumps({"wall_s": round(time.perf_counter() - begun, 2)}))
+    report = json.loads((out / "folds/report.json").read_text(encoding="utf-8"))
+    return {name: report[name] for name in ("top1", "macro_f1")} | json.loads(took.read_text())
+
+
+def claims(each: list[dict[str, float]]) -> dict[str, tuple[float, float, float]]:
+    """The mean of each figure with its interval."""
+    values = {name: [one[name] for one in each] for name in FIGURES}
+    return {name: (statistics.fmean(found), *interval(found)) for name, found in values.items()}
+
+
+def main() -> None:
+    """Run, keep, record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="at least 2")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs/demo_seeds")
+    options = parser.parse_args()
+    target = RESULTS / "land_cover_demo"
+    each = [told(seed, options.out.absolute() / str(seed)) for seed in range(options.seeds)]
+    shutil.rmtree(target, ignore_errors=True)
+    for seed in range(options.seeds):
+        run = options.out.absolute() / str(seed)
+        here = {f"{ROOT.absolute()}/": ""}
+        keep(run, target / str(seed), renamed=here)
+        keep(run / "folds", target / str(seed) / "folds", renamed=here)
+    for name, (mean, low, high) in claims(each).items():
+        record(
+            f"land_cover_demo_{name}", mean, unit=FIGURES[name], low=low, high=high, n=len(each),
+            command=COMMAND.format(last=options.seeds - 1),
+        )  # fmt: skip
+        print(f"land_cover_demo_{name}: {mean:.4f} ({low:.4f} to {high:.4f}), n = {len(each)}")
+
+
+if __name__ == "__main__":
+    main()

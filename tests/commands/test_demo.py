@@ -1,0 +1,111 @@
+"""``effnetv2 demo``: inspect, transfer, cross-validate, report, as a newcomer meets them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import typer
+from tests.command_line import effnetv2
+from tests.test_docs import commands
+
+from efficientnetv2.cli import app
+from efficientnetv2.commands.demo import SETTINGS, embedded, story
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipes import named
+
+ROOT = Path(__file__).parents[2]
+WEIGHTS = "weights/efficientnetv2_b0.safetensors"
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """As the repository is, with 60 of the pictures."""
+    pictures = pd.read_csv(ROOT / "examples/land_cover/pictures.csv").groupby("label").head(20)
+    (tmp_path / "examples/land_cover/pictures").mkdir(parents=True)
+    (tmp_path / "examples/weights").mkdir()
+    for path in pictures["path"]:
+        shutil.copy(ROOT / "examples/land_cover" / path, tmp_path / "examples/land_cover" / path)
+    pictures.to_csv(tmp_path / "examples/land_cover/pictures.csv", index=False)
+    shutil.copy(ROOT / "examples" / WEIGHTS, tmp_path / "examples" / WEIGHTS)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_story_from_pictures_to_an_honest_figure(clone):
+    done = effnetv2("demo", "--workers", "0", "--json", cwd=clone, timeout=900)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    out = clone / "runs/demo"
+    assert json.loads((out / "folds/report.json").read_text())["top1"] == told["top1"]
+    assert (told["pictures"], told["split_by"], told["evaluated_on"]) == (60, "place", "out-of-fold")
+    assert {"recipe": "finetune", "balance": "sqrt"}.items() <= {
+        "recipe": told["recipe"]["name"],
+        "balance": told["recipe"]["balance"],
+    }.items()
+    assert told["recipe"]["weights"] == f"examples/{WEIGHTS}"
+    inspected = json.loads((out / "inspection/inspection.json").read_text())
+    assert inspected
+    page = (out / "folds/report.html").read_text()
+    for question in ("How good is it", "better than a linear probe", "in a new place", "Where it looks"):
+        assert question in page, question
+    for line in (
+        "1 of 3: ",
+        "2 of 3: ",
+        "3 of 3: ",
+        "effnetv2 inspect ",
+        "effnetv2 train ",
+        "effnetv2 crossval ",
+    ):
+        assert line in done.stderr
+    opened = re.findall(r"^  (runs/demo/\S+\.html) ", done.stderr, re.MULTILINE)
+    assert len(opened) == 3
+    assert all((clone / page).is_file() for page in opened)
+    answered = effnetv2("predict", "runs/demo", "examples/land_cover/pictures", "--device", "cpu", cwd=clone)
+    assert answered.returncode == 0, answered.stderr
+    assert len(pd.read_csv(clone / "predictions.csv")) == 60
+
+
+def test_each_step_is_a_command_that_one_can_type():
+    """Parsed as the program parses them, after a shell's splitting; no setting is unknown, none is a default said."""
+    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    steps = story(embedded(), Path("runs/demo"), seed=3, workers=2)
+    assert [verb.__name__ for _, verb, _ in steps] == ["inspect", "train", "crossval"]
+    for _, verb, words in steps:
+        context = verbs[verb.__name__].make_context(verb.__name__, shlex.split(shlex.join(words)))
+        if verb.__name__ == "train":
+            assert context.params["seed"] == 3
+            settled = with_settings(named("finetune"), context.params["settings"])
+    assert settled == with_settings(named("finetune"), SETTINGS)
+    assert settled.balance == "sqrt"
+
+
+def test_the_page_gives_the_same_commands(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    given = commands(ROOT / "docs/land_cover.md")
+    for _, verb, words in story(
+        Path("examples/land_cover/pictures.csv"), Path("runs/demo"), seed=0, workers=None
+    ):
+        assert [verb.__name__, *words] in given
+
+
+def test_without_the_weights_it_says_where_they_come_from(clone):
+    (clone / "examples" / WEIGHTS).unlink()
+    done = effnetv2("demo", cwd=clone)
+    assert done.returncode == 2
+    assert "git checkout examples/weights" in done.stderr
+    assert not (clone / "runs").exists()
+
+
+def test_only_its_own_folder_is_cleared(clone):
+    (clone / "mine").mkdir()
+    (clone / "mine/notes.txt").write_text("kept")
+    done = effnetv2("demo", "--out", "mine", cwd=clone)
+    assert done.returncode == 2
+    assert "holds something that is no run ('notes.txt')" in done.stderr
+    assert [path.name for path in (clone / "mine").iterdir()] == ["notes.txt"]

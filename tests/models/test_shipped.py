@@ -1,0 +1,73 @@
+"""The weights that come with the repository: what their card says is true, and training takes them offline."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tests.command_line import TINY, effnetv2
+
+from efficientnetv2.arch.published import architecture
+from efficientnetv2.models import modelfile, tensorfile
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "examples/weights/efficientnetv2_b0.safetensors"
+CARD = (FILE.parent / "README.md").read_text(encoding="utf-8")
+SUMMARY = json.loads((ROOT / "benchmarks/results/summary.json").read_text())
+
+
+def test_it_is_small_and_knows_what_it_is():
+    assert FILE.stat().st_size <= 15e6
+    network = modelfile.load(FILE)
+    assert network.architecture == architecture("efficientnetv2_b0")
+    assert len(network.class_names) == 21
+    assert {"airplane", "forest", "river"} <= set(network.class_names)
+    assert network.trained_on is not None
+    assert network.trained_on.pictures == 1680
+    assert network.recipe["weights"] == "none", "trained from scratch"
+    kinds = {
+        tensor.ndim > 1: tensor.dtype for tensor in load_file(FILE).values() if tensor.is_floating_point()
+    }
+    assert kinds == {True: torch.float16, False: torch.float32}
+    words = " ".join(tensorfile.look(FILE).metadata.values())
+    assert not re.search(r'"/\w+/', words), "a path of somebody's machine"
+
+
+def test_the_card_says_which_file_it_is_of_and_what_it_reached():
+    assert hashlib.sha256(FILE.read_bytes()).hexdigest() in CARD
+    report = json.loads((ROOT / "benchmarks/results/starter/report.json").read_text())
+    claim = SUMMARY["starter_ucmerced_top1"]
+    assert (claim["value"], [claim["low"], claim["high"]]) == (report["top1"], report["intervals"]["top1"])
+    assert report["train_pictures"] == modelfile.load(FILE).trained_on.pictures
+    for name, shown in (
+        ("starter_ucmerced_top1", lambda value: f"{100 * value:.1f} %"),
+        ("starter_land_cover_probe_macro_f1", lambda value: f"{value:.3f}"),
+        ("untrained_land_cover_probe_macro_f1", lambda value: f"{value:.3f}"),
+    ):
+        (row,) = (line for line in CARD.splitlines() if f"`{name}`" in line)
+        for part in ("value", "low", "high"):
+            assert shown(SUMMARY[name][part]) in row
+    assert claim["command"] in " ".join(CARD.replace("\\\n", " ").split())
+
+
+def test_no_wheel_holds_it():
+    """Hatchling packs the one package, and there are no weights in it."""
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    assert built == {"targets": {"wheel": {"packages": ["src/efficientnetv2"]}}}
+    assert not [path for path in (ROOT / "src").rglob("*") if path.suffix in (".safetensors", ".pth", ".h5")]
+
+
+def test_without_a_network_auto_takes_it_and_says_so(class_folders, tmp_path):
+    done = effnetv2("train", class_folders, *TINY, "--weights", "auto", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Recipe: finetune" in done.stdout
+    assert re.search(
+        r"Weights: \S*examples/weights/efficientnetv2_b0\.safetensors, which come with the", done.stdout
+    )
+    assert "'efficientnetv2_b0.in1k' is not in the cache" in done.stdout, "how to have better ones"
+    assert "Linear probe on the given weights" in done.stdout
