@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from tests.command_line import TINY, effnetv2
 
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.models import modelfile, tensorfile
+from efficientnetv2.training.named import starts
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "examples/weights/efficientnetv2_b0.safetensors"
@@ -62,12 +62,12 @@ def test_no_wheel_holds_it():
     assert not [path for path in (ROOT / "src").rglob("*") if path.suffix in (".safetensors", ".pth", ".h5")]
 
 
-def test_without_a_network_auto_takes_it_and_says_so(class_folders, tmp_path):
-    done = effnetv2("train", class_folders, *TINY, "--weights", "auto", "--out", "run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "Recipe: finetune" in done.stdout
-    assert re.search(
-        r"Weights: \S*examples/weights/efficientnetv2_b0\.safetensors, which come with the", done.stdout
+def test_without_a_network_it_is_what_auto_begins_with():
+    """Beside starting from scratch, with which ``commands.choosing`` compares it."""
+    first, *others = starts("efficientnetv2_b0")
+    assert Path(first.word).samefile(FILE)
+    assert (
+        "which come with the repository; others: 'efficientnetv2_b0.in1k' is not in the cache" in first.note
     )
-    assert "'efficientnetv2_b0.in1k' is not in the cache" in done.stdout, "how to have better ones"
-    assert "Linear probe on the given weights" in done.stdout
+    assert [one.word for one in others] == ["none"]
+    assert [one.word for one in starts("efficientnetv2_b1")] == ["none"]

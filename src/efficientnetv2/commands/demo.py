@@ -26,6 +26,7 @@ SETTINGS = (
     "balance=sqrt",
     "classifier=probe",
     "pooling=mean+centre",
+    "frozen_statistics=false",
     "optimizer.lr=0.001",
     "optimizer.head_lr=1",
     "augment.flip=symmetries",
