@@ -96,12 +96,13 @@ def conclude(
         skipped=skipped,
         others={"run": str(folder), **whole.to_json()},
     )
-    looked = explained_by_folds(networks, _fold_of(answered), pooled, manifest, manifest.class_names)
-    known = _known(whole, baseline, manifest, looked)
     # Rasters are shown as the first fold saw them.
     begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
     bands = Preprocessing.from_json(begun["preprocessing"]).bands
-    outcome = Outcome(pooled, replace(manifest, bands=bands), manifest.class_names, facts, known=known)
+    asked = replace(manifest, bands=bands)
+    looked = explained_by_folds(networks, _fold_of(answered), pooled, asked, manifest.class_names)
+    known = _known(whole, baseline, manifest, looked)
+    outcome = Outcome(pooled, asked, manifest.class_names, facts, known=known)
     _widen(outcome, pooled, clusters, key)
     outcome.write(folder, sections=whole.sections())
     outcome.show(screen, as_json=runs.place.as_json)

@@ -108,6 +108,4 @@ def _seen(
         return {place: Seen(first_three(image)) for place, image in images.items()}
     called = predictions.probabilities[list(images)].argmax(axis=1).astype(np.int64)
     maps = grad_cam(network, np.stack(list(images.values())), called)
-    return {
-        place: Seen(first_three(images[place]), heat) for place, heat in zip(images, maps, strict=True)
-    }
+    return {place: Seen(first_three(images[place]), heat) for place, heat in zip(images, maps, strict=True)}
