@@ -53,11 +53,13 @@ def test_pictures_are_called_what_they_are():
 
 
 def test_the_set_is_described_by_its_sizes():
-    support = {"oak": 12, "elm": 3}
+    support = dict(pd.Series({"oak": 12, "elm": 3}))  # as value_counts gives it
     said = pictures(shown(4, 5), Facts("x", "val", train_pictures=15, train_support=support, skipped=1))
     assert said[0] == "Learnt from 15 pictures, then measured on 5 pictures (val), in 2 classes."
     assert said[1].startswith("From 3 pictures of 'elm' to 12 of 'oak' to learn from: 4 times as many.")
     assert said[-1] == "1 picture could not be read and was left out."
+    even = Facts("x", "val", train_support=dict(pd.Series({"oak": 3, "elm": 3})))
+    assert pictures(shown(4, 5), even)[1] == "Each class has 3 pictures to learn from."
     assert pictures(shown(4, 5), Facts("x", "test"))[0] == "Measured on 5 pictures (test), in 2 classes."
 
 

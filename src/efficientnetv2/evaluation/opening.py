@@ -128,7 +128,7 @@ def _by_class(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
     """From how few to how many pictures the classes have."""
     counts = facts.train_support or {name: one.support for name, one in figures.per_class.items()}
     what = "learn from" if facts.train_support else "measure on"
-    some = {name: count for name, count in counts.items() if count}
+    some = {name: int(count) for name, count in counts.items() if count}  # pandas counts in its own integers
     if len(counts) < 2 or not some:
         return []
     fewest, most = min(some, key=lambda name: some[name]), max(some, key=lambda name: some[name])
