@@ -59,6 +59,11 @@ def command(pictures: str, minutes: float, run: Path) -> list[str]:
     return [sys.executable, "-m", "efficientnetv2.cli", *words]
 
 
+def train(pictures: str, minutes: float, run: Path) -> None:
+    """Run it, in a process of its own; its lines and bars go where ours go."""
+    subprocess.run(command(pictures, minutes, run), check=True)
+
+
 def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
     """What a run came to: trained, or read where it has been."""
     kept = out / "measured.json"
@@ -66,7 +71,7 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
         return json.loads(kept.read_text(encoding="utf-8"))
     run = out / "run"
     if not (run / "report.json").exists():
-        subprocess.run(command(pictures, minutes, run), check=True)
+        train(pictures, minutes, run)
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     probe_of = "the weights that the run took"
     if not (run / PROBE).is_dir():

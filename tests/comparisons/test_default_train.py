@@ -51,22 +51,20 @@ def test_a_run_is_done_once_and_its_figures_are_recorded(results, monkeypatch, c
     """A run from scratch prints no probe: that of the untrained network stands in, and it is said."""
     calls = []
 
-    def run(words, check):
-        calls.append(words)
-        assert check
+    def train(pictures, minutes, run):
+        calls.append(minutes)
         short = ["--epochs", "1", "--batch-images", "8", "--image-px", "32", "--workers", "0"]
-        kept = [*words[3:5], "--out", words[words.index("--out") + 1]]
         settings = ["--set", "progressive.stages=1", "--device", "cpu", "--weights", "none"]
-        done = effnetv2(*kept, *short, *settings, cwd=results)
+        done = effnetv2("train", pictures, "--out", run, *short, *settings, cwd=results)
         assert done.returncode == 0, done.stderr
 
-    monkeypatch.setattr(default_train.subprocess, "run", run)
+    monkeypatch.setattr(default_train, "train", train)
     monkeypatch.setattr(default_train, "starts", lambda model: default_train_starts())
     line = ["default_train", f"tiny={class_folders}", "--out", str(results), "--record"]
     monkeypatch.setattr(sys, "argv", line)
     default_train.main()
     default_train.main()
-    assert len(calls) == 1
+    assert calls == [15]
     summary = json.loads((results / "summary.json").read_text())
     assert set(summary) == {
         "default_train_minus_probe_tiny_top1",
