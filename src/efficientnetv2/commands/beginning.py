@@ -144,10 +144,13 @@ def begin(
     elif probing:
         fit = probed(network, prepared, preprocessing, recipe, device, workers, screen)
         probe = fit.probe
+        begins_there = (
+            recipe.classifier == "probe" and not network.class_names
+        )  # else with that of the weights
         lines.append(
             f"Linear probe on the given weights, untrained: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.3f} on "
             f"{count_of(probe.pictures, 'val picture')} ({probe.seconds:.0f} s). Training "
-            f"{'begins there, and ' if recipe.classifier == 'probe' else ''}has to beat that."
+            f"{'begins there, and ' if begins_there else ''}has to beat that."
         )
         screen.say(lines[-1])
         if place.probe:
