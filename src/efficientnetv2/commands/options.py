@@ -28,7 +28,8 @@ def between(least: float, most: float = math.inf, *, rule: str | None = None) ->
         most: likewise.
         rule: what is said of it; None says these two.
     """
-    rule = rule or f"at least {least:,}" if most == math.inf else f"between {least:,} and {most:,}"
+    if rule is None:
+        rule = f"at least {least:,}" if most == math.inf else f"between {least:,} and {most:,}"
 
     def check(value: Any) -> Any:
         for one in value if isinstance(value, list) else [value]:
