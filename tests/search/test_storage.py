@@ -111,7 +111,11 @@ def test_a_worker_here_is_lost_with_its_process(tmp_path):
     assert one.claim(1) is None, "its process is this one"
     worker = one.storage.rdb.get_trial(one.id_of(0)).user_attrs["worker"]
     one.storage.rdb.set_trial_user_attr(one.id_of(claim.number), "worker", worker | {"pid": 2**22 - 1})
+    first = one.storage.rdb.get_trial(one.id_of(0)).datetime_start
+    time.sleep(0.01)
     assert one.claim(1).begun == 2
+    again = one.storage.rdb.get_trial(one.id_of(0)).datetime_start
+    assert again > first, "how long a trial takes is counted from when it was begun again, not over a night"
 
 
 def test_a_database_that_does_not_answer_is_waited_for_and_told_once(tmp_path):

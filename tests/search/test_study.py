@@ -75,6 +75,9 @@ def test_a_plan_of_another_version_is_told(tmp_path):
         (Wanted(recipe=RECIPE.model_copy(update={"epochs": 9.0})), "recipe: epochs: 5.0 there, 9.0 here"),
         (Wanted(reward=Reward(step_seconds=-0.2)), "reward: "),
         (Wanted(seeds=(0,)), "seeds: (0, 1) there, (0,) here"),
+        (Wanted(step_time="cached"), "step time: measured there, cached here"),
+        (Wanted(sampler="tpe"), "sampler: random there, tpe here"),
+        (Wanted(seed=3), "seed: 0 there, 3 here"),
         (Wanted(prune=False), "prune: True there, False here"),
         (Wanted(pictures="other"), "data: "),
         (Wanted(hardware="another one"), "hardware, and so step times: a machine there, another one here"),
@@ -92,13 +95,62 @@ def test_the_same_study_is_not_refused():
     refuse_other(PLAN, replace(same, space=None, recipe=None), "the study 'study'")
 
 
-@pytest.mark.parametrize(("rank", "hopeless"), [(0, True), (1, True), (4, False), (9, False)])
-def test_the_worst_quarter_is_stopped_at_its_second_point(rank, hopeless, tmp_path):
-    """Ten trials came before, with 0.0 to 0.9 at every point; this one has a little more than one of them."""
-    create(storage(tmp_path), "study", PLAN, trials=20)
+def test_what_was_begun_and_not_written_to_its_end_is_made_whole(tmp_path):
+    """A worker was killed after the study had its name and before it had its plan."""
+    one = storage(tmp_path)
+    one.rdb.create_new_study([optuna().study.StudyDirection.MAXIMIZE], "study")
+    with pytest.raises(InputError, match="no study 'study'"):
+        opened(one, "study")
+    assert create(one, "study", PLAN, trials=7) == PLAN
+    assert opened(one, "study").target == 7
+
+
+def test_a_database_without_studies_says_so(tmp_path):
+    with pytest.raises(InputError, match="no study 'other'; it is empty"):
+        opened(storage(tmp_path), "other")
+
+
+def test_a_study_gets_more_trials_but_not_fewer_than_it_had(tmp_path):
+    create(storage(tmp_path), "study", PLAN, trials=7)
+    study = opened(storage(tmp_path), "study")
+    for _ in range(3):
+        study.study.ask()
+    with pytest.raises(InputError, match="--trials 2: the study has 3 already"):
+        study.extend(2)
+    assert study.target == 7
+    study.extend(3)
+    assert opened(storage(tmp_path), "study").target == 3
+
+
+def test_what_is_drawn_follows_the_plans_seed(tmp_path):
+    drawn = []
+    for number, seed in enumerate((0, 0, 1)):
+        (tmp_path / str(number)).mkdir()
+        one = storage(tmp_path / str(number))
+        create(one, "study", PLAN.model_copy(update={"seed": seed}), trials=7)
+        study = opened(one, "study").study
+        drawn.append([suggest(study.ask(), SPACE) for _ in range(4)])
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize(
+    ("rank", "before", "prune", "hopeless"),
+    [
+        (0, 10, True, True),
+        (1, 10, True, True),
+        (2, 10, True, True),
+        (3, 10, True, False),
+        (9, 10, True, False),
+        (0, 9, True, False),
+        (0, 10, False, False),
+    ],
+)
+def test_the_worst_quarter_is_stopped_at_its_second_point(rank, before, prune, hopeless, tmp_path):
+    """Ten trials ended before, with 0.0 to 0.9 at every point; this one has a little more than one of them."""
+    create(storage(tmp_path), "study", PLAN.model_copy(update={"prune": prune}), trials=20)
     study = opened(storage(tmp_path), "study").study
     trial = optuna().trial
-    for place in range(10):
+    for place in range(before):
         curve = {1: place / 10, 2: place / 10}
         study.add_trial(trial.create_trial(value=place / 10, intermediate_values=curve))
     one = study.ask()

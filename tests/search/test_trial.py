@@ -11,15 +11,21 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from tests.command_line import SERVER
 
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.quiet import Quiet
+from efficientnetv2.base.timing import Spread
 from efficientnetv2.data.manifest import Manifest, read
-from efficientnetv2.search.child import EpochTold, StepTold
+from efficientnetv2.search import child
+from efficientnetv2.search.child import EpochTold, Failed, StepTold, Trained
+from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import Proxy, refuse_leaks
-from efficientnetv2.search.trial import measurement, try_out
+from efficientnetv2.search.steptime import StepTime, part_names
+from efficientnetv2.search.trial import Outcome, measurement, try_out
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
 
@@ -100,12 +106,102 @@ def test_the_same_trial_gives_the_same_answers_and_remembers_the_step(class_fold
 
 
 def test_a_hopeless_trial_is_stopped_where_it_stands(class_folders, tmp_path):
-    proxy = proxy_of(class_folders, tmp_path, "epochs=30")
+    proxy = proxy_of(class_folders, tmp_path, "epochs=100000")
     tried = try_out(TINY, proxy, watch=lambda one: isinstance(one, StepTold))
     assert tried.stopped
     found = measurement(TINY, proxy, tried)
     assert found.epochs == pytest.approx(1, abs=0.2)
     assert found.top1 == tried.epochs[0].top1
+    assert not trials(), "it computes no further"
+
+
+STEP = StepTold(Spread(0.1, 0.08, 0.13, rounds=5), foretold=None, measured=True)
+CURVE = (EpochTold(0, 1.0, 0.2), EpochTold(0, 2.0, 0.4), EpochTold(1, 1.0, 0.6))
+
+
+def test_of_a_trial_that_was_stopped_the_last_points_count(class_folders, tmp_path):
+    """By hand: of the first seed 0.4 after two epochs, of the second 0.6 after one, of the third nothing."""
+    proxy = proxy_of(class_folders, tmp_path, "eval_px=64", seeds=(7, 8, 9))
+    found = measurement(TINY, proxy, Outcome(STEP, CURVE, None, None))
+    assert (found.top1, found.epochs, found.seeds) == (pytest.approx(0.5), 1.5, (7, 8))
+    assert found.step_seconds == 0.1
+    assert found.step_spread == pytest.approx(0.5), "from quartile to quartile, over the median"
+    assert found.peak_memory_bytes is None, "it was never told"
+    assert found.multiply_adds == cost(TINY, image_px=64, num_classes=3).total.multiply_adds
+    assert found.failure is None
+
+
+def test_of_a_trial_that_ended_its_last_answers_count(class_folders, tmp_path):
+    proxy = proxy_of(class_folders, tmp_path, seeds=(7, 8))
+    found = measurement(TINY, proxy, Outcome(STEP, CURVE, Trained((0.7, 0.9), 1000), None))
+    assert found.top1 == pytest.approx(0.8)
+    assert found.peak_memory_bytes == 1000
+    assert measurement(TINY, proxy, Outcome(STEP, (), Trained((0.7, 0.9), 0), None)).peak_memory_bytes is None
+
+
+def test_of_a_trial_that_failed_no_accuracy_is_kept(class_folders, tmp_path):
+    """However good it was before."""
+    proxy = proxy_of(class_folders, tmp_path, seeds=(7, 8))
+    found = measurement(TINY, proxy, Outcome(STEP, CURVE, None, Failed("diverged", "the loss is inf", 1000)))
+    assert (found.top1, found.failure) == (None, "diverged: the loss is inf")
+    assert (found.step_seconds, found.epochs, found.peak_memory_bytes) == (0.1, 1.5, 1000)
+
+
+def test_of_a_network_that_was_timed_alone_that_is_said(class_folders, tmp_path):
+    proxy = proxy_of(class_folders, tmp_path, seeds=())
+    found = measurement(TINY, proxy, Outcome(STEP, (), Trained((), 1000), None))
+    assert (found.top1, found.failure, found.seeds, found.epochs) == (None, "not trained", (), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (None, ""),
+        ("diverged: the loss is inf", "diverged: the loss is inf"),
+        ("crashed: Traceback (most recent call last):\n  File ...\nKeyError: 3\n", "crashed: KeyError: 3"),
+        (
+            "crashed: the process was killed by SIGSEGV: Fatal\nThread 1",
+            "crashed: the process was killed by SIGSEGV: Fatal",
+        ),
+    ],
+)
+def test_a_failure_is_told_in_a_line(failure, said):
+    assert Measurement(1, 1, top1=0.5, failure=failure).failed_because == said
+
+
+def whole_of(median: float) -> StepTime:
+    names = part_names(TINY, image_px=32, num_classes=3)
+    return StepTime(Spread(median, median, median, 5), dict.fromkeys(names, 0.1 / len(names)))
+
+
+@pytest.mark.parametrize(("first", "times", "counts"), [(0.11, 1, 0.11), (0.2, 2, 0.12), (0.05, 2, 0.05)])
+def test_a_step_that_is_not_the_sum_of_its_parts_is_measured_again(
+    first, times, counts, class_folders, tmp_path, monkeypatch
+):
+    """The parts come to 0.1 s. More than 15 % away from that it is measured twice, and the shorter one counts."""
+    proxy = proxy_of(class_folders, tmp_path)
+    answers = [first, 0.12]
+    monkeypatch.setattr(child, "measure", lambda *given, **more: whole_of(answers.pop(0)))
+    found = child.step_time(TINY, proxy, torch.device("cpu"), Quiet(tmp_path / "quiet"), verify=False)
+    assert (2 - len(answers), found.time.median, found.measured) == (times, counts, True)
+
+
+@pytest.mark.parametrize(
+    ("by", "verify", "measured"),
+    [("cached", False, False), ("cached", True, True), ("measured", False, True)],
+)
+def test_a_step_that_is_known_is_measured_where_that_is_asked_for(
+    by, verify, measured, class_folders, tmp_path, monkeypatch
+):
+    proxy = replace(proxy_of(class_folders, tmp_path), step_time=by)
+    monkeypatch.setattr(child, "measure", lambda *given, **more: whole_of(0.11))
+    for turn in range(2):
+        found = child.step_time(
+            TINY, proxy, torch.device("cpu"), Quiet(tmp_path / "quiet"), verify=verify or turn == 0
+        )
+    assert found.measured is measured
+    assert found.foretold == pytest.approx(0.1, rel=0.01)
+    assert found.time.median == pytest.approx(0.11 if measured else 0.1, rel=0.01)
 
 
 def test_divergence_is_a_result(class_folders, tmp_path):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len, set_cell_size
@@ -18,6 +18,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -124,23 +125,28 @@ def answer(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-class TrainingBar:
-    """A progress bar of a training run: pictures a second, the current setting, time left."""
+class StandingBar:
+    """A progress bar that stands below the lines that are said while its block runs.
 
-    def __init__(self, screen: Screen) -> None:
+    Args:
+        screen: to write on.
+        counted: how what is done is shown; its fields: ``what`` before it, ``beside`` it, and ``left``, the time.
+    """
+
+    def __init__(self, screen: Screen, counted: ProgressColumn) -> None:
         self.screen = screen
         self._bar = Progress(
             TextColumn("{task.fields[what]}", markup=False),
             BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[speed]}", markup=False),
+            counted,
+            TextColumn("{task.fields[beside]}", markup=False),
             TextColumn("{task.fields[left]}", markup=False),
             console=screen.notes,
             transient=True,
         )
-        self._task = self._bar.add_task("", what="starting", speed="", left="", total=None)
+        self._task = self._bar.add_task("", what="starting", beside="", left="", total=None)
 
-    def __enter__(self) -> TrainingBar:
+    def __enter__(self) -> Self:
         self._bar.start()
         self.screen._bar = self._bar
         return self
@@ -150,6 +156,13 @@ class TrainingBar:
     ) -> None:
         self.screen._bar = None
         self._bar.stop()
+
+
+class TrainingBar(StandingBar):
+    """A progress bar of a training run: pictures a second, the current setting, time left."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(screen, TaskProgressColumn())
 
     def progress(
         self, done: int, of: int, setting: Setting, images_per_s: float, seconds_left: float, loss: float
@@ -162,7 +175,7 @@ class TrainingBar:
             completed=done,
             total=of,
             what=f"{setting.image_px} px, dropout {setting.dropout:.2g}{augment}{mixup}, loss {loss:.3f}",
-            speed=f"{images_per_s:.0f} images/s",
+            beside=f"{images_per_s:.0f} images/s",
             left=f"{duration(seconds_left)} left",
         )
 

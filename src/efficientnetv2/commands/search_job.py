@@ -172,13 +172,13 @@ def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolde
     screen.say("Measuring the backbone's training step.")
     proxy = machine.proxy(recipe, asked, prepared, folder)
     outcome = try_out(backbone, replace(proxy, seeds=()))
-    if outcome.failed is not None:
-        raise InputError(
-            f"the backbone of the space can't be trained by this recipe ({outcome.failed.kind}: "
-            f"{outcome.failed.reason}). Take smaller pictures (--image-px), fewer at a time (--batch-images), or "
-            "another space."
-        )
     reference = measurement(backbone, proxy, outcome)
+    if outcome.failed is not None:
+        folder.log(f"The backbone failed: {reference.failure}")
+        raise InputError(
+            f"the backbone of the space can't be trained by this recipe ({reference.failed_because}; all of it stands "
+            "in log.txt). Take smaller pictures (--image-px), fewer at a time (--batch-images), or another space."
+        )
     assert reference.step_seconds is not None, "it was measured, and did not fail"
     screen.say(
         f"The backbone: {1000 * reference.step_seconds:.3g} ms a step, {reference.parameters / 1e6:.3g} M parameters."

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
+from textwrap import shorten
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import MofNCompleteColumn
 
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import count_of
-from efficientnetv2.commands.screen import Screen, duration
+from efficientnetv2.commands.screen import Screen, StandingBar, duration
 from efficientnetv2.search.child import EpochTold, StepTold
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.work import Standing
@@ -17,7 +17,7 @@ from efficientnetv2.search.work import Standing
 _REASON = 160  # letters of why a trial failed; the rest stands in the log
 
 
-class StudyBar:
+class StudyBar(StandingBar):
     """A progress bar of a study: trials done, the largest reward, time left; and a line for each trial.
 
     Args:
@@ -26,29 +26,8 @@ class StudyBar:
     """
 
     def __init__(self, screen: Screen, note: Callable[[str], None]) -> None:
-        self.screen, self._note = screen, note
-        self._bar = Progress(
-            TextColumn("{task.fields[what]}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[best]}", markup=False),
-            TextColumn("{task.fields[left]}", markup=False),
-            console=screen.notes,
-            transient=True,
-        )
-        self._task = self._bar.add_task("", what="starting", best="", left="", total=None)
-        self._told = 0
-
-    def __enter__(self) -> StudyBar:
-        self._bar.start()
-        self.screen._bar = self._bar
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.screen._bar = None
-        self._bar.stop()
+        super().__init__(screen, MofNCompleteColumn())
+        self._note = note
 
     def say(self, line: str) -> None:
         """A sentence."""
@@ -62,14 +41,13 @@ class StudyBar:
             self._task,
             completed=standing.done,
             total=standing.target,
-            best="" if standing.best is None else f"best {standing.best:.4f}",
+            beside="" if standing.best is None else f"best {standing.best:.4f}",
             left=left,
         )
 
     def began(self, number: int, architecture: Architecture) -> None:
         """A trial is being tried."""
         layers = sum(stage.layers for stage in architecture.stages)
-        self._told = 0
         self._bar.update(self._task, what=f"trial {number}, {count_of(layers, 'layer')}: measuring")
 
     def told(self, number: int, one: StepTold | EpochTold) -> None:
@@ -84,10 +62,8 @@ class StudyBar:
         """It has ended."""
         if found.failure is not None:
             self._note(f"Trial {number} failed: {found.failure}")
-            reason = " ".join(found.failure.split())
-            self.screen.say(
-                f"Trial {number} failed: {reason if len(reason) <= _REASON else f'{reason[:_REASON]} ... (log.txt)'}"
-            )
+            reason = shorten(found.failed_because, _REASON, placeholder=" ... (log.txt)")
+            self.screen.say(f"Trial {number} failed: {reason}")
             return
         self.say(f"Trial {number}: {figures(found)}; reward {reward:.4f}{', stopped early' * stopped}.")
 

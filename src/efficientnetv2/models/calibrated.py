@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.header import beside
 
 KEY = "efficientnetv2.calibration"  # among the metadata of a model file; packages that do not know it leave it be
 
@@ -40,15 +42,11 @@ def parse(path: Path, text: str) -> Calibration:
     Raises:
         InputError: it is damaged.
     """
-    try:
-        plain = json.loads(text)
-        found = Calibration(float(plain["temperature"]), int(plain["pictures"]), str(plain["fitted_on"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: the metadata '{KEY}' is damaged ({error}). Copy the file again."
-        ) from error
-    if not 0 < found.temperature < float("inf"):
-        raise InputError(
-            f"{path}: the metadata '{KEY}' has temperature {found.temperature}. Copy the file again."
-        )
+    return beside(path, text, KEY, _made)
+
+
+def _made(plain: Any) -> Calibration:
+    found = Calibration(float(plain["temperature"]), int(plain["pictures"]), str(plain["fitted_on"]))
+    if not 0 < found.temperature < math.inf:
+        raise ValueError(f"its temperature is {found.temperature}")
     return found

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -22,6 +22,8 @@ UPGRADE = "Upgrade efficientnetv2 from where you had it (in a clone: git pull, t
 
 _KEY = "efficientnetv2"  # of our JSON among the safetensors metadata
 CARRIED = "efficientnetv2.carried"  # of the same in the files of others: ``interop.carried``
+
+Said = TypeVar("Said")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -135,6 +137,26 @@ def read(path: Path, metadata: Mapping[str, str]) -> tuple[Header, int]:
             f"'{_KEY}'. {of_others(whole)}"
         )
     return parse(path, metadata[_KEY], _KEY)
+
+
+def beside(path: Path, text: str, key: str, make: Callable[[Any], Said]) -> Said:
+    """What a file says beside its header: JSON under a key of its own.
+
+    Args:
+        path: for messages.
+        text: from the file's metadata.
+        key: of it there.
+        make: of the JSON's values what they mean; ``ValueError``, ``KeyError`` or ``TypeError`` if they mean nothing.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        return make(json.loads(text))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: the metadata '{key}' is damaged ({reason(error)}). Copy the file again."
+        ) from error
 
 
 def parse(path: Path, text: str, key: str) -> tuple[Header, int]:

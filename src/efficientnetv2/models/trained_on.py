@@ -6,11 +6,12 @@ import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.header import beside
 
 KEY = "efficientnetv2.trained_on"  # among the metadata of a model file
 
@@ -48,11 +49,9 @@ def parse(path: Path, text: str) -> TrainedOn:
     Raises:
         InputError: it is damaged.
     """
-    try:
-        plain = json.loads(text)
-        marks = np.frombuffer(base64.b64decode(plain["marks"], validate=True), dtype="<i8").astype(np.int64)
-        return TrainedOn(int(plain["pictures"]), marks)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: the metadata '{KEY}' is damaged ({error}). Copy the file again."
-        ) from error
+    return beside(path, text, KEY, _made)
+
+
+def _made(plain: Any) -> TrainedOn:
+    marks = np.frombuffer(base64.b64decode(plain["marks"], validate=True), dtype="<i8").astype(np.int64)
+    return TrainedOn(int(plain["pictures"]), marks)

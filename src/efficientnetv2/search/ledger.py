@@ -85,8 +85,9 @@ class Ledger:
             if waiting:
                 number, begun = waiting[0].number, int(waiting[0].user_attrs.get("begun", 0))
                 trial_id = self.id_of(number)
-                if waiting[0].state == states.WAITING:
-                    rdb.set_trial_state_values(trial_id, states.RUNNING)
+                # A lost one waits for a moment too: with the state its time begins anew.
+                rdb.set_trial_state_values(trial_id, states.WAITING)
+                rdb.set_trial_state_values(trial_id, states.RUNNING)
             elif len(trials) < target:
                 trial_id = rdb.create_new_trial(self.study_id)
                 number, begun = int(rdb.get_trial(trial_id).number), 0

@@ -26,7 +26,8 @@ class Measurement:
         peak_memory_bytes: of training, where the device tells.
         epochs: of training; fewer than asked for where a hopeless trial was stopped.
         seeds: of the trainings that ``top1`` is the mean of.
-        failure: what went wrong, in a line (diverged, out of memory, killed by signal 11); None if nothing did.
+        failure: what went wrong: its kind (diverged, out of memory, crashed) and the reason, which may go on for
+            lines; None if nothing did.
 
     Raises:
         pydantic.ValidationError: a value out of its range, or one that is missing though nothing failed.
@@ -60,6 +61,15 @@ class Measurement:
                 "top1 is missing, but nothing is said to have failed: give it, or say what failed"
             )
         return self
+
+    @property
+    def failed_because(self) -> str:
+        """What went wrong, in a line: of a traceback the last one, of anything else the first; empty if nothing did."""
+        lines = [line.strip() for line in (self.failure or "").splitlines() if line.strip()]
+        if not lines:
+            return ""
+        before, traceback, _ = lines[0].partition("Traceback (")
+        return f"{before}{lines[-1]}" if traceback else lines[0]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` gives an equal ``Measurement``."""

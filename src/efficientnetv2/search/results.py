@@ -95,7 +95,7 @@ def best(rows: Sequence[Row], *, most: int = 1) -> list[Row]:
     """
     finished = [row for row in rows if row.end == "finished" and row.same_as is None]
     if not finished:
-        failures = [row.measurement.failure for row in rows if row.end == "failed"]
+        failures = [row.measurement.failed_because for row in rows if row.end == "failed"]
         last = f" The last one failed: {failures[-1]}" if failures else ""
         raise InputError(f"no trial of the study has been finished yet.{last}")
     return sorted(finished, key=lambda row: (-row.reward, row.number))[:most]

@@ -116,8 +116,8 @@ class Worker:
             failed = [*failed, failure] if failure else []
             if len(failed) == _FAILED_IN_A_ROW:
                 raise InputError(
-                    f"the last {_FAILED_IN_A_ROW} trials have all failed; the last: {failed[-1]} If it is not the "
-                    "networks, mend it, then go on with effnetv2 search resume."
+                    f"the last {_FAILED_IN_A_ROW} trials have all failed; the last: {failed[-1].rstrip('.')}. If it is "
+                    "not the networks, mend it, then go on with effnetv2 search resume. All of it stands in log.txt."
                 )
 
     def standing(self) -> Standing:
@@ -130,7 +130,9 @@ class Worker:
         target = self.opened.target
         took = _seconds(done)
         each = statistics.mean(took) if took else None
-        left = None if each is None else each * (target - len(done)) / max(1, running)
+        # This worker asks between two trials: it is none of those that run, but will take one if any is left.
+        working = min(running + 1, target - len(done))
+        left = None if each is None else each * (target - len(done)) / max(1, working)
         return Standing(len(done), target, running, max(rewards, default=None), left)
 
     def _usual_s(self) -> float:
@@ -146,7 +148,7 @@ class Worker:
         return trials
 
     def _one(self, claim: Claim) -> str | None:
-        """One trial; why it failed, if it did."""
+        """One trial; why it failed, in a line, if it did."""
         try:
             trial, point = self.storage.patiently(lambda: self._decided(claim))
             architecture = self.plan.space.decode(point)
@@ -168,7 +170,7 @@ class Worker:
             raise
         found = measurement(architecture, self.proxy, outcome)
         self._finish(claim, found, outcome=outcome)
-        return found.failure
+        return found.failed_because or None
 
     def _decided(self, claim: Claim) -> tuple[Any, tuple[int, ...]]:
         from efficientnetv2.search.samplers import suggest  # with Optuna, which is an extra
