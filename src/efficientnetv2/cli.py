@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.errors import InputError, OtherProcessError
-from efficientnetv2.base.launcher import tell_launcher
+from efficientnetv2.base.launcher import placed, tell_launcher
 from efficientnetv2.commands import bench, search
 from efficientnetv2.commands.area import area
 from efficientnetv2.commands.augment import augment
@@ -34,6 +35,10 @@ from efficientnetv2.commands.recipes import recipes
 from efficientnetv2.commands.reproduce import reproduce
 from efficientnetv2.commands.shards import shards
 from efficientnetv2.commands.train import train
+
+# Seconds in which the first process of several says for all of them what is wrong; whoever launched them ends the
+# others as soon as one has ended. Ours.
+_FIRST_SAYS_S = 3.0
 
 Params = ParamSpec("Params")
 Answer = TypeVar("Answer")
@@ -63,6 +68,25 @@ def with_exit_codes(command: Callable[Params, Answer]) -> Callable[Params, Answe
     return guarded
 
 
+def by_one_process(command: Callable[Params, Answer]) -> Callable[Params, Answer]:
+    """The command, refused where a launcher has started it several times: each would do all of it."""
+
+    @functools.wraps(command)
+    def alone(*args: Params.args, **kwargs: Params.kwargs) -> Answer:
+        rank, size = placed() or (0, 1)
+        if rank > 0:
+            time.sleep(_FIRST_SAYS_S)
+            raise OtherProcessError
+        if size > 1:
+            raise InputError(
+                f"this command is started once, but a launcher has started it {size} times. Start it without torchrun; "
+                "train, evaluate and predict are those that share their work among processes."
+            )
+        return command(*args, **kwargs)
+
+    return alone
+
+
 def _ended(message: str, code: int) -> typer.Exit:
     """The end of the program, its message said."""
     line = f"effnetv2: {message}"
@@ -81,6 +105,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+SHARED = (train, evaluate, predict)
 for verb in (
     demo,
     inspect,
@@ -99,13 +124,13 @@ for verb in (
     recipes,
     reproduce,
 ):
-    app.command()(with_exit_codes(verb))
-app.command("map")(with_exit_codes(draw_map))
+    app.command()(with_exit_codes(verb if verb in SHARED else by_one_process(verb)))
+app.command("map")(with_exit_codes(by_one_process(draw_map)))
 for word, part in (("step", bench.step), ("input", bench.read), ("train", bench.train)):
-    bench.bench.command(word)(with_exit_codes(part))
+    bench.bench.command(word)(with_exit_codes(by_one_process(part)))
 app.add_typer(bench.bench, name="bench")
 for one in (search.run, search.resume, search.show, search.best, search.export):
-    search.search.command()(with_exit_codes(one))
+    search.search.command()(with_exit_codes(by_one_process(one)))
 app.add_typer(search.search, name="search")
 
 

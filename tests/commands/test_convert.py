@@ -53,6 +53,14 @@ def test_from_timm_to_a_model_file_and_back(tmp_path, timm_file):
     assert json.loads((tmp_path / "back" / "config.json").read_text())["label_names"] == ["0", "1", "2"]
 
 
+def test_what_has_no_classifier_has_nothing_to_name(tmp_path):
+    save_ours(tmp_path / "in.safetensors", architecture("efficientnetv2_b0"), classes=())
+    done = effnetv2("convert", "in.safetensors", "out.safetensors", "--class-names", "oak,elm", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "2 class names are given, but these weights have no classifier" in done.stderr
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_json_says_all_of_it(tmp_path, timm_file):
     done = effnetv2("convert", timm_file, "out.safetensors", "--json", cwd=tmp_path)
     told = json.loads(done.stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 
 import pytest
 import torch
@@ -78,7 +79,8 @@ def test_with_weights_a_cache_and_minutes(class_folders, tmp_path):
     assert left(tmp_path) == before
     for what in ("linear probe", "filling the cache", "cache (in memory)", "what fits into 1 minute by"):
         assert what in done.stdout
-    assert "In all about" in done.stdout
+    chosen = re.search(r"Epochs: (\S+), what fits", done.stdout)
+    assert re.search(rf"In all about .* for {re.escape(chosen[1])} epochs?,", done.stdout), done.stdout
     stages = done.stdout.partition("By stage\n")[2].splitlines()[:3]
     assert stages[0].split() == [
         "stage",

@@ -1,4 +1,7 @@
-"""What torchrun is told of an error, so that its own report of the failure ends with the sentence that counts."""
+"""What there is to know of whoever launched this process, and what torchrun is told of an error.
+
+Its own report of a failure ends then with the sentence that counts.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,16 @@ from pathlib import Path
 _FILE = "TORCHELASTIC_ERROR_FILE"
 # torchrun takes the earliest failure for the cause, by whole seconds; one that only follows another is dated later.
 _LATER_S = 2
+
+
+def placed() -> tuple[int, int] | None:
+    """This process's number among those that were launched together, and how many they are; None without a launcher.
+
+    As the environment says it: torchrun's, or that of whoever sets the same names.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return None
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def tell_launcher(message: str, *, cause: bool = True) -> None:

@@ -25,7 +25,6 @@ from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.accelerate import pick_device
-from efficientnetv2.training.distributed import launched
 from efficientnetv2.training.folder import new_folder
 from efficientnetv2.training.recipe import Recipe
 
@@ -48,10 +47,6 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
         InputError: anything a user can mend.
         KeyboardInterrupt: Ctrl-C; says how to go on.
     """
-    if launched().many:
-        raise InputError(
-            "crossval runs as one process. Start it without torchrun; on several GPUs, train folds of your own."
-        )
     screen = Screen(quiet=place.as_json)
     folder, resumed = _folder(place)
     if resumed and (folder / "report.json").exists():

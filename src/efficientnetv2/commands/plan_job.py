@@ -107,7 +107,8 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         return
     for note in notes:
         screen.say(note)
-    _tell(foretold, kept, screen)
+    assert job.recipe.epochs != "auto", "settle() has done so"
+    _tell(foretold, kept, screen, epochs=float(job.recipe.epochs))
 
 
 def _whole(job: Job, rates: Rates, others_s: Mapping[str, float], disk: Mapping[str, int]) -> Forecast:
@@ -192,7 +193,7 @@ def _noise(job: Job, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.flo
     return key.generator().standard_normal((rows, columns), dtype=np.float32)
 
 
-def _tell(foretold: Forecast, kept: Foreseen | None, screen: Screen) -> None:
+def _tell(foretold: Forecast, kept: Foreseen | None, screen: Screen, *, epochs: float) -> None:
     rows = [
         [
             str(number),
@@ -217,7 +218,6 @@ def _tell(foretold: Forecast, kept: Foreseen | None, screen: Screen) -> None:
     if kept is not None:
         disk.append(["cache (in memory)" if kept.where == "ram" else "cache", amount(kept.bytes)])
     screen.table("Kept", ["what", "size"], disk)
-    epochs = float(f"{foretold.length.steps / foretold.length.steps_per_epoch:.3g}")
     screen.say(
         f"In all about {duration(foretold.seconds)} for {count_of(epochs, 'epoch')}, "
         f"{amount(_memory(foretold, kept))} of memory, {amount(sum(foretold.disk_bytes.values()))} of disk in the run "

@@ -25,6 +25,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from efficientnetv2.base.errors import InputError, OtherProcessError
+from efficientnetv2.base.launcher import placed
 
 Made = TypeVar("Made")
 
@@ -85,15 +86,15 @@ ALONE = World()
 
 def launched() -> World:
     """This process's place, as the launcher's environment says it: torchrun's, or whoever's sets the same names."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    if (here := placed()) is None:
         return ALONE
 
     def number(name: str, otherwise: int) -> int:
         return int(os.environ.get(name, otherwise))
 
     return World(
-        rank=number("RANK", 0),
-        size=number("WORLD_SIZE", 1),
+        rank=here[0],
+        size=here[1],
         local_rank=number("LOCAL_RANK", 0),
         local_size=number("LOCAL_WORLD_SIZE", 1),
         launch=_launch(os.environ.get("TORCHELASTIC_RUN_ID")),

@@ -67,10 +67,16 @@ class Told:
         """The class names told, else the usual ones.
 
         Raises:
-            InputError: not as many as outputs, or two of one name.
+            InputError: there is no classifier, they are not as many as its outputs, or two have one name.
         """
         if self.class_names is None:
             return usual
+        if not num_classes:
+            raise InputError(
+                f"{count_of(len(self.class_names), 'class name')} are given, but these weights have no classifier: "
+                "there are no outputs to name. Leave the names out; training gives the weights a classifier, named by "
+                "its data (effnetv2 train DATA --weights FILE)."
+            )
         if len(self.class_names) != num_classes:
             raise InputError(
                 f"{len(self.class_names)} class names are given, but the network has {num_classes} outputs. Give one "
