@@ -18,8 +18,8 @@ from efficientnetv2.models.create import create
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.folder import NoFolder, RunFolder
 from efficientnetv2.training.job import Job
+from efficientnetv2.training.pace import Rate, Rates, StepRate
 from efficientnetv2.training.plan import forecast
-from efficientnetv2.training.rates import Rate, Rates, StepRate
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import named
 

@@ -19,7 +19,8 @@ from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.folder import NoFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.memory import GroupsAtATime
-from efficientnetv2.training.rates import Rate, measure
+from efficientnetv2.training.pace import Rate
+from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipes import named
 
 SLEEP_S = 0.02

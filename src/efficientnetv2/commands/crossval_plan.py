@@ -17,9 +17,10 @@ from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.copies import is_copy
 from efficientnetv2.data.folds import Folds, folds, time_folds
+from efficientnetv2.data.levels import BLOCKS, By
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.splits import BLOCKS, By, with_holdout
+from efficientnetv2.data.splits import with_holdout
 
 RULES = ("auto", "class", "group", "place", "time")
 FILE = "crossval.json"

@@ -19,8 +19,8 @@ from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.folder import NoFolder
 from efficientnetv2.training.job import Job
+from efficientnetv2.training.pace import Rates
 from efficientnetv2.training.plan import epochs_within
-from efficientnetv2.training.rates import Rates
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.settle import Settled
 from efficientnetv2.training.short import with_statistics

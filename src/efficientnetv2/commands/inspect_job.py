@@ -22,7 +22,7 @@ from efficientnetv2.data.readers import originals
 from efficientnetv2.evaluation.inspect import page
 from efficientnetv2.evaluation.inspect.counts import by_class
 from efficientnetv2.evaluation.inspect.inspection import Inspection, inspected
-from efficientnetv2.evaluation.inspect.leaks import time_column as time_column_of
+from efficientnetv2.evaluation.inspect.times import time_column as time_column_of
 from efficientnetv2.inference.accelerate import cores, pick_device
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
 from efficientnetv2.models.network import Network

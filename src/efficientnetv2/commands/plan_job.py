@@ -33,8 +33,9 @@ from efficientnetv2.training.distributed import ALONE
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.moments import row_steps, validation_steps
+from efficientnetv2.training.pace import Rates
 from efficientnetv2.training.plan import Forecast, forecast
-from efficientnetv2.training.rates import Rates, measure
+from efficientnetv2.training.rates import measure
 from efficientnetv2.training.settle import settle
 
 # The classifier of the linear probe is rehearsed on so many embeddings; its time grows with their number. Ours.

@@ -20,18 +20,10 @@ import pandas as pd
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.copies import families, is_copy
+from efficientnetv2.data.levels import BLOCKS, By, kept_by, levels_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.splits import (
-    BLOCKS,
-    By,
-    deal_by_level,
-    how_dealt,
-    kept_by,
-    levels_of,
-    refuse_single,
-    shared,
-)
+from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single, shared
 
 
 @dataclass(frozen=True, eq=False)

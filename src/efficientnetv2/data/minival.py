@@ -6,9 +6,10 @@ import numpy as np
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
+from efficientnetv2.data.levels import levels_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.splits import deal_by_level, how_dealt, levels_of, refuse_single
+from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single
 
 
 def with_minival(

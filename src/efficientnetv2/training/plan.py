@@ -14,7 +14,7 @@ from efficientnetv2.progressive import Progressive
 from efficientnetv2.training.eval_size import sizes_to_try
 from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime
 from efficientnetv2.training.moments import stage_ends, validation_steps
-from efficientnetv2.training.rates import Rates
+from efficientnetv2.training.pace import Rates
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import Length
 

@@ -126,7 +126,7 @@ def test_pictures_of_one_place_on_both_sides(planted):
 
 def test_places_across_the_date_line_are_near():
     """179.99° east and 179.99° west are 2.2 km apart at the equator."""
-    from efficientnetv2.evaluation.inspect.leaks import Places
+    from efficientnetv2.evaluation.inspect.places import Places
 
     places = Places(np.radians([[0, 179.99], [0, -179.99], [50, 0]]), np.arange(3))
     everyone = np.ones(3, dtype=bool)

@@ -9,7 +9,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.portraits import Portraits
 from efficientnetv2.evaluation.inspect.duplicates import Pair, near, same_files
-from efficientnetv2.evaluation.inspect.findings import (
+from efficientnetv2.evaluation.inspect.found import (
     Finding,
     Section,
     Severity,

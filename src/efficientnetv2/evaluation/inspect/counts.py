@@ -9,7 +9,7 @@ import pandas as pd
 
 from efficientnetv2.base.errors import some
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.evaluation.inspect.findings import Finding, Section, share
+from efficientnetv2.evaluation.inspect.found import Finding, Section, share
 
 # Largest class over smallest from which a plain training neglects the small one, and from which a set is called
 # strongly imbalanced. Ours.

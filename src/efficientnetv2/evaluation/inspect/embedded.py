@@ -21,7 +21,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.inspect.duplicates import Pair
-from efficientnetv2.evaluation.inspect.findings import Finding, Section, crossing, disagreeing, share
+from efficientnetv2.evaluation.inspect.found import Finding, Section, crossing, disagreeing, share
 from efficientnetv2.inference.predict import Embeddings
 
 # Distance to the nearest picture over that to the second: Lowe's test of whether a match stands out (IJCV 2004, where

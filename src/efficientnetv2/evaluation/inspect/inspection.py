@@ -13,9 +13,11 @@ from efficientnetv2.evaluation.inspect.copies import copies
 from efficientnetv2.evaluation.inspect.counts import counts
 from efficientnetv2.evaluation.inspect.duplicates import same_files
 from efficientnetv2.evaluation.inspect.embedded import doubted_labels, lookalikes
-from efficientnetv2.evaluation.inspect.findings import Finding, Section, in_order
-from efficientnetv2.evaluation.inspect.leaks import NEAR_KM, by_group, by_place, by_time
+from efficientnetv2.evaluation.inspect.found import Finding, Section, in_order
+from efficientnetv2.evaluation.inspect.groups import by_group
 from efficientnetv2.evaluation.inspect.looks import looks
+from efficientnetv2.evaluation.inspect.places import NEAR_KM, by_place
+from efficientnetv2.evaluation.inspect.times import by_time
 from efficientnetv2.evaluation.page import plain
 from efficientnetv2.inference.predict import Embeddings
 

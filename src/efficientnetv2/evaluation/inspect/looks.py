@@ -8,7 +8,7 @@ import pandas as pd
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.portraits import Portraits
 from efficientnetv2.evaluation.inspect.duplicates import flat
-from efficientnetv2.evaluation.inspect.findings import Finding, Section, share
+from efficientnetv2.evaluation.inspect.found import Finding, Section, share
 from efficientnetv2.evaluation.seeing import BRIGHT, DARK
 
 # Shorter side, in pixels, below which a picture is nearly empty for a network that halves it five times. Ours.

@@ -15,7 +15,7 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation import seeing
 from efficientnetv2.evaluation.inspect.counts import by_class
 from efficientnetv2.evaluation.inspect.drawings import draw_places, draw_times, legend
-from efficientnetv2.evaluation.inspect.findings import Finding
+from efficientnetv2.evaluation.inspect.found import Finding
 from efficientnetv2.evaluation.inspect.inspection import Inspection
 from efficientnetv2.evaluation.page import json_text, rendered
 

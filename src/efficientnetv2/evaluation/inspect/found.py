@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.data.manifest import Manifest
 
@@ -68,3 +71,8 @@ def share(part: int, of: int) -> str:
     hundredths = 100 * part / max(1, of)
     shown = "under 1" if 0 < hundredths < 0.5 else f"{hundredths:.0f}"
     return f"{part:,} of {count_of(of, 'picture')} ({shown} %)"
+
+
+def splits_of(manifest: Manifest) -> npt.NDArray[np.object_]:
+    """(N,) splits, where none was given ``train``, since nothing set the picture aside."""
+    return np.where(manifest.in_train, "train", manifest.split)

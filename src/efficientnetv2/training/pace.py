@@ -1,0 +1,71 @@
+"""How long the pieces of a run take, as numbers: measured in ``training.rates``, added up in ``training.plan``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class StepRate:
+    """Steps of one picture size.
+
+    Args:
+        image_px: side of the pictures.
+        begin_s: that the first step takes longer than those that follow.
+        each_s: of a step of the whole batch.
+        memory_bytes: the most in use meanwhile, all that the process takes included.
+    """
+
+    image_px: int
+    begin_s: float
+    each_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Answers to pictures, or files written.
+
+    Args:
+        begin_s: before the first of them, or that the first takes longer.
+        each_s: for each.
+    """
+
+    begin_s: float
+    each_s: float
+
+    def seconds(self, number: int) -> float:
+        """For so many."""
+        return self.begin_s + self.each_s * number if number else 0.0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the pieces of a run take.
+
+    Args:
+        compile_s: to compile the network for every stage; about 0 where the recipe does not.
+        steps: one for each size, growing.
+        curve: answers for a point of the validation curve.
+        answers: final ones, with all views.
+        checkpoints: written, one after the other.
+        checkpoint_bytes: of one.
+        model_s: to write the model file.
+        model_bytes: of it.
+    """
+
+    compile_s: float
+    steps: tuple[StepRate, ...]
+    curve: Rate
+    answers: Rate
+    checkpoints: Rate
+    checkpoint_bytes: int
+    model_s: float
+    model_bytes: int
+
+    def step_s(self, image_px: float) -> float:
+        """Of a step at any size; between those that were measured, in proportion to the pixels."""
+        pixels = [rate.image_px**2 for rate in self.steps]
+        return float(np.interp(image_px**2, pixels, [rate.each_s for rate in self.steps]))
