@@ -8,6 +8,7 @@ from sklearn.metrics import f1_score
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.more_labels import verdict
+from efficientnetv2.inference import label_curve as label_curve_module
 from efficientnetv2.inference.label_curve import _doubled, _macro_f1, label_curve
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.inference.probe import fitted
@@ -79,3 +80,19 @@ def test_weighted_macro_f1_is_that_of_repeated_pictures():
 def test_too_few_pictures_give_no_curve_and_the_same_key_the_same():
     assert curve(0, train=30)[0] is None
     assert curve(1)[0] == curve(1)[0]
+
+
+def test_a_class_so_rare_that_small_parts_have_none_of_it(monkeypatch):
+    """7 of 2,000 pictures: a sixteenth of them has 0.44 of one, which is none, an eighth 0.9, which is one."""
+    generator = np.random.default_rng(0)
+    labels = (np.arange(2000) >= 1993).astype(np.int64)
+    vectors = (generator.normal(size=(2000, 4)) + 3 * labels[:, None]).astype(np.float32)
+    train = Embeddings(np.arange(2000), labels, vectors)
+    answers = fitted(vectors, labels, 0.01, False).predict(vectors)
+
+    def found():
+        return label_curve(train, train, answers, strength=0.01, balanced=False, key=Key.of(0))
+
+    assert [one.pictures for one in found().points] == [250, 500, 1000, 2000]
+    monkeypatch.setattr(label_curve_module, "_MOST_WORK", 2e6)  # of a sixteenth and an eighth
+    assert found() is None

@@ -31,6 +31,16 @@ def test_an_empty_cell_is_a_slice_and_a_year_beside_it_stays_a_year():
     assert values_of(column).tolist() == ["2014", "(empty)", "2015"]
 
 
+def test_numbers_most_of_which_are_equal_cut_nothing():
+    """All quarters but the last end at 0, so that there is one, and nothing beside it."""
+    column = pd.Series([0.0] * 100 + [float(k) for k in range(1, 26)])
+    assert values_of(column) is None
+    with_gaps = pd.concat([column, pd.Series([np.nan] * 10)], ignore_index=True)
+    assert values_of(with_gaps).value_counts().to_dict() == {"0 to 25": 125, "(empty)": 10}
+    hits = np.arange(125) % 2 == 0
+    assert slices(pd.DataFrame({"clouds": column}), np.zeros(125), np.where(hits, 0, 1), hits) == ()
+
+
 def test_those_that_are_worse_first_by_hand():
     """North 40 of 50, south 20 of 50, west 0 of 5."""
     region = ["north"] * 50 + ["south"] * 50 + ["west"] * 5

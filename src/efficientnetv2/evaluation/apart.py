@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.evaluation.inspect.leaks import NEAR_KM, Places
+from efficientnetv2.evaluation.inspect.places import NEAR_KM, Places
 
 
 @dataclass(frozen=True)

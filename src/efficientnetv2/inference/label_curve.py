@@ -94,17 +94,19 @@ def label_curve(
     labels = train.labels
     classes = int(max(labels.max(), val.labels.max())) + 1
     sizes = _sizes(labels, train.vectors.shape[1], classes)
-    if len(sizes) < 2:
-        return None
     by_size: dict[int, list[npt.NDArray[np.int64]]] = {}
     for size in sizes:
         seed = key.fold("labels", size).torch_seed() % 2**32
         parts = StratifiedShuffleSplit(_DRAWS, train_size=size, random_state=seed).split(labels, labels)
-        by_size[size] = [
+        draws = [
             fitted(train.vectors[part], labels[part], strength, balanced).predict(val.vectors)
             for part, _ in parts
             if len(np.unique(labels[part])) > 1
         ]
+        if draws:  # of a class that is very rare a small part may have nothing
+            by_size[size] = draws
+    if len(by_size) < 2:
+        return None
     by_size[len(labels)] = [answers]
     return _read(by_size, val.labels, classes, key.fold("resampled"))
 

@@ -62,11 +62,13 @@ def values_of(column: pd.Series[str]) -> pd.Series[str] | None:
         if numbers.isna().any():
             return None
         bins = pd.qcut(numbers, _QUARTERS, duplicates="drop")
-        words = {one: f"{one.left:.6g} to {one.right:.6g}" for one in bins.cat.categories}
+        least = float(numbers.min())  # a little above where pandas lets the first of them begin
+        words = {one: f"{max(one.left, least):.6g} to {one.right:.6g}" for one in bins.cat.categories}
         named = bins.astype(object).map(words)
     else:
         named = filled.map(_plain)
-    return named.reindex(column.index, fill_value="(empty)").astype(object)
+    cut = named.reindex(column.index, fill_value="(empty)").astype(object)
+    return cut if cut.nunique() > 1 else None  # of numbers most of which are equal the quarters are one
 
 
 def _plain(value: object) -> str:
