@@ -132,6 +132,16 @@ def test_dates_are_put_in_order():
     assert sorted(dealt.parts[1].answering) == [8, 9, 10, 11]
 
 
+def test_times_of_summer_and_of_winter_are_of_one_clock():
+    """00:30 in summer time is 22:30 UTC of the day before, earlier than 23:00 UTC."""
+    times = ["2016-07-02T00:30+02:00", "2016-07-01T23:00+00:00"] + [
+        f"2016-12-0{day}T00:00+01:00" for day in "1234"
+    ]
+    dealt = time_folds(manifest([0, 1, 0, 1, 0, 1], taken=times), k=1, column="taken")
+    assert dealt.parts[0].note.startswith("taken 2016-07-01T22:30:00+00:00 to ")
+    assert list(dealt.parts[0].answering) == [3, 4, 5]
+
+
 def test_a_copy_of_what_is_answered_is_not_learnt_from():
     contents = np.arange(12)
     contents[11] = 0  # the newest picture is a copy of the oldest

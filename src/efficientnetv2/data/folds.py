@@ -24,6 +24,7 @@ from efficientnetv2.data.levels import BLOCKS, By, kept_by, levels_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single, shared
+from efficientnetv2.data.times import times_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,9 +178,7 @@ def _times(manifest: Manifest, column: str) -> npt.NDArray[np.object_]:
             f"with --time-column; its other columns are {some(known, 20) or 'none'}."
         )
     given = table[column]
-    times = pd.to_numeric(given, errors="coerce")
-    if times.isna().sum() > given.isna().sum():
-        times = pd.to_datetime(given, errors="coerce", format="ISO8601")
+    times = times_of(manifest, column)
     wrong = np.flatnonzero(times.isna())
     if len(wrong):
         row = int(wrong[0])

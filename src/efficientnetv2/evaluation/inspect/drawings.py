@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.times import times_of
 from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, plain
 from efficientnetv2.evaluation.inspect.places import Places
-from efficientnetv2.evaluation.inspect.times import times_of
 
 # Classes that have a colour of their own; the others share one.
 _COLOURED = 4

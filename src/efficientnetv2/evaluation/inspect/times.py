@@ -10,6 +10,7 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.times import times_of
 from efficientnetv2.evaluation.inspect.found import Finding, Section, share, splits_of
 
 # Columns that are taken for the time unasked, in any case; the first that there is. Ours.
@@ -97,15 +98,6 @@ def time_column(manifest: Manifest, column: str | None) -> str | None:
         return column
     spelled = {name.strip().casefold(): name for name in reversed(columns)}
     return next((spelled[name] for name in TIMES if name in spelled), None)
-
-
-def times_of(manifest: Manifest, column: str) -> pd.Series[Any]:
-    """Numbers or dates, missing where a cell is neither."""
-    given = manifest.table[column]
-    numbers = pd.to_numeric(given, errors="coerce")
-    if numbers.notna().any() or not given.notna().any():
-        return numbers
-    return pd.to_datetime(given, errors="coerce", format="ISO8601", utc=True)
 
 
 def _in_bursts(times: pd.Series[Any]) -> int:

@@ -1,0 +1,28 @@
+"""What a column says of the time: numbers, or dates."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from efficientnetv2.data.times import times_of
+
+
+@pytest.mark.parametrize(
+    ("cells", "first", "known"),
+    [
+        ([2014, 2015, None], 2014.0, 2),
+        (["2014", "2015", "unknown"], 2014.0, 2),
+        (["2016-05-31", "unknown", None], pd.Timestamp("2016-05-31", tz="UTC"), 1),
+        (["2016-05-31", "2016-06-01", "3"], pd.Timestamp("2016-05-31", tz="UTC"), 2),
+        (["2016-05-31T01:00+02:00", "2016-12-31T01:00+01:00"], pd.Timestamp("2016-05-30T23:00Z"), 2),
+        (["spring", "autumn"], np.nan, 0),
+    ],
+)
+def test_numbers_or_dates_whichever_more_cells_are(cells, first, known):
+    found = times_of(SimpleNamespace(table=pd.DataFrame({"taken": cells})), "taken")
+    assert found.notna().sum() == known
+    assert found.iloc[0] == first or (pd.isna(first) and pd.isna(found.iloc[0]))
