@@ -151,15 +151,17 @@ def doubted_labels(
     diagonal of the confident joint (Northcutt et al., JAIR 2021, arXiv:1911.00068).
 
     Args:
-        manifest: labelled; unlabelled pictures, and classes of fewer than 10, are left aside.
+        manifest: labelled; unlabelled pictures are left aside, and so are classes of fewer than 10, or that show fewer
+            different things than there are folds, so that a fold might teach nothing of them.
         embeddings: of those that can be read.
         together: rows that show the same; no fold parts them.
         key: of the folds.
     """
-    usable, labels, names = _asked(manifest, embeddings)
+    groups = _joined(len(manifest), together)[embeddings.samples]
+    usable, labels, names = _asked(manifest, embeddings, groups)
     if len(names) < 2:
         return Section({})
-    groups = _joined(len(manifest), together)[embeddings.samples[usable]]
+    groups = groups[usable]
     probabilities = out_of_fold(embeddings.vectors[usable], labels, groups, key=key)
     from cleanlab.filter import find_label_issues  # takes a second to load, and only here
 
@@ -204,10 +206,13 @@ def doubted_labels(
     return Section(facts, [finding])
 
 
-def _asked(manifest: Manifest, embeddings: Embeddings) -> tuple[Ints, Ints, list[str]]:
+def _asked(manifest: Manifest, embeddings: Embeddings, groups: Ints) -> tuple[Ints, Ints, list[str]]:
     """Places in the embeddings, their labels from 0, and the names of those."""
-    counted = np.bincount(embeddings.labels[embeddings.labels >= 0], minlength=len(manifest.class_names))
-    classes = np.flatnonzero(counted >= _LEAST_OF_A_CLASS)
+    labelled, many = embeddings.labels >= 0, len(manifest.class_names)
+    counted = np.bincount(embeddings.labels[labelled], minlength=many)
+    different = np.unique(np.stack([embeddings.labels, groups], axis=1)[labelled], axis=0)[:, 0]
+    shown = np.bincount(different, minlength=many)
+    classes = np.flatnonzero((counted >= _LEAST_OF_A_CLASS) & (shown >= FOLDS))
     usable = np.flatnonzero(np.isin(embeddings.labels, classes))
     labels = np.searchsorted(classes, embeddings.labels[usable])
     return usable, labels, [manifest.class_names[number] for number in classes]
@@ -226,6 +231,8 @@ def out_of_fold(vectors: Floats, labels: Ints, groups: Ints, *, key: Key) -> npt
     probabilities = np.zeros((len(labels), int(labels.max()) + 1))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=_seed(key.fold("folds")))
     for learning, asking in folds.split(vectors, labels, groups):
+        if not len(asking):  # there are few groups, and they are large
+            continue
         classifier = _learnt(vectors[learning], labels[learning], strength)
         probabilities[np.ix_(asking, classifier.classes_)] = classifier.predict_proba(vectors[asking])
     return probabilities

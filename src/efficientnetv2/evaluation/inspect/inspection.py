@@ -86,7 +86,7 @@ def inspected(
         looked: at all of them.
         key: of the draws: of the search for duplicates, and of folds.
         near_km: within which two places are one.
-        time_column: see ``leaks.by_time``.
+        time_column: see ``times.by_time``.
         embeddings: of those that can be read; without them nothing is said of labels.
         weights: what gave those.
 
