@@ -202,7 +202,10 @@ def test_resuming_otherwise_or_with_other_pictures_is_refused(whole):
             "--by is 'plaec', but is one of auto, class, group, place, time; did you mean 'place'?",
         ),
         (("--by", "place"), "has no places. Add columns latitude and longitude"),
-        (("--by", "time"), "has none of the columns year, date, time. Name the one that holds the time"),
+        (
+            ("--by", "time"),
+            "has none of the columns year, date, datetime, timestamp, time. Name the one",
+        ),
         (("--try", "balance=null"), "one --try leaves nothing to choose from"),
         (("--try", "", "--try", "balanse=null"), "there is no field 'balanse'; did you mean 'balance'?"),
         (("--try-set", "epochs=2"), "--try-set is given, but there is no --try"),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from efficientnetv2.data.times import times_of
+from efficientnetv2.data.times import time_column, times_of
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,12 @@ def test_numbers_or_dates_whichever_more_cells_are(cells, first, known):
     found = times_of(SimpleNamespace(table=pd.DataFrame({"taken": cells})), "taken")
     assert found.notna().sum() == known
     assert found.iloc[0] == first or (pd.isna(first) and pd.isna(found.iloc[0]))
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [(["path", "Date", "Year "], "Year "), (["path", "timestamp"], "timestamp"), (["path", "yearly"], None)],
+)
+def test_a_likely_column_is_taken_however_it_is_spelled(columns, found):
+    table = pd.DataFrame(columns=columns)
+    assert time_column(SimpleNamespace(table=table, source="all.csv"), None) == found

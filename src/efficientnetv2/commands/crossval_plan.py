@@ -21,11 +21,10 @@ from efficientnetv2.data.levels import BLOCKS, By
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import with_holdout
+from efficientnetv2.data.times import TIMES, time_column
 
 RULES = ("auto", "class", "group", "place", "time")
 FILE = "crossval.json"
-# What a table is likely to call its time, first come first taken. Ours.
-_TIMES = ("year", "date", "time")
 # Of a fold's training pictures, what chooses between tries. Ours, as in inference.probe.
 _CHOOSING = 0.25
 
@@ -182,16 +181,14 @@ class Plan:
         return rows[held.split == "train"], rows[(held.split == "val") & ~is_copy(held)]
 
     def _time(self, manifest: Manifest) -> str:
-        if self.time_column is not None:
-            return self.time_column
-        likely = [name for name in _TIMES if name in manifest.table]
-        if not likely:
+        name = time_column(manifest, self.time_column)
+        if name is None:
             others = [str(name) for name in manifest.table.columns if name not in ("path", "label", "split")]
             raise InputError(
-                f"--by time: {manifest.source} has none of the columns {', '.join(_TIMES)}. Name the one that holds "
+                f"--by time: {manifest.source} has none of the columns {', '.join(TIMES)}. Name the one that holds "
                 f"the time with --time-column; its other columns are {some(others, 20) or 'none'}."
             )
-        return likely[0]
+        return name
 
 
 def remember(folder: Path, words: Words, plan: Plan, source: Source, digest: str, command: str) -> None:

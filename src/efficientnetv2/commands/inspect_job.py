@@ -19,10 +19,10 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.portraits import Portraits, portraits
 from efficientnetv2.data.readers import originals
+from efficientnetv2.data.times import time_column as time_column_of
 from efficientnetv2.evaluation.inspect import page
 from efficientnetv2.evaluation.inspect.counts import by_class
 from efficientnetv2.evaluation.inspect.inspection import Inspection, inspected
-from efficientnetv2.evaluation.inspect.times import time_column as time_column_of
 from efficientnetv2.inference.accelerate import cores, pick_device
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
 from efficientnetv2.models.network import Network

@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
+from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.copies import families, is_copy
 from efficientnetv2.data.levels import BLOCKS, By, kept_by, levels_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single, shared
-from efficientnetv2.data.times import times_of
+from efficientnetv2.data.times import time_column, times_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,14 +170,8 @@ def time_folds(manifest: Manifest, *, k: int, column: str, contents: Ints | None
 
 def _times(manifest: Manifest, column: str) -> npt.NDArray[np.object_]:
     """(N,) numbers or dates, which can be put in order."""
-    table = manifest.table
-    if column not in table:
-        known = [str(name) for name in table.columns if name not in ("path", "label", "split")]
-        raise InputError(
-            f"{manifest.source} has no column '{column}'{did_you_mean(column, known)} Name the one that holds the time "
-            f"with --time-column; its other columns are {some(known, 20) or 'none'}."
-        )
-    given = table[column]
+    time_column(manifest, column)
+    given = manifest.table[column]
     times = times_of(manifest, column)
     wrong = np.flatnonzero(times.isna())
     if len(wrong):

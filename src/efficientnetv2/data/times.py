@@ -6,7 +6,29 @@ from typing import Any
 
 import pandas as pd
 
+from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.data.manifest import Manifest
+
+# Columns that are taken for the time unasked, in any case; the first that there is. Ours.
+TIMES = ("year", "date", "datetime", "timestamp", "time")
+
+
+def time_column(manifest: Manifest, column: str | None) -> str | None:
+    """The column of the time: as asked for, else the first that is called so; None if there is none.
+
+    Raises:
+        InputError: it was asked for and is not there.
+    """
+    columns = [str(name) for name in manifest.table.columns]
+    if column is not None:
+        if column not in columns:
+            raise InputError(
+                f"{manifest.source} has no column '{column}'{did_you_mean(column, columns)} Its columns are "
+                f"{some(columns, 20)}. Name the one that holds the time with --time-column."
+            )
+        return column
+    spelled = {name.strip().casefold(): name for name in reversed(columns)}
+    return next((spelled[name] for name in TIMES if name in spelled), None)
 
 
 def times_of(manifest: Manifest, column: str) -> pd.Series[Any]:

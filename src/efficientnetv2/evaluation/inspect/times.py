@@ -8,13 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.base.errors import InputError, did_you_mean, some
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.times import times_of
+from efficientnetv2.data.times import time_column, times_of
 from efficientnetv2.evaluation.inspect.found import Finding, Section, share, splits_of
 
-# Columns that are taken for the time unasked, in any case; the first that there is. Ours.
-TIMES = ("year", "date", "datetime", "timestamp", "time")
 # Times of day that are so close may be one burst of a camera. Ours.
 _NEAR = pd.Timedelta(hours=1)
 
@@ -26,7 +24,7 @@ def by_time(manifest: Manifest, *, column: str | None = None) -> Section:
 
     Args:
         manifest: of the pictures.
-        column: that holds the time: numbers such as years, or dates. None takes the first of ``TIMES`` there is.
+        column: that holds the time: numbers such as years, or dates. None takes a likely one, if there is any.
 
     Raises:
         InputError: there is no such column, or nothing in it is a time.
@@ -80,24 +78,6 @@ def by_time(manifest: Manifest, *, column: str | None = None) -> Section:
         "within_an_hour": burst,
     }
     return Section(facts, findings)
-
-
-def time_column(manifest: Manifest, column: str | None) -> str | None:
-    """The column of the time: as asked for, else the first that is called so; None if there is none.
-
-    Raises:
-        InputError: it was asked for and is not there.
-    """
-    columns = [str(name) for name in manifest.table.columns]
-    if column is not None:
-        if column not in columns:
-            raise InputError(
-                f"{manifest.source} has no column '{column}'{did_you_mean(column, columns)} Its columns are "
-                f"{some(columns, 20)}. Name the one that holds the time with --time-column."
-            )
-        return column
-    spelled = {name.strip().casefold(): name for name in reversed(columns)}
-    return next((spelled[name] for name in TIMES if name in spelled), None)
 
 
 def _in_bursts(times: pd.Series[Any]) -> int:
