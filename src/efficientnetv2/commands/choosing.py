@@ -20,9 +20,9 @@ from efficientnetv2.commands.foretold import preprocessing_of
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import Words, begin_recipe
+from efficientnetv2.data.levels import levels_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.splits import levels_of
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
 from efficientnetv2.inference.probe import USUAL_STRENGTH, fitted, macro_f1, multiply_adds
 from efficientnetv2.training.folder import new_folder
