@@ -34,7 +34,7 @@ def test_a_folder_is_inspected_and_the_page_stands_alone(class_folders):
     assert "1 pair with different labels" in done.stdout
     folder = class_folders.parent / "inspection" / "pictures"
     page = (folder / "inspection.html").read_text()
-    assert "blue/stranger.jpg" in page
+    assert "blue/stranger.jpg" in page.replace("<wbr>", "")  # where a long name may break
     assert "data:image/jpeg" in page
     assert not re.search(r"(src|href|srcset)=\"(?!data:)", page)
     told = json.loads((folder / "inspection.json").read_text())
