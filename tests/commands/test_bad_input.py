@@ -247,7 +247,10 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         (("--minutes", "nan"), ("--minutes",)),
         (("--set", "batch_images=1", "--set", "progressive.image_px=32"), ("batch-norm", "--batch-images")),
         (("--set", "group_images=3"), ("group_images is 3", "divide", "2")),
-        (("--image-px", "24"), ("smallest training picture is 12 px", "32 x 32", "--image-px")),
+        (
+            ("--image-px", "24", "--recipe", "quick", "--weights", "none"),
+            ("smallest training picture is 12 px", "32 x 32", "--image-px"),
+        ),
         (("--set", "eval_px=16"), ("eval_px is 16", "32 x 32")),
         (
             ("--set", "progressive.image_px={start: 128, end: 64}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import yaml
 from tests.command_line import TINY, effnetv2
 from tests.conftest import COLOURS, paint
 
+from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands import choosing
 from efficientnetv2.commands.beginning import Decided, Place
@@ -19,6 +21,7 @@ from efficientnetv2.commands.choosing import chosen
 from efficientnetv2.commands.prepare import Source, prepare
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import Words, begin_recipe
+from efficientnetv2.data.manifest import read
 from efficientnetv2.inference import predict
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
@@ -108,6 +111,27 @@ def test_of_equals_the_first_is_taken_and_one_start_is_not_compared(files, tmp_p
     assert "for one" in after.chosen[0]
     before, alone, _ = compared(Words(settings=SMALL), (one,), source, tmp_path)
     assert alone == before
+
+
+def test_what_promises_less_wins_only_by_more_than_chance(tmp_path):
+    """100 pictures; one start is right in 60 of them, another also in 5 or in 20 of the others."""
+    manifest = read(str(painted(tmp_path / "pictures", ("red", "blue"), each=50)))
+    labels, alone = manifest.labels, np.arange(100)
+    task = choosing._Task(manifest, [], alone, "", "top1", Key.of(0))
+    wrong = np.random.default_rng(0).permutation(100)
+
+    def right_but(number):
+        answers = labels.copy()
+        answers[wrong[:number]] = 1 - answers[wrong[:number]]
+        return answers
+
+    assert not task.better(right_but(37), right_but(40))
+    assert task.better(right_but(20), right_but(40))
+    assert not task.better(right_but(40), right_but(20))
+    together = replace(task, clusters=(np.argsort(wrong) < 40).astype(np.int64))
+    assert not together.better(right_but(20), right_but(40)), "two places are too few to say it of a third"
+    nobody = np.full(100, -1)
+    assert not task.better(nobody, right_but(40))
 
 
 def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, monkeypatch):

@@ -231,7 +231,8 @@ def test_a_run_goes_on_without_the_weights_it_began_with(trained, tmp_path):
     """torchvision's file: its padding is in the run's recipe, its weights in the checkpoint."""
     torch.manual_seed(0)
     torch.save(torchvision.models.efficientnet_b0(num_classes=3).state_dict(), tmp_path / "theirs.pth")
-    words = ("train", trained / "pictures", *TINY[2:], "--out", tmp_path / "run")
+    assert TINY[-2:] == ("--weights", "none")
+    words = ("train", trained / "pictures", *TINY[2:-2], "--out", tmp_path / "run")
     killed_at(
         "efficientnetv2.evaluation.report:write", *words, "--weights", tmp_path / "theirs.pth", cwd=tmp_path
     )

@@ -34,7 +34,7 @@ def test_the_table_ranks_every_picture_once_and_the_sheet_shows_the_first(class_
     assert table["rank"].tolist() == list(range(1, 48))
     assert sorted(table["path"]) == sorted(predicted.index)
     assert table["label"].tolist() == predicted.loc[table["path"], "label"].tolist()
-    page = (folder / "next.html").read_text()
+    page = (folder / "next.html").read_text().replace("<wbr>", "")  # where a long name may break
     assert page.count("data:image/jpeg") == 47
     first, last = page.index(table["path"].iloc[0]), page.index(table["path"].iloc[-1])
     assert first < last

@@ -23,8 +23,9 @@ from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.levels import levels_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.inference.predict import Embeddings, embed_manifest
+from efficientnetv2.inference.predict import embed_manifest
 from efficientnetv2.inference.probe import USUAL_STRENGTH, fitted, macro_f1, multiply_adds
+from efficientnetv2.metrics.resampling import paired
 from efficientnetv2.training.folder import new_folder
 from efficientnetv2.training.named import Found
 from efficientnetv2.training.recipe import Recipe
@@ -32,7 +33,7 @@ from efficientnetv2.training.start import start
 
 _FOLDS = 3
 # Pictures and classes that are compared on, at most: for each start about 10 s on two cores, with V2-B0 at 224 px.
-# Starts that differ by so little that more would be needed to tell them apart are as good as each other. Ours.
+# Starts that differ by so little that more would be needed to tell them apart: the one that promises most. Ours.
 _MOST_PICTURES, _MOST_CLASSES = 1_000, 60
 # So many of these for each of --minutes: about a tenth of the time for three starts. Ours.
 _PICTURES_A_MINUTE = 150
@@ -49,12 +50,40 @@ class _Task:
     Args:
         pictures: some of train.
         folds: rows of them to learn from and to answer.
+        clusters: (n,) equal where pictures belong together: no fold takes them apart, and chance draws them as one.
         kept: what no fold takes apart, in words.
+        figure: ``top1`` or ``macro_f1``.
+        key: of the draws.
     """
 
     pictures: Manifest
     folds: list[tuple[Ints, Ints]]
+    clusters: Ints
     kept: str
+    figure: str
+    key: Key
+
+    def value(self, answers: Ints) -> float:
+        """The figure of answers to the pictures; -1 stands for none."""
+        known = answers >= 0
+        if self.figure == "macro_f1":
+            return macro_f1(self.pictures.labels[known], answers[known])
+        return float((self.pictures.labels[known] == answers[known]).mean())
+
+    def better(self, one: Ints, other: Ints) -> bool:
+        """Whether one answers better than the other by more than chance in the choice of pictures explains."""
+        known = (one >= 0) & (other >= 0)
+        if not known.any():
+            return False
+        difference = paired(
+            self.pictures.labels[known],
+            one[known],
+            other[known],
+            self.clusters[known],
+            len(self.pictures.class_names),
+            key=self.key.fold("difference"),
+        )[self.figure]
+        return difference.low > 0
 
 
 def chosen(
@@ -69,8 +98,10 @@ def chosen(
     """Choose among the starts at hand, if there is more than one; else nothing changes.
 
     Each start's features of the same training pictures are classified linearly, cross-validated, with groups, places
-    and identical files whole. The best figure wins; of equals what promises most. Pictures of val and test are not
-    looked at. What is left undone: pictures of several labels, which a linear probe does not answer, and too few.
+    and identical files whole. A start gives way to one that promises less only where that one answers better by more
+    than chance explains, for features that begin alike serve training the better the more they have seen. Pictures of
+    val and test are not looked at. What is left undone: pictures of several labels, which a linear probe does not
+    answer, and too few.
 
     Args:
         known: of the run, so far with the first start.
@@ -100,18 +131,21 @@ def chosen(
     if task is None:
         return known
     names = {"top1": "top-1", "macro_f1": "macro-F1"}
-    figures = []
+    answers: list[Ints] = []
     with screen.counting("comparing weights", len(known.starts) * len(task.pictures)) as counted:
         for number, found in enumerate(known.starts):
             before = number * len(task.pictures)
-            figures.append(_figure(found, recipe, task, device, workers, _shifted(counted, before)))
-    best = int(np.argmax(figures))  # the first of equals
+            answers.append(_answers(found, recipe, task, device, workers, _shifted(counted, before)))
+    figures = [task.value(one) for one in answers]
+    best = 0
+    for number, one in enumerate(answers):
+        best = number if task.better(one, answers[best]) else best
     winner = known.starts[best]
     note = (
         f"Weights: {winner.word}, chosen among {len(figures)} starts by linear probes inside the training split: "
-        f"{names[recipe.chosen_by]} {_listed(known.starts, figures)}, on {count_of(len(task.pictures), 'picture')} in "
-        f"{_FOLDS} folds{task.kept} ({time.perf_counter() - began:.0f} s). To choose yourself: --weights NAME, FILE or "
-        "none."
+        f"{names[task.figure]} {_listed(known.starts, figures)}, on {count_of(len(task.pictures), 'picture')} in "
+        f"{_FOLDS} folds{task.kept}{_said(best, figures)} ({time.perf_counter() - began:.0f} s). To choose yourself: "
+        "--weights NAME, FILE or none."
     )
     say = screen.say if best else lambda line: None
     settled, notes = begin_recipe(words, device, say, found=replace(winner, note=note))
@@ -122,7 +156,7 @@ def chosen(
         path=new_folder(RUNS, settled.name) if moved else known.path,
         recipe=settled,
         chosen=tuple(notes),
-        compared=_plain(known.starts, figures, recipe, task),
+        compared=_plain(known.starts, figures, task),
     )
 
 
@@ -147,7 +181,7 @@ def _task(recipe: Recipe, prepared: Prepared, minutes: float | None, device: tor
     if counts.max() < _FOLDS or (counts > 0).sum() < 2:
         return None
     contents = prepared.contents[prepared.manifest.split == "train"][rows]
-    return _dealt(pictures, contents, key)
+    return _dealt(pictures, contents, recipe.chosen_by, key)
 
 
 def _drawn(labels: Ints, most: int, key: Key) -> Ints:
@@ -162,7 +196,7 @@ def _drawn(labels: Ints, most: int, key: Key) -> Ints:
     return rows
 
 
-def _dealt(pictures: Manifest, contents: Ints, key: Key) -> _Task:
+def _dealt(pictures: Manifest, contents: Ints, figure: str, key: Key) -> _Task:
     """Folds that take nothing apart that belongs together, as far as each then learns every class."""
     labels = pictures.labels
     levels = levels_of(pictures, contents)
@@ -181,18 +215,19 @@ def _dealt(pictures: Manifest, contents: Ints, key: Key) -> _Task:
             break
     whole = [f"places of {level.block:g}°"] if level.block is not None else []
     whole += ["groups"] if level.groups else []
-    return _Task(pictures, folds, f", {' and '.join(whole)} kept whole" if whole else "")
+    kept = f", {' and '.join(whole)} kept whole" if whole else ""
+    return _Task(pictures, folds, level.clusters, kept, figure, key)
 
 
-def _figure(
+def _answers(
     found: Found,
     recipe: Recipe,
     task: _Task,
     device: torch.device,
     workers: int,
     progress: Callable[[int], object],
-) -> float:
-    """What linear probes on the features of a start reach, on all folds together."""
+) -> Ints:
+    """(n,) classes that linear probes on the features of a start answer; -1 where there is no answer."""
     pictures, balanced = task.pictures, recipe.balance is not None
     begun = start(
         recipe.model_copy(update={"weights": found.word}),
@@ -208,31 +243,29 @@ def _figure(
         workers=workers,
         progress=progress,
     )
-    answers = _answers(embedded, task.folds, balanced=balanced)
-    known = answers >= 0
-    if recipe.chosen_by == "macro_f1":
-        return macro_f1(embedded.labels[known], answers[known])
-    return float((embedded.labels[known] == answers[known]).mean())
-
-
-def _answers(embedded: Embeddings, folds: list[tuple[Ints, Ints]], *, balanced: bool) -> Ints:
-    """(n,) classes; -1 where no fold has two classes to learn."""
-    answers = np.full(len(embedded.labels), -1, dtype=np.int64)
-    for learning, answering in folds:
+    answers = np.full(len(pictures), -1, dtype=np.int64)
+    for learning, answering in task.folds:
         taught, asked = (np.isin(embedded.samples, rows) for rows in (learning, answering))
         if asked.any() and len(np.unique(embedded.labels[taught])) > 1:
             probe = fitted(embedded.vectors[taught], embedded.labels[taught], USUAL_STRENGTH, balanced)
-            answers[asked] = probe.predict(embedded.vectors[asked])
+            answers[embedded.samples[asked]] = probe.predict(embedded.vectors[asked])
     return answers
+
+
+def _said(best: int, figures: Sequence[float]) -> str:
+    """Why the highest figure has not won, where it has not."""
+    if figures[best] >= max(figures):
+        return ""
+    return "; the higher figure is within what chance explains"
 
 
 def _listed(starts: Sequence[Found], figures: Sequence[float]) -> str:
     return ", ".join(f"{figure:.3f} for {found.title}" for found, figure in zip(starts, figures, strict=True))
 
 
-def _plain(starts: Sequence[Found], figures: Sequence[float], recipe: Recipe, task: _Task) -> dict[str, Any]:
+def _plain(starts: Sequence[Found], figures: Sequence[float], task: _Task) -> dict[str, Any]:
     return {
-        "figure": recipe.chosen_by,
+        "figure": task.figure,
         "pictures": len(task.pictures),
         "folds": _FOLDS,
         "starts": [
