@@ -152,6 +152,7 @@ def test_a_killed_one_goes_on_and_ends_as_the_undisturbed(whole):
     again = effnetv2("crossval", folder / "pictures", "--out", "killed", "--resume", cwd=folder)
     assert again.returncode == 0, again.stderr
     assert model.stat().st_mtime_ns == before
+    assert "Better than the last run, " in again.stdout  # whose pictures are the same
     tables = [pd.read_csv(folder / out / "predictions.csv") for out in ("folds", "killed")]
     pd.testing.assert_frame_equal(*tables)
     third = effnetv2("crossval", folder / "pictures", "--out", "killed", "--resume", cwd=folder)

@@ -32,7 +32,7 @@ def test_the_words_are_those_of_train():
         {name: one.default for name, one in inspect.signature(verb).parameters.items()}
         for verb in (plan, train)
     ]
-    assert words[0] | {"resume": False} == words[1]
+    assert words[0] | {"resume": False, "against": None} == words[1]
 
 
 def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
@@ -48,7 +48,7 @@ def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
     assert left(tmp_path) == before
     told = json.loads(done.stdout)
     # At its fullest: the checkpoints go when the report is there.
-    place = "efficientnetv2.commands.train_job:drop"
+    place = "efficientnetv2.commands.run_outcome:drop"
     killed_at(place, "train", class_folders, *words, "--out", "run", cwd=tmp_path)
     run = RunFolder(tmp_path / "run", lambda line: None)
     rows = run.history()

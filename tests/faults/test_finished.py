@@ -16,7 +16,7 @@ WORDS = (*TINY, "--weights", "none", "--set", "checkpoint_minutes=0", "--set", "
 SAVING = "efficientnetv2.training.run:_save"
 REPORTING = "efficientnetv2.evaluation.report:write"
 ANSWERS = "efficientnetv2.commands.outcome:write_predictions"
-DROPPING = "efficientnetv2.commands.train_job:drop"
+DROPPING = "efficientnetv2.commands.run_outcome:drop"
 
 
 def contents(run):

@@ -45,6 +45,7 @@ class Place:
         strict: stop at the first unreadable picture.
         as_json: only the report on stdout.
         probe: compare with a linear probe on the given weights, before training.
+        against: folder of another run that the report compares with; None takes the last before it.
     """
 
     out: Path | None = None
@@ -55,6 +56,7 @@ class Place:
     strict: bool = False
     as_json: bool = False
     probe: bool = True
+    against: Path | None = None
 
 
 RUNS = Path("runs")

@@ -101,7 +101,7 @@ def conclude(
     bands = Preprocessing.from_json(begun["preprocessing"]).bands
     asked = replace(manifest, bands=bands)
     looked = explained_by_folds(networks, _fold_of(answered), pooled, asked, manifest.class_names)
-    known = _known(whole, baseline, manifest, looked)
+    known = replace(_known(whole, baseline, manifest, looked), folder=folder)
     outcome = Outcome(pooled, asked, manifest.class_names, facts, known=known)
     _widen(outcome, pooled, clusters, key)
     outcome.write(folder, sections=whole.sections())

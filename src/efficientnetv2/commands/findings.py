@@ -12,9 +12,10 @@ from scipy.special import softmax
 
 from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.base.keys import Key
+from efficientnetv2.commands.earlier import last_before
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
-from efficientnetv2.evaluation.answered import Over, over, read_answers
+from efficientnetv2.evaluation.answered import Over, in_common, over, read_answers
 from efficientnetv2.evaluation.answers import Beside
 from efficientnetv2.evaluation.apart import Apart
 from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
@@ -58,6 +59,7 @@ class Known:
         elsewhere: verdict and words on pictures from new places.
         apart: how far the pictures are from those learnt from.
         sections: that others have made.
+        folder: of the run, beside which lie those before it; None asks for none.
     """
 
     calibration: Calibration | None = None
@@ -66,6 +68,7 @@ class Known:
     elsewhere: tuple[str, str] | None = None
     apart: Apart | None = None
     sections: tuple[Part, ...] = ()
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +126,7 @@ def gathered(
             index=pd.Index(shown.paths),
         )
         probe = None if known.probe is None else over(answers, known.probe, key=key.fold("probe"))
-        last = None if wanted.against is None else _against(answers, wanted.against, key.fold("against"))
+        last = _last(answers, wanted, known, key.fold("against"))
     return Findings(
         (*sections, *known.sections),
         Beside(
@@ -173,11 +176,34 @@ def _scaled(predictions: Predictions, known: Known) -> Scaled | None:
     return Scaled(found.temperature, found.pictures, found.fitted_on, before)
 
 
-def _against(answers: pd.DataFrame, folder: Path, key: Key) -> tuple[str, Over]:
-    found = over(answers, read_answers(folder), key=key)
-    if found is None:
+def _last(answers: pd.DataFrame, wanted: Wanted, known: Known, key: Key) -> tuple[str, Over] | None:
+    """The run that was asked for, or else the last one before this; and what this one has over it."""
+    if wanted.against is not None:
+        name, theirs = wanted.against.resolve().name, read_answers(wanted.against)
+        refuse_others(wanted.against, answers, theirs)
+    else:
+        found = None if known.folder is None else last_before(known.folder, answers)
+        if found is None:
+            return None
+        name, theirs = f"the last run, {found[0]}", found[1]
+    # The other may have answered more pictures, or fewer; those of both count.
+    gained = over(answers, theirs, key=key)
+    return None if gained is None else (name, gained)
+
+
+def refuse_others(folder: Path, answers: pd.DataFrame, theirs: pd.DataFrame) -> None:
+    """Refuse a run to compare with that has answered none of the pictures, or other labels of them.
+
+    Args:
+        folder: of that run.
+        answers: the pictures with their column ``true_label``, indexed by path.
+        theirs: its answers, as ``evaluation.answered.read_answers`` gives them.
+
+    Raises:
+        InputError: nothing can be compared.
+    """
+    if not len(in_common(answers, theirs)):
         raise InputError(
             f"--against {folder}: it answered none of these pictures, so nothing can be compared. Evaluate that model "
             "on the same DATA, and give the folder of that evaluation."
         )
-    return folder.name, found

@@ -259,8 +259,9 @@ class MachineOptions:
     strict: Strict = False
     as_json: Json = False
 
-    def place(self, out: Path | None, *, resume: bool = False) -> Place:
+    def place(self, out: Path | None, *, resume: bool = False, against: Path | None = None) -> Place:
         """Where and how to run."""
         from efficientnetv2.commands.beginning import Place
 
-        return Place(out, resume, **{field.name: getattr(self, field.name) for field in fields(self)})
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Place(out, resume, against=against, **own)

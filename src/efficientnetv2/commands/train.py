@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,15 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, or with the newest under runs/.")
     ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of another run: is this one better, on the same pictures? (Default: the newest finished run "
+            "beside it that answered them.)",
+            show_default=False,
+            metavar="RUN",
+        ),
+    ] = None,
 ) -> None:
     """Train a classifier on pictures and report honestly how good it is.
 
@@ -36,8 +46,9 @@ def train(
     - `effnetv2 train photos/ --set progressive.stages=1 --set optimizer.lr=0.001`
     - `effnetv2 train photos/ --cache ram`
     - `effnetv2 train photos/ --set minival=0.1 --set patience=5`
+    - `effnetv2 train photos/ --image-px 300 --against runs/mine`
     - `effnetv2 train photos/ --resume`
     """
     from efficientnetv2.commands.train_job import train_and_report
 
-    train_and_report(recipe.words(), table.source(data), machine.place(out, resume=resume))
+    train_and_report(recipe.words(), table.source(data), machine.place(out, resume=resume, against=against))

@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 
-from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.memory import limit
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.beginning import Place, begin, decided
 from efficientnetv2.commands.caching import Cached, reader_here
 from efficientnetv2.commands.choosing import chosen
-from efficientnetv2.commands.explaining import explained
+from efficientnetv2.commands.findings import refuse_others
 from efficientnetv2.commands.finished import Finished, tell_finished
 from efficientnetv2.commands.going_on import go_on
-from efficientnetv2.commands.outcome import Outcome, hashes, versions
+from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, Source, prepare, refuse_missing
-from efficientnetv2.commands.probing import known_of_run
+from efficientnetv2.commands.run_outcome import report_of
 from efficientnetv2.commands.screen import Screen, TrainingBar
 from efficientnetv2.commands.words import Words
-from efficientnetv2.evaluation.answered import f1_of_answers
-from efficientnetv2.evaluation.apart import apart
-from efficientnetv2.evaluation.cost import stage_costs
-from efficientnetv2.evaluation.report import Facts
-from efficientnetv2.evaluation.sizes import SizeCurve
+from efficientnetv2.evaluation.answered import read_answers
 from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
-from efficientnetv2.models import modelfile
 from efficientnetv2.models.network import Network
-from efficientnetv2.training.books import input_wait_share, training_seconds
 from efficientnetv2.training.distributed import ALONE, World, by_first, launched, together, with_tensors
 from efficientnetv2.training.folder import NoFolder, RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.memory import GroupsAtATime
 from efficientnetv2.training.named import title
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.resume import drop
-from efficientnetv2.training.run import Result, run
+from efficientnetv2.training.run import run
 
 
 def train_and_report(words: Words, source: Source, place: Place) -> Path:
@@ -163,6 +157,8 @@ def _readied(
     recipe, resumed = known.recipe, known.resumed
     if resumed and RunFolder(known.path, screen.say).finished:
         return Finished(known.path, recipe)
+    # Before it looks at every picture.
+    theirs = None if place.against is None else read_answers(place.against)
     prepared = prepare(
         source,
         holdout=recipe.holdout,
@@ -172,6 +168,8 @@ def _readied(
         strict=place.strict,
         say=screen.say,
     )
+    if place.against is not None and theirs is not None:
+        _check_against(place.against, theirs, prepared)
     known = chosen(known, words, prepared, device, workers, place, screen)
     folder, recipe, network, pictures = (
         go_on(known.path, recipe, words, prepared, device, place.memory_gib, screen, world)
@@ -182,6 +180,15 @@ def _readied(
     preprocessing = Preprocessing.from_json(beginning["preprocessing"])
     at_a_time = GroupsAtATime.from_json(beginning["groups_at_a_time"])
     return _Ready(folder.path, recipe, network, prepared, preprocessing, at_a_time, resumed, pictures)
+
+
+def _check_against(folder: Path, theirs: pd.DataFrame, prepared: Prepared) -> None:
+    """Before anything is trained: there is something to compare with."""
+    if prepared.manifest.separator is not None:
+        raise InputError("--against is for pictures of one label, but these have several. Leave it out.")
+    val = prepared.val
+    asked = pd.DataFrame({"true_label": list(val.table["label"])}, index=pd.Index(val.paths))
+    refuse_others(folder, asked, theirs)
 
 
 def _run(
@@ -221,65 +228,8 @@ def _run(
         with TrainingBar(screen) as bar:
             result = run(job, resumed=ready.resumed, watch=bar)
     except KeyboardInterrupt as stop:
-        again = shlex.join(["effnetv2", "train", source.data, "--out", str(path), "--resume"])
-        raise KeyboardInterrupt(f"Go on with: {again}") from stop
-    return _report(job, ready.prepared, result) if world.first else None
-
-
-def _epochs(job: Job, result: Result) -> float | None:
-    """What was trained: all that the recipe says, or less."""
-    if result.images < job.length.steps * job.recipe.batch_images:
-        return round(result.images / len(job.train), 4)
-    return None if job.recipe.epochs == "auto" else job.recipe.epochs
-
-
-def _report(job: Job, prepared: Prepared, result: Result) -> Outcome:
-    recipe, beginning = job.recipe, job.folder.beginning()
-    probe = beginning.get("linear_probe")
-    selected = result.selection.to_json() if result.selection else {}
-    known = known_of_run(job.folder.path, beginning, result.calibration)
-    facts = Facts(
-        data=prepared.manifest.source,
-        evaluated_on="val",
-        selected_on=selected.pop("selected_on", None),
-        model=title(recipe.model),
-        command=beginning["command"],
-        versions=versions(),
-        chosen=beginning["chosen"],
-        notes=[prepared.split_note, *(str(choice) for choice in (result.selection, result.sizes) if choice)],
-        recipe=recipe.to_json(),
-        seed=recipe.seed,
-        epochs=_epochs(job, result),
-        train_pictures=len(job.train),
-        linear_probe=probe["top1"] if probe else None,
-        linear_probe_macro_f1=probe["macro_f1"] if probe else None,
-        linear_probe_f1={} if known.probe is None else f1_of_answers(known.probe),
-        train_support={} if prepared.manifest.separator else dict(job.train.table["label"].value_counts()),
-        hashes=hashes(job.folder.model_file, job.folder.manifest_file),
-        wall_s=round(result.seconds, 2),
-        images_per_s=round(result.images / result.seconds, 2),
-        input_wait_share=input_wait_share(result.history),
-        skipped=job.folder.skipped_count,
-        others={
-            "train_s": round(training_seconds(result.history), 2),
-            "run": str(job.folder.path),
-            "model_file": str(job.folder.model_file),
-            "processes": job.world.size,
-            "stages": [asdict(stage) for stage in stage_costs(result.history)],
-            **{name: beginning[name] for name in ("weights_compared",) if name in beginning},
-            **selected,
-            **(result.sizes.to_json() if result.sizes else {}),
-        },
-    )
-    kept = modelfile.load(job.folder.model_file, job.device)  # the moving average, not what was trained last
-    explanation = explained(kept, result.predictions, job.val, job.train.class_names, kept.preprocessing)
-    known = replace(known, sections=(*known.sections, *explanation), apart=apart(prepared.manifest, "val"))
-    outcome = Outcome(result.predictions, job.val, job.train.class_names, facts, known=known)
-    curve = None
-    if result.sizes:
-        curve = SizeCurve(
-            result.sizes.points, result.sizes.image_px, recipe.progressive.last.image_px, "chose"
-        )
-    outcome.write(job.folder.path, history=result.history, sizes=curve)
-    drop(job.folder.checkpoints)  # only now: until the report is whole there may be something to go on with
-    return outcome
+        again = ["effnetv2", "train", source.data, "--out", str(path), "--resume"]
+        if place.against is not None:
+            again += ["--against", str(place.against)]
+        raise KeyboardInterrupt(f"Go on with: {shlex.join(again)}") from stop
+    return report_of(job, ready.prepared, result, place.against) if world.first else None

@@ -86,6 +86,28 @@ def f1_of_answers(answers: pd.DataFrame) -> dict[str, float]:
     return dict(zip(names, scores.tolist(), strict=True))
 
 
+def in_common(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index[str]:
+    """The pictures that are in both, in the order of the one.
+
+    Args:
+        one: column ``true_label``, indexed by the path of the picture.
+        other: likewise.
+
+    Raises:
+        InputError: a picture has another true label in one than in the other.
+    """
+    both = one.index.intersection(other.index, sort=False)
+    mine, theirs = one.loc[both, "true_label"], other.loc[both, "true_label"]
+    unlike = (mine != theirs).to_numpy()
+    if unlike.any():
+        first = int(unlike.argmax())
+        raise InputError(
+            f"{both[first]!s} is '{mine.iloc[first]}' on one side and '{theirs.iloc[first]}' on the other "
+            f"({int(unlike.sum())} of {len(both)} pictures differ so). Evaluate both again with the same labels."
+        )
+    return both
+
+
 def over(one: pd.DataFrame, other: pd.DataFrame, *, key: Key) -> Over | None:
     """What the one's answers have over the other's, on the pictures that both answered; None if there is none.
 
@@ -97,18 +119,10 @@ def over(one: pd.DataFrame, other: pd.DataFrame, *, key: Key) -> Over | None:
     Raises:
         InputError: a picture has another true label in one than in the other.
     """
-    both = one.index.intersection(other.index, sort=False)
+    both = in_common(one, other)
     if not len(both):
         return None
     mine, theirs = one.loc[both], other.loc[both]
-    unlike = mine["true_label"] != theirs["true_label"]
-    if unlike.any():
-        first = int(unlike.to_numpy().argmax())
-        one_label, other_label = (side["true_label"].iloc[first] for side in (mine, theirs))
-        raise InputError(
-            f"{both[first]!s} is '{one_label}' on one side and '{other_label}' on the other ({int(unlike.sum())} of "
-            f"{len(both)} pictures differ so). Evaluate both again with the same labels."
-        )
     names = sorted({*mine["true_label"], *mine["label"], *theirs["label"]})
     ids = {name: number for number, name in enumerate(names)}
     columns = [mine["true_label"], mine["label"], theirs["label"]]

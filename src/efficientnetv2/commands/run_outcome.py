@@ -1,0 +1,97 @@
+"""What a run came to: its facts, what is known beside them, and its report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from efficientnetv2.commands.explaining import explained
+from efficientnetv2.commands.findings import Wanted
+from efficientnetv2.commands.outcome import Outcome, hashes, versions
+from efficientnetv2.commands.prepare import Prepared
+from efficientnetv2.commands.probing import known_of_run
+from efficientnetv2.evaluation.answered import f1_of_answers
+from efficientnetv2.evaluation.apart import apart
+from efficientnetv2.evaluation.cost import stage_costs
+from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.evaluation.sizes import SizeCurve
+from efficientnetv2.models import modelfile
+from efficientnetv2.training.books import input_wait_share, training_seconds
+from efficientnetv2.training.job import Job
+from efficientnetv2.training.named import title
+from efficientnetv2.training.resume import drop
+from efficientnetv2.training.run import Result
+
+
+def report_of(job: Job, prepared: Prepared, result: Result, against: Path | None = None) -> Outcome:
+    """Write the report of a run that has come to its end; its checkpoints go.
+
+    Args:
+        job: that was run.
+        prepared: its pictures.
+        result: what it came to.
+        against: folder of another run to compare with; None takes the last before it.
+    """
+    recipe, beginning = job.recipe, job.folder.beginning()
+    probe = beginning.get("linear_probe")
+    selected = result.selection.to_json() if result.selection else {}
+    known = known_of_run(job.folder.path, beginning, result.calibration)
+    facts = Facts(
+        data=prepared.manifest.source,
+        evaluated_on="val",
+        selected_on=selected.pop("selected_on", None),
+        model=title(recipe.model),
+        command=beginning["command"],
+        versions=versions(),
+        chosen=beginning["chosen"],
+        notes=[prepared.split_note, *(str(choice) for choice in (result.selection, result.sizes) if choice)],
+        recipe=recipe.to_json(),
+        seed=recipe.seed,
+        epochs=_epochs(job, result),
+        train_pictures=len(job.train),
+        linear_probe=probe["top1"] if probe else None,
+        linear_probe_macro_f1=probe["macro_f1"] if probe else None,
+        linear_probe_f1={} if known.probe is None else f1_of_answers(known.probe),
+        train_support={} if prepared.manifest.separator else dict(job.train.table["label"].value_counts()),
+        hashes=hashes(job.folder.model_file, job.folder.manifest_file),
+        wall_s=round(result.seconds, 2),
+        images_per_s=round(result.images / result.seconds, 2),
+        input_wait_share=input_wait_share(result.history),
+        skipped=job.folder.skipped_count,
+        others={
+            "train_s": round(training_seconds(result.history), 2),
+            "run": str(job.folder.path),
+            "model_file": str(job.folder.model_file),
+            "processes": job.world.size,
+            "stages": [asdict(stage) for stage in stage_costs(result.history)],
+            **{name: beginning[name] for name in ("weights_compared",) if name in beginning},
+            **selected,
+            **(result.sizes.to_json() if result.sizes else {}),
+        },
+    )
+    kept = modelfile.load(job.folder.model_file, job.device)  # the moving average, not what was trained last
+    explanation = explained(kept, result.predictions, job.val, job.train.class_names, kept.preprocessing)
+    known = replace(
+        known,
+        sections=(*known.sections, *explanation),
+        apart=apart(prepared.manifest, "val"),
+        folder=job.folder.path,
+    )
+    outcome = Outcome(
+        result.predictions, job.val, job.train.class_names, facts, wanted=Wanted(against=against), known=known
+    )
+    curve = None
+    if result.sizes:
+        curve = SizeCurve(
+            result.sizes.points, result.sizes.image_px, recipe.progressive.last.image_px, "chose"
+        )
+    outcome.write(job.folder.path, history=result.history, sizes=curve)
+    drop(job.folder.checkpoints)  # only now: until the report is whole there may be something to go on with
+    return outcome
+
+
+def _epochs(job: Job, result: Result) -> float | None:
+    """What was trained: all that the recipe says, or less."""
+    if result.images < job.length.steps * job.recipe.batch_images:
+        return round(result.images / len(job.train), 4)
+    return None if job.recipe.epochs == "auto" else job.recipe.epochs
