@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from scipy.stats import binom
@@ -33,6 +35,26 @@ def test_where_only_one_is_better_the_interval_is_the_binomial_one():
     found = gain(_run("one", [True] * 30 + [False] * 70, 1.0), _run("none", [False] * 100, 1.0))
     assert found.low == pytest.approx(binom(100, 0.3).ppf(0.025), abs=1)
     assert found.high == pytest.approx(binom(100, 0.3).ppf(0.975), abs=1)
+
+
+def test_pictures_of_a_place_are_drawn_as_one():
+    """Ten places of ten pictures each, right or wrong as a whole: ten draws of a coin, not a hundred."""
+    one, other = _run("one", [True] * 40 + [False] * 60, 1.0), _run("none", [False] * 100, 1.0)
+    places = pd.Series([number // 10 for number in range(100)], index=one.answers.index)
+    found = gain(one, replace(other, clusters=places))
+    assert found.together == 10
+    assert found.low == pytest.approx(10 * binom(10, 0.4).ppf(0.025), abs=1)
+    assert found.high == pytest.approx(10 * binom(10, 0.4).ppf(0.975), abs=1)
+    assert gain(one, other).together is None
+
+
+def test_few_places_make_no_interval_narrower():
+    one, other = _run("one", [True, False] * 50, 1.0), _run("none", [False] * 100, 1.0)
+    alone = gain(one, other)
+    halves = pd.Series([number // 50 for number in range(100)], index=one.answers.index)
+    found = gain(replace(one, clusters=halves), other)
+    assert (found.low, found.high, found.together) == (alone.low, alone.high, 2)
+    assert gain(replace(one, clusters=0 * halves), other).together is None
 
 
 def test_the_same_answers_differ_in_nothing():

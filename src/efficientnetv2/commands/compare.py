@@ -38,7 +38,8 @@ def compare(
 ) -> None:
     """Show what runs reached in which time, and how sure the difference to the first is, over all and by class.
 
-    Differences are of the same pictures; runs that were evaluated on others are not compared.
+    Differences are of the same pictures; runs that were evaluated on others are not compared. Where a run held out, or
+    dealt into folds, whole places or groups, chance draws these as a whole too, which makes intervals wider.
 
     Examples:
     - `effnetv2 compare runs/fixed runs/progressive`
@@ -136,10 +137,15 @@ def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen:
             )
             continue
         mean = found.macro_f1
+        whole = (
+            ""
+            if found.together is None
+            else f", whose {found.together:,} places or groups chance draws whole"
+        )
         screen.say(
             f"{one.name} against {first}: {found.points:+.1f} points of top-1 ({found.low:+.1f} to {found.high:+.1f}; "
-            f"95 % interval, the same {found.pictures} pictures), macro-F1 {mean.value:+.3f} ({mean.low:+.3f} to "
-            f"{mean.high:+.3f}), in {found.time_ratio:.2f} of the training time."
+            f"95 % interval, the same {found.pictures} pictures{whole}), macro-F1 {mean.value:+.3f} "
+            f"({mean.low:+.3f} to {mean.high:+.3f}), in {found.time_ratio:.2f} of the training time."
         )
         _tell_classes(one.name, found, screen)
 

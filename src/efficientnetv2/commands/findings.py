@@ -18,6 +18,7 @@ from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
 from efficientnetv2.evaluation.answered import Over, in_common, over, read_answers
 from efficientnetv2.evaluation.answers import Beside
 from efficientnetv2.evaluation.apart import Apart
+from efficientnetv2.evaluation.hanging import hanging_together
 from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
 from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.evaluation.trust import Scaled, trust
@@ -59,7 +60,7 @@ class Known:
         elsewhere: verdict and words on pictures from new places.
         apart: how far the pictures are from those learnt from.
         sections: that others have made.
-        folder: of the run, beside which lie those before it; None asks for none.
+        folder: of the run, which says what it kept whole and beside which lie those before it; None: there is none.
     """
 
     calibration: Calibration | None = None
@@ -125,8 +126,10 @@ def gathered(
             {"label": [class_names[one] for one in predicted], "true_label": list(shown.table["label"])},
             index=pd.Index(shown.paths),
         )
-        probe = None if known.probe is None else over(answers, known.probe, key=key.fold("probe"))
-        last = _last(answers, wanted, known, key.fold("against"))
+        whole = None if known.folder is None else hanging_together(known.folder, shown.paths)
+        if known.probe is not None:
+            probe = over(answers, known.probe, key=key.fold("probe"), clusters=whole)
+        last = _last(answers, wanted, known, whole, key.fold("against"))
     return Findings(
         (*sections, *known.sections),
         Beside(
@@ -176,7 +179,9 @@ def _scaled(predictions: Predictions, known: Known) -> Scaled | None:
     return Scaled(found.temperature, found.pictures, found.fitted_on, before)
 
 
-def _last(answers: pd.DataFrame, wanted: Wanted, known: Known, key: Key) -> tuple[str, Over] | None:
+def _last(
+    answers: pd.DataFrame, wanted: Wanted, known: Known, whole: pd.Series[int] | None, key: Key
+) -> tuple[str, Over] | None:
     """The run that was asked for, or else the last one before this; and what this one has over it."""
     if wanted.against is not None:
         name, theirs = wanted.against.resolve().name, read_answers(wanted.against)
@@ -187,7 +192,7 @@ def _last(answers: pd.DataFrame, wanted: Wanted, known: Known, key: Key) -> tupl
             return None
         name, theirs = f"the last run, {found[0]}", found[1]
     # The other may have answered more pictures, or fewer; those of both count.
-    gained = over(answers, theirs, key=key)
+    gained = over(answers, theirs, key=key, clusters=whole)
     return None if gained is None else (name, gained)
 
 

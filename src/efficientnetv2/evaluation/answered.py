@@ -28,6 +28,7 @@ class Over:
         macro_f1: mean F1 over the classes that have a picture.
         balanced_accuracy: mean recall over them.
         f1: of each of them.
+        together: places or groups of pictures that chance drew as a whole; None where it drew single pictures.
     """
 
     pictures: int
@@ -35,6 +36,7 @@ class Over:
     macro_f1: Difference
     balanced_accuracy: Difference
     f1: Mapping[str, Difference]
+    together: int | None = None
 
 
 def read_answers(folder: Path) -> pd.DataFrame:
@@ -108,13 +110,19 @@ def in_common(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index[str]:
     return both
 
 
-def over(one: pd.DataFrame, other: pd.DataFrame, *, key: Key) -> Over | None:
+def over(
+    one: pd.DataFrame, other: pd.DataFrame, *, key: Key, clusters: pd.Series[int] | None = None
+) -> Over | None:
     """What the one's answers have over the other's, on the pictures that both answered; None if there is none.
+
+    Where pictures hang together an interval reaches as far as the wider of two: chance drew pictures, or all of a place
+    at once. Of few places the second alone would be too narrow.
 
     Args:
         one: as ``read_answers`` gives them.
         other: likewise.
         key: of the resampling.
+        clusters: by the path of the picture, equal where pictures hang together; None where none do.
 
     Raises:
         InputError: a picture has another true label in one than in the other.
@@ -127,6 +135,15 @@ def over(one: pd.DataFrame, other: pd.DataFrame, *, key: Key) -> Over | None:
     ids = {name: number for number, name in enumerate(names)}
     columns = [mine["true_label"], mine["label"], theirs["label"]]
     labels, answers, others = (column.map(ids).to_numpy(dtype=np.int64) for column in columns)
-    found = paired(labels, answers, others, np.arange(len(both)), len(names), key=key)
+    found = paired(labels, answers, others, np.arange(len(both), dtype=np.int64), len(names), key=key)
+    together = None
+    if clusters is not None and 1 < (count := clusters.loc[both].nunique()) < len(both):
+        together, drawn = count, np.array(clusters.loc[both], dtype=np.int64)
+        whole = paired(labels, answers, others, drawn, len(names), key=key.fold("together"))
+        found = {name: _wider(found[name], whole[name]) for name in found}
     f1 = {names[k]: found[f"f1:{k}"] for k in np.unique(labels).tolist()}
-    return Over(len(both), found["top1"], found["macro_f1"], found["balanced_accuracy"], f1)
+    return Over(len(both), found["top1"], found["macro_f1"], found["balanced_accuracy"], f1, together)
+
+
+def _wider(one: Difference, other: Difference) -> Difference:
+    return Difference(one.value, min(one.low, other.low), max(one.high, other.high))

@@ -148,9 +148,12 @@ def _apart(found: Over) -> str:
     def points(one: Difference) -> str:
         return f"{100 * one.value:+.1f} points ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
 
+    whole = (
+        "" if found.together is None else f", whose {found.together:,} places or groups chance draws whole"
+    )
     return (
-        f"On the same {found.pictures:,} pictures: top-1 {points(found.top1)}, macro-F1 {points(found.macro_f1)}; "
-        "95 % intervals."
+        f"On the same {found.pictures:,} pictures{whole}: top-1 {points(found.top1)}, "
+        f"macro-F1 {points(found.macro_f1)}; 95 % intervals."
     )
 
 

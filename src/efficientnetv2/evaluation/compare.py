@@ -14,6 +14,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.answered import over, read_answers
 from efficientnetv2.evaluation.curve import Row
+from efficientnetv2.evaluation.hanging import hanging_together
 from efficientnetv2.metrics.resampling import Difference
 from efficientnetv2.training.folder import RunFolder
 
@@ -27,12 +28,14 @@ class FinishedRun:
         report: its ``report.json``.
         history: rows of its ``metrics.jsonl``.
         answers: to the pictures that it was evaluated on, as ``evaluation.answered.read_answers`` gives them.
+        clusters: by their paths, equal where pictures hang together; None where none are known to.
     """
 
     name: str
     report: Mapping[str, Any]
     history: tuple[Row, ...]
     answers: pd.DataFrame
+    clusters: pd.Series[int] | None = None
 
     @property
     def right(self) -> dict[str, bool]:
@@ -74,7 +77,8 @@ class FinishedRun:
                 f"{folder}: its pictures have several labels each, but compare takes runs with one. Leave it out."
             )
         history = RunFolder(folder, lambda line: None).history()
-        return cls(name, report, tuple(history), read_answers(folder))
+        answers = read_answers(folder)
+        return cls(name, report, tuple(history), answers, hanging_together(folder, list(answers.index)))
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Gain:
         macro_f1: the difference of macro-F1, as a fraction.
         balanced_accuracy: likewise.
         f1: of each class that has a picture, likewise.
+        together: places or groups that chance drew as a whole; None where it drew single pictures.
     """
 
     points: float
@@ -99,12 +104,14 @@ class Gain:
     macro_f1: Difference
     balanced_accuracy: Difference
     f1: Mapping[str, Difference]
+    together: int | None = None
 
 
 def gain(one: FinishedRun, other: FinishedRun) -> Gain | None:
     """One run against another, picture by picture; None if they were evaluated on different pictures.
 
-    A paired bootstrap over pictures; see ``metrics.resampling.paired``.
+    A paired bootstrap over pictures, or over places and groups where either run kept them whole; see
+    ``metrics.resampling.paired``.
 
     Args:
         one: that is compared.
@@ -115,7 +122,9 @@ def gain(one: FinishedRun, other: FinishedRun) -> Gain | None:
     """
     if not one.answers.index.symmetric_difference(other.answers.index).empty:
         return None
-    found = over(one.answers, other.answers, key=Key.of(0).fold("paired"))
+    known = [each.clusters for each in (one, other) if each.clusters is not None]
+    clusters = min(known, key=lambda each: each.nunique(), default=None)
+    found = over(one.answers, other.answers, key=Key.of(0).fold("paired"), clusters=clusters)
     if found is None:
         return None
     return Gain(
@@ -127,4 +136,5 @@ def gain(one: FinishedRun, other: FinishedRun) -> Gain | None:
         found.macro_f1,
         found.balanced_accuracy,
         found.f1,
+        found.together,
     )

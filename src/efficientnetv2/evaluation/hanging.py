@@ -1,0 +1,57 @@
+"""Which pictures of a finished run hang together: of a place or group that its split, or its folds, kept whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.levels import levels_of
+from efficientnetv2.data.manifest import Manifest
+
+
+def hanging_together(folder: Path, paths: Sequence[str]) -> pd.Series[int] | None:
+    """Numbers that are equal where pictures hang together, by path.
+
+    The largest places, or groups, of which none has pictures on two sides: that is what was held out, or dealt into
+    folds, as a whole. What the split has parted says nothing of how far its figures reach.
+
+    Args:
+        folder: of a run or of a cross-validation.
+        paths: of the pictures that it answered, as ``predictions.csv`` calls them.
+
+    Returns:
+        None where nothing is known of places or groups, the split did not heed them, or all pictures are of one.
+    """
+    try:
+        manifest = Manifest.from_csv(folder / "manifest.csv", root=folder, source=str(folder))
+    except InputError:
+        return None
+    # A cross-validation has no val: every picture but those of test is answered by its fold.
+    by_fold = "fold" in manifest.table and not (manifest.split == "val").any()
+    sides = manifest.table["fold" if by_fold else "split"].astype(str).replace("minival", "train")
+    dealt = np.flatnonzero((manifest.split != "test") & (manifest.split != ""))
+    manifest, sides = manifest.select(dealt), sides.iloc[dealt].reset_index(drop=True)
+    called = _as_answered(manifest.paths, paths)
+    if called is None:
+        return None
+    for level in levels_of(manifest, None)[:-1]:
+        found = pd.Series(level.clusters, index=pd.Index(called)).loc[list(paths)]
+        if found.nunique() > 1 and (sides.groupby(level.clusters).nunique() == 1).all():
+            return found
+    return None
+
+
+def _as_answered(manifest: Sequence[str], paths: Sequence[str]) -> list[str] | None:
+    """The manifest's paths without the way from the run's folder to the data's; None if they are other pictures."""
+    if not len(paths):
+        return None
+    there = set(manifest)
+    for one in manifest:
+        way = one.removesuffix(paths[0])
+        if (len(way) < len(one) or one == paths[0]) and all(way + path in there for path in paths):
+            return [path.removeprefix(way) for path in manifest]
+    return None

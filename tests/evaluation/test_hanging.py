@@ -1,0 +1,81 @@
+"""Pictures that a split, or folds, kept together are known again from what a run has written down."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from efficientnetv2.data.manifest import read
+from efficientnetv2.evaluation.hanging import hanging_together
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A run's manifest of 12 pictures in 6 places of a degree, two each, that lie elsewhere than the run."""
+
+    def write(**columns):
+        data, run = tmp_path / "data", tmp_path / "runs" / "one"
+        (data / "pictures").mkdir(parents=True)
+        run.mkdir(parents=True)
+        table = pd.DataFrame(
+            {"path": [f"pictures/{row:02d}.jpg" for row in range(12)], "label": list("aabb") * 3}
+        )
+        for path in table["path"]:
+            (data / path).touch()
+        place = np.arange(12) // 2
+        table = table.assign(latitude=place + 0.5 + 0.1 * (np.arange(12) % 2), longitude=100.5)
+        table.assign(**columns).dropna(axis=1).to_csv(data / "pictures.csv", index=False)
+        manifest = read(data / "pictures.csv")
+        manifest.to_csv(run / "manifest.csv")
+        return run, manifest
+
+    return write
+
+
+def test_places_that_the_split_kept_whole_hang_together(written):
+    run, manifest = written(split=["train"] * 8 + ["val"] * 4)
+    val = manifest.subset("val").paths
+    found = hanging_together(run, val)
+    assert list(found.index) == list(val)
+    assert found.iloc[0] == found.iloc[1] != found.iloc[2] == found.iloc[3]
+
+
+def test_folds_count_where_there_are_any_and_test_pictures_do_not(written):
+    run, manifest = written(split=["train"] * 10 + ["test"] * 2, fold=[1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 0, 0])
+    found = hanging_together(run, manifest.paths[:10])
+    assert found.nunique() == 5
+
+
+def test_minival_is_a_part_of_training(written):
+    run, manifest = written(split=["train", "minival"] * 4 + ["val"] * 4)
+    assert hanging_together(run, manifest.subset("val").paths).nunique() == 2
+
+
+def test_what_the_split_parted_does_not_count(written):
+    run, manifest = written(split=["train", "val"] * 6, latitude=0.5)
+    assert hanging_together(run, manifest.subset("val").paths) is None
+
+
+def test_pictures_all_of_one_place_hang_together_by_smaller_ones(written):
+    """The two of val lie in one place of a degree, but in two of an eighth."""
+    run, manifest = written(split=["train"] * 10 + ["val"] * 2, latitude=[*np.arange(10) + 0.5, 20.05, 20.95])
+    assert hanging_together(run, manifest.subset("val").paths).nunique() == 2
+
+
+def test_a_column_called_fold_is_none_where_there_is_val(written):
+    run, manifest = written(split=["train"] * 8 + ["val"] * 4, fold=[1, 2] * 6)
+    assert hanging_together(run, manifest.subset("val").paths).nunique() == 2
+
+
+def test_groups_without_places(written):
+    group = list("ppqqrrssttuu")
+    run, manifest = written(split=["train"] * 6 + ["val"] * 6, latitude=np.nan, longitude=np.nan, group=group)
+    assert hanging_together(run, manifest.subset("val").paths).nunique() == 3
+
+
+def test_other_pictures_and_no_manifest_give_nothing(written, tmp_path):
+    run, _ = written(split=["train"] * 8 + ["val"] * 4)
+    assert hanging_together(run, ["elsewhere.jpg"]) is None
+    assert hanging_together(run, []) is None
+    assert hanging_together(tmp_path, ["pictures/08.jpg"]) is None
