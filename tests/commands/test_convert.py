@@ -12,6 +12,7 @@ from tests.command_line import effnetv2
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.network import EfficientNet
 
 timm = pytest.importorskip("timm")
@@ -183,3 +184,16 @@ def test_what_is_there_is_replaced_on_demand_alone(timm_file, tmp_path):
     assert (tmp_path / "out.safetensors").read_text() == "precious"
     assert effnetv2(*words, "--overwrite", cwd=tmp_path).returncode == 0
     assert (tmp_path / "out.safetensors").stat().st_size > 1_000_000
+
+
+def test_that_the_temperature_stays_behind_is_said(tmp_path):
+    """And of a network without one nothing."""
+    save_ours(tmp_path / "ours.safetensors", architecture("efficientnetv2_b0"))
+    plain = effnetv2("convert", "ours.safetensors", "plain.pth", "--to", "timm", cwd=tmp_path)
+    assert "temperature" not in plain.stdout + plain.stderr
+    network = modelfile.load(tmp_path / "ours.safetensors")
+    network.calibration = Calibration(1.75, 60, "minival")
+    modelfile.save(tmp_path / "calibrated.safetensors", network, class_names=network.class_names)
+    done = effnetv2("convert", "calibrated.safetensors", "out.pth", "--to", "timm", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the temperature of 1.75 has no place in a file for timm" in done.stdout + done.stderr

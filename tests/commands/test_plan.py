@@ -60,6 +60,12 @@ def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
     saved = sum(path.stat().st_size for path in run.checkpoints.iterdir())
     assert told["disk_bytes"]["checkpoints"] == pytest.approx(saved, rel=0.01)
     assert told["disk_bytes"]["model file"] == pytest.approx(run.model_file.stat().st_size, rel=0.02)
+    lists = [
+        run.manifest_file,
+        *(run.path / name for name in ("report.json", "report.html", "predictions.csv")),
+    ]
+    written = sum(path.stat().st_size for path in lists)
+    assert told["disk_bytes"]["lists and report"] == pytest.approx(written, rel=0.3)  # galleries and all
     assert set(told["others_s"]) == {
         "start-up", "validation", "checkpoints", "final evaluation", "model file", "report",
     }  # fmt: skip

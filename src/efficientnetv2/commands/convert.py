@@ -159,6 +159,7 @@ def convert(
             screen.say(_sentence(notes[-1]))
     else:
         alone = interop.write(out, network, cast("Literal['timm', 'torchvision', 'keras']", to))
+        alone = (*alone, *_uncalibrated(network, to))
         notes = (*notes, *alone)
         for line in map(_sentence, alone):
             screen.say(line)
@@ -222,6 +223,16 @@ def _load(source: Path, model: str | None, said: Told) -> tuple[EfficientNet, st
         return ours, "a model file of this package", tell(ours, said)
     imported = interop.read(source, model=model, told=said)
     return imported.network, f"{imported.theirs} of {imported.title}", imported.notes
+
+
+def _uncalibrated(network: EfficientNet, to: str) -> list[str]:
+    """That the temperature stays behind, and how to have it there."""
+    if network.calibration is None:
+        return []
+    return [
+        f"the temperature of {network.calibration.temperature:.4g} has no place in a file for {to}: there "
+        "probabilities are those of the bare logits; divide these by it to have ours. No answer is another by it"
+    ]
 
 
 def _described(network: EfficientNet) -> list[str]:

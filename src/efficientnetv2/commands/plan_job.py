@@ -18,6 +18,8 @@ from efficientnetv2.base.memory import limit
 from efficientnetv2.commands.beginning import RUNS, Place, decided
 from efficientnetv2.commands.caching import Foreseen, foreseen
 from efficientnetv2.commands.choosing import chosen
+from efficientnetv2.commands.explaining import explained
+from efficientnetv2.commands.findings import Known
 from efficientnetv2.commands.foretold import job_of, scratch, settled_by
 from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
@@ -29,6 +31,7 @@ from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.probe import fit_probe, most_pictures
+from efficientnetv2.models import modelfile
 from efficientnetv2.training.distributed import ALONE
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.job import Job
@@ -96,7 +99,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         spent_s = 0.0 if kept is None else kept.seconds
         recipe, further = settled_by(known.recipe, rates, job, words.minutes, spent_s=spent_s)
         job, notes = replace(job, recipe=recipe), [*notes, *further]
-        others_s, disk = _around(job, prepared, rates, folder / "run")
+        others_s, disk = _around(job, prepared, rates, folder)
     others_s["start-up"] += begun_s
     if known.compared is not None:
         others_s["comparing weights"] = choosing_s
@@ -125,9 +128,13 @@ def _whole(job: Job, rates: Rates, others_s: Mapping[str, float], disk: Mapping[
 
 
 def _around(
-    job: Job, prepared: Prepared, rates: Rates, folder: Path
+    job: Job, prepared: Prepared, rates: Rates, scratch: Path
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """What the run does before its first step and after its last, and what it notes between: seconds, and bytes."""
+    """What the run does before its first step and after its last, and what it notes between: seconds, and bytes.
+
+    In the folder lies the model file that was written when the run was measured.
+    """
+    folder = scratch / "run"
     began = time.perf_counter()
     run = RunFolder(folder, lambda line: None)
     run.begin(job.recipe, prepared.manifest, {})
@@ -142,7 +149,10 @@ def _around(
     began = time.perf_counter()
     logits = torch.from_numpy(_noise(job, len(job.val), len(job.train.class_names)))
     predictions = Predictions(np.arange(len(job.val)), job.val.targets, logits)
-    outcome = Outcome(predictions, job.val, job.train.class_names, Facts(job.train.source, "val"))
+    kept = modelfile.load(scratch / modelfile.NAME, job.device)
+    galleries = explained(kept, predictions, job.val, job.train.class_names, kept.preprocessing)
+    facts, known = Facts(job.train.source, "val"), Known(sections=galleries)
+    outcome = Outcome(predictions, job.val, job.train.class_names, facts, known=known)
     outcome.write(folder, history=history)
     seconds["report"] = time.perf_counter() - began
     written = sum(
