@@ -15,6 +15,7 @@ from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.intervals import bootstrap
 from efficientnetv2.metrics.resampling import Difference
+from efficientnetv2.metrics.several import several_figures
 
 TRUE = np.repeat([0, 1], [80, 20])
 SHOWN = figures(TRUE, np.eye(2)[np.where(np.arange(100) % 5 == 0, 1 - TRUE, TRUE)], ("forest", "maize"))
@@ -94,6 +95,21 @@ def test_few_pictures_and_classes_never_right_are_said_to_be_so():
     words = answers(five, bootstrap(five, key=Key.of(0), draws=50), Facts("x", "test"), Beside())[0].words
     assert words.startswith("On 5 pictures for the test. So few say little")
     assert "Of 2 of the 3 classes not one picture is labelled right: 'elm', 'ash'." in words
+
+
+def test_pictures_of_several_labels_are_told_why_there_is_no_probe():
+    shown = several_figures([[0, 1], [1, -1]], np.array([[0.6, 0.4], [0.2, 0.8]]), ("red", "blue"))
+    facts = Facts("x", "val", train_pictures=9)
+    found = {one.question: one.words for one in answers(shown, {"top1": (0.2, 1.0)}, facts, Beside())}
+    assert "these pictures have several" in found["Is it better than a linear probe?"]
+    assert "one label for each picture" in found["Would more labels help?"]
+    assert "Is it better than the last run?" not in found
+
+
+def test_why_there_is_no_probe_depends_on_what_the_run_began_with():
+    question = "Is it better than a linear probe?"
+    assert "no probe was asked for" in told(train_pictures=5, recipe={"weights": "some.in1k"})[question].words
+    assert "began without weights" in told(train_pictures=5, recipe={"weights": "none"})[question].words
 
 
 def test_new_places_by_cross_validation():

@@ -52,3 +52,5 @@ def test_several_labels_of_a_picture():
     labels = np.array([[0, 2], [1, -1], [2, -1], [0, 1]])
     found = trust(labels, np.array([[0.2, 0.1, 0.7], [0.5, 0.4, 0.1], [0.2, 0.2, 0.6], [0.1, 0.6, 0.3]]))
     assert found.points[0]["accuracy"] == 0.75
+    assert "shares that the labels" in found.calibrated
+    assert "minival" not in found.calibrated  # no temperature mends what is no probability of being right

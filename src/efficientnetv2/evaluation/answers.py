@@ -72,13 +72,13 @@ def answers(
         facts: of the report.
         beside: what else is known.
     """
-    trained = facts.train_pictures is not None
+    trained, several = facts.train_pictures is not None, isinstance(figures, SeveralFigures)
     found = [
         _how_good(figures, intervals, facts),
-        _over_probe(facts, beside.probe, trained),
-        _over_last(beside.last, trained),
+        _over_probe(facts, beside.probe, trained, several),
+        _over_last(beside.last, trained and not several),
         _elsewhere(facts, beside, trained),
-        _more_labels(beside, facts, trained),
+        _more_labels(beside, trained, several),
         None if beside.trusted is None else Answer("Can it be taken at its word?", beside.trusted),
         None if beside.slices is None else Answer("Is it as good for all of them?", beside.slices),
         _chosen(facts),
@@ -113,7 +113,7 @@ def _reach(interval: Interval | None) -> str:
     return "" if interval is None else f" ({100 * interval[0]:.1f} to {percent(interval[1])})"
 
 
-def _over_probe(facts: Facts, probe: Over | None, trained: bool) -> Answer | None:
+def _over_probe(facts: Facts, probe: Over | None, trained: bool, several: bool) -> Answer | None:
     question = "Is it better than a linear probe?"
     if probe is not None:
         return Answer(
@@ -123,7 +123,13 @@ def _over_probe(facts: Facts, probe: Over | None, trained: bool) -> Answer | Non
         )
     if facts.linear_probe is not None or not trained:
         return None
-    return Answer(question, "Not measured: the run began without weights whose features could be probed.")
+    if several:
+        why = "a linear probe answers one label, and these pictures have several."
+    elif (facts.recipe or {}).get("weights", "none") != "none":
+        why = "no probe was asked for."
+    else:
+        why = "the run began without weights whose features could be probed."
+    return Answer(question, f"Not measured: {why}")
 
 
 def _over_last(last: tuple[str, Over] | None, trained: bool) -> Answer | None:
@@ -197,15 +203,15 @@ def _held_out(question: str, apart: Apart) -> Answer:
     return Answer(question, words, "Not measured.", command)
 
 
-def _more_labels(beside: Beside, facts: Facts, trained: bool) -> Answer | None:
+def _more_labels(beside: Beside, trained: bool, several: bool) -> Answer | None:
     if beside.labels is not None:
         return Answer("Would more labels help?", beside.labels[1], beside.labels[0])
     if not trained:
         return None
     return Answer(
         "Would more labels help?",
-        "Not measured: that takes weights whose features can be probed with fewer labels, and classes of enough "
-        "pictures.",
+        "Not measured: a linear probe on parts of the labels would tell, which takes "
+        + ("one label for each picture." if several else "given weights and classes of enough pictures."),
     )
 
 

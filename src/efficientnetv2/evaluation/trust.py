@@ -20,6 +20,11 @@ from efficientnetv2.metrics.several import right
 
 # Shares of the pictures answered that the table shows. Ours.
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
+# Of pictures with several labels.
+_SHARED = (
+    "Its probabilities are shares that the labels of a picture have among them: with two labels, half each at best. "
+    "They put answers in order, but do not say how often these are right."
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def trust(
         scaled: what a temperature has changed; None where there is none.
         abstain_below: a threshold that was asked for; it gets a row of its own.
     """
-    shares = np.asarray(probabilities)
+    shares, several = np.asarray(probabilities), np.ndim(labels) > 1
     predicted = shares.argmax(axis=1)
     hits = right(labels, predicted)
     true = np.where(hits, predicted, -1)
@@ -77,12 +82,12 @@ def trust(
         {
             "ece": ece,
             "aurc": curve.aurc,
-            "calibrated": calibrated(
-                float(shares.max(axis=1).mean()), float(hits.mean()), ece, scaled, before
-            ),
+            "calibrated": _SHARED
+            if several
+            else calibrated(float(shares.max(axis=1).mean()), float(hits.mean()), ece, scaled, before),
             "abstaining": _abstaining(curve, abstain_below),
             "points": points,
-            "diagram": draw_reliability(bins),
+            "diagram": None if several else draw_reliability(bins),
             "curve": draw_abstention(curve),
         },
         {"calibration": calibration, "abstention": {"aurc": curve.aurc, "points": points}},
