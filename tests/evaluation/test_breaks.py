@@ -51,6 +51,11 @@ def test_a_name_is_parted_behind_a_sign_where_there_is_one(name, lines):
     assert in_lines(name, 22, 3) == lines
 
 
+def test_a_line_is_filled_before_it_is_cut():
+    assert in_lines("smallholder_agriculture", 14, 1) == ("smallholder_a…",)
+    assert in_lines("very_smallholder_agriculture", 14, 2) == ("very_", "smallholder_a…")
+
+
 def test_wide_letters_take_more_room_and_marks_none():
     assert width("日本") > width("ab")
     assert width("ก่") == width("ก") == 1

@@ -63,12 +63,12 @@ def in_lines(name: str, letters: float, most: int) -> tuple[str, ...]:
         if width(lines[-1] + piece.rstrip()) > letters:
             lines.append("")
         lines[-1] += piece
-    shown = [line.strip() for line in lines[:most]]
     if len(lines) > most:
-        while width(shown[-1]) > letters - 1:
-            shown[-1] = shown[-1][:-1]
-        shown[-1] += "…"
-    return tuple(shown)
+        last = "".join(lines[most - 1 :])
+        while width(last) > letters - 1:
+            last = last[:-1]
+        lines = [*lines[: most - 1], last.rstrip() + "…"]
+    return tuple(line.strip() for line in lines)
 
 
 def _fitting(pieces: Sequence[str], letters: float) -> list[str]:
