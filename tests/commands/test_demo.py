@@ -15,6 +15,7 @@ from tests.command_line import effnetv2
 from tests.test_docs import commands
 
 from efficientnetv2.cli import app
+from efficientnetv2.commands import demo
 from efficientnetv2.commands.demo import SETTINGS, embedded, story
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
@@ -109,3 +110,13 @@ def test_only_its_own_folder_is_cleared(clone):
     assert done.returncode == 2
     assert "holds something that is no run ('notes.txt')" in done.stderr
     assert [path.name for path in (clone / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_step_that_is_stopped_ends_the_story():
+    """Ctrl-C and SIGTERM, with the words that say how to go on."""
+
+    def stopped(number: int) -> None:
+        raise KeyboardInterrupt(f"go on with {number}")
+
+    with pytest.raises(KeyboardInterrupt, match="go on with 3"):
+        demo._do(stopped, ["3"])

@@ -127,10 +127,12 @@ def story(pictures: Path, out: Path, *, seed: int, workers: int | None) -> list[
 
 
 def _do(verb: Callable[..., None], words: list[str]) -> None:
-    """What the program does with these words; errors come through."""
+    """What the program does with these words; errors and Ctrl-C come through, which ``main`` of Typer would swallow."""
     alone = typer.Typer(add_completion=False)
     alone.command()(verb)
-    typer.main.get_command(alone).main(words, prog_name=verb.__name__, standalone_mode=False)
+    command = typer.main.get_command(alone)
+    with command.make_context(verb.__name__, list(words)) as context:
+        command.invoke(context)
 
 
 def _outlook(pictures: Path, out: Path) -> Iterable[str]:
