@@ -1,6 +1,6 @@
 """Fine-tuning on satellite pictures, cross-validated: given weights against from scratch in the same minutes.
 
-Run: python -m benchmarks.finetune_land_cover PICTURES.csv WEIGHTS [--out OUT]
+Run: python -m benchmarks.finetune_land_cover PICTURES.csv WEIGHTS [--out OUT] [--only FOLD ...]
 
 5 stratified folds. In each fold every candidate setting is trained, for half the epochs, on three quarters of the
 other folds' pictures and scored on the last quarter; the better one is trained again on all of the other folds and
@@ -8,7 +8,8 @@ answers the fold. The answers of the five folds together give the figure. From s
 that this took in that fold.
 
 What is done is kept in OUT (results/finetune_land_cover) and not done again; the answers in it travel with the
-repository. With all folds done the claims go into results/summary.json.
+repository. With all folds done the claims go into results/summary.json. --only does some of the folds and leaves the
+figures to a later call, so that one process a core can share the work.
 """
 
 from __future__ import annotations
@@ -183,9 +184,14 @@ def main() -> None:
     parser.add_argument("pictures")
     parser.add_argument("weights")
     parser.add_argument("--out", type=Path, default=RESULTS / "finetune_land_cover")
+    parser.add_argument("--only", type=int, nargs="+", choices=range(FOLDS), metavar="FOLD")
     options = parser.parse_args()
     manifest = read(options.pictures)
-    dealt = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(manifest.labels, manifest.labels)
+    dealt = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(manifest.labels, manifest.labels))
+    if options.only is not None:
+        for number in options.only:
+            fold(manifest, number, *dealt[number], options)
+        return
     folds = [fold(manifest, number, *two, options) for number, two in enumerate(dealt)]
     result = {arm: pooled(folds, arm, manifest.class_names) for arm in ("finetune", "scratch")}
     inner = {name: [one["inner_macro_f1"][name] for one in folds] for name in CANDIDATES}

@@ -289,6 +289,20 @@ def test_places_beside_the_map_are_left_out_and_counted(tmp_path):
     assert "other 15.0%, plantation 15.0%" in done.stdout  # 3 / 20
 
 
+def test_places_where_the_maps_projection_does_not_reach_are_left_out_too(tmp_path):
+    planted_map(tmp_path)
+    table = sample(tmp_path)
+    xs, ys = warp.transform(UTM, "EPSG:4326", table["x"].tolist(), table["y"].tolist())
+    across = (xs[0] + 90) % 360 - 180  # a quarter of the way round: such a place has no UTM coordinates
+    degrees = pd.DataFrame(
+        {"longitude": [*xs, across], "latitude": [*ys, 0.0], "label": [*table["label"], "forest"]}
+    )
+    degrees.to_csv(tmp_path / "degrees.csv", index=False)
+    done = ended_well("area", "map.tif", "degrees.csv", cwd=tmp_path)
+    assert "1 place of 61 left out: not on the map" in done.stdout
+    assert "80.0% ± 18.0" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -265,3 +265,12 @@ def test_what_is_no_decision_is_refused():
         study.ask().suggest_float("lr", 0, 1)
     with pytest.raises(InputError, match="no sampler 'evolutoin'; did you mean 'evolution'"):
         sampler("evolutoin", TINY, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "words"),
+    [(PolicyGradient, {"warmup": 0}), (RegularizedEvolution, {"population": 0}), (RegularizedEvolution, {"tournament": 0})],
+)  # fmt: skip
+def test_samplers_that_could_never_propose_are_refused_where_they_are_made(sampler, words):
+    with pytest.raises(ValueError, match="at least 1"):
+        sampler(**words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -146,13 +147,29 @@ def _sampled(map_file: Path, places: npt.NDArray[np.float64], *, in_degrees: boo
                 raise InputError(
                     f"{map_file} has no coordinate system, so longitude and latitude lead nowhere. Give x and y."
                 )
-            from rasterio.warp import transform
+            places = _projected(places, dataset.crs)
+        values = np.zeros(len(places), dtype=np.int64)
+        there = np.isfinite(places).all(axis=1)
+        values[there] = [int(value[0]) for value in dataset.sample(places[there].tolist(), indexes=1)]
+        return values
 
-            xs, ys = transform("EPSG:4326", dataset.crs, places[:, 0].tolist(), places[:, 1].tolist())
-            places = np.stack([xs, ys], axis=1)
-        return np.array(
-            [int(value[0]) for value in dataset.sample(places.tolist(), indexes=1)], dtype=np.int64
-        )
+
+def _projected(places: npt.NDArray[np.float64], crs: Any) -> npt.NDArray[np.float64]:
+    """(n, 2) longitudes and latitudes in a map's coordinates; infinite where its projection does not reach."""
+    from rasterio._err import CPLE_BaseError  # named nowhere else
+    from rasterio.warp import transform
+
+    def projected(part: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.stack(transform("EPSG:4326", crs, part[:, 0].tolist(), part[:, 1].tolist()), axis=1)
+
+    try:
+        return projected(places)
+    except CPLE_BaseError:  # one such place fails the whole call
+        found = np.full(places.shape, np.inf)
+        for row in range(len(places)):
+            with suppress(CPLE_BaseError):
+                found[row] = projected(places[row : row + 1])[0]
+        return found
 
 
 def _crossed(mapped: Counts, true: Counts, classes: int) -> Counts:

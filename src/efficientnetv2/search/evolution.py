@@ -22,10 +22,19 @@ class RegularizedEvolution:
     Args:
         population: how many of the newest finished trials may be parents; as many are drawn uniformly to begin with.
         tournament: how many of them are drawn, the best of which is the parent.
+
+    Raises:
+        ValueError: either is below 1.
     """
 
     population: int = 20
     tournament: int = 12
+
+    def __post_init__(self) -> None:
+        if min(self.population, self.tournament) < 1:
+            raise ValueError(
+                f"population is {self.population} and tournament {self.tournament}, but each has to be at least 1"
+            )
 
     def propose(self, space: Space, tried: Sequence[Tried], key: Key) -> Point:
         """A canonical point to try next, another than those tried where a change leads to one.

@@ -36,6 +36,9 @@ class PolicyGradient:
         entropy: weight of the policy's entropy in what is ascended, against settling early.
         most_advantage: the advantage is the reward less the baseline, over the standard deviation of the rewards so
             far; beyond this, on either side, it counts as this.
+
+    Raises:
+        ValueError: no trial to begin with.
     """
 
     learning_rate: float = 0.4
@@ -43,6 +46,12 @@ class PolicyGradient:
     baseline_decay: float = 0.9
     entropy: float = 0.01
     most_advantage: float = 1.5
+
+    def __post_init__(self) -> None:
+        if self.warmup < 1:
+            raise ValueError(
+                f"warmup is {self.warmup}, but has to be at least 1: rewards are compared with others"
+            )
 
     def propose(self, space: Space, tried: Sequence[Tried], key: Key) -> Point:
         """A canonical point to try next, another than those tried where the policy draws one.
