@@ -269,8 +269,12 @@ def test_what_is_no_decision_is_refused():
 
 @pytest.mark.parametrize(
     ("sampler", "words"),
-    [(PolicyGradient, {"warmup": 0}), (RegularizedEvolution, {"population": 0}), (RegularizedEvolution, {"tournament": 0})],
-)  # fmt: skip
+    [
+        (PolicyGradient, {"warmup": 0}),
+        (RegularizedEvolution, {"population": 0}),
+        (RegularizedEvolution, {"tournament": 0}),
+    ],
+)
 def test_samplers_that_could_never_propose_are_refused_where_they_are_made(sampler, words):
     with pytest.raises(ValueError, match="at least 1"):
         sampler(**words)
