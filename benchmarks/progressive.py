@@ -1,6 +1,6 @@
 """Progressive learning with adaptive regularization against a fixed size: V2-B0 on Imagenette, from scratch.
 
-Run: python -m benchmarks.progressive IMAGENETTE [--regime paper|short] --tune
+Run: python -m benchmarks.progressive IMAGENETTE [--regime paper|short] --tune [fixed|progressive]
      python -m benchmarks.progressive IMAGENETTE [--regime paper|short] [--seeds 5] [--record]
 
 Regime paper: 1,000 training pictures, each seed its own, for 60 epochs, so that training without regularization
@@ -14,7 +14,8 @@ Arms, the same pictures and seeds in each, recipe ``quick`` in all:
 
 ``--tune`` comes first: for each of fixed and progressive, four strengths of regularization, then two more learning
 rates with the best of them, on training pictures alone: some to fit, 2,000 others to choose by, one run each. What it
-chose is kept in OUT/tuned.json.
+chose is kept in OUT/tuned.json. ``--tune fixed`` and ``--tune progressive`` try the candidates of that way alone, so
+that one process a core can share the work; ``--tune`` then reads what both found and chooses.
 
 A second is one of training (waiting for pictures included, validation and saving not). Every run is kept in OUT
 and not done again; stopped within one, it goes on there. Of what lies there git keeps the figures alone, so that a
@@ -92,6 +93,7 @@ STRENGTHS: Mapping[str, tuple[float, float]] = {
 }
 RATES = (2e-3, 1e-3, 4e-3)  # the recipe's own first
 FIXED, PROGRESSIVE, EQUAL_TIME = "fixed", "progressive", "fixed, equal time"
+BOTH = (FIXED, PROGRESSIVE)
 _TUNING = 1_000  # seed of what tuning draws; no seed of the comparison
 
 
@@ -122,15 +124,14 @@ def cell(row: str, column: str, choice: Choice, regime: Regime, epochs: float, d
     return Cell(row, column, "quick", "efficientnetv2_b0", tuple(settings))
 
 
-def tuned(manifest: Manifest, regime: Regime, runs: Runs) -> dict[str, Any]:
-    """Try the candidates of both ways; what was found, and the choices."""
+def tuned(manifest: Manifest, regime: Regime, runs: Runs, arms: Sequence[str] = BOTH) -> dict[str, Any]:
+    """Try the candidates of these ways; what was found, and the choices."""
     within = rows_of(manifest, "train", regime.tune_pictures + regime.tune_answers, _TUNING)
     order = np.random.default_rng(_TUNING).permutation(within)
     fitting, choosing = np.sort(order[: regime.tune_pictures]), np.sort(order[regime.tune_pictures :])
     file = write_pictures(runs.out / "tuning.csv", manifest, fitting, choosing)
     runs = replace(runs, source=Source(str(file)), out=runs.out / "tuning")
-    arms = {arm: _tuned_arm(arm, regime, runs) for arm in (FIXED, PROGRESSIVE)}
-    return {"regime": asdict(regime), "arms": arms}
+    return {"regime": asdict(regime), "arms": {arm: _tuned_arm(arm, regime, runs) for arm in arms}}
 
 
 def _tuned_arm(arm: str, regime: Regime, runs: Runs) -> dict[str, Any]:
@@ -164,7 +165,7 @@ def compared(
         learning = rows_of(manifest, "train", regime.pictures, seed)
         file = write_pictures(runs.out / f"pictures_{seed}.csv", manifest, learning, answering)
         here = replace(runs, source=Source(str(file)), out=runs.out / "arms")
-        for arm in (FIXED, PROGRESSIVE):
+        for arm in BOTH:
             found[arm].append(
                 measured(here, cell(arm, "run", choices[arm], regime, regime.epochs, runs.device), seed)
             )
@@ -208,7 +209,10 @@ def main() -> None:
     )
     parser.add_argument("pictures", help="Imagenette: train/ and val/ with a folder per class")
     parser.add_argument("--regime", choices=REGIMES, default="paper")
-    parser.add_argument("--tune", action="store_true", help="choose strengths and rates, and stop")
+    parser.add_argument(
+        "--tune", nargs="?", const="both", choices=("both", *BOTH),
+        help="choose strengths and rates, and stop",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="benchmarks/results/progressive_REGIME otherwise")
@@ -228,8 +232,12 @@ def main() -> None:
     manifest = read(options.pictures)
     runs = Runs(Source(options.pictures), options.seeds, "none", options.device, out, print)
     chosen_file = out / "tuned.json"
+    if options.tune == "both":
+        both = tuned(manifest, regime, runs)
+        write_text_atomically(chosen_file, json.dumps(both, indent=1) + "\n")
+        return
     if options.tune:
-        write_text_atomically(chosen_file, json.dumps(tuned(manifest, regime, runs), indent=1) + "\n")
+        tuned(manifest, regime, runs, (options.tune,))
         return
     if not chosen_file.exists():
         parser.error(f"{chosen_file} does not exist: run the same with --tune first.")

@@ -84,6 +84,15 @@ def test_each_arm_is_tuned_by_itself_and_by_as_many_tries(runs):
     assert {Path(data).name for *_, data in asked} == {"tuning.csv"}
 
 
+def test_one_way_alone_can_be_tuned_with_the_same_tries(runs):
+    together, asked, *_ = runs
+    whole = progressive.tuned(None, REGIMES["paper"], together)["arms"]
+    asked.clear()
+    alone = progressive.tuned(None, REGIMES["paper"], together, (FIXED,))["arms"]
+    assert alone == {FIXED: whole[FIXED]}
+    assert {arm for arm, *_ in asked} == {FIXED}
+
+
 def test_equal_time_is_progressives_time_with_the_same_seed(runs):
     together, asked, *_ = runs
     found = compared(None, REGIMES["paper"], {FIXED: CHOICE, PROGRESSIVE: CHOICE}, together)
