@@ -10,8 +10,9 @@ from tests.command_line import effnetv2
 from efficientnetv2.augment.geometry import symmetry
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.commands.augment_job import _as_evaluated, _as_trained, in_turn, settings_of
+from efficientnetv2.commands.augment_job import _as_evaluated, _as_trained, _to_be_seen, in_turn, settings_of
 from efficientnetv2.data.manifest import read
+from efficientnetv2.evaluation.sheet import Row
 from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
@@ -98,3 +99,16 @@ def test_the_sheet_is_written(class_folders, tmp_path):
         refused = effnetv2("augment", class_folders, *words, "--out", out, cwd=tmp_path)
         assert refused.returncode == 2
         assert said in refused.stderr
+
+
+def test_a_dark_sets_columns_are_stretched_alike_and_other_sets_are_not():
+    """Half as bright as evaluated is half as bright on the sheet; a negative is there to be seen as it is."""
+    ramp = np.tile(np.linspace(0, 30, 64).astype(np.uint8)[None, :, None], (64, 1, 3))
+    dark = [Row("evaluation", (ramp,), ("a",)), *(Row("", (one,), ("",)) for one in (ramp // 2, 255 - ramp))]
+    evaluated, darker, negative = _to_be_seen(dark)
+    assert evaluated.images[0].max() == 255
+    assert "stretched" in evaluated.words
+    assert abs(float(darker.images[0].mean()) * 2 - float(evaluated.images[0].mean())) < 12
+    assert np.array_equal(negative.images[0], 255 - ramp)
+    light = [Row("evaluation", (ramp + 100,), ("a",)), Row("", (ramp,), ("",))]
+    assert _to_be_seen(light) == light

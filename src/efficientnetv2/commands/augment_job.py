@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from efficientnetv2.data.pictures import UnreadablePicture, first_three
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.sampling import Request
 from efficientnetv2.evaluation.drawing import png
+from efficientnetv2.evaluation.seeing import hard_to_see, stretched_alike
 from efficientnetv2.evaluation.sheet import Row, draw_rows
 from efficientnetv2.inference.accelerate import pick_device
 from efficientnetv2.progressive import Progressive, Setting
@@ -34,6 +36,7 @@ from efficientnetv2.training.start import start
 
 # Of a size that grows at every step: moments to look at. Ours.
 _MOMENTS = 4
+_STRETCHED = "dark ones with the contrast stretched as this picture of their column needs, to be seen at all"
 
 
 def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device: str, strict: bool) -> None:
@@ -71,7 +74,7 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
             for number, setting in enumerate(settings_of(recipe.progressive))
         ),
     ]
-    image = png(draw_rows(rows))
+    image = png(draw_rows(_to_be_seen(rows)))
     try:
         write_atomically(out, lambda partial: partial.write_bytes(image))
     except OSError as error:
@@ -114,6 +117,17 @@ def _as_evaluated(train: Manifest, samples: npt.NDArray[np.int64], preprocessing
     names = [", ".join(_names(train, int(sample))) for sample in samples]
     seen = tuple(first_three(image) for image in images)
     return Row(f"evaluation, {preprocessing.image_px} px", seen, tuple(names))
+
+
+def _to_be_seen(rows: list[Row]) -> list[Row]:
+    """Of a dark set, every column with the contrast that its picture as evaluated needs."""
+    if not hard_to_see(rows[0].images):
+        return rows
+    columns = [
+        stretched_alike(column, column[0]) for column in zip(*(row.images for row in rows), strict=True)
+    ]
+    seen = [replace(row, images=images) for row, images in zip(rows, zip(*columns, strict=True), strict=True)]
+    return [replace(seen[0], words=f"{seen[0].words} ({_STRETCHED})"), *seen[1:]]
 
 
 def _names(train: Manifest, sample: int) -> list[str]:

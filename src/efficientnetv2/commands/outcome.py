@@ -142,7 +142,14 @@ class Outcome:
             f"{MEANS_OVER_CLASSES[name]} {mean:.3f}{reach} on {count_of(score.pictures, 'picture')} "
             f"({self.facts.evaluated_on})."
         )
-        verdict = "above" if low_high["top1"][0] > score.majority_top1 else "not clearly above"
+        low, high = low_high["top1"]
+        verdict = (
+            "above"
+            if low > score.majority_top1
+            else "below"
+            if high < score.majority_top1
+            else "not clearly above"
+        )
         screen.say(
             f"That is {verdict} always answering '{score.majority_class}', which is right for "
             f"{score.majority_top1:.1%}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,26 @@ def shown(picture: Picture | None, *, dim: bool, px: int = THUMBNAIL_PX, quality
         quality: of the JPEG.
     """
     return thumbnail(_stretched(picture, 2 * px) if dim and picture is not None else picture, px, quality)
+
+
+def stretched_alike(
+    pictures: Sequence[npt.NDArray[np.uint8]], by: npt.NDArray[np.uint8]
+) -> list[npt.NDArray[np.uint8]]:
+    """Pictures with the contrast that one of them needs, so that they can still be told apart by brightness.
+
+    Args:
+        pictures: (H, W, 3) uint8 each. One whose median grey level is above those that are spread, such as a negative,
+            stays as it is.
+        by: the one whose grey levels from the first to the 99th hundredth are spread over all.
+    """
+    low, high = np.percentile(_grey(by), (1, 99))
+    levels = (np.arange(256) - low) * 255 / max(high - low, 1.0)
+    table = levels.round().clip(0, 255).astype(np.uint8)
+    return [table[one] if np.median(_grey(one)) <= high else one for one in pictures]
+
+
+def _grey(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(picture).convert("L"))
 
 
 def _stretched(picture: Picture, px: int) -> Image.Image:
