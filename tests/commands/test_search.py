@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sqlite3
 from pathlib import Path
 
+import optuna
 import pytest
 import yaml
 from PIL import Image
@@ -26,8 +28,8 @@ TRIALS = 4
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """A folder with pictures and a study that has come to its end."""
-    folder = tmp_path_factory.mktemp("search")
+    """A folder with pictures and a study that has come to its end; of a name that URLs and shells read otherwise."""
+    folder = tmp_path_factory.mktemp("50% of #1, or what?")
     for name, colour in COLOURS.items():
         for number in range(16):
             paint(folder / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
@@ -109,7 +111,8 @@ def test_the_network_found_is_trained_by_its_file(found):
     best = answer(found / "study", "best", "--most", 1)[0]
     network = read(found / "study/found.yaml")
     assert SPACE.encode(network) == tuple(best["point"])
-    assert f"effnetv2 train {found}/study/pictures.csv --model {found}/study/found.yaml" in done.stdout
+    train = ["effnetv2", "train", f"{found}/study/pictures.csv", "--model", f"{found}/study/found.yaml"]
+    assert shlex.join(train) in done.stdout
     trained = effnetv2(
         "train", "study/pictures.csv", "--model", "study/found.yaml", "--epochs", 1, "--image-px", 32,
         "--batch-images", 8, "--workers", 0, "--out", "run", cwd=found,
@@ -140,7 +143,7 @@ def test_a_larger_network_can_be_made_of_the_one_found(found):
     small = SPACE.decode(tuple(answer(found / "study", "show")["rows"][2]["point"]))
     assert read(file) == grow(small, compound(1), eval_px=32).architecture
     assert "pictures of 40 px" in done.stdout
-    assert f"--model {file} --image-px 32" in done.stdout
+    assert f"--model {shlex.quote(str(file))} --image-px 32" in done.stdout
     done = here("search", "export", found / "study", "--grow", "xl")
     assert done.returncode == 2
     assert "'xl' is no way to grow: give m or l" in done.stderr
@@ -263,6 +266,28 @@ def test_pictures_on_both_sides_are_refused(found, tmp_path):
     done = here(*words(tmp_path, tmp_path / "all"))
     assert done.returncode == 2
     assert "other.jpg" in done.stderr
+
+
+def test_a_study_of_another_program_is_left_alone(found, tmp_path):
+    database = tmp_path / "theirs.db"
+    optuna.create_study(study_name="study", storage=f"sqlite:///{database}")
+    before = database.read_bytes()
+    done = here(*words(tmp_path, found / "pictures", "--storage", f"sqlite:///{database}"))
+    assert done.returncode == 2, done.stdout
+    assert f"sqlite:///{database} holds a study 'study' that effnetv2 search did not make" in done.stderr
+    assert database.read_bytes() == before
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_database_given_is_found_from_anywhere(found, tmp_path, monkeypatch):
+    """A worker of another folder joins, by a path that holds where it stands."""
+    shutil.copy(found / "study/study.db", tmp_path / "shared one.db")
+    monkeypatch.chdir(tmp_path)
+    said = words(tmp_path, found / "pictures", "--trials", TRIALS, "--storage", "sqlite:///shared one.db")
+    joined = here(*said)
+    assert joined.returncode == 0, joined.stderr
+    monkeypatch.chdir(found)
+    assert answer(tmp_path / "study", "best") == answer(found / "study", "best")
 
 
 def test_a_folder_of_something_else_is_left_alone(found, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
 import time
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.search import ledger
 from efficientnetv2.search.ledger import Ledger
-from efficientnetv2.search.storage import Storage, hidden, machine, optuna
+from efficientnetv2.search.storage import Storage, file_of, hidden, machine, optuna, url_of
 
 
 def opened(tmp_path, *, patience_s: float = 30, say=lambda line: None, create: bool = True) -> Storage:
@@ -40,6 +42,7 @@ def beat(one: Ledger) -> object:
         ("postgresql://me:secret@host/db", "postgresql://me@host/db"),
         ("postgresql://me@host/db", "postgresql://me@host/db"),
         ("sqlite:///studies/study.db", "sqlite:///studies/study.db"),
+        ("sqlite:///a:b@c/study.db", "sqlite:///a:b@c/study.db"),
     ],
 )
 def test_a_password_is_not_shown(url, shown):
@@ -50,6 +53,43 @@ def test_a_password_is_not_shown(url, shown):
 def test_other_databases_are_refused(url):
     with pytest.raises(InputError, match="SQLite"):
         Storage(url, patience_s=0, say=print, create=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["my study", "100%", "%41", "what?", "#1", "a:b@c", "{SCHEMA_VERSION}", "a&b=c", "é"]
+)
+def test_a_folder_may_have_any_name(name, tmp_path):
+    """The file is where it is said to be, and Optuna's own programs find the study by the URL."""
+    file = tmp_path / name / "study.db"
+    file.parent.mkdir()
+    assert file_of(url_of(file)) == file
+    storage = Storage(url_of(file), patience_s=5, say=print, create=True)
+    storage.rdb.create_new_study([optuna().study.StudyDirection.MAXIMIZE], "study")
+    assert [one.name for one in tmp_path.iterdir()] == [name]
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        assert database.execute("select study_name from studies").fetchall() == [("study",)]
+    theirs = optuna().storages.RDBStorage(url_of(file))
+    assert [one.study_name for one in theirs.get_all_studies()] == ["study"]
+    theirs.engine.dispose()
+
+
+def test_a_file_takes_no_options(tmp_path):
+    with pytest.raises(InputError, match="is written %3F"):
+        Storage(f"sqlite:///{tmp_path}/study.db?timeout=10", patience_s=0, say=print, create=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(InputError, match="No such file or directory"):
+        Storage(f"sqlite:///{tmp_path}/nowhere/study.db", patience_s=0, say=print, create=True)
+
+
+def test_tables_of_another_version_are_told_with_what_to_do(tmp_path):
+    opened(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database, database:
+        database.execute("update alembic_version set version_num = 'v2.6.0.a'")
+    with pytest.raises(InputError, match="optuna storage upgrade"):
+        opened(tmp_path)
 
 
 def test_as_many_trials_as_asked_for_however_many_ask(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from tests.search.tiny import SPACE
@@ -14,7 +15,7 @@ from efficientnetv2.search.reward import Reward
 from efficientnetv2.search.samplers import suggest
 from efficientnetv2.search.spaces import small
 from efficientnetv2.search.storage import Storage, optuna
-from efficientnetv2.search.study import Plan, Wanted, create, opened, refuse_other
+from efficientnetv2.search.study import Plan, Wanted, create, opened, plan_of, refuse_other
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
 
@@ -95,14 +96,37 @@ def test_the_same_study_is_not_refused():
     refuse_other(PLAN, replace(same, space=None, recipe=None), "the study 'study'")
 
 
-def test_what_was_begun_and_not_written_to_its_end_is_made_whole(tmp_path):
+def test_what_was_begun_and_not_written_to_its_end_is_made_whole(tmp_path, monkeypatch):
     """A worker was killed after the study had its name and before it had its plan."""
     one = storage(tmp_path)
-    one.rdb.create_new_study([optuna().study.StudyDirection.MAXIMIZE], "study")
+    with monkeypatch.context() as killed:
+        killed.setattr(
+            one.rdb, "set_study_user_attr", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            create(one, "study", PLAN, trials=7)
     with pytest.raises(InputError, match="no study 'study'"):
         opened(one, "study")
     assert create(one, "study", PLAN, trials=7) == PLAN
     assert opened(one, "study").target == 7
+    assert [there.study_name for there in one.rdb.get_all_studies()] == ["study"]
+
+
+@pytest.mark.parametrize("trials", [0, 2])
+def test_a_study_of_another_program_is_left_as_it_is(trials, tmp_path):
+    one = storage(tmp_path)
+    theirs = optuna().create_study(study_name="study", storage=one.rdb, direction="minimize")
+    for _ in range(trials):
+        theirs.tell(theirs.ask({"x": optuna().distributions.FloatDistribution(0, 1)}), 0.5)
+    theirs.set_user_attr("trials", 100)
+    database = (tmp_path / "study.db").read_bytes()
+    for ask in (opened, plan_of, partial(create, plan=PLAN, trials=7)):
+        with pytest.raises(InputError, match="did not make") as error:
+            ask(one, "study")
+        assert all(
+            word in str(error.value) for word in ("'study'", str(tmp_path / "study.db"), "another name")
+        )
+    assert (tmp_path / "study.db").read_bytes() == database
 
 
 def test_a_database_without_studies_says_so(tmp_path):

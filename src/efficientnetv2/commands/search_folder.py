@@ -14,7 +14,7 @@ from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.prepare import Source
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.search.storage import hidden
+from efficientnetv2.search.storage import file_of, hidden, url_of
 from efficientnetv2.search.study import Plan
 
 # What a study leaves there; anything else is somebody else's.
@@ -57,13 +57,26 @@ class StudyFolder:
     @property
     def own_storage(self) -> str:
         """The database in the folder."""
-        return f"sqlite:///{(self.path / 'study.db').absolute().as_posix()}"
+        return url_of(self.path / "study.db")
+
+    def check(self) -> None:
+        """Whether the folder is, or can become, a study's; nothing is made.
+
+        Raises:
+            InputError: it holds something else.
+        """
+        there = [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
+        others = [name for name in there if name not in _OURS and not name.endswith(".partial")]
+        if others and not self.file.exists():
+            raise InputError(
+                f"{self.path} holds something that is no study ({some(others, 3)}). Give another folder."
+            )
 
     def make(self) -> None:
         """Make the folder, unless it is there.
 
         Raises:
-            InputError: it can't be made, or holds something else.
+            InputError: it can't be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -71,15 +84,6 @@ class StudyFolder:
             raise InputError(
                 f"{self.path}: {error.strerror or error}. Give another folder for the study."
             ) from error
-        others = [
-            file.name
-            for file in self.path.iterdir()
-            if file.name not in _OURS and not file.name.endswith(".partial")
-        ]
-        if others and not self.file.exists():
-            raise InputError(
-                f"{self.path} holds something that is no study ({some(others, 3)}). Give another folder."
-            )
 
     def begin(self, source: Source, storage: str, manifest: Manifest, plan: Plan) -> None:
         """Write down what it takes to go on here; the plan for people to read, the database has it too."""
@@ -105,8 +109,9 @@ class StudyFolder:
                     f"{self.path} holds no study. Begin one: effnetv2 search run {shlex.quote(str(self.path))} --data "
                     "DATA; or say where its trials lie (--storage)."
                 )
-            return given
-        there = self._read().get("storage") or self.own_storage
+            return _absolute(given)
+        there = _absolute(self._read().get("storage") or self.own_storage)
+        given = None if given is None else _absolute(given)
         if given is not None and hidden(given) != hidden(there):
             raise InputError(
                 f"--storage {hidden(given)}: the study in {self.path} lies in {hidden(there)}. Leave --storage out, or "
@@ -136,3 +141,9 @@ class StudyFolder:
         if not isinstance(said, dict) or "data" not in said:
             raise InputError(f"{self.file} says nothing of a study. Bring it back, or begin another study.")
         return said
+
+
+def _absolute(url: str) -> str:
+    """The same database, wherever one stands: of a file there is one URL."""
+    file = file_of(url)
+    return url if file is None else url_of(file)

@@ -114,12 +114,17 @@ def run_study(asked: Asked) -> None:
     machine = Machine.of(asked.place, screen)
     prepared = pictures(asked.source, asked.recipe, strict=asked.place.strict, screen=screen)
     folder = StudyFolder(asked.study)
-    folder.make()
+    folder.check()
     url = folder.storage(asked.storage or (None if folder.file.exists() else folder.own_storage))
+    if url == folder.own_storage:
+        folder.make()
     storage = Storage(url, patience_s=60 * asked.place.wait, say=screen.say, create=True)
     wanted = replace(asked.wanted, pictures=prepared.manifest.digest(), hardware=device_title(machine.device))
     where = f"the study '{folder.name}' in {hidden(url)}"
     plan = plan_of(storage, folder.name)
+    if plan is not None:
+        refuse_other(plan, wanted, where)
+    folder.make()  # only now: what is refused leaves nothing
     if plan is None:
         plan = create(
             storage,

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, unquote
 
 from filelock import FileLock
 
@@ -48,7 +49,7 @@ class Storage:
     """A database that is open.
 
     Args:
-        url: ``sqlite:///FILE`` or ``postgresql://USER@HOST/DATABASE``.
+        url: ``sqlite:///FILE``, as ``url_of`` writes it, or ``postgresql://USER@HOST/DATABASE``.
         patience_s: how long to try again while it can't be reached.
         say: gets a line when it can't be, and when it can again.
         create: make the file or the tables if they are not there.
@@ -76,9 +77,16 @@ class Storage:
         url, kwargs = self.url, {}
         if self.file is not None:
             if create:
-                self.file.touch()
-            # A file that is gone is not made anew, empty, by whoever asks next.
-            url = f"sqlite:///file:{self.file.as_posix()}?mode=rw&uri=true"
+                try:
+                    self.file.touch()
+                except OSError as error:
+                    raise InputError(
+                        f"--storage {url}: {error.strerror or error}. Make the folder, or give another file."
+                    ) from error
+            # A file that is gone is not made anew, empty, by whoever asks next. SQLite reads a URL of its own within
+            # SQLAlchemy's, so what is no plain letter is written with % twice.
+            inner = quote(f"file:{quote(self.file.as_posix(), safe='/:')}", safe="/:")
+            url = f"sqlite:///{inner}?mode=rw&uri=true"
             kwargs = {
                 "poolclass": needed("sqlalchemy.pool", "search", _WHY).NullPool,
                 "connect_args": {"timeout": min(_BUSY_S, max(1.0, self.patience_s))},
@@ -91,7 +99,10 @@ class Storage:
         alone = self._lock or contextlib.nullcontext()
         with alone, warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
-            opened: RDBStorage = package.storages.RDBStorage(url, engine_kwargs=kwargs)
+            try:
+                opened: RDBStorage = package.storages.RDBStorage(url, engine_kwargs=kwargs)
+            except RuntimeError as error:  # of tables of another version; Optuna says what to do
+                raise InputError(f"the study's database {hidden(self.url)}: {error}") from error
         return opened
 
     @contextmanager
@@ -154,7 +165,9 @@ class Storage:
 
 
 def hidden(url: str) -> str:
-    """A URL without its password."""
+    """A URL without its password, as it may be shown and written down."""
+    if url.startswith("sqlite:"):
+        return url  # a file has none, but its folders may have the letters that set one apart
     start, mark, rest = url.partition("://")
     user, at, place = rest.rpartition("@")
     return f"{start}{mark}{user.partition(':')[0]}{at}{place}"
@@ -164,20 +177,31 @@ def file_of(url: str) -> Path | None:
     """The file of a SQLite URL; None for PostgreSQL.
 
     Args:
-        url: as ``Storage`` takes it.
+        url: as ``Storage`` takes it; %20 and the like stand for the letters that SQLAlchemy and Optuna read there.
 
     Raises:
-        InputError: it is of another database, or none.
+        InputError: it is of another database, or none, or says more than a file.
     """
     kind = url.partition(":")[0].partition("+")[0]
     if kind == "sqlite" and url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
-        return Path(url.removeprefix("sqlite:///")).expanduser().absolute()
+        named, mark, _ = url.removeprefix("sqlite:///").partition("?")
+        if mark:
+            raise InputError(
+                f"--storage {url}: what follows a ? are options, which a study does not take. Leave them out; a ? in "
+                "the name of a file or folder is written %3F."
+            )
+        return Path(unquote(named)).expanduser().absolute()
     if kind in ("postgresql", "postgres") and "://" in url:
         return None
     raise InputError(
         f"--storage {hidden(url)}: a study lies in SQLite (sqlite:///FILE) or PostgreSQL "
         f"(postgresql://USER@HOST/DATABASE){did_you_mean(kind, ['sqlite', 'postgresql'])}"
     )
+
+
+def url_of(file: Path) -> str:
+    """The URL of a file of SQLite; ``file_of`` gives the file again."""
+    return f"sqlite:///{quote(file.absolute().as_posix(), safe='/:')}"
 
 
 def _with_driver(url: str) -> str:

@@ -17,7 +17,7 @@ from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import StepTimeBy
 from efficientnetv2.search.reward import Reward
 from efficientnetv2.search.space import Space
-from efficientnetv2.search.storage import Storage, optuna
+from efficientnetv2.search.storage import Storage, hidden, optuna
 from efficientnetv2.training.changes import differences
 from efficientnetv2.training.recipe import Recipe
 
@@ -192,16 +192,33 @@ class Opened:
 
 
 def plan_of(storage: Storage, name: str) -> Plan | None:
-    """What decides a study of a database; None if it has none of that name."""
+    """What decides a study of a database; None if it has none of that name.
+
+    Raises:
+        InputError: it has one that no search of this program made, or one that can't be read.
+    """
     rdb = storage.rdb
 
     def look() -> Any:
-        if name not in (one.study_name for one in rdb.get_all_studies()):
+        names = {one.study_name for one in rdb.get_all_studies()}
+        if name not in names:
             return None
-        return rdb.get_study_user_attrs(rdb.get_study_id_from_name(name)).get(PLAN)
+        plain = rdb.get_study_user_attrs(rdb.get_study_id_from_name(name)).get(PLAN)
+        if plain is None and _half_made(name) not in names:
+            raise InputError(
+                f"{hidden(storage.url)} holds a study '{name}' that effnetv2 search did not make: it has no plan. "
+                "Nothing was written into it. Give the study another name (the last part of its folder) or another "
+                "database (--storage)."
+            )
+        return plain
 
     plain = storage.patiently(look)
     return None if plain is None else Plan.from_json(plain, where=f"the study '{name}'")
+
+
+def _half_made(name: str) -> str:
+    """The study that stands in a database while the one of that name is being made."""
+    return f"{name} (being made)"
 
 
 def create(storage: Storage, name: str, plan: Plan, *, trials: int) -> Plan:
@@ -220,13 +237,18 @@ def create(storage: Storage, name: str, plan: Plan, *, trials: int) -> Plan:
 
     def write() -> None:
         with storage.turn():
-            if plan_of(storage, name) is not None:
-                return
-            if name not in (one.study_name for one in rdb.get_all_studies()):
-                rdb.create_new_study([package.study.StudyDirection.MAXIMIZE], name)
-            study_id = rdb.get_study_id_from_name(name)
-            rdb.set_study_user_attr(study_id, TRIALS, trials)
-            rdb.set_study_user_attr(study_id, PLAN, plan.to_json())
+            names = {one.study_name for one in rdb.get_all_studies()}
+            # A mark comes first and goes last: a study without a plan is ours to make whole only beside it.
+            mark = _half_made(name)
+            if plan_of(storage, name) is None:
+                for one in [one for one in (mark, name) if one not in names]:
+                    rdb.create_new_study([package.study.StudyDirection.MAXIMIZE], one)
+                study_id = rdb.get_study_id_from_name(name)
+                rdb.set_study_user_attr(study_id, TRIALS, trials)
+                rdb.set_study_user_attr(study_id, PLAN, plan.to_json())
+                names.add(mark)
+            if mark in names:
+                rdb.delete_study(rdb.get_study_id_from_name(mark))
 
     storage.patiently(write)
     there = plan_of(storage, name)
