@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from efficientnetv2.base.files import write_atomically, write_text_atomically
+from efficientnetv2.base.files import folder_kept_if_filled, write_atomically, write_text_atomically
 
 
 def test_the_finished_file_replaces_the_old_one_and_nothing_stays_beside_it(tmp_path):
@@ -91,3 +91,35 @@ def test_names_as_long_as_the_system_allows(tmp_path):
     target = tmp_path / ("ä" * 127)
     write_text_atomically(target, "x")
     assert target.read_text() == "x"
+
+
+@pytest.mark.parametrize("ended_by", [ValueError, KeyboardInterrupt])
+def test_a_folder_for_what_does_not_come_goes_again(ended_by, tmp_path):
+    def work():
+        assert (tmp_path / "there/a/b").is_dir()
+        raise ended_by
+
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ended_by), folder_kept_if_filled(tmp_path / "there/a/b"):
+        work()
+    assert os.listdir(tmp_path) == ["there"]
+    assert os.listdir(tmp_path / "there") == []
+
+
+def test_a_folder_with_something_in_it_stays(tmp_path):
+    def work():
+        (tmp_path / "a/half.txt").write_text("half")
+        raise ValueError("later")
+
+    with pytest.raises(ValueError, match="later"), folder_kept_if_filled(tmp_path / "a/b"):
+        work()
+    assert os.listdir(tmp_path / "a") == ["half.txt"]
+    with folder_kept_if_filled(tmp_path / "c/d"):
+        pass
+    assert (tmp_path / "c/d").is_dir()
+
+
+def test_a_folder_that_can_not_be_made_leaves_none_above_it(tmp_path):
+    with pytest.raises(OSError, match="too long"), folder_kept_if_filled(tmp_path / "a" / ("x" * 300)):
+        pass
+    assert os.listdir(tmp_path) == []

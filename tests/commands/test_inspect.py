@@ -104,13 +104,26 @@ def test_pictures_without_labels_are_inspected_too(listed):
         (["--near-km", "-1"], "has to be between 0 and 20,000"),
         (["--out", "list.csv"], "is a file. Give a folder"),
         (["--weights", "nowhere.safetensors"], "there is no such file"),
+        (["--device", "gpu"], "there is no such device"),
+        (["--bands", "1,2,x"], "--bands is '1,2,x'"),
     ],
 )
-def test_options_that_cannot_be_followed_say_why(listed, options, words):
+def test_options_that_cannot_be_followed_say_why_and_leave_nothing(listed, options, words):
     folder, _ = listed
+    there = sorted(folder.iterdir())
     done = effnetv2("inspect", folder / "list.csv", *options, cwd=folder)
     assert done.returncode == 2
     assert words in re.sub(r"\s+", " ", done.stderr), done.stderr
+    assert sorted(folder.iterdir()) == there
+
+
+def test_pictures_of_which_none_can_be_read_leave_nothing(tmp_path):
+    (tmp_path / "red").mkdir()
+    (tmp_path / "red/one.jpg").write_bytes(b"no picture")
+    done = effnetv2("inspect", tmp_path, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "None of the 1 pictures" in done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["red"]
 
 
 def test_weights_doubt_labels(class_folders):

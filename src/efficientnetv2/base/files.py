@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -42,6 +44,29 @@ def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> None
 def write_text_atomically(path: str | Path, text: str) -> None:
     """``write_atomically`` of a text, in UTF-8 with plain line ends."""
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))
+
+
+@contextmanager
+def folder_kept_if_filled(path: Path) -> Iterator[None]:
+    """Within, there is a folder; ended by an error or Ctrl-C, what was made of it goes if it is empty.
+
+    So it is known before long work that its results can be kept, and work that is refused leaves nothing.
+
+    Args:
+        path: of the folder, which may be there already, and then stays.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    made = [one for one in (path, *path.parents) if not one.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for one in made:
+            with contextlib.suppress(OSError):  # it is not empty, or has gone
+                one.rmdir()
+        raise
 
 
 def remove_partial(folder: Path) -> None:

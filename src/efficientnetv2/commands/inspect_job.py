@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.files import folder_kept_if_filled
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.commands.answering import reading
@@ -53,15 +57,36 @@ def inspect_and_tell(
         InputError: anything a user can mend.
     """
     screen = Screen(quiet=as_json)
+    on = pick_device(device)
     manifest = source.read_any()
     time_column_of(manifest, time_column)  # refused before the pictures are looked at
-    folder = _folder(out, source)
-    network, name = _network(weights, screen)
-    for note in manifest.notes:
-        screen.say(note)
-    manifest = with_rule(manifest, source, seed=_SEED, say=screen.say)
-    if manifest.bands is not None:  # a person looks at three, and so do the networks that find look-alikes
-        manifest = replace(manifest, bands=manifest.bands.shown)
+    with _folder(out, source) as folder:
+        network, name = _network(weights, screen)
+        for note in manifest.notes:
+            screen.say(note)
+        manifest = with_rule(manifest, source, seed=_SEED, say=screen.say)
+        if (
+            manifest.bands is not None
+        ):  # a person looks at three, and so do the networks that find look-alikes
+            manifest = replace(manifest, bands=manifest.bands.shown)
+        looked = _looked(manifest, screen)
+        embeddings = None if network is None else _embedded(network, manifest, looked, on, workers, screen)
+        found = inspected(
+            manifest,
+            looked,
+            key=Key.of(_SEED).fold("inspect"),
+            near_km=near_km,
+            time_column=time_column,
+            embeddings=embeddings,
+            weights=name,
+        )
+        _write(folder, found)
+    if as_json:
+        answer(found.to_json())
+    _tell(found, folder, screen)
+
+
+def _looked(manifest: Manifest, screen: Screen) -> Portraits:
     with screen.counting("looking", len(manifest)) as counted:
         looked = portraits(manifest, workers=_THREADS_PER_CORE * cores(), progress=counted)
     if not len(looked.readable):
@@ -69,34 +94,21 @@ def inspect_and_tell(
             f"None of the {len(manifest):,} pictures of {manifest.source} can be read. The first, {manifest.where(0)}: "
             f"{looked.table['reason'].iloc[0]}. Bring them back or repair them, or give other pictures."
         )
-    embeddings = None
-    if network is not None:
-        embeddings = _embedded(network, manifest, looked, device, workers, screen)
-    found = inspected(
-        manifest,
-        looked,
-        key=Key.of(_SEED).fold("inspect"),
-        near_km=near_km,
-        time_column=time_column,
-        embeddings=embeddings,
-        weights=name,
-    )
-    _write(folder, found)
-    if as_json:
-        answer(found.to_json())
-    _tell(found, folder, screen)
+    return looked
 
 
-def _folder(out: Path | None, source: Source) -> Path:
-    """Where the page goes, made if need be."""
+@contextmanager
+def _folder(out: Path | None, source: Source) -> Iterator[Path]:
+    """Where the page goes; where none comes, nothing is left of it."""
     folder = Path("inspection") / (Path(source.data).expanduser().stem or "pictures") if out is None else out
     if folder.is_file():
         raise InputError(f"--out {folder} is a file. Give a folder.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {folder}: {error.strerror or error}. Give another folder.") from error
-    return folder
+    with ExitStack() as kept:
+        try:
+            kept.enter_context(folder_kept_if_filled(folder))
+        except OSError as error:
+            raise InputError(f"--out {folder}: {error.strerror or error}. Give another folder.") from error
+        yield folder
 
 
 def _network(weights: str, screen: Screen) -> tuple[Network | None, str | None]:
@@ -127,11 +139,10 @@ def _embedded(
     network: Network,
     manifest: Manifest,
     looked: Portraits,
-    device: str,
+    on: torch.device,
     workers: int | None,
     screen: Screen,
 ) -> Embeddings:
-    on = pick_device(device)
     readable = manifest.select(looked.readable)
     with screen.counting("embedding", len(readable)) as counted:
         found = embed_manifest(
