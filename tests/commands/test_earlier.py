@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import pandas as pd
 import pytest
-from tests.command_line import TINY, effnetv2
+from tests.command_line import TINY, effnetv2, killed_at
 
-from efficientnetv2.commands.earlier import last_before
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.earlier import Other, last_before
+from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import read_answers, write_answers
 
 
@@ -43,6 +46,43 @@ def test_where_there_is_none_there_is_none(tmp_path):
     assert last_before(tmp_path / "evaluation", read_answers(own)) is None
 
 
+def listed(folder, header, *rows):
+    """A table of pictures, as a manifest that none of them is there for."""
+    (folder / "list.csv").write_text("\n".join([header, *rows]) + "\n")
+    return Manifest.from_csv(folder / "list.csv", root=folder, source="list.csv")
+
+
+def test_a_run_that_was_named_is_kept_with_what_both_answered(tmp_path):
+    """It may have answered more; of it there is need for the pictures of this run alone."""
+    there = run(tmp_path / "there", pictures=("c", "b", "a"), labels=("z", "y", "x"), answers=("z", "z", "x"))
+    val = listed(tmp_path, "path,label,split", "a,x,val", "b,y,val", "d,y,val")
+    named = Other.named(there, read_answers(there), val)
+    beginning = named.keep(tmp_path / "own")
+    shutil.rmtree(there)
+    kept = Other.kept(tmp_path / "own", json.loads(json.dumps(beginning)))
+    assert kept is not None
+    assert kept.name == "there"
+    assert kept.answers.to_dict("index") == {
+        "a": {"label": "x", "true_label": "x"}, "b": {"label": "z", "true_label": "y"}
+    }  # fmt: skip
+    assert Other.kept(tmp_path / "own", {}) is None
+    shutil.rmtree(tmp_path / "own")
+    assert Other.kept(tmp_path / "own", beginning) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("z,x,val", "answered none of these pictures"),
+        ("a,w,val", "a is 'w' on one side and 'x' on the other"),
+    ],
+)
+def test_a_run_that_can_not_be_compared_with_is_refused(row, said, tmp_path):
+    there = run(tmp_path / "there")
+    with pytest.raises(InputError, match=said):
+        Other.named(there, read_answers(there), listed(tmp_path, "path,label,split", row))
+
+
 @pytest.mark.slow
 def test_a_second_run_is_compared_with_the_first(class_folders, tmp_path):
     words = ("train", class_folders, *TINY)
@@ -52,8 +92,13 @@ def test_a_second_run_is_compared_with_the_first(class_folders, tmp_path):
     assert "no finished run beside this one answered the same pictures" in page
     second = effnetv2(*words, "--out", "runs/second", cwd=tmp_path)
     assert "Better than the last run, first? Not clearly." in second.stdout + second.stderr
-    named = effnetv2(*words, "--out", "elsewhere/third", "--against", "runs/first", cwd=tmp_path)
+    # Killed before its report, gone on with when the other run is no longer there.
+    before = "efficientnetv2.commands.train_job:report_of"
+    killed_at(before, *words, "--out", "elsewhere/third", "--against", "runs/first", cwd=tmp_path)
+    (tmp_path / "runs/first").rename(tmp_path / "put_away")
+    named = effnetv2(*words, "--out", "elsewhere/third", "--resume", cwd=tmp_path)
     assert "Better than first?" in named.stdout + named.stderr
+    (tmp_path / "put_away").rename(tmp_path / "runs/first")
     write_answers(tmp_path / "other", pd.DataFrame({"path": ["z"], "label": ["x"], "true_label": ["x"]}))
     refused = effnetv2(*words, "--out", "elsewhere/fourth", "--against", "other", cwd=tmp_path)
     assert refused.returncode == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.costs_file import read_costs
+from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.findings import Wanted, sliced_by
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import Seen
@@ -51,10 +52,11 @@ class Asking:
         sliced_by(manifest, names)
         if self.calibrate is not None:
             _refuse_place(self.calibrate)
-        if self.against is not None:
-            read_answers(self.against)
+        against = (
+            None if self.against is None else Other.named(self.against, read_answers(self.against), manifest)
+        )
         costs = None if self.costs is None else read_costs(self.costs, class_names)
-        return Wanted(names, costs, self.abstain_below, self.against)
+        return Wanted(names, costs, self.abstain_below, against)
 
 
 def write_calibrated(

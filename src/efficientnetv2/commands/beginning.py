@@ -11,6 +11,7 @@ import torch
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.preprocessing import RGB, Preprocessing
 from efficientnetv2.commands.caching import Cached, cached
+from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.foretold import job_of, preprocessing_of, scratch, settled_by, to_be_measured
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Prepared
@@ -45,7 +46,8 @@ class Place:
         strict: stop at the first unreadable picture.
         as_json: only the report on stdout.
         probe: compare with a linear probe on the given weights, before training.
-        against: folder of another run that the report compares with; None takes the last before it.
+        against: folder of another run that the report compares with; None takes the one that a run gone on with was
+            begun against, or else the last before it.
     """
 
     out: Path | None = None
@@ -73,6 +75,7 @@ class Decided:
         resumed: whether there is something to go on with.
         starts: to choose among, the first of them taken so far; empty where there is nothing to choose.
         compared: the figures by which one was chosen, as plain values; None if none were.
+        against: another run that the report is to compare with, kept in the folder; None if none was named.
     """
 
     path: Path
@@ -81,6 +84,7 @@ class Decided:
     resumed: bool = False
     starts: tuple[Found, ...] = ()
     compared: dict[str, Any] | None = None
+    against: Other | None = None
 
 
 def begin(
@@ -157,6 +161,8 @@ def begin(
         screen.say(lines[-1])
         if place.probe:
             beginning |= keep(fit, path, balanced=recipe.balance is not None, seed=recipe.seed)
+    if decided.against is not None:
+        beginning |= decided.against.keep(path)
     folder = RunFolder(path, screen.say)
     for line in lines:
         folder.note(line)

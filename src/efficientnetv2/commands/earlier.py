@@ -1,20 +1,81 @@
-"""The run before this one: whether it is better than that."""
+"""The run before this one, or another that is named: whether it is better than that."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.crossval_plan import FILE as CROSSVAL
-from efficientnetv2.evaluation.answered import read_answers
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.answered import in_common, read_answers, write_answers
 
 # Of the newest runs beside this one, how many are looked at: ours.
 _LOOKED_AT = 20
 # What a folder of a run, or of a cross-validation, begins with.
 _KINDS = ("beginning.json", CROSSVAL)
+# Where a run keeps the answers of the one that it was told to compare with, which may be gone when it ends.
+_KEPT = "against"
+
+
+@dataclass(frozen=True, eq=False)
+class Other:
+    """A run or evaluation that was named to compare with.
+
+    Args:
+        name: what it is called.
+        answers: as ``evaluation.answered.read_answers`` gives them.
+    """
+
+    name: str
+    answers: pd.DataFrame
+
+    @classmethod
+    def named(cls, folder: Path, answers: pd.DataFrame, pictures: Manifest) -> Other:
+        """One that answered some of the pictures that are to be answered.
+
+        Args:
+            folder: of it, as the user says.
+            answers: read from there.
+            pictures: to be answered.
+
+        Raises:
+            InputError: there is nothing to compare: several labels each, no picture of both, or other labels.
+        """
+        if pictures.separator is not None:
+            raise InputError("--against is for pictures of one label, but these have several. Leave it out.")
+        asked = pd.DataFrame(
+            {"true_label": list(pictures.table["label"])}, index=pd.Index(pictures.paths, name="path")
+        )
+        both = in_common(asked, answers)
+        if not len(both):
+            raise InputError(
+                f"--against {folder}: it answered none of these pictures, so nothing can be compared. Evaluate that "
+                "model on the same DATA, and give the folder of that evaluation."
+            )
+        return cls(folder.resolve().name, answers.loc[both])
+
+    def keep(self, folder: Path) -> dict[str, str]:
+        """Write its answers into the folder of a run.
+
+        Returns:
+            Plain values for the run's beginning.
+        """
+        write_answers(folder / _KEPT, self.answers.reset_index(names="path"))
+        return {"against": self.name}
+
+    @classmethod
+    def kept(cls, folder: Path, beginning: Mapping[str, Any]) -> Other | None:
+        """What ``keep`` kept; None where nothing was named, or somebody has removed it."""
+        try:
+            return cls(str(beginning["against"]), read_answers(folder / _KEPT))
+        except (KeyError, InputError):
+            return None
 
 
 def last_before(folder: Path, answers: pd.DataFrame) -> tuple[str, pd.DataFrame] | None:

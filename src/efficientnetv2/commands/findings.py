@@ -12,10 +12,10 @@ from scipy.special import softmax
 
 from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.base.keys import Key
-from efficientnetv2.commands.earlier import last_before
+from efficientnetv2.commands.earlier import Other, last_before
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
-from efficientnetv2.evaluation.answered import Over, in_common, over, read_answers
+from efficientnetv2.evaluation.answered import Over, over
 from efficientnetv2.evaluation.answers import Beside
 from efficientnetv2.evaluation.apart import Apart
 from efficientnetv2.evaluation.hanging import hanging_together
@@ -40,13 +40,13 @@ class Wanted:
         slices: columns to cut the pictures by; None takes those that there are, empty none.
         costs: of mistakes; None where they are not known.
         abstain_below: probability below which a picture is left to a person; None answers all.
-        against: folder of another run or evaluation to compare with.
+        against: another run or evaluation to compare with; None takes the last run before.
     """
 
     slices: tuple[str, ...] | None = None
     costs: Costs | None = None
     abstain_below: float | None = None
-    against: Path | None = None
+    against: Other | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,8 +184,7 @@ def _last(
 ) -> tuple[str, Over] | None:
     """The run that was asked for, or else the last one before this; and what this one has over it."""
     if wanted.against is not None:
-        name, theirs = wanted.against.resolve().name, read_answers(wanted.against)
-        refuse_others(wanted.against, answers, theirs)
+        name, theirs = wanted.against.name, wanted.against.answers
     else:
         found = None if known.folder is None else last_before(known.folder, answers)
         if found is None:
@@ -194,21 +193,3 @@ def _last(
     # The other may have answered more pictures, or fewer; those of both count.
     gained = over(answers, theirs, key=key, clusters=whole)
     return None if gained is None else (name, gained)
-
-
-def refuse_others(folder: Path, answers: pd.DataFrame, theirs: pd.DataFrame) -> None:
-    """Refuse a run to compare with that has answered none of the pictures, or other labels of them.
-
-    Args:
-        folder: of that run.
-        answers: the pictures with their column ``true_label``, indexed by path.
-        theirs: its answers, as ``evaluation.answered.read_answers`` gives them.
-
-    Raises:
-        InputError: nothing can be compared.
-    """
-    if not len(in_common(answers, theirs)):
-        raise InputError(
-            f"--against {folder}: it answered none of these pictures, so nothing can be compared. Evaluate that model "
-            "on the same DATA, and give the folder of that evaluation."
-        )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from pathlib import Path
 
+from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.explaining import explained
 from efficientnetv2.commands.findings import Wanted
 from efficientnetv2.commands.outcome import Outcome, hashes, versions
@@ -23,14 +23,13 @@ from efficientnetv2.training.resume import drop
 from efficientnetv2.training.run import Result
 
 
-def report_of(job: Job, prepared: Prepared, result: Result, against: Path | None = None) -> Outcome:
+def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
     """Write the report of a run that has come to its end; its checkpoints go.
 
     Args:
         job: that was run.
         prepared: its pictures.
         result: what it came to.
-        against: folder of another run to compare with; None takes the last before it.
     """
     recipe, beginning = job.recipe, job.folder.beginning()
     probe = beginning.get("linear_probe")
@@ -78,7 +77,12 @@ def report_of(job: Job, prepared: Prepared, result: Result, against: Path | None
         folder=job.folder.path,
     )
     outcome = Outcome(
-        result.predictions, job.val, job.train.class_names, facts, wanted=Wanted(against=against), known=known
+        result.predictions,
+        job.val,
+        job.train.class_names,
+        facts,
+        wanted=Wanted(against=Other.kept(job.folder.path, beginning)),
+        known=known,
     )
     curve = None
     if result.sizes:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pandas as pd
 import torch
 
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.memory import limit
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.beginning import Place, begin, decided
 from efficientnetv2.commands.caching import Cached, reader_here
 from efficientnetv2.commands.choosing import chosen
-from efficientnetv2.commands.findings import refuse_others
+from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.finished import Finished, tell_finished
 from efficientnetv2.commands.going_on import go_on
 from efficientnetv2.commands.outcome import Outcome
@@ -169,26 +168,19 @@ def _readied(
         say=screen.say,
     )
     if place.against is not None and theirs is not None:
-        _check_against(place.against, theirs, prepared)
+        known = replace(known, against=Other.named(place.against, theirs, prepared.val))
     known = chosen(known, words, prepared, device, workers, place, screen)
     folder, recipe, network, pictures = (
         go_on(known.path, recipe, words, prepared, device, place.memory_gib, screen, world)
         if resumed
         else begin(known, words, prepared, device, workers, place, screen, world)
     )
+    if resumed and known.against is not None:
+        folder.amend_beginning(**known.against.keep(folder.path))
     beginning = folder.beginning()
     preprocessing = Preprocessing.from_json(beginning["preprocessing"])
     at_a_time = GroupsAtATime.from_json(beginning["groups_at_a_time"])
     return _Ready(folder.path, recipe, network, prepared, preprocessing, at_a_time, resumed, pictures)
-
-
-def _check_against(folder: Path, theirs: pd.DataFrame, prepared: Prepared) -> None:
-    """Before anything is trained: there is something to compare with."""
-    if prepared.manifest.separator is not None:
-        raise InputError("--against is for pictures of one label, but these have several. Leave it out.")
-    val = prepared.val
-    asked = pd.DataFrame({"true_label": list(val.table["label"])}, index=pd.Index(val.paths))
-    refuse_others(folder, asked, theirs)
 
 
 def _run(
@@ -229,7 +221,5 @@ def _run(
             result = run(job, resumed=ready.resumed, watch=bar)
     except KeyboardInterrupt as stop:
         again = ["effnetv2", "train", source.data, "--out", str(path), "--resume"]
-        if place.against is not None:
-            again += ["--against", str(place.against)]
         raise KeyboardInterrupt(f"Go on with: {shlex.join(again)}") from stop
-    return report_of(job, ready.prepared, result, place.against) if world.first else None
+    return report_of(job, ready.prepared, result) if world.first else None
