@@ -74,7 +74,7 @@ def balance_and_write(
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"OUT {out}: {error.strerror or error}. Give another place.") from error
-    called = manifest.table.assign(path=manifest.seen_from(file))
+    called = manifest.seen_from(file)
     if fewer:
         table = called[_kept(manifest, teach, wanted, seed)].reset_index(drop=True)
     else:

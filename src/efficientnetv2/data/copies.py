@@ -1,7 +1,8 @@
 """Pictures that were made from others: which they are, and what they are kept with.
 
-A table says so in a column ``augmented_from``: the path of the picture that a copy was made from, empty for one that
-was taken. A copy never parts from its origin when pictures are dealt out, and no figure is of copies.
+A table says so in a column ``augmented_from``: the path of the picture that a copy was made from, written as the column
+``path`` has it, empty for one that was taken. In shards both are the paths from before they were packed. A copy never
+parts from its origin when pictures are dealt out, and no figure is of copies.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.data.listing import Ints, Listing
+from efficientnetv2.data.shards.names import shard_of
 
 COLUMN = "augmented_from"
 
@@ -28,13 +30,26 @@ def is_copy(listing: Listing) -> npt.NDArray[np.bool_]:
 
 
 def families(listing: Listing) -> Ints | None:
-    """(N,) numbers, equal for a picture and its copies; None where there are no copies."""
+    """(N,) numbers, equal for a picture, its copies and theirs; None where there are no copies."""
     made = is_copy(listing)
     if not made.any():
         return None
-    root = np.where(made, listing.table[COLUMN].astype(object), listing.table["path"].astype(object))
-    numbers: Ints = pd.factorize(root)[0].astype(np.int64)
+    paths = listing.table["path"].astype(object)
+    made_from = np.where(made, listing.table[COLUMN].astype(object), paths)
+    names, _ = pd.factorize(np.array([_unpacked(path) for path in (*paths, *made_from)], dtype=object))
+    own, theirs = names[: len(paths)], names[len(paths) :]
+    origin = np.arange(len(names), dtype=np.int64)
+    origin[own] = theirs
+    for _ in range(len(own).bit_length()):  # each turn looks twice as far back
+        origin = origin[origin]
+    numbers: Ints = pd.factorize(origin[own])[0].astype(np.int64)
     return numbers
+
+
+def _unpacked(path: str) -> str:
+    """What a picture was called before it was packed into a shard."""
+    place = shard_of(path)
+    return path if place is None else place[1]
 
 
 def refuse_copies_apart(listing: Listing) -> None:

@@ -25,6 +25,7 @@ import pandas as pd
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data import cifar, folders, rules, several, standard, tables
+from efficientnetv2.data.copies import COLUMN, is_copy
 from efficientnetv2.data.listing import SPLITS, Ints, Listing, is_picture
 from efficientnetv2.data.shards import opening
 from efficientnetv2.data.shards.names import is_url
@@ -123,12 +124,21 @@ class Manifest(Listing):
 
         ``read`` takes it as a table, and ``from_csv`` as it is.
         """
-        self.table.assign(path=self.seen_from(Path(path))).to_csv(path, index=False, lineterminator="\n")
+        self.seen_from(Path(path)).to_csv(path, index=False, lineterminator="\n")
 
-    def seen_from(self, file: Path) -> list[str]:
-        """(N) paths as a table of that name calls the pictures: relative ones from its folder."""
+    def seen_from(self, file: Path) -> pd.DataFrame:
+        """The table as a file of that name holds it: relative paths from its folder."""
         prefix = _prefix(file, self.root)
-        return [name if os.path.isabs(name) or is_url(name) else prefix + name for name in self.paths]
+
+        def seen(name: str) -> str:
+            return name if os.path.isabs(name) or is_url(name) else prefix + name
+
+        table = self.table.assign(path=[seen(name) for name in self.paths])
+        if COLUMN in table and self.shards is None:  # in shards these are the names within
+            made = is_copy(self)
+            table[COLUMN] = table[COLUMN].astype(object)
+            table.loc[made, COLUMN] = [seen(name) for name in table.loc[made, COLUMN]]
+        return table
 
     @classmethod
     def from_csv(
@@ -145,11 +155,13 @@ class Manifest(Listing):
         Raises:
             InputError: there is no such file, or it is no manifest.
         """
-        text = dict.fromkeys(("path", "label", "split", "group"), str)
+        text = dict.fromkeys(("path", "label", "split", "group", COLUMN), str)
         try:
             table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], low_memory=False)
             table["split"] = table["split"].fillna("")
-            table["path"] = table["path"].str.removeprefix(_prefix(Path(path), root))
+            prefix = _prefix(Path(path), root)
+            for column in {"path", COLUMN} & set(table.columns):
+                table[column] = table[column].str.removeprefix(prefix)
             names = _class_names(table["label"], separator)
         except FileNotFoundError:
             raise InputError(f"{path} does not exist: the run has no manifest. Start a new run.") from None

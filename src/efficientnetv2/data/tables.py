@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
+from efficientnetv2.data.copies import COLUMN
 from efficientnetv2.data.listing import Ints, Listing, packed, split_named
 from efficientnetv2.data.shards.listed import lists_shards, read_listed
 from efficientnetv2.data.shards.names import SUFFIX
@@ -82,6 +83,8 @@ def _tidy(table: pd.DataFrame, root: Path, name: str, rows: Ints) -> pd.DataFram
             table[column] = _degrees(table[column], name, rows)
     table["split"] = _splits(table["split"], name, rows) if "split" in table else ""
     table["path"] = _paths(table["path"], root, name, rows)
+    if COLUMN in table:
+        table[COLUMN] = _tidy_paths(_text(table[COLUMN]), root)
     first = ["path", "label", "split"]
     return table[first + [column for column in table.columns if column not in first]]
 
@@ -175,10 +178,18 @@ def _paths(column: pd.Series[str], root: Path, name: str, rows: Ints) -> pd.Seri
             f"{name}, row {rows[empty[0]]}: the path is empty.{_more(len(empty))} "
             "Fill it in, or remove the row."
         )
+    return _tidy_paths(column, root)
+
+
+def _tidy_paths(column: pd.Series[str], root: Path) -> pd.Series[str]:
+    """Paths in one spelling, so that equal ones are equal texts; a cell may be empty."""
+    if column.isna().all():
+        return column
     paths = column.str.replace("\\", "/", regex=False)  # as written on Windows
     paths = paths.str.removeprefix(root.as_posix().rstrip("/") + "/")
-    loose = paths.str.contains(r"(?:^|/)\.{0,2}/", regex=True)  # ./a, a//b, a/../b
-    loose &= ~paths.str.contains(f"{SUFFIX}#", case=False, regex=False)  # a URL, or a name that a tar gives
+    loose = paths.str.contains(r"(?:^|/)\.{0,2}/", regex=True, na=False)  # ./a, a//b, a/../b
+    # A URL, or a name that a tar gives.
+    loose &= ~paths.str.contains(f"{SUFFIX}#", case=False, regex=False, na=False)
     tidy = paths[loose].map(lambda path: os.path.normpath(path).replace(os.sep, "/"))
     return paths.where(~loose, tidy.reindex(paths.index))
 
