@@ -221,6 +221,8 @@ def test_what_changes_always_is_one_stage():
     [
         ({"shares": (1, 2)}, "names one share above 0 for each of 4 stages"),
         ({"shares": (1, 2, 3, 0)}, "names one share above 0"),
+        ({"shares": (1, 2, 3, float("nan"))}, "names one share above 0"),
+        ({"shares": (1, 2, 3, float("inf"))}, "names one share above 0"),
         ({"order": "random", "shares": (1, 1, 1, 1)}, "knows neither shares"),
         ({"order": "random", "dropout": Ramp(0, 1, continuous=True)}, "knows neither shares"),
         ({"turns": 3}, "only order 'random' draws stages"),

@@ -6,10 +6,12 @@ Exit codes: 0 done, 2 wrong use or wrong input (message on stderr), 1 a failure 
 from __future__ import annotations
 
 import functools
+import platform
 import sys
 import time
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from importlib.metadata import version
+from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -56,6 +58,8 @@ def with_exit_codes(command: Callable[Params, Answer]) -> Callable[Params, Answe
         except ValidationError as error:
             rules = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
             raise _ended(rules, 2) from error
+        except BrokenPipeError:  # whoever read the answer has had enough of it: typer ends without a word
+            raise
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise _ended(f"{where}{error.strerror or error}", 2) from error
@@ -106,6 +110,26 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 SHARED = (train, evaluate, predict)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(
+            f"effnetv2 {version('efficientnetv2')} (Python {platform.python_version()}, torch {version('torch')})"
+        )
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and end."),
+    ] = False,
+) -> None:
+    """What comes before a command."""
+
+
 for verb in (
     demo,
     inspect,

@@ -11,7 +11,8 @@ from efficientnetv2.progressive import Progressive, Ramp
 def paper(name: str) -> Progressive:
     """The settings of the paper: sizes from 128 px, every regularizer growing, dropout too.
 
-    Source: arXiv:2104.00298, Table 6 and section 5.1 (four stages; survival 0.8 throughout).
+    Source: arXiv:2104.00298, Table 6 and section 5.1 (four stages; survival 0.8 throughout). Label smoothing, of which
+        the paper says nothing, is the released code's.
 
     Raises:
         InputError: the paper gives no progressive settings for that network.

@@ -13,6 +13,7 @@ The published settings stand in ``presets``.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import replace
@@ -128,7 +129,7 @@ class Progressive:
             raise ValueError(f"stages is {self.stages}, but a run has at least 1")
         if self.px_multiple < 1:
             raise ValueError(f"px_multiple is {self.px_multiple}, but is at least 1")
-        if self.shares is not None and (len(self.shares) != self.stages or min(self.shares) <= 0):
+        if self.shares is not None and not _one_each(self.shares, self.stages):
             raise ValueError(
                 f"shares is {self.shares}, but names one share above 0 for each of {self.stages} stages"
             )
@@ -240,7 +241,7 @@ class Progressive:
         """
         wanted = (1.0,) * self.stages if time_shares is None else tuple(time_shares)
         for name, values in (("step_s", tuple(step_s)), ("time_shares", wanted)):
-            if len(values) != self.stages or min(values) <= 0:
+            if not _one_each(values, self.stages):
                 raise InputError(
                     f"{name} is {values}, but has one value above 0 for each of {self.stages} stages."
                 )
@@ -303,6 +304,11 @@ _RANGES = {
     "drop_path": (0, 0.99),
     "label_smoothing": (0, 0.99),
 }
+
+
+def _one_each(values: Sequence[float], stages: int) -> bool:
+    """Whether there is a number above 0, and below infinity, for each stage."""
+    return len(values) == stages and all(0 < value < math.inf for value in values)
 
 
 def _ends(quantity: Quantity | None) -> tuple[float, ...]:

@@ -8,7 +8,10 @@ import re
 import shlex
 import shutil
 import stat
+import subprocess
+import sys
 from dataclasses import replace
+from importlib import metadata
 
 import pandas as pd
 import pytest
@@ -46,6 +49,27 @@ def test_models_lists_every_network_with_its_counts(tmp_path):
         "multiply_adds": 718086176,
         "eval_px": 224,
     }
+
+
+def test_a_reader_who_has_enough_is_no_error(tmp_path):
+    """As ``effnetv2 models --json | head -1``: nothing is said of it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "efficientnetv2.cli", "models", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    process.wait()
+    assert said == b""
+
+
+def test_the_version_is_said(tmp_path):
+    done = effnetv2("--version", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"effnetv2 {metadata.version('efficientnetv2')} (Python ")
 
 
 def test_recipes_shows_the_stages_of_the_paper(tmp_path):

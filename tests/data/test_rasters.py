@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.io import netcdf_file
 from tests.conftest import paint
 from tests.rasters import rasterio, write_raster
 
@@ -167,3 +168,14 @@ def test_without_the_extra_a_raster_names_it(tmp_path, monkeypatch):
     monkeypatch.setattr("efficientnetv2.data.rasters.readable", lambda: False)
     assert "only the extra 'geo' reads" in look(path).reason
     assert rule_of([path], None, seed=0) is None
+
+
+def test_a_container_of_rasters_has_no_bands_itself(tmp_path):
+    """NetCDF under a TIFF's name: GDAL opens it, and finds its variables to be rasters of their own."""
+    path = tmp_path / "container.tif"
+    with netcdf_file(path, "w") as file:
+        for side in ("x", "y"):
+            file.createDimension(side, 8)
+        for name in ("one", "other"):
+            file.createVariable(name, "f4", ("y", "x"))[:] = np.ones((8, 8))
+    assert look(str(path)).reason == "has no bands"

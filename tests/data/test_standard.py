@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from torchvision import datasets
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.data import cifar
 from efficientnetv2.data.check import check
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.standard import NAMES
@@ -231,3 +233,23 @@ def test_a_set_that_is_not_there_says_where_it_was_sought_and_how_to_get_it(plac
     call = message.split("torchvision.datasets.")[1].split("(")[0]
     assert hasattr(datasets, call)
     assert list(place.iterdir()) == []
+
+
+def test_two_processes_that_make_the_same_set_get_one(tmp_path, monkeypatch):
+    """The other one is quicker by a moment: what it has made is taken."""
+    small = (np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.uint8))
+
+    def make() -> None:
+        cifar.write_packed(tmp_path / "packed", cifar.CIFAR10, CLASSES, train=small, test=small)
+
+    real = os.replace
+
+    def too_late(source: Path, to: Path) -> None:
+        monkeypatch.setattr(cifar.os, "replace", real)
+        make()
+        real(source, to)
+
+    monkeypatch.setattr(cifar.os, "replace", too_late)
+    make()
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+    assert len(cifar.read_packed(tmp_path / "packed", "x")) == 4

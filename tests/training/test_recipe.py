@@ -94,6 +94,8 @@ def test_settings_reach_nested_fields_and_ramps():
         ("batch_images=0", "batch_images = 0"),
         ("progressive.dropout=2", "dropout is 2"),
         ("group_images=7", "group_images is 7, which does not divide batch_images"),
+        ("group_images=1000000000", "batch_images (32); the next smaller that does is 32"),
+        ("eval_px=100000", "eval_px = 100000: Input should be less than or equal to 4096"),
         ("progressive.image_px.end=128.5.1", "progressive.image_px.end = '128.5.1'"),
         ("ema_decay=.inf", "ema_decay"),
         ("augment.flip=vertical", "augment.flip = 'vertical'"),

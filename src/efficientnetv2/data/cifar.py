@@ -131,7 +131,11 @@ def write_packed(
             rows[:, layout.label_bytes :] = pictures.transpose(0, 3, 1, 2).reshape(len(ids), PIXELS)
             rows.tofile(partial / name)
         if not folder.exists():
-            os.replace(partial, folder)
+            try:
+                os.replace(partial, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process has made it meanwhile
+                    raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

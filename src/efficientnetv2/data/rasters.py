@@ -60,7 +60,9 @@ def glance(path: str) -> tuple[str, str]:
         with opened(path) as dataset:
             if min(dataset.width, dataset.height) < 2:
                 return f"is too small: {dataset.width}×{dataset.height} px", ""
-            return "", f"rasters of {dataset.count} x {dataset.dtypes[0]}" if dataset.count else "is empty"
+            if not dataset.count:
+                return "has no bands", ""
+            return "", f"rasters of {dataset.count} x {dataset.dtypes[0]}"
     except InputError:
         return "is no picture that Pillow can read, and no raster that GDAL can open", ""
 

@@ -129,7 +129,7 @@ class Recipe(Part):
     batch_norm_momentum: float = Field(default=0.9, ge=0, lt=1)
     framing: Framing = "whole"
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
-    eval_px: int | None = Field(default=None, ge=1)
+    eval_px: int | None = Field(default=None, ge=1, le=_MOST_PX)
     eval_px_tried: (
         Annotated[tuple[Annotated[int, Field(ge=1, le=_MOST_PX)], ...], Field(min_length=1)] | None
     ) = None
@@ -175,7 +175,8 @@ class Recipe(Part):
         if self.crop_fraction < 1 and self.framing == "pad":
             raise ValueError(f"crop_fraction is {self.crop_fraction:g}, but framing 'pad' cuts nothing off")
         if self.group_images is not None and self.batch_images % self.group_images:
-            fits = max(n for n in range(1, self.group_images + 1) if self.batch_images % n == 0)
+            most = min(self.group_images, self.batch_images)
+            fits = max(n for n in range(1, most + 1) if self.batch_images % n == 0)
             raise ValueError(
                 f"group_images is {self.group_images}, which does not divide batch_images "
                 f"({self.batch_images}); the next smaller that does is {fits}"

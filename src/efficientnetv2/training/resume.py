@@ -7,6 +7,7 @@ run out, so whoever wants to train longer begins another run from the model file
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import remove_partial, write_atomically
+from efficientnetv2.base.memory import is_out_of_memory
 
 _NAME = re.compile(r"step_(\d+)\.pt")
 _KEPT = 2
@@ -70,13 +72,13 @@ def steps_saved(folder: Path) -> list[int]:
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest checkpoint that can be read.
+    """The newest checkpoint that is whole.
 
     Returns:
         What was kept (None if there is no checkpoint), and a sentence for each that was damaged.
 
     Raises:
-        InputError: there are checkpoints, but none can be read.
+        InputError: there are checkpoints, but none is whole; or one can't be read now, and may well be whole.
     """
     damaged: list[str] = []
     for step in reversed(steps_saved(folder)):
@@ -86,8 +88,20 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
             return kept, damaged
         except Exception as error:  # a damaged zip raises whatever its damage hits
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if _is_passing(error):
+                raise InputError(
+                    f"{path} can't be read now ({reason}), but may well be whole. Mend that, then go on with --resume; "
+                    "or move the file away, to go on from the checkpoint before it."
+                ) from error
             damaged.append(f"{path} is damaged ({reason})")
             path.rename(path.with_suffix(".damaged"))  # so that it is not taken for the newest again
     if damaged:
         raise InputError("; ".join(damaged) + ". Start anew with another --out.")
     return None, []
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether reading failed for want of memory, of permission, of the disk: nothing that the file is to blame for."""
+    # A file that was cut short may send the reader to a place before its beginning, which is EINVAL.
+    of_the_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+    return of_the_system or is_out_of_memory(error)

@@ -170,7 +170,7 @@ def _begin(job: Job, resumed: bool, selection: Selection | None) -> tuple[State,
         selection.load_dict(newest.pop("selection"))
     state.load_dict(newest)
     job.folder.forget_after(state.step)
-    if state.step == job.length.steps:
+    if state.step == job.length.steps or (selection and selection.over):
         job.folder.log(f"The last step ({state.step:,}) is done: what is left is the evaluation.")
     else:
         job.folder.log(f"Going on from step {state.step} of {job.length.steps}.")

@@ -82,10 +82,10 @@ def efficientnetv2_s_paper() -> Recipe:
     Cost and result: 7.1 hours on 32 TPUv3 cores, 83.9 % top-1 at 384 px (the paper's Table 7); ours is
         still to be measured.
     Source: arXiv:2104.00298, section 5.1 and Table 6.
-    Ours: the smallest crop (5 % of the area), warm-up and RandAugment's operations follow the released code, where the
-        paper is silent; training goes to its end and keeps the weights that were best on minival, where the paper stops
-        early by it and does not say when; batch-norm shares the statistics of a group of pictures (group_images), not
-        of a TPU core's.
+    Ours: the smallest crop (5 % of the area), label smoothing, warm-up and RandAugment's operations follow the released
+        code, where the paper is silent; training goes to its end and keeps the weights that were best on minival,
+        where the paper stops early by it and does not say when; batch-norm shares the statistics of a group of
+        pictures (group_images), not of a TPU core's.
     """
     return _as_in_the_paper("efficientnetv2_s_paper")
 
