@@ -147,7 +147,8 @@ def test_an_unreadable_picture_is_skipped_counted_and_listed(name, class_folders
     BAD_FILES[name](class_folders / "red" / name)
     done = train(class_folders, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Skipped 1 unreadable picture" in done.stdout
+    assert "Skipped 1 unreadable picture, the first: " in done.stdout
+    assert f"listed in {tmp_path / 'run/skipped.csv'}." in done.stdout
     skipped = pd.read_csv(tmp_path / "run/skipped.csv")
     assert skipped["path"].tolist() == [f"red/{name}"]
     assert len(skipped["reason"][0]) > 5

@@ -169,6 +169,8 @@ def begin(
     folder.begin(recipe, prepared.manifest, beginning)
     for skipped_path, reason in prepared.skipped:
         folder.skip(skipped_path, reason)
+    if prepared.skipped:
+        folder.log(f"What could not be read is listed in {folder.skipped_file}.")
     return folder, recipe, network, pictures
 
 

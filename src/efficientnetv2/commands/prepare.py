@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, cast
 
 import numpy as np
@@ -50,6 +50,14 @@ class Source:
     labels: str = "exact"
     label_separator: str | None = None
     bands: str | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """DATA and how to read it, as one types it."""
+        options = {f"--{one.name.replace('_', '-')}": one for one in fields(self) if one.name != "data"}
+        said = {name: getattr(self, one.name) for name, one in options.items()}
+        given = [(name, value) for name, value in said.items() if value != options[name].default]
+        return [self.data, *(word for pair in given for word in pair)]
 
     def read_any(self) -> Manifest:
         """The manifest of pictures with labels or without: what keeps it from training alone is not refused.
@@ -169,11 +177,7 @@ def prepare(
     )
     if skipped:
         manifest = _readable(manifest, found.readable)
-        pictures = "picture" if len(skipped) == 1 else "pictures"
-        say(
-            f"Skipped {len(skipped)} unreadable {pictures}, the first: {' '.join(skipped[0])}. The run lists all in "
-            "skipped.csv."
-        )
+        say(f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}.")
     holdout_drawn = not (manifest.split == "val").any()
     contents = found.contents[found.readable]
     manifest, note = with_holdout(manifest, fraction=holdout, seed=seed, contents=contents)

@@ -220,6 +220,8 @@ def _run(
         with TrainingBar(screen) as bar:
             result = run(job, resumed=ready.resumed, watch=bar)
     except KeyboardInterrupt as stop:
-        again = ["effnetv2", "train", source.data, "--out", str(path), "--resume"]
+        again = ["effnetv2", "train", *source.words, "--out", str(path), "--resume"]
+        if place.device != "auto":
+            again += ["--device", place.device]
         raise KeyboardInterrupt(f"Go on with: {shlex.join(again)}") from stop
     return report_of(job, ready.prepared, result) if world.first else None
