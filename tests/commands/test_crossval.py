@@ -153,10 +153,38 @@ def test_a_killed_one_goes_on_and_ends_as_the_undisturbed(whole):
     assert again.returncode == 0, again.stderr
     assert model.stat().st_mtime_ns == before
     assert "Better than the last run, " in again.stdout  # whose pictures are the same
+    (folder / "killed/predictions.csv").unlink()  # as by a kill after report.json: it is written again
+    (folder / "killed/report.html").unlink()
+    again = effnetv2("crossval", folder / "pictures", "--out", "killed", "--resume", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert (folder / "killed/report.html").is_file()
     tables = [pd.read_csv(folder / out / "predictions.csv") for out in ("folds", "killed")]
     pd.testing.assert_frame_equal(*tables)
     third = effnetv2("crossval", folder / "pictures", "--out", "killed", "--resume", cwd=folder)
     assert "has finished: nothing is left to do" in third.stdout
+
+
+def test_a_network_given_as_a_table_is_remembered(tmp_path):
+    words = Words(model="tests/network.yaml")
+    remember(tmp_path, words, Plan(), Source("a.csv"), "d", "effnetv2 crossval a.csv")
+    before, *_ = begun_with(tmp_path, words, Plan(), Source("a.csv"))
+    assert before == words
+    assert begun_with(tmp_path, Words(), Plan(), Source("a.csv"))[0].model == words.model
+
+
+def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
+    """Of a million pictures, among which a defect is rare, those that are looked at may have none."""
+    data = manifest(np.arange(150) % 2)
+    dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
+    (tmp_path / "fold1").mkdir()
+    recipe = named("quick").model_copy(update={"weights": "some.safetensors"})
+    (tmp_path / "fold1/recipe.yaml").write_text(recipe.to_yaml())
+    looked_at = np.flatnonzero(data.labels == 0)
+    vectors = np.zeros((len(looked_at), 8), np.float32)
+    met = Embeddings(looked_at, data.labels[looked_at], vectors)
+    monkeypatch.setattr(crossval_baseline, "_embedded", lambda *_: met)
+    runs = Runs(Words(), Plan(folds=3), Place(), data, np.arange(150), 0, Screen(mute=True))
+    assert crossval_baseline.probed(tmp_path, runs, dealt, None) is None
 
 
 def test_how_the_table_is_read_is_remembered(tmp_path):

@@ -56,7 +56,9 @@ class Baseline:
 
 
 def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Baseline | None:
-    """Linear probes on the same folds; every picture is looked at once. None where no weights were given.
+    """Linear probes on the same folds; every picture is looked at once.
+
+    None where no weights were given, or where of very many pictures those that are looked at are of one class.
 
     Args:
         folder: of the cross-validation; its first fold has settled the recipe.
@@ -80,10 +82,15 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
         return Predictions(embedded.samples[known], embedded.labels[known], (hot + 1e-6).log())
 
     own = answers(dealt)
+    if not len(own.samples):
+        return None
+    otherwise = None if others is None else answers(others)
+    if otherwise is not None and not len(np.intersect1d(own.samples, otherwise.samples)):
+        otherwise = None
     reached = figures(own.labels, own.probabilities, runs.manifest.class_names)
     return Baseline(
         own,
-        None if others is None else answers(others),
+        otherwise,
         reached.top1,
         reached.macro_f1,
         _labels(embedded, dealt, key, balanced=balanced),

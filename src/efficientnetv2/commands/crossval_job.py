@@ -25,7 +25,7 @@ from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.accelerate import pick_device
-from efficientnetv2.training.folder import new_folder
+from efficientnetv2.training.folder import REPORT_FILES, new_folder
 from efficientnetv2.training.recipe import Recipe
 
 _THREADS = 8  # that look at files, as in commands.prepare
@@ -49,7 +49,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     """
     screen = Screen(quiet=place.as_json)
     folder, resumed = _folder(place)
-    if resumed and (folder / "report.json").exists():
+    if resumed and all((folder / name).exists() for name in REPORT_FILES):
         _tell_finished(folder, screen, as_json=place.as_json)
         return folder
     if resumed:
@@ -78,10 +78,10 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
         answered = runs.answer(dealt, folder, "Fold")
         compared = others if plan.compare_splits else None
         again = runs.answer(compared, folder / "otherwise", _called(compared)) if compared else None
+        conclude(folder, runs, dealt, answered, others, again, skipped)
     except KeyboardInterrupt as stop:
         go_on = shlex.join(["effnetv2", "crossval", source.data, "--out", str(folder), "--resume"])
         raise KeyboardInterrupt(f"Go on with: {go_on}") from stop
-    conclude(folder, runs, dealt, answered, others, again, skipped)
     return folder
 
 

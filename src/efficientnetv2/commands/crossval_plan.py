@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.prepare import Source
@@ -202,9 +203,10 @@ def remember(folder: Path, words: Words, plan: Plan, source: Source, digest: str
         digest: of the pictures and their folds.
         command: as one types it.
     """
+    model = words.model
     plain = {
         "command": command,
-        "words": asdict(words),
+        "words": asdict(words) | ({"model": model.to_json()} if isinstance(model, Architecture) else {}),
         "plan": asdict(plan),
         "source": asdict(source),
         "digest": digest,
@@ -229,7 +231,10 @@ def begun_with(folder: Path, words: Words, plan: Plan, source: Source) -> tuple[
     """
     try:
         plain = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        before = Words(**_tuples(plain["words"])), Plan(**_tuples(plain["plan"]))
+        said = _tuples(plain["words"])
+        if isinstance(said["model"], dict):
+            said["model"] = Architecture.from_json(said["model"])
+        before = Words(**said), Plan(**_tuples(plain["plan"]))
         read = Source(**plain["source"] | {"data": source.data})
         digest = str(plain["digest"])
     except (OSError, ValueError, KeyError, TypeError) as error:
