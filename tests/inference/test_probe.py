@@ -117,3 +117,14 @@ def test_of_very_many_pictures_some_are_drawn(network, parts, monkeypatch):
     monkeypatch.setattr(room, "_MOST_PICTURES", 12)
     found = linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY).probe
     assert (found.train_pictures, found.pictures) == (12, 12)
+
+
+def test_a_class_that_no_draw_has_met_is_learnt_all_the_same(network, parts, monkeypatch):
+    """One of 9 is of another class, and 2 are drawn: of one class alone there is nothing to fit."""
+    train, val = parts
+    rare = train.select([0, *np.flatnonzero(train.labels == 2)])
+    assert np.bincount(rare.labels).tolist() == [1, 0, 8]
+    monkeypatch.setattr(room, "most_pictures", lambda *_: 2)
+    for seed in range(3):
+        found = linear_probe(network, rare, val, preprocessing=PREPROCESSING, key=Key.of(seed))
+        assert len(np.unique(found.train.labels)) == 2

@@ -118,7 +118,7 @@ def linear_probe(
     """
     begun = time.perf_counter()
     most = most_pictures(network, preprocessing.image_px, len(train.class_names), torch.device(device))
-    parts = [_at_most(train, most, key.fold("train")), _at_most(val, most, key.fold("val"))]
+    parts = [_taught(train, most, key.fold("train")), _at_most(val, most, key.fold("val"))]
     before, embedded = 0, []
     for part in parts:
         embedded.append(
@@ -285,6 +285,15 @@ def _at_most(manifest: Manifest, most: int, key: Key) -> Manifest:
     if len(manifest) <= most:
         return manifest
     return manifest.select(np.sort(key.generator().permutation(len(manifest))[:most]))
+
+
+def _taught(train: Manifest, most: int, key: Key) -> Manifest:
+    """At most so many; where they are of one class only, as of a rare defect, some of the others beside them."""
+    drawn = _at_most(train, most, key)
+    if len(np.unique(drawn.labels)) > 1 or len(np.unique(train.labels)) < 2:
+        return drawn
+    others = np.flatnonzero(train.labels != drawn.labels[0])[:_LEAST_OF_A_CLASS]
+    return train.select(np.sort(np.append(key.generator().permutation(len(train))[:most], others)))
 
 
 def _shifted(progress: Callable[[int], object], before: int) -> Callable[[int], object]:
