@@ -31,6 +31,15 @@ def test_an_empty_cell_is_a_slice_and_a_year_beside_it_stays_a_year():
     assert values_of(column).tolist() == ["2014", "(empty)", "2015"]
 
 
+def test_dates_in_eight_digits_stay_apart():
+    few = pd.Series([20230115.0, np.nan, 20230116.0])
+    assert values_of(few).tolist() == ["20230115", "(empty)", "20230116"]
+    month = values_of(pd.Series(range(20230101, 20230131)))
+    assert sorted(month.unique()) == [
+        "20230101 to 20230108", "20230108 to 20230116", "20230116 to 20230123", "20230123 to 20230130",
+    ]  # fmt: skip
+
+
 def test_numbers_most_of_which_are_equal_cut_nothing():
     """All quarters but the last end at 0, so that there is one, and nothing beside it."""
     column = pd.Series([0.0] * 100 + [float(k) for k in range(1, 26)])

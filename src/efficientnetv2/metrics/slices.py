@@ -63,7 +63,7 @@ def values_of(column: pd.Series[str]) -> pd.Series[str] | None:
             return None
         bins = pd.qcut(numbers, _QUARTERS, duplicates="drop")
         least = float(numbers.min())  # a little above where pandas lets the first of them begin
-        words = {one: f"{max(one.left, least):.6g} to {one.right:.6g}" for one in bins.cat.categories}
+        words = {one: f"{_short(max(one.left, least))} to {_short(one.right)}" for one in bins.cat.categories}
         named = bins.astype(object).map(words)
     else:
         named = filled.map(_plain)
@@ -73,7 +73,12 @@ def values_of(column: pd.Series[str]) -> pd.Series[str] | None:
 
 def _plain(value: object) -> str:
     """A year that pandas reads as 2014.0, because another cell is empty, is 2014."""
-    return f"{value:g}" if isinstance(value, float) and value.is_integer() else str(value)
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _short(value: float) -> str:
+    """Six digits, or of larger numbers all before the point: dates such as 20230115 differ in the last ones."""
+    return f"{value:.0f}" if abs(value) >= 1e5 else f"{value:.6g}"
 
 
 def slices(
