@@ -43,3 +43,10 @@ def test_what_is_no_table_of_answers_is_refused(tmp_path):
     pd.DataFrame({"path": ["a"], "label": ["x"]}).to_csv(tmp_path / "predictions.csv")
     with pytest.raises(InputError, match="has no column true_label"):
         read_answers(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"path,label,true_label\n\xff,x,x\n"])
+def test_a_damaged_table_of_answers_is_refused_by_name(content, tmp_path):
+    (tmp_path / "predictions.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"predictions.csv can't be read .* evaluate again"):
+        read_answers(tmp_path)

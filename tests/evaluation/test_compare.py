@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.evaluation.compare import FinishedRun, gain
 
 
@@ -69,7 +70,7 @@ def test_other_pictures_are_not_compared():
 
 
 def test_without_rows_of_training_the_whole_time_counts():
-    assert FinishedRun("old", {"wall_s": 99.0}, (), pd.DataFrame()).train_s == 99.0
+    assert FinishedRun("old", {"wall_s": 99.0, "run": "runs/old"}, (), pd.DataFrame()).train_s == 99.0
 
 
 def test_every_class_has_its_difference():
@@ -79,3 +80,18 @@ def test_every_class_has_its_difference():
     assert found.f1["a"].value == pytest.approx(180 / 190 - 160 / 180)
     assert found.macro_f1 == found.f1["a"]
     assert found.f1["a"].certain
+
+
+def test_an_evaluation_has_no_training_time():
+    """Its report's seconds are those of answering; its report names no run."""
+    run = _run("run", [True, False], 1.0)
+    alone = replace(run, name="evaluation", history=())
+    assert alone.train_s is None
+    assert gain(run, alone).time_ratio is gain(alone, run).time_ratio is None
+
+
+def test_a_damaged_report_is_refused_by_name(tmp_path):
+    (tmp_path / "report.json").write_text('{"top1": 0.')
+    (tmp_path / "predictions.csv").write_text("path,label,true_label\n")
+    with pytest.raises(InputError, match=r"report.json can't be read"):
+        FinishedRun.read(tmp_path, "run")

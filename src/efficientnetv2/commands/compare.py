@@ -50,7 +50,7 @@ def compare(
 
     if len(runs) < 2:
         raise InputError("compare takes two runs or more. Give the folders of both: effnetv2 compare RUN RUN")
-    names = [run.name for run in runs]
+    names = [run.resolve().name for run in runs]
     if len(set(names)) < len(names):
         names = [str(run) for run in runs]
     finished = [FinishedRun.read(run, name) for run, name in zip(runs, names, strict=True)]
@@ -75,7 +75,7 @@ def _as_json(finished: Sequence[FinishedRun], gains: Sequence[Gain | None]) -> d
             "run": one.name,
             **{key: one.report.get(key) for key in ("top1", "macro_f1", "epochs", "wall_s", "images_per_s")},
             "top1_interval": one.report["intervals"]["top1"],
-            "train_s": round(one.train_s, 2),
+            "train_s": None if one.train_s is None else round(one.train_s, 2),
             "sizes": list(one.sizes),
         }
         for one in finished
@@ -124,7 +124,7 @@ def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen:
                 f"{report['top1']:.3f}",
                 f"{low:.3f} to {high:.3f}",
                 f"{report['macro_f1']:.3f}",
-                duration(one.train_s),
+                "–" if one.train_s is None else duration(one.train_s),
             ]
         )
     columns = ["run", "px", "epochs", "top-1", "95 % interval", "macro-F1", "training"]
@@ -142,10 +142,11 @@ def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen:
             if found.together is None
             else f", whose {found.together:,} places or groups chance draws whole"
         )
+        time = "" if found.time_ratio is None else f", in {found.time_ratio:.2f} of the training time"
         screen.say(
             f"{one.name} against {first}: {found.points:+.1f} points of top-1 ({found.low:+.1f} to {found.high:+.1f}; "
             f"95 % interval, the same {found.pictures} pictures{whole}), macro-F1 {mean.value:+.3f} "
-            f"({mean.low:+.3f} to {mean.high:+.3f}), in {found.time_ratio:.2f} of the training time."
+            f"({mean.low:+.3f} to {mean.high:+.3f}){time}."
         )
         _tell_classes(one.name, found, screen)
 

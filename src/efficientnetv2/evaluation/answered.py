@@ -57,7 +57,10 @@ def read_answers(folder: Path) -> pd.DataFrame:
             f"{folder} holds no {NAME}. Give the folder of a run that has come to its end, or of an evaluation "
             "(effnetv2 evaluate MODEL DATA --out FOLDER)."
         )
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except ValueError as error:  # pandas' own errors, and bytes that are no UTF-8, are such
+        raise InputError(f"{file} can't be read ({error}). Leave the run out, or evaluate again.") from error
     if not {"path", "label", "true_label"} <= set(table.columns):
         raise InputError(
             f"{file} has no column true_label: it is of pictures without labels, or another version wrote it. "

@@ -44,10 +44,15 @@ class FinishedRun:
         return dict(zip(self.answers.index.tolist(), right, strict=True))
 
     @property
-    def train_s(self) -> float:
-        """Seconds of training, without validation and saving; of a run without such rows, of all."""
+    def train_s(self) -> float | None:
+        """Seconds of training, without validation and saving; of a run without such rows, of all.
+
+        None of an evaluation, whose report does not name the run: it trained nothing.
+        """
         seconds = sum(row.get("train_s", 0.0) for row in self.history if row["kind"] == "train")
-        return float(seconds or self.report["wall_s"])
+        if seconds or "run" in self.report:
+            return float(seconds or self.report["wall_s"])
+        return None
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -71,7 +76,12 @@ class FinishedRun:
                 f"{folder} is no run that has come to its end: it has no {missing[0]}. Give the folder of one; "
                 f"one that was stopped goes on with effnetv2 train DATA --out {folder} --resume."
             )
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        try:
+            report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(
+                f"{folder / 'report.json'} can't be read ({error}). Leave that run out."
+            ) from error
         if "macro_f1" not in report:
             raise InputError(
                 f"{folder}: its pictures have several labels each, but compare takes runs with one. Leave it out."
@@ -89,7 +99,7 @@ class Gain:
         points: of top-1.
         low, high: the 95 % interval: what chance in the choice of pictures leaves open, not that of the seed.
         pictures: that both were evaluated on.
-        time_ratio: training time of the one over that of the other.
+        time_ratio: training time of the one over that of the other; None where one of them is an evaluation.
         macro_f1: the difference of macro-F1, as a fraction.
         balanced_accuracy: likewise.
         f1: of each class that has a picture, likewise.
@@ -100,7 +110,7 @@ class Gain:
     low: float
     high: float
     pictures: int
-    time_ratio: float
+    time_ratio: float | None
     macro_f1: Difference
     balanced_accuracy: Difference
     f1: Mapping[str, Difference]
@@ -127,12 +137,13 @@ def gain(one: FinishedRun, other: FinishedRun) -> Gain | None:
     found = over(one.answers, other.answers, key=Key.of(0).fold("paired"), clusters=clusters)
     if found is None:
         return None
+    times = (one.train_s, other.train_s)
     return Gain(
         100 * found.top1.value,
         100 * found.top1.low,
         100 * found.top1.high,
         found.pictures,
-        one.train_s / max(1e-9, other.train_s),
+        None if times[0] is None or times[1] is None else times[0] / max(1e-9, times[1]),
         found.macro_f1,
         found.balanced_accuracy,
         found.f1,
