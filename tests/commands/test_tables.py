@@ -47,3 +47,11 @@ def test_of_very_many_classes_the_five_most_probable_are_written(tmp_path):
         ["c4", "c3", "c2", "c1", "c0"],
     ]
     assert table.loc[0, "probability_5"] == pytest.approx(0.05)
+
+
+def test_a_table_of_a_thousand_classes_is_written_without_a_warning(tmp_path):
+    """Warnings are errors here; pandas warns of a table that grows by a hundred columns one by one."""
+    names = [f"c{number}" for number in range(1000)]
+    table = written(tmp_path, np.full((2, 1000), 0.001), names)
+    assert table.columns.tolist() == ["path", "label", *names]
+    assert table.loc[1, "c999"] == pytest.approx(0.001)

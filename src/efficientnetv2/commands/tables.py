@@ -58,8 +58,9 @@ def write_predictions(
     else:
         table["label"] = [class_names[best] for best in probabilities.argmax(axis=1)]
         table = table.assign(**truth)
-        for place, name in enumerate(class_names):
-            table[_column_of(name, truth=bool(truth))] = probabilities[:, place].round(6)
+        columns = [_column_of(name, truth=bool(truth)) for name in class_names]
+        # At once: pandas warns of a table that grows by a hundred columns one by one.
+        table = pd.concat([table, pd.DataFrame(probabilities.round(6), columns=columns)], axis=1)
     if abstain_below is not None:
         table.loc[probabilities.max(axis=1) < abstain_below, "label"] = ""
     try:
