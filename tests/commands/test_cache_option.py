@@ -7,7 +7,6 @@ import os
 import random
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +22,7 @@ from tests.processes import effnetv2_together
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands import caching, foretold
-from efficientnetv2.commands.caching import cached, caches_folder, foreseen
+from efficientnetv2.commands.caching import cached, foreseen
 from efficientnetv2.commands.prepare import Source, prepare
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import Words, begin_recipe
@@ -265,16 +264,6 @@ def test_memory_does_not_reach_to_another_machine(large, caches):
     with pytest.raises(InputError, match=r"these are of 2\. Use --cache disk"):
         cached("ram", of_recipe(), prepared(large), CPU, Screen(quiet=True), two)
     assert cached("disk", of_recipe(), prepared(large), CPU, Screen(quiet=True), two).where == "disk"
-
-
-def test_the_folder_is_the_users_cache_unless_named(monkeypatch, tmp_path):
-    monkeypatch.setenv("EFFNETV2_CACHE", str(tmp_path / "here"))
-    assert caches_folder() == tmp_path / "here"
-    monkeypatch.delenv("EFFNETV2_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert caches_folder() == tmp_path / "efficientnetv2"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert caches_folder() == Path.home() / ".cache/efficientnetv2"
 
 
 def test_minutes_count_the_filling(large, monkeypatch):

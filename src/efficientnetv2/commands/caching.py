@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from efficientnetv2.base.caches import cache_folder
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import free_bytes
@@ -68,13 +68,6 @@ class Foreseen:
     reader: Reader
     bytes: int
     seconds: float
-
-
-def caches_folder() -> Path:
-    """Where ``--cache disk`` keeps pictures: EFFNETV2_CACHE, else efficientnetv2 in the user's cache folder."""
-    if named := os.environ.get("EFFNETV2_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "efficientnetv2"
 
 
 def cached(
@@ -248,7 +241,7 @@ def _folder(pictures: Manifest, kept: Kept) -> Path:
     name = Path(pictures.source).name
     digest = hashlib.blake2b(f"{pictures.root}\0{name}\0{kept}".encode(), digest_size=6).hexdigest()
     shown = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem)[:40]
-    return caches_folder() / "pictures" / f"{shown}-{kept.px}px-{digest}"
+    return cache_folder("pictures") / f"{shown}-{kept.px}px-{digest}"
 
 
 def _note(where: str, filled: Filled, order: Order, seconds: float) -> str:
