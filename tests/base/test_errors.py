@@ -1,8 +1,9 @@
 """Words of messages."""
 
+import numpy as np
 import pytest
 
-from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.errors import count_of, did_you_mean
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,7 @@ from efficientnetv2.base.errors import count_of
         (0.5, "0.5 steps"),
         (12.0, "12 steps"),
         (1234567, "1,234,567 steps"),
+        (np.int64(1234567), "1,234,567 steps"),
     ],
 )
 def test_one_is_one(number, said):
@@ -24,3 +26,9 @@ def test_one_is_one(number, said):
 @pytest.mark.parametrize(("number", "said"), [(1, "1 class"), (2, "2 classes")])
 def test_a_word_that_ends_in_s_has_its_plural(number, said):
     assert count_of(number, "class") == said
+
+
+def test_a_word_in_capitals_is_near_too():
+    assert did_you_mean("CUDA", ["cpu", "cuda"]) == "; did you mean 'cuda'?"
+    assert did_you_mean("forset", ["Forest", "Water"]) == "; did you mean 'Forest'?"
+    assert did_you_mean("x", ["Forest"]) == "."

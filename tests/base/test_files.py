@@ -5,7 +5,14 @@ import stat
 
 import pytest
 
-from efficientnetv2.base.files import folder_kept_if_filled, write_atomically, write_text_atomically
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import (
+    check_folder,
+    check_place,
+    folder_kept_if_filled,
+    write_atomically,
+    write_text_atomically,
+)
 
 
 def test_the_finished_file_replaces_the_old_one_and_nothing_stays_beside_it(tmp_path):
@@ -123,3 +130,20 @@ def test_a_folder_that_can_not_be_made_leaves_none_above_it(tmp_path):
     with pytest.raises(OSError, match="too long"), folder_kept_if_filled(tmp_path / "a" / ("x" * 300)):
         pass
     assert os.listdir(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, monkeypatch):
+    check_place(tmp_path / "out.csv", "--out", such_as="out.csv")
+    check_folder(tmp_path / "new/and/below", "--out")
+    with pytest.raises(InputError, match=r"is a folder. Give a file, such as .*out.csv"):
+        check_place(tmp_path, "--out", such_as="out.csv")
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere. Make it"):
+        check_place(tmp_path / "nowhere/out.csv", "--out", such_as="out.csv")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file is a file. Give a folder"):
+        check_folder(tmp_path / "file/below", "--out")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # whoever runs the tests may be root
+    with pytest.raises(InputError, match="nothing may be written into"):
+        check_place(tmp_path / "out.csv", "--out", such_as="out.csv")
+    with pytest.raises(InputError, match="nothing may be written into"):
+        check_folder(tmp_path / "new", "--out")

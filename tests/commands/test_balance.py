@@ -51,6 +51,7 @@ def test_fewer_leaves_frequent_ones_out(imbalanced, tmp_path):
     assert counts.nunique() == 1
     assert "augmented_from" not in table
     assert "blue" in done.stdout
+    assert f"{38 - len(table)} pictures left out, none written." in done.stdout
     plan = effnetv2("balance", "fewer.csv", "again.csv", "--fewer", cwd=tmp_path)
     assert plan.returncode == 0, plan.stderr  # what was written is read
 

@@ -137,6 +137,8 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
         (["--against", "."], "holds no predictions.csv"),
         (["--calibrate", "m.pt"], "--calibrate m.pt: a model file ends in .safetensors"),
         (["--calibrate", "run/model.safetensors"], "exists already"),
+        (["--calibrate", "m.safetensors", "--split", "train"], "pictures of train trained the model"),
+        (["--against", "elsewhere"], "--against elsewhere: it answered none of these pictures"),
         (["--abstain-below", "80"], "between 0 and 1"),
     ],
 )
@@ -146,8 +148,11 @@ def test_what_cannot_be_is_refused_before_a_picture_is_answered(words, sentence,
     (trained / "less.csv").write_text(head + "blue,0,1,1,1\ngreen,1,0,1,1\nred,1,-1,0,1\n")
     (trained / "other.csv").write_text(head + "purple,0,1,1,1\n")
     (trained / "two.csv").write_text(head + "blue,0,1,1,0.1\ngreen,1,0,1,0.2\nred,1,1,0,0.1\n")
+    (trained / "elsewhere").mkdir(exist_ok=True)
+    (trained / "elsewhere/predictions.csv").write_text("path,label,true_label\nother.jpg,red,red\n")
     done = effnetv2("evaluate", "run", "all.csv", *words, cwd=trained)
     assert done.returncode == 2
+    assert "evaluating at" not in done.stdout
     assert sentence in " ".join(done.stderr.split())
 
 

@@ -42,15 +42,16 @@ def no_answers(broken: int, of: int, first: int) -> DivergedError:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown word: ``; did you mean 'x'?``, or a full stop."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else "."
+    names = {str(name).casefold(): name for name in known}
+    near = difflib.get_close_matches(word.casefold(), list(names), n=1, cutoff=0.5)
+    return f"; did you mean '{names[near[0]]}'?" if near else "."
 
 
 def count_of(number: float, noun: str) -> str:
     """A number of things: ``1 epoch``, ``2 epochs``, ``1,000 steps``, ``0.5 epochs``, ``3 classes``."""
-    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
-    ending = "es" if noun.endswith("s") else "s"
-    return f"{shown} {noun}" + ending * (number != 1)
+    shown = f"{number:g}" if isinstance(number, float) else f"{number:,}"  # numpy's integers are no int
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{shown} {noun}{ending}"
 
 
 def some(names: Iterable[object], most: int = 5) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from efficientnetv2.base.errors import InputError
+
 
 def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> None:
     """Let ``writer`` fill a temporary file beside ``path``, then put it in its place in one move.
@@ -67,6 +69,45 @@ def folder_kept_if_filled(path: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):  # it is not empty, or has gone
                 one.rmdir()
         raise
+
+
+def check_place(file: Path, called: str, *, such_as: str) -> None:
+    """Refuse a file that can't be written where it is to be, before the work that it is to hold is done.
+
+    Args:
+        file: to write; one that is there may be replaced.
+        called: what the user calls it by: ``--out``.
+        such_as: a name for it, for whoever gave a folder.
+
+    Raises:
+        InputError: it is a folder, its own folder is not there, or nothing may be written there.
+    """
+    folder = file.absolute().parent
+    if file.is_dir():
+        raise InputError(f"{called} {file} is a folder. Give a file, such as {file / such_as}.")
+    if not folder.is_dir():
+        raise InputError(
+            f"{called} {file}: there is no folder {file.parent}. Make it, or give another place."
+        )
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{called} {file}: nothing may be written into {file.parent}. Give another place.")
+
+
+def check_folder(folder: Path, called: str) -> None:
+    """Likewise a folder, which may be there or is still to be made.
+
+    Args:
+        folder: to write into.
+        called: what the user calls it by: ``--out``.
+
+    Raises:
+        InputError: it is a file or lies in one, or nothing may be written there.
+    """
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"{called} {folder}: {there} is a file. Give a folder.")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"{called} {folder}: nothing may be written into {there}. Give another folder.")
 
 
 def remove_partial(folder: Path) -> None:

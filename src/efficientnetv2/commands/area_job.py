@@ -60,7 +60,8 @@ def _of_report(file: Path, names: Sequence[str], map_file: Path) -> Counts:
         ) from None
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{file} is no report with a confusion matrix of single labels ({error!r})."
+            f"{file} is no report with a confusion matrix of single labels ({error!r}). Give one of "
+            "effnetv2 evaluate MODEL DATA --out FOLDER."
         ) from None
     if sorted(classes) != sorted(names):
         raise InputError(
@@ -75,7 +76,12 @@ def _of_table(file: Path, label_column: str, names: Sequence[str], map_file: Pat
     """(K, K) of places whose truth is known."""
     if not file.is_file():
         raise InputError(f"{file} does not exist. Give a CSV of places, or the folder of an evaluation.")
-    table = pd.read_csv(file, dtype={label_column: str, "map": str})
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except ValueError as error:  # pandas' own errors, and bytes that are no UTF-8, are such
+        raise InputError(
+            f"{file} is no CSV in UTF-8 ({error}). Give a table of places with a label each."
+        ) from error
     if label_column not in table:
         raise InputError(
             f"{file} has no column '{label_column}'{did_you_mean(label_column, table.columns)} Say by --label-column "
@@ -109,7 +115,7 @@ def _classes(column: pd.Series[str], names: Sequence[str], file: Path, called: s
     known = {name: place for place, name in enumerate(names)}
     for row, value in enumerate(column, start=2):
         if value not in known:
-            found = "empty" if pd.isna(value) else f"'{value}'"
+            found = f"'{value}'" if value else "empty"
             raise InputError(
                 f"{file}, row {row}: {called} is {found}, but is one of the map's classes {some(names, 10)}"
                 f"{did_you_mean(str(value), names)}"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.files import check_place
 from efficientnetv2.commands.costs_file import read_costs
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.findings import Wanted, sliced_by
@@ -15,7 +16,7 @@ from efficientnetv2.commands.seen import Seen
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import read_answers
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.calibration import fit_temperature
+from efficientnetv2.metrics.calibration import LEAST_PICTURES, fit_temperature
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.ensemble import Ensemble
@@ -40,7 +41,7 @@ class Asking:
             class_names: of the network.
 
         Raises:
-            InputError: a column, a file or a folder is not what it has to be.
+            InputError: a column, a file or a folder is not what it has to be, or answers nothing of these pictures.
         """
         for_one = {"--costs": self.costs, "--against": self.against, "--calibrate": self.calibrate}
         option = next((name for name, value in for_one.items() if value is not None), None)
@@ -50,13 +51,47 @@ class Asking:
             None if self.slices is None else tuple(self.slices.split(",")) if self.slices != "none" else ()
         )
         sliced_by(manifest, names)
-        if self.calibrate is not None:
-            _refuse_place(self.calibrate)
         against = (
             None if self.against is None else Other.named(self.against, read_answers(self.against), manifest)
         )
         costs = None if self.costs is None else read_costs(self.costs, class_names)
         return Wanted(names, costs, self.abstain_below, against)
+
+
+def check_calibrates(out: Path, network: Network, manifest: Manifest, name: str) -> None:
+    """Refuse a model, pictures and a file that can't be calibrated, before any picture is answered.
+
+    Args:
+        out: file to write.
+        network: to calibrate.
+        manifest: of the pictures.
+        name: what they are called.
+
+    Raises:
+        InputError: the model is several networks, the pictures trained it or are too few, or the file is there already
+            or can't be written.
+    """
+    if out.suffix != ".safetensors":
+        raise InputError(f"--calibrate {out}: a model file ends in .safetensors. Name it so.")
+    if out.exists():
+        raise InputError(f"--calibrate {out} exists already. Give another name, or remove it.")
+    check_place(out, "--calibrate", such_as="calibrated.safetensors")
+    if isinstance(network, Ensemble):
+        raise InputError(f"--calibrate {out}: the model is several networks. Give the model file of one.")
+    if name == "train":
+        raise _trained(out, name)
+    if len(manifest) < LEAST_PICTURES:
+        raise InputError(
+            f"--calibrate {out}: a temperature is fitted on {LEAST_PICTURES} pictures or more, but there "
+            f"{'is' if len(manifest) == 1 else 'are'} {count_of(len(manifest), 'picture')} of {name}. Give more."
+        )
+
+
+def _trained(out: Path, name: str) -> InputError:
+    return InputError(
+        f"--calibrate {out}: pictures of {name} trained the model, which is surer of them than of others. Give "
+        "pictures that it has not seen."
+    )
 
 
 def write_calibrated(
@@ -65,7 +100,7 @@ def write_calibrated(
     """Write the model with a temperature that makes these answers' probabilities true.
 
     Args:
-        out: file to write.
+        out: file to write; see ``check_calibrates``.
         network: that answered; its own temperature, if it has one, is in the answers.
         predictions: of labelled pictures.
         known: whether these trained the network.
@@ -73,16 +108,10 @@ def write_calibrated(
         screen: to say it on.
 
     Raises:
-        InputError: the pictures trained the network, are too few, or the file can't be written; or the model is several
-            networks.
+        InputError: the pictures trained the network, too few of them could be read, or the file can't be written.
     """
-    if known.pictures or name == "train":
-        raise InputError(
-            f"--calibrate {out}: pictures of {name} trained the model, which is surer of them than of others. Give "
-            "pictures that it has not seen."
-        )
-    if isinstance(network, Ensemble):
-        raise InputError(f"--calibrate {out}: the model is several networks. Give the model file of one.")
+    if known.pictures:
+        raise _trained(out, name)
     before = 1.0 if network.calibration is None else network.calibration.temperature
     temperature = before * fit_temperature(predictions.labels, predictions.logits.numpy())
     network.calibration = Calibration(temperature, len(predictions.labels), name)
@@ -91,12 +120,3 @@ def write_calibrated(
         f"Written to {out}: the same model with temperature {temperature:.3g}, fitted on these "
         f"{len(predictions.labels)} pictures. Its calibration on them would be optimistic: evaluate it on others."
     )
-
-
-def _refuse_place(out: Path) -> None:
-    if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
-        raise InputError(
-            f"--calibrate {out}: a model file ends in .safetensors, in a folder that exists. Name it so."
-        )
-    if out.exists():
-        raise InputError(f"--calibrate {out} exists already. Give another name, or remove it.")

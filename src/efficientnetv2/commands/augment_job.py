@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import write_atomically
+from efficientnetv2.base.files import check_place, write_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.foretold import preprocessing_of
@@ -48,8 +48,7 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
     screen = Screen()
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: the sheet is a PNG. Give a name that ends in .png.")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}. Make it, or give another place.")
+    check_place(out, "--out", such_as="sheet.png")
     on = pick_device(device)
     recipe, chosen = begin_recipe(words, on, screen.say)
     prepared = prepare(

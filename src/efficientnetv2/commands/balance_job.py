@@ -83,7 +83,7 @@ def balance_and_write(
         write_atomically(file, lambda partial: table.to_csv(partial, index=False, lineterminator="\n"))
     except OSError as error:
         raise InputError(f"OUT {out}: {error.strerror or error}. Give another place.") from error
-    _tell(manifest.class_names, before, wanted, file, table, screen, as_json=as_json)
+    _tell(manifest.class_names, before, wanted, file, table, screen, fewer=fewer, as_json=as_json)
 
 
 def _check_out(out: Path, fewer: bool) -> None:
@@ -164,6 +164,7 @@ def _tell(
     table: pd.DataFrame,
     screen: Screen,
     *,
+    fewer: bool,
     as_json: bool,
 ) -> None:
     made = int((table[COLUMN] != "").sum()) if COLUMN in table else 0
@@ -176,6 +177,7 @@ def _tell(
     else:
         rows = [[name, str(b), str(a)] for name, b, a in zip(class_names, before, wanted, strict=True)]
         screen.table("Training pictures", ["class", "before", "after"], rows)
-    what = f"{count_of(made, 'augmented picture')} written" if made else "Pictures left out, none written"
+    left_out = count_of(int((before - wanted).sum()), "picture")
+    what = f"{left_out} left out, none written" if fewer else f"{count_of(made, 'augmented picture')} written"
     screen.say(f"{what}. Table: {file}")
     screen.say(f"To train on it as it is, drawn as often as listed: effnetv2 train {file} --set balance=null")

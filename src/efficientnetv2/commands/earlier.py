@@ -17,8 +17,8 @@ from efficientnetv2.evaluation.answered import in_common, read_answers, write_an
 
 # Of the newest runs beside this one, how many are looked at: ours.
 _LOOKED_AT = 20
-# What a folder of a run, or of a cross-validation, begins with.
-_KINDS = ("beginning.json", CROSSVAL)
+#: What a folder of a run, or of a cross-validation, begins with.
+KINDS = ("beginning.json", CROSSVAL)
 # Where a run keeps the answers of the one that it was told to compare with, which may be gone when it ends.
 _KEPT = "against"
 
@@ -87,7 +87,7 @@ def last_before(folder: Path, answers: pd.DataFrame) -> tuple[str, pd.DataFrame]
         folder: of the run.
         answers: its own, as ``evaluation.answered.read_answers`` gives them.
     """
-    kind = next((name for name in _KINDS if (folder / name).exists()), None)
+    kind = next((name for name in KINDS if (folder / name).exists()), None)
     if kind is None:
         return None
     own = folder.resolve()

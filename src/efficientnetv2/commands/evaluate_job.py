@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, did_you_mean, some
+from efficientnetv2.base.files import check_folder
 from efficientnetv2.commands.answering import (
     Asked,
     answered,
@@ -16,7 +17,8 @@ from efficientnetv2.commands.answering import (
     skipped_in_all,
     tell_unreadable,
 )
-from efficientnetv2.commands.asking import Asking, write_calibrated
+from efficientnetv2.commands.asking import Asking, check_calibrates, write_calibrated
+from efficientnetv2.commands.earlier import KINDS
 from efficientnetv2.commands.explaining import explained
 from efficientnetv2.commands.findings import Known, Wanted
 from efficientnetv2.commands.outcome import Outcome, command_line, hashes, versions
@@ -68,7 +70,8 @@ def evaluate_and_report(
     Raises:
         InputError: anything a user can mend.
     """
-    _refuse_run(out)
+    if out is not None:
+        _refuse_place(out)
     world = launched()
     screen = Screen(quiet=as_json, mute=not world.first)
     with together(world):
@@ -99,13 +102,14 @@ def evaluate_and_report(
                 write_calibrated(asking.calibrate, asked.network, predictions, known, name, screen)
 
 
-def _refuse_run(out: Path | None) -> None:
-    """A run keeps its own report."""
-    if out is not None and (out / "beginning.json").is_file():
+def _refuse_place(out: Path) -> None:
+    """A run, and a cross-validation, keeps its own report; and there is to be a place for this one."""
+    if any((out / name).is_file() for name in KINDS):
         raise InputError(
             f"--out {out} is the folder of a run, whose own report would be lost. Give another folder, such as "
             f"{out / 'evaluation'}."
         )
+    check_folder(out, "--out")
 
 
 def _asked(
@@ -132,6 +136,8 @@ def _asked(
             "--sizes compares answers of one label, but these pictures have several. Leave it out."
         )
     wanted = asking.wanted(part, network.class_names)
+    if asking.calibrate is not None:
+        check_calibrates(asking.calibrate, network, part, name)
     return Asked(network, part, tell(part, strict=strict, say=screen.say)), name, px, compared, wanted
 
 

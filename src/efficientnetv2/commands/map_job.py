@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.files import check_place
 from efficientnetv2.base.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import bands_asked
@@ -90,10 +91,7 @@ def map_and_write(
 
 
 def _refuse_place(out: Path, raster: Path) -> None:
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}. Make it, or give another place.")
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder. Give a file, such as {out / 'map.tif'}.")
+    check_place(out, "--out", such_as="map.tif")
     if out.exists() and raster.exists() and out.samefile(raster):
         raise InputError(f"--out {out} is RASTER itself. Give another file.")
 

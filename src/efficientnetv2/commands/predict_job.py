@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.files import check_place
 from efficientnetv2.commands.answering import (
     Asked,
     answered,
@@ -80,8 +81,7 @@ def predict_and_write(
 
 
 def _asked(model: str, source: Source, out: Path, rank: Path | None, strict: bool, screen: Screen) -> Asked:
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}. Make it, or give another place.")
+    check_place(out, "--out", such_as="predictions.csv")
     if out.absolute() == Path(source.data).absolute():
         raise InputError(f"--out {out} is DATA itself. Give another file.")
     if out.name == SKIPPED:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import write_atomically, write_text_atomically
+from efficientnetv2.base.files import check_place, write_atomically, write_text_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.answering import Asked
 from efficientnetv2.commands.outcome import command_line
@@ -37,7 +37,7 @@ def check_rank(file: Path | None, out: Path, data: str) -> None:
         data: as the user gave it.
 
     Raises:
-        InputError: it is no CSV, its folder is not there, or it is another file of the same command.
+        InputError: it is no CSV, it can't be written there, or it is another file of the same command.
     """
     if file is None:
         return
@@ -45,8 +45,7 @@ def check_rank(file: Path | None, out: Path, data: str) -> None:
         raise InputError(
             f"--rank {file}: give a file that ends in .csv; the sheet of pictures is written beside it as .html."
         )
-    if not file.absolute().parent.is_dir():
-        raise InputError(f"--rank {file}: there is no folder {file.parent}. Make it, or give another place.")
+    check_place(file, "--rank", such_as="next.csv")
     if file.absolute() in (out.absolute(), Path(data).absolute()):
         raise InputError(f"--rank {file} is {'--out' if file.absolute() == out.absolute() else 'DATA'} too.")
 

@@ -1,0 +1,79 @@
+"""Places that can't be written to are refused before any work; and how to go on is said whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.data.test_splits import manifest
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.area_job import _of_table
+from efficientnetv2.commands.asking import check_calibrates
+from efficientnetv2.commands.evaluate_job import evaluate_and_report
+from efficientnetv2.commands.predict_job import predict_and_write
+from efficientnetv2.commands.prepare import Source, prepare
+from efficientnetv2.commands.screen import Screen
+
+MACHINE = {"device": "cpu", "workers": 0, "as_json": False}
+
+
+def test_the_report_of_a_cross_validation_is_not_written_over(tmp_path):
+    (tmp_path / "crossval.json").write_text("{}")
+    with pytest.raises(InputError, match="is the folder of a run, whose own report would be lost"):
+        evaluate_and_report("m", Source("d"), split=None, out=tmp_path, strict=False, **MACHINE)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file is a file. Give a folder"):
+        evaluate_and_report("m", Source("d"), split=None, out=tmp_path / "file", strict=False, **MACHINE)
+
+
+@pytest.mark.parametrize("option", ["--out", "--rank"])
+def test_a_folder_in_place_of_a_table_is_refused_before_the_pictures_are_answered(option, tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    places = {"out": tmp_path / "p.csv", "rank": None} | {option.strip("-"): tmp_path / "folder.csv"}
+    with pytest.raises(InputError, match=f"{option} .*folder.csv is a folder. Give a file, such as"):
+        predict_and_write("m", Source("d"), strict=False, **places, **MACHINE)
+
+
+def test_too_few_pictures_to_calibrate_on_are_refused_before_they_are_answered(tmp_path):
+    few = manifest([0, 1] * 14 + [0])
+    with pytest.raises(InputError, match=r"fitted on 30 pictures or more, but there are 29 pictures of val"):
+        check_calibrates(tmp_path / "m.safetensors", torch.nn.Identity(), few, "val")
+    check_calibrates(tmp_path / "m.safetensors", torch.nn.Identity(), manifest([0, 1] * 15), "val")
+
+
+def test_skipped_pictures_are_said_to_be_listed_only_where_there_is_a_run(class_folders):
+    (class_folders / "red/text.jpg").write_text("no picture")
+    said: list[str] = []
+    prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False, say=said.append)
+    assert any(line.startswith("Skipped 1 unreadable picture, the first: red/text.jpg ") for line in said)
+    assert not any("skipped.csv" in line for line in said)
+
+
+def test_data_is_said_again_with_how_it_is_read():
+    source = Source("a.csv", label_column="species", label_separator=";", bands="4,3,2")
+    words = ["a.csv", "--label-column", "species", "--label-separator", ";", "--bands", "4,3,2"]
+    assert source.words == words
+    assert Source("photos").words == ["photos"]
+
+
+def visited(folder: Path, content: bytes) -> Path:
+    (folder / "visited.csv").write_bytes(content)
+    return folder / "visited.csv"
+
+
+@pytest.mark.parametrize("content", [b"", b"label,map\n\xff,a\n", b"label,map\na,a\na,a,a,a\n"])
+def test_a_sample_that_is_no_table_is_refused(content, tmp_path):
+    with pytest.raises(InputError, match=r"visited.csv is no CSV in UTF-8 \("):
+        _of_table(visited(tmp_path, content), "label", ["a"], Path("map.tif"), Screen(mute=True))
+
+
+def test_a_class_may_be_called_as_pandas_calls_nothing(tmp_path):
+    file = visited(tmp_path, b"label,map\nNA,NA\nNA,None\nNone,None\n")
+    assert _of_table(file, "label", ["NA", "None"], Path("map.tif"), Screen(mute=True)).tolist() == [
+        [1, 0],
+        [1, 1],
+    ]
+    with pytest.raises(InputError, match="row 2: label is empty"):
+        _of_table(visited(tmp_path, b"label,map\n,NA\n"), "label", ["NA"], Path("map.tif"), Screen(mute=True))
