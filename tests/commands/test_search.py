@@ -290,6 +290,21 @@ def test_a_database_given_is_found_from_anywhere(found, tmp_path, monkeypatch):
     assert answer(tmp_path / "study", "best") == answer(found / "study", "best")
 
 
+def test_who_has_looked_at_a_study_from_afar_may_still_join_it(found, tmp_path):
+    """Of another machine: no folder here, only the database."""
+    afar = ("--storage", f"sqlite:///{found}/study/study.db".replace("%", "%25").replace("?", "%3F"))
+    best = here("search", "best", tmp_path / "study", *afar)
+    export = shlex.split(best.stdout.partition("Train it fully: effnetv2 ")[2])
+    assert export[:3] == ["search", "export", str(tmp_path / "study")]
+    assert here(*export).returncode == 0
+    exported = SPACE.encode(read(tmp_path / "study/found.yaml"))
+    assert exported == tuple(answer(found / "study", "best", "--most", 1)[0]["point"])
+    assert here("search", "show", tmp_path / "study", *afar).returncode == 0
+    assert not here("search", "best", tmp_path / "study").stdout, "it has no study of its own"
+    joined = here(*words(tmp_path, found / "pictures", "--trials", TRIALS, *afar))
+    assert joined.returncode == 0, joined.stderr
+
+
 def test_a_folder_of_something_else_is_left_alone(found, tmp_path):
     (tmp_path / "study").mkdir()
     (tmp_path / "study/thesis.txt").write_text("mine")

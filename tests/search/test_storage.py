@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sqlite3
 import threading
 import time
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from tests.postgres import server
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.search import ledger
@@ -184,6 +187,53 @@ def test_patience_ends_with_what_to_do(tmp_path):
     with pytest.raises(InputError, match="Make room on its disk") as error:
         storage.patiently(call)
     assert "nothing that was finished is lost" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "given"),
+    [("postgresql://me@host/db", "of the environment"), ("postgresql://me:own@host/db", "own")],
+)
+def test_a_password_comes_with_the_environment_and_a_wrong_one_is_not_tried_again(url, given, monkeypatch):
+    import pg8000
+
+    asked: list[dict[str, object]] = []
+
+    def connect(**words: object) -> None:
+        asked.append(words)
+        raise pg8000.DatabaseError({"C": "28P01", "M": 'password authentication failed for user "me"'})
+
+    monkeypatch.setattr(pg8000, "connect", connect)
+    monkeypatch.setenv("PGPASSWORD", "of the environment")
+    with pytest.raises(InputError, match="PGPASSWORD") as error:
+        Storage(url, patience_s=600, say=print, create=True)
+    assert [(words["user"], words["password"]) for words in asked] == [("me", given)]
+    assert given not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:unclosed <socket:ResourceWarning"
+)  # which pg8000 leaves when it is refused
+def test_a_server_that_wants_a_password(monkeypatch):
+    """By SCRAM, PostgreSQL's own choice."""
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    with server() as one:
+        rules = one.folder / "data/pg_hba.conf"
+        rules.write_text(f"host all reader 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        trusted = Storage(one.url, patience_s=30, say=print, create=True)
+        with trusted.rdb.engine.connect() as connection, connection.begin():
+            connection.execute(text("CREATE USER reader SUPERUSER PASSWORD 's%c'"))
+            connection.execute(text("SELECT pg_reload_conf()"))
+        trusted.rdb.engine.dispose()
+        theirs = one.url.replace("tester", "reader")
+        with pytest.raises(InputError, match="PGPASSWORD"):
+            Storage(theirs, patience_s=600, say=print)
+        for environment, url in [("s%c", theirs), ("old", theirs.replace("reader", "reader:s%25c"))]:
+            monkeypatch.setenv("PGPASSWORD", environment)
+            let_in = Storage(url, patience_s=30, say=print)
+            assert let_in.rdb.get_all_studies() == []
+            let_in.rdb.engine.dispose()
+    gc.collect()
 
 
 def test_our_own_mistakes_are_not_taken_for_the_databases(tmp_path):

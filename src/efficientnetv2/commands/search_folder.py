@@ -20,7 +20,7 @@ from efficientnetv2.search.study import Plan
 # What a study leaves there; anything else is somebody else's.
 _OURS = {
     "study.yaml", "study.db", "study.db.lock", "study.db-journal", "pictures.csv", "step_times.json",
-    "step_times.lock", "log.txt",
+    "step_times.lock", "log.txt", "search.html", "fronts.png", "rewards.png", "importances.png", "found.yaml",
 }  # fmt: skip
 
 

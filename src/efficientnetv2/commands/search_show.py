@@ -190,8 +190,10 @@ def tell_best(path: Path, storage: str | None, wait: float, *, most: int, as_jso
     )
     if len(leaders) > 1:
         _table("And the next ones", leaders[1:], screen)
-    again = shlex.quote(str(path))
-    screen.say(f"Train it fully: effnetv2 search export {again}")
+    words = ["effnetv2", "search", "export", str(path)]
+    if not read.folder.file.exists():  # which would say where the trials lie
+        words += ["--storage", hidden(read.study.storage.url)]
+    screen.say(f"Train it fully: {shlex.join(words)}")
 
 
 def export_found(
@@ -210,6 +212,8 @@ def export_found(
     else:
         row = next((one for one in read.rows if one.number == trial), None) or _missing(trial, read)
     target = out or read.folder.path / "found.yaml"
+    if out is None:
+        read.folder.make()  # of a study that other machines work for there may be none here
     if not files.is_architecture_file(str(target)):
         raise InputError(
             f"--out {target}: give a file that ends in .yaml, .yml or .json, so that train knows it."

@@ -32,6 +32,7 @@ Answer = TypeVar("Answer")
 # tries.
 _BUSY_S, _ANSWER_S, _PAUSE_S = 30.0, 30, 10.0
 _WHY = "effnetv2 search"
+_PASSWORD = "PGPASSWORD"  # PostgreSQL's own name for it
 
 
 def optuna() -> Any:
@@ -94,7 +95,7 @@ class Storage:
         else:
             needed("pg8000", "search", f"--storage {hidden(self.url)}")
             url = _with_driver(self.url)
-            kwargs = {"pool_pre_ping": True, "connect_args": {"timeout": _ANSWER_S}}
+            kwargs = {"pool_pre_ping": True, "connect_args": {"timeout": _ANSWER_S, **_password(self.url)}}
         # Two workers that make the tables at the same moment: of a file they take turns, on a server one tries again.
         alone = self._lock or contextlib.nullcontext()
         with alone, warnings.catch_warnings():
@@ -138,6 +139,11 @@ class Storage:
                 reason = _reason(error)
                 if reason is None:
                     raise
+                if "password" in reason:  # which no waiting mends
+                    raise InputError(
+                        f"the study's database {hidden(self.url)} refuses the password, or there is none: {reason}. "
+                        f"Put it into the environment variable {_PASSWORD}, or into the URL of --storage."
+                    ) from error
                 if time.monotonic() + pause > until:
                     raise InputError(
                         f"the study's database {hidden(self.url)} could not be used for {self.patience_s:g} s: "
@@ -202,6 +208,11 @@ def file_of(url: str) -> Path | None:
 def url_of(file: Path) -> str:
     """The URL of a file of SQLite; ``file_of`` gives the file again."""
     return f"sqlite:///{quote(file.absolute().as_posix(), safe='/:')}"
+
+
+def _password(url: str) -> dict[str, str]:
+    """The environment's, where the URL has none: libpq reads it, pg8000 does not, and stumbles over none at all."""
+    return {} if hidden(url) != url else {"password": os.environ.get(_PASSWORD, "")}
 
 
 def _with_driver(url: str) -> str:
