@@ -40,6 +40,23 @@ def test_dates_in_eight_digits_stay_apart():
     ]  # fmt: skip
 
 
+def test_columns_of_parquet_that_hold_lists_cut_nothing_and_dates_are_quarters(tmp_path):
+    table = pd.DataFrame(
+        {
+            "embedding": [np.arange(3.0) + k for k in range(40)],
+            "box": [{"x": k} for k in range(40)],
+            "taken": pd.date_range("2023-01-01", periods=40),
+        }
+    )
+    table.to_parquet(tmp_path / "all.parquet")
+    read = pd.read_parquet(tmp_path / "all.parquet", dtype_backend="numpy_nullable")
+    assert usable(read, without=[]) == ["taken"]
+    assert values_of(read["taken"]).iloc[[0, -1]].tolist() == [
+        "2023-01-01 to 2023-01-10",
+        "2023-01-30 to 2023-02-09",
+    ]
+
+
 def test_numbers_most_of_which_are_equal_cut_nothing():
     """All quarters but the last end at 0, so that there is one, and nothing beside it."""
     column = pd.Series([0.0] * 100 + [float(k) for k in range(1, 26)])

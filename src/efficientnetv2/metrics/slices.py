@@ -51,18 +51,22 @@ def values_of(column: pd.Series[str]) -> pd.Series[str] | None:
 
     Args:
         column: of the table: of at most ``MOST_VALUES`` different values, or of numbers, which are then cut into
-            quarters of about as many pictures. An empty cell is a value of its own, "(empty)".
+            quarters of about as many pictures, and so are dates. An empty cell is a value of its own, "(empty)".
     """
     filled = column.dropna()
-    distinct = filled.nunique()
+    try:
+        distinct = filled.nunique()
+    except TypeError:  # lists and the like, as Parquet has them: embeddings, boxes
+        return None
     if distinct + (len(filled) < len(column)) < 2:
         return None
     if distinct > MOST_VALUES:
-        numbers = pd.to_numeric(filled, errors="coerce")
+        dates = pd.api.types.is_datetime64_any_dtype(filled)
+        numbers = filled if dates else pd.to_numeric(filled, errors="coerce")
         if numbers.isna().any():
             return None
         bins = pd.qcut(numbers, _QUARTERS, duplicates="drop")
-        least = float(numbers.min())  # a little above where pandas lets the first of them begin
+        least = numbers.min()  # a little above where pandas lets the first of them begin
         words = {one: f"{_short(max(one.left, least))} to {_short(one.right)}" for one in bins.cat.categories}
         named = bins.astype(object).map(words)
     else:
@@ -76,8 +80,10 @@ def _plain(value: object) -> str:
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _short(value: float) -> str:
+def _short(value: float | pd.Timestamp) -> str:
     """Six digits, or of larger numbers all before the point: dates such as 20230115 differ in the last ones."""
+    if isinstance(value, pd.Timestamp):
+        return value.date().isoformat()
     return f"{value:.0f}" if abs(value) >= 1e5 else f"{value:.6g}"
 
 
