@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from efficientnetv2.data.times import time_column, times_of
+from efficientnetv2.data.times import said, time_column, times_of
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,17 @@ def test_numbers_or_dates_whichever_more_cells_are(cells, first, known):
 def test_a_likely_column_is_taken_however_it_is_spelled(columns, found):
     table = pd.DataFrame(columns=columns)
     assert time_column(SimpleNamespace(table=table, source="all.csv"), None) == found
+
+
+@pytest.mark.parametrize(
+    ("moment", "words"),
+    [
+        (20160531.0, "20160531"),
+        (2016.5, "2016.5"),
+        (np.int64(2016), "2016"),
+        (pd.Timestamp("2016-05-31"), "2016-05-31"),
+        (pd.Timestamp("2016-05-31T12:00"), "2016-05-31T12:00:00"),
+    ],
+)
+def test_a_moment_is_said_whole(moment, words):
+    assert said(moment) == words

@@ -24,7 +24,7 @@ from efficientnetv2.data.levels import BLOCKS, By, kept_by, levels_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single, shared
-from efficientnetv2.data.times import time_column, times_of
+from efficientnetv2.data.times import said, time_column, times_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,11 +224,5 @@ def _refuse_unlearnt(manifest: Manifest, learning: Ints, answering: Ints, column
 
 
 def _span(times: npt.NDArray[np.object_]) -> str:
-    first, last = (_said(end) for end in (min(times), max(times)))
+    first, last = (said(end) for end in (min(times), max(times)))
     return first if first == last else f"{first} to {last}"
-
-
-def _said(moment: object) -> str:
-    if isinstance(moment, pd.Timestamp):
-        return moment.date().isoformat() if moment == moment.normalize() else moment.isoformat()
-    return f"{moment:g}" if isinstance(moment, float) else str(moment)

@@ -45,3 +45,14 @@ def times_of(manifest: Manifest, column: str) -> pd.Series[Any]:
         return numbers
     dates = pd.to_datetime(given, errors="coerce", format="ISO8601", utc=True)
     return dates if dates.notna().sum() > numbers.notna().sum() else numbers
+
+
+def said(moment: object) -> str:
+    """A number or date of ``times_of`` as people write it: 2016, 20160531, 2016-05-31, 2016-05-31T12:00:00.
+
+    Args:
+        moment: one of them.
+    """
+    if isinstance(moment, pd.Timestamp):
+        return moment.date().isoformat() if moment == moment.normalize() else moment.isoformat()
+    return f"{moment:.15g}" if isinstance(moment, float) else str(moment)

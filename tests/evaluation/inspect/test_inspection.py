@@ -16,6 +16,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.portraits import portraits
 from efficientnetv2.evaluation.inspect.inspection import inspected
+from efficientnetv2.evaluation.inspect.looks import cramers_v
 from efficientnetv2.inference.predict import Embeddings
 
 
@@ -234,3 +235,9 @@ def test_scenes_that_only_a_network_recognises(planted, row, kind):
     found = found_in(manifest, embeddings=replace(given, vectors=vectors), weights="made up")
     found.pop("label", None)  # a vector moved among those of the other class may be doubted as well
     assert found == {kind: [["010.jpg", f"{row:03d}.jpg"]]}
+
+
+def test_where_every_picture_is_a_class_of_its_own_nothing_gives_it_away():
+    """Warnings are errors here: 0 over 0 would be one."""
+    assert cramers_v(pd.Series(["JPEG", "PNG"] * 15), np.arange(30)) == 0
+    assert cramers_v(pd.Series(["JPEG", "PNG"] * 15), np.arange(30) % 2) > 0.9

@@ -196,4 +196,5 @@ def cramers_v(values: pd.Series[str], labels: np.typing.NDArray[np.int64]) -> fl
     chance = (rows - 1) * (columns - 1) / (total - 1)
     rows_left = rows - (rows - 1) ** 2 / (total - 1)
     columns_left = columns - (columns - 1) ** 2 / (total - 1)
-    return float(np.sqrt(max(0.0, phi - chance) / (min(rows_left, columns_left) - 1)))
+    least = min(rows_left, columns_left) - 1
+    return float(np.sqrt(max(0.0, phi - chance) / least)) if least > 0 else 0.0  # as many classes as pictures

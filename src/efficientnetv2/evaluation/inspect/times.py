@@ -10,7 +10,7 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.times import time_column, times_of
+from efficientnetv2.data.times import said, time_column, times_of
 from efficientnetv2.evaluation.inspect.found import Finding, Section, share, splits_of
 
 # Times of day that are so close may be one burst of a camera. Ours.
@@ -71,8 +71,8 @@ def by_time(manifest: Manifest, *, column: str | None = None) -> Section:
         findings.append(_timeless(manifest, name, known))
     facts = {
         "column": name,
-        "first": _said(times[known].min()),
-        "last": _said(times[known].max()),
+        "first": said(times[known].min()),
+        "last": said(times[known].max()),
         "known": int(known.sum()),
         "shared_with_training": shared,
         "within_an_hour": burst,
@@ -97,9 +97,3 @@ def _timeless(manifest: Manifest, name: str, known: Bools) -> Finding:
         "To split by time, fill it in.",
         tuple((int(row),) for row in lost),
     )
-
-
-def _said(moment: object) -> str:
-    if isinstance(moment, pd.Timestamp):
-        return moment.date().isoformat()
-    return f"{moment:g}" if isinstance(moment, float) else str(moment)
