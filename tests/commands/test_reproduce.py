@@ -219,3 +219,12 @@ def test_answers_timed_here_are_a_further_panel_of_figure_5():
         for ours in (None, {"efficientnetv2_s": 12.0, "efficientnetv2_m": 31.0})
     )
     assert with_ours.width == pytest.approx(alone.width * 3 / 2, rel=0.01)
+
+
+def test_runs_on_other_pictures_are_not_taken_for_these(tmp_path, monkeypatch):
+    table = Table("13", "X", (Row("a", {}, {"p": Figure((3.0,))}),), "theirs.", "ours.")
+    monkeypatch.setitem(job._RUNS, "13", lambda scale, together: table)
+    made("13", tmp_path, data="cifar10")
+    assert made("13", tmp_path, data="cifar10", seeds=2) == table
+    with pytest.raises(InputError, match=r"--data is cifar10 there, cifar100 here. Give another --out"):
+        made("13", tmp_path, data="cifar100")

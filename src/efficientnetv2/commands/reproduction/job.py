@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 
 from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.base.files import write_atomically
+from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.demo import embedded
 from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.prepare import Source
@@ -100,11 +101,30 @@ def _made(
     if name in _RUNS:
         data = asked.data or scale.data or str(embedded())
         weights = asked.weights if name == "8" else "none"
+        _refuse_others(folder, data, weights)
         together = Runs(
             Source(data), asked.seeds or scale.seeds, weights, asked.device, folder / "cells", say
         )
         return _RUNS[name](scale, together)
     return counts.counted("7" if name in _FIGURES else name, scale, device, say)
+
+
+def _refuse_others(folder: Path, data: str, weights: str | None) -> None:
+    """What a folder keeps was found on the same pictures and from the same weights, or it would stand for others.
+
+    Raises:
+        InputError: it was not.
+    """
+    place = Path(data).expanduser()
+    now = {"data": str(place.absolute()) if place.exists() else data, "weights": weights}
+    file = folder / "asked.json"
+    there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else now
+    differing = [
+        f"--{name} is {there[name]} there, {now[name]} here" for name in now if there[name] != now[name]
+    ]
+    if differing:
+        raise InputError(f"{folder} keeps runs of another kind: {'; '.join(differing)}. Give another --out.")
+    write_text_atomically(file, json.dumps(now, indent=1) + "\n")
 
 
 def _answers_ms(made: Table) -> dict[str, float]:
