@@ -172,6 +172,13 @@ def test_a_network_given_as_a_table_is_remembered(tmp_path):
     assert begun_with(tmp_path, Words(), Plan(), Source("a.csv"))[0].model == words.model
 
 
+def test_settings_that_cannot_be_taken_apart_are_refused():
+    with pytest.raises(
+        InputError, match=r"--try balance='sqrt: it can't be taken apart \(No closing quotation\)"
+    ):
+        Plan(tries=("", "balance='sqrt"))
+
+
 def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
     """Of a million pictures, among which a defect is rare, those that are looked at may have none."""
     data = manifest(np.arange(150) % 2)

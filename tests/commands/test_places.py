@@ -9,8 +9,11 @@ import torch
 from tests.data.test_splits import manifest
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.area_job import _of_table
 from efficientnetv2.commands.asking import check_calibrates
+from efficientnetv2.commands.beginning import Place
+from efficientnetv2.commands.crossval_job import _pictures
 from efficientnetv2.commands.evaluate_job import evaluate_and_report
 from efficientnetv2.commands.predict_job import predict_and_write
 from efficientnetv2.commands.prepare import Source, prepare
@@ -34,6 +37,20 @@ def test_a_folder_in_place_of_a_table_is_refused_before_the_pictures_are_answere
     places = {"out": tmp_path / "p.csv", "rank": None} | {option.strip("-"): tmp_path / "folder.csv"}
     with pytest.raises(InputError, match=f"{option} .*folder.csv is a folder. Give a file, such as"):
         predict_and_write("m", Source("d"), strict=False, **places, **MACHINE)
+
+
+def test_the_answers_of_a_run_are_not_written_over(tmp_path):
+    (tmp_path / "beginning.json").write_text("{}")
+    with pytest.raises(InputError, match="holds the answers of the run there, which comparisons read"):
+        predict_and_write("m", Source("d"), out=tmp_path / "predictions.csv", strict=False, **MACHINE)
+
+
+def test_what_a_cross_validation_passes_over_is_listed(class_folders, tmp_path):
+    (class_folders / "red/text.jpg").write_text("no picture")
+    readable, _, skipped = _pictures(Source(str(class_folders)), Place(), Screen(mute=True))
+    assert len(readable) == 48
+    list_skipped(tmp_path / "skipped.csv", skipped)
+    assert (tmp_path / "skipped.csv").read_text().startswith("path,reason\nred/text.jpg,")
 
 
 def test_too_few_pictures_to_calibrate_on_are_refused_before_they_are_answered(tmp_path):

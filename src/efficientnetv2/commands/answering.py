@@ -119,21 +119,19 @@ def tell_unreadable(
         screen.say(f"Skipped {len(others) - _NAMED:,} more that could not be read.")
 
 
-def list_skipped(file: Path, manifest: Manifest, unreadable: Sequence[tuple[int, str]]) -> None:
+def list_skipped(file: Path, skipped: Sequence[tuple[str, str]]) -> None:
     """Write the pictures that could not be read, and why, into a CSV; nothing where there is none.
 
     Args:
         file: ``skipped.csv``; its folder is there.
-        manifest: of all pictures.
-        unreadable: row and reason of each.
+        skipped: path and reason of each.
 
     Raises:
         InputError: it can't be written.
     """
-    if not unreadable:
+    if not skipped:
         return
-    rows = [(manifest.paths[row], reason) for row, reason in unreadable]
-    table = pd.DataFrame(rows, columns=["path", "reason"])
+    table = pd.DataFrame(skipped, columns=["path", "reason"])
     try:
         write_atomically(file, lambda partial: table.to_csv(partial, index=False))
     except OSError as error:

@@ -47,9 +47,9 @@ class Asking:
         option = next((name for name, value in for_one.items() if value is not None), None)
         if manifest.separator is not None and option is not None:
             raise InputError(f"{option} is for pictures of one label, but these have several. Leave it out.")
-        names = (
-            None if self.slices is None else tuple(self.slices.split(",")) if self.slices != "none" else ()
-        )
+        names: tuple[str, ...] | None = None
+        if self.slices is not None:
+            names = () if self.slices == "none" else tuple(one.strip() for one in self.slices.split(","))
         sliced_by(manifest, names)
         against = (
             None if self.against is None else Other.named(self.against, read_answers(self.against), manifest)

@@ -11,6 +11,7 @@ import numpy as np
 
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.files import write_atomically
+from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.beginning import RUNS, Place
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_plan import FILE, Plan, begun_with, remember
@@ -72,13 +73,16 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     if not resumed:
         _begin(folder, words, plan, source, now, manifest, dealt)
         screen.say(f"Folder: {folder}")
+        list_skipped(folder / "skipped.csv", skipped)
+        if skipped:
+            screen.say(f"What could not be read is listed in {folder / 'skipped.csv'}.")
     at = replace(place, out=folder)
     runs = Runs(words, plan, at, manifest, contents, recipe.seed, screen, source.bands)
     try:
         answered = runs.answer(dealt, folder, "Fold")
         compared = others if plan.compare_splits else None
         again = runs.answer(compared, folder / "otherwise", _called(compared)) if compared else None
-        conclude(folder, runs, dealt, answered, others, again, skipped)
+        conclude(folder, runs, dealt, answered, others, again, len(skipped))
     except KeyboardInterrupt as stop:
         go_on = shlex.join(["effnetv2", "crossval", source.data, "--out", str(folder), "--resume"])
         raise KeyboardInterrupt(f"Go on with: {go_on}") from stop
@@ -108,8 +112,8 @@ def _folder(place: Place) -> tuple[Path, bool]:
     return place.out, False
 
 
-def _pictures(source: Source, place: Place, screen: Screen) -> tuple[Manifest, Ints, int]:
-    """The readable pictures, which of them are identical, and how many could not be read."""
+def _pictures(source: Source, place: Place, screen: Screen) -> tuple[Manifest, Ints, list[tuple[str, str]]]:
+    """The readable pictures, which of them are identical, and path and reason of those that could not be read."""
     manifest = source.read()
     if len(manifest.class_names) > MOST_CLASSES:
         raise InputError(
@@ -122,10 +126,11 @@ def _pictures(source: Source, place: Place, screen: Screen) -> tuple[Manifest, I
     found = check(manifest, workers=_THREADS, strict=place.strict)
     for note in (*manifest.notes, *found.notes):
         screen.say(note)
-    skipped = len(found.unreadable)
+    skipped = [(manifest.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]
     if skipped:
-        first = f"{manifest.paths[int(found.unreadable[0])]} {found.reasons[0]}"
-        screen.say(f"Skipped {count_of(skipped, 'unreadable picture')}; the first: {first}.")
+        screen.say(
+            f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}."
+        )
     return manifest.select(found.readable), found.contents[found.readable], skipped
 
 

@@ -78,6 +78,14 @@ class Plan:
             )
         if len(set(self.tries)) < len(self.tries):
             raise InputError("two --try are the same. Leave one out.")
+        for one in self.tries:
+            try:
+                shlex.split(one)
+            except ValueError as error:
+                raise InputError(
+                    f"--try {one}: it can't be taken apart ({error}). It is settings with spaces between: --try "
+                    '"balance=sqrt epochs=4".'
+                ) from error
         if self.try_settings and not self.tries:
             raise InputError(
                 "--try-set is given, but there is no --try. Leave it out, or say what to choose from."

@@ -196,7 +196,7 @@ def _report(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "skipped.csv").unlink(missing_ok=True)  # of the report that this one replaces
-        list_skipped(out / "skipped.csv", part, unreadable)
+        list_skipped(out / "skipped.csv", [(part.paths[row], why) for row, why in unreadable])
         outcome.write(out, sizes=curve)
     outcome.show(screen, as_json=as_json)
     if curve is not None and not as_json:

@@ -17,10 +17,12 @@ from efficientnetv2.commands.answering import (
     skipped_in_all,
     tell_unreadable,
 )
+from efficientnetv2.commands.earlier import KINDS
 from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.ranking import check_rank, check_ranks, write_ranking
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.tables import write_predictions
+from efficientnetv2.evaluation.answered import NAME as ANSWERS
 from efficientnetv2.inference.accelerate import pick_own_device
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import modelfile
@@ -88,6 +90,10 @@ def _asked(model: str, source: Source, out: Path, rank: Path | None, strict: boo
         raise InputError(
             f"--out {out}: {SKIPPED} beside the table lists what could not be read. Give another name."
         )
+    if out.name == ANSWERS and any((out.parent / kind).is_file() for kind in KINDS):
+        raise InputError(
+            f"--out {out} holds the answers of the run there, which comparisons read. Give another name or place."
+        )
     check_rank(rank, out, source.data)
     network = modelfile.load(model)
     check_classes(network, model)
@@ -110,7 +116,7 @@ def _write(
     tell_unreadable(manifest, unreadable, asked.damage, screen)
     paths = [manifest.paths[row] for row in predictions.samples]
     table = write_predictions(out, predictions, paths, asked.network.class_names, abstain_below=abstain_below)
-    list_skipped(out.with_name(SKIPPED), manifest, unreadable)
+    list_skipped(out.with_name(SKIPPED), [(manifest.paths[row], why) for row, why in unreadable])
     screen.say(_counted(table))
     if unreadable:
         screen.say(skipped_in_all(manifest, unreadable, out.with_name(SKIPPED)))
