@@ -212,7 +212,7 @@ def test_the_other_verbs(trained, tmp_path):
     assert (tmp_path / "page/inspection.html").stat().st_size > 20_000
     ended_well("augment", data, "--bands", "all", "--out", "sheet.png", cwd=tmp_path)
     ended_well("plan", data, *FAST, place / "small.yaml", *small, "--cache", "ram", cwd=tmp_path)
-    ended_well(
+    folds = ended_well(
         "crossval",
         data / "train",
         *FAST,
@@ -225,6 +225,10 @@ def test_the_other_verbs(trained, tmp_path):
         cwd=tmp_path,
     )
     assert "lush" in (tmp_path / "folds/predictions.csv").read_text()
+    told = folds.stdout + folds.stderr
+    assert "do not answer together: member 1 of the ensemble" in told
+    assert "effnetv2 predict folds/fold1 NEW_PICTURES" in told
+    ended_well("predict", "folds/fold1", data / "val", "--out", "new.csv", cwd=tmp_path)
     done = effnetv2("balance", data, "out", cwd=tmp_path)
     assert done.returncode == 2
     assert "Copies are written as JPEG, which holds 3 channels, but these rasters have 5 bands" in done.stderr

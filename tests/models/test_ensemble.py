@@ -10,6 +10,7 @@ import torch
 
 from efficientnetv2 import create
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Bands
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.ensemble import Ensemble, write_members
 from efficientnetv2.models.trained_on import TrainedOn
@@ -52,8 +53,24 @@ def test_networks_that_cannot_be_asked_together_are_refused():
         Ensemble([one, other])
     one, other = members()
     other.preprocessing = replace(other.preprocessing, image_px=64)
-    with pytest.raises(InputError, match="member 1 of the ensemble looks at pictures otherwise"):
+    with pytest.raises(
+        InputError, match=r"looks at pictures otherwise than the first \(image_px is 64, not 32\)"
+    ):
         Ensemble([one, other])
+    for network, high in ((one, 3000.0), (other, 3010.0)):
+        bands = Bands((4, 3, 2), high=(high,) * 3)
+        network.preprocessing = replace(
+            network.preprocessing, image_px=32, std=(high / 1e5,) * 3, bands=bands
+        )
+    with pytest.raises(InputError, match=r"\(which values of the bands .* on its own training pictures\)"):
+        Ensemble([one, other])
+
+
+def test_a_folder_of_runs_is_no_model_and_says_which_are(tmp_path):
+    (tmp_path / "folds/fold1").mkdir(parents=True)
+    (tmp_path / "folds/fold1" / modelfile.NAME).touch()
+    with pytest.raises(InputError, match=r"holds no model.safetensors. Folders in it do: '.*folds/fold1'"):
+        modelfile.load(tmp_path / "folds")
 
 
 def test_what_trained_is_unknown_if_it_is_of_one_member():

@@ -162,7 +162,10 @@ def _ensemble(folder: Path, folds: int) -> tuple[list[Network], str]:
     try:
         ensemble.Ensemble(networks)
     except InputError as error:
-        return networks, f"The folds' networks are no ensemble: {error}"
+        return networks, (
+            f"The folds' networks do not answer together: {error} For new pictures: effnetv2 predict "
+            f"{folder / 'fold1'} NEW_PICTURES, or train one network on all of these."
+        )
     ensemble.write_members(folder, members)
     return networks, (
         f"The folds' networks answer together for new pictures: effnetv2 predict {folder} NEW_PICTURES. The figures "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.trained_on import TrainedOn
 
@@ -44,8 +45,8 @@ class Ensemble(Network):
             if member.preprocessing != first.preprocessing:
                 raise InputError(
                     f"member {number} of the ensemble looks at pictures otherwise than the first "
-                    f"({member.preprocessing.to_json()}, not {first.preprocessing.to_json()}), so that they cannot be "
-                    "asked together. Ask each by itself."
+                    f"({_unlike(member.preprocessing, first.preprocessing)}), so that they cannot be asked together. "
+                    "Ask each by itself."
                 )
         self.members = nn.ModuleList(members)
         self.preprocessing, self.class_names = first.preprocessing, first.class_names
@@ -120,6 +121,17 @@ def write_members(folder: Path, members: Sequence[str]) -> None:
         members: their places in it.
     """
     write_text_atomically(folder / NAME, json.dumps({"members": list(members)}, indent=1) + "\n")
+
+
+def _unlike(one: Preprocessing, other: Preprocessing) -> str:
+    """Where they part, in words."""
+    mine, theirs = one.to_json(), other.to_json()
+    names = [name for name in mine if mine[name] != theirs[name]]
+    parts = []
+    if "bands" in names and one.bands and other.bands and one.bands.numbers == other.bands.numbers:
+        parts = ["which values of the bands become 0 to 255 was measured on its own training pictures"]
+        names = [name for name in names if name not in ("bands", "mean", "std")]  # measured with them
+    return "; ".join(parts + [f"{name} is {mine[name]}, not {theirs[name]}" for name in names])
 
 
 def _united(parts: Sequence[TrainedOn | None]) -> TrainedOn | None:

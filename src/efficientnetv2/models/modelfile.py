@@ -180,8 +180,10 @@ def _file(path: Path) -> Path:
         raise InputError(f"{path} is a TensorFlow checkpoint, not a model file. {of_others(path)}")
     if path.is_dir():
         if not (path / NAME).is_file():
+            inside = sorted(str(file.parent) for file in path.glob(f"*/{NAME}"))
+            runs = f" Folders in it do: {some(inside, 3)}." if inside else ""
             raise InputError(
-                f"{path} holds no {NAME}. Give a run folder whose training has ended, or a file."
+                f"{path} holds no {NAME}.{runs} Give a run folder whose training has ended, or a file."
             )
         return path / NAME
     if not path.is_file():
