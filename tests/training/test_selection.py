@@ -113,6 +113,10 @@ def weights_of(job: Job) -> dict[str, torch.Tensor]:
     return dict(modelfile.load(job.folder.model_file).state_dict())
 
 
+def said(job: Job) -> str:
+    return (job.folder.path / "log.txt").read_text()
+
+
 def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -147,7 +151,7 @@ def test_training_ends_when_waiting_was_in_vain(job, scripted):
     assert result.images == 18 * 8
     assert same(weights_of(one), seen[18]), "as good as at 6, and later"
     assert modelfile.load(one.folder.model_file).metrics["stopped_early"] is True
-    log = (one.folder.path / "log.txt").read_text()
+    log = said(one)
     assert (
         "Stopped early, after step 18 of 24 (epoch 6): top-1 on minival has not risen for 2 validations"
         in log
@@ -167,6 +171,8 @@ def test_a_run_that_has_stopped_early_stays_stopped(job, scripted):
     again = job("run", "patience=2")
     result = run(again, resumed=True, watch=Unseen())
     assert not seen, "it was over with its last checkpoint"
+    assert "The last step (18) is done: what is left is the evaluation." in said(again)
+    assert "Going on from step" not in said(again)
     assert result.images == 18 * 8
     assert same(weights_of(again), first)
 

@@ -46,6 +46,23 @@ def test_nothing_is_left_open_and_each_choice_is_said():
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (
+            "torchvision:resnet18",
+            "Regularization: dropout 0.1 has no effect: the network has no module for it.",
+        ),
+        ("efficientnetv2_b0", None),
+    ],
+)
+def test_regularization_that_a_network_has_no_modules_for_is_said(model, told):
+    """Of the published ResNet-18 none has any: torchvision builds it so."""
+    plain = ("progressive.stages=1", "progressive.image_px=32", f"model={model}", "batch_images=4")
+    notes = [note for note in settled(*plain).notes if note.startswith("Regularization")]
+    assert notes == ([] if told is None else [told])
+
+
 def test_the_memory_of_a_size_is_counted_once(monkeypatch):
     """Of a large network it takes seconds; both the group and the groups at a time ask for it."""
     counted = []

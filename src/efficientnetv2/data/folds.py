@@ -108,9 +108,7 @@ def folds(
     clusters[chosen] = level.clusters
     own = ~is_copy(part)
     parts = tuple(Fold(chosen[dealt != number], chosen[(dealt == number) & own]) for number in range(k))
-    note = (
-        f"Dealt {len(chosen)} pictures into {k} folds, {how_dealt(part, levels, level, None)}, seed {seed}."
-    )
+    note = f"Dealt {len(chosen)} pictures into {k} folds, {how_dealt(levels, level, None)}, seed {seed}."
     return Folds(parts, f"{note}{_scarce(part, dealt, k)}{_aside(manifest)}", clusters, by, level.block)
 
 

@@ -50,7 +50,7 @@ def with_minival(
     target = np.stack([np.bincount(part.labels) - quotas, quotas]).astype(np.float64)
     level, parts = deal_by_level(part, levels, target, Key.of(0).fold("minival"))
     split[train[parts == 1]] = "minival"
-    held, how = int((parts == 1).sum()), how_dealt(part, levels, level, parts == 1)
+    held, how = int((parts == 1).sum()), how_dealt(levels, level, parts == 1)
     return manifest.with_split(split), (
         f"Minival: {held} of {len(train)} training pictures, {how}, are not trained on but choose the weights to keep."
     )

@@ -74,7 +74,7 @@ def with_holdout(
     target = shared(part, np.array([1 - fraction, fraction]))
     level, parts = deal_by_level(part, levels, target, Key.of(seed).fold("holdout"))
     split[train[parts == 1]] = "val"
-    how = how_dealt(part, levels, level, parts == 1)
+    how = how_dealt(levels, level, parts == 1)
     held, of = int((parts == 1).sum()), len(train)
     note = f"Held out {held} of {of} pictures ({100 * held / of:.0f} %) as val, {how}, seed {seed}.{aside}"
     return manifest.with_split(split), note
@@ -203,11 +203,10 @@ def refuse_single(
     )
 
 
-def how_dealt(part: Manifest, levels: list[Level], level: Level, held: npt.NDArray[np.bool_] | None) -> str:
+def how_dealt(levels: list[Level], level: Level, held: npt.NDArray[np.bool_] | None) -> str:
     """``by spatial blocks of 1° (37 of 210 blocks), groups whole, stratified by class``; what gave way.
 
     Args:
-        part: the pictures that were dealt out.
         levels: that there were.
         level: by which it was done.
         held: (N,) those that were held out; None if all parts are alike.

@@ -45,7 +45,7 @@ class StepDone:
         step: its number, from 0.
         setting: that held.
         loss: of all groups; scalar tensor, still on the device: reading it waits for the device.
-        lr: peak group's learning rate.
+        lr: the scheduled learning rate, of which each group of weights has its share.
         images: pictures in this step, on all processes.
         unreadable: sample and reason of each picture that could not be read, on this process.
         waited_s: for the step's pictures: how long the loop had nothing to do. Where no worker reads ahead, that is

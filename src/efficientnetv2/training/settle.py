@@ -15,6 +15,7 @@ from efficientnetv2.base.errors import InputError, MemoryShortError, count_of
 from efficientnetv2.base.memory import GIB
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.models.network import EfficientNet, Network
+from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.memory import GroupsAtATime, divisors
@@ -112,7 +113,7 @@ def settle(
         changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
     asked, recipe = recipe, checked(recipe.to_json() | changes, where=recipe.name)
     recipe, kept = with_statistics(asked, recipe, begun.network, images=images)
-    notes += kept
+    notes += [*kept, *_without_effect(recipe, begun.network)]
     steps = Length.of(recipe, images).steps
     recipe.progressive.at(0, steps=steps)
     _refuse_tiny(recipe, begun.network)
@@ -149,6 +150,13 @@ def _left_out(recipe: Recipe, in_channels: int) -> list[str]:
         f"Augmentation of {count_of(in_channels, 'channel')}: {what}; what else changes colours is made for red, green "
         "and blue."
     ]
+
+
+def _without_effect(recipe: Recipe, network: Network) -> list[str]:
+    """What of the regularization a network has no modules for, or in which shares, in a sentence."""
+    last = recipe.progressive.last
+    notes = apply_setting(network, dropout=last.dropout, drop_path=last.drop_path).notes
+    return [f"Regularization: {'; '.join(notes)}."] if notes else []
 
 
 def _all_learn(recipe: Recipe) -> dict[str, Any]:

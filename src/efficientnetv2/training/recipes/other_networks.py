@@ -52,7 +52,8 @@ def resnet50_224_progressive() -> Recipe:
     Cost and result: 78.1 -> 78.4 % top-1, 4.9 -> 3.5 hours on 32 TPUv3 cores (the paper's Table 12); ours is
         not measured.
     Source: arXiv:2104.00298, section 6.2 and Table 12.
-    Ours: all settings: the paper names none here. They are those of its section 5.1, and S's of Table 6.
+    Ours: all settings: the paper names none here. They are those of its section 5.1, and S's of Table 6, but for
+        dropout, for which torchvision's ResNets have no module.
     """
     return _progressive("resnet50_224_progressive", model="torchvision:resnet50", image_px=224)
 
@@ -64,7 +65,8 @@ def resnet50_380_progressive() -> Recipe:
     Cost and result: 80.0 -> 80.3 % top-1, 14.3 -> 5.8 hours on 32 TPUv3 cores (the paper's Table 12); ours is
         not measured.
     Source: arXiv:2104.00298, section 6.2 and Table 12.
-    Ours: all settings: the paper names none here. They are those of its section 5.1, and S's of Table 6.
+    Ours: all settings: the paper names none here. They are those of its section 5.1, and S's of Table 6, but for
+        dropout, for which torchvision's ResNets have no module.
     """
     return _progressive("resnet50_380_progressive", model="torchvision:resnet50", image_px=380)
 
@@ -76,7 +78,8 @@ def resnet152_380_progressive() -> Recipe:
     Cost and result: 82.4 -> 82.9 % top-1, 15.5 -> 7.2 hours on 32 TPUv3 cores (the paper's Table 12); ours is
         not measured.
     Source: arXiv:2104.00298, section 6.2 and Table 12.
-    Ours: all settings: the paper names none here. They are those of its section 5.1, and S's of Table 6.
+    Ours: all settings: the paper names none here. They are those of its section 5.1, and S's of Table 6, but for
+        dropout, for which torchvision's ResNets have no module.
     """
     return _progressive("resnet152_380_progressive", model="torchvision:resnet152", image_px=380)
 
