@@ -12,12 +12,14 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.area_job import _of_table
 from efficientnetv2.commands.asking import check_calibrates
-from efficientnetv2.commands.beginning import Place
-from efficientnetv2.commands.crossval_job import _pictures
+from efficientnetv2.commands.beginning import Place, decided
+from efficientnetv2.commands.crossval_job import _folder, _pictures
 from efficientnetv2.commands.evaluate_job import evaluate_and_report
 from efficientnetv2.commands.predict_job import predict_and_write
 from efficientnetv2.commands.prepare import Source, prepare
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.words import Words
+from efficientnetv2.training.distributed import ALONE
 
 MACHINE = {"device": "cpu", "workers": 0, "as_json": False}
 
@@ -37,6 +39,16 @@ def test_a_folder_in_place_of_a_table_is_refused_before_the_pictures_are_answere
     places = {"out": tmp_path / "p.csv", "rank": None} | {option.strip("-"): tmp_path / "folder.csv"}
     with pytest.raises(InputError, match=f"{option} .*folder.csv is a folder. Give a file, such as"):
         predict_and_write("m", Source("d"), strict=False, **places, **MACHINE)
+
+
+def test_a_run_that_could_not_be_kept_is_refused_before_the_pictures_are_looked_at(tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file/run"):
+        place = Place(out=out)
+        with pytest.raises(InputError, match=r"file is a file. Give a folder"):
+            decided(Words(recipe="quick"), place, torch.device("cpu"), Screen(mute=True), ALONE)
+        with pytest.raises(InputError, match=r"file is a file. Give a folder"):
+            _folder(place)
 
 
 def test_the_answers_of_a_run_are_not_written_over(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.files import check_folder
 from efficientnetv2.base.preprocessing import RGB, Preprocessing
 from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.earlier import Other
@@ -188,6 +189,7 @@ def decided(words: Words, place: Place, device: torch.device, screen: Screen, wo
         screen.say(f"There is no run in {path or RUNS} yet: beginning one.")
     if place.out is not None:
         refuse_occupied(place.out)
+    check_folder(place.out or RUNS, "--out")
     starts = starts_open(words, device)
     recipe, chosen = begin_recipe(words, device, screen.say, found=starts[0] if starts else None)
     return Decided(place.out or new_folder(RUNS, recipe.name), recipe, tuple(chosen), starts=starts)

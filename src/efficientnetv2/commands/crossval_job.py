@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, count_of, some
-from efficientnetv2.base.files import write_atomically
+from efficientnetv2.base.files import check_folder, write_atomically
 from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.beginning import RUNS, Place
 from efficientnetv2.commands.crossval_folds import Runs
@@ -84,7 +84,8 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
         again = runs.answer(compared, folder / "otherwise", _called(compared)) if compared else None
         conclude(folder, runs, dealt, answered, others, again, len(skipped))
     except KeyboardInterrupt as stop:
-        go_on = shlex.join(["effnetv2", "crossval", source.data, "--out", str(folder), "--resume"])
+        device = [] if place.device == "auto" else ["--device", place.device]
+        go_on = shlex.join(["effnetv2", "crossval", source.data, "--out", str(folder), "--resume", *device])
         raise KeyboardInterrupt(f"Go on with: {go_on}") from stop
     return folder
 
@@ -100,6 +101,7 @@ def _folder(place: Place) -> tuple[Path, bool]:
                 "folder with --out."
             )
         return path, True
+    check_folder(place.out or RUNS, "--out")
     if place.out is None:
         return new_folder(RUNS, "crossval"), False
     there = [file.name for file in place.out.iterdir()] if place.out.is_dir() else []

@@ -12,10 +12,10 @@ from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.inference.sizes import size_points
 from efficientnetv2.models.network import Network
-from efficientnetv2.progressive import Progressive
+from efficientnetv2.progressive import IMAGE_PX, Progressive
 
-# The family halves a picture five times, and 4,096 px is the most that a recipe takes.
-_LEAST_PX, _MOST_PX = 32, 4096
+# The family halves a picture five times; the most is what a recipe takes.
+_LEAST_PX, _MOST_PX = 32, IMAGE_PX[1]
 # Of one command. Each takes a pass over the pictures. Ours.
 _MOST_SIZES = 32
 
@@ -29,7 +29,7 @@ def one_size(px: int, option: str) -> int:
     if not _LEAST_PX <= px <= _MOST_PX:
         raise InputError(
             f"{option} {px}: pictures are seen at no less than {_LEAST_PX} px, the network's stride, and no more than "
-            f"{_MOST_PX}."
+            f"{_MOST_PX}. Give a size between."
         )
     return px
 

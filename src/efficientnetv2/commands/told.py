@@ -59,7 +59,10 @@ def names(word: str) -> tuple[str, ...]:
     path = Path(word)
     if not path.is_file():
         if "," not in word and path.suffix in (".txt", ".json"):
-            raise InputError(f"--class-names {word}: there is no such file.")
+            raise InputError(
+                f"--class-names {word}: there is no such file. Give one with a name on each line, or the names with "
+                "commas between."
+            )
         return tuple(name.strip() for name in word.split(",") if name.strip())
     try:
         text = path.read_text(encoding="utf-8-sig")

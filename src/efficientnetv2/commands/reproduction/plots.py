@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from efficientnetv2.commands.reproduction import table
-from efficientnetv2.commands.reproduction.settings import as_png
 from efficientnetv2.commands.reproduction.table import Table
+from efficientnetv2.evaluation.drawing import png
 
 _COSTS = {
     "train_hours": "training hours, 32 TPUv3 cores",
@@ -48,7 +48,7 @@ def draw_published(columns: tuple[str, ...], ours: Mapping[str, float] | None = 
         panel.set_xlabel(label)
         panel.set_ylabel("ImageNet top-1 of the paper, %")
     panels[0].legend()
-    return as_png(drawing)
+    return png(drawing)
 
 
 def _draw_families(panel: Axes, top1: Mapping[str, float], spent: Mapping[str, float | None]) -> None:
@@ -86,4 +86,4 @@ def draw_rows(made: Table) -> bytes:
         panel.bar([row.name for row in rows], [row.ours[name].mean or 0 for row in rows])
         panel.set_title(name)
         panel.tick_params(axis="x", labelrotation=30)
-    return as_png(drawing)
+    return png(drawing)

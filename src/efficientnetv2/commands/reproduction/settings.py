@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 from matplotlib.figure import Figure as Drawing
 
 from efficientnetv2.commands.reproduction import table
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
+from efficientnetv2.evaluation.drawing import png
 from efficientnetv2.presets import paper
 
 _SIZES = ("s", "m", "l")
@@ -76,11 +75,4 @@ def draw_settings() -> bytes:
         panel.set_title(words)
         panel.set_xlabel("share of the run")
     panels[0].legend()
-    return as_png(drawing)
-
-
-def as_png(drawing: Drawing) -> bytes:
-    """The bytes of a PNG file."""
-    file = io.BytesIO()
-    drawing.savefig(file, format="png", dpi=144)
-    return file.getvalue()
+    return png(drawing)
