@@ -99,6 +99,17 @@ def test_cosine_goes_from_the_peak_through_half_to_the_end():
     assert shares[4] == pytest.approx(0.1, abs=1e-3)
 
 
+def test_a_short_run_reaches_its_peak_too():
+    """One epoch of 100 steps with a warm-up of an epoch, but a quarter of the run at most: 25 steps up."""
+    short = Schedule(kind="cosine", warmup_epochs=1, warmup_share=0.25)
+    shares = [lr_share(short, step, steps=100, steps_per_epoch=100) for step in range(100)]
+    assert shares[:25] == pytest.approx([(step + 1) / 25 for step in range(25)])
+    assert shares[62] == pytest.approx(0.5, abs=0.03)
+    assert shares[99] < 0.01
+    long = [lr_share(short, step, steps=1000, steps_per_epoch=100) for step in (0, 99, 100)]
+    assert long == pytest.approx([0.01, 1.0, 1.0])
+
+
 def test_ema_caps_its_decay_early_and_averages_batch_norm_statistics():
     """Step 0: min(0.9, 1/10) = 0.1; step 1: 2/11."""
     network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))

@@ -53,12 +53,14 @@ class Schedule(Part):
         kind: ``cosine`` down to ``final``, ``staircase`` (times ``factor`` each ``every_epochs``),
             or ``constant``.
         warmup_epochs: of linear growth from 0.
+        warmup_share: of the run that warm-up takes at most, so that a short run reaches its peak too.
         final: with ``cosine``, share of the peak at the end.
         factor, every_epochs: of the staircase.
     """
 
     kind: Literal["cosine", "staircase", "constant"]
     warmup_epochs: float = Field(default=0.0, ge=0)
+    warmup_share: float = Field(default=1.0, gt=0, le=1)
     final: float = Field(default=0.0, ge=0, le=1)
     factor: float = Field(default=0.97, gt=0, le=1)
     every_epochs: float = Field(default=2.4, gt=0)

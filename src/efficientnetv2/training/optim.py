@@ -108,7 +108,7 @@ def lr_share(schedule: learning.Schedule, step: int, *, steps: int, steps_per_ep
         steps: of the run.
         steps_per_epoch: may be a fraction.
     """
-    warmup_steps = schedule.warmup_epochs * steps_per_epoch
+    warmup_steps = min(schedule.warmup_epochs * steps_per_epoch, schedule.warmup_share * steps)
     if step < warmup_steps:
         return min(1.0, (step + 1) / warmup_steps)
     if schedule.kind == "constant":

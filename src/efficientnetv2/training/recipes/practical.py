@@ -32,7 +32,7 @@ def quick() -> Recipe:
         optimizer=Optimizer(
             kind="adamw", lr=2e-3, weight_decay=0.05, momentum=0.9, decay=0.99, clip_norm=1.0
         ),
-        schedule=Schedule(kind="cosine", warmup_epochs=1.0),
+        schedule=Schedule(kind="cosine", warmup_epochs=1.0, warmup_share=0.25),
         ema_decay=0.998,
         batch_norm_momentum=0.9,
         framing="whole",
@@ -71,7 +71,7 @@ def finetune() -> Recipe:
         optimizer=Optimizer(
             kind="adamw", lr=2e-4, weight_decay=0.02, momentum=0.9, decay=0.999, clip_norm=5.0, head_lr=5.0
         ),
-        schedule=Schedule(kind="cosine", warmup_epochs=0.5, final=0.0),
+        schedule=Schedule(kind="cosine", warmup_epochs=0.5, warmup_share=0.25, final=0.0),
         ema_decay=0.99,
         batch_norm_momentum=0.9,
         framing="whole",
