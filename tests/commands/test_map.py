@@ -309,7 +309,7 @@ def test_places_where_the_maps_projection_does_not_reach_are_left_out_too(tmp_pa
         (lambda table: table.assign(label="Forest"), "row 2: label is 'Forest', but is one of the map's classes"),
         (lambda table: table.drop(columns="label"), "sample.csv has no column 'label'"),
         (lambda table: table.drop(columns="x"), "sample.csv says of no place where it is"),
-        (lambda table: table.assign(x=table["x"].where(table.index != 7)), "row 9: x is 'nan', but is a number"),
+        (lambda table: table.assign(x=table["x"].where(table.index != 7)), "row 9: x is empty, not a number"),
         (lambda table: table.assign(x=table["y"], y=table["x"]), "None of the 60 places"),
         (lambda table: table.rename(columns={"x": "longitude", "y": "latitude"}), "is 500025, but lies in -180"),
         (lambda table: table[:40], "Fewer than two samples lie in what is mapped as 'plantation'"),

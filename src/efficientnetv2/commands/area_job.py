@@ -132,9 +132,9 @@ def _numbers(table: pd.DataFrame, columns: tuple[str, str], file: Path) -> npt.N
     if len(wrong):
         row, column = (int(value) for value in wrong[0])
         name = columns[column]
+        found = repr(str(table[name].iloc[row])) if str(table[name].iloc[row]) else "empty"
         raise InputError(
-            f"{file}, row {row + 2}: {name} is '{table[name].iloc[row]}', but is a number. Correct it, or leave the "
-            "row out."
+            f"{file}, row {row + 2}: {name} is {found}, not a number. Correct it, or leave the row out."
         )
     for column, most in enumerate((180, 90)) if columns[0] == "longitude" else ():
         if len(beyond := np.flatnonzero(np.abs(places[:, column]) > most)):
