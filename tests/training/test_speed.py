@@ -98,6 +98,17 @@ def test_a_run_compiles_where_that_pays(monkeypatch, step_s, compiled_s, chosen)
     )
 
 
+@pytest.mark.parametrize(("minutes", "chosen"), [(15.0, False), (150.0, True)])
+def test_minutes_that_will_decide_the_epochs_say_how_long_the_run_takes(monkeypatch, minutes, chosen):
+    """1,000 steps of 10 s are 167 minutes, yet 15 are too few to try; 200 steps are 33, yet 150 are enough."""
+    measured(monkeypatch, fp32=10.0, compiled=5.0)
+    steps, said = (1_000, []) if minutes == 15.0 else (200, [])
+    recipe = recipe_of("precision=fp32", "batch_images=8")
+    choice = choose(recipe, network(), steps=steps, device=CPU, minutes=minutes, say=said.append)
+    assert choice.compile is chosen
+    assert bool(said) is chosen
+
+
 def test_measuring_leaves_network_and_draws_alone():
     given = network()
     before = {name: tensor.clone() for name, tensor in given.state_dict().items()}

@@ -108,6 +108,7 @@ def begin(
         memory_gib=place.memory_gib,
         world=world,
         in_channels=prepared.manifest.channels,
+        minutes=words.minutes,
         say=screen.say,
     )
     recipe, network, chosen = settled.recipe, settled.network, [*decided.chosen, *settled.notes]

@@ -82,6 +82,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         device=device,
         memory_gib=place.memory_gib,
         in_channels=prepared.manifest.channels,
+        minutes=words.minutes,
         say=screen.say,
     )
     begun_s = time.time() - psutil.Process().create_time() - choosing_s

@@ -58,6 +58,7 @@ def settle(
     memory_gib: float | None = None,
     world: World = ALONE,
     in_channels: int = RGB,
+    minutes: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Settled:
     """Decide what the recipe leaves open, for so many training pictures on that device.
@@ -70,6 +71,7 @@ def settle(
         memory_gib: that each process may take of its memory; None is what there is.
         world: the processes that will share the groups.
         in_channels: of the pictures.
+        minutes: that the run is to take, where they will decide its epochs.
         say: gets lines on what takes minutes meanwhile: compiling.
 
     Raises:
@@ -128,7 +130,7 @@ def settle(
     group = _settled_group(recipe, preflight, world)
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
     refuse_unshared(recipe, device, world)
-    speed = choose(recipe, begun.network, steps=steps, device=device, say=say)
+    speed = choose(recipe, begun.network, steps=steps, device=device, minutes=minutes, say=say)
     recipe = checked(
         recipe.to_json() | {"precision": speed.precision, "compile": speed.compile}, where=recipe.name
     )

@@ -59,6 +59,7 @@ def choose(
     *,
     steps: int,
     device: torch.device,
+    minutes: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Speed:
     """Decide the recipe's open ``precision`` and ``compile``.
@@ -71,6 +72,7 @@ def choose(
         network: to train, on the CPU; unchanged, a copy is measured.
         steps: of the run.
         device: to train on.
+        minutes: that the run is to take; None is what its steps take.
         say: gets lines on what takes minutes: compiling.
     """
     bench = _Bench(recipe, network, device, steps)
@@ -80,7 +82,7 @@ def choose(
         precision, note = _precision(bench)
         notes.append(note)
     if compiles == "auto":
-        compiles, note = _compile(bench, precision, say)
+        compiles, note = _compile(bench, precision, minutes, say)
         notes.append(note)
     return Speed(precision, compiles, " ".join(notes))
 
@@ -99,7 +101,9 @@ def _precision(bench: _Bench) -> tuple[Precision, str]:
     return chosen, f"Precision: {chosen}, for {lower} measured {whole_s / lower_s:.2f} times as fast as fp32."
 
 
-def _compile(bench: _Bench, precision: Precision, say: Callable[[str], None]) -> tuple[bool, str]:
+def _compile(
+    bench: _Bench, precision: Precision, minutes: float | None, say: Callable[[str], None]
+) -> tuple[bool, str]:
     plan = bench.recipe.progressive
     if plan.changes_always or plan.stages > _MOST_STAGES:
         return False, "Not compiled, for the setting changes too often."
@@ -108,6 +112,8 @@ def _compile(bench: _Bench, precision: Precision, say: Callable[[str], None]) ->
     plain = bench.side(precision)
     (plain_s,) = bench.step_seconds([plain])
     run_s = plain_s * bench.steps * bench.recipe.batch_images / len(plain.images)
+    if minutes is not None:
+        run_s = 60 * minutes
     if run_s < _COMPILE_FROM_S:
         return (
             False,
