@@ -65,9 +65,8 @@ def inspect_and_tell(
         for note in manifest.notes:
             screen.say(note)
         manifest = with_rule(manifest, source, seed=_SEED, say=screen.say)
-        if (
-            manifest.bands is not None
-        ):  # a person looks at three, and so do the networks that find look-alikes
+        # A person looks at three bands, and so do the networks that find look-alikes.
+        if manifest.bands is not None:
             manifest = replace(manifest, bands=manifest.bands.shown)
         looked = _looked(manifest, screen)
         embeddings = None if network is None else _embedded(network, manifest, looked, on, workers, screen)
