@@ -1,4 +1,7 @@
-"""The report in a real browser: nothing runs over the edge, on a desk and on a phone, with 3 and with 100 classes."""
+"""The report in a real browser, on a desk and on a phone, with 3 and with 100 classes.
+
+Nothing runs over the edge, and small pictures fill the room that they are given.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +64,10 @@ PROBE = """<script>addEventListener('load', () => {
     return next && box(next).width && box(one).width && box(one).right > box(next).left + 1
       && box(one).bottom > box(next).top + 1 && box(next).bottom > box(one).top + 1;
   }));
+  told('tiny', [...inside.querySelectorAll('.thumb img')].filter(one => {
+    const room = one.parentElement;
+    return one.clientWidth < 0.9 * room.clientWidth && one.clientHeight < 0.9 * room.clientHeight;
+  }));
   document.body.dataset.widths = root.scrollWidth + ' of ' + root.clientWidth;
 });</script>"""
 
@@ -86,7 +93,7 @@ def stands_out(found, width):
     """The parts of a page that do; on a phone nothing but a matrix may have to be scrolled to."""
     needed, given = map(int, found["widths"].split(" of "))
     assert given in range(width - 20, width + 1)
-    kinds = ("wider", "clipped", "outside", "overlapping", *(["cut"] if width == 390 else []))
+    kinds = ("wider", "clipped", "outside", "overlapping", "tiny", *(["cut"] if width == 390 else []))
     out = {kind: found[kind] for kind in kinds if found[kind]}
     return out if needed <= given else out | {"widths": found["widths"]}
 
