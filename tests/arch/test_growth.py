@@ -131,6 +131,16 @@ def test_growth_by_a_word():
         growth_of("-2")
 
 
+@pytest.mark.parametrize("word", ["1e6", "21", "inf", "nan"])
+def test_a_network_that_nobody_could_train_is_refused(word):
+    """1e6 was more than a float holds; 21 would be two million times the multiply-adds."""
+    with pytest.raises(
+        InputError, match=f"phi is {float(word):g}".replace("+", r"\+") + ", but is from 0 to 20"
+    ):
+        growth_of(word)
+    assert growth_of("20").width < 7
+
+
 def test_wrong_growth_is_refused():
     with pytest.raises(InputError, match=r"width is 0\.9, but a network grows"):
         Growth(0.9, 1.0, 1.0)

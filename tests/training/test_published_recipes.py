@@ -1,5 +1,7 @@
 """The recipes of the paper and of the authors' code, held to their tables (arXiv:2104.00298; google/automl)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -245,3 +247,11 @@ def test_every_recipe_trains_across_each_of_its_stage_boundaries(name):
     assert len(losses) == 8
     assert np.isfinite(losses).all()
     assert len(set(sizes)) == (recipe.progressive.stages if start < last else 1)
+
+
+def test_the_papers_search_trains_at_one_size_with_the_regularization_of_the_first_stage():
+    """All of it: label smoothing is one."""
+    proxy = named("proxy_paper").progressive
+    assert (proxy.stages, proxy.image_px) == (1, 192)
+    assert replace(proxy.last, image_px=128) == named("efficientnetv2_s_paper").progressive.stage(0)
+    assert proxy.last.label_smoothing == 0.1

@@ -19,6 +19,9 @@ from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError
 
 MOST_PX = 480  # at inference: arXiv:2104.00298, section 3.3
+# Of compound scaling: about a million times the multiply-adds. Ours; the largest EfficientNet published, L2, is 4.3 =
+# 1.1**15.3 times as wide as B0 (arXiv:1911.04252).
+MOST_PHI = 20
 TRAIN_SHARE = 0.8  # "about 20 % smaller": Table 6 has 300 px for 384 (S) and 380 px for 480 (M, L)
 
 
@@ -67,15 +70,18 @@ def compound(phi: float) -> Growth:
     """EfficientNet's compound scaling: each step of phi about doubles the multiply-adds.
 
     Args:
-        phi: 0 changes nothing.
+        phi: 0 changes nothing; at most ``MOST_PHI``.
 
     Raises:
-        InputError: phi below 0.
+        InputError: phi below 0, or so large that it can only be a mistake.
 
     Source: arXiv:1905.11946, section 3.3: 1.2, 1.1 and 1.15 to the power of phi for depth, width and size.
     """
-    if not (math.isfinite(phi) and phi >= 0):
-        raise InputError(f"phi is {phi:g}, but is 0 or more: compound scaling makes larger networks")
+    if not 0 <= phi <= MOST_PHI:
+        raise InputError(
+            f"phi is {phi:g}, but is from 0 to {MOST_PHI}: compound scaling makes larger networks, and each 1 of it "
+            "about doubles the multiply-adds"
+        )
     return Growth(width=1.1**phi, depth=1.2**phi, px=1.15**phi)
 
 
@@ -95,7 +101,7 @@ def growth_of(word: str) -> Growth:
             raise
         raise InputError(
             f"'{word}' is no way to grow: give m or l, which make of a network what became of EfficientNetV2-S, or "
-            "the phi of compound scaling, a number from 0"
+            f"the phi of compound scaling, a number from 0 to {MOST_PHI}"
         ) from error
 
 

@@ -43,7 +43,7 @@ def proxy_paper() -> Recipe:
     Source: arXiv:2104.00298, section 3.3, for the 10 epochs, and 25,000 pictures of train that choose (section 5.1).
     Ours: the size (the paper says "reduced"), and what its optimizer needs to get anywhere in 10 epochs: a warm-up of
         one and a cosine to 0 instead of a staircase made for 350, a moving average that forgets sooner, and the
-        regularization of the first of its stages.
+        regularization of the first of its stages, label smoothing included.
     """
     base = efficientnetv2_s_paper()
     first = base.progressive.stage(0)
@@ -53,14 +53,7 @@ def proxy_paper() -> Recipe:
             "made_for": None,
             "model": "auto",
             "epochs": 10.0,
-            "progressive": Progressive(
-                stages=1,
-                image_px=192,
-                randaugment=first.randaugment,
-                mixup_alpha=first.mixup_alpha,
-                dropout=first.dropout,
-                drop_path=first.drop_path,
-            ),
+            "progressive": Progressive(**first.to_json() | {"image_px": 192}),
             "schedule": base.schedule.model_copy(update={"kind": "cosine", "warmup_epochs": 1.0}),
             "ema_decay": 0.999,
             "batch_norm_momentum": 0.9,
