@@ -21,6 +21,7 @@ from efficientnetv2.data.pictures import UnreadablePicture, first_three
 from efficientnetv2.data.raster import levels, opened, read
 from efficientnetv2.data.rasters import picture, rule_of
 from efficientnetv2.data.readers import originals, to_show
+from efficientnetv2.data.shards.pack import Packing, pack
 
 RNG = np.random.default_rng(0)
 
@@ -219,6 +220,25 @@ def test_an_ordinary_picture_among_rasters_is_passed_over_when_asked_for(tmp_pat
     assert reader.source(0).shape == (24, 24, 5)
     with pytest.raises(UnreadablePicture, match=r"two\.jpg: is an ordinary picture"):
         reader.source(1)
+
+
+@pytest.mark.parametrize(
+    ("values", "held"),
+    [(deep(), "5 bands of uint16"), (np.zeros((3, 8, 8), np.float32), "3 bands of float32")],
+)
+def test_shards_refuse_a_raster_by_name_before_anything_is_packed(values, held, tmp_path):
+    (tmp_path / "set/a").mkdir(parents=True)
+    paint(tmp_path / "set/a/photo.jpg", (9, 9, 9))
+    grey = write_raster(tmp_path / "set/a/grey.tif", np.full((1, 24, 24), 9, np.uint8))
+    path = write_raster(tmp_path / "set/a/raster.tif", values)
+    with pytest.raises(InputError) as refused:
+        pack(manifest.read(tmp_path / "set", require_labels=False), tmp_path / "packed", Packing(10**9))
+    assert str(refused.value).startswith(f"{path} is a raster ({held}), and shards hold ordinary pictures")
+    assert str(refused.value).endswith(f"effnetv2 train {tmp_path / 'set'}")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["set"]
+    path.unlink()  # the grey one is an ordinary picture, whatever it is called
+    packed = pack(manifest.read(tmp_path / "set", require_labels=False), tmp_path / "packed", Packing(10**9))
+    assert (grey.exists(), len(packed.index.table), packed.skipped) == (True, 2, ())
 
 
 def test_levels_of_nothing_but_gaps():

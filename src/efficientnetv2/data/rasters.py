@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
@@ -65,6 +67,24 @@ def glance(path: str) -> tuple[str, str]:
             return "", f"rasters of {dataset.count} x {dataset.dtypes[0]}"
     except InputError:
         return "is no picture that Pillow can read, and no raster that GDAL can open", ""
+
+
+def beyond_pillow(path: str) -> str:
+    """What a raster holds that Pillow can't open and GDAL can, as "5 bands of uint16"; '' of any other file."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path):
+            return ""
+    except UnidentifiedImageError:
+        pass
+    except Exception:  # what else is wrong with a file, whoever reads it will say
+        return ""
+    if not readable():
+        return ""
+    try:
+        with opened(path) as dataset:
+            return f"{count_of(dataset.count, 'band')} of {dataset.dtypes[0]}" if dataset.count else ""
+    except InputError:
+        return ""
 
 
 def picture(path: str, bands: Bands) -> Pixels:

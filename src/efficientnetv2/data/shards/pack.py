@@ -29,6 +29,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.data.check import MOST_UNREADABLE
 from efficientnetv2.data.listing import SPLITS, picture_extensions
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.rasters import beyond_pillow, is_raster
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards.content import Content, content_of
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, Index, Shard, save
@@ -88,8 +89,10 @@ def pack(
         progress: called now and then with the number of pictures done so far.
 
     Raises:
-        InputError: too much is unreadable (``strict``: anything), or ``out`` can't be written to.
+        InputError: a picture is a raster that Pillow can't open, too much is unreadable (``strict``: anything), or
+            ``out`` can't be written to.
     """
+    _refuse_rasters(manifest)
     partial = out.with_name(f"{out.name}.partial")
     _make(partial, out)
     try:
@@ -105,6 +108,19 @@ def pack(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return packed
+
+
+def _refuse_rasters(manifest: Manifest) -> None:
+    """Shards hold ordinary pictures; to leave out all rasters of a set would be no packing of it."""
+    if manifest.shards is not None:
+        return
+    for row in (row for row, path in enumerate(manifest.paths) if is_raster(path)):
+        if held := beyond_pillow(manifest.file(row)):
+            raise InputError(
+                f"{manifest.file(row)} is a raster ({held}), and shards hold ordinary pictures of three channels. "
+                "Train on the files themselves, as a folder or a table (--bands says which bands are seen): effnetv2 "
+                f"train {manifest.source}"
+            )
 
 
 def _make(partial: Path, out: Path) -> None:
