@@ -122,7 +122,10 @@ def test_pictures_of_which_none_can_be_read_leave_nothing(tmp_path):
     (tmp_path / "red/one.jpg").write_bytes(b"no picture")
     done = effnetv2("inspect", tmp_path, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
     assert done.returncode == 2
-    assert "None of the 1 pictures" in done.stderr
+    assert f"one.jpg: holds text, not a picture. There is no other picture in {tmp_path}." in done.stderr
+    (tmp_path / "red/two.jpg").write_bytes(b"")
+    done = effnetv2("inspect", tmp_path, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
+    assert f"None of the 2 pictures of {tmp_path} can be read. The first, " in done.stderr
     assert [one.name for one in tmp_path.iterdir()] == ["red"]
 
 

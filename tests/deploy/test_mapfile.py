@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.rasters import rasterio, write_raster
 
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.raster import opened
 from efficientnetv2.deploy import mapfile
 
@@ -90,3 +91,16 @@ def test_a_small_map_needs_no_copies(tmp_path):
         )
     with rasterio.open(tmp_path / "map.tif") as target:
         assert target.overviews(1) == []
+
+
+def test_more_classes_than_a_pixel_tells_apart_are_refused_before_the_work(tmp_path):
+    raster = write_raster(tmp_path / "blank.tif", np.zeros((1, 4, 4), np.uint8))
+    names = [str(number) for number in range(65_536)]
+    with (
+        opened(raster) as source,
+        pytest.raises(
+            InputError, match=r"map.tif: the model knows 65,536 classes, but .* at most 65,535 apart"
+        ),
+    ):
+        mapfile.write(tmp_path / "map.tif", source, names, lambda put: pytest.fail("it began"), told={})
+    assert not (tmp_path / "map.tif").exists()

@@ -97,7 +97,7 @@ def answered(
         left[predictions.samples], predictions.labels, predictions.logits, tuple(sorted(unreadable.items()))
     )
     if world.first and not len(whole.samples):
-        raise InputError(_none_readable(manifest, whole.unreadable))
+        raise none_readable(manifest, *whole.unreadable[0])
     return whole, seconds
 
 
@@ -152,9 +152,20 @@ def skipped_in_all(manifest: Manifest, unreadable: Sequence[tuple[int, str]], fi
     return f"Skipped {len(unreadable):,} of {len(manifest):,} pictures; {where}."
 
 
-def _none_readable(manifest: Manifest, unreadable: Sequence[tuple[int, str]]) -> str:
-    row, reason = unreadable[0]
-    return (
+def none_readable(manifest: Manifest, row: int, reason: str) -> InputError:
+    """The error for pictures none of which can be read.
+
+    Args:
+        manifest: of them.
+        row: of the first.
+        reason: why that can't be.
+    """
+    if len(manifest) == 1:
+        return InputError(
+            f"{manifest.where(row)}: {reason}. There is no other picture in {manifest.source}. Bring it back or repair "
+            "it, or give others."
+        )
+    return InputError(
         f"None of the {len(manifest):,} pictures of {manifest.source} can be read. The first, {manifest.where(row)}: "
         f"{reason}. Bring them back or repair them, or give other pictures."
     )

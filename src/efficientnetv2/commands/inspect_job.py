@@ -14,7 +14,7 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import folder_kept_if_filled
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB
-from efficientnetv2.commands.answering import reading
+from efficientnetv2.commands.answering import none_readable, reading
 from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.prepare import Source, with_rule
 from efficientnetv2.commands.screen import Screen, answer
@@ -89,10 +89,7 @@ def _looked(manifest: Manifest, screen: Screen) -> Portraits:
     with screen.counting("looking", len(manifest)) as counted:
         looked = portraits(manifest, workers=_THREADS_PER_CORE * cores(), progress=counted)
     if not len(looked.readable):
-        raise InputError(
-            f"None of the {len(manifest):,} pictures of {manifest.source} can be read. The first, {manifest.where(0)}: "
-            f"{looked.table['reason'].iloc[0]}. Bring them back or repair them, or give other pictures."
-        )
+        raise none_readable(manifest, 0, looked.table["reason"].iloc[0])
     return looked
 
 

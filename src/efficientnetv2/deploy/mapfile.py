@@ -36,6 +36,7 @@ Window = tuple[tuple[int, int], tuple[int, int]]  # first row and the one behind
 Put = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], Window], None]
 
 _MOST_COLOURED = 255  # values of a byte, but the one for no data
+_MOST_CLASSES = 65_535  # values of 16 bits, likewise
 _TURN = 0.618034  # of the colour wheel between classes: the golden section, so that neighbours differ. Ours.
 _ROWS = 1024  # that are counted at a time. Ours.
 
@@ -53,13 +54,18 @@ def write(
     Args:
         path: of the map; its folder exists.
         source: the raster, for size and place.
-        class_names: K of the model; of more than 65,535 there is no map.
+        class_names: K of the model, at most 65,535.
         fill: is given the function that writes a block of it.
         told: further items of metadata.
 
     Raises:
-        InputError: it can't be written, as on a full disk.
+        InputError: it has no room for so many classes, or it can't be written, as on a full disk.
     """
+    if len(class_names) > _MOST_CLASSES:
+        raise InputError(
+            f"{path}: the model knows {len(class_names):,} classes, but a pixel of a map tells at most "
+            f"{_MOST_CLASSES:,} apart. Give a model of fewer."
+        )
     rasterio = needed("rasterio", "geo", "Writing a map")
     profile: dict[str, Any] = {
         "driver": "GTiff", "width": source.width, "height": source.height, "count": 2,

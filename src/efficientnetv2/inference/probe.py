@@ -118,7 +118,10 @@ def linear_probe(
     """
     begun = time.perf_counter()
     most = most_pictures(network, preprocessing.image_px, len(train.class_names), torch.device(device))
-    parts = [_taught(train, most, key.fold("train")), _at_most(val, most, key.fold("val"))]
+    parts = [
+        train.select(_taught(train.labels, most, key.fold("train"))),
+        val.select(_at_most(len(val), most, key.fold("val"))),
+    ]
     before, embedded = 0, []
     for part in parts:
         embedded.append(
@@ -281,19 +284,18 @@ def macro_f1(truth: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]) -> fl
     return float(f1_score(truth, answers, labels=np.unique(truth), average="macro"))
 
 
-def _at_most(manifest: Manifest, most: int, key: Key) -> Manifest:
-    if len(manifest) <= most:
-        return manifest
-    return manifest.select(np.sort(key.generator().permutation(len(manifest))[:most]))
+def _at_most(count: int, most: int, key: Key) -> npt.NDArray[np.int64]:
+    """So many of the positions below ``count`` at random, in ascending order; all if there are no more."""
+    return np.arange(count) if count <= most else np.sort(key.generator().permutation(count)[:most])
 
 
-def _taught(train: Manifest, most: int, key: Key) -> Manifest:
+def _taught(labels: npt.NDArray[np.int64], most: int, key: Key) -> npt.NDArray[np.int64]:
     """At most so many; where they are of one class only, as of a rare defect, some of the others beside them."""
-    drawn = _at_most(train, most, key)
-    if len(np.unique(drawn.labels)) > 1 or len(np.unique(train.labels)) < 2:
-        return drawn
-    others = np.flatnonzero(train.labels != drawn.labels[0])[:_LEAST_OF_A_CLASS]
-    return train.select(np.sort(np.append(key.generator().permutation(len(train))[:most], others)))
+    drawn = _at_most(len(labels), most, key)
+    of_first = labels == labels[drawn[0]]
+    if of_first[drawn].all():
+        drawn = np.union1d(drawn, np.flatnonzero(~of_first)[:_LEAST_OF_A_CLASS])
+    return drawn
 
 
 def _shifted(progress: Callable[[int], object], before: int) -> Callable[[int], object]:
