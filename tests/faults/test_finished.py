@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 
+import pandas as pd
 import pytest
 from tests.command_line import TINY, effnetv2, killed_at
 from tests.conftest import COLOURS, paint
 from tests.faults.test_kill_and_resume import bits
 from tests.processes import effnetv2_together, environment, free_port
+
+from efficientnetv2.evaluation.answered import write_answers
 
 # A checkpoint after every step: at the end two are there.
 WORDS = (*TINY, "--weights", "none", "--set", "checkpoint_minutes=0", "--set", "group_images=4")
@@ -71,6 +74,29 @@ def test_a_program_gets_the_report_again(finished):
     done = effnetv2(*words, cwd=finished)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads((finished / "run/report.json").read_text())
+
+
+def test_it_is_compared_with_another_that_is_named(finished, tmp_path):
+    """As the report of a run that is given --against says it, and nothing in the folder changes."""
+    words = ("train", finished / "pictures", *WORDS, "--set", "optimizer.lr=1e-9", "--out", "other")
+    assert effnetv2(*words, cwd=tmp_path).returncode == 0
+    run = tmp_path / "run"
+    done = effnetv2(*words[:-4], "--out", run, "--against", "other", cwd=tmp_path)
+    (said,) = [line for line in done.stdout.splitlines() if line.startswith("Better than other? ")]
+    before = contents(run)
+    words = ("train", finished / "pictures", "--out", run, "--resume", "--against")
+    done = effnetv2(*words, "other", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout.splitlines()
+    assert contents(run) == before
+    write_answers(tmp_path / "strange", pd.DataFrame({"path": ["z"], "label": ["x"], "true_label": ["x"]}))
+    done = effnetv2(*words, "strange", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--against strange: it answered none of these pictures" in done.stderr
+    (run / "report.html").unlink()
+    done = effnetv2(*words, "other", cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"is not there any more. To compare: effnetv2 evaluate {run} DATA --against other" in done.stderr
 
 
 def test_asked_for_more_epochs_it_names_the_way_to_them(finished):

@@ -47,12 +47,29 @@ class Other:
         Raises:
             InputError: there is nothing to compare: several labels each, no picture of both, or other labels.
         """
-        if pictures.separator is not None:
-            raise InputError("--against is for pictures of one label, but these have several. Leave it out.")
         asked = pd.DataFrame(
             {"true_label": list(pictures.table["label"])}, index=pd.Index(pictures.paths, name="path")
         )
-        both = in_common(asked, answers)
+        return cls.beside(folder, answers, asked, separator=pictures.separator)
+
+    @classmethod
+    def beside(
+        cls, folder: Path, answers: pd.DataFrame, own: pd.DataFrame, *, separator: str | None
+    ) -> Other:
+        """One that answered some of the pictures that others have answered.
+
+        Args:
+            folder: of it, as the user says.
+            answers: read from there.
+            own: column ``true_label`` of those to compare with, indexed by the path of the picture.
+            separator: of their labels, if a picture may have several.
+
+        Raises:
+            InputError: as of ``named``.
+        """
+        if separator is not None:
+            raise InputError("--against is for pictures of one label, but these have several. Leave it out.")
+        both = in_common(own, answers)
         if not len(both):
             raise InputError(
                 f"--against {folder}: it answered none of these pictures, so nothing can be compared. Evaluate that "

@@ -7,8 +7,14 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.keys import Key
+from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.words import longer
+from efficientnetv2.evaluation.answered import over, read_answers
+from efficientnetv2.evaluation.answers import Beside, lines
+from efficientnetv2.evaluation.hanging import hanging_together
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resume import drop, steps_saved
@@ -21,10 +27,29 @@ class Finished:
     Args:
         path: of its folder.
         recipe: its.
+        against: another that it is to be compared with; None if none was named.
     """
 
     path: Path
     recipe: Recipe
+    against: Other | None = None
+
+    @classmethod
+    def compared(cls, path: Path, recipe: Recipe, against: Path) -> Finished:
+        """One that is compared, its report made, with another.
+
+        Raises:
+            InputError: its report is gone, or see ``Other.named``.
+        """
+        folder = RunFolder(path, lambda line: None)
+        if not folder.reported:
+            again = shlex.join(["effnetv2", "evaluate", str(path), "DATA", "--against", str(against)])
+            raise InputError(
+                f"--against {against}: the report of the run in {path} is not there any more. To compare: {again}"
+            )
+        separator = folder.beginning().get("label_separator")
+        other = Other.beside(against, read_answers(against), read_answers(path), separator=separator)
+        return cls(path, recipe, other)
 
 
 def tell_finished(run: Finished, screen: Screen, *, as_json: bool) -> None:
@@ -48,6 +73,8 @@ def tell_finished(run: Finished, screen: Screen, *, as_json: bool) -> None:
     screen.say(f"Model: {folder.model_file}")
     if folder.reported:
         screen.say(f"Report: {report.with_suffix('.html')}")
+        for line in _compared(run):
+            screen.say(line)
     else:
         again = shlex.join(["effnetv2", "evaluate", str(folder.path), "DATA"])
         screen.say(f"Its report is not there any more. For figures: {again}")
@@ -57,11 +84,11 @@ def tell_finished(run: Finished, screen: Screen, *, as_json: bool) -> None:
     screen.say(longer(folder.path))
 
 
-def longer(path: Path) -> str:
-    """A sentence on how to train longer than a run that has finished.
-
-    Args:
-        path: of the run.
-    """
-    command = shlex.join(["effnetv2", "train", "DATA", "--weights", str(path), "--epochs", "N"])
-    return f"To train longer, begin another run from its weights: {command}"
+def _compared(run: Finished) -> list[str]:
+    """Whether it is better than the other, as its report would have said it."""
+    if run.against is None:
+        return []
+    own = read_answers(run.path)
+    key = Key.of(run.recipe.seed).fold("findings").fold("against")
+    found = over(own, run.against.answers, key=key, clusters=hanging_together(run.path, list(own.index)))
+    return [] if found is None else lines(Beside(last=(run.against.name, found)))

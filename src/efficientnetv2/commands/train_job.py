@@ -155,7 +155,9 @@ def _readied(
     known = decided(words, place, device, screen, world)
     recipe, resumed = known.recipe, known.resumed
     if resumed and RunFolder(known.path, screen.say).finished:
-        return Finished(known.path, recipe)
+        if place.against is None:
+            return Finished(known.path, recipe)
+        return Finished.compared(known.path, recipe, place.against)
     # Before it looks at every picture.
     theirs = None if place.against is None else read_answers(place.against)
     prepared = prepare(

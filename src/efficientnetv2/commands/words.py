@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,6 @@ import torch
 from efficientnetv2.arch import files
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean
-from efficientnetv2.commands.finished import longer
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.training.changes import differences, set_fields
 from efficientnetv2.training.folder import RunFolder
@@ -176,6 +176,16 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
     if words.minutes is not None:
         say(f"The length was fixed when the run began: {count_of(float(there.epochs), 'epoch')}.")
     return there
+
+
+def longer(path: Path) -> str:
+    """A sentence on how to train longer than a run that has finished.
+
+    Args:
+        path: of the run.
+    """
+    command = shlex.join(["effnetv2", "train", "DATA", "--weights", str(path), "--epochs", "N"])
+    return f"To train longer, begin another run from its weights: {command}"
 
 
 def _epochs(recipe: Recipe, run: Path) -> float:
