@@ -10,7 +10,14 @@ from tests.command_line import effnetv2
 from efficientnetv2.augment.geometry import symmetry
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.commands.augment_job import _as_evaluated, _as_trained, _to_be_seen, in_turn, settings_of
+from efficientnetv2.commands.augment_job import (
+    _as_evaluated,
+    _as_trained,
+    _is_sheet,
+    _to_be_seen,
+    in_turn,
+    settings_of,
+)
 from efficientnetv2.data.manifest import read
 from efficientnetv2.evaluation.sheet import Row
 from efficientnetv2.progressive import Progressive, Ramp
@@ -88,6 +95,7 @@ def test_the_sheet_is_written(class_folders, tmp_path):
     done = effnetv2("augment", class_folders, *words, "--out", "sheet.png", "--pictures", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Sheet: sheet.png" in done.stdout
+    assert _is_sheet(tmp_path / "sheet.png"), "another sheet may replace it"
     with Image.open(tmp_path / "sheet.png") as sheet:
         levels = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)
     for channel in range(3):  # red, green and blue pictures are on it, in their colours

@@ -161,6 +161,17 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(model, tmp_path
     assert message in refused("map", model, "scene.tif", *words, cwd=tmp_path)
 
 
+def test_a_map_replaces_a_map_and_no_other_raster(model, tmp_path):
+    write_raster(tmp_path / "scene.tif", patches(2, 2))
+    other = write_raster(tmp_path / "other.tif", patches(2, 2)).read_bytes()
+    told = refused("map", model, "scene.tif", "--out", "other.tif", cwd=tmp_path)
+    assert "--out other.tif is there already, and is no map of effnetv2 map. Give another name" in told
+    assert (tmp_path / "other.tif").read_bytes() == other
+    words = ("map", model, "scene.tif", "--out", "cover.tif")
+    assert "already" not in ended_well(*words, cwd=tmp_path).stdout
+    assert "cover.tif is there already: it will be replaced." in ended_well(*words, cwd=tmp_path).stdout
+
+
 def test_rasters_that_do_not_say_enough_are_refused(model, tmp_path):
     scene = patches()
     write_raster(tmp_path / "deep.tif", scene.astype(np.uint16))

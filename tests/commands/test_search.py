@@ -130,6 +130,9 @@ def test_another_trial_can_be_exported(found):
     assert done.returncode == 0, done.stderr
     row = answer(found / "study", "show")["rows"][2]
     assert SPACE.encode(read(found / "second.yaml")) == tuple(row["point"])
+    done = here("search", "export", found / "study", "--out", found / "second.yaml")
+    assert done.returncode == 2
+    assert "second.yaml is there already, and a network's table may have been changed by hand" in done.stderr
     done = here("search", "export", found / "study", "--trial", 99)
     assert done.returncode == 2
     assert "no such trial has ended; there are 0 to 3" in done.stderr

@@ -71,6 +71,26 @@ def folder_kept_if_filled(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def folder_for(folder: Path, called: str) -> Iterator[None]:
+    """``folder_kept_if_filled`` of a folder that the user has named.
+
+    Args:
+        folder: to write into.
+        called: what the user calls it by: ``--out``.
+
+    Raises:
+        InputError: it is a file, or it can't be made or written into.
+    """
+    with contextlib.ExitStack() as kept:
+        try:
+            check_folder(folder, called)
+            kept.enter_context(folder_kept_if_filled(folder))
+        except OSError as error:
+            raise InputError(f"{called} {folder}: {error.strerror or error}. Give another folder.") from error
+        yield
+
+
 def check_place(file: Path, called: str, *, such_as: str) -> None:
     """Refuse a file that can't be written where it is to be, before the work that it is to hold is done.
 

@@ -14,6 +14,7 @@ import torch
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.tables import header_of
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.checking import Damage
 from efficientnetv2.inference.accelerate import few_enough, pick_workers
@@ -24,6 +25,7 @@ from efficientnetv2.training.distributed import World
 
 # Unreadable pictures that the screen names; a list of all is in skipped.csv. Ours.
 _NAMED = 5
+_SKIPPED_COLUMNS = ["path", "reason"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,24 +122,31 @@ def tell_unreadable(
 
 
 def list_skipped(file: Path, skipped: Sequence[tuple[str, str]]) -> None:
-    """Write the pictures that could not be read, and why, into a CSV; nothing where there is none.
+    """Write the pictures that could not be read, and why, into a CSV.
 
     Args:
-        file: ``skipped.csv``; its folder is there.
+        file: ``skipped.csv``; its folder is there. Where nothing was skipped none is left: it would be of answers
+            that these replace.
         skipped: path and reason of each.
 
     Raises:
         InputError: it can't be written.
     """
-    if not skipped:
-        return
-    table = pd.DataFrame(skipped, columns=["path", "reason"])
+    table = pd.DataFrame(skipped, columns=_SKIPPED_COLUMNS)
     try:
+        if not skipped:
+            file.unlink(missing_ok=True)
+            return
         write_atomically(file, lambda partial: table.to_csv(partial, index=False))
     except OSError as error:
         raise InputError(
             f"{file}: {error.strerror or error}. Give a place that can be written to by --out."
         ) from error
+
+
+def is_list_of_skipped(file: Path) -> bool:
+    """Whether a file is what ``list_skipped`` writes, by its header."""
+    return header_of(file) == _SKIPPED_COLUMNS
 
 
 def skipped_in_all(manifest: Manifest, unreadable: Sequence[tuple[int, str]], file: Path | None) -> str:

@@ -10,13 +10,15 @@ import typer
 from efficientnetv2.commands import options
 from efficientnetv2.commands.spread import spread
 
+OUT = Path("augmented.png")
+
 
 @spread
 def augment(
     data: options.Data,
     recipe: options.RecipeOptions,
     table: options.TableOptions,
-    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("augmented.png"),
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = OUT,
     pictures: Annotated[
         int,
         typer.Option(help="How many, side by side, of all classes in turn.", callback=options.between(1, 24)),

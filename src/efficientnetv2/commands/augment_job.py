@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import check_place, write_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.augment import OUT
 from efficientnetv2.commands.foretold import preprocessing_of
 from efficientnetv2.commands.prepare import Source, prepare
+from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.decode import eval_picture
@@ -36,6 +39,7 @@ from efficientnetv2.training.start import start
 
 # Of a size that grows at every step: moments to look at. Ours.
 _MOMENTS = 4
+_TITLE = "effnetv2 augment"  # in the file, so that it is known for a sheet
 _STRETCHED = "dark ones with the contrast stretched as this picture of their column needs, to be seen at all"
 
 
@@ -49,6 +53,8 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: the sheet is a PNG. Give a name that ends in .png.")
     check_place(out, "--out", such_as="sheet.png")
+    refuse_others(out, "--out", _is_sheet, "is no sheet of effnetv2 augment", default=OUT)
+    tell_replaced(out, screen)
     on = pick_device(device)
     recipe, chosen = begin_recipe(words, on, screen.say)
     prepared = prepare(
@@ -73,12 +79,20 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
             for number, setting in enumerate(settings_of(recipe.progressive))
         ),
     ]
-    image = png(draw_rows(_to_be_seen(rows)))
+    image = png(draw_rows(_to_be_seen(rows)), title=_TITLE)
     try:
         write_atomically(out, lambda partial: partial.write_bytes(image))
     except OSError as error:
         raise InputError(f"--out {out}: {error.strerror or error}. Give another place.") from error
     screen.say(f"Sheet: {out}")
+
+
+def _is_sheet(file: Path) -> bool:
+    try:
+        with Image.open(file) as image:
+            return image.info.get("Title") == _TITLE
+    except OSError:  # Pillow's own error for what is no picture is one too
+        return False
 
 
 def in_turn(manifest: Manifest, count: int, key: Key) -> npt.NDArray[np.int64]:

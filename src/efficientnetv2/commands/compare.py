@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from efficientnetv2.commands import options
+from efficientnetv2.commands.replacing import tell_replaced
 from efficientnetv2.commands.screen import Screen, answer, duration
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def compare(
     plain = _as_json(finished, gains)
     screen = Screen(quiet=as_json)
     if out is not None:
+        tell_replaced(out / "comparison.json", screen)
         _write(out, finished, plain)
     if as_json:
         answer(plain)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, did_you_mean, some
-from efficientnetv2.base.files import check_folder
+from efficientnetv2.base.files import folder_for
 from efficientnetv2.commands.answering import (
     Asked,
     answered,
@@ -23,6 +24,7 @@ from efficientnetv2.commands.explaining import explained
 from efficientnetv2.commands.findings import Known, Wanted
 from efficientnetv2.commands.outcome import Outcome, command_line, hashes, versions
 from efficientnetv2.commands.prepare import Source, tell
+from efficientnetv2.commands.replacing import tell_replaced
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import Seen, seen
 from efficientnetv2.commands.sizes import one_size, several_sizes, size_curve, tell_sizes
@@ -70,11 +72,11 @@ def evaluate_and_report(
     Raises:
         InputError: anything a user can mend.
     """
-    if out is not None:
-        _refuse_place(out)
     world = launched()
     screen = Screen(quiet=as_json, mute=not world.first)
-    with together(world):
+    with together(world), ExitStack() as kept:
+        if out is not None and world.first:
+            kept.enter_context(_folder(out, screen))
         on = pick_own_device(device, world.local_rank, world.local_size)
         readers = reading(workers, on, screen, world)
         asked, name, px, compared, wanted = by_first(
@@ -102,14 +104,15 @@ def evaluate_and_report(
                 write_calibrated(asking.calibrate, asked.network, predictions, known, name, screen)
 
 
-def _refuse_place(out: Path) -> None:
-    """A run, and a cross-validation, keeps its own report; and there is to be a place for this one."""
+def _folder(out: Path, screen: Screen) -> AbstractContextManager[None]:
+    """The folder of the report, made before the work; a run, and a cross-validation, keeps its own."""
     if any((out / name).is_file() for name in KINDS):
         raise InputError(
             f"--out {out} is the folder of a run, whose own report would be lost. Give another folder, such as "
             f"{out / 'evaluation'}."
         )
-    check_folder(out, "--out")
+    tell_replaced(out / "report.html", screen)
+    return folder_for(out, "--out")
 
 
 def _asked(
@@ -194,8 +197,6 @@ def _report(
         known = replace(known, sections=sections)
     outcome = Outcome(predictions, part, asked.network.class_names, facts, wanted=wanted, known=known)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "skipped.csv").unlink(missing_ok=True)  # of the report that this one replaces
         list_skipped(out / "skipped.csv", [(part.paths[row], why) for row, why in unreadable])
         outcome.write(out, sizes=curve)
     outcome.show(screen, as_json=as_json)

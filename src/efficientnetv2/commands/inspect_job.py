@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +9,13 @@ import torch
 from PIL import Image
 
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.base.files import folder_kept_if_filled
+from efficientnetv2.base.files import folder_for
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.commands.answering import none_readable, reading
 from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.prepare import Source, with_rule
+from efficientnetv2.commands.replacing import tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
@@ -60,7 +59,9 @@ def inspect_and_tell(
     on = pick_device(device)
     manifest = source.read_any()
     time_column_of(manifest, time_column)  # refused before the pictures are looked at
-    with _folder(out, source) as folder:
+    folder = Path("inspection") / (Path(source.data).expanduser().stem or "pictures") if out is None else out
+    with folder_for(folder, "--out"):  # where no page comes, nothing is left of it
+        tell_replaced(folder / page.PAGE_NAME, screen)
         network, name = _network(weights, screen)
         for note in manifest.notes:
             screen.say(note)
@@ -91,20 +92,6 @@ def _looked(manifest: Manifest, screen: Screen) -> Portraits:
     if not len(looked.readable):
         raise none_readable(manifest, 0, looked.table["reason"].iloc[0])
     return looked
-
-
-@contextmanager
-def _folder(out: Path | None, source: Source) -> Iterator[Path]:
-    """Where the page goes; where none comes, nothing is left of it."""
-    folder = Path("inspection") / (Path(source.data).expanduser().stem or "pictures") if out is None else out
-    if folder.is_file():
-        raise InputError(f"--out {folder} is a file. Give a folder.")
-    with ExitStack() as kept:
-        try:
-            kept.enter_context(folder_kept_if_filled(folder))
-        except OSError as error:
-            raise InputError(f"--out {folder}: {error.strerror or error}. Give another folder.") from error
-        yield folder
 
 
 def _network(weights: str, screen: Screen) -> tuple[Network | None, str | None]:

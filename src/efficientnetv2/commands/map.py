@@ -9,6 +9,8 @@ import typer
 
 from efficientnetv2.commands import options
 
+OUT = Path("map.tif")
+
 
 def draw_map(
     model: options.Model,
@@ -18,7 +20,7 @@ def draw_map(
             metavar="RASTER", help="A GeoTIFF, or another raster that GDAL opens.", show_default=False
         ),
     ],
-    out: Annotated[Path, typer.Option(help="GeoTIFF to write.")] = Path("map.tif"),
+    out: Annotated[Path, typer.Option(help="GeoTIFF to write.")] = OUT,
     window_m: Annotated[
         float | None,
         typer.Option(
@@ -69,7 +71,7 @@ def draw_map(
 
     Overlapping windows are answered and blended. Band 1 holds the class of each pixel (from 1, in the order of the
     model's classes, with colours and names), band 2 its probability in per cent; 0 is where the raster has no data.
-    Needs the extra "geo".
+    A map that is there is replaced, another file is not. Needs the extra "geo".
 
     Examples:
     - `effnetv2 map runs/land_cover scene.tif`

@@ -11,8 +11,10 @@ from typing import Any
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place
 from efficientnetv2.base.preprocessing import RGB, Bands, Preprocessing
+from efficientnetv2.commands.map import OUT
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import bands_asked
+from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.data.raster import Dataset, all_bands, bands_seen, names_of, opened, side_m, unlike
 from efficientnetv2.deploy import mapfile
@@ -51,6 +53,8 @@ def map_and_write(
     on = pick_device(device)
     _refuse_place(out, raster)
     with opened(raster) as source:
+        refuse_others(out, "--out", mapfile.is_map, "is no map of effnetv2 map", default=OUT)
+        tell_replaced(out, screen)
         network = modelfile.load(model)
         check_classes(network, model)
         check_reads_files(network, model)

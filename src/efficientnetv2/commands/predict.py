@@ -9,6 +9,8 @@ import typer
 
 from efficientnetv2.commands import options
 
+OUT = Path("predictions.csv")
+
 
 def predict(
     model: options.Model,
@@ -21,7 +23,7 @@ def predict(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="CSV to write.")] = Path("predictions.csv"),
+    out: Annotated[Path, typer.Option(help="CSV to write.")] = OUT,
     rank: Annotated[
         Path | None,
         typer.Option(
@@ -41,7 +43,8 @@ def predict(
     """Write path, label and the probability of each class for every picture; of more than 1,000 classes the best five.
 
     With --abstain-below the label of a picture that stays below is empty. What could not be read is listed in
-    skipped.csv beside. Under torchrun, processes share the pictures.
+    skipped.csv beside. Tables of the same kind that are there are replaced; other files are not. Under torchrun,
+    processes share the pictures.
 
     Examples:
     - `effnetv2 predict runs/demo new_photos/`

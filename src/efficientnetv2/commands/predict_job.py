@@ -12,16 +12,19 @@ from efficientnetv2.base.files import check_place
 from efficientnetv2.commands.answering import (
     Asked,
     answered,
+    is_list_of_skipped,
     list_skipped,
     reading,
     skipped_in_all,
     tell_unreadable,
 )
 from efficientnetv2.commands.earlier import KINDS
+from efficientnetv2.commands.predict import OUT
 from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.ranking import check_rank, check_ranks, write_ranking
+from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
-from efficientnetv2.commands.tables import write_predictions
+from efficientnetv2.commands.tables import is_predictions, write_predictions
 from efficientnetv2.evaluation.answered import NAME as ANSWERS
 from efficientnetv2.inference.accelerate import pick_own_device
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
@@ -83,25 +86,46 @@ def predict_and_write(
 
 
 def _asked(model: str, source: Source, out: Path, rank: Path | None, strict: bool, screen: Screen) -> Asked:
+    _check_places(out, rank, source.data)
+    network = modelfile.load(model)
+    check_classes(network, model)
+    refuse_others(
+        out,
+        "--out",
+        lambda file: is_predictions(file, network.class_names),
+        "is no table of predictions of these classes",
+        default=OUT,
+    )
+    if rank is not None:
+        check_ranks(network, model)
+        tell_replaced(rank, screen)
+    tell_replaced(out, screen)
+    check_reads_files(network, model)
+    manifest = replace(source.read(require_labels=False), bands=network.preprocessing.bands)
+    return Asked(network, manifest, tell(manifest, strict=strict, say=screen.say))
+
+
+def _check_places(out: Path, rank: Path | None, data: str) -> None:
+    """Refuse places that can't be written to, and whose files belong to something else."""
     check_place(out, "--out", such_as="predictions.csv")
-    if out.absolute() == Path(source.data).absolute():
+    if out.absolute() == Path(data).absolute():
         raise InputError(f"--out {out} is DATA itself. Give another file.")
     if out.name == SKIPPED:
         raise InputError(
             f"--out {out}: {SKIPPED} beside the table lists what could not be read. Give another name."
         )
-    if out.name == ANSWERS and any((out.parent / kind).is_file() for kind in KINDS):
+    reported = any((out.parent / kind).is_file() for kind in (*KINDS, "report.json"))
+    if out.name == ANSWERS and reported:
         raise InputError(
             f"--out {out} holds the answers of the run there, which comparisons read. Give another name or place."
         )
-    check_rank(rank, out, source.data)
-    network = modelfile.load(model)
-    check_classes(network, model)
-    if rank is not None:
-        check_ranks(network, model)
-    check_reads_files(network, model)
-    manifest = replace(source.read(require_labels=False), bands=network.preprocessing.bands)
-    return Asked(network, manifest, tell(manifest, strict=strict, say=screen.say))
+    listed = out.with_name(SKIPPED)
+    if listed.exists() and reported:
+        raise InputError(
+            f"--out {out}: {listed} belongs to the report there, and would be lost. Give a place outside that folder."
+        )
+    refuse_others(listed, f"--out {out}:", is_list_of_skipped, "is no list of what could not be read")
+    check_rank(rank, out, data)
 
 
 def _write(

@@ -14,7 +14,9 @@ from efficientnetv2.base.files import check_place, write_atomically, write_text_
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.answering import Asked
 from efficientnetv2.commands.outcome import command_line
+from efficientnetv2.commands.replacing import refuse_others
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.tables import header_of
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import to_show
@@ -25,6 +27,7 @@ from efficientnetv2.models.network import Network
 
 # Of the draws: the same model and pictures are to give the same order. Ours.
 _SEED = 0
+_COLUMNS = ["rank", "path", "label", "probability", "second", "second_probability", "entropy", "margin"]
 _ON_SHEET = 60  # pictures: an evening's labelling, some 300 kB. Ours.
 
 
@@ -37,7 +40,8 @@ def check_rank(file: Path | None, out: Path, data: str) -> None:
         data: as the user gave it.
 
     Raises:
-        InputError: it is no CSV, it can't be written there, or it is another file of the same command.
+        InputError: it is no CSV, it can't be written there, it is another file of the same command, or something else
+            is there.
     """
     if file is None:
         return
@@ -48,6 +52,17 @@ def check_rank(file: Path | None, out: Path, data: str) -> None:
     check_place(file, "--rank", such_as="next.csv")
     if file.absolute() in (out.absolute(), Path(data).absolute()):
         raise InputError(f"--rank {file} is {'--out' if file.absolute() == out.absolute() else 'DATA'} too.")
+    refuse_others(file, "--rank", _is_ranking, "is no table of what to label next")
+    refuse_others(
+        file.with_suffix(".html"),
+        f"--rank {file}:",
+        lambda page: file.exists(),
+        "is no sheet of such a table",
+    )
+
+
+def _is_ranking(file: Path) -> bool:
+    return header_of(file) == _COLUMNS
 
 
 def check_ranks(network: Network, model: str) -> None:
@@ -101,7 +116,7 @@ def write_ranking(
             "margin": found.margin.round(6),
         }
     ).iloc[found.order]
-    table.insert(0, "rank", np.arange(1, len(table) + 1))
+    table = table.assign(rank=np.arange(1, len(table) + 1))[_COLUMNS]
     reader = to_show(answered)
 
     def picture(row: int) -> Image.Image | None:

@@ -15,6 +15,7 @@ from efficientnetv2.arch import files
 from efficientnetv2.arch.growth import grow, growth_of
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically, write_text_atomically
+from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.search_folder import StudyFolder
 from efficientnetv2.commands.search_screen import figures
@@ -211,13 +212,8 @@ def export_found(
         row = best(read.rows)[0]
     else:
         row = next((one for one in read.rows if one.number == trial), None) or _missing(trial, read)
-    target = out or read.folder.path / "found.yaml"
-    if out is None:
-        read.folder.make()  # of a study that other machines work for there may be none here
-    if not files.is_architecture_file(str(target)):
-        raise InputError(
-            f"--out {target}: give a file that ends in .yaml, .yml or .json, so that train knows it."
-        )
+    target = _place(read.folder, out)
+    tell_replaced(target, screen)
     network = read.study.plan.space.decode(row.point)
     told = f"Trial {row.number} of the search {read.study.name}: {figures(row.measurement)}; reward {row.reward:.4f}"
     sized: list[str] = []
@@ -235,6 +231,18 @@ def export_found(
     if read.folder.pictures_file.exists():
         words = ["effnetv2", "train", str(read.folder.pictures_file), "--model", str(target), *sized]
         screen.say(f"Train it fully, judged by pictures that the search did not see: {shlex.join(words)}")
+
+
+def _place(folder: StudyFolder, out: Path | None) -> Path:
+    if out is None:
+        folder.make()  # of a study that other machines work for there may be none here
+        return folder.path / "found.yaml"
+    if not files.is_architecture_file(str(out)):
+        raise InputError(
+            f"--out {out}: give a file that ends in .yaml, .yml or .json, so that train knows it."
+        )
+    refuse_others(out, "--out", lambda file: False, "a network's table may have been changed by hand")
+    return out
 
 
 def _missing(trial: int, read: Read) -> Row:

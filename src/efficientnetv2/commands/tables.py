@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +47,44 @@ def write_predictions(
         InputError: it can't be written.
     """
     probabilities = predictions.probabilities
+    table = _table(probabilities, paths, class_names, true_labels)
+    if abstain_below is not None:
+        table.loc[probabilities.max(axis=1) < abstain_below, "label"] = ""
+    try:
+        write_atomically(out, lambda file: table.to_csv(file, index=False))
+    except OSError as error:
+        raise InputError(
+            f"--out {out}: {error.strerror or error}. Give a file in a folder that exists."
+        ) from error
+    return table
+
+
+def is_predictions(file: Path, class_names: Sequence[str]) -> bool:
+    """Whether a file is a table of predictions of these classes, by its header.
+
+    Args:
+        file: any.
+        class_names: K names.
+    """
+    nothing = np.zeros((0, len(class_names)), np.float32)
+    return header_of(file) == [str(name) for name in _table(nothing, [], class_names, None).columns]
+
+
+def header_of(file: Path) -> list[str]:
+    """The first row of a CSV; empty of what is none."""
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
+            return next(csv.reader(opened), [])
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
+def _table(
+    probabilities: npt.NDArray[np.float32],
+    paths: Sequence[str],
+    class_names: Sequence[str],
+    true_labels: Sequence[str] | None,
+) -> pd.DataFrame:
     table = pd.DataFrame({"path": list(paths)})
     truth = {} if true_labels is None else {"true_label": list(true_labels)}
     if len(class_names) > MOST_CLASSES:
@@ -61,14 +100,6 @@ def write_predictions(
         columns = [_column_of(name, truth=bool(truth)) for name in class_names]
         # At once: pandas warns of a table that grows by a hundred columns one by one.
         table = pd.concat([table, pd.DataFrame(probabilities.round(6), columns=columns)], axis=1)
-    if abstain_below is not None:
-        table.loc[probabilities.max(axis=1) < abstain_below, "label"] = ""
-    try:
-        write_atomically(out, lambda file: table.to_csv(file, index=False))
-    except OSError as error:
-        raise InputError(
-            f"--out {out}: {error.strerror or error}. Give a file in a folder that exists."
-        ) from error
     return table
 
 

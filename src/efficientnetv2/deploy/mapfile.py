@@ -192,6 +192,16 @@ def classes_and_areas(
     return names, pixels[1:], None if of_row is None else hectares[1:]
 
 
+def is_map(path: Path) -> bool:
+    """Whether a file is a map that ``write`` made."""
+    try:
+        with opened(path) as dataset:
+            class_names_of(dataset, path)
+    except InputError:
+        return False
+    return True
+
+
 def class_names_of(dataset: Dataset, path: Path) -> tuple[str, ...]:
     """The names that a map's values stand for, in their order.
 

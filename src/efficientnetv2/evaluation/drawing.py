@@ -58,11 +58,11 @@ def _dark_style() -> str:
     return "\n@media (prefers-color-scheme: dark) {\n" + "\n".join(rules) + "\n}\n"
 
 
-def png(figure: Figure) -> bytes:
-    """For everywhere else, on white."""
+def png(figure: Figure, *, title: str | None = None) -> bytes:
+    """For everywhere else, on white; ``title`` is written into the file."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         # A class name in a script that no font here has: its letters become boxes, which is all there is to do.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(file, format="png", dpi=_DOTS_PER_INCH, facecolor="white")
+        figure.savefig(file, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata={"Title": title})
     return file.getvalue()

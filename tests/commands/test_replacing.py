@@ -1,0 +1,144 @@
+"""What is in the place of a result: an earlier one is replaced and that is said, another file is left alone."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tests.command_line import effnetv2
+from tests.commands.test_places import MACHINE
+
+from efficientnetv2.arch.spec import Architecture, Stage, fused
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.evaluate_job import evaluate_and_report
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.tables import is_predictions, write_predictions
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.network import EfficientNet
+
+NAMES = ("blue", "green", "red")
+SMALL = Architecture(8, (Stage(fused(expand=2, kernel=3), 2, 8, 1),), 16)
+MODEL = ("model.safetensors", "pictures", "--device", "cpu", "--workers", "0")
+
+
+@pytest.fixture
+def here(class_folders, tmp_path):
+    """A folder with a model of random weights, ``model.safetensors``, and 48 pictures."""
+    torch.manual_seed(0)
+    network = EfficientNet(SMALL, num_classes=3)
+    network.preprocessing = Preprocessing(image_px=32)
+    modelfile.save(tmp_path / "model.safetensors", network, class_names=NAMES)
+    return tmp_path
+
+
+def ended_well(*words, cwd):
+    done = effnetv2(*words, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(*words, cwd):
+    done = effnetv2(*words, cwd=cwd)
+    assert done.returncode == 2, done.stdout
+    return done.stderr
+
+
+def test_predictions_replace_predictions_and_say_so(here):
+    words = ("predict", *MODEL, "--out", "new.csv", "--rank", "next.csv")
+    assert "already" not in ended_well(*words, cwd=here)
+    before = (here / "new.csv").read_bytes()
+    (here / "new.csv").write_bytes(before[:-100])
+    said = ended_well(*words, cwd=here)
+    assert "new.csv is there already: it will be replaced." in said
+    assert "next.csv is there already: it will be replaced." in said
+    assert (here / "new.csv").read_bytes() == before
+
+
+def test_predictions_replace_nothing_else(here):
+    (here / "list.csv").write_text("path,label\nred/red_00.jpg,red\n")
+    (here / "next.html").write_text("mine")
+    said = refused("predict", *MODEL, "--out", "list.csv", cwd=here)
+    assert (
+        "--out list.csv is there already, and is no table of predictions of these classes. Give another name"
+        in said
+    )
+    said = refused("predict", *MODEL, "--rank", "list.csv", cwd=here)
+    assert "--rank list.csv is there already, and is no table of what to label next" in said
+    said = refused("predict", *MODEL, "--rank", "next.csv", cwd=here)
+    assert "--rank next.csv: next.html is there already, and is no sheet of such a table" in said
+    assert (here / "list.csv").read_text() == "path,label\nred/red_00.jpg,red\n"
+    assert not (here / "predictions.csv").exists()
+    # What it calls its table by itself is its own.
+    (here / "predictions.csv").write_text("path,label\n")
+    said = ended_well("predict", *MODEL, cwd=here)
+    assert "predictions.csv is there already: it will be replaced." in said
+    assert len(pd.read_csv(here / "predictions.csv")) == 48
+
+
+@pytest.mark.parametrize("classes", [2, 1_001])
+def test_a_table_of_predictions_is_known_by_its_header(classes, tmp_path):
+    names = ["path", *(str(number) for number in range(1, classes))]
+    answers = Predictions(np.arange(4), np.zeros(4, np.int64), torch.randn(4, classes))
+    write_predictions(tmp_path / "some.csv", answers, list("abcd"), names)
+    assert is_predictions(tmp_path / "some.csv", names)
+    write_predictions(tmp_path / "true.csv", answers, list("abcd"), names, true_labels=names[:1] * 4)
+    assert not is_predictions(tmp_path / "true.csv", names)
+    for content in (b"", b"\xff\xfe", b"path,label\n", b'"'):
+        (tmp_path / "other.csv").write_bytes(content)
+        assert not is_predictions(tmp_path / "other.csv", names)
+
+
+def test_a_list_of_what_was_skipped_is_of_the_table_beside_it(here):
+    broken = here / "pictures/red/red_03.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    ended_well("predict", *MODEL, cwd=here)
+    assert pd.read_csv(here / "skipped.csv")["path"].tolist() == ["red/red_03.jpg"]
+    broken.write_bytes(whole)
+    ended_well("predict", *MODEL, cwd=here)
+    assert not (here / "skipped.csv").exists(), "it was of the table that is no more"
+    (here / "skipped.csv").write_text("lesson,reason\nFriday,ill\n")
+    said = refused("predict", *MODEL, cwd=here)
+    assert (
+        "--out predictions.csv: skipped.csv is there already, and is no list of what could not be read"
+        in said
+    )
+    (here / "run").mkdir()
+    (here / "run/beginning.json").write_text("{}")
+    (here / "run/skipped.csv").write_text("path,reason\na.jpg,is empty (0 bytes)\n")
+    said = refused("predict", *MODEL, "--out", "run/new.csv", cwd=here)
+    assert "--out run/new.csv: run/skipped.csv belongs to the report there, and would be lost" in said
+
+
+def test_a_report_replaces_a_report_and_says_so(here):
+    words = ("evaluate", *MODEL, "--out", "rated")
+    assert "already" not in ended_well(*words, cwd=here)
+    assert "rated/report.html is there already: it will be replaced." in ended_well(*words, cwd=here)
+    said = refused("predict", here / MODEL[0], here / MODEL[1], cwd=here / "rated")
+    assert "--out predictions.csv holds the answers of the run there, which comparisons read" in said
+    assert json.loads((here / "rated/report.json").read_text())["pictures"] == 48
+
+
+def test_a_report_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp_path, monkeypatch):
+    def fails(path, *args, **words):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", fails)
+    with pytest.raises(InputError, match=r"--out .*rated: Read-only file system. Give another folder."):
+        evaluate_and_report("m", Source("d"), split=None, out=tmp_path / "rated", strict=False, **MACHINE)
+
+
+def test_a_sheet_replaces_no_picture_but_a_sheet(here):
+    Image.new("RGB", (9, 9)).save(here / "photo.png")
+    before = (here / "photo.png").read_bytes()
+    said = refused("augment", "pictures", "--out", "photo.png", cwd=here)
+    assert "--out photo.png is there already, and is no sheet of effnetv2 augment" in said
+    assert (here / "photo.png").read_bytes() == before
