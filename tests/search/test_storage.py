@@ -126,6 +126,41 @@ def test_what_was_given_back_is_taken_first_and_has_not_been_begun(tmp_path):
         assert not one.owns(first)
 
 
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        ("create_new_trial", None),
+        ("set_trial_state_values", None),
+        ("set_trial_user_attr", "worker"),
+        ("set_trial_user_attr", "begun"),
+    ],
+)
+def test_a_trial_that_was_taken_as_the_database_went_away_is_not_left_behind(
+    call, word, tmp_path, monkeypatch
+):
+    """What was asked for was done, but the answer never came: asked again, the worker gets the trial that it has."""
+    one = study(tmp_path)
+    if call == "set_trial_state_values":
+        one.give_back(one.claim(1))
+    done, cuts = getattr(one.storage.rdb, call), [True]
+
+    def cut(*words: object) -> object:
+        answer = done(*words)
+        if cuts and word in (None, *words):
+            cuts.pop()
+            raise OperationalError(call, {}, Exception("server closed the connection"))
+        return answer
+
+    monkeypatch.setattr(one.storage.rdb, call, cut)
+    until = time.monotonic() + 10  # one that is nobody's has to stand still for a while
+    while (claim := one.claim(1)) is None and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not cuts
+    assert states(one) == ["RUNNING"]
+    with one.storage.turn():
+        assert one.owns(claim)
+
+
 def test_a_worker_elsewhere_is_lost_when_it_gives_no_sign_of_life(tmp_path, monkeypatch):
     """As two machines: neither can look for the other's process."""
     here, there = study(tmp_path), Ledger(opened(tmp_path), "study", beat_s=0.05, lost_s=0.3)

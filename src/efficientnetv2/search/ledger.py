@@ -73,13 +73,16 @@ class Ledger:
         Args:
             target: how many trials the study is to have.
         """
-        return self.storage.patiently(lambda: self._claim(target))
+        token = secrets.token_hex(8)  # the same at every try: one whose answer was lost may have taken a trial
+        return self.storage.patiently(lambda: self._claim(target, token))
 
-    def _claim(self, target: int) -> Claim | None:
+    def _claim(self, target: int, token: str) -> Claim | None:
         rdb, states = self.storage.rdb, optuna().trial.TrialState
-        token = secrets.token_hex(8)
         with self.storage.turn():
             trials = rdb.get_all_trials(self.study_id, deepcopy=False)
+            for one in trials:
+                if one.state == states.RUNNING and token_of(one) == token:
+                    return Claim(one.number, int(one.user_attrs["begun"]), token)
             waiting = [one for one in trials if one.state == states.WAITING]
             waiting = waiting or [one for one in trials if one.state == states.RUNNING and self._is_lost(one)]
             if waiting:
@@ -94,8 +97,8 @@ class Ledger:
             else:
                 return None
             self._seen.pop(number, None)
-            rdb.set_trial_user_attr(trial_id, "worker", _self(token))
             rdb.set_trial_user_attr(trial_id, "begun", begun + 1)
+            rdb.set_trial_user_attr(trial_id, "worker", _self(token))  # last: from here on it is taken
             return Claim(number, begun + 1, token)
 
     def _is_lost(self, trial: Any) -> bool:
@@ -137,7 +140,7 @@ class Ledger:
         """Whether a trial is still this worker's. Asked within a turn."""
         trial = self.storage.rdb.get_trial(self.id_of(claim.number))
         running = trial.state == optuna().trial.TrialState.RUNNING
-        return bool(running and trial.user_attrs.get("worker", {}).get("token") == claim.token)
+        return bool(running and token_of(trial) == claim.token)
 
     def give_back(self, claim: Claim) -> None:
         """Let a trial wait for whoever takes it; it has not been begun.
@@ -149,6 +152,16 @@ class Ledger:
                 trial_id = self.id_of(claim.number)
                 self.storage.rdb.set_trial_user_attr(trial_id, "begun", claim.begun - 1)
                 self.storage.rdb.set_trial_state_values(trial_id, optuna().trial.TrialState.WAITING)
+
+
+def token_of(trial: Any) -> str | None:
+    """Of whoever has taken a trial last; None of one that nobody has.
+
+    Args:
+        trial: of Optuna.
+    """
+    token: str | None = trial.user_attrs.get("worker", {}).get("token")
+    return token
 
 
 def _self(token: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.search.child import EpochTold, StepTold
-from efficientnetv2.search.ledger import MOST_BEGUN, Claim, Ledger
+from efficientnetv2.search.ledger import MOST_BEGUN, Claim, Ledger, token_of
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import Proxy
 from efficientnetv2.search.storage import optuna
@@ -237,8 +237,7 @@ class Worker:
             with self.storage.turn():
                 if not self.ledger.owns(claim):
                     there = self.storage.rdb.get_trial(self.ledger.id_of(claim.number))
-                    mine = there.user_attrs.get("worker", {}).get("token") == claim.token
-                    return bool(mine and there.state.is_finished())
+                    return token_of(there) == claim.token and bool(there.state.is_finished())
                 for name, value in attributes.items():
                     self.storage.rdb.set_trial_user_attr(self.ledger.id_of(claim.number), name, value)
                 with warnings.catch_warnings():
