@@ -7,6 +7,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -202,6 +203,20 @@ def test_a_step_that_is_known_is_measured_where_that_is_asked_for(
     assert found.measured is measured
     assert found.foretold == pytest.approx(0.1, rel=0.01)
     assert found.time.median == pytest.approx(0.11 if measured else 0.1, rel=0.01)
+
+
+def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
+    """``train`` keeps the memory that it frees, a seventh of a step's time; a trial does before its step is timed."""
+    came: list[str] = []
+    monkeypatch.setattr(child, "keep_freed_memory", lambda: came.append("memory kept"))
+    monkeypatch.setattr(child, "step_time", lambda *given, **more: came.append("timed"))
+    monkeypatch.setattr(child, "peak_bytes", lambda device: 1)
+    for name in ("_die_with_parent", "_write_into"):
+        monkeypatch.setattr(child, name, lambda *given: None)
+    told = SimpleNamespace(send=came.append)
+    proxy = SimpleNamespace(device="cpu", threads=None, memory_gib=None, quiet=tmp_path / "quiet", seeds=())
+    child.tried(told, TINY, proxy, verify=True, scratch=tmp_path)
+    assert came == ["memory kept", "timed", None, Trained((), 1)]
 
 
 def test_divergence_is_a_result(class_folders, tmp_path):

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 
 from efficientnetv2.arch.spec import Architecture
+from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError
 from efficientnetv2.base.memory import is_out_of_memory, limit, peak_bytes
 from efficientnetv2.base.quiet import Quiet
@@ -124,6 +125,7 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
     """
     _die_with_parent()
     _write_into(scratch / "output.txt")
+    keep_freed_memory()  # as the program does that trains the network found: its step is the one to know
     device = torch.device(proxy.device)
     try:
         if proxy.threads is not None:
