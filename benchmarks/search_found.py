@@ -7,11 +7,12 @@ gradient, one at random. Then these two, V2-B0 scaled to the space (its backbone
 are trained by the proxy recipe for --full-epochs with 3 seeds each, none of them the studies', on all pictures that the
 search had, and answer those that DATA gives as val, which neither the search nor its choices saw. Each one's reward is
 that of its accuracy there, with step times and parameters over the backbone's; the difference from V2-B0 is taken seed
-by seed (Student's t, 95 %).
+by seed (Student's t, 95 %). The networks take turns with each seed, so that all meet the same machine.
 
 --recorded TABLE spares the second study where ``benchmarks.search_record`` has recorded random networks of the same
 pictures by the same recipe on this machine: random search's best is then the best of the first ones there, as many as
-the study of policy gradient has tried, each of them trained to its end.
+the study of policy gradient has tried, each of them trained to its end. That study then ends with as many trials as
+there are rows, if its minutes have not ended before.
 
 What is done is kept in --out and not done again; a study that was killed goes on for the minutes that it still has.
 """
@@ -20,68 +21,60 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from benchmarks.record import RESULTS, begun, hardware, interval, record
-from benchmarks.search_record import SEED, Record, drawn, proxy_of, some_pictures
+from benchmarks.search_record import Record
+from benchmarks.search_trials import (
+    SAME,
+    SEED,
+    asked_recipe,
+    drawn,
+    in_common,
+    machine,
+    pictures_file,
+    proxy_of,
+    settled_recipe,
+    smallest,
+    some_pictures,
+)
 from benchmarks.surrogate import worth
 
-from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.files import read as read_network
 from efficientnetv2.arch.spec import Architecture
+from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.cli import app
+from efficientnetv2.data.manifest import read
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import Proxy
 from efficientnetv2.search.results import Row, rows_of
 from efficientnetv2.search.reward import Reward
 from efficientnetv2.search.space import Space
 from efficientnetv2.search.spaces import small
-from efficientnetv2.search.storage import Storage
+from efficientnetv2.search.storage import Storage, url_of
 from efficientnetv2.search.study import opened, plan_of
 from efficientnetv2.search.trial import measurement, try_out
 
-COMMAND = "python -m benchmarks.search_found imagenette --record"
 # Of those that judge. The studies' runs have another one, or the network found would be judged by its luck once more.
 SEEDS = (1, 2, 3)
 FOUND, RANDOM = "found", "random search's best"
+_ENDLESS = 1_000_000  # trials of a study that its minutes end
 
 
-def pictures_file(whole: Manifest, used: Manifest, folder: Path) -> Path:
-    """A table of the pictures of both studies: some of train, and as val those that judge.
-
-    Args:
-        whole: all pictures.
-        used: those that a search uses.
-        folder: to keep it in.
-    """
-    file = folder / "pictures.csv"
-    if not file.exists():
-        judging = whole.select(np.flatnonzero(whole.split == "val"))
-        both = [(used, used.split), (judging, judging.split)]
-        rows = [
-            (str(part.file(row)), part.class_names[label], split)
-            for part, splits in both
-            for row, (label, split) in enumerate(zip(part.labels, splits, strict=True))
-        ]
-        table = pd.DataFrame(rows, columns=["path", "label", "split"])
-        write_text_atomically(file, table.to_csv(index=False))
-    return file
-
-
-def searched(sampler: str, pictures: Path, folder: Path, minutes: float, more: list[str]) -> Architecture:
-    """The best network of a study of so many minutes; the study is begun, gone on with, or as it was."""
+def searched(
+    sampler: str, pictures: Path, folder: Path, minutes: float, more: list[str], trials: int = _ENDLESS
+) -> Architecture:
+    """The best network of a study of so many minutes or trials; the study is begun, gone on with, or as it was."""
     study, network = folder / sampler, folder / f"{sampler}.yaml"
     if not network.exists():
         left = minutes - sum(row.seconds for row in trials_of(study)) / 60
-        words = ["run", str(study), "--data", str(pictures), "--sampler", sampler, "--trials", "1000000"]
+        words = ["run", str(study), "--data", str(pictures), "--sampler", sampler]
+        words += ["--trials", str(trials)]
         if left > 0:
             _effnetv2(*words, "--seeds", str(SEED), "--minutes", str(left), *more)
         _effnetv2("export", str(study), "--out", str(network))
@@ -93,35 +86,43 @@ def trials_of(study: Path) -> list[Row]:
     file = study / "study.db"
     if not file.exists():
         return []
-    storage = Storage(f"sqlite:///{file.absolute()}", patience_s=60, say=print)
+    storage = Storage(url_of(file), patience_s=60, say=print)
     return [] if plan_of(storage, study.name) is None else rows_of(opened(storage, study.name))
 
 
-def best_recorded(table: Path, count: int, proxy: Proxy, used: Manifest, space: Space) -> Architecture:
+def rows_recorded(table: Path, common: dict[str, Any]) -> list[dict[str, str]]:
+    """The networks of a table, in the order in which they were drawn.
+
+    Args:
+        table: of ``benchmarks.search_record``.
+        common: what it has to have in common with the studies.
+
+    Raises:
+        SystemExit: the table is not there, or of another search.
+    """
+    for file in (table, table.with_suffix(".json")):
+        if not file.exists():
+            raise SystemExit(f"{file} is not there.")
+    begun(table.with_suffix(".json"), common, SAME, "leave --recorded out")
+    rows = Record(table, Space.from_json(common["space"])).rows()
+    return sorted(rows, key=lambda row: int(row["number"]))
+
+
+def best_recorded(table: Path, count: int, common: dict[str, Any]) -> Architecture:
     """The network with the largest reward of the first ones that were recorded.
 
     Args:
         table: of ``benchmarks.search_record``.
         count: how many of them random search may choose from.
-        proxy: how the studies' networks are tried.
-        used: their pictures.
-        space: their networks.
+        common: what it has to have in common with the studies.
 
     Raises:
-        SystemExit: the table is not there, of another search, or too short.
+        SystemExit: what ``rows_recorded`` refuses, or the table is too short.
     """
-    if not table.exists():
-        raise SystemExit(f"{table} is not there.")
-    common = {
-        "space": space.to_json(),
-        "recipe": proxy.recipe.to_json(),
-        "pictures": used.digest(),
-        "seeds": list(proxy.seeds),
-    }
-    about = begun(table.with_suffix(".json"), common, tuple(common), "leave --recorded out")
-    rows = sorted(Record(table, space).rows(), key=lambda row: int(row["number"]))[:count]
+    rows, space = rows_recorded(table, common)[:count], Space.from_json(common["space"])
     if len(rows) < count:
         raise SystemExit(f"{table} has {len(rows)} networks, but the study has tried {count}.")
+    about = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
     backbone = Measurement.from_json(about["backbone"])
 
     def reward(row: dict[str, str]) -> float:
@@ -133,19 +134,9 @@ def best_recorded(table: Path, count: int, proxy: Proxy, used: Manifest, space: 
 
 
 def _effnetv2(*words: str) -> None:
-    subprocess.run([sys.executable, "-m", "efficientnetv2.cli", "search", *words], check=True)
-
-
-def smallest(space: Space) -> Architecture:
-    """The network of a space with the fewest parameters: stages add up, so going down from anywhere leads there."""
-
-    def parameters(point: tuple[int, ...]) -> int:
-        return cost(space.decode(point), image_px=64, num_classes=10).total.parameters
-
-    point = space.encode(space.backbone)
-    while (least := min(space.neighbours(point), key=parameters)) and parameters(least) < parameters(point):
-        point = least
-    return space.decode(point)
+    """``effnetv2 search``, in this process: whoever kills it ends the study too, and no second one begins beside it."""
+    if code := app(["search", *words], standalone_mode=False):
+        raise SystemExit(code)
 
 
 def trained(name: str, network: Architecture, proxy: Proxy, seed: int, kept: Path) -> Measurement:
@@ -195,16 +186,27 @@ def compared(runs: dict[str, list[Measurement]]) -> dict[str, Any]:
     return rows
 
 
+def judged(networks: dict[str, Architecture], proxy: Proxy, kept: Path) -> dict[str, list[Measurement]]:
+    """Every network trained with every seed: the networks by turns, seed after seed."""
+    runs: dict[str, list[Measurement]] = {name: [] for name in networks}
+    for seed in SEEDS:
+        for name, network in networks.items():
+            runs[name].append(trained(name, network, proxy, seed, kept))
+    return runs
+
+
 def searched_both(
-    options: argparse.Namespace, file: Path, proxy: Proxy, used: Manifest, space: Space
+    options: argparse.Namespace, file: Path, proxy: Proxy, common: dict[str, Any], trials: int
 ) -> dict[str, Architecture]:
     """The networks that policy gradient and random search have found."""
-    more = [word for setting in options.settings for word in ("--set", setting)]
-    found = searched("policy", file, options.out, options.minutes, more)
+    # The studies compute as the recipe was settled, and measure nothing that might come out otherwise.
+    settings = [*options.settings, f"precision={proxy.recipe.precision}"]
+    more = [word for setting in settings for word in ("--set", setting)]
+    found = searched("policy", file, options.out, options.minutes, more, trials)
     if options.recorded is None:
         return {FOUND: found, RANDOM: searched("random", file, options.out, options.minutes, more)}
     count = len(trials_of(options.out / "policy"))
-    return {FOUND: found, RANDOM: best_recorded(options.recorded, count, proxy, used, space)}
+    return {FOUND: found, RANDOM: best_recorded(options.recorded, count, common)}
 
 
 def main() -> None:
@@ -223,32 +225,38 @@ def main() -> None:
         "--record", action="store_true", help="keep the table and write the claim into summary.json"
     )
     options = parser.parse_args()
+    keep_freed_memory()  # as the program does
     options.out.mkdir(parents=True, exist_ok=True)
     space, whole = small(), read(options.data)
     used = some_pictures(options.data, options.pictures)
-    asked = {
+    asked, file = asked_recipe(options.settings), options.out / "asked.json"
+    about = file if options.recorded is None else options.recorded.with_suffix(".json")
+    proxy = proxy_of(used, settled_recipe(asked, used.subset("train"), space, about), options.out)
+    common = in_common(space, asked, used, proxy)
+    # Before any study: one that can't be compared in the end would be hours lost.
+    recorded = None if options.recorded is None else rows_recorded(options.recorded, common)
+    words = {
         "data": whole.digest(),
         "recorded": str(options.recorded),
+        "hardware": machine(),
         **{name: getattr(options, name) for name in ("pictures", "minutes", "full_epochs", "settings")},
     }
-    begun(options.out / "asked.json", asked, tuple(asked), "give another --out")
-    file = pictures_file(whole, used, options.out)
-    proxy = proxy_of(used, options.settings, options.out, space)
-    networks = searched_both(options, file, proxy, used, space)
+    settled = {
+        "recipe": proxy.recipe.to_json(),
+        "trials": _ENDLESS if recorded is None else len(recorded),
+    }
+    trials = begun(file, words | settled, tuple(words), "give another --out")["trials"]
+    pictures = pictures_file(whole, used, options.out)
+    networks = searched_both(options, pictures, proxy, common, trials)
     networks |= {"V2-B0": space.backbone, "smallest": smallest(space)}
-    manifest = read(file)
+    manifest = read(pictures)
     proxy = replace(
         proxy,
         recipe=proxy.recipe.model_copy(update={"epochs": options.full_epochs}),
         train=manifest.select(np.flatnonzero(np.isin(manifest.split, ("train", "minival")))),
         choosing=manifest.subset("val"),
     )
-    kept = options.out / "trained.json"
-    runs = {
-        name: [trained(name, network, proxy, seed, kept) for seed in SEEDS]
-        for name, network in networks.items()
-    }
-    rows = compared(runs)
+    rows = compared(judged(networks, proxy, options.out / "trained.json"))
     for name, row in rows.items():
         print(
             f"{name:22} top-1 {row['top1']:.1%}, {row['step_ms']:.3g} ms, {row['parameters'] / 1e6:.3g} M, reward "
@@ -261,15 +269,25 @@ def main() -> None:
 def _record(rows: dict[str, Any], networks: dict[str, Architecture], options: argparse.Namespace) -> None:
     told = {name: row | {"architecture": networks[name].to_json()} for name, row in rows.items()}
     about = {"minutes": options.minutes, "full_epochs": options.full_epochs, "pictures": options.pictures}
-    whole = {"networks": told, "hardware": hardware(), **about}
+    tried = {study: len(trials_of(options.out / study)) for study in ("policy", "random")}
+    whole = {"networks": told, "hardware": hardware(), "trials": tried, **about}
     write_text_atomically(RESULTS / "search_found.json", json.dumps(whole, indent=1) + "\n")
     differences = rows[FOUND]["minus_v2b0"]
     low, high = interval(differences)
-    recorded = "" if options.recorded is None else f" --recorded {options.recorded.name}"
     record(
         "search_found_minus_v2b0_reward", mean(differences), unit="reward", low=low, high=high, n=len(differences),
-        command=COMMAND + recorded,
+        command=command(options),
     )  # fmt: skip
+
+
+def command(options: argparse.Namespace) -> str:
+    """As one types it."""
+    given = (
+        f"--pictures {options.pictures} --minutes {options.minutes:g} --full-epochs {options.full_epochs:g}"
+    )
+    more = "".join(f" --set {one}" for one in options.settings)
+    recorded = "" if options.recorded is None else f" --recorded {options.recorded.name}"
+    return f"python -m benchmarks.search_found IMAGENETTE {given}{more}{recorded} --record"
 
 
 if __name__ == "__main__":

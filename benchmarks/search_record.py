@@ -7,6 +7,8 @@ a fifth chooses (each class its share) and the others train; those that DATA giv
 networks are drawn by a fixed key, each once. A network's row is written as soon as it is known: the table
 results/search_record.csv has a column for each decision and what was measured, search_record.json beside it what all
 rows have in common. A run that is stopped goes on where it was, also from a table of another run as far as it came.
+What crashes says nothing of its network (somebody has killed it) and is not written down: run it again, and it is tried
+again.
 
 --longer N trains N of them, spread evenly over the ranks of their accuracy, for --longer-epochs with another seed; they
 answer the same pictures. How far the proxy's ranks hold (Kendall's tau) goes into summary.json, and so does how well
@@ -27,84 +29,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from benchmarks.record import RESULTS, begun, hardware, median_interval, record
+from benchmarks.record import RESULTS, begun, median_interval, record
+from benchmarks.search_trials import (
+    SAME,
+    asked_recipe,
+    drawn,
+    in_common,
+    proxy_of,
+    settled_recipe,
+    some_pictures,
+)
 from benchmarks.surrogate import rank_agreement
 
+from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.base.keys import Key
-from efficientnetv2.data.manifest import Manifest, read
-from efficientnetv2.data.minival import with_minival
-from efficientnetv2.inference.accelerate import device_title
 from efficientnetv2.search.choices import Point
-from efficientnetv2.search.proxy import CHOOSING, Proxy
+from efficientnetv2.search.proxy import Proxy
 from efficientnetv2.search.space import Space
 from efficientnetv2.search.spaces import small
 from efficientnetv2.search.trial import measurement, try_out
-from efficientnetv2.training.changes import with_settings
-from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipes import named
-from efficientnetv2.training.settle import settle
 
-COMMAND = "python -m benchmarks.search_record imagenette --longer 20"
-DRAWN_BY = Key.of(0).fold("search record")
 MEASURED = (
     "top1", "step_seconds", "step_spread", "step_foretold", "parameters", "multiply_adds", "peak_memory_bytes",
     "epochs", "seconds", "curve", "failure",
 )  # fmt: skip
-# Of a trial, and of those trained longer: with the same one, ranks would hold for the luck of it too.
-SEED, LONGER_SEED = 0, 1
-
-
-def some_pictures(data: str, count: int) -> Manifest:
-    """So many pictures of train, each class its share, split into train and minival.
-
-    Args:
-        data: as ``effnetv2 train`` takes it.
-        count: how many; all if there are fewer.
-    """
-    manifest = read(data)
-    train = manifest.select(np.flatnonzero(manifest.in_train))
-    order = DRAWN_BY.fold("pictures").generator().permutation(len(train))
-    # Of each class in turn the next one, so that every share is right to the picture.
-    place = np.zeros(len(train), dtype=np.int64)
-    for label in np.unique(train.labels):
-        mine = order[train.labels[order] == label]
-        place[mine] = np.arange(len(mine)) * len(train) // len(mine)
-    chosen = np.sort(np.lexsort((order.argsort(), place))[:count])
-    part = train.select(chosen).with_split(np.full(len(chosen), "train", dtype=object))
-    return with_minival(part, size=CHOOSING)[0]
-
-
-def proxy_of(manifest: Manifest, settings: Sequence[str], folder: Path, space: Space) -> Proxy:
-    """The proxy recipe, settled for the backbone."""
-    recipe = with_settings(named("proxy_small"), [*settings, "minival=null"])
-    begun = recipe.model_copy(update={"model": space.backbone})
-    train = manifest.subset("train")
-    settled: Recipe = settle(
-        begun, images=len(train), class_names=train.class_names, device=torch.device("cpu")
-    ).recipe.model_copy(update={"model": "auto", "group_images": None})
-    return Proxy(
-        recipe=settled,
-        seeds=(SEED,),
-        train=train,
-        choosing=manifest.subset("minival"),
-        device="cpu",
-        workers=0,
-        threads=torch.get_num_threads(),
-        times=folder / "step_times.json",
-        quiet=folder / "quiet",
-    )
-
-
-def drawn(space: Space, count: int) -> list[Point]:
-    """So many networks of a space, each once; of more, these are the first."""
-    found: dict[Point, None] = {}
-    turn = 0
-    while len(found) < min(count, space.count):
-        found.setdefault(space.sample(DRAWN_BY.fold("network", turn)))
-        turn += 1
-    return list(found)
+# Of those trained longer: with the trials' own, ranks would hold for the luck of it too.
+LONGER_SEED = 1
 
 
 @dataclass
@@ -131,11 +81,22 @@ class Record:
         with self.table.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
+    @property
+    def about(self) -> Path:
+        """What all rows have in common."""
+        return self.table.with_suffix(".json")
+
+    @property
+    def longer(self) -> Path:
+        """What became of those that were trained longer."""
+        return self.table.with_name(f"{self.table.stem}_longer.json")
+
     def begin(self, common: dict[str, Any]) -> dict[str, Any]:
         """Write down what all rows have in common, or refuse to mix a table with rows of another kind."""
-        about = self.table.with_suffix(".json")
-        same = ("space", "recipe", "pictures", "seeds", "hardware")
-        return begun(about, common, same, "give another --table")
+        for file in (self.table, self.longer):
+            if file.exists() and not self.about.exists():
+                raise SystemExit(f"{file} is there without {self.about.name}; give another --table.")
+        return begun(self.about, common, SAME, "give another --table")
 
     def add(self, number: int, point: Point, found: dict[str, Any]) -> None:
         """Append a row; the file is whole at every moment."""
@@ -167,13 +128,31 @@ def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
+def crashed(found: dict[str, Any]) -> bool:
+    """Whether a trial says nothing of its network: its process has ended before it did."""
+    return (found["failure"] or "").startswith("crashed")
+
+
+def fill(kept: Record, points: Sequence[Point], proxy: Proxy) -> None:
+    """Try those networks that have no row yet."""
+    done = {int(row["number"]) for row in kept.rows()}
+    for number, point in enumerate(points):
+        if number in done:
+            continue
+        found = tried(kept.space, point, proxy)
+        if not crashed(found):
+            kept.add(number, point, found)
+        became = found["failure"] or f"{found['top1']:.1%}"
+        print(f"{number + 1} of {len(points)}: {became} in {found['seconds']:.0f} s", flush=True)
+
+
 def longer(record_of: Record, proxy: Proxy, count: int, epochs: float) -> list[dict[str, Any]]:
     """Train some of the recorded networks for longer; what is done is kept beside the table.
 
     Returns:
         Those that did not fail.
     """
-    kept = record_of.table.with_name(f"{record_of.table.stem}_longer.json")
+    kept = record_of.longer
     done = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else []
     rows = sorted((row for row in record_of.rows() if row["top1"]), key=lambda row: float(row["top1"]))
     chosen = [
@@ -186,8 +165,10 @@ def longer(record_of: Record, proxy: Proxy, count: int, epochs: float) -> list[d
         if any(one["number"] == number and one["epochs"] == epochs for one in done):
             continue
         found = tried(record_of.space, points[number], proxy)
-        done.append({"number": number, "epochs": epochs, "top1": float(row["top1"]), "longer": found["top1"]})
-        write_text_atomically(kept, json.dumps(done, indent=1) + "\n")
+        if not crashed(found):
+            top1 = {"top1": float(row["top1"]), "longer": found["top1"]}
+            done.append({"number": number, "epochs": epochs, **top1})
+            write_text_atomically(kept, json.dumps(done, indent=1) + "\n")
         became = found["failure"] or f"{found['top1']:.1%}"
         print(f"network {number}: {float(row['top1']):.1%}, longer {became}", flush=True)
     wanted = {int(row["number"]) for row in chosen}
@@ -229,34 +210,41 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path("runs/search_record"))
     parser.add_argument("--record", action="store_true", help="write the claims into summary.json")
     options = parser.parse_args()
+    keep_freed_memory()  # as the program does
     options.scratch.mkdir(parents=True, exist_ok=True)
     space = small()
-    manifest = some_pictures(options.data, options.pictures)
-    proxy = proxy_of(manifest, options.settings, options.scratch, space)
     kept = Record(options.table, space)
+    manifest = some_pictures(options.data, options.pictures)
+    asked = asked_recipe(options.settings)
+    proxy = proxy_of(
+        manifest, settled_recipe(asked, manifest.subset("train"), space, kept.about), options.scratch
+    )
     common = {
-        "space": space.to_json(),
+        **in_common(space, asked, manifest, proxy),
         "recipe": proxy.recipe.to_json(),
-        "pictures": manifest.digest(),
         "counts": {"train": len(proxy.train), "choosing": len(proxy.choosing)},
-        "seeds": list(proxy.seeds),
-        "hardware": f"{hardware()}; {device_title(torch.device('cpu'))}",
-        "command": COMMAND,
+        "command": command(options),
     }
-    if not options.table.with_suffix(".json").exists():
+    if not kept.about.exists():
+        proxy.times.unlink(missing_ok=True)  # of another table: it may know these networks already
         outcome = try_out(space.backbone, replace(proxy, seeds=()))
+        if outcome.failed is not None:
+            raise SystemExit(f"the backbone {outcome.failed.kind}: {outcome.failed.reason}. Run it again.")
         common["backbone"] = measurement(space.backbone, proxy, outcome).to_json()
     kept.begin(common)
-    done = {int(row["number"]) for row in kept.rows()}
     points = drawn(space, options.networks)
-    for number, point in enumerate(points):
-        if number in done:
-            continue
-        found = tried(space, point, proxy)
-        kept.add(number, point, found)
-        became = found["failure"] or f"{found['top1']:.1%}"
-        print(f"{number + 1} of {len(points)}: {became} in {found['seconds']:.0f} s", flush=True)
+    fill(kept, points, proxy)
+    if missing := len(points) - len(kept.rows()):
+        print(f"{missing} crashed, and have no row. Run it again to try them again.")
     _tell(kept, proxy, options)
+
+
+def command(options: argparse.Namespace) -> str:
+    """As one types it."""
+    given = f"--pictures {options.pictures} --networks {options.networks}"
+    more = "".join(f" --set {one}" for one in options.settings)
+    longer = f" --longer {options.longer} --longer-epochs {options.longer_epochs:g}" * bool(options.longer)
+    return f"python -m benchmarks.search_record IMAGENETTE {given}{more}{longer} --record"
 
 
 def _tell(kept: Record, proxy: Proxy, options: argparse.Namespace) -> None:
@@ -269,7 +257,7 @@ def _tell(kept: Record, proxy: Proxy, options: argparse.Namespace) -> None:
         low, high = median_interval(errors)
         record(
             "search_step_foretold_error", statistics.median(errors), unit="fraction", low=low, high=high,
-            n=len(errors), command=COMMAND,
+            n=len(errors), command=command(options),
         )  # fmt: skip
     if options.longer:
         pairs = longer(kept, proxy, options.longer, options.longer_epochs)
@@ -277,8 +265,9 @@ def _tell(kept: Record, proxy: Proxy, options: argparse.Namespace) -> None:
         print(f"Kendall's tau of {len(pairs)} networks trained longer: {tau:.2f} ({low:.2f} to {high:.2f})")
         if options.record:
             record(
-                "search_proxy_tau_ratio", tau, unit="ratio", low=low, high=high, n=len(pairs), command=COMMAND
-            )
+                "search_proxy_tau_ratio", tau, unit="ratio", low=low, high=high, n=len(pairs),
+                command=command(options),
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from benchmarks import search_found, search_record
+from benchmarks import search_found, search_record, search_trials
 from benchmarks.record import begun, median_interval
 from tests.conftest import COLOURS, paint
 
@@ -28,7 +28,7 @@ from efficientnetv2.training.recipes import named
 
 # Of no pictures: what tries a network is replaced where this is used.
 PROXY = Proxy(
-    named("proxy_small"), (search_record.SEED,), SimpleNamespace(class_names=("a", "b")), None, "cpu", 0, Path(), Path()
+    named("proxy_small"), (search_trials.SEED,), SimpleNamespace(class_names=("a", "b")), None, "cpu", 0, Path(), Path()
 )  # fmt: skip
 
 
@@ -138,14 +138,13 @@ def test_who_fails_when_trained_longer_counts_for_no_rank(tmp_path, monkeypatch)
     assert search_record.longer(recorded(tmp_path), PROXY, 4, 9.0) == pairs, "nothing is tried again"
 
 
+COMMON = search_trials.in_common(small(), PROXY.recipe, SimpleNamespace(digest=lambda: "digest"), PROXY)
+BACKBONE = Measurement(1_000_000, 1, step_seconds=0.1, failure="not trained").to_json()
+
+
 def found_in(table, count: int, **changed):
-    about = {
-        "space": small().to_json(), "recipe": PROXY.recipe.to_json(), "pictures": "digest", "seeds": [0],
-        "backbone": Measurement(1_000_000, 1, step_seconds=0.1, failure="not trained").to_json(),
-    } | changed  # fmt: skip
-    table.with_suffix(".json").write_text(json.dumps(about))
-    used = SimpleNamespace(digest=lambda: "digest")
-    return search_found.best_recorded(table, count, PROXY, used, small())
+    table.with_suffix(".json").write_text(json.dumps(COMMON | {"backbone": BACKBONE} | changed))
+    return search_found.best_recorded(table, count, COMMON)
 
 
 def test_random_search_is_as_long_as_the_other_one(tmp_path):
@@ -156,6 +155,109 @@ def test_random_search_is_as_long_as_the_other_one(tmp_path):
         found_in(table, 5)
     with pytest.raises(SystemExit, match="of another seeds; leave --recorded out"):
         found_in(table, 3, seeds=[7])
+    with pytest.raises(SystemExit, match="of another hardware"):
+        found_in(table, 3, hardware="64 cores")
+
+
+def test_what_a_table_has_in_common_is_written_by_nobody_else(tmp_path):
+    table = recorded(tmp_path).table
+    with pytest.raises(SystemExit, match=r"record\.json is not there"):
+        search_found.best_recorded(table, 3, COMMON)
+    assert not table.with_suffix(".json").exists()
+
+
+@pytest.mark.parametrize("file", ["record.csv", "record_longer.json"])
+def test_rows_of_nobody_knows_what_are_not_added_to(file, tmp_path):
+    kept = search_record.Record(tmp_path / "record.csv", small())
+    (tmp_path / file).write_text("[]")
+    with pytest.raises(SystemExit, match=f"{file} is there without record.json"):
+        kept.begin(COMMON)
+    assert [one.name for one in tmp_path.iterdir()] == [file]
+
+
+def test_who_crashes_has_no_row_and_is_tried_again(tmp_path, monkeypatch):
+    """A kill says nothing of a network; that its loss grew without bound does."""
+    became = ["diverged: the loss is inf", "crashed: the process was killed by SIGKILL", None, None]
+    whole = dict.fromkeys(search_record.MEASURED)
+
+    def tried(space, point, proxy):
+        failure = became.pop(0)
+        return whole | {"failure": failure, "top1": None if failure else 0.5, "seconds": 1.0}
+
+    monkeypatch.setattr(search_record, "tried", tried)
+    kept, points = search_record.Record(tmp_path / "record.csv", small()), search_record.drawn(small(), 3)
+    search_record.fill(kept, points, PROXY)
+    assert [row["number"] for row in kept.rows()] == ["0", "2"]
+    search_record.fill(kept, points, PROXY)
+    assert [(row["number"], row["failure"] != "") for row in kept.rows()] == [
+        ("0", True), ("1", False), ("2", False)
+    ]  # fmt: skip
+
+
+def test_who_crashes_when_trained_longer_is_tried_again(tmp_path, monkeypatch):
+    became = ["crashed: the process was killed by SIGTERM", None, None]
+
+    def tried(space, point, proxy):
+        failure = became.pop(0)
+        return {"top1": None if failure else 0.9, "failure": failure}
+
+    monkeypatch.setattr(search_record, "tried", tried)
+    assert [one["number"] for one in search_record.longer(recorded(tmp_path), PROXY, 2, 9.0)] == [3]
+    assert [one["number"] for one in search_record.longer(recorded(tmp_path), PROXY, 2, 9.0)] == [3, 0]
+
+
+def test_what_is_gone_on_with_computes_as_it_was_begun(class_folders, tmp_path):
+    """The precision is measured, so that another moment may choose another one."""
+    asked, about = search_trials.asked_recipe(["epochs=1"]), tmp_path / "about.json"
+    train = search_trials.some_pictures(str(class_folders), 48).subset("train")
+    first = search_trials.settled_recipe(asked, train, small(), about)
+    assert (asked.precision, first.eval_px, first.model) == ("auto", 64, "auto")
+    for precision in ("fp32", "bf16"):
+        about.write_text(json.dumps({"recipe": first.to_json() | {"precision": precision}}))
+        again = search_trials.settled_recipe(asked, train, small(), about)
+        assert again == first.model_copy(update={"precision": precision})
+
+
+def test_a_table_that_does_not_fit_is_refused_before_the_search(class_folders, tmp_path, monkeypatch):
+    """As is whatever would only be known when the hours are spent."""
+    table = recorded(tmp_path).table
+    about = COMMON | {"backbone": BACKBONE, "recipe": PROXY.recipe.to_json()}
+    table.with_suffix(".json").write_text(json.dumps(about))
+    monkeypatch.setattr(search_found, "searched", lambda *given: pytest.fail("hours are spent"))
+    words = [class_folders, "--pictures", 48, "--recorded", table, "--out", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["search_found", *map(str, words)])
+    with pytest.raises(SystemExit, match="of another asked, pictures"):
+        search_found.main()
+
+
+def test_a_study_tries_no_more_than_random_search_has(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(search_found, "searched", lambda *words: said.append(words) or small().backbone)
+    monkeypatch.setattr(search_found, "trials_of", lambda study: [None] * 3)
+    table = recorded(tmp_path).table
+    table.with_suffix(".json").write_text(json.dumps(COMMON | {"backbone": BACKBONE}))
+    options = SimpleNamespace(recorded=table, out=tmp_path, minutes=9.0, settings=["epochs=5"])
+    proxy = replace(PROXY, recipe=PROXY.recipe.model_copy(update={"precision": "bf16"}))
+    networks = search_found.searched_both(options, tmp_path / "pictures.csv", proxy, COMMON, 4)
+    settings = ["--set", "epochs=5", "--set", "precision=bf16"]
+    assert said == [("policy", tmp_path / "pictures.csv", tmp_path, 9.0, settings, 4)]
+    assert networks[search_found.RANDOM] == small().decode(search_record.drawn(small(), 2)[1])
+
+
+def test_networks_take_turns(tmp_path, monkeypatch):
+    """A machine that grows slower over the hours is as slow for the last network as for the first."""
+    came = []
+    monkeypatch.setattr(search_found, "trained", lambda name, *given: came.append((name, given[2])) or name)
+    runs = search_found.judged({"found": small().backbone, "V2-B0": small().backbone}, PROXY, tmp_path)
+    assert came == [(name, seed) for seed in search_found.SEEDS for name in ("found", "V2-B0")]
+    assert runs == {"found": ["found"] * 3, "V2-B0": ["V2-B0"] * 3}
+
+
+def test_a_study_that_ends_badly_ends_the_measurement(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        search_found._effnetv2("best", str(tmp_path / "nowhere"))
+    assert ended.value.code == 2
+    assert "holds no study" in capsys.readouterr().err
 
 
 def test_a_study_that_was_killed_has_the_minutes_that_are_left(tmp_path, monkeypatch):
@@ -173,6 +275,7 @@ def test_a_study_that_was_killed_has_the_minutes_that_are_left(tmp_path, monkeyp
     search_found.searched("policy", tmp_path / "pictures.csv", tmp_path, 5.0, [])
     assert [words[0] for words in said] == ["run", "export"]
     assert said[0][said[0].index("--minutes") + 1] == "3.0"
+    assert said[0][said[0].index("--trials") + 1] == "1000000", "its minutes end it"
     (tmp_path / "policy.yaml").unlink()
     search_found.searched("policy", tmp_path / "pictures.csv", tmp_path, 2.0, [])
     assert [words[0] for words in said[2:]] == ["export"], "its time is up"
@@ -188,8 +291,8 @@ def test_a_run_that_fails_is_no_accuracy(tmp_path, monkeypatch):
 
 
 def test_those_that_judge_have_seeds_of_their_own():
-    assert search_record.SEED not in search_found.SEEDS
-    assert search_record.SEED != search_record.LONGER_SEED
+    assert search_trials.SEED not in search_found.SEEDS
+    assert search_trials.SEED != search_record.LONGER_SEED
 
 
 def test_the_smallest_network_has_no_smaller_one_in_the_space():

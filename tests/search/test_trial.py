@@ -206,7 +206,7 @@ def test_a_step_that_is_known_is_measured_where_that_is_asked_for(
 
 
 def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
-    """``train`` keeps the memory that it frees, a seventh of a step's time; a trial does before its step is timed."""
+    """``train`` keeps the memory that it frees, and a trial has to before its step is timed, or it is another step."""
     came: list[str] = []
     monkeypatch.setattr(child, "keep_freed_memory", lambda: came.append("memory kept"))
     monkeypatch.setattr(child, "step_time", lambda *given, **more: came.append("timed"))

@@ -1,0 +1,151 @@
+"""What the measurements of a search share: which pictures, by which recipe, which networks, on which machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from benchmarks.record import hardware
+
+from efficientnetv2.arch.cost import cost
+from efficientnetv2.arch.spec import Architecture
+from efficientnetv2.base.caches import cache_folder
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.base.keys import Key
+from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.data.minival import with_minival
+from efficientnetv2.inference.accelerate import device_title
+from efficientnetv2.search.choices import Point
+from efficientnetv2.search.proxy import CHOOSING, Proxy
+from efficientnetv2.search.space import Space
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipe import Recipe, checked
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.settle import settle
+
+DRAWN_BY = Key.of(0).fold("search record")
+SEED = 0  # of a trial
+# What a table has in common with whoever goes on with it, or is compared with it.
+SAME = ("space", "asked", "pictures", "seeds", "hardware")
+
+
+def some_pictures(data: str, count: int) -> Manifest:
+    """So many pictures of train, each class its share, split into train and minival.
+
+    Args:
+        data: as ``effnetv2 train`` takes it.
+        count: how many; all if there are fewer.
+    """
+    manifest = read(data)
+    train = manifest.select(np.flatnonzero(manifest.in_train))
+    order = DRAWN_BY.fold("pictures").generator().permutation(len(train))
+    # Of each class in turn the next one, so that every share is right to the picture.
+    place = np.zeros(len(train), dtype=np.int64)
+    for label in np.unique(train.labels):
+        mine = order[train.labels[order] == label]
+        place[mine] = np.arange(len(mine)) * len(train) // len(mine)
+    chosen = np.sort(np.lexsort((order.argsort(), place))[:count])
+    part = train.select(chosen).with_split(np.full(len(chosen), "train", dtype=object))
+    return with_minival(part, size=CHOOSING)[0]
+
+
+def pictures_file(whole: Manifest, used: Manifest, folder: Path) -> Path:
+    """A table of the pictures of both studies: some of train, and as val those that judge.
+
+    Args:
+        whole: all pictures.
+        used: those that a search uses.
+        folder: to keep it in.
+    """
+    file = folder / "pictures.csv"
+    if not file.exists():
+        judging = whole.select(np.flatnonzero(whole.split == "val"))
+        both = [(used, used.split), (judging, judging.split)]
+        rows = [
+            (str(part.file(row)), part.class_names[label], split)
+            for part, splits in both
+            for row, (label, split) in enumerate(zip(part.labels, splits, strict=True))
+        ]
+        table = pd.DataFrame(rows, columns=["path", "label", "split"])
+        write_text_atomically(file, table.to_csv(index=False))
+    return file
+
+
+def asked_recipe(settings: Sequence[str]) -> Recipe:
+    """The proxy recipe as it is asked for."""
+    return with_settings(named("proxy_small"), [*settings, "minival=null"])
+
+
+def settled_recipe(asked: Recipe, train: Manifest, space: Space, about: Path) -> Recipe:
+    """The proxy recipe, settled for the backbone.
+
+    Args:
+        asked: the recipe as it is asked for.
+        train: the pictures to train on.
+        space: of the networks.
+        about: what a measurement was begun with. If it is there its recipe holds: measured anew, the precision might
+            come out otherwise.
+    """
+    if about.exists():
+        return checked(json.loads(about.read_text(encoding="utf-8"))["recipe"], where=str(about))
+    begun = asked.model_copy(update={"model": space.backbone})
+    settled = settle(begun, images=len(train), class_names=train.class_names, device=torch.device("cpu"))
+    return settled.recipe.model_copy(update={"model": "auto", "group_images": None})
+
+
+def proxy_of(manifest: Manifest, recipe: Recipe, folder: Path) -> Proxy:
+    """How networks are tried: by a settled recipe, on the pictures' train and minival."""
+    return Proxy(
+        recipe=recipe,
+        seeds=(SEED,),
+        train=manifest.subset("train"),
+        choosing=manifest.subset("minival"),
+        device="cpu",
+        workers=0,
+        threads=torch.get_num_threads(),
+        times=folder / "step_times.json",
+        quiet=cache_folder("quiet"),
+    )
+
+
+def machine() -> str:
+    """What step times are of."""
+    return f"{hardware()}; {device_title(torch.device('cpu'))}"
+
+
+def in_common(space: Space, asked: Recipe, manifest: Manifest, proxy: Proxy) -> dict[str, Any]:
+    """What has to be the same in whoever goes on with a table, or is compared with it: ``SAME``."""
+    return {
+        "space": space.to_json(),
+        "asked": asked.to_json(),
+        "pictures": manifest.digest(),
+        "seeds": list(proxy.seeds),
+        "hardware": machine(),
+    }
+
+
+def drawn(space: Space, count: int) -> list[Point]:
+    """So many networks of a space, each once; of more, these are the first."""
+    found: dict[Point, None] = {}
+    turn = 0
+    while len(found) < min(count, space.count):
+        found.setdefault(space.sample(DRAWN_BY.fold("network", turn)))
+        turn += 1
+    return list(found)
+
+
+def smallest(space: Space) -> Architecture:
+    """The network of a space with the fewest parameters: stages add up, so going down from anywhere leads there."""
+
+    def parameters(point: tuple[int, ...]) -> int:
+        return cost(space.decode(point), image_px=64, num_classes=10).total.parameters
+
+    point = space.encode(space.backbone)
+    while (least := min(space.neighbours(point), key=parameters)) and parameters(least) < parameters(point):
+        point = least
+    return space.decode(point)
