@@ -244,6 +244,21 @@ def test_a_study_tries_no_more_than_random_search_has(tmp_path, monkeypatch):
     assert networks[search_found.RANDOM] == small().decode(search_record.drawn(small(), 2)[1])
 
 
+def test_a_claim_tells_how_it_is_had_again():
+    options = SimpleNamespace(
+        pictures=3000, settings=["epochs=4"], minutes=60.0, full_epochs=20.0, recorded=Path("a/b.csv")
+    )
+    assert search_found.command(options) == (
+        "python -m benchmarks.search_found IMAGENETTE --pictures 3000 --minutes 60 --full-epochs 20 --set epochs=4 "
+        "--recorded b.csv --record"
+    )
+    options = SimpleNamespace(pictures=3000, networks=200, longer=20, longer_epochs=25.0, settings=[])
+    assert search_record.command(options) == (
+        "python -m benchmarks.search_record IMAGENETTE --pictures 3000 --networks 200 --longer 20 --longer-epochs 25 "
+        "--record"
+    )
+
+
 def test_networks_take_turns(tmp_path, monkeypatch):
     """A machine that grows slower over the hours is as slow for the last network as for the first."""
     came = []

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
@@ -118,12 +122,16 @@ def test_what_was_given_back_is_taken_first_and_has_not_been_begun(tmp_path):
     first, _ = one.claim(3), one.claim(3)
     one.give_back(first)
     assert states(one) == ["WAITING", "RUNNING"]
+    with one.storage.turn():
+        assert not one.owns(first), "it waits"
     again = one.claim(3)
     assert (again.number, again.begun) == (0, 1)
     assert again.token != first.token
     with one.storage.turn():
         assert one.owns(again)
         assert not one.owns(first)
+    one.give_back(first)
+    assert states(one) == ["RUNNING", "RUNNING"], "it is another worker's by now"
 
 
 @pytest.mark.parametrize(
@@ -183,17 +191,31 @@ def test_a_worker_elsewhere_is_lost_when_it_gives_no_sign_of_life(tmp_path, monk
     assert (taken.number, taken.begun) == (0, 2)
 
 
+def others() -> Iterator[dict[str, object]]:
+    """Workers that are gone: of no process, of another one with the number, of one that has ended but is listed."""
+    yield {"pid": 2**22 - 1}
+    yield {"since": psutil.Process().create_time() - 100}
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        process = psutil.Process(ended.pid)
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        yield {"pid": ended.pid, "since": process.create_time()}
+
+
 def test_a_worker_here_is_lost_with_its_process(tmp_path):
     one = study(tmp_path)
     claim = one.claim(1)
     assert one.claim(1) is None, "its process is this one"
     worker = one.storage.rdb.get_trial(one.id_of(0)).user_attrs["worker"]
-    one.storage.rdb.set_trial_user_attr(one.id_of(claim.number), "worker", worker | {"pid": 2**22 - 1})
-    first = one.storage.rdb.get_trial(one.id_of(0)).datetime_start
-    time.sleep(0.01)
-    assert one.claim(1).begun == 2
-    again = one.storage.rdb.get_trial(one.id_of(0)).datetime_start
-    assert again > first, "how long a trial takes is counted from when it was begun again, not over a night"
+    for begun, gone in enumerate(others(), 2):
+        one.storage.rdb.set_trial_user_attr(one.id_of(claim.number), "worker", worker | gone)
+        first = one.storage.rdb.get_trial(one.id_of(0)).datetime_start
+        time.sleep(0.01)
+        assert one.claim(1).begun == begun
+        again = one.storage.rdb.get_trial(one.id_of(0)).datetime_start
+        assert again > first, (
+            "how long a trial takes is counted from when it was begun again, not over a night"
+        )
 
 
 def test_a_database_that_does_not_answer_is_waited_for_and_told_once(tmp_path):

@@ -45,6 +45,7 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
     assert create(storage(tmp_path), "study", PLAN, trials=7) == PLAN
     study = opened(storage(tmp_path), "study")
     assert (study.plan, study.target) == (PLAN, 7)
+    assert [there.study_name for there in study.storage.rdb.get_all_studies()] == ["study"]
 
 
 def test_who_comes_second_finds_the_firsts_plan(tmp_path):
@@ -96,17 +97,25 @@ def test_the_same_study_is_not_refused():
     refuse_other(PLAN, replace(same, space=None, recipe=None), "the study 'study'")
 
 
-def test_what_was_begun_and_not_written_to_its_end_is_made_whole(tmp_path, monkeypatch):
-    """A worker was killed after the study had its name and before it had its plan."""
-    one = storage(tmp_path)
-    with monkeypatch.context() as killed:
-        killed.setattr(
-            one.rdb, "set_study_user_attr", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+@pytest.mark.parametrize("done", range(5))
+def test_what_was_begun_and_not_written_to_its_end_is_made_whole(done, tmp_path, monkeypatch):
+    """A worker was killed after so many of the steps that write a study down; the fifth takes the mark away."""
+    one, steps = storage(tmp_path), []
+
+    def killed(step, *words):
+        steps.append(step)
+        if len(steps) > done:
+            raise KeyboardInterrupt
+        return step(*words)
+
+    with monkeypatch.context() as patched:
+        for name in ("create_new_study", "set_study_user_attr", "delete_study"):
+            patched.setattr(one.rdb, name, partial(killed, getattr(one.rdb, name)))
         with pytest.raises(KeyboardInterrupt):
             create(one, "study", PLAN, trials=7)
-    with pytest.raises(InputError, match="no study 'study'"):
-        opened(one, "study")
+    if done < 4:
+        with pytest.raises(InputError, match="no study 'study'"):
+            opened(one, "study")
     assert create(one, "study", PLAN, trials=7) == PLAN
     assert opened(one, "study").target == 7
     assert [there.study_name for there in one.rdb.get_all_studies()] == ["study"]

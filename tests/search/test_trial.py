@@ -137,7 +137,14 @@ def test_of_a_trial_that_ended_its_last_answers_count(class_folders, tmp_path):
     found = measurement(TINY, proxy, Outcome(STEP, CURVE, Trained((0.7, 0.9), 1000), None))
     assert found.top1 == pytest.approx(0.8)
     assert found.peak_memory_bytes == 1000
-    assert measurement(TINY, proxy, Outcome(STEP, (), Trained((0.7, 0.9), 0), None)).peak_memory_bytes is None
+    without = measurement(TINY, proxy, Outcome(STEP, (), Trained((0.7, 0.9), 0), None))
+    assert (without.peak_memory_bytes, without.seeds) == (None, (7, 8)), "of no curve, and no memory told"
+
+
+def test_of_a_trial_that_has_an_end_nobody_stopped_it():
+    trained, failed = Trained((0.7,), 1000), Failed("diverged", "the loss is inf", 1000)
+    ended = [Outcome(STEP, CURVE, *end) for end in ((trained, None), (None, failed), (None, None))]
+    assert [one.stopped for one in ended] == [False, False, True]
 
 
 def test_of_a_trial_that_failed_no_accuracy_is_kept(class_folders, tmp_path):
