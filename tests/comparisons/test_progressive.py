@@ -75,13 +75,25 @@ def runs(tmp_path, monkeypatch):
     return Runs(Source("x"), 2, "none", "cpu", tmp_path, print), asked, lrs, written
 
 
-def test_each_arm_is_tuned_by_itself_and_by_as_many_tries(runs):
+def test_each_arm_is_tuned_by_itself(runs):
     together, asked, *_ = runs
     chosen = progressive.tuned(None, REGIMES["paper"], together)["arms"]
     assert chosen[FIXED]["chosen"] == {"strength": "middle", "lr": 1e-3}
     assert chosen[PROGRESSIVE]["chosen"] == {"strength": "strong", "lr": 1e-3}
-    assert len(chosen[FIXED]["tried"]) == len(chosen[PROGRESSIVE]["tried"]) == 6
+    assert len(chosen[PROGRESSIVE]["tried"]) == 6
+    # Of fixed, "strong" is 5 points below "middle", but no more is left to try.
+    assert [one["strength"] for one in chosen[FIXED]["tried"]][:4] == list(progressive.STRENGTHS)
     assert {Path(data).name for *_, data in asked} == {"tuning.csv"}
+
+
+def test_a_stronger_regularization_is_not_tried_once_one_is_hopeless(runs, monkeypatch):
+    together, *_ = runs
+    monkeypatch.setattr(progressive, "STRENGTHS", {"none": (10, 0.0), "light": (14, 0.1), "strong": (5, 0.3)})
+    found = progressive.tuned(None, REGIMES["paper"], together, (FIXED,))["arms"][FIXED]
+    assert [one["strength"] for one in found["tried"]] == ["none", "light", "none", "none"]
+    monkeypatch.setattr(progressive, "STRENGTHS", {"none": (10, 0.0), "light": (12, 0.1), "strong": (5, 0.3)})
+    found = progressive.tuned(None, REGIMES["paper"], together, (FIXED,))["arms"][FIXED]
+    assert [one["strength"] for one in found["tried"]] == ["none", "light", "strong", "none", "none"]
 
 
 def test_one_way_alone_can_be_tuned_with_the_same_tries(runs):
