@@ -109,6 +109,16 @@ class Running:
     words: list[str]
     folder: Path
 
+    def goes_on(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.exitcode is None
+
+    def kill(self) -> None:
+        """SIGKILL; what it said goes with it."""
+        self.process.kill()
+        self.process.join()
+        shutil.rmtree(self.folder)
+
     def end(self, timeout: float = 300) -> Done:
         """Wait for it."""
         self.process.join(timeout)
@@ -130,6 +140,8 @@ def _command(words: list[str], cwd: str, folder: str, environment: dict[str, str
     os.dup2(sys.stderr.fileno(), 2)
     os.chdir(cwd)
     os.environ.update({"COLUMNS": "200", "NO_COLOR": "1"} | environment)
+    # A process that a server forked starts its own by servers too; here as anywhere the platform's way is meant.
+    multiprocessing.set_start_method(None, force=True)
     torch.set_num_threads(1)
     sys.argv = ["effnetv2", *words]
     if fatal:

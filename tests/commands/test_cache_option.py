@@ -133,23 +133,20 @@ def test_a_run_killed_and_gone_on_with_from_another_cache_ends_with_the_same_bit
     workers, large, caches, tmp_path
 ):
     """In memory, killed, from disk: the same pixels."""
-    words = (*WORDS, "--epochs", "4")
     alone = effnetv2(
-        "train", large, *words, "--workers", "0", "--cache", "ram", "--out", tmp_path / "alone", cwd=tmp_path
+        "train", large, *WORDS, "--workers", "0", "--cache", "ram", "--out", tmp_path / "alone", cwd=tmp_path
     )
     assert alone.returncode == 0, alone.stderr
-    process = start(large, tmp_path / "killed", workers, "--epochs", "4", "--cache", "ram")
-    while not (tmp_path / "killed/recipe.yaml").exists() and process.poll() is None:
+    process = start(large, tmp_path / "killed", workers, "--cache", "ram")
+    while not (tmp_path / "killed/recipe.yaml").exists() and process.goes_on():
         pass
     process.kill()
-    process.wait()
-    process.stderr.close()
-    kill_in_the_middle(large, tmp_path / "killed", workers, random.Random(3), "--epochs", "4")
+    kill_in_the_middle(large, tmp_path / "killed", workers, random.Random(3))
     assert not (tmp_path / "killed/model.safetensors").exists(), "it was killed too late to mean anything"
     done = effnetv2(
         "train",
         large,
-        *words,
+        *WORDS,
         "--workers",
         workers,
         "--cache",
@@ -161,7 +158,7 @@ def test_a_run_killed_and_gone_on_with_from_another_cache_ends_with_the_same_bit
     )
     assert done.returncode == 0, done.stderr
     assert bits(tmp_path / "killed") == bits(tmp_path / "alone")
-    without = effnetv2("train", large, *words, "--workers", "0", "--out", tmp_path / "without", cwd=tmp_path)
+    without = effnetv2("train", large, *WORDS, "--workers", "0", "--out", tmp_path / "without", cwd=tmp_path)
     assert without.returncode == 0, without.stderr
     assert bits(tmp_path / "without") != bits(tmp_path / "alone"), "the cache was read at all"
     losses = [

@@ -53,7 +53,7 @@ def steps_done(run):
 def until(happened, *processes):
     while not happened():
         time.sleep(0.01)
-        assert all(one.process.exitcode is None for one in processes), "it has ended too early"
+        assert all(one.goes_on() for one in processes), "it has ended too early"
 
 
 def test_two_processes_are_one_run_with_one_voice(class_folders, tmp_path):

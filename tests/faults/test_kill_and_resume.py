@@ -13,34 +13,28 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from tests.command_line import NETWORK, effnetv2, killed_at
+from tests.command_line import NETWORK, Running, effnetv2, killed_at, started
 
 # Dropout, stochastic depth, RandAugment, mixup, groups and balance all draw random numbers; a checkpoint after
-# every step makes most moments fall into a save.
+# every step makes many moments fall into a save.
 WORDS = (
-    "--model", "efficientnetv2_b0", "--weights", "none", "--device", "cpu", "--epochs", "8", "--set", "batch_images=8",
+    "--model", NETWORK, "--weights", "none", "--device", "cpu", "--epochs", "8", "--set", "batch_images=8",
     "--set", "group_images=4", "--set", "checkpoint_minutes=0", "--set", "balance=equal",
     "--set", "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: {start: 0.1, end: 0.4}, "
     "drop_path: 0.2, randaugment: {start: 5, end: 15}, mixup_alpha: {start: 0, end: 0.4}}",
 )  # fmt: skip
 
-# Where no moment has to be met, a network whose steps are over at once.
-QUICK = (*WORDS, "--model", NETWORK, "--workers", "0")
+# Where no moment has to be met.
+QUICK = (*WORDS, "--workers", "0")
 
 
 def bits(run: Path) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in load_file(run / "model.safetensors").items()}
 
 
-def start(data: Path, run: Path, workers: int, *more: str) -> subprocess.Popen[bytes]:
-    words = ["train", str(data), *WORDS, "--workers", str(workers), "--out", str(run), *more]
-    return subprocess.Popen(
-        [sys.executable, "-m", "efficientnetv2.cli", *words],
-        cwd=data.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+def start(data: Path, run: Path, workers: int, *more: str) -> Running:
+    words = ("train", data, *WORDS, "--workers", workers, "--out", run, *more)
+    return started(*words, cwd=data.parent)
 
 
 def steps_done(run: Path) -> int:
@@ -51,24 +45,20 @@ def steps_done(run: Path) -> int:
 def kill_before_the_first_step(data: Path, run: Path, workers: int) -> None:
     """SIGKILL as soon as the folder is there, while the run is being written down."""
     process = start(data, run, workers)
-    while not run.exists() and process.poll() is None:
+    while not run.exists() and process.goes_on():
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    process.kill()
 
 
 def kill_in_the_middle(data: Path, run: Path, workers: int, moment: random.Random, *more: str) -> None:
     """SIGKILL after a random number of further rows, and a random part of a step later."""
     process = start(data, run, workers, "--resume", *more)
     enough = steps_done(run) + moment.randint(1, 3)
-    while steps_done(run) < enough and process.poll() is None:
+    while steps_done(run) < enough and process.goes_on():
         time.sleep(0.01)
-    time.sleep(moment.random() * 0.2)
-    assert process.poll() is None, process.stderr.read()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    time.sleep(moment.random() * 0.1)
+    assert process.goes_on(), process.end()
+    process.kill()
 
 
 @pytest.mark.slow
@@ -136,16 +126,9 @@ def test_a_run_resumed_without_a_checkpoint_starts_at_step_0(class_folders, tmp_
 
 def test_steps_asked_for_again_are_those_of_the_run(class_folders, tmp_path):
     """The run has them as the epochs they made; a launcher that starts it again uses the same words."""
-    words = (
-        "train",
-        class_folders,
-        "--out",
-        tmp_path / "run",
-        *QUICK,
-        "--set",
-        "epochs=auto",
-    )
-    words = tuple(word for word in words if word not in ("--epochs", "8"))
+    epochs = QUICK.index("--epochs")
+    without = (*QUICK[:epochs], *QUICK[epochs + 2 :])
+    words = ("train", class_folders, "--out", tmp_path / "run", *without, "--set", "epochs=auto")
     assert effnetv2(*words, "--set", "steps=2", cwd=tmp_path).returncode == 0
     again = effnetv2(*words, "--set", "steps=2", "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -157,17 +140,7 @@ def test_steps_asked_for_again_are_those_of_the_run(class_folders, tmp_path):
 
 def test_a_full_disk_during_a_save_leaves_the_previous_checkpoint(class_folders, tmp_path):
     """A limit on the size of files stands for the disk: writing past it fails as on a full one."""
-    words = [
-        "train",
-        str(class_folders),
-        *WORDS,
-        "--workers",
-        "0",
-        "--epochs",
-        "1",
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    words = ["train", str(class_folders), *QUICK, "--epochs", "1", "--out", str(tmp_path / "run")]
     script = (
         "import resource, sys\n"
         "from efficientnetv2 import cli\n"
@@ -175,7 +148,7 @@ def test_a_full_disk_during_a_save_leaves_the_previous_checkpoint(class_folders,
         "real = resume.save\n"
         "def save(folder, kept, step):\n"
         "    if step == 3:\n"
-        "        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
         "    return real(folder, kept, step)\n"
         "resume.save = save\n"
         f"sys.argv = ['effnetv2', *{words!r}]\n"
@@ -221,17 +194,17 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(class_folders
 def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(number, class_folders, tmp_path):
     """Checkpoints are an hour apart here: what is kept was kept because of the signal."""
     rarely = ("--set", "checkpoint_minutes=60", "--set", "progressive.stages=1")
-    rarely = (*rarely, "--model", NETWORK, "--epochs", "60")
+    rarely = (*rarely, "--epochs", "20")
     process = start(class_folders, tmp_path / "run", 0, *rarely)
-    while steps_done(tmp_path / "run") < 4 and process.poll() is None:
+    while steps_done(tmp_path / "run") < 4 and process.goes_on():
         time.sleep(0.01)
-    process.send_signal(number)
-    _, message = process.communicate(timeout=300)
-    assert process.returncode == 130, message
-    assert b"--resume" in message
-    assert b"Traceback" not in message
+    os.kill(process.process.pid, number)
+    ended = process.end()
+    assert ended.returncode == 130, ended
+    assert "--resume" in ended.stderr
+    assert "Traceback" not in ended.stderr
     (checkpoint,) = (tmp_path / "run/checkpoints").iterdir()
-    words = ("train", class_folders, *WORDS, *rarely, "--workers", "0", "--out", tmp_path / "run", "--resume")
+    words = ("train", class_folders, *QUICK, *rarely, "--out", tmp_path / "run", "--resume")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"Going on from step {int(checkpoint.stem.removeprefix('step_'))} of" in done.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +41,7 @@ def wait(for_what: Callable[[], object], workers: list[Running]) -> None:
         if for_what():
             return
         for one in workers:
-            if one.process.exitcode is not None:
+            if not one.goes_on():
                 raise AssertionError(f"ended too early: {one.end()}")
         time.sleep(0.05)
     raise TimeoutError
@@ -73,17 +72,11 @@ def whole(trials: list[optuna.trial.FrozenTrial]) -> None:
     assert len({tuple(one.user_attrs["point"]) for one in trials}) == TRIALS
 
 
-def killed(worker: Running) -> None:
-    worker.process.kill()
-    worker.process.join()
-    shutil.rmtree(worker.folder)
-
-
 @pytest.mark.slow
 def test_a_killed_workers_trial_is_taken_up_again(class_folders, tmp_path):
     worker = started(*words(tmp_path, class_folders, *LONG), cwd=tmp_path)
     wait(in_the_middle(tmp_path, done=2), [worker])
-    killed(worker)
+    worker.kill()
     before = rows(sqlite(tmp_path))
     begun = [one for one in before if one.state == optuna.trial.TrialState.RUNNING]
     assert len(begun) == 1
@@ -124,7 +117,7 @@ def test_two_workers_share_a_study_of_sqlite_and_one_of_them_is_killed(class_fol
         lambda: len({one.user_attrs["worker"]["pid"] for one in _begun(sqlite(tmp_path))}) == 2,
         [first, second],
     )
-    killed(first)
+    first.kill()
     ended = second.end()
     assert ended.returncode == 0, ended.stderr
     whole(rows(sqlite(tmp_path)))

@@ -18,10 +18,9 @@ def test_a_run_on_shards_killed_and_resumed_ends_with_the_bits_of_the_run_on_fil
     assert done.returncode == 0, done.stderr
     run = tmp_path / "killed"
     process = start(tmp_path / "packed", run, 2)  # the first kill: once there is something to go on from
-    while steps_done(run) < 2 and process.poll() is None:
+    while steps_done(run) < 2 and process.goes_on():
         time.sleep(0.01)
     process.kill()
-    process.communicate()
     for seed in range(2):
         kill_in_the_middle(tmp_path / "packed", run, 2, random.Random(seed))
         assert not (run / "model.safetensors").exists(), "it was killed too late to mean anything"
