@@ -346,9 +346,9 @@ def test_an_evaluation_of_other_classes_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_raster(model, tmp_path):
-    """Of 20,000 x 20,000 px, 1.2 GB, it takes little more than of a hundredth of that; the raster is sparse."""
+    """Of 12,000 x 12,000 px, 432 MB, it takes little more than of a 36th of that; the raster is sparse."""
     peaks = []
-    for px in (2_000, 20_000):
+    for px in (2_000, 12_000):
         raster = tmp_path / f"scene{px}.tif"
         with rasterio.open(
             raster, "w", driver="GTiff", width=px, height=px, count=3, dtype="uint8", crs=UTM, transform=PLACE,
@@ -367,4 +367,4 @@ def test_memory_does_not_grow_with_the_raster(model, tmp_path):
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["windows"] == len(Grid(px, px, 1000, 500))
         peaks.append(int(done.stderr.split()[-1]) * (1 if sys.platform == "darwin" else 1024))
-    assert peaks[1] - peaks[0] < 300e6, peaks
+    assert peaks[1] - peaks[0] < 100e6, peaks

@@ -114,8 +114,10 @@ class _Rows:
 def _told(shares: Floats, valid: Valid) -> tuple[npt.NDArray[np.int64], Floats]:
     """The class of each pixel, from 1, and its probability; 0 where there is no data."""
     known = valid & np.isfinite(shares[:, :, 0])
-    values = np.where(known, shares.argmax(axis=2) + 1, NODATA)
-    return values, np.where(known, shares.max(axis=2), np.float32(0))
+    best = shares.argmax(axis=2)
+    # Not shares.max(axis=2): over so short an axis numpy takes ten times as long.
+    highest = np.take_along_axis(shares, best[:, :, None], axis=2)[:, :, 0]
+    return np.where(known, best + 1, NODATA), np.where(known, highest, np.float32(0))
 
 
 def _per_cent(confidence: Floats, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
