@@ -319,11 +319,11 @@ def test_without_weights_the_way_to_get_some_is_said(trained, tmp_path):
 def test_minutes_solves_the_epochs_and_fixes_them(trained, tmp_path):
     words = [word for word in TINY if word not in ("--epochs", "1")]
     done = effnetv2(
-        "train", trained / "pictures", *words, "--minutes", "0.2", "--out", tmp_path / "run", cwd=tmp_path
+        "train", trained / "pictures", *words, "--minutes", "0.1", "--out", tmp_path / "run", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     epochs = json.loads((tmp_path / "run/report.json").read_text())["epochs"]
-    assert f"Epochs: {epochs:g}, what fits into 0.2 minutes" in done.stdout
+    assert f"Epochs: {epochs:g}, what fits into 0.1 minutes" in done.stdout
     assert f"epochs: {epochs}" in (tmp_path / "run/recipe.yaml").read_text()
 
 

@@ -23,7 +23,7 @@ from efficientnetv2.training.plan import forecast
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import named
 
-SCRATCH = (*TINY, "--weights", "none", "--model", "efficientnetv2_b0")  # large enough for its steps to differ
+FAR_APART = "progressive.image_px={start: 32, end: 256}"  # the machine may be busy
 TWO_SIZES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
 # Steps at 128 px take three times as long as at 64.
 RATES = Rates(
@@ -120,19 +120,15 @@ def test_shares_that_cannot_be_are_refused(settings, sentence):
 
 
 def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path):
-    words = ("train", class_folders, *SCRATCH, "--epochs", "4", "--set", "time_shares=equal", "--out", "run")
-    words = (
-        *words,
-        "--set",
-        "progressive.image_px={start: 32, end: 128}",
-    )  # far apart: the machine may be busy
+    words = ("train", class_folders, *TINY, "--epochs", "4", "--set", "time_shares=equal", "--out", "run")
+    words = (*words, "--set", FAR_APART)
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Stage lengths: " in done.stdout
     run = RunFolder(tmp_path / "run", lambda line: None)
     kept = Recipe.from_yaml(run.recipe_file)
     small, large = kept.progressive.shares
-    assert small > large, "steps at 32 px are shorter than those at 128"
+    assert small > large, "steps at 32 px are shorter than those at 256"
     rows = [row for row in run.history() if row["kind"] == "train"]
     assert sum(row["image_px"] == 32 for row in rows) == round(small * len(rows))
     assert any(line.startswith("Stage lengths: ") for line in run.beginning()["chosen"])
@@ -158,7 +154,7 @@ def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path
 
 
 def test_the_plan_shows_them(class_folders, tmp_path):
-    words = ("plan", class_folders, *SCRATCH, "--epochs", "20", "--set", "time_shares=[3, 1]", "--json")
+    words = ("plan", class_folders, *TINY, "--epochs", "20", "--set", "time_shares=[3, 1]", "--json")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
