@@ -17,7 +17,7 @@ from tests.data.test_splits import manifest
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
-from efficientnetv2.commands import crossval_baseline, crossval_folds
+from efficientnetv2.commands import crossval_baseline, crossval_folds, crossval_report
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_baseline import beside
 from efficientnetv2.commands.crossval_folds import Runs
@@ -31,6 +31,8 @@ from efficientnetv2.data.manifest import read
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.inference.probe import probe_folds
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
 from efficientnetv2.training.recipes import named
 
 ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_px=32")
@@ -421,3 +423,14 @@ def test_predictions_are_read_as_they_were_written(tmp_path):
     assert paths == list("vwxyz")
     assert shares[:, :4] == pytest.approx(logits.softmax(dim=1).numpy(), abs=1e-5)
     assert (shares[:, 4] == 0).all()
+
+
+def test_the_command_for_new_pictures_can_be_typed_as_it_stands(tmp_path):
+    folder = tmp_path / "my folds"
+    network = create("efficientnetv2_b0", num_classes=2)
+    network.class_names = ("a", "b")
+    for number in (1, 2):
+        (folder / f"fold{number}").mkdir(parents=True)
+        modelfile.save(folder / f"fold{number}" / modelfile.NAME, network)
+    _, said = crossval_report._ensemble(folder, 2)
+    assert f"effnetv2 predict '{folder}' NEW_PICTURES" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -164,10 +165,10 @@ def _ensemble(folder: Path, folds: int) -> tuple[list[Network], str]:
     except InputError as error:
         return networks, (
             f"The folds' networks do not answer together: {error} For new pictures: effnetv2 predict "
-            f"{folder / 'fold1'} NEW_PICTURES, or train one network on all of these."
+            f"{shlex.quote(str(folder / 'fold1'))} NEW_PICTURES, or train one network on all of these."
         )
     ensemble.write_members(folder, members)
     return networks, (
-        f"The folds' networks answer together for new pictures: effnetv2 predict {folder} NEW_PICTURES. The figures "
-        "here are of each alone, on pictures that it had not seen."
+        f"The folds' networks answer together for new pictures: effnetv2 predict {shlex.quote(str(folder))} "
+        "NEW_PICTURES. The figures here are of each alone, on pictures that it had not seen."
     )

@@ -141,6 +141,12 @@ def test_half_a_classifier(tmp_path):
     assert "classifier.bias" in refusal(saved(tmp_path / "half.pth", tensors))
 
 
+def test_a_classifier_whose_halves_are_of_different_classes(tmp_path):
+    tensors = state(num_classes=5) | {"classifier.bias": torch.zeros(7)}
+    message = refusal(saved(tmp_path / "mixed.pth", tensors))
+    assert "weights for 5 classes (classifier.weight), but biases for 7 (classifier.bias)" in message
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers(tmp_path, value):
     tensors = state()

@@ -332,13 +332,14 @@ def test_what_was_never_said_is_not_lost(tmp_path):
 
 
 def test_unstated_preprocessing_of_b0_is_the_published_one(tmp_path):
-    path = timm_file(tmp_path / "b0.safetensors")
+    """And the command that would say otherwise can be typed as it stands, whatever the file is called."""
+    path = timm_file(tmp_path / "my b0.safetensors")
     read = convert.read(path)
     assert read.network.preprocessing == published(B0).preprocessing
     [note] = [note for note in read.notes if note.startswith("preprocessing")]
     for words in (
         "states no image_px, framing, interpolation, mean or std",
         f"timm's tf_{B0}: image_px 224, framing crop (0.875 of the shorter side), interpolation bicubic, mean 0.485",
-        f"effnetv2 convert {path} OUT with --image-px, --framing, --interpolation, --mean or --std",
+        f"effnetv2 convert '{path}' OUT with --image-px, --framing, --interpolation, --mean or --std",
     ):
         assert words in note

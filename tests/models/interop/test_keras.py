@@ -21,7 +21,8 @@ from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.models.create import create
 from efficientnetv2.models.interop import convert, keras_write
 from efficientnetv2.models.interop import keras as interop
-from efficientnetv2.models.interop.keras_layers import recognise
+from efficientnetv2.models.interop.keras_layers import layers, recognise
+from efficientnetv2.models.interop.layout import to_tensorflow
 from efficientnetv2.models.interop.loading import loading_tensorflow
 from efficientnetv2.models.network import EfficientNet
 
@@ -326,6 +327,35 @@ def test_a_network_within_a_network(tmp_path):
         network.preprocessing = replace(network.preprocessing, image_px=64)
         theirs = keras_logits(model, pixels(network.preprocessing))
         assert np.abs(our_logits(network) - theirs).max() < 1e-5 + TOLERANCE * theirs.std()
+
+
+@pytest.mark.parametrize("within", ["", "efficientnetv2-b0/"])
+def test_legacy_weights_say_of_scaling_only_what_they_list(within, tmp_path):
+    """Of a network within a network they list the layers that have weights; of one alone, all."""
+    network = create(B0, num_classes=2)
+    state, path = network.state_dict(), tmp_path / "weights.h5"
+    with h5py.File(path, "w") as file:
+        for row in layers(network.architecture):
+            place = within or f"{row.name}/"
+            for ours, theirs in row.tensors.items():
+                array = to_tensorflow(state[f"{row.ours}.{ours}"], row.kind(theirs))
+                file[f"{place}{row.name}/{theirs}:0"] = array
+        if not within:
+            file.create_group("input_1")
+    raw = interop.read(path)
+    assert ("does not scale pictures by itself" in " ".join(raw.notes)) == (not within)
+    assert raw.stated == ()
+
+
+def test_the_size_around_a_network_that_has_none_is_stated(tmp_path):
+    """As transfer learning has it: Input((64, 64, 3)), and in it EfficientNetV2B0(include_top=False)."""
+    trunk = keras.applications.EfficientNetV2B0(weights=None, include_top=False, pooling="avg")
+    picture = keras.Input((64, 64, 3))
+    path = tmp_path / "network.keras"
+    keras.Model(picture, trunk(picture)).save(path)
+    raw = interop.read(path)
+    assert raw.preprocessing.image_px == 64
+    assert raw.stated == ("image_px", "mean", "std")
 
 
 def without_names(path):

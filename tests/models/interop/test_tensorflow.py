@@ -206,6 +206,17 @@ class TestSmall:
         assert raw.tensors["stem/conv2d/kernel"].dtype == torch.bfloat16
         assert raw.tensors["stem/conv2d/kernel"][0, 0, 1, 1] == self.KERNEL[1, 1, 0, 0]
 
+    def test_saved_under_a_folder_and_no_name(self, tmp_path):
+        """As ``saver.save(session, "folder/")`` writes it; a name is all that it lacks."""
+        save(tmp_path, {"stem/conv2d/kernel": self.KERNEL})
+        for file in tmp_path.glob("model.ckpt-1234.*"):
+            file.rename(tmp_path / file.name.removeprefix("model.ckpt-1234"))
+        with pytest.raises(InputError, match=r"\.index: the checkpoint's files have endings but no name"):
+            interop.read(tmp_path / ".index")
+        for file in tmp_path.glob(".*"):
+            file.rename(tmp_path / f"model{file.name}")
+        assert interop.read(tmp_path / "model.index").tensors
+
     def test_another_network(self, tmp_path):
         prefix = save(tmp_path, {"resnet/layer1/weights": self.KERNEL})
         with pytest.raises(InputError, match="none of the variables of an EfficientNet"):

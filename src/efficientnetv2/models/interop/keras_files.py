@@ -176,7 +176,9 @@ def _contents(path: Path, file: Any, h5py: Any, config: Any) -> Contents:
         raise InputError(f"{path}: 'model_weights' is not a group, so this is not a file that Keras wrote.")
     found = _named(path, root, h5py)
     description = file.attrs.get("model_config") if config is None else config
-    return Contents(tuple(found), _parsed(path, description), complete=True)
+    # Of a network within a network the legacy layout lists what has weights alone.
+    complete = all(layer.name in root for layer in found)
+    return Contents(tuple(found), _parsed(path, description), complete)
 
 
 def _numbered(path: Path, file: Any, h5py: Any) -> list[Stored]:

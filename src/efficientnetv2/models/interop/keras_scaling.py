@@ -83,7 +83,9 @@ def described(path: Path, contents: Contents, name: str, channels: int) -> Scali
             scale, shift = _affine(path, kind, config, contents, channels)
             factor, offset = factor * scale, offset * scale + shift
         elif kind == "InputLayer":
-            base, sized, notes = _sized(base, config, name)
+            # A network within one may be built without the size that the one around it has.
+            base, fixed, notes = _sized(base, config, name)
+            sized = sized or fixed
         elif kind not in _NEUTRAL and not (kind.startswith("Random") and kind != "RandomCrop"):
             raise InputError(
                 f"{path}: its layer '{config.get('name', kind)}' ({kind}) stands before the first "

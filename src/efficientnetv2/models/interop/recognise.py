@@ -10,7 +10,7 @@ from torch import Tensor
 
 from efficientnetv2.arch.published import NAMES, architecture
 from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.base.errors import InputError, some
+from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.models.interop import keras, tensorflow, timm, torchvision
 from efficientnetv2.models.interop.raw import Raw, Source
 from efficientnetv2.models.network import EfficientNet
@@ -108,6 +108,8 @@ def recognise(raw: Raw, *, told: bool = False) -> Recognised:
     names = {ours: theirs for ours, theirs in fit.names.items() if theirs in raw.tensors}
     stem = raw.tensors[names["stem.conv.weight"]]
     head = raw.tensors[names["classifier.weight"]] if "classifier.weight" in names else None
+    if head is not None:
+        _check_classifier(raw, names, head)
     table, theirs, notes = _own(raw, fit.name)
     return Recognised(
         name=fit.name,
@@ -139,6 +141,17 @@ def published_name(raw: Raw, model: str) -> str:
 def is_tf(raw: Raw) -> bool:
     """Whether a timm file is of a ``tf_`` network, or does not say."""
     return raw.model is None or timm.published_name(raw.model)[1]
+
+
+def _check_classifier(raw: Raw, names: Mapping[str, str], weight: Tensor) -> None:
+    """Either may be of any number of classes, so each fits by itself."""
+    bias = raw.tensors[names["classifier.bias"]]
+    if len(bias) != len(weight):
+        raise InputError(
+            f"{raw.path}: its classifier has weights for {count_of(len(weight), 'class')} "
+            f"({names['classifier.weight']}), but biases for {len(bias):,} ({names['classifier.bias']}). Give the file "
+            "from before one of them was changed."
+        )
 
 
 def _stated(raw: Raw) -> str | None:

@@ -6,6 +6,7 @@ nobody says, what its source documents. What was assumed is said.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,8 +189,8 @@ def _list(words: Sequence[str], last: str = "and") -> str:
 
 
 def _word(path: Path) -> str:
-    """As it was given to us: of a folder, the folder."""
-    return str(path.parent if (path.parent / timm.CONFIG).is_file() else path)
+    """As one types what was given to us: of a folder, the folder."""
+    return shlex.quote(str(path.parent if (path.parent / timm.CONFIG).is_file() else path))
 
 
 def class_names(

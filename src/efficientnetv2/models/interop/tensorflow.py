@@ -117,6 +117,11 @@ def _prefix(path: Path) -> Path:
             raise InputError(f"{path} has no file 'checkpoint' that names the latest one. Give its prefix.")
         # Written on another machine or moved since: only the name still holds.
         path = path / re.split(r"[/\\]", latest[1])[-1]
+    if not _prefix_name(path):
+        raise InputError(
+            f"{path}: the checkpoint's files have endings but no name, which TensorFlow takes for their folder. Put "
+            "one and the same name before all of them (model.index, model.data-00000-of-00001), and give that."
+        )
     prefix = path.with_name(_prefix_name(path))
     if not prefix.with_name(f"{prefix.name}.index").is_file():
         raise InputError(f"{prefix} is no checkpoint: there is no '{prefix.name}.index' beside it.")
