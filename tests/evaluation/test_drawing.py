@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,11 @@ from tests.evaluation.test_sizes import _curve
 
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.cost import draw_costs, draw_top1_over_time, stage_costs
-from efficientnetv2.evaluation.curve import learning_curve
-from efficientnetv2.evaluation.drawing import COLOURS, GRID, INK, ON_DARK, svg
+from efficientnetv2.evaluation.curve import draw_settings, learning_curve
+from efficientnetv2.evaluation.drawing import COLOURS, GRID, INK, ON_DARK, png, svg
 from efficientnetv2.evaluation.inspect.drawings import draw_places, draw_times
 from efficientnetv2.evaluation.more_labels import draw_label_curve
+from efficientnetv2.evaluation.sheet import Row, draw_rows
 from efficientnetv2.evaluation.sizes import draw_sizes
 from efficientnetv2.evaluation.trust import draw_abstention, draw_reliability
 from efficientnetv2.inference.label_curve import LabelCurve, LabelPoint
@@ -113,3 +115,48 @@ def test_each_colour_is_seen_on_both(colour):
 
 def test_colours_are_told_apart_on_both():
     assert len({*COLOURS, INK, GRID}) == len({ON_DARK.get(one, one) for one in (*COLOURS, INK, GRID)}) == 7
+
+
+AWKWARD = ("_first", "$5_ to $10^", "森林", "a_run_of_" + 30 * "many_words_")
+
+
+def legend_of(figure):
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("draw", [draw_top1_over_time, draw_settings])
+def test_a_legend_has_every_run_whatever_it_is_called(draw):
+    """Formulas are not read into names, and letters without a font raise no warning."""
+    figure = draw(dict.fromkeys(AWKWARD, HISTORY))
+    assert png(figure)
+    assert svg(figure)
+    first, dollars, forest, long = legend_of(figure)
+    assert (first.strip(), dollars, forest) == ("_first", r"\$5_ to \$10^", "森林")
+    assert long.count("\n") == 1
+    assert long.endswith("…")
+
+
+def test_bars_keep_their_room_beside_long_names():
+    """And two runs whose names are cut to the same have bars of their own."""
+    runs = {f"{name}{end}": stage_costs(HISTORY) for name in AWKWARD for end in "ab"}
+    figure = draw_costs(runs)
+    assert png(figure)
+    (ax,) = figure.axes
+    assert ax.get_position().width > 0.4
+    assert len({bar.get_y() for bar in ax.containers[0]}) == len(ax.get_yticklabels()) == 2 * len(runs)
+
+
+@pytest.mark.parametrize("column", ["年", "$x_$"])
+def test_a_column_of_times_may_have_any_name(column):
+    table = places().table.rename(columns={"year": column})
+    assert svg(draw_times(replace(places(), table=table), column))
+
+
+def test_captions_of_a_sheet_are_as_wide_as_their_pictures():
+    """Also those of the pictures that were mixed in; and a name is no formula."""
+    image = np.zeros((8, 8, 3), np.uint8)
+    long = "a_class_of_a_rather_long_name"
+    figure = draw_rows([Row("mixed", [image] * 2, [f"60% $_{{$^ + 40% {long}", "oak"])])
+    assert png(figure)
+    caption = figure.subfigs[0].axes[0].get_xlabel()
+    assert caption == "60% \\$_{\\$^\n+ 40% a_class_of_a_\nrather_long_name"

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.curve import Row
-from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, plain
+from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, called, plain
 
 # A run with more of them has no stages that a page could list: its setting changes all the time. Ours.
 _MOST_STAGES = 12
@@ -101,22 +101,25 @@ def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:
         runs: a run's name → its stages, in order. The name of a single run is left out.
     """
     named = [
-        (f"{name}, " * (len(runs) > 1) + f"{number}: {stage.image_px} px", stage)
+        (f"{called(name, letters=24)}, " * (len(runs) > 1) + f"{number}: {stage.image_px} px", stage)
         for name, stages in runs.items()
         for number, stage in enumerate(stages, start=1)
     ]
     if not named:
         return None
     names, stages = zip(*named, strict=True)
-    figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.3 * len(stages)), layout="constrained")
+    height = sum(0.15 + 0.15 * (1 + name.count("\n")) for name in names)
+    figure = Figure(figsize=(WIDTH_IN, 0.9 + height), layout="constrained")
     ax = figure.subplots()
     scale, unit = _unit(max(stage.seconds for stage in stages))
     waits = [stage.seconds * stage.input_wait_share / scale for stage in stages]
     works = [stage.seconds / scale - wait for stage, wait in zip(stages, waits, strict=True)]
-    ax.barh(names, works, height=0.6, color=COLOURS[0], label="training")
-    bars = ax.barh(names, waits, left=works, height=0.6, color=COLOURS[1], label="waiting for pictures")
+    places = range(len(names))  # of their own each: two names may be cut to the same
+    ax.barh(places, works, height=0.6, color=COLOURS[0], label="training")
+    bars = ax.barh(places, waits, left=works, height=0.6, color=COLOURS[1], label="waiting for pictures")
     speeds = [f" {stage.images_per_s:,.0f} images/s" for stage in stages]
     ax.bar_label(bars, speeds, fontsize=9, color=INK)
+    ax.set_yticks(places, names)
     ax.invert_yaxis()
     ax.margins(x=0.3)  # room for the speeds
     ax.set_xlim(left=0)
@@ -143,7 +146,7 @@ def draw_top1_over_time(histories: Mapping[str, Sequence[Row]]) -> Figure | None
         ax.plot(
             [seconds / scale for seconds, _ in points],
             [100 * top1 for _, top1 in points],
-            label=name,
+            label=called(name),
             color=colour,
             linewidth=1.5,
             marker="o",

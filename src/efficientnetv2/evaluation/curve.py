@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, plain
+from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, called, plain
 from efficientnetv2.metrics.several import MEANS_OVER_CLASSES
 
 Row = Mapping[str, Any]
@@ -111,7 +111,7 @@ def _draw(ax: Axes, words: str, lines: Mapping[str, list[tuple[float, float]]], 
         ax.plot(
             [epoch for epoch, _ in points],
             [value for _, value in points],
-            label=name,
+            label=called(name),
             color=colour,
             linewidth=1.5,
             drawstyle="steps-post" if stepwise else "default",

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from efficientnetv2.evaluation.breaks import in_lines
 
 WIDTH_IN = 5.8  # narrow, so that its letters stay legible on a phone
 INK = "#333333"
@@ -18,6 +22,20 @@ ON_DARK = {
     INK: "#d0d0d0", GRID: "#444444", "#0072b2": "#56b4e9", "#d55e00": "#e69f00", "#010101": "#ffffff",
 }  # fmt: skip
 _DOTS_PER_INCH = 144  # of a picture for a page that is not ours
+
+
+def called(name: str, *, letters: float = 30, lines: int = 2) -> str:
+    """A user's name as a drawing writes it: as it stands, in lines that leave room for what is drawn.
+
+    To matplotlib dollars are the ends of a formula, and what begins with an underscore does not belong into a legend.
+
+    Args:
+        name: of a run, a class, a column.
+        letters: the width of a line, in ordinary letters.
+        lines: at most; what is too long ends with an ellipsis.
+    """
+    text = "\n".join(in_lines(name, letters, lines)).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def plain(ax: Axes, words: str) -> None:
@@ -40,12 +58,13 @@ def svg(figure: Figure) -> bytes:
 
     The colours written down are those for light, which is also what a reader without style sheets shows.
     """
-    if (engine := figure.get_layout_engine()) is not None:
-        # Left to savefig, all is drawn twice: it draws once more, for nothing, to lay it out.
-        engine.execute(figure)
-        figure.set_layout_engine("none")
     file = io.BytesIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    with _any_script():
+        if (engine := figure.get_layout_engine()) is not None:
+            # Left to savefig, all is drawn twice: it draws once more, for nothing, to lay it out.
+            engine.execute(figure)
+            figure.set_layout_engine("none")
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return file.getvalue().replace(b"</style>", _dark_style().encode() + b"</style>", 1)
 
 
@@ -61,8 +80,14 @@ def _dark_style() -> str:
 def png(figure: Figure, *, title: str | None = None) -> bytes:
     """For everywhere else, on white; ``title`` is written into the file."""
     file = io.BytesIO()
-    with warnings.catch_warnings():
-        # A class name in a script that no font here has: its letters become boxes, which is all there is to do.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with _any_script():
         figure.savefig(file, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata={"Title": title})
     return file.getvalue()
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """Around names in a script that no font here has: their letters become boxes, which is all there is to do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield

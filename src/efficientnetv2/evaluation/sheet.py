@@ -10,7 +10,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
-from efficientnetv2.evaluation.breaks import in_lines
+from efficientnetv2.evaluation.drawing import called
 
 _SIDE_IN = 1.45  # of a picture on the sheet: legible at the width of a screen
 _LETTERS = 7
@@ -66,7 +66,9 @@ def _caption(text: str) -> str:
     """Operations below each other; a long name in lines as wide as its picture."""
     letters, most = _CAPTION
     first, *others = text.split(" + ")
-    return "\n".join([*in_lines(first, letters, most), *(f"+ {one}" for one in others)])
+    return "\n".join(
+        called(one, letters=letters, lines=most) for one in (first, *(f"+ {one}" for one in others))
+    )
 
 
 def _fonts() -> list[str]:

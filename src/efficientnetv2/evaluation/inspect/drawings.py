@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.times import times_of
-from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, plain
+from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, called, plain
 from efficientnetv2.evaluation.inspect.places import Places
 
 # Classes that have a colour of their own; the others share one.
@@ -55,7 +55,7 @@ def draw_times(manifest: Manifest, column: str | None) -> Figure | None:
         ax.bar(kinds, heights, bottom=below, color=colour, width=0.8 * np.diff(kinds).min())
         below += heights
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    plain(ax, f"pictures by {'year' if dated else column}")
+    plain(ax, f"pictures by {'year' if dated else called(column, letters=60, lines=1)}")
     return figure
 
 
