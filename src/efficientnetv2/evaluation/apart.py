@@ -17,7 +17,7 @@ class Apart:
 
     Args:
         by: what is known of them, where they were taken or to which group they belong.
-        known: pictures evaluated on of which it is known.
+        known: pictures evaluated on of which it is known; of groups all, for one without counts as a group of its own.
         near: how many of these have one that was learnt from within 5 km; or in their group.
         median_km: of their distances to the nearest that was learnt from; None of groups.
     """
@@ -45,7 +45,7 @@ def apart(manifest: Manifest, split: str) -> Apart | None:
         return None
     groups = manifest.table["group"].fillna("").astype(str)
     known, asked = groups != "", manifest.split == split
-    of_asked = groups[known & asked]
-    if not len(of_asked):
+    if not (known & asked).any():
         return None
-    return Apart("group", len(of_asked), int(of_asked.isin(set(groups[known & manifest.in_train])).sum()))
+    near = groups[known & asked].isin(set(groups[known & manifest.in_train]))
+    return Apart("group", int(asked.sum()), int(near.sum()))

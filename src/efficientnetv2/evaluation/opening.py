@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.errors import count_of, some
 from efficientnetv2.evaluation.page import number, percent
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.intervals import Interval
@@ -98,8 +98,22 @@ def against_majority(figures: Figures | SeveralFigures, intervals: Mapping[str, 
     if low > figures.majority_top1:
         return None
     if high < figures.majority_top1:
-        return "The network is worse than that: it has learnt nothing of use."
+        return _worse(figures, intervals)
     return "The network is not clearly better than that."
+
+
+def _worse(figures: Figures | SeveralFigures, intervals: Mapping[str, Interval]) -> str:
+    """Of rare classes that are told apart at the cost of the frequent one, top-1 says the wrong half."""
+    worse = "The network is worse than that"
+    classes = sum(one.support > 0 for one in figures.per_class.values())
+    if isinstance(figures, SeveralFigures) or "balanced_accuracy" not in intervals or classes == 1:
+        return f"{worse}."
+    if intervals["balanced_accuracy"][0] <= 1 / classes:  # that of the one answer
+        return f"{worse}: it has learnt nothing of use."
+    return (
+        f"{worse}, but tells the classes apart: its balanced accuracy is {percent(figures.balanced_accuracy)}, and "
+        f"that of the one answer {percent(1 / classes)}."
+    )
 
 
 def pictures(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
@@ -126,19 +140,23 @@ def pictures(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
 
 def _by_class(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
     """From how few to how many pictures the classes have."""
-    counts = facts.train_support or {name: one.support for name, one in figures.per_class.items()}
-    what = "learn from" if facts.train_support else "measure on"
-    some = {name: int(count) for name, count in counts.items() if count}  # pandas counts in its own integers
-    if len(counts) < 2 or not some:
+    learnt, what = facts.train_support, "learn from" if facts.train_support else "measure on"
+    counts = {  # pandas counts in its own integers, and only what there is
+        name: int(learnt.get(name, 0) if learnt else one.support) for name, one in figures.per_class.items()
+    }
+    there = {name: count for name, count in counts.items() if count}
+    if len(counts) < 2 or not there:
         return []
-    fewest, most = min(some, key=lambda name: some[name]), max(some, key=lambda name: some[name])
-    if some[fewest] == some[most]:
-        return [f"Each class has {count_of(some[most], 'picture')} to {what}."]
-    times = some[most] / some[fewest]
+    lacking = [name for name in counts if name not in there]
+    none = f", but of {some(lacking)} there is none" if lacking else ""
+    fewest, most = min(there, key=lambda name: there[name]), max(there, key=lambda name: there[name])
+    if there[fewest] == there[most]:
+        return [f"Each class has {count_of(there[most], 'picture')} to {what}{none}."]
+    times = there[most] / there[fewest]
     imbalance = f": {number(float(f'{times:.2g}'))} times as many" if times >= 2 else ""
     return [
-        f"From {count_of(some[fewest], 'picture')} of '{fewest}' to {some[most]:,} of '{most}' to {what}{imbalance}. "
-        "The numbers of all classes stand in the table by class."
+        f"From {count_of(there[fewest], 'picture')} of '{fewest}' to {there[most]:,} of '{most}' to {what}{imbalance}"
+        f"{none}. The numbers of all classes stand in the table by class."
     ]
 
 

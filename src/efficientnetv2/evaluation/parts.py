@@ -40,7 +40,10 @@ def worst_slice(found: Sequence[Slice]) -> str:
     below = [one for one in found if one.below]
     if below:
         worst = min(below, key=lambda one: one.top1)
-        others = f", and so are {len(below) - 1} more slices" if len(below) > 1 else ""
+        more = len(below) - 1
+        others = (
+            f", and so {'is' if more == 1 else 'are'} {more} more slice{'s' * (more > 1)}" if more else ""
+        )
         return (
             f"Of {_said(worst)} are labelled right: worse than the rest by more than chance explains{others}."
         )

@@ -14,7 +14,9 @@ from tests.evaluation.inspect.planted import EACH, Planted, scene, sound
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
+from efficientnetv2.data.manifest import read
 from efficientnetv2.data.portraits import portraits
+from efficientnetv2.evaluation.inspect import page
 from efficientnetv2.evaluation.inspect.inspection import inspected
 from efficientnetv2.evaluation.inspect.looks import cramers_v
 from efficientnetv2.inference.predict import Embeddings
@@ -241,3 +243,22 @@ def test_where_every_picture_is_a_class_of_its_own_nothing_gives_it_away():
     """Warnings are errors here: 0 over 0 would be one."""
     assert cramers_v(pd.Series(["JPEG", "PNG"] * 15), np.arange(30)) == 0
     assert cramers_v(pd.Series(["JPEG", "PNG"] * 15), np.arange(30) % 2) > 0.9
+
+
+def test_the_page_of_a_single_picture_speaks_of_one(tmp_path):
+    scene(0).save(tmp_path / "a.png")
+    table = pd.DataFrame(
+        {"path": ["a.png"], "label": ["oak"], "latitude": [1.0], "longitude": [2.0], "year": [2014]}
+    )
+    table.to_csv(tmp_path / "one.csv", index=False)
+    manifest = read(str(tmp_path / "one.csv"), for_training=False)
+    found = inspected(manifest, portraits(manifest, workers=1), key=Key.of(0))
+    page.write(tmp_path, found, picture=lambda row: None, command="effnetv2 inspect one.csv", versions={})
+    text = (tmp_path / page.PAGE_NAME).read_text()
+    for words in (
+        "Nothing is wrong in 1 picture.",
+        ": 1 class.",
+        "1 picture has a place",
+        "known of 1 picture.",
+    ):
+        assert words in text
