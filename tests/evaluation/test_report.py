@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -212,6 +213,44 @@ def test_the_matrix_is_labelled_as_far_as_labels_fit(tmp_path, classes, labels, 
     assert inside.count("text") == labels + counts
     assert inside.count("rect") == 1 + classes
     assert [a for _, a in page.tags if a.get("class") == "wrong"] == []
+
+
+def _of_many_classes(folder, classes, cells):
+    """A report whose confusion matrix has so many cells that are not empty, the diagonal among them."""
+    rng, every = np.random.default_rng(0), np.arange(classes)
+    names = [f"class {k}" for k in every]
+    shown = figures(every, np.eye(classes, dtype=np.float32), names)
+    confusion = np.diag(np.full(classes, 9))
+    confusion.flat[rng.permutation(classes**2)[:cells]] += 1
+    shown = replace(shown, confusion=confusion)
+    intervals = bootstrap(shown, key=Key.of(0), draws=2)
+    report.write(folder, figures=shown, intervals=intervals, facts=report.Facts("x", "val"))
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    return shown, json.loads((folder / "report.json").read_text(encoding="utf-8")), html
+
+
+def test_a_thousand_classes_and_a_mistake_in_every_cell_fit_on_the_page(tmp_path):
+    """Fuller cells go before emptier ones, and it is said how many are not drawn."""
+    shown, told, html = _of_many_classes(tmp_path, 1000, 60_000)
+    assert len(html) < 3_000_000
+    filled = np.count_nonzero(shown.confusion)
+    assert html.count("<rect x=") == 50_000
+    assert f"The fullest cells are drawn, {filled - 50_000:,} that are less full are not." in html
+    assert html[html.index('<g class="right"') :].count('x="999" y="999"') == 1
+    assert told["confusion"] == shown.confusion.tolist()
+
+
+def test_of_thousands_of_classes_the_weakest_are_listed_and_the_matrix_is_kept_as_its_cells(tmp_path):
+    """A matrix of 10,000 classes would be 300 MB of JSON."""
+    shown, told, html = _of_many_classes(tmp_path, 2500, 5_000)
+    assert "<summary>The next 1,975 classes</summary>" in html
+    assert "500 more, better ones, are in report.json." in html
+    assert len(told["per_class"]) == 2500
+    assert "confusion" not in told
+    rows, columns, counts = np.array(told["confusion_cells"]).T
+    again = np.zeros_like(shown.confusion)
+    again[rows, columns] = counts
+    assert (again == shown.confusion).all()
 
 
 def test_most_frequent_mistakes_are_counted(tmp_path):

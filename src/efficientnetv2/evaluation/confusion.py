@@ -18,6 +18,7 @@ _NAME_LETTERS = 22  # of a line; a longer name takes as many as its cell has roo
 _LINE = 1.15  # height of a line over that of its letters
 _LINES = 3  # at most
 _LEAST_FONT_PX = 8.0  # that can still be read
+_CELLS = 50_000  # drawn at most, 2 MB of the page; ImageNet's validation pictures fill no more. Ours
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Cell:
         """Of its colour; a single mistake among many can still be seen."""
         return round(0.12 + 0.68 * self.share, 3)
 
+    @property
+    def shade(self) -> tuple[bool, float]:
+        """Whether it is right, and its opacity in hundredths: what cells that are written together have in common."""
+        return self.right, round(self.opacity, 2)
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -53,7 +59,8 @@ class Matrix:
     Args:
         names: of the classes, whole.
         labels: the names, in lines and cut to fit; empty if there are too many to be labelled.
-        cells: those that are not empty.
+        cells: those that are not empty; of very many the fullest.
+        left_out: how many are not drawn.
         cell_px: side of a cell.
         margin_px: room for the labels, at the left and on top.
         counted: whether counts are written into the cells.
@@ -65,6 +72,12 @@ class Matrix:
     cell_px: float
     margin_px: float
     counted: bool
+    left_out: int = 0
+
+    @property
+    def dot(self) -> float:
+        """Side of what is drawn for a cell without labels, in cells: of thousands of classes a pixel at least."""
+        return max(1.0, 1 / self.cell_px)
 
     @property
     def font_px(self) -> float:
@@ -98,6 +111,8 @@ class Matrix:
         lines = min(_LINES, max(1, int(cell_px / (font_px * _LINE))))
         labels = tuple(in_lines(name, _NAME_LETTERS, lines) for name in class_names) if labelled else ()
         totals = confusion.sum(axis=1)
+        rows, columns = np.nonzero(confusion)
+        drawn = np.sort(np.argsort(-confusion[rows, columns], kind="stable")[:_CELLS])
         cells = tuple(
             Cell(
                 int(row),
@@ -105,25 +120,30 @@ class Matrix:
                 int(confusion[row, column]),
                 float(confusion[row, column] / totals[row]),
             )
-            for row, column in zip(*np.nonzero(confusion), strict=True)
+            for row, column in zip(rows[drawn], columns[drawn], strict=True)
         )
         # 0.62: width of a letter over its height, on the wide side (ours, from looking at the page).
         widest = max((width(line) for label in labels for line in label), default=0.0)
         margin_px = font_px * (2 + 0.62 * widest)
-        return cls(tuple(class_names), labels, cells, cell_px, margin_px, counted=classes <= _COUNTED)
+        counted, left_out = classes <= _COUNTED, len(rows) - len(drawn)
+        return cls(tuple(class_names), labels, cells, cell_px, margin_px, counted, left_out)
 
 
 def confusions(
     confusion: npt.NDArray[np.int64], class_names: Sequence[str], *, most: int = 12
 ) -> list[tuple[str, str, int, float]]:
     """The most frequent mistakes: true class, predicted class, count, share of the true class's pictures."""
-    mistakes = confusion * (1 - np.eye(len(confusion), dtype=np.int64))
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
-    pairs = [divmod(int(place), len(confusion)) for place in order]
+    rows, columns = np.nonzero(confusion)
+    rows, columns = rows[rows != columns], columns[rows != columns]
+    counts = confusion[rows, columns]
     return [
-        (class_names[row], class_names[column], int(count), float(count / confusion[row].sum()))
-        for row, column in pairs
-        if (count := mistakes[row, column])
+        (
+            class_names[rows[at]],
+            class_names[columns[at]],
+            int(counts[at]),
+            float(counts[at] / confusion[rows[at]].sum()),
+        )
+        for at in np.argsort(-counts, kind="stable")[:most]
     ]
 
 

@@ -28,7 +28,9 @@ from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.intervals import Interval
 from efficientnetv2.metrics.several import ClassPrecision, SeveralFigures, right
 
-_ROWS_OPEN = 25  # of the table of classes; the rest unfolds
+# Of the table of classes: what is open, and what there is when it is unfolded; more are megabytes. Ours.
+_ROWS_OPEN, _ROWS = 25, 2_000
+_MATRIX_CLASSES = 1_000  # at most, for report.json to hold their matrix whole
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,11 @@ def as_json(
     misjudged: Sequence[Mistake] = (),
     sections: Sequence[Section | Part] = (),
 ) -> dict[str, Any]:
-    """What ``report.json`` holds, as plain JSON values; NaN and infinity become None."""
+    """What ``report.json`` holds, as plain JSON values; NaN and infinity become None.
+
+    Of more than 1,000 classes the confusion matrix is ``confusion_cells``: true class, called class and count of each
+    cell that is not empty.
+    """
     told = {key: value for key, value in vars(facts).items() if key != "others"}
     values: dict[str, Any] = plain(
         {
@@ -191,13 +197,22 @@ def as_json(
             **{key: value for section in sections for key, value in section.told.items()},
             "per_class": {name: asdict(one) for name, one in figures.per_class.items()},
             "class_names": figures.class_names,
-            **({} if isinstance(figures, SeveralFigures) else {"confusion": figures.confusion}),
+            **_confusion(figures),
             "misjudged": [
                 {key: value for key, value in vars(one).items() if key != "thumbnail"} for one in misjudged
             ],
         }
     )
     return values
+
+
+def _confusion(figures: Figures | SeveralFigures) -> dict[str, Any]:
+    if isinstance(figures, SeveralFigures):
+        return {}
+    if len(figures.class_names) <= _MATRIX_CLASSES:
+        return {"confusion": figures.confusion}
+    rows, columns = np.nonzero(figures.confusion)
+    return {"confusion_cells": np.stack([rows, columns, figures.confusion[rows, columns]], axis=1)}
 
 
 def _over_classes(figures: Figures | SeveralFigures) -> dict[str, float]:
@@ -260,7 +275,8 @@ def _page(
         sections=sections,
         several=several,
         classes=weakest_first[:_ROWS_OPEN],
-        further_classes=weakest_first[_ROWS_OPEN:],
+        further_classes=weakest_first[_ROWS_OPEN:_ROWS],
+        classes_left_out=len(weakest_first[_ROWS:]),
         unmeasured=[name for name, value in values.items() if value is None],
         curve=learning_curve(history),
         constants=constants(history),
