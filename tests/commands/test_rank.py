@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from tests.command_line import effnetv2
 
+from efficientnetv2.commands import ranking
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.data.manifest import read
+from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
 
@@ -54,3 +61,19 @@ def test_places_that_will_not_do_are_refused_before_anything_is_answered(class_f
     assert done.returncode == 2
     assert words in re.sub(r"\s+", " ", done.stderr)
     assert not (model.parent / "predictions.csv").exists()
+
+
+def test_pictures_are_kept_no_larger_than_the_sheet_needs(model, tmp_path, monkeypatch):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (3000, 1500), "red").save(folder / name)
+    asked = SimpleNamespace(network=modelfile.load(model), manifest=read(str(folder), require_labels=False))
+    answers = Predictions(np.arange(2), asked.manifest.labels, torch.eye(3)[:2])
+    kept = []
+    monkeypatch.setattr(ranking, "sheet", lambda shown, **_: kept.extend(shown) or "")
+    file = tmp_path / "next.csv"
+    ranking.write_ranking(
+        file, asked, answers, device=torch.device("cpu"), workers=0, screen=Screen(quiet=True)
+    )
+    assert [one.picture.size for one in kept] == [(320, 160)] * 2

@@ -21,7 +21,7 @@ from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import to_show
-from efficientnetv2.evaluation import report
+from efficientnetv2.evaluation import report, seeing
 from efficientnetv2.evaluation.answers import lines
 from efficientnetv2.evaluation.report import Facts, Mistake
 from efficientnetv2.evaluation.sections import Section
@@ -184,7 +184,7 @@ class Outcome:
             picture = None
             if thumbnails:
                 try:
-                    picture = read_picture(reader.source(row))
+                    picture = seeing.small(read_picture(reader.source(row)))
                 except UnreadablePicture:  # it could be read a moment ago; a report can do without it
                     picture = None
             mistakes.append(

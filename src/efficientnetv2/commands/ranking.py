@@ -20,6 +20,7 @@ from efficientnetv2.commands.tables import header_of
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import to_show
+from efficientnetv2.evaluation import seeing
 from efficientnetv2.evaluation.to_label import Ranked, sheet
 from efficientnetv2.inference.predict import Predictions, embed_manifest
 from efficientnetv2.inference.ranking import rank
@@ -121,7 +122,7 @@ def write_ranking(
 
     def picture(row: int) -> Image.Image | None:
         try:
-            return read_picture(reader.source(row))
+            return seeing.small(read_picture(reader.source(row)))
         except UnreadablePicture:
             return None
 

@@ -136,14 +136,11 @@ def confusions(
     rows, columns = np.nonzero(confusion)
     rows, columns = rows[rows != columns], columns[rows != columns]
     counts = confusion[rows, columns]
+    most_first = np.argsort(-counts, kind="stable")[:most]
+    shares = counts / confusion.sum(axis=1)[rows]
     return [
-        (
-            class_names[rows[at]],
-            class_names[columns[at]],
-            int(counts[at]),
-            float(counts[at] / confusion[rows[at]].sum()),
-        )
-        for at in np.argsort(-counts, kind="stable")[:most]
+        (class_names[int(rows[at])], class_names[int(columns[at])], int(counts[at]), float(shares[at]))
+        for at in most_first
     ]
 
 

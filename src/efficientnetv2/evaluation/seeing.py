@@ -23,7 +23,7 @@ def hard_to_see(pictures: Iterable[Picture | None]) -> bool:
     Args:
         pictures: PIL's, or (H, W, 3) uint8; None is one that cannot be read.
     """
-    known = [float(np.asarray(_small(one)).mean()) for one in pictures if one is not None]
+    known = [float(np.asarray(_tiny(one)).mean()) for one in pictures if one is not None]
     return bool(known) and not DARK <= float(np.median(known)) <= BRIGHT
 
 
@@ -37,6 +37,16 @@ def shown(picture: Picture | None, *, dim: bool, px: int = THUMBNAIL_PX, quality
         quality: of the JPEG.
     """
     return thumbnail(_stretched(picture, 2 * px) if dim and picture is not None else picture, px, quality)
+
+
+def small(picture: Image.Image) -> Image.Image:
+    """A picture no larger than ``shown`` needs it: dozens of whole ones, held until the page is written, are gigabytes.
+
+    Args:
+        picture: of any size; it is made smaller itself.
+    """
+    picture.thumbnail((2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))
+    return picture
 
 
 def stretched_alike(
@@ -67,6 +77,6 @@ def _stretched(picture: Picture, px: int) -> Image.Image:
     return ImageOps.autocontrast(image, cutoff=1, preserve_tone=True)
 
 
-def _small(picture: Picture) -> Image.Image:
+def _tiny(picture: Picture) -> Image.Image:
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     return image.convert("L").resize((16, 16), Image.Resampling.BOX)
