@@ -73,9 +73,8 @@ class Ledger:
         Args:
             target: how many trials the study is to have.
         """
-        token = secrets.token_hex(
-            8
-        )  # the same at every try: one whose answer was lost may have taken a trial
+        # The same at every try: one whose answer was lost may have taken a trial.
+        token = secrets.token_hex(8)
         return self.storage.patiently(lambda: self._claim(target, token))
 
     def _claim(self, target: int, token: str) -> Claim | None:
