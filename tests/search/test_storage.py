@@ -218,19 +218,29 @@ def test_a_worker_here_is_lost_with_its_process(tmp_path):
         )
 
 
-def test_a_database_that_does_not_answer_is_waited_for_and_told_once(tmp_path):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OperationalError("select", {}, Exception("database is locked")), "database is locked"),
+        # As a driver lets it through when the server is killed while an answer is awaited.
+        (ConnectionResetError(104, "Connection reset by peer"), "[Errno 104] Connection reset by peer"),
+        (BrokenPipeError(), "BrokenPipeError"),
+        (TimeoutError("timed out"), "timed out"),
+    ],
+)
+def test_a_database_that_does_not_answer_is_waited_for_and_told_once(error, reason, tmp_path):
     said: list[str] = []
     storage = opened(tmp_path, say=said.append)
     tries = iter([True, True, False])
 
     def call() -> str:
         if next(tries):
-            raise OperationalError("select", {}, Exception("database is locked"))
+            raise error
         return "done"
 
     assert storage.patiently(call) == "done"
     assert said == [
-        "The study's database does not answer (database is locked). Trying again.",
+        f"The study's database does not answer ({reason}). Trying again.",
         "The study's database answers again.",
     ]
 

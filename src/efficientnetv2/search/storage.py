@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import socket
 import time
@@ -32,6 +33,7 @@ Answer = TypeVar("Answer")
 # tries.
 _BUSY_S, _ANSWER_S, _PAUSE_S = 30.0, 30, 10.0
 _WHY = "effnetv2 search"
+_POOL = "effnetv2"  # of connections, in the logs
 _PASSWORD = "PGPASSWORD"  # PostgreSQL's own name for it
 
 
@@ -95,7 +97,13 @@ class Storage:
         else:
             needed("pg8000", "search", f"--storage {hidden(self.url)}")
             url = _with_driver(self.url)
-            kwargs = {"pool_pre_ping": True, "connect_args": {"timeout": _ANSWER_S, **_password(self.url)}}
+            kwargs = {
+                "pool_pre_ping": True,
+                "pool_logging_name": _POOL,
+                "connect_args": {"timeout": _ANSWER_S, **_password(self.url)},
+            }
+            # That a connection to a dead server could not be closed is no news besides what is told here.
+            logging.getLogger(f"sqlalchemy.pool.impl.QueuePool.{_POOL}").setLevel(logging.CRITICAL)
         # Two workers that make the tables at the same moment: of a file they take turns, on a server one tries again.
         alone = self._lock or contextlib.nullcontext()
         with alone, warnings.catch_warnings():
@@ -231,8 +239,9 @@ def _reason(error: BaseException) -> str | None:
     """Why a database could not be used, in a few words; None if the error is of another kind."""
     sql = needed("sqlalchemy.exc", "search", _WHY)
     for one in _causes(error):
-        if isinstance(one, sql.DBAPIError | sql.TimeoutError):
-            said = str(getattr(one, "orig", None) or one).strip()
+        # A server that is killed may also end the connection under the driver, which lets Python's own error through.
+        if isinstance(one, sql.DBAPIError | sql.TimeoutError | ConnectionError | TimeoutError):
+            said = str(getattr(one, "orig", None) or one).strip() or type(one).__name__
             return " ".join(said.split())[:300].rstrip(".")
     return None
 
