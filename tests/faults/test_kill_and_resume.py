@@ -18,7 +18,7 @@ from tests.command_line import NETWORK, Running, effnetv2, killed_at, started
 # Dropout, stochastic depth, RandAugment, mixup, groups and balance all draw random numbers; a checkpoint after
 # every step makes many moments fall into a save.
 WORDS = (
-    "--model", NETWORK, "--weights", "none", "--device", "cpu", "--epochs", "8", "--set", "batch_images=8",
+    "--model", NETWORK, "--weights", "none", "--device", "cpu", "--epochs", "24", "--set", "batch_images=8",
     "--set", "group_images=4", "--set", "checkpoint_minutes=0", "--set", "balance=equal",
     "--set", "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: {start: 0.1, end: 0.4}, "
     "drop_path: 0.2, randaugment: {start: 5, end: 15}, mixup_alpha: {start: 0, end: 0.4}}",

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from efficientnetv2.models.blocks import DropPath, SameConv2d, SqueezeExcite, same_padding
+from efficientnetv2.models import blocks
+from efficientnetv2.models.blocks import ConvNorm, DropPath, SameConv2d, SqueezeExcite, same_padding
 from efficientnetv2.models.create import create
 
 
@@ -104,3 +105,23 @@ def test_fresh_weights_are_as_released():
     for biased in (network.classifier, block.se.reduce, block.se.expand):
         assert not biased.bias.any()
     assert all((m.weight == 1).all() for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("px", [1, 2, 3])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_small_depthwise_input_is_padded_before_and_gives_the_same(px, training, monkeypatch):
+    """For speed alone, and only where gradients are wanted: answers and gradients are the plain convolution's."""
+    padded = []
+    pad = blocks.F.pad
+    monkeypatch.setattr(blocks.F, "pad", lambda x, by: padded.append(x.shape) or pad(x, by))
+    ours = ConvNorm(6, 6, kernel=3, groups=6, padding="same", epsilon=1e-3).conv.train(training)
+    plain = torch.nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False)
+    plain.load_state_dict(ours.state_dict())
+    found = []
+    for conv in (ours, plain):
+        x = torch.linspace(-1, 1, 2 * 6 * px * px).view(2, 6, px, px).requires_grad_()
+        out = conv(x)
+        (out**2).sum().backward()
+        found.append((out, x.grad, conv.weight.grad))
+    torch.testing.assert_close(*found)
+    assert len(padded) == (training and px < 3)

@@ -43,6 +43,21 @@ class SameConv2d(nn.Conv2d):
         return F.conv2d(input, self.weight, self.bias, self.stride, padding, groups=self.groups)
 
 
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise 3x3 convolution at stride 1, quick to train on a CPU however small its input.
+
+    Of inputs below 3 px, where the convolution is to pad them by itself, the gradients have no fast kernel: they take
+    13 times as long as those of an input padded before, and in V2-B0 at 64 px 28 % of the step
+    (benchmarks/results/step_tried.md).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        if self.training and input.device.type == "cpu" and max(input.shape[-2:]) < self.kernel_size[0]:
+            return F.conv2d(F.pad(input, (1, 1, 1, 1)), self.weight, self.bias, groups=self.groups)
+        return super().forward(input)
+
+
 class ConvNorm(nn.Module):
     """Convolution without bias, batch-norm and, unless said otherwise, SiLU.
 
@@ -72,7 +87,8 @@ class ConvNorm(nn.Module):
         super().__init__()
         # At stride 1 "same" is symmetric at every size, and known beforehand.
         moving = padding == "same" and stride > 1
-        self.conv = (SameConv2d if moving else nn.Conv2d)(
+        plain = DepthwiseConv2d if groups > 1 and stride == 1 and kernel == 3 else nn.Conv2d
+        self.conv = (SameConv2d if moving else plain)(
             in_channels,
             out_channels,
             kernel,
