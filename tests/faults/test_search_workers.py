@@ -18,8 +18,8 @@ from tests.postgres import server
 from tests.search.tiny import words
 
 TRIALS = 4
-# An epoch more or less is nothing; so a trial takes long enough to be met in the middle.
-LONG = ("--trials", TRIALS, "--epochs", 12, "--no-prune", "--sampler", "random")
+# Some seconds a trial: it is met in the middle, and none ends between a look at it and what follows.
+LONG = ("--trials", TRIALS, "--epochs", 100, "--no-prune", "--sampler", "random")
 
 
 def rows(storage: str, study: str = "study") -> list[optuna.trial.FrozenTrial]:
@@ -113,18 +113,16 @@ def test_two_workers_share_a_study_of_sqlite_and_one_of_them_is_killed(class_fol
     first = started(*words(tmp_path, class_folders, *LONG), cwd=tmp_path)
     wait((tmp_path / "study/study.yaml").exists, [first])
     second = started(*words(tmp_path, class_folders, *LONG), cwd=tmp_path)
-    wait(
-        lambda: len({one.user_attrs["worker"]["pid"] for one in _begun(sqlite(tmp_path))}) == 2,
-        [first, second],
-    )
+    wait(lambda: len(_pids(rows(sqlite(tmp_path)))) == 2, [first, second])
     first.kill()
     ended = second.end()
     assert ended.returncode == 0, ended.stderr
     whole(rows(sqlite(tmp_path)))
 
 
-def _begun(storage: str) -> list[optuna.trial.FrozenTrial]:
-    return [one for one in rows(storage) if "worker" in one.user_attrs]
+def _pids(trials: list[optuna.trial.FrozenTrial]) -> set[int]:
+    """Whose trials have begun."""
+    return {one.user_attrs["worker"]["pid"] for one in trials if "worker" in one.user_attrs}
 
 
 @pytest.mark.slow
@@ -132,21 +130,22 @@ def test_two_workers_share_a_study_of_postgresql_whose_server_is_killed(class_fo
     """Each worker has a folder of its own, as on two machines; their trials meet on the server."""
     with server() as database:
         storage = ("--storage", database.url)
+        driver = database.url.replace("postgresql", "postgresql+pg8000")
         folders = [tmp_path / name for name in ("one", "other")]
         for folder in folders:
             folder.mkdir()
         workers = [started(*words(folders[0], class_folders, *LONG, *storage), cwd=tmp_path)]
         wait((folders[0] / "study/study.yaml").exists, workers)
         workers.append(started(*words(folders[1], class_folders, *LONG, *storage), cwd=tmp_path))
-        wait(lambda: ended_trials(folders[1] / "study/log.txt") >= 1, workers)
+        wait(lambda: len(_pids(rows(driver))) == 2, workers)
         database.kill()
         wait(lambda: any("does not answer" in (one.folder / "out").read_text() for one in workers), workers)
         database.start()
         ended = [worker.end() for worker in workers]
         assert [one.returncode for one in ended] == [0, 0], ended
-        found = rows(database.url.replace("postgresql", "postgresql+pg8000"))
+        found = rows(driver)
         whole(found)
-        assert len({one.user_attrs["worker"]["pid"] for one in found}) == 2, "both have worked"
+        assert len(_pids(found)) == 2, "both have worked"
         assert any("answers again" in one.stdout for one in ended), ended
         done = effnetv2("search", "best", folders[1] / "study", "--json", cwd=tmp_path)
         assert len(json.loads(done.stdout)) == TRIALS, done.stderr
