@@ -6,7 +6,14 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from efficientnetv2.models import blocks
-from efficientnetv2.models.blocks import ConvNorm, DropPath, SameConv2d, SqueezeExcite, same_padding
+from efficientnetv2.models.blocks import (
+    ConvNorm,
+    DropPath,
+    PointwiseConv2d,
+    SameConv2d,
+    SqueezeExcite,
+    same_padding,
+)
 from efficientnetv2.models.create import create
 
 
@@ -125,3 +132,41 @@ def test_a_small_depthwise_input_is_padded_before_and_gives_the_same(px, trainin
         found.append((out, x.grad, conv.weight.grad))
     torch.testing.assert_close(*found)
     assert len(padded) == (training and px < 3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (3, 3), (4, 4), (2, 8), (5, 5)])
+def test_a_small_pointwise_convolution_is_a_product_and_gives_the_same(
+    height, width, autocast, training, monkeypatch
+):
+    torch.manual_seed(0)
+    convolution = PointwiseConv2d(6, 8, 1).train(training)
+    own = torch.randn(3, 6, height, width).to(memory_format=torch.channels_last).requires_grad_()
+    plain = own.detach().clone().requires_grad_()
+    multiplied = []
+    product = F.linear
+    monkeypatch.setattr(blocks.F, "linear", lambda *args: multiplied.append(1) or product(*args))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        got = convolution(own)
+        expected = F.conv2d(plain, convolution.weight, convolution.bias)
+    assert bool(multiplied) == (training and height * width <= (16 if autocast else 4))
+    assert got.shape == expected.shape
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    close = {"rtol": 1e-2, "atol": 1e-2} if autocast else {}
+    torch.testing.assert_close(got, expected, **close)
+    wanted = torch.randn_like(expected)
+    mine = torch.autograd.grad(got, [own, convolution.weight, convolution.bias], wanted)
+    theirs = torch.autograd.grad(expected, [plain, convolution.weight, convolution.bias], wanted)
+    close = {"rtol": 2e-2, "atol": 5e-2} if autocast else {}
+    torch.testing.assert_close(mine, theirs, **close)
+
+
+def test_every_pointwise_convolution_of_a_network_may_be_a_product():
+    pointwise = [
+        one
+        for one in create("efficientnetv2_b0").modules()
+        if isinstance(one, nn.Conv2d) and one.kernel_size == (1, 1)
+    ]
+    assert len(pointwise) > 50
+    assert {type(one) for one in pointwise} == {PointwiseConv2d}
