@@ -108,6 +108,12 @@ def test_one_stage_is_training_at_the_last_setting_throughout():
     assert all(fixed.at(step, steps=9) == plan.stage(3) for step in range(9))
 
 
+def test_a_continuous_ramp_grows_within_a_single_stage_too():
+    plan = Progressive(image_px=Ramp(8, 64, continuous=True), dropout=Ramp(0.1, 0.3))
+    assert plan.stage(0) == plan.at(0, steps=100)
+    assert (plan.stage(0).image_px, plan.stage(0).dropout) == (8, 0.3)
+
+
 def test_the_last_setting_is_that_of_the_last_step():
     plan = Progressive(image_px=Ramp(64, 128, continuous=True), stages=4, dropout=Ramp(0, 0.3))
     assert plan.last == plan.at(99, steps=100)

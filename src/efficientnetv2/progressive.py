@@ -85,9 +85,9 @@ class Setting:
 class Progressive:
     """M stages of N/M steps: ``S_i = S_0 + (S_e - S_0) * i/(M-1)``, for size and regularizers alike.
 
-    A plain number holds over the whole run; a ``Ramp`` grows. With one stage every ramp stands at its
-    end, which is training at a fixed setting. In random order the stages come as drawn, and the regularizers go
-    with the size (arXiv:2104.00298, Table 13).
+    A plain number holds over the whole run; a ``Ramp`` grows. With one stage every ramp stands at its end, which is
+    training at a fixed setting; a continuous one grows all the same. In random order the stages come as drawn, and
+    the regularizers go with the size (arXiv:2104.00298, Table 13).
 
     Args:
         image_px: side of the training picture, in pixels.
@@ -192,7 +192,7 @@ class Progressive:
         """
         if not 0 <= index < self.stages:
             raise InputError(f"stage {index} does not exist: there are {self.stages}, from 0")
-        return self._setting(index, run_fraction=sum(self.weights[:index]) if self.stages > 1 else 1.0)
+        return self._setting(index, run_fraction=sum(self.weights[:index]))
 
     @property
     def last(self) -> Setting:

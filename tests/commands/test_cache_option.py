@@ -27,7 +27,7 @@ from efficientnetv2.commands.prepare import Source, prepare
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.cache import Kept
-from efficientnetv2.progressive import Ramp
+from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.recipes import named
@@ -211,6 +211,9 @@ def test_the_largest_picture_of_the_run_decides_even_where_pictures_shrink():
     growing = quick.model_copy(update={"progressive": replace(quick.progressive, image_px=Ramp(64, 128))})
     shrinking = quick.model_copy(update={"progressive": replace(quick.progressive, image_px=Ramp(128, 64))})
     assert caching._kept(shrinking) == caching._kept(growing) == Kept(177, "shorter")
+    for stages in (1, 4):  # the last of four begins at 112 px
+        always = Progressive(image_px=Ramp(64, 128, continuous=True), stages=stages)
+        assert caching._kept(of_recipe(progressive=always)) == Kept(177, "shorter")
 
 
 def test_a_list_in_another_order_has_the_same_cache(large, caches):

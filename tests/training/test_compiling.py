@@ -98,3 +98,10 @@ def test_nothing_more_is_compiled_once_it_came_out_wrong(job, tmp_path, monkeypa
     with pytest.warns(UserWarning, match="at 32 px it then gives other gradients"):
         measure(job, tmp_path, say=said.append)
     assert without_seconds(said) == EXPECTED[:3]
+
+
+def test_of_a_size_that_grows_at_every_step_the_smallest_and_the_largest_are_compiled(job):
+    growing = with_settings(job.recipe, ["progressive={image_px: {start: 32, end: 64, continuous: true}}"])
+    said = []
+    compiling.network_to_call(job.network.train(), growing, job.device, job.at_a_time, say=said.append)
+    assert without_seconds(said) == EXPECTED

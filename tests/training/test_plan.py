@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from efficientnetv2.base.errors import InputError
@@ -10,6 +12,7 @@ from efficientnetv2.training.memory import GroupsAtATime
 from efficientnetv2.training.pace import Rate, Rates, StepRate
 from efficientnetv2.training.plan import epochs_within, forecast, steps_by_size
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.settle import settings_by_size
 
 # 10 and 30 ms a picture, in steps of 8.
 RATES = Rates(
@@ -97,10 +100,13 @@ def test_many_random_steps_are_counted_by_some_of_them():
     assert all(abs(steps - 50_000) < 5_000 for _, _, steps in counted), "a thousand draws: three deviations"
 
 
-def test_a_size_that_grows_with_every_step_takes_what_lies_between():
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_size_that_grows_with_every_step_takes_what_lies_between(stages):
     """From 64 to 128 px the mean of the squares is 9,557, so 0.151 s between 0.08 s at 4,096 and 0.24 s at 16,384."""
-    growing = recipe("progressive={stages: 2, image_px: {start: 64, end: 128, continuous: true}}")
-    run = whole(growing, images=8000)
+    growing = recipe(f"progressive={{stages: {stages}, image_px: {{start: 64, end: 128, continuous: true}}}}")
+    sizes = {setting.image_px for setting in settings_by_size(growing)}
+    measured = replace(RATES, steps=tuple(rate for rate in RATES.steps if rate.image_px in sizes))
+    run = forecast(growing, measured, images=8000, val_images=30)
     steps = sum(stage.steps for stage in run.stages)
     expected = 0.08 + 0.16 * ((64**2 + 64 * 128 + 128**2) / 3 - 64**2) / (128**2 - 64**2)
     training = sum(stage.seconds for stage in run.stages) - 3

@@ -191,6 +191,8 @@ def test_pictures_are_no_smaller_than_the_stride_of_the_network():
         settled(*settings, "progressive.image_px={start: 7, end: 64}")
     with pytest.raises(InputError, match=r"is 31 px, but efficientnetv2_b0 .* 32 x 32"):
         settled("progressive.image_px={start: 31, end: 64}", "progressive.px_multiple=1")
+    with pytest.raises(InputError, match=r"is 8 px, but efficientnetv2_b0 .* 32 x 32"):
+        settled("progressive={image_px: {start: 8, end: 64, continuous: true}}")
 
 
 def test_a_continuous_ramp_is_settled_at_its_end():

@@ -26,6 +26,7 @@ from efficientnetv2.data.readers import Reader, originals
 from efficientnetv2.inference.accelerate import cores
 from efficientnetv2.training.distributed import ALONE, World, gathered
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.settle import settings_by_size
 
 # Share of the free memory that ``--cache ram`` may take. Where the CPU trains, settling the recipe gave activations
 # up to 60 % of it. Ours.
@@ -212,9 +213,8 @@ def reader_here(
 
 def _kept(recipe: Recipe) -> Kept:
     assert recipe.cache_detail is not None
-    plan = recipe.progressive
     return Kept.enough(
-        image_px=max(plan.stage(index).image_px for index in range(plan.stages)),
+        image_px=max(setting.image_px for setting in settings_by_size(recipe)),
         framing=recipe.framing,
         area_min=recipe.crop_area_min,
         detail=recipe.cache_detail,

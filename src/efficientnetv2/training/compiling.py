@@ -62,10 +62,12 @@ def network_to_call(
     compiled = torch.compile(network, dynamic=False, options={"fallback_random": True})
     call = cast(nn.Module, compiled)
     group = recipe.group_images or recipe.batch_images
-    stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
+    plan = recipe.progressive
+    settings = [plan.stage(index) for index in range(plan.stages)]
+    settings += [plan.last] if plan.continuous else []  # the largest pictures, with which no stage begins
     programs = [
         (setting, groups)
-        for setting in stages
+        for setting in settings
         for groups in _passes(recipe.batch_images // group, at_a_time.at(setting.image_px))
     ]
     kept = [tensor.clone() for tensor in _tensors(network)]
