@@ -14,11 +14,16 @@ photos = Photos()
 
 
 class Classifier(lightning.LightningModule):
-    """Any network; the setting is applied before each batch."""
+    """Any network. The setting is applied before each batch; of several processes each draws its share of it."""
 
     def __init__(self):
         super().__init__()
         self.network = ev2.create("efficientnetv2_b0", num_classes=len(photos.classes))
+
+    def train_dataloader(self):
+        words = {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
+        batches = ev2.ProgressiveBatches(len(photos), batch_images=16, progressive=PLAN, steps=steps, **words)
+        return DataLoader(photos, batch_sampler=batches)
 
     def on_train_batch_start(self, batch, batch_idx):
         setting = PLAN.at(self.global_step, steps=steps)
@@ -33,13 +38,5 @@ class Classifier(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
-batches = ev2.ProgressiveBatches(len(photos), batch_images=16, progressive=PLAN, steps=steps)
-trainer = lightning.Trainer(
-    max_steps=steps,
-    accelerator="auto",
-    use_distributed_sampler=False,  # the order is the sampler's
-    logger=False,
-    enable_checkpointing=False,
-    enable_progress_bar=False,
-)
-trainer.fit(Classifier(), DataLoader(photos, batch_sampler=batches))
+quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+lightning.Trainer(max_steps=steps, use_distributed_sampler=False, **quiet).fit(Classifier())

@@ -44,6 +44,28 @@ def test_going_on_gives_what_would_have_come():
     assert len(rest) == 2
 
 
+@given(images=st.integers(1, 40), share=st.integers(1, 8), world=st.integers(1, 5), steps=st.integers(3, 12))
+def test_processes_share_the_pictures_of_each_step(images, share, world, steps):
+    """As many each; together those of one process alone, each as often as there, with the same setting."""
+    words = {"batch_images": share * world, "progressive": PLAN, "steps": steps}
+    ranks = [list(ProgressiveBatches(images, **words, rank=rank, world=world)) for rank in range(world)]
+    assert {len(batch) for batches in ranks for batch in batches} == {share}
+    drawn = [sorted((index, setting.image_px) for batch in step for index, setting in batch)
+             for step in zip(*ranks, strict=True)]  # fmt: skip
+    alone = ProgressiveBatches(images, **words)
+    assert drawn == [sorted((index, setting.image_px) for index, setting in batch) for batch in alone]
+
+
+def test_two_processes_never_train_on_the_same_picture():
+    first, second = (
+        list(ProgressiveBatches(48, batch_images=16, progressive=PLAN, steps=3, rank=rank, world=2))
+        for rank in (0, 1)
+    )
+    seen = [{index for batch in batches for index, _ in batch} for batches in (first, second)]
+    assert seen[0] | seen[1] == set(range(48))
+    assert not seen[0] & seen[1]
+
+
 def test_epochs_and_seeds_differ_in_order():
     batches = list(ProgressiveBatches(32, batch_images=32, progressive=PLAN, steps=3))
     orders = [[index for index, _ in batch] for batch in batches]
@@ -73,6 +95,9 @@ def test_a_dataloader_with_workers_reads_it_in_order():
         ({"batch_images": 0}, "batch_images is 0"),
         ({"steps": 2}, "3 stages do not fit into 2 steps"),
         ({"first_step": 9}, "step 9 lies outside a run of 9 steps"),
+        ({"world": 3}, "batch_images is 2, but 3 processes share each step evenly. Take a multiple of 3"),
+        ({"rank": 2, "world": 2}, "rank is 2 and world is 2"),
+        ({"world": 0}, "rank is 0 and world is 0"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, sentence):
@@ -101,3 +126,10 @@ def test_the_examples_grow_pictures_and_dropout_in_other_loops(script, needs):
         "step 2: 64 px, ",
     ]
     assert [line.split("dropout ")[1][:4] for line in steps] == ["0.00", "0.10", "0.20"]
+
+
+def test_the_page_on_schedules_says_what_each_example_shows():
+    page = (EXAMPLES.parents[1] / "docs" / "progressive.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for example in EXAMPLES.glob("*.py"):
+        assert any(f"`{example.name}`" in row for row in rows), example.name

@@ -6,7 +6,8 @@ whose dropout grows with it. So each index comes with its setting::
     batches = ProgressiveBatches(len(photos), batch_images=32, progressive=plan, steps=1_000)
     loader = DataLoader(photos, batch_sampler=batches, num_workers=4)  # photos[index, setting]
 
-Whole examples, for a plain loop, Lightning and Hugging Face's Trainer: ``examples/loops/``.
+Several processes, as of ``torchrun``, share each step: give ``rank`` and ``world``. Whole examples, for a plain loop,
+Lightning and Hugging Face's Trainer: ``examples/loops/``.
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
 
     Args:
         images: in the data set.
-        batch_images: per step.
+        batch_images: per step, of all processes together; a multiple of ``world``.
         progressive: the schedule.
         steps: of the whole run.
         seed: of the order.
         first_step: where to begin.
+        rank, world: this process's number and how many there are; it gets every ``world``-th picture of each step.
 
     Raises:
-        InputError: no pictures, a batch below 1, a first step outside the run, or more stages than steps.
+        InputError: no pictures, a batch below 1 or that the processes cannot share evenly, a rank that there is not, a
+            first step outside the run, or more stages than steps.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
         steps: int,
         seed: int = 0,
         first_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         if images < 1:
             raise InputError(
@@ -57,17 +62,25 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
             )
         if batch_images < 1:
             raise InputError(f"batch_images is {batch_images}, but a step has at least 1 picture.")
+        if not 0 <= rank < world:
+            raise InputError(f"rank is {rank} and world is {world}, but ranks go from 0 to world - 1.")
+        if batch_images % world:
+            raise InputError(
+                f"batch_images is {batch_images}, but {world} processes share each step evenly. "
+                f"Take a multiple of {world}."
+            )
         progressive.at(first_step, steps=steps)  # refuses a step outside the run
         self.images, self.batch_images, self.steps = images, batch_images, steps
         self.progressive, self.seed, self.first_step = progressive, seed, first_step
+        self.rank, self.world = rank, world
 
     def __iter__(self) -> Iterator[list[tuple[int, Setting]]]:
         labels, key = np.zeros(self.images, dtype=np.int64), Key.of(self.seed)
         epoch, order = -1, np.empty(0, dtype=np.int64)
         for step in range(self.first_step, self.steps):
             setting = self.progressive.at(step, steps=self.steps)
-            batch = []
-            for place in range(step * self.batch_images, (step + 1) * self.batch_images):
+            batch, begin = [], step * self.batch_images
+            for place in range(begin + self.rank, begin + self.batch_images, self.world):
                 if place // self.images != epoch:
                     epoch = place // self.images
                     order = epoch_order(labels, None, key, epoch)[0]
