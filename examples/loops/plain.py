@@ -22,6 +22,5 @@ for step, (images, labels) in enumerate(DataLoader(photos, batch_sampler=batches
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    print(
-        f"step {step}: {images.shape[-1]} px, dropout {setting.dropout:.2f} in {reached.dropout_modules} place"
-    )
+    where = ", ".join(reached.dropout_modules)
+    print(f"step {step}: {images.shape[-1]} px, dropout {setting.dropout:.2f} in {where}")

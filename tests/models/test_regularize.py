@@ -25,7 +25,9 @@ def test_ours_changes_in_place_and_rises_with_depth():
     assert network.dropout.p == 0.45
     rates = {i: b.drop_path.rate for i, b in enumerate(network.blocks) if b.drop_path is not None}
     assert rates == pytest.approx({i: 0.32 * i / 21 for i in rates})
-    assert (done.dropout_modules, done.drop_path_modules, done.notes) == (1, 21 - 6, ())
+    assert (done.dropout_modules, done.notes) == (("dropout",), ())
+    assert done.drop_path_modules == tuple(f"blocks.{i}.drop_path" for i in rates)
+    assert len(rates) == 21 - 6
 
 
 def test_dropout_acts_on_the_very_next_pass():
@@ -42,7 +44,7 @@ def test_torchvision_keeps_its_proportions_through_zero():
     apply_setting(network, dropout=0.0, drop_path=0.0)
     assert torchvision_rates(network) == [0.0] * 40
     done = apply_setting(copy.deepcopy(network), dropout=0.3, drop_path=0.4)
-    assert (done.dropout_modules, done.drop_path_modules, done.notes) == (1, 40, ())
+    assert (done.dropout_modules, len(done.drop_path_modules), done.notes) == (("classifier.0",), 40, ())
     apply_setting(network, dropout=0.3, drop_path=0.4)
     assert torchvision_rates(network) == pytest.approx([0.4 * rate / max(built) for rate in built])
     assert network.classifier[0].p == 0.3
@@ -65,7 +67,7 @@ def test_timm_drop_path_and_drop_rate():
     done = apply_setting(network, dropout=0.3, drop_path=0.1)
     rates = [m.drop_prob for m in network.modules() if isinstance(m, TimmDropPath)]
     assert rates == pytest.approx([0.1 * rate / max(built) for rate in built])
-    assert (done.dropout_modules, done.drop_path_modules, done.notes) == (1, len(built), ())
+    assert (done.dropout_modules, len(done.drop_path_modules), done.notes) == (("drop_rate",), len(built), ())
     # timm has no dropout module here, but reads drop_rate in each pass.
     network.train().classifier = nn.Identity()
     assert (network(torch.randn(4, 3, 32, 32)) == 0).double().mean().item() == pytest.approx(0.3, abs=0.04)
@@ -74,10 +76,10 @@ def test_timm_drop_path_and_drop_rate():
 def test_what_cannot_be_reached_is_said():
     timm = pytest.importorskip("timm")
     done = apply_setting(timm.create_model("tf_efficientnetv2_b0"), dropout=0.1, drop_path=0.2)
-    assert done.drop_path_modules == 0
+    assert done.drop_path_modules == ()
     assert "drop_path 0.2 has no effect" in done.notes[0]
     done = apply_setting(torchvision.models.resnet18(weights=None), dropout=0.1, drop_path=0.0)
-    assert done.dropout_modules == 0
+    assert done.dropout_modules == ()
     assert "dropout 0.1 has no effect" in done.notes[0]
     assert apply_setting(nn.Linear(2, 2), dropout=0, drop_path=0).notes == ()
 
@@ -85,12 +87,50 @@ def test_what_cannot_be_reached_is_said():
 def test_only_dropouts_built_to_act_are_set_else_the_last():
     acting = nn.Sequential(nn.Dropout(0.0), nn.Dropout(0.5), nn.Linear(2, 2), nn.Dropout(0.0))
     for rate in (0.0, 0.3):
-        assert apply_setting(acting, dropout=rate, drop_path=0).dropout_modules == 1
+        assert apply_setting(acting, dropout=rate, drop_path=0).dropout_modules == ("1",)
         assert [acting[i].p for i in (0, 1, 3)] == [0.0, rate, 0.0]
     silent = nn.Sequential(nn.Dropout(0.0), nn.Dropout(0.0), nn.Linear(2, 2))
     for rate in (0.3, 0.1):
         apply_setting(silent, dropout=rate, drop_path=0)
         assert [silent[i].p for i in (0, 1)] == [0.0, rate]
+
+
+def vit():
+    return torchvision.models.VisionTransformer(
+        image_size=32, patch_size=16, num_layers=2, num_heads=1, hidden_dim=8, mlp_dim=8
+    )
+
+
+def swin():
+    return torchvision.models.SwinTransformer(
+        patch_size=[4, 4], embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=[4, 4]
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "name"), [(vit, "encoder.layers.encoder_layer_1.mlp.4"), (swin, "features.3.0.mlp.4")]
+)
+def test_a_dropout_within_a_block_is_said_to_be_there(build, name):
+    """torchvision builds its transformers with dropouts of 0 in every block, and none before the head."""
+    network = build()
+    done = apply_setting(network, dropout=0.1, drop_path=0)
+    assert done.dropout_modules == (name,)
+    acting = [key for key, m in network.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    assert acting == [name]
+    assert ["none stands before the classifier" in note for note in done.notes] == [True]
+    assert apply_setting(network, dropout=0, drop_path=0).notes == ()
+
+
+def test_timms_own_rate_comes_before_dropouts_within_blocks():
+    """Those of its attention; where it has a module before the classifier, that one is set."""
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("mobilenetv4_hybrid_medium", num_classes=2)
+    done = apply_setting(network, dropout=0.3, drop_path=0)
+    assert (done.dropout_modules, done.notes) == (("drop_rate",), ())
+    assert network.drop_rate == 0.3
+    assert {m.p for m in network.modules() if isinstance(m, nn.Dropout)} == {0.0}
+    done = apply_setting(timm.create_model("convnext_atto", num_classes=2), dropout=0.3, drop_path=0)
+    assert (done.dropout_modules, done.notes) == (("head.drop",), ())
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.0, float("nan")])

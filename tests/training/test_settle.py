@@ -47,18 +47,26 @@ def test_nothing_is_left_open_and_each_choice_is_said():
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("settings", "told"),
     [
         (
-            "torchvision:resnet18",
+            ("model=torchvision:resnet18",),
             "Regularization: dropout 0.1 has no effect: the network has no module for it.",
         ),
-        ("efficientnetv2_b0", None),
+        (
+            ("model=torchvision:efficientnet_b0", "progressive.drop_path=0.2"),
+            "Regularization: dropout in 'classifier.0'; stochastic depth in 16 blocks.",
+        ),
+        (
+            ("model=efficientnetv2_b0", "progressive.drop_path=0.2"),
+            "Regularization: dropout in 'dropout'; stochastic depth in 15 blocks.",
+        ),
+        (("model=efficientnetv2_b0", "progressive.dropout=0"), None),
     ],
 )
-def test_regularization_that_a_network_has_no_modules_for_is_said(model, told):
-    """Of the published ResNet-18 none has any: torchvision builds it so."""
-    plain = ("progressive.stages=1", "progressive.image_px=32", f"model={model}", "batch_images=4")
+def test_what_of_a_network_is_regularized_is_said(settings, told):
+    """Of the published ResNet-18 nothing: torchvision builds it so."""
+    plain = ("progressive.stages=1", "progressive.image_px=32", "batch_images=4", *settings)
     notes = [note for note in settled(*plain).notes if note.startswith("Regularization")]
     assert notes == ([] if told is None else [told])
 

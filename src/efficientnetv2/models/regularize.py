@@ -27,13 +27,13 @@ class Controlled:
     """What ``apply_setting`` reached.
 
     Args:
-        dropout_modules: how many it set.
-        drop_path_modules: how many it set; blocks that stochastic depth may leave out.
-        notes: what a user should know: that nothing was there to set, or which share was assumed.
+        dropout_modules: names of those it set; of a network that drops without a module, of the number it drops by.
+        drop_path_modules: names of those it set; within the blocks that stochastic depth may leave out.
+        notes: what a user should know: that nothing was there to set, or not in its place, or which share was assumed.
     """
 
-    dropout_modules: int
-    drop_path_modules: int
+    dropout_modules: tuple[str, ...]
+    drop_path_modules: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -45,9 +45,9 @@ def apply_setting(module: nn.Module, *, dropout: float, drop_path: float) -> Con
     largest at ``drop_path``; where all were built with 0, they rise evenly from the first to the last.
     A network that was built without such modules (timm does so at a rate of 0) gets none.
 
-    Dropout: every ``nn.Dropout`` built with more than 0; where all were built with 0 the last alone, which is
-    the one before the classifier in networks that have one there; where there is none, ``drop_rate``, by
-    which many of timm's networks drop before the classifier without a module.
+    Dropout: every ``nn.Dropout`` built with more than 0. Where all were built with 0 it is the one before the
+    classifier; where none stands there, ``drop_rate``, by which many of timm's networks drop before the classifier
+    without a module; without that, too, the last ``nn.Dropout`` of all, and a note says that it lies in a block.
 
     Args:
         module: the network.
@@ -60,24 +60,22 @@ def apply_setting(module: nn.Module, *, dropout: float, drop_path: float) -> Con
     for name, value in (("dropout", dropout), ("drop_path", drop_path)):
         if not 0 <= value < 1:
             raise InputError(f"{name} is {value:g}, but a probability of leaving out lies in [0, 1)")
-    dropouts = _set_dropout(module, dropout)
-    notes = []
-    if dropouts == 0 and dropout > 0:
-        notes.append(f"dropout {dropout:g} has no effect: the network has no module for it")
-    drop_paths = [m for m in module.modules() if isinstance(m, DropPath)]
-    for path in drop_paths:
+    named = dict(module.named_modules())
+    dropouts, notes = _set_dropout(named, dropout)
+    drop_paths = {name: m for name, m in named.items() if isinstance(m, DropPath)}
+    for path in drop_paths.values():
         path.rate = drop_path * path.depth_fraction
-    foreign = [m for m in module.modules() if _rate_attribute(m) is not None]
-    if foreign and _note_shares(foreign):
+    foreign = {name: m for name, m in named.items() if _rate_attribute(m) is not None}
+    if foreign and _note_shares(list(foreign.values())):
         notes.append("stochastic depth was built with rate 0 throughout: it rises evenly over its modules")
-    for other in foreign:
+    for other in foreign.values():
         setattr(other, str(_rate_attribute(other)), drop_path * getattr(other, _SHARE))
     if not drop_paths and not foreign and drop_path > 0:
         notes.append(
             f"drop_path {drop_path:g} has no effect: the network has no module for it "
             "(timm leaves them out unless it builds the network with drop_path_rate above 0)"
         )
-    return Controlled(dropouts, len(drop_paths) + len(foreign), tuple(notes))
+    return Controlled(dropouts, (*drop_paths, *foreign), tuple(notes))
 
 
 def set_batch_norm(module: nn.Module, *, momentum: float) -> int:
@@ -118,21 +116,44 @@ def _note_shares(modules: list[nn.Module]) -> bool:
     return any(getattr(module, _ASSUMED) for module in modules)
 
 
-def _set_dropout(module: nn.Module, rate: float) -> int:
-    """Set the dropouts that are to be set; how many."""
-    every = [m for m in module.modules() if isinstance(m, nn.Dropout)]
-    for dropout in every:
+def _set_dropout(named: dict[str, nn.Module], rate: float) -> tuple[tuple[str, ...], list[str]]:
+    """Set the dropouts that are to be set; their names, and what a user should know."""
+    every = {name: m for name, m in named.items() if isinstance(m, nn.Dropout)}
+    for dropout in every.values():
         if not hasattr(dropout, _SHARE):
             setattr(dropout, _SHARE, float(dropout.p > 0))
-    chosen = [m for m in every if getattr(m, _SHARE)] or every[-1:]
-    for dropout in chosen:
-        dropout.p = rate
-    if chosen:
-        return len(chosen)
-    for other in module.modules():
-        if type(other).__module__.split(".")[0] == "timm" and isinstance(
-            getattr(other, "drop_rate", None), float | int
-        ):
-            other.drop_rate = rate  # type: ignore[assignment]
-            return 1
-    return 0
+    chosen = [name for name, m in every.items() if getattr(m, _SHARE)]
+    last = list(every)[-1:]
+    notes: list[str] = []
+    if not chosen and not (last and _before_classifier(named, last[0])):
+        for name, other in named.items():
+            if _drops_by_itself(other):
+                other.drop_rate = rate  # type: ignore[assignment]
+                return (f"{name}.drop_rate".removeprefix("."),), []
+        if rate > 0 and last:
+            notes.append("dropout lies in the last block that has one, for none stands before the classifier")
+        elif rate > 0:
+            notes.append(f"dropout {rate:g} has no effect: the network has no module for it")
+    for name in chosen or last:
+        every[name].p = rate
+    return tuple(chosen or last), notes
+
+
+def _before_classifier(named: dict[str, nn.Module], dropout: str) -> bool:
+    """Whether nothing learns after it but the classifier: one layer, or several linear ones.
+
+    In the order in which the network lists its parts: which of them runs when is not known.
+    """
+    names = list(named)
+    after = [named[name] for name in names[names.index(dropout) + 1 :]]
+    learning = [m for m in after if next(m.parameters(recurse=False), None) is not None]
+    return len(learning) <= 1 or all(isinstance(m, nn.Linear) for m in learning)
+
+
+def _drops_by_itself(module: nn.Module) -> bool:
+    """Whether it is a network of timm's, which may drop by a number that it holds."""
+    return (
+        type(module).__module__.split(".")[0] == "timm"
+        and hasattr(module, "get_classifier")
+        and isinstance(getattr(module, "drop_rate", None), float | int)
+    )

@@ -11,9 +11,10 @@ import torch
 
 from efficientnetv2.augment.autoaugment import refuse_channels
 from efficientnetv2.augment.randaugment import names_for
-from efficientnetv2.base.errors import InputError, MemoryShortError, count_of
+from efficientnetv2.base.errors import InputError, MemoryShortError, count_of, some
 from efficientnetv2.base.memory import GIB
 from efficientnetv2.base.preprocessing import RGB
+from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.progressive import Setting
@@ -115,7 +116,7 @@ def settle(
         changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
     asked, recipe = recipe, checked(recipe.to_json() | changes, where=recipe.name)
     recipe, kept = with_statistics(asked, recipe, begun.network, images=images)
-    notes += [*kept, *_without_effect(recipe, begun.network)]
+    notes += [*kept, *_regularization(recipe, begun.network)]
     steps = Length.of(recipe, images).steps
     recipe.progressive.at(0, steps=steps)
     _refuse_tiny(recipe, begun.network)
@@ -154,11 +155,19 @@ def _left_out(recipe: Recipe, in_channels: int) -> list[str]:
     ]
 
 
-def _without_effect(recipe: Recipe, network: Network) -> list[str]:
-    """What of the regularization a network has no modules for, or in which shares, in a sentence."""
+def _regularization(recipe: Recipe, network: Network) -> list[str]:
+    """Which modules of the network the run will set, what it has none for, or in which shares, in a sentence."""
     last = recipe.progressive.last
-    notes = apply_setting(network, dropout=last.dropout, drop_path=last.drop_path).notes
-    return [f"Regularization: {'; '.join(notes)}."] if notes else []
+    # Of a wrapped one the names are those that its owner knows.
+    module = network.module if isinstance(network, Foreign) else network
+    reached = apply_setting(module, dropout=last.dropout, drop_path=last.drop_path)
+    said = list(reached.notes)
+    if last.drop_path > 0 and reached.drop_path_modules:
+        blocks = {name.rpartition(".")[0] for name in reached.drop_path_modules}
+        said.insert(0, f"stochastic depth in {count_of(len(blocks), 'block')}")
+    if last.dropout > 0 and reached.dropout_modules:
+        said.insert(0, f"dropout in {some(reached.dropout_modules, most=2)}")
+    return [f"Regularization: {'; '.join(said)}."] if said else []
 
 
 def _all_learn(recipe: Recipe) -> dict[str, Any]:
