@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from efficientnetv2.training.recipes import RECIPES
+
 ROOT = Path(__file__).parent.parent
 SUMMARY = json.loads((ROOT / "benchmarks/results/summary.json").read_text())
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -55,3 +57,30 @@ def test_a_claim_says_how_it_was_measured(name):
     }  # fmt: skip
     assert claim["low"] <= claim["value"] <= claim["high"]
     assert claim["unit"] in SHOWN
+
+
+@pytest.mark.parametrize(
+    ("recipe", "claim"),
+    [
+        ("quick", "quick_b0_imagenette_10ep_top1"),
+        ("quick", "quick_b0_imagenette_10ep_wall_s"),
+        ("finetune", "finetune_land_cover_macro_f1"),
+        ("finetune", "scratch_land_cover_macro_f1"),
+    ],
+)
+def test_the_label_of_a_recipe_gives_what_was_measured_and_on_what(recipe, claim):
+    """As ``effnetv2 recipes NAME`` shows it: times in minutes."""
+    value, unit = SUMMARY[claim]["value"], SUMMARY[claim]["unit"]
+    processor = SUMMARY[claim]["hardware"].partition(", ")[2]
+    for said in (f"{value / 60:.0f} minutes" if unit == "s" else SHOWN[unit](value), processor):
+        assert said in _label(recipe)
+
+
+def test_the_label_of_finetune_gives_the_minutes_of_a_fold():
+    raw = json.loads((ROOT / "benchmarks/results/finetune_land_cover.json").read_text())
+    minutes = [seconds / 60 for seconds in raw["finetune"]["seconds_by_fold"]]
+    assert f"{min(minutes):.0f} to {max(minutes):.0f} minutes a fold" in _label("finetune")
+
+
+def _label(recipe):
+    return " ".join((RECIPES[recipe].__doc__ or "").split())
