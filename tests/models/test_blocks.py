@@ -170,3 +170,11 @@ def test_every_pointwise_convolution_of_a_network_may_be_a_product():
     ]
     assert len(pointwise) > 50
     assert {type(one) for one in pointwise} == {PointwiseConv2d}
+
+
+@pytest.mark.parametrize("px", [2, 9])
+def test_a_pointwise_gradient_lies_in_memory_as_its_weight(px):
+    """Otherwise DistributedDataParallel copies it at every step, and warns."""
+    convolution = PointwiseConv2d(6, 8, 1).to(memory_format=torch.channels_last)
+    convolution(torch.randn(2, 6, px, px).to(memory_format=torch.channels_last)).sum().backward()
+    assert convolution.weight.grad.stride() == convolution.weight.stride()

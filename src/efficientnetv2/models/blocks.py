@@ -68,7 +68,10 @@ class PointwiseConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to (N, out, H, W)."""
         if self.training and input.device.type == "cpu" and _is_small(input):
-            return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+            # Permuted, so that the gradient lies in memory as the channels-last weight does: PyTorch's parallel
+            # training copies it otherwise, and warns.
+            weight = self.weight.permute(0, 2, 3, 1).flatten(1)
+            return F.linear(input.permute(0, 2, 3, 1), weight, self.bias).permute(0, 3, 1, 2)
         return super().forward(input)
 
 
