@@ -8,15 +8,21 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.search.test_trial import SETTINGS, TINY
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from efficientnetv2.arch.published import architecture
-from efficientnetv2.arch.spec import blocks
+from efficientnetv2.arch.spec import Stage, blocks, fused
 from efficientnetv2.search.steptime import StepTimes, measure, part_names
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
 
 CPU = torch.device("cpu")
+UNCLIPPED = ["optimizer.clip_norm=null"]
 RECIPE = with_settings(named("quick"), SETTINGS)
+
+
+def rates(optimizer: torch.optim.Optimizer) -> set[float]:
+    return {group["lr"] for group in optimizer.param_groups}
 
 
 def times(tmp_path, recipe=RECIPE):
@@ -31,6 +37,36 @@ def test_every_block_has_a_name_that_equal_ones_share():
     assert len(set(names)) == 2 + sum(min(stage.layers, 2) for stage in b0.stages)
     assert names[1] == "fused 32-16-16 kernel 3 stride 1 at 112"
     assert names[-1].startswith("head 192-1280 at 7")
+
+
+def test_a_block_of_two_convolutions_is_not_named_as_one_of_a_single_one():
+    """8 to 32 channels: by one convolution, or by one to 4 x 8 channels and a projection."""
+    single, double = (
+        part_names(
+            replace(TINY, stages=(Stage(fused(expand=expand, kernel=3), 1, 32, 1),)),
+            image_px=32,
+            num_classes=3,
+        )
+        for expand in (1, 4)
+    )
+    assert single[1].startswith("fused 8-32-32 ")
+    assert single[1] != double[1]
+    assert single[2:] == double[2:]
+
+
+@pytest.mark.parametrize("clipped", [True, False])
+def test_a_step_is_timed_with_the_update_of_a_training(clipped, monkeypatch):
+    """Clipping costs some percent of a small network's step; and the weights stay as they are."""
+    clips, updates = [], []
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *given: clips.append(1) or clip(*given))
+    hook = register_optimizer_step_post_hook(lambda optimizer, *given: updates.append(rates(optimizer)))
+    try:
+        measure(TINY, RECIPE if clipped else with_settings(RECIPE, UNCLIPPED), num_classes=3, device=CPU)
+    finally:
+        hook.remove()
+    assert len(clips) == len(updates) * clipped
+    assert {rate for each in updates for rate in each} == {0.0}
 
 
 def test_the_parts_add_up_to_the_step():
@@ -60,7 +96,9 @@ def test_the_middle_one_of_several_times_counts(tmp_path):
     assert kept.foretold(TINY) == pytest.approx(0.6)
 
 
-@pytest.mark.parametrize("change", ["batch_images=16", "precision=bf16", "progressive.image_px=64"])
+@pytest.mark.parametrize(
+    "change", ["batch_images=16", "precision=bf16", "progressive.image_px=64", "optimizer.clip_norm=null"]
+)
 def test_times_of_another_recipe_are_kept_apart(change, tmp_path):
     times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
     other = with_settings(RECIPE, [change])

@@ -26,6 +26,7 @@ from efficientnetv2.inference.accelerate import autocast, device_title, place
 from efficientnetv2.models.create import create
 from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.models.regularize import apply_setting
+from efficientnetv2.training.loop import update
 from efficientnetv2.training.loss import cross_entropy
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import State, begin
@@ -70,13 +71,15 @@ def part_names(architecture: Architecture, *, image_px: int, num_classes: int) -
 def _block_name(block: Block, px: int) -> str:
     channels = f"{block.in_channels}-{block.inner_channels}-{block.out_channels}"
     se = "" if block.se_channels is None else f" se {block.se_channels}"
-    return f"{block.kind} {channels} kernel {block.kernel} stride {block.stride}{se} at {px}"
+    # A fused block that expands has a second convolution, which one of the same channels that does not has not.
+    expands = " expanding" if block.expands else ""
+    return f"{block.kind}{expands} {channels} kernel {block.kernel} stride {block.stride}{se} at {px}"
 
 
 def measure(
     architecture: Architecture, recipe: Recipe, *, num_classes: int, device: torch.device
 ) -> StepTime:
-    """Time training steps of a network: forward, backward and update, at the last stage's setting, on noise.
+    """Time training steps of a network: forward, backward, the loop's update, at the last stage's setting, on noise.
 
     Rounds of the plain step, which is what counts, alternate with rounds in which the parts are told apart.
 
@@ -120,7 +123,8 @@ class StepTimes:
 
     Args:
         file: JSON; its folder is there. A file that is damaged counts as empty: it is only a cache.
-        recipe: settled; times of another batch, size, precision or optimizer are kept apart.
+        recipe: settled; times of another batch, size, precision or optimizer, or of gradients not clipped, are kept
+            apart.
         num_classes: of the classifier.
         device: that they are of.
     """
@@ -131,7 +135,8 @@ class StepTimes:
         group = recipe.group_images or recipe.batch_images
         self.conditions = (
             f"{device_title(device)}; {recipe.batch_images} images in groups of {group}, {recipe.precision}, "
-            f"{recipe.optimizer.kind}{'' if recipe.ema_decay is None else ', moving average'}"
+            f"{recipe.optimizer.kind}{'' if recipe.optimizer.clip_norm is None else ', clipped'}"
+            f"{'' if recipe.ema_decay is None else ', moving average'}"
         )
 
     def foretold(self, architecture: Architecture) -> float | None:
@@ -203,7 +208,7 @@ class _Bench:
         begun = self._now(wait=True)
         for images, labels in zip(self.images, self.labels, strict=True):
             self._backward(self._loss(images, labels))
-        self._update()
+        update(self.state, self.recipe)
         return self._between(begun, self._now(wait=True))
 
     def in_parts(self) -> list[float]:
@@ -225,7 +230,7 @@ class _Bench:
             for hook in hooks:
                 hook.remove()
         begun = self._now(wait=True)
-        self._update()
+        update(self.state, self.recipe)
         update_s = self._between(begun, self._now(wait=True))
         return [own + share * update_s for own, share in zip(seconds, self.shares, strict=True)]
 
@@ -255,17 +260,6 @@ class _Bench:
     def _backward(self, loss: Tensor) -> None:
         scaled = self.state.scaler.scale(loss) if self.state.scaler else loss
         scaled.backward()  # type: ignore[no-untyped-call]
-
-    def _update(self) -> None:
-        state = self.state
-        if state.scaler:
-            state.scaler.step(state.optimizer)
-            state.scaler.update()
-        else:
-            state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
-        if state.ema:
-            state.ema.update(state.network, state.step)
 
     def _now(self, *, wait: bool = False) -> Any:
         """A moment; a GPU, which is told ahead, notes it itself when it comes there."""

@@ -267,6 +267,17 @@ def _update(state: State, recipe: Recipe, length: Length) -> float:
     lr = recipe.optimizer.lr * share
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["lr_share"] if state.step >= group["begins"] * length.steps else 0.0
+    update(state, recipe)
+    return lr
+
+
+def update(state: State, recipe: Recipe) -> None:
+    """The end of a step: gradients clipped, the optimizer's step at the rates it has, the moving average.
+
+    Args:
+        state: whose gradients are those of the whole batch; changed in place, and the step is counted.
+        recipe: settled.
+    """
     if recipe.optimizer.clip_norm is not None:
         if state.scaler:
             state.scaler.unscale_(state.optimizer)
@@ -280,4 +291,3 @@ def _update(state: State, recipe: Recipe, length: Length) -> float:
     if state.ema:
         state.ema.update(state.network, state.step)
     state.step += 1
-    return lr
