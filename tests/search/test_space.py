@@ -159,7 +159,7 @@ def test_the_small_space():
     require_room(space, 64)
 
 
-@pytest.mark.parametrize("space", [small(), around(small_b0(), widths=(1.0, 1.5), choose_se=True)])
+@pytest.mark.parametrize("space", [small(), paper(), around(small_b0(), widths=(1.0, 1.5), choose_se=True)])
 def test_drawn_networks_build_and_cost_what_was_counted(space):
     for seed in range(6):
         network = space.decode(space.sample(Key.of(seed)))
