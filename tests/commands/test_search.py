@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sqlite3
+from importlib.metadata import version
 from pathlib import Path
 
 import optuna
@@ -22,6 +23,8 @@ from efficientnetv2.arch.files import read
 from efficientnetv2.arch.growth import compound, grow
 from efficientnetv2.cli import app
 from efficientnetv2.models.modelfile import load
+from efficientnetv2.search.storage import Storage, url_of
+from efficientnetv2.search.study import plan_of
 
 TRIALS = 4
 
@@ -173,6 +176,21 @@ def test_a_study_is_resumed_with_more_trials(found, tmp_path):
     done = here("search", "resume", tmp_path / "study", "--trials", 3)
     assert done.returncode == 2
     assert f"the study has {TRIALS + 1} already" in done.stderr
+
+
+def test_a_study_begun_by_another_version_goes_on_and_says_so(found, tmp_path):
+    shutil.copytree(found / "study", tmp_path / "study")
+    resume = ("search", "resume", tmp_path / "study", "--workers", 0)
+    assert "was begun with" not in here(*resume).stdout
+    storage = Storage(url_of(tmp_path / "study/study.db"), patience_s=5, say=print)
+    plan = plan_of(storage, "study").to_json()
+    assert plan["version"] == version("efficientnetv2")
+    study_id = storage.rdb.get_study_id_from_name("study")
+    storage.rdb.set_study_user_attr(study_id, "plan", plan | {"version": "0.0.1"})
+    done = here(*resume)
+    assert done.returncode == 0, done.stderr
+    assert "was begun with efficientnetv2 0.0.1 and goes on with" in " ".join(done.stdout.split())
+    assert "0.0.1" in (tmp_path / "study/log.txt").read_text()
 
 
 def test_time_is_up(found, tmp_path):

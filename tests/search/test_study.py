@@ -9,6 +9,7 @@ import pytest
 from tests.search.tiny import SPACE
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.search.checks import other_version
 from efficientnetv2.search.ledger import Ledger
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.reward import Reward
@@ -46,6 +47,24 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
     study = opened(storage(tmp_path), "study")
     assert (study.plan, study.target) == (PLAN, 7)
     assert [there.study_name for there in study.storage.rdb.get_all_studies()] == ["study"]
+
+
+def test_a_study_begun_before_versions_were_kept_is_opened(tmp_path):
+    one = storage(tmp_path)
+    create(one, "study", PLAN, trials=7)
+    study_id = one.rdb.get_study_id_from_name("study")
+    plain = PLAN.to_json()
+    del plain["version"]
+    one.rdb.set_study_user_attr(study_id, "plan", plain)
+    assert opened(one, "study").plan == PLAN
+
+
+@pytest.mark.parametrize(("begun", "said"), [("0.1", "efficientnetv2 0.1 "), (None, "of an earlier version")])
+def test_another_version_of_the_package_is_told(begun, said):
+    assert other_version("1.0", "1.0") is None
+    told = other_version(begun, "1.0")
+    assert said in told
+    assert "goes on with 1.0" in told
 
 
 def test_who_comes_second_finds_the_firsts_plan(tmp_path):

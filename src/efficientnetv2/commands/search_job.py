@@ -6,6 +6,7 @@ import shlex
 import signal
 import time
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from efficientnetv2.commands.search_asked import Asked
 from efficientnetv2.commands.search_folder import StudyFolder
 from efficientnetv2.commands.search_screen import StudyBar, figures
 from efficientnetv2.inference.accelerate import device_title, few_enough, pick_device, pick_workers
+from efficientnetv2.search.checks import other_version
 from efficientnetv2.search.ledger import Ledger
 from efficientnetv2.search.proxy import Proxy, refuse_leaks
 from efficientnetv2.search.results import best, exponents, rows_of
@@ -202,6 +204,7 @@ def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolde
         class_names=prepared.train.class_names,
         hardware=device_title(machine.device),
         reference=reference,
+        version=version("efficientnetv2"),
     )
 
 
@@ -238,6 +241,9 @@ def _work(
     as_json: bool,
 ) -> None:
     plan = study.plan
+    if (other := other_version(plan.version, version("efficientnetv2"))) is not None:
+        screen.say(other)
+        folder.log(other)
     screen.say(
         f"The study '{study.name}': {count_of(study.target, 'trial')} of {plan.space.count:,} networks by "
         f"{plan.sampler}, for {exponents(plan.reward)}; {count_of(float(plan.recipe.epochs), 'epoch')} of "

@@ -47,3 +47,19 @@ def require_room(space: Space, image_px: int) -> None:
             f"maps would be less than one pixel. Take pictures of {stride} px or more, or a backbone with fewer "
             "strides of 2."
         )
+
+
+def other_version(begun: str | None, here: str) -> str | None:
+    """What to say where a study goes on with another version of the package; None if it is the same.
+
+    Args:
+        begun: the version that measured the backbone; None where it was not written down.
+        here: this one.
+    """
+    if begun == here:
+        return None
+    return (
+        f"The study was begun with efficientnetv2 {begun or 'of an earlier version'} and goes on with {here}; the "
+        "backbone's step time stays that of then. If steps have become faster or slower since, rewards of before and "
+        "after do not compare: begin another study for those that do."
+    )

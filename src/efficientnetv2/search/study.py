@@ -49,6 +49,7 @@ class Plan(BaseModel):
         class_names: of them.
         hardware: that the step times are of.
         reference: the backbone's costs, over which the reward takes those of the others.
+        version: of this package, that measured the reference; None of studies begun before it was kept.
         format: of this plan; another one is of another version of the program.
     """
 
@@ -68,6 +69,7 @@ class Plan(BaseModel):
     class_names: tuple[str, ...]
     hardware: str
     reference: Measurement
+    version: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` gives an equal ``Plan``."""
