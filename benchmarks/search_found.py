@@ -12,7 +12,8 @@ by seed (Student's t, 95 %). The networks take turns with each seed, so that all
 --recorded TABLE spares the second study where ``benchmarks.search_record`` has recorded random networks of the same
 pictures by the same recipe on this machine: random search's best is then the best of the first ones there, as many as
 the study of policy gradient has tried, each of them trained to its end. That study then ends with as many trials as
-there are rows, if its minutes have not ended before.
+there are rows, if its minutes have not ended before. A table is refused on which the backbone's step took
+more than a tenth longer or shorter than it does now.
 
 What is done is kept in --out and not done again; a study that was killed goes on for the minutes that it still has.
 """
@@ -38,6 +39,7 @@ from benchmarks.search_trials import (
     machine,
     pictures_file,
     proxy_of,
+    refuse_other_pace,
     settled_recipe,
     smallest,
     some_pictures,
@@ -235,6 +237,8 @@ def main() -> None:
     common = in_common(space, asked, used, proxy)
     # Before any study: one that can't be compared in the end would be hours lost.
     recorded = None if options.recorded is None else rows_recorded(options.recorded, common)
+    if options.recorded is not None:
+        refuse_other_pace(about, space, proxy, "leave --recorded out")
     words = {
         "data": whole.digest(),
         "recorded": str(options.recorded),

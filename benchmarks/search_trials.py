@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,21 @@ import pandas as pd
 import torch
 from benchmarks.record import hardware
 
+import efficientnetv2
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.caches import cache_folder
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.minival import with_minival
 from efficientnetv2.inference.accelerate import device_title
 from efficientnetv2.search.choices import Point
-from efficientnetv2.search.proxy import CHOOSING, Proxy
+from efficientnetv2.search.measurement import Measurement
+from efficientnetv2.search.proxy import CHOOSING, Proxy, refuse_leaks
 from efficientnetv2.search.space import Space
+from efficientnetv2.search.trial import measurement, try_out
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.recipes import named
@@ -30,8 +36,13 @@ from efficientnetv2.training.settle import settle
 
 DRAWN_BY = Key.of(0).fold("search record")
 SEED = 0  # of a trial
-# What a table has in common with whoever goes on with it, or is compared with it.
+# What a table has in common with whoever is compared with it; and with whoever goes on with it, for step times of two
+# versions of the code do not belong into one.
 SAME = ("space", "asked", "pictures", "seeds", "hardware")
+GONE_ON_WITH = (*SAME, "code")
+# Share by which the backbone's step may differ from what it was when a table was begun, and how often it is measured to
+# know it: a disturbance only ever adds. Ours.
+OTHER_PACE, _TIMED = 0.1, 3
 
 
 def some_pictures(data: str, count: int) -> Manifest:
@@ -52,6 +63,30 @@ def some_pictures(data: str, count: int) -> Manifest:
     chosen = np.sort(np.lexsort((order.argsort(), place))[:count])
     part = train.select(chosen).with_split(np.full(len(chosen), "train", dtype=object))
     return with_minival(part, size=CHOOSING)[0]
+
+
+def refuse_copies(whole: Manifest, used: Manifest) -> None:
+    """None of the pictures that a search uses is among those that the data gives as val or test, if it gives any.
+
+    Args:
+        whole: all pictures.
+        used: those that a search uses, in train and minival.
+
+    Raises:
+        SystemExit: names one that is, and its copy.
+    """
+    judging = np.isin(whole.split, ("val", "test"))
+    if not judging.any():
+        return
+    uses = dict(zip(used.paths, used.split, strict=True))
+    splits = [
+        given if judges else uses.get(path, "")
+        for path, given, judges in zip(whole.paths, whole.split, judging, strict=True)
+    ]
+    try:
+        refuse_leaks(whole.with_split(np.array(splits, dtype=object)))
+    except InputError as error:
+        raise SystemExit(str(error)) from error
 
 
 def pictures_file(whole: Manifest, used: Manifest, folder: Path) -> Path:
@@ -118,14 +153,67 @@ def machine() -> str:
     return f"{hardware()}; {device_title(torch.device('cpu'))}"
 
 
+def code(package: Path = Path(efficientnetv2.__file__).parent) -> str:
+    """32 hexadecimal digits of the package's Python files: other ones may take other steps."""
+    content = hashlib.blake2b(digest_size=16)
+    for file in sorted(package.rglob("*.py")):
+        text = file.read_bytes()
+        content.update(f"{file.relative_to(package).as_posix()}\0{len(text)}\0".encode() + text)
+    return content.hexdigest()
+
+
+def untrained(network: Architecture, proxy: Proxy) -> Measurement:
+    """A network's step and costs alone.
+
+    Raises:
+        SystemExit: its step could not be measured.
+    """
+    outcome = try_out(network, replace(proxy, seeds=()))
+    if outcome.failed is not None:
+        failed = f"{outcome.failed.kind}: {outcome.failed.reason}"
+        raise SystemExit(f"the step of a network could not be measured ({failed}). Run it again.")
+    return measurement(network, replace(proxy, seeds=()), outcome)
+
+
+def backbone_measured(space: Space, proxy: Proxy) -> Measurement:
+    """The costs of a space's backbone; of some measurements of its step the shortest."""
+    found = [untrained(space.backbone, proxy) for _ in range(_TIMED)]
+    return min(found, key=lambda one: one.step_seconds or np.inf)
+
+
+def refuse_other_pace(about: Path, space: Space, proxy: Proxy, advice: str) -> None:
+    """Refuse to compare with a table's step times others that are taken at another pace; say if the code is another.
+
+    Args:
+        about: what the table was begun with.
+        space: whose backbone is measured again.
+        proxy: how.
+        advice: for whoever wants to go on all the same.
+
+    Raises:
+        SystemExit: the backbone's step is shorter or longer by more than a tenth.
+    """
+    there = json.loads(about.read_text(encoding="utf-8"))
+    if there["code"] != code():
+        print(f"{about} was begun with another version of the code.")
+    was = Measurement.from_json(there["backbone"]).step_seconds
+    now = backbone_measured(space, proxy).step_seconds
+    if abs(now / was - 1) > OTHER_PACE:
+        raise SystemExit(
+            f"a step of the backbone takes {1000 * now:.4g} ms, but took {1000 * was:.4g} ms when {about} was begun: "
+            f"more than {100 * OTHER_PACE:g} % apart. Run it again while nothing else computes here, or {advice}."
+        )
+
+
 def in_common(space: Space, asked: Recipe, manifest: Manifest, proxy: Proxy) -> dict[str, Any]:
-    """What has to be the same in whoever goes on with a table, or is compared with it: ``SAME``."""
+    """What has to be the same in whoever goes on with a table (``GONE_ON_WITH``), or is compared with it (``SAME``)."""
     return {
         "space": space.to_json(),
         "asked": asked.to_json(),
         "pictures": manifest.digest(),
         "seeds": list(proxy.seeds),
         "hardware": machine(),
+        "code": code(),
     }
 
 

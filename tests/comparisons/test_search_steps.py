@@ -1,0 +1,163 @@
+"""The step times of a recorded study: those that do not hold are measured again, and how far they hold is told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from benchmarks import search_record, search_steps, search_trials
+from benchmarks.search_steps import Step, step_errors, time_again, twice
+from benchmarks.search_table import MEASURED, Record
+from tests.comparisons.test_search_record import BACKBONE, COMMON, PROXY
+
+from efficientnetv2.base.timing import Spread
+from efficientnetv2.search.child import StepTold, Trained
+from efficientnetv2.search.measurement import Measurement
+from efficientnetv2.search.spaces import small
+from efficientnetv2.search.steptime import StepTimes, part_names
+from efficientnetv2.search.trial import Outcome
+
+PART_S = 0.01
+
+
+def test_two_measurements_agree_where_their_quartiles_meet():
+    """By hand: 98 to 102 ms, and from 101.455 or 102.44 on."""
+    first = Step(0.1, 0.04)
+    assert first.agrees(Step(0.103, 0.03))
+    assert Step(0.103, 0.03).agrees(first)
+    assert not first.agrees(Step(0.104, 0.03))
+
+
+def row(number: int, step: str, spread: str, foretold: str) -> dict[str, str]:
+    return {"number": str(number), "step_seconds": step, "step_spread": spread, "step_foretold": foretold}
+
+
+def pair(number: int, step: float | None, spread: float | None) -> dict:
+    return {
+        "number": number,
+        "top1": 0.1 * number,
+        "longer": 0.1 * number,
+        "step_seconds": step,
+        "step_spread": spread,
+    }
+
+
+def test_what_is_told_of_steps_by_hand():
+    """Of 20 networks 15 are foretold to 10 %, 5 to 20 %; of two measured twice one agrees; two were not measured."""
+    rows = [row(number, "0.1", "0.04", "0.11" if number < 15 else "0.12") for number in range(20)]
+    rows += [row(20, "0.1", "0.02", ""), row(21, "", "", "")]
+    pairs = [pair(0, 0.103, 0.03), pair(1, 0.11, 0.03), pair(2, None, None), pair(21, 0.1, 0.1)]
+    assert step_errors(rows) == pytest.approx([0.1] * 15 + [0.2] * 5)
+    assert twice(rows, pairs) == [True, False]
+    said = search_record.claims(rows, pairs)
+    found = {name: (one["value"], one["n"]) for name, one in said.items()}
+    assert found == {
+        "search_step_foretold_error": (pytest.approx(0.1), 20),
+        "search_step_foretold_within_15": (0.75, 20),
+        "search_step_twice_within_spread": (0.5, 2),
+        "search_proxy_tau_ratio": (pytest.approx(1), 4),
+    }
+    assert set(search_record.CALLED) == set(said)
+
+
+def study(folder, slower: dict[int, float]):
+    """Of ten networks: the table, how they were tried, and seconds of each step; in the table some took longer."""
+    proxy = replace(PROXY, times=folder / "step_times.json")
+    kept = Record(folder / "record.csv", small())
+    times = StepTimes(
+        proxy.times, proxy.recipe, num_classes=proxy.num_classes, device=torch.device(proxy.device)
+    )
+    sums = {}
+    for number, point in enumerate(search_trials.drawn(small(), 10)):
+        network = small().decode(point)
+        names = part_names(network, image_px=times.image_px, num_classes=proxy.num_classes)
+        times.add(network, dict.fromkeys(names, PART_S))
+        sums[network] = PART_S * len(names)
+        step = {"step_seconds": sums[network] * slower.get(number, 1.0), "step_spread": 0.01}
+        kept.add(number, point, dict.fromkeys(MEASURED) | step)
+    return kept, proxy, sums
+
+
+def again(monkeypatch, sums, factors: list[float]) -> list[int]:
+    """Measurements so many times as long as the sum of the parts; which networks they are of."""
+    came: list[int] = []
+
+    def untrained(network, proxy):
+        came.append(list(sums).index(network))
+        step = sums[network] * factors.pop(0)
+        return Measurement(1, 1, step_seconds=step, step_spread=0.01, failure="not trained")
+
+    monkeypatch.setattr(search_steps, "untrained", untrained)
+    return came
+
+
+def test_steps_of_a_disturbed_hour_are_measured_again(tmp_path, monkeypatch):
+    kept, proxy, sums = study(tmp_path, {3: 2.0, 4: 2.0, 5: 2.0})
+    came = again(monkeypatch, sums, [1.02, 1.02, 0.98])
+    assert time_again(kept, proxy) == []
+    assert came == [3, 4, 5]
+    steps = [
+        float(one["step_seconds"]) / seconds for one, seconds in zip(kept.rows(), sums.values(), strict=True)
+    ]
+    assert steps == pytest.approx([1, 1, 1, 1.02, 1.02, 0.98, 1, 1, 1, 1], rel=1e-5)
+    assert time_again(kept, proxy) == [], "nothing is left to measure"
+
+
+def test_a_step_that_comes_out_twice_alike_is_as_long_as_it_is(tmp_path, monkeypatch):
+    kept, proxy, sums = study(tmp_path, {7: 1.3})
+    came = again(monkeypatch, sums, [1.3])
+    assert time_again(kept, proxy) == []
+    assert came == [7]
+
+
+def test_a_step_that_comes_out_otherwise_each_time_stays_in_doubt(tmp_path, monkeypatch):
+    kept, proxy, sums = study(tmp_path, {7: 2.0})
+    came = again(monkeypatch, sums, [1.6, 1.3])
+    assert time_again(kept, proxy) == [7]
+    assert came == [7, 7]
+    assert float(kept.rows()[7]["step_seconds"]) == pytest.approx(1.3 * list(sums.values())[7], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "refused"),
+    [((0.2, 0.105, 0.3), False), ((0.115, 0.12, 0.13), True), ((0.3, 0.08, 0.2), True)],
+)
+def test_a_table_is_gone_on_with_while_the_backbone_is_as_fast(steps, refused, tmp_path, monkeypatch):
+    """It took 100 ms; of three measurements the shortest counts, and may differ by a tenth."""
+    left = list(steps)
+
+    def try_out(network, proxy):
+        assert proxy.seeds == (), "it is measured, not trained"
+        seconds = left.pop(0)
+        return Outcome(StepTold(Spread(seconds, seconds, seconds, 5), None, True), (), Trained((), 1), None)
+
+    monkeypatch.setattr(search_trials, "try_out", try_out)
+    kept = Record(tmp_path / "record.csv", small())
+    kept.about.write_text(json.dumps(COMMON | {"backbone": BACKBONE}))
+    if refused:
+        with pytest.raises(SystemExit, match=r"took 100 ms when .* more than 10 % apart"):
+            search_record.begin(kept, COMMON, PROXY)
+    else:
+        search_record.begin(kept, COMMON, PROXY)
+    assert not left
+
+
+def test_a_table_is_gone_on_with_by_the_code_that_began_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(search_record, "refuse_other_pace", lambda *given: None)
+    kept = Record(tmp_path / "record.csv", small())
+    kept.about.write_text(json.dumps(COMMON | {"backbone": BACKBONE}))
+    search_record.begin(kept, COMMON, PROXY)
+    with pytest.raises(SystemExit, match="of another code; give another --table"):
+        search_record.begin(kept, COMMON | {"code": "other"}, PROXY)
+
+
+def test_another_line_of_code_is_another_code(tmp_path):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search/child.py").write_text("1\n")
+    first = search_trials.code(tmp_path)
+    (tmp_path / "notes.txt").write_text("no code")
+    assert search_trials.code(tmp_path) == first
+    (tmp_path / "search/child.py").write_text("2\n")
+    assert search_trials.code(tmp_path) != first
