@@ -97,10 +97,37 @@ def test_other_pictures_are_told_what_the_recipe_is_for():
     assert "another set, of 2" in note
 
 
-@pytest.mark.parametrize(("classes", "notes"), [(21_841, 0), (21_843, 0), (21_840, 1)])
-def test_imagenet21k_is_counted(classes, notes):
-    data = imagenet({f"n{number:08d}": 1 for number in range(classes)})
-    assert len(compare(data, "imagenet21k", strict=True)) == notes
+def imagenet21k(classes: int, *others: str) -> Manifest:
+    """So many classes by their WordNet ids, and others, a picture each."""
+    return imagenet(dict.fromkeys([*(f"n{number:08d}" for number in range(classes)), *others], 1))
+
+
+@pytest.mark.parametrize("classes", [21_841, 21_843])
+def test_imagenet21k_has_as_many_classes_as_the_paper_says_or_as_were_released(classes):
+    assert compare(imagenet21k(classes), "imagenet21k", strict=True) == ()
+
+
+@pytest.mark.parametrize(
+    ("classes", "others", "said"),
+    [
+        (21_840, (), "1 of ImageNet-21k's 21,841 classes is missing (21,843 as released)."),
+        (20_000, (), "1,841 of ImageNet-21k's 21,841 classes are missing (21,843 as released)."),
+        (21_842, (), "There are 21,842 classes, but ImageNet-21k has 21,841 (21,843 as released)."),
+        (21_841, ("lost+found",), "1 class not called by a WordNet id: 'lost+found'."),
+    ],
+)
+def test_an_imagenet21k_that_is_not_whole_is_named_and_refused_with_strict(classes, others, said):
+    data = imagenet21k(classes, *others)
+    assert compare(data, "imagenet21k", strict=False) == (said,)
+    with pytest.raises(InputError) as error:
+        compare(data, "imagenet21k", strict=True)
+    assert str(error.value).startswith(f"/in: {said} Complete it ")
+    assert "--set made_for=null" in str(error.value)
+
+
+def test_other_sets_of_wordnets_are_no_imagenet21k():
+    (note,) = compare(imagenet21k(1000), "imagenet21k", strict=True)
+    assert "another set, of 1,000" in note
 
 
 def test_the_recipes_for_imagenet_say_so():

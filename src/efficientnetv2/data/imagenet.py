@@ -5,13 +5,14 @@ A folder that was unpacked in part trains as well as any other, for days, and th
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 
 import numpy as np
 
-from efficientnetv2.base.errors import InputError, some
+from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.data.manifest import Manifest
 
 Published = Literal["imagenet1k", "imagenet21k"]
@@ -42,6 +43,9 @@ _FACTS = {
     "imagenet1k": _Facts("ImageNet-1k", (1000,), 1_281_167, (732, 1300), 50),
     "imagenet21k": _Facts("ImageNet-21k", (21_841, 21_843)),
 }
+_WORDNET_ID = re.compile(r"n\d{8}")
+# WordNet's classes in fewer than this share of a set's number are another set, a later or cleaned choice of them. Ours.
+_PART = 0.9
 
 
 def compare(manifest: Manifest, published: Published, *, strict: bool) -> tuple[str, ...]:
@@ -57,18 +61,23 @@ def compare(manifest: Manifest, published: Published, *, strict: bool) -> tuple[
         no error, for a recipe may serve them too.
 
     Raises:
-        InputError: some classes of the set are there and others are not; or, if strict, a count is wrong.
+        InputError: some classes of the set are there and others are not; or, if strict, a count is wrong, that of the
+            classes too where it is not known which they are.
     """
     facts = _FACTS[published]
     known, here = _ids(published), set(manifest.class_names)
+    ids = {name for name in here if _WORDNET_ID.fullmatch(name)}
+    counts: list[str] = []
     if known & here:
         _refuse_other_classes(manifest, facts, missing=known - here, strange=here - known)
+    elif not known and len(ids) >= _PART * facts.classes[0]:
+        counts = _wrong_classes(facts, len(ids), strange=here - ids)
     elif len(here) not in facts.classes:
         return (
             f"The recipe is made for {facts.title}, of {facts.classes[0]:,} classes. These pictures are another "
             f"set, of {len(here):,}: what it says of cost and result does not hold for them.",
         )
-    notes = tuple(_wrong_counts(manifest, facts))
+    notes = (*counts, *_wrong_counts(manifest, facts))
     if notes and strict:
         raise InputError(f"{manifest.source}: {' '.join(notes)} {_fix(facts)}")
     return notes
@@ -92,6 +101,29 @@ def _refuse_other_classes(manifest: Manifest, facts: _Facts, *, missing: set[str
     ]
     if wrong:
         raise InputError(f"{manifest.source}: {', and '.join(wrong)}. {_fix(facts)}")
+
+
+def _wrong_classes(facts: _Facts, there: int, *, strange: set[str]) -> list[str]:
+    """What is wrong with the number of classes, where it is not known which there are.
+
+    Args:
+        facts: of the set.
+        there: classes that are called by a WordNet id.
+        strange: the others.
+    """
+    notes: list[str] = []
+    least, most = min(facts.classes), max(facts.classes)
+    if there < least:
+        verb = "is" if least - there == 1 else "are"
+        notes.append(
+            f"{least - there:,} of {facts.title}'s {least:,} classes {verb} missing ({most:,} as released)."
+        )
+    elif there not in facts.classes:
+        notes.append(f"There are {there:,} classes, but {facts.title} has {least:,} ({most:,} as released).")
+    if strange:
+        names = some(sorted(strange), 3)
+        notes.append(f"{count_of(len(strange), 'class')} not called by a WordNet id: {names}.")
+    return notes
 
 
 def _wrong_counts(manifest: Manifest, facts: _Facts) -> list[str]:
