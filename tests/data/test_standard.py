@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
 from PIL import Image
+from tests.standard_sets import write_flowers
 from torchvision import datasets
 
 from efficientnetv2.base.errors import InputError
@@ -184,16 +184,7 @@ def test_eurosat_and_imagenette_come_from_their_folders(place):
 
 
 def test_flowers_come_from_their_matlab_files(place, monkeypatch):
-    folder = place / "flowers-102"
-    draw(*(folder / f"jpg/image_{i:05}.jpg" for i in range(1, 7)))
-    scipy.io.savemat(folder / "imagelabels.mat", {"labels": np.array([[77, 1, 77, 1, 1, 77]])})
-    scipy.io.savemat(folder / "setid.mat", {"trnid": [[1, 2]], "valid": [[3, 4]], "tstid": [[5, 6]]})
-    sums = {
-        name: hashlib.md5((folder / name).read_bytes()).hexdigest()
-        for name in ("imagelabels.mat", "setid.mat")
-    }
-    files = {"label": ("imagelabels.mat", sums["imagelabels.mat"]), "setid": ("setid.mat", sums["setid.mat"])}
-    monkeypatch.setattr(datasets.Flowers102, "_file_dict", {**datasets.Flowers102._file_dict, **files})
+    write_flowers(place, monkeypatch, [77, 1, 77, 1, 1, 77], trnid=[1, 2], valid=[3, 4], tstid=[5, 6])
     manifest = read("flowers102")
     assert manifest.class_names == ("passion flower", "pink primrose")
     assert list(zip(manifest.paths, manifest.labels.tolist(), manifest.split, strict=True)) == [

@@ -68,6 +68,11 @@ def test_a_column_called_fold_is_none_where_there_is_val(written):
     assert hanging_together(run, manifest.subset("val").paths).nunique() == 2
 
 
+def test_pictures_of_test_count_where_the_run_answered_those(written):
+    run, manifest = written(split=["train"] * 8 + ["test"] * 4, fold=[1, 2] * 6)
+    assert hanging_together(run, manifest.subset("test").paths).nunique() == 2
+
+
 def test_groups_without_places(written):
     group = list("ppqqrrssttuu")
     run, manifest = written(split=["train"] * 6 + ["val"] * 6, latitude=np.nan, longitude=np.nan, group=group)

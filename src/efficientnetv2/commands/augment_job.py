@@ -60,6 +60,7 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
     prepared = prepare(
         source,
         holdout=recipe.holdout,
+        answered=recipe.answered,
         minival=recipe.minival,
         seed=recipe.seed,
         strict=strict,

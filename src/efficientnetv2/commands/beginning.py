@@ -157,7 +157,7 @@ def begin(
         )  # else with that of the weights
         lines.append(
             f"Linear probe on the given weights, untrained: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.3f} on "
-            f"{count_of(probe.pictures, 'val picture')} ({probe.seconds:.0f} s). Training "
+            f"{count_of(probe.pictures, f'{prepared.answered} picture')} ({probe.seconds:.0f} s). Training "
             f"{'begins there, and ' if begins_there else ''}has to beat that."
         )
         screen.say(lines[-1])

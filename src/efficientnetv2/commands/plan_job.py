@@ -66,6 +66,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     prepared = prepare(
         source,
         holdout=recipe.holdout,
+        answered=recipe.answered,
         minival=recipe.minival,
         made_for=recipe.made_for,
         seed=recipe.seed,

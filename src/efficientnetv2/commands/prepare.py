@@ -22,7 +22,7 @@ from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.rasters import rule_of
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards.checking import Damage, damage_of
-from efficientnetv2.data.splits import with_holdout
+from efficientnetv2.data.splits import Answered, answering_test, with_holdout
 from efficientnetv2.training.distributed import World
 
 # Looking at files waits for the disk more than for the processor. Ours.
@@ -105,9 +105,10 @@ class Prepared:
         manifest: every readable picture, with its split.
         split_note: how it was made, in a sentence.
         skipped: path and reason of each unreadable picture.
-        holdout_drawn: val was drawn here, and is another for another seed; else it was given.
+        holdout_drawn: val was drawn here, and is another for another seed; else it was given, or there is none.
         chooses: minival chooses the weights that are kept; else it is left aside, if there is one.
         contents: (N,) ids, equal for identical files.
+        answered: the split that figures are of.
     """
 
     manifest: Manifest
@@ -116,6 +117,7 @@ class Prepared:
     holdout_drawn: bool
     chooses: bool
     contents: Ints
+    answered: Answered = "val"
 
     @property
     def train(self) -> Manifest:
@@ -124,8 +126,8 @@ class Prepared:
 
     @property
     def val(self) -> Manifest:
-        """The validation pictures."""
-        return self.manifest.subset("val")
+        """The pictures that figures are of: those of val, or of test (``answered``)."""
+        return self.manifest.subset(self.answered)
 
     @property
     def minival(self) -> Manifest | None:
@@ -148,6 +150,7 @@ def prepare(
     say: Callable[[str], None],
     minival: int | float | None = None,
     made_for: Published | None = None,
+    answered: Answered = "val",
 ) -> Prepared:
     """Look at every file, leave out what cannot be read, split if no split was given.
 
@@ -159,6 +162,7 @@ def prepare(
         say: gets sentences.
         minival: number or share of the training pictures that choose the weights to keep; None lets none.
         made_for: the published set that the pictures should be; None if they need not be any.
+        answered: what figures are to be of; test where there is any of it.
 
     Raises:
         InputError: too much is unreadable, a picture stands in two splits, a class is too small, or classes of the
@@ -172,25 +176,46 @@ def prepare(
     found = check(manifest, workers=_THREADS, strict=strict)
     for note in found.notes:
         say(note)
+    asked: Answered = "test" if answered == "test" and (manifest.split == "test").any() else "val"
     skipped = tuple(
         (manifest.paths[row], reason) for row, reason in zip(found.unreadable, found.reasons, strict=True)
     )
     if skipped:
-        manifest = _readable(manifest, found.readable)
+        manifest = _readable(manifest, found.readable, asked)
         say(f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}.")
-    holdout_drawn = not (manifest.split == "val").any()
+    holdout_drawn = asked == "val" and not (manifest.split == "val").any()
     contents = found.contents[found.readable]
-    manifest, note = with_holdout(manifest, fraction=holdout, seed=seed, contents=contents)
+    manifest, note = _parted(manifest, asked, holdout=holdout, minival=minival, seed=seed, contents=contents)
+    if asked != answered:
+        note = f"No pictures are given as test, which the recipe would answer. {note}"
+    copies, further = left_out(manifest, ~manifest.in_train)
+    if copies.any():
+        manifest, contents = manifest.select(np.flatnonzero(~copies)), contents[~copies]
+    manifest = with_rule(manifest, source, seed=seed, say=say)
+    note = f"{note}{further}"
+    return Prepared(manifest, note, skipped, holdout_drawn, minival is not None, contents, asked)
+
+
+def _parted(
+    manifest: Manifest,
+    answered: Answered,
+    *,
+    holdout: float,
+    minival: int | float | None,
+    seed: int,
+    contents: Ints,
+) -> tuple[Manifest, str]:
+    """The pictures in the parts of a run, and in sentences how they came there."""
+    if answered == "test":
+        manifest, note = answering_test(manifest)
+    else:
+        manifest, note = with_holdout(manifest, fraction=holdout, seed=seed, contents=contents)
     if minival is not None:
         manifest, further = with_minival(manifest, size=minival, contents=contents)
         note = f"{note} {further}"
     elif unused := int((manifest.split == "minival").sum()):
         note += f" The {unused} pictures given as minival are left aside; to choose by them, --set minival={unused}."
-    copies, further = left_out(manifest, ~manifest.in_train)
-    if copies.any():
-        manifest, contents = manifest.select(np.flatnonzero(~copies)), contents[~copies]
-    manifest = with_rule(manifest, source, seed=seed, say=say)
-    return Prepared(manifest, f"{note}{further}", skipped, holdout_drawn, minival is not None, contents)
+    return manifest, note
 
 
 def with_rule(manifest: Manifest, source: Source, *, seed: int, say: Callable[[str], None]) -> Manifest:
@@ -305,15 +330,17 @@ def refuse_missing(train: Manifest, world: World) -> None:
         ) from error
 
 
-def _readable(manifest: Manifest, rows: Ints) -> Manifest:
+def _readable(manifest: Manifest, rows: Ints, answered: Answered) -> Manifest:
     """The readable pictures, if they still are what was asked for.
 
     Raises:
-        InputError: a given val, or a class of train, has none left.
+        InputError: those given to be answered, or a class of train, have none left.
     """
     readable = manifest.select(rows)
-    if (manifest.split == "val").any() and not (readable.split == "val").any():
-        raise InputError(f"{manifest.source}: none of the pictures given as val can be read. Repair them.")
+    if (manifest.split == answered).any() and not (readable.split == answered).any():
+        raise InputError(
+            f"{manifest.source}: none of the pictures given as {answered} can be read. Repair them."
+        )
     gone = np.setdiff1d(
         manifest.targets[manifest.in_train], np.append(readable.targets[readable.in_train], -1)
     )

@@ -37,7 +37,7 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
     known = known_of_run(job.folder.path, beginning, result.calibration)
     facts = Facts(
         data=prepared.manifest.source,
-        evaluated_on="val",
+        evaluated_on=job.answered,
         selected_on=selected.pop("selected_on", None),
         model=title(recipe.model),
         command=beginning["command"],
@@ -73,7 +73,7 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
     known = replace(
         known,
         sections=(*known.sections, *explanation),
-        apart=apart(prepared.manifest, "val"),
+        apart=apart(prepared.manifest, job.answered),
         folder=job.folder.path,
     )
     outcome = Outcome(

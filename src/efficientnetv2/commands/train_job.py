@@ -163,6 +163,7 @@ def _readied(
     prepared = prepare(
         source,
         holdout=recipe.holdout,
+        answered=recipe.answered,
         minival=recipe.minival,
         made_for=recipe.made_for,
         seed=recipe.seed,

@@ -8,6 +8,7 @@ clusters are dealt out so that each part gets its share of every class.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,8 @@ from efficientnetv2.data.manifest import Manifest
 # smaller blocks are tried. Ours.
 _SHARE = (0.5, 1.5)
 
+#: Which pictures a run is judged by: held out of train, or those given as test.
+Answered = Literal["val", "test"]
 Floats = npt.NDArray[np.float64]
 
 
@@ -78,6 +81,26 @@ def with_holdout(
     held, of = int((parts == 1).sum()), len(train)
     note = f"Held out {held} of {of} pictures ({100 * held / of:.0f} %) as val, {how}, seed {seed}.{aside}"
     return manifest.with_split(split), note
+
+
+def answering_test(manifest: Manifest) -> tuple[Manifest, str]:
+    """Train on all that is set aside neither as test nor as minival, what was given as val too.
+
+    Args:
+        manifest: labelled, with pictures in test.
+
+    Returns:
+        The manifest with those pictures in train, and a sentence that says what was done.
+    """
+    split = manifest.split.copy()
+    given = split == "val"
+    split[manifest.in_train | given] = "train"
+    asked, learnt = (int((split == name).sum()) for name in ("test", "train"))
+    too = f", the {int(given.sum()):,} given as val among them" if given.any() else ""
+    return manifest.with_split(split), (
+        f"Answering the {count_of(asked, 'picture')} given as test, by which nothing is chosen; training on "
+        f"{count_of(learnt, 'picture')}{too}."
+    )
 
 
 def _share(fraction: float, pictures: int) -> float:

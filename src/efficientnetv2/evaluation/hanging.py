@@ -30,14 +30,16 @@ def hanging_together(folder: Path, paths: Sequence[str]) -> pd.Series[int] | Non
         manifest = Manifest.from_csv(folder / "manifest.csv", root=folder, source=str(folder))
     except InputError:
         return None
-    # A cross-validation has no val: every picture but those of test is answered by its fold.
-    by_fold = "fold" in manifest.table and not (manifest.split == "val").any()
-    sides = manifest.table["fold" if by_fold else "split"].astype(str).replace("minival", "train")
-    dealt = np.flatnonzero((manifest.split != "test") & (manifest.split != ""))
-    manifest, sides = manifest.select(dealt), sides.iloc[dealt].reset_index(drop=True)
     called = _as_answered(manifest.paths, paths)
     if called is None:
         return None
+    asked = pd.Index(called).isin(list(paths))
+    # A cross-validation answers neither val nor test: every picture but those of test is answered by its fold.
+    by_fold = "fold" in manifest.table and not np.isin(manifest.split[asked], ("val", "test")).any()
+    sides = manifest.table["fold" if by_fold else "split"].astype(str).replace("minival", "train")
+    dealt = np.flatnonzero((manifest.split != "") & ((manifest.split != "test") | asked))
+    manifest, sides = manifest.select(dealt), sides.iloc[dealt].reset_index(drop=True)
+    called = [called[row] for row in dealt]
     for level in levels_of(manifest, None)[:-1]:
         found = pd.Series(level.clusters, index=pd.Index(called)).loc[list(paths)]
         if found.nunique() > 1 and (sides.groupby(level.clusters).nunique() == 1).all():

@@ -223,9 +223,13 @@ class Books:
     def _validate(self) -> None:
         """A point of the validation curve, which may choose the weights to keep."""
         job = self.job
-        on, part = ("val", self._part_of_val()) if job.minival is None else ("minival", job.minival)
+        kind, on, part = (
+            ("val", job.answered, self._part_of_val())
+            if job.minival is None
+            else ("minival", "minival", job.minival)
+        )
         predictions = job.predict(self.state, part, once=True)
-        score = by_first(job.world, lambda: self._scored(on, predictions))
+        score = by_first(job.world, lambda: self._scored(kind, predictions))
         best = self.selection is not None and self.selection.add(self.state.step, score, kept(self.state))
         means = [f"{words} {score[name]:.3f}" for name, words in MEANS_OVER_CLASSES.items() if name in score]
         job.folder.log(
@@ -241,10 +245,10 @@ class Books:
         chosen = self.job.key.fold("validation part").generator().permutation(len(part))
         return part.select(np.sort(chosen[:most]))
 
-    def _scored(self, on: str, predictions: Predictions) -> dict[str, float]:
+    def _scored(self, kind: str, predictions: Predictions) -> dict[str, float]:
         """The figures of a point of the curve, recorded."""
         score = measured(predictions.labels, predictions.probabilities, self.job.train.class_names)
         name, mean = mean_over_classes(score)
         row = {"top1": score.top1, name: mean, "images": score.pictures}
-        self.job.folder.record({"kind": on, "step": self.state.step, "epoch": self._epoch, **row})
+        self.job.folder.record({"kind": kind, "step": self.state.step, "epoch": self._epoch, **row})
         return row

@@ -29,7 +29,7 @@ class Job:
         network: to begin with, or to go on with: then its weights are the checkpoint's. Any ``Network``, so a wrapped
             module of one's own too.
         train: the training pictures.
-        val: the validation pictures.
+        val: the pictures that figures are of: the validation pictures, or test where the recipe answers that.
         preprocessing: of evaluation, and of the model file.
         folder: the run's.
         device: to train on.
@@ -59,6 +59,11 @@ class Job:
     def length(self) -> Length:
         """Steps, and steps per epoch."""
         return Length.of(self.recipe, len(self.train))
+
+    @property
+    def answered(self) -> str:
+        """What the pictures of ``val`` are called: their split, where it is test; else val."""
+        return "test" if (self.val.split == "test").all() else "val"
 
     @property
     def minival_images(self) -> int:

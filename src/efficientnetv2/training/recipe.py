@@ -21,6 +21,7 @@ from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.preprocessing import Framing, Views
 from efficientnetv2.data.balance import BETA, Balance
 from efficientnetv2.data.imagenet import Published
+from efficientnetv2.data.splits import Answered
 from efficientnetv2.inference.accelerate import Precision
 from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training.learning import Optimizer, Part, Schedule
@@ -88,6 +89,8 @@ class Recipe(Part):
         logit_adjustment: temperature of the logit adjustment, 1 in the paper: logits are trained with the logarithm of
             their classes' shares added, so that without it no class is preferred. null is off.
         rare_randaugment: RandAugment's magnitude for pictures of classes that ``balance`` repeats, over that of others.
+        answered: which pictures the figure, and the curve, are of: ``val``, kept out of training; or ``test``, by which
+            nothing is chosen, while all others are trained on, those given as val too. Without any of test it is val.
         holdout: share of the training pictures that becomes ``val`` where no split is given; from 2, about how many.
         minival: of the training pictures a number, or below 1 a share, that is not trained on but chooses: the weights
             kept are those of the validation that was best on it. None keeps the last ones. See ``data.minival``.
@@ -142,6 +145,7 @@ class Recipe(Part):
     effective_beta: float = Field(default=BETA, ge=0, lt=1)
     logit_adjustment: float | None = Field(default=None, gt=0)
     rare_randaugment: float = Field(default=1.0, ge=1)
+    answered: Answered = "val"
     holdout: Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, lt=1)] = 0.2
     minival: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     chosen_by: Literal["top1", "macro_f1"] = "top1"

@@ -41,7 +41,7 @@ class Result:
     """What a run gave.
 
     Args:
-        predictions: of the network kept, on ``val``.
+        predictions: of the network kept, on the job's ``val``.
         seconds: of wall time, over all resumed parts; validation and saving included.
         images: pictures seen in training.
         history: rows of ``metrics.jsonl``.
@@ -132,9 +132,9 @@ def _save(job: Job, state: State, predictions: Predictions, selection: Selection
         class_names=job.train.class_names,
         recipe=job.recipe.to_json(),
         metrics={
-            "val_top1": score.top1,
-            f"val_{name}": mean,
-            "val_images": score.pictures,
+            f"{job.answered}_top1": score.top1,
+            f"{job.answered}_{name}": mean,
+            f"{job.answered}_images": score.pictures,
             **(selection.to_json() if selection else {}),
         },
         trained_on=_remembered(job),

@@ -1,0 +1,54 @@
+"""Small standard sets in the layouts of the real ones."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from tests.conftest import paint
+from torchvision import datasets
+
+from efficientnetv2.data import cifar
+
+
+def write_cifar(folder: Path, layout: cifar.Layout, *, train: int, test: int) -> None:
+    """CIFAR's binary version, of three classes in turn.
+
+    Args:
+        folder: to make.
+        layout: CIFAR-10's or CIFAR-100's.
+        train, test: pictures of each split, of noise.
+    """
+    draws = np.random.default_rng(0)
+
+    def part(count: int) -> tuple[cifar.Bytes, cifar.Bytes]:
+        return draws.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count, dtype=np.uint8) % 3
+
+    names = ["airplane", "automobile", "bird"]
+    cifar.write_packed(folder, layout, names, train=part(train), test=part(test))
+
+
+def write_flowers(
+    place: Path, monkeypatch: pytest.MonkeyPatch, labels: list[int], **splits: list[int]
+) -> None:
+    """Flowers-102, its sums of the small files put in place of the real ones.
+
+    Args:
+        place: in which its folder is to lie.
+        monkeypatch: of the sums.
+        labels: of each picture, from 1.
+        splits: numbers of pictures, from 1, in ``trnid``, ``valid`` and ``tstid``.
+    """
+    folder = place / "flowers-102"
+    for number in range(1, len(labels) + 1):
+        paint(folder / f"jpg/image_{number:05}.jpg", (200, 60, 60), number, px=32)
+    scipy.io.savemat(folder / "imagelabels.mat", {"labels": np.array([labels])})
+    scipy.io.savemat(folder / "setid.mat", {name: [numbers] for name, numbers in splits.items()})
+    files = {
+        key: (name, hashlib.md5((folder / name).read_bytes()).hexdigest())
+        for key, name in (("label", "imagelabels.mat"), ("setid", "setid.mat"))
+    }
+    monkeypatch.setattr(datasets.Flowers102, "_file_dict", {**datasets.Flowers102._file_dict, **files})
