@@ -134,7 +134,7 @@ def test_the_recipes_for_imagenet_say_so():
     """Those for pictures of one's own, and for other sets, take any."""
     named_so = {name for name in RECIPES if named(name).made_for == "imagenet1k"}
     others = {name for name in RECIPES if named(name).made_for is None}
-    assert {"efficientnetv2_s_paper", "efficientnetv2_b3_released", "imagenet_from_21k_paper"} <= named_so
+    assert {"efficientnetv2_s_paper", "efficientnetv2_b3_released", "imagenet_from_21k_s_paper"} <= named_so
     assert {"resnet50_224_progressive"} <= named_so
     assert {"quick", "finetune", "transfer_paper", "transfer_released"} <= others
 

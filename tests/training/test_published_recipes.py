@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.loader import Batch
@@ -17,7 +16,6 @@ from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.training.loop import train
 from efficientnetv2.training.recipe import checked
 from efficientnetv2.training.recipes import RECIPES, named
-from efficientnetv2.training.settle import settle
 from efficientnetv2.training.state import Length, begin
 
 
@@ -104,22 +102,6 @@ def test_small_pictures_are_evaluated_by_their_centre_and_large_ones_whole():
     b0, s = named("efficientnetv2_b0_released"), named("efficientnetv2_s_released")
     assert (b0.framing, b0.crop_fraction) == ("crop", pytest.approx(224 / 256))
     assert (s.framing, s.crop_fraction) == ("whole", 1.0)
-
-
-def test_transfer_is_section_5_3():
-    paper, released = named("transfer_paper"), named("transfer_released")
-    assert (paper.steps, paper.batch_images, paper.optimizer.lr) == (10_000, 512, 0.001)
-    assert (paper.schedule.kind, released.schedule.kind) == ("cosine", "constant")
-    assert (paper.optimizer.weight_decay, released.optimizer.weight_decay) == (0.0, 1e-5)
-    assert paper.progressive.last.cutout == 0.5
-    assert released.optimizer.lr == 0.0005 * 512 / 256
-
-
-def test_from_21k_is_fifteen_epochs_cosine_in_the_paper_constant_as_released():
-    paper, released = named("imagenet_from_21k_paper"), named("imagenet_from_21k_released")
-    assert (paper.epochs, released.epochs) == (15, 15)
-    assert (paper.schedule.kind, released.schedule.kind) == ("cosine", "constant")
-    assert (paper.ema_decay, paper.schedule.warmup_epochs) == (0.9996, 1)
 
 
 @pytest.mark.parametrize(
@@ -216,34 +198,6 @@ def test_the_schedule_reaches_dropout_and_stochastic_depth_of_table_12s_networks
         if blocks:
             head = network.module
             assert setting.dropout == (head.drop_rate if hasattr(head, "drop_rate") else head.classifier[0].p)
-
-
-def test_steps_become_the_epochs_that_they_make():
-    """10,000 steps of 512 of CIFAR-10's 50,000 pictures: 102.4 epochs."""
-    recipe = named("transfer_paper").model_copy(update={"weights": "none", "model": "efficientnetv2_b0"})
-    recipe = checked(
-        recipe.to_json()
-        | {"group_images": 8, "progressive": {"image_px": 32}, "eval_px": 32}
-        | {"precision": "fp32", "compile": False},
-        where="here",
-    )
-    settled = settle(recipe, images=50_000, class_names=("a", "b"), device=torch.device("cpu"))
-    assert settled.recipe.epochs == pytest.approx(102.4)
-    assert settled.recipe.steps is None
-    assert Length.of(settled.recipe, 50_000).steps == 10_000
-    assert any("10,000 steps of 512" in note for note in settled.notes)
-
-
-@pytest.mark.parametrize("images", [1, 3, 2040, 8144, 49_999])
-def test_the_number_of_steps_survives_whatever_the_number_of_pictures(images):
-    epochs = 10_000 * 512 / images
-    recipe = named("transfer_paper").model_copy(update={"epochs": epochs, "steps": None})
-    assert Length.of(recipe, images).steps == 10_000
-
-
-def test_steps_and_epochs_at_once_are_refused():
-    with pytest.raises(InputError, match="epochs is 3 and steps is 10000, but only one"):
-        checked(named("transfer_paper").to_json() | {"epochs": 3}, where="here")
 
 
 class _Tiny(nn.Module):

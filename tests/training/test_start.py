@@ -13,7 +13,7 @@ from torch import nn
 from efficientnetv2.arch.published import architecture, published
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.models import hub, modelfile
+from efficientnetv2.models import hub, modelfile, pretrained
 from efficientnetv2.models.create import create
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.interop import timm as timm_names
@@ -72,6 +72,31 @@ def test_a_fresh_classifier_answers_every_class_alike(given):
 def test_weights_of_another_network_are_refused(given):
     with pytest.raises(InputError, match="its network is efficientnetv2_b0, not efficientnetv2_b1"):
         begun(f"weights={given[1]}", "model=efficientnetv2_b1")
+
+
+def test_the_network_of_the_weights_is_had_with_the_words_that_the_refusal_gives(given):
+    """A recipe that names its network too, as the published ones do."""
+    with pytest.raises(InputError, match=r"not efficientnetv2_s\. Say --model auto to train"):
+        begun(f"weights={given[1]}", recipe="transfer_paper")
+    assert begun(f"weights={given[1]}", "model=auto", recipe="transfer_paper").model == "efficientnetv2_b0"
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+@pytest.mark.parametrize(("size", "px"), [("s", 384), ("m", 480), ("l", 480), ("xl", 512)])
+def test_each_network_goes_on_from_its_own_21k_weights_at_its_own_size(size, px, form, monkeypatch):
+    """Sizes: google/automl, efficientnetv2. Without memory for the weights: XL's would be 0.8 GB."""
+    with torch.device("meta"):
+        weights = create(f"efficientnetv2_{size}", num_classes=21_843)
+    asked = []
+    monkeypatch.setattr(
+        "efficientnetv2.training.start.load_weights", lambda word: (asked.append(word) or weights, ())
+    )
+    recipe = named(f"imagenet_from_21k_{size}_{form}")
+    begin = start(recipe, class_names=("cat", "dog"), device=CPU)
+    assert asked == [f"efficientnetv2_{size}.in21k"]
+    assert asked[0] in pretrained.names()
+    assert (begin.model, begin.network.num_classes) == (f"efficientnetv2_{size}", 2)
+    assert (recipe.eval_px, recipe.progressive.last.image_px) == (px, px)
 
 
 def test_a_foreign_file_is_recognised_and_its_padding_goes_with_its_weights(tmp_path):

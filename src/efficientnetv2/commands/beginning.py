@@ -126,7 +126,7 @@ def begin(
             chosen = [line for line in chosen if not line.startswith(("Epochs:", "Batch-norm keeps"))]
         chosen += notes
     if recipe.weights != "none":
-        chosen.append(_pictures_note(preprocessing, network.preprocessing))
+        chosen.append(_pictures_note(preprocessing, network.preprocessing, eval_px=decided.recipe.eval_px))
     lines = [f"Run folder: {path}", prepared.split_note, *chosen]
     for line in lines:
         screen.say(line)
@@ -212,8 +212,14 @@ def _begun_by(world: World, out: Path | None) -> Path | None:
     return None
 
 
-def _pictures_note(here: Preprocessing, theirs: Preprocessing) -> str:
-    """Which part of the preprocessing is the weights', and which the recipe's, for training draws its pictures so."""
+def _pictures_note(here: Preprocessing, theirs: Preprocessing, *, eval_px: int | None) -> str:
+    """Which part of the preprocessing is the weights', and which the recipe's, for training draws its pictures so.
+
+    Args:
+        here: of the run.
+        theirs: of the weights.
+        eval_px: that the recipe names, so that another size in training alone does not move it; None if it names none.
+    """
     own = "interpolation, mean and std are"
     if here.channels != RGB:
         own = "mean and std are of the rasters' bands, and interpolation is"
@@ -224,9 +230,10 @@ def _pictures_note(here: Preprocessing, theirs: Preprocessing) -> str:
     if (_framed(here), here.image_px) == (_framed(theirs), theirs.image_px):
         return note
     cut = f" --set crop_fraction={theirs.crop_fraction:.4g}" if theirs.crop_fraction < 1 else ""
+    size = "" if eval_px is None else f" --set eval_px={theirs.image_px}"
     return (
         f"{note} The weights themselves had framing {_framed(theirs)} at {theirs.image_px} px: for that, --framing "
-        f"{theirs.framing}{cut} --image-px {theirs.image_px}."
+        f"{theirs.framing}{cut} --image-px {theirs.image_px}{size}."
     )
 
 

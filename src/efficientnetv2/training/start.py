@@ -117,8 +117,8 @@ def _from_weights(
         notes.append(f"Network: {title(model)}, which the weights are of.")
     elif not same_shape(recipe.model, model):
         raise InputError(
-            f"--weights {word}: its network is {title(model)}, not {title(recipe.model)}. Leave --model out to "
-            "train the network that the weights are of, or take weights of the other."
+            f"--weights {word}: its network is {title(model)}, not {title(recipe.model)}. Say --model auto to train "
+            "the network that the weights are of, or take weights of the other."
         )
     if network.in_channels != in_channels:
         notes.append(_adapted(network, word, in_channels))

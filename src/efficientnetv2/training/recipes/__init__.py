@@ -21,8 +21,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         ),
         *(getattr(imagenet21k, f"imagenet21k_{size}_paper") for size in ("s", "m", "l", "xl")),
         imagenet21k.imagenet21k_released,
-        transfer.imagenet_from_21k_paper,
-        transfer.imagenet_from_21k_released,
+        *(
+            getattr(transfer, f"imagenet_from_21k_{size}_{form}")
+            for form in ("paper", "released")
+            for size in ("s", "m", "l", "xl")
+        ),
         transfer.transfer_paper,
         transfer.transfer_released,
         other_networks.resnet50_224_progressive,

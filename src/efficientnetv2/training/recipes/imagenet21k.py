@@ -33,8 +33,8 @@ def imagenet21k_s_paper() -> Recipe:
     """EfficientNetV2-S on ImageNet-21k in the paper's form: 60 epochs, cosine, sizes as on ImageNet-1k.
 
     Run: effnetv2 train IMAGENET21K.csv --label-separator ";" --recipe imagenet21k_s_paper
-    Cost and result: 9 hours on 32 TPUv3 cores together with fine-tuning (imagenet_from_21k_paper), which then reaches
-        84.9 % top-1 on ImageNet-1k (the paper's Table 7); ours is not measured.
+    Cost and result: 9 hours on 32 TPUv3 cores together with fine-tuning (imagenet_from_21k_s_paper), which then
+        reaches 84.9 % top-1 on ImageNet-1k (the paper's Table 7); ours is not measured.
     Source: arXiv:2104.00298, section 5.2: "60 or 30" epochs (--epochs 30), cosine, 21,841 classes, several labels of a
         picture normalised to sum 1, 100,000 pictures held out, all else as in section 5.1.
     Ours: which size takes 60 epochs and which 30, on which the paper is silent; the last moving average is kept; the

@@ -1,7 +1,10 @@
-"""From ImageNet to other sets, as the paper's Table 8 and the authors' code do it."""
+"""From ImageNet to other sets, as the paper's Table 8 and the authors' code do it; from ImageNet-21k to 1k."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+from efficientnetv2.arch.published import published
 from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.data.imagenet import Published
 from efficientnetv2.data.splits import Answered
@@ -9,10 +12,16 @@ from efficientnetv2.progressive import Progressive
 from efficientnetv2.training.learning import Optimizer, Schedule
 from efficientnetv2.training.recipe import Recipe
 
+_SCHEDULES = {
+    "paper": Schedule(kind="cosine", warmup_epochs=1),
+    "released": Schedule(kind="constant", warmup_epochs=1),
+}
+
 
 def _onwards(
     name: str,
     *,
+    model: str,
     weights: str,
     weight_decay: float,
     schedule: Schedule,
@@ -28,16 +37,17 @@ def _onwards(
     evaluation; the whole picture squeezed into the square; no crops, no dropout, survival 0.8, label smoothing 0.1,
     EMA 0.9996, a hole of half the side filled with noise.
     """
+    image_px = published(model).preprocessing.image_px
     return Recipe(
         name=name,
         made_for=made_for,
         answered=answered,
-        model="efficientnetv2_s",
+        model=model,
         weights=weights,
         epochs="auto" if epochs is None else epochs,
         steps=steps,
         batch_images=512,
-        progressive=Progressive(image_px=384, cutout=0.5, drop_path=0.2, label_smoothing=0.1),
+        progressive=Progressive(image_px=image_px, cutout=0.5, drop_path=0.2, label_smoothing=0.1),
         optimizer=Optimizer(
             kind="rmsprop", lr=1e-3, weight_decay=weight_decay, momentum=0.9, decay=0.9, epsilon=1e-3
         ),
@@ -45,20 +55,30 @@ def _onwards(
         ema_decay=0.9996,
         batch_norm_momentum=0.9,
         framing="whole",
-        eval_px=384,
+        eval_px=image_px,
         crop_area_min=1.0,
         augment=AugmentPlan(flip="horizontal", cutout_fill="noise"),
     )
 
 
-_COSINE = Schedule(kind="cosine", warmup_epochs=1)
-_CONSTANT = Schedule(kind="constant", warmup_epochs=1)
+def _to_another_set(form: Literal["paper", "released"], weight_decay: float) -> Recipe:
+    return _onwards(
+        f"transfer_{form}",
+        model="efficientnetv2_s",
+        weights="efficientnetv2_s.in1k",
+        weight_decay=weight_decay,
+        schedule=_SCHEDULES[form],
+        epochs=None,
+        steps=10_000,
+        answered="test",
+    )
 
 
 def transfer_paper() -> Recipe:
     """ImageNet weights to CIFAR-10, CIFAR-100, Flowers-102 or Cars, in the paper's form: 10,000 steps, cosine.
 
-    Run: effnetv2 train cifar10 --recipe transfer_paper --weights efficientnetv2_s.in1k
+    Run: effnetv2 train cifar10 --recipe transfer_paper
+        For M and L: --model efficientnetv2_m --weights efficientnetv2_m.in1k --image-px 480 --set eval_px=480
     Cost and result: S reaches 98.7 % on CIFAR-10, 91.5 % on CIFAR-100, 97.9 % on Flowers-102, 93.8 % on Cars (the
         paper's Table 8, means of five runs); ours is not measured.
     Source: arXiv:2104.00298, section 5.3: batch 512, learning rate 0.001, cosine, no weight decay, cutout; Table 9:
@@ -67,75 +87,123 @@ def transfer_paper() -> Recipe:
         test pictures choose nothing (the last weights are kept), but the curve is of some of them. A set without any
         has a val split, given or held out, in their place.
     """
-    weights = "efficientnetv2_s.in1k"
-    return _onwards(
-        "transfer_paper",
-        weights=weights,
-        weight_decay=0.0,
-        schedule=_COSINE,
-        epochs=None,
-        steps=10_000,
-        answered="test",
-    )
+    return _to_another_set("paper", weight_decay=0.0)
 
 
 def transfer_released() -> Recipe:
     """ImageNet weights to CIFAR-10 and its like as the authors' code does it: 10,000 steps, a constant rate.
 
-    Run: effnetv2 train cifar10 --recipe transfer_released --weights efficientnetv2_s.in1k
+    Run: effnetv2 train cifar10 --recipe transfer_released
+        For M and L: --model efficientnetv2_m --weights efficientnetv2_m.in1k --image-px 480 --set eval_px=480
     Cost and result: the authors publish no figures of it; ours is not measured.
     Source: google/automl, efficientnetv2 (cifar10Ft and its like): weight decay 1e-5.
     Ours: pictures as for transfer_paper: the figure is of test, and all others are trained on.
     """
-    weights = "efficientnetv2_s.in1k"
+    return _to_another_set("released", weight_decay=1e-5)
+
+
+def _from_21k(size: Literal["s", "m", "l", "xl"], form: Literal["paper", "released"]) -> Recipe:
+    model = f"efficientnetv2_{size}"
     return _onwards(
-        "transfer_released",
-        weights=weights,
+        f"imagenet_from_21k_{size}_{form}",
+        made_for="imagenet1k",
+        model=model,
+        weights=f"{model}.in21k",
         weight_decay=1e-5,
-        schedule=_CONSTANT,
-        epochs=None,
-        steps=10_000,
-        answered="test",
+        schedule=_SCHEDULES[form],
+        epochs=15,
+        steps=None,
     )
 
 
-def imagenet_from_21k_paper() -> Recipe:
-    """ImageNet-21k weights to ImageNet-1k in the paper's form: 15 epochs, cosine.
+def imagenet_from_21k_s_paper() -> Recipe:
+    """EfficientNetV2-S from ImageNet-21k to ImageNet-1k in the paper's form: 384 px, 15 epochs, cosine.
 
-    Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_paper --model efficientnetv2_s
-    Cost and result: 84.9 % top-1 for S, 86.2 % for M, 86.8 % for L, 87.3 % for XL; with the pretraining 9, 15, 26 and
-        45 hours on 32 TPUv3 cores (the paper's Table 7); ours is not measured.
-        For M, L and XL add --weights efficientnetv2_m.in21k and so on, and their evaluation sizes by --image-px.
+    Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_s_paper
+        From weights of one's own (imagenet21k_s_paper): --weights runs/NAME
+    Cost and result: 84.9 % top-1; 9 hours on 32 TPUv3 cores together with the pretraining (the paper's Table 7); ours
+        is not measured.
     Source: arXiv:2104.00298, section 5.2.
     Ours: the rest, on which the paper is silent, is as in the released code.
     """
-    weights = "efficientnetv2_s.in21k"
-    return _onwards(
-        "imagenet_from_21k_paper",
-        made_for="imagenet1k",
-        weights=weights,
-        weight_decay=1e-5,
-        schedule=_COSINE,
-        epochs=15,
-        steps=None,
-    )
+    return _from_21k("s", "paper")
 
 
-def imagenet_from_21k_released() -> Recipe:
-    """ImageNet-21k weights to ImageNet-1k as the authors' code does it: 15 epochs at a constant rate.
+def imagenet_from_21k_m_paper() -> Recipe:
+    """EfficientNetV2-M from ImageNet-21k to ImageNet-1k in the paper's form: 480 px, 15 epochs, cosine.
 
-    Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_released --model efficientnetv2_s
-    Cost and result: the authors give no hours; 84.9 % top-1 for S (their checkpoint); ours is not measured.
+    Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_m_paper
+    Cost and result: 86.2 % top-1; 15 hours on 32 TPUv3 cores together with the pretraining (the paper's Table 7); ours
+        is not measured.
+    Source: as for S.
+    Ours: as for S.
+    """
+    return _from_21k("m", "paper")
+
+
+def imagenet_from_21k_l_paper() -> Recipe:
+    """EfficientNetV2-L from ImageNet-21k to ImageNet-1k in the paper's form: 480 px, 15 epochs, cosine.
+
+    Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_l_paper
+    Cost and result: 86.8 % top-1; 26 hours on 32 TPUv3 cores together with the pretraining (the paper's Table 7); ours
+        is not measured.
+    Source: as for S.
+    Ours: as for S.
+    """
+    return _from_21k("l", "paper")
+
+
+def imagenet_from_21k_xl_paper() -> Recipe:
+    """EfficientNetV2-XL from ImageNet-21k to ImageNet-1k in the paper's form: 512 px, 15 epochs, cosine.
+
+    Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_xl_paper
+    Cost and result: 87.3 % top-1; 45 hours on 32 TPUv3 cores together with the pretraining (the paper's Table 7); ours
+        is not measured.
+    Source: as for S.
+    Ours: as for S.
+    """
+    return _from_21k("xl", "paper")
+
+
+def imagenet_from_21k_s_released() -> Recipe:
+    """EfficientNetV2-S from ImageNet-21k to ImageNet-1k as the authors' code does it: 384 px, a constant rate.
+
+    Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_s_released
+    Cost and result: the authors give no hours; 84.9 % top-1 (their checkpoint); ours is not measured.
     Source: google/automl, efficientnetv2 (imagenetFt).
     Ours: nothing known; 15 epochs of ImageNet are more than the 10,000 steps that theirs takes at least.
     """
-    weights = "efficientnetv2_s.in21k"
-    return _onwards(
-        "imagenet_from_21k_released",
-        made_for="imagenet1k",
-        weights=weights,
-        weight_decay=1e-5,
-        schedule=_CONSTANT,
-        epochs=15,
-        steps=None,
-    )
+    return _from_21k("s", "released")
+
+
+def imagenet_from_21k_m_released() -> Recipe:
+    """EfficientNetV2-M from ImageNet-21k to ImageNet-1k as the authors' code does it: 480 px, a constant rate.
+
+    Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_m_released
+    Cost and result: the authors give no hours; ours is not measured.
+    Source: as for S.
+    Ours: as for S.
+    """
+    return _from_21k("m", "released")
+
+
+def imagenet_from_21k_l_released() -> Recipe:
+    """EfficientNetV2-L from ImageNet-21k to ImageNet-1k as the authors' code does it: 480 px, a constant rate.
+
+    Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_l_released
+    Cost and result: the authors give no hours; ours is not measured.
+    Source: as for S.
+    Ours: as for S.
+    """
+    return _from_21k("l", "released")
+
+
+def imagenet_from_21k_xl_released() -> Recipe:
+    """EfficientNetV2-XL from ImageNet-21k to ImageNet-1k as the authors' code does it: 512 px, a constant rate.
+
+    Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_xl_released
+    Cost and result: the authors give no hours; ours is not measured.
+    Source: as for S.
+    Ours: as for S.
+    """
+    return _from_21k("xl", "released")

@@ -1,0 +1,91 @@
+"""The recipes that go on from trained weights, held to the paper (arXiv:2104.00298) and the authors' code."""
+
+import pytest
+import torch
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.training.recipe import checked
+from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.training.settle import settle
+from efficientnetv2.training.state import Length
+
+FORMS = ("paper", "released")
+#         network, side of the picture at evaluation (google/automl)
+SIZES = {"s": 384, "m": 480, "l": 480, "xl": 512}
+FROM_21K = [f"imagenet_from_21k_{size}_{form}" for size in SIZES for form in FORMS]
+
+
+@pytest.mark.parametrize("name", [*(f"transfer_{form}" for form in FORMS), *FROM_21K])
+def test_they_share_the_settings_of_the_authors_fine_tuning(name):
+    """google/automl, its Ft configurations, where the paper is silent: batch 512 at 0.0005 for each 256 pictures."""
+    recipe, setting = named(name), named(name).progressive.last
+    optimizer = recipe.optimizer
+    assert (recipe.batch_images, optimizer.lr) == (512, 0.0005 * 512 / 256)
+    assert (optimizer.kind, optimizer.momentum, optimizer.decay, optimizer.epsilon) == (
+        "rmsprop", 0.9, 0.9, 1e-3,
+    )  # fmt: skip
+    assert (recipe.ema_decay, recipe.batch_norm_momentum) == (0.9996, 0.9)
+    assert (recipe.schedule.warmup_epochs, recipe.progressive.stages) == (1, 1)
+    assert setting.drop_path == pytest.approx(1 - 0.8)
+    assert (setting.label_smoothing, setting.cutout) == (0.1, 0.5)
+    assert setting.dropout == pytest.approx(0, abs=1e-6)  # there: 1e-6
+    assert (setting.randaugment, setting.mixup_alpha, setting.cutmix_alpha) == (None, 0, 0)
+    assert (recipe.framing, recipe.crop_area_min, recipe.minival) == ("whole", 1.0, None)
+    assert (recipe.augment.flip, recipe.augment.cutout_fill, recipe.augment.autoaugment) == (
+        "horizontal", "noise", False,
+    )  # fmt: skip
+    assert recipe.schedule.kind == ("cosine" if name.endswith("_paper") else "constant")
+    assert f"--recipe {name}" in RECIPES[name].__doc__
+
+
+@pytest.mark.parametrize(("form", "weight_decay"), [("paper", 0.0), ("released", 1e-5)])
+def test_transfer_is_section_5_3(form, weight_decay):
+    recipe = named(f"transfer_{form}")
+    assert (recipe.steps, recipe.epochs, recipe.optimizer.weight_decay) == (10_000, "auto", weight_decay)
+    assert (recipe.model, recipe.weights) == ("efficientnetv2_s", "efficientnetv2_s.in1k")
+    assert (recipe.progressive.last.image_px, recipe.eval_px) == (384, 384)
+    assert (recipe.answered, recipe.made_for) == ("test", None)
+
+
+@pytest.mark.parametrize("name", FROM_21K)
+def test_from_21k_each_network_has_fifteen_epochs_at_its_own_size(name):
+    recipe, size = named(name), name.split("_")[-2]
+    assert (recipe.epochs, recipe.steps, recipe.optimizer.weight_decay) == (15, None, 1e-5)
+    assert (recipe.model, recipe.weights) == (f"efficientnetv2_{size}", f"efficientnetv2_{size}.in21k")
+    assert (recipe.progressive.last.image_px, recipe.eval_px) == (SIZES[size], SIZES[size])
+    assert (recipe.answered, recipe.made_for) == ("val", "imagenet1k")
+
+
+def test_steps_become_the_epochs_that_they_make():
+    """10,000 steps of 512 of CIFAR-10's 50,000 pictures: 102.4 epochs."""
+    recipe = named("transfer_paper").model_copy(update={"weights": "none", "model": "efficientnetv2_b0"})
+    recipe = checked(
+        recipe.to_json()
+        | {"group_images": 8, "progressive": {"image_px": 32}, "eval_px": 32}
+        | {"precision": "fp32", "compile": False},
+        where="here",
+    )
+    settled = settle(recipe, images=50_000, class_names=("a", "b"), device=torch.device("cpu"))
+    assert settled.recipe.epochs == pytest.approx(102.4)
+    assert settled.recipe.steps is None
+    assert Length.of(settled.recipe, 50_000).steps == 10_000
+    assert any("10,000 steps of 512" in note for note in settled.notes)
+
+
+@pytest.mark.parametrize("images", [1, 3, 2040, 8144, 49_999])
+def test_the_number_of_steps_survives_whatever_the_number_of_pictures(images):
+    epochs = 10_000 * 512 / images
+    recipe = named("transfer_paper").model_copy(update={"epochs": epochs, "steps": None})
+    assert Length.of(recipe, images).steps == 10_000
+
+
+def test_steps_and_epochs_at_once_are_refused():
+    with pytest.raises(InputError, match="epochs is 3 and steps is 10000, but only one"):
+        checked(named("transfer_paper").to_json() | {"epochs": 3}, where="here")
+
+
+def test_only_what_has_a_published_test_split_answers_test():
+    assert {name for name in RECIPES if named(name).answered == "test"} == {
+        "transfer_paper",
+        "transfer_released",
+    }
