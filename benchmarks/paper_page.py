@@ -30,6 +30,7 @@ DRAWN = {
 RECORDED = sorted(set(NAMES) - {"figure1", "figure5"}, key=lambda name: (not name.isdigit(), name.zfill(9)))
 _SCALES = ("paper", "small", "tiny")  # the first that is there
 _OF_RUNS = ("5", "8", "10", "12", "13")
+_UNTRAINED = ("M", "B", "ms")  # units of what is counted and timed beside the runs
 _INTRODUCTION = """\
 # The paper's tables, and ours
 
@@ -134,11 +135,13 @@ def _section(kept: dict[str, Any]) -> str:
 
 
 def _unmeasured(row: Row) -> Row:
-    """The row with what is there of ours as what is to be measured."""
+    """The row with what was trained of ours as what is to be measured."""
     return replace(
         row,
         ours={
-            name: replace(figure, values=(), why=figure.why or TO_BE_MEASURED)
+            name: figure
+            if figure.unit in _UNTRAINED
+            else replace(figure, values=(), why=figure.why or TO_BE_MEASURED)
             for name, figure in row.ours.items()
         },
     )

@@ -10,7 +10,7 @@ from tests.command_line import effnetv2
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.prepare import Source
-from efficientnetv2.commands.reproduction import cells, job, plots, runs
+from efficientnetv2.commands.reproduction import cells, counts, job, plots, runs
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.reproduction.scale import SCALES, named
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table, paper, published
@@ -89,10 +89,12 @@ def test_the_two_sides_of_a_column_stand_side_by_side():
 def test_a_table_written_as_json_reads_back_as_the_same_table():
     rows = (
         Row(
-            "a", {"p": Figure((1.0,), "%")}, {"p": Figure((2.0, 3.5), "%"), "q": Figure(unit="ms", why="no")}
+            "a",
+            {"p": Figure((1.0,), "%", spread=0.14), "q": Figure(unit="ms", why="OOM", word="OOM")},
+            {"p": Figure((2.0, 3.5), "%"), "q": Figure(unit="ms", why="no")},
         ),
     )
-    table = Table("x", "X", rows, "theirs.", "ours.")
+    table = Table("x", "X", rows, "theirs.", "ours.", "small", 2)
     assert Table.from_json(json.loads(json.dumps(table.to_json()))) == table
 
 
@@ -102,7 +104,7 @@ def test_where_pictures_lie_on_this_machine_stays_here(tmp_path):
         ("sets/mine", "on sets/mine, 2 seeds."),
     ):
         together = Runs(Source(str(data)), 2, "none", "cpu", tmp_path, print)
-        assert told in runs._table("5", "X", [], TINY, together, "").ours_says
+        assert told in runs.table_of_runs("5", "X", [], TINY, together, [], "", "theirs.").ours_says
 
 
 def test_the_papers_figures_are_the_ones_its_tables_print():
@@ -179,13 +181,17 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
     monkeypatch.setattr(cells, "train_and_report", settled)
-    weights = "none" if table == "8" else None
-    table_made = made(table, tmp_path, scale=scale, seeds=1, weights=weights)
+    weights = "none" if table == "8" and scale != "paper" else None
+    data = "imagenet" if table != "8" and scale == "paper" else None
+    monkeypatch.setattr(counts, "answer_ms", lambda name, px, *, rounds, device: [1.0] * rounds)
+    table_made = made(table, tmp_path, scale=scale, seeds=1, weights=weights, data=data)
     assert recipes
     assert all(figure.values for row in table_made.rows for figure in row.ours.values() if not figure.why)
     if table == "13":
         assert {recipe.progressive.order for recipe in recipes} == {"growing", "random"}
-        assert {recipe.progressive.stage(0).randaugment for recipe in recipes} == {5, 15}
+        assert {recipe.progressive.stage(0).randaugment for recipe in recipes} == (
+            {5, 20} if scale == "paper" else {5, 15}
+        )
     if table == "12":
         assert {recipe.progressive.stages for recipe in recipes} == ({1, 2} if scale == "tiny" else {1, 4})
     if table == "5":

@@ -56,6 +56,12 @@ def test_what_a_few_steps_came_to_is_left_out(empty):
     assert "| r | 78.0 | 40.0 | 7.00 |" in paper_page.text()
 
 
+def test_what_is_counted_and_timed_beside_runs_of_a_few_steps_stays(empty):
+    ours = {"top-1 %": Figure((40.0,), "%"), "parameters, M": Figure((7.1,), "M"), "ms": Figure((3.0,), "ms")}
+    (empty / "10_tiny.json").write_text(json.dumps(kept("10", "tiny", [Row("r", {}, ours)])))
+    assert f"| r | {TO_BE_MEASURED} | 7.10 | 3.00 |" in paper_page.text()
+
+
 def test_what_is_missing_for_good_says_why_once(empty):
     rows = [Row(name, {}, {"p": Figure(why="not a network of this family")}) for name in "ab"]
     (empty / "1_tiny.json").write_text(json.dumps(kept("1", "tiny", rows)))

@@ -11,7 +11,7 @@ from efficientnetv2.commands import options
 
 Name = Annotated[
     str,
-    typer.Argument(metavar="TABLE", help="1, 2, 3, 5, 6, 7, 8, 10, 11, 12, 13, figure1, figure4 or figure5."),
+    typer.Argument(metavar="TABLE", help="1, 2, 3, 5 to 13, figure1, figure4 or figure5."),
 ]
 ScaleWord = Annotated[
     str,
@@ -22,7 +22,8 @@ ScaleWord = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="Pictures to train on. Otherwise those of the repository (tiny), imagenette (small), imagenet (paper).",
+        help="Pictures to train on; of table 8 several sets, with commas. Otherwise those of the repository (tiny) or "
+        "imagenette (small); at paper ImageNet's folder is needed, but for table 8, which trains on all its sets.",
         show_default=False,
     ),
 ]
@@ -36,7 +37,10 @@ Seeds = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(help="Of table 8: what transfer goes on from.", show_default=False),
+    typer.Option(
+        help="Of table 8: what transfer goes on from; at paper each network has its own, NETWORK.in1k.",
+        show_default=False,
+    ),
 ]
 Out = Annotated[
     Path | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class Cell:
         recipe: by name.
         model: that is trained; None leaves it to the recipe.
         settings: of the recipe, as ``--set`` takes them.
+        data: that is trained on; None is that of all runs.
+        weights: to begin with; None are those of all runs.
     """
 
     row: str
@@ -35,6 +37,8 @@ class Cell:
     recipe: str
     model: str | None
     settings: tuple[str, ...]
+    data: str | None = None
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,9 @@ class Runs:
     """What a reproduction's runs have in common.
 
     Args:
-        source: of the pictures.
+        source: of the pictures, unless a cell has its own.
         seeds: 0 to this number, each cell once with each.
-        weights: to begin with; None leaves it to the recipe.
+        weights: to begin with, unless a cell has its own; None leaves it to the recipe.
         device: as ``--device`` says it.
         out: folder for the run folders.
         say: told what is going on.
@@ -93,10 +97,15 @@ class Runs:
         if not done.exists():
             self.say(f"{cell.row}, {cell.column}, seed {seed}")
             words = Words(
-                model=cell.model, recipe=cell.recipe, weights=self.weights, seed=seed, settings=cell.settings
+                model=cell.model,
+                recipe=cell.recipe,
+                weights=self.weights if cell.weights is None else cell.weights,
+                seed=seed,
+                settings=cell.settings,
             )
+            source = self.source if cell.data is None else replace(self.source, data=cell.data)
             going_on = (folder / "recipe.yaml").exists()
-            train_and_report(words, self.source, Place(out=folder, resume=going_on, device=self.device))
+            train_and_report(words, source, Place(out=folder, resume=going_on, device=self.device))
         report: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return report
 

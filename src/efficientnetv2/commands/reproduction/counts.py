@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
@@ -19,20 +19,49 @@ from efficientnetv2.models.create import create
 
 Say = Callable[[str], None]
 
-# Key of paper.json, title, what the paper's speeds are, the column of the paper that ours stands beside.
+#: Key of a column in paper.json -> what it is called here, and its unit.
+HEADINGS = {
+    "top1": ("top-1 %", "%"),
+    "params_m": ("parameters, M", "M"),
+    "flops_b": ("multiply-adds, B", "B"),
+    "infer_ms": ("ms", "ms"),
+    "infer_ms_v100_fp16_batch16": ("ms", "ms"),
+    "v100_fp16_batch128_img_s": ("images/s", "images/s"),
+    "train_hours": ("hours", "h"),
+}
+_PARAMETERS, _MULTIPLY_ADDS = HEADINGS["params_m"], HEADINGS["flops_b"]
+
+
+class _Kind(NamedTuple):
+    """What is known of one of the tables: its key in paper.json, its title, the unit of its times."""
+
+    key: str
+    title: str
+    speed: str
+    paper_says: str
+
+
 _TABLES = {
-    "1": ("table1_efficiency", "Table 1: parameters and multiply-adds of earlier networks", ""),
-    "7": ("table7_imagenet", "Table 7: EfficientNetV2 on ImageNet", "infer_ms_v100_fp16_batch16"),
-    "11": ("table11_scaling_down", "Table 11: small networks", "v100_fp16_batch128_img_s"),
+    "1": _Kind(
+        "table1_efficiency",
+        "Table 1: parameters, multiply-adds and time of earlier networks",
+        "ms",
+        "top-1 on ImageNet; no times.",
+    ),
+    "7": _Kind(
+        "table7_imagenet",
+        "Table 7: EfficientNetV2 on ImageNet",
+        "ms",
+        "top-1 on ImageNet, milliseconds on a V100 in fp16 at a batch of 16, hours of training on 32 TPUv3 cores.",
+    ),
+    "11": _Kind(
+        "table11_scaling_down",
+        "Table 11: small networks",
+        "images/s",
+        "top-1 on ImageNet, images/s on a V100 in fp16 at a batch of 128.",
+    ),
 }
 _TABLE_1_COLUMNS = ["top1", "params_m", "flops_b"]
-_UNITS = {"top1": "%", "params_m": "M", "flops_b": "B", "train_hours": "h"}
-_HEADINGS = {
-    "top1": "top-1 %",
-    "params_m": "parameters, M",
-    "flops_b": "multiply-adds, B",
-    "train_hours": "hours",
-}
 
 
 def counted(name: str, scale: Scale, device: torch.device, say: Say) -> Table:
@@ -44,51 +73,68 @@ def counted(name: str, scale: Scale, device: torch.device, say: Say) -> Table:
         device: to measure on.
         say: told what is going on.
     """
-    key, title, paper_speed = _TABLES[name]
-    figures = table.paper()[key]
-    columns = figures.get("columns", _TABLE_1_COLUMNS)
-    rows = [
-        _row(network, dict(zip(columns, values, strict=True)), paper_speed, scale, device, say)
-        for network, values in figures.items()
-        if network != "columns"
-    ]
+    kind = _TABLES[name]
+    figures = {"columns": _TABLE_1_COLUMNS} | table.paper()[kind.key]
+    headings = {column: HEADINGS[column] for column in figures["columns"]}
+    rows: list[Row] = []
+    timed: set[str] = set()
+    for row in (one for one in figures if one != "columns"):
+        network = row.removesuffix("_21k")
+        ours = counted_and_timed(network, kind.speed, scale, device, say, again=network in timed)
+        rows.append(Row(row, table.row_of(figures, row, headings), ours))
+        timed.add(network)
     return Table(
         name,
-        title,
+        kind.title,
         tuple(rows),
-        "top-1 on ImageNet, hours on 32 TPUv3 cores, times on a V100 in fp16.",
-        f"counted at each network's evaluation size with 1,000 classes; a picture's time on {device} in fp32 at a "
-        f"batch of 1, {scale.px_share:g} of that size, median of {count_of(scale.rounds, 'round')}; accuracy is not "
-        "measured here.",
+        kind.paper_says,
+        f"{table.untrained(scale.name)}{how_counted(scale, device)}; accuracy is not measured here.",
+        scale.name,
     )
 
 
-def _row(
-    name: str, given: dict[str, Any], paper_speed: str, scale: Scale, device: torch.device, say: Say
-) -> Row:
-    paper = {
-        _HEADINGS[column]: table.published(value, _UNITS[column])
-        for column, value in given.items()
-        if column in _UNITS
-    }
-    if paper_speed:
-        per_second = paper_speed.endswith("img_s")
-        speed = "images/s" if per_second else "ms"
-        paper[speed] = table.published(given.get(paper_speed), speed)
-    network = name.removesuffix("_21k")
+def how_counted(scale: Scale, device: torch.device) -> str:
+    """What the figures of ``counted_and_timed`` are of."""
+    return (
+        f"counted at each network's evaluation size with 1,000 classes; a picture's time on {device} in fp32 at "
+        f"a batch of 1, {scale.px_share:g} of that size, {rounds_of(scale)}"
+    )
+
+
+def rounds_of(scale: Scale) -> str:
+    """What is told of a time."""
+    return f"median of {count_of(scale.rounds, 'round')} ± standard deviation"
+
+
+def counted_and_timed(
+    network: str, speed: str, scale: Scale, device: torch.device, say: Say, *, again: bool = False
+) -> dict[str, Figure]:
+    """Heading -> what a network has of parameters and multiply-adds, and how fast it answers.
+
+    Args:
+        network: by name; of one that is not ours each figure is missing.
+        speed: "ms" or "images/s".
+        scale: of the time.
+        device: to measure on.
+        say: told what is going on.
+        again: it has been timed in an earlier row.
+    """
     if network not in NAMES:
         why = "not a network of this family"
-        return Row(name, paper, {_HEADINGS[column]: Figure(why=why) for column in ("params_m", "flops_b")})
-    total = cost(published(network).architecture, image_px=published(network).eval_px).total
+        units = (_PARAMETERS, _MULTIPLY_ADDS, (speed, speed))
+        return {heading: Figure(unit=unit, why=why) for heading, unit in units}
+    eval_px = published(network).eval_px
+    total = cost(published(network).architecture, image_px=eval_px).total
     ours = {
-        _HEADINGS["params_m"]: Figure((total.parameters / 1e6,), "M"),
-        _HEADINGS["flops_b"]: Figure((total.multiply_adds / 1e9,), "B"),
+        _PARAMETERS[0]: Figure((total.parameters / 1e6,), "M"),
+        _MULTIPLY_ADDS[0]: Figure((total.multiply_adds / 1e9,), "B"),
     }
-    if paper_speed and name == network:
-        say(f"timing {network}")
-        ms = answer_ms(network, scale.px(published(network).eval_px), rounds=scale.rounds, device=device)
-        ours[speed] = Figure(tuple(1e3 / one for one in ms) if per_second else tuple(ms), speed)
-    return Row(name, paper, ours)
+    if again:
+        return ours | {speed: Figure(unit=speed, why="the same network is timed in an earlier row")}
+    say(f"timing {network}")
+    ms = answer_ms(network, scale.px(eval_px), rounds=scale.rounds, device=device)
+    values = tuple(ms) if speed == "ms" else tuple(1e3 / one for one in ms)
+    return ours | {speed: Figure(values, speed)}
 
 
 def answer_ms(name: str, image_px: int, *, rounds: int, device: torch.device) -> list[float]:

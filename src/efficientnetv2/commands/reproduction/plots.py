@@ -59,7 +59,7 @@ def _draw_families(panel: Axes, top1: Mapping[str, float], spent: Mapping[str, f
             for name, cost in spent.items()
             if cost is not None and _family(name) == mark
         )
-        if not points:  # what was measured here has no second row for weights of ImageNet-21k
+        if not points:
             continue
         panel.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o", label=family)
         for x, y, name in points:
@@ -82,8 +82,8 @@ def draw_rows(made: Table) -> bytes:
     )
     panels = drawing.subplots(len(names), 1, squeeze=False)[:, 0]
     for panel, name in zip(panels, names, strict=True):
-        rows = [row for row in made.rows if name in row.ours and row.ours[name].mean is not None]
-        panel.bar([row.name for row in rows], [row.ours[name].mean or 0 for row in rows])
+        rows = [row for row in made.rows if name in row.ours and row.ours[name].middle is not None]
+        panel.bar([row.name for row in rows], [row.ours[name].middle or 0 for row in rows])
         panel.set_title(name)
         panel.tick_params(axis="x", labelrotation=30)
     return png(drawing)

@@ -1,18 +1,23 @@
-"""Tables 5, 8, 10, 12 and 13: whole runs, each a cell."""
+"""Tables 5, 10, 12 and 13: whole runs, each a cell."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.commands.reproduction import table
+from efficientnetv2.base.errors import count_of
+from efficientnetv2.commands.reproduction import counts, table
 from efficientnetv2.commands.reproduction.cells import MINUTES, TOP1, Cell, Runs
+from efficientnetv2.commands.reproduction.counts import HEADINGS
 from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
+from efficientnetv2.inference.accelerate import pick_device
+from efficientnetv2.presets import paper as preset
+from efficientnetv2.training.named import title as network_title
+from efficientnetv2.training.recipes import named
 
-HOURS = "hours"
 _ONLY = "run"  # the column of a table with one run a row
+_SMALL = "efficientnetv2_b0"  # in the place of the paper's networks, below its scale
 
 
 def table_5(scale: Scale, runs: Runs) -> Table:
@@ -20,72 +25,41 @@ def table_5(scale: Scale, runs: Runs) -> Table:
     sizes = {128: "128 px", 192: "192 px", 300: "300 px"}
     steps = {"tiny": 3, "small": 1000, "paper": None}[scale.name]
     figures = table.paper()["table5_size_vs_randaugment"]
+    whole = scale.name == "paper"
     cells = [
         _cell(
-            scale, f"magnitude {magnitude}", sizes[px], "efficientnetv2_b0", steps,
+            scale, f"magnitude {magnitude}", sizes[px], None if whole else _SMALL, steps,
+            recipe="efficientnetv2_s_paper" if whole else "quick",
+            more=("eval_px=null",) if whole else (),
             progressive={"stages": 1, "image_px": scale.px(px), "randaugment": magnitude},
         )
         for magnitude in (5, 10, 15) for px in sizes
     ]  # fmt: skip
     found = runs.of(cells)
+    headings = {f"px{px}": (name, "%") for px, name in sizes.items()}
     rows = [
         Row(
             f"magnitude {magnitude}",
-            {
-                name: table.published(value, "%")
-                for name, value in zip(sizes.values(), figures[f"magnitude_{magnitude}"], strict=True)
-            },
+            table.row_of(figures, f"magnitude_{magnitude}", headings),
             {name: found[f"magnitude {magnitude}", name][TOP1] for name in sizes.values()},
         )
         for magnitude in (5, 10, 15)
     ]
-    return _table(
-        "5",
-        "Table 5: larger pictures want more RandAugment (top-1 in %)",
-        rows,
-        scale,
-        runs,
-        _sizes(scale, sizes),
+    beside = (
+        # A network of the paper's search space, which it does not publish.
+        "S in the place of the paper's network: its row of Table 6 ends at 300 px and magnitude 15. Evaluated at the "
+        "size of training."
+        if whole
+        else "Sizes " + ", ".join(f"{scale.px(px)} px for {px}" for px in sizes) + "."
     )
-
-
-def table_8(scale: Scale, runs: Runs) -> Table:
-    """Transfer: the paper's recipe from given weights to another set."""
-    figures = table.paper()["table8_transfer"]
-    settings = {
-        "tiny": ("steps=3", "batch_images=16", "progressive.image_px=32", "eval_px=32"),
-        # The paper's rate is for a batch of 512; in proportion.
-        "small": (
-            "steps=1500", "batch_images=64", "optimizer.lr=1.25e-4", "progressive.image_px=96", "eval_px=96",
-        ),
-        "paper": (),
-    }[scale.name]  # fmt: skip
-    models = {"efficientnetv2_s": "efficientnetv2_s" if scale.name == "paper" else "efficientnetv2_b0"}
-    if scale.name == "paper":
-        models |= {name: name for name in ("efficientnetv2_m", "efficientnetv2_l")}
-    column = runs.source.data if runs.source.data in figures["columns"] else "these pictures"
-    cells = [Cell(row, column, "transfer_paper", model, settings) for row, model in models.items()]
-    if runs.weights is None and scale.name != "paper":
-        raise InputError(
-            "Table 8 is about going on from trained weights: name some of efficientnetv2_b0 with --weights FILE or "
-            "--weights NAME (effnetv2 models --pretrained), or --weights none to see that everything runs."
-        )
-    found = runs.of(cells)
-    rows = []
-    for row in (name for name in figures if name != "columns"):
-        paper = dict(
-            zip(figures["columns"], (table.published(one, "%") for one in figures[row]), strict=True)
-        )
-        mine = found[row, column][TOP1] if row in models else Figure(why=f"not run at scale {scale.name}")
-        rows.append(Row(row, paper, {column: mine}))
-    beside = "" if scale.name == "paper" else "EfficientNetV2-B0 in the place of S."
-    return _table("8", "Tables 8 and 9: transfer (top-1 in %)", rows, scale, runs, beside)
+    title = "Table 5: larger pictures want more RandAugment (top-1 in %)"
+    return table_of_runs("5", title, rows, scale, runs, cells, beside, "top-1 on ImageNet, mean ± spread.")
 
 
 def table_10(scale: Scale, runs: Runs) -> Table:
     """Both families with the same training, progressive learning included."""
     figures = table.paper()["table10_same_training"]
-    models = {"efficientnet_b7": "efficientnet_b1", "efficientnetv2_m": "efficientnetv2_b0"}
+    models = {"efficientnet_b7": "efficientnet_b1", "efficientnetv2_m": _SMALL}
     sizes = {"tiny": (32, 64), "small": (64, 128), "paper": (128, 380)}[scale.name]
     steps = {"tiny": 4, "small": 3000, "paper": None}[scale.name]
     cells = [
@@ -97,17 +71,26 @@ def table_10(scale: Scale, runs: Runs) -> Table:
         for row, model in models.items()
     ]  # fmt: skip
     found = runs.of(cells)
-    rows = []
-    for row in models:
-        given = dict(zip(figures["columns"], figures[row], strict=True))
-        paper = {TOP1: table.published(given["top1"], "%"), HOURS: table.published(given["train_hours"], "h")}
-        rows.append(Row(row, paper, found[row, _ONLY]))
+    headings = {column: HEADINGS[column] for column in figures["columns"]}
+    device = pick_device(runs.device)
+    rows = [
+        Row(
+            row,
+            table.row_of(figures, row, headings),
+            found[row, _ONLY] | counts.counted_and_timed(row, "ms", scale, device, runs.say),
+        )
+        for row in models
+    ]
     beside = (
         ""
         if scale.name == "paper"
-        else "EfficientNet-B1 in the place of B7 and EfficientNetV2-B0 in that of M."
+        else "EfficientNet-B1 in the place of B7 and EfficientNetV2-B0 in that of M in training. "
     )
-    return _table("10", "Table 10: the same training for both families", rows, scale, runs, beside)
+    beside += f"Pictures growing from {sizes[0]} to {sizes[1]} px. "
+    beside += f"Parameters, multiply-adds and time are of B7 and M: {counts.how_counted(scale, device)}."
+    paper_says = "top-1 on ImageNet, hours on 32 TPUv3 cores, milliseconds of an answer."
+    title = "Table 10: the same training for both families"
+    return table_of_runs("10", title, rows, scale, runs, cells, beside, paper_says)
 
 
 def table_12(scale: Scale, runs: Runs) -> Table:
@@ -129,14 +112,13 @@ def table_12(scale: Scale, runs: Runs) -> Table:
             settings: dict[str, object] = {"stages": stages} | ({"image_px": sizes} if sizes else {})
             cells.append(_cell(scale, row, column, None, steps, recipe=recipes[row], progressive=settings))
     found = runs.of(cells)
+    headings = {
+        f"{side}_{key}": (f"{side}, {name}", unit)
+        for side in ("baseline", "progressive")
+        for key, (name, unit) in (("top1", HEADINGS["top1"]), ("hours", HEADINGS["train_hours"]))
+    }
     rows = []
     for row in recipes:
-        given = dict(zip(figures["columns"], figures[row], strict=True))
-        paper = {
-            f"{side}, {name}": table.published(given[f"{side}_{key}"], unit)
-            for side in ("baseline", "progressive")
-            for name, key, unit in ((TOP1, "top1", "%"), (HOURS, "hours", "h"))
-        }
         ours = {
             f"{side}, {name}": found[row, side][name]
             if row in run
@@ -144,52 +126,55 @@ def table_12(scale: Scale, runs: Runs) -> Table:
             for side in ("baseline", "progressive")
             for name in (TOP1, MINUTES)
         }
-        rows.append(Row(row, paper, ours))
+        rows.append(Row(row, table.row_of(figures, row, headings), ours))
     beside = f"Pictures growing from {sizes[0]} to {sizes[1]} px." if sizes else ""
-    return _table("12", "Table 12: progressive learning for other networks", rows, scale, runs, beside)
+    paper_says = "top-1 on ImageNet, hours on 32 TPUv3 cores."
+    title = "Table 12: progressive learning for other networks"
+    return table_of_runs("12", title, rows, scale, runs, cells, beside, paper_says)
 
 
 def table_13(scale: Scale, runs: Runs) -> Table:
     """Progressive and random resizing, with regularization that stands still and that follows the size."""
     figures = table.paper()["table13_adaptive_regularization"]
-    sizes = {"tiny": (32, 64), "small": (48, 96), "paper": (128, 380)}[scale.name]
-    epochs = {"tiny": None, "small": 10, "paper": 350}[scale.name]
+    # The paper names no network; what it ends with is M's top-1 of Tables 7 and 10.
+    recipe = "efficientnetv2_m_paper" if scale.name == "paper" else "quick"
     orders: dict[str, dict[str, object]] = {
         "progressive_resize": {"order": "growing"},
         # A size every 8 of 350 epochs.
         "random_resize_every_8_epochs": {"order": "random", "turns": 4 if scale.name == "tiny" else 44},
     }
-    # Vanilla is the regularization of the end throughout.
-    kinds: dict[str, dict[str, object]] = {
-        "vanilla": {"randaugment": 15, "dropout": 0.3},
-        "adaptive": {"randaugment": (5, 15), "dropout": (0.1, 0.3)},
-    }
+    sizes, kinds = _regularized(scale)
     cells = [
         _cell(
-            scale, row, column, "efficientnetv2_b0" if scale.name != "paper" else None,
-            4 if epochs is None else None,
-            recipe="quick" if scale.name != "paper" else "efficientnetv2_s_paper",
-            more=() if epochs is None else (f"epochs={epochs}",),
+            scale, row, column, _SMALL if scale.name != "paper" else None,
+            4 if scale.name == "tiny" else None,
+            recipe=recipe,
+            more=("epochs=10",) if scale.name == "small" else (),
             progressive={"stages": 4, "image_px": sizes} | order | kind,
         )
         for row, order in orders.items() for column, kind in kinds.items()
     ]  # fmt: skip
     found = runs.of(cells)
+    headings = {name: (name, "%") for name in kinds}
     rows = [
-        Row(
-            row,
-            {
-                name: table.published(one, "%")
-                for name, one in zip(figures["columns"], figures[row], strict=True)
-            },
-            {name: found[row, name][TOP1] for name in kinds},
-        )
+        Row(row, table.row_of(figures, row, headings), {name: found[row, name][TOP1] for name in kinds})
         for row in orders
     ]
-    beside = (
-        f"EfficientNetV2-B0, sizes between {sizes[0]} and {sizes[1]} px." if scale.name != "paper" else ""
-    )
-    return _table("13", "Table 13: adaptive regularization (top-1 in %)", rows, scale, runs, beside)
+    beside = f"Sizes between {sizes[0]:g} and {sizes[1]:g} px."
+    title = "Table 13: adaptive regularization (top-1 in %)"
+    return table_of_runs("13", title, rows, scale, runs, cells, beside, "top-1 on ImageNet, mean ± spread.")
+
+
+def _regularized(scale: Scale) -> tuple[tuple[float, float], dict[str, dict[str, object]]]:
+    """Table 13's sizes, and its regularization: as at the end throughout, or growing with the size."""
+    if scale.name == "paper":
+        plan = preset("efficientnetv2_m")
+        end = {name: getattr(plan.last, name) for name in ("randaugment", "mixup_alpha", "dropout")}
+        return (plan.stage(0).image_px, plan.last.image_px), {"vanilla": end, "adaptive": {}}
+    return (32, 64) if scale.name == "tiny" else (48, 96), {
+        "vanilla": {"randaugment": 15, "dropout": 0.3},
+        "adaptive": {"randaugment": (5, 15), "dropout": (0.1, 0.3)},
+    }
 
 
 def _cell(
@@ -228,16 +213,45 @@ def _written(value: object) -> str:
     return f"{{start: {value[0]}, end: {value[1]}}}" if isinstance(value, tuple) else str(value)
 
 
-def _sizes(scale: Scale, sizes: Mapping[int, str]) -> str:
-    if scale.px_share == 1:
-        return ""
-    return "EfficientNetV2-B0; sizes " + ", ".join(f"{scale.px(px)} px for {px}" for px in sizes) + "."
+def table_of_runs(
+    name: str,
+    title: str,
+    rows: Sequence[Row],
+    scale: Scale,
+    runs: Runs,
+    cells: Sequence[Cell],
+    beside: str,
+    paper_says: str,
+) -> Table:
+    """A table whose accuracies were trained.
 
-
-def _table(name: str, title: str, rows: Sequence[Row], scale: Scale, runs: Runs, beside: str) -> Table:
-    seeds = count_of(runs.seeds, "seed")
+    Args:
+        name: as on the command line.
+        title: what it shows.
+        rows: in the paper's order.
+        scale: of the runs.
+        runs: what they have in common.
+        cells: that were run.
+        beside: what else there is to say of ours; sentences.
+        paper_says: what the paper's figures are measured on.
+    """
     data = Path(runs.source.data)  # where it lies on this machine is nobody's business
-    ours = f"scale {scale.name} on {data.name if data.is_absolute() else data}, {seeds}. {beside}".strip()
+    ours = (
+        f"scale {scale.name} on {data.name if data.is_absolute() else data}, {count_of(runs.seeds, 'seed')}. "
+        f"{_trained(cells)} {beside}"
+    ).strip()
     if scale.name == "tiny":
         ours += " A few steps, which show that everything runs; the accuracies mean nothing."
-    return Table(name, title, tuple(rows), "ImageNet; hours on 32 TPUv3 cores.", ours)
+    return Table(name, title, tuple(rows), paper_says, ours, scale.name, runs.seeds)
+
+
+def _trained(cells: Sequence[Cell]) -> str:
+    """Which networks were trained by which recipes, in a sentence."""
+    networks: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        recipe = f"recipe {cell.recipe}"
+        if any(setting.startswith("optimizer.kind=") for setting in cell.settings):
+            recipe += " (but for its optimizer, schedule and batch)"
+        model = network_title(cell.model or named(cell.recipe).model)
+        networks.setdefault(recipe, {})[model] = None
+    return "; ".join(f"{' and '.join(models)} by {recipe}" for recipe, models in networks.items()) + "."

@@ -8,6 +8,8 @@ from typing import Literal
 from efficientnetv2.base.errors import InputError, did_you_mean
 
 ScaleName = Literal["tiny", "small", "paper"]
+#: As ``Scale.data``.
+EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Scale:
         batch_share: of the paper's batches where speed is measured; at least 2 pictures remain.
         rounds: that a speed is measured over.
         seeds: that an accuracy is the mean of, unless the user says otherwise.
-        data: that runs train on, unless the user names some; None are the pictures that come with the repository.
+        data: that runs train on, unless the user names some: a standard set, or the pictures that come with the
+            repository (``EMBEDDED``). None leaves it to the user.
     """
 
     name: ScaleName
@@ -43,9 +46,9 @@ class Scale:
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("tiny", px_share=0.25, batch_share=0.17, rounds=2, seeds=1, data=None),
+        Scale("tiny", px_share=0.25, batch_share=0.17, rounds=2, seeds=1, data=EMBEDDED),
         Scale("small", px_share=0.5, batch_share=0.25, rounds=7, seeds=3, data="imagenette"),
-        Scale("paper", px_share=1.0, batch_share=1.0, rounds=15, seeds=5, data="imagenet"),
+        Scale("paper", px_share=1.0, batch_share=1.0, rounds=15, seeds=5, data=None),
     )
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure as Drawing
 
 from efficientnetv2.commands.reproduction import table
+from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
 from efficientnetv2.evaluation.drawing import png
 from efficientnetv2.presets import paper
@@ -20,7 +21,7 @@ _QUANTITIES = {
 _INCHES = (9.0, 2.4)
 
 
-def table_6() -> Table:
+def table_6(scale: Scale) -> Table:
     """Least and most of each quantity: the paper's, and those of the first and last stage of our schedule."""
     figures = table.paper()["table6_progressive_settings"]
     rows = []
@@ -40,12 +41,14 @@ def table_6() -> Table:
         "6",
         "Table 6: settings of progressive learning",
         tuple(rows),
-        "Table 6; four stages.",
-        "what the recipes efficientnetv2_s_paper, _m_paper and _l_paper train with.",
+        f"{figures['stages']} stages of about {figures['epochs_per_stage']} epochs.",
+        f"{table.untrained(scale.name)}what the recipes efficientnetv2_s_paper, _m_paper and _l_paper train with, the "
+        "same at every scale.",
+        scale.name,
     )
 
 
-def figure_4() -> Table:
+def figure_4(scale: Scale) -> Table:
     """The settings of S over the run, stage by stage."""
     plan = paper("efficientnetv2_s")
     rows = []
@@ -58,7 +61,9 @@ def figure_4() -> Table:
         "Figure 4: size and regularization grow together (EfficientNetV2-S)",
         tuple(rows),
         "drawn, without figures.",
-        "the recipe efficientnetv2_s_paper; figure.png shows all three sizes.",
+        f"{table.untrained(scale.name)}the recipe efficientnetv2_s_paper, the same at every scale; figure.png shows S, "
+        "M and L.",
+        scale.name,
     )
 
 

@@ -11,54 +11,61 @@ from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import architecture, published
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.arch.variants import with_fused
-from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.memory import is_out_of_memory
 from efficientnetv2.base.timing import alternate
 from efficientnetv2.commands.reproduction import table
-from efficientnetv2.commands.reproduction.counts import Say, wait_for
+from efficientnetv2.commands.reproduction.counts import HEADINGS, Say, rounds_of, wait_for
 from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.models.network import EfficientNet
 
 _CLASSES = 1000
+# Key of a column in paper.json -> what it is called here, and its unit. Ours stand beside the V100's.
+_TABLE_2 = {
+    "tpu_img_s_core_batch32": ("images/s per TPU core, batch 32", "images/s"),
+    "tpu_img_s_core_batch128": ("images/s per TPU core, batch 128", "images/s"),
+    "v100_img_s_batch12": ("images/s, batch 12", "images/s"),
+    "v100_img_s_batch24": ("images/s, batch 24", "images/s"),
+    "top1": HEADINGS["top1"],
+}
+_TABLE_3 = {
+    "params_m": HEADINGS["params_m"],
+    "flops_b": HEADINGS["flops_b"],
+    "top1": HEADINGS["top1"],
+    "tpu_img_s_core": ("images/s per TPU core", "images/s"),
+    "v100_img_s": ("images/s", "images/s"),
+}
 
 
 def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
     """EfficientNet-B6's training speed at two sizes and two batches."""
     figures = table.paper()["table2_train_size_and_batch_efficientnet_b6"]
-    columns = figures["columns"]
     spec = architecture("efficientnet_b6")
     rows = []
     for key in ("train_px_512", "train_px_380"):
-        given = dict(zip(columns, figures[key], strict=True))
         paper_px = int(key.rpartition("_")[2])
-        paper = {
-            f"images/s, batch {images}": table.published(given[f"v100_img_s_batch{images}"], "images/s")
-            for images in (12, 24)
-        }
-        paper["top-1 %"] = table.published(given["top1"], "%")
         px, ours = scale.px(paper_px), {}
         for images in (12, 24):
             batch = scale.batch(images)
             say(f"timing EfficientNet-B6 at {px} px, batch {batch}")
             ours[f"images/s, batch {images}"] = speed(spec, px, batch, scale.rounds, device)
-        rows.append(Row(f"{paper_px} px", paper, ours))
+        rows.append(Row(f"{paper_px} px", table.row_of(figures, key, _TABLE_2), ours))
     return Table(
         "2",
         "Table 2: smaller pictures and larger batches train faster (EfficientNet-B6)",
         tuple(rows),
-        "one V100 in fp16.",
-        f"{device}, fp32, at {scale.px_share:g} of the size and {scale.batch_share:g} of the batch "
-        f"({scale.px(512)} and {scale.px(380)} px, batches of {scale.batch(12)} and {scale.batch(24)}), "
-        f"{count_of(scale.rounds, 'round')}; accuracy is not measured here.",
+        "top-1 on ImageNet; a TPU core, and one V100 in fp16; OOM: out of memory.",
+        f"{table.untrained(scale.name)}{device}, fp32, at {scale.px_share:g} of the size and {scale.batch_share:g} of "
+        f"the batch ({scale.px(512)} and {scale.px(380)} px, batches of {scale.batch(12)} and {scale.batch(24)}), "
+        f"{rounds_of(scale)}; accuracy is not measured here.",
+        scale.name,
     )
 
 
 def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
     """EfficientNet-B4 with Fused-MBConv in its first stages, its own kernels and 3x3 throughout."""
     figures = table.paper()["table3_fused_mbconv_in_efficientnet_b4"]
-    columns = figures["columns"]
     base, eval_px = architecture("efficientnet_b4"), published("efficientnet_b4").eval_px
     px, batch = scale.px(eval_px), scale.batch(32)
     variants: list[tuple[str, str | None, Architecture]] = [("no fused", "no_fused", base)]
@@ -71,17 +78,6 @@ def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
         )
     rows = []
     for name, key, spec in variants:
-        given = dict(zip(columns, figures[key], strict=True)) if key else {}
-        paper = {
-            heading: table.published(given[column], unit)
-            for column, heading, unit in (
-                ("params_m", "parameters, M", "M"),
-                ("flops_b", "multiply-adds, B", "B"),
-                ("top1", "top-1 %", "%"),
-                ("v100_img_s", "images/s", "images/s"),
-            )
-            if given
-        }
         say(f"timing EfficientNet-B4, {name}")
         total = cost(spec, image_px=eval_px).total
         ours = {
@@ -89,14 +85,15 @@ def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
             "multiply-adds, B": Figure((total.multiply_adds / 1e9,), "B"),
             "images/s": speed(spec, px, batch, scale.rounds, device),
         }
-        rows.append(Row(name, paper, ours))
+        rows.append(Row(name, table.row_of(figures, key, _TABLE_3) if key else {}, ours))
     return Table(
         "3",
         "Table 3: Fused-MBConv in the first stages of EfficientNet-B4",
         tuple(rows),
-        "one V100 in fp16; top-1 on ImageNet.",
-        f"counted at {eval_px} px; steps on {device} in fp32 at {px} px, batch {batch}, "
-        f"{count_of(scale.rounds, 'round')}; accuracy is not measured here.",
+        "top-1 on ImageNet; training on a TPU core, and on one V100 in fp16.",
+        f"{table.untrained(scale.name)}counted at {eval_px} px; steps on {device} in fp32 at {px} px, batch {batch}, "
+        f"{rounds_of(scale)}; accuracy is not measured here.",
+        scale.name,
     )
 
 

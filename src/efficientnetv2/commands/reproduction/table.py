@@ -15,49 +15,73 @@ from efficientnetv2.base.files import write_text_atomically
 
 #: In the place of a figure that is not there.
 MISSING = "–"
+#: Units of what is timed round by round; a round that something disturbed pulls their mean, but not their median.
+TIMED = ("ms", "images/s")
+_COUNTS = ("pictures", "classes")  # whole numbers
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure, as the mean over what it was measured on.
+    """A figure, as the middle of what it was measured on.
 
     Args:
         values: one per seed or round; none is a missing cell.
-        unit: "%", "M", "B", "ms", "images/s", "s" or "h".
+        unit: "%", "M", "B", "ms", "images/s", "minutes", "h", "pictures" or "classes".
         why: it is missing.
+        spread: standard deviation that was published with the figure; None takes that of several values.
+        word: that was published in the place of a figure, such as "OOM".
     """
 
     values: tuple[float, ...] = ()
     unit: str = ""
     why: str = ""
+    spread: float | None = None
+    word: str = ""
 
     @property
     def mean(self) -> float | None:
         """None where there is none."""
         return statistics.fmean(self.values) if self.values else None
 
+    @property
+    def middle(self) -> float | None:
+        """What is printed and drawn: the median of what is timed, else the mean; None where there is none."""
+        return statistics.median(self.values) if self.values and self.unit in TIMED else self.mean
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation, published or of the values; None where there is none."""
+        if self.spread is None and len(self.values) > 1:
+            return statistics.stdev(self.values)
+        return self.spread
+
     def __str__(self) -> str:
-        if not self.values:
-            return MISSING
-        mean = statistics.fmean(self.values)
-        spread = f" ± {statistics.stdev(self.values):.2g}" if len(self.values) > 1 else ""
-        return f"{_short(mean)}{spread}"
+        if self.middle is None:
+            return self.word or MISSING
+        shown = f"{self.middle:,.0f}" if self.unit in _COUNTS else _short(self.middle)
+        return shown if self.deviation is None else f"{shown} ± {self.deviation:.2g}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        spread = statistics.stdev(self.values) if len(self.values) > 1 else None
-        return {
+        """Plain values; ``median`` where that is what is printed."""
+        plain: dict[str, Any] = {
             "mean": self.mean,
-            "spread": spread,
+            "spread": self.deviation,
             "n": len(self.values),
             "values": list(self.values),
             "unit": self.unit,
-        } | ({"missing": self.why} if not self.values else {})
+        }
+        if self.unit in TIMED:
+            plain["median"] = self.middle
+        if not self.values:
+            plain["missing"] = self.why
+        return plain | ({"word": self.word} if self.word else {})
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
         """What ``to_json`` gave."""
-        return cls(tuple(plain["values"]), plain["unit"], plain.get("missing", ""))
+        values = tuple(plain["values"])
+        published = plain["spread"] if len(values) == 1 else None
+        return cls(values, plain["unit"], plain.get("missing", ""), published, plain.get("word", ""))
 
 
 @dataclass(frozen=True)
@@ -67,7 +91,7 @@ class Row:
     Args:
         name: of the row.
         paper: column -> figure; what the paper does not have is left out.
-        ours: column -> figure.
+        ours: column -> figure, in every row of the table or in none; a missing one says why.
     """
 
     name: str
@@ -84,7 +108,9 @@ class Table:
         title: what it shows.
         rows: in the paper's order.
         paper_says: what the paper's figures are measured on.
-        ours_says: what ours are measured on: data, scale, seeds, machine.
+        ours_says: what ours are measured on: scale, data, seeds, machine.
+        scale: by its name.
+        seeds: that an accuracy is the mean of; None where nothing is trained.
     """
 
     name: str
@@ -92,6 +118,8 @@ class Table:
     rows: tuple[Row, ...]
     paper_says: str
     ours_says: str
+    scale: str = ""
+    seeds: int | None = None
 
     @property
     def columns(self) -> list[tuple[str, str]]:
@@ -136,6 +164,8 @@ class Table:
         """Plain values, every single measurement included."""
         return {
             "table": self.name,
+            "scale": self.scale,
+            "seeds": self.seeds,
             "title": self.title,
             "paper": self.paper_says,
             "ours": self.ours_says,
@@ -160,7 +190,8 @@ class Table:
             for row in plain["rows"]
         ]
         rows = tuple(Row(row["name"], **two) for row, two in zip(plain["rows"], sides, strict=True))
-        return cls(plain["table"], plain["title"], rows, plain["paper"], plain["ours"])
+        scale, seeds = plain.get("scale", ""), plain.get("seeds")  # records made before had none
+        return cls(plain["table"], plain["title"], rows, plain["paper"], plain["ours"], scale, seeds)
 
     def write(self, folder: Path) -> None:
         """``table.json`` and ``table.md``."""
@@ -176,16 +207,36 @@ def paper() -> dict[str, Any]:
 
 
 def published(value: Any, unit: str) -> Figure:
-    """A figure as the paper prints it: a number, [mean, spread], "19B", "43M", or None and "OOM" for none."""
+    """A figure as the paper prints it: a number, [mean, spread], "19B", "43M", a word ("OOM"), or None for none."""
+    spread = None
     if isinstance(value, list):
-        value = value[0]
-    if isinstance(value, str) and value[-1:] in "MB" and value != "OOM":
+        value, spread = value
+    if isinstance(value, str) and value[:-1].replace(".", "").isdigit():
         value = float(value[:-1])
+    if isinstance(value, str):
+        return Figure(unit=unit, why=value, word=value)
     return (
-        Figure((float(value),), unit)
-        if isinstance(value, int | float)
-        else Figure(unit=unit, why="not given")
+        Figure(unit=unit, why="not given") if value is None else Figure((float(value),), unit, spread=spread)
     )
+
+
+def row_of(
+    figures: Mapping[str, Any], row: str, headings: Mapping[str, tuple[str, str]]
+) -> dict[str, Figure]:
+    """A row of one of the paper's tables: heading -> figure.
+
+    Args:
+        figures: of the table, as ``paper`` gives it, its keys under "columns".
+        row: its key there.
+        headings: key of a column -> what it is called here, and the unit.
+    """
+    given = dict(zip(figures["columns"], figures[row], strict=True))
+    return {heading: published(given[key], unit) for key, (heading, unit) in headings.items()}
+
+
+def untrained(scale: str) -> str:
+    """The beginning of ``ours_says`` where nothing is trained."""
+    return f"scale {scale}, nothing is trained, so no seeds; "
 
 
 def _short(value: float) -> str:

@@ -1,0 +1,229 @@
+"""The paper's tables are there whole, and at the paper's scale they are the paper's work; nothing is trained here."""
+
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from efficientnetv2 import presets
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.reproduction import cells, counts, job, speed, transfer
+from efficientnetv2.commands.reproduction.table import Figure, paper, published
+from efficientnetv2.commands.words import begin_recipe
+
+REPOSITORY = Path(__file__).parents[2]
+# Of each table its key in paper.json.
+KEYS = {
+    "1": "table1_efficiency",
+    "2": "table2_train_size_and_batch_efficientnet_b6",
+    "3": "table3_fused_mbconv_in_efficientnet_b4",
+    "5": "table5_size_vs_randaugment",
+    "6": "table6_progressive_settings",
+    "7": "table7_imagenet",
+    "8": "table8_transfer",
+    "9": "table9_datasets",
+    "10": "table10_same_training",
+    "11": "table11_scaling_down",
+    "12": "table12_progressive_for_other_networks",
+    "13": "table13_adaptive_regularization",
+}
+
+
+class _Silent:
+    def say(self, line):
+        pass
+
+
+def made(table, folder, **words):
+    given = {"scale": "tiny", "data": None, "seeds": None, "weights": None, "device": "cpu"} | words
+    return job.reproduced(job.Asked(table, out=folder, **given), _Silent())[0]
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """What runs are asked for, (recipe, DATA); none is made, and no network is timed."""
+    asked = []
+
+    def begin(words, source, place):
+        asked.append((begin_recipe(words, job.pick_device("cpu"), lambda line: None)[0], source.data))
+        place.out.mkdir(parents=True)
+        (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
+
+    monkeypatch.setattr(cells, "train_and_report", begin)
+    monkeypatch.setattr(counts, "answer_ms", lambda name, px, *, rounds, device: [1.0, 2.0, 9.0])
+    monkeypatch.setattr(speed, "speed", lambda *given: Figure((1.0, 2.0, 9.0), "images/s"))
+    monkeypatch.delenv("EFFNETV2_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return asked
+
+
+def numbers(given):
+    """Every number in a table of paper.json, and words in the place of one."""
+    if isinstance(given, dict):
+        return [
+            one for key, value in given.items() if key not in ("columns", "_about") for one in numbers(value)
+        ]
+    if isinstance(given, list):
+        return [one for value in given for one in numbers(value)]
+    figure = published(given, "")
+    return [*figure.values, *([figure.word] if figure.word else [])]
+
+
+@pytest.mark.parametrize("table", KEYS)
+def test_every_number_of_the_papers_table_is_in_it(table, begun, tmp_path):
+    shown = made(table, tmp_path / "out", data="here", weights="none")
+    figures = [figure for row in shown.rows for figure in row.paper.values()]
+    there = Counter(one for figure in figures for one in (*figure.values, figure.spread, figure.word))
+    there += Counter(float(one) for one in re.findall(r"\d+", shown.paper_says))
+    assert Counter(numbers(paper()[KEYS[table]])) - there == Counter()
+
+
+@pytest.mark.parametrize("table", [*KEYS, "figure1", "figure4", "figure5"])
+def test_each_of_our_columns_has_a_figure_or_a_reason_in_every_row_and_the_scale_is_told(
+    table, begun, tmp_path
+):
+    shown = made(table, tmp_path / "out", data="here", weights="none", seeds=2)
+    assert any(row.ours for row in shown.rows)
+    for column in {column for row in shown.rows for column in row.ours}:
+        for row in shown.rows:
+            assert row.ours[column].values or row.ours[column].why, (row.name, column)
+    kept = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert "scale tiny" in shown.ours_says
+    assert ("2 seeds" in shown.ours_says) == bool(begun)
+    assert (kept["scale"], kept["seeds"]) == ("tiny", 2 if begun else None)
+
+
+def test_a_spread_or_a_word_of_the_papers_is_printed():
+    assert str(published([78.3, 0.16], "%")) == "78.3 ± 0.16"
+    assert str(published("OOM", "images/s")) == "OOM"
+
+
+def test_of_times_the_median_is_printed_and_of_all_else_the_mean():
+    """1, 2 and 9: median 2, mean 4."""
+    assert [Figure((1.0, 2.0, 9.0), unit).middle for unit in ("ms", "images/s", "%")] == [2.0, 2.0, 4.0]
+    assert str(Figure((1.0, 2.0, 9.0), "ms")).startswith("2.00 ±")
+    assert Figure((1.0, 2.0, 9.0), "ms").to_json()["median"] == 2.0
+
+
+def test_each_network_of_table_7_is_timed_once_xl_too(begun, tmp_path):
+    rows = {row.name: row.ours["ms"] for row in made("7", tmp_path / "out").rows}
+    untimed = {name for name, figure in rows.items() if not figure.values}
+    assert untimed == {f"efficientnetv2_{size}_21k" for size in ("s", "m", "l")}
+    assert rows["efficientnetv2_xl_21k"].middle == 2.0
+    assert rows["efficientnetv2_s_21k"].why == "the same network is timed in an earlier row"
+
+
+def test_table_9_counts_the_sets_at_hand_as_the_paper_does(begun, tmp_path, monkeypatch):
+    """Flowers' own val is trained on: the paper counts 2,040 = 1,020 + 1,020."""
+
+    def read(name):
+        if name != "flowers102":
+            raise InputError(f"The standard set '{name}' is neither here nor there.")
+        split, label = ["train", "val", "test", "test", "test"], ["a", "b", "a", "b", "c"]
+        return SimpleNamespace(table=pd.DataFrame({"split": split, "label": label}))
+
+    monkeypatch.setattr(transfer, "read_standard", read)
+    rows = {row.name: row for row in made("9", tmp_path / "out").rows}
+    assert [rows["flowers102"].ours[name].mean for name in ("train", "eval", "classes")] == [2, 3, 3]
+    assert str(rows["cifar10"].paper["train"]) == "50,000"
+    assert rows["cars"].ours["train"].why == "the set is not at hand"
+
+
+def test_table_8_at_the_papers_scale_begins_each_network_with_its_own_weights_on_each_set(begun, tmp_path):
+    shown = made("8", tmp_path / "out", scale="paper", seeds=1)
+    assert len(begun) == 3 * 4
+    assert {recipe.weights for recipe, _ in begun} == {f"efficientnetv2_{size}.in1k" for size in "sml"}
+    assert all(recipe.weights == f"{recipe.model}.in1k" for recipe, _ in begun)
+    assert {data for _, data in begun} == {"cifar10", "cifar100", "flowers102", "stanford_cars"}
+    for row in shown.rows:
+        assert set(row.ours) == set(row.paper) == {"cifar10", "cifar100", "flowers102", "cars"}
+        assert all(figure.values for figure in row.ours.values())
+
+
+@pytest.mark.parametrize("data", ["stanford_cars", "cars"])
+def test_cars_are_the_papers_column_by_either_name(data, begun, tmp_path):
+    shown = made("8", tmp_path / "out", data=f"{data},cifar10", weights="none")
+    assert set(shown.rows[0].ours) == {"cars", "cifar10"}
+    assert {data for _, data in begun} == {"stanford_cars", "cifar10"}
+
+
+@pytest.mark.parametrize(
+    ("table", "words", "sentence"),
+    [
+        *((table, {"scale": "paper"}, "--data FOLDER") for table in ("5", "10", "12", "13")),
+        ("8", {"scale": "paper", "weights": "efficientnetv2_s.in1k"}, "Leave --weights out"),
+        ("8", {"scale": "small"}, "--weights none to see that everything runs"),
+    ],
+)
+def test_what_cannot_run_is_refused_and_leaves_nothing_behind(table, words, sentence, begun, tmp_path):
+    with pytest.raises(InputError, match=sentence):
+        made(table, tmp_path / "out", **words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "preset", "varies", "networks"),
+    [
+        ("5", "efficientnetv2_s", {"image_px", "randaugment"}, {"efficientnetv2_s"}),
+        ("10", "efficientnetv2_m", set(), {"efficientnet_b7", "efficientnetv2_m"}),
+        ("13", "efficientnetv2_m", set(), {"efficientnetv2_m"}),
+    ],
+)
+def test_at_the_papers_scale_runs_are_those_of_section_5_1(table, preset, varies, networks, begun, tmp_path):
+    shown = made(table, tmp_path / "out", scale="paper", data="imagenet", seeds=1)
+    facts, end = paper()["imagenet1k_recipe"], presets.paper(preset).last
+    for recipe, _ in begun:
+        last = recipe.progressive.last
+        assert replace(last, **{name: getattr(end, name) for name in varies}) == end
+        assert (recipe.epochs, recipe.batch_images) == (facts["epochs"], facts["batch_images"])
+    assert {recipe.model for recipe, _ in begun} == networks
+    assert all(name in shown.ours_says for name in (*networks, f"recipe {preset}_paper"))
+
+
+def test_table_13_is_of_m_and_vanilla_is_its_end_throughout(begun, tmp_path):
+    figures, plan = paper(), presets.paper("efficientnetv2_m")
+    adaptive = figures["table13_adaptive_regularization"]["progressive_resize"][1][0]
+    assert [name for name, row in figures["table7_imagenet"].items() if row[0] == adaptive] == [
+        "efficientnetv2_m"
+    ]
+    made("13", tmp_path / "out", scale="paper", data="imagenet", seeds=1)
+    first = [recipe.progressive.stage(0) for recipe, _ in begun if recipe.progressive.order == "growing"]
+    assert first == [replace(plan.last, image_px=128), plan.stage(0)]
+
+
+def test_table_5_evaluates_at_the_size_of_training(begun, tmp_path):
+    made("5", tmp_path / "out", scale="paper", data="imagenet", seeds=1)
+    assert {recipe.eval_px for recipe, _ in begun} == {None}
+
+
+def test_runs_of_another_scale_or_device_are_not_taken_for_these(begun, tmp_path):
+    out = tmp_path / "out"
+    made("13", out, data="here")
+    with pytest.raises(InputError, match=r"--scale is tiny there, small here. Give another --out"):
+        made("13", out, data="here", scale="small")
+    with pytest.raises(InputError, match=r"keeps runs of another kind: table is 13 there, 12 here"):
+        made("12", out, data="here")
+    there = json.loads((out / "asked.json").read_text())
+    (out / "asked.json").write_text(json.dumps(there | {"device": "cuda"}))
+    with pytest.raises(InputError, match="--device is cuda there, cpu here"):
+        made("13", out, data="here")
+
+
+def test_runs_of_a_folder_that_tells_no_scale_are_gone_on_with(begun, tmp_path):
+    out = tmp_path / "out"
+    made("13", out, data="here")
+    there = json.loads((out / "asked.json").read_text())
+    (out / "asked.json").write_text(json.dumps({name: there[name] for name in ("data", "weights")}))
+    made("13", out, data="here")
+    assert json.loads((out / "asked.json").read_text()) == there
+    assert len(begun) == 4
+
+
+def test_make_reproduce_makes_every_table():
+    rule = (REPOSITORY / "Makefile").read_text().partition("\nreproduce:")[2].partition("\n\n")[0]
+    assert set(job.NAMES) <= set(re.findall(r"\b(?:figure)?\d+\b", rule))
