@@ -12,6 +12,8 @@ from PIL import Image
 from tests.conftest import COLOURS, paint
 from tests.data.test_splits import manifest
 
+from efficientnetv2.augment import materialise as materialised
+from efficientnetv2.augment import pipeline
 from efficientnetv2.augment.materialise import copies_of, materialise, spread_copies
 from efficientnetv2.augment.pipeline import AugmentPlan, augment_each
 from efficientnetv2.base.errors import InputError
@@ -51,13 +53,40 @@ def test_numbers_by_hand():
 def test_copies_are_what_training_makes_of_the_picture():
     picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     setting, plan = Setting(40, randaugment=5), AugmentPlan(flip="symmetries", randaugment_preset="monotone")
-    made = copies_of(picture, row=7, count=3, setting=setting, plan=plan, key=KEY)
+    made = list(copies_of(picture, row=7, count=3, setting=setting, plan=plan, key=KEY))
     for turn in range(3):
         trained = augment_each(
             torch.from_numpy(picture).permute(2, 0, 1)[None], setting, KEY, [(turn << 32) | 7], plan
         )
         assert (trained[0].permute(1, 2, 0).numpy() == made[turn]).all()
     assert len({copy.tobytes() for copy in made}) == 3
+
+
+def test_copies_are_made_a_few_at_a_time_and_come_out_the_same(monkeypatch):
+    """All copies of a large photograph at once would not fit into memory."""
+    picture = np.random.default_rng(1).integers(0, 256, (40, 32, 3), dtype=np.uint8)
+    setting = Setting(40, randaugment=5, cutout=0.3)
+
+    def made():
+        return list(
+            copies_of(picture, row=7, count=12, setting=setting, plan=AugmentPlan(colour=0.3), key=KEY)
+        )
+
+    batches = []
+
+    def spy(images, *words):
+        batches.append(len(images))
+        return augment_each(images, *words)
+
+    monkeypatch.setattr(materialised, "augment_each", spy)
+    together = made()
+    monkeypatch.setattr(pipeline, "_PORTION_BYTES", 5 * picture.nbytes + 1)
+    apart = made()
+    monkeypatch.setattr(pipeline, "_PORTION_BYTES", picture.nbytes - 1)  # not even one fits
+    alone = made()
+    assert batches == [12, 5, 5, 2, *[1] * 12]
+    np.testing.assert_array_equal(apart, together)
+    np.testing.assert_array_equal(alone, together)
 
 
 def test_the_files_and_their_rows(tmp_path):

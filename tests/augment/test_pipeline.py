@@ -71,7 +71,7 @@ def test_large_batches_are_worked_on_in_portions_and_come_out_the_same(monkeypat
     images, labels = group()
     together = run(images, labels, STRONG)[0]
     monkeypatch.setattr(pipeline, "_PORTION_BYTES", 5 * images[0].numel() + 1)
-    assert [part.stop - part.start for part in pipeline._portions(images)] == [5, 5, 5]
+    assert [part.stop - part.start for part in pipeline.portions(images)] == [5, 5, 5]
     assert torch.equal(run(images, labels, STRONG)[0], together)
 
 

@@ -5,7 +5,7 @@ Training here needs none: it draws each picture anew in every epoch, which no fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from efficientnetv2.augment.pipeline import AugmentPlan, augment_each
+from efficientnetv2.augment.pipeline import AugmentPlan, augment_each, portions
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.copies import COLUMN
@@ -51,8 +51,10 @@ def spread_copies(labels: Ints, wanted: Ints, *, key: Key) -> Ints:
 
 def copies_of(
     picture: npt.NDArray[np.uint8], *, row: int, count: int, setting: Setting, plan: AugmentPlan, key: Key
-) -> npt.NDArray[np.uint8]:
+) -> Iterator[npt.NDArray[np.uint8]]:
     """Copies of a picture, each augmented otherwise, as training augments it; neither cropped nor mixed.
+
+    They are made in such portions as training works on: all copies of a large photograph would not fit into memory.
 
     Args:
         picture: (H, W, 3).
@@ -62,18 +64,17 @@ def copies_of(
         plan: of the augmentation.
         key: of the whole.
 
-    Returns:
-        (count, H, W, 3).
+    Yields:
+        (H, W, 3), ``count`` times.
 
     Raises:
         InputError: symmetries of a picture that is not square.
     """
     ids = (np.arange(count, dtype=np.int64) << 32) | row  # as data.sampling.Request counts draws
-    one = torch.from_numpy(picture.transpose(2, 0, 1).copy())
-    images = one.expand(count, -1, -1, -1).contiguous()
-    changed = augment_each(images, setting, key, ids, plan)
-    result: npt.NDArray[np.uint8] = changed.permute(0, 2, 3, 1).contiguous().numpy()
-    return result
+    images = torch.from_numpy(picture.transpose(2, 0, 1).copy()).expand(count, -1, -1, -1)  # a view
+    for part in portions(images):
+        changed = augment_each(images[part].contiguous(), setting, key, ids[part], plan)
+        yield from changed.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def materialise(
@@ -107,7 +108,8 @@ def materialise(
     """
     reader = originals(manifest)
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    done, rows, paths = 0, [], []
+    rows: list[int] = []
+    paths: list[str] = []
     for row in np.flatnonzero(copies):
         picture = np.asarray(read_picture(reader.source(int(row))))
         made = copies_of(picture, row=int(row), count=int(copies[row]), setting=setting, plan=plan, key=key)
@@ -115,9 +117,8 @@ def materialise(
             paths.append(f"{FOLDER}/{row:06d}_{number}.jpg")
             _save(Image.fromarray(copy), folder / paths[-1])
             rows.append(int(row))
-        done += len(made)
-        if progress is not None:
-            progress(done)
+            if progress is not None:
+                progress(len(rows))
     table = manifest.table.iloc[rows].reset_index(drop=True)
     table[COLUMN] = table["path"].astype(object)
     return table.assign(path=paths)

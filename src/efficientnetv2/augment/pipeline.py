@@ -101,7 +101,7 @@ def augment(
         InputError: a number of channels that the mean or AutoAugment does not fit.
     """
     numbers, floats = as_ids(ids), _floats_like(images)
-    for part in _portions(images):
+    for part in portions(images):
         factor = None if stronger is None else stronger[part]
         changed = augment_each(images[part], setting, key, numbers[part], plan, factor)
         normalise(changed, mean=preprocessing.mean, std=preprocessing.std, out=floats[part])
@@ -155,7 +155,7 @@ def _floats_like(images: Tensor) -> Tensor:
     return torch.from_numpy(np.empty((count, height, width, channels), np.float32)).permute(0, 3, 1, 2)
 
 
-def _portions(images: Tensor) -> list[slice]:
+def portions(images: Tensor) -> list[slice]:
     """Pictures to work on at a time: all of them, but on a CPU few enough for its caches and its allocator.
 
     What is done to a picture does not depend on its neighbours, so neither does it on this.
