@@ -191,6 +191,18 @@ def test_rasters_that_do_not_say_enough_are_refused(model, tmp_path):
     assert "scene.tif has 3 bands, but bands 8, 4, 3 are to be seen" in told
 
 
+def test_bands_in_further_pages_are_not_left_out_unsaid(model, tmp_path):
+    from PIL import Image
+
+    pages = [Image.fromarray(patches(2, 2).transpose(1, 2, 0)), Image.new("L", (40, 40))]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    for words in ((), ("--bands", "all")):
+        told = refused("map", model, "pages.tif", *words, cwd=tmp_path)
+        assert "pages.tif has 3 bands in its first page, and others behind. Its 2 pages" in told
+        assert "--bands 1,2,3" in told
+    ended_well("map", model, "pages.tif", "--bands", "1,2,3", cwd=tmp_path)
+
+
 def test_a_model_of_other_channels_is_refused(tmp_path):
     network = EfficientNet(SMALL, num_classes=2, in_channels=5)
     network.class_names = ("a", "b")

@@ -211,6 +211,33 @@ def test_bands_in_pages_are_told(tmp_path):
         rule_of([str(path)], (1, 2, 3, 4), seed=0)
 
 
+def paged(path, *sides, kind=np.uint8):
+    """A grey TIFF of pages of these sides."""
+    from PIL import Image
+
+    pages = [Image.fromarray(RNG.integers(0, 256, (px, px)).astype(kind)) for px in sides]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    return str(path)
+
+
+@pytest.mark.parametrize("asked", ["all", None])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_bands_in_pages_are_not_left_out_unsaid(tmp_path, asked, kind):
+    """GDAL counts the bands of the first page alone; the second is of another size, and no band of it."""
+    pages = paged(tmp_path / "pages.tif", 24, 12, kind=kind)
+    plain = paged(tmp_path / "plain.tif", 24, kind=kind)
+    message = (
+        r"pages\.tif has 1 band in its first page, .* 2 pages .*gdalbuildvrt -separate.* --bands 1,1,1\."
+    )
+    for files in ([pages], [plain, pages], [pages, plain]):
+        with pytest.raises(InputError, match=message):
+            rule_of(files, asked, seed=0)
+    if asked == "all":
+        with pytest.raises(InputError, match=message):
+            rule_of([plain], asked, seed=0, others=[pages])
+    assert rule_of([pages, plain], (1,), seed=0).numbers == (1,)
+
+
 def test_an_ordinary_picture_among_rasters_is_passed_over_when_asked_for(tmp_path):
     (tmp_path / "set/a").mkdir(parents=True)
     path = write_raster(tmp_path / "set/a/one.tif", deep())

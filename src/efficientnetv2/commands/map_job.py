@@ -16,7 +16,16 @@ from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import bands_asked
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer, duration
-from efficientnetv2.data.raster import Dataset, all_bands, bands_seen, names_of, opened, side_m, unlike
+from efficientnetv2.data.raster import (
+    Dataset,
+    all_bands,
+    bands_seen,
+    in_pages,
+    names_of,
+    opened,
+    side_m,
+    unlike,
+)
 from efficientnetv2.deploy import mapfile
 from efficientnetv2.deploy.map import Tally, draw
 from efficientnetv2.deploy.windows import Grid
@@ -116,9 +125,11 @@ def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, nam
     numbers = None if known is None else known.numbers
     if wanted.bands is not None:
         asked = bands_asked(wanted.bands)
-        numbers = all_bands(source) if asked == "all" else asked
-    elif numbers is None:
-        numbers = bands_seen(source)
+        numbers = None if asked == "all" else asked
+    if numbers is None:
+        if fault := in_pages(source):
+            raise InputError(f"{name} {fault}")
+        numbers = (bands_seen if wanted.bands is None else all_bands)(source)
     _refuse_other_number(numbers, preprocessing, source, name)
     if known is None:
         known = Bands(numbers, missing=tuple(round(255 * value) for value in preprocessing.mean))

@@ -115,12 +115,7 @@ def unlike(dataset: Dataset, bands: Bands) -> str:
     if max(bands.numbers) > dataset.count:
         distinct = list(dict.fromkeys(bands.listed.split(", ")))
         wanted = f"band {distinct[0]} is" if len(distinct) == 1 else f"bands {bands.listed} are"
-        pages = len(dataset.subdatasets)
-        fix = (
-            f"Its {pages} pages are rasters of their own: make them bands of one, with GDAL by gdal_merge -separate."
-            if pages > 1
-            else "Give a raster with these, or say others by --bands."
-        )
+        fix = _pages_joined(dataset) or "Give a raster with these, or say others by --bands."
         having = count_of(dataset.count, "band")
         return f"has {having}{_described(dataset)}, but {wanted} to be seen. {fix}"
     known = list(zip(bands.numbers, bands.names, strict=True))
@@ -137,6 +132,33 @@ def unlike(dataset: Dataset, bands: Bands) -> str:
             f"holds complex numbers ({strange[0]}). Turn them into magnitudes before: with GDAL, gdal_calc."
         )
     return ""
+
+
+def in_pages(dataset: Dataset) -> str:
+    """Why bands of a raster have to be given by number, to follow its name; '' where all of them can be seen.
+
+    Bands in further pages of a TIFF are not among those that GDAL counts, and they may be of another size.
+
+    Args:
+        dataset: opened.
+    """
+    fix = _pages_joined(dataset)
+    if not fix or not dataset.count:
+        return ""
+    first = ",".join(map(str, bands_seen(dataset)))
+    having = count_of(dataset.count, "band")
+    return f"has {having} in its first page, and others behind. {fix} Or see the first page alone: --bands {first}."
+
+
+def _pages_joined(dataset: Dataset) -> str:
+    """How pages become bands, as a sentence; '' of a raster of one page."""
+    pages = len(dataset.subdatasets)
+    if pages < 2:
+        return ""
+    return (
+        f"Its {pages} pages are rasters of their own: make them bands of one, with GDAL by gdalbuildvrt -separate "
+        "-resolution highest, then gdal_translate."
+    )
 
 
 def read(

@@ -22,6 +22,7 @@ from efficientnetv2.data.raster import (
     Dataset,
     all_bands,
     bands_seen,
+    in_pages,
     names_of,
     opened,
     read,
@@ -116,11 +117,13 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
         others: that will be read by it too; they are only asked what they hold.
 
     Returns:
-        None where nothing but ordinary pictures are there: 8-bit, of one or three bands, and no bands were given.
+        None where nothing but ordinary pictures are there: 8-bit, of one page of one or three bands, and no bands
+        were given.
 
     Raises:
-        InputError: a picture lacks a band, has its bands in another order or is no raster where other than three
-            channels are asked for; or the extra ``geo`` is not installed.
+        InputError: a picture lacks a band, has its bands in another order or, where none were given by number, in
+            further pages, or is no raster where other than three channels are asked for; or the extra ``geo`` is not
+            installed.
     """
     rasters = [file for file in files if is_raster(file)]
     if not rasters and asked is not None:
@@ -132,7 +135,7 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
         return None
     bands = _chosen(rasters, asked)
     for file in (*files, *others):
-        _refuse(file, bands)
+        _refuse(file, bands, by_number=isinstance(asked, tuple))
     drawn = Key.of(seed).fold("bands").generator().permutation(len(rasters))[:_MEASURED]
     parts = [found for one in sorted(drawn.tolist()) if (found := _some(rasters[one], bands)) is not None]
     if not parts or not any(part.values.shape[1] for part in parts):
@@ -159,15 +162,18 @@ def _chosen(rasters: Sequence[str], asked: Asked) -> Bands:
     )
 
 
-def _refuse(file: str, bands: Bands) -> None:
-    """Refuse a picture that the rule does not fit; one that can't be read is left to who reads it."""
+def _refuse(file: str, bands: Bands, *, by_number: bool) -> None:
+    """Refuse a picture that the rule does not fit; one that can't be read is left to who reads it.
+
+    Bands in further pages are nobody's fault where those to be seen were given by number.
+    """
     if not is_raster(file):
         if bands.channels != RGB:
             raise InputError(f"{file} {ordinary(bands)}. Leave it out, or see three bands: --bands 4,3,2.")
         return
     try:
         with opened(file) as dataset:
-            fault = unlike(dataset, bands)
+            fault = unlike(dataset, bands) or ("" if by_number else in_pages(dataset))
     except InputError:
         return
     if fault:
@@ -215,7 +221,8 @@ class _Part:
 def _needs_rule(file: str) -> bool:
     try:
         with opened(file) as dataset:
-            return set(dataset.dtypes) != {"uint8"} or dataset.count not in _PLAIN_BANDS
+            plain = set(dataset.dtypes) == {"uint8"} and dataset.count in _PLAIN_BANDS
+            return not plain or bool(in_pages(dataset))
     except InputError:
         return False
 
