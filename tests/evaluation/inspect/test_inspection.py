@@ -158,11 +158,16 @@ def test_groups_of_one_label_and_rows_without_a_group(planted):
     assert found_in(planted.read()) == {"group_tells_label": [], "no_group": [["005.jpg"]]}
 
 
-def test_pictures_of_one_hour(planted):
+@pytest.mark.parametrize(("row", "kinds"), [(11, ["time"]), (90, ["time", "time_across_splits"])])
+def test_pictures_of_one_hour(planted, row, kinds):
+    """Such as the frames of a camera: no two of one time, row 90 in val."""
     times = pd.to_datetime(planted.table["date"]) + pd.Timedelta(hours=9)
-    times[11] = times[10] + pd.Timedelta(minutes=20)
+    times[row] = times[10] + pd.Timedelta(minutes=20)
     planted.table["date"] = times.dt.strftime("%Y-%m-%dT%H:%M:%S")
-    assert found_in(planted.read()) == {"time": []}
+    manifest = planted.read()
+    assert found_in(manifest) == {kind: [] for kind in kinds}
+    facts = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).sections["time"].facts
+    assert facts["shared_with_training"] == {"val": int(row == 90)}
 
 
 def test_times_that_splits_share_and_times_that_are_missing(planted):

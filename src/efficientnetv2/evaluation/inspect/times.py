@@ -42,22 +42,15 @@ def by_time(manifest: Manifest, *, column: str | None = None) -> Section:
             "another column."
         )
     split = splits_of(manifest)
+    of_day = _of_day(times[known])
     findings = []
     shared = {}
     for part in sorted(set(split) - {"train"}):
         asking = (split == part) & known
-        moments = set(times[(split == "train") & known])
-        shared[part] = int(times[asking].isin(list(moments)).sum())
+        shared[part] = _shared(times[asking], times[(split == "train") & known], of_day=of_day)
         if shared[part]:
-            findings.append(
-                Finding(
-                    "time_across_splits",
-                    "note",
-                    f"{share(shared[part], int(asking.sum()))} in {part} share their {name} with training pictures.",
-                    f"The figure on them says nothing of a later {name}. To ask for that, split by time.",
-                )
-            )
-    burst = _in_bursts(times[known])
+            findings.append(_across(part, name, share(shared[part], int(asking.sum())), of_day=of_day))
+    burst = _in_bursts(times[known]) if of_day else 0
     if burst:
         findings.append(
             Finding(
@@ -80,12 +73,42 @@ def by_time(manifest: Manifest, *, column: str | None = None) -> Section:
     return Section(facts, findings)
 
 
+def _of_day(times: pd.Series[Any]) -> bool:
+    """Whether times of day are known, not years or dates alone."""
+    return pd.api.types.is_datetime64_any_dtype(times) and not bool((times == times.dt.normalize()).all())
+
+
+def _shared(asking: pd.Series[Any], training: pd.Series[Any], *, of_day: bool) -> int:
+    """How many have the time of a training picture, or by times of day one within an hour of it."""
+    if not of_day:
+        return int(asking.isin(list(set(training))).sum())
+    moments = np.sort(training.dt.tz_localize(None).to_numpy())
+    asked = asking.dt.tz_localize(None).to_numpy()
+    first = np.searchsorted(moments, asked - _NEAR.to_timedelta64(), side="left")
+    last = np.searchsorted(moments, asked + _NEAR.to_timedelta64(), side="right")
+    return int((last > first).sum())
+
+
 def _in_bursts(times: pd.Series[Any]) -> int:
-    """How many pictures have another within an hour; 0 where times of day are not known."""
-    if not pd.api.types.is_datetime64_any_dtype(times) or (times == times.dt.normalize()).all():
-        return 0
+    """How many pictures have another within an hour, of those whose times of day are known."""
     gaps = (times.sort_values().diff() <= _NEAR).to_numpy()
     return int((gaps | np.append(gaps[1:], False)).sum())
+
+
+def _across(part: str, name: str, pictures: str, *, of_day: bool) -> Finding:
+    if of_day:
+        return Finding(
+            "time_across_splits",
+            "doubtful",
+            f"{pictures} in {part} were taken within an hour of a training picture, by column {name}.",
+            "A burst in two splits is learnt and then asked for: put each whole into one, or split by time.",
+        )
+    return Finding(
+        "time_across_splits",
+        "note",
+        f"{pictures} in {part} share their {name} with training pictures.",
+        f"The figure on them says nothing of a later {name}. To ask for that, split by time.",
+    )
 
 
 def _timeless(manifest: Manifest, name: str, known: Bools) -> Finding:
