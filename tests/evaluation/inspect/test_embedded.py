@@ -1,4 +1,4 @@
-"""Labels that a network doubts, where pictures hang together."""
+"""Scenes that a network recognises, and labels that it doubts where pictures hang together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from efficientnetv2.base.keys import Key
-from efficientnetv2.evaluation.inspect.embedded import doubted_labels
+from efficientnetv2.evaluation.inspect.embedded import LARGEST_SCENE, doubted_labels, standing_out
 from efficientnetv2.inference.predict import Embeddings
 
 EACH = 30
@@ -50,3 +50,43 @@ def test_classes_of_a_few_scenes_are_asked_about(scenes):
     facts = asked([group for group in groups if 0 not in group])
     assert [one["path"] for one in facts["suspected_labels"]] == ["0.jpg"]
     assert facts["out_of_fold_accuracy"] > 0.95
+
+
+def scenes(*sizes, spread=0.1):
+    """Vectors of things, each shown so many times with a little between; and the places of each that is shown again."""
+    rng = np.random.default_rng(0)
+    things = rng.normal(size=(len(sizes), 64))
+    vectors = np.repeat(things, sizes, axis=0) + spread * rng.normal(size=(sum(sizes), 64))
+    ends = np.cumsum(sizes)
+    return vectors.astype(np.float32), [
+        tuple(range(end - n, end)) for end, n in zip(ends, sizes, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.2])
+def test_a_scene_stands_out_however_often_it_is_shown(spread):
+    sizes = [*range(2, LARGEST_SCENE + 1), *[1] * 200]
+    vectors, groups = scenes(*sizes, spread=spread)
+    found = standing_out(vectors)
+    assert sorted(group for group, _ in found) == groups[: LARGEST_SCENE - 1]
+    ratios = [ratio for _, ratio in found]
+    assert ratios == sorted(ratios)
+    assert max(ratios) < 0.5
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.2])
+def test_what_is_alike_in_larger_numbers_is_no_scene(spread):
+    """Such as a class whose pictures look alike: nothing in it stands out from the rest of it."""
+    vectors, _ = scenes(LARGEST_SCENE + 1, 20, 40, *[1] * 100, spread=spread)
+    assert standing_out(vectors) == []
+
+
+def test_no_scene_without_a_gap_on_all_sides():
+    """Each like the next: three of an end have a gap behind them as the first sees it, but not as the third does."""
+    angles = np.radians([0, 10, 20, 32, 44, 56, 68, 180, 270])
+    assert standing_out(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)) == []
+
+
+@pytest.mark.parametrize("count", range(4))
+def test_equal_pictures_are_no_scene_without_another_beside_them(count):
+    assert standing_out(np.ones((count, 4), dtype=np.float32)) == []

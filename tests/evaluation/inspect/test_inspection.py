@@ -229,11 +229,18 @@ def test_right_labels_are_not_suspected(planted):
 @pytest.mark.parametrize(
     ("row", "kind"), [(32, "lookalike"), (85, "lookalike_across_splits"), (31, "lookalike_other_label")]
 )
-def test_scenes_that_only_a_network_recognises(planted, row, kind):
+@pytest.mark.parametrize("further", [{}, {"104.jpg": 0.1, "106.jpg": 0.12}])
+def test_scenes_that_only_a_network_recognises(planted, row, kind, further):
+    """Twice, or four times: then the second nearest is as near as the nearest."""
+    for name in further:
+        scene(int(name[:3])).save(planted.folder / name)
+        planted.add(name, like=10)
     manifest = planted.read()
     given = embedded(manifest)
     vectors = given.vectors.copy()
     vectors[row] = vectors[10] + 0.1
+    for name, shift in further.items():
+        vectors[manifest.paths.index(name)] = vectors[10] + shift
     if kind == "lookalike_across_splits":  # of one label, so that this is its only flaw
         labels = planted.table["label"].to_numpy()
         planted.table.loc[row, "label"] = labels[10]
@@ -241,7 +248,20 @@ def test_scenes_that_only_a_network_recognises(planted, row, kind):
         given = replace(given, labels=manifest.labels)
     found = found_in(manifest, embeddings=replace(given, vectors=vectors), weights="made up")
     found.pop("label", None)  # a vector moved among those of the other class may be doubted as well
-    assert found == {kind: [["010.jpg", f"{row:03d}.jpg"]]}
+    assert found == {kind: [["010.jpg", f"{row:03d}.jpg", *further]]}
+
+
+def test_a_copy_saved_again_does_not_hide_a_scene_taken_again(planted):
+    recompressed(planted.folder, "020.jpg", "other.jpg")
+    planted.add("other.jpg", like=20)
+    manifest = planted.read()
+    given = embedded(manifest)
+    vectors = given.vectors.copy()
+    vectors[44], vectors[-1] = vectors[20] + 0.1, vectors[20] + 0.01
+    assert found_in(manifest, embeddings=replace(given, vectors=vectors), weights="made up") == {
+        "near_picture": [["020.jpg", "other.jpg"]],
+        "lookalike": [["020.jpg", "044.jpg", "other.jpg"]],
+    }
 
 
 def test_where_every_picture_is_a_class_of_its_own_nothing_gives_it_away():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.portraits import Portraits
@@ -15,6 +14,7 @@ from efficientnetv2.evaluation.inspect.found import (
     Severity,
     crossing,
     disagreeing,
+    how_many,
     share,
 )
 
@@ -72,21 +72,21 @@ def _harms(
             f"{how}_across_splits",
             grave,
             across,
-            f"{_groups(across)} in two splits: {what} is learnt and then asked for",
+            f"{how_many(across)} in two splits: {what} is learnt and then asked for",
             "Remove them from one of the splits: the figure on the other is too good.",
         ),
         (
             f"{how}_other_label",
             grave,
             unlike,
-            f"{_groups(unlike)} with different labels: {what}, called two things",
+            f"{how_many(unlike)} with different labels: {what}, called two things",
             "At least one label of each is wrong, or the picture shows several things. Look at them.",
         ),
         (
             f"{how}_picture",
             "note",
             rest,
-            f"{_groups(rest)} of {what}, labels and splits agreeing: "
+            f"{how_many(rest)} of {what}, labels and splits agreeing: "
             + share(sum(len(group) - 1 for group in rest), len(manifest)) + " add nothing",
             "Automatic splits keep equal files together."
             if how == "same"
@@ -105,8 +105,3 @@ def _harms(
         for kind, severity, found, sentence, advice in kinds
         if found
     ]
-
-
-def _groups(groups: Sequence[tuple[int, ...]]) -> str:
-    pairs = all(len(group) == 2 for group in groups)
-    return count_of(len(groups), "pair" if pairs else "group")

@@ -20,13 +20,18 @@ from threadpoolctl import threadpool_limits
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.evaluation.inspect.duplicates import Pair
-from efficientnetv2.evaluation.inspect.found import Finding, Section, crossing, disagreeing, share
+from efficientnetv2.evaluation.inspect.found import Finding, Section, crossing, disagreeing, how_many, share
 from efficientnetv2.inference.predict import Embeddings
 
-# Distance to the nearest picture over that to the second: Lowe's test of whether a match stands out (IJCV 2004, where
-# it is 0.8 for keypoints). Stricter here, by looking at pairs of aerial pictures: up to it they show one place. Ours.
+# Distance to the last picture of a scene over that to the next: Lowe's test of whether a match stands out (IJCV 2004,
+# where it is 0.8 for keypoints). Stricter here, by looking at pairs of aerial pictures: up to it they show one place.
+# Ours.
 STANDS_OUT = 0.65
+# Pictures of a scene that are told as such, as many as a square has symmetries: what is more and looks alike may be a
+# whole class. Ours.
+LARGEST_SCENE = 8
+# Vectors that are nearer count as equal: what float32 leaves of a distance of 0. Ours.
+_EQUAL = 1e-3
 # Folds whose pictures are answered by what the others taught. Ours, as many do.
 FOLDS = 5
 # Pictures of a class from which its labels can be doubted. Ours.
@@ -41,50 +46,50 @@ Floats = npt.NDArray[np.float32]
 
 
 def lookalikes(
-    manifest: Manifest, embeddings: Embeddings, contents: Ints, known: Sequence[Pair]
-) -> tuple[Section, list[tuple[int, int]]]:
-    """Pairs that a network finds far more alike than any other: one scene twice, shifted, turned, in other light.
+    manifest: Manifest, embeddings: Embeddings, copies: Sequence[Sequence[int]]
+) -> tuple[Section, list[tuple[int, ...]]]:
+    """Pictures that a network finds far more alike than any other: one scene again, shifted, turned, in other light.
 
-    A pair is named if each is the other's nearest, and for both the second nearest is much further away. What is a
-    duplicate by its pixels is not named again. Comparing all with all takes n² steps, but short ones: embedding a
-    picture takes longer up to a million of them.
+    A group is named if each of it finds the first picture outside much further away than the last inside. Copies by
+    their pixels count as one picture: else the nearest of a scene would be its own copy. Comparing all with all takes
+    n² steps, but short ones: embedding a picture takes longer up to a million of them.
 
     Args:
         manifest: of the pictures.
         embeddings: of those that can be read.
-        contents: (N,) equal for equal files.
-        known: pairs that are duplicates by their pixels.
+        copies: rows that are duplicates by their pixels, two or more each.
 
     Returns:
-        The section, and the pairs.
+        The section, and the groups, with all their copies.
     """
-    alone = np.unique(contents[embeddings.samples], return_index=True)[1]  # of equal files one
+    same = _joined(len(manifest), copies)[embeddings.samples]
+    alone = np.unique(same, return_index=True)[1]
     alone.sort()
-    vectors = embeddings.vectors[alone].astype(np.float32)
-    rows = embeddings.samples[alone]
-    pairs = [(int(rows[one]), int(rows[other]), ratio) for one, other, ratio in standing_out(vectors)]
-    named = {(pair.first, pair.second) for pair in known}
-    new = [pair for pair in pairs if pair[:2] not in named]
+    family: dict[int, list[int]] = {}
+    for number, row in zip(same.tolist(), embeddings.samples.tolist(), strict=True):
+        family.setdefault(number, []).append(row)
+    scenes = [
+        (tuple(sorted(row for place in places for row in family[int(same[alone[place]])])), ratio)
+        for places, ratio in standing_out(embeddings.vectors[alone].astype(np.float32))
+    ]
+    across = [scene for scene in scenes if crossing(manifest, scene[0])]
+    unlike = [scene for scene in scenes if disagreeing(manifest, scene[0])]
     kinds = (
         (
             "lookalike_across_splits",
-            [pair for pair in new if crossing(manifest, pair[:2])],
+            across,
             "look like one scene, on both sides of a split",
-            "What is learnt from the one is asked of the other. Look at them; put both into one split.",
+            "What is learnt from the one is asked of the other. Look at them; put them into one split.",
         ),
         (
             "lookalike_other_label",
-            [pair for pair in new if disagreeing(manifest, pair[:2])],
+            unlike,
             "look like one scene, with different labels",
             "Look at them: one label may be wrong.",
         ),
         (
             "lookalike",
-            [
-                pair
-                for pair in new
-                if not crossing(manifest, pair[:2]) and not disagreeing(manifest, pair[:2])
-            ],
+            [scene for scene in scenes if scene not in across and scene not in unlike],
             "look like one scene",
             "Shifted, turned, taken twice? Then name what they share with --group-column, so that no split parts them.",
         ),
@@ -93,49 +98,63 @@ def lookalikes(
         Finding(
             kind,
             "note" if kind == "lookalike" else "doubtful",
-            f"{len(found):,} {'pair' if len(found) == 1 else 'pairs'} of pictures {what}.",
+            f"{how_many([group for group, _ in found])} of pictures {what}.",
             advice,
-            tuple(pair[:2] for pair in found),
-            tuple(f"{pair[2]:.2f} of the way to the next nearest" for pair in found),
+            tuple(group for group, _ in found),
+            tuple(f"{ratio:.2f} of the way to the next nearest" for _, ratio in found),
         )
         for kind, found, what, advice in kinds
         if found
     ]
-    facts = {"lookalikes": [{"paths": [manifest.paths[a], manifest.paths[b]], "ratio": r} for a, b, r in new]}
-    return Section(facts, findings), [pair[:2] for pair in pairs]
+    facts = {
+        "lookalikes": [{"paths": [manifest.paths[row] for row in group], "ratio": r} for group, r in scenes]
+    }
+    return Section(facts, findings), [group for group, _ in scenes]
 
 
-def standing_out(vectors: Floats, *, most: float = STANDS_OUT) -> list[tuple[int, int, float]]:
-    """Pairs of vectors that are each other's nearest by far, the clearest first.
+def standing_out(vectors: Floats, *, most: float = STANDS_OUT) -> list[tuple[tuple[int, ...], float]]:
+    """Groups of vectors that are near each other and far from all others, the clearest first.
 
     Args:
         vectors: (n, d); their directions count, not their lengths.
-        most: distance to the nearest over that to the second nearest, for both.
+        most: distance to the farthest inside over that to the nearest outside, for each of a group. Of a pair that is
+            the nearest over the second nearest.
 
     Returns:
-        Places of the two, the lower first, and the greater of their ratios.
+        Places of each group, ascending, of two to ``LARGEST_SCENE``, and the greatest of their ratios. None is in
+        two groups: where a group is part of another, the larger is named.
     """
+    largest = min(LARGEST_SCENE, len(vectors) - 1)  # one at least is outside
+    nearest, distances = _neighbours(vectors, max(0, largest))
+    found: list[tuple[tuple[int, ...], float]] = []
+    named = np.zeros(len(vectors), dtype=bool)
+    for size in range(largest, 1, -1):
+        ratio = np.maximum(distances[:, size - 2], _EQUAL) / np.maximum(distances[:, size - 1], _EQUAL)
+        clear = np.flatnonzero((ratio <= most) & ~named)
+        balls = np.sort(np.column_stack([clear, nearest[clear, : size - 1]]), axis=1)  # each with its nearest
+        groups, agreeing = np.unique(balls, axis=0, return_counts=True)
+        for group in groups[agreeing == size]:
+            found.append((tuple(group.tolist()), round(float(ratio[group].max()), 3)))
+            named[group] = True
+    return sorted(found, key=lambda one: one[1])
+
+
+def _neighbours(vectors: Floats, many: int) -> tuple[Ints, npt.NDArray[np.float64]]:
+    """(n, many) which others are nearest to each, and (n, many) their distances on the sphere's chord."""
     count = len(vectors)
-    if count < 3:
-        return []
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    nearest, ratio = np.empty(count, dtype=np.int64), np.empty(count)
-    for start in range(0, count, _BLOCK):
+    nearest, distances = np.empty((count, many), dtype=np.int64), np.empty((count, many))
+    for start in range(0, count if many else 0, _BLOCK):
         alike = unit[start : start + _BLOCK] @ unit.T
         places = np.arange(len(alike))
         alike[places, start + places] = -np.inf
-        two = np.argpartition(-alike, 1, axis=1)[:, :2]
-        values = np.take_along_axis(alike, two, axis=1)
+        some = np.argpartition(-alike, many - 1, axis=1)[:, :many]
+        values = np.take_along_axis(alike, some, axis=1)
         order = np.argsort(-values, axis=1, kind="stable")
-        two, values = np.take_along_axis(two, order, axis=1), np.take_along_axis(values, order, axis=1)
-        distances = np.sqrt(np.maximum(0, 2 - 2 * values))
-        nearest[start : start + _BLOCK] = two[:, 0]
-        ratio[start : start + _BLOCK] = distances[:, 0] / np.maximum(distances[:, 1], 1e-6)
-    mutual = np.flatnonzero((nearest[nearest] == np.arange(count)) & (np.arange(count) < nearest))
-    worst = np.maximum(ratio[mutual], ratio[nearest[mutual]])
-    clear = np.flatnonzero(worst <= most)
-    order = clear[np.argsort(worst[clear], kind="stable")]
-    return [(int(mutual[at]), int(nearest[mutual[at]]), round(float(worst[at]), 3)) for at in order]
+        block = slice(start, start + len(alike))
+        nearest[block] = np.take_along_axis(some, order, axis=1)
+        distances[block] = np.sqrt(np.maximum(0, 2 - 2 * np.take_along_axis(values, order, axis=1)))
+    return nearest, distances
 
 
 def doubted_labels(

@@ -73,6 +73,12 @@ def share(part: int, of: int) -> str:
     return f"{part:,} of {count_of(of, 'picture')} ({shown} %)"
 
 
+def how_many(groups: Sequence[Sequence[int]]) -> str:
+    """``1 pair``, ``3 pairs``; ``2 groups`` where one is of more than two."""
+    pairs = all(len(group) == 2 for group in groups)
+    return count_of(len(groups), "pair" if pairs else "group")
+
+
 def splits_of(manifest: Manifest) -> npt.NDArray[np.object_]:
     """(N,) splits, where none was given ``train``, since nothing set the picture aside."""
     return np.where(manifest.in_train, "train", manifest.split)

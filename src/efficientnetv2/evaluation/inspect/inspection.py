@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,10 +103,8 @@ def inspected(
         "group": by_group(manifest),
     }
     if embeddings is not None:
-        contents = looked.table["content"].to_numpy()
-        alike, further = lookalikes(manifest, embeddings, contents, near)
-        pairs = [(pair.first, pair.second) for pair in near]
-        together: list[Sequence[int]] = [*same_files(looked), *pairs, *further]
-        doubted = doubted_labels(manifest, embeddings, together, key=key.fold("labels"))
+        known = [*same_files(looked), *([pair.first, pair.second] for pair in near)]
+        alike, scenes = lookalikes(manifest, embeddings, known)
+        doubted = doubted_labels(manifest, embeddings, [*known, *scenes], key=key.fold("labels"))
         sections["network"] = Section({**alike.facts, **doubted.facts}, [*alike.findings, *doubted.findings])
     return Inspection(manifest, looked, sections, weights)
