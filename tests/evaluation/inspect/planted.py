@@ -71,8 +71,12 @@ class Planted:
         }
         self.table.loc[further] = row | changes  # type: ignore[index]
 
-    def read(self) -> Manifest:
+    def read(self, label_separator: str | None = None) -> Manifest:
         self.table.to_csv(self.folder / "pictures.csv", index=False)
         return read(
-            self.folder / "pictures.csv", require_labels=False, for_training=False, strict_labels=True
+            self.folder / "pictures.csv",
+            label_separator=label_separator,
+            require_labels=False,
+            for_training=False,
+            strict_labels=True,
         )

@@ -26,7 +26,8 @@ def asked(together, *, classes=2):
         def __len__(self) -> int:
             return len(labels)
 
-    manifest = Manifest(class_names=names, paths=[f"{row}.jpg" for row in range(len(labels))])
+    paths = [f"{row}.jpg" for row in range(len(labels))]
+    manifest = Manifest(class_names=names, paths=paths, targets=labels, separator=None)
     embeddings = Embeddings(np.arange(len(labels)), labels, vectors)
     return doubted_labels(manifest, embeddings, together, key=Key.of(0)).facts
 

@@ -221,6 +221,27 @@ def test_wrong_labels_are_suspected_and_no_others(planted):
     assert found == {}
 
 
+def test_of_several_labels_each_is_right(planted):
+    """To the network even ones are cats: 13 looks like any animal, which it is; 12 is a cat, which is not said."""
+    planted.table["label"] = np.where(planted.table.index % 2, "animal", "cat;animal")
+    planted.table.loc[[12, 13], "label"] = ["animal", "cat;animal"]
+    manifest = planted.read(label_separator=";")
+    found = found_in(manifest, embeddings=embedded(manifest), weights="made up")
+    assert found["label"] == [["012.jpg"]]
+
+
+def test_copies_of_several_labels_agree_if_all_do(planted):
+    """The rarest label of both, by which a picture is counted, is the same."""
+    planted.table["label"] = np.where(planted.table.index % 2, "plant", "animal")
+    for row, name, label in ((10, "other.jpg", "cat;plant"), (12, "same.jpg", "animal;cat")):
+        planted.table.loc[row, "label"] = "cat;animal"
+        shutil.copy(planted.folder / f"{row:03d}.jpg", planted.folder / name)
+        planted.add(name, like=row, label=label)
+    found = found_in(planted.read(label_separator=";"))
+    assert found["same_other_label"] == [["010.jpg", "other.jpg"]]
+    assert found["same_picture"] == [["012.jpg", "same.jpg"]]
+
+
 def test_right_labels_are_not_suspected(planted):
     manifest = planted.read()
     assert found_in(manifest, embeddings=embedded(manifest), weights="made up") == {}

@@ -167,7 +167,8 @@ def doubted_labels(
     """Labels that a linear classifier contradicts on pictures it has not learnt from.
 
     Probabilities come from folds; which contradictions count is confident learning's rule, in cleanlab: those off the
-    diagonal of the confident joint (Northcutt et al., JAIR 2021, arXiv:1911.00068).
+    diagonal of the confident joint (Northcutt et al., JAIR 2021, arXiv:1911.00068). A picture of several labels stands
+    for its rarest, as in a hold-out, and is not contradicted by another of its own.
 
     Args:
         manifest: labelled; unlabelled pictures are left aside, and so are classes of fewer than 10, or that show fewer
@@ -177,8 +178,8 @@ def doubted_labels(
         key: of the folds.
     """
     groups = _joined(len(manifest), together)[embeddings.samples]
-    usable, labels, names = _asked(manifest, embeddings, groups)
-    if len(names) < 2:
+    usable, labels, classes = _asked(manifest, embeddings, groups)
+    if len(classes) < 2:
         return Section({})
     groups = groups[usable]
     probabilities = out_of_fold(embeddings.vectors[usable], labels, groups, key=key)
@@ -192,11 +193,16 @@ def doubted_labels(
         n_jobs=1,
     )
     rows = embeddings.samples[usable]
+    own = manifest.targets[rows].reshape(len(rows), -1)
+    answers = classes[probabilities.argmax(axis=1)]
+    agreeing = (own == answers[:, None]).any(axis=1)
+    order = order[~agreeing[order]]
+    names = manifest.class_names
     suspected = [
         {
             "path": manifest.paths[rows[at]],
-            "label": names[labels[at]],
-            "suggested": names[int(probabilities[at].argmax())],
+            "label": (manifest.separator or "").join(names[label] for label in own[at] if label >= 0),
+            "suggested": names[answers[at]],
             "probability": round(float(probabilities[at].max()), 3),
             "probability_of_label": round(float(probabilities[at, labels[at]]), 3),
         }
@@ -204,7 +210,7 @@ def doubted_labels(
     ]
     facts = {
         "asked": len(labels),
-        "out_of_fold_accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
+        "out_of_fold_accuracy": float(agreeing.mean()),
         "suspected_labels": suspected,
     }
     if not len(order):
@@ -225,8 +231,8 @@ def doubted_labels(
     return Section(facts, [finding])
 
 
-def _asked(manifest: Manifest, embeddings: Embeddings, groups: Ints) -> tuple[Ints, Ints, list[str]]:
-    """Places in the embeddings, their labels from 0, and the names of those."""
+def _asked(manifest: Manifest, embeddings: Embeddings, groups: Ints) -> tuple[Ints, Ints, Ints]:
+    """Places in the embeddings, their labels from 0, and the classes of those."""
     labelled, many = embeddings.labels >= 0, len(manifest.class_names)
     counted = np.bincount(embeddings.labels[labelled], minlength=many)
     different = np.unique(np.stack([embeddings.labels, groups], axis=1)[labelled], axis=0)[:, 0]
@@ -234,7 +240,7 @@ def _asked(manifest: Manifest, embeddings: Embeddings, groups: Ints) -> tuple[In
     classes = np.flatnonzero((counted >= _LEAST_OF_A_CLASS) & (shown >= FOLDS))
     usable = np.flatnonzero(np.isin(embeddings.labels, classes))
     labels = np.searchsorted(classes, embeddings.labels[usable])
-    return usable, labels, [manifest.class_names[number] for number in classes]
+    return usable, labels, classes
 
 
 def out_of_fold(vectors: Floats, labels: Ints, groups: Ints, *, key: Key) -> npt.NDArray[np.float64]:

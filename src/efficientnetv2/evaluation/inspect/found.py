@@ -62,8 +62,9 @@ def crossing(manifest: Manifest, rows: Sequence[int]) -> bool:
 
 
 def disagreeing(manifest: Manifest, rows: Sequence[int]) -> bool:
-    """Whether these pictures have different labels; those without one agree with all."""
-    return len({int(manifest.labels[row]) for row in rows} - {-1}) > 1
+    """Whether these pictures have different labels, all that they have; those without one agree with all."""
+    known = {frozenset(np.atleast_1d(manifest.targets[row]).tolist()) - {-1} for row in rows}
+    return len(known - {frozenset()}) > 1
 
 
 def share(part: int, of: int) -> str:

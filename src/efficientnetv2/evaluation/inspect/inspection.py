@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,7 @@ def inspected(
     if embeddings is not None:
         known = [*same_files(looked), *([pair.first, pair.second] for pair in near)]
         alike, scenes = lookalikes(manifest, embeddings, known)
-        doubted = doubted_labels(manifest, embeddings, [*known, *scenes], key=key.fold("labels"))
+        together: list[Sequence[int]] = [*known, *scenes]
+        doubted = doubted_labels(manifest, embeddings, together, key=key.fold("labels"))
         sections["network"] = Section({**alike.facts, **doubted.facts}, [*alike.findings, *doubted.findings])
     return Inspection(manifest, looked, sections, weights)
