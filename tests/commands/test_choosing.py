@@ -12,6 +12,8 @@ import torch
 import yaml
 from tests.command_line import TINY, effnetv2
 from tests.conftest import COLOURS, paint
+from tests.data.test_splits import manifest
+from tests.metrics.test_resampling import alike_places
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
@@ -132,6 +134,13 @@ def test_what_promises_less_wins_only_by_more_than_chance(tmp_path):
     assert not together.better(right_but(20), right_but(40)), "two places are too few to say it of a third"
     nobody = np.full(100, -1)
     assert not task.better(nobody, right_but(40))
+
+
+def test_few_places_that_differ_alike_choose_nothing():
+    """Four of ten pictures, in each two mistakes against one: more than chance by places, not by their pictures."""
+    labels, one, other, place = alike_places()
+    task = choosing._Task(manifest(labels), [], place, "", "top1", Key.of(0))
+    assert not task.better(one, other)
 
 
 def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, monkeypatch):

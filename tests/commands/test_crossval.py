@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 from tests.command_line import TINY, effnetv2, killed_at
 from tests.conftest import COLOURS, paint
 from tests.data.test_splits import manifest
+from tests.metrics.test_resampling import alike_places
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
@@ -26,7 +27,7 @@ from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.tables import read_predictions, write_predictions
 from efficientnetv2.commands.words import Words
-from efficientnetv2.data.folds import folds
+from efficientnetv2.data.folds import Folds, folds
 from efficientnetv2.data.manifest import read
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.predictor import Predictor
@@ -411,6 +412,16 @@ def test_a_random_split_that_flatters_is_found():
     assert "Neighbours flatter" in found.sentence()
     same = beside("the linear probe", answers[1], answers[1], both[1], both[0], 2, Key.of(0))
     assert not same.flattering
+
+
+def test_four_places_that_flatter_alike_do_not_say_it_of_others():
+    """Their difference is no surer than that of their 40 pictures."""
+    labels, at_random, by_place, place = alike_places()
+    answers = [Predictions(np.arange(40), labels, torch.eye(2)[each]) for each in (by_place, at_random)]
+    kept, parted = Folds((), "", place, "place", 1.0), Folds((), "", np.arange(40), "class")
+    found = beside("the linear probe", *answers, kept, parted, 2, Key.of(0))
+    assert found.difference["top1"].value == pytest.approx(0.1)
+    assert not found.flattering
 
 
 def test_predictions_are_read_as_they_were_written(tmp_path):

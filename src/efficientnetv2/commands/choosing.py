@@ -25,7 +25,7 @@ from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predict import embed_manifest
 from efficientnetv2.inference.probe import USUAL_STRENGTH, fitted, macro_f1, multiply_adds
-from efficientnetv2.metrics.resampling import paired
+from efficientnetv2.metrics.resampling import paired_together
 from efficientnetv2.training.folder import new_folder
 from efficientnetv2.training.named import Found
 from efficientnetv2.training.recipe import Recipe
@@ -50,7 +50,7 @@ class _Task:
     Args:
         pictures: some of train.
         folds: rows of them to learn from and to answer.
-        clusters: (n,) equal where pictures belong together: no fold takes them apart, and chance draws them as one.
+        clusters: (n,) equal where pictures belong together: no fold takes them apart, and chance draws them as one too.
         kept: what no fold takes apart, in words.
         figure: ``top1`` or ``macro_f1``.
         key: of the draws.
@@ -75,7 +75,7 @@ class _Task:
         known = (one >= 0) & (other >= 0)
         if not known.any():
             return False
-        difference = paired(
+        difference = paired_together(
             self.pictures.labels[known],
             one[known],
             other[known],

@@ -22,7 +22,7 @@ from efficientnetv2.inference.label_curve import LabelCurve, label_curve
 from efficientnetv2.inference.predict import Embeddings, Predictions, embed_manifest
 from efficientnetv2.inference.probe import fit_probe, most_pictures, probe_folds
 from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.resampling import paired
+from efficientnetv2.metrics.resampling import paired_together
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.start import start
 
@@ -160,7 +160,7 @@ def beside(
         ]
     labels = ours.labels[np.searchsorted(ours.samples, both)]
     by_place = others if dealt.by == "class" else dealt
-    apart = paired(
+    apart = paired_together(
         labels,
         given["random"],
         given["place"],

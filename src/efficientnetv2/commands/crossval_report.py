@@ -14,7 +14,7 @@ import torch
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.commands.crossval_baseline import Baseline, answers_of, beside, probed
+from efficientnetv2.commands.crossval_baseline import Baseline, beside, probed
 from efficientnetv2.commands.crossval_folds import Answered, Runs
 from efficientnetv2.commands.crossval_plan import FILE
 from efficientnetv2.commands.explaining import explained_by_folds
@@ -148,12 +148,15 @@ def _widen(outcome: Outcome, pooled: Predictions, clusters: Ints, key: Key) -> N
     figures = outcome.figures
     if not isinstance(figures, Figures) or len(np.unique(clusters)) == len(clusters):
         return
-    drawn = clustered(
-        pooled.labels, answers_of(pooled), clusters, len(figures.class_names), key=key.fold("clusters")
-    )
+    # The answers that the figures have counted.
+    answers = pooled.probabilities.argmax(axis=1).astype(np.int64)
+    drawn = clustered(pooled.labels, answers, clusters, len(figures.class_names), key=key.fold("clusters"))
     for name, (low, high) in drawn.items():
-        before = outcome.intervals[name]
-        outcome.intervals[name] = (min(before[0], low), max(before[1], high))
+        # Of a class the figure is called by its number here, by its name there.
+        figure, of_class, number = name.partition(":")
+        called = f"{figure}:{figures.class_names[int(number)]}" if of_class else name
+        before = outcome.intervals[called]
+        outcome.intervals[called] = (min(before[0], low), max(before[1], high))
 
 
 def _ensemble(folder: Path, folds: int) -> tuple[list[Network], str]:

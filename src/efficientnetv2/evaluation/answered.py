@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.keys import Key
-from efficientnetv2.metrics.resampling import Difference, paired
+from efficientnetv2.metrics.resampling import Difference, paired_together
 
 NAME = "predictions.csv"
 
@@ -138,15 +138,9 @@ def over(
     ids = {name: number for number, name in enumerate(names)}
     columns = [mine["true_label"], mine["label"], theirs["label"]]
     labels, answers, others = (column.map(ids).to_numpy(dtype=np.int64) for column in columns)
-    found = paired(labels, answers, others, np.arange(len(both), dtype=np.int64), len(names), key=key)
-    together = None
+    together, drawn = None, np.arange(len(both), dtype=np.int64)
     if clusters is not None and 1 < (count := clusters.loc[both].nunique()) < len(both):
         together, drawn = count, np.array(clusters.loc[both], dtype=np.int64)
-        whole = paired(labels, answers, others, drawn, len(names), key=key.fold("together"))
-        found = {name: _wider(found[name], whole[name]) for name in found}
+    found = paired_together(labels, answers, others, drawn, len(names), key=key)
     f1 = {names[k]: found[f"f1:{k}"] for k in np.unique(labels).tolist()}
     return Over(len(both), found["top1"], found["macro_f1"], found["balanced_accuracy"], f1, together)
-
-
-def _wider(one: Difference, other: Difference) -> Difference:
-    return Difference(one.value, min(one.low, other.low), max(one.high, other.high))

@@ -44,7 +44,7 @@ class Difference:
 def clustered(
     labels: Ints, answers: Ints, clusters: Ints, num_classes: int, *, key: Key
 ) -> dict[str, Interval]:
-    """95 % intervals of ``top1``, ``macro_f1`` and ``balanced_accuracy``, clusters of pictures drawn as one.
+    """95 % intervals of figures, clusters of pictures drawn as one.
 
     Args:
         labels: (N,) true classes.
@@ -53,11 +53,15 @@ def clustered(
         num_classes: K.
         key: of the resampling.
 
+    Returns:
+        ``top1``, ``macro_f1``, ``balanced_accuracy``; ``f1:k`` and ``recall:k`` of each class k that has a picture,
+        ``precision:k`` only of those of them that a picture was called, as ``intervals.bootstrap`` has them by name.
+
     Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8: whole clusters are drawn
         with replacement.
     """
-    drawn = _drawn(labels, [answers], clusters, num_classes, key)
-    return {name: _percentiles(values[:, 0]) for name, values in drawn.items() if not name.startswith("f1:")}
+    drawn = _drawn(labels, [answers], clusters, num_classes, key, of_classes=("f1", "recall", "precision"))
+    return {name: _percentiles(values[:, 0]) for name, values in drawn.items()}
 
 
 def paired(
@@ -78,7 +82,7 @@ def paired(
 
     Source: the percentile bootstrap of pairs; Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
     """
-    drawn = _drawn(labels, [one, other], clusters, num_classes, key)
+    drawn = _drawn(labels, [one, other], clusters, num_classes, key, of_classes=("f1",))
     cells, counts = _cells(labels, [one, other], np.arange(len(labels)), num_classes)
     whole = _scores((counts @ cells).reshape(1, 2, 3, num_classes))
     return {
@@ -86,6 +90,31 @@ def paired(
             float(whole[name][0, 0] - whole[name][0, 1]), *_percentiles(values[:, 0] - values[:, 1])
         )
         for name, values in drawn.items()
+    }
+
+
+def paired_together(
+    labels: Ints, one: Ints, other: Ints, clusters: Ints, num_classes: int, *, key: Key
+) -> dict[str, Difference]:
+    """``paired``, an interval reaching as far as the wider of two: chance drew pictures, or whole clusters of them.
+
+    Of few clusters the second alone would be too narrow: four that differ alike would leave nothing to chance.
+
+    Args:
+        labels: (N,) true classes.
+        one: (N,) classes that the first answers.
+        other: (N,) classes that the second answers to the same pictures.
+        clusters: (N,) equal where pictures hang together; all different, or all equal, where none do.
+        num_classes: K.
+        key: of the resampling.
+    """
+    apart = paired(labels, one, other, np.arange(len(labels), dtype=np.int64), num_classes, key=key)
+    if not 1 < len(np.unique(clusters)) < len(labels):
+        return apart
+    whole = paired(labels, one, other, clusters, num_classes, key=key.fold("together"))
+    return {
+        name: Difference(found.value, min(found.low, whole[name].low), max(found.high, whole[name].high))
+        for name, found in apart.items()
     }
 
 
@@ -117,32 +146,49 @@ def _cells(
 
 
 def _drawn(
-    labels: Ints, answers: list[Ints], clusters: Ints, num_classes: int, key: Key
+    labels: Ints,
+    answers: list[Ints],
+    clusters: Ints,
+    num_classes: int,
+    key: Key,
+    *,
+    of_classes: tuple[str, ...],
 ) -> dict[str, Floats]:
-    """Figures of each draw: name → (draws, answers)."""
+    """Figures of each draw: name → (draws, answers); of classes those figures that are asked for."""
     cells, counts = _cells(labels, answers, clusters, num_classes)
     units, generator = int(counts.sum()), key.generator()
     at_once = max(1, CELLS_AT_ONCE // max(cells.shape))
+    there = np.unique(labels)
+    classes = {"precision": np.intersect1d(there, np.concatenate(answers))}
+    names = ["top1", "macro_f1", "balanced_accuracy"]
+    names += [f"{figure}:{k}" for figure in of_classes for k in classes.get(figure, there).tolist()]
     parts = []
     for start in range(0, _DRAWS, at_once):
         size = min(at_once, _DRAWS - start)
         times = generator.multinomial(units, counts / units, size=size)
-        parts.append(_scores((times @ cells).reshape(size, len(answers), 3, num_classes)))
-    present = {f"f1:{k}" for k in np.unique(labels).tolist()} | {"top1", "macro_f1", "balanced_accuracy"}
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name in present}
+        found = _scores((times @ cells).reshape(size, len(answers), 3, num_classes))
+        parts.append({name: found[name] for name in names})
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def _scores(sums: Floats) -> dict[str, Floats]:
     """Figures from (draws, answers, 3, K) pictures right, true and called; a class without a picture is left out."""
     right, true, called = np.moveaxis(sums, 2, 0)
     absent = true == 0
-    f1 = np.where(absent, np.nan, 2 * right / np.maximum(true + called, 1))
-    recall = np.where(absent, np.nan, right / np.maximum(true, 1))
+    of_classes = {
+        "f1": np.where(absent, np.nan, 2 * right / np.maximum(true + called, 1)),
+        "recall": np.where(absent, np.nan, right / np.maximum(true, 1)),
+        "precision": np.where(called == 0, np.nan, right / np.maximum(called, 1)),
+    }
     return {
         "top1": right.sum(axis=-1) / np.maximum(true.sum(axis=-1), 1),
-        "macro_f1": np.nanmean(f1, axis=-1),
-        "balanced_accuracy": np.nanmean(recall, axis=-1),
-        **{f"f1:{k}": f1[..., k] for k in range(f1.shape[-1])},
+        "macro_f1": np.nanmean(of_classes["f1"], axis=-1),
+        "balanced_accuracy": np.nanmean(of_classes["recall"], axis=-1),
+        **{
+            f"{name}:{k}": values[..., k]
+            for name, values in of_classes.items()
+            for k in range(values.shape[-1])
+        },
     }
 
 
