@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -86,6 +87,12 @@ def test_the_figures_are_of_all_answers_together(whole):
     assert "Fold by fold" in page
     assert "out-of-fold" in page
     assert page.count("what spoke for it") >= 8, "of each picture shown, by the network that answered it"
+    assert "How each of them learnt, its own report shows" in page
+    files = ("manifest.csv", "fold1/model.safetensors", "fold2/model.safetensors")
+    assert report["hashes"] == {
+        name: hashlib.sha256((folder / "folds" / name).read_bytes()).hexdigest() for name in files
+    }
+    assert report["train_support"] == dict.fromkeys(COLOURS, 8)
 
 
 def test_beside_given_weights_stands_their_probe_on_the_same_folds(whole):
@@ -97,6 +104,7 @@ def test_beside_given_weights_stands_their_probe_on_the_same_folds(whole):
     assert "The probe is a linear classifier on what the given weights see, untrained. On the same 48" in page
     report = json.loads(done.stdout)
     assert 0 <= report["linear_probe"] <= 1
+    assert set(report["linear_probe_f1"]) == set(COLOURS)
 
 
 def test_whether_more_labels_would_help_is_read_off_the_first_fold():

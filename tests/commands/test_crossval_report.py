@@ -1,4 +1,4 @@
-"""How a cross-validation ends: intervals of pictures that hang together."""
+"""How a cross-validation ends: intervals of pictures that hang together, and what its folds learnt from."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tests.metrics.test_resampling import answered
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands import crossval_report
 from efficientnetv2.commands.outcome import Outcome
+from efficientnetv2.data.folds import folds
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.predict import Predictions
 
@@ -26,3 +27,9 @@ def test_copies_of_pictures_tell_nothing_new_of_a_class_either():
     for name, (low, high) in apart.items():
         together = outcome.intervals[name]
         assert together[1] - together[0] > 2 * (high - low), name
+
+
+def test_what_there_is_of_a_class_to_learn_from_is_the_mean_over_the_folds():
+    data = manifest(np.repeat([0, 1], [30, 12]))
+    dealt = folds(data, k=3, seed=0, contents=np.arange(42), by="class")
+    assert crossval_report._learnt(data, dealt) == {"c0": 20, "c1": 8}

@@ -166,3 +166,14 @@ def test_times_that_are_none_are_refused_by_row():
         InputError, match="class 'c1' does not appear before the pictures that fold 1 answers"
     ):
         time_folds(manifest([0, 0, 0, 1, 1, 1, 0, 0], year=range(8)), k=2, column="year")
+
+
+def test_the_rule_says_whether_places_were_kept_whole():
+    labels = np.tile([0, 1, 0, 1], 20)
+    placed = manifest(labels, **places(80))
+    assert [folds(placed, k=4, seed=0, by=by).rule for by in ("auto", "place", "class")] == [
+        "place",
+        "place",
+        "class",
+    ]
+    assert folds(manifest(labels), k=4, seed=0).rule == "auto"

@@ -19,10 +19,11 @@ from efficientnetv2.commands.crossval_folds import Answered, Runs
 from efficientnetv2.commands.crossval_plan import FILE
 from efficientnetv2.commands.explaining import explained_by_folds
 from efficientnetv2.commands.findings import Known
-from efficientnetv2.commands.outcome import Outcome, versions
+from efficientnetv2.commands.outcome import Outcome, hashes, versions
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.answered import f1_of_answers
 from efficientnetv2.evaluation.crossval import Beside, CrossValidation, Try
 from efficientnetv2.evaluation.more_labels import more_labels, verdict
 from efficientnetv2.evaluation.report import Facts
@@ -32,6 +33,9 @@ from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.resampling import clustered
 from efficientnetv2.models import ensemble, modelfile
 from efficientnetv2.models.network import Network
+
+# Of what ``_learnt`` counts.
+_MEAN = "How many pictures of a class there are to learn from is the mean over the folds."
 
 
 def conclude(
@@ -69,7 +73,7 @@ def conclude(
         comparisons.append(beside("the linear probe", ours, theirs, dealt, others, count, key))
     several = manifest.separator is not None
     whole = CrossValidation(
-        by=dealt.by,
+        by=dealt.rule,
         note=dealt.note,
         over_classes="mean_average_precision" if several else "macro_f1",
         folds=[one.score for one in answered],
@@ -80,6 +84,7 @@ def conclude(
         beside=comparisons,
     )
     networks, together = _ensemble(folder, len(answered))
+    learnt = _learnt(manifest, dealt)
     facts = Facts(
         data=manifest.source,
         evaluated_on="out-of-fold",
@@ -87,13 +92,16 @@ def conclude(
         command=json.loads((folder / FILE).read_text(encoding="utf-8"))["command"],
         versions=versions(),
         chosen=first["chosen"],
-        notes=[dealt.note, together],
+        notes=[dealt.note, *([_MEAN] if learnt else []), together],
         recipe=first["recipe"],
         seed=runs.seed,
         epochs=first["epochs"],
         wall_s=round(sum(one.score.seconds for one in answered), 2),
         linear_probe=None if baseline is None else baseline.top1,
         linear_probe_macro_f1=None if baseline is None else baseline.macro_f1,
+        linear_probe_f1={} if baseline is None else f1_of_answers(baseline.told(manifest)),
+        train_support=learnt,
+        hashes=_hashes(folder, len(answered)),
         skipped=skipped,
         others={"run": str(folder), **whole.to_json()},
     )
@@ -126,6 +134,32 @@ def _fold_of(answered: Sequence[Answered]) -> Ints:
     rows = np.concatenate([one.rows for one in answered])
     numbers = np.repeat(np.arange(len(answered)), [len(one.rows) for one in answered])
     return numbers[np.argsort(rows, kind="stable")]
+
+
+def _learnt(manifest: Manifest, dealt: Folds) -> dict[str, int]:
+    """Of each class, how many pictures the network of a fold has learnt from: the mean over the folds.
+
+    Empty where pictures have several labels.
+    """
+    if manifest.separator is not None:
+        return {}
+    labels = manifest.labels[np.concatenate([part.learning for part in dealt.parts])]
+    counts = np.bincount(labels, minlength=len(manifest.class_names)).tolist()
+    return {
+        name: round(count / len(dealt.parts))
+        for name, count in zip(manifest.class_names, counts, strict=True)
+    }
+
+
+def _members(folds: int) -> list[str]:
+    """The folds' model files, as seen from the folder."""
+    return [f"fold{number + 1}/{modelfile.NAME}" for number in range(folds)]
+
+
+def _hashes(folder: Path, folds: int) -> dict[str, str]:
+    """Of the manifest and of the folds' model files, by where they lie in the folder."""
+    files = ["manifest.csv", *_members(folds)]
+    return {name: digest for name in files for digest in hashes(folder / name).values()}
 
 
 def _known(
@@ -161,7 +195,7 @@ def _widen(outcome: Outcome, pooled: Predictions, clusters: Ints, key: Key) -> N
 
 def _ensemble(folder: Path, folds: int) -> tuple[list[Network], str]:
     """The folds' networks, which answer together from now on, if they can; a sentence on that."""
-    members = [f"fold{number + 1}/{modelfile.NAME}" for number in range(folds)]
+    members = _members(folds)
     networks = [modelfile.load(folder / member) for member in members]
     try:
         ensemble.Ensemble(networks)

@@ -60,6 +60,11 @@ class Folds:
     by: By | Literal["time"]
     block: float | None = None
 
+    @property
+    def rule(self) -> str:
+        """What the folds came to: ``place`` also where ``auto`` has kept blocks whole, else ``by``."""
+        return self.by if self.block is None else "place"
+
     def of_picture(self, count: int) -> Ints:
         """(N,) the fold that answers each of ``count`` pictures; -1 for those that none does."""
         numbers = np.full(count, -1, dtype=np.int64)

@@ -127,7 +127,7 @@ class CrossValidation:
     """All of it, beside the pooled figures.
 
     Args:
-        by: the rule of the folds.
+        by: the rule of the folds, as ``data.folds.Folds.rule`` has it.
         note: a sentence that says how they were made.
         over_classes: name of the mean figure over classes, one of ``MEANS_OVER_CLASSES``.
         folds: in order.
@@ -163,11 +163,12 @@ class CrossValidation:
 
     def elsewhere(self) -> tuple[str, str] | None:
         """Verdict and words for the report's question about new places; None where nothing here says it."""
-        if self.beside:
-            first = self.beside[0]
-            return "Less good." if first.flattering else "No worse beyond chance.", first.sentence()
+        compared = [one.sentence() for one in self.beside[:1]]
         if self.by == "place":
-            return "That is what is measured here.", "No network had learnt from the places that it answers."
+            told = ["No network had learnt from the places that it answers.", *compared]
+            return "That is what is measured here.", " ".join(told)
+        if compared:
+            return "Less good." if self.beside[0].flattering else "No worse beyond chance.", compared[0]
         return None
 
     def sections(self) -> list[Section]:
@@ -190,6 +191,7 @@ class CrossValidation:
                 "The figures above are of all answers together, each by a network that had not learnt from the "
                 f"picture. Over the folds, mean ± standard deviation (least to most): {words} {self.mean}, top-1 "
                 f"{self.top1}.",
+                "How each of them learnt, its own report shows: fold1/report.html and so on.",
             ],
             [*columns, *(["what"] if noted else []), *(["chosen"] if chose else [])],
             rows,

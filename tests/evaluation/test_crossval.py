@@ -1,0 +1,46 @@
+"""What a cross-validation says of itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from efficientnetv2.evaluation.crossval import Beside, CrossValidation
+from efficientnetv2.metrics.resampling import Difference
+
+FIGURES = ("macro_f1", "top1")
+
+
+def beside(low: float) -> Beside:
+    """Random folds are better by 0.1, of which chance explains all but ``low``."""
+    difference = Difference(0.1, low, 0.2)
+    return Beside(
+        "the linear probe",
+        dict.fromkeys(FIGURES, 0.9),
+        dict.fromkeys(FIGURES, 0.8),
+        dict.fromkeys(FIGURES, difference),
+    )
+
+
+def told(by: str, *compared: Beside) -> tuple[str, str] | None:
+    return CrossValidation(by, "", "macro_f1", [], beside=compared).elsewhere()
+
+
+@pytest.mark.parametrize("low", [0.05, -0.05])
+def test_by_place_the_figure_is_that_of_new_places_whatever_random_folds_reach(low):
+    verdict, words = told("place", beside(low))
+    assert verdict == "That is what is measured here."
+    assert words == f"No network had learnt from the places that it answers. {beside(low).sentence()}"
+
+
+def test_by_place_without_a_comparison():
+    assert told("place") == (
+        "That is what is measured here.",
+        "No network had learnt from the places that it answers.",
+    )
+
+
+def test_otherwise_the_comparison_says_how_it_would_be_in_new_places():
+    assert told("class", beside(0.05)) == ("Less good.", beside(0.05).sentence())
+    assert told("class", beside(-0.05)) == ("No worse beyond chance.", beside(-0.05).sentence())
+    assert told("class") is None
+    assert told("group") is None
