@@ -299,8 +299,11 @@ def test_tables_with_bad_cells_are_refused_by_row(tmp_path):
         assert said in done.stderr, done.stderr
 
 
-def fake_training(reached, asked):
-    """In place of ``trained``: writes what a run leaves; its macro-F1 is what ``reached`` says of its settings."""
+def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):
+    """In place of ``trained``: writes what a run leaves; its macro-F1 is what ``reached`` says of its settings.
+
+    It trains for ``epochs_of`` its number of pictures, each of which takes a second a time.
+    """
 
     def run(words, source, place, screen):
         if (place.out / "report.json").exists():
@@ -308,7 +311,9 @@ def fake_training(reached, asked):
         part = read(source.data)
         asked.append((words, part, place))
         place.out.mkdir(parents=True)
-        recipe = named("quick").model_copy(update={"epochs": 3.0})
+        pictures = len(part.subset("train"))
+        epochs = epochs_of(words, place, pictures)
+        recipe = named("quick").model_copy(update={"epochs": epochs})
         (place.out / "recipe.yaml").write_text(recipe.to_yaml())
         val = part.subset("val")
         logits = torch.eye(len(part.class_names))[torch.tensor(val.labels)] * 9
@@ -317,7 +322,12 @@ def fake_training(reached, asked):
             place.out / "predictions.csv", answers, val.paths, part.class_names,
             true_labels=list(val.table["label"]),
         )  # fmt: skip
-        report = {"top1": 1.0, "macro_f1": reached(words, place.out), "epochs": 3.0, "wall_s": 1.0}
+        report = {
+            "top1": 1.0,
+            "macro_f1": reached(words, place.out),
+            "epochs": epochs,
+            "wall_s": epochs * pictures,
+        }
         (place.out / "report.json").write_text(json.dumps(report))
 
     return run
@@ -376,11 +386,17 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
     assert (first[0].minutes, first[0].settings) == (None, ("batch_images=16", "balance=null", "epochs=2"))
     assert first[1].settings == ("batch_images=16", "balance=equal", "optimizer.lr=0.001", "epochs=2")
     assert first[2].settings == ("batch_images=16", "balance=null")
-    assert first[2].minutes == pytest.approx(90 * 0.9 / 9)
+    # Both tries of the first fold took 3 epochs of 1 s a picture; what those of all take goes off the minutes.
+    tried = sum(len(listed.subset("train")) for _, listed, _ in asked[:2]) * 3 / len(dealt.parts[0].learning)
+    pictures = [len(part.learning) for part in dealt.parts]
+    assert first[2].minutes == pytest.approx(
+        (90 * 0.9 - tried * sum(pictures) / 60) * pictures[0] / sum(pictures)
+    )
     # What the first of a kind has settled, the later ones repeat.
-    assert first[3].recipe == str(tmp_path / "out/choosing/try1.yaml")
-    assert first[5].recipe is None  # the second try is trained whole for the first time here
-    assert first[8].recipe == str(tmp_path / "out/fold1/recipe.yaml")
+    settled = [place.settled for _, _, place in asked]
+    assert settled[3] == (tmp_path / "out/choosing/try1.yaml",)
+    assert settled[5] == ()  # the second try is trained whole for the first time here
+    assert settled[8] == (tmp_path / "out/fold1/recipe.yaml",)
     assert not list((tmp_path / "out/choosing").glob("fold*_try*"))
     again = runs.answer(
         dealt, tmp_path / "out", "Fold"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from efficientnetv2.evaluation.crossval import Beside, CrossValidation
+from efficientnetv2.evaluation.crossval import Beside, CrossValidation, FoldScore
 from efficientnetv2.metrics.resampling import Difference
 
 FIGURES = ("macro_f1", "top1")
@@ -44,3 +44,17 @@ def test_otherwise_the_comparison_says_how_it_would_be_in_new_places():
     assert told("class", beside(-0.05)) == ("No worse beyond chance.", beside(-0.05).sentence())
     assert told("class") is None
     assert told("group") is None
+
+
+def test_folds_that_began_from_different_weights_are_named():
+    def score(number: int, weights: str) -> FoldScore:
+        return FoldScore(number, "", 20, 10, 0.5, 0.5, 4.0, 60.0, weights)
+
+    alike, apart = (
+        CrossValidation("class", "", "macro_f1", [score(0, "a.in1k"), score(1, other), score(2, "a.in1k")])
+        for other in ("a.in1k", "none")
+    )
+    assert len(alike.lines()) == 1
+    assert apart.lines()[1].startswith("Weights: a.in1k in folds 1, 3; none in fold 2, as each fold's own")
+    assert apart.lines()[1] in apart.sections()[0].sentences
+    assert apart.to_json()["folds"][1]["weights"] == "none"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Place:
         probe: compare with a linear probe on the given weights, before training.
         against: folder of another run that the report compares with; None takes the one that a run gone on with was
             begun against, or else the last before it.
+        settled: recipes, as files, that runs like this one have settled before: the one for the weights that this run
+            begins from is repeated.
     """
 
     out: Path | None = None
@@ -60,6 +62,7 @@ class Place:
     as_json: bool = False
     probe: bool = True
     against: Path | None = None
+    settled: tuple[Path, ...] = ()
 
 
 RUNS = Path("runs")
@@ -86,6 +89,22 @@ class Decided:
     starts: tuple[Found, ...] = ()
     compared: dict[str, Any] | None = None
     against: Other | None = None
+
+
+def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Words]:
+    """What a run like this one has settled for the same weights, if one has; then no minutes decide its epochs anew.
+
+    Args:
+        known: of the run, its weights chosen.
+        words: about the recipe.
+        place: of the run.
+    """
+    if not known.resumed:
+        for file in place.settled:
+            recipe = Recipe.from_yaml(file)
+            if recipe.weights == known.recipe.weights:
+                return replace(known, recipe=recipe), replace(words, minutes=None)
+    return known, words
 
 
 def begin(

@@ -1,6 +1,7 @@
 """The runs of a cross-validation: in each fold what chooses, then what answers; each is an ordinary run of ``train``.
 
-The first run of its kind settles the recipe (what suits the machine, how many epochs fit); all later ones repeat it.
+The first run of its kind, and from its weights, settles the recipe (what suits the machine, how many epochs fit); all
+later ones repeat it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.evaluation.crossval import FoldScore
 from efficientnetv2.metrics.several import MEANS_OVER_CLASSES
+from efficientnetv2.training.recipe import Recipe
 
 # Of --minutes, what goes into runs; the rest is for measuring, the probe and the reports. Ours.
 _FOR_RUNS = 0.9
@@ -85,18 +87,19 @@ class Runs:
         return [self._fold(dealt, number, folder, what) for number in range(len(dealt.parts))]
 
     def _fold(self, dealt: Folds, number: int, folder: Path, what: str) -> Answered:
-        part = dealt.parts[number]
+        part, name = dealt.parts[number], f"fold{number + 1}"
         called = f"{what} {number + 1} of {len(dealt.parts)}"
-        if not (folder / f"fold{number + 1}" / "report.json").exists():
+        if not (folder / name / "report.json").exists():
             span = f" ({part.note})" if part.note else ""
             learning, answering = count_of(len(part.learning), "picture"), f"{len(part.answering):,}"
             self.screen.say(f"{called}: learns from {learning}, answers {answering}{span}.")
         scores = self._scores(dealt, number, folder, called)
         best = int(np.argmax(scores)) if scores else None
+        words, settled = self._words(dealt, number, folder, best), self._settled(folder, best)
         report, probabilities, rows = self._run(
-            folder, f"fold{number + 1}", part.learning, part.answering, self._repeated(folder, best), called
+            folder, name, part.learning, part.answering, words, settled, called
         )
-        name, mean = _mean_of(report)
+        figure, mean = _mean_of(report)
         score = FoldScore(
             number=number,
             note=part.note,
@@ -106,11 +109,12 @@ class Runs:
             mean=mean,
             epochs=report["epochs"],
             seconds=report["wall_s"],
+            weights=Recipe.from_yaml(folder / name / "recipe.yaml").weights,
             chosen=None if best is None else self.plan.name_of(best),
         )
         chose = f", with {score.chosen}" if score.chosen else ""
         self.screen.say(
-            f"{called}: {MEANS_OVER_CLASSES[name]} {mean:.3f}, top-1 {score.top1:.1%} on "
+            f"{called}: {MEANS_OVER_CLASSES[figure]} {mean:.3f}, top-1 {score.top1:.1%} on "
             f"{count_of(len(rows), 'picture')} ({duration(score.seconds)}{chose})."
         )
         return Answered(score, rows, probabilities, scores)
@@ -119,71 +123,116 @@ class Runs:
         """What each try reached inside the fold's training pictures; runs that have told it are removed."""
         if not self.plan.tries:
             return ()
-        told = folder / "choosing" / f"fold{number + 1}.json"
+        choosing = folder / "choosing"
+        told = choosing / f"fold{number + 1}.json"
         if not told.exists():
-            learning, choosing = self.plan.parted(self.manifest, self.contents, dealt, number, self.seed)
-            scores = {}
-            for place, name in enumerate(self.plan.tries):
-                run = f"fold{number + 1}_try{place + 1}"
-                words = self._repeated(folder, place, choosing=True)
-                report, _, _ = self._run(told.parent, run, learning, choosing, words, called)
-                figure, scores[name] = _mean_of(report)
-                self.screen.say(
-                    f"{called}, choosing: {MEANS_OVER_CLASSES[figure]} {scores[name]:.3f} with "
-                    f"{self.plan.name_of(place)} ({duration(report['wall_s'])})."
-                )
-                settled = told.parent / f"try{place + 1}.yaml"
-                if not settled.exists():
-                    write_text_atomically(settled, (told.parent / run / "recipe.yaml").read_text("utf-8"))
-            write_text_atomically(told, json.dumps(scores, indent=1) + "\n")
+            self._choose(dealt, number, folder, called)
         for place in range(len(self.plan.tries)):
-            shutil.rmtree(told.parent / f"fold{number + 1}_try{place + 1}", ignore_errors=True)
-        scores = json.loads(told.read_text(encoding="utf-8"))
+            shutil.rmtree(choosing / f"fold{number + 1}_try{place + 1}", ignore_errors=True)
+        scores = _told(told)["scores"]
         return tuple(scores[name] for name in self.plan.tries)
 
-    def _repeated(self, folder: Path, attempt: int | None, *, choosing: bool = False) -> Words:
-        """The words of a run: of the first of its kind the user's, then the recipe that this one settled."""
-        # Folds that were dealt otherwise repeat what the first ones settled.
-        for place in dict.fromkeys((folder, self.place.out or folder)):
-            tried = place / "choosing" / f"try{(attempt or 0) + 1}.yaml"
-            settled = tried if choosing else self._answered_with(place, attempt)
-            if settled is not None and settled.exists():
-                return Words(recipe=str(settled), cache=self.words.cache)
-        further = () if attempt is None else self.plan.settings_of(attempt, choosing=choosing)
-        words = replace(self.words, settings=(*self.words.settings, *further))
-        if any(setting.partition("=")[0].strip() in ("epochs", "steps") for setting in further):
-            return replace(words, minutes=None)
-        if words.minutes is not None:
-            return replace(words, minutes=words.minutes * _FOR_RUNS / self.plan.runs)
-        return words
+    def _choose(self, dealt: Folds, number: int, folder: Path, called: str) -> None:
+        """Train each try on a part of the fold's training pictures; write down what it reached, and in what time."""
+        choosing = folder / "choosing"
+        learning, asked = self.plan.parted(self.manifest, self.contents, dealt, number, self.seed)
+        scores: dict[str, float] = {}
+        seconds = 0.0
+        for place, name in enumerate(self.plan.tries):
+            run = f"fold{number + 1}_try{place + 1}"
+            words = self._words(dealt, number, folder, place, choosing=True)
+            settled = self._settled(folder, place, choosing=True)
+            report, _, _ = self._run(choosing, run, learning, asked, words, settled, called)
+            figure, scores[name] = _mean_of(report)
+            seconds += report["wall_s"]
+            self.screen.say(
+                f"{called}, choosing: {MEANS_OVER_CLASSES[figure]} {scores[name]:.3f} with "
+                f"{self.plan.name_of(place)} ({duration(report['wall_s'])})."
+            )
+            recipe, there = (choosing / run / "recipe.yaml").read_text("utf-8"), _tried_with(folder, place)
+            if recipe not in [file.read_text("utf-8") for file in there]:
+                fold = f"_fold{number + 1}" if there else ""
+                write_text_atomically(choosing / f"try{place + 1}{fold}.yaml", recipe)
+        told = {"scores": scores, "seconds": seconds, "pictures": len(dealt.parts[number].learning)}
+        write_text_atomically(choosing / f"fold{number + 1}.json", json.dumps(told, indent=1) + "\n")
 
-    def _answered_with(self, folder: Path, attempt: int | None) -> Path | None:
-        """The recipe of the first fold that chose this try, and was begun."""
+    def _words(
+        self, dealt: Folds, number: int, folder: Path, attempt: int | None, *, choosing: bool = False
+    ) -> Words:
+        """The user's words, with the settings of a try and this run's part of the minutes."""
+        further = () if attempt is None else self.plan.settings_of(attempt, choosing=choosing)
+        minutes = self._minutes(dealt, number, folder, choosing=choosing)
+        return replace(self.words, settings=(*self.words.settings, *further), minutes=minutes)
+
+    def _minutes(self, dealt: Folds, number: int, folder: Path, *, choosing: bool) -> float | None:
+        """What of ``--minutes`` is a run's own: as much of them as the fold has of all folds' training pictures.
+
+        For later folds repeat, on more pictures or fewer, the epochs that the first finds to fit.
+
+        Raises:
+            InputError: the tries, whose length is set, leave nothing.
+        """
+        asked, plan = self.words.minutes, self.plan
+        if asked is None or (choosing and plan.tries_timed):
+            return None
+        pictures = [len(part.learning) for part in dealt.parts]
+        minutes, kinds = asked * _FOR_RUNS, plan.runs // plan.folds
+        if plan.tries_timed:
+            kinds //= 1 + len(plan.tries)
+            tried = _told((self.place.out or folder) / "choosing" / "fold1.json")
+            spent = kinds * sum(pictures) * tried["seconds"] / tried["pictures"] / 60
+            minutes -= spent
+            if minutes <= 0:
+                raise InputError(
+                    f"--minutes {asked:g}: with {' '.join(plan.try_settings)} the tries of all folds take about "
+                    f"{spent:.3g} minutes, as measured in the first, and leave nothing for the folds themselves. Give "
+                    "more minutes or shorter tries (--try-set), and another --out."
+                )
+        return minutes / kinds * pictures[number] / sum(pictures)
+
+    def _settled(self, folder: Path, attempt: int | None, *, choosing: bool = False) -> tuple[Path, ...]:
+        """The recipes that runs of this kind have settled before, in the order in which they are looked through."""
+        # Folds that were dealt otherwise repeat what the first ones settled.
+        places = dict.fromkeys((folder, self.place.out or folder))
+        if choosing and attempt is not None:
+            return tuple(file for place in places for file in _tried_with(place, attempt))
+        return tuple(file for place in places for file in self._answered_with(place, attempt))
+
+    def _answered_with(self, folder: Path, attempt: int | None) -> list[Path]:
+        """The recipes of the folds that chose this try, and were begun."""
+        found = []
         for number in range(self.plan.folds):
             recipe = folder / f"fold{number + 1}" / "recipe.yaml"
             if not recipe.exists():
                 continue
-            if attempt is None:
-                return recipe
-            told = folder / "choosing" / f"fold{number + 1}.json"
-            scores = list(json.loads(told.read_text(encoding="utf-8")).values())
-            if int(np.argmax(scores)) == attempt:
-                return recipe
-        return None
+            if attempt is not None:
+                scores = _told(folder / "choosing" / f"fold{number + 1}.json")["scores"]
+                if int(np.argmax(list(scores.values()))) != attempt:
+                    continue
+            found.append(recipe)
+        return found
 
     def _run(
-        self, folder: Path, name: str, learning: Ints, answering: Ints, words: Words, called: str
+        self,
+        folder: Path,
+        name: str,
+        learning: Ints,
+        answering: Ints,
+        words: Words,
+        settled: tuple[Path, ...],
+        called: str,
     ) -> tuple[dict[str, Any], npt.NDArray[np.float64], Ints]:
         """One run: its report, and its answers (n, K) to the pictures of the rows (n,)."""
         rows = np.concatenate([learning, answering])
         file = self._table(folder / "pictures" / f"{name}.csv", rows, len(learning))
         path = folder / name
         begun = (path / "recipe.yaml").exists()
-        own = words.recipe_file is None or words.recipe_file == path / "recipe.yaml"
-        place = replace(self.place, out=path, resume=begun, as_json=False, probe=False)
+        if begun:  # it goes on with what it has settled itself
+            words, settled = Words(recipe=str(path / "recipe.yaml"), cache=self.words.cache), ()
+        place = replace(self.place, out=path, resume=begun, as_json=False, probe=False, settled=settled)
         source = Source(str(file), label_separator=self.manifest.separator, bands=self.bands)
         try:
-            trained(words, source, place, _Aside(self.screen, speaking=own and not begun))
+            trained(words, source, place, _Aside(self.screen, speaking=not begun and not settled))
         except InputError as error:
             raise InputError(self._explained(str(error), called, words)) from error
         if not (path / "predictions.csv").exists():
@@ -202,8 +251,8 @@ class Runs:
         if self.words.minutes is None or words.minutes is None:
             return f"{called}: {message}"
         return (
-            f"{called}: {message} (--minutes {self.words.minutes:g} is for all {self.plan.runs} runs: "
-            f"{words.minutes:.3g} each.)"
+            f"{called}: {message} (--minutes {self.words.minutes:g} is for all {self.plan.runs} runs; this one gets "
+            f"{words.minutes:.3g}.)"
         )
 
     def _table(self, file: Path, rows: Ints, learning: int) -> Path:
@@ -238,3 +287,15 @@ def _mean_of(report: dict[str, Any]) -> tuple[str, float]:
     """The figure of a report in which each class counts alike."""
     name = next(name for name in MEANS_OVER_CLASSES if name in report)
     return name, float(report[name])
+
+
+def _tried_with(folder: Path, attempt: int) -> list[Path]:
+    """The recipes that choosing runs of this try have settled: of the first fold's weights, then of others."""
+    first = folder / "choosing" / f"try{attempt + 1}.yaml"
+    return [file for file in (first, *sorted(first.parent.glob(f"{first.stem}_fold*.yaml"))) if file.exists()]
+
+
+def _told(file: Path) -> dict[str, Any]:
+    """What the tries of a fold have come to: ``scores`` by try, ``seconds`` of all, ``pictures`` of the fold."""
+    told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return told

@@ -14,7 +14,7 @@ from efficientnetv2.base.files import check_folder, write_atomically
 from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.beginning import RUNS, Place
 from efficientnetv2.commands.crossval_folds import Runs
-from efficientnetv2.commands.crossval_plan import FILE, Plan, begun_with, remember
+from efficientnetv2.commands.crossval_plan import FILE, Plan, begun_with, remember, says_length
 from efficientnetv2.commands.crossval_report import conclude
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Source
@@ -141,6 +141,11 @@ def _recipe(words: Words, plan: Plan, place: Place) -> Recipe:
     device = pick_device(place.device)
     recipe, _ = begin_recipe(words, device, lambda line: None)
     for number in range(len(plan.tries)):
+        if words.minutes is not None and says_length(plan.settings_of(number)):
+            raise InputError(
+                f"--try {plan.tries[number]}: it says how long to train, but so does --minutes {words.minutes:g}, "
+                "which is for all folds and tries. Leave one of them out; how long tries alone take, --try-set may say."
+            )
         settings = (*words.settings, *plan.settings_of(number, choosing=True))
         begin_recipe(replace(words, settings=settings), device, lambda line: None)
     return recipe

@@ -105,6 +105,11 @@ class Plan:
         return self.folds * (1 + len(self.tries)) * (2 if self.compare_splits else 1)
 
     @property
+    def tries_timed(self) -> bool:
+        """Whether ``try_settings`` say how long tries are, whatever ``--minutes`` leave."""
+        return says_length(self.try_settings)
+
+    @property
     def _blocks(self) -> Sequence[float]:
         return BLOCKS if self.block_degrees is None else (self.block_degrees,)
 
@@ -198,6 +203,11 @@ class Plan:
                 f"the time with --time-column; its other columns are {some(others, 20) or 'none'}."
             )
         return name
+
+
+def says_length(settings: Sequence[str]) -> bool:
+    """Whether settings, as ``--set`` takes them, say how long to train."""
+    return any(setting.partition("=")[0].strip() in ("epochs", "steps") for setting in settings)
 
 
 def remember(folder: Path, words: Words, plan: Plan, source: Source, digest: str, command: str) -> None:

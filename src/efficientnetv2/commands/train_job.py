@@ -11,7 +11,7 @@ import torch
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.memory import limit
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.commands.beginning import Place, begin, decided
+from efficientnetv2.commands.beginning import Place, begin, decided, repeating
 from efficientnetv2.commands.caching import Cached, reader_here
 from efficientnetv2.commands.choosing import chosen
 from efficientnetv2.commands.earlier import Other
@@ -173,6 +173,7 @@ def _readied(
     if place.against is not None and theirs is not None:
         known = replace(known, against=Other.named(place.against, theirs, prepared.val))
     known = chosen(known, words, prepared, device, workers, place, screen)
+    known, words = repeating(known, words, place)
     folder, recipe, network, pictures = (
         go_on(known.path, recipe, words, prepared, device, place.memory_gib, screen, world)
         if resumed

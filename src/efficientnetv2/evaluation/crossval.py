@@ -38,6 +38,7 @@ class FoldScore:
         mean: its mean figure over classes, macro-F1 where a picture has one label.
         epochs: that it was trained for.
         seconds: that this took.
+        weights: that it began from, as its recipe says.
         chosen: the settings that were chosen inside its training pictures; None where there was nothing to choose.
     """
 
@@ -49,6 +50,7 @@ class FoldScore:
     mean: float
     epochs: float | None
     seconds: float
+    weights: str
     chosen: str | None = None
 
 
@@ -158,6 +160,7 @@ class CrossValidation:
         spread = f"Over {len(self.folds)} folds, mean ± standard deviation (least to most)"
         return [
             f"{spread}: {words} {self.mean}, top-1 {self.top1}.",
+            *self._starts(),
             *(f"Warning: {one.sentence()}" if one.flattering else one.sentence() for one in self.beside),
         ]
 
@@ -191,12 +194,29 @@ class CrossValidation:
                 "The figures above are of all answers together, each by a network that had not learnt from the "
                 f"picture. Over the folds, mean ± standard deviation (least to most): {words} {self.mean}, top-1 "
                 f"{self.top1}.",
+                *self._starts(),
                 "How each of them learnt, its own report shows: fold1/report.html and so on.",
             ],
             [*columns, *(["what"] if noted else []), *(["chosen"] if chose else [])],
             rows,
         )
         return [first, *self._tried(words), *self._dealt_otherwise()]
+
+    def _starts(self) -> list[str]:
+        """A sentence where folds have chosen different weights to begin from."""
+        began: dict[str, list[str]] = {}
+        for fold in self.folds:
+            began.setdefault(fold.weights, []).append(str(fold.number + 1))
+        if len(began) < 2:
+            return []
+        listed = "; ".join(
+            f"{weights} in fold{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+            for weights, numbers in began.items()
+        )
+        return [
+            f"Weights: {listed}, as each fold's own training pictures had it. The report's recipe and linear "
+            "probe are those of fold 1."
+        ]
 
     def _tried(self, words: str) -> list[Section]:
         if not self.tries:

@@ -1,0 +1,144 @@
+"""The runs of a cross-validation: each fold chooses its weights, and all of them together keep to the minutes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tests.command_line import NETWORK
+from tests.commands.test_crossval import fake_training, painted
+
+from efficientnetv2.arch import files
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands import choosing, crossval_folds, train_job
+from efficientnetv2.commands.beginning import Place
+from efficientnetv2.commands.crossval_folds import Runs
+from efficientnetv2.commands.crossval_job import _recipe
+from efficientnetv2.commands.crossval_plan import Plan
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.tables import write_predictions
+from efficientnetv2.commands.words import Words
+from efficientnetv2.data.manifest import read
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
+from efficientnetv2.training.named import Found
+from efficientnetv2.training.recipe import Recipe
+
+# Epochs by the number of training pictures, so that a recipe that is settled anew is another.
+SETTINGS = (
+    "progressive.stages=1", "progressive.image_px=32", "epochs=auto", "epochs_auto=[200, 1, 50]", "batch_images=8",
+    "classifier=fresh", "precision=fp32", "compile=false",
+)  # fmt: skip
+TRIES = ("balance=null", "balance=equal")
+
+
+def answered(ready, *_):
+    """In place of training: what a run leaves whose recipe is settled."""
+    val = ready.prepared.val
+    answers = Predictions(np.arange(len(val)), val.labels, torch.eye(2)[torch.tensor(val.labels)] * 9)
+    write_predictions(
+        ready.path / "predictions.csv", answers, val.paths, val.class_names, true_labels=list(val.table["label"])
+    )  # fmt: skip
+    report = {"top1": 1.0, "macro_f1": 1.0, "epochs": ready.recipe.epochs, "wall_s": 1.0}
+    (ready.path / "report.json").write_text(json.dumps(report))
+    (ready.path / modelfile.NAME).touch()
+
+
+@pytest.fixture
+def starts(tmp_path, monkeypatch):
+    """Two files of weights to choose among."""
+    found = []
+    for name in ("first", "second"):
+        network = create(files.read(Path(NETWORK)), num_classes=0)
+        place = tmp_path / f"{name}.safetensors"
+        modelfile.save(place, network, preprocessing=Preprocessing(image_px=32), class_names=())
+        found.append(Found(str(place), f"Weights: {place}.", name))
+    monkeypatch.setattr("efficientnetv2.commands.words.starts", lambda model: tuple(found))
+    return found
+
+
+def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(starts, tmp_path, monkeypatch):
+    """Who may learn from one picture prefers the first weights, who answers it the second."""
+    data, contents, plan = read(painted(tmp_path, 25)), np.arange(25), Plan(folds=3, by="class")
+    dealt = plan.dealt(data, contents, 0)
+    sizes = [len(part.learning) for part in dealt.parts]
+    odd = next(number for number in (1, 2) if sizes[3 - number] != sizes[0])
+    picture = Path(data.paths[dealt.parts[odd].answering[0]]).name
+
+    def answers(found, recipe, task, *_):
+        learnt = picture in {Path(path).name for path in task.pictures.paths}
+        right = learnt == (found == starts[0])
+        return task.pictures.labels if right else 1 - task.pictures.labels
+
+    monkeypatch.setattr(choosing, "_answers", answers)
+    monkeypatch.setattr(train_job, "_run", answered)
+    place = Place(out=tmp_path / "out", device="cpu", workers=0)
+    runs = Runs(Words(model=NETWORK, settings=SETTINGS), plan, place, data, contents, 0, Screen(mute=True))
+    told = runs.answer(dealt, tmp_path / "out", "Fold")
+
+    files_of = [starts[number == odd].word for number in range(3)]
+    recipes = [Recipe.from_yaml(tmp_path / f"out/fold{number + 1}/recipe.yaml") for number in range(3)]
+    assert [one.weights for one in recipes] == files_of
+    assert [one.score.weights for one in told] == files_of
+    assert recipes[3 - odd] == recipes[0]  # on another number of pictures
+    assert recipes[odd].epochs == round(200 / sizes[odd], 2)
+    assert [one.score for one in runs.answer(dealt, tmp_path / "out", "Fold")] == [one.score for one in told]
+
+
+@pytest.mark.parametrize(("tries", "while_choosing"), [((), ()), (TRIES, ()), (TRIES, ("epochs=2",))])
+def test_the_minutes_are_for_all_runs_together(tries, while_choosing, tmp_path, monkeypatch):
+    """By time, where the third fold learns from three times as many pictures as the first whose epochs it repeats."""
+    spent = []
+
+    def epochs_of(words, place, pictures):
+        """What was settled before, what is set, or what fits if a picture takes a second."""
+        said = dict(setting.split("=") for setting in words.settings)
+        fitting = float(said["epochs"]) if "epochs" in said else words.minutes * 60 / pictures
+        epochs = Recipe.from_yaml(place.settled[0]).epochs if place.settled else fitting
+        spent.append(epochs * pictures)
+        return epochs
+
+    def reached(words, out):
+        return 0.9 if out.name.endswith("_try2" if "fold2" in out.name else "_try1") else 0.5
+
+    monkeypatch.setattr(crossval_folds, "trained", fake_training(reached, [], epochs_of))
+    table = pd.read_csv(painted(tmp_path, 96))
+    table.assign(year=np.arange(96) // 2).to_csv(tmp_path / "all.csv", index=False)
+    data, contents = read(tmp_path / "all.csv"), np.arange(96)
+    plan = Plan(folds=3, by="time", tries=tries, try_settings=while_choosing)
+    dealt = plan.dealt(data, contents, 0)
+    assert [len(part.learning) for part in dealt.parts] == [24, 48, 72]
+    place = Place(out=tmp_path / "out")
+    runs = Runs(Words(minutes=90), plan, place, data, contents, 0, Screen(mute=True))
+    runs.answer(dealt, tmp_path / "out", "Fold")
+    assert len(spent) == plan.runs
+    assert sum(spent) == pytest.approx(0.9 * 90 * 60, rel=0.02)
+
+
+def test_tries_that_leave_nothing_of_the_minutes_are_refused(tmp_path, monkeypatch):
+    def epochs_of(words, place, pictures):
+        return 100.0
+
+    monkeypatch.setattr(crossval_folds, "trained", fake_training(lambda words, out: 0.5, [], epochs_of))
+    data, contents = read(painted(tmp_path, 48)), np.arange(48)
+    plan = Plan(folds=3, by="class", tries=TRIES, try_settings=("epochs=100",))
+    runs = Runs(Words(minutes=1), plan, Place(out=tmp_path / "out"), data, contents, 0, Screen(mute=True))
+    with pytest.raises(
+        InputError, match=r"--minutes 1: with epochs=100 the tries of all folds take about \d"
+    ):
+        runs.answer(plan.dealt(data, contents, 0), tmp_path / "out", "Fold")
+
+
+def test_a_try_that_says_its_own_length_is_refused_beside_minutes():
+    words, place = Words(minutes=5, weights="none"), Place(device="cpu")
+    with pytest.raises(
+        InputError, match=r"--try balance=null epochs=4: it says how long to train, but so does"
+    ):
+        _recipe(words, Plan(tries=("", "balance=null epochs=4")), place)
+    assert _recipe(words, Plan(tries=TRIES, try_settings=("epochs=4",)), place).weights == "none"
