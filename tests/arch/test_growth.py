@@ -150,3 +150,9 @@ def test_wrong_growth_is_refused():
         compound(-1)
     with pytest.raises(InputError, match="of stage 9, but the grown network has 7 stages"):
         grow(EFFICIENTNETV2_B0, TO_M, eval_px=224, channels={9: 8})
+
+
+def test_training_pictures_are_no_smaller_than_the_stride():
+    """Of 32 px a fifth less would be 25, of which a network with stride 32 makes nothing."""
+    grown = grow(EFFICIENTNETV2_S, compound(0), eval_px=32)
+    assert (grown.eval_px, grown.train_px) == (32, 32)

@@ -112,7 +112,7 @@ class Grown:
     Args:
         architecture: the table.
         eval_px: side of the pictures at inference.
-        train_px: side of the largest ones in training.
+        train_px: side of the largest ones in training; at least the network's stride.
     """
 
     architecture: Architecture
@@ -153,7 +153,7 @@ def grow(
         stages[number - 1] = replace(stages[number - 1], channels=wide)
     architecture = replace(scaled, stages=tuple(stages), head_channels=base.head_channels)
     larger_px = min(MOST_PX, round(growth.px * eval_px / 8) * 8)
-    return Grown(architecture, larger_px, training_px(larger_px))
+    return Grown(architecture, larger_px, max(architecture.stride, training_px(larger_px)))
 
 
 def training_px(eval_px: int) -> int:

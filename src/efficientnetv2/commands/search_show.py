@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 import yaml
 from matplotlib.figure import Figure
 
 from efficientnetv2.arch import files
-from efficientnetv2.arch.growth import grow, growth_of
+from efficientnetv2.arch.growth import Grown, grow, growth_of
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.search_folder import StudyFolder
 from efficientnetv2.commands.search_screen import figures
+from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.evaluation.drawing import png
 from efficientnetv2.evaluation.page import rendered
 from efficientnetv2.search.plots import draw_fronts, draw_importances, draw_rewards, millions
@@ -220,7 +222,7 @@ def export_found(
     if growth is not None:
         recipe = read.study.plan.recipe
         larger = grow(network, growth, eval_px=recipe.eval_px or recipe.progressive.last.image_px)
-        network, sized = larger.architecture, ["--image-px", str(larger.train_px)]
+        network, sized = larger.architecture, _sizes(larger)
         told += (
             f".\nGrown by {grown_by}: for pictures of {larger.eval_px} px, which training ends at {larger.train_px} px "
             "for"
@@ -231,6 +233,17 @@ def export_found(
     if read.folder.pictures_file.exists():
         words = ["effnetv2", "train", str(read.folder.pictures_file), "--model", str(target), *sized]
         screen.say(f"Train it fully, judged by pictures that the search did not see: {shlex.join(words)}")
+
+
+def _sizes(grown: Grown) -> list[str]:
+    """Words of ``train`` for the pictures of a larger network; they begin at its stride where they would below it."""
+    train_px, stride = grown.train_px, grown.architecture.stride
+    words = Words(model=grown.architecture, image_px=train_px)
+    recipe, _ = begin_recipe(words, torch.device("cpu"), lambda line: None)
+    said = ["--image-px", str(train_px), "--set", f"eval_px={grown.eval_px}"]
+    if recipe.progressive.stage(0).image_px < stride:
+        said += ["--set", f"progressive.image_px={{start: {stride}, end: {train_px}}}"]
+    return said
 
 
 def _place(folder: StudyFolder, out: Path | None) -> Path:

@@ -1,0 +1,72 @@
+"""The command that ``search export --grow`` prints trains what it has written."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from tests.search.test_study import PLAN, storage
+from typer.testing import CliRunner
+
+from efficientnetv2.arch.growth import compound, grow
+from efficientnetv2.cli import app
+from efficientnetv2.commands.words import Words, begin_recipe
+from efficientnetv2.search.measurement import Measurement
+from efficientnetv2.search.spaces import small
+from efficientnetv2.search.storage import optuna
+from efficientnetv2.search.study import create, opened
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.settle import settle
+
+SPACE = small()
+
+
+def study(folder: Path, image_px: int) -> None:
+    """Of the space ``small``, with its backbone as the one trial that has ended."""
+    recipe = named("proxy_small")
+    seen = {"progressive": recipe.progressive.with_image_px(image_px), "eval_px": image_px}
+    plan = PLAN.model_copy(update={"space": SPACE, "recipe": recipe.model_copy(update=seen)})
+    database = storage(folder)
+    create(database, "study", plan, trials=1)
+    found = Measurement(1000, 1000, top1=0.5, step_seconds=0.01).to_json()
+    told = {"measurement": found, "point": list(SPACE.encode(SPACE.backbone))}
+    opened(database, "study").study.add_trial(optuna().trial.create_trial(value=0.5, user_attrs=told))
+    (folder / "study").mkdir()
+    (folder / "study/pictures.csv").write_text("path,label,split\n")
+
+
+def trained_by(command: str) -> Recipe:
+    """The recipe of a ``train`` command."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("given", nargs=3)
+    parser.add_argument("--model")
+    parser.add_argument("--image-px", type=int)
+    parser.add_argument("--set", dest="settings", action="append", default=[])
+    said = parser.parse_args(shlex.split(command))
+    words = Words(model=said.model, image_px=said.image_px, settings=tuple(said.settings))
+    return begin_recipe(words, torch.device("cpu"), lambda line: None)[0]
+
+
+@pytest.mark.parametrize("image_px", [48, 64])
+@pytest.mark.parametrize("phi", ["0", "0.5", "1", "1.5"])
+def test_a_larger_network_is_trained_as_the_printed_command_says(image_px, phi, tmp_path):
+    """Its pictures begin at the stride of the space, 32 px, and inference is at the size that it was grown for."""
+    study(tmp_path, image_px)
+    file = tmp_path / "larger.yaml"
+    words = ["search", "export", tmp_path / "study", "--storage", f"sqlite:///{tmp_path}/study.db"]
+    words += ["--grow", phi, "--out", file]
+    done = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert done.exit_code == 0, done.stderr
+    recipe = trained_by(done.stdout.partition("that the search did not see: ")[2])
+    quickly = {"epochs": 1.0, "batch_images": 8, "precision": "fp32", "compile": False}
+    settled = settle(
+        recipe.model_copy(update=quickly), images=64, class_names=("a", "b"), device=torch.device("cpu")
+    ).recipe
+    grown = grow(SPACE.backbone, compound(float(phi)), eval_px=image_px)
+    assert settled.model == grown.architecture
+    assert (settled.eval_px, settled.progressive.last.image_px) == (grown.eval_px, grown.train_px)
+    assert settled.progressive.stage(0).image_px == 32
