@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sqlite3
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 
 import optuna
@@ -70,6 +71,26 @@ def test_a_reward_is_the_formula_over_the_backbone(found):
         one = row["measurement"]
         time, size = (one[name] / base[name] for name in ("step_seconds", "parameters"))
         assert row["reward"] == pytest.approx(one["top1"] * time**-0.07 * size**-0.05)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("--inference-exponent", "inference_seconds"), ("--memory-exponent", "peak_memory_bytes")],
+)
+def test_a_study_may_count_what_the_paper_does_not(option, name, found, tmp_path):
+    """To its end; whoever joins it with the paper's reward is refused."""
+    done = effnetv2(*words(tmp_path, found / "pictures", "--trials", 2, option, "-0.2"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = answer(tmp_path / "study", "show")
+    base, powers = shown["reference"], {"step_seconds": -0.07, "parameters": -0.05, name: -0.2}
+    assert len(shown["rows"]) == 2
+    for row in shown["rows"]:
+        one = row["measurement"]
+        costs = prod((one[cost] / base[cost]) ** power for cost, power in powers.items())
+        assert row["reward"] == pytest.approx(one["top1"] * costs)
+    joined = here(*words(tmp_path, found / "pictures", "--trials", 2))
+    assert joined.returncode == 2
+    assert "holds another study: reward: " in joined.stderr
 
 
 def test_best_reads_like_table_4(found):
@@ -245,6 +266,14 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
     [
         (("--w", "0.07"), "is 0.07, but is 0 or below"),
         (("--v", "0.05"), "is 0.05, but is 0 or below"),
+        (
+            ("--inference-exponent", "0.1"),
+            "--inference-exponent: the reward's exponent of inference_seconds is 0.1",
+        ),
+        (
+            ("--memory-exponent", "0.1"),
+            "--memory-exponent: the reward's exponent of peak_memory_bytes is 0.1",
+        ),
         (("--image-px", "4"), "smaller than the stride"),
         (
             ("--set", "progressive.image_px=8", "--set", "progressive.px_multiple=8", "--space", "small"),

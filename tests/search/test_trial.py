@@ -94,6 +94,7 @@ def test_a_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path
     assert found.failure is None
     assert 0 < found.step_seconds < 10
     assert 50e6 < found.peak_memory_bytes < 5e9
+    assert found.inference_seconds is None, "nobody has asked for it"
     assert isinstance(told[0], StepTold), "known before training, so that a reward can be had at every epoch"
     assert [one.seed for one in told[1:]] == [0, 0, 1, 1]
     assert not list(scratch.glob("effnetv2-trial-*"))
@@ -117,6 +118,7 @@ def test_a_hopeless_trial_is_stopped_where_it_stands(class_folders, tmp_path):
     found = measurement(TINY, proxy, tried)
     assert found.epochs == pytest.approx(1, abs=0.2)
     assert found.top1 == tried.epochs[0].top1
+    assert found.peak_memory_bytes > 50e6, "told with the point, for rewards that count it"
     assert not trials(), "it computes no further"
 
 
@@ -134,6 +136,19 @@ def test_of_a_trial_that_was_stopped_the_last_points_count(class_folders, tmp_pa
     assert found.peak_memory_bytes is None, "it was never told"
     assert found.multiply_adds == cost(TINY, image_px=64, num_classes=3).total.multiply_adds
     assert found.failure is None
+
+
+def test_the_most_memory_of_any_point_counts(class_folders, tmp_path):
+    proxy = proxy_of(class_folders, tmp_path)
+    curve = (EpochTold(0, 1.0, 0.2, 3000), EpochTold(0, 2.0, 0.4, 2000))
+    for ended, most in ((None, 3000), (Trained((0.7,), 5000), 5000), (Trained((0.7,), 0), 3000)):
+        assert measurement(TINY, proxy, Outcome(STEP, curve, ended, None)).peak_memory_bytes == most
+
+
+def test_a_picture_at_inference_is_timed_where_that_is_asked_for(class_folders, tmp_path):
+    proxy = replace(proxy_of(class_folders, tmp_path), seeds=(), latency=True)
+    found = measurement(TINY, proxy, try_out(TINY, proxy))
+    assert 0 < found.inference_seconds < 10
 
 
 def test_of_a_trial_that_ended_its_last_answers_count(class_folders, tmp_path):
@@ -225,7 +240,9 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
     for name in ("_die_with_parent", "_write_into"):
         monkeypatch.setattr(child, name, lambda *given: None)
     told = SimpleNamespace(send=came.append)
-    proxy = SimpleNamespace(device="cpu", threads=None, memory_gib=None, quiet=tmp_path / "quiet", seeds=())
+    proxy = SimpleNamespace(
+        device="cpu", threads=None, memory_gib=None, quiet=tmp_path / "quiet", seeds=(), latency=False
+    )
     child.tried(told, TINY, proxy, verify=True, scratch=tmp_path)
     assert came == ["memory kept", "timed", None, Trained((), 1)]
 

@@ -96,6 +96,22 @@ class SearchOptions:
         float | None,
         typer.Option(help="Exponent of the parameters. (Default: -0.05, the paper's.)", show_default=False),
     ] = None
+    inference_exponent: Annotated[
+        float | None,
+        typer.Option(
+            help="Exponent of the time of one picture at inference, which is then measured too. (Default: 0, as in "
+            "the paper.)",
+            show_default=False,
+        ),
+    ] = None
+    memory_exponent: Annotated[
+        float | None,
+        typer.Option(
+            help="Exponent of the memory of training: of a GPU, else all that the process takes. (Default: 0, as in "
+            "the paper.)",
+            show_default=False,
+        ),
+    ] = None
     prune: Annotated[
         bool,
         typer.Option(

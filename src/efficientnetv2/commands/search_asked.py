@@ -45,6 +45,14 @@ class Preset:
     trials: int
 
 
+# The exponents of a reward, and the options that say them.
+_EXPONENTS = {
+    "step_seconds": "w",
+    "parameters": "v",
+    "inference_seconds": "inference_exponent",
+    "peak_memory_bytes": "memory_exponent",
+}
+
 # The paper's: at most 1,000 samples of about 10 epochs (arXiv:2104.00298, section 3.3). The small one: ours.
 PRESETS = {"small": Preset("small", "proxy_small", 100), "paper": Preset("paper", "proxy_paper", 1000)}
 
@@ -133,13 +141,14 @@ class Asked:
     @cached_property
     def reward(self) -> Reward:
         """What they are worth."""
-        said = {"step_seconds": self.searched.w, "parameters": self.searched.v}
+        given = {name: getattr(self.searched, option) for name, option in _EXPONENTS.items()}
+        said = {name: value for name, value in given.items() if value is not None}
         try:
-            return Reward(**{name: value for name, value in said.items() if value is not None})
+            return Reward(**said)
         except ValidationError as error:
-            raise InputError(
-                f"--w or --v: {error.errors()[0]['msg'].removeprefix('Value error, ')}."
-            ) from error
+            words = " or ".join(f"--{_EXPONENTS[name].replace('_', '-')}" for name in said)
+            why = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise InputError(f"{words}: {why}.") from error
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:

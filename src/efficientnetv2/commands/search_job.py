@@ -77,6 +77,7 @@ class Machine:
             step_time=plan.step_time,
             times=folder.times_file,
             quiet=cache_folder("quiet"),
+            latency=plan.reward.inference_seconds != 0,
         )
 
 

@@ -71,5 +71,7 @@ class StudyBar(StandingBar):
 def figures(found: Measurement) -> str:
     """What was measured of a network, in a line."""
     step = "" if found.step_seconds is None else f", {1000 * found.step_seconds:.3g} ms a step"
+    seen_s = found.inference_seconds
+    seen = "" if seen_s is None else f", {1000 * seen_s:.3g} ms a picture at inference"
     top1 = "top-1 unknown" if found.top1 is None else f"top-1 {found.top1:.1%}"
-    return f"{top1}{step}, {found.parameters / 1e6:.3g} M parameters"
+    return f"{top1}{step}{seen}, {found.parameters / 1e6:.3g} M parameters"

@@ -26,6 +26,7 @@ from efficientnetv2.base.quiet import Quiet
 from efficientnetv2.base.timing import Spread
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.progressive import Setting
+from efficientnetv2.search.latency import latency
 from efficientnetv2.search.proxy import Proxy
 from efficientnetv2.search.steptime import StepTime, StepTimes, measure, part_names
 from efficientnetv2.training.folder import NoFolder
@@ -49,11 +50,13 @@ class StepTold:
         time: measured, or with three times the same number where it was worked out.
         foretold: the sum over the parts as other networks had them; None where one is new.
         measured: whether this network's own steps were timed.
+        inference_seconds: of one picture at inference; None where nobody asks for it.
     """
 
     time: Spread
     foretold: float | None
     measured: bool
+    inference_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,13 @@ class EpochTold:
         seed: which of the runs, from 0.
         epoch: passes over the pictures that it has done.
         top1: on the pictures that choose.
+        peak_bytes: the most memory in use so far; 0 where the device does not tell.
     """
 
     seed: int
     epoch: float
     top1: float
+    peak_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,10 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
         if proxy.memory_gib is not None:
             limit(device, proxy.memory_gib)
         quiet = Quiet(proxy.quiet)
-        told.send(step_time(architecture, proxy, device, quiet, verify=verify))
+        step = step_time(architecture, proxy, device, quiet, verify=verify)
+        if proxy.latency:
+            step = replace(step, inference_seconds=_latency(architecture, proxy, device, quiet))
+        told.send(step)
         with quiet.working():
             top1 = tuple(
                 _trained(architecture, proxy, number, device, quiet, scratch / f"run_{number}", told.send)
@@ -186,6 +194,13 @@ def step_time(
     return StepTold(found.whole, foretold, measured=True)
 
 
+def _latency(architecture: Architecture, proxy: Proxy, device: torch.device, quiet: Quiet) -> float:
+    """Seconds of a picture at inference, at the size of evaluation, in a quiet moment."""
+    px = proxy.recipe.eval_px or proxy.recipe.progressive.last.image_px
+    with quiet.alone():
+        return latency(architecture, image_px=px, num_classes=proxy.num_classes, device=device)
+
+
 def sum_of(architecture: Architecture, found: StepTime, times: StepTimes) -> float:
     """The sum over the parts of a network just measured, in seconds."""
     names = part_names(architecture, image_px=times.image_px, num_classes=times.num_classes)
@@ -227,7 +242,7 @@ def _trained(
         train=proxy.train,
         val=proxy.choosing,
         preprocessing=preprocessing,
-        folder=_Telling(folder, number, tell),
+        folder=_Telling(folder, number, device, tell),
         device=device,
         workers=proxy.workers,
         at_a_time=settled.at_a_time,
@@ -242,18 +257,20 @@ class _Telling(NoFolder):
     Args:
         path: of the folder; only checkpoints and the model file go there.
         number: of the run.
+        device: whose memory is told of.
         tell: takes what there is to tell.
     """
 
-    def __init__(self, path: Path, number: int, tell: Callable[[Told], None]) -> None:
+    def __init__(self, path: Path, number: int, device: torch.device, tell: Callable[[Told], None]) -> None:
         super().__init__(path)
         path.mkdir(parents=True, exist_ok=True)
-        self._number, self._tell = number, tell
+        self._number, self._device, self._tell = number, device, tell
 
     def record(self, row: dict[str, Any]) -> None:
         """A row of figures."""
         if row["kind"] == "val":
-            self._tell(EpochTold(self._number, float(row["epoch"]), float(row["top1"])))
+            point = float(row["epoch"]), float(row["top1"])
+            self._tell(EpochTold(self._number, *point, peak_bytes(self._device)))
 
 
 class _Pausing:

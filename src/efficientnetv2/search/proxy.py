@@ -40,6 +40,7 @@ class Proxy:
             and of every tenth network all the same, so that the sum stays true.
         times: file of the parts' times on this machine.
         quiet: folder by which the processes of this machine agree on who measures.
+        latency: whether the time of a picture at inference is measured too.
     """
 
     recipe: Recipe
@@ -53,6 +54,7 @@ class Proxy:
     threads: int | None = None
     memory_gib: float | None = None
     step_time: StepTimeBy = "measured"
+    latency: bool = False
 
     @property
     def num_classes(self) -> int:

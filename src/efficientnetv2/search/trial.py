@@ -69,7 +69,8 @@ def measurement(architecture: Architecture, proxy: Proxy, tried: Outcome) -> Mea
     latest = {one.seed: one for one in tried.epochs}
     top1 = [one.top1 for one in latest.values()] if tried.trained is None else list(tried.trained.top1)
     failed = tried.failed
-    peak = tried.trained or failed
+    ended = tried.trained or failed
+    peaks = [one.peak_bytes for one in tried.epochs] + ([ended.peak_bytes] if ended else [])
     time = None if tried.step is None else tried.step.time
     return Measurement(
         parameters=counted.parameters,
@@ -77,7 +78,8 @@ def measurement(architecture: Architecture, proxy: Proxy, tried: Outcome) -> Mea
         top1=None if failed or not top1 else statistics.mean(top1),
         step_seconds=None if time is None else time.median,
         step_spread=None if time is None else (time.high - time.low) / time.median,
-        peak_memory_bytes=peak.peak_bytes or None if peak else None,
+        inference_seconds=None if tried.step is None else tried.step.inference_seconds,
+        peak_memory_bytes=max(peaks, default=0) or None,
         epochs=statistics.mean(one.epoch for one in latest.values()) if latest else 0.0,
         seeds=proxy.seeds[: max(len(latest), len(top1))],
         failure=f"{failed.kind}: {failed.reason}" if failed else (None if top1 else _UNTRAINED),
