@@ -1,6 +1,7 @@
 """Which sampler finds the better network in as many trials: a recorded study, learnt by heart and searched anew.
 
-Run: python -m benchmarks.samplers_replay TABLE.csv [--seeds 30] [--trials 100] [--tune] [--record]
+Run: python -m benchmarks.samplers_replay TABLE.csv [--trials 100] --tune [--record]
+     python -m benchmarks.samplers_replay TABLE.csv [--seeds 30] [--trials 100] [--record]
 
 What the table teaches foretells the reward of every network of its space (``benchmarks.surrogate``; how well, is said
 by Kendall's tau between measured and foretold values of networks that were left out). Then every sampler, as it is
@@ -8,13 +9,16 @@ shipped, searches the foretold rewards with each seed. A sampler's incumbent is 
 the differences from random search with the same seed have an interval over the seeds (Student's t, 95 %). There is no
 noise in a replay, and no network that fails.
 
---tune compares settings of our samplers instead, on other seeds. Settings chosen by it were chosen for the same table
-that the comparison is on: how they do on another one, only another table tells.
+--tune compares settings of our samplers instead, on other seeds; with --record it keeps all of them with their scores
+in results/samplers_tuned.json, and the comparison warns where a setting that is shipped is not the first there.
+Settings chosen by it were chosen for the same table that the comparison is on: how they do on another one, only another
+table tells.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from itertools import product
@@ -29,10 +33,14 @@ from benchmarks.surrogate import Surrogate, Table, agreement, read
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.search.evolution import RegularizedEvolution
 from efficientnetv2.search.policy import PolicyGradient
-from efficientnetv2.search.samplers import Proposer, SpaceSampler, sampler, suggest
+from efficientnetv2.search.samplers import SpaceSampler, sampler, suggest
 
 SAMPLERS = {"random": "random", "policy_gradient": "policy", "evolution": "evolution", "tpe": "tpe"}
 TUNING_SEEDS = range(1000, 1010)  # apart from those of the comparison, which count from 0
+TUNED = "samplers_tuned.json"
+
+Settings = PolicyGradient | RegularizedEvolution
+SHIPPED: dict[str, Settings] = {"policy_gradient": PolicyGradient(), "evolution": RegularizedEvolution()}
 
 # What --tune tries: settings around those that did well on made-up problems.
 POLICIES = [
@@ -76,7 +84,7 @@ def differences(curves: dict[str, np.ndarray]) -> dict[str, tuple[float, float, 
     return {name: (mean(values), *interval(values)) for name, values in apart.items()}
 
 
-def tune(surrogate: Surrogate, trials: int) -> list[tuple[float, Proposer]]:
+def tune(surrogate: Surrogate, trials: int) -> list[tuple[float, Settings]]:
     """Settings of our samplers, best first: the mean of the last incumbents on the seeds kept for that."""
     scored = []
     for proposer in (*POLICIES, *EVOLUTIONS):
@@ -106,12 +114,54 @@ def keep(
         "networks": len(table.points),
         "tau": tau,
         "differences": {name: list(found) for name, found in differences(curves).items()},
-        "settings": {"policy_gradient": vars(PolicyGradient()), "evolution": vars(RegularizedEvolution())},
+        "settings": {name: vars(proposer) for name, proposer in SHIPPED.items()},
         "mean_incumbents": {name: [round(v, 6) for v in runs.mean(0)] for name, runs in curves.items()},
         "last_incumbents": {name: [round(v, 6) for v in runs[:, -1]] for name, runs in curves.items()},
         "trials": trials,
     }
     write_text_atomically(RESULTS / "samplers_replay.json", json.dumps(raw, indent=1) + "\n")
+
+
+def keep_tuned(table: Path, scored: list[tuple[float, Settings]], trials: int, command: str) -> None:
+    """What a tuning was of, and every setting with its score, the best first."""
+    names = {type(proposer): name for name, proposer in SHIPPED.items()}
+    raw = {
+        "when": time.strftime("%Y-%m-%d"),
+        "command": command,
+        "table": table.name,
+        "table_sha256": _digest(table),
+        "seeds": list(TUNING_SEEDS),
+        "trials": trials,
+        "scores": [
+            {"sampler": names[type(proposer)], "settings": vars(proposer), "mean_incumbent": score}
+            for score, proposer in scored
+        ],
+    }
+    write_text_atomically(RESULTS / TUNED, json.dumps(raw, indent=1) + "\n")
+
+
+def not_tuned(table: Path) -> list[str]:
+    """Why the settings that are shipped are not known to be the first of a tuning on this table: a line each."""
+    file = RESULTS / TUNED
+    if not file.exists():
+        return [
+            f"{TUNED} is not there: --tune --record says whether the settings that are shipped come first."
+        ]
+    tuned = json.loads(file.read_text(encoding="utf-8"))
+    lines = []
+    if tuned["table_sha256"] != _digest(table):
+        lines.append(f"{TUNED} is of another table than {table.name}: {tuned['table']} as it was then.")
+    for name, proposer in SHIPPED.items():
+        rows = [row for row in tuned["scores"] if row["sampler"] == name]
+        most = max((row["mean_incumbent"] for row in rows), default=None)
+        first = [row["settings"] for row in rows if row["mean_incumbent"] == most]
+        if vars(proposer) not in first:
+            lines.append(f"{name}: {first[:1]} came first in {TUNED}, but {vars(proposer)} is shipped.")
+    return lines
+
+
+def _digest(table: Path) -> str:
+    return hashlib.sha256(table.read_bytes()).hexdigest()
 
 
 def main() -> None:
@@ -126,9 +176,13 @@ def main() -> None:
         "--tune", action="store_true", help="compare settings of our samplers instead, on other seeds"
     )
     parser.add_argument(
-        "--record", action="store_true", help="write results/summary.json and samplers_replay.json"
+        "--record",
+        action="store_true",
+        help="write results/summary.json and samplers_replay.json; of --tune, samplers_tuned.json",
     )
     options = parser.parse_args()
+    if options.seeds > TUNING_SEEDS.start:
+        parser.error(f"--seeds {options.seeds}: those from {TUNING_SEEDS.start} on are for --tune alone")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     table = read(options.table)
     tau = agreement(table)
@@ -140,9 +194,16 @@ def main() -> None:
     )
     surrogate = Surrogate.fitted(table)
     if options.tune:
-        for score, proposer in tune(surrogate, options.trials):
+        scored = tune(surrogate, options.trials)
+        for score, proposer in scored:
             print(f"{score:.5f}  {proposer}")
+        if options.record:
+            given = f"--trials {options.trials} --tune --record"
+            command = f"python -m benchmarks.samplers_replay {options.table.name} {given}"
+            keep_tuned(options.table, scored, options.trials, command)
         return
+    for line in not_tuned(options.table):
+        print(f"Warning: {line}")
     curves = compare(surrogate, options.seeds, options.trials)
     for name, (value, low, high) in differences(curves).items():
         print(f"{name} minus random: {value:+.4f} ({low:+.4f} to {high:+.4f})")

@@ -1,5 +1,6 @@
 """Samplers compared by replay: on a study that was made up, so that what is right is known."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.search.evolution import RegularizedEvolution
 from efficientnetv2.search.measurement import Measurement
+from efficientnetv2.search.policy import PolicyGradient
 from efficientnetv2.search.spaces import small
 
 SPACE = small()
@@ -157,6 +159,41 @@ def test_tuning_says_which_settings_were_best(monkeypatch):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     scored = tune(Surrogate.fitted(TABLE), trials=25)
     assert [one for _, one in scored] == settings
+
+
+def test_a_tuning_is_kept_and_the_comparison_looks_at_it(tmp_path, monkeypatch, capsys):
+    """Of which table, on which seeds, every setting with its score; the seeds are none of the comparison's."""
+    table = written(TABLE, tmp_path / "study.csv")
+    monkeypatch.setattr(samplers_replay, "RESULTS", tmp_path)
+    monkeypatch.setattr(samplers_replay, "POLICIES", [PolicyGradient(), PolicyGradient(learning_rate=0.2)])
+    monkeypatch.setattr(samplers_replay, "EVOLUTIONS", [RegularizedEvolution()])
+    assert samplers_replay.not_tuned(table)[0].startswith("samplers_tuned.json is not there")
+    words = ["samplers_replay", table, "--trials", 2, "--tune", "--record"]
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    samplers_replay.main()
+    kept = json.loads((tmp_path / "samplers_tuned.json").read_text())
+    assert set(kept["seeds"]).isdisjoint(range(30))
+    assert kept["table_sha256"] == hashlib.sha256(table.read_bytes()).hexdigest()
+    assert (kept["table"], kept["trials"]) == ("study.csv", 2)
+    assert sorted(row["sampler"] for row in kept["scores"]) == ["evolution", *["policy_gradient"] * 2]
+    scores = [row["mean_incumbent"] for row in kept["scores"]]
+    assert scores == sorted(scores, reverse=True)
+    assert samplers_replay.not_tuned(table) == [], "two trials are drawn alike by all settings"
+    monkeypatch.setattr(sys, "argv", ["samplers_replay", str(table), "--seeds", "1001"])
+    with pytest.raises(SystemExit):
+        samplers_replay.main()
+    assert "those from 1000 on are for --tune alone" in capsys.readouterr().err
+
+
+def test_settings_that_did_not_come_first_are_told(tmp_path, monkeypatch):
+    table = written(TABLE, tmp_path / "study.csv")
+    monkeypatch.setattr(samplers_replay, "RESULTS", tmp_path)
+    scored = [(0.7, PolicyGradient(warmup=5)), (0.6, RegularizedEvolution()), (0.5, PolicyGradient())]
+    samplers_replay.keep_tuned(table, scored, 100, "python -m ...")
+    (line,) = samplers_replay.not_tuned(table)
+    assert line.startswith("policy_gradient: [{'learning_rate': 0.4, 'warmup': 5, ")
+    table.write_text(table.read_text() + "\n")
+    assert samplers_replay.not_tuned(table)[0].startswith("samplers_tuned.json is of another table")
 
 
 def test_claims_are_written(tmp_path, monkeypatch):

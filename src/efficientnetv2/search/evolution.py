@@ -17,7 +17,7 @@ from efficientnetv2.search.tried import Tried, untried
 
 @dataclass(frozen=True)
 class RegularizedEvolution:
-    """How networks are bred. The defaults are ours, tuned by ``benchmarks/samplers_replay.py``.
+    """How networks are bred. The defaults are ours; ``benchmarks/samplers_replay.py --tune`` compares others with them.
 
     Args:
         population: how many of the newest finished trials may be parents; as many are drawn uniformly to begin with.

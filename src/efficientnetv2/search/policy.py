@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PolicyGradient:
-    """How a policy learns. The defaults are ours, tuned by ``benchmarks/samplers_replay.py``.
+    """How a policy learns. The defaults are ours; ``benchmarks/samplers_replay.py --tune`` compares others with them.
 
     Args:
         learning_rate: of the logits, for each finished trial, at an advantage of 1.
