@@ -75,7 +75,8 @@ def searched(
     study, network = folder / sampler, folder / f"{sampler}.yaml"
     if not network.exists():
         left = minutes - sum(row.seconds for row in trials_of(study)) / 60
-        words = ["run", str(study), "--data", str(pictures), "--sampler", sampler]
+        # On the processor, as the table and those that judge.
+        words = ["run", str(study), "--data", str(pictures), "--sampler", sampler, "--device", "cpu"]
         words += ["--trials", str(trials)]
         if left > 0:
             _effnetv2(*words, "--seeds", str(SEED), "--minutes", str(left), *more)
@@ -206,7 +207,7 @@ def searched_both(
     more = [word for setting in settings for word in ("--set", setting)]
     found = searched("policy", file, options.out, options.minutes, more, trials)
     if options.recorded is None:
-        return {FOUND: found, RANDOM: searched("random", file, options.out, options.minutes, more)}
+        return {FOUND: found, RANDOM: searched("random", file, options.out, options.minutes, more, trials)}
     count = len(trials_of(options.out / "policy"))
     return {FOUND: found, RANDOM: best_recorded(options.recorded, count, common)}
 
@@ -272,8 +273,11 @@ def main() -> None:
 
 def _record(rows: dict[str, Any], networks: dict[str, Architecture], options: argparse.Namespace) -> None:
     told = {name: row | {"architecture": networks[name].to_json()} for name, row in rows.items()}
-    about = {"minutes": options.minutes, "full_epochs": options.full_epochs, "pictures": options.pictures}
-    tried = {study: len(trials_of(options.out / study)) for study in ("policy", "random")}
+    about = {name: getattr(options, name) for name in ("minutes", "full_epochs", "pictures")}
+    about["recorded"] = None if options.recorded is None else options.recorded.name
+    tried = {"policy": len(trials_of(options.out / "policy"))}
+    # Of a table random search had the first ones, as many as the study has tried.
+    tried["random"] = tried["policy"] if options.recorded else len(trials_of(options.out / "random"))
     whole = {"networks": told, "hardware": hardware(), "trials": tried, **about}
     write_text_atomically(RESULTS / "search_found.json", json.dumps(whole, indent=1) + "\n")
     differences = rows[FOUND]["minus_v2b0"]

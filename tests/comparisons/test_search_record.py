@@ -357,6 +357,7 @@ def test_a_study_that_was_killed_has_the_minutes_that_are_left(tmp_path, monkeyp
     assert [words[0] for words in said] == ["run", "export"]
     assert said[0][said[0].index("--minutes") + 1] == "3.0"
     assert said[0][said[0].index("--trials") + 1] == "1000000", "its minutes end it"
+    assert said[0][said[0].index("--device") + 1] == "cpu", "as the table, and those that judge"
     (tmp_path / "policy.yaml").unlink()
     search_found.searched("policy", tmp_path / "pictures.csv", tmp_path, 2.0, [])
     assert [words[0] for words in said[2:]] == ["export"], "its time is up"

@@ -1,0 +1,70 @@
+"""The real search, to its end: from pictures to what is recorded of the network found."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from statistics import mean
+
+import pytest
+from benchmarks import record, search_found, search_trials
+from benchmarks.search_table import MEASURED, Record
+from tests.conftest import COLOURS, paint
+
+from efficientnetv2.search.measurement import Measurement
+from efficientnetv2.search.spaces import small
+
+SETTINGS = ["epochs=1", "progressive.image_px=32", "batch_images=8"]
+TRIALS = 2
+
+
+def table_of(pictures: Path, folder: Path) -> Path:
+    """A table of two networks, as if they had been recorded of these pictures on this machine."""
+    space, used = small(), search_trials.some_pictures(str(pictures), 48)
+    asked, table = search_trials.asked_recipe(SETTINGS), folder / "record.csv"
+    recipe = search_trials.settled_recipe(asked, used.subset("train"), space, table.with_suffix(".json"))
+    common = search_trials.in_common(space, asked, used, search_trials.proxy_of(used, recipe, folder))
+    backbone = Measurement(1_000_000, 1, step_seconds=0.1, failure="not trained").to_json()
+    about = common | {"recipe": recipe.to_json(), "backbone": backbone}
+    table.with_suffix(".json").write_text(json.dumps(about))
+    for number, point in enumerate(search_trials.drawn(space, TRIALS)):
+        told = {"top1": 0.5 + 0.1 * number, "step_seconds": 0.1, "parameters": 1_000_000}
+        Record(table, space).add(number, point, dict.fromkeys(MEASURED) | told)
+    return table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recorded", [False, True], ids=["two studies", "a study and a table"])
+def test_a_search_comes_to_its_table(recorded, tmp_path, monkeypatch):
+    """48 pictures, two trials for each sampler, one epoch; how many random search had is written, and where."""
+    pictures, results = tmp_path / "pictures", tmp_path / "results"
+    for name, colour in COLOURS.items():
+        for number in range(20):
+            split = "train" if number < 16 else "val"
+            paint(pictures / split / name / f"{name}_{number}.jpg", colour, number)
+    results.mkdir()
+    for module in (search_found, record):
+        monkeypatch.setattr(module, "RESULTS", results)
+    monkeypatch.setattr(record, "SUMMARY", results / "summary.json")
+    monkeypatch.setattr(search_found, "SEEDS", (1, 2))
+    monkeypatch.setattr(search_found, "_ENDLESS", TRIALS)
+    monkeypatch.setattr(search_found, "refuse_other_pace", lambda *given: None)  # the table was not measured
+    words: list[object] = [pictures, "--pictures", 48, "--minutes", 60, "--full-epochs", 1, "--record"]
+    words += ["--out", tmp_path / "out"]
+    words += [word for setting in SETTINGS for word in ("--set", setting)]
+    if recorded:
+        words += ["--recorded", table_of(pictures, tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["search_found", *map(str, words)])
+    search_found.main()
+    kept = json.loads((results / "search_found.json").read_text())
+    assert kept["trials"] == {"policy": TRIALS, "random": TRIALS}
+    assert kept["recorded"] == ("record.csv" if recorded else None)
+    assert list(kept["networks"]) == ["found", "random search's best", "V2-B0", "smallest"]
+    assert kept["networks"]["V2-B0"]["minus_v2b0"] == [0, 0]
+    found = kept["networks"]["found"]
+    assert 0 < found["top1"] <= 1
+    claim = json.loads((results / "summary.json").read_text())["search_found_minus_v2b0_reward"]
+    assert (claim["value"], claim["n"]) == (pytest.approx(mean(found["minus_v2b0"])), 2)
+    assert claim["low"] <= claim["value"] <= claim["high"]
+    assert ("--recorded record.csv" in claim["command"]) == recorded
