@@ -1,7 +1,8 @@
 """Regularised evolution: the best of a few of the youngest networks, changed in one decision.
 
 Source: arXiv:1802.01548 (aging evolution, Algorithm 1): a population whose oldest member dies with each new one, a
-tournament for the parent, one mutation for the child.
+tournament for the parent, one mutation for the child. Ours draws the tournament without replacement, and knows neither
+the identity mutation nor a network tried before: a child that was tried is bred anew.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Policy gradient over factorised choices: the controller of MnasNet and of the EfficientNetV2 search, made small.
 
-The policy has a vector of logits for each decision and draws every decision by itself. After each finished trial the
-options that it took are made likelier where its reward was above the usual one and less likely where it was below
-(REINFORCE). The controllers of MnasNet (arXiv:1807.11626, section 4.4) and EfficientNetV2 (arXiv:2104.00298, section
-3.3) are trained on about a thousand samples or more; independent decisions, which TuNAS has too (arXiv:2008.06120),
-learn from a hundred.
+The loop is that of MnasNet (arXiv:1807.11626, section 4.2), which the search of EfficientNetV2 builds on
+(arXiv:2104.00298, section 3.3): a policy draws networks, and the reward of each makes the options that it took likelier
+or less likely. Their policy is a recurrent network that decides one thing after the other and is trained by proximal
+policy optimization, on about a thousand samples or more. Ours is a vector of logits for each decision, drawn from by
+itself as in TuNAS (arXiv:2008.06120), and learns from a hundred by REINFORCE: each reward is compared with a moving
+baseline, over the spread of those so far, and the entropy of the policy is ascended beside it.
 
 Source: Williams 1992, "Simple statistical gradient-following algorithms", for the gradient and its baseline.
 """
