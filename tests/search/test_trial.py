@@ -7,6 +7,7 @@ import signal
 import tempfile
 import time
 from dataclasses import replace
+from multiprocessing import util
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,6 +81,7 @@ def proxy_of(folder: Path, tmp_path: Path, *settings: str, seeds: tuple[int, ...
 def test_a_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"  # its own: in the common one lie those of trials under way beside it
     scratch.mkdir()
+    util.get_temp_dir()  # that of the server that forks trials; it outlives this test
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     told = []
     proxy = proxy_of(class_folders, tmp_path, seeds=(0, 1))
