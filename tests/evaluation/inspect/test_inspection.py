@@ -212,6 +212,7 @@ def embedded(manifest, seed=0):
 
 
 def test_wrong_labels_are_suspected_and_no_others(planted):
+    planted.table = planted.table.drop(columns="group")  # which has a say in the folds
     swapped = [12, 33, 58, 71]
     for row in swapped:
         planted.table.loc[row, "label"] = "ab"[1 - row % 2]
@@ -219,6 +220,19 @@ def test_wrong_labels_are_suspected_and_no_others(planted):
     found = found_in(manifest, embeddings=embedded(manifest), weights="made up")
     assert {path for (path,) in found.pop("label")} == {f"{row:03d}.jpg" for row in swapped}
     assert found == {}
+
+
+def test_a_group_whose_labels_are_all_wrong_is_suspected(planted):
+    """Of one site, with a look of its own: who learns from some of its pictures repeats the mistake on the others."""
+    site = list(range(0, 20, 2))
+    planted.table.loc[site, "group"] = "site"
+    planted.table.loc[site, "label"] = "b"
+    manifest = planted.read()
+    given = embedded(manifest)
+    vectors = given.vectors.copy()
+    vectors[site, 20] += 4
+    found = found_in(manifest, embeddings=replace(given, vectors=vectors), weights="made up")
+    assert {path for (path,) in found["label"]} == {f"{row:03d}.jpg" for row in site}
 
 
 def test_of_several_labels_each_is_right(planted):

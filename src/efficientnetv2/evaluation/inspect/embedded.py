@@ -174,7 +174,7 @@ def doubted_labels(
         manifest: labelled; unlabelled pictures are left aside, and so are classes of fewer than 10, or that show fewer
             different things than there are folds, so that a fold might teach nothing of them.
         embeddings: of those that can be read.
-        together: rows that show the same; no fold parts them.
+        together: rows that show one thing or are of one group; no fold parts them.
         key: of the folds.
     """
     groups = _joined(len(manifest), together)[embeddings.samples]

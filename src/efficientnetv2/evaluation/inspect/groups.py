@@ -11,6 +11,13 @@ from efficientnetv2.evaluation.inspect.found import Finding, Section, share, spl
 _SHOWN = 100  # groups listed picture by picture
 
 
+def members(manifest: Manifest) -> list[list[int]]:
+    """Rows of each group in the column ``group``, if there is one."""
+    if "group" not in manifest.table:
+        return []
+    return [rows.tolist() for rows in manifest.table.groupby("group").indices.values()]
+
+
 def by_group(manifest: Manifest) -> Section:
     """Groups that splits part, and groups that tell the label.
 

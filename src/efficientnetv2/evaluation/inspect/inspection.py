@@ -14,7 +14,7 @@ from efficientnetv2.evaluation.inspect.counts import counts
 from efficientnetv2.evaluation.inspect.duplicates import same_files
 from efficientnetv2.evaluation.inspect.embedded import doubted_labels, lookalikes
 from efficientnetv2.evaluation.inspect.found import Finding, Section, in_order
-from efficientnetv2.evaluation.inspect.groups import by_group
+from efficientnetv2.evaluation.inspect.groups import by_group, members
 from efficientnetv2.evaluation.inspect.looks import looks
 from efficientnetv2.evaluation.inspect.places import NEAR_KM, by_place
 from efficientnetv2.evaluation.inspect.times import by_time
@@ -105,7 +105,7 @@ def inspected(
     if embeddings is not None:
         known = [*same_files(looked), *([pair.first, pair.second] for pair in near)]
         alike, scenes = lookalikes(manifest, embeddings, known)
-        together: list[Sequence[int]] = [*known, *scenes]
+        together: list[Sequence[int]] = [*known, *scenes, *members(manifest)]
         doubted = doubted_labels(manifest, embeddings, together, key=key.fold("labels"))
         sections["network"] = Section({**alike.facts, **doubted.facts}, [*alike.findings, *doubted.findings])
     return Inspection(manifest, looked, sections, weights)
