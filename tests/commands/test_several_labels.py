@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import average_precision_score
 from tests.command_line import TINY, effnetv2
 from tests.commands.test_bad_input import refused
 from tests.conftest import COLOURS, paint
@@ -37,10 +38,12 @@ def test_the_whole_way(table, tmp_path):
     assert set(report["class_names"]) == {"red", "green", "blue", "warm", "cold", "bright"}
     assert {"macro_f1", "confusion", "balanced_accuracy"}.isdisjoint(report)
     assert 0 < report["mean_average_precision"] <= 1
-    assert set(report["intervals"]) == {"top1", "top5"}
+    assert set(report["intervals"]) == {"top1", "top5", "mean_average_precision", "f1_micro", "f1_macro"}
+    assert 0 < report["f1_macro"] <= 1
     assert report["majority_class"] == "bright"
     page = (tmp_path / "run/report.html").read_text()
     assert "mean average precision" in page
+    assert "micro-F1" in page
     assert "What is taken for what" not in page
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert all(0 < row["mean_average_precision"] <= 1 for row in rows if row["kind"] == "val")
@@ -52,7 +55,7 @@ def test_the_whole_way(table, tmp_path):
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stderr
     again = json.loads(evaluated.stdout)
-    for name in ("top1", "top5", "mean_average_precision"):
+    for name in ("top1", "top5", "mean_average_precision", "f1_micro", "f1_macro"):
         assert again[name] == pytest.approx(report[name], abs=1e-6), name
 
     predicted = effnetv2("predict", tmp_path / "run", table, "--workers", "0", cwd=tmp_path)
@@ -86,6 +89,29 @@ def test_shards_train_as_the_table_does(table, tmp_path):
         rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         losses.append([row["loss"] for row in rows if row["kind"] == "train"])
     assert losses[0] == losses[1]
+
+
+def test_cross_validated(table, tmp_path):
+    """Each picture is answered once, by a network that had not seen it; the figures are those of several labels."""
+    words = ("crossval", table, *SCRATCH, "--folds", "2", "--out", tmp_path / "folds", "--json")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    pooled = pd.read_csv(tmp_path / "folds/predictions.csv")
+    assert sorted(pooled["path"]) == sorted(pd.read_csv(table)["path"])
+    assert {"macro_f1", "confusion"}.isdisjoint(report)
+    names = report["class_names"]
+    hot = np.array([[name in cell.split(";") for name in names] for cell in pooled["true_label"]])
+    shares = pooled[names].to_numpy()
+    assert report["mean_average_precision"] == pytest.approx(average_precision_score(hot, shares), abs=0.01)
+    low, high = report["intervals"]["mean_average_precision"]
+    assert low <= report["mean_average_precision"] <= high
+    each = [one["mean"] for one in report["folds"]]
+    assert report["over_folds"]["mean_average_precision"]["mean"] == pytest.approx(np.mean(each))
+    page = (tmp_path / "folds/report.html").read_text()
+    assert "Fold by fold" in page
+    predicted = effnetv2("predict", tmp_path / "folds", table, "--workers", "0", cwd=tmp_path)
+    assert predicted.returncode == 0, predicted.stderr
 
 
 def test_what_is_evaluated_may_be_spelled_otherwise(table, tmp_path):

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
 
 from efficientnetv2.base.keys import Key
-from efficientnetv2.metrics.resampling import clustered, paired, paired_together
+from efficientnetv2.metrics import resampling
+from efficientnetv2.metrics.resampling import _average_precision, clustered, paired, paired_together, several
 
 KEY = Key.of(0)
 
@@ -160,3 +161,35 @@ def test_lone_pictures_are_as_many_clusters_of_one_and_memory_changes_nothing(mo
     whole = lone(*few)
     monkeypatch.setattr("efficientnetv2.metrics.resampling.CELLS_AT_ONCE", 500)
     assert lone(*few) == whole
+
+
+@given(st.integers(0, 1000))
+def test_average_precision_of_a_draw_is_scikit_learns_of_the_pictures_drawn(seed):
+    """With shares that several pictures have, and pictures drawn twice or not at all."""
+    rng = np.random.default_rng(seed)
+    is_so, shares = rng.random(12) < 0.4, rng.integers(0, 5, 12) / 5
+    is_so[0] = True
+    times = rng.multinomial(12, np.full(12, 1 / 12), size=4)
+    for drawn, found in zip(times, _average_precision(times, is_so, shares), strict=True):
+        rows = np.repeat(np.arange(12), drawn)
+        if is_so[rows].any():
+            assert found == pytest.approx(average_precision_score(is_so[rows], shares[rows]))
+        else:
+            assert np.isnan(found)
+
+
+def test_of_several_labels_too_copies_drawn_as_one_tell_nothing_new(monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = np.stack([rng.permutation(3)[:2] for _ in range(100)])
+    shares = rng.dirichlet(np.ones(3), 100)
+    shares[np.arange(100), labels[:, 0]] += 0.3
+    called, right = shares > 0.4, (labels == shares.argmax(axis=1)[:, None]).any(axis=1)
+    once = several(labels, called, shares, right, np.arange(100), key=KEY)
+    data = [np.repeat(each, 8, axis=0) for each in (labels, called, shares, right, np.arange(100))]
+    together = several(*data, key=KEY)
+    apart = several(*data[:4], np.arange(800), key=KEY)
+    for name, (low, high) in once.items():
+        assert together[name] == pytest.approx((low, high), abs=0.03), name
+        assert apart[name][1] - apart[name][0] < 0.6 * (high - low), name
+    monkeypatch.setattr(resampling, "_MOST_RANKED", 200 * 300 - 1)
+    assert several(labels, called, shares, right, np.arange(100), key=KEY) == {}, "it would take too long"

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, f1_score
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.intervals import wilson
 from efficientnetv2.metrics.several import (
+    applied,
+    intervals_of,
     mean_over_classes,
     measured,
     right,
@@ -35,6 +38,12 @@ def test_four_pictures_by_hand():
     assert (found.majority_class, found.majority_top1) == ("animal", 3 / 4)
     assert mean_over_classes(found) == ("mean_average_precision", found.mean_average_precision)
     assert share_intervals(found) == {"top1": wilson(3 / 4, 4)}
+    # From half of a picture's largest share: cat; animal and dog of all others. Of 6 labels 5 are among these 7.
+    assert applied(shares).tolist() == [[False, True, False], *[[True, False, True]] * 3]
+    assert found.f1_micro == pytest.approx(2 * 5 / (6 + 7))
+    f1 = {"animal": 2 * 2 / (3 + 3), "cat": 1.0, "dog": 2 * 2 / (2 + 3)}
+    assert {name: one.f1 for name, one in found.per_class.items()} == pytest.approx(f1)
+    assert found.f1_macro == pytest.approx(sum(f1.values()) / 3)
 
 
 @st.composite
@@ -63,6 +72,10 @@ def test_figures_are_scikit_learns_and_those_of_plain_sets(data):
         np.mean([bool(set(best[row, :5]) & set(one)) for row, one in enumerate(sets)])
     )
     assert found.majority_top1 == hot.mean(axis=0).max()
+    called = shares >= shares.max(axis=1, keepdims=True) / 2
+    assert found.f1_micro == pytest.approx(f1_score(hot, called, average="micro"))
+    by_class = f1_score(hot, called, average=None, zero_division=0.0)
+    assert found.f1_macro == pytest.approx(by_class[present].mean())
     assert [one.average_precision is None for one in found.per_class.values()] == (~present).tolist()
 
 
@@ -92,3 +105,21 @@ def test_an_answer_is_right_if_it_is_one_of_the_labels():
 def test_what_cannot_be_measured_is_refused(labels, shares, message):
     with pytest.raises(InputError, match=message):
         several_figures(labels, shares, NAMES)
+
+
+def test_the_intervals_hold_the_figures_and_shrink_with_the_pictures():
+    rng = np.random.default_rng(0)
+    wide = {}
+    for count in (40, 640):
+        labels = np.stack([rng.permutation(4)[:2] for _ in range(count)])
+        logits = rng.normal(size=(count, 4))
+        logits[np.arange(count)[:, None], labels] += 1.5
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        found = several_figures(labels, shares, ("a", "b", "c", "d"))
+        reach = intervals_of(found, labels, shares, key=Key.of(0))
+        assert set(reach) == {"top1", "mean_average_precision", "f1_micro", "f1_macro"}
+        for name, (low, high) in reach.items():
+            assert low < getattr(found, name) < high, name
+        wide[count] = {name: high - low for name, (low, high) in reach.items()}
+    for name, width in wide[640].items():
+        assert width == pytest.approx(wide[40][name] / 4, rel=0.5), name  # sixteen times the pictures

@@ -31,6 +31,7 @@ from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.resampling import clustered
+from efficientnetv2.metrics.several import drawn
 from efficientnetv2.models import ensemble, modelfile
 from efficientnetv2.models.network import Network
 
@@ -179,13 +180,16 @@ def _known(
 
 def _widen(outcome: Outcome, pooled: Predictions, clusters: Ints, key: Key) -> None:
     """Let intervals reach as far as they do when pictures that hang together are drawn together."""
-    figures = outcome.figures
-    if not isinstance(figures, Figures) or len(np.unique(clusters)) == len(clusters):
+    if len(np.unique(clusters)) == len(clusters):
         return
-    # The answers that the figures have counted.
-    answers = pooled.probabilities.argmax(axis=1).astype(np.int64)
-    drawn = clustered(pooled.labels, answers, clusters, len(figures.class_names), key=key.fold("clusters"))
-    for name, (low, high) in drawn.items():
+    figures, own = outcome.figures, key.fold("clusters")
+    if isinstance(figures, Figures):
+        # The answers that the figures have counted.
+        answers = pooled.probabilities.argmax(axis=1).astype(np.int64)
+        together = clustered(pooled.labels, answers, clusters, len(figures.class_names), key=own)
+    else:
+        together = drawn(pooled.labels, pooled.probabilities, clusters, key=own)
+    for name, (low, high) in together.items():
         # Of a class the figure is called by its number here, by its name there.
         figure, of_class, number = name.partition(":")
         called = f"{figure}:{figures.class_names[int(number)]}" if of_class else name

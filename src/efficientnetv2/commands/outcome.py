@@ -28,13 +28,13 @@ from efficientnetv2.evaluation.sections import Section
 from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import Figures
-from efficientnetv2.metrics.intervals import Interval, bootstrap
+from efficientnetv2.metrics.intervals import Interval
 from efficientnetv2.metrics.several import (
     MEANS_OVER_CLASSES,
     SeveralFigures,
+    intervals_of,
     mean_over_classes,
     measured,
-    share_intervals,
 )
 
 _CLASSES_SHOWN = 30
@@ -77,9 +77,8 @@ class Outcome:
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """95 % intervals, by name."""
-        if isinstance(self.figures, SeveralFigures):
-            return share_intervals(self.figures)
-        return bootstrap(self.figures, key=Key.of(self.facts.seed or 0).fold("intervals"))
+        key = Key.of(self.facts.seed or 0).fold("intervals")
+        return intervals_of(self.figures, self.predictions.labels, self.predictions.probabilities, key=key)
 
     @cached_property
     def findings(self) -> Findings:
@@ -142,6 +141,11 @@ class Outcome:
             f"{MEANS_OVER_CLASSES[name]} {mean:.3f}{reach} on {count_of(score.pictures, 'picture')} "
             f"({self.facts.evaluated_on})."
         )
+        if isinstance(score, SeveralFigures):
+            screen.say(
+                "Given every class with at least half of a picture's largest share: micro-F1 "
+                f"{score.f1_micro:.3f}, macro-F1 {score.f1_macro:.3f}."
+            )
         low, high = low_high["top1"]
         verdict = (
             "above"
@@ -202,10 +206,10 @@ class Outcome:
 def _by_class(score: Figures | SeveralFigures) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of the classes that have a picture."""
     if isinstance(score, SeveralFigures):
-        return ["class", "average precision", "pictures"], [
-            [name, f"{one.average_precision:.3f}", str(one.support)]
+        return ["class", "average precision", "F1", "pictures"], [
+            [name, f"{one.average_precision:.3f}", f"{one.f1:.3f}", str(one.support)]
             for name, one in score.per_class.items()
-            if one.average_precision is not None
+            if one.average_precision is not None and one.f1 is not None
         ]
     return ["class", "user's (precision)", "producer's (recall)", "F1", "pictures"], [
         [name, *(f"{value:.3f}" for value in (one.precision, one.recall, one.f1)), str(one.support)]

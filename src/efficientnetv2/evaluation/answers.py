@@ -92,7 +92,10 @@ def _how_good(figures: Figures | SeveralFigures, intervals: Mapping[str, Interva
     if figures.pictures < SMALL:
         on += " So few say little: what can be said is the interval."
     if isinstance(figures, SeveralFigures):
-        return Answer(question, on, f"Mean average precision {percent(figures.mean_average_precision)}.")
+        reach = _reach(intervals.get("mean_average_precision"))
+        return Answer(
+            question, on, f"Mean average precision {percent(figures.mean_average_precision)}{reach}."
+        )
     verdict = f"Macro-F1 {percent(figures.macro_f1)}{_reach(intervals.get('macro_f1'))}."
     return Answer(question, f"{on} Each class counts alike in it. {_weakest(figures, intervals)}", verdict)
 

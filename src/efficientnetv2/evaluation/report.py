@@ -217,7 +217,11 @@ def _confusion(figures: Figures | SeveralFigures) -> dict[str, Any]:
 
 def _over_classes(figures: Figures | SeveralFigures) -> dict[str, float]:
     if isinstance(figures, SeveralFigures):
-        return {"mean_average_precision": figures.mean_average_precision}
+        return {
+            "mean_average_precision": figures.mean_average_precision,
+            "f1_micro": figures.f1_micro,
+            "f1_macro": figures.f1_macro,
+        }
     return {"macro_f1": figures.macro_f1, "balanced_accuracy": figures.balanced_accuracy}
 
 

@@ -10,14 +10,19 @@ import numpy.typing as npt
 from sklearn import metrics
 
 from efficientnetv2.base.errors import InputError, no_answers
+from efficientnetv2.base.keys import Key
+from efficientnetv2.metrics import resampling
 from efficientnetv2.metrics.calibration import expected_calibration_error
 from efficientnetv2.metrics.classification import Figures, Floats, Integers, figures
-from efficientnetv2.metrics.intervals import Interval, wilson
+from efficientnetv2.metrics.intervals import Interval, bootstrap, wilson
 
 #: The figures in which every class counts alike, by their keys in files; of a set of pictures there is one of them.
 MEANS_OVER_CLASSES = {"macro_f1": "macro-F1", "mean_average_precision": "mean average precision"}
 
 _TOP = 5
+# Of the largest share: from there on a class is given to a picture. The m labels of a picture are learnt as 1 / m each,
+# all others as 0, so half is as far from the one as from the other. Ours.
+_GIVEN_FROM = 0.5
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,13 @@ class ClassPrecision:
     Args:
         average_precision: of the pictures in the order of the class's probability, the mean precision at those that
             are of the class; None without such a picture.
+        f1: harmonic mean of precision and recall where every class is given whose share is at least half of the
+            picture's largest (``applied``); None likewise.
         support: how many are.
     """
 
     average_precision: float | None
+    f1: float | None
     support: int
 
 
@@ -38,13 +46,15 @@ class ClassPrecision:
 class SeveralFigures:
     """The figures of one network on one set of pictures with several labels; shares are fractions, 0 to 1.
 
-    Probabilities sum to 1 over the classes, so there is no threshold from which on a class is in the picture, and
-    neither F1 nor a confusion matrix.
+    Probabilities sum to 1 over the classes, so that a picture's labels have shares of it; which classes are given to a
+    picture follows from their order by one rule for all (``applied``). There is no confusion matrix.
 
     Args:
         top1: share of pictures whose most probable class is one of the true ones.
         top5: share with a true one among the five most probable; None with five classes or fewer.
         mean_average_precision: over the classes that have a picture here.
+        f1_micro: F1 of all labels together, each given one right or wrong.
+        f1_macro: mean of the classes' F1, over those that have a picture here.
         per_class: name → figures, in the classes' order.
         majority_top1: top1 of always answering the most frequent class.
         majority_class: that class (the first of several).
@@ -55,6 +65,8 @@ class SeveralFigures:
     top1: float
     top5: float | None
     mean_average_precision: float
+    f1_micro: float
+    f1_macro: float
     per_class: dict[str, ClassPrecision]
     majority_top1: float
     majority_class: str
@@ -109,8 +121,8 @@ def several_figures(
     Raises:
         InputError: no picture, one without a label, or a network that answers NaN.
 
-    Source: scikit-learn's average precision, class by class, as the field reports pictures of several labels; top1 is
-        the precision at 1 of google/automl, efficientnetv2/main.py.
+    Source: scikit-learn's average precision and F1, class by class, as the field reports pictures of several labels;
+        top1 is the precision at 1 of google/automl, efficientnetv2/main.py.
     """
     true, shares = np.asarray(labels), np.asarray(probabilities)
     if len(true) == 0:
@@ -125,12 +137,19 @@ def several_figures(
     hits = right(true, predicted)
     pictures, classes = np.nonzero(true >= 0)[0], true[true >= 0]
     support = np.bincount(classes, minlength=len(class_names))
-    per_class = _per_class(pictures, classes, support, shares, class_names)
+    # As scikit-learn has F1, but without lists of what is given: an untrained network gives every picture every class.
+    cells = applied(shares)
+    found = np.bincount(classes[cells[pictures, classes]], minlength=len(class_names))
+    of_both = support + cells.sum(axis=0)
+    f1 = 2 * found / np.maximum(of_both, 1)
+    per_class = _per_class(pictures, classes, support, shares, f1, class_names)
     averages = [one.average_precision for one in per_class.values() if one.average_precision is not None]
     return SeveralFigures(
         top1=float(hits.mean()),
         top5=_top(true, shares) if len(class_names) > _TOP else None,
         mean_average_precision=float(np.mean(averages)),
+        f1_micro=float(2 * found.sum() / of_both.sum()),
+        f1_macro=float(f1[support > 0].mean()),
         per_class=per_class,
         majority_top1=float(support.max() / len(true)),
         majority_class=class_names[int(support.argmax())],
@@ -145,11 +164,63 @@ def share_intervals(found: SeveralFigures) -> dict[str, Interval]:
     return {name: wilson(share, found.pictures) for name, share in shares.items() if share is not None}
 
 
+def applied(shares: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which classes are given to a picture: those with at least half of its largest share.
+
+    Args:
+        shares: (N, K) probabilities.
+
+    Returns:
+        (N, K), at least one in each row.
+    """
+    values = np.asarray(shares)
+    enough: npt.NDArray[np.bool_] = values >= _GIVEN_FROM * values.max(axis=1, keepdims=True)
+    return enough
+
+
+def intervals_of(
+    found: Figures | SeveralFigures, labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, key: Key
+) -> dict[str, Interval]:
+    """95 % intervals of what ``measured`` gave of the same labels and probabilities.
+
+    Args:
+        found: the figures.
+        labels: (N,) class ids, or (N, M).
+        probabilities: (N, K).
+        key: of the resampling.
+    """
+    if not isinstance(found, SeveralFigures):
+        return bootstrap(found, key=key)
+    alone = np.arange(found.pictures, dtype=np.int64)
+    reach = drawn(labels, probabilities, alone, key=key)
+    # Of few pictures of a class their precision is a little higher among those drawn, twice as some are, than it is.
+    values = {name: float(getattr(found, name)) for name in reach}
+    held = {name: (min(low, values[name]), max(high, values[name])) for name, (low, high) in reach.items()}
+    return held | share_intervals(found)
+
+
+def drawn(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, clusters: Integers, *, key: Key
+) -> dict[str, Interval]:
+    """95 % intervals of pictures of several labels by drawing whole clusters of them; see ``resampling.several``.
+
+    Args:
+        labels: (N, M) as of ``several_figures``.
+        probabilities: (N, K).
+        clusters: (N,) equal where pictures hang together; all different where none do.
+        key: of the resampling.
+    """
+    true, shares = np.asarray(labels), np.asarray(probabilities)
+    hits = right(true, shares.argmax(axis=1))
+    return resampling.several(true, applied(shares), shares, hits, clusters, key=key)
+
+
 def _per_class(
     pictures: npt.NDArray[np.intp],
     classes: Integers,
     support: npt.NDArray[np.intp],
     shares: Floats,
+    f1: Floats,
     class_names: Sequence[str],
 ) -> dict[str, ClassPrecision]:
     by_class = np.split(pictures[np.argsort(classes, kind="stable")], np.cumsum(support)[:-1])
@@ -160,7 +231,7 @@ def _per_class(
             is_so = np.zeros(len(shares), dtype=bool)
             is_so[rows] = True
             average = float(metrics.average_precision_score(is_so, shares[:, number]))
-        found[name] = ClassPrecision(average, len(rows))
+        found[name] = ClassPrecision(average, float(f1[number]) if len(rows) else None, len(rows))
     return found
 
 
