@@ -151,6 +151,34 @@ def test_figures_of_the_ensemble_on_its_own_pictures_are_called_optimistic(whole
     assert "48 of these 48 pictures trained the model" in done.stdout
 
 
+def test_pictures_that_no_member_has_seen_have_figures_of_their_own(whole, tmp_path):
+    folder, _ = whole
+    rows = [
+        (str(folder / "pictures" / path), Path(path).parent.name) for path in read(folder / "pictures").paths
+    ]
+    for number in range(36):
+        name = list(COLOURS)[number % 3]
+        rows.append((str(paint(tmp_path / f"{number}.jpg", COLOURS[name], 100 + number)), name))
+    table = pd.DataFrame(rows, columns=["path", "label"])
+    table.to_csv(tmp_path / "both.csv", index=False)
+    words = ("evaluate", folder / "folds", "both.csv", "--device", "cpu", "--out", "rated")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "On the 36 of these 84 pictures that did not train it: top-1" in done.stdout
+    report = json.loads((tmp_path / "rated/report.json").read_text())
+    assert report["optimistic"]
+    answers = pd.read_csv(tmp_path / "rated/predictions.csv").iloc[48:]
+    true, called = answers["true_label"], answers["label"]
+    assert report["unseen"]["pictures"] == 36
+    assert report["unseen"]["top1"] == pytest.approx((true == called).mean())
+    assert report["unseen"]["macro_f1"] == pytest.approx(f1_score(true, called, average="macro"))
+    assert set(report["unseen"]["intervals"]) == {"top1", "macro_f1"}
+    table.iloc[:77].to_csv(tmp_path / "both.csv", index=False)  # 29 of the new ones: too few
+    few = effnetv2(*words[:-2], "--json", cwd=tmp_path)
+    assert few.returncode == 0, few.stderr
+    assert "unseen" not in json.loads(few.stdout)
+
+
 @pytest.mark.slow
 def test_a_killed_one_goes_on_and_ends_as_the_undisturbed(whole):
     """Killed when the first fold was done: that one is left as it is, and the answers come out the same."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -140,6 +141,12 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
         (["--calibrate", "m.safetensors", "--split", "train"], "pictures of train trained the model"),
         (["--against", "elsewhere"], "--against elsewhere: it answered none of these pictures"),
         (["--abstain-below", "80"], "between 0 and 1"),
+        (["--views", "all"], "--views is 'all', but is one of one, symmetries"),
+        (
+            ["--calibrate", "m.safetensors", "--views", "symmetries"],
+            "Leave --views out; or keep these views first",
+        ),
+        (["--slices", "longer_side_px"], "--slices longer_side_px: the column has one value"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_picture_is_answered(words, sentence, trained):
@@ -170,3 +177,50 @@ def test_a_new_run_begins_without_the_temperature_of_its_weights(trained, tmp_pa
     assert (tmp_path / "run/probe/predictions.csv").is_file()
     assert report["label_curve"]["points"][-1]["pictures"] == 180
     assert "Would more labels help?" in (tmp_path / "run/report.html").read_text()
+
+
+def test_eight_views_beside_the_models_own(trained, tmp_path):
+    """As of the same model file with these views in it; the difference to one view is paired."""
+    words = (trained / "all.csv", "--split", "test")
+    own = told("evaluate", trained / "run", *words, cwd=tmp_path)
+    eight = told("evaluate", trained / "run", *words, "--views", "symmetries", "--out", "eight", cwd=tmp_path)
+    assert (own["views"], eight["views"]) == ("one", "symmetries")
+    assert "views_compared" not in own
+    difference = eight["views_compared"]["top1"]
+    assert difference["value"] == pytest.approx(eight["top1"] - own["top1"])
+    assert difference["low"] <= difference["value"] <= difference["high"]
+    page = " ".join((tmp_path / "eight/report.html").read_text().split())
+    assert "looked at in all eight flips and turns" in page
+    assert "Is it better with eight views of each picture than with one?" in page
+
+    network = modelfile.load(trained / "run")
+    network.preprocessing = replace(network.preprocessing, views="symmetries")
+    modelfile.save(tmp_path / "eight.safetensors", network)
+    kept = told("evaluate", "eight.safetensors", *words, cwd=tmp_path)
+    assert (kept["views"], kept["top1"]) == ("symmetries", eight["top1"])
+    assert "views_compared" not in kept
+    once = told("evaluate", "eight.safetensors", *words, "--views", "one", cwd=tmp_path)
+    assert (once["views"], once["top1"]) == ("one", own["top1"])
+
+    done = effnetv2("predict", trained / "run", trained / "all.csv", "--views", "symmetries", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = list(COLOURS)
+    answers = pd.read_csv(tmp_path / "eight/predictions.csv").set_index("path")
+    written = pd.read_csv(tmp_path / "predictions.csv").set_index("path").loc[answers.index]
+    assert written[names].to_numpy() == pytest.approx(answers[names].to_numpy(), abs=1e-5)
+
+
+def test_pictures_of_two_sizes_are_cut_by_them(trained, tmp_path):
+    rows = []
+    for number in range(40):
+        name, px = list(COLOURS)[number % 3], (32, 80)[number % 2]
+        paint(tmp_path / f"{number}.jpg", COLOURS[name], 1000 + number, px=px)
+        rows.append((f"{number}.jpg", name, 2010 + number % 4 // 2))
+    pd.DataFrame(rows, columns=["path", "label", "year"]).to_csv(tmp_path / "sizes.csv", index=False)
+    whole = told("evaluate", trained / "run", "sizes.csv", cwd=tmp_path)
+    assert {(one["column"], one["value"], one["pictures"]) for one in whole["slices"]} == {
+        ("longer_side_px", "32", 20), ("longer_side_px", "80", 20), ("year", "2010", 20), ("year", "2011", 20),
+    }  # fmt: skip
+    asked = told("evaluate", trained / "run", "sizes.csv", "--slices", "longer_side_px", cwd=tmp_path)
+    assert {one["column"] for one in asked["slices"]} == {"longer_side_px"}
+    assert "slices" not in told("evaluate", trained / "run", "sizes.csv", "--slices", "none", cwd=tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.tables import header_of
 from efficientnetv2.data.manifest import Manifest
@@ -54,7 +55,7 @@ def answered(
     asked: Asked,
     what: str,
     *,
-    image_px: int,
+    preprocessing: Preprocessing,
     device: torch.device,
     workers: int,
     strict: bool,
@@ -66,7 +67,7 @@ def answered(
     Args:
         asked: the same for all.
         what: is done, for the progress bar.
-        image_px: at which the pictures are seen; all else of the network's preprocessing stays.
+        preprocessing: as the pictures are seen: the network's own, or at another size, or with other views.
         device: of this process.
         workers: of this process, that read pictures.
         strict: refuse the first unreadable picture instead of skipping it.
@@ -86,7 +87,7 @@ def answered(
         predictions = shared_answers(
             asked.network,
             manifest.select(left) if lost else manifest,
-            preprocessing=replace(asked.network.preprocessing, image_px=image_px),
+            preprocessing=preprocessing,
             device=device,
             workers=workers,
             world=world,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place
+from efficientnetv2.base.preprocessing import Views
 from efficientnetv2.commands.costs_file import read_costs
 from efficientnetv2.commands.earlier import Other
-from efficientnetv2.commands.findings import Wanted, sliced_by
+from efficientnetv2.commands.findings import Wanted, sized, sliced_by
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import Seen
 from efficientnetv2.data.manifest import Manifest
@@ -50,7 +51,8 @@ class Asking:
         names: tuple[str, ...] | None = None
         if self.slices is not None:
             names = () if self.slices == "none" else tuple(one.strip() for one in self.slices.split(","))
-        sliced_by(manifest, names)
+        if names:
+            sliced_by(sized(manifest, names), names)
         against = (
             None if self.against is None else Other.named(self.against, read_answers(self.against), manifest)
         )
@@ -58,7 +60,7 @@ class Asking:
         return Wanted(names, costs, self.abstain_below, against)
 
 
-def check_calibrates(out: Path, network: Network, manifest: Manifest, name: str) -> None:
+def check_calibrates(out: Path, network: Network, manifest: Manifest, name: str, views: Views) -> None:
     """Refuse a model, pictures and a file that can't be calibrated, before any picture is answered.
 
     Args:
@@ -66,10 +68,11 @@ def check_calibrates(out: Path, network: Network, manifest: Manifest, name: str)
         network: to calibrate.
         manifest: of the pictures.
         name: what they are called.
+        views: that they are looked at with.
 
     Raises:
-        InputError: the model is several networks, the pictures trained it or are too few, or the file is there already
-            or can't be written.
+        InputError: the model is several networks, the pictures trained it, are too few or are looked at with other
+            views than its own, or the file is there already or can't be written.
     """
     if out.suffix != ".safetensors":
         raise InputError(f"--calibrate {out}: a model file ends in .safetensors. Name it so.")
@@ -78,6 +81,12 @@ def check_calibrates(out: Path, network: Network, manifest: Manifest, name: str)
     check_place(out, "--calibrate", such_as="calibrated.safetensors")
     if isinstance(network, Ensemble):
         raise InputError(f"--calibrate {out}: the model is several networks. Give the model file of one.")
+    own = network.preprocessing.views
+    if views != own:
+        raise InputError(
+            f"--calibrate {out}: with --views {views} the answers are others than the model's own, whose views are "
+            f"'{own}'. Leave --views out; or keep these views first: effnetv2 convert MODEL OUT --views {views}"
+        )
     if name == "train":
         raise _trained(out, name)
     if len(manifest) < LEAST_PICTURES:

@@ -89,6 +89,7 @@ def conclude(
     facts = Facts(
         data=manifest.source,
         evaluated_on="out-of-fold",
+        views=first["recipe"].get("eval_views", "one"),
         model=first["model"],
         command=json.loads((folder / FILE).read_text(encoding="utf-8"))["command"],
         versions=versions(),

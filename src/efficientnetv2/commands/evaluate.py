@@ -40,12 +40,13 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    views: options.Views = None,
     slices: Annotated[
         str | None,
         typer.Option(
             metavar="COLUMN,...|none",
-            help="Figures by year, region, size: columns of DATA to cut the pictures by. (Default: those of few "
-            "values, or of numbers.)",
+            help="Figures by year, region, size: columns of DATA to cut the pictures by; longer_side_px is their size "
+            "as stored. (Default: that, and those of few values, or of numbers.)",
             show_default=False,
         ),
     ] = None,
@@ -92,6 +93,7 @@ def evaluate(
     - `effnetv2 evaluate model.safetensors test.csv --out evaluation/ --json`
     - `effnetv2 evaluate model.safetensors test.csv --slices year,region --against runs/before`
     - `effnetv2 evaluate model.safetensors test.csv --abstain-below 0.8 --costs costs.csv`
+    - `effnetv2 evaluate model.safetensors test.csv --views symmetries`
     - `effnetv2 evaluate model.safetensors train.csv --sizes 96,128,160,192 --out sizes/`
     """
     from efficientnetv2.commands.asking import Asking
@@ -110,5 +112,6 @@ def evaluate(
         as_json=as_json,
         image_px=image_px,
         sizes=sizes,
+        views=views,
         asking=Asking(slices, costs, abstain_below, against, calibrate),
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.base.files import folder_for
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.answering import (
     Asked,
     answered,
@@ -28,8 +31,11 @@ from efficientnetv2.commands.replacing import tell_replaced
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import Seen, seen
 from efficientnetv2.commands.sizes import one_size, several_sizes, size_curve, tell_sizes
+from efficientnetv2.commands.unseen import Unseen, on_unseen
+from efficientnetv2.commands.views import over_own, views_asked
 from efficientnetv2.data.listing import SPLITS
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.answered import Over
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.accelerate import pick_own_device
@@ -52,6 +58,7 @@ def evaluate_and_report(
     as_json: bool,
     image_px: int | None = None,
     sizes: str | None = None,
+    views: str | None = None,
     asking: Asking = Asking(),  # noqa: B008 - frozen
 ) -> None:
     """Everything that ``effnetv2 evaluate`` does, alone or as one of many processes.
@@ -67,6 +74,7 @@ def evaluate_and_report(
         as_json: only the report on stdout.
         image_px: at which the pictures are seen; None is as the model file says.
         sizes: further ones, to compare, as ``--sizes`` gives them; None compares none.
+        views: how each is looked at, as ``--views`` says it; None is as the model file says.
         asking: what else is asked.
 
     Raises:
@@ -79,27 +87,39 @@ def evaluate_and_report(
             kept.enter_context(_folder(out, screen))
         on = pick_own_device(device, world.local_rank, world.local_size)
         readers = reading(workers, on, screen, world)
-        asked, name, px, compared, wanted = by_first(
-            world, lambda: _asked(model, source, split, strict, screen, image_px, sizes, asking)
+        asked, name, looking, compared, wanted = by_first(
+            world, lambda: _asked(model, source, split, strict, screen, image_px, sizes, views, asking)
         )
+        answers_at = partial(
+            answered, asked, device=on, workers=readers, strict=strict, screen=screen, world=world
+        )
+        px, own = looking.image_px, asked.network.preprocessing.views
         answers = {
-            size: answered(
-                asked, f"evaluating at {size} px", image_px=size, device=on, workers=readers, strict=strict,
-                screen=screen, world=world,
-            )
+            size: answers_at(f"evaluating at {size} px", preprocessing=replace(looking, image_px=size))
             for size in dict.fromkeys((px, *compared))
-        }  # fmt: skip
+        }
+        # One look more beside eight; eight beside one would be most of the work.
+        beside = None
+        if looking.views != own == "one" and asked.manifest.separator is None:
+            beside, _ = answers_at("evaluating with its own view", preprocessing=replace(looking, views=own))
         if world.first:
             predictions, seconds = answers[px]
             looked_at = asked.manifest.select(predictions.samples)
             known = seen(Path(model), asked.network.trained_on, looked_at)
             may_choose = name in ("train", "minival") or known.pictures == len(looked_at)
             curve = size_curve(answers, compared, asked.network, may_choose=may_choose) if compared else None
-            facts = replace(
-                _facts(model, source, asked, name, known, predictions, seconds),
-                others={"image_px": px} | ({} if curve is None else {"sizes": curve.to_json()}),
+            facts = _facts(model, source, asked, name, known, predictions, seconds)
+            gained = over_own(predictions, beside, asked.manifest, asked.network.class_names)
+            fresh = (
+                on_unseen(predictions, known, asked.network.class_names)
+                if _chose(asked, name) is None
+                else None
             )
-            _report(asked, predictions, facts, wanted, curve, out, screen, as_json)
+            facts = replace(facts, views=looking.views, others=_others(px, curve, gained, fresh))
+            there = Known(
+                asked.network.calibration, views=gained, unseen=None if fresh is None else fresh.words
+            )
+            _report(asked, predictions, facts, wanted, there, curve, out, screen, as_json)
             if asking.calibrate is not None:
                 write_calibrated(asking.calibrate, asked.network, predictions, known, name, screen)
 
@@ -123,12 +143,15 @@ def _asked(
     screen: Screen,
     image_px: int | None,
     sizes: str | None,
+    views: str | None,
     asking: Asking,
-) -> tuple[Asked, str, int, tuple[int, ...], Wanted]:
-    """The network, the pictures to evaluate it on, what these are called, at which sizes, and what else is asked."""
+) -> tuple[Asked, str, Preprocessing, tuple[int, ...], Wanted]:
+    """The network, the pictures for it, their name, how they are seen, at which sizes, and what else is asked."""
     compared = () if sizes is None else several_sizes(sizes)
     network = modelfile.load(model)
-    px = network.preprocessing.image_px if image_px is None else one_size(image_px, "--image-px")
+    own = network.preprocessing
+    px = own.image_px if image_px is None else one_size(image_px, "--image-px")
+    looking = replace(own, image_px=px, views=views_asked(views, own.views))
     check_classes(network, model)
     check_reads_files(network, model)
     part, name = _part(source.read(for_training=False), split)
@@ -140,8 +163,9 @@ def _asked(
         )
     wanted = asking.wanted(part, network.class_names)
     if asking.calibrate is not None:
-        check_calibrates(asking.calibrate, network, part, name)
-    return Asked(network, part, tell(part, strict=strict, say=screen.say)), name, px, compared, wanted
+        check_calibrates(asking.calibrate, network, part, name, looking.views)
+    asked = Asked(network, part, tell(part, strict=strict, say=screen.say))
+    return asked, name, looking, compared, wanted
 
 
 def _facts(
@@ -156,9 +180,8 @@ def _facts(
     recipe = asked.network.recipe
     # Of a training split there is nothing to ask: its figures are called optimistic in any case.
     note = None if known.pictures is None and name in ("train", "minival") else known.note
-    # By what they are called alone: which pictures chose is not remembered by their contents.
-    chose = name == asked.network.metrics.get("selected_on")
-    notes = [note, "These pictures chose its weights." if chose else None]
+    chose = _chose(asked, name)
+    notes = [note, chose]
     return Facts(
         data=source.data,
         evaluated_on=name,
@@ -177,11 +200,27 @@ def _facts(
     )
 
 
+def _chose(asked: Asked, name: str) -> str | None:
+    """A sentence where the pictures chose the weights; known by what they are called alone, not by their contents."""
+    return "These pictures chose its weights." if name == asked.network.metrics.get("selected_on") else None
+
+
+def _others(px: int, curve: SizeCurve | None, gained: Over | None, fresh: Unseen | None) -> dict[str, Any]:
+    """Further keys of ``report.json``."""
+    return {
+        "image_px": px,
+        **({} if curve is None else {"sizes": curve.to_json()}),
+        **({} if gained is None else {"views_compared": asdict(gained)}),
+        **({} if fresh is None else {"unseen": fresh.told}),
+    }
+
+
 def _report(
     asked: Asked,
     predictions: Predictions,
     facts: Facts,
     wanted: Wanted,
+    known: Known,
     curve: SizeCurve | None,
     out: Path | None,
     screen: Screen,
@@ -189,7 +228,6 @@ def _report(
 ) -> None:
     part, unreadable = asked.manifest, predictions.unreadable
     tell_unreadable(part, unreadable, asked.damage, screen)
-    known = Known(calibration=asked.network.calibration)
     if out is not None:
         names, as_seen = asked.network.class_names, asked.network.preprocessing
         px = int(facts.others["image_px"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.earlier import Other, last_before
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
+from efficientnetv2.data.sides import longer_sides
 from efficientnetv2.evaluation.answered import Over, over
 from efficientnetv2.evaluation.answers import Beside
 from efficientnetv2.evaluation.apart import Apart
@@ -30,6 +31,8 @@ from efficientnetv2.models.calibrated import Calibration
 
 # Columns of a manifest that say no property of a picture.
 _OTHERWISE = ("path", "label", "split", *PLACE, CONTENT, CHECKSUM)
+#: By which pictures are cut beside the columns of their table: see ``data.sides``.
+SIZE = "longer_side_px"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,8 @@ class Known:
         labels: verdict and words on more labels.
         elsewhere: verdict and words on pictures from new places.
         apart: how far the pictures are from those learnt from.
+        views: what these answers have over those with the network's own views.
+        unseen: words on the pictures alone that did not train the network.
         sections: that others have made.
         folder: of the run, which says what it kept whole and beside which lie those before it; None: there is none.
     """
@@ -68,6 +73,8 @@ class Known:
     labels: tuple[str, str] | None = None
     elsewhere: tuple[str, str] | None = None
     apart: Apart | None = None
+    views: Over | None = None
+    unseen: str | None = None
     sections: tuple[Part, ...] = ()
     folder: Path | None = None
 
@@ -114,7 +121,8 @@ def gathered(
     )
     sections: list[Part] = [trusted]
     predicted = probabilities.argmax(axis=1)
-    columns = shown.table[sliced_by(shown, wanted.slices)]
+    cut = sized(shown, wanted.slices)
+    columns = cut.table[sliced_by(cut, wanted.slices)]
     parts = slices(columns, labels, predicted, right(labels, predicted))
     if parts:
         sections.append(sliced(parts))
@@ -122,10 +130,7 @@ def gathered(
         sections.append(priced(labels, probabilities, wanted.costs, class_names))
     probe = last = None
     if labels.ndim == 1:
-        answers = pd.DataFrame(
-            {"label": [class_names[one] for one in predicted], "true_label": list(shown.table["label"])},
-            index=pd.Index(shown.paths),
-        )
+        answers = by_picture(predictions, manifest, class_names)
         whole = None if known.folder is None else hanging_together(known.folder, shown.paths)
         if known.probe is not None:
             probe = over(answers, known.probe, key=key.fold("probe"), clusters=whole)
@@ -136,12 +141,45 @@ def gathered(
             probe=probe,
             last=last,
             apart=known.apart,
+            views=known.views,
+            unseen=known.unseen,
             labels=known.labels,
             elsewhere=known.elsewhere,
             trusted=trusted.calibrated,
             slices=worst_slice(parts) if parts else None,
         ),
     )
+
+
+def by_picture(predictions: Predictions, manifest: Manifest, class_names: Sequence[str]) -> pd.DataFrame:
+    """Answers as ``evaluation.answered.read_answers`` gives those that were written down.
+
+    Args:
+        predictions: of labelled pictures of one label each.
+        manifest: of them.
+        class_names: of the network.
+    """
+    shown = manifest.select(predictions.samples)
+    called = predictions.probabilities.argmax(axis=1)
+    return pd.DataFrame(
+        {"label": [class_names[one] for one in called], "true_label": list(shown.table["label"])},
+        index=pd.Index(shown.paths),
+    )
+
+
+def sized(manifest: Manifest, wanted: tuple[str, ...] | None) -> Manifest:
+    """The same pictures with a column of their size, where they may be cut by it and it is known.
+
+    A column of DATA of the same name stays.
+
+    Args:
+        manifest: of the pictures.
+        wanted: as ``Wanted.slices``.
+    """
+    if SIZE in manifest.table or not (wanted is None or SIZE in wanted):
+        return manifest
+    sides = longer_sides(manifest)
+    return manifest if sides is None else replace(manifest, table=manifest.table.assign(**{SIZE: sides}))
 
 
 def sliced_by(manifest: Manifest, wanted: tuple[str, ...] | None) -> list[str]:

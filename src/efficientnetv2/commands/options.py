@@ -107,6 +107,15 @@ MemoryGib = Annotated[
         show_default=False,
     ),
 ]
+Views = Annotated[
+    str | None,
+    typer.Option(
+        metavar="one|symmetries",
+        help="How each picture is looked at: as it is, or in all eight flips and turns of the square, which takes "
+        "eight times as long; the probabilities are averaged. (Default: the model file's.)",
+        show_default=False,
+    ),
+]
 AbstainBelow = Annotated[
     float | None,
     typer.Option(

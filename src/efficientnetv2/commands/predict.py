@@ -34,6 +34,7 @@ def predict(
         ),
     ] = None,
     abstain_below: options.AbstainBelow = None,
+    views: options.Views = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     path_column: options.PathColumn = "path",
@@ -66,4 +67,5 @@ def predict(
         strict=strict,
         as_json=as_json,
         abstain_below=abstain_below,
+        views=views,
     )

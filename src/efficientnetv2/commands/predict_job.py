@@ -9,6 +9,7 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.answering import (
     Asked,
     answered,
@@ -25,6 +26,7 @@ from efficientnetv2.commands.ranking import check_rank, check_ranks, write_ranki
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.tables import is_predictions, write_predictions
+from efficientnetv2.commands.views import views_asked
 from efficientnetv2.evaluation.answered import NAME as ANSWERS
 from efficientnetv2.inference.accelerate import pick_own_device
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
@@ -45,6 +47,7 @@ def predict_and_write(
     strict: bool,
     as_json: bool,
     abstain_below: float | None = None,
+    views: str | None = None,
 ) -> None:
     """Everything that ``effnetv2 predict`` does, alone or as one of many processes.
 
@@ -58,6 +61,7 @@ def predict_and_write(
         strict: refuse the first unreadable picture.
         as_json: only the answers on stdout.
         abstain_below: probability below which a picture's label stays empty; None labels all.
+        views: how each is looked at, as ``--views`` says it; None is as the model file says.
 
     Raises:
         InputError: anything a user can mend.
@@ -67,12 +71,11 @@ def predict_and_write(
     with together(world):
         on = pick_own_device(device, world.local_rank, world.local_size)
         readers = reading(workers, on, screen, world)
-        asked = by_first(world, lambda: _asked(model, source, out, rank, strict, screen))
-        px = asked.network.preprocessing.image_px
+        asked, looking = by_first(world, lambda: _asked(model, source, out, rank, strict, screen, views))
         predictions, _ = answered(
             asked,
             "predicting",
-            image_px=px,
+            preprocessing=looking,
             device=on,
             workers=readers,
             strict=strict,
@@ -85,10 +88,21 @@ def predict_and_write(
                 write_ranking(rank, asked, predictions, device=on, workers=readers, screen=screen)
 
 
-def _asked(model: str, source: Source, out: Path, rank: Path | None, strict: bool, screen: Screen) -> Asked:
+def _asked(
+    model: str,
+    source: Source,
+    out: Path,
+    rank: Path | None,
+    strict: bool,
+    screen: Screen,
+    views: str | None,
+) -> tuple[Asked, Preprocessing]:
+    """The network, the pictures for it to answer, and how they are seen."""
     _check_places(out, rank, source.data)
     network = modelfile.load(model)
     check_classes(network, model)
+    own = network.preprocessing
+    looking = replace(own, views=views_asked(views, own.views))
     refuse_others(
         out,
         "--out",
@@ -101,8 +115,8 @@ def _asked(model: str, source: Source, out: Path, rank: Path | None, strict: boo
         tell_replaced(rank, screen)
     tell_replaced(out, screen)
     check_reads_files(network, model)
-    manifest = replace(source.read(require_labels=False), bands=network.preprocessing.bands)
-    return Asked(network, manifest, tell(manifest, strict=strict, say=screen.say))
+    manifest = replace(source.read(require_labels=False), bands=own.bands)
+    return Asked(network, manifest, tell(manifest, strict=strict, say=screen.say)), looking
 
 
 def _check_places(out: Path, rank: Path | None, data: str) -> None:

@@ -39,6 +39,7 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
         data=prepared.manifest.source,
         evaluated_on=job.answered,
         selected_on=selected.pop("selected_on", None),
+        views=recipe.eval_views,
         model=title(recipe.model),
         command=beginning["command"],
         versions=versions(),

@@ -15,7 +15,7 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.models.trained_on import TrainedOn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Seen:
     """What is known about that.
 
@@ -23,11 +23,13 @@ class Seen:
         pictures: how many of those evaluated trained the model; None where nothing is known about what did.
         exact: whether all were compared with all; else it was judged by a sample.
         of: how many are evaluated.
+        unseen: places of those that did not; None where it is not known of each.
     """
 
     pictures: int | None
     exact: bool
     of: int
+    unseen: npt.NDArray[np.intp] | None = None
 
     @property
     def note(self) -> str | None:
@@ -71,8 +73,9 @@ def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
     found = int(known.sum())
     looked_at = len(rows) / max(1, len(part)) * trained_on.share
     estimate = min(len(part), round(int(same.sum()) / looked_at)) if looked_at else 0
+    unseen = np.flatnonzero(~known) if len(rows) == len(part) and trained_on.share == 1 else None
     # Where all was compared with all, the estimate is the count itself.
-    return Seen(max(found, estimate), exact=estimate <= found, of=len(part))
+    return Seen(max(found, estimate), exact=estimate <= found, of=len(part), unseen=unseen)
 
 
 def _by_path(run: Path, part: Manifest) -> npt.NDArray[np.bool_]:

@@ -20,6 +20,8 @@ from efficientnetv2.metrics.slices import SMALL
 if TYPE_CHECKING:
     from efficientnetv2.evaluation.report import Facts
 
+_VIEWS = "Is it better with eight views of each picture than with one?"
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -47,6 +49,8 @@ class Beside:
         last: another run, as it is called in a question, and what the network has over it.
         elsewhere: verdict and words on pictures from new places, by cross-validation.
         apart: how far the pictures are from those learnt from, where that is known.
+        views: what the network has with these views of each picture over its own, one.
+        unseen: words on the pictures alone that did not train the network, where others did.
         labels: verdict and words on whether more labels would help.
         trusted: words on its probabilities.
         slices: words on the slice that is worst.
@@ -56,6 +60,8 @@ class Beside:
     last: tuple[str, Over] | None = None
     elsewhere: tuple[str, str] | None = None
     apart: Apart | None = None
+    views: Over | None = None
+    unseen: str | None = None
     labels: tuple[str, str] | None = None
     trusted: str | None = None
     slices: str | None = None
@@ -75,8 +81,10 @@ def answers(
     trained, several = facts.train_pictures is not None, isinstance(figures, SeveralFigures)
     found = [
         _how_good(figures, intervals, facts),
+        None if beside.unseen is None else Answer("How good is it on what it has not seen?", beside.unseen),
         _over_probe(facts, beside.probe, trained, several),
         _over_last(beside.last, trained and not several),
+        None if beside.views is None else _over_one_view(beside.views),
         _elsewhere(facts, beside, trained),
         _more_labels(beside, trained, several),
         None if beside.trusted is None else Answer("Can it be taken at its word?", beside.trusted),
@@ -142,6 +150,11 @@ def _over_last(last: tuple[str, Over] | None, trained: bool) -> Answer | None:
         return None
     words = "Not known: no finished run beside this one answered the same pictures. To compare with another:"
     return Answer("Is it better than the last run?", words, command="effnetv2 compare RUN RUN")
+
+
+def _over_one_view(views: Over) -> Answer:
+    words = f"{_apart(views)} To keep these views in the model file:"
+    return Answer(_VIEWS, words, _verdict(views), "effnetv2 convert MODEL OUT --views symmetries")
 
 
 def _verdict(found: Over) -> str:
@@ -236,7 +249,9 @@ def _topic(text: str) -> str | None:
 
 def lines(beside: Beside) -> list[str]:
     """The answers that a screen shows below the figures."""
-    found = []
+    found = [] if beside.unseen is None else [beside.unseen]
+    if beside.views is not None:
+        found.append(f"{_VIEWS} {_verdict(beside.views)} {_apart(beside.views)}")
     if beside.probe is not None:
         found.append(f"Better than the linear probe? {_verdict(beside.probe)} {_apart(beside.probe)}")
     if beside.last is not None:

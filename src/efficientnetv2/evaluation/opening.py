@@ -132,9 +132,20 @@ def pictures(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
     first = f"{learnt}{measured}, in {count_of(len(figures.class_names), 'class')}."
     return [
         first[0].upper() + first[1:],
+        *_looked_at(facts),
         *_by_class(figures, facts),
         *(note for note in facts.notes if note),
         *([_skipped(facts.skipped)] if facts.skipped else []),
+    ]
+
+
+def _looked_at(facts: Facts) -> list[str]:
+    """How, where that was not simply once."""
+    if facts.views != "symmetries":
+        return []
+    return [
+        "Each was looked at in all eight flips and turns of the square, and the probabilities averaged (views: "
+        "symmetries)."
     ]
 
 

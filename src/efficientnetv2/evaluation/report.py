@@ -16,6 +16,7 @@ import numpy.typing as npt
 import yaml
 
 from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.base.preprocessing import Views
 from efficientnetv2.evaluation import cost, seeing
 from efficientnetv2.evaluation.answers import Beside, answers, limits
 from efficientnetv2.evaluation.confusion import Matrix, confusions
@@ -41,6 +42,7 @@ class Facts:
         data: the pictures, as the user named them.
         evaluated_on: which of them the figures are of: ``val``, ``test``, ...
         selected_on: which of them chose the epoch or the recipe; None if nothing was chosen by figures.
+        views: how each was looked at, as ``base.preprocessing.Preprocessing`` has it.
         model: name of the network.
         command: that gives this again, as one types it.
         versions: of what computed it: name → version.
@@ -65,6 +67,7 @@ class Facts:
     data: str
     evaluated_on: str
     selected_on: str | None = None
+    views: Views = "one"
     model: str | None = None
     command: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,53 @@
+"""``--views``: how each picture is looked at, and what other views than the model's own bring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Views
+from efficientnetv2.commands.findings import by_picture
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.answered import Over, over
+from efficientnetv2.inference.predict import Predictions
+
+_VIEWS: tuple[Views, ...] = get_args(Views)
+
+
+def views_asked(word: str | None, own: Views) -> Views:
+    """The views of ``--views``.
+
+    Args:
+        word: as given; None takes the model's own.
+        own: of the model.
+
+    Raises:
+        InputError: there are no such views.
+    """
+    if word is None:
+        return own
+    found = next((one for one in _VIEWS if one == word), None)
+    if found is None:
+        raise InputError(
+            f"--views is '{word}', but is one of {', '.join(_VIEWS)}{did_you_mean(word, _VIEWS)}"
+        )
+    return found
+
+
+def over_own(
+    predictions: Predictions, own: Predictions | None, manifest: Manifest, class_names: Sequence[str]
+) -> Over | None:
+    """What answers with other views have over those with the model's own, picture by picture.
+
+    Args:
+        predictions: with other views, of labelled pictures of one label each.
+        own: of the same network with its own; None where they were not looked at so.
+        manifest: of both.
+        class_names: of the network.
+    """
+    if own is None:
+        return None
+    mine, theirs = (by_picture(one, manifest, class_names) for one in (predictions, own))
+    return over(mine, theirs, key=Key.of(0).fold("views"))

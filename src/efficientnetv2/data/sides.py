@@ -1,0 +1,49 @@
+"""How large pictures are as they are stored, by the headers of their files alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from efficientnetv2.base.keys import Floats
+from efficientnetv2.data.listing import packed
+from efficientnetv2.data.look import chunks_in_threads
+from efficientnetv2.data.manifest import Manifest
+
+# Headers that are read: a few seconds' worth. Of more pictures none is. Ours.
+MOST = 50_000
+# Reading waits for the disk more than for the processor. Ours.
+_THREADS = 8
+
+
+def longer_sides(manifest: Manifest) -> Floats | None:
+    """The longer side of each picture, in pixels; turning it upright does not change that.
+
+    Args:
+        manifest: of any kind of pictures.
+
+    Returns:
+        (N,), NaN where a header can't be read; None where it takes more than headers of files: of shards, records in
+        binary files and rasters, and of more than ``MOST`` pictures.
+    """
+    if manifest.shards is not None or manifest.bands is not None or len(manifest) > MOST:
+        return None
+    files = [manifest.file(row) for row in range(len(manifest))]
+    if any(packed(file) is not None for file in files):
+        return None
+    return np.array(chunks_in_threads(_of_chunk, files, _THREADS), dtype=np.float64)
+
+
+def _of_chunk(files: Sequence[str]) -> list[float]:
+    return [_longer_side(file) for file in files]
+
+
+def _longer_side(file: str) -> float:
+    try:
+        with Image.open(file) as image:
+            return float(max(image.size))
+    except Exception:  # a decoder meeting broken data raises all kinds
+        return math.nan
