@@ -15,15 +15,21 @@ import pytest
 from PIL import Image, ImageColor
 
 from efficientnetv2.base.keys import Key
-from efficientnetv2.evaluation import report
+from efficientnetv2.evaluation import galleries, report
 from efficientnetv2.evaluation.answered import over
 from efficientnetv2.evaluation.answers import Beside
+from efficientnetv2.evaluation.crossval import Beside as Dealt
+from efficientnetv2.evaluation.crossval import CrossValidation, FoldScore, Try
 from efficientnetv2.evaluation.drawing import COLOURS, INK, ON_DARK
+from efficientnetv2.evaluation.more_labels import more_labels
 from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
+from efficientnetv2.evaluation.to_label import Ranked, sheet
 from efficientnetv2.evaluation.trust import Scaled, trust
+from efficientnetv2.inference.label_curve import LabelCurve, LabelPoint
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.costs import Costs
 from efficientnetv2.metrics.intervals import bootstrap
+from efficientnetv2.metrics.resampling import Difference
 from efficientnetv2.metrics.slices import slices
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -51,7 +57,7 @@ PROBE = """<script>addEventListener('load', () => {
   const all = [...inside.body.querySelectorAll('*')].filter(one => box(one).width > 0);
   const style = one => getComputedStyle(one);
   told('cut', [...inside.querySelectorAll('.wide')].filter(
-    one => one.querySelector('.stacked') && one.scrollWidth > one.clientWidth + 1));
+    one => !one.querySelector('.matrix') && one.scrollWidth > one.clientWidth + 1));
   told('wider', all.filter(one => !one.closest('.wide, .curve') && box(one).right > root.clientWidth + 1));
   told('clipped', all.filter(
     one => ['hidden', 'clip'].includes(style(one).overflowX) && one.scrollWidth > one.clientWidth + 1));
@@ -98,7 +104,8 @@ def stands_out(found, width):
     return out if needed <= given else out | {"widths": found["widths"]}
 
 
-def page(folder, classes):
+def answered(classes):
+    """Names, and forty pictures of each: their classes, the answers, the probabilities."""
     rng = np.random.default_rng(0)
     long = [f"class_{k:03d}_of_a_rather_long_name" for k in range(classes)]
     names = (*AWKWARD, *long)[:classes] if classes > len(AWKWARD) else (*AWKWARD[:2], "oak")
@@ -107,6 +114,11 @@ def page(folder, classes):
     stated = rng.uniform(0.35, 0.99, len(true))[:, None]
     probabilities = np.full((len(true), classes), 0.0) + (1 - stated) / (classes - 1)
     probabilities[np.arange(len(true)), predicted] = stated[:, 0]
+    return names, true, predicted, probabilities
+
+
+def page(folder, classes):
+    names, true, predicted, probabilities = answered(classes)
     shown = figures(true, probabilities, names)
     region = pd.DataFrame(
         {"region with a long name": [f"the {k % 19}th of many regions" for k in range(len(true))]}
@@ -119,7 +131,8 @@ def page(folder, classes):
         priced(true, probabilities, Costs(1.0 - np.eye(classes), 0.3), names),
     ]
     answers = pd.DataFrame({"label": predicted.astype(str), "true_label": true.astype(str)})
-    other = over(answers, answers.assign(label=rng.permutation(predicted).astype(str)), key=Key.of(0))
+    shuffled = np.random.default_rng(1).permutation(predicted).astype(str)
+    other = over(answers, answers.assign(label=shuffled), key=Key.of(0))
     mistake = report.Mistake(
         "a/very/long/path/" + "x" * 80 + ".jpg", names[0], names[1], 0.9, Image.new("RGB", (40, 30))
     )
@@ -152,18 +165,73 @@ def page(folder, classes):
         beside=Beside(
             probe=other, last=("a_run_before_this_one_with_a_long_name", other), trusted=sections[0].calibrated,
             slices=worst_slice(parts), labels=("Probably.", "With twice as many it would reach this and that."),
+            views=other, unseen="On the 300 of these 900 pictures that did not train it: this and that.",
         ),
     )  # fmt: skip
+
+
+def cross_validated(folder, classes):
+    """A cross-validation: folds with a note and a choice each, where networks look, the label curve."""
+    names, true, _, probabilities = answered(classes)
+    tries = ["progressive.image_px={start: 128, end: 332} augment.flip=symmetries", "balance=effective"]
+    apart = {name: Difference(0.1, 0.05, 0.15) for name in ("top1", "macro_f1")}
+    whole = CrossValidation(
+        by="time",
+        note="Five folds by time, " + "of which each is answered by those before it, " * 3,
+        over_classes="macro_f1",
+        folds=[
+            FoldScore(
+                n, f"2014-0{n + 1}-01 to 2019-12-31", 12345, 2345, 0.876, 0.765, 12.5, 3600, tries[n % 2]
+            )
+            for n in range(5)
+        ],
+        tries=[Try(name, dict.fromkeys(range(5), 0.7654)) for name in tries],
+        beside=[
+            Dealt(
+                "the trained networks", {"top1": 0.9, "macro_f1": 0.8}, {"top1": 0.8, "macro_f1": 0.7}, apart
+            )
+        ],
+    )
+    curve = LabelCurve(
+        tuple(LabelPoint(1250 * 2**n, 0.5 + n / 20, 0.4 + n / 20, 0.6 + n / 20, 5) for n in range(5)),
+        LabelPoint(40_000, 0.75, 0.7, 0.8, 0), 0.05, 0.01, 0.09,
+    )  # fmt: skip
+    picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    heat = np.linspace(0, 1, 2400, dtype=np.float32).reshape(40, 60)
+    looked = galleries.shown(
+        galleries.chosen(true, probabilities, names), true, probabilities, names,
+        ["a/very/long/path/" + "x" * 80 + f"{n}.jpg" for n in range(len(true))],
+        lambda place: galleries.Seen(picture, heat),
+    )  # fmt: skip
+    shown = figures(true, probabilities, names)
+    report.write(
+        folder,
+        figures=shown,
+        intervals=bootstrap(shown, key=Key.of(0), draws=100),
+        facts=report.Facts(data="pictures", evaluated_on="out-of-fold", views="symmetries"),
+        sections=[*whole.sections(), more_labels(curve), looked],
+        beside=Beside(elsewhere=whole.elsewhere()),
+    )
+
+
+def to_label(folder, classes):
+    """The sheet of what to label next."""
+    names, *_ = answered(classes)
+    picture = Image.new("RGB", (40, 30))
+    shown = [Ranked("a/very/long/path/" + "x" * 80, one, 0.4, names[0], picture) for one in names[:20]]
+    html = sheet(shown, pictures=12345, diverse=500, command="effnetv2 predict " + "word " * 60)
+    (folder / "report.html").write_text(html, encoding="utf-8")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
     CHROMIUM is None, reason="Chromium is not installed: the report is not opened in a browser"
 )
+@pytest.mark.parametrize("made", [page, cross_validated, to_label])
 @pytest.mark.parametrize("classes", [3, 100])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_nothing_runs_over_the_edge_is_cut_or_overlaps(classes, width, tmp_path):
-    page(tmp_path, classes)
+def test_nothing_runs_over_the_edge_is_cut_or_overlaps(made, classes, width, tmp_path):
+    made(tmp_path, classes)
     found = measured(tmp_path / "report.html", width, tmp_path / "profile")
     assert stands_out(found, width) == {}
     assert (tmp_path / "report.html").stat().st_size < 5_000_000

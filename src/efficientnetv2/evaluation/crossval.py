@@ -178,10 +178,10 @@ class CrossValidation:
         """For the page."""
         words = MEANS_OVER_CLASSES[self.over_classes]
         noted, chose = any(fold.note for fold in self.folds), bool(self.tries)
-        columns = ["fold", "learnt from", "answered", "top-1", words, "epochs", "minutes"]
+        columns = ["", "learnt from", "answered", "top-1", words, "epochs", "minutes"]
         rows = [
             [
-                str(fold.number + 1), f"{fold.learning:,}", f"{fold.answering:,}", f"{fold.top1:.3f}",
+                f"fold {fold.number + 1}", f"{fold.learning:,}", f"{fold.answering:,}", f"{fold.top1:.3f}",
                 f"{fold.mean:.3f}", "–" if fold.epochs is None else f"{fold.epochs:.4g}", f"{fold.seconds / 60:.1f}",
                 *([fold.note] if noted else []), *([fold.chosen or ""] if chose else []),
             ]
