@@ -140,6 +140,10 @@ def test_table_8_at_the_papers_scale_begins_each_network_with_its_own_weights_on
     assert {recipe.weights for recipe, _ in begun} == {f"efficientnetv2_{size}.in1k" for size in "sml"}
     assert all(recipe.weights == f"{recipe.model}.in1k" for recipe, _ in begun)
     assert {data for _, data in begun} == {"cifar10", "cifar100", "flowers102", "stanford_cars"}
+    sizes = {"efficientnetv2_s": 384, "efficientnetv2_m": 480, "efficientnetv2_l": 480}
+    for recipe, _ in begun:
+        assert recipe.progressive.last.image_px == recipe.eval_px == sizes[recipe.model]
+        assert recipe.answered == "test"
     for row in shown.rows:
         assert set(row.ours) == set(row.paper) == {"cifar10", "cifar100", "flowers102", "cars"}
         assert all(figure.values for figure in row.ours.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from efficientnetv2.arch.published import published
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.reproduction import table
 from efficientnetv2.commands.reproduction.cells import TOP1, Cell, Runs
@@ -54,7 +55,7 @@ def table_8(scale: Scale, runs: Runs) -> Table:
         "small": (
             "steps=1500", "batch_images=64", "optimizer.lr=1.25e-4", "progressive.image_px=96", "eval_px=96",
         ),
-        "paper": (),
+        "paper": (),  # each network's own size
     }[scale.name]  # fmt: skip
     names = [name for name in figures if name != "columns"]
     whole = scale.name == "paper"
@@ -62,7 +63,7 @@ def table_8(scale: Scale, runs: Runs) -> Table:
     columns = _columns(runs.source.data)
     cells = [
         Cell(
-            row, column, "transfer_paper", model, settings, data=data,
+            row, column, "transfer_paper", model, _own_size(model) if whole else settings, data=data,
             weights=f"{model}.in1k" if whole and runs.weights is None else None,
         )
         for row, model in models.items() for column, data in columns.items()
@@ -80,11 +81,17 @@ def table_8(scale: Scale, runs: Runs) -> Table:
     ]
     length = {"tiny": "", "small": ", 1,500 steps of 64 pictures at 96 px", "paper": ""}[scale.name]
     beside = "" if whole else f"EfficientNetV2-B0 in the place of S{length}. "
-    beside += "On val, held out of train where the set has none; the paper's figures are on test."
+    beside += "On test, as the paper's; of pictures without a test split on val, held out of train."
     title = "Table 8: transfer (top-1 in %)"
     return table_of_runs(
         "8", title, rows, scale, runs, cells, beside, "top-1 on each set, means of five runs."
     )
+
+
+def _own_size(model: str) -> tuple[str, ...]:
+    """The recipe names that of S, whose weights it begins with."""
+    px = published(model).preprocessing.image_px
+    return f"progressive.image_px={px}", f"eval_px={px}"
 
 
 def _columns(data: str) -> dict[str, str]:
