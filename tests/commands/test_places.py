@@ -9,6 +9,7 @@ import torch
 from tests.data.test_splits import manifest
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.area_job import _of_table
 from efficientnetv2.commands.asking import check_calibrates
@@ -66,10 +67,11 @@ def test_what_a_cross_validation_passes_over_is_listed(class_folders, tmp_path):
 
 
 def test_too_few_pictures_to_calibrate_on_are_refused_before_they_are_answered(tmp_path):
-    few = manifest([0, 1] * 14 + [0])
+    few, network = manifest([0, 1] * 14 + [0]), torch.nn.Identity()
+    network.preprocessing = Preprocessing(image_px=32)
     with pytest.raises(InputError, match=r"fitted on 30 pictures or more, but there are 29 pictures of val"):
-        check_calibrates(tmp_path / "m.safetensors", torch.nn.Identity(), few, "val")
-    check_calibrates(tmp_path / "m.safetensors", torch.nn.Identity(), manifest([0, 1] * 15), "val")
+        check_calibrates(tmp_path / "m.safetensors", network, few, "val", "one")
+    check_calibrates(tmp_path / "m.safetensors", network, manifest([0, 1] * 15), "val", "one")
 
 
 def test_skipped_pictures_are_said_to_be_listed_only_where_there_is_a_run(class_folders):
