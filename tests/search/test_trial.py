@@ -281,8 +281,9 @@ def test_a_process_that_dies_is_a_result(number, class_folders, tmp_path):
 
 
 def trials() -> list[psutil.Process]:
-    """The processes in which networks are being tried: their output goes into a file of the trial."""
-    return [one for one in psutil.process_iter() if "effnetv2-trial-" in _output(one)]
+    """The processes in which this one tries networks: their output goes into a file of the trial."""
+    below = psutil.Process().children(recursive=True)
+    return [one for one in below if "effnetv2-trial-" in _output(one)]
 
 
 def _output(process: psutil.Process) -> str:
