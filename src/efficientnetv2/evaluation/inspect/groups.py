@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from efficientnetv2.base.errors import count_of, some
@@ -15,7 +16,7 @@ def members(manifest: Manifest) -> list[list[int]]:
     """Rows of each group in the column ``group``, if there is one."""
     if "group" not in manifest.table:
         return []
-    return [rows.tolist() for rows in manifest.table.groupby("group").indices.values()]
+    return [np.asarray(rows).tolist() for rows in manifest.table.groupby("group").indices.values()]
 
 
 def by_group(manifest: Manifest) -> Section:
