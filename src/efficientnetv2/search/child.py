@@ -142,6 +142,8 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
         if proxy.latency:
             step = replace(step, inference_seconds=_latency(architecture, proxy, device, quiet))
         told.send(step)
+        if proxy.training_threads is not None:
+            torch.set_num_threads(proxy.training_threads)
         with quiet.working():
             top1 = tuple(
                 _trained(architecture, proxy, number, device, quiet, scratch / f"run_{number}", told.send)

@@ -34,7 +34,9 @@ class Proxy:
         choosing: the pictures that the top-1 is of.
         device: as PyTorch names it.
         workers: processes that read pictures.
-        threads: of PyTorch on a CPU; None leaves them as they are.
+        threads: of PyTorch on a CPU; None leaves them as they are. Steps are timed with so many.
+        training_threads: of PyTorch while a network trains, fewer where several trials share the processor; None: as
+            many as steps are timed with.
         memory_gib: that a trial may take; None is what there is.
         step_time: ``measured``: of every network; ``cached``: where all of its parts are known from others, their sum,
             and of every tenth network all the same, so that the sum stays true.
@@ -52,6 +54,7 @@ class Proxy:
     times: Path
     quiet: Path
     threads: int | None = None
+    training_threads: int | None = None
     memory_gib: float | None = None
     step_time: StepTimeBy = "measured"
     latency: bool = False
