@@ -1,6 +1,6 @@
 """A real search and what it is worth: the network found beside V2-B0, the smallest network, and random search's best.
 
-Run: python -m benchmarks.search_found DATA [--pictures 3000] [--minutes 110] [--full-epochs 20] [--record]
+Run: python -m benchmarks.search_found DATA [--pictures 3000] [--minutes 110] [--full-epochs 20] [--workers 2]
 
 Two studies of the small space, each for so many minutes on the same pictures, choose a network: one by policy
 gradient, one at random. Then these two, V2-B0 scaled to the space (its backbone) and the smallest network of the space
@@ -8,6 +8,9 @@ are trained by the proxy recipe for --full-epochs with 3 seeds each, none of the
 search had, and answer those that DATA gives as val, which neither the search nor its choices saw. Each one's reward is
 that of its accuracy there, with step times and parameters over the backbone's; the difference from V2-B0 is taken seed
 by seed (Student's t, 95 %). The networks take turns with each seed, so that all meet the same machine.
+
+--workers N searches with N workers and trains N networks at once, each on its share of the processor. Steps are timed
+with the whole of it, while the others wait.
 
 --recorded TABLE spares the second study where ``benchmarks.search_record`` has recorded random networks of the same
 pictures by the same recipe on this machine: random search's best is then the best of the first ones there, as many as
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -29,136 +33,40 @@ from typing import Any
 
 import numpy as np
 from benchmarks.record import RESULTS, begun, hardware, interval, record
-from benchmarks.search_record import Record
+from benchmarks.search_studies import ENDLESS, best_recorded, rows_recorded, searched, trials_of
 from benchmarks.search_trials import (
-    SAME,
-    SEED,
     asked_recipe,
-    drawn,
+    at_once,
     in_common,
     machine,
     pictures_file,
     proxy_of,
     refuse_other_pace,
     settled_recipe,
+    sharing,
     smallest,
     some_pictures,
 )
-from benchmarks.surrogate import worth
 
-from efficientnetv2.arch.files import read as read_network
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.cli import app
 from efficientnetv2.data.manifest import read
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import Proxy
-from efficientnetv2.search.results import Row, rows_of
 from efficientnetv2.search.reward import Reward
-from efficientnetv2.search.space import Space
 from efficientnetv2.search.spaces import small
-from efficientnetv2.search.storage import Storage, url_of
-from efficientnetv2.search.study import opened, plan_of
 from efficientnetv2.search.trial import measurement, try_out
 
 # Of those that judge. The studies' runs have another one, or the network found would be judged by its luck once more.
 SEEDS = (1, 2, 3)
 FOUND, RANDOM = "found", "random search's best"
-_ENDLESS = 1_000_000  # trials of a study that its minutes end
 
 
-def searched(
-    sampler: str, pictures: Path, folder: Path, minutes: float, more: list[str], trials: int = _ENDLESS
-) -> Architecture:
-    """The best network of a study of so many minutes or trials; the study is begun, gone on with, or as it was."""
-    study, network = folder / sampler, folder / f"{sampler}.yaml"
-    if not network.exists():
-        left = minutes - sum(row.seconds for row in trials_of(study)) / 60
-        # On the processor, as the table and those that judge.
-        words = ["run", str(study), "--data", str(pictures), "--sampler", sampler, "--device", "cpu"]
-        words += ["--trials", str(trials)]
-        if left > 0:
-            _effnetv2(*words, "--seeds", str(SEED), "--minutes", str(left), *more)
-        _effnetv2("export", str(study), "--out", str(network))
-    return read_network(network)
-
-
-def trials_of(study: Path) -> list[Row]:
-    """The trials of a study that have ended; none where it has not begun."""
-    file = study / "study.db"
-    if not file.exists():
-        return []
-    storage = Storage(url_of(file), patience_s=60, say=print)
-    return [] if plan_of(storage, study.name) is None else rows_of(opened(storage, study.name))
-
-
-def rows_recorded(table: Path, common: dict[str, Any]) -> list[dict[str, str]]:
-    """The networks of a table, in the order in which they were drawn.
-
-    Args:
-        table: of ``benchmarks.search_record``.
-        common: what it has to have in common with the studies.
-
-    Raises:
-        SystemExit: the table is not there, or of another search.
-    """
-    for file in (table, table.with_suffix(".json")):
-        if not file.exists():
-            raise SystemExit(f"{file} is not there.")
-    begun(table.with_suffix(".json"), common, SAME, "leave --recorded out")
-    rows = Record(table, Space.from_json(common["space"])).rows()
-    return sorted(rows, key=lambda row: int(row["number"]))
-
-
-def best_recorded(table: Path, count: int, common: dict[str, Any]) -> Architecture:
-    """The network with the largest reward of the first ones that were recorded.
-
-    Args:
-        table: of ``benchmarks.search_record``.
-        count: how many of them random search may choose from.
-        common: what it has to have in common with the studies.
-
-    Raises:
-        SystemExit: what ``rows_recorded`` refuses, or the table is too short.
-    """
-    rows, space = rows_recorded(table, common)[:count], Space.from_json(common["space"])
-    if len(rows) < count:
-        raise SystemExit(f"{table} has {len(rows)} networks, but the study has tried {count}.")
-    about = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
-    backbone = Measurement.from_json(about["backbone"])
-
-    def reward(row: dict[str, str]) -> float:
-        cost = float(row["step_seconds"]), float(row["parameters"])
-        return worth(backbone, float(row["top1"]), *cost)
-
-    best = max((row for row in rows if row["top1"]), key=reward)
-    return space.decode(drawn(space, int(best["number"]) + 1)[-1])
-
-
-def _effnetv2(*words: str) -> None:
-    """``effnetv2 search``, in this process: whoever kills it ends the study too, and no second one begins beside it."""
-    if code := app(["search", *words], standalone_mode=False):
-        raise SystemExit(code)
-
-
-def trained(name: str, network: Architecture, proxy: Proxy, seed: int, kept: Path) -> Measurement:
-    """A network trained with a seed, or what was kept of that.
-
-    Raises:
-        SystemExit: it could not be trained, which is no accuracy; nothing is kept of it.
-    """
-    done = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    key = f"{name}, seed {seed}"
-    if key not in done:
-        one = replace(proxy, seeds=(seed,))
-        found = measurement(network, one, try_out(network, one))
-        if found.failure is not None:
-            raise SystemExit(f"{key}: {found.failure}. Run it again to go on.")
-        done[key] = found.to_json()
-        write_text_atomically(kept, json.dumps(done, indent=1) + "\n")
-        print(f"{key}: {found.top1}", flush=True)
-    return Measurement.from_json(done[key])
+def trained(network: Architecture, proxy: Proxy, seed: int) -> Measurement:
+    """A network trained with a seed."""
+    one = replace(proxy, seeds=(seed,))
+    return measurement(network, one, try_out(network, one))
 
 
 def compared(runs: dict[str, list[Measurement]]) -> dict[str, Any]:
@@ -189,13 +97,31 @@ def compared(runs: dict[str, list[Measurement]]) -> dict[str, Any]:
     return rows
 
 
-def judged(networks: dict[str, Architecture], proxy: Proxy, kept: Path) -> dict[str, list[Measurement]]:
-    """Every network trained with every seed: the networks by turns, seed after seed."""
-    runs: dict[str, list[Measurement]] = {name: [] for name in networks}
-    for seed in SEEDS:
-        for name, network in networks.items():
-            runs[name].append(trained(name, network, proxy, seed, kept))
-    return runs
+def judged(
+    networks: dict[str, Architecture], proxy: Proxy, kept: Path, workers: int = 1
+) -> dict[str, list[Measurement]]:
+    """Every network trained with every seed, or what was kept of that: the networks by turns, seed after seed.
+
+    Raises:
+        SystemExit: one could not be trained, which is no accuracy; nothing is kept of it.
+    """
+    done = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    asked = {f"{name}, seed {seed}": (name, seed) for seed in SEEDS for name in networks}
+
+    def one(key: str) -> Measurement:
+        name, seed = asked[key]
+        return trained(networks[name], proxy, seed)
+
+    with closing(at_once([key for key in asked if key not in done], one, workers)) as runs:
+        for key, found in runs:
+            if found.failure is not None:
+                raise SystemExit(f"{key}: {found.failure}. Run it again to go on.")
+            done[key] = found.to_json()
+            write_text_atomically(kept, json.dumps(done, indent=1) + "\n")
+            print(f"{key}: {found.top1}", flush=True)
+    return {
+        name: [Measurement.from_json(done[f"{name}, seed {seed}"]) for seed in SEEDS] for name in networks
+    }
 
 
 def searched_both(
@@ -205,9 +131,13 @@ def searched_both(
     # The studies compute as the recipe was settled, and measure nothing that might come out otherwise.
     settings = [*options.settings, f"precision={proxy.recipe.precision}"]
     more = [word for setting in settings for word in ("--set", setting)]
-    found = searched("policy", file, options.out, options.minutes, more, trials)
+
+    def by(sampler: str) -> Architecture:
+        return searched(sampler, file, options.out, options.minutes, more, trials, options.workers)
+
+    found = by("policy")
     if options.recorded is None:
-        return {FOUND: found, RANDOM: searched("random", file, options.out, options.minutes, more, trials)}
+        return {FOUND: found, RANDOM: by("random")}
     count = len(trials_of(options.out / "policy"))
     return {FOUND: found, RANDOM: best_recorded(options.recorded, count, common)}
 
@@ -222,6 +152,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=110.0)
     parser.add_argument("--full-epochs", type=float, default=20.0)
     parser.add_argument("--set", dest="settings", action="append", default=[], help="of proxy_small")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="networks tried at once")
     parser.add_argument("--recorded", type=Path, metavar="TABLE", help="of benchmarks.search_record")
     parser.add_argument("--out", type=Path, default=Path("runs/search_found"))
     parser.add_argument(
@@ -248,7 +179,7 @@ def main() -> None:
     }
     settled = {
         "recipe": proxy.recipe.to_json(),
-        "trials": _ENDLESS if recorded is None else len(recorded),
+        "trials": ENDLESS if recorded is None else len(recorded),
     }
     trials = begun(file, words | settled, tuple(words), "give another --out")["trials"]
     pictures = pictures_file(whole, used, options.out)
@@ -256,12 +187,12 @@ def main() -> None:
     networks |= {"V2-B0": space.backbone, "smallest": smallest(space)}
     manifest = read(pictures)
     proxy = replace(
-        proxy,
+        sharing(proxy, options.workers),
         recipe=proxy.recipe.model_copy(update={"epochs": options.full_epochs}),
         train=manifest.select(np.flatnonzero(np.isin(manifest.split, ("train", "minival")))),
         choosing=manifest.subset("val"),
     )
-    rows = compared(judged(networks, proxy, options.out / "trained.json"))
+    rows = compared(judged(networks, proxy, options.out / "trained.json", options.workers))
     for name, row in rows.items():
         print(
             f"{name:22} top-1 {row['top1']:.1%}, {row['step_ms']:.3g} ms, {row['parameters'] / 1e6:.3g} M, reward "
@@ -273,7 +204,7 @@ def main() -> None:
 
 def _record(rows: dict[str, Any], networks: dict[str, Architecture], options: argparse.Namespace) -> None:
     told = {name: row | {"architecture": networks[name].to_json()} for name, row in rows.items()}
-    about = {name: getattr(options, name) for name in ("minutes", "full_epochs", "pictures")}
+    about = {name: getattr(options, name) for name in ("minutes", "full_epochs", "pictures", "workers")}
     about["recorded"] = None if options.recorded is None else options.recorded.name
     tried = {"policy": len(trials_of(options.out / "policy"))}
     # Of a table random search had the first ones, as many as the study has tried.
@@ -295,7 +226,8 @@ def command(options: argparse.Namespace) -> str:
     )
     more = "".join(f" --set {one}" for one in options.settings)
     recorded = "" if options.recorded is None else f" --recorded {options.recorded.name}"
-    return f"python -m benchmarks.search_found IMAGENETTE {given}{more}{recorded} --record"
+    workers = f" --workers {options.workers}" * (options.workers > 1)
+    return f"python -m benchmarks.search_found IMAGENETTE {given}{more}{workers}{recorded} --record"
 
 
 if __name__ == "__main__":

@@ -31,8 +31,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +43,7 @@ from benchmarks.search_steps import APART, step_errors, time_again, twice
 from benchmarks.search_table import MEASURED, Record, short
 from benchmarks.search_trials import (
     asked_recipe,
+    at_once,
     backbone_measured,
     drawn,
     in_common,
@@ -51,6 +51,7 @@ from benchmarks.search_trials import (
     refuse_copies,
     refuse_other_pace,
     settled_recipe,
+    sharing,
     some_pictures,
 )
 from benchmarks.surrogate import rank_agreement
@@ -114,24 +115,11 @@ def crashes(before: int, found: dict[str, Any]) -> int:
     return before + 1
 
 
-def each(
-    numbers: Sequence[int], trial: Callable[[int], dict[str, Any]], workers: int
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Networks' rows as their trials end, so many trials at a time; closed, it begins no more of them."""
-    with ThreadPoolExecutor(workers) as pool:
-        begun = {pool.submit(trial, number): number for number in numbers}
-        try:
-            for one in as_completed(begun):
-                yield begun[one], one.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def fill(kept: Record, points: Sequence[Point], proxy: Proxy, workers: int = 1) -> None:
     """Try those networks that have no row yet."""
     done, in_a_row = {int(row["number"]) for row in kept.rows()}, 0
     missing = [number for number in range(len(points)) if number not in done]
-    with closing(each(missing, lambda number: tried(kept.space, points[number], proxy), workers)) as rows:
+    with closing(at_once(missing, lambda number: tried(kept.space, points[number], proxy), workers)) as rows:
         for number, found in rows:
             if not crashed(found):
                 kept.add(number, points[number], found)
@@ -158,7 +146,9 @@ def longer(kept: Record, proxy: Proxy, count: int, epochs: float, workers: int =
     wanted = {int(row["number"]): float(row["top1"]) for row in rows}
     there = {one["number"] for one in done if one["epochs"] == epochs}
     missing = [number for number in wanted if number not in there]
-    with closing(each(missing, lambda number: tried(kept.space, points[number], proxy), workers)) as trials:
+    with closing(
+        at_once(missing, lambda number: tried(kept.space, points[number], proxy), workers)
+    ) as trials:
         for number, found in trials:
             if not crashed(found):
                 top1 = {"top1": wanted[number], "longer": found["top1"]}
@@ -264,7 +254,7 @@ def main() -> None:
         "command": command(options),
     }
     begin(kept, common, proxy)
-    shared = replace(proxy, training_threads=max(1, (proxy.threads or 1) // options.workers))
+    shared = sharing(proxy, options.workers)
     fill(kept, points, shared, options.workers)
     refuse_torn(kept, len(points), 0, 0.0)
     doubtful = time_again(kept, proxy)

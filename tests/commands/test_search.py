@@ -289,6 +289,8 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
         (("--storage", "mysql://host/one"), "SQLite"),
         (("--set", "weights=efficientnetv2_b0.in1k"), "trained from scratch"),
         (("--recipe", "nothing"), "There is no recipe 'nothing'"),
+        (("--threads", "0"), "has to be at least 1"),
+        (("--threads", "9999"), "--threads 9999: PyTorch has"),
     ],
 )
 def test_what_can_not_be_is_refused_before_anything_is_made(more, said, found, tmp_path):

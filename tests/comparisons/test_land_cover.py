@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import land_cover, record
-from benchmarks.land_cover import BALANCED, BALANCING, Work, told
+import torch
+from benchmarks import land_cover, land_cover_runs, record
+from benchmarks.land_cover import BALANCED, BALANCING
+from benchmarks.land_cover_runs import Work, told
 from tests.conftest import COLOURS, paint
 
 from efficientnetv2.training.changes import with_settings
@@ -26,9 +31,9 @@ def results(tmp_path, monkeypatch):
 
 def test_every_way_of_balancing_is_a_recipe():
     for balance in (*BALANCED, *BALANCING):
-        for size in (land_cover.SMALL, land_cover.FULL):
-            with_settings(named("finetune"), [*land_cover.ALWAYS, *size, *balance.split()])
-    with_settings(named("quick"), [*land_cover.ALWAYS, *land_cover.SMALL, *land_cover.FROM_SCRATCH])
+        for size in (land_cover_runs.SMALL, land_cover_runs.FULL):
+            with_settings(named("finetune"), [*land_cover_runs.ALWAYS, *size, *balance.split()])
+    with_settings(named("quick"), [*land_cover_runs.ALWAYS, *land_cover_runs.SMALL, *land_cover.FROM_SCRATCH])
 
 
 def test_of_a_report_the_majority_is_worked_out():
@@ -54,9 +59,9 @@ def test_of_a_report_the_majority_is_worked_out():
 
 
 def test_gains_are_seed_by_seed(tmp_path, monkeypatch):
-    def validated(work, out, words, split, **more):
-        seed = words.seed
-        return {"macro_f1": 0.6 + 0.01 * seed + (0.02 if "balance=sqrt" in words.settings else 0.0)}
+    def validated(work, asked):
+        words = asked.words
+        return {"macro_f1": 0.6 + 0.01 * words.seed + (0.02 if "balance=sqrt" in words.settings else 0.0)}
 
     monkeypatch.setattr(land_cover, "validated", validated)
     found = land_cover.balancing(Work("p.csv", "w", "a", tmp_path))
@@ -77,9 +82,10 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
     table = pd.DataFrame(rows, columns=["path", "label", "latitude", "longitude"])
     table.to_csv(tmp_path / "all.csv", index=False)
     tiny = ("progressive.image_px=32", "progressive.stages=1", "epochs=1", "batch_images=8", "eval_views=one")
-    monkeypatch.setattr(land_cover, "SPLITS", {"spatial": "place"})
-    monkeypatch.setattr(land_cover, "FOLDS", 2)
-    monkeypatch.setattr(land_cover, "PRETRAINING", {"aerial": ("epochs=1",)})
+    for module in (land_cover, land_cover_runs):
+        monkeypatch.setattr(module, "SPLITS", {"spatial": "place"})
+        monkeypatch.setattr(module, "FOLDS", 2)
+        monkeypatch.setattr(module, "PRETRAINING", {"aerial": ("epochs=1",)})
     monkeypatch.setattr(land_cover, "FROM_SCRATCH", ())
     monkeypatch.setattr(land_cover, "BALANCED", ("balance=equal",))
     from efficientnetv2 import create
@@ -92,7 +98,7 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
     )
     work = Work(
         str(tmp_path / "all.csv"), str(tmp_path / "weights.safetensors"), str(tmp_path / "aerial"), tmp_path / "out",
-        always=("augment.flip=symmetries",), small=tiny, full=tiny,
+        kept=results / "land_cover", always=("augment.flip=symmetries",), small=tiny, full=tiny,
     )  # fmt: skip
     steps = ("pretrain", "wide", "best")  # the ways of balancing are more of the same: their sums are above
     land_cover.run(work, steps)
@@ -111,6 +117,21 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
     summary = json.loads((results / "summary.json").read_text())
     assert set(summary) == {f"land_cover_{f}_spatial" for f in ("macro_f1", "top1")}
     assert np.isclose(summary["land_cover_macro_f1_spatial"]["value"], kept["best"]["spatial"]["macro_f1"])
-    monkeypatch.setattr(land_cover, "crossvalidate", None)  # nothing is done again
+    monkeypatch.setattr(land_cover_runs, "crossvalidate", None)  # nothing is done again
+    shutil.rmtree(tmp_path / "out")  # neither what a sitting has left behind
     land_cover.run(work, ("wide", "best"))
     assert json.loads((results / "land_cover.json").read_text()) == kept
+    with pytest.raises(SystemExit, match="of another settings; move"):
+        land_cover.run(replace(work, small=(*tiny, "epochs=2")), ("wide",))
+
+
+def _told(work, asked):
+    return asked, torch.get_num_threads(), os.getpid()
+
+
+def test_two_at_once_share_the_processor_and_come_in_order(tmp_path):
+    work = Work("p.csv", "w", "a", tmp_path, workers=2)
+    found = land_cover_runs.at_once(_told, work, ["a", "b", "c"])
+    assert [one[0] for one in found] == ["a", "b", "c"]
+    assert {one[1] for one in found} == {max(1, torch.get_num_threads() // 2)}
+    assert os.getpid() not in {one[2] for one in found}

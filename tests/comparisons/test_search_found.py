@@ -35,8 +35,12 @@ def table_of(pictures: Path, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recorded", [False, True], ids=["two studies", "a study and a table"])
-def test_a_search_comes_to_its_table(recorded, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("recorded", "workers"),
+    [(False, 1), (True, 2)],
+    ids=["two studies", "a study of two workers and a table"],
+)
+def test_a_search_comes_to_its_table(recorded, workers, tmp_path, monkeypatch):
     """48 pictures, two trials for each sampler, one epoch; how many random search had is written, and where."""
     pictures, results = tmp_path / "pictures", tmp_path / "results"
     for name, colour in COLOURS.items():
@@ -48,10 +52,10 @@ def test_a_search_comes_to_its_table(recorded, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "RESULTS", results)
     monkeypatch.setattr(record, "SUMMARY", results / "summary.json")
     monkeypatch.setattr(search_found, "SEEDS", (1, 2))
-    monkeypatch.setattr(search_found, "_ENDLESS", TRIALS)
+    monkeypatch.setattr(search_found, "ENDLESS", TRIALS)
     monkeypatch.setattr(search_found, "refuse_other_pace", lambda *given: None)  # the table was not measured
     words: list[object] = [pictures, "--pictures", 48, "--minutes", 60, "--full-epochs", 1, "--record"]
-    words += ["--out", tmp_path / "out"]
+    words += ["--out", tmp_path / "out", "--workers", workers]
     words += [word for setting in SETTINGS for word in ("--set", setting)]
     if recorded:
         words += ["--recorded", table_of(pictures, tmp_path)]

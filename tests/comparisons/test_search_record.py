@@ -7,6 +7,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from benchmarks import search_found, search_record, search_trials
+from benchmarks import search_found, search_record, search_studies, search_trials
 from benchmarks.record import begun, median_interval
 from tests.conftest import COLOURS, paint
 
@@ -149,7 +151,7 @@ BACKBONE = Measurement(1_000_000, 1, step_seconds=0.1, failure="not trained").to
 
 def found_in(table, count: int, **changed):
     table.with_suffix(".json").write_text(json.dumps(COMMON | {"backbone": BACKBONE} | changed))
-    return search_found.best_recorded(table, count, COMMON)
+    return search_studies.best_recorded(table, count, COMMON)
 
 
 def test_random_search_is_as_long_as_the_other_one(tmp_path):
@@ -170,7 +172,7 @@ def test_random_search_is_as_long_as_the_other_one(tmp_path):
 def test_what_a_table_has_in_common_is_written_by_nobody_else(tmp_path):
     table = recorded(tmp_path).table
     with pytest.raises(SystemExit, match=r"record\.json is not there"):
-        search_found.best_recorded(table, 3, COMMON)
+        search_studies.best_recorded(table, 3, COMMON)
     assert not table.with_suffix(".json").exists()
 
 
@@ -302,41 +304,76 @@ def test_a_study_tries_no_more_than_random_search_has(tmp_path, monkeypatch):
     monkeypatch.setattr(search_found, "trials_of", lambda study: [None] * 3)
     table = recorded(tmp_path).table
     table.with_suffix(".json").write_text(json.dumps(COMMON | {"backbone": BACKBONE}))
-    options = SimpleNamespace(recorded=table, out=tmp_path, minutes=9.0, settings=["epochs=5"])
+    options = SimpleNamespace(recorded=table, out=tmp_path, minutes=9.0, settings=["epochs=5"], workers=2)
     proxy = replace(PROXY, recipe=PROXY.recipe.model_copy(update={"precision": "bf16"}))
     networks = search_found.searched_both(options, tmp_path / "pictures.csv", proxy, COMMON, 4)
     settings = ["--set", "epochs=5", "--set", "precision=bf16"]
-    assert said == [("policy", tmp_path / "pictures.csv", tmp_path, 9.0, settings, 4)]
+    assert said == [("policy", tmp_path / "pictures.csv", tmp_path, 9.0, settings, 4, 2)]
     assert networks[search_found.RANDOM] == small().decode(search_record.drawn(small(), 2)[1])
 
 
 def test_a_claim_tells_how_it_is_had_again():
     options = SimpleNamespace(
-        pictures=3000, settings=["epochs=4"], minutes=60.0, full_epochs=20.0, recorded=Path("a/b.csv")
+        pictures=3000,
+        settings=["epochs=4"],
+        minutes=60.0,
+        full_epochs=20.0,
+        workers=1,
+        recorded=Path("a/b.csv"),
     )
     assert search_found.command(options) == (
         "python -m benchmarks.search_found IMAGENETTE --pictures 3000 --minutes 60 --full-epochs 20 --set epochs=4 "
         "--recorded b.csv --record"
     )
-    options = SimpleNamespace(pictures=3000, networks=200, longer=20, longer_epochs=25.0, settings=[])
+    options = SimpleNamespace(
+        pictures=3000, networks=200, longer=20, longer_epochs=25.0, settings=[], workers=2
+    )
     assert search_record.command(options) == (
         "python -m benchmarks.search_record IMAGENETTE --pictures 3000 --networks 200 --longer 20 --longer-epochs 25 "
-        "--record"
+        "--workers 2 --record"
     )
 
 
 def test_networks_take_turns(tmp_path, monkeypatch):
     """A machine that grows slower over the hours is as slow for the last network as for the first."""
     came = []
-    monkeypatch.setattr(search_found, "trained", lambda name, *given: came.append((name, given[2])) or name)
-    runs = search_found.judged({"found": small().backbone, "V2-B0": small().backbone}, PROXY, tmp_path)
-    assert came == [(name, seed) for seed in search_found.SEEDS for name in ("found", "V2-B0")]
-    assert runs == {"found": ["found"] * 3, "V2-B0": ["V2-B0"] * 3}
+    found, base = search_found.smallest(small()), small().backbone
+
+    def trained(network, proxy, seed):
+        came.append((network, seed))
+        return Measurement(len(came), 1, top1=0.5, step_seconds=0.1)
+
+    monkeypatch.setattr(search_found, "trained", trained)
+    kept = tmp_path / "trained.json"
+    runs = search_found.judged({"found": found, "V2-B0": base}, PROXY, kept)
+    assert came == [(network, seed) for seed in search_found.SEEDS for network in (found, base)]
+    assert [one.parameters for one in runs["found"]] == [1, 3, 5]
+    assert [one.parameters for one in runs["V2-B0"]] == [2, 4, 6]
+    assert search_found.judged({"found": found, "V2-B0": base}, PROXY, kept) == runs
+    assert len(came) == 6, "what is kept is not trained again"
+
+
+def test_two_train_at_once_and_whoever_has_enough_ends_both():
+    both, began = threading.Barrier(2, timeout=60), []
+
+    def trial(key):
+        began.append(key)
+        both.wait()
+        return 10 * key
+
+    assert sorted(search_trials.at_once([1, 2, 3, 4], trial, 2)) == [(1, 10), (2, 20), (3, 30), (4, 40)]
+    began.clear()
+    with closing(search_trials.at_once(range(100), trial, 2)) as found:
+        next(found)
+    assert len(began) < 10, "no more are begun"
+    four = replace(PROXY, threads=4)
+    assert [search_trials.sharing(four, workers).training_threads for workers in (1, 2, 8)] == [4, 2, 1]
+    assert search_trials.sharing(four, 2).threads == 4, "steps are timed with all"
 
 
 def test_a_study_that_ends_badly_ends_the_measurement(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        search_found._effnetv2("best", str(tmp_path / "nowhere"))
+        search_studies.effnetv2_search("best", str(tmp_path / "nowhere"))
     assert ended.value.code == 2
     assert "holds no study" in capsys.readouterr().err
 
@@ -351,16 +388,32 @@ def test_a_study_that_was_killed_has_the_minutes_that_are_left(tmp_path, monkeyp
     def trials(study):
         return [SimpleNamespace(seconds=90.0), SimpleNamespace(seconds=30.0)]
 
-    monkeypatch.setattr(search_found, "_effnetv2", effnetv2)
-    monkeypatch.setattr(search_found, "trials_of", trials)
-    search_found.searched("policy", tmp_path / "pictures.csv", tmp_path, 5.0, [])
+    monkeypatch.setattr(search_studies, "effnetv2_search", effnetv2)
+    monkeypatch.setattr(search_studies, "trials_of", trials)
+    search_studies.searched("policy", tmp_path / "pictures.csv", tmp_path, 5.0, [])
     assert [words[0] for words in said] == ["run", "export"]
     assert said[0][said[0].index("--minutes") + 1] == "3.0"
     assert said[0][said[0].index("--trials") + 1] == "1000000", "its minutes end it"
     assert said[0][said[0].index("--device") + 1] == "cpu", "as the table, and those that judge"
+    assert "--threads" not in said[0]
     (tmp_path / "policy.yaml").unlink()
-    search_found.searched("policy", tmp_path / "pictures.csv", tmp_path, 2.0, [])
+    search_studies.searched("policy", tmp_path / "pictures.csv", tmp_path, 2.0, [])
     assert [words[0] for words in said[2:]] == ["export"], "its time is up"
+
+
+def test_two_workers_share_the_threads_and_the_minutes(tmp_path, monkeypatch):
+    """Their trials' seconds are of two: five minutes less two half minutes of theirs."""
+    said = []
+    monkeypatch.setattr(search_studies, "together", lambda workers, words: said.append((workers, words)))
+    monkeypatch.setattr(search_studies, "effnetv2_search", lambda *words: None)
+    monkeypatch.setattr(search_studies, "trials_of", lambda study: [SimpleNamespace(seconds=60.0)] * 2)
+    monkeypatch.setattr(search_studies, "read_network", lambda file: small().backbone)
+    monkeypatch.setattr(search_studies.torch, "get_num_threads", lambda: 4)
+    search_studies.searched("policy", tmp_path / "pictures.csv", tmp_path, 5.0, [], workers=2)
+    (workers, words) = said[0]
+    assert workers == 2
+    assert words[words.index("--threads") + 1] == "2"
+    assert words[words.index("--minutes") + 1] == "4.0"
 
 
 def test_a_run_that_fails_is_no_accuracy(tmp_path, monkeypatch):
@@ -368,7 +421,7 @@ def test_a_run_that_fails_is_no_accuracy(tmp_path, monkeypatch):
     monkeypatch.setattr(search_found, "try_out", lambda network, proxy: failed)
     kept = tmp_path / "trained.json"
     with pytest.raises(SystemExit, match=r"found, seed 1: crashed: .* Run it again"):
-        search_found.trained("found", small().backbone, PROXY, 1, kept)
+        search_found.judged({"found": small().backbone}, PROXY, kept)
     assert not kept.exists()
 
 

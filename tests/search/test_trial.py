@@ -239,14 +239,51 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
     monkeypatch.setattr(child, "keep_freed_memory", lambda: came.append("memory kept"))
     monkeypatch.setattr(child, "step_time", lambda *given, **more: came.append("timed"))
     monkeypatch.setattr(child, "peak_bytes", lambda device: 1)
-    for name in ("_die_with_parent", "_write_into"):
+    for name in ("die_with_parent", "_write_into"):
         monkeypatch.setattr(child, name, lambda *given: None)
     told = SimpleNamespace(send=came.append)
     proxy = SimpleNamespace(
-        device="cpu", threads=None, memory_gib=None, quiet=tmp_path / "quiet", seeds=(), latency=False
+        device="cpu",
+        threads=None,
+        training_threads=None,
+        memory_gib=None,
+        quiet=tmp_path / "quiet",
+        seeds=(),
+        latency=False,
     )
     child.tried(told, TINY, proxy, verify=True, scratch=tmp_path)
     assert came == ["memory kept", "timed", None, Trained((), 1)]
+
+
+@pytest.mark.parametrize(("share", "trained"), [(1, 1), (None, 2)])
+def test_steps_are_timed_with_all_threads_and_networks_trained_with_their_share(
+    share, trained, monkeypatch, tmp_path
+):
+    """What the trial's process does, done in this one: its two halves say how many threads they have."""
+    came: list[object] = []
+    monkeypatch.setattr(child, "step_time", lambda *given, **more: torch.get_num_threads())
+    monkeypatch.setattr(child, "_trained", lambda *given: torch.get_num_threads())
+    for name in ("die_with_parent", "_write_into", "keep_freed_memory"):
+        monkeypatch.setattr(child, name, lambda *given: None)
+    proxy = Proxy(
+        named("quick"),
+        (0,),
+        SimpleNamespace(),
+        SimpleNamespace(),
+        "cpu",
+        0,
+        tmp_path / "times",
+        tmp_path / "quiet",
+        2,
+        share,
+    )
+    before = torch.get_num_threads()
+    try:
+        child.tried(SimpleNamespace(send=came.append), TINY, proxy, verify=True, scratch=tmp_path)
+    finally:
+        torch.set_num_threads(before)
+    assert came[0] == 2
+    assert came[1].top1 == (trained,)
 
 
 def test_divergence_is_a_result(class_folders, tmp_path):

@@ -158,6 +158,15 @@ class PlaceOptions:
     panel: ClassVar[str] = "The machine"
     device: options.Device = "auto"
     workers: options.Workers = None
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            callback=options.between(1),
+            help="Threads of the processor that a network trains with, for several workers on one machine; steps are "
+            "timed with all. (Default: all.)",
+            show_default=False,
+        ),
+    ] = None
     memory_gib: options.MemoryGib = None
     strict: options.Strict = False
     wait: Wait = 10.0

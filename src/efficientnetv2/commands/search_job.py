@@ -41,12 +41,14 @@ class Machine:
         device: to train on.
         workers: processes that read pictures.
         threads: of PyTorch; None on a GPU, where they do not matter.
+        training_threads: those that a network trains with; None for all.
         memory_gib: that a trial may take; None is what there is.
     """
 
     device: torch.device
     workers: int
     threads: int | None
+    training_threads: int | None
     memory_gib: float | None
 
     @classmethod
@@ -54,12 +56,21 @@ class Machine:
         """As the options say.
 
         Raises:
-            InputError: no such device here.
+            InputError: no such device here, or not so many threads.
         """
         device = pick_device(place.device)
         workers = pick_workers(device) if place.workers is None else few_enough(place.workers, say=screen.say)
         threads = torch.get_num_threads() if device.type == "cpu" else None
-        return cls(device, workers, threads, place.memory_gib)
+        if place.threads is not None and place.threads > (threads or 0):
+            there = (
+                f"PyTorch has {count_of(threads, 'thread')} here"
+                if threads
+                else "networks train on a GPU here"
+            )
+            raise InputError(
+                f"--threads {place.threads}: {there}. Give no more of them, or leave --threads out."
+            )
+        return cls(device, workers, threads, place.threads, place.memory_gib)
 
     def proxy(self, recipe: Recipe, plan: Plan | Asked, prepared: Prepared, folder: StudyFolder) -> Proxy:
         """How networks are tried here."""
@@ -73,6 +84,7 @@ class Machine:
             device=str(self.device),
             workers=self.workers,
             threads=self.threads,
+            training_threads=self.training_threads,
             memory_gib=self.memory_gib,
             step_time=plan.step_time,
             times=folder.times_file,

@@ -6,6 +6,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
+import torch
+
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import count_of
@@ -45,6 +47,8 @@ def dry_run(asked: Asked) -> None:
         for number in range(1, _DRAWN + 1)
     }
     networks = {"the backbone": asked.space.backbone} | drawn
+    if machine.training_threads is not None:
+        torch.set_num_threads(machine.training_threads)
     screen.say(f"Measuring a few steps of {count_of(len(networks), 'network')}.")
     runs = {name: _foretold(network, recipe, prepared, machine, screen) for name, network in networks.items()}
     each = {name: _AROUND_S + len(asked.seeds) * run.seconds for name, run in runs.items()}

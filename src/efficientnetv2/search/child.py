@@ -128,7 +128,7 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
         verify: measure the step even where its parts are known.
         scratch: an empty folder for what a run leaves; the parent removes it.
     """
-    _die_with_parent()
+    die_with_parent()
     _write_into(scratch / "output.txt")
     keep_freed_memory()  # as the program does that trains the network found: its step is the one to know
     device = torch.device(proxy.device)
@@ -296,7 +296,7 @@ def _write_into(file: Path) -> None:
     faulthandler.enable()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Nobody is left to be told: end, rather than compute on and disturb others."""
     parent = parent_process()
     assert parent is not None, "this is a child"

@@ -1,0 +1,184 @@
+"""The trainings of ``benchmarks.land_cover``: with what they begin, on which folds, and what is kept of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.finetune_land_cover import KNOWN
+from benchmarks.record import RESULTS
+
+from efficientnetv2.base.allocator import keep_freed_memory
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.commands.beginning import Place
+from efficientnetv2.commands.crossval_job import crossvalidate
+from efficientnetv2.commands.crossval_plan import FILE, Plan
+from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.train_job import train_and_report
+from efficientnetv2.commands.words import Words
+
+SPLITS = {"spatial": "place", "stratified": "class"}
+FOLDS = 5
+# Pictures without an upright whose subject lies at the centre; how large and how long comes with the step.
+ALWAYS = tuple(
+    setting
+    for setting in KNOWN
+    if not setting.startswith(("progressive.image_px", "epochs", "validate_epochs"))
+)
+SMALL = ("progressive.image_px={start: 96, end: 128}", "epochs=4", "validate_epochs=4")
+FULL = ("progressive.image_px={start: 160, end: 288}", "epochs=10", "validate_epochs=10")
+PRETRAINING = {"aerial": ("epochs=20",), "both": ("epochs=5",)}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is compared, and where it is kept.
+
+    Args:
+        pictures: the table.
+        weights: of ImageNet.
+        aerial: folder of aerial pictures.
+        out: for all runs.
+        kept: folder of what cross-validations came to.
+        always, small, full: settings.
+        workers: cross-validations at once.
+    """
+
+    pictures: str
+    weights: str
+    aerial: str
+    out: Path
+    kept: Path = RESULTS / "land_cover"
+    always: tuple[str, ...] = ALWAYS
+    small: tuple[str, ...] = SMALL
+    full: tuple[str, ...] = FULL
+    workers: int = 1
+
+    @property
+    def starts(self) -> dict[str, str]:
+        """Weights to begin with, by name."""
+        folders = {name: str(self.out / "pretrained" / name) for name in PRETRAINING}
+        return {"imagenet": self.weights, **folders}
+
+    def words(self, start: str, settings: Sequence[str], seed: int = 0) -> Words:
+        """A recipe from a start; ``none`` for none."""
+        recipe = "quick" if start == "none" else "finetune"
+        return Words(
+            model="efficientnetv2_b0",
+            recipe=recipe,
+            weights=start,
+            seed=seed,
+            settings=(*self.always, *settings),
+        )
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A cross-validation.
+
+    Args:
+        name: of its folder, and of the file of what it came to.
+        words: the recipe.
+        split: kind of folds.
+        more: of its plan.
+    """
+
+    name: str
+    words: Words
+    split: str
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def pretrained(work: Work, name: str) -> None:
+    """One of them."""
+    start = "none" if name == "aerial" else work.weights
+    out = work.out / "pretrained" / name
+    small = [one for one in work.small if not one.startswith(("epochs", "validate_epochs"))]
+    # Pooling is that of the pictures to come, whose subject lies at the centre; of these it does not.
+    words = work.words(start, [*small, *PRETRAINING[name], "pooling=mean"])
+    train_and_report(words, Source(work.aerial), _place(out, (out / "recipe.yaml").exists()))
+
+
+def validated(work: Work, asked: Validation) -> dict[str, Any]:
+    """What a cross-validation came to: done, gone on with, or read."""
+    kept, out = work.kept / f"{asked.name}.json", work.out / asked.name
+    if not kept.exists():
+        if not (out / "report.json").exists():
+            print(f"\n{out}", flush=True)
+            plan = Plan(folds=FOLDS, by=SPLITS[asked.split], **asked.more)
+            crossvalidate(asked.words, Source(work.pictures), _place(out, (out / FILE).exists()), plan)
+        report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        names = {start: name for name, start in work.starts.items()}
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(kept, json.dumps(told(report) | chosen(report, names), indent=1) + "\n")
+    found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return found
+
+
+def told(report: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a report."""
+    support = {name: one["support"] for name, one in report["per_class"].items()}
+    share = max(support.values()) / sum(support.values())
+    names = (
+        "top1",
+        "macro_f1",
+        "over_folds",
+        "linear_probe",
+        "linear_probe_macro_f1",
+        "splits_compared",
+        "wall_s",
+    )
+    return {name: report[name] for name in names} | {
+        "intervals": {name: report["intervals"][name] for name in ("top1", "macro_f1")},
+        "per_class_f1": {name: one["f1"] for name, one in report["per_class"].items()},
+        # Always the most frequent class: F1 of it alone, 0 of all others.
+        "majority": {"top1": share, "macro_f1": 2 * share / (1 + share) / len(support)},
+    }
+
+
+def chosen(report: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """What each fold has chosen, by names that are the same on every machine; nothing where nothing was to choose."""
+    if not report["tries"]:
+        return {}
+    return {
+        "chosen": [_named(fold["chosen"], names) for fold in report["folds"]],
+        "tries": [
+            {"settings": _named(one["settings"], names), "scores": one["scores"]} for one in report["tries"]
+        ],
+    }
+
+
+def at_once(does: Any, work: Work, asked: Sequence[Any]) -> list[Any]:
+    """What comes of each, so many at a time."""
+    if work.workers == 1:
+        return [does(work, one) for one in asked]
+    share = max(1, torch.get_num_threads() // work.workers)
+    pool = ProcessPoolExecutor(work.workers, get_context("spawn"), _begin_worker, (share,))
+    try:
+        futures = [pool.submit(does, work, one) for one in asked]
+        for one in as_completed(futures):
+            one.result()  # an error ends all
+        return [one.result() for one in futures]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker(threads: int) -> None:
+    keep_freed_memory()  # as the program does
+    torch.set_num_threads(threads)
+
+
+def _place(out: Path, begun: bool) -> Place:
+    return Place(out=out, resume=begun, device="cpu", workers=0)
+
+
+def _named(settings: str, names: dict[str, str]) -> str:
+    """Settings with a start's name in place of its path on this machine."""
+    weights, _, rest = settings.partition(" ")
+    return f"{names[weights.removeprefix('weights=')]} {rest}"
