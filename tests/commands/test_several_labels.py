@@ -61,7 +61,22 @@ def test_the_whole_way(table, tmp_path):
     predicted = effnetv2("predict", tmp_path / "run", table, "--workers", "0", cwd=tmp_path)
     assert predicted.returncode == 0, predicted.stderr
     answers = pd.read_csv(tmp_path / "predictions.csv")
-    assert np.allclose(answers.drop(columns=["path", "label"]).sum(axis=1), 1, atol=1e-4)
+    shares = answers.drop(columns=["path", "label"])
+    assert np.allclose(shares.sum(axis=1), 1, atol=1e-4)
+    assert set(answers["label"]) <= set(shares.columns), "one each"
+
+    several = effnetv2(
+        "predict", tmp_path / "run", table, "--workers", "0", "--label-separator", ";", "--out", "several.csv",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert several.returncode == 0, several.stderr
+    given = pd.read_csv(tmp_path / "several.csv")
+    assert given.drop(columns="label").equals(answers.drop(columns="label"))
+    for cell, (_, row) in zip(given["label"], shares.iterrows(), strict=True):
+        enough = row[row >= row.max() / 2].sort_values(ascending=False, kind="stable")
+        assert cell == ";".join(enough.index), "half of the largest share, the most probable first"
+    within = ("predict", tmp_path / "run", table, "--label-separator", "r")
+    refused(effnetv2(*within, cwd=tmp_path), "stands within the class 'bright'", "such as '|'")
 
     refused(effnetv2("evaluate", tmp_path / "run", table, cwd=tmp_path), "row 34", "bright;blue", "no class")
     compared = ("evaluate", tmp_path / "run", table, "--label-separator", ";", "--sizes", "32,64")

@@ -35,6 +35,14 @@ def predict(
     ] = None,
     abstain_below: options.AbstainBelow = None,
     views: options.Views = None,
+    label_separator: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a model of several labels a picture: give each picture all labels with at least half of its "
+            "largest probability, with this between them, such as ';'. (Default: each gets one.)",
+            show_default=False,
+        ),
+    ] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     path_column: options.PathColumn = "path",
@@ -52,6 +60,7 @@ def predict(
     - `effnetv2 predict model.safetensors list.csv --path-column file --out labels.csv`
     - `effnetv2 predict runs/demo unlabelled/ --rank next.csv`
     - `effnetv2 predict runs/demo new_photos/ --abstain-below 0.8`
+    - `effnetv2 predict runs/animals new_photos/ --label-separator ";"`
     """
     from efficientnetv2.commands.predict_job import predict_and_write
     from efficientnetv2.commands.prepare import Source
@@ -68,4 +77,5 @@ def predict(
         as_json=as_json,
         abstain_below=abstain_below,
         views=views,
+        separator=label_separator,
     )

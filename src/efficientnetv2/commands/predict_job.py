@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def predict_and_write(
     as_json: bool,
     abstain_below: float | None = None,
     views: str | None = None,
+    separator: str | None = None,
 ) -> None:
     """Everything that ``effnetv2 predict`` does, alone or as one of many processes.
 
@@ -62,6 +64,7 @@ def predict_and_write(
         as_json: only the answers on stdout.
         abstain_below: probability below which a picture's label stays empty; None labels all.
         views: how each is looked at, as ``--views`` says it; None is as the model file says.
+        separator: between the labels of a picture that may have several; None gives each one.
 
     Raises:
         InputError: anything a user can mend.
@@ -71,7 +74,9 @@ def predict_and_write(
     with together(world):
         on = pick_own_device(device, world.local_rank, world.local_size)
         readers = reading(workers, on, screen, world)
-        asked, looking = by_first(world, lambda: _asked(model, source, out, rank, strict, screen, views))
+        asked, looking = by_first(
+            world, lambda: _asked(model, source, out, rank, strict, screen, views, separator)
+        )
         predictions, _ = answered(
             asked,
             "predicting",
@@ -83,7 +88,7 @@ def predict_and_write(
             world=world,
         )
         if world.first:
-            _write(asked, predictions, out, screen, as_json, abstain_below)
+            _write(asked, predictions, out, screen, as_json, abstain_below, separator)
             if rank is not None:
                 write_ranking(rank, asked, predictions, device=on, workers=readers, screen=screen)
 
@@ -96,11 +101,13 @@ def _asked(
     strict: bool,
     screen: Screen,
     views: str | None,
+    separator: str | None,
 ) -> tuple[Asked, Preprocessing]:
     """The network, the pictures for it to answer, and how they are seen."""
     _check_places(out, rank, source.data)
     network = modelfile.load(model)
     check_classes(network, model)
+    _check_separator(separator, network.class_names)
     own = network.preprocessing
     looking = replace(own, views=views_asked(views, own.views))
     refuse_others(
@@ -117,6 +124,17 @@ def _asked(
     check_reads_files(network, model)
     manifest = replace(source.read(require_labels=False), bands=own.bands)
     return Asked(network, manifest, tell(manifest, strict=strict, say=screen.say)), looking
+
+
+def _check_separator(separator: str | None, class_names: Sequence[str]) -> None:
+    """Refuse what could not be taken apart again."""
+    if separator == "":
+        raise InputError("--label-separator is empty, but is what stands between two labels, such as ';'.")
+    holding = [name for name in class_names if separator is not None and separator in name]
+    if holding:
+        raise InputError(
+            f"--label-separator '{separator}' stands within the class '{holding[0]}'. Give another one, such as '|'."
+        )
 
 
 def _check_places(out: Path, rank: Path | None, data: str) -> None:
@@ -149,13 +167,21 @@ def _write(
     screen: Screen,
     as_json: bool,
     abstain_below: float | None,
+    separator: str | None,
 ) -> None:
     manifest, unreadable = asked.manifest, predictions.unreadable
     tell_unreadable(manifest, unreadable, asked.damage, screen)
     paths = [manifest.paths[row] for row in predictions.samples]
-    table = write_predictions(out, predictions, paths, asked.network.class_names, abstain_below=abstain_below)
+    table = write_predictions(
+        out,
+        predictions,
+        paths,
+        asked.network.class_names,
+        abstain_below=abstain_below,
+        separator=separator,
+    )
     list_skipped(out.with_name(SKIPPED), [(manifest.paths[row], why) for row, why in unreadable])
-    screen.say(_counted(table))
+    screen.say(_counted(table, separator))
     if unreadable:
         screen.say(skipped_in_all(manifest, unreadable, out.with_name(SKIPPED)))
     screen.say(f"Written to {out}.")
@@ -163,8 +189,11 @@ def _write(
         answer(table.to_dict(orient="records"))
 
 
-def _counted(table: pd.DataFrame) -> str:
-    counts = table["label"].value_counts()
+def _counted(table: pd.DataFrame, separator: str | None) -> str:
+    labels = (
+        table["label"] if separator is None else table["label"].str.split(separator, regex=False).explode()
+    )
+    counts = labels.value_counts()
     return f"{count_of(len(table), 'picture')}: " + ", ".join(
         f"{label or 'left to a person'} {count}" for label, count in counts.items()
     )

@@ -13,6 +13,7 @@ import pandas as pd
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.metrics.several import applied
 
 # Of more classes only the most probable are written: all of 100,000 pictures of ImageNet-21k would take 20 GB. Ours.
 MOST_CLASSES, _BEST = 1_000, 5
@@ -26,6 +27,7 @@ def write_predictions(
     *,
     true_labels: Sequence[str] | None = None,
     abstain_below: float | None = None,
+    separator: str | None = None,
 ) -> pd.DataFrame:
     """Write a CSV: path, label as answered, the true label where there is one, and the probability of each class.
 
@@ -39,6 +41,7 @@ def write_predictions(
         class_names: K names.
         true_labels: (n,) as DATA gives them; None where they are not asked for.
         abstain_below: a picture whose most probable class has less gets an empty label; None gives each one.
+        separator: a picture may have several labels, the most probable first, with this between two; None gives one.
 
     Returns:
         What was written.
@@ -48,6 +51,8 @@ def write_predictions(
     """
     probabilities = predictions.probabilities
     table = _table(probabilities, paths, class_names, true_labels)
+    if separator is not None:
+        table["label"] = _several(probabilities, class_names, separator)
     if abstain_below is not None:
         table.loc[probabilities.max(axis=1) < abstain_below, "label"] = ""
     try:
@@ -101,6 +106,17 @@ def _table(
         # At once: pandas warns of a table that grows by a hundred columns one by one.
         table = pd.concat([table, pd.DataFrame(probabilities.round(6), columns=columns)], axis=1)
     return table
+
+
+def _several(probabilities: npt.NDArray[np.float32], class_names: Sequence[str], separator: str) -> list[str]:
+    """All labels that a picture is given, as a cell of a table says them."""
+    given = applied(probabilities)
+    cells = []
+    for shares, mine in zip(probabilities, given, strict=True):
+        classes = np.flatnonzero(mine)
+        order = classes[np.argsort(-shares[classes], kind="stable")]
+        cells.append(separator.join(class_names[one] for one in order))
+    return cells
 
 
 def read_predictions(file: Path, class_names: Sequence[str]) -> tuple[list[str], npt.NDArray[np.float64]]:
