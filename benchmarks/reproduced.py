@@ -2,7 +2,9 @@
 
 Run: python -m benchmarks.reproduced TABLE ... [--scale tiny|small|paper] [--data DATA] [--weights WEIGHTS] [--record]
 
-Without ``--data`` it is what ``effnetv2 reproduce`` takes. A table that was stopped goes on where it was. Claims are
+Without ``--data`` it is what ``effnetv2 reproduce`` takes. A table that was stopped goes on where it was; with --record
+what its runs came to is kept beside the records too, for at scale small it takes longer than a sitting (move
+results/reproduce/TABLE_SCALE/ away when the runs of a table have become others). Claims are
 made of tables of runs with 2 seeds or more, not at scale tiny, whose accuracies mean nothing; each compares cells
 seed by seed:
 
@@ -26,6 +28,7 @@ from benchmarks.arms import Paired, gain, ratio
 from benchmarks.paper_page import DRAWN, RECORDED, RECORDS
 from benchmarks.record import hardware, record
 
+from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.outcome import versions
 from efficientnetv2.commands.reproduction.cells import MINUTES, TOP1
 from efficientnetv2.commands.reproduction.job import NAMES, Asked, reproduced
@@ -85,6 +88,27 @@ def keep(name: str, made: Table, scale: str, command: str, drawing: Path) -> Non
     (RECORDS / f"{name}_{scale}.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
 
 
+def settle(place: Path, cells: Path) -> None:
+    """What runs came to, kept beyond the folder that they lie in, and given back to it.
+
+    Args:
+        place: where it is kept: a file for each run.
+        cells: of the runs; a report that is there says what one came to.
+    """
+    for kept in sorted(place.glob("*.json")):
+        report = cells / kept.stem / "report.json"
+        if not report.exists():
+            report.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(kept, report)
+    for report in sorted(cells.glob("*/report.json")):
+        kept = place / f"{report.parent.name}.json"
+        if not kept.exists():
+            found = json.loads(report.read_text(encoding="utf-8"))
+            told = {name: found[name] for name in ("top1", "train_s")} | {"hardware": hardware()}
+            place.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(kept, json.dumps(told, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -99,7 +123,17 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.tables:
         asked = Asked(name, options.scale, options.data, options.seeds, options.weights, options.device, None)
-        made, folder = reproduced(asked, Screen(quiet=True))
+        kept, cells = (
+            RECORDS / f"{name}_{options.scale}",
+            Path(f"runs/reproduce_{name}_{options.scale}/cells"),
+        )
+        if options.record:
+            settle(kept, cells)
+        try:
+            made, folder = reproduced(asked, Screen(quiet=True))
+        finally:
+            if options.record:
+                settle(kept, cells)
         print(made.markdown(), f"Written to {folder}", sep="\n", flush=True)
         command = f"effnetv2 reproduce {name} --scale {options.scale}"
         command += " --data DATA" if options.data else ""
