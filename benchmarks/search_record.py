@@ -1,28 +1,26 @@
 """Record a study to learn from: random networks of the small space, each trained by one proxy recipe, and timed.
 
-Run: python -m benchmarks.search_record DATA [--pictures 3000] [--networks 200] [--longer 20] [--workers 2]
+Run: python -m benchmarks.search_record DATA [--pictures 3000] [--networks 200] [--longer 20] [--workers 2] [--retime]
 
 For instance on Imagenette: 200 networks, 5 epochs of 3,000 pictures of 64 px, some hours on 2 cores. Of the pictures
 a fifth chooses (each class its share) and the others train; those that DATA gives as val or test are not looked at, and
 none of those used may be a copy of one. The networks are drawn by a fixed key, each once. A network's row is written as
 soon as it is known: the table results/search_record.csv has a column for each decision and what was measured,
-search_record.json beside it what all rows have in common. A run that is stopped goes on where it was, also from a table
-of another run as far as it came: with the same code, and while the backbone's step takes as long as it did. What
-crashes says nothing of its network (somebody has killed it) and is not written down: run it again, and it is tried
+search_record.json beside it what all rows have in common. A run that is stopped goes on where it was, on any machine.
+What crashes says nothing of its network (somebody has killed it) and is not written down: run it again, and it is tried
 again. Five in a row end the run: then it is no accident.
 
-Steps that are not the sum of their parts, as these are known in the end, are measured again, for some hour may have
-been a disturbed one (``benchmarks.search_steps``).
-
---workers N tries N networks at once, each trained on its share of the processor, for one core each gives more pictures
-a second than all for one. Steps are timed with the whole of it, while the others wait.
-
 --longer N trains N of them, spread evenly over the ranks of their accuracy, for --longer-epochs with another seed; they
-answer the same pictures. --record writes into summary.json, each with its 95 % interval: how far the proxy's ranks hold
-(Kendall's tau; bootstrap over networks); how well the sum over blocks foretells a step (the median error, bootstrap;
-the share of networks where it lies within 15 %, Wilson); in which share of those trained longer the step, which is
-measured a second time then, is within the stated spread of the first. Nothing is written of a table that lacks some of
-what was asked for.
+answer the same pictures. --workers N trains N networks at once, each on its share of the processor, for one core each
+gives more pictures a second than all for one.
+
+When all are trained their steps are timed, one after the other, on all of the processor (``benchmarks.search_steps``).
+That belongs to one machine and one version of the code; --retime does it anew where another one has done it.
+
+--record writes into summary.json, each with its 95 % interval: how far the proxy's ranks hold (Kendall's tau; bootstrap
+over networks); how well the sum over blocks foretells a step (the median error, bootstrap; the share of networks where
+it lies within 15 %, Wilson); and, of those steps that are measured a second time, in which share the second is within
+the stated spread of the first. Nothing is written of a table that lacks some of what was asked for.
 """
 
 from __future__ import annotations
@@ -39,17 +37,17 @@ from typing import Any
 
 import numpy as np
 from benchmarks.record import RESULTS, median_interval, record
-from benchmarks.search_steps import APART, step_errors, time_again, twice
+from benchmarks.search_steps import APART, step_errors, timed, twice
 from benchmarks.search_table import MEASURED, Record, short
 from benchmarks.search_trials import (
+    GONE_ON_WITH,
+    TIMED_BY,
     asked_recipe,
     at_once,
-    backbone_measured,
     drawn,
     in_common,
     proxy_of,
     refuse_copies,
-    refuse_other_pace,
     settled_recipe,
     sharing,
     some_pictures,
@@ -87,7 +85,7 @@ def tried(space: Space, point: Point, proxy: Proxy) -> dict[str, Any]:
     found = measurement(network, proxy, outcome)
     plain = found.to_json()
     return {name: short(plain[name]) for name in MEASURED if name in plain} | {
-        "step_foretold": short(outcome.step.foretold if outcome.step else None),
+        "step_foretold": None,
         "seconds": round(time.perf_counter() - began, 1),
         "curve": " ".join(f"{one.top1:.4f}" for one in outcome.epochs),
         "failure": None if found.failure is None else " ".join(found.failure.split())[:200],
@@ -152,8 +150,7 @@ def longer(kept: Record, proxy: Proxy, count: int, epochs: float, workers: int =
         for number, found in trials:
             if not crashed(found):
                 top1 = {"top1": wanted[number], "longer": found["top1"]}
-                step = {name: found[name] for name in ("step_seconds", "step_spread")}
-                done.append({"number": number, "epochs": epochs, **top1, **step})
+                done.append({"number": number, "epochs": epochs, **top1})
                 write_text_atomically(kept.longer, json.dumps(done, indent=1) + "\n")
             became = found["failure"] or f"{found['top1']:.1%}"
             print(f"network {number}: {wanted[number]:.1%}, longer {became}", flush=True)
@@ -191,14 +188,17 @@ def agreement(pairs: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
     return rank_agreement(trials, long)
 
 
-def claims(rows: Sequence[dict[str, str]], pairs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def claims(
+    rows: Sequence[dict[str, str]], pairs: Sequence[dict[str, Any]], again: Sequence[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
     """What a table says, by the names of its claims, as ``record`` takes it.
 
     Args:
         rows: of the table.
         pairs: of those trained longer.
+        again: of those whose steps were measured a second time.
     """
-    errors, held = step_errors(rows), twice(rows, pairs)
+    errors, held = step_errors(rows), twice(rows, again)
     said: dict[str, dict[str, Any]] = {}
     if len(errors) >= _FEWEST:
         low, high = median_interval(errors)
@@ -221,20 +221,6 @@ def _share(yes: Sequence[bool]) -> dict[str, Any]:
     return {"value": share, "unit": "fraction", "low": low, "high": high, "n": len(yes)}
 
 
-def begin(kept: Record, common: dict[str, Any], proxy: Proxy) -> None:
-    """Begin a table with the backbone's costs, or go on with one on which the backbone's step is as it was.
-
-    Raises:
-        SystemExit: the table is of other networks, pictures, code or machine; or that is slower or faster by now.
-    """
-    if kept.about.exists():
-        kept.begin(common)
-        refuse_other_pace(kept.about, kept.space, proxy, "give another --table")
-        return
-    proxy.times.unlink(missing_ok=True)  # of another table: it may know these networks already
-    kept.begin(common | {"backbone": backbone_measured(kept.space, proxy).to_json()})
-
-
 def main() -> None:
     """Record what is missing, then say what the table holds."""
     options = _options()
@@ -247,22 +233,32 @@ def main() -> None:
     asked = asked_recipe(options.settings)
     recipe = settled_recipe(asked, manifest.subset("train"), space, kept.about)
     proxy = proxy_of(manifest, recipe, options.scratch)
-    common = {
-        **in_common(space, asked, manifest, proxy),
-        "recipe": proxy.recipe.to_json(),
-        "counts": {"train": len(proxy.train), "choosing": len(proxy.choosing)},
-        "command": command(options),
-    }
-    begin(kept, common, proxy)
-    shared = sharing(proxy, options.workers)
+    common = in_common(space, asked, manifest, proxy)
+    kept.begin(
+        {name: common[name] for name in GONE_ON_WITH}
+        | {
+            "recipe": proxy.recipe.to_json(),
+            "counts": {"train": len(proxy.train), "choosing": len(proxy.choosing)},
+            "command": command(options),
+        }
+    )
+    shared = replace(sharing(proxy, options.workers), step_time="unmeasured")
     fill(kept, points, shared, options.workers)
     refuse_torn(kept, len(points), 0, 0.0)
-    doubtful = time_again(kept, proxy)
     pairs = (
         longer(kept, shared, options.longer, options.longer_epochs, options.workers) if options.longer else []
     )
     refuse_torn(kept, len(points), options.longer, options.longer_epochs)
-    said = claims(kept.rows(), pairs)
+    doubtful = timed(kept, proxy, {name: common[name] for name in TIMED_BY}, retime=options.retime)
+    tell(claims(kept.rows(), pairs, kept.timed_twice()), doubtful, options)
+
+
+def tell(said: dict[str, dict[str, Any]], doubtful: Sequence[int], options: argparse.Namespace) -> None:
+    """What a table says, on the screen and in the summary.
+
+    Raises:
+        SystemExit: some steps are in doubt, so that nothing is recorded.
+    """
     for name, one in said.items():
         print(
             f"{CALLED[name].format(n=one['n'])}: {one['value']:.3g} ({one['low']:.3g} to {one['high']:.3g})"
@@ -288,6 +284,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--longer", type=int, default=0, metavar="N")
     parser.add_argument("--longer-epochs", type=float, default=25.0)
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="networks tried at once")
+    parser.add_argument("--retime", action="store_true", help="time all steps anew, on this machine")
     parser.add_argument("--table", type=Path, default=RESULTS / "search_record.csv")
     parser.add_argument("--scratch", type=Path, default=Path("runs/search_record"))
     parser.add_argument("--record", action="store_true", help="write the claims into summary.json")

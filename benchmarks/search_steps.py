@@ -1,26 +1,31 @@
-"""How far the step times of a recorded study hold: beside the sum over their blocks, and measured twice.
+"""The step times of a recorded study: measured, and how far they hold beside the sum over their blocks, and twice.
 
-A disturbance of some minutes or an hour only ever makes steps longer, and a table does not show it. What the parts of
-a network take is known from many networks; a step that is not their sum is measured again.
+The backbone's step is measured first, then every network's, then some a second time. A disturbance of some minutes or
+an hour only ever makes steps longer, and a table does not show it. What the parts of a network take is known from many
+networks; a step that is not their sum is measured again.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from benchmarks.search_table import Record, short
-from benchmarks.search_trials import untrained
+from benchmarks.search_trials import backbone_measured, refuse_other_pace, untrained
 
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.search.choices import Point
 from efficientnetv2.search.proxy import Proxy
 from efficientnetv2.search.steptime import StepTimes
 
 # What the sum over the parts is held to, as a share of the step.
 APART = 0.15
-# So often a step is measured again that is further apart. Ours.
-_TIMES = 2
+# So often a step is measured again that is further apart; so many networks are timed a second time. Ours.
+_TIMES, _TWICE = 2, 40
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Step:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Step | None:
-        """Of a row, or of what came of longer training; None where none was measured."""
+        """Of a row, or of a second measurement; None where none was measured."""
         if not row["step_seconds"]:
             return None
         return cls(float(row["step_seconds"]), float(row["step_spread"] or 0))
@@ -62,11 +67,79 @@ def step_errors(rows: Sequence[Mapping[str, str]]) -> list[float]:
     ]
 
 
-def twice(rows: Sequence[Mapping[str, str]], pairs: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Of every network that was trained longer, whether its step then agreed with that of its trial."""
+def twice(rows: Sequence[Mapping[str, str]], again: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Of every network whose step was measured a second time, whether the two agree."""
     first = {int(row["number"]): Step.of(row) for row in rows}
-    both = [(first[one["number"]], Step.of(one)) for one in pairs]
+    both = [(first[one["number"]], Step.of(one)) for one in again]
     return [one.agrees(other) for one, other in both if one and other]
+
+
+def timed(kept: Record, proxy: Proxy, by: Mapping[str, str], *, retime: bool = False) -> list[int]:
+    """Time what has not been timed of a table's networks: the backbone, each of them, and some a second time.
+
+    Args:
+        kept: the table, filled.
+        proxy: how its networks were tried.
+        by: machine and code, which have to be the same for all of them.
+        retime: measure all of them anew.
+
+    Returns:
+        The numbers of those that are in doubt.
+
+    Raises:
+        SystemExit: another machine or code has begun to, or this one while it was faster or slower; or a step can't be
+            measured.
+    """
+    there = kept.common
+    if "backbone" in there and not retime:
+        if differing := [name for name in by if there[name] != by[name]]:
+            raise SystemExit(
+                f"The steps of {kept.table} are of another {', '.join(differing)}; --retime measures them anew."
+            )
+        refuse_other_pace(kept.about, kept.space, proxy, "measure all of them anew with --retime")
+    else:
+        kept.forget_steps()
+        proxy.times.unlink(missing_ok=True)  # of other steps
+        backbone = backbone_measured(kept.space, proxy).to_json()
+        write_text_atomically(kept.about, json.dumps({**there, **by, "backbone": backbone}, indent=1) + "\n")
+    points = kept.points()
+    for row in kept.rows():
+        if row["top1"] and not row["step_seconds"]:
+            _time(kept, int(row["number"]), points, proxy)
+    doubtful = time_again(kept, proxy)
+    _time_some_twice(kept, points, proxy)
+    return doubtful
+
+
+def _time(kept: Record, number: int, points: Sequence[Point], proxy: Proxy) -> None:
+    network = kept.space.decode(points[number])
+    foretold = _times(proxy).foretold(network)  # by others' parts: its own are known only afterwards
+    found = untrained(network, proxy)
+    kept.change(
+        number,
+        step_seconds=short(found.step_seconds),
+        step_spread=short(found.step_spread),
+        step_foretold="" if foretold is None else short(foretold),
+    )
+    print(f"network {number}: step {1000 * (found.step_seconds or 0):.4g} ms", flush=True)
+
+
+def _time_some_twice(kept: Record, points: Sequence[Point], proxy: Proxy) -> None:
+    done = kept.timed_twice()
+    timed_ones = [int(row["number"]) for row in kept.rows() if row["step_seconds"]]
+    places = np.linspace(0, len(timed_ones) - 1, _TWICE).round().astype(int) if timed_ones else ()
+    for number in dict.fromkeys(timed_ones[place] for place in places):
+        if any(one["number"] == number for one in done):
+            continue
+        found = untrained(kept.space.decode(points[number]), proxy)
+        step = {"step_seconds": short(found.step_seconds), "step_spread": short(found.step_spread)}
+        done.append({"number": number, **step})
+        write_text_atomically(kept.twice, json.dumps(done, indent=1) + "\n")
+
+
+def _times(proxy: Proxy) -> StepTimes:
+    device = torch.device(proxy.device)
+    return StepTimes(proxy.times, proxy.recipe, num_classes=proxy.num_classes, device=device)
 
 
 def time_again(kept: Record, proxy: Proxy) -> list[int]:
@@ -82,8 +155,7 @@ def time_again(kept: Record, proxy: Proxy) -> list[int]:
     Returns:
         The numbers of those that are still in doubt.
     """
-    device = torch.device(proxy.device)
-    times = StepTimes(proxy.times, proxy.recipe, num_classes=proxy.num_classes, device=device)
+    times = _times(proxy)
     networks = [kept.space.decode(point) for point in kept.points()]
     sure: set[int] = set()
 

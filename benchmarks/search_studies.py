@@ -73,8 +73,11 @@ def rows_recorded(table: Path, common: dict[str, Any]) -> list[dict[str, str]]:
     for file in (table, table.with_suffix(".json")):
         if not file.exists():
             raise SystemExit(f"{file} is not there.")
-    begun(table.with_suffix(".json"), common, SAME, "leave --recorded out")
-    rows = Record(table, Space.from_json(common["space"])).rows()
+    kept = Record(table, Space.from_json(common["space"]))
+    if "backbone" not in kept.common:
+        raise SystemExit(f"{table} is not at its end: its steps have not been timed.")
+    begun(kept.about, common, SAME, "leave --recorded out, or time its steps anew (search_record --retime)")
+    rows = kept.rows()
     return sorted(rows, key=lambda row: int(row["number"]))
 
 

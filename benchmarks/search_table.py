@@ -20,6 +20,7 @@ MEASURED = (
     "top1", "step_seconds", "step_spread", "step_foretold", "parameters", "multiply_adds", "peak_memory_bytes",
     "epochs", "seconds", "curve", "failure",
 )  # fmt: skip
+STEP = ("step_seconds", "step_spread", "step_foretold")
 
 
 @dataclass
@@ -56,6 +57,21 @@ class Record:
         return self.table.with_suffix(".json")
 
     @property
+    def common(self) -> dict[str, Any]:
+        """What stands there."""
+        found: dict[str, Any] = json.loads(self.about.read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def twice(self) -> Path:
+        """The second measurements of some steps."""
+        return self.table.with_name(f"{self.table.stem}_twice.json")
+
+    def timed_twice(self) -> list[dict[str, Any]]:
+        """Those that are there."""
+        return json.loads(self.twice.read_text(encoding="utf-8")) if self.twice.exists() else []
+
+    @property
     def longer(self) -> Path:
         """What became of those that were trained longer."""
         return self.table.with_name(f"{self.table.stem}_longer.json")
@@ -79,6 +95,11 @@ class Record:
     def change(self, number: int, **found: Any) -> None:
         """Let other values stand in some columns of a row."""
         self._write([row | (found if int(row["number"]) == number else {}) for row in self.rows()])
+
+    def forget_steps(self) -> None:
+        """Let no step be timed: what is measured anew is of another machine or another version of the code."""
+        self.twice.unlink(missing_ok=True)
+        self._write([row | dict.fromkeys(STEP, "") for row in self.rows()])
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         text = io.StringIO()

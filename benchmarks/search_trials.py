@@ -39,10 +39,11 @@ Asked, Answer = TypeVar("Asked"), TypeVar("Answer")
 
 DRAWN_BY = Key.of(0).fold("search record")
 SEED = 0  # of a trial
-# What a table has in common with whoever is compared with it; and with whoever goes on with it, for step times of two
-# versions of the code do not belong into one.
-SAME = ("space", "asked", "pictures", "seeds", "hardware")
-GONE_ON_WITH = (*SAME, "code")
+# What a table has in common with whoever goes on with it; and its step times besides, for those of two machines or of
+# two versions of the code do not belong into one; and what it has in common with whoever is compared with it.
+GONE_ON_WITH = ("space", "asked", "pictures", "seeds")
+TIMED_BY = ("hardware", "code")
+SAME = (*GONE_ON_WITH, "hardware")
 # Share by which the backbone's step may differ from what it was when a table was begun, and how often it is measured to
 # know it: a disturbance only ever adds. Ours.
 OTHER_PACE, _TIMED = 0.1, 3
@@ -160,6 +161,10 @@ def at_once(
     keys: Sequence[Asked], trial: Callable[[Asked], Answer], workers: int
 ) -> Iterator[tuple[Asked, Answer]]:
     """What trials come to as they end, so many at a time; closed, it begins no more of them."""
+    if workers == 1:
+        for key in keys:
+            yield key, trial(key)
+        return
     with ThreadPoolExecutor(workers) as pool:
         begun = {pool.submit(trial, key): key for key in keys}
         try:
@@ -227,7 +232,7 @@ def refuse_other_pace(about: Path, space: Space, proxy: Proxy, advice: str) -> N
 
 
 def in_common(space: Space, asked: Recipe, manifest: Manifest, proxy: Proxy) -> dict[str, Any]:
-    """What has to be the same in whoever goes on with a table (``GONE_ON_WITH``), or is compared with it (``SAME``)."""
+    """What has to be the same in whoever goes on with a table, times its steps, or is compared with it."""
     return {
         "space": space.to_json(),
         "asked": asked.to_json(),

@@ -70,13 +70,22 @@ def test_a_record_goes_on_where_it_was(class_folders, tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def rows_of() -> list[dict[str, str]]:
+        return list(csv.DictReader(table.read_text().splitlines()))
+
     assert run(2).count(" of 2: ") == 2
-    first = table.read_text().splitlines()
-    said = run(3, "--longer", "2", "--longer-epochs", "2")
+    first = rows_of()
+    said = run(3, "--longer", "2", "--longer-epochs", "2", "--workers", "2")
     assert said.count(" of 3: ") == 1
     assert "Kendall's tau of 2 networks" in said
-    assert table.read_text().splitlines()[:3] == first
-    rows = list(csv.DictReader(table.read_text().splitlines()))
+    rows = rows_of()
+    # A step that is not the sum of its parts, as a busy machine's may not be, is measured again.
+    steps = ("step_seconds", "step_spread", "step_foretold")
+    for before, now in zip(first, rows, strict=False):
+        assert {name: value for name, value in before.items() if name not in steps} == {
+            name: value for name, value in now.items() if name not in steps
+        }
+    assert all(float(row["step_seconds"]) > 0 for row in rows)
     space, about = small(), json.loads(table.with_suffix(".json").read_text())
     for row, point in zip(rows, search_record.drawn(space, 3), strict=True):
         counted = cost(space.decode(point), image_px=32, num_classes=3).total
@@ -133,15 +142,13 @@ def test_who_fails_when_trained_longer_counts_for_no_rank(tmp_path, monkeypatch)
     def tried(space, point, proxy):
         assert proxy.seeds == (1,), "another one than that of the trials"
         number = next(numbers)
-        step = {"step_seconds": 0.2, "step_spread": 0.1}
         if number == 2:
-            return step | {"top1": None, "failure": "diverged: the loss"}
-        return step | {"top1": 0.1 * number, "failure": None}
+            return {"top1": None, "failure": "diverged: the loss"}
+        return {"top1": 0.1 * number, "failure": None}
 
     monkeypatch.setattr(search_record, "tried", tried)
     pairs = search_record.longer(recorded(tmp_path), PROXY, 4, 9.0)
     assert [one["number"] for one in pairs] == [0, 2, 3], "by accuracy, without the third"
-    assert {(one["step_seconds"], one["step_spread"]) for one in pairs} == {(0.2, 0.1)}, "measured once more"
     assert search_record.longer(recorded(tmp_path), PROXY, 4, 9.0) == pairs, "nothing is tried again"
 
 

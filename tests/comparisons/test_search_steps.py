@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from benchmarks import search_record, search_steps, search_trials
-from benchmarks.search_steps import Step, step_errors, time_again, twice
+from benchmarks.search_steps import Step, step_errors, time_again, timed, twice
 from benchmarks.search_table import MEASURED, Record
 from tests.comparisons.test_search_record import BACKBONE, COMMON, PROXY
 
@@ -51,7 +51,7 @@ def test_what_is_told_of_steps_by_hand():
     pairs = [pair(0, 0.103, 0.03), pair(1, 0.11, 0.03), pair(2, None, None), pair(21, 0.1, 0.1)]
     assert step_errors(rows) == pytest.approx([0.1] * 15 + [0.2] * 5)
     assert twice(rows, pairs) == [True, False]
-    said = search_record.claims(rows, pairs)
+    said = search_record.claims(rows, pairs, pairs)
     found = {name: (one["value"], one["n"]) for name, one in said.items()}
     assert found == {
         "search_step_foretold_error": (pytest.approx(0.1), 20),
@@ -120,11 +120,14 @@ def test_a_step_that_comes_out_otherwise_each_time_stays_in_doubt(tmp_path, monk
     assert float(kept.rows()[7]["step_seconds"]) == pytest.approx(1.3 * list(sums.values())[7], rel=1e-5)
 
 
+BY = {name: COMMON[name] for name in search_trials.TIMED_BY}
+
+
 @pytest.mark.parametrize(
     ("steps", "refused"),
     [((0.2, 0.105, 0.3), False), ((0.115, 0.12, 0.13), True), ((0.3, 0.08, 0.2), True)],
 )
-def test_a_table_is_gone_on_with_while_the_backbone_is_as_fast(steps, refused, tmp_path, monkeypatch):
+def test_steps_are_gone_on_with_while_the_backbone_is_as_fast(steps, refused, tmp_path, monkeypatch):
     """It took 100 ms; of three measurements the shortest counts, and may differ by a tenth."""
     left = list(steps)
 
@@ -138,19 +141,60 @@ def test_a_table_is_gone_on_with_while_the_backbone_is_as_fast(steps, refused, t
     kept.about.write_text(json.dumps(COMMON | {"backbone": BACKBONE}))
     if refused:
         with pytest.raises(SystemExit, match=r"took 100 ms when .* more than 10 % apart"):
-            search_record.begin(kept, COMMON, PROXY)
+            timed(kept, PROXY, BY)
     else:
-        search_record.begin(kept, COMMON, PROXY)
+        assert timed(kept, PROXY, BY) == []
     assert not left
 
 
-def test_a_table_is_gone_on_with_by_the_code_that_began_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(search_record, "refuse_other_pace", lambda *given: None)
+def test_steps_are_gone_on_with_by_the_code_and_machine_that_began_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(search_steps, "refuse_other_pace", lambda *given: None)
     kept = Record(tmp_path / "record.csv", small())
     kept.about.write_text(json.dumps(COMMON | {"backbone": BACKBONE}))
-    search_record.begin(kept, COMMON, PROXY)
-    with pytest.raises(SystemExit, match="of another code; give another --table"):
-        search_record.begin(kept, COMMON | {"code": "other"}, PROXY)
+    assert timed(kept, PROXY, BY) == []
+    for name in BY:
+        with pytest.raises(SystemExit, match=f"of another {name}; --retime measures them anew"):
+            timed(kept, PROXY, BY | {name: "other"})
+
+
+def test_every_step_is_timed_and_some_twice_and_all_anew_where_that_is_asked_for(tmp_path, monkeypatch):
+    """Ten networks, of which one diverged: nine steps, the sums of their parts; then by another code."""
+    kept, proxy, sums = study(tmp_path, {})
+    proxy.times.unlink()
+    for number in range(10):
+        kept.change(number, step_seconds="", step_spread="", top1="" if number == 4 else 0.5)
+    kept.about.write_text(json.dumps({"pictures": 3000}))
+    monkeypatch.setattr(search_steps, "refuse_other_pace", lambda *given: None)
+    monkeypatch.setattr(search_steps, "_TWICE", 3)
+    backbone = Measurement.from_json(BACKBONE)
+    monkeypatch.setattr(search_steps, "backbone_measured", lambda space, proxy: backbone)
+    came: list[int] = []
+
+    def untrained(network, proxy):
+        came.append(list(sums).index(network))
+        times = StepTimes(
+            proxy.times, proxy.recipe, num_classes=proxy.num_classes, device=torch.device("cpu")
+        )
+        names = part_names(network, image_px=times.image_px, num_classes=proxy.num_classes)
+        times.add(network, dict.fromkeys(names, PART_S))
+        return Measurement(1, 1, step_seconds=sums[network], step_spread=0.02, failure="not trained")
+
+    monkeypatch.setattr(search_steps, "untrained", untrained)
+    trained = [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert timed(kept, proxy, BY) == []
+    assert came == [*trained, 0, 5, 9]
+    assert kept.common == {"pictures": 3000, **BY, "backbone": BACKBONE}
+    rows = kept.rows()
+    steps = [float(rows[number]["step_seconds"]) for number in trained]
+    assert steps == pytest.approx([list(sums.values())[number] for number in trained], rel=1e-5)
+    assert rows[4]["step_seconds"] == ""
+    assert rows[0]["step_foretold"] == "", "nobody else's parts were known"
+    assert twice(rows, kept.timed_twice()) == [True] * 3
+    assert timed(kept, proxy, BY) == []
+    assert len(came) == 12, "nothing is measured again"
+    assert timed(kept, proxy, BY | {"code": "other"}, retime=True) == []
+    assert came[12:] == came[:12]
+    assert kept.common["code"] == "other"
 
 
 def test_another_line_of_code_is_another_code(tmp_path):

@@ -138,10 +138,11 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
         if proxy.memory_gib is not None:
             limit(device, proxy.memory_gib)
         quiet = Quiet(proxy.quiet)
-        step = step_time(architecture, proxy, device, quiet, verify=verify)
-        if proxy.latency:
-            step = replace(step, inference_seconds=_latency(architecture, proxy, device, quiet))
-        told.send(step)
+        if proxy.step_time != "unmeasured":
+            step = step_time(architecture, proxy, device, quiet, verify=verify)
+            if proxy.latency:
+                step = replace(step, inference_seconds=_latency(architecture, proxy, device, quiet))
+            told.send(step)
         if proxy.training_threads is not None:
             torch.set_num_threads(proxy.training_threads)
         with quiet.working():

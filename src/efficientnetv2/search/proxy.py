@@ -20,7 +20,7 @@ from efficientnetv2.training.recipe import Recipe
 # Of the training pictures, those that choose, unless the recipe says otherwise. Ours.
 CHOOSING = 0.2
 
-StepTimeBy = Literal["measured", "cached"]
+StepTimeBy = Literal["measured", "cached", "unmeasured"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,8 @@ class Proxy:
             many as steps are timed with.
         memory_gib: that a trial may take; None is what there is.
         step_time: ``measured``: of every network; ``cached``: where all of its parts are known from others, their sum,
-            and of every tenth network all the same, so that the sum stays true.
+            and of every tenth network all the same, so that the sum stays true; ``unmeasured``: of none, which leaves
+            no reward.
         times: file of the parts' times on this machine.
         quiet: folder by which the processes of this machine agree on who measures.
         latency: whether the time of a picture at inference is measured too.
