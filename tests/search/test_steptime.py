@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.arch.spec import Stage, blocks, fused
+from efficientnetv2.search import steptime
 from efficientnetv2.search.steptime import StepTimes, measure, part_names
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
@@ -76,6 +77,24 @@ def test_the_parts_add_up_to_the_step():
     assert all(seconds > 0 for seconds in found.parts.values())
     # Half as much or twice: this machine may be busy. Without the backward pass it would be a third.
     assert 0.5 < sum(found.parts[name] for name in names) / found.whole.median < 2
+
+
+@pytest.mark.parametrize(
+    ("rounds", "enough"),
+    [
+        ([0.05] * 11, False),
+        ([0.05] * 12, True),
+        ([0.4] * 4, False),
+        ([0.4] * 5, True),
+        ([0.05, 0.08] * 10, False),
+        ([0.05, 0.08] * 16, True),
+        ([0.4, 0.8] * 5, False),
+        ([0.4, 0.8] * 6, True),
+    ],
+)
+def test_unsteady_steps_are_timed_for_longer(rounds, enough):
+    """12 rounds or 2 s of steady ones; of others 12 rounds and 2 s."""
+    assert steptime._enough(rounds) == enough
 
 
 def test_a_network_never_measured_is_foretold_from_the_parts_of_others(tmp_path):

@@ -31,9 +31,11 @@ from efficientnetv2.training.loss import cross_entropy
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import State, begin
 
-# All ours. Rounds before those that count; rounds at least, and then until they fill so many seconds; where their
-# quartiles lie further apart than this share of the median, further rounds up to so many.
-_WARM_UP, _ROUNDS, _SECONDS, _UNSTEADY, _MOST_ROUNDS = 2, 5, 2.0, 0.1, 12
+# All ours. Rounds before those that count, and for how many seconds at least: a new process's memory comes to it in the
+# first second. Of those that count so many at least, and then until they fill so many seconds or, where they are short,
+# are so many; where their quartiles lie further apart than this share of the median, both.
+_WARM_UP, _WARM_UP_S = 2, 1.0
+_ROUNDS, _SECONDS, _UNSTEADY, _MANY_ROUNDS = 5, 2.0, 0.1, 12
 # Of a shape, the times in so many networks are kept; their median counts.
 _KEPT = 15
 
@@ -93,9 +95,9 @@ def measure(
         RuntimeError: memory ran out (``base.memory.is_out_of_memory``).
     """
     bench = _Bench.of(architecture, recipe, num_classes, device)
-    for _ in range(_WARM_UP):
-        bench.plain()
-        bench.in_parts()
+    warm: list[float] = []
+    while len(warm) < _WARM_UP or sum(warm) < _WARM_UP_S:
+        warm.append(bench.plain() + sum(bench.in_parts()))
     whole: list[float] = []
     parts: list[list[float]] = []
     while not _enough(whole):
@@ -111,11 +113,10 @@ def measure(
 def _enough(seconds: list[float]) -> bool:
     if len(seconds) < _ROUNDS:
         return False
-    if len(seconds) >= _MOST_ROUNDS:
-        return True
     spread = Spread.of(seconds)
     steady = spread.high - spread.low <= _UNSTEADY * spread.median
-    return steady and sum(seconds) >= min(_SECONDS, _MOST_ROUNDS * spread.median)
+    many, long = len(seconds) >= _MANY_ROUNDS, sum(seconds) >= _SECONDS
+    return many or long if steady else many and long
 
 
 class StepTimes:
