@@ -32,10 +32,20 @@ def verbs():
     return typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
+def examples(source: Path) -> list[list[str]]:
+    """The words of every example in the help of a command."""
+    lines = re.findall(r"^ *- `effnetv2 (.*)`$", source.read_text(encoding="utf-8"), re.MULTILINE)
+    return [shlex.split(line) for line in lines]
+
+
 ALL = [
     (page.name, words)
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     for words in commands(page)
+] + [
+    (source.name, words)
+    for source in sorted((ROOT / "src/efficientnetv2/commands").glob("*.py"))
+    for words in examples(source)
 ]
 
 
@@ -47,8 +57,11 @@ def test_every_command_of_the_docs_is_understood(page, words):
     verb, words = verbs()[words[0]], words[1:]
     while hasattr(verb, "commands"):  # such as search, which has verbs of its own
         verb, words = verb.commands[words[0]], words[1:]
-    parsed = verb.make_context(verb.name, words)
-    with_settings(named("finetune"), parsed.params.get("settings") or [])
+    given = verb.make_context(verb.name, words).params
+    recipe = given.get("recipe")
+    if recipe is None or "/" in recipe or recipe.endswith(".yaml"):
+        recipe = "finetune"
+    with_settings(named(recipe), given.get("settings") or [])
 
 
 def test_the_page_gives_the_settings_of_the_figure():

@@ -209,8 +209,8 @@ def test_pictures_that_become_rgb_are_counted_by_kind(tmp_path):
         noise(number + 5).convert("P").save(tmp_path / f"palette{number}.png")
     (note,) = check(read(tmp_path, require_labels=False), workers=1).notes
     assert note == (
-        "Read as RGB, but not stored so: 11 grey (three equal channels), 4 with an alpha channel (laid over white), "
-        "2 CMYK."
+        "Read as RGB, but not stored so: 10 grey (three equal channels), 4 with an alpha channel (laid over white), "
+        "2 CMYK, 1 grey of 16 bits (the upper 8 of them in three equal channels; of TIFFs the extra 'geo' reads all)."
     )
 
 

@@ -35,7 +35,7 @@ def augment(
     Examples:
     - `effnetv2 augment photos/`
     - `effnetv2 augment train.csv --set augment.flip=symmetries --set crop_area_min=0.7 --out sheet.png`
-    - `effnetv2 augment photos/ --recipe efficientnetv2_s --pictures 6`
+    - `effnetv2 augment photos/ --recipe efficientnetv2_s_paper --pictures 6`
     """
     from efficientnetv2.commands.augment_job import draw_sheet
 

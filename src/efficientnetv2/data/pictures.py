@@ -217,7 +217,9 @@ def not_rgb(image: Image.Image) -> str:
     """
     if _see_through(image):
         return "with an alpha channel (laid over white)"
-    if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16"):
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return "grey of 16 bits (the upper 8 of them in three equal channels; of TIFFs the extra 'geo' reads all)"
+    if image.mode in ("1", "L", "F"):
         return "grey (three equal channels)"
     return "" if image.mode in ("RGB", "RGBX", "P", "YCbCr", "HSV") else image.mode
 
