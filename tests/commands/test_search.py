@@ -136,12 +136,17 @@ def test_the_network_found_is_trained_by_its_file(found):
     network = read(found / "study/found.yaml")
     assert SPACE.encode(network) == tuple(best["point"])
     train = ["effnetv2", "train", f"{found}/study/pictures.csv", "--model", f"{found}/study/found.yaml"]
-    assert shlex.join(train) in done.stdout
+    assert shlex.join([*train, "--set", "minival=0.1"]) in done.stdout
     trained = effnetv2(
         "train", "study/pictures.csv", "--model", "study/found.yaml", "--epochs", 1, "--image-px", 32,
-        "--batch-images", 8, "--workers", 0, "--out", "run", cwd=found,
+        "--batch-images", 8, "--workers", 0, "--out", "run", "--set", "minival=0.1", cwd=found,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
+    given = (found / "study/pictures.csv").read_text().count(",minival")
+    assert given > 0
+    assert (found / "run/manifest.csv").read_text().count(",minival") == given, (
+        "those that chose among networks"
+    )
     assert load(found / "run/model.safetensors").architecture == network
     again = effnetv2(
         "train", "study/pictures.csv", "--model", "study/found.yaml", "--out", "run", "--resume", cwd=found
@@ -170,7 +175,7 @@ def test_a_larger_network_can_be_made_of_the_one_found(found):
     small = SPACE.decode(tuple(answer(found / "study", "show")["rows"][2]["point"]))
     assert read(file) == grow(small, compound(1), eval_px=32).architecture
     assert "pictures of 40 px" in done.stdout
-    assert f"--model {shlex.quote(str(file))} --image-px 32 --set eval_px=40\n" in done.stdout
+    assert f"--model {shlex.quote(str(file))} --image-px 32 --set eval_px=40 --set minival=0.1\n" in done.stdout
     done = here("search", "export", found / "study", "--grow", "xl")
     assert done.returncode == 2
     assert "'xl' is no way to grow: give m or l" in done.stderr

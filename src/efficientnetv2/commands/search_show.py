@@ -232,6 +232,8 @@ def export_found(
     screen.say(f"Written: {target}")
     if read.folder.pictures_file.exists():
         words = ["effnetv2", "train", str(read.folder.pictures_file), "--model", str(target), *sized]
+        # Else those that chose among networks, which the table calls minival, would be left aside.
+        words += ["--set", "minival=0.1"]
         screen.say(f"Train it fully, judged by pictures that the search did not see: {shlex.join(words)}")
 
 
