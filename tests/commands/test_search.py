@@ -175,7 +175,9 @@ def test_a_larger_network_can_be_made_of_the_one_found(found):
     small = SPACE.decode(tuple(answer(found / "study", "show")["rows"][2]["point"]))
     assert read(file) == grow(small, compound(1), eval_px=32).architecture
     assert "pictures of 40 px" in done.stdout
-    assert f"--model {shlex.quote(str(file))} --image-px 32 --set eval_px=40 --set minival=0.1\n" in done.stdout
+    assert (
+        f"--model {shlex.quote(str(file))} --image-px 32 --set eval_px=40 --set minival=0.1\n" in done.stdout
+    )
     done = here("search", "export", found / "study", "--grow", "xl")
     assert done.returncode == 2
     assert "'xl' is no way to grow: give m or l" in done.stderr

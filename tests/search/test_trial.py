@@ -250,9 +250,14 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
         quiet=tmp_path / "quiet",
         seeds=(),
         latency=False,
+        step_time="measured",
     )
     child.tried(told, TINY, proxy, verify=True, scratch=tmp_path)
     assert came == ["memory kept", "timed", None, Trained((), 1)]
+    came.clear()
+    proxy.step_time = "unmeasured"
+    child.tried(told, TINY, proxy, verify=True, scratch=tmp_path)
+    assert came == ["memory kept", Trained((), 1)], "no step is timed, nor told of"
 
 
 @pytest.mark.parametrize(("share", "trained"), [(1, 1), (None, 2)])
