@@ -35,7 +35,7 @@ from benchmarks.land_cover_runs import (
     SPLITS,
     Validation,
     Work,
-    at_once,
+    each,
     pretrained,
     validated,
 )
@@ -66,7 +66,7 @@ BALANCING = (
 
 def pretrain(work: Work) -> None:
     """The two starts that have seen aerial pictures."""
-    at_once(pretrained, work, list(PRETRAINING))
+    each(pretrained, work, list(PRETRAINING))
 
 
 def wide(work: Work) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def wide(work: Work) -> dict[str, Any]:
         longer = FROM_SCRATCH if start == "none" else ()
         words = work.words(start, [*work.small, *longer, balance])
         asked[split, f"{name} {balance}"] = Validation(f"wide/{split}/{name}_{_slug(balance)}", words, split)
-    reports = at_once(validated, work, list(asked.values()))
+    reports = each(validated, work, list(asked.values()))
     found: dict[str, Any] = {}
     for (split, name), report in zip(asked, reports, strict=True):
         found.setdefault(split, {})[name] = report
@@ -94,17 +94,17 @@ def balancing(work: Work) -> dict[str, Any]:
         )
         for balance, seed in product(BALANCING, range(SEEDS))
     }
-    each: dict[str, list[float]] = {}
-    for (balance, _), report in zip(asked, at_once(validated, work, list(asked.values())), strict=True):
-        each.setdefault(balance, []).append(report["macro_f1"])
-    without = each[BALANCING[0]]
+    scores: dict[str, list[float]] = {}
+    for (balance, _), report in zip(asked, each(validated, work, list(asked.values())), strict=True):
+        scores.setdefault(balance, []).append(report["macro_f1"])
+    without = scores[BALANCING[0]]
     return {
         balance: {
             "macro_f1": values,
             "gain": statistics.fmean(gains),
             "gain_interval": interval(gains) if len(set(gains)) > 1 else (gains[0], gains[0]),
         }
-        for balance, values in each.items()
+        for balance, values in scores.items()
         for gains in [[value - base for value, base in zip(values, without, strict=True)]]
     }
 
@@ -114,7 +114,7 @@ def best(work: Work) -> dict[str, Any]:
     tries = tuple(f"weights={start} {balance}" for start in work.starts.values() for balance in BALANCED)
     words, more = work.words(work.weights, work.full), {"tries": tries, "try_settings": work.small}
     asked = [Validation(f"best/{split}", words, split, more) for split in SPLITS]
-    return dict(zip(SPLITS, at_once(validated, work, asked), strict=True))
+    return dict(zip(SPLITS, each(validated, work, asked), strict=True))
 
 
 def claim(found: dict[str, Any], command: str) -> None:
@@ -154,7 +154,8 @@ def run(work: Work, steps: Sequence[str] = STEPS) -> None:
         "pictures": read(work.pictures).digest(),
         "weights": hashlib.blake2b(Path(work.weights).read_bytes(), digest_size=16).hexdigest(),
         "aerial": read(work.aerial).digest(),
-        "settings": [*work.always, *work.small, *work.full],
+        "settings": [*work.always, *work.small, *work.full, *FROM_SCRATCH],
+        "pretraining": {name: list(settings) for name, settings in PRETRAINING.items()},
     }
     begun(work.kept / "about.json", common, tuple(common), f"move {work.kept} away")
     file = RESULTS / "land_cover.json"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.at_once import at_once
 from benchmarks.finetune_land_cover import KNOWN
 from benchmarks.record import RESULTS
 
@@ -33,6 +36,10 @@ ALWAYS = tuple(
 )
 SMALL = ("progressive.image_px={start: 96, end: 128}", "epochs=4", "validate_epochs=4")
 FULL = ("progressive.image_px={start: 160, end: 288}", "epochs=10", "validate_epochs=10")
+# Of a report, what is kept as it stands.
+TOLD = (
+    "top1", "macro_f1", "over_folds", "linear_probe", "linear_probe_macro_f1", "splits_compared", "wall_s",
+)  # fmt: skip
 PRETRAINING = {"aerial": ("epochs=20",), "both": ("epochs=5",)}
 
 
@@ -125,16 +132,7 @@ def told(report: dict[str, Any]) -> dict[str, Any]:
     """What is kept of a report."""
     support = {name: one["support"] for name, one in report["per_class"].items()}
     share = max(support.values()) / sum(support.values())
-    names = (
-        "top1",
-        "macro_f1",
-        "over_folds",
-        "linear_probe",
-        "linear_probe_macro_f1",
-        "splits_compared",
-        "wall_s",
-    )
-    return {name: report[name] for name in names} | {
+    return {name: report[name] for name in TOLD} | {
         "intervals": {name: report["intervals"][name] for name in ("top1", "macro_f1")},
         "per_class_f1": {name: one["f1"] for name, one in report["per_class"].items()},
         # Always the most frequent class: F1 of it alone, 0 of all others.
@@ -154,19 +152,15 @@ def chosen(report: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def at_once(does: Any, work: Work, asked: Sequence[Any]) -> list[Any]:
-    """What comes of each, so many at a time."""
-    if work.workers == 1:
-        return [does(work, one) for one in asked]
+def each(does: Callable[[Work, Any], Any], work: Work, asked: Sequence[Any]) -> list[Any]:
+    """What comes of each, in order; so many at a time, each in a process with its share of the processor."""
     share = max(1, torch.get_num_threads() // work.workers)
-    pool = ProcessPoolExecutor(work.workers, get_context("spawn"), _begin_worker, (share,))
-    try:
-        futures = [pool.submit(does, work, one) for one in asked]
-        for one in as_completed(futures):
-            one.result()  # an error ends all
-        return [one.result() for one in futures]
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    def processes(workers: int) -> Executor:
+        return ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (share,))
+
+    with closing(at_once(asked, partial(does, work), work.workers, processes)) as found:
+        return [answer for _, answer in sorted(found, key=lambda pair: asked.index(pair[0]))]
 
 
 def _begin_worker(threads: int) -> None:

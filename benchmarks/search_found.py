@@ -32,11 +32,11 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+from benchmarks.at_once import at_once
 from benchmarks.record import RESULTS, begun, hardware, interval, record
 from benchmarks.search_studies import ENDLESS, best_recorded, rows_recorded, searched, trials_of
 from benchmarks.search_trials import (
     asked_recipe,
-    at_once,
     in_common,
     machine,
     pictures_file,

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.at_once import at_once
 from benchmarks.record import RESULTS, median_interval, record
 from benchmarks.search_steps import APART, step_errors, timed, twice
 from benchmarks.search_table import MEASURED, Record, short
@@ -43,7 +44,6 @@ from benchmarks.search_trials import (
     GONE_ON_WITH,
     TIMED_BY,
     asked_recipe,
-    at_once,
     drawn,
     in_common,
     proxy_of,

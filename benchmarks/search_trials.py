@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,8 +33,6 @@ from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.settle import settle
-
-Asked, Answer = TypeVar("Asked"), TypeVar("Answer")
 
 DRAWN_BY = Key.of(0).fold("search record")
 SEED = 0  # of a trial
@@ -155,23 +152,6 @@ def proxy_of(manifest: Manifest, recipe: Recipe, folder: Path) -> Proxy:
 def sharing(proxy: Proxy, workers: int) -> Proxy:
     """How networks are tried where so many train at once, each on its share of the processor."""
     return replace(proxy, training_threads=max(1, (proxy.threads or 1) // workers))
-
-
-def at_once(
-    keys: Sequence[Asked], trial: Callable[[Asked], Answer], workers: int
-) -> Iterator[tuple[Asked, Answer]]:
-    """What trials come to as they end, so many at a time; closed, it begins no more of them."""
-    if workers == 1:
-        for key in keys:
-            yield key, trial(key)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        begun = {pool.submit(trial, key): key for key in keys}
-        try:
-            for one in as_completed(begun):
-                yield begun[one], one.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def machine() -> str:

@@ -157,3 +157,12 @@ def test_runs_of_a_long_table_are_kept_beyond_the_folder_that_they_lie_in(tmp_pa
     assert (given["top1"], given["train_s"]) == (0.5, 60.0)
     reproduced.settle(kept, here)
     assert json.loads((here / "grow_vanilla_0/report.json").read_text()) == told, "what is there stays"
+
+
+def test_times_of_one_seed_are_of_one_machine(tmp_path):
+    for name, machine in (("a_0", "one"), ("b_0", "one"), ("a_1", "two"), ("b_1", "two")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"hardware": machine}))
+    reproduced.refuse_mixed(tmp_path)
+    (tmp_path / "b_1.json").write_text(json.dumps({"hardware": "three"}))
+    with pytest.raises(SystemExit, match="runs with seed 1 were made on three and on two"):
+        reproduced.refuse_mixed(tmp_path)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from benchmarks import search_found, search_record, search_studies, search_trials
+from benchmarks.at_once import at_once
 from benchmarks.record import begun, median_interval
 from tests.conftest import COLOURS, paint
 
@@ -181,6 +182,14 @@ def test_what_a_table_has_in_common_is_written_by_nobody_else(tmp_path):
     with pytest.raises(SystemExit, match=r"record\.json is not there"):
         search_studies.best_recorded(table, 3, COMMON)
     assert not table.with_suffix(".json").exists()
+
+
+def test_a_table_whose_steps_are_not_timed_compares_with_nothing(tmp_path):
+    table = recorded(tmp_path).table
+    untimed = {name: COMMON[name] for name in search_trials.GONE_ON_WITH}
+    table.with_suffix(".json").write_text(json.dumps(untimed))
+    with pytest.raises(SystemExit, match="its steps have not been timed"):
+        search_studies.best_recorded(table, 3, COMMON)
 
 
 @pytest.mark.parametrize("file", ["record.csv", "record_longer.json"])
@@ -368,9 +377,9 @@ def test_two_train_at_once_and_whoever_has_enough_ends_both():
         both.wait()
         return 10 * key
 
-    assert sorted(search_trials.at_once([1, 2, 3, 4], trial, 2)) == [(1, 10), (2, 20), (3, 30), (4, 40)]
+    assert sorted(at_once([1, 2, 3, 4], trial, 2)) == [(1, 10), (2, 20), (3, 30), (4, 40)]
     began.clear()
-    with closing(search_trials.at_once(range(100), trial, 2)) as found:
+    with closing(at_once(range(100), trial, 2)) as found:
         next(found)
     assert len(began) < 10, "no more are begun"
     four = replace(PROXY, threads=4)
