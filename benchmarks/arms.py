@@ -98,7 +98,7 @@ def refuse_other_hardware(pair: Sequence[Mapping[str, Any]]) -> None:
     if len(machines) > 1:
         raise SystemExit(
             f"Runs with seed {pair[0]['seed']} were made on {' and on '.join(sorted(machines))}, so their times do not "
-            "compare: delete measured.json and report.json of one kind in OUT, and run this again."
+            "compare: delete the folders of one kind in OUT, and run this again."
         )
 
 

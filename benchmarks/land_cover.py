@@ -5,15 +5,16 @@ Run: python -m benchmarks.land_cover PICTURES.csv WEIGHTS AERIAL [--workers 2] [
 PICTURES.csv has columns path, label, latitude and longitude; WEIGHTS were trained on ImageNet; AERIAL is a folder of
 aerial pictures to learn from first. Steps:
 
-pretrain   V2-B0 on AERIAL: from scratch, and from WEIGHTS
+pretrain   V2-B0 on AERIAL: from scratch, and from WEIGHTS; only what another step still needs
+best       in every fold the start and the balancing that are best inside its training pictures, small; these at full
+           size answer the fold. Both kinds of folds. This is the figure to quote.
 wide       every start (from scratch, WEIGHTS, aerial, both), with and without balancing, small (128 px, 4 epochs), on
            5 folds by spatial blocks and on 5 stratified ones; beside each the linear probe and the most frequent class
 balancing  every way of balancing, from WEIGHTS, small, 3 seeds, by spatial blocks
-best       in every fold the start and the balancing that are best inside its training pictures, small; these at full
-           size answer the fold. Both kinds of folds. This is the figure to quote.
 
 A stopped run goes on from --out; what a cross-validation came to is kept under results/land_cover/ and not done again,
-for all of it may take longer than a sitting. With `best` done the claims go into results/summary.json; what a step came
+for all of it may take longer than a sitting: pretrain and best want one, or --out kept; what is kept says by a digest
+which pretrained weights it began with. With `best` done the claims go into results/summary.json; what a step came
 to goes into results/land_cover.json. --workers N runs N cross-validations at once, each on its share of the processor:
 nothing here is a time.
 """
@@ -36,8 +37,7 @@ from benchmarks.land_cover_runs import (
     Validation,
     Work,
     each,
-    pretrained,
-    validated,
+    piece,
 )
 from benchmarks.record import RESULTS, begun, interval, record
 
@@ -45,7 +45,7 @@ from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.data.manifest import read
 
-STEPS = ("pretrain", "wide", "balancing", "best")
+STEPS = ("pretrain", "best", "wide", "balancing")
 SEEDS = 3
 FROM_SCRATCH = (
     "epochs=16",
@@ -57,6 +57,7 @@ BALANCING = (
     "balance=sqrt",
     "balance=effective",
     "balance=equal",
+    "balance=equal progressive.randaugment=2",
     "balance=equal rare_randaugment=2 progressive.randaugment=2",
     "balance=null class_weights=equal",
     "balance=null class_weights=effective",
@@ -64,57 +65,87 @@ BALANCING = (
 )
 
 
-def pretrain(work: Work) -> None:
-    """The two starts that have seen aerial pictures."""
-    each(pretrained, work, list(PRETRAINING))
+Asked = dict[tuple[Any, ...], Validation]
 
 
-def wide(work: Work) -> dict[str, Any]:
-    """Every start, with and without balancing, small, on both kinds of folds."""
-    starts = {"scratch": "none", **work.starts}
-    asked = {}
-    for split, (name, start), balance in product(SPLITS, starts.items(), BALANCED):
-        longer = FROM_SCRATCH if start == "none" else ()
-        words = work.words(start, [*work.small, *longer, balance])
-        asked[split, f"{name} {balance}"] = Validation(f"wide/{split}/{name}_{_slug(balance)}", words, split)
-    reports = each(validated, work, list(asked.values()))
-    found: dict[str, Any] = {}
-    for (split, name), report in zip(asked, reports, strict=True):
-        found.setdefault(split, {})[name] = report
-    return found
-
-
-def balancing(work: Work) -> dict[str, Any]:
-    """Every way of balancing over several seeds, from ImageNet's weights: macro-F1 less that without."""
-    asked = {
-        (balance, seed): Validation(
-            f"balancing/{_slug(balance)}_{seed}",
-            work.words(work.weights, [*work.small, *balance.split()], seed),
-            "spatial",
-        )
-        for balance, seed in product(BALANCING, range(SEEDS))
-    }
-    scores: dict[str, list[float]] = {}
-    for (balance, _), report in zip(asked, each(validated, work, list(asked.values())), strict=True):
-        scores.setdefault(balance, []).append(report["macro_f1"])
-    without = scores[BALANCING[0]]
-    return {
-        balance: {
-            "macro_f1": values,
-            "gain": statistics.fmean(gains),
-            "gain_interval": interval(gains) if len(set(gains)) > 1 else (gains[0], gains[0]),
-        }
-        for balance, values in scores.items()
-        for gains in [[value - base for value, base in zip(values, without, strict=True)]]
-    }
-
-
-def best(work: Work) -> dict[str, Any]:
-    """Start and balancing chosen inside the training folds, small; full size answers."""
+def best_asked(work: Work) -> Asked:
+    """By the kind of folds: start and balancing chosen inside the training folds, small; full size answers."""
     tries = tuple(f"weights={start} {balance}" for start in work.starts.values() for balance in BALANCED)
     words, more = work.words(work.weights, work.full), {"tries": tries, "try_settings": work.small}
-    asked = [Validation(f"best/{split}", words, split, more) for split in SPLITS]
-    return dict(zip(SPLITS, each(validated, work, asked), strict=True))
+    return {(split,): Validation(f"best/{split}", words, split, more) for split in SPLITS}
+
+
+def wide_asked(work: Work) -> Asked:
+    """By the kind of folds, start and balancing; from scratch, which takes longest, comes last."""
+    asked: Asked = {}
+    for (name, start), split, balance in product(
+        [*work.starts.items(), ("scratch", "none")], SPLITS, BALANCED
+    ):
+        longer = FROM_SCRATCH if start == "none" else ()
+        words = work.words(start, [*work.small, *longer, balance])
+        asked[split, name, balance] = Validation(f"wide/{split}/{name}_{_slug(balance)}", words, split)
+    return asked
+
+
+def balancing_asked(work: Work) -> Asked:
+    """By the way of balancing and the seed, from ImageNet's weights; what the wide comparison has too is the same."""
+    asked: Asked = {}
+    for balance, seed in product(BALANCING, range(SEEDS)):
+        shared = balance in BALANCED and seed == 0
+        name = f"wide/spatial/imagenet_{_slug(balance)}" if shared else f"balancing/{_slug(balance)}_{seed}"
+        words = work.words(work.weights, [*work.small, *balance.split()], seed)
+        asked[balance, seed] = Validation(name, words, "spatial", probe=shared)
+    return asked
+
+
+ASKED = {"best": best_asked, "wide": wide_asked, "balancing": balancing_asked}
+
+
+def told_of(name: str, found: dict[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
+    """What a step came to, as it is kept."""
+    if name == "balancing":
+        return gains({key: report["macro_f1"] for key, report in found.items()})
+    told: dict[str, Any] = {}
+    for (split, *rest), report in found.items():
+        if rest:
+            told.setdefault(split, {})[" ".join(rest)] = report
+        else:
+            told[split] = report
+    return told
+
+
+def gains(scores: dict[tuple[Any, ...], float]) -> dict[str, Any]:
+    """By the way of balancing: macro-F1 of every seed, and what that is over no balancing with the same seed.
+
+    Args:
+        scores: by way and seed.
+    """
+    told = {}
+    for balance in dict.fromkeys(way for way, _ in scores):
+        seeds = [seed for way, seed in scores if way == balance]
+        over = [scores[balance, seed] - scores[BALANCING[0], seed] for seed in seeds]
+        told[balance] = {
+            "macro_f1": [scores[balance, seed] for seed in seeds],
+            "gain": statistics.fmean(over),
+            "gain_interval": interval(over) if len(set(over)) > 1 else (over[0], over[0]),
+        }
+    return told
+
+
+def pretrain(work: Work, steps: Sequence[str], asked: dict[str, Asked]) -> None:
+    """What is not there of the pretrained starts and is still needed; beside it what needs none, for it takes a core.
+
+    Raises:
+        SystemExit: it is needed, but ``pretrain`` is not among the steps.
+    """
+    left = [one for ones in asked.values() for one in ones.values() if not work.is_kept(one)]
+    needed = {name for one in left for name in work.pretrained_of(one)}
+    missing = [name for name in PRETRAINING if name in needed and not work.model_of(name).exists()]
+    if missing and "pretrain" not in steps:
+        raise SystemExit(f"{work.out / 'pretrained'} lacks {' and '.join(missing)}: add pretrain to --only.")
+    if missing:
+        beside = [one for key, one in asked.get("wide", {}).items() if "imagenet" in key and one in left]
+        each(piece, work, [*missing, *beside])
 
 
 def claim(found: dict[str, Any], command: str) -> None:
@@ -157,15 +188,17 @@ def run(work: Work, steps: Sequence[str] = STEPS) -> None:
         "settings": [*work.always, *work.small, *work.full, *FROM_SCRATCH],
         "pretraining": {name: list(settings) for name, settings in PRETRAINING.items()},
     }
-    begun(work.kept / "about.json", common, tuple(common), f"move {work.kept} away")
     file = RESULTS / "land_cover.json"
-    kept = json.loads(file.read_text()) if file.exists() else {}
-    if "pretrain" in steps:
-        pretrain(work)
-    for name, step in (("wide", wide), ("balancing", balancing), ("best", best)):
-        if name in steps:
-            kept[name] = step(work)
-            write_text_atomically(file, json.dumps(kept, indent=1) + "\n")
+    begun(work.kept / "about.json", common, tuple(common), f"move {work.kept} and {file.name} away")
+    asked = {name: of(work) for name, of in ASKED.items() if name in steps}
+    pretrain(work, steps, asked)
+    kept: dict[str, Any] = {}
+    for name, ones in asked.items():
+        reports = each(piece, work, list(ones.values()))
+        # Read anew: another process may have done another step meanwhile.
+        kept = json.loads(file.read_text()) if file.exists() else {}
+        kept[name] = told_of(name, dict(zip(ones, reports, strict=True)))
+        write_text_atomically(file, json.dumps(kept, indent=1) + "\n")
     if "best" in steps:
         claim(kept["best"], "python -m benchmarks.land_cover PICTURES.csv WEIGHTS AERIAL")
     print(json.dumps({name: kept[name] for name in steps if name in kept}, indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.arms import same_numbers
 from benchmarks.at_once import at_once
 from benchmarks.finetune_land_cover import KNOWN
 from benchmarks.record import RESULTS
@@ -25,14 +27,18 @@ from efficientnetv2.commands.crossval_plan import FILE, Plan
 from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.train_job import train_and_report
 from efficientnetv2.commands.words import Words
+from efficientnetv2.search.child import die_with_parent
 
 SPLITS = {"spatial": "place", "stratified": "class"}
 FOLDS = 5
 # Pictures without an upright whose subject lies at the centre; how large and how long comes with the step.
-ALWAYS = tuple(
-    setting
-    for setting in KNOWN
-    if not setting.startswith(("progressive.image_px", "epochs", "validate_epochs"))
+ALWAYS = (
+    *(
+        setting
+        for setting in KNOWN
+        if not setting.startswith(("progressive.image_px", "epochs", "validate_epochs"))
+    ),
+    *same_numbers("cpu"),
 )
 SMALL = ("progressive.image_px={start: 96, end: 128}", "epochs=4", "validate_epochs=4")
 FULL = ("progressive.image_px={start: 160, end: 288}", "epochs=10", "validate_epochs=10")
@@ -67,6 +73,24 @@ class Work:
     full: tuple[str, ...] = FULL
     workers: int = 1
 
+    def model_of(self, name: str) -> Path:
+        """The weights that one of the pretrainings ends with."""
+        return self.out / "pretrained" / name / "model.safetensors"
+
+    def kept_of(self, asked: Validation) -> Path:
+        """The file of what a cross-validation came to."""
+        return self.kept / f"{asked.name}.json"
+
+    def is_kept(self, asked: Validation) -> bool:
+        """Whether it has been done."""
+        return self.kept_of(asked).exists()
+
+    def pretrained_of(self, asked: Validation) -> list[str]:
+        """The pretrainings that a cross-validation begins with, or may choose."""
+        words = [f"weights={asked.words.weights}", *asked.more.get("tries", ())]
+        begun = {word.split()[0].removeprefix("weights=") for word in words}
+        return [name for name in PRETRAINING if self.starts[name] in begun]
+
     @property
     def starts(self) -> dict[str, str]:
         """Weights to begin with, by name."""
@@ -94,12 +118,22 @@ class Validation:
         words: the recipe.
         split: kind of folds.
         more: of its plan.
+        probe: fit linear probes on its folds too.
     """
 
     name: str
     words: Words
     split: str
     more: dict[str, Any] = field(default_factory=dict)
+    probe: bool = True
+
+
+def piece(work: Work, asked: str | Validation) -> dict[str, Any]:
+    """A pretraining, by its name, or a cross-validation."""
+    if isinstance(asked, str):
+        pretrained(work, asked)
+        return {}
+    return validated(work, asked)
 
 
 def pretrained(work: Work, name: str) -> None:
@@ -109,21 +143,24 @@ def pretrained(work: Work, name: str) -> None:
     small = [one for one in work.small if not one.startswith(("epochs", "validate_epochs"))]
     # Pooling is that of the pictures to come, whose subject lies at the centre; of these it does not.
     words = work.words(start, [*small, *PRETRAINING[name], "pooling=mean"])
-    train_and_report(words, Source(work.aerial), _place(out, (out / "recipe.yaml").exists()))
+    train_and_report(words, Source(work.aerial), _place(out, (out / "recipe.yaml").exists(), probe=False))
 
 
 def validated(work: Work, asked: Validation) -> dict[str, Any]:
     """What a cross-validation came to: done, gone on with, or read."""
-    kept, out = work.kept / f"{asked.name}.json", work.out / asked.name
+    kept, out = work.kept_of(asked), work.out / asked.name
     if not kept.exists():
         if not (out / "report.json").exists():
             print(f"\n{out}", flush=True)
             plan = Plan(folds=FOLDS, by=SPLITS[asked.split], **asked.more)
-            crossvalidate(asked.words, Source(work.pictures), _place(out, (out / FILE).exists()), plan)
+            place = _place(out, (out / FILE).exists(), probe=asked.probe)
+            crossvalidate(asked.words, Source(work.pictures), place, plan)
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
         names = {start: name for name, start in work.starts.items()}
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(kept, json.dumps(told(report) | chosen(report, names), indent=1) + "\n")
+        began = {name: _digest(work.model_of(name)) for name in work.pretrained_of(asked)}
+        whole = told(report) | chosen(report, names) | ({"pretrained": began} if began else {})
+        write_text_atomically(kept, json.dumps(whole, indent=1) + "\n")
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
     return found
 
@@ -164,12 +201,17 @@ def each(does: Callable[[Work, Any], Any], work: Work, asked: Sequence[Any]) -> 
 
 
 def _begin_worker(threads: int) -> None:
+    die_with_parent()
     keep_freed_memory()  # as the program does
     torch.set_num_threads(threads)
 
 
-def _place(out: Path, begun: bool) -> Place:
-    return Place(out=out, resume=begun, device="cpu", workers=0)
+def _place(out: Path, begun: bool, *, probe: bool) -> Place:
+    return Place(out=out, resume=begun, device="cpu", workers=0, probe=probe)
+
+
+def _digest(file: Path) -> str:
+    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
 
 
 def _named(settings: str, names: dict[str, str]) -> str:

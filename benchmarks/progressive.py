@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -95,6 +96,7 @@ STRENGTHS: Mapping[str, tuple[float, float]] = {
 RATES = (2e-3, 1e-3, 4e-3)  # the recipe's own first
 FIXED, PROGRESSIVE, EQUAL_TIME = "fixed", "progressive", "fixed, equal time"
 BOTH = (FIXED, PROGRESSIVE)
+SEEDS = 5
 HOPELESS = 0.03  # so far below the best, a stronger regularization won't be the best: ours, 3 standard errors of tuning
 _TUNING = 1_000  # seed of what tuning draws; no seed of the comparison
 
@@ -174,11 +176,17 @@ def compared(
             found[arm].append(
                 measured(here, cell(arm, "run", choices[arm], regime, regime.epochs, runs.device), seed)
             )
+        refuse_other_hardware([found[arm][-1] for arm in BOTH])  # their times say how long the third is
         spent, whole = found[PROGRESSIVE][-1]["train_s"], found[FIXED][-1]["train_s"]
         epochs = regime.epochs * spent / whole
         shorter = cell(EQUAL_TIME, "run", choices[FIXED], regime, epochs, runs.device)
         found[EQUAL_TIME].append(measured(here, shorter, seed))
         refuse_other_hardware([rows[-1] for rows in found.values()])
+        if not math.isclose(found[EQUAL_TIME][-1]["epochs"], epochs, rel_tol=1e-3):
+            raise SystemExit(
+                f"{here.folder(shorter, seed)} is of other times than those that are there now: delete it, and run "
+                "this again."
+            )
         told = ", ".join(
             f"{arm} {rows[-1]['top1']:.1%} in {rows[-1]['train_s']:.0f} s (others had "
             f"{rows[-1]['others_cores']:.1f} cores)"
@@ -218,7 +226,7 @@ def main() -> None:
         "--tune", nargs="?", const="both", choices=("both", *BOTH),
         help="choose strengths and rates, and stop",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="benchmarks/results/progressive_REGIME otherwise")
     parser.add_argument(
@@ -262,7 +270,8 @@ def main() -> None:
             "arms": found,
         }
         (RESULTS / f"progressive_{options.regime}.json").write_text(json.dumps(raw, indent=1) + "\n")
-        command = f"python -m benchmarks.progressive IMAGENETTE --regime {options.regime} --record"
+        seeds = "" if options.seeds == SEEDS else f" --seeds {options.seeds}"
+        command = f"python -m benchmarks.progressive IMAGENETTE --regime {options.regime}{seeds} --record"
         for name, (figure, unit) in paired.items():
             record(name, unit=unit, command=command, **asdict(figure))
         progressive_figure.write(options.regime)

@@ -69,6 +69,11 @@ def hardware() -> str:
     return f"{os.cpu_count()} cores, {model}"
 
 
+def as_typed(file: Path) -> str:
+    """A file of the results as one types it at the top of the repository; of another place its name alone."""
+    return f"benchmarks/results/{file.name}" if file.resolve().parent == RESULTS.resolve() else file.name
+
+
 def interval(values: list[float]) -> tuple[float, float]:
     """95 % interval of the mean of several runs."""
     half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5

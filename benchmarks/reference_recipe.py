@@ -5,8 +5,9 @@ Run: python -m benchmarks.reference_recipe PICTURES --out FILE.json [--epochs 10
 From pytorch/vision, references/classification (README, "EfficientNet-V2"): SGD with momentum 0.9, rate 0.5 for 1,024
 pictures (here in proportion to the batch), linear warm-up (5 of 600 epochs there, 1 here) from a hundredth, cosine;
 weight decay 2e-5, none of norms; TrivialAugment, random erasing 0.1, label smoothing 0.1, mixup 0.2 or CutMix 1.0; a
-moving average every 32 steps that spans the same share of the run as there. Not taken over: repeated augmentation,
-which is for several processes, and the 600 epochs. The network is timm's, the one that the others train.
+moving average every 32 steps that spans the same share of the run as there. The rate changes with every step, not with
+every epoch: a tenth of so short a run would else be at a hundredth of it. Not taken over: repeated augmentation, which
+is for several processes, and the 600 epochs. The network is timm's, the one that the others train.
 
 Writes top-1 of the average on PICTURES/val, and the seconds of the steps, waiting for pictures included.
 """
@@ -75,9 +76,9 @@ def trained(train: DataLoader, classes: int, options: argparse.Namespace) -> tup
         lr=options.lr,
         momentum=0.9,
     )
-    warm = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=1)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, options.epochs - 1))
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, cosine], milestones=[1])
+    warm = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=steps)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps * (options.epochs - 1)))
+    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, cosine], milestones=[steps])
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.1)
     began = time.perf_counter()
     for epoch in range(options.epochs):
@@ -88,11 +89,11 @@ def trained(train: DataLoader, classes: int, options: argparse.Namespace) -> tup
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            schedule.step()
             if step % _EMA_STEPS == 0:
                 average.update_parameters(network)
                 if epoch < 1:  # while the rate warms up the average is the network
                     average.n_averaged.fill_(0)
-        schedule.step()
         print(f"epoch {epoch + 1} of {options.epochs}: loss {loss.item():.2f} ({steps} steps)", flush=True)
     return average, time.perf_counter() - began
 

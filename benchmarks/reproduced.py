@@ -35,7 +35,7 @@ from efficientnetv2.commands.reproduction.job import NAMES, Asked, reproduced
 from efficientnetv2.commands.reproduction.table import Table
 from efficientnetv2.commands.screen import Screen
 
-_OF_RUNS = ("5", "12", "13")
+_OF_RUNS = ("5", "8", "10", "12", "13")
 
 
 def claims(made: Table) -> dict[str, tuple[Paired, str]]:
@@ -109,6 +109,24 @@ def settle(place: Path, cells: Path) -> None:
             write_text_atomically(kept, json.dumps(told, indent=1) + "\n")
 
 
+class Keeping(Screen):
+    """Keeps what runs came to before each further one, for whoever looks at a stopped measurement, and for the next.
+
+    Args:
+        place: as for ``settle``.
+        cells: likewise.
+    """
+
+    def __init__(self, place: Path, cells: Path) -> None:
+        super().__init__(quiet=True)
+        self._place, self._cells = place, cells
+
+    def say(self, line: str) -> None:
+        """A line: of a run that begins, for instance."""
+        settle(self._place, self._cells)
+        super().say(line)
+
+
 def refuse_mixed(place: Path) -> None:
     """Times of runs with one seed are compared, so they are of one machine.
 
@@ -148,11 +166,10 @@ def main() -> None:
         lasting = options.record and name in _OF_RUNS and options.scale != "tiny"
         if lasting:
             settle(kept, cells)
-        try:
-            made, folder = reproduced(asked, Screen(quiet=True))
-        finally:
-            if lasting:
-                settle(kept, cells)
+        screen = Keeping(kept, cells) if lasting else Screen(quiet=True)
+        made, folder = reproduced(asked, screen)
+        if lasting:
+            settle(kept, cells)
         if lasting and name == "12":  # the one of these tables whose claim is a time
             refuse_mixed(kept)
         print(made.markdown(), f"Written to {folder}", sep="\n", flush=True)

@@ -27,7 +27,7 @@ from statistics import mean
 
 import numpy as np
 import optuna
-from benchmarks.record import RESULTS, hardware, interval, record
+from benchmarks.record import RESULTS, as_typed, hardware, interval, record
 from benchmarks.surrogate import Surrogate, Table, agreement, read
 
 from efficientnetv2.base.files import write_text_atomically
@@ -199,7 +199,7 @@ def main() -> None:
             print(f"{score:.5f}  {proposer}")
         if options.record:
             given = f"--trials {options.trials} --tune --record"
-            command = f"python -m benchmarks.samplers_replay {options.table.name} {given}"
+            command = f"python -m benchmarks.samplers_replay {as_typed(options.table)} {given}"
             keep_tuned(options.table, scored, options.trials, command)
         return
     for line in not_tuned(options.table):
@@ -208,10 +208,9 @@ def main() -> None:
     for name, (value, low, high) in differences(curves).items():
         print(f"{name} minus random: {value:+.4f} ({low:+.4f} to {high:+.4f})")
     if options.record:
-        given = f"--seeds {options.seeds} --trials {options.trials}"
-        keep(
-            table, tau, curves, f"python -m benchmarks.samplers_replay {options.table.name} {given} --record"
-        )
+        given = f"--seeds {options.seeds} --trials {options.trials} --record"
+        command = f"python -m benchmarks.samplers_replay {as_typed(options.table)} {given}"
+        keep(table, tau, curves, command)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.at_once import at_once
-from benchmarks.record import RESULTS, begun, hardware, interval, record
+from benchmarks.record import RESULTS, as_typed, begun, hardware, interval, record
 from benchmarks.search_studies import ENDLESS, best_recorded, rows_recorded, searched, trials_of
 from benchmarks.search_trials import (
     asked_recipe,
@@ -225,7 +225,7 @@ def command(options: argparse.Namespace) -> str:
         f"--pictures {options.pictures} --minutes {options.minutes:g} --full-epochs {options.full_epochs:g}"
     )
     more = "".join(f" --set {one}" for one in options.settings)
-    recorded = "" if options.recorded is None else f" --recorded {options.recorded.name}"
+    recorded = "" if options.recorded is None else f" --recorded {as_typed(options.recorded)}"
     workers = f" --workers {options.workers}" * (options.workers > 1)
     return f"python -m benchmarks.search_found IMAGENETTE {given}{more}{workers}{recorded} --record"
 

@@ -6,11 +6,12 @@ Run: python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --tune
 EfficientNetV2-B0 from scratch to 128 px. TIMM_TRAIN_PY is the train.py of timm's repository, which the package does
 not contain. Each side answers all pictures of val, once, at its end, in its own way of cutting them.
 
-- timm: 10 epochs of its script with what ``--tune`` found best on pictures of train alone (a quarter of them to fit,
-  2,000 others to choose by, one run each): the fastest of channels-last, bf16, compiling and 0 to 2 workers
-  (``benchmarks.epoch``), then the optimizer, its rate, the schedule, regularization with augmentation, and the batch,
-  each with the best of what came before.
-- torchvision: its reference recipe cut to 10 epochs (``benchmarks.reference_recipe``) with the best of three rates.
+- timm: 10 epochs of its script with what ``--tune`` found best on pictures of train alone (a quarter of them for 20
+  epochs, half the steps; 2,000 others choose; one run each): the fastest of channels-last, bf16, compiling and 0 to 2
+  workers (``benchmarks.epoch``), then the optimizer, its rate, the schedule, regularization with augmentation, and the
+  batch, each with the best of what came before.
+- torchvision: its reference recipe cut to 10 epochs (``benchmarks.reference_recipe``), as many workers, with the best
+  of three rates.
 - ours: ``effnetv2 train --recipe quick --weights none``, as it comes, for 2, 3, 4, 5, 6, 8, 10 epochs until the mean
   top-1 is at least theirs. That length says how many minutes we need; the speedup is over it, seed by seed. Then
   ours for as many epochs as timm's minutes allow.
@@ -33,7 +34,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks import epoch, paper_page
-from benchmarks.arms import Paired, gain, measured, ratio, rows_of
+from benchmarks.arms import Paired, gain, measured, ratio, refuse_other_hardware, rows_of
 from benchmarks.peers_training import Timm, link_folders, once, reference
 from benchmarks.record import RESULTS, hardware, record
 
@@ -44,6 +45,7 @@ from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.data.manifest import read
 
 Rows = list[dict[str, Any]]  # one per seed
+_SEEDS = 3
 _LADDER = (2, 3, 4, 5, 6, 8, 10)
 _CHOOSING, _TUNING = 2000, 1_000  # pictures that tuning chooses by, and the seed that draws them
 _OPTIMIZERS = {
@@ -85,7 +87,7 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
 
     def top1(stage: str, label: str, side: Timm) -> float:
         file = options.out / "tried" / f"timm_{stage}_{label.replace(' ', '_').replace(',', '')}.json"
-        found = once(file, lambda: side.trained(pictures, epochs=options.epochs, seed=0))
+        found = once(file, lambda: side.trained(pictures, epochs=options.tune_epochs, seed=0))
         tried[f"{stage}: {label}"] = found["top1"]
         print(f"tuning timm, {stage} {label}: {found['top1']:.1%} in {found['train_s']:.0f} s", flush=True)
         return found["top1"]
@@ -96,7 +98,12 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
         found = once(
             options.out / "tried" / f"torchvision_{lr:g}.json",
             lambda lr=lr: reference(
-                pictures, image_px=options.image_px, lr=lr, epochs=options.epochs, seed=0, words=_bf16(timm)
+                pictures,
+                image_px=options.image_px,
+                lr=lr,
+                epochs=options.tune_epochs,
+                seed=0,
+                words=_as_timm(timm),
             ),
         )
         rates[lr] = found["top1"]
@@ -138,8 +145,10 @@ def _optimizing(timm: Timm, kind: str, factor: float) -> Timm:
     return timm.with_part("optimizer", (*_OPTIMIZERS[kind], "--lr", f"{_RATES[kind] * factor:g}"))
 
 
-def _bf16(timm: Timm) -> tuple[str, ...]:
-    return ("--bf16",) if "bfloat16" in timm.quick else ()
+def _as_timm(timm: Timm) -> tuple[str, ...]:
+    """The numbers and the workers with which timm's script was fastest, in the words of the reference recipe."""
+    workers = ("--workers", timm.quick[timm.quick.index("-j") + 1])
+    return (*workers, "--bf16") if "bfloat16" in timm.quick else workers
 
 
 def _quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float]]:
@@ -167,21 +176,28 @@ def peers(options: argparse.Namespace, chosen: Mapping[str, Any]) -> dict[str, R
         found["timm"].append(
             once(
                 options.out / "sides" / f"timm_{seed}.json",
-                lambda seed=seed: timm.trained(options.pictures, epochs=options.epochs, seed=seed),
+                lambda seed=seed: of_here(
+                    seed, timm.trained(options.pictures, epochs=options.epochs, seed=seed)
+                ),
             )
         )
         found["torchvision"].append(
             once(
                 options.out / "sides" / f"torchvision_{seed}.json",
-                lambda seed=seed: reference(
+                lambda seed=seed: of_here(seed, reference(
                     options.pictures, image_px=options.image_px, lr=chosen["torchvision"]["lr"],
-                    epochs=options.epochs, seed=seed, words=_bf16(timm),
-                ),
+                    epochs=options.epochs, seed=seed, words=_as_timm(timm),
+                )),
             )
         )  # fmt: skip
         for side, rows in found.items():
             print(f"seed {seed}: {side} {rows[-1]['top1']:.1%} in {rows[-1]['train_s']:.0f} s", flush=True)
     return found
+
+
+def of_here(seed: int, row: dict[str, Any]) -> dict[str, Any]:
+    """A row, with the seed and the machine that its time is of."""
+    return {**row, "seed": seed, "hardware": hardware()}
 
 
 def ours(runs: Runs, epochs: float, image_px: int) -> Rows:
@@ -238,7 +254,7 @@ def main() -> None:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("script", type=Path, help="train.py of timm's repository")
     parser.add_argument("--tune", action="store_true", help="choose the others' settings, and stop")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=_SEEDS)
     parser.add_argument("--out", type=Path, default=RESULTS / "time_to_accuracy")
     parser.add_argument(
         "--record", action="store_true", help="write results/summary.json and the raw figures"
@@ -247,6 +263,7 @@ def main() -> None:
     defaults = {
         "epochs": 10,
         "image-px": 128,
+        "tune-epochs": 20,
         "tune-pictures": 2400,
         "tune-answers": _CHOOSING,
         "tune-updates": 12,
@@ -270,17 +287,20 @@ def main() -> None:
     longest, last = list(ladder.items())[-1]
     allowed = longest * statistics.fmean(seconds(theirs["timm"])) / statistics.fmean(seconds(last))
     same = ours(runs, round(allowed, 1), options.image_px)
+    for seed in range(options.seeds):
+        refuse_other_hardware([rows[seed] for rows in (*theirs.values(), *ladder.values(), same)])
     found = claims(theirs, ladder, same)
     for name, (figure, unit) in found.items():
         print(f"{name}: {figure} {unit}")
     if options.record:
-        _record(found, {"tuned": chosen, **theirs, "ours": ladder, "ours_same_minutes": same})
+        _record(found, {"tuned": chosen, **theirs, "ours": ladder, "ours_same_minutes": same}, options.seeds)
 
 
-def _record(found: Mapping[str, tuple[Paired, str]], raw: Mapping[str, Any]) -> None:
+def _record(found: Mapping[str, tuple[Paired, str]], raw: Mapping[str, Any], seeds: int) -> None:
     whole = {"when": time.strftime("%Y-%m-%d"), "hardware": hardware()} | dict(raw)
     (RESULTS / "time_to_accuracy.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    command = "python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --record"
+    more = "" if seeds == _SEEDS else f" --seeds {seeds}"
+    command = f"python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY{more} --record"
     for name, (figure, unit) in found.items():
         record(name, unit=unit, command=command, **asdict(figure))
     paper_page.write()

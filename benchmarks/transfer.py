@@ -8,7 +8,8 @@ EfficientNetV2-B0's. All of train is trained on, all of test answered once, at t
 - transfer_paper: its recipe with 96 px in the place of 384, 3 epochs in that of 10,000 steps of 512, and batches of 64,
   its rate in proportion.
 - finetune: as it comes but for the same end size and as many epochs.
-- linear probe: logistic regression on the features of the weights as given, at the same size; of the first run.
+- linear probe: logistic regression on the features of the weights as given, at the same size; of the first run, which
+  fits it to 5,000 of the training pictures at most and asks 5,000 of the others.
 
 What is done is kept in OUT and not done again.
 """
@@ -33,6 +34,7 @@ from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.data.manifest import read
 
 PAPER, OURS = "transfer_paper", "finetune"
+SEEDS = 3
 _BATCH = 64
 _LR = 1e-3 * _BATCH / 512  # the paper's, for its batch
 
@@ -74,7 +76,7 @@ def main() -> None:
     )
     parser.add_argument("pictures")
     parser.add_argument("weights")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=RESULTS / "transfer")
     parser.add_argument("--image-px", type=int, default=96)
@@ -111,6 +113,7 @@ def main() -> None:
         }  # fmt: skip
         (RESULTS / "transfer.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
         command = "python -m benchmarks.transfer CIFAR10 WEIGHTS --record"
+        command += "" if options.seeds == SEEDS else f" --seeds {options.seeds}"
         if (options.image_px, options.epochs) != (96, 3):
             command += f" --image-px {options.image_px} --epochs {options.epochs:g}"
         for name, (figure, unit) in named.items():

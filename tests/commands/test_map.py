@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_the_old_map(model, tmp_path):
     """Stood in for by the largest file that the process may write."""
     noise = np.random.default_rng(0).integers(0, 255, (3, 900, 900), np.uint8)
     raster = write_raster(tmp_path / "scene.tif", noise)
-    (tmp_path / "map.tif").write_text("the old one")
+    before = (tmp_path / planted_map(tmp_path)).read_bytes()
 
     def limited():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -230,7 +230,7 @@ def test_a_full_disk_leaves_the_old_map(model, tmp_path):
     assert done.returncode == 2, done
     assert "map.tif: the map could not be written" in done.stderr
     assert "Traceback" not in done.stderr
-    assert (tmp_path / "map.tif").read_text() == "the old one"
+    assert (tmp_path / "map.tif").read_bytes() == before
     assert not list(tmp_path.glob(".*.partial"))
 
 
@@ -294,10 +294,23 @@ def test_the_same_by_degrees_by_mapped_class_and_by_an_evaluation(tmp_path):
         "confusion": [[20, 0, 0], [0, 20, 4], [0, 0, 16]],
     }
     (tmp_path / "evaluation/report.json").write_text(json.dumps(confusion))
-    for words in (("degrees.csv", "--label-column", "truth"), ("crossed.csv",), ("evaluation",)):
+    # As a report of more than a thousand classes tells it.
+    cells = confusion | {"confusion_cells": [[0, 0, 20], [1, 1, 20], [1, 2, 4], [2, 2, 16]]}
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells/report.json").write_text(json.dumps({**cells, "confusion": None}))
+    for words in (("degrees.csv", "--label-column", "truth"), ("crossed.csv",), ("evaluation",), ("cells",)):
         done = ended_well("area", "map.tif", *words, "--json", cwd=tmp_path)
         assert json.loads(done.stdout) == expected, words
     assert "were not drawn from this map" in done.stderr
+
+
+def test_a_map_that_is_cut_short_is_named(tmp_path):
+    planted_map(tmp_path), sample(tmp_path)
+    whole = (tmp_path / "map.tif").read_bytes()
+    (tmp_path / "map.tif").write_bytes(whole[: len(whole) // 2])
+    done = effnetv2("area", "map.tif", "sample.csv", cwd=tmp_path)
+    assert done.returncode == 2, done
+    assert "map.tif can't be read to its end" in done.stderr
 
 
 def test_places_beside_the_map_are_left_out_and_counted(tmp_path):

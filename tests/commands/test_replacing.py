@@ -76,11 +76,10 @@ def test_predictions_replace_nothing_else(here):
     assert "--rank next.csv: next.html is there already, and is no sheet of such a table" in said
     assert (here / "list.csv").read_text() == "path,label\nred/red_00.jpg,red\n"
     assert not (here / "predictions.csv").exists()
-    # What it calls its table by itself is its own.
     (here / "predictions.csv").write_text("path,label\n")
-    said = ended_well("predict", *MODEL, cwd=here)
-    assert "predictions.csv is there already: it will be replaced." in said
-    assert len(pd.read_csv(here / "predictions.csv")) == 48
+    said = refused("predict", *MODEL, cwd=here)
+    assert "--out predictions.csv is there already, and is no table of predictions of these classes" in said
+    assert (here / "predictions.csv").read_text() == "path,label\n"
 
 
 @pytest.mark.parametrize("classes", [2, 1_001])

@@ -295,6 +295,8 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
         (("--step-time", "guessed"), "is measured or cached"),
         (("--storage", "mysql://host/one"), "SQLite"),
         (("--set", "weights=efficientnetv2_b0.in1k"), "trained from scratch"),
+        (("--set", "model=efficientnetv2_s"), "Say which with --space"),
+        (("--set", "patience=3"), "a trial trains to its end"),
         (("--recipe", "nothing"), "There is no recipe 'nothing'"),
         (("--threads", "0"), "has to be at least 1"),
         (("--threads", "9999"), "--threads 9999: PyTorch has"),

@@ -176,7 +176,8 @@ def test_pictures_lost_on_any_process_count(class_folders, tmp_path):
         if file.name in lost:
             file.write_bytes(b"nothing left")
     ended = [one.end() for one in running]
-    messages = [one.stderr for one in ended if one.returncode == 2]  # one or both: each counts what all have lost
+    # One or both: each counts what all have lost.
+    messages = [one.stderr for one in ended if one.returncode == 2]
     assert messages
     assert all("2 of 39 training pictures have become unreadable" in message for message in messages)
     assert {Path(path).name for path in pd.read_csv(tmp_path / "run/skipped.csv")["path"]} < lost

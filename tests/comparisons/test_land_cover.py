@@ -48,16 +48,46 @@ def test_of_a_report_the_majority_is_worked_out():
     assert majority["macro_f1"] == pytest.approx(0.2202, abs=1e-4)
 
 
-def test_gains_are_seed_by_seed(tmp_path, monkeypatch):
-    def validated(work, asked):
-        words = asked.words
-        return {"macro_f1": 0.6 + 0.01 * words.seed + (0.02 if "balance=sqrt" in words.settings else 0.0)}
-
-    monkeypatch.setattr(land_cover, "validated", validated)
-    found = land_cover.balancing(Work("p.csv", "w", "a", tmp_path))
-    assert found["balance=null"]["macro_f1"] == pytest.approx([0.6, 0.61, 0.62])
+def test_gains_are_seed_by_seed():
+    over = {"balance=null": (0.0, 0.0), "balance=sqrt": (0.01, 0.03), "balance=equal": (0.0, 0.0)}
+    scores = {(way, seed): 0.6 + 0.1 * seed + over[way][seed] for way in over for seed in (0, 1)}
+    found = land_cover.gains(scores)
+    assert found["balance=null"]["macro_f1"] == pytest.approx([0.6, 0.7])
     assert found["balance=sqrt"]["gain"] == pytest.approx(0.02)
+    assert found["balance=sqrt"]["gain_interval"][0] < 0.02 < found["balance=sqrt"]["gain_interval"][1]
     assert found["balance=equal"]["gain"] == pytest.approx(0)
+
+
+def test_what_two_steps_ask_for_is_done_once(tmp_path):
+    work = Work("p.csv", "w", "a", tmp_path)
+    wide, balancing = (of(work).values() for of in (land_cover.wide_asked, land_cover.balancing_asked))
+    both = {one.name: one for one in wide if one.name in {other.name for other in balancing}}
+    assert set(both) == {f"wide/spatial/imagenet_balance-{how}" for how in ("null", "equal")}
+    assert all(other == both[other.name] for other in balancing if other.name in both)
+    assert len({one.name for one in (*wide, *balancing)}) == len(wide) + len(balancing) - 2
+
+
+def test_only_what_is_still_needed_is_pretrained(tmp_path, monkeypatch):
+    """Best begins with both; with best done and one of them there, wide needs the other."""
+    begun = []
+    monkeypatch.setattr(land_cover, "each", lambda does, work, asked: begun.append(asked) or [])
+    work = Work("p.csv", "w", "a", tmp_path, kept=tmp_path / "kept")
+    best, wide = land_cover.best_asked(work), land_cover.wide_asked(work)
+    land_cover.pretrain(work, ("pretrain", "best"), {"best": best})
+    assert begun == [["aerial", "both"]]
+    with pytest.raises(SystemExit, match="lacks aerial and both: add pretrain to --only"):
+        land_cover.pretrain(work, ("best",), {"best": best})
+    for one in best.values():
+        work.kept_of(one).parent.mkdir(parents=True, exist_ok=True)
+        work.kept_of(one).write_text("{}")
+    land_cover.pretrain(work, ("pretrain", "best"), {"best": best})
+    assert len(begun) == 1, "nothing is left to do"
+    work.model_of("both").parent.mkdir(parents=True)
+    work.model_of("both").write_text("weights")
+    land_cover.pretrain(work, ("pretrain", "best", "wide"), {"best": best, "wide": wide})
+    first, *beside = begun[1]
+    assert first == "aerial"
+    assert {one.words.weights for one in beside} == {"w"}, "that needs no pretraining"
 
 
 @pytest.mark.slow
@@ -103,6 +133,8 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
         if "scratch" not in name
     )
     assert {choice.split()[0] for choice in kept["best"]["spatial"]["chosen"]} <= {"imagenet", "aerial"}
+    assert set(kept["best"]["spatial"]["pretrained"]) == {"aerial"}
+    assert "pretrained" not in kept["wide"]["spatial"]["imagenet balance=equal"]
     assert str(tmp_path) not in (results / "land_cover.json").read_text()
     summary = json.loads((results / "summary.json").read_text())
     assert set(summary) == {f"land_cover_{f}_spatial" for f in ("macro_f1", "top1")}

@@ -67,6 +67,7 @@ def runs(tmp_path, monkeypatch):
         return {
             "top1": top1 + seed / 100,
             "train_s": made.epochs * quicker,
+            "epochs": made.epochs,
             "others_cores": 0.0,
             "hardware": "one",
         }
@@ -113,6 +114,20 @@ def test_equal_time_is_progressives_time_with_the_same_seed(runs):
         (FIXED, 60), (PROGRESSIVE, 60), (EQUAL_TIME, 30),
     ]  # fmt: skip
     assert {Path(data).name for _, seed, _, data in asked if seed == 1} == {"pictures_1.csv"}
+
+
+def test_an_equal_time_of_other_times_is_refused(runs, monkeypatch):
+    """As where fixed was trained anew and what was as long as its progressive has stayed."""
+    together, *_ = runs
+    anew = progressive.measured
+
+    def kept(runs, cell, seed):
+        row = anew(runs, cell, seed)
+        return row | {"epochs": 31.0} if cell.row == EQUAL_TIME else row
+
+    monkeypatch.setattr(progressive, "measured", kept)
+    with pytest.raises(SystemExit, match="is of other times than those that are there now: delete it"):
+        compared(None, REGIMES["paper"], {FIXED: CHOICE, PROGRESSIVE: CHOICE}, together)
 
 
 def test_each_arm_trains_with_its_own_choice_and_equal_time_with_that_of_fixed(runs):

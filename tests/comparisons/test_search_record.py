@@ -22,11 +22,11 @@ from benchmarks.record import begun, median_interval
 from tests.conftest import COLOURS, paint
 
 from efficientnetv2.arch.cost import cost
-from efficientnetv2.search.child import Failed
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import Proxy
 from efficientnetv2.search.reward import Reward
 from efficientnetv2.search.spaces import small
+from efficientnetv2.search.told import Failed
 from efficientnetv2.search.trial import Outcome
 from efficientnetv2.training.recipes import named
 

@@ -13,10 +13,10 @@ from benchmarks.search_table import MEASURED, Record
 from tests.comparisons.test_search_record import BACKBONE, COMMON, PROXY
 
 from efficientnetv2.base.timing import Spread
-from efficientnetv2.search.child import StepTold, Trained
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.spaces import small
 from efficientnetv2.search.steptime import StepTimes, part_names
+from efficientnetv2.search.told import StepTold, Trained
 from efficientnetv2.search.trial import Outcome
 
 PART_S = 0.01

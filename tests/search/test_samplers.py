@@ -18,7 +18,7 @@ from efficientnetv2.search.evolution import RegularizedEvolution, mutated
 from efficientnetv2.search.policy import PolicyGradient
 from efficientnetv2.search.samplers import NAMES, RandomSearch, distributions, history, sampler, suggest
 from efficientnetv2.search.spaces import paper, small
-from efficientnetv2.search.tried import Tried
+from efficientnetv2.search.tried import Tried, untried
 
 SPACE = small()
 OURS = {"policy": PolicyGradient(), "evolution": RegularizedEvolution(), "random": RandomSearch()}
@@ -133,6 +133,13 @@ def test_nothing_is_tried_twice_until_everything_was(name):
         point = OURS[name].propose(TINY, tried, Key.of(3).fold(number))
         tried.append(Tried(point, float(number % 7)))
     assert {one.point for one in tried[: TINY.count]} == set(TINY.points())
+
+
+def test_the_last_network_is_found_whatever_is_drawn():
+    *known, left = TINY.points()
+    tried = [Tried(point, 0.0) for point in known]
+    for seed in range(30):
+        assert untried(TINY.sample, TINY, tried, Key.of(seed)) == left
 
 
 @pytest.mark.parametrize("name", ["policy", "evolution"])

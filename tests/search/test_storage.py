@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import sqlite3
 import subprocess
 import sys
@@ -194,12 +195,12 @@ def test_a_worker_elsewhere_is_lost_when_it_gives_no_sign_of_life(tmp_path, monk
 def others() -> Iterator[dict[str, object]]:
     """Workers that are gone: of no process, of another one with the number, of one that has ended but is listed."""
     yield {"pid": 2**22 - 1}
-    yield {"since": psutil.Process().create_time() - 100}
+    yield {"since": ledger.since(os.getpid()) - 1}
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         process = psutil.Process(ended.pid)
         while process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
-        yield {"pid": ended.pid, "since": process.create_time()}
+        yield {"pid": ended.pid, "since": ledger.since(ended.pid)}
 
 
 def test_a_worker_here_is_lost_with_its_process(tmp_path):

@@ -207,6 +207,20 @@ def test_the_worst_quarter_is_stopped_at_its_second_point(before, prune, hopeles
     assert stopped == hopeless
 
 
+def test_what_has_failed_is_no_curve_to_be_worse_than(tmp_path):
+    """Six without any and four with one: too few to stop another by."""
+    create(storage(tmp_path), "study", PLAN, trials=20)
+    study = opened(storage(tmp_path), "study").study
+    trial = optuna().trial
+    for place in range(10):
+        curve = {1: place / 10, 2: place / 10} if place > 5 else {}
+        study.add_trial(trial.create_trial(value=place / 10 if curve else 0.0, intermediate_values=curve))
+    one = study.ask()
+    for point in (1, 2):
+        one.report(0.01, point)
+        assert not one.should_prune()
+
+
 def test_a_trial_that_waits_again_keeps_what_was_chosen(tmp_path):
     create(storage(tmp_path), "study", PLAN, trials=2)
     study = opened(storage(tmp_path), "study")

@@ -19,17 +19,19 @@ from tests.command_line import SERVER
 
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, MemoryShortError
 from efficientnetv2.base.quiet import Quiet
 from efficientnetv2.base.timing import Spread
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.search import child
-from efficientnetv2.search.child import EpochTold, Failed, StepTold, Trained
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import Proxy, refuse_leaks
 from efficientnetv2.search.steptime import StepTime, part_names
+from efficientnetv2.search.told import EpochTold, Failed, StepTold, Trained
 from efficientnetv2.search.trial import Outcome, measurement, try_out
 from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.preflight import Preflight
+from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import named
 
 # fmt: off
@@ -241,6 +243,7 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
     monkeypatch.setattr(child, "peak_bytes", lambda device: 1)
     for name in ("die_with_parent", "_write_into"):
         monkeypatch.setattr(child, name, lambda *given: None)
+    monkeypatch.setattr(child, "grouped", lambda network, proxy, device: proxy)
     told = SimpleNamespace(send=came.append)
     proxy = SimpleNamespace(
         device="cpu",
@@ -270,6 +273,7 @@ def test_steps_are_timed_with_all_threads_and_networks_trained_with_their_share(
     monkeypatch.setattr(child, "_trained", lambda *given: torch.get_num_threads())
     for name in ("die_with_parent", "_write_into", "keep_freed_memory"):
         monkeypatch.setattr(child, name, lambda *given: None)
+    monkeypatch.setattr(child, "grouped", lambda network, proxy, device: proxy)
     proxy = Proxy(
         named("quick"),
         (0,),
@@ -299,9 +303,38 @@ def test_divergence_is_a_result(class_folders, tmp_path):
     assert found.step_seconds is not None
 
 
+def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path, monkeypatch):
+    """The memory for half a batch: a step is two groups, one after the other."""
+    proxy = proxy_of(class_folders, tmp_path)
+    batch = proxy.recipe.batch_images
+    limits: list[float | None] = []
+
+    def settled(recipe, *, memory_gib, **more):
+        limits.append(memory_gib)
+        return SimpleNamespace(recipe=recipe.model_copy(update={"group_images": batch // 2}))
+
+    monkeypatch.setattr(child, "settle", settled)
+    halved = child.grouped(TINY, replace(proxy, memory_gib=3.0), torch.device("cpu"))
+    timed: list[Recipe] = []
+    monkeypatch.setattr(
+        child, "measure", lambda network, recipe, **more: timed.append(recipe) or whole_of(0.1)
+    )
+    child.step_time(TINY, halved, torch.device("cpu"), Quiet(tmp_path / "quiet"), verify=False)
+    assert limits == [3.0]
+    assert timed[0] == proxy.recipe.model_copy(update={"group_images": batch // 2})
+
+
+def test_a_group_that_is_given_and_does_not_fit_is_no_memory(class_folders, tmp_path, monkeypatch):
+    """Of a larger network than the backbone: it has failed, and the search goes on."""
+    proxy = proxy_of(class_folders, tmp_path, "group_images=8")
+    monkeypatch.setattr(Preflight, "largest_group", lambda self, setting, among: 4)
+    with pytest.raises(MemoryShortError, match=r"group_images is 8, but .* is 4"):
+        child.grouped(TINY, proxy, torch.device("cpu"))
+
+
 def test_no_memory_is_a_result(class_folders, tmp_path):
-    """Of a batch of 600 GB not even the pictures can be had."""
-    proxy = proxy_of(class_folders, tmp_path, "batch_images=1000000", "progressive.image_px=224")
+    """The program alone takes more than a hundredth of a GiB."""
+    proxy = replace(proxy_of(class_folders, tmp_path), memory_gib=0.01)
     found = measurement(TINY, proxy, try_out(TINY, proxy))
     assert found.failure.startswith("out of memory: ")
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.commands.screen import Screen, answer
-from efficientnetv2.data.raster import opened
+from efficientnetv2.data.raster import opened, reading
 from efficientnetv2.deploy import mapfile
 from efficientnetv2.metrics.area import AdjustedAreas, Estimate, adjusted_areas
 
@@ -53,7 +53,8 @@ def _of_report(file: Path, names: Sequence[str], map_file: Path) -> Counts:
     """(K, K) of an evaluation, rows as answered, columns as it is."""
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
-        confusion, classes = np.array(report["confusion"], dtype=np.int64), list(report["class_names"])
+        classes = list(report["class_names"])
+        confusion = _confusion(report, len(classes))
     except FileNotFoundError:
         raise InputError(
             f"{file} does not exist. Give an evaluation: effnetv2 evaluate MODEL DATA --out FOLDER"
@@ -70,6 +71,16 @@ def _of_report(file: Path, names: Sequence[str], map_file: Path) -> Counts:
         )
     order = [classes.index(name) for name in names]
     return confusion[np.ix_(order, order)].T  # a report's rows are true
+
+
+def _confusion(report: dict[str, Any], classes: int) -> Counts:
+    """(K, K), rows true; of many classes a report lists the cells that are not 0."""
+    if "confusion_cells" not in report:
+        return np.array(report["confusion"], dtype=np.int64)
+    confusion = np.zeros((classes, classes), dtype=np.int64)
+    true, answered, counts = np.array(report["confusion_cells"], dtype=np.int64).reshape(-1, 3).T
+    confusion[true, answered] = counts
+    return confusion
 
 
 def _of_table(file: Path, label_column: str, names: Sequence[str], map_file: Path, screen: Screen) -> Counts:
@@ -156,7 +167,8 @@ def _sampled(map_file: Path, places: npt.NDArray[np.float64], *, in_degrees: boo
             places = _projected(places, dataset.crs)
         values = np.zeros(len(places), dtype=np.int64)
         there = np.isfinite(places).all(axis=1)
-        values[there] = [int(value[0]) for value in dataset.sample(places[there].tolist(), indexes=1)]
+        with reading(dataset):
+            values[there] = [int(value[0]) for value in dataset.sample(places[there].tolist(), indexes=1)]
         return values
 
 

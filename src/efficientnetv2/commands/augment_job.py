@@ -15,7 +15,6 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import check_place, write_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.commands.augment import OUT
 from efficientnetv2.commands.foretold import preprocessing_of
 from efficientnetv2.commands.prepare import Source, prepare
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
@@ -53,7 +52,7 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: the sheet is a PNG. Give a name that ends in .png.")
     check_place(out, "--out", such_as="sheet.png")
-    refuse_others(out, "--out", _is_sheet, "is no sheet of effnetv2 augment", default=OUT)
+    refuse_others(out, "--out", _is_sheet, "is no sheet of effnetv2 augment")
     tell_replaced(out, screen)
     on = pick_device(device)
     recipe, chosen = begin_recipe(words, on, screen.say)

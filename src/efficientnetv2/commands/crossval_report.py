@@ -68,7 +68,7 @@ def conclude(
     if again is not None and others is not None and manifest.separator is None:
         theirs = _pooled(manifest, again)
         comparisons.append(beside("the trained networks", pooled, theirs, dealt, others, count, key))
-    baseline = probed(folder, runs, dealt, others)
+    baseline = probed(folder, runs, dealt, others) if runs.place.probe else None
     if baseline is not None and baseline.otherwise is not None and others is not None:
         ours, theirs = baseline.answers, baseline.otherwise
         comparisons.append(beside("the linear probe", ours, theirs, dealt, others, count, key))

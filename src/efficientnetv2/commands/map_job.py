@@ -11,7 +11,6 @@ from typing import Any
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place
 from efficientnetv2.base.preprocessing import RGB, Bands, Preprocessing
-from efficientnetv2.commands.map import OUT
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import bands_asked
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
@@ -62,7 +61,7 @@ def map_and_write(
     on = pick_device(device)
     _refuse_place(out, raster)
     with opened(raster) as source:
-        refuse_others(out, "--out", mapfile.is_map, "is no map of effnetv2 map", default=OUT)
+        refuse_others(out, "--out", mapfile.is_map, "is no map of effnetv2 map")
         tell_replaced(out, screen)
         network = modelfile.load(model)
         check_classes(network, model)

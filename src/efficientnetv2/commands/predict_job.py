@@ -21,7 +21,6 @@ from efficientnetv2.commands.answering import (
     tell_unreadable,
 )
 from efficientnetv2.commands.earlier import KINDS
-from efficientnetv2.commands.predict import OUT
 from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.ranking import check_rank, check_ranks, write_ranking
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
@@ -115,7 +114,6 @@ def _asked(
         "--out",
         lambda file: is_predictions(file, network.class_names),
         "is no table of predictions of these classes",
-        default=OUT,
     )
     if rank is not None:
         check_ranks(network, model)

@@ -24,9 +24,7 @@ def tell_replaced(file: Path, screen: Screen) -> None:
         screen.say(f"{file} is there already: it will be replaced.")
 
 
-def refuse_others(
-    file: Path, called: str, ours: Callable[[Path], bool], why: str, *, default: Path | None = None
-) -> None:
+def refuse_others(file: Path, called: str, ours: Callable[[Path], bool], why: str) -> None:
     """Refuse to replace a file that the same command has not written, as far as its content tells.
 
     Args:
@@ -34,10 +32,9 @@ def refuse_others(
         called: what the user calls it by: ``--out``.
         ours: whether a file that is there is such a result.
         why: it is not to be replaced, to follow its name.
-        default: what the command calls its result by itself: that is replaced, whatever it holds.
 
     Raises:
         InputError: it is there, and is not ours.
     """
-    if file != default and file.exists() and not ours(file):
+    if file.exists() and not ours(file):
         raise InputError(f"{called} {file} is there already, and {why}. Give another name, or remove it.")

@@ -206,9 +206,11 @@ def run(
     - `effnetv2 search run big --data imagenet/ --preset paper --storage postgresql://me@host/searches`
     """
     from efficientnetv2.commands import search_job, search_plan
+    from efficientnetv2.commands.screen import Screen
     from efficientnetv2.commands.search_asked import Asked
 
-    asked = Asked(study, storage, trials, minutes, searched, proxy, table.source(data), place)
+    say = Screen(quiet=place.as_json).say
+    asked = Asked(study, storage, trials, minutes, searched, proxy, table.source(data), place, say)
     if dry_run:
         search_plan.dry_run(asked)
     else:

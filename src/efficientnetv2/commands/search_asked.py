@@ -53,6 +53,13 @@ _EXPONENTS = {
     "peak_memory_bytes": "memory_exponent",
 }
 
+# Fields of a recipe that trials do not read, and what to do instead.
+_NOT_OF_TRIALS = {
+    "model": "the networks are those of a space. Say which with --space, which also takes a published network's name.",
+    "patience": "a trial trains to its end, unless it is hopeless (--no-prune). Leave it out.",
+    "eval_px_tried": "a trial answers at one size. Say which with --set eval_px=SIZE.",
+}
+
 # The paper's: at most 1,000 samples of about 10 epochs (arXiv:2104.00298, section 3.3). The small one: ours.
 PRESETS = {"small": Preset("small", "proxy_small", 100), "paper": Preset("paper", "proxy_paper", 1000)}
 
@@ -175,6 +182,9 @@ class Asked:
             batch_images=self.proxy.batch_images,
             settings=tuple(self.proxy.settings or ()),
         )
+        for setting in words.settings:
+            if (why := _NOT_OF_TRIALS.get(setting.partition("=")[0].strip())) is not None:
+                raise InputError(f"--set {setting}: {why}")
         recipe, _ = begin_recipe(words, torch.device("cpu"), self.say)
         if recipe.weights not in ("none", "auto"):
             raise InputError(

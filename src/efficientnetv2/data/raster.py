@@ -192,6 +192,25 @@ def read(
     return levels(values, present, bands), valid
 
 
+@contextmanager
+def reading(dataset: Dataset) -> Iterator[None]:
+    """Around whatever reads values.
+
+    Args:
+        dataset: opened.
+
+    Raises:
+        InputError: the file is damaged or cut short.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.__cause__ or error
+        raise InputError(
+            f"{dataset.name} can't be read to its end ({reason}): it is damaged or cut short. Fetch it again."
+        ) from error
+
+
 def values_of(
     dataset: Dataset,
     numbers: tuple[int, ...],
@@ -216,14 +235,9 @@ def values_of(
     """
     distinct = sorted(set(numbers))
     size = {} if shape is None else {"out_shape": (len(distinct), *shape)}
-    try:
+    with reading(dataset):
         stored = dataset.read(distinct, window=window, **size)
         present = dataset.read_masks(distinct, window=window, **size) > 0
-    except OSError as error:
-        reason = error.__cause__ or error
-        raise InputError(
-            f"{dataset.name} can't be read to its end ({reason}): it is damaged or cut short. Fetch it again."
-        ) from error
     if _asks_for_alpha(dataset, distinct):
         present[:] = True
     if stored.dtype.kind == "f":

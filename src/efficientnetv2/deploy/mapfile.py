@@ -25,7 +25,7 @@ import numpy.typing as npt
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.extras import needed
 from efficientnetv2.base.files import write_atomically, write_text_atomically
-from efficientnetv2.data.raster import Dataset, opened, unplaced_quietly
+from efficientnetv2.data.raster import Dataset, opened, reading, unplaced_quietly
 from efficientnetv2.deploy.ground import row_hectares
 
 BLOCK_PX = 256  # side of the blocks that a map is written and stored in; GDAL's habit
@@ -184,7 +184,8 @@ def classes_and_areas(
         of_row = row_hectares(dataset)
         for top in range(0, dataset.height, _ROWS):
             bottom = min(top + _ROWS, dataset.height)
-            values = dataset.read(1, window=((top, bottom), (0, dataset.width)))
+            with reading(dataset):
+                values = dataset.read(1, window=((top, bottom), (0, dataset.width)))
             rows = np.stack([np.bincount(row, minlength=len(pixels)) for row in values])
             pixels += rows.sum(axis=0)
             if of_row is not None:

@@ -10,11 +10,11 @@ import os
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -29,93 +29,15 @@ from efficientnetv2.progressive import Setting
 from efficientnetv2.search.latency import latency
 from efficientnetv2.search.proxy import Proxy
 from efficientnetv2.search.steptime import StepTime, StepTimes, measure, part_names
+from efficientnetv2.search.told import EpochTold, Failed, FailureKind, Refused, StepTold, Told, Trained
 from efficientnetv2.training.folder import NoFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.run import run
-from efficientnetv2.training.settle import settle
+from efficientnetv2.training.settle import Settled, settle
 
 # A quiet machine's steps differ from the sum over their parts by less than this; where they do not, one of the two was
 # disturbed, and the step is measured once more. Ours; the share is the one that the estimate is held to.
 _DISAGREEING = 0.15
-
-
-FailureKind = Literal["diverged", "out of memory", "crashed"]
-
-
-@dataclass(frozen=True)
-class StepTold:
-    """The training step, which is known before the first one counts.
-
-    Args:
-        time: measured, or with three times the same number where it was worked out.
-        foretold: the sum over the parts as other networks had them; None where one is new.
-        measured: whether this network's own steps were timed.
-        inference_seconds: of one picture at inference; None where nobody asks for it.
-    """
-
-    time: Spread
-    foretold: float | None
-    measured: bool
-    inference_seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class EpochTold:
-    """A point of the validation curve.
-
-    Args:
-        seed: which of the runs, from 0.
-        epoch: passes over the pictures that it has done.
-        top1: on the pictures that choose.
-        peak_bytes: the most memory in use so far; 0 where the device does not tell.
-    """
-
-    seed: int
-    epoch: float
-    top1: float
-    peak_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Trained:
-    """All runs are done.
-
-    Args:
-        top1: of each seed.
-        peak_bytes: the most memory in use; on a CPU, all that the process takes.
-    """
-
-    top1: tuple[float, ...]
-    peak_bytes: int
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The network can't be trained so.
-
-    Args:
-        kind: what happened.
-        reason: a sentence.
-        peak_bytes: the most memory in use until then.
-    """
-
-    kind: FailureKind
-    reason: str
-    peak_bytes: int
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Something is wrong that is not the network's affair: the pictures, the disk, the device.
-
-    Args:
-        message: for the user.
-    """
-
-    message: str
-
-
-Told = StepTold | EpochTold | Trained | Failed | Refused
 
 
 def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bool, scratch: Path) -> None:
@@ -138,6 +60,8 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
         if proxy.memory_gib is not None:
             limit(device, proxy.memory_gib)
         quiet = Quiet(proxy.quiet)
+        with quiet.working():
+            proxy = grouped(architecture, proxy, device)
         if proxy.step_time != "unmeasured":
             step = step_time(architecture, proxy, device, quiet, verify=verify)
             if proxy.latency:
@@ -164,6 +88,21 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
             told.send(Refused(f"{error.filename or 'the trial'}: {error.strerror or error}"))
         else:
             told.send(Failed("crashed", traceback.format_exc(), peak_bytes(device)))
+
+
+def grouped(architecture: Architecture, proxy: Proxy, device: torch.device) -> Proxy:
+    """The same with the groups of a batch that this network has memory for: what is timed is what is trained.
+
+    Args:
+        architecture: the network.
+        proxy: how it is tried; groups that are given there stay.
+        device: to train on.
+
+    Raises:
+        MemoryShortError: not even one group fits, or one that is given does not.
+    """
+    group = _settled(architecture, proxy, 0, device).recipe.group_images
+    return replace(proxy, recipe=proxy.recipe.model_copy(update={"group_images": group}))
 
 
 def step_time(
@@ -220,17 +159,7 @@ def _trained(
     tell: Callable[[Told], None],
 ) -> float:
     """One run; its top-1 on the pictures that choose."""
-    recipe = proxy.recipe.model_copy(
-        update={
-            "model": architecture,
-            "seed": proxy.seeds[number],
-            "weights": "none",
-            "minival": None,
-            "patience": None,
-            "eval_px_tried": None,
-        }
-    )
-    settled = settle(recipe, images=len(proxy.train), class_names=proxy.train.class_names, device=device)
+    settled = _settled(architecture, proxy, proxy.seeds[number], device)
     assert settled.recipe.eval_px is not None, "settle() has done so"
     preprocessing = replace(
         settled.network.preprocessing.seeing(proxy.train.bands),
@@ -252,6 +181,27 @@ def _trained(
     )
     predictions = run(job, resumed=False, watch=_Pausing(quiet)).predictions
     return figures(predictions.labels, predictions.probabilities, proxy.train.class_names).top1
+
+
+def _settled(architecture: Architecture, proxy: Proxy, seed: int, device: torch.device) -> Settled:
+    """The recipe for this network, the network, and how many groups run at a time."""
+    recipe = proxy.recipe.model_copy(
+        update={
+            "model": architecture,
+            "seed": seed,
+            "weights": "none",
+            "minival": None,
+            "patience": None,
+            "eval_px_tried": None,
+        }
+    )
+    return settle(
+        recipe,
+        images=len(proxy.train),
+        class_names=proxy.train.class_names,
+        device=device,
+        memory_gib=proxy.memory_gib,
+    )
 
 
 class _Telling(NoFolder):

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -123,7 +124,8 @@ class Ledger:
             count = 0
             while not done.wait(self.beat_s):
                 count += 1
-                # While the database can't be reached nobody can take the trial, so it may be silent.
+                # A database that is down lets nobody take the trial; one that others reach lets them, and that is seen
+                # in the end.
                 with contextlib.suppress(Exception):
                     self.storage.rdb.set_trial_user_attr(
                         self.id_of(claim.number), "beat", [claim.token, count]
@@ -169,7 +171,7 @@ def _self(token: str) -> dict[str, Any]:
     return {
         "machine": machine(),
         "pid": os.getpid(),
-        "since": psutil.Process().create_time(),
+        "since": since(os.getpid()),
         "token": token,
     }
 
@@ -178,6 +180,23 @@ def _alive(worker: dict[str, Any]) -> bool:
     """Whether a process of this machine is still there, and the same one."""
     try:
         process = psutil.Process(worker["pid"])
-        return abs(process.create_time() - worker["since"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        return since(process.pid) == worker["since"] and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def since(pid: int) -> float:
+    """When a process began; by a clock that nobody sets, where there is one.
+
+    Args:
+        pid: of a process of this machine.
+
+    Raises:
+        psutil.NoSuchProcess: it is not there.
+    """
+    try:
+        # Since the system's start, after the command's name, which may hold anything (proc(5): field 22).
+        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return float(told.rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return psutil.Process(pid).create_time()

@@ -192,15 +192,16 @@ class _Bench:
         count = recipe.group_images or recipe.batch_images
         groups, px = recipe.batch_images // count, setting.image_px
         noise = torch.Generator().manual_seed(0)  # the run's own draws stay as they are
-        images = [torch.rand(count, network.in_channels, px, px, generator=noise) for _ in range(groups)]
+        images = torch.rand(count, network.in_channels, px, px, generator=noise)
         sizes = [sum(weight.numel() for weight in part.parameters()) for part in _parts(network)]
         sizes[-1] += sum(weight.numel() for weight in network.classifier.parameters())
         return cls(
             state,
             recipe,
             device,
-            [one.to(device, memory_format=torch.channels_last) for one in images],
-            [torch.full((count, num_classes), 1 / num_classes, device=device) for _ in range(groups)],
+            # The same for every group: noise is noise, and of a large batch there is much.
+            [images.to(device, memory_format=torch.channels_last)] * groups,
+            [torch.full((count, num_classes), 1 / num_classes, device=device)] * groups,
             shares=[size / sum(sizes) for size in sizes],
         )
 

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -247,7 +248,11 @@ def _reason(error: BaseException) -> str | None:
 
 
 def machine() -> str:
-    """Where this process runs: equal for two processes only if they see each other by their numbers."""
-    space = "/proc/self/ns/pid"
+    """Where this process runs: equal for two processes only if they see each other by their numbers.
+
+    Hosts may share a name, as copies of a virtual machine do; no other's system has started as this one did.
+    """
+    space, started = "/proc/self/ns/pid", Path("/proc/sys/kernel/random/boot_id")
     inside = os.readlink(space) if os.path.islink(space) else ""
-    return f"{socket.gethostname()} {inside}".strip()
+    known = started.read_text(encoding="ascii").strip() if started.exists() else f"{uuid.getnode():x}"
+    return f"{socket.gethostname()} {inside} {known}"

@@ -274,7 +274,10 @@ def opened(storage: Storage, name: str) -> Opened:
     package = optuna()
     pruner = (
         package.pruners.PercentilePruner(
-            _STOPPED_BELOW, n_startup_trials=_PRUNE_FROM_TRIALS, n_warmup_steps=_PRUNE_FROM_POINT
+            _STOPPED_BELOW,
+            n_startup_trials=_PRUNE_FROM_TRIALS,
+            n_warmup_steps=_PRUNE_FROM_POINT,
+            n_min_trials=_PRUNE_FROM_TRIALS,  # such as have come so far: one that failed has no curve
         )
         if plan.prune
         else package.pruners.NopPruner()

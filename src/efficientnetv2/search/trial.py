@@ -20,9 +20,10 @@ from pathlib import Path
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.search.child import EpochTold, Failed, Refused, StepTold, Told, Trained, tried
+from efficientnetv2.search.child import tried
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import Proxy
+from efficientnetv2.search.told import EpochTold, Failed, Refused, StepTold, Told, Trained
 
 # Of what a process has written before it ended, so many of the last lines may say why.
 _LAST_LINES = 12

@@ -27,10 +27,10 @@ class Tried:
 
 
 def untried(draw: Callable[[Key], Point], space: Space, tried: Sequence[Tried], key: Key) -> Point:
-    """The first point drawn that was not tried; if only tried ones come, one of the space that was not.
+    """The first point drawn that was not tried; if only tried ones come, a neighbour of what was drawn that was not.
 
-    Trying a network again would teach little: its reward differs by noise alone. Where every network was tried, the
-    last one drawn is tried again.
+    Trying a network again would teach little: its reward differs by noise alone. Where all neighbours were tried it is
+    another one of the space; where every network was, the last one drawn is tried again.
 
     Args:
         draw: a canonical point by a key.
@@ -43,9 +43,11 @@ def untried(draw: Callable[[Key], Point], space: Space, tried: Sequence[Tried], 
         point = draw(key.fold(turn))
         if point not in known:
             return point
-    if len(known) < space.count:
-        for turn in range(_DRAWS):
-            other = space.sample(key.fold("any", turn))
-            if other not in known:
-                return other
-    return point
+    near = [other for other in space.neighbours(point) if other not in known]
+    if near:
+        return near[int(key.fold("near").generator().integers(len(near)))]
+    for turn in range(_DRAWS):
+        other = space.sample(key.fold("any", turn))
+        if other not in known:
+            return other
+    return next((other for other in space.points() if other not in known), point)

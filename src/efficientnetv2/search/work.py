@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.search.child import EpochTold, StepTold
 from efficientnetv2.search.ledger import MOST_BEGUN, Claim, Ledger, token_of
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import Proxy
 from efficientnetv2.search.storage import optuna
 from efficientnetv2.search.study import Opened
+from efficientnetv2.search.told import EpochTold, StepTold
 from efficientnetv2.search.trial import Outcome, measurement, try_out
 
 # All ours. With cached step times every so many trials one is measured all the same. So many failures in a row are no
@@ -208,19 +208,22 @@ class Worker:
         so_far = measurement(architecture, self.proxy, Outcome(self._step, tuple(self._points), None, None))
         reward = self.plan.reward.of(so_far, self.plan.reference)
 
-        def report() -> bool:
-            there = self.storage.rdb.get_trial(self.ledger.id_of(claim.number)).intermediate_values
-            point = len(self._points)
-            if point not in there:  # a trial that was begun before has told of it already
-                trial.report(reward, point)
-            return bool(trial.should_prune())
+        def reported() -> bool:
+            with self.storage.turn():
+                if not self.ledger.owns(claim):
+                    return False
+                there = self.storage.rdb.get_trial(self.ledger.id_of(claim.number)).intermediate_values
+                point = len(self._points)
+                if point not in there:  # a trial that was begun before has told of it already
+                    trial.report(reward, point)
+            return not trial.should_prune()
 
-        return not (self.storage.patiently(report) and self.plan.prune)
+        return self.storage.patiently(reported)
 
     def _finish(
         self, claim: Claim, found: Measurement, *, outcome: Outcome | None = None, same: int | None = None
     ) -> None:
-        """Write a trial's end down, unless another worker has done so."""
+        """Write a trial's end down, unless another worker has taken it over."""
         states = optuna().trial.TrialState
         stopped = outcome is not None and outcome.stopped
         reward = self.plan.reward.of(found, self.plan.reference)
@@ -251,7 +254,7 @@ class Worker:
         if self.storage.patiently(write):
             self.watch.ended(claim.number, found, reward, stopped=stopped)
         else:
-            self.watch.say(f"Trial {claim.number} was finished by another worker meanwhile.")
+            self.watch.say(f"Trial {claim.number} was taken over by another worker meanwhile.")
 
 
 def _seconds(trials: Sequence[Any]) -> list[float]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import MemoryShortError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import GIB, Peak, free_bytes, in_use_bytes, is_out_of_memory, release
 from efficientnetv2.data.loader import Batch
@@ -58,7 +58,7 @@ class Preflight:
         took: of each group that was tried for ``largest_group``, by its pictures: bytes, None where memory ran out.
 
     Raises:
-        InputError: as much memory is taken already as the limit allows, or more.
+        MemoryShortError: as much memory is taken already as the limit allows, or more.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Preflight:
         self._counts: dict[int, int] = {}
         least = (self._taken + _BESIDE_WEIGHTS * weights) / GIB
         if limit_gib is not None and limit_gib <= least:
-            raise InputError(
+            raise MemoryShortError(
                 f"--memory-gib {limit_gib:g}: the program and the weights alone take "
                 f"{math.ceil(100 * least) / 100:.2f} GiB, before the first picture. Give more."
             )

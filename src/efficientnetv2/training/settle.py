@@ -243,7 +243,7 @@ def _settled_group(recipe: Recipe, preflight: Preflight, world: World) -> int:
             f"{more}, or use a smaller network (--model) or smaller pictures (--image-px)."
         )
     if given is not None and group < given:
-        raise InputError(
+        raise MemoryShortError(
             f"group_images is {given}, but of the divisors of the batch of {batch} the largest that fits at {px} px "
             f"into {room} is {group}. Set it to that (--set group_images={group})."
         )

@@ -1,0 +1,30 @@
+"""The drawing of the recorded study."""
+
+import numpy as np
+from benchmarks import search_figure
+from benchmarks.surrogate import Table
+
+from efficientnetv2.search.measurement import Measurement
+from efficientnetv2.search.spaces import small
+
+SPACE = small()
+
+
+def test_nothing_of_the_front_is_beaten():
+    cost = np.array([3.0, 1.0, 2.0, 2.0, 4.0])
+    worth = np.array([0.7, 0.5, 0.6, 0.7, 0.9])
+    assert [int(one) for one in search_figure.front(cost, worth)] == [1, 3, 4]
+
+
+def test_every_network_and_every_sampler_is_drawn():
+    base = Measurement(1_000_000, 1, top1=0.5, step_seconds=0.1)
+    top1, step_seconds = np.array([0.5, 0.6, 0.7]), np.array([0.1, 0.2, 0.1])
+    table = Table(SPACE, base, [SPACE.encode(SPACE.backbone)] * 3, top1, step_seconds, np.full(3, 1e6))
+    figure = search_figure.draw(table, {"random": [0.4, 0.5], "policy_gradient": [0.4, 0.6]})
+    left, right = figure.axes
+    everyone, star = (np.asarray(one.get_offsets()) for one in left.collections)
+    assert np.allclose(everyone, [[100, 50], [200, 60], [100, 70]])
+    assert np.allclose(star, [[100, 70]])
+    assert np.allclose(left.lines[0].get_xydata(), [[100, 70]])
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["random", "policy gradient"]
+    assert np.allclose(right.lines[1].get_xydata(), [[1, 0.4], [2, 0.6]])
