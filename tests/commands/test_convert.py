@@ -197,3 +197,20 @@ def test_that_the_temperature_stays_behind_is_said(tmp_path):
     done = effnetv2("convert", "calibrated.safetensors", "out.pth", "--to", "timm", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "the temperature of 1.75 has no place in a file for timm" in done.stdout + done.stderr
+
+
+def test_a_temperature_of_other_pictures_is_left_out(tmp_path):
+    """It was fitted on answers at the size and views of then."""
+    save_ours(tmp_path / "ours.safetensors", architecture("efficientnetv2_b0"))
+    network = modelfile.load(tmp_path / "ours.safetensors")
+    network.calibration = Calibration(1.75, 60, "minival")
+    modelfile.save(tmp_path / "calibrated.safetensors", network, class_names=network.class_names)
+    for words, kept in (
+        (["--views", "symmetries"], False),
+        (["--image-px", "320"], False),
+        (["--half"], True),
+    ):
+        done = effnetv2("convert", "calibrated.safetensors", f"{words[0]}.safetensors", *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (modelfile.load(tmp_path / f"{words[0]}.safetensors").calibration is not None) is kept
+        assert ("temperature was fitted with another preprocessing" in done.stdout + done.stderr) is not kept

@@ -146,6 +146,10 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
             ["--calibrate", "m.safetensors", "--views", "symmetries"],
             "Leave --views out; or keep these views first",
         ),
+        (
+            ["--calibrate", "m.safetensors", "--image-px", "48"],
+            "Leave --image-px out; or keep that size first",
+        ),
         (["--slices", "longer_side_px"], "--slices longer_side_px: the column has one value"),
     ],
 )

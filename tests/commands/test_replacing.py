@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,35 @@ def test_a_sheet_replaces_no_picture_but_a_sheet(here):
     said = refused("augment", "pictures", "--out", "photo.png", cwd=here)
     assert "--out photo.png is there already, and is no sheet of effnetv2 augment" in said
     assert (here / "photo.png").read_bytes() == before
+
+
+def test_a_report_takes_no_table_of_the_users_place(here):
+    """Predictions whose labels somebody has corrected by hand are evaluated where they lie."""
+    ended_well("predict", *MODEL, "--out", "pictures/predictions.csv", cwd=here)
+    corrected = (here / "pictures/predictions.csv").read_text()
+    words = ("evaluate", MODEL[0], "pictures/predictions.csv", "--out", "pictures")
+    said = refused(*words, cwd=here)
+    assert "--out pictures: pictures/predictions.csv lies there and would be replaced" in said
+    said = refused("evaluate", *MODEL, "--out", "pictures", cwd=here)
+    assert "pictures/predictions.csv is there already, and is no table of an evaluation's answers" in said
+    assert (here / "pictures/predictions.csv").read_text() == corrected
+    (here / "mine").mkdir()
+    for name, what in (
+        ("skipped.csv", "no list of what could not be read"),
+        ("report.json", "no report of effnetv2"),
+    ):
+        (here / "mine" / name).write_text("{}")
+        assert f"mine/{name} is there already, and is {what}" in refused(
+            "evaluate", *MODEL, "--out", "mine", cwd=here
+        )
+        (here / "mine" / name).unlink()
+
+
+def test_a_manifest_of_the_users_beside_a_model_says_nothing_of_the_model(here):
+    (here / "alone").mkdir()
+    shutil.copy(here / MODEL[0], here / "alone/m.safetensors")
+    (here / "alone/manifest.csv").write_text("path,label\n../pictures/red/red_00.jpg,red\n")
+    assert (
+        "optimistic"
+        not in ended_well("evaluate", "alone/m.safetensors", "alone/manifest.csv", cwd=here).lower()
+    )

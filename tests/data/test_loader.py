@@ -9,7 +9,12 @@ import torch
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.data.loader import TrainingPictures, evaluation_batches, training_batches
+from efficientnetv2.data.loader import (
+    TrainingPictures,
+    evaluation_batches,
+    telling_killed_readers,
+    training_batches,
+)
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.sampling import Request, Sampler
@@ -150,3 +155,20 @@ def test_more_workers_than_cores_are_warned_of_by_whoever_counted_them_alone(cla
     manifest = read(class_folders)
     assert len(list(training_batches(pictures(manifest), sampler(manifest), workers=2))) == 12
     assert len(list(evaluation_batches(manifest, WHOLE, batch_images=24, workers=2))) == 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Killed. ",
+        "DataLoader worker (pid(s) 7) exited unexpectedly",
+    ],
+)
+def test_a_killed_reader_is_told_of_wherever_the_main_process_is(said):
+    with (
+        pytest.raises(InputError, match=r"killed by the system.*Use fewer with --workers"),
+        telling_killed_readers(),
+    ):
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="other"), telling_killed_readers():
+        raise RuntimeError("other")

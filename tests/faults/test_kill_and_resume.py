@@ -128,7 +128,7 @@ def test_steps_asked_for_again_are_those_of_the_run(class_folders, tmp_path):
     """The run has them as the epochs they made; a launcher that starts it again uses the same words."""
     epochs = QUICK.index("--epochs")
     without = (*QUICK[:epochs], *QUICK[epochs + 2 :])
-    words = ("train", class_folders, "--out", tmp_path / "run", *without, "--set", "epochs=auto")
+    words = ("train", class_folders, "--out", tmp_path / "run", *without)
     assert effnetv2(*words, "--set", "steps=2", cwd=tmp_path).returncode == 0
     again = effnetv2(*words, "--set", "steps=2", "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr

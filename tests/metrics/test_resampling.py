@@ -193,3 +193,25 @@ def test_of_several_labels_too_copies_drawn_as_one_tell_nothing_new(monkeypatch)
         assert apart[name][1] - apart[name][0] < 0.6 * (high - low), name
     monkeypatch.setattr(resampling, "_MOST_RANKED", 200 * 300 - 1)
     assert several(labels, called, shares, right, np.arange(100), key=KEY) == {}, "it would take too long"
+
+
+@pytest.mark.parametrize(("pictures", "certain"), [(1, False), (5, False), (6, True)])
+def test_a_few_pictures_make_no_difference_certain(pictures, certain):
+    """Of 200 the first network has a few right that the other has not; 2 * 0.5^5 is 0.06, 2 * 0.5^6 is 0.03."""
+    labels = np.tile([0, 1], 100)
+    other = labels.copy()
+    other[:pictures] = 1 - other[:pictures]
+    found = paired_together(labels, labels, other, np.arange(200), 2, key=KEY)
+    assert found["top1"].value == pytest.approx(pictures / 200)
+    assert found["top1"].certain is certain
+    assert found["macro_f1"].certain is certain
+
+
+def test_of_a_class_with_few_pictures_nothing_is_certain():
+    """All three of class 2 are right by the one and wrong by the other; of three classes a class has 5 % / 3."""
+    labels = np.concatenate([np.tile([0, 1], 50), [2, 2, 2]])
+    other = np.where(labels == 2, 0, labels)
+    assert lone(labels, labels, other)["f1:2"].certain
+    found = paired_together(labels, labels, other, np.arange(103), 3, key=KEY)
+    assert not found["f1:2"].certain
+    assert found["f1:2"].value == 1

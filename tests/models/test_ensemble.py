@@ -83,3 +83,13 @@ def test_a_damaged_list_is_named(tmp_path):
     (tmp_path / "ensemble.json").write_text('{"member": []}')
     with pytest.raises(InputError, match=r"ensemble.json is no list of model files"):
         modelfile.load(tmp_path)
+
+
+def test_of_members_that_remember_a_part_not_all_is_known(tmp_path):
+    """Four of eight each, three of them different: of ten together at most seven are known."""
+    one, other = members()
+    one.trained_on = TrainedOn(8, np.array([0, 1, 2, 3]))
+    other.trained_on = TrainedOn(8, np.array([1, 4, 5, 6]))
+    known = Ensemble([one, other]).trained_on
+    assert len(known.marks) == 7
+    assert known.share < 1

@@ -123,3 +123,15 @@ def test_a_run_takes_them_all(class_folders, tmp_path):
         assert done.returncode == 0, done.stderr
         answers[name] = (out / "predictions.csv").read_text()
     assert len(set(answers.values())) == 4
+
+
+def test_of_several_labels_each_counts_by_its_share():
+    """Dog and animal, cat and animal, animal alone: animal, never the rarest, has 1/2 + 1/2 + 1 of three pictures."""
+    targets = np.array([[0, 2], [1, 2], [2, -1]])
+    terms = class_terms(targets, 3, recipe("class_weights=equal", "logit_adjustment=1"))
+    each = np.array([2, 2, 0.5])  # one over the count
+    assert terms.weights.tolist() == pytest.approx(each / (each * [1 / 6, 1 / 6, 2 / 3]).sum(), rel=1e-6)
+    assert terms.offsets.tolist() == pytest.approx(np.log([1 / 6, 1 / 6, 2 / 3]), rel=1e-6)
+    # Drawn by the first label, as often each: dog and cat and animal a third, of which two bring half an animal along.
+    balanced = class_terms(targets, 3, recipe("logit_adjustment=1", "balance=equal"))
+    assert balanced.offsets.tolist() == pytest.approx(np.log([1 / 6, 1 / 6, 2 / 3]), rel=1e-6)

@@ -26,6 +26,7 @@ from efficientnetv2.training.distributed import World
 
 # Unreadable pictures that the screen names; a list of all is in skipped.csv. Ours.
 _NAMED = 5
+SKIPPED = "skipped.csv"  # beside the answers
 _SKIPPED_COLUMNS = ["path", "reason"]
 
 

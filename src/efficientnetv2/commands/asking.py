@@ -8,7 +8,7 @@ from pathlib import Path
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place
-from efficientnetv2.base.preprocessing import Views
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.costs_file import read_costs
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.findings import Wanted, sized, sliced_by
@@ -60,7 +60,9 @@ class Asking:
         return Wanted(names, costs, self.abstain_below, against)
 
 
-def check_calibrates(out: Path, network: Network, manifest: Manifest, name: str, views: Views) -> None:
+def check_calibrates(
+    out: Path, network: Network, manifest: Manifest, name: str, looking: Preprocessing
+) -> None:
     """Refuse a model, pictures and a file that can't be calibrated, before any picture is answered.
 
     Args:
@@ -68,11 +70,11 @@ def check_calibrates(out: Path, network: Network, manifest: Manifest, name: str,
         network: to calibrate.
         manifest: of the pictures.
         name: what they are called.
-        views: that they are looked at with.
+        looking: how they are looked at.
 
     Raises:
         InputError: the model is several networks, the pictures trained it, are too few or are looked at with other
-            views than its own, or the file is there already or can't be written.
+            views or another size than its own, or the file is there already or can't be written.
     """
     if out.suffix != ".safetensors":
         raise InputError(f"--calibrate {out}: a model file ends in .safetensors. Name it so.")
@@ -81,11 +83,16 @@ def check_calibrates(out: Path, network: Network, manifest: Manifest, name: str,
     check_place(out, "--calibrate", such_as="calibrated.safetensors")
     if isinstance(network, Ensemble):
         raise InputError(f"--calibrate {out}: the model is several networks. Give the model file of one.")
-    own = network.preprocessing.views
-    if views != own:
+    own, views, px = network.preprocessing, looking.views, looking.image_px
+    if views != own.views:
         raise InputError(
             f"--calibrate {out}: with --views {views} the answers are others than the model's own, whose views are "
-            f"'{own}'. Leave --views out; or keep these views first: effnetv2 convert MODEL OUT --views {views}"
+            f"'{own.views}'. Leave --views out; or keep these views first: effnetv2 convert MODEL OUT --views {views}"
+        )
+    if px != own.image_px:
+        raise InputError(
+            f"--calibrate {out}: at {px} px the answers are others than the model's own, which are at {own.image_px} "
+            f"px. Leave --image-px out; or keep that size first: effnetv2 convert MODEL OUT --image-px {px}"
         )
     if name == "train":
         raise _trained(out, name)

@@ -160,7 +160,7 @@ def _as_trained(
     request = Request(number, 0, setting, samples, np.full(len(samples), number, dtype=np.int64))
     batch = TrainingPictures(train, preprocessing, recipe.crop_area_min, key).batch(request)
     terms = (
-        class_terms(train.labels, len(train.class_names), recipe) if recipe.rare_randaugment != 1 else ALIKE
+        class_terms(train.targets, len(train.class_names), recipe) if recipe.rare_randaugment != 1 else ALIKE
     )
     constants = Constants(
         recipe.augment,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, did_you_mean, some
-from efficientnetv2.base.files import folder_for
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.answering import (
+    SKIPPED,
     Asked,
     answered,
     list_skipped,
@@ -22,12 +22,11 @@ from efficientnetv2.commands.answering import (
     tell_unreadable,
 )
 from efficientnetv2.commands.asking import Asking, check_calibrates, write_calibrated
-from efficientnetv2.commands.earlier import KINDS
 from efficientnetv2.commands.explaining import explained
 from efficientnetv2.commands.findings import Known, Wanted
 from efficientnetv2.commands.outcome import Outcome, command_line, hashes, versions
 from efficientnetv2.commands.prepare import Source, tell
-from efficientnetv2.commands.replacing import tell_replaced
+from efficientnetv2.commands.report_folder import report_folder
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import Seen, seen
 from efficientnetv2.commands.sizes import one_size, several_sizes, size_curve, tell_sizes
@@ -84,7 +83,7 @@ def evaluate_and_report(
     screen = Screen(quiet=as_json, mute=not world.first)
     with together(world), ExitStack() as kept:
         if out is not None and world.first:
-            kept.enter_context(_folder(out, screen))
+            kept.enter_context(report_folder(out, source.data, screen))
         on = pick_own_device(device, world.local_rank, world.local_size)
         readers = reading(workers, on, screen, world)
         asked, name, looking, compared, wanted = by_first(
@@ -124,17 +123,6 @@ def evaluate_and_report(
                 write_calibrated(asking.calibrate, asked.network, predictions, known, name, screen)
 
 
-def _folder(out: Path, screen: Screen) -> AbstractContextManager[None]:
-    """The folder of the report, made before the work; a run, and a cross-validation, keeps its own."""
-    if any((out / name).is_file() for name in KINDS):
-        raise InputError(
-            f"--out {out} is the folder of a run, whose own report would be lost. Give another folder, such as "
-            f"{out / 'evaluation'}."
-        )
-    tell_replaced(out / "report.html", screen)
-    return folder_for(out, "--out")
-
-
 def _asked(
     model: str,
     source: Source,
@@ -163,7 +151,7 @@ def _asked(
         )
     wanted = asking.wanted(part, network.class_names)
     if asking.calibrate is not None:
-        check_calibrates(asking.calibrate, network, part, name, looking.views)
+        check_calibrates(asking.calibrate, network, part, name, looking)
     asked = Asked(network, part, tell(part, strict=strict, say=screen.say))
     return asked, name, looking, compared, wanted
 
@@ -185,7 +173,8 @@ def _facts(
     return Facts(
         data=source.data,
         evaluated_on=name,
-        selected_on=name if known.pictures or chose else None,
+        selected_on=name if chose else None,
+        trained_on=known.pictures or 0,
         notes=[one for one in notes if one],
         model=model,
         command=command_line(),
@@ -235,7 +224,7 @@ def _report(
         known = replace(known, sections=sections)
     outcome = Outcome(predictions, part, asked.network.class_names, facts, wanted=wanted, known=known)
     if out is not None:
-        list_skipped(out / "skipped.csv", [(part.paths[row], why) for row, why in unreadable])
+        list_skipped(out / SKIPPED, [(part.paths[row], why) for row, why in unreadable])
         outcome.write(out, sizes=curve)
     outcome.show(screen, as_json=as_json)
     if curve is not None and not as_json:
@@ -244,7 +233,7 @@ def _report(
         for note in facts.notes:
             screen.say(note)
     if unreadable:
-        screen.say(skipped_in_all(part, unreadable, None if out is None else out / "skipped.csv"))
+        screen.say(skipped_in_all(part, unreadable, None if out is None else out / SKIPPED))
     if out is not None:
         screen.say(f"Report: {out / 'report.html'}")
 

@@ -12,6 +12,7 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.answering import (
+    SKIPPED,
     Asked,
     answered,
     is_list_of_skipped,
@@ -32,8 +33,6 @@ from efficientnetv2.inference.accelerate import pick_own_device
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.distributed import by_first, launched, together
-
-SKIPPED = "skipped.csv"  # beside the table
 
 
 def predict_and_write(

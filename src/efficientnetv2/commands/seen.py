@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from efficientnetv2.commands.earlier import KINDS
 from efficientnetv2.data.contents import content_marks
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.models.trained_on import TrainedOn
@@ -61,10 +62,11 @@ def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
         InputError: a store of another machine does not answer.
     """
     folder = model if model.is_dir() else model.parent
-    there = folder / "manifest.csv"
-    if trained_on is None and not there.exists():
+    # Else it is a table of the user's own, which says nothing of this model.
+    is_run = any((folder / name).is_file() for name in KINDS) and (folder / "manifest.csv").exists()
+    if trained_on is None and not is_run:
         return Seen(None, exact=True, of=len(part))
-    known = _by_path(folder, part) if there.exists() else np.zeros(len(part), dtype=bool)
+    known = _by_path(folder, part) if is_run else np.zeros(len(part), dtype=bool)
     if trained_on is None:
         return Seen(int(known.sum()), exact=True, of=len(part))
     rows, marks = content_marks(part)

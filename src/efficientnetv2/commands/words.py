@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +27,7 @@ from efficientnetv2.training.named import (
 )
 from efficientnetv2.training.recipe import MOST, Recipe, checked
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.start import NOTHING_FROZEN
 
 CACHES = ("ram", "disk")
 # With --cache and nothing else said: half of the crops have all the pixels that the files would give them, the smaller
@@ -33,8 +35,8 @@ CACHES = ("ram", "disk")
 _CACHE_DETAIL = 0.5
 # Fields that settling decides where they are left open: a word that leaves them open asks for nothing else.
 _OPEN = {
-    "model", "weights", "classifier", "frozen_statistics", "epochs", "eval_px", "group_images", "precision", "compile",
-    "progressive.seed",
+    "model", "weights", "classifier", "pooling", "frozen_statistics", "epochs", "eval_px", "group_images", "precision",
+    "compile", "progressive.seed",
 }  # fmt: skip
 
 
@@ -155,7 +157,12 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
     if words.model not in (None, "auto") and same_shape(words.model, there.model):
         words = replace(words, model=None)  # the run has it with the padding of its weights
     base = there if words.recipe_file is None else Recipe.from_yaml(words.recipe_file)
+    fields = {setting.partition("=")[0].strip() for setting in words.settings}
+    if words.minutes is not None or ("steps" in fields and "epochs" not in fields):
+        base = base.model_copy(update={"epochs": "auto"})  # which was settled by them
     asked = _apply(words, base, lambda line: None)
+    if there.weights == "none":
+        asked = asked.model_copy(update=_without_weights(asked))
     if asked.steps is not None:
         asked = asked.model_copy(update={"steps": None, "epochs": _epochs(asked, recipe_file.parent)})
     measured = {"progressive.shares"} if asked.time_shares is not None else set()
@@ -176,6 +183,12 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
     if words.minutes is not None:
         say(f"The length was fixed when the run began: {count_of(float(there.epochs), 'epoch')}.")
     return there
+
+
+def _without_weights(asked: Recipe) -> dict[str, Any]:
+    """What was left aside of a recipe for weights, since there were none; see ``settle``."""
+    optimizer = asked.optimizer.model_copy(update={"unfreeze": None})
+    return {**NOTHING_FROZEN, "classifier": "fresh", "optimizer": optimizer}
 
 
 def longer(path: Path) -> str:

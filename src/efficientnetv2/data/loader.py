@@ -9,6 +9,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -291,13 +292,27 @@ def _begun(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool)
 
 
 def _answers(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
-    try:
+    with telling_killed_readers():
         for batch in _begun(dataset, requests, workers, pin_memory):
             if isinstance(batch, Failure):
                 raise InputError(batch.message)
             yield batch
+
+
+@contextmanager
+def telling_killed_readers() -> Iterator[None]:
+    """Around reading, and around what is done with what was read: PyTorch says so wherever the main process is.
+
+    Raises:
+        InputError: a process that reads pictures was killed.
+    """
+    try:
+        yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error) or "exited unexpectedly" not in str(error):
+        said = str(error)
+        if "DataLoader worker" not in said or not (
+            "exited unexpectedly" in said or "killed by signal" in said
+        ):
             raise
         raise InputError(
             f"A process that reads pictures was killed by the system ({str(error).splitlines()[0]}), most likely for "

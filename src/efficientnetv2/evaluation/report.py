@@ -41,6 +41,7 @@ class Facts:
     Args:
         data: the pictures, as the user named them.
         evaluated_on: which of them the figures are of: ``val``, ``test``, ...
+        trained_on: how many of them are known to have trained the network, where the others did not.
         selected_on: which of them chose the epoch or the recipe; None if nothing was chosen by figures.
         views: how each was looked at, as ``base.preprocessing.Preprocessing`` has it.
         model: name of the network.
@@ -67,6 +68,7 @@ class Facts:
     data: str
     evaluated_on: str
     selected_on: str | None = None
+    trained_on: int = 0
     views: Views = "one"
     model: str | None = None
     command: str | None = None
@@ -91,7 +93,7 @@ class Facts:
     @property
     def optimistic(self) -> bool:
         """Whether the figures are of pictures that the network was selected on, or trained on."""
-        return self.evaluated_on in (self.selected_on, "train")
+        return self.evaluated_on in (self.selected_on, "train") or self.trained_on > 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -140,6 +140,7 @@ def _united(parts: Sequence[TrainedOn | None]) -> TrainedOn | None:
     if len(known) < len(parts):
         return None
     marks = np.unique(np.concatenate([part.marks for part in known]))
-    # Members that remember all of their pictures: then these are all. Else at least as many as the largest had.
+    # Members that remember all of their pictures: then these are all. Else no more than all have had together, of which
+    # no share is said to be known that is not.
     whole = all(part.share == 1 for part in known)
-    return TrainedOn(len(marks) if whole else max(part.pictures for part in known), marks)
+    return TrainedOn(len(marks) if whole else sum(part.pictures for part in known), marks)

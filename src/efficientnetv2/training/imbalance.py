@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efficientnetv2.data.balance import class_shares, weight_of_pictures
+from efficientnetv2.data.balance import Floats, class_shares, weight_of_pictures
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.training.recipe import Recipe
 
@@ -38,14 +38,15 @@ class ClassTerms:
 ALIKE = ClassTerms()
 
 
-def class_terms(labels: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
+def class_terms(targets: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
     """What a recipe asks for, with the numbers of these training pictures.
 
     Weights are scaled so that the pictures as they are drawn have weight 1 on average: the loss, and with it the
     learning rate that suits it, stay of their size. (The paper scales them to a mean of 1 over classes.)
 
     Args:
-        labels: (N,) classes of the training pictures; of several labels each, the first.
+        targets: (N,) classes of the training pictures; or (N, M) of several labels each, -1 behind the last. Pictures
+            are drawn by the first of them; each label counts by its share in its picture's target.
         num_classes: K.
         recipe: ``balance``, ``class_weights``, ``logit_adjustment``, ``rare_randaugment`` and ``effective_beta`` of it.
 
@@ -53,8 +54,7 @@ def class_terms(labels: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
         often each class is seen in training, here after balancing, times a temperature. Stronger augmentation where
         pictures are repeated: ours.
     """
-    counts = np.bincount(labels[labels >= 0], minlength=num_classes)
-    drawn = class_shares(counts, recipe.balance, recipe.effective_beta)
+    counts, drawn = _shares(targets, num_classes, recipe)
     weights = offsets = stronger = None
     if recipe.class_weights is not None:
         each = weight_of_pictures(counts, recipe.class_weights, recipe.effective_beta)
@@ -64,9 +64,26 @@ def class_terms(labels: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
         logarithms = np.log(drawn, out=np.zeros_like(drawn), where=drawn > 0)
         offsets = _tensor(recipe.logit_adjustment * logarithms)
     if recipe.rare_randaugment != 1:
-        repeated = drawn * counts.sum() > counts
+        repeated = drawn > counts / counts.sum()
         stronger = _tensor(np.where(repeated, recipe.rare_randaugment, 1.0))
     return ClassTerms(weights, offsets, stronger)
+
+
+def _shares(targets: Ints, num_classes: int, recipe: Recipe) -> tuple[Floats, Floats]:
+    """(K,) how many pictures each class has, and (K,) which share it has of all that is drawn."""
+    several = targets.reshape(len(targets), -1)
+    several = several[several[:, 0] >= 0]
+    firsts = np.bincount(several[:, 0], minlength=num_classes)
+    if several.shape[1] == 1:
+        return firsts.astype(np.float64), class_shares(firsts, recipe.balance, recipe.effective_beta)
+    there = several >= 0
+    share = there / there.sum(axis=1, keepdims=True)
+    often = np.ones(len(several))
+    if recipe.balance is not None:
+        often = weight_of_pictures(firsts, recipe.balance, recipe.effective_beta)[several[:, 0]]
+    counts = np.bincount(several[there], weights=share[there], minlength=num_classes)
+    drawn = np.bincount(several[there], weights=(share * often[:, None])[there], minlength=num_classes)
+    return counts, drawn / drawn.sum()
 
 
 def _tensor(values: np.ndarray) -> Tensor:

@@ -99,8 +99,9 @@ def _classifier(network: nn.Module) -> nn.Module:
 def lr_share(schedule: learning.Schedule, step: int, *, steps: int, steps_per_epoch: float) -> float:
     """The learning rate at a step, as a share of its peak.
 
-    Warm-up grows linearly and reaches the peak at its end; the shape is counted from the run's start,
-    as in the released code, so the staircase has begun to fall when warm-up ends.
+    Warm-up grows linearly and reaches the peak at its end. The staircase is counted from the run's start, as in the
+    released code, so it has begun to fall when warm-up ends; the cosine begins there, which is ours (the released code
+    counts it from the start too).
 
     Args:
         schedule: of the recipe.
@@ -143,4 +144,6 @@ class EMA:
 
 
 def _floats(network: nn.Module) -> list[Tensor]:
-    return [tensor for tensor in network.state_dict(keep_vars=False).values() if tensor.is_floating_point()]
+    """Each once, also where several modules share one."""
+    every = [one for one in network.state_dict(keep_vars=False).values() if one.is_floating_point()]
+    return list({(one.data_ptr(), one.shape): one for one in every}.values())

@@ -14,7 +14,12 @@ import numpy as np
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.contents import content_marks
-from efficientnetv2.data.loader import TrainingPictures, reading_threads, training_batches
+from efficientnetv2.data.loader import (
+    TrainingPictures,
+    reading_threads,
+    telling_killed_readers,
+    training_batches,
+)
 from efficientnetv2.data.sampling import Sampler
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.inference.predict import Predictions
@@ -102,7 +107,10 @@ def _train(job: Job, state: State, books: Books) -> None:
     """Step by step, to the end or until waiting for a better figure is over."""
     notes = Notes[tuple[int, str]](job.world)
     steps = _steps(job, state)
-    with Interruption(job.folder.log, launched=job.world.launch is not None) as interruption:
+    with (
+        telling_killed_readers(),
+        Interruption(job.folder.log, launched=job.world.launch is not None) as interruption,
+    ):
         while not books.over:
             done = next(steps)
             books.after(done)
@@ -215,6 +223,6 @@ def _steps(job: Job, state: State) -> Iterator[StepDone]:
         device=job.device,
         at_a_time=job.at_a_time,
         world=job.world,
-        terms=class_terms(job.train.labels, len(job.train.class_names), recipe),
+        terms=class_terms(job.train.targets, len(job.train.class_names), recipe),
         say=job.folder.log,
     )

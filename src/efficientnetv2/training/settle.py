@@ -87,7 +87,9 @@ def settle(
     notes = [*begun.notes, *_left_out(recipe, in_channels)]
     if begun.weights == "none":
         changes |= NOTHING_FROZEN | {"classifier": "fresh", "optimizer": _all_learn(recipe)}
-    elif recipe.classifier == "auto":
+    if begun.weights != "none" and isinstance(begun.network, EfficientNet):
+        changes["pooling"] = begun.network.architecture.pooling  # a checkpoint has to be made for the same
+    if begun.weights != "none" and recipe.classifier == "auto":
         changes["classifier"] = "fresh"  # whoever fits a probe has said "probe" before
     if begun.weights == "none" and recipe.name == "finetune":
         notes.append("The recipe finetune is made for pretrained weights; from scratch, quick learns faster.")

@@ -378,3 +378,41 @@ def test_our_own_shards_are_read_without_their_index(class_folders, tmp_path):
         path.partition("#")[2]: label
         for path, label in zip(manifest.paths, manifest.table["label"], strict=True)
     } == label_of
+
+
+def described(jpegs, facts):
+    """Two pictures of a class each, and what their .json say beside the label."""
+    members = {}
+    for number, (jpeg, more) in enumerate(zip(jpegs, facts, strict=False)):
+        members |= {
+            f"{number}.jpg": jpeg,
+            f"{number}.json": json.dumps({"label": "ab"[number % 2]} | more).encode(),
+        }
+    return members
+
+
+def test_a_split_by_its_usual_names_is_that_split(jpegs, tmp_path):
+    facts = [{"split": word} for word in ("Train", "training", "validation", "valid", "test")]
+    file = write(tmp_path / "x-train-000.tar", described(jpegs, facts))
+    assert read(str(file)).split.tolist() == ["train", "train", "val", "val", "test"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"split": "other"}, r"x\.tar: the sample '1' has the split 'other', which is not one of"),
+        ({"latitude": "12.5N"}, "has a latitude that is no number of degrees from -90 to 90"),
+        ({"longitude": 200}, "has a longitude that is no number of degrees from -180 to 180"),
+        ({"path": "0.jpg"}, r"x\.tar: two pictures are called '.*0\.jpg' by their \.json"),
+    ],
+)
+def test_facts_that_mean_nothing_are_refused(facts, message, jpegs, tmp_path):
+    file = write(tmp_path / "x.tar", described(jpegs, [{"path": "0.jpg"}, facts]))
+    with pytest.raises(InputError, match=message):
+        read(str(file))
+
+
+def test_copies_are_known_by_their_origin_without_an_index_too(jpegs, tmp_path):
+    facts = [{"path": "a.jpg"}, {}, {"path": "copy.jpg", "augmented_from": "a.jpg"}]
+    manifest = read(str(write(tmp_path / "x.tar", described(jpegs, facts))))
+    assert manifest.table["augmented_from"].fillna("").tolist()[2].endswith("a.jpg")

@@ -343,3 +343,13 @@ def test_unstated_preprocessing_of_b0_is_the_published_one(tmp_path):
         f"effnetv2 convert '{path}' OUT with --image-px, --framing, --interpolation, --mean or --std",
     ):
         assert words in note
+
+
+def test_a_tag_brings_the_preprocessing_of_its_weights(tmp_path):
+    """Adversarial propagation was trained with mean and std 0.5, where the network's own are ImageNet's."""
+    path = timm_file(tmp_path / "b0.safetensors", "tf_efficientnet_b0")
+    plain, tagged = (
+        convert.read(path, model=f"tf_efficientnet_b0{tag}").network.preprocessing for tag in ("", ".ap_in1k")
+    )
+    assert plain.mean == published("efficientnet_b0").preprocessing.mean != tagged.mean
+    assert tagged.mean == tagged.std == (0.5, 0.5, 0.5)

@@ -21,6 +21,7 @@ from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.models.create import create
 from efficientnetv2.models.interop import convert, keras_write
 from efficientnetv2.models.interop import keras as interop
+from efficientnetv2.models.interop.keras_head import refuse_other_heads
 from efficientnetv2.models.interop.keras_layers import layers, recognise
 from efficientnetv2.models.interop.layout import to_tensorflow
 from efficientnetv2.models.interop.loading import loading_tensorflow
@@ -635,3 +636,37 @@ def test_reading_needs_no_keras(tmp_path, monkeypatch):
     assert equal(interop.read(tmp_path / "a.keras"), network)
     with pytest.raises(InputError, match=r'pip install "h5py[^"]*" "keras'):
         keras_write.write(tmp_path / "b.keras", network)
+
+
+def behind(*layers):
+    """A description that ends in these layers, behind a convolution."""
+    conv = {"class_name": "Conv2D", "config": {"name": "top_conv"}}
+    return {"class_name": "Functional", "config": {"layers": [conv, *layers]}}
+
+
+def keras_layer(kind, **config):
+    return {"class_name": kind, "config": {"name": kind.lower(), **config}}
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([keras_layer("Dense", units=1, activation="sigmoid")], "ends in sigmoid"),
+        ([keras_layer("Dense", units=1, activation="linear")], "has one output"),
+        ([keras_layer("Dense", units=5, activation="linear"), keras_layer("Activation", activation="sigmoid")],
+         "'activation' ends in sigmoid"),
+        ([keras_layer("GlobalMaxPooling2D"), keras_layer("Dense", units=5, activation="softmax")],
+         r"'globalmaxpooling2d' \(GlobalMaxPooling2D\) stands behind the last convolution"),
+    ],
+)  # fmt: skip
+def test_another_end_of_a_network_is_refused(layers, message):
+    with pytest.raises(InputError, match=message):
+        refuse_other_heads(Path("some.keras"), behind(*layers))
+
+
+@pytest.mark.parametrize("activation", ["softmax", "linear", {"class_name": "Softmax", "config": {}}])
+def test_the_usual_end_of_a_network_is_taken(activation):
+    pooled = [keras_layer("Activation", activation="swish"), keras_layer("GlobalAveragePooling2D")]
+    refuse_other_heads(
+        Path("some.keras"), behind(*pooled, keras_layer("Dense", units=5, activation=activation))
+    )

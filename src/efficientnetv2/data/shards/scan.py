@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -31,11 +32,11 @@ _BLOCK = tarfile.BLOCKSIZE
 # Between the labels of a JSON list, once they are text. Ours.
 SEPARATOR = ";"
 # What a JSON member may say that the rest of the package understands.
-_KNOWN = ("path", "label", "split", "group", "latitude", "longitude")
+_KNOWN = ("path", "label", "split", "group", "latitude", "longitude", "augmented_from")
 # Larger ones are no label; a class id or a few facts take less. Ours.
 _MOST_TEXT_BYTES = 1_000_000
 # What is kept of a scan was found by these rules; others get another number.
-_RULES = 2
+_RULES = 3
 
 
 def kept_scan(
@@ -102,7 +103,15 @@ def scan(store: Store, names: list[str], *, label_column: str, group_column: str
     )
     rows = [{"shard": number} | row for number, rows in enumerate(facts) for row in rows]
     columns = ["path", "label", "split", "shard", "shard_offset", "shard_bytes"]
-    return Index(pd.DataFrame(rows, columns=None if rows else columns), shards)
+    table = pd.DataFrame(rows, columns=None if rows else columns)
+    twice = table.index[table.duplicated(["shard", "path"])]
+    if len(twice):
+        row = table.loc[twice[0]]
+        raise InputError(
+            f"{names[int(row['shard'])]}: two pictures are called '{row['path']}' by their .json, so one could not be "
+            "told from the other. Pack it anew."
+        )
+    return Index(table, shards)
 
 
 def _scanned(store: Store, name: str, roles: Mapping[str, str]) -> Scanned:
@@ -233,8 +242,10 @@ def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[
     in_json = known.pop("label", None)
     if isinstance(in_json, list):
         in_json = _listed(in_json, name, key) if in_json else None
-    if "group" in known:
-        known["group"] = str(known["group"])
+    for field in ("group", "augmented_from"):
+        if field in known:
+            known[field] = str(known[field])
+    _check(known, name, key)
     in_cls = _word(key, members["cls"].text) if "cls" in members and roles.get("label") == "label" else None
     place = members[extension]
     columns = {
@@ -244,6 +255,34 @@ def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[
         "shard_bytes": place.size,
     }
     return Sample(key, columns | known, in_json, in_cls, "json" in members)
+
+
+def _check(known: dict[str, Any], name: str, key: str) -> None:
+    """Take a split by its usual names, and degrees for numbers.
+
+    Raises:
+        InputError: they are none.
+    """
+    if "split" in known:
+        split = split_named(str(known["split"]))
+        if split is None:
+            raise InputError(
+                f"{name}: the sample '{key}' has the split '{known['split']}', which is not one of train, val and "
+                "test. Pack it anew."
+            )
+        known["split"] = split
+    for field, limit in (("latitude", 90), ("longitude", 180)):
+        if field not in known:
+            continue
+        try:
+            known[field] = float(known[field])
+        except (TypeError, ValueError):
+            known[field] = math.inf
+        if not abs(known[field]) <= limit:
+            raise InputError(
+                f"{name}: the sample '{key}' has a {field} that is no number of degrees from -{limit} to {limit}. Pack "
+                "it anew."
+            )
 
 
 def _facts(key: str, text: bytes) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import numpy as np
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.interop import carried, keras_scaling
 from efficientnetv2.models.interop.keras_files import Contents, Stored, contents, opens
+from efficientnetv2.models.interop.keras_head import refuse_other_heads
 from efficientnetv2.models.interop.keras_layers import (
     CLASSES,
     CLASSIFIER,
@@ -52,8 +53,8 @@ def read(path: str | Path) -> Raw:
         ``preprocessing`` and not among the tensors.
 
     Raises:
-        InputError: the file can't be read, its numbered layers are of no network that Keras has, or its
-            preprocessing is no mean and standard deviation.
+        InputError: the file can't be read, its numbered layers are of no network that Keras has, its preprocessing is
+            no mean and standard deviation, or it pools or answers otherwise than networks here.
     """
     path = Path(path)
     found = contents(path)
@@ -74,6 +75,8 @@ def read(path: str | Path) -> Raw:
     )
     if name is None:
         return raw
+    if found.config is not None:
+        refuse_other_heads(path, found.config)
     understood = keras_scaling.concluded if found.config is None else keras_scaling.described
     scaling = understood(path, found, name, tensors["stem_conv.kernel"].shape[1])
     return replace(

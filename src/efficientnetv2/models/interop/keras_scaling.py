@@ -123,20 +123,25 @@ def concluded(path: Path, contents: Contents, name: str, channels: int) -> Scali
 
 def _beginning(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Class and configuration of every layer up to the first convolution, networks in networks opened."""
-    for layer in _flat(config):
+    for layer in flat(config):
         kind, inner = str(layer.get("class_name")), layer.get("config")
         if kind in ("Conv2D", "DepthwiseConv2D"):
             return
         yield kind, inner if isinstance(inner, dict) else {}
 
 
-def _flat(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def flat(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The layers of a description in their order, networks in networks opened.
+
+    Args:
+        config: of a network.
+    """
     inner = config.get("config")
     parts = inner.get("layers") if isinstance(inner, dict) else inner  # a list in oldest Sequentials
     for layer in parts if isinstance(parts, list) else []:
         if isinstance(layer, dict):
             if layer.get("class_name") in _NESTED:
-                yield from _flat(layer)
+                yield from flat(layer)
             else:
                 yield layer
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from efficientnetv2.arch.published import published
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.models import pretrained
 from efficientnetv2.models.header import Header, reason
 from efficientnetv2.models.interop import carried, timm, torchvision
 from efficientnetv2.models.interop.raw import Raw
@@ -148,6 +149,9 @@ def preprocessing(
 
 def _usual(raw: Raw, found: Recognised) -> tuple[Preprocessing, str]:
     """What a network's source documents, and whose that is."""
+    tagged = (raw.model or "").removeprefix("tf_")
+    if raw.source == "timm" and is_tf(raw) and tagged in pretrained.names():
+        return pretrained.about(tagged).preprocessing, f"timm's {raw.model}"
     if raw.source == "timm":
         return timm.default_preprocessing(found.name, tf=is_tf(raw)), f"timm's {found.theirs}"
     if raw.source == "torchvision":
@@ -250,6 +254,9 @@ def tell(network: EfficientNet, told: Told) -> list[str]:
     before, network.preprocessing = network.preprocessing, told.prepared(network.preprocessing)
     network.class_names = told.named(network.num_classes, network.class_names)
     network.metrics = still_true(network.metrics, before, network.preprocessing, notes)
+    if network.calibration is not None and before != network.preprocessing:
+        network.calibration = None
+        notes.append("the temperature was fitted with another preprocessing and is left out")
     return notes
 
 

@@ -85,7 +85,9 @@ def efficientnetv2_s_paper() -> Recipe:
     Ours: the smallest crop (5 % of the area), label smoothing, warm-up and RandAugment's operations follow the released
         code, where the paper is silent; training goes to its end and keeps the weights that were best on minival,
         where the paper stops early by it and does not say when; batch-norm shares the statistics of a group of
-        pictures (group_images), not of a TPU core's.
+        pictures (group_images), not of a TPU core's; the aspect of a crop, 3/4 to 4/3, is relative to the picture's
+        own, for the whole picture is squeezed into the square in evaluation, where the released code draws it in
+        pixels.
     """
     return _as_in_the_paper("efficientnetv2_s_paper")
 

@@ -98,7 +98,8 @@ def imagenet21k_released() -> Recipe:
     Source: google/automl, efficientnetv2 (imagenet21k): one size, learning rate 0.008 for each 256 pictures, one epoch
         of warm-up, no dropout, no stochastic depth, no label smoothing, nothing but crops and flips; 21,843 classes,
         several labels of a picture normalised to sum 1.
-    Ours: pictures are held out by class instead of by file, so classes of one picture need a val split of your own.
+    Ours: pictures are held out by class instead of by file, so classes of one picture need a val split of your own; the
+        cosine begins where warm-up ends.
     """
     return Recipe(
         name="imagenet21k_released",

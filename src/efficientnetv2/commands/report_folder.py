@@ -1,0 +1,57 @@
+"""The folder that an evaluation's report goes into: nothing is lost there but an earlier report."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import folder_for
+from efficientnetv2.commands.answering import SKIPPED, is_list_of_skipped
+from efficientnetv2.commands.earlier import KINDS
+from efficientnetv2.commands.replacing import refuse_others, tell_replaced
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.tables import header_of
+from efficientnetv2.evaluation.answered import NAME as ANSWERS
+from efficientnetv2.training.folder import REPORT_FILES
+
+
+def report_folder(out: Path, data: str, screen: Screen) -> AbstractContextManager[None]:
+    """The folder, made before the work and removed if that fails.
+
+    Args:
+        out: the folder.
+        data: what is evaluated, which may lie there.
+        screen: to say it on where an earlier report will be replaced.
+
+    Raises:
+        InputError: it can't be written to, is a run's or a cross-validation's own, or holds a file of the user's by the
+            name of one that will be written.
+    """
+    if any((out / name).is_file() for name in KINDS):
+        raise InputError(
+            f"--out {out} is the folder of a run, whose own report would be lost. Give another folder, such as "
+            f"{out / 'evaluation'}."
+        )
+    if Path(data).absolute() in {(out / name).absolute() for name in (*REPORT_FILES, SKIPPED)}:
+        raise InputError(f"--out {out}: {data} lies there and would be replaced. Give another folder.")
+    for name, (ours, other) in _OURS.items():
+        refuse_others(out / name, f"--out {out}:", ours, f"is {other}")
+    tell_replaced(out / "report.html", screen)
+    return folder_for(out, "--out")
+
+
+def _is_answers(file: Path) -> bool:
+    return {"path", "label", "true_label"} <= set(header_of(file))
+
+
+def _is_report(file: Path) -> bool:
+    return b'"evaluated_on"' in file.read_bytes()
+
+
+# Of what is written, how an earlier one of ours is told from a file of the user's.
+_OURS = {
+    ANSWERS: (_is_answers, "no table of an evaluation's answers"),
+    SKIPPED: (is_list_of_skipped, "no list of what could not be read"),
+    "report.json": (_is_report, "no report of effnetv2"),
+}
