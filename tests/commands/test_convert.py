@@ -210,7 +210,8 @@ def test_a_temperature_of_other_pictures_is_left_out(tmp_path):
         (["--image-px", "320"], False),
         (["--half"], True),
     ):
-        done = effnetv2("convert", "calibrated.safetensors", f"{words[0]}.safetensors", *words, cwd=tmp_path)
+        out = f"{words[0].strip('-')}.safetensors"
+        done = effnetv2("convert", "calibrated.safetensors", out, *words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert (modelfile.load(tmp_path / f"{words[0]}.safetensors").calibration is not None) is kept
+        assert (modelfile.load(tmp_path / out).calibration is not None) is kept
         assert ("temperature was fitted with another preprocessing" in done.stdout + done.stderr) is not kept

@@ -97,6 +97,7 @@ def test_shards_remember_their_originals(class_folders, tmp_path):
 def test_a_picture_saved_anew_is_known_by_its_path_alone(class_folders, tmp_path):
     files = read(class_folders).with_split(np.array(["train"] * 48, dtype=object))
     (tmp_path / "run").mkdir()
+    (tmp_path / "run/beginning.json").write_text("{}")
     files.to_csv(tmp_path / "run/manifest.csv")
     trained_on = remembered(files)
     shutil.copytree(class_folders, tmp_path / "elsewhere")
@@ -115,6 +116,7 @@ def test_links_lead_to_the_same_paths(class_folders, tmp_path):
     """A folder by another way, and a folder of nothing but links to files."""
     files = read(class_folders).with_split(np.array(["train"] * 24 + ["val"] * 24, dtype=object))
     (tmp_path / "run").mkdir()
+    (tmp_path / "run/beginning.json").write_text("{}")
     files.to_csv(tmp_path / "run/manifest.csv")
     (tmp_path / "way").symlink_to(class_folders, target_is_directory=True)
     for number, file in enumerate(sorted(class_folders.rglob("*.jpg"))):

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.manifest import read
+from efficientnetv2.evaluation.answered import Over
 from efficientnetv2.evaluation.apart import Apart, apart
-from efficientnetv2.evaluation.opening import against_majority, headline, measured_on, pictures, whose
+from efficientnetv2.evaluation.opening import (
+    against_majority,
+    headline,
+    lost_to_probe,
+    measured_on,
+    pictures,
+    whose,
+)
 from efficientnetv2.evaluation.parts import worst_slice
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.intervals import bootstrap
+from efficientnetv2.metrics.resampling import Difference
 from efficientnetv2.metrics.slices import Slice
 
 
@@ -130,3 +142,17 @@ def test_slices_that_are_worse_are_counted(count, end):
         Slice("year", str(2010 + k), 40, 0.5, 0.4, 0.6, 0.5, small=False, below=True) for k in range(count)
     ]
     assert worst_slice(below).endswith(end)
+
+
+def test_a_probe_of_fewer_pictures_is_compared_on_these():
+    """80.5 % of all against the probe's 81.0 % of 500, of which the network has 83 %."""
+    figures = SimpleNamespace(top1=0.805, macro_f1=0.8, pictures=2_000)
+    facts = SimpleNamespace(linear_probe=0.81, linear_probe_macro_f1=0.8)
+    even = Difference(0.02, 0.0, 0.04)
+    better = Over(500, even, even, even, {})
+    assert "has not beaten" in lost_to_probe(figures, facts)
+    assert lost_to_probe(figures, facts, better) is None
+    worse = replace(better, macro_f1=Difference(-0.01, -0.03, 0.01))
+    assert "macro-F1 (0.790 against 0.800 on the 500 pictures that both answered)" in lost_to_probe(
+        figures, facts, worse
+    )

@@ -158,3 +158,13 @@ def test_one_group_is_pytorchs_own_update():
     statistics.end_step(torch.zeros(()))
     theirs(images)
     assert torch.equal(ours.running_var, theirs.running_var)
+
+
+def test_ema_moves_a_shared_weight_once():
+    layer = nn.Linear(1, 1, bias=False)
+    network = nn.Sequential(layer, nn.ReLU(), layer)
+    layer.weight.data.fill_(1.0)
+    ema = EMA(network, 0.9)
+    layer.weight.data.fill_(2.0)
+    ema.update(network, 0)
+    assert ema.network[2].weight.item() == pytest.approx(0.1 * 1 + 0.9 * 2)

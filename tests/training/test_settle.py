@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
+from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.memory import GIB
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.training import preflight
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.settle import settle
+from efficientnetv2.training.start import build
 
 CPU = torch.device("cpu")
 CLASSES = ("cat", "dog")
@@ -211,3 +216,16 @@ def test_a_continuous_ramp_is_settled_at_its_end():
 def test_finetune_without_weights_is_told_of_quick():
     notes = settled("weights=none", recipe="finetune").notes
     assert any("quick learns faster" in note for note in notes)
+
+
+def test_the_pooling_of_the_weights_is_settled(tmp_path):
+    """Or a checkpoint would be loaded into a network with another classifier."""
+    network = EfficientNet(replace(architecture("efficientnetv2_b0"), pooling="mean+centre"), num_classes=2)
+    modelfile.save(tmp_path / "wide.safetensors", network, class_names=CLASSES)
+    found = settled(f"weights={tmp_path / 'wide.safetensors'}", recipe="finetune").recipe
+    assert found.pooling == "mean+centre"
+    assert build(found, found.model, num_classes=2).embed_dim == 2 * 1280
+    assert (
+        settled(f"weights={tmp_path / 'wide.safetensors'}", "pooling=mean", recipe="finetune").recipe.pooling
+        == "mean"
+    )

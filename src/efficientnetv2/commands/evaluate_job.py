@@ -169,7 +169,7 @@ def _facts(
     # Of a training split there is nothing to ask: its figures are called optimistic in any case.
     note = None if known.pictures is None and name in ("train", "minival") else known.note
     chose = _chose(asked, name)
-    notes = [note, chose]
+    notes = [note, chose, _fitted(asked, name)]
     return Facts(
         data=source.data,
         evaluated_on=name,
@@ -192,6 +192,14 @@ def _facts(
 def _chose(asked: Asked, name: str) -> str | None:
     """A sentence where the pictures chose the weights; known by what they are called alone, not by their contents."""
     return "These pictures chose its weights." if name == asked.network.metrics.get("selected_on") else None
+
+
+def _fitted(asked: Asked, name: str) -> str | None:
+    """A sentence where the temperature was fitted on pictures of that name; known by it alone, as above."""
+    known = asked.network.calibration
+    if known is None or known.fitted_on != name:
+        return None
+    return f"Its temperature was fitted on {name}: if on these pictures, the calibration error is optimistic."
 
 
 def _others(px: int, curve: SizeCurve | None, gained: Over | None, fresh: Unseen | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import to_show
 from efficientnetv2.evaluation import report, seeing
 from efficientnetv2.evaluation.answers import lines
+from efficientnetv2.evaluation.opening import lost_to_probe
 from efficientnetv2.evaluation.report import Facts, Mistake
 from efficientnetv2.evaluation.sections import Section
 from efficientnetv2.evaluation.sizes import SizeCurve
@@ -158,7 +159,7 @@ class Outcome:
             f"That is {verdict} always answering '{score.majority_class}', which is right for "
             f"{score.majority_top1:.1%}."
         )
-        lost = report.lost_to_probe(score, self.facts)
+        lost = lost_to_probe(score, self.facts, self.findings.beside.probe)
         if lost is not None:
             screen.say(lost)
         elif self.facts.linear_probe is not None and self.facts.linear_probe_macro_f1 is not None:

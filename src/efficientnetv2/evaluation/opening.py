@@ -13,6 +13,7 @@ from efficientnetv2.metrics.intervals import Interval
 from efficientnetv2.metrics.several import SeveralFigures
 
 if TYPE_CHECKING:
+    from efficientnetv2.evaluation.answered import Over
     from efficientnetv2.evaluation.report import Facts
 
 # Pictures below which they are counted: "4 of 5" says more than "80.0 %". Ours.
@@ -174,3 +175,40 @@ def _by_class(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
 def _skipped(count: int) -> str:
     were = "was" if count == 1 else "were"
     return f"{count_of(count, 'picture')} could not be read and {were} left out."
+
+
+def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts, over: Over | None = None) -> str | None:
+    """A sentence if training has not beaten the linear probe in both figures: in which not, and in which it has.
+
+    None if it has in both, or no probe was made.
+
+    Args:
+        figures: of the network.
+        facts: with the probe's figures.
+        over: what the network has over the probe on the pictures that both answered, which may be fewer; None where
+            they are the same.
+    """
+    if (
+        facts.linear_probe is None
+        or facts.linear_probe_macro_f1 is None
+        or isinstance(figures, SeveralFigures)
+    ):
+        return None
+    top1, macro_f1, on = figures.top1, figures.macro_f1, ""
+    if over is not None and over.pictures < figures.pictures:
+        top1, macro_f1 = facts.linear_probe + over.top1.value, facts.linear_probe_macro_f1 + over.macro_f1.value
+        on = f" on the {over.pictures:,} pictures that both answered"
+    compared = {
+        f"top-1 ({top1:.1%} against {facts.linear_probe:.1%}{on})": top1 > facts.linear_probe,
+        f"macro-F1 ({macro_f1:.3f} against {facts.linear_probe_macro_f1:.3f}{on})": (
+            macro_f1 > facts.linear_probe_macro_f1
+        ),
+    }
+    lost = [figure for figure, beaten in compared.items() if not beaten]
+    won = [figure for figure, beaten in compared.items() if beaten]
+    if not lost:
+        return None
+    probe = "a linear classifier on the untrained features of the given weights, which takes seconds"
+    if not won:
+        return f"Training has not beaten {probe}, neither in {lost[0]} nor in {lost[1]}."
+    return f"Training has not beaten, in {lost[0]}, {probe}. It has in {won[0]}."

@@ -21,7 +21,7 @@ from efficientnetv2.evaluation import cost, seeing
 from efficientnetv2.evaluation.answers import Beside, answers, limits
 from efficientnetv2.evaluation.confusion import Matrix, confusions
 from efficientnetv2.evaluation.curve import Row, constants, learning_curve
-from efficientnetv2.evaluation.opening import against_majority, headline, pictures, whose
+from efficientnetv2.evaluation.opening import against_majority, headline, lost_to_probe, pictures, whose
 from efficientnetv2.evaluation.page import json_text, plain, rendered
 from efficientnetv2.evaluation.sections import Part, Section
 from efficientnetv2.evaluation.sizes import SizeCurve, draw_sizes
@@ -146,33 +146,6 @@ def write(
     write_text_atomically(Path(folder) / "report.html", page)
 
 
-def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts) -> str | None:
-    """A sentence if training has not beaten the linear probe in both figures: in which not, and in which it has.
-
-    None if it has in both, or no probe was made.
-    """
-    if (
-        facts.linear_probe is None
-        or facts.linear_probe_macro_f1 is None
-        or isinstance(figures, SeveralFigures)
-    ):
-        return None
-    compared = {
-        f"top-1 ({figures.top1:.1%} against {facts.linear_probe:.1%})": figures.top1 > facts.linear_probe,
-        f"macro-F1 ({figures.macro_f1:.3f} against {facts.linear_probe_macro_f1:.3f})": (
-            figures.macro_f1 > facts.linear_probe_macro_f1
-        ),
-    }
-    lost = [figure for figure, beaten in compared.items() if not beaten]
-    won = [figure for figure, beaten in compared.items() if beaten]
-    if not lost:
-        return None
-    probe = "a linear classifier on the untrained features of the given weights, which takes seconds"
-    if not won:
-        return f"Training has not beaten {probe}, neither in {lost[0]} nor in {lost[1]}."
-    return f"Training has not beaten, in {lost[0]}, {probe}. It has in {won[0]}."
-
-
 def as_json(
     figures: Figures | SeveralFigures,
     intervals: Mapping[str, Interval],
@@ -278,7 +251,7 @@ def _page(
         whose=whose(facts),
         against_majority=against_majority(figures, intervals),
         pictures=pictures(figures, facts),
-        lost_to_probe=lost_to_probe(figures, facts),
+        lost_to_probe=lost_to_probe(figures, facts, beside.probe),
         answers=answers(figures, intervals, facts, beside),
         limits=limits(figures, intervals, facts, beside),
         sections=sections,

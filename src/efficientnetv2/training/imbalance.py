@@ -83,7 +83,7 @@ def _shares(targets: Ints, num_classes: int, recipe: Recipe) -> tuple[Floats, Fl
         often = weight_of_pictures(firsts, recipe.balance, recipe.effective_beta)[several[:, 0]]
     counts = np.bincount(several[there], weights=share[there], minlength=num_classes)
     drawn = np.bincount(several[there], weights=(share * often[:, None])[there], minlength=num_classes)
-    return counts, drawn / drawn.sum()
+    return counts.astype(np.float64), np.asarray(drawn / drawn.sum(), dtype=np.float64)
 
 
 def _tensor(values: np.ndarray) -> Tensor:

@@ -103,15 +103,7 @@ def scan(store: Store, names: list[str], *, label_column: str, group_column: str
     )
     rows = [{"shard": number} | row for number, rows in enumerate(facts) for row in rows]
     columns = ["path", "label", "split", "shard", "shard_offset", "shard_bytes"]
-    table = pd.DataFrame(rows, columns=None if rows else columns)
-    twice = table.index[table.duplicated(["shard", "path"])]
-    if len(twice):
-        row = table.loc[twice[0]]
-        raise InputError(
-            f"{names[int(row['shard'])]}: two pictures are called '{row['path']}' by their .json, so one could not be "
-            "told from the other. Pack it anew."
-        )
-    return Index(table, shards)
+    return Index(pd.DataFrame(rows, columns=None if rows else columns), shards)
 
 
 def _scanned(store: Store, name: str, roles: Mapping[str, str]) -> Scanned:
