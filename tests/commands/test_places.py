@@ -70,8 +70,8 @@ def test_too_few_pictures_to_calibrate_on_are_refused_before_they_are_answered(t
     few, network = manifest([0, 1] * 14 + [0]), torch.nn.Identity()
     network.preprocessing = Preprocessing(image_px=32)
     with pytest.raises(InputError, match=r"fitted on 30 pictures or more, but there are 29 pictures of val"):
-        check_calibrates(tmp_path / "m.safetensors", network, few, "val", "one")
-    check_calibrates(tmp_path / "m.safetensors", network, manifest([0, 1] * 15), "val", "one")
+        check_calibrates(tmp_path / "m.safetensors", network, few, "val", network.preprocessing)
+    check_calibrates(tmp_path / "m.safetensors", network, manifest([0, 1] * 15), "val", network.preprocessing)
 
 
 def test_skipped_pictures_are_said_to_be_listed_only_where_there_is_a_run(class_folders):

@@ -15,6 +15,7 @@ from efficientnetv2.data.manifest import read
 from efficientnetv2.models.create import create
 from efficientnetv2.training import compiling, rates
 from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import NoFolder, RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.memory import GroupsAtATime
@@ -105,3 +106,15 @@ def test_of_a_size_that_grows_at_every_step_the_smallest_and_the_largest_are_com
     said = []
     compiling.network_to_call(job.network.train(), growing, job.device, job.at_a_time, say=said.append)
     assert without_seconds(said) == EXPECTED
+
+
+def test_of_several_processes_each_compiles_what_its_share_makes(job):
+    """Four groups of two, at most three or four at a time: each of two processes has two, in one pass."""
+    said = []
+    world = World(rank=0, size=2, local_rank=0, local_size=2)
+    compiling.network_to_call(
+        job.network.train(), job.recipe, job.device, job.at_a_time, world=world, say=said.append
+    )
+    assert [line for line in said if line.startswith("Compiling")] == [
+        f"Compiling ({number} of 2): passes of 4 pictures of {px} px ..." for number, px in ((1, 32), (2, 64))
+    ]

@@ -1,6 +1,7 @@
 """The recipes of the paper and of the authors' code, held to their tables (arXiv:2104.00298; google/automl)."""
 
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.sampling import Sampler
 from efficientnetv2.models.create import create
 from efficientnetv2.models.regularize import apply_setting
+from efficientnetv2.training import run
 from efficientnetv2.training.loop import train
 from efficientnetv2.training.recipe import checked
 from efficientnetv2.training.recipes import RECIPES, named
@@ -102,6 +104,7 @@ def test_small_pictures_are_evaluated_by_their_centre_and_large_ones_whole():
     b0, s = named("efficientnetv2_b0_released"), named("efficientnetv2_s_released")
     assert (b0.framing, b0.crop_fraction) == ("crop", pytest.approx(224 / 256))
     assert (s.framing, s.crop_fraction) == ("whole", 1.0)
+    assert s.train_framing == b0.train_framing == "crop"
 
 
 @pytest.mark.parametrize(
@@ -252,3 +255,18 @@ def test_the_papers_search_trains_at_one_size_with_the_regularization_of_the_fir
     assert (proxy.stages, proxy.image_px) == (1, 192)
     assert replace(proxy.last, image_px=128) == named("efficientnetv2_s_paper").progressive.stage(0)
     assert proxy.last.label_smoothing == 0.1
+
+
+@pytest.mark.parametrize(("own", "framing"), [("crop", "crop"), (None, "whole")])
+def test_training_crops_as_its_recipe_says(own, framing, monkeypatch):
+    """S squeezes whole pictures in evaluation, but draws crops by their aspect in pixels."""
+    crops: list[str] = []
+    monkeypatch.setattr(
+        run, "TrainingPictures", lambda train, seen, *more, **words: crops.append(seen.framing)
+    )
+    for name in ("Sampler", "training_batches", "train", "class_terms", "reading_threads"):
+        monkeypatch.setattr(run, name, lambda *given, **words: None)
+    recipe = named("efficientnetv2_s_paper").model_copy(update={"crop_framing": own, "group_images": 32})
+    job = MagicMock(recipe=recipe, preprocessing=Preprocessing(image_px=384, framing="whole"))
+    run._steps(job, MagicMock())
+    assert crops == [framing]

@@ -158,7 +158,8 @@ def _as_trained(
     """The pictures as the network gets them at a setting: those of another epoch for each."""
     key = Key.of(recipe.seed)
     request = Request(number, 0, setting, samples, np.full(len(samples), number, dtype=np.int64))
-    batch = TrainingPictures(train, preprocessing, recipe.crop_area_min, key).batch(request)
+    seen = replace(preprocessing, framing=recipe.train_framing)
+    batch = TrainingPictures(train, seen, recipe.crop_area_min, key).batch(request)
     terms = (
         class_terms(train.targets, len(train.class_names), recipe) if recipe.rare_randaugment != 1 else ALIKE
     )

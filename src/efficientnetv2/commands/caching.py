@@ -215,7 +215,7 @@ def _kept(recipe: Recipe) -> Kept:
     assert recipe.cache_detail is not None
     return Kept.enough(
         image_px=max(setting.image_px for setting in settings_by_size(recipe)),
-        framing=recipe.framing,
+        framing=recipe.train_framing,
         area_min=recipe.crop_area_min,
         detail=recipe.cache_detail,
     )

@@ -220,7 +220,7 @@ def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
     if words.cache is not None and recipe.cache_detail is None:
         plain["cache_detail"] = _CACHE_DETAIL
     if words.framing not in (None, recipe.framing):
-        plain["crop_fraction"] = 1.0
+        plain |= {"crop_fraction": 1.0, "crop_framing": None}
     if words.batch_images is not None and words.batch_images != recipe.batch_images:
         plain["batch_images"] = words.batch_images
         if not {"optimizer", "optimizer.lr"} & {

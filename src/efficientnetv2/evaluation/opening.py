@@ -196,7 +196,10 @@ def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts, over: Over | 
         return None
     top1, macro_f1, on = figures.top1, figures.macro_f1, ""
     if over is not None and over.pictures < figures.pictures:
-        top1, macro_f1 = facts.linear_probe + over.top1.value, facts.linear_probe_macro_f1 + over.macro_f1.value
+        top1, macro_f1 = (
+            facts.linear_probe + over.top1.value,
+            facts.linear_probe_macro_f1 + over.macro_f1.value,
+        )
         on = f" on the {over.pictures:,} pictures that both answered"
     compared = {
         f"top-1 ({top1:.1%} against {facts.linear_probe:.1%}{on})": top1 > facts.linear_probe,

@@ -16,6 +16,7 @@ from efficientnetv2.inference.accelerate import Precision, autocast
 from efficientnetv2.models.groups import one_pass
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.regularize import apply_setting
+from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime
 from efficientnetv2.training.recipe import Recipe
 
@@ -39,6 +40,7 @@ def network_to_call(
     device: torch.device,
     at_a_time: GroupsAtATime = ONE_AT_A_TIME,
     *,
+    world: World = ALONE,
     say: Callable[[str], None] = lambda line: None,
 ) -> nn.Module:
     """The network itself or, where the recipe says ``compile``, what PyTorch compiles of it.
@@ -52,6 +54,7 @@ def network_to_call(
         recipe: settled.
         device: that holds the network.
         at_a_time: how many groups run in one pass.
+        world: the processes that share a step's groups; compiled is what this one makes of its share.
         say: gets a line before each compilation and after it: they take minutes.
     """
     if recipe.compile is not True:
@@ -68,7 +71,7 @@ def network_to_call(
     programs = [
         (setting, groups)
         for setting in settings
-        for groups in _passes(recipe.batch_images // group, at_a_time.at(setting.image_px))
+        for groups in _passes(len(world.groups(recipe.batch_images // group)), at_a_time.at(setting.image_px))
     ]
     kept = [tensor.clone() for tensor in _tensors(network)]
     reason = None

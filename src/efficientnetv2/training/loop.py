@@ -130,7 +130,9 @@ def train(
     assert recipe.precision != "auto", "settle() comes before the loop"
     statistics = GroupedStatistics(state.network, groups=groups, momentum=momentum, world=world)
     state.network.train()
-    gradients = Gradients(network_to_call(state.network, recipe, device, at_a_time, say=say), world)
+    gradients = Gradients(
+        network_to_call(state.network, recipe, device, at_a_time, world=world, say=say), world
+    )
     constants = Constants(
         recipe.augment,
         preprocessing,

@@ -128,8 +128,9 @@ class _Timed:
         """The groups of steps of every size, small ones first; asked for by the loop."""
         job, recipe = self.job, self.recipe
         threads = reading_threads(job.workers)
+        seen = replace(job.preprocessing, framing=recipe.train_framing)
         pictures = TrainingPictures(
-            job.train, job.preprocessing, recipe.crop_area_min, job.key, threads=threads, reader=job.reader
+            job.train, seen, recipe.crop_area_min, job.key, threads=threads, reader=job.reader
         )
         drawn = iter(self._sampler())
         self.compile_s = time.perf_counter() - self._begun

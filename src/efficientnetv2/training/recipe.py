@@ -72,6 +72,8 @@ class Recipe(Part):
         batch_norm_momentum: share of the old running statistics kept per step, as the paper and Keras
             count it (PyTorch's own number is 1 minus this).
         framing: how a picture that is not square meets the square; see ``Preprocessing``.
+        crop_framing: the same of training's random crops, where they differ: ``crop`` draws their aspect in pixels,
+            whatever shape the picture has; see ``data.decode.train_picture``. None is as ``framing``.
         crop_fraction: with framing ``crop``, what the centre square at evaluation keeps of the shorter side.
         eval_px: side of the picture at evaluation; None takes the last training size.
         eval_px_tried: sizes that minival is seen at after training, beside ``eval_px``: the one at which the figure of
@@ -131,6 +133,7 @@ class Recipe(Part):
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     batch_norm_momentum: float = Field(default=0.9, ge=0, lt=1)
     framing: Framing = "whole"
+    crop_framing: Framing | None = None
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
     eval_px: int | None = Field(default=None, ge=1, le=_MOST_PX)
     eval_px_tried: (
@@ -157,6 +160,11 @@ class Recipe(Part):
     precision: Precision | Literal["auto"] = "auto"
     compile: bool | Literal["auto"] = "auto"
     seed: int = 0
+
+    @property
+    def train_framing(self) -> Framing:
+        """How training's crops meet the square."""
+        return self.crop_framing or self.framing
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -7,7 +7,7 @@ run in ``training.recipe``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -205,7 +205,7 @@ def _steps(job: Job, state: State) -> Iterator[StepDone]:
     )
     pictures = TrainingPictures(
         job.train,
-        job.preprocessing,
+        replace(job.preprocessing, framing=recipe.train_framing),
         recipe.crop_area_min,
         job.key,
         threads=reading_threads(job.workers),

@@ -200,7 +200,7 @@ def _cell(
             "batch_images=32", "optimizer.kind=adamw", "optimizer.lr=2e-3", "optimizer.weight_decay=0.05",
             "optimizer.decay=0.99", "optimizer.epsilon=1e-8", "optimizer.clip_norm=1.0", "schedule.kind=cosine",
             "schedule.warmup_epochs=1", "ema_decay=0.998", "batch_norm_momentum=0.9", "initialisation=calm",
-            "eval_px=null", "crop_fraction=1.0", "framing=whole", "crop_area_min=0.35",
+            "eval_px=null", "crop_fraction=1.0", "framing=whole", "crop_framing=null", "crop_area_min=0.35",
             "minival=null", "made_for=null",
         ]  # fmt: skip
     if scale.name == "tiny":

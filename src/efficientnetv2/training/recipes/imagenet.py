@@ -27,7 +27,8 @@ def _from_scratch(
     arXiv:2104.00298, section 5.1 and the released code agree on: RMSprop with decay and momentum 0.9, weight
     decay 1e-5, batch 4096, learning rate up to 0.256, times 0.97 each 2.4 epochs, 350 epochs, EMA 0.9999. Epsilon
     0.001, five epochs of warm-up and crops from 5 % of the area are the released code's; the paper does not say.
-    Evaluation: the size and framing that the released network was published with. Minival, and early
+    Evaluation: the size and framing that the released network was published with; training's crops have an aspect of
+    3/4 to 4/3 in pixels, as in the released code, also where evaluation squeezes the whole picture. Minival, and early
     stopping by it, are section 5.1's. How long it waits for a better figure the paper does not say: here training
     goes to its end, and the weights kept are those after the epoch that was best on minival.
     """
@@ -48,6 +49,7 @@ def _from_scratch(
         ema_decay=0.9999,
         batch_norm_momentum=batch_norm_momentum,
         framing=evaluation.framing,
+        crop_framing="crop",
         crop_fraction=evaluation.crop_fraction,
         eval_px=evaluation.image_px,
         crop_area_min=0.05,
@@ -85,9 +87,7 @@ def efficientnetv2_s_paper() -> Recipe:
     Ours: the smallest crop (5 % of the area), label smoothing, warm-up and RandAugment's operations follow the released
         code, where the paper is silent; training goes to its end and keeps the weights that were best on minival,
         where the paper stops early by it and does not say when; batch-norm shares the statistics of a group of
-        pictures (group_images), not of a TPU core's; the aspect of a crop, 3/4 to 4/3, is relative to the picture's
-        own, for the whole picture is squeezed into the square in evaluation, where the released code draws it in
-        pixels.
+        pictures (group_images), not of a TPU core's.
     """
     return _as_in_the_paper("efficientnetv2_s_paper")
 
