@@ -319,3 +319,12 @@ def test_a_detail_that_was_set_is_not_overwritten_by_the_word():
     words = Words(recipe="quick", cache="ram", settings=("cache_detail=0.9",))
     recipe, _ = begin_recipe(words, CPU, print)
     assert recipe.cache_detail == 0.9
+
+
+def test_pictures_of_one_name_are_not_kept_on_disk():
+    """Tars of others may call two alike. In memory all are those that train, in their order."""
+    twice = SimpleNamespace(paths=["x.tar#a.jpg", "x.tar#a.jpg", "x.tar#b.jpg"])
+    pictures = SimpleNamespace(paths=["x.tar#b.jpg", "x.tar#c.jpg", "x.tar#a.jpg"])
+    assert caching.rows_of(pictures, SimpleNamespace(paths=["x.tar#a.jpg", "x.tar#b.jpg"])).tolist() == [2, 0]
+    with pytest.raises(InputError, match=r"two pictures are called 'x\.tar#a\.jpg'.*--cache ram"):
+        caching.rows_of(twice, pictures)

@@ -21,6 +21,7 @@ from efficientnetv2.commands.screen import Screen
 from efficientnetv2.data.cache import Kept
 from efficientnetv2.data.filling import Order
 from efficientnetv2.data.keeping import Filled, amount, in_memory, is_there, on_disk
+from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Reader, originals
 from efficientnetv2.inference.accelerate import cores
@@ -101,9 +102,9 @@ def cached(
     where = _said(where, recipe, world)
     begun = time.perf_counter()
     pictures = _to_keep(where, prepared)
+    rows = rows_of(pictures, prepared.train)
     order = _order(pictures, recipe, screen)
     filled = _in_ram(order, device) if where == "ram" else on_disk(_folder(pictures, order.kept), order)
-    rows = pd.Index(pictures.paths).get_indexer(pd.Index(prepared.train.paths)).astype(np.int64)
     seconds = time.perf_counter() - begun
     reader = filled.reader(rows, originals(prepared.train))
     return Cached(where, reader, _note(where, filled, order, seconds), seconds)
@@ -148,6 +149,28 @@ def foreseen(
         )
     reader = filled.reader(np.arange(len(some)), originals(some))
     return Foreseen(where, some, reader, count, looking_s if there else seconds)
+
+
+def rows_of(pictures: Manifest, train: Manifest) -> Ints:
+    """(N,) where the training pictures stand among those that are kept.
+
+    Args:
+        pictures: that are kept.
+        train: all of them among these.
+
+    Raises:
+        InputError: two of those kept are called alike, as tars of others may call them.
+    """
+    if pictures is train:
+        return np.arange(len(train), dtype=np.int64)
+    places = pd.Index(pictures.paths)
+    if not places.is_unique:
+        raise InputError(
+            f"--cache disk: two pictures are called '{places[places.duplicated()][0]}', so one could not be told from "
+            "the other. Use --cache ram, or leave --cache out."
+        )
+    rows: Ints = places.get_indexer(pd.Index(train.paths)).astype(np.int64)
+    return rows
 
 
 def _said(where: str | None, recipe: Recipe, world: World) -> str:
