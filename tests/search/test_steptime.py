@@ -79,22 +79,43 @@ def test_the_parts_add_up_to_the_step():
     assert 0.5 < sum(found.parts[name] for name in names) / found.whole.median < 2
 
 
+class Sittings:
+    """Stands for a bench: a network whose steps take so long each time that it is made anew."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        self.seconds, self.made = seconds, 0
+        self.images = [torch.zeros(1, 3, 32, 32)]
+
+    def of(self, *given: object) -> Sittings:
+        self.made += 1
+        return self
+
+    def plain(self) -> float:
+        return self.seconds[self.made - 1]
+
+    def in_parts(self) -> list[float]:
+        names = part_names(TINY, image_px=32, num_classes=3)
+        return [self.plain() / len(names)] * len(names)
+
+
 @pytest.mark.parametrize(
-    ("rounds", "enough"),
+    ("seconds", "median", "low", "high", "rounds"),
     [
-        ([0.05] * 11, False),
-        ([0.05] * 12, True),
-        ([0.4] * 4, False),
-        ([0.4] * 5, True),
-        ([0.05, 0.08] * 10, False),
-        ([0.05, 0.08] * 16, True),
-        ([0.4, 0.8] * 5, False),
-        ([0.4, 0.8] * 6, True),
+        ([0.4] * 3, 0.4, 0.4, 0.4, 3 * 3),  # three rounds fill a second
+        ([0.05] * 3, 0.05, 0.05, 0.05, 3 * 8),  # short ones are eight
+        ([0.42, 0.40, 0.41], 0.41, 0.40, 0.42, 3 * 3),  # within 10 % of each other: three sittings
+        ([0.45, 0.40, 0.40, 0.40, 0.40], 0.40, 0.40, 0.45, 5 * 3),  # further apart: five
     ],
 )
-def test_unsteady_steps_are_timed_for_longer(rounds, enough):
-    """12 rounds or 2 s of steady ones; of others 12 rounds and 2 s."""
-    assert steptime._enough(rounds) == enough
+def test_the_spread_of_a_step_knows_what_differs_from_sitting_to_sitting(
+    seconds, median, low, high, rounds, monkeypatch
+):
+    """Within each of them all rounds are alike: a spread over rounds alone would be 0."""
+    bench = Sittings(seconds)
+    monkeypatch.setattr(steptime, "_Bench", bench)
+    found = measure(TINY, RECIPE, num_classes=3, device=CPU).whole
+    assert (found.median, found.low, found.high, found.rounds) == (median, low, high, rounds)
+    assert bench.made == len(seconds)
 
 
 def test_a_network_never_measured_is_foretold_from_the_parts_of_others(tmp_path):

@@ -8,6 +8,7 @@ import tempfile
 import time
 from dataclasses import replace
 from multiprocessing import util
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -410,3 +411,19 @@ def test_a_search_leaves_something_to_judge_by(class_folders):
     kept = manifest.select([row for row, name in enumerate(manifest.split) if name != "val"])
     with pytest.raises(InputError, match="no pictures"):
         refuse_leaks(kept)
+
+
+def test_a_search_that_is_stopped_while_a_process_begins_leaves_none(class_folders, tmp_path, monkeypatch):
+    """The signal comes when the process is there, and before anybody could name it."""
+    started = []
+    begin = BaseProcess.start
+
+    def start(process: BaseProcess) -> None:
+        begin(process)
+        started.append(process)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(BaseProcess, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        try_out(TINY, proxy_of(class_folders, tmp_path))
+    assert [process.is_alive() for process in started] == [False]

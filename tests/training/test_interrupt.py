@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from efficientnetv2.commands.screen import Screen
-from efficientnetv2.training.interrupt import Interruption
+from efficientnetv2.training.interrupt import Interruption, held
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -72,3 +72,16 @@ def test_a_process_forked_off_within_says_nothing(number):
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert not interruption.requested
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_what_must_not_be_left_half_done(number):
+    before = signal.signal(number, signal.default_int_handler)
+    done = []
+    try:
+        with pytest.raises(KeyboardInterrupt), held():
+            signal.raise_signal(number)
+            done.append("all")
+    finally:
+        signal.signal(number, before)
+    assert done == ["all"]

@@ -21,7 +21,7 @@ class Measurement:
         top1: share of right answers, in [0, 1], on pictures that neither training nor the final test sees; the mean
             over ``seeds``. None where training failed.
         step_seconds: of one training step, median. None where it could not be measured.
-        step_spread: interquartile range of the step times over their median; 0 or more.
+        step_spread: from the lowest to the highest quartile of the sittings in which it was timed, over the median.
         inference_seconds: of one picture at inference, where that was measured.
         peak_memory_bytes: of training, where the device tells.
         epochs: of training; fewer than asked for where a hopeless trial was stopped.

@@ -31,11 +31,14 @@ from efficientnetv2.training.loss import cross_entropy
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import State, begin
 
-# All ours. Rounds before those that count, and for how many seconds at least: a new process's memory comes to it in the
-# first second. Of those that count so many at least, and then until they fill so many seconds or, where they are short,
-# are so many; where their quartiles lie further apart than this share of the median, both.
-_WARM_UP, _WARM_UP_S = 2, 1.0
-_ROUNDS, _SECONDS, _UNSTEADY, _MANY_ROUNDS = 5, 2.0, 0.1, 12
+# All ours. Rounds before those that count, in the first sitting for so many seconds at least: a new process's memory
+# comes to it in the first second. Of those that count so many at least in a sitting, and then until they fill so many
+# seconds or, where they are short, are so many.
+_WARM_UP, _WARM_UP_S = 1, 1.0
+_ROUNDS, _SECONDS, _MANY_ROUNDS = 3, 1.0, 8
+# A network laid anew into memory is as much as some percent faster or slower, for as long as it lies there; so it is
+# measured in so many sittings, and in so many where their quartiles lie further apart than this share of the median.
+_SITTINGS, _UNSTEADY, _MANY_SITTINGS = 3, 0.1, 5
 # Of a shape, the times in so many networks are kept; their median counts.
 _KEPT = 15
 
@@ -45,7 +48,7 @@ class StepTime:
     """What was measured of a network's training step.
 
     Args:
-        whole: seconds of a step, its median and quartiles over rounds.
+        whole: seconds of a step: the median over rounds, the lowest and the highest quartile of the sittings.
         parts: shape of a part → its share of the step in seconds; of equal parts the mean.
     """
 
@@ -83,7 +86,8 @@ def measure(
 ) -> StepTime:
     """Time training steps of a network: forward, backward, the loop's update, at the last stage's setting, on noise.
 
-    Rounds of the plain step, which is what counts, alternate with rounds in which the parts are told apart.
+    Rounds of the plain step, which is what counts, alternate with rounds in which the parts are told apart; both in
+    some sittings, each with the network made anew.
 
     Args:
         architecture: the network.
@@ -94,29 +98,46 @@ def measure(
     Raises:
         RuntimeError: memory ran out (``base.memory.is_out_of_memory``).
     """
-    bench = _Bench.of(architecture, recipe, num_classes, device)
+    sittings: list[list[float]] = []
+    parts: list[list[float]] = []
+    while len(sittings) < _SITTINGS or (_unsteady(sittings) and len(sittings) < _MANY_SITTINGS):
+        bench = _Bench.of(architecture, recipe, num_classes, device)
+        whole, in_parts = _sitting(bench, warm_up_s=0.0 if sittings else _WARM_UP_S)
+        sittings.append(whole)
+        parts += in_parts
+        image_px = bench.images[0].shape[-1]
+        del bench  # a second one might not fit beside it
+    by_name: dict[str, list[float]] = {}
+    names = part_names(architecture, image_px=image_px, num_classes=num_classes)
+    for name, times in zip(names, zip(*parts, strict=True), strict=True):
+        by_name.setdefault(name, []).append(statistics.median(times))
+    return StepTime(_over(sittings), {name: statistics.mean(times) for name, times in by_name.items()})
+
+
+def _sitting(bench: _Bench, warm_up_s: float) -> tuple[list[float], list[list[float]]]:
+    """The plain rounds of a network as it lies in memory, and those in parts."""
     warm: list[float] = []
-    while len(warm) < _WARM_UP or sum(warm) < _WARM_UP_S:
+    while len(warm) < _WARM_UP or sum(warm) < warm_up_s:
         warm.append(bench.plain() + sum(bench.in_parts()))
     whole: list[float] = []
     parts: list[list[float]] = []
-    while not _enough(whole):
+    while len(whole) < _ROUNDS or (sum(whole) < _SECONDS and len(whole) < _MANY_ROUNDS):
         whole.append(bench.plain())
         parts.append(bench.in_parts())
-    names = part_names(architecture, image_px=bench.images[0].shape[-1], num_classes=num_classes)
-    by_name: dict[str, list[float]] = {}
-    for name, times in zip(names, zip(*parts, strict=True), strict=True):
-        by_name.setdefault(name, []).append(statistics.median(times))
-    return StepTime(Spread.of(whole), {name: statistics.mean(times) for name, times in by_name.items()})
+    return whole, parts
 
 
-def _enough(seconds: list[float]) -> bool:
-    if len(seconds) < _ROUNDS:
-        return False
-    spread = Spread.of(seconds)
-    steady = spread.high - spread.low <= _UNSTEADY * spread.median
-    many, long = len(seconds) >= _MANY_ROUNDS, sum(seconds) >= _SECONDS
-    return many or long if steady else many and long
+def _over(sittings: list[list[float]]) -> Spread:
+    """The median of all rounds, with the lowest of the sittings' lower quartiles and the highest upper one."""
+    each = [Spread.of(rounds) for rounds in sittings]
+    every = [seconds for rounds in sittings for seconds in rounds]
+    low, high = min(one.low for one in each), max(one.high for one in each)
+    return Spread(statistics.median(every), low, high, len(every))
+
+
+def _unsteady(sittings: list[list[float]]) -> bool:
+    spread = _over(sittings)
+    return spread.high - spread.low > _UNSTEADY * spread.median
 
 
 class StepTimes:

@@ -24,6 +24,7 @@ from efficientnetv2.search.child import tried
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import Proxy
 from efficientnetv2.search.told import EpochTold, Failed, Refused, StepTold, Told, Trained
+from efficientnetv2.training.interrupt import held
 
 # Of what a process has written before it ended, so many of the last lines may say why.
 _LAST_LINES = 12
@@ -112,13 +113,15 @@ def try_out(
         process = context.Process(  # type: ignore[attr-defined]
             target=tried, args=(there, architecture, proxy, verify, scratch), daemon=False
         )
-        process.start()
-        there.close()
         try:
+            with held():  # stopped in the middle of it, nobody could stop the process
+                process.start()
+            there.close()
             return _followed(here, process, watch, scratch)
         finally:
-            process.kill()
-            process.join()
+            if process.pid is not None:
+                process.kill()
+                process.join()
             here.close()
 
 
