@@ -93,7 +93,7 @@ def begun(about: Path, common: dict, same: Sequence[str], advice: str) -> dict:
     Args:
         about: the file that says it.
         common: what it is to be begun with.
-        same: names in it that have to be as they were.
+        same: names in it that have to be as they were; a setting that was not there then was None.
         advice: for whoever wants others.
 
     Raises:
@@ -103,9 +103,16 @@ def begun(about: Path, common: dict, same: Sequence[str], advice: str) -> dict:
         write_text_atomically(about, json.dumps(common, indent=1) + "\n")
         return common
     there: dict = json.loads(about.read_text(encoding="utf-8"))
-    if differing := [name for name in same if there[name] != common[name]]:
+    if differing := [name for name in same if _said(there[name]) != _said(common[name])]:
         raise SystemExit(f"{about} is of another {', '.join(differing)}; {advice}.")
     return there
+
+
+def _said(of: Any) -> Any:
+    """What a value says: settings that came later are not there, and those that say nothing are None."""
+    if not isinstance(of, dict):
+        return of
+    return {name: _said(value) for name, value in of.items() if value is not None}
 
 
 def keep(run: Path, target: Path, *, renamed: Mapping[str, str] | None = None) -> dict:

@@ -121,6 +121,16 @@ def test_what_was_begun_otherwise_is_refused(tmp_path):
         begun(about, {"pictures": 2, "when": 1}, ("pictures",), "go")
 
 
+def test_a_setting_that_came_later_is_as_if_it_had_been_left_open(tmp_path):
+    about = tmp_path / "about.json"
+    begun(about, {"asked": {"epochs": 5, "eval": {"px": 64}}}, ("asked",), "go")
+    open_since = {"epochs": 5, "crop": None, "eval": {"px": 64, "views": None}}
+    begun(about, {"asked": open_since}, ("asked",), "go")
+    for given in ({"crop": 0}, {"eval": {"px": 64, "views": 2}}, {"epochs": None}):
+        with pytest.raises(SystemExit, match="of another asked"):
+            begun(about, {"asked": open_since | given}, ("asked",), "go")
+
+
 TOP1 = (0.4, 0.6, 0.5, 0.7)
 
 

@@ -84,7 +84,6 @@ class Sittings:
 
     def __init__(self, seconds: list[float]) -> None:
         self.seconds, self.made = seconds, 0
-        self.images = [torch.zeros(1, 3, 32, 32)]
 
     def of(self, *given: object) -> Sittings:
         self.made += 1

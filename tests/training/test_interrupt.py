@@ -78,10 +78,15 @@ def test_a_process_forked_off_within_says_nothing(number):
 def test_a_signal_waits_for_what_must_not_be_left_half_done(number):
     before = signal.signal(number, signal.default_int_handler)
     done = []
-    try:
-        with pytest.raises(KeyboardInterrupt), held():
+
+    def work() -> None:
+        with held():
             signal.raise_signal(number)
             done.append("all")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
     finally:
         signal.signal(number, before)
     assert done == ["all"]

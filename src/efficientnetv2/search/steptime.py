@@ -105,10 +105,9 @@ def measure(
         whole, in_parts = _sitting(bench, warm_up_s=0.0 if sittings else _WARM_UP_S)
         sittings.append(whole)
         parts += in_parts
-        image_px = bench.images[0].shape[-1]
         del bench  # a second one might not fit beside it
     by_name: dict[str, list[float]] = {}
-    names = part_names(architecture, image_px=image_px, num_classes=num_classes)
+    names = part_names(architecture, image_px=recipe.progressive.last.image_px, num_classes=num_classes)
     for name, times in zip(names, zip(*parts, strict=True), strict=True):
         by_name.setdefault(name, []).append(statistics.median(times))
     return StepTime(_over(sittings), {name: statistics.mean(times) for name, times in by_name.items()})

@@ -21,9 +21,7 @@ def held() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: came.append(number)) for number in _SIGNALS
-    }
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in _SIGNALS}
     try:
         yield
     finally:
