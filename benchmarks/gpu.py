@@ -30,10 +30,10 @@ from torch import Tensor
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.base.timing import Spread, alternate
+from efficientnetv2.base.timing import Spread, alternate, waiting
 from efficientnetv2.commands.bench_job import steps
 from efficientnetv2.commands.bench_sides import OURS
-from efficientnetv2.commands.bench_step import Work, our_losses, our_recipe
+from efficientnetv2.commands.bench_step import Work, our_losses, our_recipe, our_steps
 from efficientnetv2.data import manifest as manifests
 from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches
 from efficientnetv2.data.sampling import Request
@@ -74,17 +74,15 @@ def shares(work: Work, folder: Path, *, rounds: int) -> dict[str, Spread]:
     workers = len(os.sched_getaffinity(0))
 
     def files(requests: Iterable[Request]) -> Iterable[Batch]:
-        within = (replace(one, samples=one.samples % len(manifest)) for one in requests)
-        return training_batches(pictures, within, workers=workers, pin_memory=work.device.type == "cuda")
+        return training_batches(pictures, requests, workers=workers, pin_memory=work.device.type == "cuda")
 
     loops = {
         "memory": our_losses(work, recipe),
         "memory, RandAugment": our_losses(work, strong),
-        "files, RandAugment": our_losses(work, strong, files),
+        "files, RandAugment": (done.loss for done in our_steps(work, strong, files, manifest.labels)),
     }
-    wait = torch.cuda.synchronize if work.device.type == "cuda" else lambda: None
     sides = {name: several(loop) for name, loop in loops.items()}
-    seconds = alternate(sides, rounds=rounds, wait=wait)
+    seconds = alternate(sides, rounds=rounds, wait=waiting(work.device))
     plain, augmented, read = seconds.values()
     return {
         "gpu_randaugment_share": Spread.of([1 - a / b for a, b in zip(plain, augmented, strict=True)]),

@@ -43,9 +43,9 @@ def test_a_missing_shard_is_a_line_a_count_and_a_list(model, shards, tmp_path):
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if "pictures-000001.tar" in line)
     assert line == "Damaged shard: pictures-000001.tar is missing; 0 of its 10 pictures are used."
-    assert "Skipped 10 of 48 pictures; all are listed in skipped.csv." in done.stdout
+    assert "Skipped 10 of 48 pictures; all are listed in out_skipped.csv." in done.stdout
     assert len(pd.read_csv(tmp_path / "out.csv")) == 38
-    skipped = pd.read_csv(tmp_path / "skipped.csv")
+    skipped = pd.read_csv(tmp_path / "out_skipped.csv")
     assert skipped["path"].str.startswith("pictures-000001.tar#").tolist() == [True] * 10
     assert set(skipped["reason"]) == {"is lost: the shard is missing"}
 
@@ -104,11 +104,21 @@ def test_pictures_none_of_which_can_be_read_are_refused(verb, model, class_folde
     assert not (tmp_path / "out").exists()
 
 
-def test_the_table_is_not_called_as_the_list_of_what_was_skipped(model, class_folders, tmp_path):
-    done = effnetv2("predict", model, class_folders, "--out", "skipped.csv", cwd=tmp_path)
+def test_the_ranking_is_not_called_as_the_list_of_what_was_skipped(model, class_folders, tmp_path):
+    done = effnetv2("predict", model, class_folders, "--rank", "predictions_skipped.csv", cwd=tmp_path)
     assert done.returncode == 2
-    assert "--out skipped.csv" in done.stderr
-    assert "Give another name" in done.stderr
+    assert "--rank predictions_skipped.csv" in done.stderr
+    assert "Give another one" in done.stderr
+
+
+def test_a_report_does_not_take_the_list_of_shards(model, shards, tmp_path):
+    """Packing has listed there what it left out, in the same form."""
+    mine = tmp_path / shards / "skipped.csv"
+    mine.write_text("path,reason\na.jpg,is empty (0 bytes)\n")
+    done = effnetv2("evaluate", model, shards, "--device", "cpu", "--out", shards, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--out packed is a folder of shards" in done.stderr
+    assert mine.exists()
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])
@@ -147,7 +157,7 @@ def test_two_processes_answer_each_picture_once_with_one_voice(model, shards, tm
     )
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert second.stdout == second.stderr == ""
-    assert first.stdout == alone.stdout.replace("alone.csv", "both.csv")
+    assert first.stdout == alone.stdout.replace("alone", "both")
     one, both = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("alone", "both"))
     pd.testing.assert_frame_equal(both, one, rtol=1e-4, atol=2e-6)
 

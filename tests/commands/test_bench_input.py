@@ -15,10 +15,11 @@ import torch
 from tests.command_line import effnetv2
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands import bench_input, demo
+from efficientnetv2.commands import bench_input, bench_job, demo
 from efficientnetv2.commands.bench_input import CACHED, Ours, Reading, able, kept_in_memory, one_core
 from efficientnetv2.commands.bench_pictures import some_pictures
 from efficientnetv2.commands.bench_sides import OURS
+from efficientnetv2.commands.bench_step import Work
 from efficientnetv2.commands.prepare import Source
 from efficientnetv2.data.manifest import read
 
@@ -78,6 +79,30 @@ def test_too_few_pictures_are_refused(class_folders, tmp_path):
     done = effnetv2("bench", "train", class_folders, *words, cwd=tmp_path)
     assert done.returncode == 2
     assert "48 readable training pictures, but 64 are needed" in done.stderr
+
+
+def test_pictures_that_were_not_looked_at_are_not_said_to_be_missing(class_folders):
+    (class_folders / "blue/blue_00.jpg").write_bytes(b"")  # the first one is among those that are looked at
+    few = "has 39 readable training pictures among the 40 that were looked at, but 40 are needed"
+    with pytest.raises(InputError, match=few):
+        some_pictures(Source(str(class_folders)), most=40, least=40, say=print)
+    with pytest.raises(InputError, match=r"has 47 readable training pictures, but 64 .* --batch-images"):
+        some_pictures(Source(str(class_folders)), most=64, least=64, say=print)
+
+
+def test_a_batch_may_be_larger_than_what_is_looked_at_otherwise(class_folders, monkeypatch):
+    asked = []
+
+    def looked_at(source, *, most, least, say):
+        asked.append((most, least))
+        raise InputError("enough")
+
+    monkeypatch.setattr(bench_job, "some_pictures", looked_at)
+    for images in (32, 2048):
+        work = Work("efficientnetv2_b0", 64, images, 0.2, torch.device("cpu"))
+        with pytest.raises(InputError, match="enough"):
+            bench_job.bench_train(work, None, rounds=1, steps=1, workers=0, as_json=True)
+    assert asked == [(1024, 32), (4096, 2048)]
 
 
 def test_bare_pixels_are_refused(tmp_path):

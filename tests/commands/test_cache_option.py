@@ -268,11 +268,13 @@ def test_memory_does_not_reach_to_another_machine(large, caches):
 
 def test_minutes_count_the_filling(large, monkeypatch):
     asked = []
-    monkeypatch.setattr(foretold, "epochs_within", lambda minutes, *_, **__: asked.append(minutes) or 12.0)
+    monkeypatch.setattr(
+        foretold, "epochs_within", lambda minutes, *_, spent_s, **__: asked.append((minutes, spent_s)) or 12.0
+    )
     ready = prepared(large)
     job = Job(named("quick"), None, ready.train, ready.val, None, None, CPU, workers=0)
     recipe, notes = foretold.settled_by(job.recipe, None, job, 4, spent_s=90.0)
-    assert asked == [2.5]
+    assert asked == [(4, 90.0)]
     assert recipe.epochs == 12
     assert notes == ["Epochs: 12, what fits into 4 minutes by a short measurement."]
     with pytest.raises(InputError, match=r"--minutes 1.5: filling the cache alone takes 1.5 minutes"):

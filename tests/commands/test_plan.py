@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tests.command_line import TINY, effnetv2, killed_at
 
 from efficientnetv2.commands import plan_job
+from efficientnetv2.commands.caching import Foreseen
 from efficientnetv2.commands.plan import plan
 from efficientnetv2.commands.train import train
 from efficientnetv2.data.manifest import read
@@ -18,7 +20,10 @@ from efficientnetv2.evaluation.curve import learning_curve
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.job import Job
+from efficientnetv2.training.pace import Rate
+from efficientnetv2.training.plan import Forecast, Stage
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.state import Length
 
 SCRATCH = (*TINY, "--weights", "none")
 
@@ -85,6 +90,8 @@ def test_with_weights_a_cache_and_minutes(class_folders, tmp_path):
     assert left(tmp_path) == before
     for what in ("linear probe", "filling the cache", "cache (in memory)", "what fits into 1 minute by"):
         assert what in done.stdout
+    assert done.stdout.count("Epochs: ") == 1, "not also what the recipe would have chosen without --minutes"
+    assert "measuring" in done.stdout, "train does so too"
     chosen = re.search(r"Epochs: (\S+), what fits", done.stdout)
     assert re.search(rf"In all about .* for {re.escape(chosen[1])} epochs?,", done.stdout), done.stdout
     stages = done.stdout.partition("By stage\n")[2].splitlines()[:3]
@@ -107,6 +114,23 @@ def test_what_train_refuses_is_refused(class_folders, tmp_path):
     done = effnetv2("plan", class_folders, *SCRATCH, "--set", "optimizer.learning=1", cwd=tmp_path)
     assert done.returncode == 2
     assert "optimizer.learning" in done.stderr
+
+
+@pytest.mark.parametrize(("device", "counted"), [("cpu", 9_000), ("cuda", 2_000)])
+def test_a_cache_in_memory_is_in_the_processors(device, counted):
+    foretold = Forecast(Length(1, 1.0), (Stage(32, 1, 1.0, 1.0, 1, 2_000),), {})
+    kept = Foreseen("ram", None, None, 7_000, 0.0)
+    assert plan_job._as_json(foretold, kept, torch.device(device), [])["memory_bytes"] == counted
+
+
+def test_the_probe_is_rehearsed_where_the_rehearsed_are_of_one_class(class_folders, monkeypatch):
+    """Of a rare class none may be among them."""
+    monkeypatch.setattr(plan_job, "most_pictures", lambda *given: 100)
+    monkeypatch.setattr(plan_job, "_PROBED", 1)
+    pictures = read(class_folders)
+    network, small = SimpleNamespace(embed_dim=4), SimpleNamespace(image_px=32)
+    job = Job(named("finetune"), network, pictures, pictures, small, None, torch.device("cpu"), workers=0)
+    assert plan_job._probe_s(job, SimpleNamespace(curve=Rate(1.0, 0.1))) > 2 * (1 + 4.8)
 
 
 def test_the_rows_rehearsed_are_those_of_the_run(class_folders):

@@ -101,21 +101,30 @@ def test_a_list_of_what_was_skipped_is_of_the_table_beside_it(here):
     whole = broken.read_bytes()
     broken.write_bytes(b"")
     ended_well("predict", *MODEL, cwd=here)
-    assert pd.read_csv(here / "skipped.csv")["path"].tolist() == ["red/red_03.jpg"]
+    assert pd.read_csv(here / "predictions_skipped.csv")["path"].tolist() == ["red/red_03.jpg"]
     broken.write_bytes(whole)
     ended_well("predict", *MODEL, cwd=here)
-    assert not (here / "skipped.csv").exists(), "it was of the table that is no more"
-    (here / "skipped.csv").write_text("lesson,reason\nFriday,ill\n")
+    assert not (here / "predictions_skipped.csv").exists(), "it was of the table that is no more"
+    (here / "predictions_skipped.csv").write_text("lesson,reason\nFriday,ill\n")
     said = refused("predict", *MODEL, cwd=here)
     assert (
-        "--out predictions.csv: skipped.csv is there already, and is no list of what could not be read"
+        "--out predictions.csv: predictions_skipped.csv is there already, and is no list of what could not be read"
         in said
     )
-    (here / "run").mkdir()
-    (here / "run/beginning.json").write_text("{}")
-    (here / "run/skipped.csv").write_text("path,reason\na.jpg,is empty (0 bytes)\n")
-    said = refused("predict", *MODEL, "--out", "run/new.csv", cwd=here)
-    assert "--out run/new.csv: run/skipped.csv belongs to the report there, and would be lost" in said
+
+
+def test_tables_in_one_folder_keep_their_own_lists(here):
+    """Beside those of a run or of shards, too."""
+    (here / "skipped.csv").write_text("path,reason\na.jpg,is empty (0 bytes)\n")
+    broken = here / "pictures/red/red_03.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    ended_well("predict", *MODEL, "--out", "a.csv", cwd=here)
+    broken.write_bytes(whole)
+    ended_well("predict", *MODEL, "--out", "b.csv", cwd=here)
+    assert pd.read_csv(here / "a_skipped.csv")["path"].tolist() == ["red/red_03.jpg"]
+    assert not (here / "b_skipped.csv").exists()
+    assert pd.read_csv(here / "skipped.csv")["path"].tolist() == ["a.jpg"]
 
 
 def test_a_report_replaces_a_report_and_says_so(here):

@@ -35,7 +35,7 @@ PLAN = Progressive(
 def trained(groups, steps, *, frozen=False):
     """Losses, samples by (step, group), and all that the network and its average hold in the end."""
     world = launched()
-    with together(world):
+    with together(world, mend="Go on with --resume."):
         world = with_tensors(world, CPU)
         torch.manual_seed(0)
         network = place(create(SMALL, num_classes=3), CPU)
@@ -105,7 +105,7 @@ def frozen_run():
 
 def talk():
     world = launched()
-    with together(world):
+    with together(world, mend="Go on with --resume."):
         made = distributed.by_first(world, lambda: {"of": world.rank})
         everybody = distributed.gathered(world, world.rank * 10)
         sums = [torch.full((2, 3), float(world.rank)), torch.tensor(1.0)]
@@ -123,7 +123,7 @@ def test_what_processes_say_to_each_other():
 def notes():
     """Three steps: the second process notes something in the first and in the last, and wants to stop in the second."""
     world = launched()
-    with together(world):
+    with together(world, mend="Go on with --resume."):
         told = Notes[str](world)
         second = world.rank == 1
         return [
@@ -170,7 +170,7 @@ def test_alone_nothing_is_said():
     assert launched() == ALONE
     assert distributed.by_first(ALONE, lambda: 5) == 5
     assert distributed.gathered(ALONE, 5) == [5]
-    with together(ALONE):
+    with together(ALONE, mend="Run it again."):
         one = torch.ones(2)
         distributed.sum_(ALONE, [one])
     assert one.tolist() == [1, 1]
@@ -179,7 +179,7 @@ def test_alone_nothing_is_said():
 def failing(how):
     """The second of three fails; the others wait for its word in vain."""
     world = launched()
-    with together(world):
+    with together(world, mend="Go on with --resume."):
         distributed.gathered(world, None)
         if world.rank == 1:
             if how == "killed":
@@ -201,4 +201,4 @@ def test_who_is_killed_is_missed_by_one_voice():
     assert sorted(type(error).__name__ for error in others) == ["InputError", "OtherProcessError"]
     (message,) = (str(error) for error in others if isinstance(error, InputError))
     assert "lost touch with another one" in message
-    assert "--resume" in message
+    assert "Go on with --resume." in message

@@ -60,10 +60,19 @@ def test_a_run_of_two_stages():
 
 
 def test_minival_is_looked_at_whole_and_its_best_weights_are_kept():
-    """10 points of 100 pictures, 1.5 s each, whatever val has; weights of 250 bytes more in both checkpoints."""
+    """10 points of 100 pictures, 1.5 s each, whatever val has; weights of 250 bytes more in both checkpoints.
+
+    At last a temperature is fitted, by the answers to the same 100: 8.5 s.
+    """
     run = whole(recipe("minival=100"), minival_images=100)
     assert run.others_s == pytest.approx(
-        {"validation": 15.0, "checkpoints": 0.7, "final evaluation": 2.9, "model file": 0.1}
+        {
+            "validation": 15.0,
+            "checkpoints": 0.7,
+            "final evaluation": 2.9,
+            "model file": 0.1,
+            "temperature": 8.5,
+        }
     )
     assert run.disk_bytes == {"checkpoints": 2500, "model file": 250}
 
@@ -144,9 +153,31 @@ def test_epochs_are_what_fits_into_the_minutes(minutes):
 
 
 def test_too_few_minutes_are_refused():
-    """Two first steps 3.32 s, two validations 1.6 s, two checkpoints 0.7 s, the last answer 2.9 s, the model 0.1 s."""
-    with pytest.raises(InputError, match=r"--minutes 0\.1: .*takes 0\.14 minutes"):
+    """Two first steps 3.32 s, two validations 1.6 s, two checkpoints 0.7 s, the last answer 2.9 s, the model 0.1 s.
+
+    So 8.62 s; 3 % of the time stay free.
+    """
+    with pytest.raises(InputError, match=r"--minutes 0\.1: .*takes 0\.15 minutes"):
         epochs_within(0.1, recipe(), RATES, images=48, val_images=30)
+    assert epochs_within(0.15, recipe(), RATES, images=48, val_images=30)
+
+
+def test_minutes_are_refused_as_they_were_given():
+    """Half a minute went into a cache; four processes do their part of the rest at once: 30 + 8.62 / 0.97 / 4 s."""
+    beside = {"images": 48, "val_images": 30, "spent_s": 30.0, "at_once": 4}
+    with pytest.raises(InputError, match=r"--minutes 0\.51: .*takes 0\.54 minutes"):
+        epochs_within(0.51, recipe(), RATES, **beside)
+    assert epochs_within(0.54, recipe(), RATES, **beside)
+    assert epochs_within(2.5, recipe(), RATES, **beside) == epochs_within(
+        8.0, recipe(), RATES, images=48, val_images=30
+    )
+
+
+def test_a_temperature_takes_another_look_at_minival():
+    """0.5 s and a picture in 0.08 s; of less than 30 none is fitted."""
+    assert whole(recipe(), minival_images=100).others_s["temperature"] == pytest.approx(0.5 + 8)
+    assert "temperature" not in whole(recipe(), minival_images=29).others_s
+    assert "temperature" not in whole(recipe()).others_s
 
 
 def test_as_json_it_says_what_it_is_of():

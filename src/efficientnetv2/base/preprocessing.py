@@ -1,6 +1,6 @@
 """How a picture becomes a network's input, said once and used everywhere.
 
-Training, evaluation, prediction, export and the server read the same ``Preprocessing``; it travels
+Training, evaluation, prediction and maps read the same ``Preprocessing``; it travels
 inside the model file, so that no caller has to know a mean or a size.
 """
 

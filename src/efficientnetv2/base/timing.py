@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -82,3 +84,10 @@ def ratio(seconds: Mapping[str, list[float]], *, of: str, to: str) -> Spread:
         to: the side it is compared with.
     """
     return Spread.of([theirs / ours for ours, theirs in zip(seconds[of], seconds[to], strict=True)])
+
+
+def waiting(device: torch.device) -> Callable[[], object]:
+    """What waits until a device has done what it was told; a CPU has."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return torch.mps.synchronize if device.type == "mps" else lambda: None

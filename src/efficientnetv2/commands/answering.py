@@ -24,9 +24,9 @@ from efficientnetv2.models.network import Network
 from efficientnetv2.training.answers import shared_answers
 from efficientnetv2.training.distributed import World
 
-# Unreadable pictures that the screen names; a list of all is in skipped.csv. Ours.
+# Unreadable pictures that the screen names; there is a list of all. Ours.
 _NAMED = 5
-SKIPPED = "skipped.csv"  # beside the answers
+SKIPPED = "skipped.csv"
 _SKIPPED_COLUMNS = ["path", "reason"]
 
 
@@ -127,7 +127,7 @@ def list_skipped(file: Path, skipped: Sequence[tuple[str, str]]) -> None:
     """Write the pictures that could not be read, and why, into a CSV.
 
     Args:
-        file: ``skipped.csv``; its folder is there. Where nothing was skipped none is left: it would be of answers
+        file: of the list; its folder is there. Where nothing was skipped none is left: it would be of answers
             that these replace.
         skipped: path and reason of each.
 
@@ -144,6 +144,15 @@ def list_skipped(file: Path, skipped: Sequence[tuple[str, str]]) -> None:
         raise InputError(
             f"{file}: {error.strerror or error}. Give a place that can be written to by --out."
         ) from error
+
+
+def list_beside(table: Path) -> Path:
+    """Where the pictures are listed that a table of predictions lacks: beside it, under its name.
+
+    Args:
+        table: ``labels.csv``, whose list is ``labels_skipped.csv``.
+    """
+    return table.with_name(f"{table.stem}_{SKIPPED}")
 
 
 def is_list_of_skipped(file: Path) -> bool:

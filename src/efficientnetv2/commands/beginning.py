@@ -13,7 +13,14 @@ from efficientnetv2.base.files import check_folder
 from efficientnetv2.base.preprocessing import RGB, Preprocessing
 from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.earlier import Other
-from efficientnetv2.commands.foretold import job_of, preprocessing_of, scratch, settled_by, to_be_measured
+from efficientnetv2.commands.foretold import (
+    job_of,
+    preprocessing_of,
+    scratch,
+    settled_by,
+    still_so,
+    to_be_measured,
+)
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.probing import keep, probed, with_classifier
@@ -141,9 +148,7 @@ def begin(
             rates = measure(job, beside, say=screen.say)
         spent_s = 0.0 if pictures is None else pictures.seconds
         recipe, notes = settled_by(decided.recipe, rates, job, words.minutes, spent_s=spent_s, world=world)
-        if words.minutes is not None:
-            chosen = [line for line in chosen if not line.startswith(("Epochs:", "Batch-norm keeps"))]
-        chosen += notes
+        chosen = [*still_so(chosen, words.minutes), *notes]
     if recipe.weights != "none":
         chosen.append(_pictures_note(preprocessing, network.preprocessing, eval_px=decided.recipe.eval_px))
     lines = [f"Run folder: {path}", prepared.split_note, *chosen]

@@ -41,7 +41,11 @@ def step(
     batch_images: Annotated[int, typer.Option(callback=_BATCH, help="Pictures of a step.")] = 32,
     rounds: Annotated[int, typer.Option(callback=_ONE, help="Of a step of each, one after the other.")] = 7,
     compiled: Annotated[
-        bool, typer.Option("--compiled", help="Add the others compiled; takes minutes to begin.")
+        bool,
+        typer.Option(
+            "--compiled",
+            help="Add the others compiled, as where ours compiles; takes minutes to begin.",
+        ),
     ] = False,
     device: options.Device = "auto",
     as_json: options.Json = False,

@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from efficientnetv2.base.errors import count_of
-from efficientnetv2.base.timing import alternate
+from efficientnetv2.base.timing import alternate, waiting
 from efficientnetv2.commands.bench_input import CACHED, Reading, able, one_core
 from efficientnetv2.commands.bench_pictures import some_pictures
 from efficientnetv2.commands.bench_sides import COLUMNS, OURS, Sides
@@ -73,17 +72,18 @@ def steps(
     recipe, note = our_recipe(work)
     say(note)
     loops: dict[str, Iterator[Tensor]] = {
-        str(peer): peer.losses(work) for peer in peers(work, compiled=compiled, libraries=libraries)
+        str(peer): peer.losses(work)
+        for peer in peers(work, compiled=compiled or recipe.compile is True, libraries=libraries)
     }
     loops[OURS] = our_losses(work, recipe)
-    first_s = {}
+    first_s, wait = {}, waiting(work.device)
     for side, loop in loops.items():
         began = time.perf_counter()
         next(loop)
+        wait()
         first_s[side] = time.perf_counter() - began
         say(f"{side} begins ({first_s[side]:.1f} s)")
     calls = {side: loop.__next__ for side, loop in loops.items()}
-    wait = torch.cuda.synchronize if work.device.type == "cuda" else lambda: None
     return Steps(alternate(calls, rounds=rounds, wait=wait), work.batch_images, note, first_s)
 
 
@@ -173,7 +173,9 @@ def bench_train(
     """
     screen = Screen(quiet=as_json)
     workers = None if workers is None else few_enough(workers, say=screen.say)
-    manifest = some_pictures(source, most=_MOST_TRAINED, least=work.batch_images, say=screen.say)
+    manifest = some_pictures(
+        source, most=max(_MOST_TRAINED, 2 * work.batch_images), least=work.batch_images, say=screen.say
+    )
     work = replace(work, num_classes=len(manifest.class_names))
     total = (1 + len(loops(work, workers))) * rounds * (WARM_UP + steps) * work.batch_images
     with screen.counting("training", total) as counted:

@@ -48,9 +48,12 @@ def some_pictures(source: Source | None, *, most: int, least: int, say: Callable
         )
     chosen = chosen.select(check(chosen, workers=_THREADS).readable)
     if len(chosen) < least:
+        found = f"{len(chosen)} readable training pictures"
+        if len(training) == most:
+            found += f" among the {most} that were looked at"
+        smaller = ", or take a smaller --batch-images" if least > 1 else ""
         raise InputError(
-            f"{manifest.source} has {len(chosen)} readable training pictures, but {least} are needed at least. Name "
-            "more pictures as DATA, or take a smaller --batch-images."
+            f"{manifest.source} has {found}, but {least} are needed at least. Name more pictures as DATA{smaller}."
         )
     say(f"Measured on {len(chosen)} of {len(manifest)} pictures in {manifest.source}.")
     return chosen

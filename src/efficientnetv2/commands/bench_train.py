@@ -22,7 +22,7 @@ from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.base.timing import Spread
+from efficientnetv2.base.timing import Spread, waiting
 from efficientnetv2.commands.bench_input import AREA_MIN, LAYERS, MAGNITUDE, TIMM_RANDAUGMENT
 from efficientnetv2.commands.bench_pictures import opened
 from efficientnetv2.commands.bench_sides import OURS, Sides
@@ -230,7 +230,7 @@ def trained(
 
 def _timed(waits: Iterator[float], steps: int, device: torch.device) -> tuple[float, float]:
     """Seconds of the steps after the first ones, and of waiting in them."""
-    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait = waiting(device)
     for _ in range(WARM_UP):
         next(waits)
     wait()

@@ -132,6 +132,7 @@ def foreseen(
         return None
     where = _said(where, recipe, ALONE)
     pictures = _to_keep(where, prepared)
+    rows_of(pictures, prepared.train)
     whole = _order(pictures, recipe, screen)
     begun = time.perf_counter()
     there = where == "disk" and is_there(_folder(pictures, whole.kept), whole)

@@ -81,7 +81,7 @@ def evaluate_and_report(
     """
     world = launched()
     screen = Screen(quiet=as_json, mute=not world.first)
-    with together(world), ExitStack() as kept:
+    with together(world, mend="Run it again."), ExitStack() as kept:
         if out is not None and world.first:
             kept.enter_context(report_folder(out, source.data, screen))
         on = pick_own_device(device, world.local_rank, world.local_size)

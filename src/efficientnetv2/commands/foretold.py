@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +80,17 @@ def to_be_measured(minutes: float | None, recipe: Recipe) -> bool:
     return minutes is not None or _lengths_open(recipe)
 
 
+def still_so(notes: Sequence[str], minutes: float | None) -> list[str]:
+    """Those sentences on what was chosen that ``settled_by`` does not choose anew.
+
+    Args:
+        notes: of what was settled before.
+        minutes: as it gets them.
+    """
+    chosen_anew = () if minutes is None else ("Epochs:", "Batch-norm keeps")
+    return [line for line in notes if not line.startswith(chosen_anew)]
+
+
 def settled_by(
     asked: Recipe, rates: Rates, job: Job, minutes: float | None, *, spent_s: float, world: World = ALONE
 ) -> tuple[Recipe, list[str]]:
@@ -131,20 +142,21 @@ def _in_time(recipe: Recipe, rates: Rates) -> tuple[Recipe, str]:
 
 def _as_long_as(minutes: float, job: Job, rates: Rates, spent_s: float, world: World) -> tuple[Recipe, str]:
     """The recipe with the epochs that fit into so many minutes."""
-    left = minutes - spent_s / 60
-    if left <= 0:
+    if minutes * 60 <= spent_s:
         raise InputError(
             f"--minutes {minutes:g}: filling the cache alone takes {spent_s / 60:.1f} minutes. Give more; a cache on "
             "disk is there the next time."
         )
     images = len(job.train)
     epochs = epochs_within(
-        left * _at_once(world, job.device),
+        minutes,
         job.recipe,
         rates,
         images=images,
         val_images=len(job.val),
         minival_images=job.minival_images,
+        spent_s=spent_s,
+        at_once=_at_once(world, job.device),
     )
     recipe = job.recipe.model_copy(update={"epochs": epochs})
     recipe.progressive.at(0, steps=Length.of(recipe, images).steps)

@@ -15,12 +15,12 @@ import torch
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import limit
-from efficientnetv2.commands.beginning import RUNS, Place, decided
+from efficientnetv2.commands.beginning import Place, decided
 from efficientnetv2.commands.caching import Foreseen, foreseen
 from efficientnetv2.commands.choosing import chosen
 from efficientnetv2.commands.explaining import explained
 from efficientnetv2.commands.findings import Known
-from efficientnetv2.commands.foretold import job_of, scratch, settled_by
+from efficientnetv2.commands.foretold import job_of, scratch, settled_by, still_so, to_be_measured
 from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
 from efficientnetv2.commands.probing import with_classifier
@@ -30,7 +30,7 @@ from efficientnetv2.data.keeping import amount
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
 from efficientnetv2.inference.predict import Embeddings, Predictions
-from efficientnetv2.inference.probe import fit_probe, most_pictures
+from efficientnetv2.inference.probe import fit_probe, most_pictures, taught
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.distributed import ALONE
 from efficientnetv2.training.folder import RunFolder
@@ -87,34 +87,37 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         say=screen.say,
     )
     begun_s = time.time() - psutil.Process().create_time() - choosing_s
-    path = place.out or RUNS
-    job = job_of(settled, prepared, path, device, workers)
+    job = job_of(settled, prepared, known.path, device, workers)
     notes = [prepared.split_note, *known.chosen, *settled.notes]
     kept = foreseen(words.cache, settled.recipe, prepared, device, screen)
     screen.say("Measuring: some steps of every picture size, answers, a checkpoint.")
-    with scratch(path) as folder:
+    with scratch(known.path) as folder:
+        began = time.perf_counter()
         rates = measure(
             job if kept is None else replace(job, train=kept.pictures, reader=kept.reader),
             folder,
             say=screen.say,
         )
+        measuring_s = time.perf_counter() - began
         spent_s = 0.0 if kept is None else kept.seconds
         recipe, further = settled_by(known.recipe, rates, job, words.minutes, spent_s=spent_s)
-        job, notes = replace(job, recipe=recipe), [*notes, *further]
+        job, notes = replace(job, recipe=recipe), [*still_so(notes, words.minutes), *further]
         others_s, disk = _around(job, prepared, rates, folder)
     others_s["start-up"] += begun_s
     if known.compared is not None:
         others_s["comparing weights"] = choosing_s
+    if to_be_measured(words.minutes, settled.recipe):
+        others_s["measuring"] = measuring_s
     if kept is not None:
         others_s["filling the cache"] = kept.seconds
     foretold = _whole(job, rates, others_s, disk)
     if place.as_json:
-        answer(_as_json(foretold, kept, notes))
+        answer(_as_json(foretold, kept, device, notes))
         return
     for note in notes:
         screen.say(note)
     assert job.recipe.epochs != "auto", "settle() has done so"
-    _tell(foretold, kept, screen, epochs=float(job.recipe.epochs))
+    _tell(foretold, kept, device, screen, epochs=float(job.recipe.epochs))
 
 
 def _whole(job: Job, rates: Rates, others_s: Mapping[str, float], disk: Mapping[str, int]) -> Forecast:
@@ -189,15 +192,15 @@ def _probe_s(job: Job, rates: Rates) -> float:
     most = most_pictures(job.network, job.preprocessing.image_px, classes, job.device)
     learning = min(len(job.train), most)
     some = min(learning, _PROBED)
-    vectors = _noise(job, some, job.network.embed_dim)
-    labels = job.train.labels[np.linspace(0, len(job.train) - 1, some).astype(int)]
+    labels = job.train.labels[taught(job.train.labels, some, job.key.fold("rehearsal"))]
+    vectors = _noise(job, len(labels), job.network.embed_dim)
     began = time.perf_counter()
     fit_probe(
-        Embeddings(np.arange(some), labels, vectors),
+        Embeddings(np.arange(len(labels)), labels, vectors),
         key=job.key.fold("probe"),
         balanced=job.recipe.balance is not None,
     )
-    fitting_s = (time.perf_counter() - began) * learning / some
+    fitting_s = (time.perf_counter() - began) * learning / len(labels)
     return rates.curve.seconds(learning) + rates.curve.seconds(min(len(job.val), most)) + fitting_s
 
 
@@ -206,7 +209,9 @@ def _noise(job: Job, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.flo
     return key.generator().standard_normal((rows, columns), dtype=np.float32)
 
 
-def _tell(foretold: Forecast, kept: Foreseen | None, screen: Screen, *, epochs: float) -> None:
+def _tell(
+    foretold: Forecast, kept: Foreseen | None, device: torch.device, screen: Screen, *, epochs: float
+) -> None:
     rows = [
         [
             str(number),
@@ -231,19 +236,23 @@ def _tell(foretold: Forecast, kept: Foreseen | None, screen: Screen, *, epochs: 
     if kept is not None:
         disk.append(["cache (in memory)" if kept.where == "ram" else "cache", amount(kept.bytes)])
     screen.table("Kept", ["what", "size"], disk)
+    memory, on_disk = amount(_memory(foretold, kept, device)), amount(sum(foretold.disk_bytes.values()))
     screen.say(
-        f"In all about {duration(foretold.seconds)} for {count_of(epochs, 'epoch')}, "
-        f"{amount(_memory(foretold, kept))} of memory, {amount(sum(foretold.disk_bytes.values()))} of disk in the run "
-        "folder."
+        f"In all about {duration(foretold.seconds)} for {count_of(epochs, 'epoch')}, {memory} of memory, {on_disk} of "
+        "disk in the run folder."
     )
 
 
-def _memory(foretold: Forecast, kept: Foreseen | None) -> int:
-    return foretold.memory_bytes + (kept.bytes if kept is not None and kept.where == "ram" else 0)
+def _memory(foretold: Forecast, kept: Foreseen | None, device: torch.device) -> int:
+    """Of the device; a cache in memory is in the processor's."""
+    cached = kept is not None and kept.where == "ram" and device.type == "cpu"
+    return foretold.memory_bytes + (kept.bytes if kept is not None and cached else 0)
 
 
-def _as_json(foretold: Forecast, kept: Foreseen | None, notes: list[str]) -> dict[str, Any]:
-    plain = foretold.to_json() | {"memory_bytes": _memory(foretold, kept), "chosen": notes}
+def _as_json(
+    foretold: Forecast, kept: Foreseen | None, device: torch.device, notes: list[str]
+) -> dict[str, Any]:
+    plain = foretold.to_json() | {"memory_bytes": _memory(foretold, kept, device), "chosen": notes}
     if kept is not None:
         plain["cache"] = {"where": kept.where, "bytes": kept.bytes}
     return plain

@@ -51,9 +51,9 @@ def predict(
 ) -> None:
     """Write path, label and the probability of each class for every picture; of more than 1,000 classes the best five.
 
-    With --abstain-below the label of a picture that stays below is empty. What could not be read is listed in
-    skipped.csv beside. Tables of the same kind that are there are replaced; other files are not. Under torchrun,
-    processes share the pictures.
+    With --abstain-below the label of a picture that stays below is empty. What could not be read is listed
+    beside, in OUT_skipped.csv. Tables of the same kind that are there are replaced; other files are not. Under
+    torchrun, processes share the pictures.
 
     Examples:
     - `effnetv2 predict runs/demo new_photos/`

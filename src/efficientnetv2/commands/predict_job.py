@@ -12,10 +12,10 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.answering import (
-    SKIPPED,
     Asked,
     answered,
     is_list_of_skipped,
+    list_beside,
     list_skipped,
     reading,
     skipped_in_all,
@@ -69,7 +69,7 @@ def predict_and_write(
     """
     world = launched()
     screen = Screen(quiet=as_json, mute=not world.first)
-    with together(world):
+    with together(world, mend="Run it again."):
         on = pick_own_device(device, world.local_rank, world.local_size)
         readers = reading(workers, on, screen, world)
         asked, looking = by_first(
@@ -139,19 +139,14 @@ def _check_places(out: Path, rank: Path | None, data: str) -> None:
     check_place(out, "--out", such_as="predictions.csv")
     if out.absolute() == Path(data).absolute():
         raise InputError(f"--out {out} is DATA itself. Give another file.")
-    if out.name == SKIPPED:
-        raise InputError(
-            f"--out {out}: {SKIPPED} beside the table lists what could not be read. Give another name."
-        )
-    reported = any((out.parent / kind).is_file() for kind in (*KINDS, "report.json"))
-    if out.name == ANSWERS and reported:
+    if out.name == ANSWERS and any((out.parent / kind).is_file() for kind in (*KINDS, "report.json")):
         raise InputError(
             f"--out {out} holds the answers of the run there, which comparisons read. Give another name or place."
         )
-    listed = out.with_name(SKIPPED)
-    if listed.exists() and reported:
+    listed = list_beside(out)
+    if rank is not None and rank.absolute() == listed.absolute():
         raise InputError(
-            f"--out {out}: {listed} belongs to the report there, and would be lost. Give a place outside that folder."
+            f"--rank {rank}: the list of what could not be read gets that name. Give another one."
         )
     refuse_others(listed, f"--out {out}:", is_list_of_skipped, "is no list of what could not be read")
     check_rank(rank, out, data)
@@ -177,10 +172,10 @@ def _write(
         abstain_below=abstain_below,
         separator=separator,
     )
-    list_skipped(out.with_name(SKIPPED), [(manifest.paths[row], why) for row, why in unreadable])
+    list_skipped(list_beside(out), [(manifest.paths[row], why) for row, why in unreadable])
     screen.say(_counted(table, separator))
     if unreadable:
-        screen.say(skipped_in_all(manifest, unreadable, out.with_name(SKIPPED)))
+        screen.say(skipped_in_all(manifest, unreadable, list_beside(out)))
     screen.say(f"Written to {out}.")
     if as_json:
         answer(table.to_dict(orient="records"))

@@ -12,6 +12,7 @@ from efficientnetv2.commands.earlier import KINDS
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.tables import header_of
+from efficientnetv2.data.shards.names import INDEX
 from efficientnetv2.evaluation.answered import NAME as ANSWERS
 from efficientnetv2.training.folder import REPORT_FILES
 
@@ -35,6 +36,10 @@ def report_folder(out: Path, data: str, screen: Screen) -> AbstractContextManage
         )
     if Path(data).absolute() in {(out / name).absolute() for name in (*REPORT_FILES, SKIPPED)}:
         raise InputError(f"--out {out}: {data} lies there and would be replaced. Give another folder.")
+    if (out / INDEX).is_file():
+        raise InputError(
+            f"--out {out} is a folder of shards, which has a {SKIPPED} of its own. Give another folder."
+        )
     for name, (ours, other) in _OURS.items():
         refuse_others(out / name, f"--out {out}:", ours, f"is {other}")
     tell_replaced(out / "report.html", screen)

@@ -50,7 +50,7 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
     """
     world = launched()
     screen = Screen(quiet=place.as_json, mute=not world.first)
-    with together(world):
+    with together(world, mend="The last checkpoint is whole: go on with --resume."):
         done = trained(words, source, place, screen, world)
         if isinstance(done, Trained):
             done.tell(screen, as_json=place.as_json)

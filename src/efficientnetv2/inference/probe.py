@@ -119,7 +119,7 @@ def linear_probe(
     begun = time.perf_counter()
     most = most_pictures(network, preprocessing.image_px, len(train.class_names), torch.device(device))
     parts = [
-        train.select(_taught(train.labels, most, key.fold("train"))),
+        train.select(taught(train.labels, most, key.fold("train"))),
         val.select(_at_most(len(val), most, key.fold("val"))),
     ]
     before, embedded = 0, []
@@ -153,7 +153,7 @@ def as_linear(learnt: Pipeline, num_classes: int) -> tuple[torch.Tensor, torch.T
 
     Args:
         learnt: as ``fit_probe`` gives it.
-        num_classes: K; a class that the probe has not seen is as likely as the least likely of the others.
+        num_classes: K; a class that the probe has not seen is as likely as the one of the others with the least bias.
 
     Returns:
         Weight (K, D) and bias (K,), whose softmax is what ``learnt`` predicts.
@@ -163,12 +163,11 @@ def as_linear(learnt: Pipeline, num_classes: int) -> tuple[torch.Tensor, torch.T
     if len(regression.classes_) == 2:  # scikit-learn keeps one row, of the second class against the first
         coefficients = np.concatenate([-coefficients, coefficients]) / 2
         intercepts = np.concatenate([-intercepts, intercepts]) / 2
-    weight = np.zeros((num_classes, coefficients.shape[1]))
-    bias = np.full(num_classes, 0.0)
-    weight[regression.classes_] = coefficients / scaler.scale_
-    seen = intercepts - (coefficients / scaler.scale_) @ scaler.mean_
-    bias[:] = seen.min()
-    bias[regression.classes_] = seen
+    rows = coefficients / scaler.scale_
+    seen = intercepts - rows @ scaler.mean_
+    weight = np.tile(rows[seen.argmin()], (num_classes, 1))
+    bias = np.full(num_classes, seen.min())
+    weight[regression.classes_], bias[regression.classes_] = rows, seen
     return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
 
@@ -289,8 +288,16 @@ def _at_most(count: int, most: int, key: Key) -> npt.NDArray[np.int64]:
     return np.arange(count) if count <= most else np.sort(key.generator().permutation(count)[:most])
 
 
-def _taught(labels: npt.NDArray[np.int64], most: int, key: Key) -> npt.NDArray[np.int64]:
-    """At most so many; where they are of one class only, as of a rare defect, some of the others beside them."""
+def taught(labels: npt.NDArray[np.int64], most: int, key: Key) -> npt.NDArray[np.int64]:
+    """Positions of pictures to learn from.
+
+    Where those drawn are of one class only, as of a rare defect, some of the others are beside them.
+
+    Args:
+        labels: (N,) of all, two classes or more.
+        most: of those drawn.
+        key: of the draw.
+    """
     drawn = _at_most(len(labels), most, key)
     of_first = labels == labels[drawn[0]]
     if of_first[drawn].all():

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 
 import torch
 
 from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.base.timing import alternate
+from efficientnetv2.base.timing import alternate, waiting
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.inference.predict import evaluating
 from efficientnetv2.models.create import create
@@ -35,13 +34,6 @@ def latency(architecture: Architecture, *, image_px: int, num_classes: int, devi
     picture = noise.to(device, memory_format=torch.channels_last)
     with evaluating(network):
         rounds = alternate(
-            {"pass": lambda: network(picture)}, rounds=_ROUNDS, warmup=_WARM_UP, wait=_waiting(device)
+            {"pass": lambda: network(picture)}, rounds=_ROUNDS, warmup=_WARM_UP, wait=waiting(device)
         )
     return statistics.median(rounds["pass"])
-
-
-def _waiting(device: torch.device) -> Callable[[], object]:
-    """What waits until a device has done what it was told; a CPU has."""
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return torch.mps.synchronize if device.type == "mps" else lambda: None

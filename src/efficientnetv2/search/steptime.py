@@ -21,7 +21,7 @@ from torch import Tensor
 from efficientnetv2.arch.cost import out_px
 from efficientnetv2.arch.spec import Architecture, Block, blocks
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.base.timing import Spread
+from efficientnetv2.base.timing import Spread, waiting
 from efficientnetv2.inference.accelerate import autocast, device_title, place
 from efficientnetv2.models.create import create
 from efficientnetv2.models.network import EfficientNet
@@ -286,13 +286,13 @@ class _Bench:
     def _now(self, *, wait: bool = False) -> Any:
         """A moment; a GPU, which is told ahead, notes it itself when it comes there."""
         if self.device.type != "cuda":
-            if wait and self.device.type == "mps":
-                torch.mps.synchronize()
+            if wait:
+                waiting(self.device)()
             return time.perf_counter()
         moment = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        moment.record()
+        moment.record(torch.cuda.current_stream(self.device))
         if wait:
-            torch.cuda.synchronize(self.device)
+            waiting(self.device)()
         return moment
 
     def _between(self, begun: Any, ended: Any) -> float:

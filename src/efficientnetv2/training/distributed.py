@@ -111,11 +111,12 @@ def _launch(run_id: str | None) -> str | None:
 
 
 @contextmanager
-def together(world: World) -> Iterator[None]:
+def together(world: World, *, mend: str) -> Iterator[None]:
     """Within it the processes can talk; what ends one of them ends all, and the first to fail says why.
 
     Args:
         world: of ``launched()``.
+        mend: what to do where one was killed.
 
     Raises:
         OtherProcessError: another process has failed, and has said why.
@@ -142,8 +143,7 @@ def together(world: World) -> Iterator[None]:
         if lost_touch:
             raise InputError(
                 f"Process {rank} of {size} has lost touch with another one ({_first_line(error)}), which was killed or "
-                "can't be reached. The launcher says which one ended first. The last checkpoint is whole: go on with "
-                "--resume."
+                f"can't be reached. The launcher says which one ended first. {mend}"
             ) from error
         raise
     # After a failure nobody is there to say goodbye to; the process is about to end, and so do its connections.

@@ -25,8 +25,8 @@ def held() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for stopping, handler in before.items():
+            signal.signal(stopping, handler)
         for number in came:
             signal.raise_signal(number)
 

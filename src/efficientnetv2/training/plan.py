@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.metrics.calibration import LEAST_PICTURES
 from efficientnetv2.progressive import Progressive
 from efficientnetv2.training.eval_size import sizes_to_try
 from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime
@@ -119,6 +120,8 @@ def forecast(
         "final evaluation": rates.answers.seconds(val_images),
         "model file": rates.model_s,
     }
+    if minival_images >= LEAST_PICTURES:
+        others["temperature"] = rates.answers.seconds(minival_images)
     if recipe.eval_px_tried is not None and recipe.eval_px is not None:
         others["evaluation sizes"] = sum(
             rates.answers.seconds(minival_images) * (px / recipe.eval_px) ** 2 for px in sizes_to_try(recipe)
@@ -193,17 +196,27 @@ def _checkpoints(recipe: Recipe, length: Length, stages: tuple[Stage, ...]) -> i
 
 
 def epochs_within(
-    minutes: float, recipe: Recipe, rates: Rates, *, images: int, val_images: int, minival_images: int = 0
+    minutes: float,
+    recipe: Recipe,
+    rates: Rates,
+    *,
+    images: int,
+    val_images: int,
+    minival_images: int = 0,
+    spent_s: float = 0.0,
+    at_once: int = 1,
 ) -> float:
     """The epochs that fit into so many minutes.
 
     Args:
-        minutes: of the run, from its first step to its last answer.
+        minutes: of the run, from its first step to its last answer, and what has been spent before.
         recipe: settled but for the epochs.
         rates: of the run.
         images: to train on.
         val_images: to evaluate on.
         minival_images: to choose by.
+        spent_s: before the first step.
+        at_once: processes that share the work, each as fast as one alone.
 
     Raises:
         InputError: not even one step per stage fits.
@@ -211,18 +224,23 @@ def epochs_within(
 
     def seconds(steps: int) -> float:
         epochs = steps * recipe.batch_images / images
-        return forecast(
-            recipe.model_copy(update={"epochs": epochs}),
-            rates,
-            images=images,
-            val_images=val_images,
-            minival_images=minival_images,
-        ).seconds
+        return (
+            forecast(
+                recipe.model_copy(update={"epochs": epochs}),
+                rates,
+                images=images,
+                val_images=val_images,
+                minival_images=minival_images,
+            ).seconds
+            / at_once
+        )
 
-    room = minutes * 60 * (1 - _RESERVE)
+    room = (minutes * 60 - spent_s) * (1 - _RESERVE)
     fits, too_many = recipe.progressive.stages, recipe.progressive.stages + 1
     if seconds(fits) > room:
-        least = count_of(float(f"{seconds(fits) / 60:.2g}"), "minute")
+        takes = (spent_s + seconds(fits) / (1 - _RESERVE)) / 60
+        digit = 10 ** (math.floor(math.log10(takes)) - 1)  # rounded up to two of them
+        least = count_of(float(f"{math.ceil(takes / digit) * digit:.2g}"), "minute")
         raise InputError(
             f"--minutes {minutes:g}: the shortest run has {count_of(fits, 'step')}, one for each stage; with "
             f"validation, checkpoints and the last evaluation it takes {least}. Give more, or smaller pictures "

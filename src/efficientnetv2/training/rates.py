@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from efficientnetv2.base.memory import Peak
+from efficientnetv2.base.timing import waiting
 from efficientnetv2.data.loader import Batch, TrainingPictures, reading_threads, training_batches
 from efficientnetv2.data.sampling import Request, Sampler
 from efficientnetv2.inference.accelerate import place
@@ -154,8 +154,7 @@ class _Timed:
             return
         self._marks.append(time.perf_counter())
         if len(self._marks) <= 1 + self._warm_up or self._enough:
-            if self.job.device.type == "cuda":
-                torch.cuda.synchronize(self.job.device)
+            waiting(self.job.device)()
             self._marks[-1] = time.perf_counter()
         # Looking at the memory takes time itself: only between the first step and those that are timed.
         if len(self._marks) == 2:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.timing import waiting
 from efficientnetv2.inference.accelerate import Precision, autocast, lower_precision, place
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.regularize import apply_setting
@@ -190,6 +191,5 @@ class _Side:
         loss = cross_entropy(logits, self.labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self.network.zero_grad(set_to_none=True)
-        if self.images.is_cuda:
-            torch.cuda.synchronize(self.images.device)
+        waiting(self.images.device)()
         return time.perf_counter() - began

@@ -10,7 +10,7 @@ import torch
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import NAMES, published
 from efficientnetv2.base.errors import count_of
-from efficientnetv2.base.timing import alternate
+from efficientnetv2.base.timing import alternate, waiting
 from efficientnetv2.commands.reproduction import table
 from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
@@ -153,11 +153,5 @@ def answer_ms(name: str, image_px: int, *, rounds: int, device: torch.device) ->
         with torch.inference_mode():
             network(picture)
 
-    seconds = alternate({name: ask}, rounds=rounds, warmup=2, wait=lambda: wait_for(device))
+    seconds = alternate({name: ask}, rounds=rounds, warmup=2, wait=waiting(device))
     return [1e3 * one for one in seconds[name]]
-
-
-def wait_for(device: torch.device) -> None:
-    """Until the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -12,9 +12,9 @@ from efficientnetv2.arch.published import architecture, published
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.arch.variants import with_fused
 from efficientnetv2.base.memory import is_out_of_memory
-from efficientnetv2.base.timing import alternate
+from efficientnetv2.base.timing import alternate, waiting
 from efficientnetv2.commands.reproduction import table
-from efficientnetv2.commands.reproduction.counts import HEADINGS, Say, rounds_of, wait_for
+from efficientnetv2.commands.reproduction.counts import HEADINGS, Say, rounds_of
 from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
 from efficientnetv2.inference.accelerate import place
@@ -112,7 +112,7 @@ def speed(spec: Architecture, image_px: int, batch_images: int, rounds: int, dev
     """
     try:
         step = _step(spec, image_px, batch_images, device)
-        seconds = alternate({"step": step}, rounds=rounds, wait=lambda: wait_for(device))["step"]
+        seconds = alternate({"step": step}, rounds=rounds, wait=waiting(device))["step"]
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
