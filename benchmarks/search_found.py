@@ -15,8 +15,7 @@ with the whole of it, while the others wait.
 --recorded TABLE spares the second study where ``benchmarks.search_record`` has recorded random networks of the same
 pictures by the same recipe on this machine: random search's best is then the best of the first ones there, as many as
 the study of policy gradient has tried, each of them trained to its end. That study then ends with as many trials as
-there are rows, if its minutes have not ended before. A table is refused on which the backbone's step took
-more than a tenth longer or shorter than it does now.
+there are rows, if its minutes have not ended before. Steps of those who are judged are told at that table's pace.
 
 What is done is kept in --out and not done again; a study that was killed goes on for the minutes that it still has.
 """
@@ -37,15 +36,16 @@ from benchmarks.record import RESULTS, as_typed, begun, hardware, interval, reco
 from benchmarks.search_studies import ENDLESS, best_recorded, rows_recorded, searched, trials_of
 from benchmarks.search_trials import (
     asked_recipe,
+    at_pace_of,
     in_common,
     machine,
     pictures_file,
     proxy_of,
-    refuse_other_pace,
     settled_recipe,
     sharing,
     smallest,
     some_pictures,
+    tell_other_code,
 )
 
 from efficientnetv2.arch.spec import Architecture
@@ -170,7 +170,10 @@ def main() -> None:
     # Before any study: one that can't be compared in the end would be hours lost.
     recorded = None if options.recorded is None else rows_recorded(options.recorded, common)
     if options.recorded is not None:
-        refuse_other_pace(about, space, proxy, "leave --recorded out")
+        tell_other_code(about)
+        proxy = at_pace_of(
+            proxy, space, Measurement.from_json(json.loads(about.read_text(encoding="utf-8"))["backbone"])
+        )
     words = {
         "data": whole.digest(),
         "recorded": str(options.recorded),

@@ -1,8 +1,8 @@
 """The step times of a recorded study: measured, and how far they hold beside the sum over their blocks, and twice.
 
-The backbone's step is measured first, then every network's, then some a second time. A disturbance of some minutes or
-an hour only ever makes steps longer, and a table does not show it. What the parts of a network take is known from many
-networks; a step that is not their sum is measured again.
+The backbone's step is measured first, then every network's, then some a second time, all told at the pace at which the
+backbone's was: a shared machine is slower for minutes or hours, and a table does not show it. What the parts of a
+network take is known from many networks; a step that is not their sum is measured again.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.search_table import Record, short
-from benchmarks.search_trials import backbone_measured, refuse_other_pace, untrained
+from benchmarks.search_trials import at_pace_of, backbone_measured, untrained
 
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.search.choices import Point
+from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import Proxy
 from efficientnetv2.search.steptime import StepTimes
 
@@ -87,8 +88,7 @@ def timed(kept: Record, proxy: Proxy, by: Mapping[str, str], *, retime: bool = F
         The numbers of those that are in doubt.
 
     Raises:
-        SystemExit: another machine or code has begun to, or this one while it was faster or slower; or a step can't be
-            measured.
+        SystemExit: another machine or code has begun to, or a step can't be measured.
     """
     there = kept.common
     if "backbone" in there and not retime:
@@ -96,12 +96,14 @@ def timed(kept: Record, proxy: Proxy, by: Mapping[str, str], *, retime: bool = F
             raise SystemExit(
                 f"The steps of {kept.table} are of another {', '.join(differing)}; --retime measures them anew."
             )
-        refuse_other_pace(kept.about, kept.space, proxy, "measure all of them anew with --retime")
+        backbone = Measurement.from_json(there["backbone"])
     else:
         kept.forget_steps()
         proxy.times.unlink(missing_ok=True)  # of other steps
-        backbone = backbone_measured(kept.space, proxy).to_json()
-        write_text_atomically(kept.about, json.dumps({**there, **by, "backbone": backbone}, indent=1) + "\n")
+        backbone = backbone_measured(kept.space, proxy)
+        common = {**there, **by, "backbone": backbone.to_json()}
+        write_text_atomically(kept.about, json.dumps(common, indent=1) + "\n")
+    proxy = at_pace_of(proxy, kept.space, backbone)
     points = kept.points()
     for row in kept.rows():
         if row["top1"] and not row["step_seconds"]:
@@ -145,11 +147,11 @@ def _times(proxy: Proxy) -> StepTimes:
 def time_again(kept: Record, proxy: Proxy) -> list[int]:
     """Measure those steps again that are not the sum of their parts, as all networks together know them by now.
 
-    The shortest measurement stands, for a disturbance only ever adds. A network whose step comes out twice alike takes
-    so long, whatever its parts say.
+    The measurement with the lesser spread stands, for what is disturbed is spread wider. A network whose step comes out
+    twice alike takes so long, whatever its parts say.
 
     Args:
-        kept: the table, changed where a step was shorter.
+        kept: the table, changed where a step was steadier.
         proxy: how its networks were tried.
 
     Returns:
@@ -178,6 +180,6 @@ def time_again(kept: Record, proxy: Proxy) -> list[int]:
             print(f"network {number}: step {1000 * step.seconds:.4g} ms, again {1000 * again.seconds:.4g} ms")
             if step.agrees(again):
                 sure.add(number)
-            if again.seconds < step.seconds:
+            if again.spread <= step.spread:
                 kept.change(number, step_seconds=again.seconds, step_spread=again.spread)
     return [number for number, step in steps() if in_doubt(number, step)]

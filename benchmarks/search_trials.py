@@ -28,6 +28,7 @@ from efficientnetv2.search.choices import Point
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import CHOOSING, Proxy, refuse_leaks
 from efficientnetv2.search.space import Space
+from efficientnetv2.search.steptime import Pace
 from efficientnetv2.search.trial import measurement, try_out
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipe import Recipe, checked
@@ -41,9 +42,8 @@ SEED = 0  # of a trial
 GONE_ON_WITH = ("space", "asked", "pictures", "seeds")
 TIMED_BY = ("hardware", "code")
 SAME = (*GONE_ON_WITH, "hardware")
-# Share by which the backbone's step may differ from what it was when a table was begun, and how often it is measured to
-# know it: a disturbance only ever adds. Ours.
-OTHER_PACE, _TIMED = 0.1, 3
+# The backbone's step is measured so often: a disturbance only ever adds. Ours.
+_TIMED = 3
 
 
 def some_pictures(data: str, count: int) -> Manifest:
@@ -187,28 +187,22 @@ def backbone_measured(space: Space, proxy: Proxy) -> Measurement:
     return min(found, key=lambda one: one.step_seconds or np.inf)
 
 
-def refuse_other_pace(about: Path, space: Space, proxy: Proxy, advice: str) -> None:
-    """Refuse to compare with a table's step times others that are taken at another pace; say if the code is another.
+def at_pace_of(proxy: Proxy, space: Space, backbone: Measurement) -> Proxy:
+    """The same, with steps told at the pace at which the backbone's took what was measured of it.
 
     Args:
-        about: what the table was begun with.
-        space: whose backbone is measured again.
-        proxy: how.
-        advice: for whoever wants to go on all the same.
-
-    Raises:
-        SystemExit: the backbone's step is shorter or longer by more than a tenth.
+        proxy: how networks are tried.
+        space: whose backbone it is.
+        backbone: measured.
     """
-    there = json.loads(about.read_text(encoding="utf-8"))
-    if there["code"] != code():
+    assert backbone.step_seconds is not None, "it was measured"
+    return replace(proxy, pace=Pace(space.backbone, proxy.recipe, backbone.step_seconds))
+
+
+def tell_other_code(about: Path) -> None:
+    """Say it where a table was begun with other code, whose steps may be faster or slower."""
+    if json.loads(about.read_text(encoding="utf-8"))["code"] != code():
         print(f"{about} was begun with another version of the code.")
-    was = Measurement.from_json(there["backbone"]).step_seconds
-    now = backbone_measured(space, proxy).step_seconds
-    if abs(now / was - 1) > OTHER_PACE:
-        raise SystemExit(
-            f"a step of the backbone takes {1000 * now:.4g} ms, but took {1000 * was:.4g} ms when {about} was begun: "
-            f"more than {100 * OTHER_PACE:g} % apart. Run it again while nothing else computes here, or {advice}."
-        )
 
 
 def in_common(space: Space, asked: Recipe, manifest: Manifest, proxy: Proxy) -> dict[str, Any]:

@@ -53,7 +53,6 @@ def test_a_search_comes_to_its_table(recorded, workers, tmp_path, monkeypatch):
     monkeypatch.setattr(record, "SUMMARY", results / "summary.json")
     monkeypatch.setattr(search_found, "SEEDS", (1, 2))
     monkeypatch.setattr(search_found, "ENDLESS", TRIALS)
-    monkeypatch.setattr(search_found, "refuse_other_pace", lambda *given: None)  # the table was not measured
     words: list[object] = [pictures, "--pictures", 48, "--minutes", 60, "--full-epochs", 1, "--record"]
     words += ["--out", tmp_path / "out", "--workers", workers]
     words += [word for setting in SETTINGS for word in ("--set", setting)]

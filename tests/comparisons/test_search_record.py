@@ -60,10 +60,8 @@ def test_a_record_goes_on_where_it_was(class_folders, tmp_path):
     table = tmp_path / "record.csv"
 
     def run(networks: int, *more: str) -> str:
-        # However busy this machine is: the tiny backbone is never as fast as it was.
-        begun = "from benchmarks import search_record, search_trials as one; one.OTHER_PACE = 1e9; search_record.main()"
         words = [
-            sys.executable, "-c", begun, class_folders, "--pictures", "48", "--networks", networks,
+            sys.executable, "-m", "benchmarks.search_record", class_folders, "--pictures", "48", "--networks", networks,
             "--set", "epochs=1", "--set", "progressive.image_px=32", "--set", "batch_images=8", "--table", table,
             "--scratch", tmp_path / "scratch", *more,
         ]  # fmt: skip

@@ -12,12 +12,9 @@ from benchmarks.search_steps import Step, step_errors, time_again, timed, twice
 from benchmarks.search_table import MEASURED, Record
 from tests.comparisons.test_search_record import BACKBONE, COMMON, PROXY
 
-from efficientnetv2.base.timing import Spread
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.spaces import small
 from efficientnetv2.search.steptime import StepTimes, part_names
-from efficientnetv2.search.told import StepTold, Trained
-from efficientnetv2.search.trial import Outcome
 
 PART_S = 0.01
 
@@ -123,32 +120,26 @@ def test_a_step_that_comes_out_otherwise_each_time_stays_in_doubt(tmp_path, monk
 BY = {name: COMMON[name] for name in search_trials.TIMED_BY}
 
 
-@pytest.mark.parametrize(
-    ("steps", "refused"),
-    [((0.2, 0.105, 0.3), False), ((0.115, 0.12, 0.13), True), ((0.3, 0.08, 0.2), True)],
-)
-def test_steps_are_gone_on_with_while_the_backbone_is_as_fast(steps, refused, tmp_path, monkeypatch):
-    """It took 100 ms; of three measurements the shortest counts, and may differ by a tenth."""
-    left = list(steps)
-
-    def try_out(network, proxy):
-        assert proxy.seeds == (), "it is measured, not trained"
-        seconds = left.pop(0)
-        return Outcome(StepTold(Spread(seconds, seconds, seconds, 5), None, True), (), Trained((), 1), None)
-
-    monkeypatch.setattr(search_trials, "try_out", try_out)
-    kept = Record(tmp_path / "record.csv", small())
+def test_steps_are_told_at_the_pace_of_the_backbone_that_began_them(tmp_path, monkeypatch):
+    """Its step took 100 ms then, however long it takes now."""
+    kept, proxy, sums = study(tmp_path, {3: 2.0})
+    kept.change(5, step_seconds="", step_spread="", top1=0.5)
     kept.about.write_text(json.dumps(COMMON | {"backbone": BACKBONE}))
-    if refused:
-        with pytest.raises(SystemExit, match=r"took 100 ms when .* more than 10 % apart"):
-            timed(kept, PROXY, BY)
-    else:
-        assert timed(kept, PROXY, BY) == []
-    assert not left
+    paces = []
+
+    def untrained(network, proxy):
+        paces.append(proxy.pace)
+        return Measurement(1, 1, step_seconds=sums[network], step_spread=0.01, failure="not trained")
+
+    monkeypatch.setattr(search_steps, "untrained", untrained)
+    assert timed(kept, proxy, BY) == []
+    assert len(paces) > 2
+    assert set(map(id, paces)) == {id(paces[0])}
+    assert (paces[0].architecture, paces[0].seconds) == (small().backbone, 0.1)
+    assert paces[0].recipe == proxy.recipe
 
 
 def test_steps_are_gone_on_with_by_the_code_and_machine_that_began_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(search_steps, "refuse_other_pace", lambda *given: None)
     kept = Record(tmp_path / "record.csv", small())
     kept.about.write_text(json.dumps(COMMON | {"backbone": BACKBONE}))
     assert timed(kept, PROXY, BY) == []
@@ -164,7 +155,6 @@ def test_every_step_is_timed_and_some_twice_and_all_anew_where_that_is_asked_for
     for number in range(10):
         kept.change(number, step_seconds="", step_spread="", top1="" if number == 4 else 0.5)
     kept.about.write_text(json.dumps({"pictures": 3000}))
-    monkeypatch.setattr(search_steps, "refuse_other_pace", lambda *given: None)
     monkeypatch.setattr(search_steps, "_TWICE", 3)
     backbone = Measurement.from_json(BACKBONE)
     monkeypatch.setattr(search_steps, "backbone_measured", lambda space, proxy: backbone)

@@ -11,9 +11,9 @@ from tests.search.test_trial import SETTINGS, TINY
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from efficientnetv2.arch.published import architecture
-from efficientnetv2.arch.spec import Stage, blocks, fused
+from efficientnetv2.arch.spec import Architecture, Stage, blocks, fused
 from efficientnetv2.search import steptime
-from efficientnetv2.search.steptime import StepTimes, measure, part_names
+from efficientnetv2.search.steptime import Pace, StepTimes, measure, part_names
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
 
@@ -80,17 +80,17 @@ def test_the_parts_add_up_to_the_step():
 
 
 class Sittings:
-    """Stands for a bench: a network whose steps take so long each time that it is made anew."""
+    """Stands for benches: networks whose steps take so long each time that one is made anew."""
 
     def __init__(self, seconds: list[float]) -> None:
-        self.seconds, self.made = seconds, 0
+        self.seconds, self.made = seconds, []
 
-    def of(self, *given: object) -> Sittings:
-        self.made += 1
+    def of(self, architecture: Architecture, *given: object) -> Sittings:
+        self.made.append(architecture)
         return self
 
     def plain(self) -> float:
-        return self.seconds[self.made - 1]
+        return self.seconds[len(self.made) - 1]
 
     def in_parts(self) -> list[float]:
         names = part_names(TINY, image_px=32, num_classes=3)
@@ -101,9 +101,8 @@ class Sittings:
     ("seconds", "median", "low", "high", "rounds"),
     [
         ([0.4] * 3, 0.4, 0.4, 0.4, 3 * 3),  # three rounds fill a second
-        ([0.05] * 3, 0.05, 0.05, 0.05, 3 * 8),  # short ones are eight
-        ([0.42, 0.40, 0.41], 0.41, 0.40, 0.42, 3 * 3),  # within 10 % of each other: three sittings
-        ([0.45, 0.40, 0.40, 0.40, 0.40], 0.40, 0.40, 0.45, 5 * 3),  # further apart: five
+        ([0.05] * 3, 0.05, 0.05, 0.05, 3 * 6),  # short ones are six
+        ([0.42, 0.40, 0.41], 0.41, 0.40, 0.42, 3 * 3),
     ],
 )
 def test_the_spread_of_a_step_knows_what_differs_from_sitting_to_sitting(
@@ -112,9 +111,27 @@ def test_the_spread_of_a_step_knows_what_differs_from_sitting_to_sitting(
     """Within each of them all rounds are alike: a spread over rounds alone would be 0."""
     bench = Sittings(seconds)
     monkeypatch.setattr(steptime, "_Bench", bench)
-    found = measure(TINY, RECIPE, num_classes=3, device=CPU).whole
-    assert (found.median, found.low, found.high, found.rounds) == (median, low, high, rounds)
-    assert bench.made == len(seconds)
+    found = measure(TINY, RECIPE, num_classes=3, device=CPU)
+    assert (found.whole.median, found.whole.low, found.whole.high, found.whole.rounds) == (
+        median, low, high, rounds,
+    )  # fmt: skip
+    assert found.unsteadiness == pytest.approx((high - low) / median)
+    assert bench.made == [TINY] * 3
+
+
+def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(monkeypatch):
+    """A step of half the other's: by three sittings between four of that, the machine half as fast in the end."""
+    other = architecture("efficientnetv2_b0")
+    slowness = [1.0, 1.1, 1.2, 1.3, 1.4, 1.7, 2.0]
+    bench = Sittings([(0.8 if turn % 2 == 0 else 0.4) * by for turn, by in enumerate(slowness)])
+    monkeypatch.setattr(steptime, "_Bench", bench)
+    found = measure(TINY, RECIPE, num_classes=3, device=CPU, pace=Pace(other, RECIPE, 1.0))
+    assert bench.made == [other, TINY, other, TINY, other, TINY, other]
+    assert found.whole.median == pytest.approx(0.5)
+    assert (found.whole.low, found.whole.high) == pytest.approx((0.5, 0.5))
+    assert sum(found.parts[name] for name in part_names(TINY, image_px=32, num_classes=3)) == pytest.approx(
+        0.5
+    )
 
 
 def test_a_network_never_measured_is_foretold_from_the_parts_of_others(tmp_path):

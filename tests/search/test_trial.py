@@ -27,7 +27,7 @@ from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.search import child
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import Proxy, refuse_leaks
-from efficientnetv2.search.steptime import StepTime, part_names
+from efficientnetv2.search.steptime import Pace, StepTime, part_names
 from efficientnetv2.search.told import EpochTold, Failed, StepTold, Trained
 from efficientnetv2.search.trial import Outcome, measurement, try_out
 from efficientnetv2.training.changes import with_settings
@@ -201,19 +201,27 @@ def test_a_failure_is_told_in_a_line(failure, said):
     assert Measurement(1, 1, top1=0.5, failure=failure).failed_because == said
 
 
-def whole_of(median: float) -> StepTime:
+def whole_of(median: float, apart: float = 0.0) -> StepTime:
     names = part_names(TINY, image_px=32, num_classes=3)
-    return StepTime(Spread(median, median, median, 5), dict.fromkeys(names, 0.1 / len(names)))
+    return StepTime(Spread(median, median, median + apart, 5), dict.fromkeys(names, 0.1 / len(names)))
 
 
-@pytest.mark.parametrize(("first", "times", "counts"), [(0.11, 1, 0.11), (0.2, 2, 0.12), (0.05, 2, 0.05)])
+@pytest.mark.parametrize(
+    ("first", "times", "counts"),
+    [
+        (whole_of(0.11), 1, 0.11),
+        (whole_of(0.2, apart=0.1), 2, 0.12),
+        (whole_of(0.2, apart=0.001), 2, 0.2),
+        (whole_of(0.05, apart=0.02), 2, 0.12),
+    ],
+)
 def test_a_step_that_is_not_the_sum_of_its_parts_is_measured_again(
     first, times, counts, class_folders, tmp_path, monkeypatch
 ):
-    """The parts come to 0.1 s. More than 15 % away from that it is measured twice, and the shorter one counts."""
+    """The parts come to 0.1 s. More than 15 % away from that it is measured twice, and the steadier one counts."""
     proxy = proxy_of(class_folders, tmp_path)
-    answers = [first, 0.12]
-    monkeypatch.setattr(child, "measure", lambda *given, **more: whole_of(answers.pop(0)))
+    answers = [first, whole_of(0.12, apart=0.01)]
+    monkeypatch.setattr(child, "measure", lambda *given, **more: answers.pop(0))
     found = child.step_time(TINY, proxy, torch.device("cpu"), Quiet(tmp_path / "quiet"), verify=False)
     assert (2 - len(answers), found.time.median, found.measured) == (times, counts, True)
 
@@ -254,6 +262,7 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
         quiet=tmp_path / "quiet",
         seeds=(),
         latency=False,
+        pace=None,
         step_time="measured",
     )
     child.tried(told, TINY, proxy, verify=True, scratch=tmp_path)
@@ -323,6 +332,30 @@ def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path
     child.step_time(TINY, halved, torch.device("cpu"), Quiet(tmp_path / "quiet"), verify=False)
     assert limits == [3.0]
     assert timed[0] == proxy.recipe.model_copy(update={"group_images": batch // 2})
+
+
+def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(class_folders, tmp_path, monkeypatch):
+    """As it was when the search began, however large the one that is tried."""
+    other = replace(TINY, head_channels=32)
+    proxy = proxy_of(class_folders, tmp_path, seeds=())
+    proxy = replace(proxy, pace=Pace(other, proxy.recipe, 0.1))
+    batch = proxy.recipe.batch_images
+
+    def settled(recipe, **more):
+        groups = 1 if recipe.model == other else 4
+        return SimpleNamespace(recipe=recipe.model_copy(update={"group_images": batch // groups}))
+
+    timed = []
+    monkeypatch.setattr(child, "settle", settled)
+    monkeypatch.setattr(child, "measure", lambda *given, **more: timed.append((given, more)) or whole_of(0.1))
+    for name in ("die_with_parent", "_write_into"):
+        monkeypatch.setattr(child, name, lambda *given: None)
+    told = []
+    child.tried(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
+    assert isinstance(told[0], StepTold), told
+    ((network, recipe), more) = timed[0]
+    assert (network, recipe.group_images) == (TINY, batch // 4)
+    assert (more["pace"].architecture, more["pace"].recipe.group_images) == (other, batch)
 
 
 def test_a_group_that_is_given_and_does_not_fit_is_no_memory(class_folders, tmp_path, monkeypatch):

@@ -90,6 +90,7 @@ class Machine:
             times=folder.times_file,
             quiet=cache_folder("quiet"),
             latency=plan.reward.inference_seconds != 0,
+            pace=plan.pace if isinstance(plan, Plan) else None,
         )
 
 

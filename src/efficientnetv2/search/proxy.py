@@ -15,6 +15,7 @@ import numpy as np
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.data.contents import content_marks
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.search.steptime import Pace
 from efficientnetv2.training.recipe import Recipe
 
 # Of the training pictures, those that choose, unless the recipe says otherwise. Ours.
@@ -44,6 +45,7 @@ class Proxy:
         times: file of the parts' times on this machine.
         quiet: folder by which the processes of this machine agree on who measures.
         latency: whether the time of a picture at inference is measured too.
+        pace: at which steps are told; None tells their seconds as they were.
     """
 
     recipe: Recipe
@@ -59,6 +61,7 @@ class Proxy:
     memory_gib: float | None = None
     step_time: StepTimeBy = "measured"
     latency: bool = False
+    pace: Pace | None = None
 
     @property
     def num_classes(self) -> int:

@@ -35,12 +35,30 @@ from efficientnetv2.training.state import State, begin
 # comes to it in the first second. Of those that count so many at least in a sitting, and then until they fill so many
 # seconds or, where they are short, are so many.
 _WARM_UP, _WARM_UP_S = 1, 1.0
-_ROUNDS, _SECONDS, _MANY_ROUNDS = 3, 1.0, 8
+_ROUNDS, _SECONDS, _MANY_ROUNDS = 3, 1.0, 6
 # A network laid anew into memory is as much as some percent faster or slower, for as long as it lies there; so it is
-# measured in so many sittings, and in so many where their quartiles lie further apart than this share of the median.
-_SITTINGS, _UNSTEADY, _MANY_SITTINGS = 3, 0.1, 5
+# measured in so many sittings.
+_SITTINGS = 3
 # Of a shape, the times in so many networks are kept; their median counts.
 _KEPT = 15
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast the machine is at a moment, told by a network whose steps are timed between those of others.
+
+    Where others compute too, as on most rented machines, all steps take longer or shorter by a tenth and more from one
+    minute to the next. What was measured beside the same network can be compared all the same.
+
+    Args:
+        architecture: of that network.
+        recipe: as of ``measure``.
+        seconds: that its step counts as; other steps are told at the pace at which it takes so long.
+    """
+
+    architecture: Architecture
+    recipe: Recipe
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,11 @@ class StepTime:
 
     whole: Spread
     parts: Mapping[str, float]
+
+    @property
+    def unsteadiness(self) -> float:
+        """How far the step's quartiles lie apart, over its median."""
+        return (self.whole.high - self.whole.low) / self.whole.median
 
 
 def part_names(architecture: Architecture, *, image_px: int, num_classes: int) -> list[str]:
@@ -82,7 +105,12 @@ def _block_name(block: Block, px: int) -> str:
 
 
 def measure(
-    architecture: Architecture, recipe: Recipe, *, num_classes: int, device: torch.device
+    architecture: Architecture,
+    recipe: Recipe,
+    *,
+    num_classes: int,
+    device: torch.device,
+    pace: Pace | None = None,
 ) -> StepTime:
     """Time training steps of a network: forward, backward, the loop's update, at the last stage's setting, on noise.
 
@@ -94,18 +122,22 @@ def measure(
         recipe: settled; its batch, groups, precision and optimizer are used.
         num_classes: of the classifier.
         device: to train on, which nobody else should use meanwhile.
+        pace: timed before, between and after the sittings; None tells the seconds as they were.
 
     Raises:
         RuntimeError: memory ran out (``base.memory.is_out_of_memory``).
     """
+    share = _Shares(pace, num_classes, device)
     sittings: list[list[float]] = []
     parts: list[list[float]] = []
-    while len(sittings) < _SITTINGS or (_unsteady(sittings) and len(sittings) < _MANY_SITTINGS):
+    for _ in range(_SITTINGS):
         bench = _Bench.of(architecture, recipe, num_classes, device)
-        whole, in_parts = _sitting(bench, warm_up_s=0.0 if sittings else _WARM_UP_S)
-        sittings.append(whole)
-        parts += in_parts
-        del bench  # a second one might not fit beside it
+        _warm_up(bench, 0.0 if sittings or pace is not None else _WARM_UP_S)
+        whole, in_parts = _sitting(bench)
+        del bench  # another one might not fit beside it
+        factor = share.now()
+        sittings.append([factor * seconds for seconds in whole])
+        parts += [[factor * seconds for seconds in times] for times in in_parts]
     by_name: dict[str, list[float]] = {}
     names = part_names(architecture, image_px=recipe.progressive.last.image_px, num_classes=num_classes)
     for name, times in zip(names, zip(*parts, strict=True), strict=True):
@@ -113,17 +145,50 @@ def measure(
     return StepTime(_over(sittings), {name: statistics.mean(times) for name, times in by_name.items()})
 
 
-def _sitting(bench: _Bench, warm_up_s: float) -> tuple[list[float], list[list[float]]]:
-    """The plain rounds of a network as it lies in memory, and those in parts."""
+class _Shares:
+    """What the seconds between two looks at the pace are multiplied by; the first look is taken at once."""
+
+    def __init__(self, pace: Pace | None, num_classes: int, device: torch.device) -> None:
+        self.pace, self.num_classes, self.device = pace, num_classes, device
+        self._before = self._look(_WARM_UP_S)
+
+    def now(self) -> float:
+        """Of the seconds since the last look."""
+        if self.pace is None:
+            return 1.0
+        before, self._before = self._before, self._look(0.0)
+        return self.pace.seconds / statistics.mean((before, self._before))
+
+    def _look(self, warm_up_s: float) -> float:
+        """Seconds of the network's step, as it lies in memory this time."""
+        if self.pace is None:
+            return 0.0
+        bench = _Bench.of(self.pace.architecture, self.pace.recipe, self.num_classes, self.device)
+        _warm_up(bench, warm_up_s)
+        rounds: list[float] = []
+        while not _enough(rounds):
+            rounds.append(bench.plain())
+        return statistics.median(rounds)
+
+
+def _warm_up(bench: _Bench, seconds: float) -> None:
     warm: list[float] = []
-    while len(warm) < _WARM_UP or sum(warm) < warm_up_s:
+    while len(warm) < _WARM_UP or sum(warm) < seconds:
         warm.append(bench.plain() + sum(bench.in_parts()))
+
+
+def _sitting(bench: _Bench) -> tuple[list[float], list[list[float]]]:
+    """The plain rounds of a network as it lies in memory, and those in parts."""
     whole: list[float] = []
     parts: list[list[float]] = []
-    while len(whole) < _ROUNDS or (sum(whole) < _SECONDS and len(whole) < _MANY_ROUNDS):
+    while not _enough(whole):
         whole.append(bench.plain())
         parts.append(bench.in_parts())
     return whole, parts
+
+
+def _enough(rounds: list[float]) -> bool:
+    return len(rounds) >= _MANY_ROUNDS or (len(rounds) >= _ROUNDS and sum(rounds) >= _SECONDS)
 
 
 def _over(sittings: list[list[float]]) -> Spread:
@@ -132,11 +197,6 @@ def _over(sittings: list[list[float]]) -> Spread:
     every = [seconds for rounds in sittings for seconds in rounds]
     low, high = min(one.low for one in each), max(one.high for one in each)
     return Spread(statistics.median(every), low, high, len(every))
-
-
-def _unsteady(sittings: list[list[float]]) -> bool:
-    spread = _over(sittings)
-    return spread.high - spread.low > _UNSTEADY * spread.median
 
 
 class StepTimes:

@@ -17,6 +17,7 @@ from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import StepTimeBy
 from efficientnetv2.search.reward import Reward
 from efficientnetv2.search.space import Space
+from efficientnetv2.search.steptime import Pace
 from efficientnetv2.search.storage import Storage, hidden, optuna
 from efficientnetv2.training.changes import differences
 from efficientnetv2.training.recipe import Recipe
@@ -70,6 +71,12 @@ class Plan(BaseModel):
     hardware: str
     reference: Measurement
     version: str | None = None
+
+    @property
+    def pace(self) -> Pace:
+        """At which steps are told, by every worker and at any time: the backbone's takes what the reference says."""
+        assert self.reference.step_seconds is not None, "it was measured when the study began"
+        return Pace(self.space.backbone, self.recipe, self.reference.step_seconds)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` gives an equal ``Plan``."""
