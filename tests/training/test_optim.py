@@ -129,6 +129,19 @@ def test_ema_caps_its_decay_early_and_averages_batch_norm_statistics():
     assert ema.network[1].running_mean.item() == pytest.approx(0.9 * before)
 
 
+def test_ema_follows_what_is_put_in_a_statistics_place_and_leaves_what_no_file_keeps():
+    network = nn.Sequential(nn.BatchNorm1d(1))
+    network.register_buffer("table", torch.ones(2), persistent=False)
+    ema = EMA(network, 0.9)
+    network[0].running_mean = torch.full((1,), 7.0)
+    network.table.fill_(5.0)
+    ema.update(network, 0)
+    assert ema.network[0].running_mean.item() == pytest.approx(0.9 * 7)
+    assert ema.network.table.tolist() == [1.0, 1.0]
+    with pytest.raises(AssertionError):
+        ema.update(nn.Sequential(nn.BatchNorm1d(1)), 1)
+
+
 def test_statistics_of_several_groups_move_as_one():
     """Running statistics move once, towards the mean of the groups' own."""
     torch.manual_seed(0)

@@ -59,7 +59,7 @@ def other_version(begun: str | None, here: str) -> str | None:
     if begun == here:
         return None
     return (
-        f"The study was begun with efficientnetv2 {begun or 'of an earlier version'} and goes on with {here}; steps are "
-        "told at the pace of the backbone's as it was then. If some blocks have become faster or slower since and others "
-        "not, rewards of before and after do not compare: begin another study for those that do."
+        f"The study was begun with efficientnetv2 {begun or 'of an earlier version'} and goes on with {here}; steps "
+        "are told at the pace of the backbone's as it was then. If some blocks have become faster or slower since and "
+        "others not, rewards of before and after do not compare: begin another study for those that do."
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from efficientnetv2.models.fit import layer_groups
 from efficientnetv2.models.network import Network
@@ -134,16 +136,26 @@ class EMA:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self._averages = _floats(self.network)
+        # Found once: with a step of a tenth of a second, walking through all modules after each is a percent of it.
+        self._places, self._followed = _places(network), weakref.ref(network)
+        self._averages = [held[name] for held, name in _places(self.network)]
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Move towards the network as it is after this step (counted from 0)."""
+        assert network is self._followed(), "it is the one that this follows"
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._averages, _floats(network), 1 - decay)
+        torch._foreach_lerp_(self._averages, [held[name] for held, name in self._places], 1 - decay)
 
 
-def _floats(network: nn.Module) -> list[Tensor]:
-    """Each once, also where several modules share one."""
-    every = [one for one in network.state_dict(keep_vars=False).values() if one.is_floating_point()]
-    return list({(one.data_ptr(), one.shape): one for one in every}.values())
+def _places(network: nn.Module) -> list[tuple[Mapping[str, Any], str]]:
+    """Where a network's floating-point weights and statistics stand, each once, also where modules share one."""
+    found: dict[tuple[int, torch.Size], tuple[Mapping[str, Any], str]] = {}
+    for module in network.modules():
+        for held in (module._parameters, module._buffers):
+            for name, one in held.items():
+                if name in module._non_persistent_buffers_set:
+                    continue  # made anew with the network, as it stands in no file
+                if one is not None and one.is_floating_point():
+                    found.setdefault((one.data_ptr(), one.shape), (held, name))
+    return list(found.values())
