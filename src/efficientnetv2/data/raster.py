@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.extras import needed
 from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data.pictures import Pixels
@@ -101,64 +101,6 @@ def names_of(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
     """What the raster calls some of its bands; '' where it calls them nothing, or has no such band."""
     names = [name or "" for name in dataset.descriptions]
     return tuple(names[number - 1] if number <= len(names) else "" for number in numbers)
-
-
-def unlike(dataset: Dataset, bands: Bands) -> str:
-    """Why a raster can't be read by a rule, to follow its name; '' where it can.
-
-    A band may be missing, stand elsewhere by its name, or hold complex numbers.
-
-    Args:
-        dataset: opened.
-        bands: the rule.
-    """
-    if max(bands.numbers) > dataset.count:
-        distinct = list(dict.fromkeys(bands.listed.split(", ")))
-        wanted = f"band {distinct[0]} is" if len(distinct) == 1 else f"bands {bands.listed} are"
-        fix = _pages_joined(dataset) or "Give a raster with these, or say others by --bands."
-        having = count_of(dataset.count, "band")
-        return f"has {having}{_described(dataset)}, but {wanted} to be seen. {fix}"
-    known = list(zip(bands.numbers, bands.names, strict=True))
-    for number, band in zip(bands.numbers, names_of(dataset, bands.numbers), strict=True):
-        elsewhere = [place for place, called in known if band and called == band]
-        if elsewhere and number not in elsewhere:
-            return (
-                f"calls its band {number} {band}, but {band} is to be band {elsewhere[0]} ({bands.listed}), as in the "
-                "first training picture. Put the bands into that order, with GDAL by gdal_translate -b."
-            )
-    kinds = {dataset.dtypes[number - 1] for number in bands.numbers}
-    if strange := [kind for kind in kinds if "complex" in kind]:
-        return (
-            f"holds complex numbers ({strange[0]}). Turn them into magnitudes before: with GDAL, gdal_calc."
-        )
-    return ""
-
-
-def in_pages(dataset: Dataset) -> str:
-    """Why bands of a raster have to be given by number, to follow its name; '' where all of them can be seen.
-
-    Bands in further pages of a TIFF are not among those that GDAL counts, and they may be of another size.
-
-    Args:
-        dataset: opened.
-    """
-    fix = _pages_joined(dataset)
-    if not fix or not dataset.count:
-        return ""
-    first = ",".join(map(str, bands_seen(dataset)))
-    having = count_of(dataset.count, "band")
-    return f"has {having} in its first page, and others behind. {fix} Or see the first page alone: --bands {first}."
-
-
-def _pages_joined(dataset: Dataset) -> str:
-    """How pages become bands, as a sentence; '' of a raster of one page."""
-    pages = len(dataset.subdatasets)
-    if pages < 2:
-        return ""
-    return (
-        f"Its {pages} pages are rasters of their own: make them bands of one, with GDAL by gdalbuildvrt -separate "
-        "-resolution highest, then gdal_translate."
-    )
 
 
 def read(
@@ -308,9 +250,3 @@ def _middle_latitude(dataset: Dataset) -> float:
 def is_mercator(crs: Any) -> bool:
     """Whether coordinates are in Mercator's projection, which enlarges by the secant of the latitude."""
     return crs.to_epsg() == 3857 or crs.to_dict().get("proj") in ("merc", "webmerc")
-
-
-def _described(dataset: Dataset) -> str:
-    """What the raster calls its bands, in parentheses; '' where it calls them nothing."""
-    named = [f"{number} {name}" for number, name in enumerate(dataset.descriptions, start=1) if name]
-    return f" ({', '.join(named[:20])})" if named else ""
