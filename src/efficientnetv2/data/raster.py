@@ -7,6 +7,7 @@ these bands has; where a band has none, its level ``missing`` stands.
 from __future__ import annotations
 
 import math
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,13 @@ Dataset = Any  # rasterio.DatasetReader; rasterio has no types
 # GDAL keeps blocks it has decoded; by itself it would take a twentieth of the machine's memory. Ours.
 CACHE_MB = 128
 _COLOURS = ("red", "green", "blue")
+# Names of Mercator's projection, of one or two standard parallels, on the ellipsoid or on a sphere; others, such as the
+# transverse one, begin otherwise. In WKT it is PROJECTION or METHOD.
+_MERCATOR = re.compile(
+    r'\b(PROJECTION|METHOD)\["(Mercator|Popular[ _]Visualisation[ _]Pseudo[ _]Mercator)', re.IGNORECASE
+)
+_RADIUS_M = 6_378_137.0  # of the earth at the equator, WGS 84
+_STEP_M = 1_000.0  # in Mercator's projection, to see how far that is on the equator. Ours.
 _OPENING = threading.Lock()  # which warnings are shown is the whole process's affair
 
 
@@ -236,17 +244,28 @@ def side_m(dataset: Dataset) -> float | None:
         return None
     metres: float = dataset.crs.linear_units_factor[1]
     side = math.sqrt(abs(dataset.transform.determinant)) * metres
-    return side * math.cos(math.radians(_middle_latitude(dataset))) if is_mercator(dataset.crs) else side
+    return side * _ground_m(dataset, metres) if is_mercator(dataset.crs) else side
 
 
-def _middle_latitude(dataset: Dataset) -> float:
+def _ground_m(dataset: Dataset, metres: float) -> float:
+    """Metres on the ground that a metre in Mercator's projection is, at a raster's middle.
+
+    What it is on the equator, by the longitudes that it goes over: more than one where the projection is true to scale
+    at another latitude; times the cosine of the latitude.
+
+    Args:
+        dataset: opened.
+        metres: of its unit of length.
+    """
     from rasterio.warp import transform  # there is a dataset, so it is installed
 
     east, north = dataset.xy(dataset.height // 2, dataset.width // 2)
-    latitude: float = transform(dataset.crs, "EPSG:4326", [east], [north])[1][0]
-    return latitude
+    places = ([east, east + _STEP_M / metres], [north, north])
+    (first, second), (latitude, _) = transform(dataset.crs, "EPSG:4326", *places)
+    turned = math.radians((second - first) % 360)  # beyond the date line they count from -180
+    return _RADIUS_M * turned / _STEP_M * math.cos(math.radians(latitude))
 
 
 def is_mercator(crs: Any) -> bool:
     """Whether coordinates are in Mercator's projection, which enlarges by the secant of the latitude."""
-    return crs.to_epsg() == 3857 or crs.to_dict().get("proj") in ("merc", "webmerc")
+    return _MERCATOR.search(crs.to_wkt()) is not None
