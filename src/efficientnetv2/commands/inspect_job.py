@@ -19,9 +19,8 @@ from efficientnetv2.commands.replacing import tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.portraits import Portraits, portraits
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.readers import Dispensable, originals
 from efficientnetv2.data.times import time_column as time_column_of
 from efficientnetv2.evaluation.inspect import page
 from efficientnetv2.evaluation.inspect.counts import by_class
@@ -140,13 +139,10 @@ def _embedded(
 
 
 def _write(folder: Path, found: Inspection) -> None:
-    reader = originals(found.manifest)
+    pictures = Dispensable(originals(found.manifest))
 
     def picture(row: int) -> Image.Image | None:
-        try:
-            return read_picture(reader.source(row))
-        except UnreadablePicture:
-            return None
+        return pictures.made(row, read_picture)
 
     try:
         page.write(folder, found, picture=picture, command=command_line(), versions=versions())
