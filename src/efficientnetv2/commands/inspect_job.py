@@ -15,7 +15,7 @@ from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.commands.answering import none_readable, reading
 from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.prepare import Source, with_rule
-from efficientnetv2.commands.replacing import tell_replaced
+from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
@@ -60,6 +60,8 @@ def inspect_and_tell(
     time_column_of(manifest, time_column)  # refused before the pictures are looked at
     folder = Path("inspection") / (Path(source.data).expanduser().stem or "pictures") if out is None else out
     with folder_for(folder, "--out"):  # where no page comes, nothing is left of it
+        for file, ours in ((page.JSON_NAME, page.is_inspection), (page.PAGE_NAME, page.is_inspection_page)):
+            refuse_others(folder / file, f"--out {folder}:", ours, "is no inspection of effnetv2 inspect")
         tell_replaced(folder / page.PAGE_NAME, screen)
         network, name = _network(weights, screen)
         for note in manifest.notes:
