@@ -14,10 +14,12 @@ import typer
 from tests.command_line import effnetv2
 from tests.test_docs import commands
 
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.cli import app
 from efficientnetv2.commands import demo
 from efficientnetv2.commands.demo import SETTINGS, embedded, story
 from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.folder import RUN_FILES
 from efficientnetv2.training.recipes import named
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +52,10 @@ def test_the_story_from_pictures_to_an_honest_figure(clone):
         "balance": told["recipe"]["balance"],
     }.items()
     assert told["recipe"]["weights"] == f"examples/{WEIGHTS}"
+    assert json.loads((out / "beginning.json").read_text())["command"].startswith("effnetv2 demo ")
+    assert {path.name for path in out.iterdir()} <= {*RUN_FILES, "inspection", "folds"}, (
+        "what the next demo replaces"
+    )
     inspected = json.loads((out / "inspection/inspection.json").read_text())
     assert inspected
     page = (out / "folds/report.html").read_text()
@@ -101,6 +107,63 @@ def test_without_the_weights_it_says_where_they_come_from(clone):
     assert done.returncode == 2
     assert "git checkout examples/weights" in done.stderr
     assert not (clone / "runs").exists()
+
+
+def lies(folder, command, *further):
+    """As a run that this command has begun, and what else there is."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "beginning.json").write_text(json.dumps({"command": command}))
+    for name in ("recipe.yaml", "model.safetensors", *further):
+        (folder / name).write_text("kept")
+    return folder
+
+
+def test_an_earlier_demo_is_replaced(tmp_path, monkeypatch):
+    """One that was stopped as well; nothing is there the first time."""
+    monkeypatch.chdir(tmp_path)
+    demo.make_room(demo.OUT)
+    lies(demo.OUT, "effnetv2 demo --seed 3", ".model.1234.partial")
+    (demo.OUT / "inspection").mkdir()
+    (demo.OUT / "folds/fold1").mkdir(parents=True)
+    demo.make_room(demo.OUT)
+    assert not demo.OUT.exists()
+    (demo.OUT / "inspection").mkdir(parents=True)
+    demo.make_room(demo.OUT)
+    assert (demo.OUT / "inspection").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "further", "out", "said"),
+    [
+        (
+            "effnetv2 train pictures.csv --out runs/demo",
+            (),
+            "runs/demo",
+            "holds a run that no demonstration has begun",
+        ),
+        (
+            "effnetv2 demo",
+            ("notes.txt",),
+            "runs/demo",
+            "holds 'notes.txt' beside an earlier demonstration, and would be replaced as a whole. Move that",
+        ),
+        ("effnetv2 demo", (), "runs/other", "holds a run already"),
+    ],
+)
+def test_what_no_demo_has_made_is_left_alone(command, further, out, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = lies(Path(out), command, *further)
+    before = sorted(folder.iterdir())
+    with pytest.raises(InputError, match=said):
+        demo.make_room(Path(out))
+    assert sorted(folder.iterdir()) == before
+
+
+def test_an_earlier_demo_stays_where_another_could_not_be_made(clone):
+    (clone / "examples" / WEIGHTS).unlink()
+    lies(clone / "runs/demo", "effnetv2 demo")
+    assert effnetv2("demo", cwd=clone).returncode == 2
+    assert (clone / "runs/demo/model.safetensors").read_text() == "kept"
 
 
 def test_only_its_own_folder_is_cleared(clone):

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from PIL import Image
 from tests.command_line import effnetv2
+from tests.rasters import write_raster
 
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Bands, Preprocessing
+from efficientnetv2.commands import explaining, outcome
+from efficientnetv2.commands.explaining import explained, explained_by_folds
 from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.data.manifest import read
 from efficientnetv2.evaluation import report
@@ -38,15 +46,59 @@ def test_the_report_has_galleries_with_maps_and_is_small(class_folders):
     assert len(told["galleries"][-1]["paths"]) == 8
 
 
-def test_mistakes_are_kept_no_larger_than_the_page_needs(tmp_path, monkeypatch):
+@pytest.fixture
+def wrong(tmp_path):
+    """Two large pictures, each called what the other is."""
     for name in ("a.png", "b.png"):
         Image.new("RGB", (3000, 1500), "red").save(tmp_path / name)
     pd.DataFrame({"path": ["a.png", "b.png"], "label": ["oak", "elm"]}).to_csv(
         tmp_path / "two.csv", index=False
     )
     manifest = read(str(tmp_path / "two.csv"))
-    wrong = Predictions(np.arange(2), manifest.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
+    return manifest, Predictions(np.arange(2), manifest.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
+
+
+def test_mistakes_are_kept_no_larger_than_the_page_needs(wrong, tmp_path, monkeypatch):
+    manifest, answers = wrong
     kept = []
     monkeypatch.setattr(report, "write", lambda folder, *, misjudged, **_: kept.extend(misjudged))
-    Outcome(wrong, manifest, manifest.class_names, report.Facts("two", "val")).write(tmp_path)
+    Outcome(answers, manifest, manifest.class_names, report.Facts("two", "val")).write(tmp_path)
     assert [one.thumbnail.size for one in kept] == [(320, 160)] * 2
+
+
+def test_a_store_that_has_gone_leaves_a_report_without_pictures(wrong, tmp_path, monkeypatch):
+    """It is asked once by each part of the report, for every request waits for all its tries."""
+    manifest, answers = wrong
+    asked = []
+
+    def gone(sample):
+        asked.append(sample)
+        raise InputError("https://far.example does not answer")
+
+    for part, reader in ((outcome, "to_show"), (explaining, "originals")):
+        monkeypatch.setattr(part, reader, lambda manifest: SimpleNamespace(source=gone))
+    (tmp_path / "out").mkdir()
+    Outcome(answers, manifest, manifest.class_names, report.Facts("two", "val")).write(tmp_path / "out")
+    told = json.loads((tmp_path / "out/report.json").read_text())
+    assert sorted(one["path"] for one in told["misjudged"]) == ["a.png", "b.png"]
+    assert len(asked) == 1
+    seen = explained(None, answers, manifest, manifest.class_names, Preprocessing(image_px=16))
+    assert [len(one["paths"]) for one in seen[0].told["galleries"]] == [1, 1, 2, 2]
+    assert len(asked) == 2
+
+
+def test_each_fold_is_shown_rasters_as_it_saw_them(tmp_path, monkeypatch):
+    """All values are 100: two fifths of what becomes 255 by the rule of one fold, a fifth by that of the other."""
+    for name in "ab":
+        (tmp_path / "set" / name).mkdir(parents=True)
+        write_raster(tmp_path / "set" / name / "one.tif", np.full((3, 12, 12), 100, np.uint16))
+    rules = [Bands((1, 2, 3), (0,) * 3, (high,) * 3, kinds=("uint16",)) for high in (250, 500)]
+    folds = [SimpleNamespace(preprocessing=Preprocessing(image_px=8, bands=rule)) for rule in rules]
+    manifest = replace(read(tmp_path / "set"), bands=rules[0])
+    monkeypatch.setattr(explaining, "explainable", lambda network: False)
+    monkeypatch.setattr(
+        explaining, "shown", lambda *words: [words[-1](place).image[0, 0].tolist() for place in range(2)]
+    )
+    answers = Predictions(np.arange(2), manifest.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
+    (found,) = explained_by_folds(folds, np.array([0, 1]), answers, manifest, manifest.class_names)
+    assert found == [[102] * 3, [51] * 3]

@@ -191,6 +191,26 @@ def test_rasters_that_do_not_say_enough_are_refused(model, tmp_path):
     assert "scene.tif has 3 bands, but bands 8, 4, 3 are to be seen" in told
 
 
+def test_values_of_another_kind_are_refused_unless_their_range_is_said(model, tmp_path):
+    """8 bits by a rule of 16, which would see them black; the range that is said is the rule then."""
+    known = with_bands(model, Bands((1, 2, 3), (100,) * 3, (2650,) * 3, kinds=("uint16",)), tmp_path)
+    write_raster(tmp_path / "scene.tif", patches())
+    told = refused("map", known, "scene.tif", cwd=tmp_path)
+    assert (
+        "scene.tif holds uint8, but the rule by which 100 to 2650 become 0 to 255 is for rasters of uint16"
+        in told
+    )
+    assert "by --value-range FROM,TO" in told
+    ended_well("map", known, "scene.tif", "--value-range", "0,255", "--out", "one.tif", cwd=tmp_path)
+    ended_well("map", model, "scene.tif", "--out", "two.tif", cwd=tmp_path)
+    write_raster(tmp_path / "deep.tif", patches().astype(np.uint16))
+    ended_well("map", model, "deep.tif", "--value-range", "0,255", "--out", "three.tif", cwd=tmp_path)
+    maps = [rasterio.open(tmp_path / name).read() for name in ("one.tif", "two.tif", "three.tif")]
+    assert len(np.unique(maps[0][0])) > 1
+    np.testing.assert_array_equal(maps[0], maps[1])
+    np.testing.assert_array_equal(maps[0], maps[2])
+
+
 def test_bands_in_further_pages_are_not_left_out_unsaid(model, tmp_path):
     from PIL import Image
 

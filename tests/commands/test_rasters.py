@@ -91,6 +91,10 @@ def test_a_run_goes_on_with_the_bands_it_was_begun_with(trained, tmp_path):
     other = effnetv2(*words, "--bands", "2,3,4", "--resume", cwd=tmp_path)
     assert other.returncode == 2
     assert "sees the rasters' bands 4,3,2" in other.stderr
+    begun = tmp_path / "run/beginning.json"
+    told = json.loads(begun.read_text())
+    assert told["preprocessing"]["bands"].pop("kinds") == ["uint16"]
+    begun.write_text(json.dumps(told))  # as an earlier version had begun it
     same = effnetv2(*words, "--bands", "4,3,2", "--resume", cwd=tmp_path)
     assert same.returncode == 0, same.stderr
     assert modelfile.load(tmp_path / "run").preprocessing.bands.numbers == (4, 3, 2)

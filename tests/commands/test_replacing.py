@@ -167,12 +167,71 @@ def test_a_report_takes_no_table_of_the_users_place(here):
     for name, what in (
         ("skipped.csv", "no list of what could not be read"),
         ("report.json", "no report of effnetv2"),
+        ("report.html", "no report of effnetv2"),
     ):
         (here / "mine" / name).write_text("{}")
         assert f"mine/{name} is there already, and is {what}" in refused(
             "evaluate", *MODEL, "--out", "mine", cwd=here
         )
         (here / "mine" / name).unlink()
+
+
+def test_a_report_of_an_earlier_version_is_known_by_what_lies_beside_it(here):
+    """Its page does not say whose it is."""
+    ended_well("evaluate", *MODEL, "--out", "rated", cwd=here)
+    page = here / "rated/report.html"
+    text = page.read_text()
+    assert text.count("generator") == 1
+    page.write_text(text.replace('<meta name="generator" content="effnetv2">', ""))
+    assert "report.html is there already: it will be replaced" in ended_well(
+        "evaluate", *MODEL, "--out", "rated", cwd=here
+    )
+    assert page.read_text().count("generator") == 1
+
+
+@pytest.mark.parametrize("name", ["inspection.json", "inspection.html"])
+def test_an_inspection_replaces_an_inspection_alone(class_folders, name):
+    here = class_folders.parent
+    (here / "docs").mkdir()
+    (here / "docs" / name).write_text("<p>of the bridge</p>")
+    said = refused("inspect", "pictures", "--out", "docs", cwd=here)
+    assert f"--out docs: docs/{name} is there already, and is no inspection of effnetv2 inspect" in said
+    assert [(one.name, one.read_text()) for one in (here / "docs").iterdir()] == [
+        (name, "<p>of the bridge</p>")
+    ]
+    ended_well("inspect", "pictures", "--out", "page", cwd=here)
+    assert "will be replaced" in ended_well("inspect", "pictures", "--out", "page", cwd=here)
+
+
+def trained_row(step, image_px):
+    """What draws all that a comparison shows."""
+    times = {"train_s": 2.0, "waited_s": 0.1, "images_per_s": 9.0}
+    return {"kind": "train", "step": step, "epoch": step, "image_px": image_px, **times}
+
+
+def test_a_comparison_replaces_a_comparison_alone_and_leaves_no_drawing_of_another(here):
+    for name in ("one", "other"):
+        ended_well("evaluate", *MODEL, "--out", name, cwd=here)
+    rows = [trained_row(1, 32), trained_row(2, 64), {"kind": "val", "step": 2, "epoch": 2, "top1": 0.5}]
+    (here / "one/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("compare", "one", "other", "--out", "both")
+    drawn = {"accuracy_over_time.png", "settings.png", "stage_costs.png"}
+    (here / "both").mkdir()
+    for name in (*sorted(drawn), "comparison.json"):
+        Image.new("RGB", (9, 9)).save(here / "both" / name, format="PNG")
+        before = (here / "both" / name).read_bytes()
+        said = refused(*words, cwd=here)
+        assert (
+            f"--out both: both/{name} is there already, and is of no comparison of effnetv2 compare" in said
+        )
+        assert (here / "both" / name).read_bytes() == before
+        (here / "both" / name).unlink()
+    ended_well(*words, cwd=here)
+    assert {one.name for one in (here / "both").iterdir()} == {*drawn, "comparison.json"}
+    (here / "both/notes.png").write_bytes(b"mine")
+    (here / "one/metrics.jsonl").unlink()  # so that there is nothing to draw
+    assert "comparison.json is there already: it will be replaced." in ended_well(*words, cwd=here)
+    assert {one.name for one in (here / "both").iterdir()} == {"notes.png", "comparison.json"}
 
 
 def test_a_manifest_of_the_users_beside_a_model_says_nothing_of_the_model(here):

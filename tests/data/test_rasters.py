@@ -15,6 +15,7 @@ from efficientnetv2.base.preprocessing import Bands, Preprocessing
 from efficientnetv2.data import manifest
 from efficientnetv2.data.contents import content_marks
 from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.fitting import unlike
 from efficientnetv2.data.look import look
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.raster import all_bands, bands_seen, levels, opened, read
@@ -179,3 +180,75 @@ def test_a_container_of_rasters_has_no_bands_itself(tmp_path):
         for name in ("one", "other"):
             file.createVariable(name, "f4", ("y", "x"))[:] = np.ones((8, 8))
     assert look(str(path)).reason == "has no bands"
+
+
+SIXTEEN = Bands((1, 2, 3), (100.0,) * 3, (4000.0,) * 3, kinds=("uint16",))
+EIGHT, REAL = Bands((1, 2, 3), kinds=("uint8",)), replace(SIXTEEN, kinds=("float32",))
+OLD_SIXTEEN, OLD_EIGHT = replace(SIXTEEN, kinds=()), replace(EIGHT, kinds=())
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "fits"),
+    [
+        (SIXTEEN, "uint16", True), (SIXTEEN, "int16", True), (SIXTEEN, "int32", True), (SIXTEEN, "uint8", False),
+        (SIXTEEN, "float32", False), (EIGHT, "uint8", True), (EIGHT, "uint16", False), (EIGHT, "float32", False),
+        (REAL, "float64", True), (REAL, "uint16", False), (replace(SIXTEEN, kinds=("uint16", "uint8")), "uint8", True),
+        (OLD_SIXTEEN, "uint8", True),
+        (OLD_EIGHT, "uint8", True), (OLD_EIGHT, "uint16", False), (OLD_EIGHT, "float64", False),
+    ],
+)  # fmt: skip
+def test_a_rule_is_for_the_kind_of_values_it_was_measured_on(tmp_path, rule, kind, fits):
+    """8 bits by a rule of 16 would be black, 16 by one of 8 white; of older rules little is known."""
+    path = str(write_raster(tmp_path / "one.tif", RNG.integers(0, 127, (3, 8, 8)).astype(kind)))
+    with opened(path) as dataset:
+        assert (unlike(dataset, rule) == "") == fits
+    if fits:
+        assert picture(path, rule).shape == (8, 8, 3)
+    else:
+        with pytest.raises(
+            UnreadablePicture, match=rf"one\.tif: holds {kind}, but the rule by which .* gdal_translate"
+        ):
+            picture(path, rule)
+
+
+def test_the_kinds_of_all_that_train_are_kept_and_others_are_refused(tmp_path):
+    deep_one = str(write_raster(tmp_path / "deep.tif", deep()))
+    signed = str(write_raster(tmp_path / "signed.tif", deep().astype(np.int16)))
+    bright = str(write_raster(tmp_path / "bright.tif", RNG.integers(0, 255, (5, 24, 24)).astype(np.uint8)))
+    rule = rule_of([deep_one, signed], "all", seed=0, others=[deep_one])
+    assert rule.kinds == rule.shown.kinds == ("int16", "uint16")
+    seen = Preprocessing(image_px=16).seeing(rule)
+    assert Preprocessing.from_json(seen.to_json()) == seen
+    older = seen.to_json()
+    del older["bands"]["kinds"]
+    assert Preprocessing.from_json(older).bands == replace(rule, kinds=())
+    with pytest.raises(
+        InputError,
+        match=r"bright\.tif holds uint8, but the rule by which [\d.]+ to [\d.]+ become 0 to 255 is for rasters of "
+        r"uint16\. .*-ot UInt16 -scale FROM TO \d+",
+    ):
+        rule_of([deep_one], "all", seed=0, others=[bright])
+    assert rule_of([deep_one, bright], "all", seed=0, others=[bright]).kinds == ("uint16", "uint8")
+
+
+def test_bands_of_different_types_are_refused_by_name(tmp_path):
+    """As gdalbuildvrt -separate joins them; a rule of those alone that are alike reads them."""
+    counts = write_raster(tmp_path / "counts.tif", deep(2))
+    index = write_raster(tmp_path / "index.tif", RNG.random((1, 24, 24)).astype(np.float32))
+    joined = "".join(
+        f'<VRTRasterBand dataType="{kind}" band="{number}"><SimpleSource><SourceFilename>{file}</SourceFilename>'
+        f"<SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
+        for number, (kind, file, band) in enumerate(
+            [("UInt16", counts, 1), ("UInt16", counts, 2), ("Float32", index, 1)], start=1
+        )
+    )
+    path = tmp_path / "joined.tif"  # GDAL knows it by its content
+    path.write_text(f'<VRTDataset rasterXSize="24" rasterYSize="24">{joined}</VRTDataset>')
+    with pytest.raises(
+        InputError,
+        match=r"joined\.tif holds bands of different types \(1 uint16, 2 uint16, 3 float32\).*"
+        r"gdal_translate -ot Float32\.",
+    ):
+        rule_of([str(path)], "all", seed=0)
+    rule = rule_of([str(path)], (2, 1), seed=0)
+    assert (rule.kinds, picture(str(path), rule).shape) == (("uint16",), (24, 24, 2))

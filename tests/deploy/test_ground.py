@@ -1,10 +1,12 @@
 """How large a pixel is, on the ellipsoid and in projections."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from tests.rasters import rasterio, write_raster
+from tests.rasters import rasterio, warp, write_raster
 
-from efficientnetv2.data.raster import opened
+from efficientnetv2.data.raster import is_mercator, opened
 from efficientnetv2.deploy.ground import row_hectares, side_m
 
 
@@ -46,3 +48,49 @@ def test_mercators_metres_are_shorter_on_the_ground(tmp_path):
     """At 60 degrees north, y = 8,399,738 m of EPSG:3857, by half."""
     place = rasterio.Affine(100, 0, 0, 0, -100, 8_399_738 + 200)
     assert measured(tmp_path, 4, 4, crs="EPSG:3857", transform=place)[0] == pytest.approx(50, abs=0.01)
+
+
+# World Mercator, PDC Mercator, that of Brazil, which is true to scale at 2 degrees south, and one at 41 degrees south.
+MERCATORS = [
+    ("EPSG:3395", 1.0),
+    ("EPSG:3832", 1.0),
+    ("EPSG:5641", np.cos(np.radians(2))),
+    ("EPSG:3994", np.cos(np.radians(41))),
+]
+
+
+@pytest.mark.parametrize(("crs", "scale"), MERCATORS)
+def test_every_mercator_is_known_whatever_its_code(tmp_path, crs, scale):
+    """By half at 60 degrees, of what it is where the projection is true to scale; and its areas are not known."""
+    ((east,), (north,)) = warp.transform(
+        "EPSG:4326", crs, [{"EPSG:5641": -43, "EPSG:3994": 100}.get(crs, 150)], [60]
+    )
+    place = rasterio.Affine(100, 0, east, 0, -100, north + 250)
+    side, hectares = measured(tmp_path, 4, 4, crs=crs, transform=place)
+    assert side == pytest.approx(50 / scale, rel=0.004)
+    assert hectares is None
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:3078", "EPSG:2056", "EPSG:3035"])
+def test_transverse_and_oblique_projections_are_no_mercators(tmp_path, crs):
+    """UTM, Hotine's of Michigan, the Swiss one, Lambert's: true to scale, so that a pixel is what it says."""
+    side, hectares = measured(tmp_path, 4, 4, crs=crs)
+    assert side == 10
+    assert hectares.tolist() == [0.01] * 4
+
+
+def test_a_code_alone_is_no_other_projection():
+    """What rasterio gives as PROJ's words is a code where there is one, as its documentation has it."""
+    for code, mercator in ((3395, True), (3857, True), (32633, False)):
+        crs = rasterio.CRS.from_epsg(code)
+        told = {"to_wkt": crs.to_wkt, "to_epsg": lambda: None, "to_dict": lambda: {"init": "epsg"}}
+        assert is_mercator(SimpleNamespace(**told)) == mercator
+
+
+def test_a_mercator_in_words_of_its_own_and_beyond_the_date_line(tmp_path):
+    """Without a code, around 180 degrees, in feet."""
+    crs = "+proj=merc +lon_0=0 +k=1 +x_0=0 +y_0=0 +datum=WGS84 +to_meter=0.3048 +no_defs"
+    ((_,), (north,)) = warp.transform("EPSG:4326", crs, [0], [60])
+    east = np.pi * 6_378_137 / 0.3048 - 200
+    place = rasterio.Affine(100, 0, east, 0, -100, north + 250)
+    assert measured(tmp_path, 4, 4, crs=crs, transform=place)[0] == pytest.approx(0.3048 * 50, rel=0.004)

@@ -104,3 +104,30 @@ def test_more_classes_than_a_pixel_tells_apart_are_refused_before_the_work(tmp_p
     ):
         mapfile.write(tmp_path / "map.tif", source, names, lambda put: pytest.fail("it began"), told={})
     assert not (tmp_path / "map.tif").exists()
+
+
+@pytest.mark.parametrize("of_gdal", [False, True])
+def test_a_disk_that_fills_under_the_smaller_copies_leaves_the_old_map(written, monkeypatch, of_gdal):
+    """Of GDAL's own errors rasterio lets some out as they are, and none of them is an OSError."""
+    path, _ = written
+    before = path.read_bytes()
+    error = (
+        rasterio._err.CPLE_AppDefinedError(3, 1, "TIFFAppendToStrip: write error")
+        if of_gdal
+        else rasterio.errors.OverviewCreationError("write error")
+    )
+
+    def fails(target, factors, resampling):
+        raise error
+
+    monkeypatch.setattr(rasterio.io.DatasetWriter, "build_overviews", fails)
+    ones = np.ones((700, 1300), np.int64)
+    with (
+        opened(path.with_name("blank.tif")) as source,
+        pytest.raises(
+            InputError, match=r"map\.tif: the map could not be written \(.*write error.*Is the disk full"
+        ),
+    ):
+        mapfile.write(path, source, NAMES, lambda put: put(ones, ones, ((0, 700), (0, 1300))), told={})
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob(".*"))

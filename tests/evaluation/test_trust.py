@@ -33,6 +33,28 @@ def test_a_temperature_fitted_elsewhere_lowers_the_error_here(overconfident):
     assert "more often right than it says" in trust(labels, softmax(logits / 9, axis=1)).calibrated
 
 
+def test_of_few_pictures_a_gap_may_be_chance():
+    """Eight of ten right at 90 % each: chance does that. Eighty of a hundred is another matter, half a point none."""
+    told = {
+        (right, of): trust(1 * (np.arange(of) >= right), np.tile([stated, 1 - stated], (of, 1))).calibrated
+        for right, of, stated in (
+            (8, 10, 0.9),
+            (80, 100, 0.9),
+            (9, 10, 0.75),
+            (800, 1000, 0.805),
+            (0, 1, 0.6),
+        )
+    }
+    assert (
+        "80.0\N{NO-BREAK SPACE}% of them are right; 10 pictures are too few to tell whether it is too sure"
+        in told[8, 10]
+    )
+    assert "right: it is too sure of itself." in told[80, 100]
+    assert "too few to tell whether it is more often right than it says." in told[9, 10]
+    assert "80.0\N{NO-BREAK SPACE}% of them are right. Its probabilities" in told[800, 1000]
+    assert "1 picture is too few" in told[0, 1]
+
+
 def test_abstention_as_asked_for(overconfident):
     labels, logits = overconfident
     shares = softmax(logits / 3, axis=1)

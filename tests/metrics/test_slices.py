@@ -40,6 +40,31 @@ def test_dates_in_eight_digits_stay_apart():
     ]  # fmt: skip
 
 
+def test_places_of_a_small_site_are_quarters_too():
+    """A city block: all of it reads -122.419 in six digits; and a stretch of a projected coordinate."""
+    block = values_of(pd.Series(np.linspace(-122.4191, -122.4187, 41)))
+    assert block.value_counts().to_dict() == {
+        "-122.4191 to -122.419": 11, "-122.419 to -122.4189": 10, "-122.4189 to -122.4188": 10,
+        "-122.4188 to -122.4187": 10,
+    }  # fmt: skip
+    metres = values_of(pd.Series(np.linspace(500_000.0, 500_001.0, 41)))
+    assert metres.iloc[[0, -1]].tolist() == ["500000 to 500000.2", "500000.8 to 500001"]
+    assert usable(pd.DataFrame({"longitude": 1e-9 * np.arange(30) - 122.4}), without=[]) == ["longitude"]
+
+
+@pytest.mark.parametrize(
+    ("step", "ends"),
+    [
+        ("1h", ["2023-05-01 08:00 to 2023-05-01 18:00", "2023-05-02 14:00 to 2023-05-03 00:00"]),
+        ("1s", ["2023-05-01 08:00:00 to 2023-05-01 08:00:10", "2023-05-01 08:00:30 to 2023-05-01 08:00:40"]),
+    ],
+)
+def test_pictures_of_one_day_are_cut_by_the_time_of_day(step, ends):
+    taken = values_of(pd.Series(pd.date_range("2023-05-01 08:00", periods=41, freq=step)))
+    assert taken.iloc[[0, -1]].tolist() == ends
+    assert taken.nunique() == 4
+
+
 def test_columns_of_parquet_that_hold_lists_cut_nothing_and_dates_are_quarters(tmp_path):
     table = pd.DataFrame(
         {
@@ -67,6 +92,11 @@ def test_numbers_most_of_which_are_equal_cut_nothing():
     assert slices(pd.DataFrame({"clouds": column}), np.zeros(125), np.where(hits, 0, 1), hits) == ()
 
 
+@pytest.mark.parametrize("column", [[*range(30), np.inf], [10**18 + place for place in range(40)]])
+def test_numbers_without_quarters_cut_nothing(column):
+    assert values_of(pd.Series(column)) is None
+
+
 def test_those_that_are_worse_first_by_hand():
     """North 40 of 50, south 20 of 50, west 0 of 5."""
     region = ["north"] * 50 + ["south"] * 50 + ["west"] * 5
@@ -80,7 +110,7 @@ def test_those_that_are_worse_first_by_hand():
     south = found[0]
     assert (south.top1, south.low, south.high) == (0.4, *wilson(0.4, 50))
     assert south.macro_f1 == pytest.approx(f1_score(true[50:100], answers[50:100], average="macro"))
-    # Wilson's upper end of 20 of 50 at 98.3 % is 0.57, the others have 40 of 55; 0 of 5 reaches 0.53 of 60 of 100.
+    # With three slices p is at most 0.0167: of 20 of 50 beside 40 of 55 0.0007, of 0 of 5 beside 60 of 100 0.0127.
     assert [one.below for one in found] == [True, True, False]
 
 
@@ -94,6 +124,42 @@ def test_among_many_equal_slices_one_is_seldom_called_worse():
         found = slices(pd.DataFrame({"region": names}), labels, np.where(hits, 0, 1), hits)
         called += any(one.below for one in found)
     assert called <= 20, called
+
+
+def shares_called_worse(tables, column, share=0.7):
+    """Of how many tables of pictures that are all alike a slice is called worse."""
+    generator, called = np.random.default_rng(0), 0
+    for _ in range(tables):
+        hits = generator.random(len(column)) < share
+        labels = np.zeros((len(column), 2), dtype=int)
+        found = slices(pd.DataFrame({"region": column}), labels, np.where(hits, 0, 1), hits)
+        called += any(one.below for one in found)
+    return called / tables
+
+
+@pytest.mark.parametrize("parts", [(200, 200), (390, 10), (60,) * 12])
+def test_chance_in_the_rest_counts_too(parts):
+    """Two halves, one slice beside a few pictures, a dozen: of 400 tables at most one in twenty, but for chance."""
+    column = np.repeat([f"r{place}" for place in range(len(parts))], parts)
+    assert shares_called_worse(400, column) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
+
+
+def test_a_few_pictures_that_are_all_right_make_no_others_worse():
+    """950 of 997 beside 3 of 3: these would be so at 95 % in six of seven draws."""
+    hits = np.arange(1000) >= 47
+    column = ["most"] * 997 + ["few"] * 3
+    found = slices(pd.DataFrame({"region": column}), np.zeros(1000), np.where(hits, 0, 1), hits)
+    assert [(one.value, one.below) for one in found] == [("most", False), ("few", False)]
+
+
+def test_a_slice_that_is_really_worse_is_found():
+    """60 % beside 80 %, of 200 pictures each, among five columns of chance alone."""
+    generator = np.random.default_rng(0)
+    table = pd.DataFrame({f"chance{number}": generator.integers(0, 4, 400) for number in range(5)})
+    table["region"] = np.repeat(["dim", "bright"], 200)
+    hits = generator.random(400) < np.repeat([0.6, 0.8], 200)
+    found = slices(table, np.zeros(400), np.where(hits, 0, 1), hits)
+    assert [(one.column, one.value) for one in found if one.below] == [("region", "dim")]
 
 
 def test_columns_that_cut_nothing_give_nothing():

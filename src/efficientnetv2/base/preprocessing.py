@@ -36,7 +36,7 @@ class Bands:
     """How bands of a raster become the channels of a picture, 0 to 255: one rule for a whole set of pictures.
 
     Values between ``low`` and ``high`` are spread evenly over 0 to 255; what lies beyond is cut to these ends. Of each
-    field but the last there is one value for each channel; left out, they are those of plain 8-bit values.
+    field but the last two there is one value for each channel; left out, they are those of plain 8-bit values.
 
     Args:
         numbers: of the bands, from 1, in the order of the channels; one may be taken several times. The first three
@@ -47,6 +47,8 @@ class Bands:
         spread: standard deviation of the levels of each, over the training pictures.
         names: what the training pictures call each band; '' where they call it nothing.
         picture_m: metres of ground along a side of such a picture; None where that is not known.
+        kinds: types that the training pictures were stored as, by numpy's names; the numbers of another mean something
+            else. Empty where that is not known, as in model files of earlier versions.
 
     Source: ours.
     """
@@ -58,6 +60,7 @@ class Bands:
     spread: tuple[float, ...] = Field(default=(), validate_default=True)
     names: tuple[str, ...] = Field(default=(), validate_default=True)
     picture_m: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    kinds: tuple[str, ...] = ()
 
     @field_validator("numbers")
     @classmethod
@@ -112,7 +115,7 @@ class Bands:
 
         return Bands(
             of(self.numbers), of(self.low), of(self.high), of(self.missing), of(self.spread), of(self.names),
-            self.picture_m,
+            self.picture_m, self.kinds,
         )  # fmt: skip
 
     @property

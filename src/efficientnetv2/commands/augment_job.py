@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from efficientnetv2.base.errors import InputError
@@ -26,7 +25,7 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import UnreadablePicture, first_three
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.sampling import Request
-from efficientnetv2.evaluation.drawing import png
+from efficientnetv2.evaluation.drawing import is_titled, png
 from efficientnetv2.evaluation.seeing import hard_to_see, stretched_alike
 from efficientnetv2.evaluation.sheet import Row, draw_rows
 from efficientnetv2.inference.accelerate import pick_device
@@ -88,11 +87,7 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
 
 
 def _is_sheet(file: Path) -> bool:
-    try:
-        with Image.open(file) as image:
-            return image.info.get("Title") == _TITLE
-    except OSError:  # Pillow's own error for what is no picture is one too
-        return False
+    return is_titled(file, _TITLE)
 
 
 def in_turn(manifest: Manifest, count: int, key: Key) -> npt.NDArray[np.int64]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from efficientnetv2.commands import options
-from efficientnetv2.commands.replacing import tell_replaced
+from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer, duration
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from efficientnetv2.evaluation.compare import FinishedRun, Gain
 
 _ENDS = 10  # classes shown at either end, of more than twice as many: ours
+_TOLD = "comparison.json"
+_DRAWN = ("accuracy_over_time.png", "settings.png", "stage_costs.png")
+_TITLE = "effnetv2 compare"  # in the drawings, so that they are known for these
 
 
 def compare(
@@ -51,6 +55,8 @@ def compare(
 
     if len(runs) < 2:
         raise InputError("compare takes two runs or more. Give the folders of both: effnetv2 compare RUN RUN")
+    if out is not None:
+        _refuse_others(out)
     names = [run.resolve().name for run in runs]
     if len(set(names)) < len(names):
         names = [str(run) for run in runs]
@@ -59,7 +65,7 @@ def compare(
     plain = _as_json(finished, gains)
     screen = Screen(quiet=as_json)
     if out is not None:
-        tell_replaced(out / "comparison.json", screen)
+        tell_replaced(out / _TOLD, screen)
         _write(out, finished, plain)
     if as_json:
         answer(plain)
@@ -67,6 +73,24 @@ def compare(
         _tell(finished, gains, screen)
     if out is not None:
         screen.say(f"Pictures: {out}")
+
+
+def _refuse_others(out: Path) -> None:
+    """Refuse a folder with files of the user's by the names of those that will be written."""
+    from efficientnetv2.evaluation.drawing import is_titled
+
+    why = "is of no comparison of effnetv2 compare"
+    refuse_others(out / _TOLD, f"--out {out}:", _is_comparison, why)
+    for name in _DRAWN:
+        refuse_others(out / name, f"--out {out}:", lambda file: is_titled(file, _TITLE), why)
+
+
+def _is_comparison(file: Path) -> bool:
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.keys() == {"runs", "gains"}
 
 
 def _as_json(finished: Sequence[FinishedRun], gains: Sequence[Gain | None]) -> dict[str, Any]:
@@ -91,7 +115,6 @@ def _as_json(finished: Sequence[FinishedRun], gains: Sequence[Gain | None]) -> d
 
 
 def _write(out: Path, finished: Sequence[FinishedRun], plain: dict[str, Any]) -> None:
-    import json
     from functools import partial
 
     from efficientnetv2.base.files import write_atomically, write_text_atomically
@@ -101,16 +124,14 @@ def _write(out: Path, finished: Sequence[FinishedRun], plain: dict[str, Any]) ->
 
     histories = {one.name: one.history for one in finished}
     costs = {name: stage_costs(history) for name, history in histories.items()}
-    drawings = {
-        "accuracy_over_time.png": draw_top1_over_time(histories),
-        "settings.png": draw_settings(histories),
-        "stage_costs.png": draw_costs(costs),
-    }
+    figures = (draw_top1_over_time(histories), draw_settings(histories), draw_costs(costs))
     out.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(out / "comparison.json", json.dumps(plain, indent=2) + "\n")
-    for name, figure in drawings.items():
-        if figure is not None:
-            write_atomically(out / name, partial(Path.write_bytes, data=png(figure)))
+    write_text_atomically(out / _TOLD, json.dumps(plain, indent=2) + "\n")
+    for name, figure in zip(_DRAWN, figures, strict=True):
+        if figure is None:
+            (out / name).unlink(missing_ok=True)  # that of an earlier comparison says nothing of this one
+        else:
+            write_atomically(out / name, partial(Path.write_bytes, data=png(figure, title=_TITLE)))
 
 
 def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen: Screen) -> None:

@@ -107,7 +107,7 @@ def conclude(
         skipped=skipped,
         others={"run": str(folder), **whole.to_json()},
     )
-    # Rasters are shown as the first fold saw them.
+    # Among the mistakes rasters are shown as the first fold saw them; where a network looked, by its own rule.
     begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
     bands = Preprocessing.from_json(begun["preprocessing"]).bands
     asked = replace(manifest, bands=bands)

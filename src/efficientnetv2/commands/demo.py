@@ -53,18 +53,14 @@ def demo(
     runs; docs/land_cover.md tells what they show. Run it in a clone; it writes runs/demo/. With --json the last step
     answers.
     """
-    import shutil
     import sys
 
     from efficientnetv2.commands.screen import Screen
-    from efficientnetv2.training.folder import refuse_occupied
 
     pictures = embedded()
     screen = Screen(quiet=as_json)
-    if out == OUT and out.is_dir():
-        shutil.rmtree(out)  # only the demo's own place is cleared
-    refuse_occupied(out)
     told = story(pictures, out, seed=seed, workers=workers)
+    make_room(out)
     for number, (title, verb, words) in enumerate(told, start=1):
         last = number == len(told)
         screen.say("")
@@ -75,6 +71,48 @@ def demo(
             _do(verb, [*words, "--json"] if as_json and last else words)
     for line in _outlook(pictures, out):
         screen.say(line)
+
+
+def make_room(out: Path) -> None:
+    """Remove what an earlier demonstration left in its own place, ``OUT``; all else is left alone.
+
+    Args:
+        out: folder of all that will come out.
+
+    Raises:
+        InputError: it holds something else: a run that no demonstration has begun, or files that none makes.
+    """
+    import shutil
+
+    from efficientnetv2.base.errors import InputError, some
+    from efficientnetv2.training.folder import RUN_FILES, refuse_occupied
+
+    if out == OUT and _begun_by_a_demo(out):
+        made = {*RUN_FILES, "inspection", "folds"}
+        others = sorted({file.name for file in out.iterdir() if file.suffix != ".partial"} - made)
+        if others:
+            raise InputError(
+                f"{out} holds {some(others, 3)} beside an earlier demonstration, and would be replaced as a whole. "
+                f"Move that elsewhere, or give the demonstration another folder: effnetv2 demo --out {OUT}2"
+            )
+        shutil.rmtree(out)
+    elif out == OUT and (out / "recipe.yaml").exists():
+        raise InputError(
+            f"{out} holds a run that no demonstration has begun, so it is left alone. Move it elsewhere, or give the "
+            f"demonstration another folder: effnetv2 demo --out {OUT}2"
+        )
+    refuse_occupied(out)
+
+
+def _begun_by_a_demo(out: Path) -> bool:
+    """Whether the run in a folder was begun by this command, as its beginning says."""
+    import json
+
+    try:
+        begun = json.loads((out / "beginning.json").read_text(encoding="utf-8"))
+        return shlex.split(begun["command"])[:2] == ["effnetv2", "demo"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 Step = tuple[str, Callable[..., None], list[str]]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +12,8 @@ import numpy.typing as npt
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.pictures import Pixels, UnreadablePicture, first_three
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.pictures import Pixels, first_three
+from efficientnetv2.data.readers import Dispensable, originals
 from efficientnetv2.evaluation.explain import explainable, grad_cam
 from efficientnetv2.evaluation.galleries import Seen, chosen, shown
 from efficientnetv2.evaluation.sections import Part
@@ -96,14 +98,14 @@ def _seen(
     places: Sequence[int],
 ) -> dict[int, Seen]:
     """Pictures of some places in the predictions, as the network saw them, with what spoke for its answers."""
-    reader = originals(manifest)
+    # Rasters by the rule that was measured with this network, as when it answered; of folds each has its own.
+    reader = originals(replace(manifest, bands=preprocessing.bands or manifest.bands))
+    pictures, see = Dispensable(reader), partial(eval_picture, preprocessing=preprocessing)
     images: dict[int, Pixels] = {}
     for place in places:
-        try:
-            source = reader.source(int(predictions.samples[place]))
-            images[place] = eval_picture(source, preprocessing)
-        except UnreadablePicture:  # it could be read a moment ago; a report can do without it
-            continue
+        image = pictures.made(int(predictions.samples[place]), see)
+        if image is not None:
+            images[place] = image
     if not images or not explainable(network):
         return {place: Seen(first_three(image)) for place, image in images.items()}
     called = predictions.probabilities[list(images)].argmax(axis=1).astype(np.int64)

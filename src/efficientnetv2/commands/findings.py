@@ -203,8 +203,9 @@ def sliced_by(manifest: Manifest, wanted: tuple[str, ...] | None) -> list[str]:
             )
         if values_of(manifest.table[name]) is None:
             raise InputError(
-                f"--slices {name}: the column has one value, or many that are no numbers, so it cuts the pictures "
-                "into nothing of use. Give one of a few values, such as a year or a region, or of numbers."
+                f"--slices {name}: the column has one value, or many that are no numbers, or numbers most of which "
+                "are equal, so it cuts the pictures into nothing of use. Give one of a few values, such as a year or a "
+                "region, or of numbers."
             )
     return list(wanted)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -82,8 +83,12 @@ def _same_pictures(folder: RunFolder, prepared: Prepared) -> None:
         raise InputError(
             f"--resume: the run in {folder.path} was begun {given}, so its classes are others. Say the same again."
         )
-    bands = Preprocessing.from_json(folder.beginning()["preprocessing"]).bands
-    if bands != prepared.manifest.bands:
+    bands, asked = Preprocessing.from_json(folder.beginning()["preprocessing"]).bands, prepared.manifest.bands
+    if (
+        bands is not None and asked is not None and not bands.kinds
+    ):  # begun by a version that did not keep them
+        asked = replace(asked, kinds=())
+    if bands != asked:
         said = "none" if bands is None else ",".join(map(str, bands.numbers))
         raise InputError(
             f"--resume: the run in {folder.path} sees the rasters' bands {said}, and which values become 0 and 255 was "

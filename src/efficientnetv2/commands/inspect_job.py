@@ -15,13 +15,12 @@ from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.commands.answering import none_readable, reading
 from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.prepare import Source, with_rule
-from efficientnetv2.commands.replacing import tell_replaced
+from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.portraits import Portraits, portraits
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.readers import Dispensable, originals
 from efficientnetv2.data.times import time_column as time_column_of
 from efficientnetv2.evaluation.inspect import page
 from efficientnetv2.evaluation.inspect.counts import by_class
@@ -61,6 +60,8 @@ def inspect_and_tell(
     time_column_of(manifest, time_column)  # refused before the pictures are looked at
     folder = Path("inspection") / (Path(source.data).expanduser().stem or "pictures") if out is None else out
     with folder_for(folder, "--out"):  # where no page comes, nothing is left of it
+        for file, ours in ((page.JSON_NAME, page.is_inspection), (page.PAGE_NAME, page.is_inspection_page)):
+            refuse_others(folder / file, f"--out {folder}:", ours, "is no inspection of effnetv2 inspect")
         tell_replaced(folder / page.PAGE_NAME, screen)
         network, name = _network(weights, screen)
         for note in manifest.notes:
@@ -140,13 +141,10 @@ def _embedded(
 
 
 def _write(folder: Path, found: Inspection) -> None:
-    reader = originals(found.manifest)
+    pictures = Dispensable(originals(found.manifest))
 
     def picture(row: int) -> Image.Image | None:
-        try:
-            return read_picture(reader.source(row))
-        except UnreadablePicture:
-            return None
+        return pictures.made(row, read_picture)
 
     try:
         page.write(folder, found, picture=picture, command=command_line(), versions=versions())

@@ -15,16 +15,8 @@ from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import bands_asked
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer, duration
-from efficientnetv2.data.raster import (
-    Dataset,
-    all_bands,
-    bands_seen,
-    in_pages,
-    names_of,
-    opened,
-    side_m,
-    unlike,
-)
+from efficientnetv2.data.fitting import amiss, in_pages, kinds_of, unlike
+from efficientnetv2.data.raster import Dataset, all_bands, bands_seen, names_of, opened, side_m
 from efficientnetv2.deploy import mapfile
 from efficientnetv2.deploy.map import Tally, draw
 from efficientnetv2.deploy.windows import Grid
@@ -118,7 +110,8 @@ def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, nam
         name: of the raster, for messages.
 
     Raises:
-        InputError: bands that are not there or not known, or values of which nobody says what becomes 0 and 255.
+        InputError: bands that are not there or not known, values of another kind than the model's pictures had, or of
+            which nobody says what becomes 0 and 255.
     """
     known = preprocessing.bands
     numbers = None if known is None else known.numbers
@@ -134,15 +127,16 @@ def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, nam
         known = Bands(numbers, missing=tuple(round(255 * value) for value in preprocessing.mean))
     elif numbers != known.numbers:  # asked for by number, so what they are called does not count
         known = replace(known, numbers=numbers, names=names_of(source, numbers))
-    if fault := unlike(source, known):
+    by_rule = preprocessing.bands is not None and wanted.value_range is None
+    if fault := (unlike if by_rule else amiss)(source, known):
         raise InputError(f"{name} {fault}")
+    kinds = kinds_of(source, known.numbers)
     if wanted.value_range is not None:
         low, high = _value_range(wanted.value_range)
-        return replace(known, low=(low,) * known.channels, high=(high,) * known.channels)
-    kinds = {source.dtypes[number - 1] for number in known.numbers}
-    if preprocessing.bands is None and kinds != {"uint8"}:
+        return replace(known, low=(low,) * known.channels, high=(high,) * known.channels, kinds=kinds)
+    if preprocessing.bands is None and kinds != ("uint8",):
         raise InputError(
-            f"{name} holds {', '.join(sorted(kinds))}, but the model was trained on 8-bit pictures, and does not know "
+            f"{name} holds {', '.join(kinds)}, but the model was trained on 8-bit pictures, and does not know "
             "which values were made 0 and 255 for these. Say it, as --value-range 0,3000."
         )
     return known

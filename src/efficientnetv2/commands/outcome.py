@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.findings import Findings, Known, Wanted, gathered
@@ -19,8 +21,8 @@ from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.tables import write_predictions
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.pictures import UnreadablePicture
-from efficientnetv2.data.readers import to_show
+from efficientnetv2.data.pictures import Source
+from efficientnetv2.data.readers import Dispensable, to_show
 from efficientnetv2.evaluation import report, seeing
 from efficientnetv2.evaluation.answers import lines
 from efficientnetv2.evaluation.opening import lost_to_probe
@@ -180,28 +182,26 @@ class Outcome:
 
     def _mistakes(self, *, thumbnails: bool = True) -> list[Mistake]:
         probabilities = self.predictions.probabilities
-        reader = to_show(self.manifest)
+        pictures = Dispensable(to_show(self.manifest))
         mistakes = []
         targets = self.predictions.labels.reshape(len(probabilities), -1)
         for place in report.most_confident(self.predictions.labels, probabilities):
             row = int(self.predictions.samples[place])
             best = int(probabilities[place].argmax())
-            picture = None
-            if thumbnails:
-                try:
-                    picture = seeing.small(read_picture(reader.source(row)))
-                except UnreadablePicture:  # it could be read a moment ago; a report can do without it
-                    picture = None
             mistakes.append(
                 Mistake(
                     path=self.manifest.paths[row],
                     true=", ".join(self.class_names[label] for label in targets[place] if label >= 0),
                     predicted=self.class_names[best],
                     probability=float(probabilities[place, best]),
-                    thumbnail=picture,
+                    thumbnail=pictures.made(row, _small) if thumbnails else None,
                 )
             )
         return mistakes
+
+
+def _small(source: Source) -> Image.Image:
+    return seeing.small(read_picture(source))
 
 
 def _by_class(score: Figures | SeveralFigures) -> tuple[list[str], list[list[str]]]:

@@ -18,8 +18,7 @@ from efficientnetv2.commands.replacing import refuse_others
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.tables import header_of
 from efficientnetv2.data.decode import read_picture
-from efficientnetv2.data.pictures import UnreadablePicture
-from efficientnetv2.data.readers import to_show
+from efficientnetv2.data.readers import Dispensable, to_show
 from efficientnetv2.evaluation import seeing
 from efficientnetv2.evaluation.to_label import Ranked, sheet
 from efficientnetv2.inference.predict import Predictions, embed_manifest
@@ -118,13 +117,10 @@ def write_ranking(
         }
     ).iloc[found.order]
     table = table.assign(rank=np.arange(1, len(table) + 1))[_COLUMNS]
-    reader = to_show(answered)
+    pictures = Dispensable(to_show(answered))
 
     def picture(row: int) -> Image.Image | None:
-        try:
-            return seeing.small(read_picture(reader.source(row)))
-        except UnreadablePicture:
-            return None
+        return pictures.made(row, lambda source: seeing.small(read_picture(source)))
 
     shown = [
         Ranked(

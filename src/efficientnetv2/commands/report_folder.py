@@ -14,6 +14,7 @@ from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.tables import header_of
 from efficientnetv2.data.shards.names import INDEX
 from efficientnetv2.evaluation.answered import NAME as ANSWERS
+from efficientnetv2.evaluation.page import is_page
 from efficientnetv2.training.folder import REPORT_FILES
 
 
@@ -54,9 +55,16 @@ def _is_report(file: Path) -> bool:
     return b'"evaluated_on"' in file.read_bytes()
 
 
+def _is_report_page(file: Path) -> bool:
+    beside = file.with_suffix(".json")
+    # Pages of earlier versions do not say whose they are.
+    return is_page(file) or (beside.is_file() and _is_report(beside))
+
+
 # Of what is written, how an earlier one of ours is told from a file of the user's.
 _OURS = {
     ANSWERS: (_is_answers, "no table of an evaluation's answers"),
     SKIPPED: (is_list_of_skipped, "no list of what could not be read"),
     "report.json": (_is_report, "no report of effnetv2"),
+    "report.html": (_is_report_page, "no report of effnetv2"),
 }

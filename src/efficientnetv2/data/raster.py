@@ -7,6 +7,7 @@ these bands has; where a band has none, its level ``missing`` stands.
 from __future__ import annotations
 
 import math
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.extras import needed
 from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data.pictures import Pixels
@@ -28,6 +29,13 @@ Dataset = Any  # rasterio.DatasetReader; rasterio has no types
 # GDAL keeps blocks it has decoded; by itself it would take a twentieth of the machine's memory. Ours.
 CACHE_MB = 128
 _COLOURS = ("red", "green", "blue")
+# Names of Mercator's projection, of one or two standard parallels, on the ellipsoid or on a sphere; others, such as the
+# transverse one, begin otherwise. In WKT it is PROJECTION or METHOD.
+_MERCATOR = re.compile(
+    r'\b(PROJECTION|METHOD)\["(Mercator|Popular[ _]Visualisation[ _]Pseudo[ _]Mercator)', re.IGNORECASE
+)
+_RADIUS_M = 6_378_137.0  # of the earth at the equator, WGS 84
+_STEP_M = 1_000.0  # in Mercator's projection, to see how far that is on the equator. Ours.
 _OPENING = threading.Lock()  # which warnings are shown is the whole process's affair
 
 
@@ -101,64 +109,6 @@ def names_of(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
     """What the raster calls some of its bands; '' where it calls them nothing, or has no such band."""
     names = [name or "" for name in dataset.descriptions]
     return tuple(names[number - 1] if number <= len(names) else "" for number in numbers)
-
-
-def unlike(dataset: Dataset, bands: Bands) -> str:
-    """Why a raster can't be read by a rule, to follow its name; '' where it can.
-
-    A band may be missing, stand elsewhere by its name, or hold complex numbers.
-
-    Args:
-        dataset: opened.
-        bands: the rule.
-    """
-    if max(bands.numbers) > dataset.count:
-        distinct = list(dict.fromkeys(bands.listed.split(", ")))
-        wanted = f"band {distinct[0]} is" if len(distinct) == 1 else f"bands {bands.listed} are"
-        fix = _pages_joined(dataset) or "Give a raster with these, or say others by --bands."
-        having = count_of(dataset.count, "band")
-        return f"has {having}{_described(dataset)}, but {wanted} to be seen. {fix}"
-    known = list(zip(bands.numbers, bands.names, strict=True))
-    for number, band in zip(bands.numbers, names_of(dataset, bands.numbers), strict=True):
-        elsewhere = [place for place, called in known if band and called == band]
-        if elsewhere and number not in elsewhere:
-            return (
-                f"calls its band {number} {band}, but {band} is to be band {elsewhere[0]} ({bands.listed}), as in the "
-                "first training picture. Put the bands into that order, with GDAL by gdal_translate -b."
-            )
-    kinds = {dataset.dtypes[number - 1] for number in bands.numbers}
-    if strange := [kind for kind in kinds if "complex" in kind]:
-        return (
-            f"holds complex numbers ({strange[0]}). Turn them into magnitudes before: with GDAL, gdal_calc."
-        )
-    return ""
-
-
-def in_pages(dataset: Dataset) -> str:
-    """Why bands of a raster have to be given by number, to follow its name; '' where all of them can be seen.
-
-    Bands in further pages of a TIFF are not among those that GDAL counts, and they may be of another size.
-
-    Args:
-        dataset: opened.
-    """
-    fix = _pages_joined(dataset)
-    if not fix or not dataset.count:
-        return ""
-    first = ",".join(map(str, bands_seen(dataset)))
-    having = count_of(dataset.count, "band")
-    return f"has {having} in its first page, and others behind. {fix} Or see the first page alone: --bands {first}."
-
-
-def _pages_joined(dataset: Dataset) -> str:
-    """How pages become bands, as a sentence; '' of a raster of one page."""
-    pages = len(dataset.subdatasets)
-    if pages < 2:
-        return ""
-    return (
-        f"Its {pages} pages are rasters of their own: make them bands of one, with GDAL by gdalbuildvrt -separate "
-        "-resolution highest, then gdal_translate."
-    )
 
 
 def read(
@@ -294,23 +244,28 @@ def side_m(dataset: Dataset) -> float | None:
         return None
     metres: float = dataset.crs.linear_units_factor[1]
     side = math.sqrt(abs(dataset.transform.determinant)) * metres
-    return side * math.cos(math.radians(_middle_latitude(dataset))) if is_mercator(dataset.crs) else side
+    return side * _ground_m(dataset, metres) if is_mercator(dataset.crs) else side
 
 
-def _middle_latitude(dataset: Dataset) -> float:
+def _ground_m(dataset: Dataset, metres: float) -> float:
+    """Metres on the ground that a metre in Mercator's projection is, at a raster's middle.
+
+    What it is on the equator, by the longitudes that it goes over: more than one where the projection is true to scale
+    at another latitude; times the cosine of the latitude.
+
+    Args:
+        dataset: opened.
+        metres: of its unit of length.
+    """
     from rasterio.warp import transform  # there is a dataset, so it is installed
 
     east, north = dataset.xy(dataset.height // 2, dataset.width // 2)
-    latitude: float = transform(dataset.crs, "EPSG:4326", [east], [north])[1][0]
-    return latitude
+    places = ([east, east + _STEP_M / metres], [north, north])
+    (first, second), (latitude, _) = transform(dataset.crs, "EPSG:4326", *places)
+    turned = math.radians((second - first) % 360)  # beyond the date line they count from -180
+    return _RADIUS_M * turned / _STEP_M * math.cos(math.radians(latitude))
 
 
 def is_mercator(crs: Any) -> bool:
     """Whether coordinates are in Mercator's projection, which enlarges by the secant of the latitude."""
-    return crs.to_epsg() == 3857 or crs.to_dict().get("proj") in ("merc", "webmerc")
-
-
-def _described(dataset: Dataset) -> str:
-    """What the raster calls its bands, in parentheses; '' where it calls them nothing."""
-    named = [f"{number} {name}" for number, name in enumerate(dataset.descriptions, start=1) if name]
-    return f" ({', '.join(named[:20])})" if named else ""
+    return _MERCATOR.search(crs.to_wkt()) is not None

@@ -6,7 +6,7 @@ import importlib.util
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,17 +17,16 @@ from PIL import Image, UnidentifiedImageError
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB, Bands
+from efficientnetv2.data.fitting import amiss, in_pages, kinds_of, unlike
 from efficientnetv2.data.pictures import Pixels, Source, UnreadablePicture
 from efficientnetv2.data.raster import (
     Dataset,
     all_bands,
     bands_seen,
-    in_pages,
     names_of,
     opened,
     read,
     side_m,
-    unlike,
     values_of,
 )
 
@@ -92,7 +91,7 @@ def picture(path: str, bands: Bands) -> Pixels:
     """A whole raster as a picture.
 
     Raises:
-        UnreadablePicture: it lacks a band, or can't be read.
+        UnreadablePicture: it is not like those that the rule is for (``fitting.unlike``), or can't be read.
     """
     try:
         with opened(path) as dataset:
@@ -110,11 +109,12 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
     to 255. What stands for missing data is the bands' mean.
 
     Args:
-        files: of the pictures that train; all of them are asked what they hold, some are measured.
+        files: of the pictures that train; all of them are asked what they hold, and as what kind of values; some are
+            measured.
         asked: which bands are the channels: their numbers, "all" but alpha, or None as ``raster.bands_seen`` finds
             them in the first raster.
         seed: of which are measured.
-        others: that will be read by it too; they are only asked what they hold.
+        others: that will be read by it too; they are only asked what they hold, and have to be of those kinds.
 
     Returns:
         None where nothing but ordinary pictures are there: 8-bit, of one page of one or three bands, and no bands
@@ -122,8 +122,8 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
 
     Raises:
         InputError: a picture lacks a band, has its bands in another order or, where none were given by number, in
-            further pages, or is no raster where other than three channels are asked for; or the extra ``geo`` is not
-            installed.
+            further pages, stores them as different types, is one of the others and of another kind than all that train,
+            or is no raster where other than three channels are asked for; or the extra ``geo`` is not installed.
     """
     rasters = [file for file in files if is_raster(file)]
     if not rasters and asked is not None:
@@ -134,15 +134,19 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
     if not rasters or (asked is None and not (readable() and any(map(_needs_rule, rasters)))):
         return None
     bands = _chosen(rasters, asked)
-    for file in (*files, *others):
-        _refuse(file, bands, by_number=isinstance(asked, tuple))
+    by_number = isinstance(asked, tuple)
+    kinds = {kind for file in files for kind in _kinds(file, bands, amiss, by_number=by_number)}
+    bands = replace(bands, kinds=tuple(sorted(kinds)))
     drawn = Key.of(seed).fold("bands").generator().permutation(len(rasters))[:_MEASURED]
     parts = [found for one in sorted(drawn.tolist()) if (found := _some(rasters[one], bands)) is not None]
     if not parts or not any(part.values.shape[1] for part in parts):
         raise InputError(
             f"{rasters[0]} and the other rasters hold no data at all: only their nodata value. Leave them out."
         )
-    return _measured_rule(bands, parts)
+    rule = _measured_rule(bands, parts)
+    for file in others:
+        _kinds(file, rule, unlike, by_number=by_number)
+    return rule
 
 
 def _chosen(rasters: Sequence[str], asked: Asked) -> Bands:
@@ -162,22 +166,29 @@ def _chosen(rasters: Sequence[str], asked: Asked) -> Bands:
     )
 
 
-def _refuse(file: str, bands: Bands, *, by_number: bool) -> None:
-    """Refuse a picture that the rule does not fit; one that can't be read is left to who reads it.
+def _kinds(
+    file: str, bands: Bands, why_not: Callable[[Dataset, Bands], str], *, by_number: bool
+) -> tuple[str, ...]:
+    """Types that a picture's values are stored as; none of an ordinary picture, or where it can't be read.
 
     Bands in further pages are nobody's fault where those to be seen were given by number.
+
+    Raises:
+        InputError: the rule does not fit it. What can't be read is left to who reads it.
     """
     if not is_raster(file):
         if bands.channels != RGB:
             raise InputError(f"{file} {ordinary(bands)}. Leave it out, or see three bands: --bands 4,3,2.")
-        return
+        return ()
     try:
         with opened(file) as dataset:
-            fault = unlike(dataset, bands) or ("" if by_number else in_pages(dataset))
+            fault = why_not(dataset, bands) or ("" if by_number else in_pages(dataset))
+            kinds = () if fault else kinds_of(dataset, bands.numbers)
     except InputError:
-        return
+        return ()
     if fault:
         raise InputError(f"{file} {fault}")
+    return kinds
 
 
 def ordinary(bands: Bands) -> str:

@@ -6,15 +6,18 @@ What is done with it (crop, resize, framing) is ``data.decode``'s affair and the
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.listing import packed
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.pictures import Source
+from efficientnetv2.data.pictures import Source, UnreadablePicture
 from efficientnetv2.data.rasters import Rasters
 from efficientnetv2.data.shards.reading import ShardReader
+
+Made = TypeVar("Made")
 
 
 class Reader(Protocol):
@@ -32,6 +35,7 @@ class Reader(Protocol):
 
         Raises:
             UnreadablePicture: its content can't be had; another of its class will stand in.
+            InputError: a store of another machine does not answer.
         """
         ...
 
@@ -89,6 +93,39 @@ def originals(manifest: Manifest) -> Reader:
 def to_show(manifest: Manifest) -> Reader:
     """The reader of what people are shown: the same, but of rasters three channels (``Bands.shown``)."""
     return originals(manifest if manifest.bands is None else replace(manifest, bands=manifest.bands.shown))
+
+
+class Dispensable:
+    """Pictures that can be done without, such as those on a page: they could be read a moment ago.
+
+    Args:
+        reader: of them. It is not asked again once its store does not answer, for each picture would wait as long.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader: Reader | None = reader
+
+    def made(self, sample: int, make: Callable[[Source], Made]) -> Made | None:
+        """What is made of a picture; None where it can't be had any more.
+
+        Args:
+            sample: position in the manifest.
+            make: of what the reader gives; it may raise ``UnreadablePicture``.
+        """
+        try:
+            source = self._source(sample)
+            return None if source is None else make(source)
+        except UnreadablePicture:
+            return None
+
+    def _source(self, sample: int) -> Source | None:
+        if self._reader is None:
+            return None
+        try:
+            return self._reader.source(sample)
+        except InputError:
+            self._reader = None
+            return None
 
 
 def _stamp(file: str) -> str:

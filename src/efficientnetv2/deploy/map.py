@@ -83,7 +83,7 @@ def draw(
         for left in range(0, grid.width, BLOCK_PX):
             window = ((top, bottom), (left, min(left + BLOCK_PX, grid.width)))
             _, present = values_of(source, bands.numbers, window)
-            values, confidence = _told(rows.shares(grid, *window[1]), np.logical_or.reduce(present))
+            values, confidence = rows.told(grid, *window[1], np.logical_or.reduce(present))
             tally.add(values, confidence, top)
             put(values, _per_cent(confidence, values), window)
     return tally.result()
@@ -103,21 +103,26 @@ class _Rows:
     counts: Floats
     down: Floats
 
-    def shares(self, grid: Grid, left: int, right: int) -> Floats:
-        """(H, W, K) probabilities of the pixels between two columns."""
+    def told(self, grid: Grid, left: int, right: int, valid: Valid) -> tuple[npt.NDArray[np.int64], Floats]:
+        """(H, W) the classes of the pixels between two columns, from 1, and their probabilities; 0 without data."""
         lefts, px = grid.lefts, grid.window_px
         some = slice(bisect_right(lefts, left - px), bisect_left(lefts, right))
         across = weights(lefts[some], px, left, right)
-        return blended(self.answers[:, some], self.counts[:, some], self.down, across)
+        best, highest = np.empty(valid.shape, np.int64), np.empty(valid.shape, np.float32)
+        first = 0
+        for shares in blended(self.answers[:, some], self.counts[:, some], self.down, across):
+            part = slice(first, first + len(shares))
+            best[part], highest[part] = _highest(shares)
+            first += len(shares)
+        known = valid & np.isfinite(highest)
+        return np.where(known, best + 1, NODATA), np.where(known, highest, np.float32(0))
 
 
-def _told(shares: Floats, valid: Valid) -> tuple[npt.NDArray[np.int64], Floats]:
-    """The class of each pixel, from 1, and its probability; 0 where there is no data."""
-    known = valid & np.isfinite(shares[:, :, 0])
+def _highest(shares: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
+    """The most probable class of each pixel, from 0, and its probability: NaN where no window counts."""
     best = shares.argmax(axis=2)
     # Not shares.max(axis=2): over so short an axis numpy takes ten times as long.
-    highest = np.take_along_axis(shares, best[:, :, None], axis=2)[:, :, 0]
-    return np.where(known, best + 1, NODATA), np.where(known, highest, np.float32(0))
+    return best, np.take_along_axis(shares, best[:, :, None], axis=2)[:, :, 0]
 
 
 def _per_cent(confidence: Floats, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

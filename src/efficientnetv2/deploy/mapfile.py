@@ -14,7 +14,8 @@ from __future__ import annotations
 import colorsys
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -119,11 +120,28 @@ def _add_overviews(partial: Path) -> None:
         longer = max(target.width, target.height)
         factors = [2**power for power in range(1, 32) if longer > BLOCK_PX * 2 ** (power - 1)]
         if factors:  # nearest: a class between two others is neither of them
-            target.build_overviews(factors, Resampling.nearest)
+            with _as_os_error():
+                target.build_overviews(factors, Resampling.nearest)
     for level in range(len(factors)):
         with opened_by_gdal(partial, overview_level=level) as copy:
             for _, window in copy.block_windows(1):
                 copy.read(window=window)  # as above: what was lost in closing shows when it is read
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Around a step of rasterio that tells a full disk in its own words, or in GDAL's, which are no OSError.
+
+    Raises:
+        OSError: the step failed.
+    """
+    from rasterio._err import CPLE_BaseError  # named nowhere else
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except (CPLE_BaseError, RasterioError) as error:
+        raise OSError(str(error)) from error
 
 
 def categories(class_names: Sequence[str]) -> str:

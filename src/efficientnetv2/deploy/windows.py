@@ -7,6 +7,7 @@ interpolation between the middles of windows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,10 @@ import numpy.typing as npt
 from efficientnetv2.base.errors import InputError
 
 Floats = npt.NDArray[np.float32]
+
+# Answers of pixels that are blended at a time, and what they are summed from; a row of 256 px and 65,535 classes takes
+# as much. While they are made the last ones are still held. Ours.
+BLENDED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def weights(starts: list[int], window_px: int, first: int, last: int) -> Floats:
     return result
 
 
-def blended(answers: Floats, counts: Floats, down: Floats, across: Floats) -> Floats:
+def blended(answers: Floats, counts: Floats, down: Floats, across: Floats) -> Iterator[Floats]:
     """Answers of windows as answers of pixels: their mean, weighted.
 
     Args:
@@ -98,14 +103,29 @@ def blended(answers: Floats, counts: Floats, down: Floats, across: Floats) -> Fl
         down: (H, R) of ``weights``.
         across: (W, C) likewise.
 
-    Returns:
-        (H, W, K); NaN where no window counts.
+    Yields:
+        (h, W, K) of the next h rows, from the top down, all H in turn; NaN where no window counts. So few rows, but at
+        least one, that they take no more than ``BLENDED_BYTES``, however many classes there are.
     """
-    rows, columns, classes = answers.shape
-    weighed = (answers * counts[:, :, None]).reshape(rows, columns * classes)
-    summed = (down @ weighed).reshape(-1, columns, classes)
-    total = across @ summed  # (H, W, K)
-    norm = down @ counts @ across.T
-    result = np.full_like(total, np.nan)
-    np.divide(total, norm[:, :, None], out=result, where=(norm > 0)[:, :, None])
-    return result
+    columns, classes = answers.shape[1:]
+    weighed = (answers * counts[:, :, None]).reshape(len(answers), columns * classes)
+    norm = down @ counts @ across.T  # (H, W)
+    rows = rows_at_a_time(len(across), columns, classes)
+    for first in range(0, len(down), rows):
+        part = slice(first, first + rows)
+        shares: Floats = across @ (down[part] @ weighed).reshape(-1, columns, classes)  # (h, W, K)
+        counting = norm[part] > 0
+        np.divide(shares, norm[part][:, :, None], out=shares, where=counting[:, :, None])
+        shares[~counting] = np.nan
+        yield shares
+
+
+def rows_at_a_time(width: int, columns: int, classes: int) -> int:
+    """Rows of pixels that ``blended`` gives at a time: as many as fit, or one.
+
+    Args:
+        width: of a row, in pixels.
+        columns: of windows, whose answers the pixels' are summed from.
+        classes: of each answer.
+    """
+    return max(1, BLENDED_BYTES // (np.dtype(np.float32).itemsize * (width + columns) * classes))

@@ -6,9 +6,11 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from efficientnetv2.evaluation.breaks import in_lines
 
@@ -83,6 +85,15 @@ def png(figure: Figure, *, title: str | None = None) -> bytes:
     with _any_script():
         figure.savefig(file, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata={"Title": title})
     return file.getvalue()
+
+
+def is_titled(file: Path, title: str) -> bool:
+    """Whether a file is a picture that ``png`` made with that title."""
+    try:
+        with Image.open(file) as image:
+            return bool(image.info.get("Title") == title)
+    except OSError:  # Pillow's own error for what is no picture is one too
+        return False
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -22,6 +23,7 @@ from efficientnetv2.evaluation.breaks import breakable, sentence
 from efficientnetv2.evaluation.drawing import svg
 
 THUMBNAIL_PX = 160
+_GENERATOR = "effnetv2"  # in the head of every page, so that it is known for one
 
 
 def rendered(template: str, **values: Any) -> str:
@@ -42,7 +44,19 @@ def rendered(template: str, **values: Any) -> str:
         "percent": percent, "duration": duration, "number": number, "drawing": drawing, "breakable": breakable,
         "sentence": sentence,
     }  # fmt: skip
+    environment.globals["generator"] = _GENERATOR
     return encodable(environment.get_template(template).render(**values))
+
+
+def is_page(file: Path) -> bool:
+    """Whether a file is a page that ``rendered`` made.
+
+    Args:
+        file: that is there.
+    """
+    with file.open("rb") as opened:
+        head = opened.read().partition(b"</head>")[0]
+    return f'<meta name="generator" content="{_GENERATOR}">'.encode() in head
 
 
 def drawing(figure: Figure) -> str:

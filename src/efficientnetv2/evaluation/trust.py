@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.evaluation.drawing import COLOURS, GRID, INK, WIDTH_IN, plain
 from efficientnetv2.evaluation.page import percent
 from efficientnetv2.evaluation.sections import Part
@@ -20,6 +21,8 @@ from efficientnetv2.metrics.several import right
 
 # Shares of the pictures answered that the table shows. Ours.
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
+# Between the probability stated and the share right, what is not worth a word. Ours.
+_EQUAL = 0.01
 # Of pictures with several labels.
 _SHARED = (
     "Its probabilities are shares that the labels of a picture have among them: with two labels, half each at best. "
@@ -84,7 +87,7 @@ def trust(
             "aurc": curve.aurc,
             "calibrated": _SHARED
             if several
-            else calibrated(float(shares.max(axis=1).mean()), float(hits.mean()), ece, scaled, before),
+            else calibrated(float(shares.max(axis=1).mean()), hits, ece, scaled, before),
             "abstaining": _abstaining(curve, abstain_below),
             "points": points,
             "diagram": None if several else draw_reliability(bins),
@@ -95,23 +98,24 @@ def trust(
 
 
 def calibrated(
-    stated: float, is_right: float, ece: float, scaled: Scaled | None, before: float | None
+    stated: float, hits: npt.NDArray[np.bool_], ece: float, scaled: Scaled | None, before: float | None
 ) -> str:
     """What the network says of itself and what is so, in sentences.
 
+    That it is too sure, or less sure than it might be, is said of a difference of a point or more that chance in the
+    choice of pictures does not explain: what is stated lies outside the 95 % interval of what is right.
+
     Args:
         stated: mean probability of its answers.
-        is_right: share of them that is right.
+        hits: (N,) whether each is right.
         ece: expected calibration error.
         scaled: the temperature, if there is one.
         before: the error without it.
     """
-    how = "too sure of itself" if stated > is_right else "more often right than it says"
     sentence = (
         f"On average it gives its answers a probability of {percent(stated)}, "
-        f"and {percent(is_right)} of them are right"
+        f"and {percent(float(hits.mean()))} of them are right{_verdict(stated, hits)}."
     )
-    sentence += "." if abs(stated - is_right) < 0.01 else f": it is {how}."
     if scaled is None or before is None:
         return (
             f"{sentence} Its probabilities are as training left them; a temperature, fitted on pictures set aside "
@@ -127,6 +131,19 @@ def calibrated(
         f"{sentence} Its temperature of {scaled.temperature:.3g}, fitted on {scaled.pictures} pictures of "
         f"{scaled.fitted_on}, {came}; no answer is another by it."
     )
+
+
+def _verdict(stated: float, hits: npt.NDArray[np.bool_]) -> str:
+    """Whether it is too sure or not sure enough, to follow both figures; '' where they are as good as equal."""
+    is_right = float(hits.mean())
+    if abs(stated - is_right) < _EQUAL:
+        return ""
+    how = "too sure of itself" if stated > is_right else "more often right than it says"
+    low, high = wilson(is_right, len(hits))
+    if low <= stated <= high:
+        few = f"{count_of(len(hits), 'picture')} {'is' if len(hits) == 1 else 'are'} too few"
+        return f"; {few} to tell whether it is {how}"
+    return f": it is {how}"
 
 
 def _abstaining(curve: AbstentionCurve, abstain_below: float | None) -> str:

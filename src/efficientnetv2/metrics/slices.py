@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.stats import fisher_exact
 from sklearn.metrics import f1_score
 
 from efficientnetv2.metrics.intervals import wilson
@@ -17,6 +20,15 @@ SMALL = 30
 #: Different values that a column may have to be cut into slices by them; numbers of more are cut into quarters. Ours.
 MOST_VALUES = 20
 _QUARTERS = 4
+# Digits by which ends of quarters are told apart, at least six of them: with 17 no two numbers read alike.
+_DIGITS = range(6, 18)
+_TIMES = (
+    "minutes",
+    "seconds",
+    "milliseconds",
+    "microseconds",
+    "nanoseconds",
+)  # likewise of dates, after the day
 
 
 @dataclass(frozen=True)
@@ -31,8 +43,8 @@ class Slice:
         low, high: its 95 % interval, Wilson's.
         macro_f1: mean F1 over the classes that they have; None of pictures with several labels.
         small: whether they are too few to say much (``SMALL``).
-        below: whether they are answered worse than the others beyond chance: the interval of the slice, widened
-            so that of all slices looked at together one in twenty such findings is wrong, lies below the others' top1.
+        below: whether they are answered worse than the others beyond chance, which has a part in both shares. With all
+            slices looked at together, at most one in twenty tables whose slices are alike has one called so.
     """
 
     column: str
@@ -51,7 +63,8 @@ def values_of(column: pd.Series[str]) -> pd.Series[str] | None:
 
     Args:
         column: of the table: of at most ``MOST_VALUES`` different values, or of numbers, which are then cut into
-            quarters of about as many pictures, and so are dates. An empty cell is a value of its own, "(empty)".
+            quarters of about as many pictures, and so are dates: each named by its ends, as exactly as tells them
+            apart. An empty cell is a value of its own, "(empty)".
     """
     filled = column.dropna()
     try:
@@ -62,13 +75,14 @@ def values_of(column: pd.Series[str]) -> pd.Series[str] | None:
         return None
     if distinct > MOST_VALUES:
         dates = pd.api.types.is_datetime64_any_dtype(filled)
-        numbers = filled if dates else pd.to_numeric(filled, errors="coerce")
-        if numbers.isna().any():
+        numbers: pd.Series[Any] = filled if dates else pd.to_numeric(filled, errors="coerce").astype(float)
+        if not (dates or np.isfinite(numbers).all()):
             return None
-        bins = pd.qcut(numbers, _QUARTERS, duplicates="drop")
-        least = numbers.min()  # a little above where pandas lets the first of them begin
-        words = {one: f"{_short(max(one.left, least))} to {_short(one.right)}" for one in bins.cat.categories}
-        named = bins.astype(object).map(words)
+        quarters, edges = pd.qcut(numbers, _QUARTERS, labels=False, retbins=True, duplicates="drop")
+        if len(edges) < 2:  # whole numbers so long that they are one as floating point
+            return None
+        ends = _told_apart(list(edges))
+        named = quarters.map(lambda quarter: f"{ends[int(quarter)]} to {ends[int(quarter) + 1]}")
     else:
         named = filled.map(_plain)
     cut = named.reindex(column.index, fill_value="(empty)").astype(object)
@@ -80,11 +94,21 @@ def _plain(value: object) -> str:
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _short(value: float | pd.Timestamp) -> str:
-    """Six digits, or of larger numbers all before the point: dates such as 20230115 differ in the last ones."""
-    if isinstance(value, pd.Timestamp):
-        return value.date().isoformat()
-    return f"{value:.0f}" if abs(value) >= 1e5 else f"{value:.6g}"
+def _told_apart(ends: Sequence[Any]) -> list[str]:
+    """Where quarters end, in as few words as tell all apart: places of a small site differ behind the sixth digit."""
+    tried: Iterator[list[str]]
+    if isinstance(ends[0], pd.Timestamp):
+        days = [one.date().isoformat() for one in ends]
+        tried = chain([days], ([one.isoformat(" ", to) for one in ends] for to in _TIMES))
+    else:
+        tried = ([_short(one, digits) for one in ends] for digits in _DIGITS)
+    return next(texts for texts in tried if len(set(texts)) == len(texts))
+
+
+def _short(value: float, digits: int) -> str:
+    """So many digits, or all before the point where these are more: dates such as 20230115 differ in the last ones."""
+    before = len(f"{abs(value):.0f}")
+    return f"{value:.{max(digits, before)}g}"
 
 
 def slices(
@@ -98,7 +122,8 @@ def slices(
         predicted: (N,) answers.
         right: (N,) whether they are right.
 
-    Source: the widening is Bonferroni's: 5 % over the number of slices.
+    Source: Fisher's exact test of each slice against the rest, one-sided, at 5 % over the number of slices
+    (Bonferroni).
     """
     true, answers, hits = np.asarray(labels), np.asarray(predicted), np.asarray(right, dtype=bool)
     cuts = {name: cut for name in columns if (cut := values_of(columns[name])) is not None}
@@ -108,13 +133,16 @@ def slices(
         inside = (cuts[name] == value).to_numpy()
         count, share = int(inside.sum()), float(hits[inside].mean())
         low, high = wilson(share, count)
-        widened = wilson(share, count, level=1 - 0.05 / len(parts))
-        others = float(hits[~inside].mean())
+        below = _worse(hits[inside], hits[~inside], level=0.05 / len(parts))
         macro = None if true.ndim > 1 else _macro_f1(true[inside], answers[inside])
-        found.append(
-            Slice(name, value, count, share, low, high, macro, count < SMALL, below=widened[1] < others)
-        )
+        found.append(Slice(name, value, count, share, low, high, macro, count < SMALL, below))
     return tuple(sorted(found, key=lambda one: (not one.below, one.small, one.top1)))
+
+
+def _worse(inside: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_], *, level: float) -> bool:
+    """Whether pictures are less often answered right than others, beyond chance in both."""
+    table = [[int(part.sum()), int((~part).sum())] for part in (inside, others)]
+    return bool(fisher_exact(table, alternative="less").pvalue <= level)
 
 
 def usable(table: pd.DataFrame, *, without: Sequence[str]) -> list[str]:

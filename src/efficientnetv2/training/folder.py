@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 # What a run that has come to its end writes beside its model file, in this order.
 REPORT_FILES = ("report.json", "report.html", "predictions.csv")
+# All that a run leaves, by their names in its folder.
+RUN_FILES = (
+    "recipe.yaml", "beginning.json", "manifest.csv", "skipped.csv", "metrics.jsonl", "log.txt", "tensorboard",
+    "checkpoints", "model.safetensors", "probe", "against", *REPORT_FILES,
+)  # fmt: skip
 
 
 class RunFolder:

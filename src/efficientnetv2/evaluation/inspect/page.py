@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from efficientnetv2.evaluation.inspect.counts import by_class
 from efficientnetv2.evaluation.inspect.drawings import draw_places, draw_times, legend
 from efficientnetv2.evaluation.inspect.found import Finding
 from efficientnetv2.evaluation.inspect.inspection import Inspection
-from efficientnetv2.evaluation.page import json_text, rendered
+from efficientnetv2.evaluation.page import is_page, json_text, rendered
 
 JSON_NAME, PAGE_NAME = "inspection.json", "inspection.html"
 # All ours, for a page of 2 MB at most: groups shown of each finding, pictures of each group, classes with pictures,
@@ -57,6 +58,21 @@ def write(
     write_text_atomically(Path(folder) / JSON_NAME, json_text(inspection.to_json()))
     page = _page(inspection, picture, command, versions)
     write_text_atomically(Path(folder) / PAGE_NAME, page)
+
+
+def is_inspection(file: Path) -> bool:
+    """Whether a file that is there is an ``inspection.json`` that ``write`` made."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and {"data", "pictures", "weights", "findings"} <= told.keys()
+
+
+def is_inspection_page(file: Path) -> bool:
+    """Likewise the page; those of earlier versions do not say whose they are, but have the other beside them."""
+    beside = file.with_name(JSON_NAME)
+    return is_page(file) or (beside.is_file() and is_inspection(beside))
 
 
 def _page(

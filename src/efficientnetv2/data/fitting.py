@@ -1,0 +1,131 @@
+"""Whether a raster can be read by the rule of others, and if not, why: its bands, how they are stored, their pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.preprocessing import Bands
+from efficientnetv2.data.raster import Dataset, bands_seen, names_of
+
+
+def kinds_of(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
+    """The types that values of some bands are stored as, each once, in order: ``uint16``."""
+    return tuple(sorted({dataset.dtypes[number - 1] for number in numbers}))
+
+
+def unlike(dataset: Dataset, bands: Bands) -> str:
+    """Why a raster can't be read by a rule, to follow its name; '' where it can.
+
+    As ``amiss``; or its values are of another kind than those that the rule was measured on, so that all of it would
+    become white or black.
+
+    Args:
+        dataset: opened.
+        bands: the rule.
+    """
+    return amiss(dataset, bands) or _otherwise_stored(kinds_of(dataset, bands.numbers)[0], bands)
+
+
+def _otherwise_stored(kind: str, bands: Bands) -> str:
+    """Why values of a kind can't be read by a rule, to follow the raster's name; '' where they can.
+
+    Of a rule of an older model file, which does not know its kinds, this much is known: what leaves values of 0 to 255
+    as they are was measured on 8 bits.
+    """
+    plain = set(zip(bands.low, bands.high, strict=True)) == {(0.0, 255.0)}
+    kinds = bands.kinds or (("uint8",) if plain else ())
+    if not kinds or _depth(kind) in map(_depth, kinds):
+        return ""
+    low, high = f"{min(bands.low):g}", f"{max(bands.high):g}"
+    return (
+        f"holds {kind}, but the rule by which {low} to {high} become 0 to 255 is for rasters of {' and '.join(kinds)}. "
+        f"Give it stored and scaled as these are: with GDAL, gdal_translate -ot {_in_gdal(kinds[0])} -scale FROM TO "
+        f"{low} {high}. Or let effnetv2 map take it as it is, by --value-range FROM,TO."
+    )
+
+
+def _depth(kind: str) -> str:
+    """One word for types that hold the same numbers for the same ground: 8 bits and fractions are scaled otherwise."""
+    if kind.startswith("float"):
+        return "float"
+    return kind if kind.endswith("int8") else "integers"
+
+
+def _in_gdal(kind: str) -> str:
+    """What GDAL calls a type: ``UInt16``."""
+    return "Byte" if kind == "uint8" else kind.capitalize().replace("Uint", "UInt")
+
+
+def amiss(dataset: Dataset, bands: Bands) -> str:
+    """Why bands can't be read from a raster, whatever their values mean, to follow its name; '' where they can.
+
+    One may be missing, stand elsewhere by its name, hold complex numbers, or numbers of another type than the next.
+
+    Args:
+        dataset: opened.
+        bands: the rule.
+    """
+    if max(bands.numbers) > dataset.count:
+        distinct = list(dict.fromkeys(bands.listed.split(", ")))
+        wanted = f"band {distinct[0]} is" if len(distinct) == 1 else f"bands {bands.listed} are"
+        fix = _pages_joined(dataset) or "Give a raster with these, or say others by --bands."
+        having = count_of(dataset.count, "band")
+        return f"has {having}{_described(dataset)}, but {wanted} to be seen. {fix}"
+    known = list(zip(bands.numbers, bands.names, strict=True))
+    for number, band in zip(bands.numbers, names_of(dataset, bands.numbers), strict=True):
+        elsewhere = [place for place, called in known if band and called == band]
+        if elsewhere and number not in elsewhere:
+            return (
+                f"calls its band {number} {band}, but {band} is to be band {elsewhere[0]} ({bands.listed}), as in the "
+                "first training picture. Put the bands into that order, with GDAL by gdal_translate -b."
+            )
+    kinds = kinds_of(dataset, bands.numbers)
+    if strange := [kind for kind in kinds if "complex" in kind]:
+        return (
+            f"holds complex numbers ({strange[0]}). Turn them into magnitudes before: with GDAL, gdal_calc."
+        )
+    if len(kinds) > 1:
+        stored = ", ".join(
+            f"{number} {dataset.dtypes[number - 1]}" for number in dict.fromkeys(bands.numbers)
+        )
+        return (
+            f"holds bands of different types ({stored}), which can't be read together. Make them alike, with GDAL by "
+            f"gdal_translate -ot {_in_gdal(np.result_type(*kinds).name)}."
+        )
+    return ""
+
+
+def in_pages(dataset: Dataset) -> str:
+    """Why bands of a raster have to be given by number, to follow its name; '' where all of them can be seen.
+
+    Bands in further pages of a TIFF are not among those that GDAL counts, and they may be of another size.
+
+    Args:
+        dataset: opened.
+    """
+    fix = _pages_joined(dataset)
+    if not fix or not dataset.count:
+        return ""
+    first = ",".join(map(str, bands_seen(dataset)))
+    having = count_of(dataset.count, "band")
+    return f"has {having} in its first page, and others behind. {fix} Or see the first page alone: --bands {first}."
+
+
+def _pages_joined(dataset: Dataset) -> str:
+    """How pages become bands, as a sentence; '' of a raster of one page."""
+    pages = len(dataset.subdatasets)
+    if pages < 2:
+        return ""
+    return (
+        f"Its {pages} pages are rasters of their own: make them bands of one, with GDAL by gdalbuildvrt -separate "
+        "-resolution highest, then gdal_translate."
+    )
+
+
+def _described(dataset: Dataset) -> str:
+    """What the raster calls its bands, in parentheses; '' where it calls them nothing."""
+    named = [f"{number} {name}" for number, name in enumerate(dataset.descriptions, start=1) if name]
+    return f" ({', '.join(named[:20])})" if named else ""
