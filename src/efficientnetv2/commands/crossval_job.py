@@ -59,10 +59,6 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     recipe = _recipe(words, plan, place)
     dealt = plan.dealt(manifest, contents, recipe.seed)
     others = plan.otherwise(manifest, contents, recipe.seed, dealt)
-    if plan.compare_splits and others is None:
-        raise InputError(
-            f"--compare-splits: {manifest.source} has no columns latitude and longitude. Leave it out."
-        )
     now = _digest(manifest, dealt)
     if resumed and now != digest:
         raise InputError(
