@@ -209,6 +209,7 @@ def read(
     Raises:
         InputError: what ``rules``, ``tables``, ``several`` and ``folders`` refuse.
     """
+    tables.refuse_shared(path_column, label_column, group_column)
     strict = require_labels if strict_labels is None else strict_labels
     listing = _listing(str(data), path_column, label_column, group_column, require_labels, strict)
     if require_labels:
@@ -284,8 +285,13 @@ def _prefix(file: Path, root: Path | str) -> str:
     """What stands before a path under ``root`` when it is written from the folder of ``file``."""
     if isinstance(root, str):
         return f"{root}/"
+    folder = file.absolute().parent
     try:
-        prefix = Path(os.path.relpath(root, file.absolute().parent)).as_posix()
+        way = os.path.relpath(root, folder)
+        # From a folder that a link leads to, the way up is another than its name says.
+        if os.path.realpath(folder / way) != os.path.realpath(root):
+            way = os.path.relpath(root, os.path.realpath(folder))
+        prefix = Path(way).as_posix()
     except ValueError:  # Windows: on another drive
         prefix = root.as_posix()
     return "" if prefix == "." else prefix.rstrip("/") + "/"
