@@ -207,3 +207,19 @@ def test_a_folder_that_may_not_be_read_beside_the_splits_is_no_matter(tmp_path, 
 
     monkeypatch.setattr(folders, "_entries", refusing)
     assert read(tmp_path).notes == ()
+
+
+def test_what_a_folder_takes_in(tmp_path):
+    draw(
+        *(
+            tmp_path / name
+            for name in ("classes/x/1.jpg", "classes/y/1.jpg", "splits/train/x/1.jpg", "flat/1.jpg")
+        )
+    )
+    (tmp_path / "link").symlink_to(tmp_path / "classes", target_is_directory=True)
+    taken = ["classes", "classes/runs/1", "classes/x/even", "splits/train/even", "link/runs"]
+    left = ["runs", "classes2", "classes/.runs", "splits/runs", "flat/runs", "classes/../runs"]
+    for place in (*taken, *left):
+        root = "classes" if place == "link/runs" else place.split("/")[0]
+        within = (tmp_path / root).is_dir() and folders.takes_in(tmp_path / root, tmp_path / place)
+        assert within == (place in taken), place

@@ -20,6 +20,7 @@ from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.tables import MOST_CLASSES
+from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.check import check
 from efficientnetv2.data.folds import Folds
@@ -50,6 +51,8 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     """
     screen = Screen(quiet=place.as_json)
     folder, resumed = _folder(place)
+    if not resumed:
+        refuse_within(source.data, folder, "--out")
     if resumed and all((folder / name).exists() for name in REPORT_FILES):
         _tell_finished(folder, screen, as_json=place.as_json)
         return folder

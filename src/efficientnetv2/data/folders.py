@@ -45,6 +45,24 @@ def read_folder(folder: Path, source: str, *, require_labels: bool, classes_firs
     return _listing(folder, source, found, _left_out(loose, source))
 
 
+def takes_in(folder: Path, place: Path) -> bool:
+    """Whether what is written to a place would be read with the pictures of a folder, or become a class of them.
+
+    Args:
+        folder: of pictures.
+        place: a folder, there or not.
+    """
+    whole, there = folder.resolve(), place.resolve()
+    if not there.is_relative_to(whole):
+        return False
+    parts = there.relative_to(whole).parts
+    if any(part.startswith(".") for part in parts):
+        return False
+    folders, _ = _contents(folder)
+    splits = _splits(folder, folders)
+    return parts[0] in splits if splits and parts else bool(folders)
+
+
 def read_picture(file: Path, source: str) -> Listing:
     """A single picture, unlabelled."""
     return _listing(file.parent, source, [(file.name, np.nan, "")])
