@@ -271,6 +271,27 @@ def test_resuming_otherwise_or_with_other_pictures_is_refused(whole):
     assert "are not those that the folds in other were begun with" in done.stderr
 
 
+def test_pictures_that_have_moved_are_refused_before_anything_is_written(whole, tmp_path):
+    """As seen from the folder of the folds; moved together they go on."""
+    folder, _ = whole
+    shutil.copytree(folder / "pictures", tmp_path / "set/pictures")
+    shutil.copytree(folder / "folds", tmp_path / "folds")
+    (tmp_path / "folds/report.json").unlink()
+    there = {file: file.read_bytes() for file in sorted((tmp_path / "folds").rglob("*.csv"))}
+    words = ("--out", "folds", "--resume", "--device", "cpu")
+    done = effnetv2("crossval", "set/pictures", *words, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert (
+        f"--resume: as seen from folds, the pictures lay in {tmp_path}/pictures when the folds were begun, but lie in "
+        f"{tmp_path}/set/pictures now" in done.stderr
+    )
+    assert {file: file.read_bytes() for file in sorted((tmp_path / "folds").rglob("*.csv"))} == there
+    shutil.move(tmp_path / "set/pictures", tmp_path / "pictures")
+    done = effnetv2("crossval", "pictures", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "folds/report.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -258,7 +258,8 @@ def begun_with(folder: Path, words: Words, plan: Plan, source: Source) -> tuple[
         source: said now.
 
     Returns:
-        Words, plan, how the pictures' table is read, and digest as they were; where the pictures lie is said anew.
+        Words, plan, how the pictures' table is read, and digest as they were; DATA itself is what is said now, for from
+        elsewhere the same place may be called otherwise.
 
     Raises:
         InputError: something else is asked for, or the file can't be read.
