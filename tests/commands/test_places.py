@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tests.command_line import TINY, effnetv2
@@ -134,3 +136,29 @@ def test_results_lie_where_they_are_no_part_of_data(class_folders, tmp_path, mon
     for out in ("train", "train/runs/1"):
         with pytest.raises(InputError, match=f"OUT {out} lies in DATA "):
             refuse_within(".", Path(out), "OUT")
+
+
+def test_given_splits_that_part_a_group_are_said_to_before_the_run(class_folders):
+    """Held out here, groups stay whole; with a val of the user's own they stand as they are given."""
+    rows = [
+        (
+            path.relative_to(class_folders).as_posix(),
+            path.parent.name,
+            f"P{number % 16 // 2}",
+            number % 16 == 1,
+        )
+        for number, path in enumerate(sorted(class_folders.rglob("*.jpg")))
+    ]
+    table = pd.DataFrame(rows, columns=["path", "label", "group", "split"])
+    table["split"] = np.where(table["split"], "val", "train")
+    table.to_csv(class_folders / "given.csv", index=False)
+    table.drop(columns="split").to_csv(class_folders / "plain.csv", index=False)
+    notes = {}
+    for name in ("given", "plain"):
+        source = Source(str(class_folders / f"{name}.csv"))
+        notes[name] = prepare(source, holdout=0.2, seed=0, strict=False, say=lambda line: None).split_note
+    assert notes["given"].startswith(
+        "Validating on the 3 pictures given as val. 1 of 8 groups lies in more than"
+    )
+    assert "(the first: 'P0', in train and val)" in notes["given"]
+    assert "more than one split" not in notes["plain"]

@@ -17,8 +17,8 @@ import pandas as pd
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.deal import deal, no_class_vanishes, tally
-from efficientnetv2.data.levels import BLOCKS, By, Level, kept_by, levels_of
-from efficientnetv2.data.listing import Ints
+from efficientnetv2.data.levels import BLOCKS, By, Level, has_groups, kept_by, levels_of
+from efficientnetv2.data.listing import SPLITS, Ints
 from efficientnetv2.data.manifest import Manifest
 
 # A part held out by blocks should hold between half and one and a half of what was asked for; else
@@ -264,3 +264,26 @@ def _given_up(levels: list[Level], level: Level, folds: int | None) -> list[str]
             "a part would be empty" if empty else "a class would vanish from a part", []
         ).append(what)
     return [f"{' and '.join(names)} not kept whole, since {why}" for why, names in reasons.items()]
+
+
+def groups_apart(manifest: Manifest) -> str:
+    """A sentence on groups that the splits part, to follow another; empty for none.
+
+    Args:
+        manifest: its pictures without a split count as train.
+    """
+    if not has_groups(manifest):
+        return ""
+    sides = np.where(manifest.in_train, "train", manifest.split)
+    known = pd.DataFrame({"group": manifest.table["group"], "side": sides}).dropna(subset="group")
+    counts = known.groupby("group", sort=False)["side"].nunique()
+    apart = counts.index[counts > 1]
+    if not len(apart):
+        return ""
+    there = set(known["side"][known["group"] == apart[0]])
+    named = f"'{apart[0]}', in {' and '.join(name for name in SPLITS if name in there)}"
+    return (
+        f" {len(apart):,} of {count_of(len(counts), 'group')} {'lies' if len(apart) == 1 else 'lie'} in more than one "
+        f"split (the first: {named}): their pictures are not independent, so figures may be too good. Put each whole "
+        "into one split."
+    )
