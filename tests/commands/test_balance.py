@@ -8,6 +8,9 @@ import pandas as pd
 import pytest
 from tests.command_line import TINY, effnetv2
 
+from efficientnetv2.data.manifest import read
+from efficientnetv2.data.shards.pack import Packing, pack
+
 ONE_STAGE = ("--weights", "none", "--set", "progressive.stages=1", "--set", "progressive.image_px=32")
 
 
@@ -85,3 +88,25 @@ def test_symmetries_of_pictures_that_are_not_square_are_refused(tmp_path):
     done = effnetv2("balance", "wide", "out", "--set", "augment.flip=symmetries", cwd=tmp_path)
     assert done.returncode == 2
     assert "pictures of 48 x 32 px cannot be turned by 90 degrees" in done.stderr
+
+
+def test_copies_of_pictures_in_shards_are_refused_before_any_is_written(imbalanced, tmp_path):
+    """A table of both could not be trained on; pictures can be left out of it all the same."""
+    pack(read(imbalanced), tmp_path / "packed", Packing(shard_bytes=10**9))
+    done = effnetv2("balance", "packed", "even", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert "the pictures of packed stand in shards" in done.stderr
+    assert "(--fewer), or let training draw rare classes more often: effnetv2 train DATA --set" in done.stderr
+    assert not (tmp_path / "even").exists()
+    done = effnetv2("balance", "packed", "fewer.csv", "--fewer", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(read(tmp_path / "fewer.csv")) < 38
+
+
+def test_copies_do_not_become_a_class_of_what_they_are_made_from(imbalanced, tmp_path):
+    done = effnetv2("balance", "pictures", "pictures/even", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert "OUT pictures/even lies in DATA pictures, whose folders are its classes" in done.stderr
+    assert not (imbalanced / "even").exists()
+    done = effnetv2("balance", "pictures", "pictures/fewer.csv", "--fewer", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr  # a table is no class

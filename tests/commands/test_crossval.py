@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from sklearn.metrics import f1_score
 from tests.command_line import TINY, effnetv2, killed_at
 from tests.conftest import COLOURS, paint
+from tests.data.test_folds import places
 from tests.data.test_splits import manifest
 from tests.metrics.test_resampling import alike_places
 
@@ -269,6 +271,27 @@ def test_resuming_otherwise_or_with_other_pictures_is_refused(whole):
     assert "are not those that the folds in other were begun with" in done.stderr
 
 
+def test_pictures_that_have_moved_are_refused_before_anything_is_written(whole, tmp_path):
+    """As seen from the folder of the folds; moved together they go on."""
+    folder, _ = whole
+    shutil.copytree(folder / "pictures", tmp_path / "set/pictures")
+    shutil.copytree(folder / "folds", tmp_path / "folds")
+    (tmp_path / "folds/report.json").unlink()
+    there = {file: file.read_bytes() for file in sorted((tmp_path / "folds").rglob("*.csv"))}
+    words = ("--out", "folds", "--resume", "--device", "cpu")
+    done = effnetv2("crossval", "set/pictures", *words, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert (
+        f"--resume: as seen from folds, the pictures lay in {tmp_path}/pictures when the folds were begun, but lie in "
+        f"{tmp_path}/set/pictures now" in done.stderr
+    )
+    assert {file: file.read_bytes() for file in sorted((tmp_path / "folds").rglob("*.csv"))} == there
+    shutil.move(tmp_path / "set/pictures", tmp_path / "pictures")
+    done = effnetv2("crossval", "pictures", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "folds/report.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -440,6 +463,49 @@ def test_a_try_that_cannot_be_chosen_by_is_refused():
         InputError, match=r"--try: there is no way to set aside .* fold 1: .*lie in one group"
     ):
         plan.parted(data, np.arange(24), dealt, 0, 0)
+
+
+def test_few_years_are_enough_to_choose_by():
+    """Two years teach: the earlier one the tries, the later one chooses. One year cannot do both."""
+    years = np.repeat([2001, 2002, 2003, 2004], 10)
+    data, contents = manifest([0, 1] * 20, year=years), np.arange(40)
+    plan = Plan(folds=1, by="time", tries=("", "balance=null"))
+    dealt = plan.dealt(data, contents, 0)
+    assert set(years[dealt.parts[0].learning]) == {2001, 2002}
+    learning, asked = plan.parted(data, contents, dealt, 0, 0)
+    assert (set(years[learning]), set(years[asked])) == ({2001}, {2002})
+    more = replace(plan, folds=3)
+    with pytest.raises(InputError, match=r"training pictures of fold 1: .* none is later\. Take fewer folds"):
+        more.parted(data, contents, more.dealt(data, contents, 0), 0, 0)
+    two, dealt = data.select(range(20)), plan.dealt(data.select(range(20)), contents[:20], 0)
+    with pytest.raises(InputError, match=r"none is later\. Leave --try out\."):
+        plan.parted(two, contents[:20], dealt, 0, 0)
+
+
+@pytest.mark.parametrize("group", [None, [None] * 80, [f"g{number // 4}" for number in range(80)]])
+def test_folds_by_place_stand_beside_folds_at_random_whatever_the_groups(group):
+    """A column of groups, let alone an empty one, takes no places away."""
+    columns = places(80) | ({} if group is None else {"group": group})
+    data, contents = manifest(np.tile([0, 1, 0, 1], 20), **columns), np.arange(80)
+    plan = Plan(folds=4, by="class", compare_splits=True)
+    beside_them = plan.otherwise(data, contents, 0, plan.dealt(data, contents, 0))
+    assert beside_them.rule == "place"
+
+
+def test_what_is_of_places_is_refused_with_the_reason_where_there_are_none():
+    data, contents = manifest([0, 1] * 10, group=list("abcd") * 5), np.arange(20)
+    plan = Plan(folds=2, compare_splits=True)
+    with pytest.raises(InputError, match=r"--compare-splits: all.csv has no columns latitude and longitude"):
+        plan.otherwise(data, contents, 0, plan.dealt(data, contents, 0))
+    one_place = manifest([0, 1] * 10, latitude=[1.0] * 20, longitude=[2.0] * 20)
+    with pytest.raises(
+        InputError, match=r"--compare-splits: all.csv: 1 place cannot be dealt whole into 2 folds"
+    ):
+        plan.otherwise(one_place, contents, 0, plan.dealt(one_place, contents, 0))
+    with pytest.raises(
+        InputError, match=r"--block-degrees 0.25 is of folds by place, but all.csv has no places"
+    ):
+        Plan(folds=2, block_degrees=0.25).dealt(data, contents, 0)
 
 
 def test_a_random_split_that_flatters_is_found():

@@ -143,3 +143,13 @@ def test_weights_doubt_labels(class_folders):
     assert done.returncode == 0, done.stderr
     found = {one["kind"]: one["pictures"] for one in json.loads(done.stdout)["findings"]}
     assert ["blue/blue_99.jpg"] in found["label"]
+
+
+def test_a_picture_beside_the_class_folders_takes_no_labels_away(class_folders):
+    shutil.copy(class_folders / "red/red_00.jpg", class_folders / "preview.jpg")
+    done = effnetv2("inspect", class_folders, "--json", cwd=class_folders.parent)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["pictures"] == 48
+    assert set(told["counts"]["by_class"]) == {"red", "green", "blue"}
+    assert "beside the class folders of" in done.stderr

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from tests.command_line import TINY, effnetv2
 from tests.data.test_splits import manifest
 
 from efficientnetv2.base.errors import InputError
@@ -19,6 +22,7 @@ from efficientnetv2.commands.evaluate_job import evaluate_and_report
 from efficientnetv2.commands.predict_job import predict_and_write
 from efficientnetv2.commands.prepare import Source, prepare
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words
 from efficientnetv2.training.distributed import ALONE
 
@@ -108,3 +112,53 @@ def test_a_class_may_be_called_as_pandas_calls_nothing(tmp_path):
     ]
     with pytest.raises(InputError, match="row 2: label is empty"):
         _of_table(visited(tmp_path, b"label,map\n,NA\n"), "label", ["NA"], Path("map.tif"), Screen(mute=True))
+
+
+@pytest.mark.parametrize("words", [("train", "."), ("crossval", ".", "--folds", "2"), ("plan", ".")])
+def test_results_are_refused_a_place_among_the_class_folders(words, class_folders):
+    """They would be a class without pictures, and DATA could not be read again, not even to go on."""
+    there = sorted(class_folders.iterdir())
+    done = effnetv2(*words, *TINY, cwd=class_folders)
+    assert done.returncode == 2, done.stdout
+    assert "--out runs/" in done.stderr
+    assert "lies in DATA ., whose folders are its classes" in done.stderr
+    assert sorted(class_folders.iterdir()) == there
+
+
+def test_results_lie_where_they_are_no_part_of_data(class_folders, tmp_path, monkeypatch):
+    """Beside class folders, beside a table, beside train/ and val/: as people work."""
+    (tmp_path / "set").mkdir()
+    class_folders.rename(tmp_path / "set/train")
+    (tmp_path / "set/all.csv").write_text("path,label\n")
+    monkeypatch.chdir(tmp_path / "set")
+    for data, out in ((".", "runs/1"), ("all.csv", "runs/1"), ("train", "runs/1"), ("train", "train2")):
+        refuse_within(data, Path(out), "--out")
+    for out in ("train", "train/runs/1"):
+        with pytest.raises(InputError, match=f"OUT {out} lies in DATA "):
+            refuse_within(".", Path(out), "OUT")
+
+
+def test_given_splits_that_part_a_group_are_said_to_before_the_run(class_folders):
+    """Held out here, groups stay whole; with a val of the user's own they stand as they are given."""
+    rows = [
+        (
+            path.relative_to(class_folders).as_posix(),
+            path.parent.name,
+            f"P{number % 16 // 2}",
+            number % 16 == 1,
+        )
+        for number, path in enumerate(sorted(class_folders.rglob("*.jpg")))
+    ]
+    table = pd.DataFrame(rows, columns=["path", "label", "group", "split"])
+    table["split"] = np.where(table["split"], "val", "train")
+    table.to_csv(class_folders / "given.csv", index=False)
+    table.drop(columns="split").to_csv(class_folders / "plain.csv", index=False)
+    notes = {}
+    for name in ("given", "plain"):
+        source = Source(str(class_folders / f"{name}.csv"))
+        notes[name] = prepare(source, holdout=0.2, seed=0, strict=False, say=lambda line: None).split_note
+    assert notes["given"].startswith(
+        "Validating on the 3 pictures given as val. 1 of 8 groups lies in more than"
+    )
+    assert "(the first: 'P0', in train and val)" in notes["given"]
+    assert "more than one split" not in notes["plain"]

@@ -127,6 +127,16 @@ def test_links_lead_to_the_same_paths(class_folders, tmp_path):
         assert seen(tmp_path / "run", None, read(tmp_path / data)).pictures == 24
 
 
+def test_a_run_behind_a_link_knows_its_pictures(class_folders, tmp_path):
+    files = read(class_folders).with_split(np.array(["train"] * 24 + ["val"] * 24, dtype=object))
+    (tmp_path / "scratch/mine/runs/one").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "scratch/mine/runs", target_is_directory=True)
+    (tmp_path / "runs/one/beginning.json").write_text("{}")
+    files.to_csv(tmp_path / "runs/one/manifest.csv")
+    for way in ("runs/one", "scratch/mine/runs/one"):
+        assert seen(tmp_path / way, None, read(class_folders)).pictures == 24
+
+
 def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
     """500 of 2,000 trained pictures and 500 others: the sample of 400 holds about 100 of them, give or take 9."""
     for number in range(2_500):

@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.data import folders
 from efficientnetv2.data.manifest import read
 
 
@@ -145,3 +146,80 @@ def test_names_that_are_no_text_are_refused(tmp_path):
     os.rename(tmp_path / "a/1.jpg", os.fsencode(tmp_path / "a") + b"/caf\xe9.jpg")
     with pytest.raises(InputError, match="not valid UTF-8"):
         read(tmp_path)
+
+
+def test_class_folders_win_over_a_picture_beside_them_where_labels_are_taken(tmp_path):
+    """As an inspection reads them; a prediction asks for every picture."""
+    draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg", tmp_path / "preview.jpg")
+    words = {"require_labels": False, "for_training": False}
+    inspected = read(tmp_path, **words, strict_labels=True)
+    assert inspected.table["label"].tolist() == ["a", "b"]
+    assert inspected.notes == read(tmp_path).notes
+    assert "'preview.jpg'" in inspected.notes[0]
+    asked = read(tmp_path, **words)
+    assert asked.paths == ["a/1.jpg", "b/2.jpg", "preview.jpg"]
+    assert asked.labels.tolist() == [-1] * 3
+
+
+def test_pictures_beside_one_folder_are_inspected_all_the_same(tmp_path):
+    draw(tmp_path / "1.jpg", tmp_path / "2.jpg", tmp_path / "old/3.jpg")
+    (tmp_path / "inspection").mkdir()
+    found = read(tmp_path, require_labels=False, for_training=False, strict_labels=True)
+    assert found.paths == ["1.jpg", "2.jpg", "old/3.jpg"]
+
+
+def test_class_folders_win_within_a_split_too(tmp_path):
+    draw(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/2.jpg", "train/all.jpg", "test/3.jpg")))
+    found = read(tmp_path, require_labels=False, for_training=False, strict_labels=True)
+    assert found.paths == ["test/3.jpg", "train/x/1.jpg", "train/y/2.jpg"]
+    assert "'all.jpg'" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("Training", "Testing"), ("Training", "test"), ("train", "testing")]
+)
+def test_training_and_testing_are_splits(tmp_path, train, test):
+    draw(*(tmp_path / f"{split}/{name}/1.jpg" for split in (train, test) for name in ("x", "y")))
+    manifest = read(tmp_path)
+    assert manifest.class_names == ("x", "y")
+    assert manifest.subset("train").paths == [f"{train}/x/1.jpg", f"{train}/y/1.jpg"]
+    assert manifest.subset("test").paths == [f"{test}/x/1.jpg", f"{test}/y/1.jpg"]
+
+
+def test_a_set_without_training_pictures_is_refused_with_what_was_passed_over(tmp_path):
+    draw(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("Trainset", "test") for name in ("x", "y")))
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(InputError) as refused:
+        read(tmp_path)
+    assert "has test without train: there is nothing to train on. Add a folder train/" in str(refused.value)
+    assert str(refused.value).endswith(f"lie beside the splits of {tmp_path}: 'Trainset'.")
+    assert len(read(tmp_path, for_training=False)) == 2  # to be evaluated
+
+
+def test_a_folder_that_may_not_be_read_beside_the_splits_is_no_matter(tmp_path, monkeypatch):
+    draw(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/2.jpg", "lost+found/3.jpg")))
+    entries = folders._entries
+
+    def refusing(folder):
+        if folder.endswith("lost+found"):
+            raise InputError(f"{folder} may not be read")
+        return entries(folder)
+
+    monkeypatch.setattr(folders, "_entries", refusing)
+    assert read(tmp_path).notes == ()
+
+
+def test_what_a_folder_takes_in(tmp_path):
+    draw(
+        *(
+            tmp_path / name
+            for name in ("classes/x/1.jpg", "classes/y/1.jpg", "splits/train/x/1.jpg", "flat/1.jpg")
+        )
+    )
+    (tmp_path / "link").symlink_to(tmp_path / "classes", target_is_directory=True)
+    taken = ["classes", "classes/runs/1", "classes/x/even", "splits/train/even", "link/runs"]
+    left = ["runs", "classes2", "classes/.runs", "splits/runs", "flat/runs", "classes/../runs"]
+    for place in (*taken, *left):
+        root = "classes" if place == "link/runs" else place.split("/")[0]
+        within = (tmp_path / root).is_dir() and folders.takes_in(tmp_path / root, tmp_path / place)
+        assert within == (place in taken), place

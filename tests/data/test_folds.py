@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedKFold
 from tests.data.test_splits import manifest
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.data.folds import folds, time_folds
+from efficientnetv2.data.folds import folds, time_folds, time_holdout
 from efficientnetv2.data.splits import with_holdout
 
 
@@ -177,3 +177,83 @@ def test_the_rule_says_whether_places_were_kept_whole():
         "class",
     ]
     assert folds(manifest(labels), k=4, seed=0).rule == "auto"
+
+
+@pytest.mark.parametrize("by", ["auto", "group"])
+def test_fewer_groups_than_folds_are_refused_and_not_taken_apart(by):
+    data = manifest([0, 1] * 10, group=list("abcd") * 5)
+    with pytest.raises(InputError) as refused:
+        folds(data, k=5, seed=0, by=by)
+    assert str(refused.value) == (
+        "all.csv: 4 groups cannot be dealt whole into 5 folds. Take 2 to 4 folds (--folds), or do not keep groups "
+        "whole (--by class)."
+    )
+    assert len(folds(data, k=5, seed=0, by="class").parts) == 5
+    one = manifest([0, 1] * 10, group=["a"] * 20)
+    with pytest.raises(InputError, match=r"1 group cannot .* into 2 folds\. Do not keep groups whole"):
+        folds(one, k=2, seed=0, by=by)
+
+
+def test_as_many_groups_as_folds_are_left_out_one_by_one():
+    """Ten patients of one label each: a healthy one may not lie in the fold of a sick one while another is empty."""
+    patient = np.repeat(np.arange(10), 3)
+    for seed in range(5):
+        dealt = folds(manifest(patient % 2, group=patient.astype(str)), k=10, seed=seed, by="group")
+        assert [len(set(patient[part.answering])) for part in dealt.parts] == [1] * 10
+
+
+def test_too_few_places_give_way_for_the_reason_that_holds():
+    place = np.arange(30) % 3
+    data = manifest([0, 1] * 15, latitude=place * 10 + 0.5, longitude=place * 10 + 0.5)
+    assert "places not kept whole, since a part would be empty" in folds(data, k=5, seed=0).note
+    with pytest.raises(
+        InputError, match=r"all.csv: 3 places cannot be dealt whole into 5 folds\. Take 2 to 3"
+    ):
+        folds(data, k=5, seed=0, by="place")
+    with pytest.raises(InputError, match="or take smaller blocks"):
+        folds(data, k=5, seed=0, by="place", blocks=(1.0,))
+    grouped = manifest([0, 1] * 15, group=list("abc") * 10, **data.table[["latitude", "longitude"]])
+    with pytest.raises(InputError, match="3 places, with their groups, cannot be dealt whole"):
+        folds(grouped, k=5, seed=0, by="place")
+
+
+def test_identical_files_count_once_among_the_folds():
+    contents = np.arange(20)
+    contents[2] = 0
+    with pytest.raises(
+        InputError, match=r"19 distinct pictures cannot be dealt into 20 folds: .*Take 2 to 19"
+    ):
+        folds(manifest([0, 1] * 10), k=20, seed=0, contents=contents)
+
+
+def test_a_class_that_groups_join_across_places_is_said_to_hang_together():
+    """Class c1 lies in two places, but one group lies in both."""
+    labels, group = [0, 0, 0, 0, 1, 1], ["a", "b", "c", "d", "e", "e"]
+    data = manifest(labels, group=group, latitude=[1, 11, 21, 31, 41, 51], longitude=[0] * 6)
+    with pytest.raises(InputError) as refused:
+        folds(data, k=2, seed=0, by="place")
+    assert "with places and groups kept whole, a class would vanish" in str(refused.value)
+    assert "All pictures of class 'c1' hang together, by place or by group." in str(refused.value)
+    assert "lie in one place" not in str(refused.value)
+
+
+def test_blocks_that_were_asked_for_are_not_called_smaller_than_others():
+    data = manifest(np.tile([0, 1, 0, 1], 20), **places(80))
+    note = folds(data, k=4, seed=0, by="place", blocks=(0.25,)).note
+    assert "by spatial blocks of 0.25° (40 blocks)," in note
+
+
+def test_the_latest_quarter_by_time_is_cut_off_once():
+    """Of 10, 10, 60 and 20 pictures, the cut behind the third year leaves 20 %, nearer to 25 % than 80 %."""
+    years = np.repeat([2001, 2002, 2003, 2004], [10, 10, 60, 20])
+    data = manifest(np.tile([0, 1], 50), year=years)
+    held = time_holdout(data, share=0.25, column="year")
+    assert set(years[held.answering]) == {2004}
+    assert len(held.learning) == 80
+    two = time_holdout(data.select(range(20)), share=0.25, column="year")
+    assert (len(two.learning), len(two.answering)) == (10, 10)
+    with pytest.raises(InputError, match="column 'year' says the same of all of them, so none is later"):
+        time_holdout(data.select(range(10)), share=0.25, column="year")
+    late = manifest([0, 1] * 4 + [2, 2], year=[1] * 8 + [2] * 2)
+    with pytest.raises(InputError, match="class 'c2' does not appear before the latest 2 pictures"):
+        time_holdout(late, share=0.25, column="year")

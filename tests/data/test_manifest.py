@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -94,3 +95,27 @@ def test_a_run_without_its_manifest_says_so(tmp_path):
     (tmp_path / "manifest.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="is no manifest of a run"):
         Manifest.from_csv(tmp_path / "manifest.csv", root=tmp_path, source="x")
+
+
+def test_a_table_written_through_a_link_leads_to_its_files(manifest, tmp_path):
+    """runs leads to a deeper folder elsewhere, from where the way up is another than from runs."""
+    (tmp_path / "scratch/of/me/runs").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "scratch/of/me/runs", target_is_directory=True)
+    for number in (1, 2):
+        (tmp_path / f"runs/{number}").mkdir()
+    out = tmp_path / "runs/1/manifest.csv"
+    manifest.to_csv(out)
+    back = Manifest.from_csv(out, root=manifest.root, source=manifest.source)
+    assert back.digest() == manifest.digest()
+    again = read(out)
+    again.to_csv(tmp_path / "runs/2/manifest.csv")  # as data of another run there
+    for table in (again, read(tmp_path / "runs/2/manifest.csv")):
+        assert all(os.path.samefile(table.file(i), manifest.file(i)) for i in range(6))
+
+
+def test_a_link_further_up_keeps_the_short_way(manifest, tmp_path):
+    """Where data and runs lie behind the same link, they may move together."""
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    here = read(tmp_path / "link/all.csv")
+    (tmp_path / "runs").mkdir()
+    assert here.seen_from(tmp_path / "link/runs/manifest.csv")["path"].iloc[0] == "../0,é.png"

@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.folds import folds
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.splits import with_holdout
+from efficientnetv2.data.splits import groups_apart, with_holdout
 
 
 def manifest(labels, **columns) -> Manifest:
@@ -269,3 +269,21 @@ def test_identical_files_with_labels_that_leave_no_way_are_refused():
     data = manifest([0, 1, 1, 2, 2, 0])
     with pytest.raises(InputError, match="identical files with different labels leave no way"):
         with_holdout(data, seed=0, contents=np.array([0, 0, 1, 1, 2, 2]))
+
+
+def test_groups_that_splits_part_are_counted_and_the_first_named():
+    split = ["train", "", "val", "val", "test", "train", "minival"]
+    group = ["p", "q", "q", "r", "r", "s", "s"]
+    said = groups_apart(manifest([0, 1, 0, 1, 0, 1, 0], split=split, group=group))
+    assert said == (
+        " 3 of 4 groups lie in more than one split (the first: 'q', in train and val): their pictures are not "
+        "independent, so figures may be too good. Put each whole into one split."
+    )
+
+
+def test_groups_that_no_split_parts_are_no_matter():
+    """Two words for train part nothing, and pictures without a group belong to none."""
+    data = manifest([0, 1] * 3, split=["train", "", "val"] * 2, group=["p", "p", "q", "p", None, None])
+    assert groups_apart(data) == ""
+    assert groups_apart(manifest([0, 1], split=["train", "val"], group=[None, None])) == ""
+    assert groups_apart(manifest([0, 1], split=["train", "val"])) == ""

@@ -179,3 +179,60 @@ def test_files_that_are_no_tables_are_refused(folder):
         read(folder / "t.parquet")
     with pytest.raises(InputError, match=r"neither a folder, a CSV"):
         read(write(folder, "x", "notes.txt"))
+
+
+def test_groups_lose_the_space_around_them(folder):
+    """Else P17 would stand on both sides of a split."""
+    manifest = read(write(folder, "path,label,group\n0.png,a,P17\n1.png,b,P17 \n2.png,a, P17\n3.png,b, \n"))
+    assert manifest.table["group"].iloc[:3].tolist() == ["P17"] * 3
+    assert manifest.table["group"].isna().tolist() == [False] * 3 + [True]
+    pd.DataFrame({"path": ["0.png", "1.png"], "label": ["a", "b"], "site": ["x ", "x"]}).to_parquet(
+        folder / "t.parquet"
+    )
+    assert read(folder / "t.parquet", group_column="site").table["group"].tolist() == ["x", "x"]
+
+
+def test_of_columns_called_alike_the_one_that_is_called_exactly_so_is_meant(folder):
+    file = write(
+        folder,
+        "path,label,Latitude,Longitude,latitude,longitude,Split,split,SPLIT\n"
+        "0.png,a,north,east,1.5,2.5,first,train,x\n1.png,b,south,west,3.5,4.5,second,,y\n",
+    )
+    table = read(file).table
+    assert table["latitude"].tolist() == [1.5, 3.5]
+    assert table["Latitude"].tolist() == ["north", "south"]
+    assert table["split"].tolist() == ["train", ""]
+    assert (table["Split"].tolist(), table["SPLIT"].tolist()) == (["first", "second"], ["x", "y"])
+    assert table.columns.is_unique
+
+
+def test_a_stranger_steps_aside_where_its_place_is_taken_too(folder):
+    file = write(folder, "file,label,path,path_given\n0.png,a,1,2\n1.png,b,3,4\n")
+    table = read(file, path_column="file").table
+    assert table["path_given"].tolist() == [1, 3]
+    assert table["path_given_given"].tolist() == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"group_column": "path"}, "--path-column and --group-column both name the column 'path'"),
+        (
+            {"group_column": "label"},
+            "--label-column and --group-column both name the column 'label'.* leave that",
+        ),
+        ({"label_column": "path"}, "--path-column and --label-column both name the column 'path'"),
+        ({"label_column": "x", "group_column": "x"}, "Name the one that holds the group with --group-column"),
+    ],
+)
+def test_one_column_does_not_hold_two_things(folder, columns, said):
+    with pytest.raises(InputError, match=said):
+        read(write(folder, "path,label,x\n0.png,a,1\n1.png,b,2\n"), **columns)
+
+
+def test_a_way_through_a_link_is_not_cut_short(folder):
+    """sub/.. is the folder above the one that the link leads to, not the one that the link lies in."""
+    (folder / "far/deep").mkdir(parents=True)
+    (folder / "sub").symlink_to(folder / "far/deep", target_is_directory=True)
+    (folder / "far/x.png").write_bytes((folder / "0.png").read_bytes())
+    assert read(write(folder, "path,label\nsub/../x.png,a\n1.png,b\n")).file(0).endswith("sub/../x.png")

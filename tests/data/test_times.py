@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.folds import time_folds, time_holdout
+from efficientnetv2.data.manifest import read
 from efficientnetv2.data.times import said, time_column, times_of
 
 
@@ -49,3 +54,34 @@ def test_a_likely_column_is_taken_however_it_is_spelled(columns, found):
 )
 def test_a_moment_is_said_whole(moment, words):
     assert said(moment) == words
+
+
+@pytest.mark.parametrize("last", ["2017-03-01T06:00", None])
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+def test_timestamps_of_a_parquet_file_are_dates(last, zone, tmp_path):
+    """A missing one is missing, not the earliest of all."""
+    taken = pd.to_datetime(pd.Series(["2016-07-01T12:00", "2015-07-01T12:00", last])).dt.tz_localize(zone)
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    table = pd.DataFrame({"path": [f"{n}.png" for n in range(3)], "label": list("aba"), "date": taken})
+    table.to_parquet(tmp_path / "t.parquet")
+    data = read(tmp_path / "t.parquet")
+    found = times_of(data, "date")
+    hour = 10 if zone else 12
+    assert list(found[:2]) == [pd.Timestamp(f"{year}-07-01T{hour}:00", tz="UTC") for year in (2016, 2015)]
+    assert pd.isna(found.iloc[2]) == (last is None)
+    if last is None:
+        with pytest.raises(InputError, match=r"t.parquet, row 4: date is empty \(1 of 3 rows"):
+            time_folds(data, k=1, column="date")
+    else:
+        note = time_holdout(data, share=0.3, column="date").note
+        assert note.startswith("date from 2017-03-01T0")
+
+
+def test_days_of_a_parquet_file_are_dates(tmp_path):
+    days = [datetime.date(2016, 5, 31), datetime.date(2015, 5, 31), None]
+    pd.DataFrame({"taken": days}).to_parquet(tmp_path / "t.parquet")
+    table = pd.read_parquet(tmp_path / "t.parquet", dtype_backend="numpy_nullable")
+    found = times_of(SimpleNamespace(table=table), "taken")
+    assert [said(moment) for moment in found[:2]] == ["2016-05-31", "2015-05-31"]
+    assert pd.isna(found.iloc[2])

@@ -90,6 +90,32 @@ def test_a_hold_out_says_of_new_places_what_its_distances_say(how, verdict, word
     assert words in found.words
 
 
+@pytest.mark.parametrize(
+    ("groups", "verdict", "words"),
+    [
+        (
+            Apart("group", 40, 10),
+            "Not measured.",
+            "44 km from it or farther. 25.0\N{NO-BREAK SPACE}% of these pictures are of a group that it learnt from, "
+            "which may flatter. Cross-validation by place, groups whole, says how much:",
+        ),
+        (
+            Apart("group", 40, 0),
+            "These are new places and groups.",
+            "None of these pictures is of a group that it learnt from. Cross-validation asks about all places and "
+            "groups, not only these:",
+        ),
+    ],
+)
+def test_new_places_of_known_groups_are_not_called_new(groups, verdict, words):
+    how = Apart("place", 40, 0, 43.7, groups)
+    found = told(Beside(apart=how), train_pictures=5)["Would it be as good in a new place?"]
+    assert (found.verdict, found.command) == (verdict, "effnetv2 crossval DATA --by place")
+    assert words in found.words
+    said = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), Beside(apart=how)))
+    assert ("other places" in said) == (verdict == "Not measured.")
+
+
 def test_few_pictures_and_classes_never_right_are_said_to_be_so():
     five = figures([0, 0, 1, 1, 2], np.eye(3)[[0, 0, 0, 0, 0]], ("oak", "elm", "ash"))
     words = answers(five, bootstrap(five, key=Key.of(0), draws=50), Facts("x", "test"), Beside())[0].words

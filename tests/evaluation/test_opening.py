@@ -133,6 +133,17 @@ def test_groups_that_were_learnt_from_are_counted(tmp_path):
     assert apart(manifest(tmp_path), "val") is None
 
 
+def test_of_places_and_groups_both_are_said(tmp_path):
+    """Far from all that was learnt from, but of a group with some of it."""
+    columns = {"latitude": [0, 9, 40, 50.0], "longitude": [0, 9, 0, 0.0], "group": ["p", "q", "q", "r"]}
+    found = apart(manifest(tmp_path, **columns), "val")
+    assert (found.by, found.near, found.groups) == ("place", 0, Apart("group", 2, 1))
+    assert not found.new
+    blank = apart(manifest(tmp_path, **columns | {"group": [None] * 4}), "val")
+    assert blank.groups is None
+    assert blank.new
+
+
 @pytest.mark.parametrize(
     ("count", "end"),
     [(1, "chance explains."), (2, ", and so is 1 more slice."), (3, ", and so are 2 more slices.")],

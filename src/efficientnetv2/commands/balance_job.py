@@ -17,6 +17,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.commands.prepare import Source, prepare
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.balance import Balance, target_counts
 from efficientnetv2.data.copies import COLUMN, is_copy
@@ -27,6 +28,11 @@ from efficientnetv2.inference.accelerate import pick_device
 from efficientnetv2.training.recipe import Recipe
 
 TABLE = "pictures.csv"
+# What else there is where no copies can be made.
+_INSTEAD = (
+    "Leave pictures out instead (--fewer), or let training draw rare classes more often: effnetv2 train DATA --set "
+    "balance=equal"
+)
 
 
 def balance_and_write(
@@ -51,6 +57,8 @@ def balance_and_write(
         hint = did_you_mean(to, get_args(Balance))
         raise InputError(f"--to is '{to}', but is one of {', '.join(get_args(Balance))}{hint}")
     _check_out(out, fewer)
+    if not fewer:  # a table holds no pictures
+        refuse_within(source.data, out, "OUT")
     decided, _ = begin_recipe(
         Words(recipe=recipe, weights="none", seed=seed, settings=settings),
         pick_device("cpu"),
@@ -58,13 +66,7 @@ def balance_and_write(
     )
     prepared = prepare(source, holdout=decided.holdout, seed=seed, strict=strict, say=screen.say)
     manifest = prepared.manifest
-    _refuse_unfit(manifest)
-    if not fewer and manifest.channels != RGB:
-        raise InputError(
-            f"Copies are written as JPEG, which holds {RGB} channels, but these rasters have "
-            f"{count_of(manifest.channels, 'band')}. Leave pictures out instead (--fewer), or let training draw rare "
-            "classes more often: effnetv2 train DATA --set balance=equal"
-        )
+    _refuse_unfit(manifest, fewer)
     screen.say(prepared.split_note)
     teach = np.flatnonzero(manifest.split == "train")
     before = np.bincount(manifest.labels[teach], minlength=len(manifest.class_names))
@@ -103,7 +105,7 @@ def _check_out(out: Path, fewer: bool) -> None:
         raise InputError(f"OUT {out} is not an empty folder ({some(there, 3)}). Give another one.")
 
 
-def _refuse_unfit(manifest: Manifest) -> None:
+def _refuse_unfit(manifest: Manifest, fewer: bool) -> None:
     if manifest.separator is not None:
         raise InputError(
             "balance counts pictures of one label each, but these have several. Let training draw rare labels more "
@@ -113,6 +115,16 @@ def _refuse_unfit(manifest: Manifest) -> None:
         raise InputError(
             f"{manifest.source} holds augmented copies already (column {COLUMN}). Balance the set that it was made "
             "from."
+        )
+    if not fewer and manifest.channels != RGB:
+        raise InputError(
+            f"Copies are written as JPEG, which holds {RGB} channels, but these rasters have "
+            f"{count_of(manifest.channels, 'band')}. {_INSTEAD}"
+        )
+    if not fewer and manifest.shards is not None:
+        raise InputError(
+            f"Copies are written as files, but the pictures of {manifest.source} stand in shards, and a table lists "
+            f"either. {_INSTEAD}"
         )
 
 

@@ -256,7 +256,7 @@ class Runs:
         )
 
     def _table(self, file: Path, rows: Ints, learning: int) -> Path:
-        """The pictures of a run, marked as train and val; written anew each time, for they may lie elsewhere by now."""
+        """The pictures of a run, marked as train and val; written anew each time, which costs little."""
         split = np.array(["train"] * learning + ["val"] * (len(rows) - learning), dtype=object)
         file.parent.mkdir(parents=True, exist_ok=True)
         # Beside it paths are relative to its folder, so the temporary file has to lie there too: it does.

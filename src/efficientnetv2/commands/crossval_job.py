@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,13 @@ from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.tables import MOST_CLASSES
+from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.check import check
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.shards.names import is_url
 from efficientnetv2.inference.accelerate import pick_device
 from efficientnetv2.training.folder import REPORT_FILES, new_folder
 from efficientnetv2.training.recipe import Recipe
@@ -50,6 +53,8 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     """
     screen = Screen(quiet=place.as_json)
     folder, resumed = _folder(place)
+    if not resumed:
+        refuse_within(source.data, folder, "--out")
     if resumed and all((folder / name).exists() for name in REPORT_FILES):
         _tell_finished(folder, screen, as_json=place.as_json)
         return folder
@@ -59,16 +64,14 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     recipe = _recipe(words, plan, place)
     dealt = plan.dealt(manifest, contents, recipe.seed)
     others = plan.otherwise(manifest, contents, recipe.seed, dealt)
-    if plan.compare_splits and others is None:
-        raise InputError(
-            f"--compare-splits: {manifest.source} has no columns latitude and longitude. Leave it out."
-        )
     now = _digest(manifest, dealt)
     if resumed and now != digest:
         raise InputError(
             f"--resume: the pictures, or what is known of their places, are not those that the folds in {folder} were "
             "begun with. Bring them back, or begin anew with another --out."
         )
+    if resumed:
+        _refuse_moved(folder, manifest)
     screen.say(dealt.note)
     if not resumed:
         _begin(folder, words, plan, source, now, manifest, dealt)
@@ -155,6 +158,31 @@ def _digest(manifest: Manifest, dealt: Folds) -> str:
     """Of the pictures and who answers them."""
     folds = dealt.of_picture(len(manifest))
     return manifest.with_split(np.array([f"fold {one}" for one in folds], dtype=object)).digest()
+
+
+def _refuse_moved(folder: Path, manifest: Manifest) -> None:
+    """The pictures lie, as seen from the folder, where they lay when the folds were begun.
+
+    Its runs know them by the way from there: a fold that is done calls what it answered so, and one that is not goes on
+    with these files alone.
+
+    Raises:
+        InputError: they, or the folder, have been moved.
+    """
+    there = Manifest.from_csv(
+        folder / "manifest.csv", root=manifest.root, source=manifest.source, separator=manifest.separator
+    )
+    pairs = zip(there.paths, manifest.paths, strict=False)
+    before, now = next((pair for pair in pairs if pair[0] != pair[1]), ("", ""))
+    if before == now:
+        return
+    way = before.removesuffix(now).rstrip("/")
+    was = way if is_url(way) else os.path.realpath(folder / way)
+    raise InputError(
+        f"--resume: as seen from {folder}, the pictures lay in {was} when the folds were begun, but lie in "
+        f"{manifest.root} now, and the runs there know them by that way. Bring back what was moved, the pictures or "
+        "the folder, or begin anew with another --out."
+    )
 
 
 def _begin(

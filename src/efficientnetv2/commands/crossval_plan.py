@@ -17,8 +17,8 @@ from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.copies import is_copy
-from efficientnetv2.data.folds import Folds, folds, time_folds
-from efficientnetv2.data.levels import BLOCKS, By
+from efficientnetv2.data.folds import Folds, folds, time_folds, time_holdout
+from efficientnetv2.data.levels import BLOCKS, By, has_places
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import with_holdout
@@ -122,10 +122,15 @@ class Plan:
             seed: of the dealing.
 
         Raises:
-            InputError: see ``data.folds``.
+            InputError: see ``data.folds``; or ``block_degrees`` is given where no places are known.
         """
         if self.by == "time":
             return time_folds(manifest, k=self.folds, column=self._time(manifest), contents=contents)
+        if self.block_degrees is not None and self.by == "auto" and not has_places(manifest):
+            raise InputError(
+                f"--block-degrees {self.block_degrees:g} is of folds by place, but {manifest.source} has no places. "
+                "Add columns latitude and longitude, in degrees, with a value in every row; or leave it out."
+            )
         return folds(
             manifest, k=self.folds, seed=seed, contents=contents, by=cast(By, self.by), blocks=self._blocks
         )
@@ -143,8 +148,13 @@ class Plan:
             InputError: it is asked for (``compare_splits``), but can't be had.
         """
         by: By = "class" if dealt.block is not None else "place"
-        if dealt.by not in ("auto", "class", "place") or (by == "place" and "group" in manifest.table):
+        if dealt.by not in ("auto", "class", "place"):
             return None
+        if self.compare_splits and not has_places(manifest):
+            raise InputError(
+                f"--compare-splits: {manifest.source} has no columns latitude and longitude with a value in every row. "
+                "Add them, or leave it out."
+            )
         try:
             return folds(manifest, k=self.folds, seed=seed, contents=contents, by=by, blocks=self._blocks)
         except InputError as error:
@@ -158,7 +168,7 @@ class Plan:
         """What of a fold's training pictures tries learn from, and what chooses between them: rows.
 
         By the rule of the folds: what chooses lies apart from what teaches as what is answered does; by time it is the
-        latest quarter.
+        latest quarter, as nearly as whole moments allow.
 
         Args:
             manifest: of the pictures.
@@ -168,16 +178,22 @@ class Plan:
             seed: of the dealing.
 
         Raises:
-            InputError: there are too few pictures of a class to choose by.
+            InputError: there are too few pictures of a class to choose by, or of moments.
         """
         rows = dealt.parts[number].learning
         part = manifest.select(rows).with_split(np.full(len(rows), "train", dtype=object))
+        fix = ""
         try:
             if dealt.by == "time":
-                periods = max(1, round(1 / _CHOOSING) - 1)
-                last = time_folds(
-                    part, k=periods, column=self._time(manifest), contents=contents[rows]
-                ).parts[-1]
+                # Fewer folds have longer periods, so that the first one holds more moments.
+                fix = (
+                    " Take fewer folds (--folds), or leave --try out."
+                    if self.folds > 1
+                    else " Leave --try out."
+                )
+                last = time_holdout(
+                    part, share=_CHOOSING, column=self._time(manifest), contents=contents[rows]
+                )
                 return rows[last.learning], rows[last.answering]
             held, _ = with_holdout(
                 part,
@@ -190,7 +206,7 @@ class Plan:
         except InputError as error:
             raise InputError(
                 f"--try: there is no way to set aside what chooses among the {len(rows)} training pictures of fold "
-                f"{number + 1}: {error}"
+                f"{number + 1}: {error}{fix}"
             ) from error
         return rows[held.split == "train"], rows[(held.split == "val") & ~is_copy(held)]
 
@@ -242,7 +258,8 @@ def begun_with(folder: Path, words: Words, plan: Plan, source: Source) -> tuple[
         source: said now.
 
     Returns:
-        Words, plan, how the pictures' table is read, and digest as they were; where the pictures lie is said anew.
+        Words, plan, how the pictures' table is read, and digest as they were; DATA itself is what is said now, for from
+        elsewhere the same place may be called otherwise.
 
     Raises:
         InputError: something else is asked for, or the file can't be read.

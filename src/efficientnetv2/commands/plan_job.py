@@ -25,6 +25,7 @@ from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, Source, prepare
 from efficientnetv2.commands.probing import with_classifier
 from efficientnetv2.commands.screen import Screen, answer, duration
+from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.keeping import amount
 from efficientnetv2.evaluation.report import Facts
@@ -63,6 +64,8 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     workers = pick_workers(device) if place.workers is None else few_enough(place.workers, say=screen.say)
     known = decided(words, place, device, screen, ALONE)
     recipe = known.recipe
+    if not known.resumed:
+        refuse_within(source.data, known.path, "--out")
     prepared = prepare(
         source,
         holdout=recipe.holdout,

@@ -22,7 +22,7 @@ from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.rasters import rule_of
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards.checking import Damage, damage_of
-from efficientnetv2.data.splits import Answered, answering_test, with_holdout
+from efficientnetv2.data.splits import Answered, answering_test, groups_apart, with_holdout
 from efficientnetv2.training.distributed import World
 
 # Looking at files waits for the disk more than for the processor. Ours.
@@ -208,8 +208,13 @@ def _parted(
     """The pictures in the parts of a run, and in sentences how they came there."""
     if answered == "test":
         manifest, note = answering_test(manifest)
+        apart = groups_apart(manifest)
     else:
+        apart = groups_apart(
+            manifest
+        )  # by the splits as given: what is held out here says itself what it parts
         manifest, note = with_holdout(manifest, fraction=holdout, seed=seed, contents=contents)
+    note += apart
     if minival is not None:
         manifest, further = with_minival(manifest, size=minival, contents=contents)
         note = f"{note} {further}"

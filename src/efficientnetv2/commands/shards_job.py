@@ -7,6 +7,7 @@ from pathlib import Path
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.within import lies_within
 from efficientnetv2.data.shards.names import is_url
 from efficientnetv2.data.shards.pack import Packing, pack
 
@@ -63,8 +64,7 @@ def _place(data: str, out: Path) -> Path:
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         what = "holds something already" if place.is_dir() else "is a file"
         raise InputError(f"OUT {out} {what}. Give a new or empty folder.")
-    source = Path(data).expanduser().absolute()
-    if source.is_dir() and place.is_relative_to(source.resolve()):
+    if lies_within(data, place):
         raise InputError(
             f"OUT {out} lies in DATA {data}: the shards would become part of what they are made from. "
             "Give a folder beside it."

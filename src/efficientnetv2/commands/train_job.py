@@ -21,6 +21,7 @@ from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, Source, prepare, refuse_missing
 from efficientnetv2.commands.run_outcome import report_of
 from efficientnetv2.commands.screen import Screen, TrainingBar
+from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.answered import read_answers
 from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
@@ -154,6 +155,8 @@ def _readied(
 ) -> _Ready | Finished:
     known = decided(words, place, device, screen, world)
     recipe, resumed = known.recipe, known.resumed
+    if not resumed:
+        refuse_within(source.data, known.path, "--out")
     if resumed and RunFolder(known.path, screen.say).finished:
         if place.against is None:
             return Finished(known.path, recipe)

@@ -117,6 +117,7 @@ def _deal_bundles(bundles: _Bundles, target: Floats, generator: np.random.Genera
         parts[bundle] = part
         filled[part, classes] += counts
     _bring_back(bundles, parts, filled, target, generator)
+    _fill_empty(bundles, parts, filled, target)
     return parts
 
 
@@ -145,6 +146,26 @@ def _bring_back(
                 parts[bundle] = goal
                 filled[:, classes] = left
                 break
+
+
+def _fill_empty(bundles: _Bundles, parts: Ints, filled: Floats, target: Floats) -> None:
+    """Move a bundle (in place) into each part that has none, where lone pictures are too few for that.
+
+    Bundles of one class each see no difference between an empty part and one that holds another class. What moves is
+    the smallest bundle of the part that is fullest; a class stands in no fewer parts than before.
+    """
+    size = np.add.reduceat(bundles.counts, bundles.starts[:-1]) if len(bundles) else bundles.counts
+    empty = np.flatnonzero(filled.sum(axis=1) == 0)
+    for goal in empty[int(bundles.lone.sum()) :]:
+        able = np.flatnonzero(np.bincount(parts, minlength=len(target))[parts] > 1)
+        if not len(able):
+            return
+        surplus = (filled - target).sum(axis=1)[parts[able]]
+        bundle = able[np.lexsort((size[able], -surplus))[0]]
+        classes, counts = bundles.held(bundle)
+        filled[parts[bundle], classes] -= counts
+        filled[goal, classes] += counts
+        parts[bundle] = goal
 
 
 def _deal_lone(

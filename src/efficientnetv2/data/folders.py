@@ -14,27 +14,53 @@ from efficientnetv2.data.listing import Listing, frame, is_picture, split_named
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
 
-def read_folder(folder: Path, source: str, *, require_labels: bool) -> Listing:
+def read_folder(folder: Path, source: str, *, require_labels: bool, classes_first: bool = False) -> Listing:
     """List a folder of class folders, of splits of class folders, or (labels not required) of pictures.
 
     Pictures are found at any depth below a class folder; hidden files and folders are passed over.
+
+    Args:
+        folder: absolute.
+        source: what the user gave, for messages.
+        require_labels: False lists pictures outside class folders too.
+        classes_first: but passes over those that lie beside class folders, as if labels were required.
 
     Raises:
         InputError: no picture at all, no class folders where labels are required, or a class folder
             without a picture in the training part.
     """
     folders, loose = _contents(folder)
-    splits = [name for name in folders if split_named(name)]
-    if splits and (len(splits) == len(folders) or any(_contents(folder / name)[0] for name in splits)):
-        return _split_folders(folder, source, splits, require_labels)
-    if splits and require_labels:
-        _refuse_table_beside(folder, source, splits)
-    if loose and not require_labels:
+    splits = _splits(folder, folders)
+    if splits:
+        further = [name for name in folders if name not in splits]
+        return _split_folders(folder, source, splits, further, require_labels, classes_first)
+    called_so = [name for name in folders if split_named(name)]
+    if called_so and require_labels:
+        _refuse_table_beside(folder, source, called_so)
+    if loose and not require_labels and not (classes_first and len(_filled(folder, folders)) > 1):
         return _listing(folder, source, [(path, np.nan, "") for path in _walk(str(folder), "")])
     if not folders and require_labels and loose:
         raise InputError(_no_classes(source, len(loose)))
     found = _classes(folder, source, folders, prefix="", split="", required=require_labels)
     return _listing(folder, source, found, _left_out(loose, source))
+
+
+def takes_in(folder: Path, place: Path) -> bool:
+    """Whether what is written to a place would be read with the pictures of a folder, or become a class of them.
+
+    Args:
+        folder: of pictures.
+        place: a folder, there or not.
+    """
+    whole, there = folder.resolve(), place.resolve()
+    if not there.is_relative_to(whole):
+        return False
+    parts = there.relative_to(whole).parts
+    if any(part.startswith(".") for part in parts):
+        return False
+    folders, _ = _contents(folder)
+    splits = _splits(folder, folders)
+    return parts[0] in splits if splits and parts else bool(folders)
 
 
 def read_picture(file: Path, source: str) -> Listing:
@@ -45,9 +71,26 @@ def read_picture(file: Path, source: str) -> Listing:
 Found = list[tuple[str, str | float, str]]
 
 
-def _split_folders(folder: Path, source: str, splits: list[str], require_labels: bool) -> Listing:
+def _splits(folder: Path, folders: list[str]) -> list[str]:
+    """Those of the sub-folders that are splits, if any: all are called so, or one called so holds class folders."""
+    called_so = [name for name in folders if split_named(name)]
+    if len(called_so) == len(folders) or any(_contents(folder / name)[0] for name in called_so):
+        return called_so
+    return []
+
+
+def _split_folders(
+    folder: Path,
+    source: str,
+    splits: list[str],
+    further: list[str],
+    require_labels: bool,
+    classes_first: bool,
+) -> Listing:
     found: Found = []
     notes: tuple[str, ...] = ()
+    if others := _filled(folder, further):
+        notes = (f"Passed over, since they lie beside the splits of {source}: {some(others)}.",)
     for name in splits:
         split = split_named(name) or ""
         place = os.path.join(source, name)
@@ -56,11 +99,23 @@ def _split_folders(folder: Path, source: str, splits: list[str], require_labels:
             raise InputError(_no_classes(place, len(loose)))
         required = require_labels and split == "train"  # val and test may lack a class
         found += _classes(folder / name, place, classes, prefix=f"{name}/", split=split, required=required)
-        if require_labels:
+        if require_labels or (classes_first and _filled(folder / name, classes)):
             notes += _left_out(loose, place)
         else:
             found += [(f"{name}/{path}", np.nan, split) for path in loose]
     return _listing(folder, source, found, notes)
+
+
+def _filled(folder: Path, names: list[str]) -> list[str]:
+    """Those of the sub-folders that hold a picture, at any depth."""
+
+    def holds(name: str) -> bool:
+        try:
+            return next(_walk(str(folder / name), ""), None) is not None
+        except InputError:  # it may not be read, as the lost+found of a disk
+            return False
+
+    return [name for name in names if holds(name)]
 
 
 def _classes(

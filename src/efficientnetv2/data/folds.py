@@ -20,7 +20,7 @@ import pandas as pd
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.copies import families, is_copy
-from efficientnetv2.data.levels import BLOCKS, By, kept_by, levels_of
+from efficientnetv2.data.levels import BLOCKS, By, Level, kept_by, levels_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single, shared
@@ -108,13 +108,45 @@ def folds(
     levels = levels_of(part, None if contents is None else np.asarray(contents)[chosen], blocks)
     refuse_single(part, levels[-1].clusters, instead="merge it with another")
     levels = kept_by(part, levels, by)
+    _refuse_too_few(part, levels, k)
     level, dealt = deal_by_level(part, levels, shared(part, np.full(k, 1 / k)), Key.of(seed).fold("folds", k))
     clusters = np.full(len(manifest), -1, dtype=np.int64)
     clusters[chosen] = level.clusters
     own = ~is_copy(part)
     parts = tuple(Fold(chosen[dealt != number], chosen[(dealt == number) & own]) for number in range(k))
-    note = f"Dealt {len(chosen)} pictures into {k} folds, {how_dealt(levels, level, None)}, seed {seed}."
+    how = how_dealt(levels, level, None, folds=k)
+    note = f"Dealt {len(chosen)} pictures into {k} folds, {how}, seed {seed}."
     return Folds(parts, f"{note}{_scarce(part, dealt, k)}{_aside(manifest)}", clusters, by, level.block)
+
+
+def _refuse_too_few(part: Manifest, levels: list[Level], k: int) -> None:
+    """Each fold gets something, with all kept whole that the rule does not give up.
+
+    Raises:
+        InputError: there is less of it than folds.
+    """
+    # By ``auto`` places give way where they are too few, but whoever names groups wants none on both sides.
+    loosest = next((level for level in reversed(levels) if level.groups), levels[-1])
+    if loosest.count >= k:
+        return
+    fewer = f"take 2{f' to {loosest.count}' if loosest.count > 2 else ''} folds (--folds)"
+    if not loosest.groups and loosest.block is None:
+        raise InputError(
+            f"{part.source}: {count_of(loosest.count, 'distinct picture')} cannot be dealt into {k} folds: identical "
+            f"files, and a picture and its copies, count as one. {fewer.capitalize()}."
+        )
+    what = "group" if loosest.block is None else "place"
+    too = ", with their groups," if loosest.block is not None and loosest.groups else ""
+    ways = [
+        *([fewer] if loosest.count > 1 else []),
+        *(["take smaller blocks (--block-degrees)"] if (loosest.block or 0) > BLOCKS[-1] else []),
+        f"do not keep {what}s whole (--by class)",
+    ]
+    said = ", or ".join(ways)
+    raise InputError(
+        f"{part.source}: {count_of(loosest.count, what)}{too} cannot be dealt whole into {k} folds. "
+        f"{said[0].upper()}{said[1:]}."
+    )
 
 
 def _scarce(part: Manifest, dealt: Ints, k: int) -> str:
@@ -150,18 +182,17 @@ def time_folds(manifest: Manifest, *, k: int, column: str, contents: Ints | None
     chosen = np.flatnonzero(manifest.split != "test")
     times = _times(manifest, column)[chosen]
     period = _periods(times, k, column)
-    same = np.arange(len(manifest)) if contents is None else np.asarray(contents)
-    family, made = families(manifest), is_copy(manifest)[chosen]
     parts = []
     for number in range(1, k + 1):
-        answering = chosen[(period == number) & ~made]
-        past = chosen[period < number]
-        learning = past[~np.isin(same[past], same[answering])]
-        if family is not None:
-            learning = learning[~np.isin(family[learning], family[answering])]
-        _refuse_unlearnt(manifest, learning, answering, column, number)
         span = f"{column} {_span(times[period < number])}, then {_span(times[period == number])}"
-        parts.append(Fold(learning, answering, span))
+        part = _of_period(manifest, chosen, period, number, contents, span)
+        if unlearnt := _unlearnt(manifest, part):
+            raise InputError(
+                f"{manifest.source}: by {column}, {unlearnt} the pictures that fold {number} answers, so that nothing "
+                "can be learnt of it. Take fewer folds (--folds), or leave the class out."
+            )
+        parts.append(part)
+    same = np.arange(len(manifest)) if contents is None else np.asarray(contents)
     clusters = np.full(len(manifest), -1, dtype=np.int64)
     clusters[chosen] = pd.factorize(same[chosen])[0]
     note = (
@@ -169,6 +200,53 @@ def time_folds(manifest: Manifest, *, k: int, column: str, contents: Ints | None
         f"answers what comes next; the first {int((period == 0).sum())} only teach."
     )
     return Folds(tuple(parts), f"{note}{_aside(manifest)}", clusters, "time")
+
+
+def time_holdout(manifest: Manifest, *, share: float, column: str, contents: Ints | None = None) -> Fold:
+    """The latest pictures answer, all before them teach: one cut, where this share is met most closely.
+
+    As by ``time_folds`` pictures of one moment never part, and what is answered is not learnt from under another name.
+
+    Args:
+        manifest: labelled; its splits, ``test`` aside, do not count.
+        share: of the pictures that are to answer, between 0 and 1.
+        column: as for ``time_folds``.
+        contents: as for ``splits.with_holdout``.
+
+    Raises:
+        InputError: there is no such column, a row has no time, all have one, or a class appears only after the cut.
+            What to do about it depends on what the pictures are, so whoever asks says it.
+    """
+    chosen = np.flatnonzero(manifest.split != "test")
+    times = _times(manifest, column)[chosen]
+    moments, counts = np.unique(times, return_counts=True)
+    if len(moments) < 2:
+        raise InputError(
+            f"{manifest.source}: column '{column}' says the same of all of them, so none is later."
+        )
+    cut = int(np.argmin(np.abs(np.cumsum(counts)[:-1] - (1 - share) * len(chosen))))
+    period = (np.searchsorted(moments, times) > cut).astype(np.int64)
+    part = _of_period(manifest, chosen, period, 1, contents, f"{column} from {said(moments[cut + 1])}")
+    if unlearnt := _unlearnt(manifest, part):
+        raise InputError(
+            f"{manifest.source}: by {column}, {unlearnt} the latest {count_of(len(part.answering), 'picture')}, so "
+            "that nothing can be learnt of it."
+        )
+    return part
+
+
+def _of_period(
+    manifest: Manifest, chosen: Ints, period: Ints, number: int, contents: Ints | None, note: str
+) -> Fold:
+    """A period answers, those before it teach, but not what is answered under another name."""
+    same = np.arange(len(manifest)) if contents is None else np.asarray(contents)
+    family, made = families(manifest), is_copy(manifest)[chosen]
+    answering = chosen[(period == number) & ~made]
+    past = chosen[period < number]
+    learning = past[~np.isin(same[past], same[answering])]
+    if family is not None:
+        learning = learning[~np.isin(family[learning], family[answering])]
+    return Fold(learning, answering, note)
 
 
 def _times(manifest: Manifest, column: str) -> npt.NDArray[np.object_]:
@@ -209,21 +287,15 @@ def _periods(times: npt.NDArray[np.object_], k: int, column: str) -> Ints:
     return period
 
 
-def _refuse_unlearnt(manifest: Manifest, learning: Ints, answering: Ints, column: str, number: int) -> None:
-    """What is answered has been learnt, and two classes at least.
-
-    Raises:
-        InputError: naming the class.
-    """
-    unlearnt = np.setdiff1d(manifest.targets[answering], [*np.unique(manifest.targets[learning]), -1])
-    learnt = np.setdiff1d(manifest.targets[learning], [-1])
-    if len(unlearnt) or len(learnt) < 2:
-        name = manifest.class_names[int(unlearnt[0])] if len(unlearnt) else None
-        what = f"class '{name}' does not appear before" if name else "there is one class only before"
-        raise InputError(
-            f"{manifest.source}: by {column}, {what} the pictures that fold {number} answers, so that nothing can be "
-            "learnt of it. Take fewer folds (--folds), or leave the class out."
-        )
+def _unlearnt(manifest: Manifest, part: Fold) -> str:
+    """What keeps a period from being answered, to go on with its name; empty if two classes at least are learnt."""
+    unlearnt = np.setdiff1d(
+        manifest.targets[part.answering], [*np.unique(manifest.targets[part.learning]), -1]
+    )
+    if len(unlearnt):
+        return f"class '{manifest.class_names[int(unlearnt[0])]}' does not appear before"
+    learnt = np.setdiff1d(manifest.targets[part.learning], [-1])
+    return "there is one class only before" if len(learnt) < 2 else ""
 
 
 def _span(times: npt.NDArray[np.object_]) -> str:

@@ -20,8 +20,9 @@ from efficientnetv2.data.manifest import Manifest
 # 3.5 km, below which neighbouring pictures may overlap. Ours.
 BLOCKS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
 
-#: What is kept whole when pictures are dealt out: ``auto`` places and groups as far as no class vanishes by it, else
-#: only what it names: ``place``, ``group``, or with ``class`` neither. Identical files never part.
+#: What is kept whole when pictures are dealt out: ``auto`` places and groups as far as no class vanishes by it,
+#: ``place`` both in any case (groups where they are known), ``group`` groups alone, ``class`` neither. Identical files
+#: never part.
 By = Literal["auto", "class", "group", "place"]
 
 
@@ -41,6 +42,22 @@ class Level:
     block: float | None = None
     blocks: Ints | None = None
 
+    @property
+    def count(self) -> int:
+        """How many clusters there are to deal out."""
+        return int(self.clusters.max(initial=-1)) + 1
+
+
+def has_groups(part: Manifest) -> bool:
+    """Whether the group of some picture is known: a column that is empty throughout says nothing."""
+    return "group" in part.table and bool(part.table["group"].notna().any())
+
+
+def has_places(part: Manifest) -> bool:
+    """Whether the place of every picture is known, so that spatial blocks can be made."""
+    columns = ["latitude", "longitude"]
+    return set(columns) <= set(part.table.columns) and not part.table[columns].isna().to_numpy().any()
+
 
 def levels_of(part: Manifest, contents: Ints | None, blocks: Sequence[float] = BLOCKS) -> list[Level]:
     """Ways to keep things together, the strictest first; the last keeps identical files only.
@@ -54,15 +71,11 @@ def levels_of(part: Manifest, contents: Ints | None, blocks: Sequence[float] = B
     family = families(part)
     if family is not None:
         same.append(family)
-    group = _numbered(part.table["group"]) if "group" in part.table else None
-    if group is not None and (group < 0).all():
-        group = None
+    group = _numbered(part.table["group"]) if has_groups(part) else None
     by_group = [*same, group] if group is not None else same
     levels = []
-    for degrees in blocks:
+    for degrees in blocks if has_places(part) else ():
         places = _blocks(part, degrees)
-        if places is None:
-            break
         levels.append(Level(_joined(len(part), [*by_group, places]), group is not None, degrees, places))
     if group is not None:
         levels.append(Level(_joined(len(part), by_group), groups=True))
@@ -95,12 +108,8 @@ def kept_by(part: Manifest, levels: list[Level], by: By) -> list[Level]:
     return kept
 
 
-def _blocks(part: Manifest, degrees: float) -> Ints | None:
-    if not {"latitude", "longitude"} <= set(part.table.columns):
-        return None
+def _blocks(part: Manifest, degrees: float) -> Ints:
     latitude, longitude = (part.table[name].to_numpy(dtype=np.float64) for name in ("latitude", "longitude"))
-    if np.isnan(latitude).any() or np.isnan(longitude).any():
-        return None
     row = np.floor((latitude + 90) / degrees).astype(np.int64)
     column = np.floor(np.mod(longitude + 180, 360) / degrees).astype(np.int64)  # 180° is -180°
     return _numbered(row * np.int64(360 / degrees) + column)

@@ -25,12 +25,14 @@ from efficientnetv2.data.shards.names import is_url
 Ints = npt.NDArray[np.int64]
 
 SPLITS = ("train", "minival", "val", "test")
-_SPLIT_WORDS = {name: name for name in SPLITS} | {"valid": "val", "validation": "val"}
+# Beside their own names, what sets call them that others have published.
+_FURTHER = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+_SPLIT_WORDS = {name: name for name in SPLITS} | _FURTHER
 _PACKED = re.compile(r"(.*\.bin)#(\d+)", re.DOTALL)
 
 
 def split_named(word: str) -> str | None:
-    """The split that a folder's or a cell's word means (``Valid`` is val), or None."""
+    """The split that a folder's or a cell's word means (``Valid`` is val, ``Training`` train), or None."""
     return _SPLIT_WORDS.get(word.strip().casefold())
 
 

@@ -185,8 +185,8 @@ def read(
     """The manifest of a folder, a table, a packed set, a picture, or a standard set.
 
     Args:
-        data: a folder with a sub-folder per class; a folder with train/ and val/ (valid/, validation/,
-            test/) of class folders; a CSV, TSV or Parquet file; shards, as a folder, URL, index or pattern
+        data: a folder with a sub-folder per class; a folder with train/ (training/), val/ (valid/, validation/) and
+            test/ (testing/) of class folders; a CSV, TSV or Parquet file; shards, as a folder, URL, index or pattern
             (``shards.opening``); a folder of CIFAR binary files; the name
             of a standard set (``standard.NAMES``). Without ``require_labels`` also a folder of pictures,
             a table without labels, or one picture.
@@ -199,7 +199,8 @@ def read(
             (``data.several``). None takes a cell for one label.
         require_labels: False for prediction: labels are then taken where they are, and not checked.
         for_training: False for evaluation: one class, or no train part, will do.
-        strict_labels: refuse labels that differ only by case or surrounding space; None where labels are required.
+        strict_labels: take the labels that there are as training would: refuse those that differ only by case or
+            surrounding space, pass over pictures beside class folders; None where labels are required.
 
     Returns:
         Pictures in the order of the table, or of the folders' and files' names. A row whose split is empty
@@ -208,12 +209,13 @@ def read(
     Raises:
         InputError: what ``rules``, ``tables``, ``several`` and ``folders`` refuse.
     """
-    listing = _listing(str(data), path_column, label_column, group_column, require_labels)
+    tables.refuse_shared(path_column, label_column, group_column)
+    strict = require_labels if strict_labels is None else strict_labels
+    listing = _listing(str(data), path_column, label_column, group_column, require_labels, strict)
     if require_labels:
         rules.refuse_unlabelled(listing)
     # The rules about labels look at each picture once for each of its labels.
     by_label, owners = (listing, None) if label_separator is None else several.apart(listing, label_separator)
-    strict = require_labels if strict_labels is None else strict_labels
     spelled, note = rules.spelled_alike(by_label, labels, strict=strict)
     by_label = replace(by_label, table=by_label.table.assign(label=spelled))
     notes = listing.notes if note is None else (*listing.notes, note)
@@ -239,7 +241,12 @@ def _class_names(cells: pd.Series[str], separator: str | None) -> tuple[str, ...
 
 
 def _listing(
-    data: str, path_column: str, label_column: str, group_column: str | None, require_labels: bool
+    data: str,
+    path_column: str,
+    label_column: str,
+    group_column: str | None,
+    require_labels: bool,
+    strict: bool,
 ) -> Listing:
     if opening.is_shards(data):
         return opening.read_shards(
@@ -249,7 +256,7 @@ def _listing(
     if place.is_dir():
         if cifar.is_packed(place):
             return cifar.read_packed(place, data)
-        return folders.read_folder(place, data, require_labels=require_labels)
+        return folders.read_folder(place, data, require_labels=require_labels, classes_first=strict)
     if not place.is_file():
         if data in standard.NAMES:
             return standard.read_standard(data)
@@ -278,8 +285,13 @@ def _prefix(file: Path, root: Path | str) -> str:
     """What stands before a path under ``root`` when it is written from the folder of ``file``."""
     if isinstance(root, str):
         return f"{root}/"
+    folder = file.absolute().parent
     try:
-        prefix = Path(os.path.relpath(root, file.absolute().parent)).as_posix()
+        way = os.path.relpath(root, folder)
+        # From a folder that a link leads to, the way up is another than its name says.
+        if os.path.realpath(folder / way) != os.path.realpath(root):
+            way = os.path.relpath(root, os.path.realpath(folder))
+        prefix = Path(way).as_posix()
     except ValueError:  # Windows: on another drive
         prefix = root.as_posix()
     return "" if prefix == "." else prefix.rstrip("/") + "/"

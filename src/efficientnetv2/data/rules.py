@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, some
-from efficientnetv2.data.listing import Listing
+from efficientnetv2.data.listing import SPLITS, Listing
 
 Spelling = Literal["exact", "casefold"]
 
@@ -124,15 +124,18 @@ def refuse_half_placed(listing: Listing) -> None:
 
 
 def refuse_split_without_train(listing: Listing) -> None:
-    """What a network is validated on needs something to train on; its labels must occur there."""
+    """What a network is validated or tested on needs something to train on; its labels must occur there."""
     train = listing.in_train
     if not train.any():
-        if "val" in listing.split:
-            raise InputError(
-                f"{listing.source} has val without train: there is nothing to train on. "
-                + ("Add a folder train/ beside it." if listing.rows is None else "Mark rows as train.")
-            )
-        return
+        there = " and ".join(name for name in SPLITS if name in listing.split)
+        if listing.shards is not None and listing.rows is None:
+            fix = "Name shards of training pictures too."
+        elif listing.rows is None:
+            fix = "Add a folder train/ beside it, or call the one that holds the training pictures so."
+            fix = " ".join([fix, *listing.notes])  # what was passed over may be what is missed
+        else:
+            fix = "Mark rows as train."
+        raise InputError(f"{listing.source} has {there} without train: there is nothing to train on. {fix}")
     labels = listing.table["label"]
     unseen = np.flatnonzero(~train & ~labels.isin(labels[train].unique()).to_numpy(dtype=bool))
     if len(unseen):

@@ -17,8 +17,8 @@ import pandas as pd
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.deal import deal, no_class_vanishes, tally
-from efficientnetv2.data.levels import BLOCKS, By, Level, kept_by, levels_of
-from efficientnetv2.data.listing import Ints
+from efficientnetv2.data.levels import BLOCKS, By, Level, has_groups, kept_by, levels_of
+from efficientnetv2.data.listing import SPLITS, Ints
 from efficientnetv2.data.manifest import Manifest
 
 # A part held out by blocks should hold between half and one and a half of what was asked for; else
@@ -163,8 +163,8 @@ def deal_by_level(part: Manifest, levels: list[Level], target: Floats, key: Key)
 
 def _no_way(part: Manifest, level: Level) -> str:
     """Why even the loosest way makes a class vanish."""
-    whole = "groups" if level.groups and level.block is None else "places"
-    if not level.groups and level.block is None:
+    kept = [*(["places"] if level.block is not None else []), *(["groups"] if level.groups else [])]
+    if not kept:
         why = "identical files with different labels leave" if part.separator is None else "there was found"
         return (
             f"{part.source}: {why} no way to have every class both in train and in val. Correct their labels, or give "
@@ -173,11 +173,12 @@ def _no_way(part: Manifest, level: Level) -> str:
     pictures, classes = _each_label(part)
     of_class = pd.Series(level.clusters[pictures]).groupby(classes).nunique()
     lone = [part.class_names[label] for label in of_class.index[of_class == 1]]
-    one = "group" if whole == "groups" else "place"
-    why = f" All pictures of class {some(lone)} lie in one {one}." if lone else ""
+    whole, other = " and ".join(kept), " and ".join(one.removesuffix("s") for one in kept)
+    lie = f"lie in one {other}" if len(kept) == 1 else "hang together, by place or by group"
+    why = f" All pictures of class {some(lone)} {lie}." if lone else ""
     return (
         f"{part.source}: with {whole} kept whole, a class would vanish from a part.{why} Add pictures of it from "
-        f"another {one}, or leave the class out; or do not keep {whole} whole (--by class)."
+        f"another {other}, or leave the class out; or do not keep {whole} whole (--by class)."
     )
 
 
@@ -226,13 +227,16 @@ def refuse_single(
     )
 
 
-def how_dealt(levels: list[Level], level: Level, held: npt.NDArray[np.bool_] | None) -> str:
+def how_dealt(
+    levels: list[Level], level: Level, held: npt.NDArray[np.bool_] | None, *, folds: int | None = None
+) -> str:
     """``by spatial blocks of 1° (37 of 210 blocks), groups whole, stratified by class``; what gave way.
 
     Args:
         levels: that there were.
         level: by which it was done.
         held: (N,) those that were held out; None if all parts are alike.
+        folds: how many parts there are, if all are alike.
     """
     words = []
     if level.blocks is not None and level.block is not None:
@@ -241,17 +245,45 @@ def how_dealt(levels: list[Level], level: Level, held: npt.NDArray[np.bool_] | N
             f"{total} blocks" if held is None else f"{len(np.unique(level.blocks[held]))} of {total} blocks"
         )
         why = ""
-        if level.block < BLOCKS[0]:
+        if level is not levels[0]:
             why = "; with larger ones a class would vanish from a part, or a part be far from its share"
         words.append(f"by spatial blocks of {level.block:g}° ({count}{why})")
     if level.groups:
         words.append("groups whole")
-    words.append("stratified by class")
-    lost = []
-    if level.block is None and levels[0].block is not None:
-        lost.append("places")
-    if levels[0].groups and not level.groups:
-        lost.append("groups")
-    if lost:
-        words.append(f"{' and '.join(lost)} not kept whole, since a class would vanish from a part")
-    return ", ".join(words)
+    return ", ".join([*words, "stratified by class", *_given_up(levels, level, folds)])
+
+
+def _given_up(levels: list[Level], level: Level, folds: int | None) -> list[str]:
+    """What is not kept whole though it is known, and why."""
+    places = [one for one in levels if one.block is not None][-1:] if level.block is None else []
+    groups = [one for one in levels if one.groups and one.block is None] if not level.groups else []
+    reasons: dict[str, list[str]] = {}
+    for what, loosest in [*(("places", one) for one in places), *(("groups", one) for one in groups)]:
+        empty = folds is not None and loosest.count < folds
+        reasons.setdefault(
+            "a part would be empty" if empty else "a class would vanish from a part", []
+        ).append(what)
+    return [f"{' and '.join(names)} not kept whole, since {why}" for why, names in reasons.items()]
+
+
+def groups_apart(manifest: Manifest) -> str:
+    """A sentence on groups that the splits part, to follow another; empty for none.
+
+    Args:
+        manifest: its pictures without a split count as train.
+    """
+    if not has_groups(manifest):
+        return ""
+    sides = np.where(manifest.in_train, "train", manifest.split)
+    known = pd.DataFrame({"group": manifest.table["group"], "side": sides}).dropna(subset="group")
+    counts = known.groupby("group", sort=False)["side"].nunique()
+    apart = counts.index[counts > 1]
+    if not len(apart):
+        return ""
+    there = set(known["side"][known["group"] == apart[0]])
+    named = f"'{apart[0]}', in {' and '.join(name for name in SPLITS if name in there)}"
+    return (
+        f" {len(apart):,} of {count_of(len(counts), 'group')} {'lies' if len(apart) == 1 else 'lie'} in more than one "
+        f"split (the first: {named}): their pictures are not independent, so figures may be too good. Put each whole "
+        "into one split."
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +35,8 @@ def read_table(
     """List the rows of a table. Paths are relative to the table's folder; other columns are kept.
 
     A path may point into a shard (``train-000000.tar#its/own/path.jpg``), as in the manifest of a run on shards.
-    The columns ``split``, ``latitude`` and ``longitude`` are known in any case (Split, LATITUDE).
+    The columns ``split``, ``latitude`` and ``longitude`` are known in any case (Split, LATITUDE). Groups lose the space
+    around them, as labels and splits do.
 
     Raises:
         InputError: the file is no such table, a column is missing, or a cell of path, split, latitude
@@ -61,6 +64,22 @@ def read_table(
     return listing
 
 
+def refuse_shared(path_column: str, label_column: str, group_column: str | None) -> None:
+    """One column does not hold two things.
+
+    Raises:
+        InputError: two options name the same one.
+    """
+    named = {"path": path_column, "label": label_column, "group": group_column}
+    for one, two in combinations(named, 2):
+        if named[one] == named[two]:
+            raise InputError(
+                f"--{one}-column and --{two}-column both name the column '{named[one]}', but it does not hold both. "
+                f"Name the one that holds the {two} with --{two}-column"
+                f"{', or leave that out' if two == 'group' else ''}."
+            )
+
+
 def _filled(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, Ints]:
     """Rows that are not blank, and their numbers in the file."""
     rows = np.arange(2, len(table) + 2, dtype=np.int64)
@@ -73,6 +92,8 @@ def _filled(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, Ints]:
 
 def _tidy(table: pd.DataFrame, root: Path, name: str, rows: Ints) -> pd.DataFrame:
     """Every column as a ``Listing`` has it, path, label and split first."""
+    if "group" in table:  # 'P17 ' is P17: a group that a space parts would stand on both sides
+        table["group"] = table["group"].astype("string").str.strip()
     for column in ("path", "label", "split", "group"):
         if column in table:
             table[column] = _text(table[column])
@@ -121,16 +142,24 @@ def _parquet(file: Path) -> pd.DataFrame:
 
 
 def _renamed(raw: pd.DataFrame, wanted: dict[str, str]) -> pd.DataFrame:
-    """Columns by the names that the rest of the package knows; a stranger of that name steps aside."""
-    names = []
-    for column in map(str, raw.columns):
-        meant = column.strip().casefold()
-        if column in wanted:
-            names.append(wanted[column])
-        elif meant in _MEANT and meant not in names:
-            names.append(meant)
-        else:
-            names.append(f"{column}_given" if column in wanted.values() else column)
+    """Columns by the names that the rest of the package knows; a stranger of that name steps aside.
+
+    Of two that are called alike but for case or space (Split, split) the one that is called exactly so is meant, else
+    the first; the other stays as it is.
+    """
+    columns = [str(column) for column in raw.columns]
+    free = [column for column in columns if column not in wanted]
+    roles = dict(wanted)
+    for meaning in _MEANT:
+        alike = [column for column in free if column.strip().casefold() == meaning]
+        if alike:
+            roles[meaning if meaning in alike else alike[0]] = meaning
+    names: list[str] = []
+    for column in columns:
+        name = roles.get(column, column)
+        while column not in roles and (name in roles.values() or name in names):
+            name += "_given"
+        names.append(name)
     return raw.set_axis(names, axis=1)
 
 
@@ -165,8 +194,8 @@ def _splits(column: pd.Series[str], name: str, rows: Ints) -> pd.Series[str]:
     if unknown:
         wrong = np.flatnonzero(column.isin(unknown))
         raise InputError(
-            f"{name}, row {rows[wrong[0]]}: split '{column.iloc[wrong[0]]}' is not one of train, "
-            f"minival, val (valid, validation) and test.{_more(len(wrong))} Correct it, or rename the column."
+            f"{name}, row {rows[wrong[0]]}: split '{column.iloc[wrong[0]]}' is not one of train (training), "
+            f"minival, val (valid, validation) and test (testing).{_more(len(wrong))} Correct it, or rename the column."
         )
     return pd.Series([words.get(word) or "" for word in column], index=column.index)
 
@@ -190,8 +219,24 @@ def _tidy_paths(column: pd.Series[str], root: Path) -> pd.Series[str]:
     loose = paths.str.contains(r"(?:^|/)\.{0,2}/", regex=True, na=False)  # ./a, a//b, a/../b
     # A URL, or a name that a tar gives.
     loose &= ~paths.str.contains(f"{SUFFIX}#", case=False, regex=False, na=False)
-    tidy = paths[loose].map(lambda path: os.path.normpath(path).replace(os.sep, "/"))
-    return paths.where(~loose, tidy.reindex(paths.index))
+    # Once for each folder, not for each of its pictures.
+    folder_of = lru_cache(maxsize=None)(lambda folder: _tidy_folder(folder, root))
+
+    def tidy(path: str) -> str:
+        folder, name = os.path.split(path)
+        return name if folder_of(folder) == "." else f"{folder_of(folder)}/{name}"
+
+    tidied = paths[loose].map(tidy)
+    return paths.where(~loose, tidied.reindex(paths.index))
+
+
+def _tidy_folder(folder: str, root: Path) -> str:
+    """A folder without detours; as it is where a link on the way makes the short way another one."""
+    short = os.path.normpath(folder)
+    if short.split(os.sep).count("..") < folder.split("/").count(".."):
+        there, meant = (os.path.realpath(root / one) for one in (short, folder))
+        short = short if there == meant else folder
+    return short.replace(os.sep, "/")
 
 
 def _refuse_missing_files(listing: Listing) -> None:

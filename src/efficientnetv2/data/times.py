@@ -36,10 +36,14 @@ def times_of(manifest: Manifest, column: str) -> pd.Series[Any]:
 
     Args:
         manifest: of the pictures.
-        column: of its table: dates as ISO 8601 has them. Those with an offset from UTC become UTC, those without one
-            count as such; where as many cells are numbers as are dates, they are numbers.
+        column: of its table: timestamps, or dates as ISO 8601 has them. Those with an offset from UTC become UTC, those
+            without one count as such; where as many cells are numbers as are dates, they are numbers.
     """
     given = manifest.table[column]
+    if pd.api.types.is_datetime64_any_dtype(
+        given
+    ):  # as Parquet keeps them; as numbers they would be nanoseconds
+        return pd.to_datetime(given, utc=True)
     numbers = pd.to_numeric(given, errors="coerce")
     if numbers.notna().sum() == given.notna().sum():
         return numbers

@@ -195,28 +195,28 @@ def _elsewhere(facts: Facts, beside: Beside, trained: bool) -> Answer | None:
 
 
 def _held_out(question: str, apart: Apart) -> Answer:
-    """What one hold-out says of new places, or of new groups."""
-    command = f"effnetv2 crossval DATA --by {apart.by}"
+    """What one hold-out says of new places, of new groups, or of both."""
+    command = f"effnetv2 crossval DATA --by {apart.by}"  # by place, groups stay whole too
+    both = [apart] if apart.groups is None else [apart, apart.groups]
+    said = " ".join(_nearness(one) for one in both)
+    if apart.new:
+        whose = " and ".join(f"{one.by}s" for one in both)
+        words = f"{said} Cross-validation asks about all {whose}, not only these:"
+        return Answer(question, words, f"These are new {whose}.", command)
+    by = apart.by if apart.groups is None else f"{apart.by}, groups whole,"
+    return Answer(question, f"{said} Cross-validation by {by} says how much:", "Not measured.", command)
+
+
+def _nearness(apart: Apart) -> str:
+    """How many of the pictures are near to, or of a group with, one that was learnt from."""
     km = apart.median_km
     if not apart.near:
-        far = "" if km is None else f" Half of them are {number(float(f'{km:.2g}'))} km from it or farther."
-        what = (
-            "lies within 5 km of one that it learnt from"
-            if km is not None
-            else "is of a group that it learnt from"
-        )
-        words = f"None of these pictures {what}.{far} Cross-validation asks about all {apart.by}s, not only these:"
-        return Answer(question, words, f"These are new {apart.by}s.", command)
-    near = percent(apart.near / apart.known)
-    what = (
-        "lie within 5 km of one that it learnt from"
-        if km is not None
-        else "are of a group that it learnt from"
-    )
-    words = (
-        f"{near} of these pictures {what}, which may flatter. Cross-validation by {apart.by} says how much:"
-    )
-    return Answer(question, words, "Not measured.", command)
+        if km is None:
+            return "None of these pictures is of a group that it learnt from."
+        far = f"Half of them are {number(float(f'{km:.2g}'))} km from it or farther."
+        return f"None of these pictures lies within 5 km of one that it learnt from. {far}"
+    what = "are of a group" if km is None else "lie within 5 km of one"
+    return f"{percent(apart.near / apart.known)} of these pictures {what} that it learnt from, which may flatter."
 
 
 def _more_labels(beside: Beside, trained: bool, several: bool) -> Answer | None:
@@ -277,7 +277,7 @@ def limits(
         named = _listed(few)
         found.append(f"Fewer than {SMALL} pictures stand behind each figure of {named}.")
     if beside.elsewhere is None:
-        new = beside.apart is not None and not beside.apart.near
+        new = beside.apart is not None and beside.apart.new
         found.append(
             f"Nothing here says how it does on pictures of other {'seasons' if new else 'places, seasons'} or cameras "
             "than those it was trained and evaluated on."

@@ -131,3 +131,13 @@ def test_pictures_of_one_name_cannot_be_told_apart_by_a_table(class_folders, tmp
         InputError, match=r"one.csv: the shards of .* two pictures called 'theirs.tar#one.jpg'"
     ):
         read(tmp_path / "one.csv", for_training=False)
+
+
+def test_a_table_written_through_a_link_leads_to_its_shards(packed, tmp_path):
+    """The way up from a folder that a link leads to begins where the folder really lies."""
+    (tmp_path / "far/away").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "far/away", target_is_directory=True)
+    packed.to_csv(tmp_path / "linked/manifest.csv")
+    again = read(tmp_path / "linked/manifest.csv")
+    assert again.digest() == packed.digest()
+    assert originals(again).source(17) == originals(packed).source(17)

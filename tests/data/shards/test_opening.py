@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.check import check
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.readers import originals
+from efficientnetv2.data.shards.index import load, save
 from efficientnetv2.data.shards.names import expanded
 from efficientnetv2.data.shards.pack import Packing, pack
 
@@ -213,3 +215,16 @@ def test_threads_and_processes_read_the_same(shards):
     assert [travelled.source(row) for row in np.random.default_rng(0).permutation(48)] == [
         alone[row] for row in np.random.default_rng(0).permutation(48)
     ]
+
+
+def test_groups_lose_the_space_around_them_as_in_a_table(class_folders, tmp_path):
+    """In an index that says 'P1 ', under its own name and under another."""
+    pack(read(class_folders), tmp_path / "shards", Packing(shard_bytes=10**9))
+    file = tmp_path / "shards/index.parquet"
+    index = load(file, "index")
+    groups = ["P1", "P1 ", " P2", "  "] * 12
+    save(replace(index, table=index.table.assign(group=groups, patient=groups)), file)
+    for asked in (None, "patient"):
+        found = read(tmp_path / "shards", group_column=asked).table["group"]
+        assert found.iloc[:3].tolist() == ["P1", "P1", "P2"]
+        assert found.iloc[3::4].isna().all()

@@ -86,7 +86,12 @@ def _parts(listing: Listing) -> list[tuple[str, str]]:
 
 
 def _absolute(tar: str, root: Path | str) -> str:
-    return tar if is_url(tar) else os.path.normpath(os.path.join(root, tar))
+    if is_url(tar):
+        return tar
+    folder, name = os.path.split(os.path.join(root, tar))
+    short, real = os.path.normpath(folder), os.path.realpath(folder)
+    # From a folder that a link leads to, the way up is another than its name says.
+    return os.path.join(short if os.path.realpath(short) == real else real, name)
 
 
 def _places(listing: Listing, there: Listing, wanted: list[str]) -> npt.NDArray[np.intp]:

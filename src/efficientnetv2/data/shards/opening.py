@@ -190,6 +190,11 @@ def _called(index: Index) -> pd.DataFrame:
     names = np.array([f"{shard.name}#" for shard in index.shards], dtype=object)
     prefixes = pd.Series(names[index.table["shard"].to_numpy()], index=index.table.index, dtype="str")
     table = index.table.assign(path=prefixes + index.table["path"], split=index.table["split"].fillna(""))
+    if (
+        "group" in table and table["group"].notna().any()
+    ):  # as in a table: 'P17 ' is P17, and a blank one none
+        groups = table["group"].map(str, na_action="ignore").str.strip()
+        table["group"] = groups.where(groups != "")
     first = ["path", "label", "split"]
     return table[first + [column for column in table.columns if column not in first]]
 

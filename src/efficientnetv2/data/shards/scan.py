@@ -36,7 +36,7 @@ _KNOWN = ("path", "label", "split", "group", "latitude", "longitude", "augmented
 # Larger ones are no label; a class id or a few facts take less. Ours.
 _MOST_TEXT_BYTES = 1_000_000
 # What is kept of a scan was found by these rules; others get another number.
-_RULES = 3
+_RULES = 4
 
 
 def kept_scan(

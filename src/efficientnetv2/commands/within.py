@@ -1,0 +1,44 @@
+"""Results lie outside the pictures that they are made from, or the next reading takes them for some of these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.cifar import is_packed
+from efficientnetv2.data.folders import takes_in
+from efficientnetv2.data.shards.opening import is_shards
+
+
+def lies_within(data: str, out: Path) -> bool:
+    """Whether a place lies in DATA, or is DATA.
+
+    Args:
+        data: as the user gave it; only a folder can hold anything.
+        out: there or not.
+    """
+    source = Path(data).expanduser()
+    return source.is_dir() and out.expanduser().resolve().is_relative_to(source.resolve())
+
+
+def refuse_within(data: str, out: Path, called: str) -> None:
+    """Refuse a folder for results that would become a class of DATA, or hold pictures of one.
+
+    Beside ``train/`` and ``val/``, in a folder of shards and beside a table anything may lie.
+
+    Args:
+        data: as the user gave it.
+        out: folder to write into.
+        called: what the user calls it by: ``--out``.
+
+    Raises:
+        InputError: it lies among the class folders.
+    """
+    source = Path(data).expanduser()
+    if not lies_within(data, out) or is_shards(data) or is_packed(source):
+        return
+    if takes_in(source, out.expanduser()):
+        raise InputError(
+            f"{called} {out} lies in DATA {data}, whose folders are its classes: what is written there would become "
+            "part of what it is made from. Give a folder outside."
+        )
