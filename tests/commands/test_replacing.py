@@ -226,6 +226,8 @@ def test_a_comparison_replaces_a_comparison_alone_and_leaves_no_drawing_of_anoth
         )
         assert (here / "both" / name).read_bytes() == before
         (here / "both" / name).unlink()
+    (here / "file").write_text("mine")
+    assert "file is a file. Give a folder." in refused("compare", "one", "other", "--out", "file", cwd=here)
     ended_well(*words, cwd=here)
     assert {one.name for one in (here / "both").iterdir()} == {*drawn, "comparison.json"}
     (here / "both/notes.png").write_bytes(b"mine")

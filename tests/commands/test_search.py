@@ -319,6 +319,15 @@ def test_a_space_that_can_not_be_is_refused_by_its_place(found, tmp_path):
     assert "channels is 0, but is at least 1" in done.stderr
 
 
+def test_a_study_does_not_become_a_class_of_its_pictures(found, tmp_path):
+    shutil.copytree(found / "pictures", tmp_path / "all")
+    done = here(*words(tmp_path / "all", tmp_path / "all"))
+    assert done.returncode == 2
+    assert "STUDY" in done.stderr
+    assert "Give a folder outside" in done.stderr
+    assert not (tmp_path / "all/study").exists()
+
+
 def test_pictures_on_both_sides_are_refused(found, tmp_path):
     shutil.copytree(found / "pictures", tmp_path / "all/train")
     for name in COLOURS:

@@ -162,6 +162,10 @@ def test_times_that_are_none_are_refused_by_row():
         InputError, match=r"4 folds by time need 5 periods, but .* has 3 different values. Take 1 to 2"
     ):
         time_folds(manifest([0, 1] * 3, year=[1, 2, 3] * 2), k=4, column="year")
+    with pytest.raises(InputError, match=r"has 2 different values. Take 1 fold \(--folds\)\.$"):
+        time_folds(manifest([0, 1] * 3, year=[1, 2] * 3), k=4, column="year")
+    with pytest.raises(InputError, match=r"has 1 different value. Take another rule \(--by\)\.$"):
+        time_folds(manifest([0, 1] * 3, year=[1] * 6), k=1, column="year")
     with pytest.raises(
         InputError, match="class 'c1' does not appear before the pictures that fold 1 answers"
     ):

@@ -51,11 +51,13 @@ def compare(
     - `effnetv2 compare runs/fixed runs/progressive --out comparison/`
     """
     from efficientnetv2.base.errors import InputError
+    from efficientnetv2.base.files import check_folder
     from efficientnetv2.evaluation.compare import FinishedRun, gain
 
     if len(runs) < 2:
         raise InputError("compare takes two runs or more. Give the folders of both: effnetv2 compare RUN RUN")
     if out is not None:
+        check_folder(out, "--out")
         _refuse_others(out)
     names = [run.resolve().name for run in runs]
     if len(set(names)) < len(names):

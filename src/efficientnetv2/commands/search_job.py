@@ -20,6 +20,7 @@ from efficientnetv2.commands.search import PlaceOptions
 from efficientnetv2.commands.search_asked import Asked
 from efficientnetv2.commands.search_folder import StudyFolder
 from efficientnetv2.commands.search_screen import StudyBar, figures
+from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.inference.accelerate import device_title, few_enough, pick_device, pick_workers
 from efficientnetv2.search.checks import other_version
 from efficientnetv2.search.ledger import Ledger
@@ -128,8 +129,10 @@ def run_study(asked: Asked) -> None:
     """
     screen = Screen(quiet=asked.place.as_json)
     machine = Machine.of(asked.place, screen)
-    prepared = pictures(asked.source, asked.recipe, strict=asked.place.strict, screen=screen)
     folder = StudyFolder(asked.study)
+    if not folder.file.exists():
+        refuse_within(asked.source.data, folder.path, "STUDY")
+    prepared = pictures(asked.source, asked.recipe, strict=asked.place.strict, screen=screen)
     folder.check()
     url = folder.storage(asked.storage or (None if folder.file.exists() else folder.own_storage))
     if url == folder.own_storage:

@@ -271,9 +271,13 @@ def _periods(times: npt.NDArray[np.object_], k: int, column: str) -> Ints:
     """(N,) 0 to k, about as many pictures in each, moments whole."""
     moments, counts = np.unique(times, return_counts=True)
     if k < 1 or len(moments) < k + 1:
+        most = len(moments) - 1
+        fix = {0: "Take another rule (--by)", 1: "Take 1 fold (--folds)"}.get(
+            most, f"Take 1 to {most} folds (--folds)"
+        )
         raise InputError(
             f"{count_of(k, 'fold')} by time need {k + 1} periods, but column '{column}' has "
-            f"{count_of(len(moments), 'different value')}. Take 1 to {max(1, len(moments) - 1)} folds (--folds)."
+            f"{count_of(len(moments), 'different value')}. {fix}."
         )
     ends = np.cumsum(counts)
     cuts: list[int] = []
