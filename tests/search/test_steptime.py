@@ -110,7 +110,7 @@ def test_the_spread_of_a_step_knows_what_differs_from_sitting_to_sitting(
 ):
     """Within each of them all rounds are alike: a spread over rounds alone would be 0."""
     bench = Sittings(seconds)
-    monkeypatch.setattr(steptime, "_Bench", bench)
+    monkeypatch.setattr(steptime, "Bench", bench)
     found = measure(TINY, RECIPE, num_classes=3, device=CPU)
     assert (found.whole.median, found.whole.low, found.whole.high, found.whole.rounds) == (
         median, low, high, rounds,
@@ -124,7 +124,7 @@ def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(mo
     other = architecture("efficientnetv2_b0")
     slowness = [1.0, 1.1, 1.2, 1.3, 1.4, 1.7, 2.0]
     bench = Sittings([(0.8 if turn % 2 == 0 else 0.4) * by for turn, by in enumerate(slowness)])
-    monkeypatch.setattr(steptime, "_Bench", bench)
+    monkeypatch.setattr(steptime, "Bench", bench)
     found = measure(TINY, RECIPE, num_classes=3, device=CPU, pace=Pace(other, RECIPE, 1.0))
     assert bench.made == [other, TINY, other, TINY, other, TINY, other]
     assert found.whole.median == pytest.approx(0.5)
