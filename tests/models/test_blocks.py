@@ -1,61 +1,12 @@
-"""The pieces: TensorFlow's padding by its formula, stochastic depth by counting, fresh weights."""
+"""The pieces: squeeze-excite by its parts, stochastic depth by counting, fresh weights."""
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from efficientnetv2.models import blocks
-from efficientnetv2.models.blocks import (
-    ConvNorm,
-    DropPath,
-    PointwiseConv2d,
-    SameConv2d,
-    SqueezeExcite,
-    same_padding,
-)
+from efficientnetv2.models.blocks import DropPath, SqueezeExcite
 from efficientnetv2.models.create import create
-
-
-def tensorflow_padding(px, kernel, stride):
-    """As TensorFlow documents "SAME": by the remainder of the size."""
-    total = max(kernel - stride, 0) if px % stride == 0 else max(kernel - px % stride, 0)
-    return total // 2, total - total // 2
-
-
-@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_same_padding_is_tensorflows_at_every_size(kernel, stride):
-    for px in range(1, 41):
-        assert same_padding(px, kernel=kernel, stride=stride) == tensorflow_padding(px, kernel, stride)
-
-
-@pytest.mark.parametrize("kernel", [3, 5])
-def test_same_convolution_pads_by_that_formula_whatever_the_sides(kernel):
-    torch.manual_seed(0)
-    convolution = SameConv2d(4, 4, kernel, stride=2, groups=4, bias=False)
-    for height in range(1, 41):
-        width = 41 - height + (height % 3)
-        picture = torch.randn(1, 4, height, width)
-        top, bottom = tensorflow_padding(height, kernel, 2)
-        left, right = tensorflow_padding(width, kernel, 2)
-        padded = torch.zeros(1, 4, height + top + bottom, width + left + right)
-        padded[:, :, top : top + height, left : left + width] = picture
-        expected = F.conv2d(padded, convolution.weight, stride=2, groups=4)
-        assert expected.shape[2:] == (-(-height // 2), -(-width // 2))
-        torch.testing.assert_close(convolution(picture), expected)
-
-
-def test_only_unequal_padding_copies_the_input(monkeypatch):
-    """An odd side needs equal padding at stride 2, which a convolution does by itself."""
-    copies = []
-    pad = F.pad
-    monkeypatch.setattr(F, "pad", lambda *args, **more: (copies.append(args[1]), pad(*args, **more))[1])
-    convolution = SameConv2d(3, 8, 3, stride=2)
-    convolution(torch.zeros(1, 3, 33, 75))
-    assert copies == []
-    convolution(torch.zeros(1, 3, 32, 32))
-    assert copies == [(0, 1, 0, 1)]
 
 
 def test_squeeze_excite_is_a_gate_from_means():
@@ -67,6 +18,44 @@ def test_squeeze_excite_is_a_gate_from_means():
     for parameter in gate.parameters():
         nn.init.zeros_(parameter)
     torch.testing.assert_close(gate(x), x / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (1, 1), (7, 3)])
+def test_a_gate_in_training_is_the_plain_one(dtype, height, width):
+    """Its means are sums, divided, for speed alone: to the bit, but for one rounding of 16 bits by 21."""
+    torch.manual_seed(0)
+    gate = SqueezeExcite(48, 4).to(memory_format=torch.channels_last)
+    found = []
+    for means in (lambda x: None, lambda x: x.mean((2, 3), keepdim=True)):
+        inputs = torch.linspace(-3, 5, 3 * 48 * height * width).view(3, height, width, 48).permute(0, 3, 1, 2)
+        x = inputs.to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            mean = means(x)
+            out = gate(x) if mean is None else x * gate.expand(F.silu(gate.reduce(mean))).sigmoid()
+        out.float().square().sum().backward()
+        weights = [weight.grad for weight in gate.parameters()]
+        gate.zero_grad()
+        found.append([out.detach(), x.grad, *weights])
+    rounding = 2**-7 if dtype == torch.bfloat16 and height == 7 else 0
+    for one, other in zip(*found, strict=True):
+        assert (one.float() - other.float()).norm() <= rounding * other.float().norm()
+
+
+def test_the_gradient_of_a_gates_means_takes_no_memory():
+    """That of a mean would be laid out, and added value by value to one in another order."""
+    gate = SqueezeExcite(8, 2)
+    x = torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.autograd.profiler.profile() as profile:
+        gate(x).sum().backward()
+    operations = {event.name for event in profile.function_events}
+    assert "SumBackward1" in operations
+    assert "MeanBackward1" not in operations
+
+
+def test_the_means_of_16_bits_do_not_run_over():
+    x = torch.full((1, 8, 128, 128), 10.0, dtype=torch.float16).requires_grad_()
+    assert SqueezeExcite(8, 2).half()(x).isfinite().all()
 
 
 def test_stochastic_depth_drops_whole_pictures_and_keeps_the_mean():
@@ -112,69 +101,3 @@ def test_fresh_weights_are_as_released():
     for biased in (network.classifier, block.se.reduce, block.se.expand):
         assert not biased.bias.any()
     assert all((m.weight == 1).all() for m in network.modules() if isinstance(m, nn.BatchNorm2d))
-
-
-@pytest.mark.parametrize("px", [1, 2, 3])
-@pytest.mark.parametrize("training", [False, True])
-def test_a_small_depthwise_input_is_padded_before_and_gives_the_same(px, training, monkeypatch):
-    """For speed alone, and only where gradients are wanted: answers and gradients are the plain convolution's."""
-    padded = []
-    pad = blocks.F.pad
-    monkeypatch.setattr(blocks.F, "pad", lambda x, by: padded.append(x.shape) or pad(x, by))
-    ours = ConvNorm(6, 6, kernel=3, groups=6, padding="same", epsilon=1e-3).conv.train(training)
-    plain = torch.nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False)
-    plain.load_state_dict(ours.state_dict())
-    found = []
-    for conv in (ours, plain):
-        x = torch.linspace(-1, 1, 2 * 6 * px * px).view(2, 6, px, px).requires_grad_()
-        out = conv(x)
-        (out**2).sum().backward()
-        found.append((out, x.grad, conv.weight.grad))
-    torch.testing.assert_close(*found)
-    assert len(padded) == (training and px < 3)
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("autocast", [True, False])
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (3, 3), (4, 4), (2, 8), (5, 5)])
-def test_a_small_pointwise_convolution_is_a_product_and_gives_the_same(
-    height, width, autocast, training, monkeypatch
-):
-    torch.manual_seed(0)
-    convolution = PointwiseConv2d(6, 8, 1).train(training)
-    own = torch.randn(3, 6, height, width).to(memory_format=torch.channels_last).requires_grad_()
-    plain = own.detach().clone().requires_grad_()
-    multiplied = []
-    product = F.linear
-    monkeypatch.setattr(blocks.F, "linear", lambda *args: multiplied.append(1) or product(*args))
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        got = convolution(own)
-        expected = F.conv2d(plain, convolution.weight, convolution.bias)
-    assert bool(multiplied) == (training and height * width <= (16 if autocast else 4))
-    assert got.shape == expected.shape
-    assert got.is_contiguous(memory_format=torch.channels_last)
-    close = {"rtol": 1e-2, "atol": 1e-2} if autocast else {}
-    torch.testing.assert_close(got, expected, **close)
-    wanted = torch.randn_like(expected)
-    mine = torch.autograd.grad(got, [own, convolution.weight, convolution.bias], wanted)
-    theirs = torch.autograd.grad(expected, [plain, convolution.weight, convolution.bias], wanted)
-    close = {"rtol": 2e-2, "atol": 5e-2} if autocast else {}
-    torch.testing.assert_close(mine, theirs, **close)
-
-
-def test_every_pointwise_convolution_of_a_network_may_be_a_product():
-    pointwise = [
-        one
-        for one in create("efficientnetv2_b0").modules()
-        if isinstance(one, nn.Conv2d) and one.kernel_size == (1, 1)
-    ]
-    assert len(pointwise) > 50
-    assert {type(one) for one in pointwise} == {PointwiseConv2d}
-
-
-@pytest.mark.parametrize("px", [2, 9])
-def test_a_pointwise_gradient_lies_in_memory_as_its_weight(px):
-    """Otherwise DistributedDataParallel copies it at every step, and warns."""
-    convolution = PointwiseConv2d(6, 8, 1).to(memory_format=torch.channels_last)
-    convolution(torch.randn(2, 6, px, px).to(memory_format=torch.channels_last)).sum().backward()
-    assert convolution.weight.grad.stride() == convolution.weight.stride()

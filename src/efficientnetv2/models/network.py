@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from efficientnetv2.arch.spec import Architecture, blocks
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.models.blocks import ConvNorm, Dropout, FusedMBConv, MBConv, initialise
+from efficientnetv2.models.blocks import Dropout, FusedMBConv, MBConv, initialise
 from efficientnetv2.models.calibrated import Calibration
+from efficientnetv2.models.convolution import ConvNorm
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.models.trained_on import TrainedOn
 
