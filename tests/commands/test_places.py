@@ -21,6 +21,7 @@ from efficientnetv2.commands.crossval_job import _folder, _pictures
 from efficientnetv2.commands.evaluate_job import evaluate_and_report
 from efficientnetv2.commands.predict_job import predict_and_write
 from efficientnetv2.commands.prepare import Source, prepare
+from efficientnetv2.commands.report_folder import report_folder
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words
@@ -123,6 +124,26 @@ def test_results_are_refused_a_place_among_the_class_folders(words, class_folder
     assert "--out runs/" in done.stderr
     assert "lies in DATA ., whose folders are its classes" in done.stderr
     assert sorted(class_folders.iterdir()) == there
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("inspect", "."), ("inspect", ".", "--out", "red/look"), ("augment", ".", "--out", "red/sheet.png")],
+)
+def test_what_is_to_be_looked_at_is_no_part_of_data_either(words, class_folders):
+    there = sorted(class_folders.rglob("*"))
+    done = effnetv2(*words, "--weights", "none", cwd=class_folders)
+    assert done.returncode == 2, done.stdout
+    assert "lies in DATA ., whose folders are its classes" in done.stderr
+    assert sorted(class_folders.rglob("*")) == there
+
+
+def test_an_evaluation_lies_outside_of_data(class_folders):
+    for inside in ("red", "new", "."):
+        with pytest.raises(InputError, match="lies in DATA"):
+            report_folder(class_folders / inside, str(class_folders), Screen(mute=True))
+    with report_folder(class_folders.parent / "evaluation", str(class_folders), Screen(mute=True)):
+        pass
 
 
 def test_results_lie_where_they_are_no_part_of_data(class_folders, tmp_path, monkeypatch):

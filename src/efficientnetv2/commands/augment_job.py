@@ -18,6 +18,7 @@ from efficientnetv2.commands.foretold import preprocessing_of
 from efficientnetv2.commands.prepare import Source, prepare
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.loader import TrainingPictures
@@ -51,6 +52,7 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: the sheet is a PNG. Give a name that ends in .png.")
     check_place(out, "--out", such_as="sheet.png")
+    refuse_within(source.data, out.parent, "--out")
     refuse_others(out, "--out", _is_sheet, "is no sheet of effnetv2 augment")
     tell_replaced(out, screen)
     on = pick_device(device)

@@ -17,6 +17,7 @@ from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.prepare import Source, with_rule
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.portraits import Portraits, portraits
@@ -59,6 +60,7 @@ def inspect_and_tell(
     manifest = source.read_any()
     time_column_of(manifest, time_column)  # refused before the pictures are looked at
     folder = Path("inspection") / (Path(source.data).expanduser().stem or "pictures") if out is None else out
+    refuse_within(source.data, folder, "--out")
     with folder_for(folder, "--out"):  # where no page comes, nothing is left of it
         for file, ours in ((page.JSON_NAME, page.is_inspection), (page.PAGE_NAME, page.is_inspection_page)):
             refuse_others(folder / file, f"--out {folder}:", ours, "is no inspection of effnetv2 inspect")

@@ -12,6 +12,7 @@ from efficientnetv2.commands.earlier import KINDS
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.tables import header_of
+from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.data.shards.names import INDEX
 from efficientnetv2.evaluation.answered import NAME as ANSWERS
 from efficientnetv2.evaluation.page import is_page
@@ -27,14 +28,15 @@ def report_folder(out: Path, data: str, screen: Screen) -> AbstractContextManage
         screen: to say it on where an earlier report will be replaced.
 
     Raises:
-        InputError: it can't be written to, is a run's or a cross-validation's own, or holds a file of the user's by the
-            name of one that will be written.
+        InputError: it can't be written to, lies among the class folders of DATA, is a run's or a cross-validation's
+            own, or holds a file of the user's by the name of one that will be written.
     """
     if any((out / name).is_file() for name in KINDS):
         raise InputError(
             f"--out {out} is the folder of a run, whose own report would be lost. Give another folder, such as "
             f"{out / 'evaluation'}."
         )
+    refuse_within(data, out, "--out")
     if Path(data).absolute() in {(out / name).absolute() for name in (*REPORT_FILES, SKIPPED)}:
         raise InputError(f"--out {out}: {data} lies there and would be replaced. Give another folder.")
     if (out / INDEX).is_file():
