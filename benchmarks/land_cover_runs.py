@@ -24,7 +24,7 @@ from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_job import crossvalidate
 from efficientnetv2.commands.crossval_plan import FILE, Plan
-from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.train_job import train_and_report
 from efficientnetv2.commands.words import Words
 from efficientnetv2.search.child import die_with_parent

@@ -40,8 +40,8 @@ from benchmarks.record import RESULTS, hardware, record
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
+from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
 
 Rows = list[dict[str, Any]]  # one per seed

@@ -29,8 +29,8 @@ from benchmarks.arms import HARDLY_VALIDATED, Paired, gain, measured, rows_of, w
 from benchmarks.record import RESULTS, hardware, interval, record
 
 from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
+from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
 
 PAPER, OURS = "transfer_paper", "finetune"

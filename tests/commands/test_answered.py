@@ -12,7 +12,8 @@ from tests.conftest import COLOURS, paint
 from tests.standard_sets import write_cifar, write_flowers
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.prepare import Prepared, Source, prepare
+from efficientnetv2.commands.prepare import Prepared, prepare
+from efficientnetv2.commands.source import Source
 from efficientnetv2.data import cifar
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.recipes import named

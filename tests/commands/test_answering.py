@@ -11,7 +11,7 @@ import torch
 from tests.command_line import effnetv2
 from tests.processes import effnetv2_together
 
-from efficientnetv2.commands.prepare import tell
+from efficientnetv2.commands.source import tell
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.shards.pack import Packing, pack
 from efficientnetv2.models import modelfile

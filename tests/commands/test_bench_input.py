@@ -20,7 +20,7 @@ from efficientnetv2.commands.bench_input import CACHED, Ours, Reading, able, kep
 from efficientnetv2.commands.bench_pictures import some_pictures
 from efficientnetv2.commands.bench_sides import OURS
 from efficientnetv2.commands.bench_step import Work
-from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
 
 ROOT = Path(__file__).parents[2]

@@ -23,8 +23,9 @@ from tests.processes import effnetv2_together
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands import caching, foretold
 from efficientnetv2.commands.caching import cached, foreseen
-from efficientnetv2.commands.prepare import Source, prepare
+from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.cache import Kept
 from efficientnetv2.progressive import Progressive, Ramp

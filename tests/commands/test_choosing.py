@@ -20,8 +20,9 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands import choosing
 from efficientnetv2.commands.beginning import Decided, Place
 from efficientnetv2.commands.choosing import chosen
-from efficientnetv2.commands.prepare import Source, prepare
+from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.manifest import read
 from efficientnetv2.inference import predict

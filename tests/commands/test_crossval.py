@@ -26,8 +26,8 @@ from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_baseline import beside
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_plan import Plan, begun_with, remember
-from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import read_predictions, write_predictions
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.folds import Folds, folds

@@ -11,7 +11,8 @@ import torch
 from tests.command_line import TINY, effnetv2
 from tests.conftest import COLOURS, paint
 
-from efficientnetv2.commands.prepare import Source, prepare
+from efficientnetv2.commands.prepare import prepare
+from efficientnetv2.commands.source import Source
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.answers import shared_answers

@@ -11,7 +11,8 @@ from tests.command_line import TINY, effnetv2
 from tests.conftest import COLOURS, paint
 from tests.processes import effnetv2_together
 
-from efficientnetv2.commands.prepare import Source, prepare
+from efficientnetv2.commands.prepare import prepare
+from efficientnetv2.commands.source import Source
 from efficientnetv2.models import modelfile
 
 WORDS = (*TINY, "--set", "holdout=0.25")

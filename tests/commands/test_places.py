@@ -20,9 +20,10 @@ from efficientnetv2.commands.beginning import Place, decided
 from efficientnetv2.commands.crossval_job import _folder, _pictures
 from efficientnetv2.commands.evaluate_job import evaluate_and_report
 from efficientnetv2.commands.predict_job import predict_and_write
-from efficientnetv2.commands.prepare import Source, prepare
+from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.report_folder import report_folder
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words
 from efficientnetv2.training.distributed import ALONE

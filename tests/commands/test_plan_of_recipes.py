@@ -9,7 +9,7 @@ from tests.conftest import COLOURS, paint
 
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.plan_job import plan_and_tell
-from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words
 from efficientnetv2.training import rates
 from efficientnetv2.training.memory import ONE_AT_A_TIME

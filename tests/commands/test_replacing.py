@@ -19,7 +19,7 @@ from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.evaluate_job import evaluate_and_report
-from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import is_predictions, write_predictions
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import modelfile

@@ -9,11 +9,11 @@ from PIL import Image
 from tests.command_line import effnetv2
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.reproduction import cells, counts, job, plots, runs
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.reproduction.scale import SCALES, named
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table, paper, published
+from efficientnetv2.commands.source import Source
 
 TINY = named("tiny")
 REPOSITORY = Path(__file__).parents[2]

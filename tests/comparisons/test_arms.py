@@ -10,8 +10,8 @@ from benchmarks import arms
 from benchmarks.arms import by_size, gain, measured, ratio, rows_of, write_pictures
 from scipy import stats
 
-from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
+from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
 
 

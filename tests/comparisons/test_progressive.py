@@ -10,8 +10,8 @@ import pytest
 from benchmarks import progressive, progressive_figure
 from benchmarks.progressive import EQUAL_TIME, FIXED, PROGRESSIVE, REGIMES, Choice, cell, claims, compared
 
-from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.reproduction.cells import Runs
+from efficientnetv2.commands.source import Source
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
 

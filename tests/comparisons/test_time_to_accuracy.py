@@ -17,8 +17,8 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.reproduction.cells import Runs
+from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
 
 # Two epochs of 37 updates as timm 1.0.31 logs them.

@@ -15,9 +15,10 @@ from efficientnetv2.base.files import check_place, write_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.foretold import preprocessing_of
-from efficientnetv2.commands.prepare import Source, prepare
+from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.decode import eval_picture

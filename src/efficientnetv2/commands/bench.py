@@ -10,7 +10,7 @@ from efficientnetv2.commands import options
 from efficientnetv2.progressive import IMAGE_PX
 
 if TYPE_CHECKING:
-    from efficientnetv2.commands.prepare import Source
+    from efficientnetv2.commands.source import Source
 
 bench = typer.Typer(
     help="Measure this machine: our speed beside that of timm and torchvision, where they are installed.",
@@ -137,6 +137,6 @@ def train(
 
 
 def _source(data: str | None, path_column: str, label_column: str) -> Source | None:
-    from efficientnetv2.commands.prepare import Source
+    from efficientnetv2.commands.source import Source
 
     return None if data is None else Source(data, path_column, label_column)

@@ -20,8 +20,8 @@ from efficientnetv2.commands.bench_sides import COLUMNS, OURS, Sides
 from efficientnetv2.commands.bench_step import LIBRARIES, Work, our_losses, our_recipe, peers
 from efficientnetv2.commands.bench_train import WARM_UP, loops, trained
 from efficientnetv2.commands.outcome import versions
-from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.source import Source
 from efficientnetv2.inference.accelerate import few_enough
 
 # Pictures that steps are trained on, so that not all of a large set has to be looked at first. Ours.

@@ -11,7 +11,7 @@ from PIL import Image
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.demo import embedded
-from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.source import Source
 from efficientnetv2.data.check import check
 from efficientnetv2.data.listing import packed
 from efficientnetv2.data.manifest import Manifest

@@ -19,8 +19,8 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_plan import Plan
-from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.screen import Screen, duration
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import read_predictions
 from efficientnetv2.commands.train_job import trained
 from efficientnetv2.commands.words import Words

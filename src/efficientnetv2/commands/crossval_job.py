@@ -18,8 +18,8 @@ from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_plan import FILE, Plan, begun_with, remember, says_length
 from efficientnetv2.commands.crossval_report import conclude
 from efficientnetv2.commands.outcome import command_line
-from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import MOST_CLASSES
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe

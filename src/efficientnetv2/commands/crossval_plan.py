@@ -14,7 +14,7 @@ import numpy as np
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.copies import is_copy
 from efficientnetv2.data.folds import Folds, folds, time_folds, time_holdout

@@ -98,7 +98,7 @@ def evaluate(
     """
     from efficientnetv2.commands.asking import Asking
     from efficientnetv2.commands.evaluate_job import evaluate_and_report
-    from efficientnetv2.commands.prepare import Source
+    from efficientnetv2.commands.source import Source
 
     source = Source(data, path_column, label_column, None, labels, label_separator)
     evaluate_and_report(

@@ -25,11 +25,11 @@ from efficientnetv2.commands.asking import Asking, check_calibrates, write_calib
 from efficientnetv2.commands.explaining import explained
 from efficientnetv2.commands.findings import Known, Wanted
 from efficientnetv2.commands.outcome import Outcome, command_line, hashes, versions
-from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.report_folder import report_folder
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import Seen, seen
 from efficientnetv2.commands.sizes import one_size, several_sizes, size_curve, tell_sizes
+from efficientnetv2.commands.source import Source, tell
 from efficientnetv2.commands.unseen import Unseen, on_unseen
 from efficientnetv2.commands.views import over_own, views_asked
 from efficientnetv2.data.listing import SPLITS

@@ -63,7 +63,7 @@ def inspect(
     - `effnetv2 inspect train.csv --weights auto --json`
     """
     from efficientnetv2.commands.inspect_job import inspect_and_tell
-    from efficientnetv2.commands.prepare import Source
+    from efficientnetv2.commands.source import Source
 
     inspect_and_tell(
         Source(data, path_column, label_column, group_column, labels, label_separator, bands),

@@ -14,9 +14,9 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.commands.answering import none_readable, reading
 from efficientnetv2.commands.outcome import command_line, versions
-from efficientnetv2.commands.prepare import Source, with_rule
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.source import Source, with_rule
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest

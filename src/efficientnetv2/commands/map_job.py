@@ -12,9 +12,9 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place
 from efficientnetv2.base.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.commands.outcome import command_line
-from efficientnetv2.commands.prepare import bands_asked
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer, duration
+from efficientnetv2.commands.source import bands_asked
 from efficientnetv2.data.fitting import amiss, in_pages, kinds_of, unlike
 from efficientnetv2.data.raster import Dataset, all_bands, bands_seen, names_of, opened, side_m
 from efficientnetv2.deploy import mapfile

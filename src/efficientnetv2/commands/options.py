@@ -14,7 +14,7 @@ from efficientnetv2.progressive import IMAGE_PX
 
 if TYPE_CHECKING:  # heavy, and --help has to be quick
     from efficientnetv2.commands.beginning import Place
-    from efficientnetv2.commands.prepare import Source
+    from efficientnetv2.commands.source import Source
     from efficientnetv2.commands.words import Words
 
 
@@ -252,7 +252,7 @@ class TableOptions:
 
     def source(self, data: str) -> Source:
         """DATA and how to read it."""
-        from efficientnetv2.commands.prepare import Source
+        from efficientnetv2.commands.source import Source
 
         return Source(data, **{field.name: getattr(self, field.name) for field in fields(self)})
 

@@ -22,9 +22,10 @@ from efficientnetv2.commands.explaining import explained
 from efficientnetv2.commands.findings import Known
 from efficientnetv2.commands.foretold import job_of, scratch, settled_by, still_so, to_be_measured
 from efficientnetv2.commands.outcome import Outcome
-from efficientnetv2.commands.prepare import Prepared, Source, prepare
+from efficientnetv2.commands.prepare import Prepared, prepare
 from efficientnetv2.commands.probing import with_classifier
 from efficientnetv2.commands.screen import Screen, answer, duration
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.keeping import amount

@@ -63,7 +63,7 @@ def predict(
     - `effnetv2 predict runs/animals new_photos/ --label-separator ";"`
     """
     from efficientnetv2.commands.predict_job import predict_and_write
-    from efficientnetv2.commands.prepare import Source
+    from efficientnetv2.commands.source import Source
 
     source = Source(data, path_column)
     predict_and_write(

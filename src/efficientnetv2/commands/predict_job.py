@@ -22,10 +22,10 @@ from efficientnetv2.commands.answering import (
     tell_unreadable,
 )
 from efficientnetv2.commands.earlier import KINDS
-from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.ranking import check_rank, check_ranks, write_ranking
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.source import Source, tell
 from efficientnetv2.commands.tables import is_predictions, write_predictions
 from efficientnetv2.commands.views import views_asked
 from efficientnetv2.evaluation.answered import NAME as ANSWERS

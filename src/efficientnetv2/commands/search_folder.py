@@ -12,7 +12,7 @@ import yaml
 
 from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.files import write_atomically, write_text_atomically
-from efficientnetv2.commands.prepare import Source
+from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.search.storage import file_of, hidden, url_of
 from efficientnetv2.search.study import Plan

@@ -14,12 +14,13 @@ import torch
 from efficientnetv2.base.caches import cache_folder
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import RGB
-from efficientnetv2.commands.prepare import Prepared, Source, prepare
+from efficientnetv2.commands.prepare import Prepared, prepare
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.search import PlaceOptions
 from efficientnetv2.commands.search_asked import Asked
 from efficientnetv2.commands.search_folder import StudyFolder
 from efficientnetv2.commands.search_screen import StudyBar, figures
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.inference.accelerate import device_title, few_enough, pick_device, pick_workers
 from efficientnetv2.search.checks import other_version

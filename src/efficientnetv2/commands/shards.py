@@ -58,8 +58,8 @@ def shards(
     - `effnetv2 train shards/`
     - `effnetv2 train s3://bucket/shards/`
     """
-    from efficientnetv2.commands.prepare import Source
     from efficientnetv2.commands.shards_job import pack_and_tell
+    from efficientnetv2.commands.source import Source
     from efficientnetv2.data.shards.pack import Packing
 
     packing = Packing(round(shard_mb * 1_000_000), shard_pictures, image_px, seed, strict)

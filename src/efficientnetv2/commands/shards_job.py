@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.commands.prepare import Source, tell
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.source import Source, tell
 from efficientnetv2.commands.within import lies_within
 from efficientnetv2.data.shards.names import is_url
 from efficientnetv2.data.shards.pack import Packing, pack

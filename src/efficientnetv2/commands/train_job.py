@@ -18,9 +18,10 @@ from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.finished import Finished, tell_finished
 from efficientnetv2.commands.going_on import go_on
 from efficientnetv2.commands.outcome import Outcome
-from efficientnetv2.commands.prepare import Prepared, Source, prepare, refuse_missing
+from efficientnetv2.commands.prepare import Prepared, prepare, refuse_missing
 from efficientnetv2.commands.run_outcome import report_of
 from efficientnetv2.commands.screen import Screen, TrainingBar
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.answered import read_answers

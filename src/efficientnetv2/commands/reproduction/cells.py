@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from efficientnetv2.commands.beginning import Place
-from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.reproduction.counts import Say
 from efficientnetv2.commands.reproduction.table import Figure
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.train_job import train_and_report
 from efficientnetv2.commands.words import Words
 

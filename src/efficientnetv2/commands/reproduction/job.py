@@ -13,12 +13,12 @@ from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.demo import embedded
 from efficientnetv2.commands.outcome import command_line, versions
-from efficientnetv2.commands.prepare import Source
 from efficientnetv2.commands.reproduction import counts, plots, runs, settings, speed, transfer
 from efficientnetv2.commands.reproduction.cells import Runs
 from efficientnetv2.commands.reproduction.scale import EMBEDDED, Scale, named
 from efficientnetv2.commands.reproduction.table import Table
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.source import Source
 from efficientnetv2.inference.accelerate import pick_device
 
 _COUNTED = ("1", "7", "11")

@@ -1,0 +1,175 @@
+"""DATA as somebody types it, and how its pictures are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Literal, cast
+
+import numpy as np
+
+from efficientnetv2.base.errors import InputError, count_of, did_you_mean
+from efficientnetv2.base.preprocessing import RGB, Bands
+from efficientnetv2.data.check import refuse_damage
+from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.data.rasters import rule_of
+from efficientnetv2.data.shards.checking import Damage, damage_of
+
+# Damaged shards that get a line each. Ours.
+_SHARDS_NAMED = 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """DATA and how to read it; the options of those names.
+
+    Args:
+        data: folder, table or name.
+        path_column, label_column, group_column: of a table.
+        labels: ``exact`` or ``casefold``.
+        label_separator: of several labels of a picture; None where it has one.
+        bands: of rasters, the channels of a picture: "4,3,2", "1,2,3,4,8" or "all"; None lets the first say it.
+    """
+
+    data: str
+    path_column: str = "path"
+    label_column: str = "label"
+    group_column: str | None = None
+    labels: str = "exact"
+    label_separator: str | None = None
+    bands: str | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """DATA and how to read it, as one types it."""
+        options = {f"--{one.name.replace('_', '-')}": one for one in fields(self) if one.name != "data"}
+        said = {name: getattr(self, one.name) for name, one in options.items()}
+        given = [(name, value) for name, value in said.items() if value != options[name].default]
+        return [self.data, *(word for pair in given for word in pair)]
+
+    def read_any(self) -> Manifest:
+        """The manifest of pictures with labels or without: what keeps it from training alone is not refused.
+
+        Raises:
+            InputError: what is wrong with the data.
+        """
+        # Cells of several labels can be taken apart only if there are any.
+        several = self.label_separator is not None
+        return self.read(require_labels=several, for_training=False, strict_labels=True)
+
+    def read(
+        self,
+        *,
+        require_labels: bool = True,
+        for_training: bool = True,
+        strict_labels: bool | None = None,
+    ) -> Manifest:
+        """The manifest; see ``data.manifest.read``.
+
+        Raises:
+            InputError: what is wrong with the data.
+        """
+        if self.labels not in {"exact", "casefold"}:
+            hint = did_you_mean(self.labels, ["exact", "casefold"])
+            raise InputError(f"--labels is '{self.labels}', but is exact or casefold{hint}")
+        return read(
+            self.data,
+            path_column=self.path_column,
+            label_column=self.label_column,
+            group_column=self.group_column,
+            labels=cast(Literal["exact", "casefold"], self.labels),
+            label_separator=self.label_separator,
+            require_labels=require_labels,
+            for_training=for_training,
+            strict_labels=strict_labels,
+        )
+
+
+def with_rule(manifest: Manifest, source: Source, *, seed: int, say: Callable[[str], None]) -> Manifest:
+    """The same pictures, their rasters to be read by a rule that the training ones have given.
+
+    Args:
+        manifest: its pictures are read as ordinary ones.
+        source: which bands were asked for.
+        seed: of which rasters are measured.
+        say: gets sentences, if there are any.
+
+    Raises:
+        InputError: see ``data.rasters.rule_of``.
+    """
+    asked = None if source.bands is None else bands_asked(source.bands)
+    if manifest.shards is not None:
+        if asked is not None:
+            raise InputError(
+                f"--bands {source.bands}: {manifest.source} holds shards, whose pictures are read as ordinary ones of "
+                "three channels. Give the rasters as files: a folder, or a table of them."
+            )
+        return manifest
+    files = {
+        learning: [manifest.file(int(row)) for row in np.flatnonzero(manifest.in_train == learning)]
+        for learning in (True, False)
+    }
+    bands = rule_of(files[True], asked, seed=seed, others=files[False])
+    if bands is None:
+        return manifest
+    for line in _told(bands, given=asked is not None):
+        say(line)
+    return replace(manifest, bands=bands)
+
+
+def _told(bands: Bands, *, given: bool) -> list[str]:
+    """How rasters are seen, a sentence each."""
+    ranges = ", ".join(f"{low:g} to {high:g}" for low, high in zip(bands.low, bands.high, strict=True))
+    if bands.channels == RGB:
+        seen = f"bands {bands.listed} as red, green and blue"
+    else:
+        seen = f"{count_of(bands.channels, 'band')} ({bands.listed}), each a channel"
+    chosen = "" if given else " (others by --bands)"
+    lines = [f"Rasters: {seen}{chosen}; values {ranges} become 0 to 255. The model file keeps this."]
+    if bands.channels > RGB:
+        lines.append(
+            f"Normalised by each band's mean and deviation over the training pictures. Shown to people: bands "
+            f"{bands.shown.listed} as red, green and blue."
+        )
+    return lines
+
+
+def bands_asked(text: str) -> tuple[int, ...] | Literal["all"]:
+    """The numbers of ``--bands 4,3,2``, or "all".
+
+    Raises:
+        InputError: they are no whole numbers from 1.
+    """
+    if text.strip().lower() == "all":
+        return "all"
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+        if min(numbers) < 1:
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"--bands is '{text}', but is numbers of bands, from 1, with commas between, as 4,3,2 or 1,2,3,4,8; or all."
+        ) from None
+    return numbers
+
+
+def tell(manifest: Manifest, *, strict: bool, say: Callable[[str], None]) -> Damage:
+    """Say what was noted on the way to a manifest, and which of its shards are damaged; no picture is read.
+
+    Returns:
+        What is wrong with the shards: nothing where the pictures are files.
+
+    Raises:
+        InputError: a shard is damaged, with ``strict``; or is not the one its index was written for.
+    """
+    for note in manifest.notes:
+        say(note)
+    if manifest.shards is None:
+        return Damage({}, ())
+    damage = damage_of(manifest.table, manifest.shards)
+    refuse_damage(manifest, damage, strict)
+    for note in damage.notes[:_SHARDS_NAMED]:
+        say(note)
+    if len(damage.notes) > _SHARDS_NAMED:
+        say(f"And {len(damage.notes) - _SHARDS_NAMED:,} more damaged shards.")
+    return damage
