@@ -9,12 +9,8 @@ import torch
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.data.loader import (
-    TrainingPictures,
-    evaluation_batches,
-    telling_killed_readers,
-    training_batches,
-)
+from efficientnetv2.data.ahead import telling_killed_readers
+from efficientnetv2.data.loader import TrainingPictures, evaluation_batches, training_batches
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.sampling import Request, Sampler

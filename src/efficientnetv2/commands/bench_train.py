@@ -27,7 +27,8 @@ from efficientnetv2.commands.bench_input import AREA_MIN, LAYERS, MAGNITUDE, TIM
 from efficientnetv2.commands.bench_pictures import opened
 from efficientnetv2.commands.bench_sides import OURS, Sides
 from efficientnetv2.commands.bench_step import Peer, Work, has, our_recipe, our_steps
-from efficientnetv2.data.loader import Batch, TrainingPictures, reading_threads, training_batches
+from efficientnetv2.data.ahead import reading_threads
+from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.sampling import Request

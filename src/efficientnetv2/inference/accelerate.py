@@ -131,7 +131,7 @@ def _processor() -> str:
 def pick_workers(device: torch.device, *, sharing: int = 1) -> int:
     """How many processes read pictures ahead: one per core up to eight, and none where the CPU trains.
 
-    Ours. On a CPU the main process reads between steps instead; see ``data.loader.reading_threads``.
+    Ours. On a CPU the main process reads between steps instead; see ``data.ahead.reading_threads``.
 
     Args:
         device: to train on.

@@ -19,7 +19,8 @@ import numpy as np
 
 from efficientnetv2.base.memory import Peak
 from efficientnetv2.base.timing import waiting
-from efficientnetv2.data.loader import Batch, TrainingPictures, reading_threads, training_batches
+from efficientnetv2.data.ahead import reading_threads
+from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches
 from efficientnetv2.data.sampling import Request, Sampler
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.models import modelfile

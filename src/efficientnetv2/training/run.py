@@ -13,13 +13,9 @@ from typing import Any
 import numpy as np
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.ahead import reading_threads, telling_killed_readers
 from efficientnetv2.data.contents import content_marks
-from efficientnetv2.data.loader import (
-    TrainingPictures,
-    reading_threads,
-    telling_killed_readers,
-    training_batches,
-)
+from efficientnetv2.data.loader import TrainingPictures, training_batches
 from efficientnetv2.data.sampling import Sampler
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.inference.predict import Predictions

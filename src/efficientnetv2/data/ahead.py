@@ -1,0 +1,108 @@
+"""Reading ahead: worker processes that live as long as a run, threads where there are none, and what kills them."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from efficientnetv2.base.errors import InputError
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a request could not be answered; it travels from a worker as a value."""
+
+    message: str
+
+    def pin_memory(self) -> Failure:
+        """For the DataLoader, which pins what goes to a GPU."""
+        return self
+
+
+def reading_threads(workers: int) -> int:
+    """How many threads read in one process: one in a worker; without workers, one per core.
+
+    On a CPU the training step keeps all cores busy, and a worker beside it makes its threads wait for each
+    other. So the main process reads by itself, on all cores, between two steps. Pillow lets threads run side by
+    side while it decodes and resizes.
+    """
+    return 1 if workers else torch.get_num_threads()
+
+
+def in_threads(work: Callable[[int], Read], count: int, threads: int) -> list[Read]:
+    """``work`` of 0 to count - 1, in order."""
+    if threads == 1:
+        return [work(place) for place in range(count)]
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        # Around the threads, because filters belong to the process: within, each opener sets its own aside.
+        warnings.simplefilter("ignore")
+        return list(pool.map(work, range(count)))
+
+
+def _begun(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
+    with warnings.catch_warnings():
+        # Of every loader anew, beyond a worker per core; whoever asked for them has been told of the cores once.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        # batch_size=None: a request is a whole group already, so nothing is left to collate.
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=requests,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            worker_init_fn=_begin_worker if workers else None,
+            prefetch_factor=4 if workers else None,
+        )
+        return iter(loader)
+
+
+def answers_of(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
+    """What a dataset answers to requests, in their order, read ahead by ``workers`` processes (0: none).
+
+    Raises:
+        InputError: while iterating: the reason of a ``Failure``, or a worker was killed.
+    """
+    with telling_killed_readers():
+        for batch in _begun(dataset, requests, workers, pin_memory):
+            if isinstance(batch, Failure):
+                raise InputError(batch.message)
+            yield batch
+
+
+@contextmanager
+def telling_killed_readers() -> Iterator[None]:
+    """Around reading, and around what is done with what was read: PyTorch says so wherever the main process is.
+
+    Raises:
+        InputError: a process that reads pictures was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error)
+        if "DataLoader worker" not in said or not (
+            "exited unexpectedly" in said or "killed by signal" in said
+        ):
+            raise
+        raise InputError(
+            f"A process that reads pictures was killed by the system ({str(error).splitlines()[0]}), most likely for "
+            "want of memory or shared memory. Use fewer with --workers, or none with --workers 0."
+        ) from error
+
+
+def _begin_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C, and a launcher's SIGTERM, reach the whole process group; the main process alone decides what they mean.
+    # Its own SIGTERM, for a worker that does not end by itself, comes after.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
