@@ -7,18 +7,23 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope
 
 .PHONY: setup demo test lint quick parity reproduce bench-gpu clean
 
-setup: $(VENV)/.installed
-
-$(VENV)/.installed: pyproject.toml
+# What using it needs; developing needs more.
+$(VENV)/.usable: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		(echo "efficientnetv2 needs Python 3.11 or newer; name one with: make PYTHON=python3.x" && exit 2)
 	@echo "Making $(VENV): PyTorch and what else is needed are a few gigabytes, once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: $(VENV)/.usable
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: setup
+demo: $(VENV)/.usable
 	$(BIN)/effnetv2 demo
 
 lint: setup

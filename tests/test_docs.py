@@ -83,6 +83,37 @@ def test_the_page_explains_each_setting_of_the_figure():
         assert setting.startswith(("epochs", "validate_epochs")) or any(f"`{setting}`" in row for row in rows)
 
 
+def anchors(page: Path) -> set[str]:
+    """What headings are called in links, as GitHub makes it of them."""
+    blocks_gone = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", blocks_gone, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKS = [
+    (page, link)
+    for page in (*PAGES, *sorted((ROOT / "examples").rglob("*.md")))
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    if not link.startswith(("http://", "https://"))
+]
+
+
+@pytest.mark.parametrize(
+    ("page", "link"), LINKS, ids=[f"{page.name}: {link}"[:60] for page, link in LINKS]
+)
+def test_a_link_leads_somewhere(page, link):
+    file, _, anchor = link.partition("#")
+    there = (page.parent / file).resolve() if file else page
+    assert there.exists(), there
+    assert not anchor or anchor in anchors(there)
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[2:] if page.name != "README.md" and f"({page.name})" not in index] == []
+
+
 def test_the_house_names_every_file():
     """Verbs have a file each, by their name; the parts of larger pieces stand behind a star or a folder."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
