@@ -32,6 +32,7 @@ from efficientnetv2.evaluation.seeing import hard_to_see, stretched_alike
 from efficientnetv2.evaluation.sheet import Row, draw_rows
 from efficientnetv2.inference.accelerate import pick_device
 from efficientnetv2.progressive import Progressive, Setting
+from efficientnetv2.training.enlarging import no_larger
 from efficientnetv2.training.imbalance import ALIKE, class_terms
 from efficientnetv2.training.loop import Constants, augmented
 from efficientnetv2.training.recipe import Recipe
@@ -67,7 +68,8 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
         strict=strict,
         say=screen.say,
     )
-    for line in chosen:
+    recipe, smaller = no_larger(recipe, prepared.stored_px(recipe))
+    for line in [*chosen, *smaller]:
         screen.say(line)
     train = prepared.train
     network = start(recipe, class_names=train.class_names, device=on, in_channels=train.channels).network

@@ -134,6 +134,7 @@ def begin(
         memory_gib=place.memory_gib,
         world=world,
         in_channels=prepared.manifest.channels,
+        stored_px=prepared.stored_px(recipe),
         minutes=words.minutes,
         say=screen.say,
     )

@@ -87,6 +87,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         device=device,
         memory_gib=place.memory_gib,
         in_channels=prepared.manifest.channels,
+        stored_px=prepared.stored_px(known.recipe),
         minutes=words.minutes,
         say=screen.say,
     )

@@ -20,8 +20,10 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.minival import with_minival
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import originals
+from efficientnetv2.data.sides import shorter_side
 from efficientnetv2.data.splits import Answered, answering_test, groups_apart, with_holdout
 from efficientnetv2.training.distributed import World
+from efficientnetv2.training.recipe import Recipe
 
 # Looking at files waits for the disk more than for the processor. Ours.
 _THREADS = 8
@@ -58,6 +60,10 @@ class Prepared:
     def val(self) -> Manifest:
         """The pictures that figures are of: those of val, or of test (``answered``)."""
         return self.manifest.subset(self.answered)
+
+    def stored_px(self, recipe: Recipe) -> float | None:
+        """The side at which the training pictures are stored, if a recipe asks for it and it can be had."""
+        return None if recipe.enlarge is None else shorter_side(self.train)
 
     @property
     def minival(self) -> Manifest | None:

@@ -241,6 +241,7 @@ def settled(asked: Asked, prepared: Prepared, machine: Machine, screen: Screen) 
         class_names=prepared.train.class_names,
         device=machine.device,
         memory_gib=machine.memory_gib,
+        stored_px=prepared.stored_px(asked.recipe),
         say=screen.say,
     )
     for note in found.notes:

@@ -165,8 +165,10 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
         asked = asked.model_copy(update=_without_weights(asked))
     if asked.steps is not None:
         asked = asked.model_copy(update={"steps": None, "epochs": _epochs(asked, recipe_file.parent)})
-    measured = {"progressive.shares"} if asked.time_shares is not None else set()
-    differing = differences(there, asked, leave_open=_OPEN | measured)
+    settled = {"progressive.shares"} if asked.time_shares is not None else set()
+    if asked.enlarge is not None:
+        settled |= {"enlarge", "progressive.image_px"}
+    differing = differences(there, asked, leave_open=_OPEN | settled)
     if words.recipe is not None and words.recipe_file is None and named(words.recipe).name != there.name:
         differing.insert(0, f"recipe: {there.name} there, {words.recipe} here")
     if differing:
@@ -231,7 +233,14 @@ def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
             say(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
     if words.image_px is not None and words.image_px != recipe.progressive.last.image_px:
         plain["progressive"] = recipe.progressive.with_image_px(words.image_px).to_json()
+    if words.image_px is not None or any(_names_sizes(setting) for setting in words.settings):
+        plain["enlarge"] = None
     return checked(set_fields(plain, words.settings), where=recipe.name, said=_said(words))
+
+
+def _names_sizes(setting: str) -> bool:
+    field = setting.partition("=")[0].strip()
+    return field == "progressive" or field.startswith("progressive.image_px")
 
 
 def _following(recipe: Recipe, batch_images: int) -> float:

@@ -12,9 +12,13 @@ from efficientnetv2.base.keys import Floats
 from efficientnetv2.data.listing import packed
 from efficientnetv2.data.look import chunks_in_threads
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.pictures import size_of
+from efficientnetv2.data.readers import Dispensable, originals
 
 # Headers that are read: a few seconds' worth. Of more pictures none is. Ours.
 MOST = 50_000
+# Pictures whose sides stand for those of all: a tenth of a second's worth. Ours.
+_SOME = 100
 # Reading waits for the disk more than for the processor. Ours.
 _THREADS = 8
 
@@ -35,6 +39,18 @@ def longer_sides(manifest: Manifest) -> Floats | None:
     if any(packed(file) is not None for file in files):
         return None
     return np.array(chunks_in_threads(_of_chunk, files, _THREADS), dtype=np.float64)
+
+
+def shorter_side(manifest: Manifest) -> float | None:
+    """The median of the shorter sides of some pictures, in pixels; None where none of them can be had.
+
+    Args:
+        manifest: of any kind of pictures.
+    """
+    rows = np.unique(np.linspace(0, len(manifest) - 1, min(_SOME, len(manifest))).astype(np.int64)).tolist()
+    reader = Dispensable(originals(manifest).ahead(rows))
+    sizes = [size for row in rows if (size := reader.made(row, size_of)) is not None]
+    return float(np.median([min(size) for size in sizes])) if sizes else None
 
 
 def _of_chunk(files: Sequence[str]) -> list[float]:

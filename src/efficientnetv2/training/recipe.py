@@ -62,6 +62,10 @@ class Recipe(Part):
         group_images: pictures that share batch-norm statistics and mixing partners; divides
             ``batch_images``. None settles it to the largest divisor that fits into memory.
         progressive: image size and regularization over the run.
+        enlarge: how many times larger than it is stored a picture is trained on at most. Where the last size is more
+            than so many times the pictures' own (the median of their shorter sides), all sizes are scaled down to
+            that, at least to 64 px, before the first step, and this is settled to null; so it is where a size was
+            asked for. null scales nothing.
         time_shares: of each stage in the training time, ``equal`` or one number per stage, in proportion. Before the
             first step it is measured how long steps of each size take, and ``progressive.shares`` is settled to what
             comes out so; where that is given too, it is taken for measured before. None lets ``progressive.shares``
@@ -127,6 +131,7 @@ class Recipe(Part):
     batch_images: int = Field(default=32, ge=1, le=MOST)
     group_images: int | None = Field(default=None, ge=1)
     progressive: Progressive
+    enlarge: float | None = Field(default=None, ge=1)
     time_shares: Literal["equal"] | tuple[float, ...] | None = None
     optimizer: Optimizer
     schedule: Schedule

@@ -19,6 +19,7 @@ from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training.distributed import ALONE, World
+from efficientnetv2.training.enlarging import no_larger
 from efficientnetv2.training.memory import GroupsAtATime, divisors
 from efficientnetv2.training.named import title
 from efficientnetv2.training.preflight import Preflight
@@ -59,6 +60,7 @@ def settle(
     memory_gib: float | None = None,
     world: World = ALONE,
     in_channels: int = RGB,
+    stored_px: float | None = None,
     minutes: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Settled:
@@ -72,6 +74,7 @@ def settle(
         memory_gib: that each process may take of its memory; None is what there is.
         world: the processes that will share the groups.
         in_channels: of the pictures.
+        stored_px: their side, as they are stored; None if it is not known.
         minutes: that the run is to take, where they will decide its epochs.
         say: gets lines on what takes minutes meanwhile: compiling.
 
@@ -81,10 +84,11 @@ def settle(
     """
     if recipe.augment.autoaugment:
         refuse_channels(in_channels)
+    recipe, smaller = no_larger(recipe, stored_px)
     begun = start(recipe, class_names=class_names, device=device, in_channels=in_channels)
     changes: dict[str, Any] = {"weights": begun.weights}
     changes["model"] = begun.model if isinstance(begun.model, str) else begun.model.to_json()
-    notes = [*begun.notes, *_left_out(recipe, in_channels)]
+    notes = [*begun.notes, *smaller, *_left_out(recipe, in_channels)]
     if begun.weights == "none":
         changes |= NOTHING_FROZEN | {"classifier": "fresh", "optimizer": _all_learn(recipe)}
     if begun.weights != "none" and isinstance(begun.network, EfficientNet):

@@ -31,6 +31,7 @@ def quick() -> Recipe:
             dropout=Ramp(0.0, 0.1),
             label_smoothing=0.1,
         ),
+        enlarge=2.0,
         optimizer=Optimizer(
             kind="adamw", lr=2e-3, weight_decay=0.05, momentum=0.9, decay=0.99, clip_norm=1.0
         ),
@@ -71,6 +72,7 @@ def finetune() -> Recipe:
             drop_path=0.1,
             label_smoothing=0.1,
         ),
+        enlarge=4.0,
         optimizer=Optimizer(
             kind="adamw", lr=2e-4, weight_decay=0.02, momentum=0.9, decay=0.999, clip_norm=5.0, head_lr=5.0
         ),

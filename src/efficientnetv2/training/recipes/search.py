@@ -28,6 +28,7 @@ def proxy_small() -> Recipe:
             "name": "proxy_small",
             "epochs": 5.0,
             "progressive": replace(base.progressive, stages=1, image_px=64),
+            "enlarge": None,
             "minival": _CHOOSING,
             "compile": False,
         }

@@ -1,0 +1,76 @@
+"""Sizes that pictures' own let be."""
+
+from __future__ import annotations
+
+import pytest
+
+from efficientnetv2.commands.words import Words, begin_recipe
+from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.enlarging import no_larger
+from efficientnetv2.training.recipes import named
+
+
+@pytest.mark.parametrize(
+    ("stored_px", "sizes"),
+    [
+        (20, [32, 32, 64, 64]),  # at least up to 64 px
+        (28, [32, 32, 64, 64]),
+        (32, [32, 32, 64, 64]),
+        (36, [64, 64, 64, 96]),  # 72 px, rounded up to a size that the schedule takes
+        (63, [64, 96, 96, 128]),
+        (500, [64, 96, 96, 128]),
+        (None, [64, 96, 96, 128]),
+    ],
+)
+def test_pictures_are_enlarged_to_twice_their_size(stored_px, sizes):
+    recipe, said = no_larger(named("quick"), stored_px)
+    assert [recipe.progressive.stage(index).image_px for index in range(4)] == sizes
+    assert recipe.enlarge is None
+    assert [f"up to 128: the pictures are stored at {stored_px} px" in line for line in said] == (
+        [True] if sizes[-1] < 128 else []
+    )
+
+
+def test_given_weights_see_them_four_times_as_large():
+    recipe, said = no_larger(named("finetune"), 32)
+    assert [recipe.progressive.stage(index).image_px for index in range(3)] == [64, 96, 128]
+    assert len(said) == 1
+    assert no_larger(named("finetune"), 56)[1] == []
+
+
+def test_regularization_and_all_else_stay():
+    quick = named("quick")
+    recipe, _ = no_larger(quick, 32)
+    plan = recipe.progressive.to_json() | {"image_px": quick.progressive.to_json()["image_px"]}
+    assert plan == quick.progressive.to_json()
+    assert recipe.to_json() | {"progressive": plan, "enlarge": 2.0} == quick.to_json()
+
+
+def test_one_size_stays_one():
+    fixed = with_settings(named("quick"), ["progressive.stages=1", "progressive.image_px=224", "enlarge=3"])
+    assert no_larger(fixed, 40)[0].progressive.last.image_px == 128
+    ramp = named("quick").model_copy(
+        update={"progressive": Progressive(stages=4, image_px=Ramp(100, 200, continuous=True))}
+    )
+    smaller = no_larger(ramp, 50)[0].progressive
+    assert (smaller.at(0, steps=100).image_px, smaller.last.image_px) == (50, 100)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        Words(image_px=128),
+        Words(settings=("progressive.image_px={start: 64, end: 128}",)),
+        Words(settings=("progressive.image_px.end=128",)),
+        Words(settings=("progressive={stages: 1, image_px: 128}",)),
+        Words(settings=("enlarge=null",)),
+    ],
+)
+def test_a_size_that_was_asked_for_is_taken(words):
+    named_so = Words(recipe="quick", weights="none", image_px=words.image_px, settings=words.settings)
+    recipe, _ = begin_recipe(named_so, "cpu", lambda line: None)
+    assert recipe.enlarge is None
+    assert no_larger(recipe, 32) == (recipe, [])
+    also = Words(recipe="quick", weights="none", image_px=256, settings=("enlarge=3",))
+    assert begin_recipe(also, "cpu", lambda line: None)[0].enlarge == 3
