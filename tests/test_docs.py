@@ -99,9 +99,7 @@ LINKS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("page", "link"), LINKS, ids=[f"{page.name}: {link}"[:60] for page, link in LINKS]
-)
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=[f"{page.name}: {link}"[:60] for page, link in LINKS])
 def test_a_link_leads_somewhere(page, link):
     file, _, anchor = link.partition("#")
     there = (page.parent / file).resolve() if file else page
@@ -111,7 +109,9 @@ def test_a_link_leads_somewhere(page, link):
 
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
-    assert [page.name for page in PAGES[2:] if page.name != "README.md" and f"({page.name})" not in index] == []
+    assert [
+        page.name for page in PAGES[2:] if page.name != "README.md" and f"({page.name})" not in index
+    ] == []
 
 
 def test_the_house_names_every_file():
