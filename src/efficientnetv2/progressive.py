@@ -91,7 +91,7 @@ class Progressive:
 
     Args:
         image_px: side of the training picture, in pixels.
-        stages: M, at least 1.
+        stages: how many, M, at least 1.
         px_multiple: sizes are rounded to a multiple of this.
         shares: of the steps, one per stage, above 0; they count in proportion. None is equal shares.
         order: ``growing`` goes from the first stage to the last, ``random`` draws a stage again and again.
@@ -99,7 +99,7 @@ class Progressive:
             draws at every step.
         seed: with ``random``, of the draws. None is the run's, in a recipe; 0 elsewhere.
         randaugment, mixup_alpha, cutmix_alpha, cutout, dropout, drop_path, label_smoothing: see ``Setting``.
-        others: any further quantity by name.
+        others: any further quantity by name, for a training loop of one's own; a recipe has none.
 
     Raises:
         pydantic.ValidationError: a value outside its range, or no stage.
@@ -139,7 +139,7 @@ class Progressive:
             )
         if self.order == "growing" and self.turns is not None:
             raise ValueError(f"turns is {self.turns}, but only order 'random' draws stages")
-        for name, (low, high) in _RANGES.items():
+        for name, (low, high) in RANGES.items():
             quantity = getattr(self, name)
             for value in _ends(quantity):
                 if not low <= value <= high:
@@ -294,7 +294,7 @@ class Progressive:
 # What a value may be. The upper end of RandAugment's magnitude is that of the common implementations
 # (the paper goes to 25); 4,096 px is where a single picture's activations outgrow today's GPUs: ours.
 IMAGE_PX = (1, 4096)
-_RANGES = {
+RANGES = {
     "image_px": IMAGE_PX,
     "randaugment": (0, 30),
     "mixup_alpha": (0, 100),

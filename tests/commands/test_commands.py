@@ -83,6 +83,36 @@ def test_recipes_shows_the_stages_of_the_paper(tmp_path):
     assert "effnetv2 train DATA --recipe quick" in people
 
 
+def test_recipes_says_what_the_fields_mean_and_what_a_recipe_makes_of_them(tmp_path):
+    told = effnetv2("recipes", "finetune", "--field", "optimizer", cwd=tmp_path).stdout.splitlines()
+    (row,) = [line for line in told if line.startswith("optimizer.head_lr ")]
+    assert row.split("  ")[-1] == "the classifier's learning rate over the trunk's."
+    assert {"number above 0", "1", "5"} <= {cell.strip() for cell in row.split("  ")}
+    (one,) = json.loads(
+        effnetv2("recipes", "quick", "--field", "schedule.kind", "--json", cwd=tmp_path).stdout
+    )
+    assert one | {"meaning": "..."} == {
+        "name": "schedule.kind",
+        "values": "cosine, staircase or constant",
+        "required": True,
+        "default": None,
+        "meaning": "...",
+        "value": "cosine",
+    }
+    every = json.loads(effnetv2("recipes", "--fields", "--json", cwd=tmp_path).stdout)
+    assert {"epochs", "optimizer.lr", "progressive.image_px", "augment.flip"} <= {
+        one["name"] for one in every
+    }
+    assert "value" not in every[0]
+
+
+def test_an_unknown_field_names_the_nearest(tmp_path):
+    done = effnetv2("recipes", "--field", "optimiser", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no field 'optimiser'" in done.stderr
+    assert "did you mean 'optimizer'?" in done.stderr
+
+
 @pytest.mark.parametrize("verb", ["demo", "plan", "train", "evaluate", "predict", "models", "recipes"])
 def test_help_teaches_by_example(verb, tmp_path):
     done = effnetv2(verb, "--help", cwd=tmp_path)

@@ -21,22 +21,24 @@ ROWS = [
 ]
 
 
-def shown(width: int, *, terminal: bool) -> str:
+def shown(width: int, *, terminal: bool, form: str = "table") -> str:
     """What the table looks like on a terminal of that width, or in a file."""
     screen = Screen()
     screen.notes = Console(
         file=io.StringIO(), width=width, force_terminal=terminal, color_system=None, soft_wrap=True, markup=False,
         emoji=False, highlight=False,
     )  # fmt: skip
-    screen.table(TITLE, COLUMNS, ROWS)
+    getattr(screen, form)(TITLE, COLUMNS, ROWS)
     return screen.notes.file.getvalue()
 
 
 @pytest.mark.parametrize("width", [1, 20, 60, 80, 200])
 @pytest.mark.parametrize("terminal", [True, False])
-def test_no_word_is_cut_at_any_width(width, terminal):
-    told = shown(width, terminal=terminal)
-    for word in " ".join([TITLE, *COLUMNS, *(cell for row in ROWS for cell in row)]).split():
+@pytest.mark.parametrize("form", ["table", "entries"])
+def test_no_word_is_cut_at_any_width(width, terminal, form):
+    told = shown(width, terminal=terminal, form=form)
+    columns = COLUMNS[1:-1] if form == "entries" and terminal else COLUMNS
+    for word in " ".join([TITLE, *columns, *(cell for row in ROWS for cell in row)]).split():
         assert word in told
     assert all(any(row[0] in line for line in told.splitlines()) for row in ROWS)
 
@@ -55,6 +57,15 @@ def test_a_program_gets_a_line_for_each_row_with_its_columns_in_place():
 def test_words_fold_on_a_terminal_before_anything_else():
     assert max(map(len, shown(80, terminal=True).splitlines())) <= 80
     assert len(shown(80, terminal=True).splitlines()) > len(shown(200, terminal=True).splitlines())
+
+
+def test_a_person_gets_sentences_below_their_name_and_a_program_a_line_for_each():
+    told = shown(30, terminal=True, form="entries").split("\n\n")
+    assert told[1].splitlines() == [
+        ROWS[0][0], "    number: 1,234", "    said in several words that", "    a table may fold",
+    ]  # fmt: skip
+    assert told[2].splitlines() == [ROWS[1][0], "    short"]  # an empty cell is not said
+    assert shown(30, terminal=False, form="entries") == shown(30, terminal=False)
 
 
 @pytest.mark.parametrize(

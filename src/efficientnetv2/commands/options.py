@@ -196,7 +196,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="A.B=C",
-        help="Any other field of the recipe (effnetv2 recipes NAME shows them); may be repeated.",
+        help="Any other field of the recipe (effnetv2 recipes --fields says what there is); may be repeated.",
         show_default=False,
     ),
 ]

@@ -1,4 +1,4 @@
-"""``effnetv2 recipes``: the named recipes, one in full with its stages."""
+"""``effnetv2 recipes``: the named recipes, one in full with its stages, and what the fields of all of them mean."""
 
 from __future__ import annotations
 
@@ -10,20 +10,44 @@ import typer
 from efficientnetv2.commands import options
 from efficientnetv2.commands.screen import Screen, answer
 
+Fields = Annotated[
+    bool,
+    typer.Option(
+        "--fields",
+        help="What --set takes: every field of a recipe, its values, its default, what it means; with NAME also what "
+        "that recipe says.",
+    ),
+]
+OneField = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FIELD",
+        help="The same of one field (optimizer.lr), of a part (optimizer), or of all that begin so (crop).",
+        show_default=False,
+    ),
+]
+
 
 def recipes(
     name: Annotated[str | None, typer.Argument(help="One recipe, in full.", show_default=False)] = None,
+    fields: Fields = False,
+    field: OneField = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the recipes, or show one in full with the setting of each stage.
+    """List the recipes, show one in full with the setting of each stage, or say what the fields of a recipe mean.
 
     Examples:
     - `effnetv2 recipes`
     - `effnetv2 recipes efficientnetv2_s_paper`
     - `effnetv2 recipes quick --json`
+    - `effnetv2 recipes --fields`
+    - `effnetv2 recipes finetune --field optimizer`
     """
     from efficientnetv2.training.recipes import RECIPES
 
+    if fields or field is not None:
+        _fields(name, field or "", as_json)
+        return
     if name is not None:
         _one(name, as_json)
         return
@@ -53,6 +77,30 @@ def _one(name: str, as_json: bool) -> None:
     screen.table("Stages", ["stage", *headings], rows)
     screen.say("")
     screen.say(recipe.to_yaml())
+
+
+def _fields(name: str | None, word: str, as_json: bool) -> None:
+    """What the fields mean whose names begin with the word, and what the recipe says, if one is named."""
+    from efficientnetv2.training.fields import matching, typed, values_in
+    from efficientnetv2.training.recipes import named
+
+    found = matching(word)
+    said = None if name is None else values_in(named(name))
+    if as_json:
+        answer([one.to_json() | ({} if said is None else {"value": said[one.name]}) for one in found])
+        return
+    columns = ["field", "values", "default", *([] if name is None else [f"in {name}"]), "meaning"]
+    rows = [
+        [
+            one.name,
+            one.values,
+            "" if one.required else typed(one.default),
+            *([] if said is None else [typed(said[one.name])]),
+            one.meaning,
+        ]
+        for one in found
+    ]
+    Screen().entries("Fields of a recipe, for --set FIELD=VALUE", columns, rows)
 
 
 def _cell(value: Any) -> str:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from textwrap import fill
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,8 @@ from efficientnetv2.progressive import Setting
 
 _NUMBER = re.compile(r"|off|[\d,]*\.?\d+(e-?\d+)?( [GM])?")  # of a column of numbers, with gaps
 _GAP = 2  # spaces between two columns
+_LINE = 100  # of sentences: longer lines are hard to read
+_INDENT = " " * 4
 
 
 class Screen:
@@ -98,6 +101,36 @@ class Screen:
                 for cell, width, right in aligned
             ]
             self.notes.print((" " * _GAP).join(cells).rstrip())
+
+    def entries(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        """A table whose last column is of sentences: on a terminal each row is a few lines, folded between words.
+
+        Elsewhere it is a table like others: every row is one line.
+
+        Args:
+            title: in a line above.
+            columns: their names; a cell between the first and the last is said with its column's, an empty one not.
+            rows: as many cells each.
+        """
+        if not self.notes.is_terminal:
+            self.table(title, columns, rows)
+            return
+        width = max(min(_LINE, self.notes.width), len(_INDENT) + 1)
+        self.notes.print(title)
+        for first, *cells, last in rows:
+            facts = [f"{column}: {cell}" for column, cell in zip(columns[1:-1], cells, strict=True) if cell]
+            self.notes.print(f"\n{first}", style="bold")
+            for text in filter(None, ("; ".join(facts), last)):
+                self.notes.print(
+                    fill(
+                        text,
+                        width,
+                        initial_indent=_INDENT,
+                        subsequent_indent=_INDENT,
+                        break_long_words=False,
+                        break_on_hyphens=False,
+                    )
+                )
 
 
 def _drawn(

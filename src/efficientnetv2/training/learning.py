@@ -55,7 +55,8 @@ class Schedule(Part):
         warmup_epochs: of linear growth from 0.
         warmup_share: of the run that warm-up takes at most, so that a short run reaches its peak too.
         final: with ``cosine``, share of the peak at the end.
-        factor, every_epochs: of the staircase.
+        factor: of the staircase: what the rate is multiplied by at each of its steps.
+        every_epochs: of the staircase: from one of its steps to the next.
     """
 
     kind: Literal["cosine", "staircase", "constant"]

@@ -48,7 +48,7 @@ class Recipe(Part):
         classifier: that given weights get for classes of one's own: ``fresh`` (see ``initialisation``), or ``probe``,
             the linear probe's, so that training begins where the probe ends (arXiv:2202.10054); ``auto`` is the
             probe's where there is a probe.
-        pooling: of the last maps; see ``arch.spec.Pooling``. None is as the weights have it, else ``mean``.
+        pooling: of the last maps; see ``arch.spec.Architecture``. None is as the weights have it, else ``mean``.
         freeze_stages: the stem and so many stages keep the weights given; with ``all`` everything but the classifier
             does. See ``models.fit.freeze``.
         frozen_statistics: batch-norm keeps the statistics of the weights given, as in evaluation; ``auto`` lets it in
@@ -75,14 +75,14 @@ class Recipe(Part):
             on it is capped by (1 + step) / (10 + step), as in the released code.
         batch_norm_momentum: share of the old running statistics kept per step, as the paper and Keras
             count it (PyTorch's own number is 1 minus this).
-        framing: how a picture that is not square meets the square; see ``Preprocessing``.
+        framing: how a picture that is not square meets the square; see ``base.preprocessing.Preprocessing``.
         crop_framing: the same of training's random crops, where they differ: ``crop`` draws their aspect in pixels,
             whatever shape the picture has; see ``data.decode.train_picture``. None is as ``framing``.
         crop_fraction: with framing ``crop``, what the centre square at evaluation keeps of the shorter side.
         eval_px: side of the picture at evaluation; None takes the last training size.
         eval_px_tried: sizes that minival is seen at after training, beside ``eval_px``: the one at which the figure of
             ``chosen_by`` is highest is that of the model file, and val is answered at it. None tries no other.
-        eval_views: how a picture is looked at in evaluation; see ``Preprocessing``.
+        eval_views: how a picture is looked at in evaluation; see ``base.preprocessing.Preprocessing.views``.
         crop_area_min: smallest share of the picture's area that a training crop keeps.
         cache_detail: None decodes each picture anew whenever it is drawn. Else it is decoded once and kept at a size
             from which this share of the random crops has all its pixels, (0, 1]; see ``data.cache.Kept``. Where it
