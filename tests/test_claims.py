@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from efficientnetv2.training.recipes import RECIPES
+from efficientnetv2.training.recipes import RECIPES, named
 
 ROOT = Path(__file__).parent.parent
 SUMMARY = json.loads((ROOT / "benchmarks/results/summary.json").read_text())
@@ -80,6 +80,17 @@ def test_the_label_of_finetune_gives_the_minutes_of_a_fold():
     raw = json.loads((ROOT / "benchmarks/results/finetune_land_cover.json").read_text())
     minutes = [seconds / 60 for seconds in raw["finetune"]["seconds_by_fold"]]
     assert f"{min(minutes):.0f} to {max(minutes):.0f} minutes a fold" in _label("finetune")
+
+
+@pytest.mark.parametrize("where", ["label", "measured.md", "weights.md"])
+def test_what_stands_beside_finetune_is_said_to_be_quick_as_it_comes(where):
+    """Another recipe, not the same from scratch: the benchmark changes nothing of it but its length."""
+    quick = named("quick")
+    px, views = quick.progressive.image_px, {"one": "one view"}[quick.eval_views]
+    told = f"{px.start:g} to {px.end:g} px, {quick.augment.flip} flips, {quick.pooling or 'mean'} pooling, {views}"
+    text = _label("finetune") if where == "label" else (ROOT / "docs" / where).read_text(encoding="utf-8")
+    assert "same from scratch" not in text
+    assert told in " ".join(text.split())
 
 
 def _label(recipe):
