@@ -93,5 +93,21 @@ def test_what_stands_beside_finetune_is_said_to_be_quick_as_it_comes(where):
     assert told in " ".join(text.split())
 
 
+@pytest.mark.parametrize("name", ["aid", "cifar10"])
+@pytest.mark.parametrize("figure", ["top1", "macro_f1"])
+def test_the_default_run_stands_with_its_intervals_and_with_what_it_and_its_probe_reached(name, figure):
+    raw = json.loads((ROOT / f"benchmarks/results/default_train_{name}/measured.json").read_text())
+    claim = SUMMARY[f"default_train_minus_probe_{name}_{figure}"]
+    page = (ROOT / "docs/measured.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if f"`default_train_minus_probe_{name}_{figure}`" in line]
+    said = [f"{claim['low']:+.1f} to {claim['high']:+.1f}"]
+    if figure == "top1":
+        said += [f"{100 * raw[side]:.1f} %" for side in ("top1", "probe_top1")] + [
+            f"{raw['train_pictures']:,}"
+        ]
+    assert not [one for one in said if f" {one} |" not in row]
+    assert figure == "top1" or f", {raw[figure]:.3f} of the run" in row
+
+
 def _label(recipe):
     return " ".join((RECIPES[recipe].__doc__ or "").split())
