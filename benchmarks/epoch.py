@@ -1,6 +1,6 @@
 """An epoch of training beside an epoch of timm's own train script: the same pictures, network, size and strength.
 
-Run: python -m benchmarks.epoch PICTURES TIMM_TRAIN_PY [--record]
+Run: python -m benchmarks.epoch PICTURES TIMM_TRAIN_PY [--rounds 3] [--record]
 
 PICTURES has train/ and val/ with a folder per class (Imagenette); TIMM_TRAIN_PY is the train.py of timm's repository,
 which the package does not contain. Each side is its own program, as a user starts it; they take turns.
@@ -33,6 +33,7 @@ from efficientnetv2.base.timing import Spread
 _LINE = re.compile(r"Train: \d+ \[ *(\d+)/(\d+) .*?Time: ([\d.]+)s")
 # Updates at the beginning that do not count: compiling and the first pictures. Ours.
 _WARM_UP = 5
+_ROUNDS = 2
 BEST = {
     "channels-last": ["--channels-last"],
     "channels-last bf16": ["--channels-last", "--amp", "--amp-dtype", "bfloat16"],
@@ -135,21 +136,29 @@ class Timm:
         return tried
 
 
-def main() -> None:
+def asked() -> argparse.Namespace:
+    """The words of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("pictures", type=Path)
     parser.add_argument("script", type=Path, help="train.py of timm's repository")
-    parser.add_argument("--image-px", type=int, default=128)
-    parser.add_argument("--batch-images", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--updates", type=int, help="at most so many of timm's per epoch; all otherwise")
-    parser.add_argument(
-        "--tune-updates", type=int, default=12, help="per setting that is tried for timm best"
-    )
+    parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--record", action="store_true", help="write results/summary.json and epoch.json")
+    other = parser.add_argument_group("another measurement, to see that it runs; not to be recorded")
+    other.add_argument("--image-px", type=int, default=128)
+    other.add_argument("--batch-images", type=int, default=64)
+    other.add_argument("--updates", type=int, help="at most so many of timm's per epoch; all otherwise")
+    other.add_argument("--tune-updates", type=int, default=12, help="per setting that is tried for timm best")
     options = parser.parse_args()
+    names = ("image_px", "batch_images", "updates", "tune_updates")
+    if options.record and any(getattr(options, name) != parser.get_default(name) for name in names):
+        parser.error("--record is for whole epochs at 128 px and batches of 64, and 12 updates to tune by.")
+    return options
+
+
+def main() -> None:
+    options = asked()
     images = sum(1 for path in (options.pictures / "train").rglob("*") if path.is_file())
     timm = Timm(options)
     tried = timm.tuned()
@@ -189,11 +198,12 @@ def main() -> None:
             "timm_best": best,
             "ours_chose": chosen,
         }
-        _record(ratios, raw)
+        _record(ratios, raw, options.rounds)
 
 
-def _record(spreads: dict[str, Spread], raw: dict) -> None:
-    command = "python -m benchmarks.epoch IMAGENETTE TIMM_TRAIN_PY --record"
+def _record(spreads: dict[str, Spread], raw: dict, rounds: int) -> None:
+    more = "" if rounds == _ROUNDS else f" --rounds {rounds}"
+    command = f"python -m benchmarks.epoch IMAGENETTE TIMM_TRAIN_PY{more} --record"
     for name, spread in spreads.items():
         unit = "fraction" if name == "input_wait_share" else "ratio"
         record(

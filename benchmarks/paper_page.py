@@ -31,9 +31,13 @@ RECORDED = sorted(set(NAMES) - {"figure1", "figure5"}, key=lambda name: (not nam
 _SCALES = ("paper", "small", "tiny")  # the first that is there
 _OF_RUNS = ("5", "8", "10", "12", "13")
 _UNTRAINED = ("M", "B", "ms")  # units of what is counted and timed beside the runs
+_TITLE = "# The paper's tables, and ours\n"
+# As long as no table of runs was made at the paper's scale.
+_REACH = """\
+Networks, settings, counts and speeds of the paper's tables are checked here; no accuracy of the paper has been
+reproduced on ImageNet.
+"""
 _INTRODUCTION = """\
-# The paper's tables, and ours
-
 [arXiv:2104.00298](https://arxiv.org/abs/2104.00298) beside what this package gives, by
 `effnetv2 reproduce TABLE --scale tiny|small|paper`
 ([how much each scale does](../src/efficientnetv2/commands/reproduction/scale.py)). This page is written by
@@ -43,6 +47,7 @@ _INTRODUCTION = """\
 Parameters and multiply-adds are counted and hold everywhere; speeds are of the machine named. Accuracies at scale small
 are of few, small pictures: look for the paper's order there, not for its values.
 """
+_REST = "What is to be measured at small scale [stands at the end](#to-be-measured).\n"
 _REGIMES = {"": "1,000 pictures, 60 epochs", "_short": "all pictures, 10 epochs"}
 # What our measurements come to: claim -> what it says.
 _CLAIMS = {
@@ -78,14 +83,18 @@ _SHOWN = {
 
 def text() -> str:
     """The page."""
-    parts = [_INTRODUCTION, _claims(json.loads(SUMMARY.read_text(encoding="utf-8")))]
+    summary = json.loads(SUMMARY.read_text(encoding="utf-8"))
+    whole = any((RECORDS / f"{name}_paper.json").exists() for name in _OF_RUNS)
+    missing = _missing(summary)
+    opening = [_TITLE, *([] if whole else [_REACH]), _INTRODUCTION, *([_REST] if missing else [])]
+    parts = [*opening, *_held(summary)]
     for name in RECORDED:
         found = [file for scale in _SCALES if (file := RECORDS / f"{name}_{scale}.json").exists()]
         parts.append(_section(json.loads(found[0].read_text(encoding="utf-8"))) if found else _unmade(name))
     for name, title in DRAWN.items():
         if (PAGE.parent / f"{name}.png").exists():
             parts.append(f"## {title}\n\n![{title}]({name}.png)\n\n`effnetv2 reproduce {name}`\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, *missing])
 
 
 def write() -> None:
@@ -93,8 +102,9 @@ def write() -> None:
     PAGE.write_text(text(), encoding="utf-8")
 
 
-def _claims(summary: dict[str, Any]) -> str:
-    lines = ["## What holds at small scale", ""]
+def _held(summary: dict[str, Any]) -> list[str]:
+    """The section of what was measured at small scale, if anything was."""
+    lines = []
     rows = [
         f"| {says} (`{name}`) | {_SHOWN[one['unit']](one['value'])} | "
         f"{_SHOWN[one['unit']](one['low'])} to {_SHOWN[one['unit']](one['high'])} | {one['n']} | "
@@ -108,8 +118,13 @@ def _claims(summary: dict[str, Any]) -> str:
     for regime, told in zip(("paper", "short"), _REGIMES.values(), strict=True):
         if (PAGE.parent / f"progressive_{regime}.png").exists():
             lines += [f"![Top-1 against minutes, and minutes by size: {told}](progressive_{regime}.png)", ""]
-    missing = [f"- {says}" for name, says in _CLAIMS.items() if name not in summary]
-    return "\n".join([*lines, *([f"{TO_BE_MEASURED.capitalize()}:", "", *missing, ""] if missing else [])])
+    return ["\n".join(["## What holds at small scale", "", *lines])] if lines else []
+
+
+def _missing(summary: dict[str, Any]) -> list[str]:
+    """The section of what was not."""
+    lines = [f"- {says}" for name, says in _CLAIMS.items() if name not in summary]
+    return ["\n".join([f"## {TO_BE_MEASURED.capitalize()}", "", *lines, ""])] if lines else []
 
 
 def _section(kept: dict[str, Any]) -> str:

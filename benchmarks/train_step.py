@@ -1,6 +1,6 @@
 """One training step against timm's: the same network, pictures, optimizer and regularization.
 
-Run: python -m benchmarks.train_step [--only b0_224] [--compiled] [--record]
+Run: python -m benchmarks.train_step [--only b0_224] [--compiled] [--rounds 9] [--record]
 
 Sides, alternating within one process, a step each per round (see ``commands.bench_step``): timm as people run it
 (fp32, contiguous memory, a plain loop with AdamW); with channels-last memory; that with bf16; with ``--compiled`` both
@@ -28,6 +28,7 @@ from efficientnetv2.commands.bench_job import Steps, steps
 from efficientnetv2.commands.bench_step import Peer, Work, our_losses, our_recipe
 
 work = partial(Work, device=torch.device("cpu"))
+_ROUNDS = 9
 CASES = {
     "b0_224": partial(work, "efficientnetv2_b0", 224, 32),
     "s_128": partial(work, "efficientnetv2_s", 128, 32),
@@ -72,11 +73,13 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=list(CASES), action="append")
     parser.add_argument("--compiled", action="store_true", help="timm's compiled sides too")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument(
         "--record", action="store_true", help="write results/summary.json and train_step.json"
     )
     options = parser.parse_args()
+    if options.record and not options.compiled:
+        parser.error("--record is for all of timm's sides, its compiled ones too: add --compiled.")
     for name in options.only or CASES:
         case = CASES[name]
         print(f"\n{name}", flush=True)
@@ -94,12 +97,13 @@ def main() -> None:
             print(f"  {claim}: {spread}{f' ({best})' if claim.endswith('best') else ''}", flush=True)
         compared = losses(case(rate=0.0))
         if options.record:
-            command = "python -m benchmarks.train_step" + (" --compiled" if options.compiled else "")
-            keep(name, {"best": best, "losses": compared} | found.to_json(), ratios, options.rounds, command)
+            keep(name, {"best": best, "losses": compared} | found.to_json(), ratios, options.rounds)
 
 
-def keep(name: str, found: dict, ratios: dict, rounds: int, command: str) -> None:
+def keep(name: str, found: dict, ratios: dict, rounds: int) -> None:
     """Into the summary, and the raw seconds and losses beside it."""
+    command = "python -m benchmarks.train_step --compiled"
+    command += "" if rounds == _ROUNDS else f" --rounds {rounds}"
     for claim, spread in ratios.items():
         record(
             claim,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from efficientnetv2.training.recipes import RECIPES
+from efficientnetv2.training.recipes import RECIPES, named
 
 ROOT = Path(__file__).parent.parent
 SUMMARY = json.loads((ROOT / "benchmarks/results/summary.json").read_text())
@@ -80,6 +80,33 @@ def test_the_label_of_finetune_gives_the_minutes_of_a_fold():
     raw = json.loads((ROOT / "benchmarks/results/finetune_land_cover.json").read_text())
     minutes = [seconds / 60 for seconds in raw["finetune"]["seconds_by_fold"]]
     assert f"{min(minutes):.0f} to {max(minutes):.0f} minutes a fold" in _label("finetune")
+
+
+@pytest.mark.parametrize("where", ["label", "measured.md", "weights.md"])
+def test_what_stands_beside_finetune_is_said_to_be_quick_as_it_comes(where):
+    """Another recipe, not the same from scratch: the benchmark changes nothing of it but its length."""
+    quick = named("quick")
+    px, views = quick.progressive.image_px, {"one": "one view"}[quick.eval_views]
+    told = f"{px.start:g} to {px.end:g} px, {quick.augment.flip} flips, {quick.pooling or 'mean'} pooling, {views}"
+    text = _label("finetune") if where == "label" else (ROOT / "docs" / where).read_text(encoding="utf-8")
+    assert "same from scratch" not in text
+    assert told in " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", ["aid", "cifar10"])
+@pytest.mark.parametrize("figure", ["top1", "macro_f1"])
+def test_the_default_run_stands_with_its_intervals_and_with_what_it_and_its_probe_reached(name, figure):
+    raw = json.loads((ROOT / f"benchmarks/results/default_train_{name}/measured.json").read_text())
+    claim = SUMMARY[f"default_train_minus_probe_{name}_{figure}"]
+    page = (ROOT / "docs/measured.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if f"`default_train_minus_probe_{name}_{figure}`" in line]
+    said = [f"{claim['low']:+.1f} to {claim['high']:+.1f}"]
+    if figure == "top1":
+        said += [f"{100 * raw[side]:.1f} %" for side in ("top1", "probe_top1")] + [
+            f"{raw['train_pictures']:,}"
+        ]
+    assert not [one for one in said if f" {one} |" not in row]
+    assert figure == "top1" or f", {raw[figure]:.3f} of the run" in row
 
 
 def _label(recipe):

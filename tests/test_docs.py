@@ -19,10 +19,15 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/finetuning.md"
 
 
+def shell_lines(page: Path) -> list[str]:
+    """Every line in the page's shell blocks, those that go on joined."""
+    blocks = re.findall(r"```(?:bash)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return "\n".join(blocks).replace("\\\n", " ").splitlines()
+
+
 def commands(page: Path) -> list[list[str]]:
     """The words of every ``effnetv2`` line in the page's shell blocks."""
-    blocks = re.findall(r"```(?:bash)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    lines = shell_lines(page)
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("effnetv2 ")]
 
 
@@ -62,6 +67,13 @@ def test_every_command_of_the_docs_is_understood(page, words):
     if recipe is None or "/" in recipe or recipe.endswith(".yaml"):
         recipe = "finetune"
     with_settings(named(recipe), given.get("settings") or [])
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_recipes_made_for_imagenet_are_not_shown_with_photos_of_ones_own(page):
+    """They refuse other pictures, however many processes a launcher starts."""
+    shown = [re.search(r"\btrain (\S*photos\S*) .*--recipe (\w+)", line) for line in shell_lines(page)]
+    assert not [found[0] for found in shown if found is not None and named(found[2]).made_for is not None]
 
 
 def test_the_page_gives_the_settings_of_the_figure():

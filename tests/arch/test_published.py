@@ -82,6 +82,13 @@ def test_s_to_xl_see_the_whole_picture_between_minus_1_and_1(name):
     assert [(x / 255 - p.mean[0]) / p.std[0] for x in (0, 128, 192)] == pytest.approx([-1, 0, 0.5], abs=1e-12)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_s_to_xl_are_resized_bilinearly_and_all_others_bicubically(name):
+    """Released: tf.image.resize, which is bilinear; of the others resize_bicubic, in preprocess_legacy.py."""
+    expected = "bicubic" if name in TIMM_CROP else "bilinear"
+    assert published(name).preprocessing.interpolation == expected
+
+
 def test_every_size_is_that_of_its_preprocessing():
     assert all(published(name).preprocessing.image_px == published(name).eval_px for name in NAMES)
 

@@ -205,6 +205,17 @@ def test_table_5_evaluates_at_the_size_of_training(begun, tmp_path):
     assert {recipe.eval_px for recipe, _ in begun} == {None}
 
 
+def test_table_10_evaluates_each_network_at_the_size_that_it_is_counted_and_timed_at(begun, tmp_path):
+    """B7 at 600 px: the centre square, 600 of 632 px. M at 480 px: the whole picture."""
+    shown = made("10", tmp_path / "out", scale="paper", data="imagenet", seeds=1)
+    assert {recipe.model: (recipe.eval_px, recipe.framing, recipe.crop_fraction) for recipe, _ in begun} == {
+        "efficientnet_b7": (600, "crop", 600 / 632),
+        "efficientnetv2_m": (480, "whole", 1.0),
+    }
+    assert {recipe.train_framing for recipe, _ in begun} == {"crop"}
+    assert "Each evaluated at its own size." in shown.ours_says
+
+
 def test_runs_of_another_scale_or_device_are_not_taken_for_these(begun, tmp_path):
     out = tmp_path / "out"
     made("13", out, data="here")

@@ -46,6 +46,27 @@ def test_a_table_without_a_record_is_named_as_to_be_measured(empty):
     assert "- Table 13, growing: top-1 of adaptive" in page
 
 
+def test_the_page_opens_with_how_far_it_reaches_and_ends_with_what_is_to_be_measured(empty, monkeypatch):
+    monkeypatch.setattr(paper_page, "PAGE", empty / "docs/paper.md")  # no drawings there
+    headings = [line for line in paper_page.text().splitlines() if line.startswith("#")]
+    assert (headings[0], headings[-1]) == ("# The paper's tables, and ours", "## To be measured")
+    assert "What holds at small scale" not in paper_page.text(), "nothing was measured"
+    said = "no accuracy of the paper has been\nreproduced on ImageNet"
+    assert said in paper_page.text().split("\n\n")[1]
+    (empty / "12_small.json").write_text(json.dumps(kept("12", "small", [])))
+    assert said in paper_page.text()
+    (empty / "12_paper.json").write_text(json.dumps(kept("12", "paper", [])))
+    assert said not in paper_page.text()
+
+
+def test_a_page_with_every_claim_measured_asks_for_none(empty):
+    claim = {"value": 1.0, "unit": "ratio", "low": 0.5, "high": 1.5, "n": 5, "command": "run it"}
+    (empty / "summary.json").write_text(json.dumps(dict.fromkeys(paper_page._CLAIMS, claim)))
+    page = paper_page.text()
+    assert "## To be measured" not in page
+    assert page.index("## What holds at small scale") < page.index("## Table 1")
+
+
 def test_what_a_few_steps_came_to_is_left_out(empty):
     row = Row(
         "r", {"a, top-1 %": Figure((78.0,))}, {"a, top-1 %": Figure((40.0,)), "a, minutes": Figure((7.0,))}

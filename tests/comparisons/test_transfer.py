@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from benchmarks.transfer import OURS, PAPER, arms, claims
+import json
 
+import pandas as pd
+import pytest
+from benchmarks.transfer import OURS, PAPER, arms, asked, claims
+
+from efficientnetv2.commands.reproduction.cells import Runs
+from efficientnetv2.commands.source import Source
+from efficientnetv2.evaluation.answered import write_answers
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
 
@@ -35,10 +41,13 @@ def test_finetune_grows_in_its_own_proportion():
     assert [plan.stage(number).image_px for number in range(3)] == [64, 64, 96]
 
 
+def rows(*given):
+    """Of each seed top-1, and what of it is more than the probe's."""
+    return [{"top1": top1, "over_probe": {"top1": {"value": more}}} for top1, more in given]
+
+
 def test_the_claims_by_hand():
-    found = claims(
-        {PAPER: [{"top1": 0.94}, {"top1": 0.95}], OURS: [{"top1": 0.95}, {"top1": 0.97}]}, probe=0.9
-    )
+    found = claims({PAPER: rows((0.94, 0.04), (0.95, 0.05)), OURS: rows((0.95, 0.05), (0.97, 0.07))})
     values = {name: (pytest.approx(one.value), unit) for name, (one, unit) in found.items()}
     assert values == {
         "transfer_paper_cifar10_top1": (0.945, "fraction"),
@@ -48,3 +57,26 @@ def test_the_claims_by_hand():
     }
     low, high = (getattr(found["finetune_cifar10_top1"][0], end) for end in ("low", "high"))
     assert low < 0.95 < 0.97 < high  # of two seeds little is known
+
+
+def test_what_a_run_has_over_its_probe_is_of_the_pictures_that_both_answered(tmp_path):
+    """The probe was asked the first four: the run has 3 of them right, it 1. The fifth, right too, does not count."""
+    runs, cell = Runs(Source("x"), 1, "none", "cpu", tmp_path, print), arms(96, 3)[OURS]
+    run = runs.folder(cell, 0)
+    answers = pd.DataFrame({"path": list("abcde"), "label": list("xxyyy"), "true_label": list("xxyxy")})
+    probe = pd.DataFrame({"path": list("abcd"), "label": list("xyxy"), "true_label": list("xxyx")})
+    write_answers(run, answers)
+    write_answers(run / "probe", probe)
+    (run / "measured.json").write_text(json.dumps({"top1": 0.8, "linear_probe": 0.9}))
+    row = asked(runs, cell, 0)
+    assert (row["top1"], row["probe_top1"], row["pictures"]) == (0.8, 0.25, 4)
+    found, unit = claims({PAPER: [row], OURS: [row]})["finetune_cifar10_top1_gain_over_probe"]
+    assert (found.value, unit) == (pytest.approx(50), "points")
+
+
+def test_the_probe_of_each_seed_has_its_part_in_the_interval():
+    """Differences of 5 and 7 points, of equal accuracies: the probes alone differ."""
+    found = claims({PAPER: rows((0.9, 0.0), (0.9, 0.0)), OURS: rows((0.95, 0.05), (0.95, 0.07))})
+    over = found["finetune_cifar10_top1_gain_over_probe"][0]
+    assert over.value == pytest.approx(6)
+    assert over.low < 5 < 7 < over.high

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from efficientnetv2.inference import accelerate
-from efficientnetv2.inference.accelerate import autocast, few_enough, lower_precision
+from efficientnetv2.inference.accelerate import autocast, device_title, few_enough, lower_precision
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,14 @@ def test_a_processor_has_bf16_where_it_says_so(monkeypatch, capabilities, precis
 
 def test_nothing_is_promised_of_other_devices():
     assert lower_precision(torch.device("mps")) is None
+
+
+def test_gpus_of_one_kind_are_one_hardware_to_a_search(monkeypatch):
+    """A study takes workers of one hardware alone; one of them on each GPU of a machine is several of one."""
+    names = ["an A100", "an A100", "an H100"]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
+    first, second, other = (device_title(torch.device(f"cuda:{index}")) for index in range(3))
+    assert first == second != other
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,33 @@ def test_from_scratch_they_share_section_5_1(name):
     assert f"--recipe {name}" in RECIPES[name].__doc__
 
 
+@pytest.mark.parametrize("form", ["paper", "released"])
+@pytest.mark.parametrize(
+    ("size", "least"), [*((size, 0.05) for size in "sml"), *((f"b{number}", 0.1) for number in range(4))]
+)
+def test_training_crops_keep_at_least_what_those_of_the_released_code_do(size, least, form):
+    """preprocessing.py: area_range from 0.05. B0 to B3 have preprocess_legacy.py's: from 0.08, but drawn anew where
+    they cover less than 0.1 of a box that is the whole picture."""
+    assert named(f"efficientnetv2_{size}_{form}").crop_area_min == least
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("efficientnetv2_s_released", "archives those that were best on the pictures that it evaluates on"),
+        ("efficientnetv2_s_released", "those of up to eight TPU cores: 1,024 pictures of a batch on 32"),
+        ("efficientnetv2_s_released", "of crops the area is uniform, where in TensorFlow the height is"),
+        ("efficientnetv2_b0_released", "crops of at least 10 % of the area"),
+        ("imagenet21k_released", "leaves 25,089 more out"),
+        ("imagenet_from_21k_s_released", "theirs trains on 98 % (1,256,144 pictures)"),
+        ("imagenet_from_21k_s_released", "cutout's noise is uniform over all values"),
+    ],
+)
+def test_a_label_says_what_the_released_code_does_and_where_ours_does_not(name, said):
+    """min(8, num_shards) cores share moments: of 4,096 pictures on 32 cores 1,024; datasets.py counts the pictures."""
+    assert said in " ".join((RECIPES[name].__doc__ or "").split())
+
+
 def test_small_pictures_are_evaluated_by_their_centre_and_large_ones_whole():
     """Released: size/(size + 32) of the shorter side below 320 px; from there on squeezed."""
     b0, s = named("efficientnetv2_b0_released"), named("efficientnetv2_s_released")

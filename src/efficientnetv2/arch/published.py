@@ -186,12 +186,16 @@ def _imagenet(eval_px: int) -> Preprocessing:
 
 
 def _symmetric(eval_px: int) -> Preprocessing:
-    """Of S to XL: (x - 128) / 128; from 320 px on nothing is cut off, the whole picture is squeezed."""
+    """Of S to XL: (x - 128) / 128, bilinear; from 320 px on nothing is cut off, the whole picture is squeezed.
+
+    There the resize is without antialiasing, which ours has: pictures that are enlarged become the same.
+    """
     whole = eval_px >= 320
     return Preprocessing(
         image_px=eval_px,
         framing="whole" if whole else "crop",
         crop_fraction=1.0 if whole else _margin(eval_px),
+        interpolation="bilinear",
         mean=SYMMETRIC_MEAN,
         std=SYMMETRIC_STD,
     )

@@ -6,7 +6,7 @@ import torchvision as their_torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientnetv2.arch.published import NAMES, architecture
+from efficientnetv2.arch.published import NAMES, architecture, published
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.interop import timm, torchvision
@@ -118,6 +118,15 @@ def test_unstated_preprocessing_of_s_to_xl_is_timms_own(name):
     assert timm.default_preprocessing(name, tf=True) == stated
     assert not notes
     assert stated.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    "name", ["efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l", "efficientnetv2_xl"]
+)
+def test_timms_own_s_to_xl_are_bicubic_where_the_published_ones_are_bilinear(name):
+    plain = timm.default_preprocessing(name, tf=False)
+    assert plain.interpolation == their_timm.get_pretrained_cfg(name).interpolation == "bicubic"
+    assert published(name).preprocessing.interpolation == "bilinear"
 
 
 def test_preprocessing_of_b3_squeezes_and_then_cuts():

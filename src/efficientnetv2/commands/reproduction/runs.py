@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from efficientnetv2.arch.published import published
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.commands.reproduction import counts, table
 from efficientnetv2.commands.reproduction.cells import MINUTES, TOP1, Cell, Runs
@@ -66,6 +67,7 @@ def table_10(scale: Scale, runs: Runs) -> Table:
         _cell(
             scale, row, _ONLY, row if scale.name == "paper" else model, steps,
             recipe="efficientnetv2_m_paper",
+            more=_evaluated_as_published(row) if scale.name == "paper" else (),
             progressive={"stages": 2 if scale.name == "tiny" else 4, "image_px": sizes},
         )
         for row, model in models.items()
@@ -82,7 +84,7 @@ def table_10(scale: Scale, runs: Runs) -> Table:
         for row in models
     ]
     beside = (
-        ""
+        "Each evaluated at its own size. "
         if scale.name == "paper"
         else "EfficientNet-B1 in the place of B7 and EfficientNetV2-B0 in that of M in training. "
     )
@@ -91,6 +93,12 @@ def table_10(scale: Scale, runs: Runs) -> Table:
     paper_says = "top-1 on ImageNet, hours on 32 TPUv3 cores, milliseconds of an answer."
     title = "Table 10: the same training for both families"
     return table_of_runs("10", title, rows, scale, runs, cells, beside, paper_says)
+
+
+def _evaluated_as_published(model: str) -> tuple[str, ...]:
+    """Settings of the size at which its multiply-adds and time are counted: the recipe names that of M."""
+    seen = published(model).preprocessing
+    return f"eval_px={seen.image_px}", f"framing={seen.framing}", f"crop_fraction={seen.crop_fraction}"
 
 
 def table_12(scale: Scale, runs: Runs) -> Table:

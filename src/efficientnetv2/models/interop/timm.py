@@ -125,15 +125,15 @@ def architecture_of(name: str, *, tf: bool) -> Architecture:
 def default_preprocessing(name: str, *, tf: bool) -> Preprocessing:
     """What timm does with a network's pictures, where nothing was stated with the weights.
 
-    As published but for S to XL: timm's ``tf_`` ones have mean and std 0.5, where the authors have 128/255;
-    its plain ones ImageNet's; and S cuts the centre square.
+    As published but for S to XL: timm's are bicubic; its ``tf_`` ones have mean and std 0.5, where the authors have
+    128/255; its plain ones ImageNet's; and S cuts the centre square.
     """
     preprocessing = published(name).preprocessing
     if name.startswith("efficientnetv2_") and name in _PLAIN:
         half = (0.5,) * 3
         mean, std = (half, half) if tf else (IMAGENET_MEAN, IMAGENET_STD)
         framing: Framing = "crop" if name == "efficientnetv2_s" or not tf else "whole"
-        preprocessing = replace(preprocessing, mean=mean, std=std, framing=framing)
+        preprocessing = replace(preprocessing, interpolation="bicubic", mean=mean, std=std, framing=framing)
     return preprocessing
 
 

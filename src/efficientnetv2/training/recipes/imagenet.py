@@ -15,18 +15,27 @@ from efficientnetv2.training.recipe import Recipe
 _PAPER, _RELEASED = 0.99, 0.9
 # Pictures of train that are held out to choose by, from the same places; the released code's are its other shards.
 _MINIVAL = {"paper": 25_000, "released": 25_021}
+# Smallest share of a picture's area that training crops keep, in the released code: preprocessing.py for S to XL;
+# preprocess_legacy.py for B0 to B3 begins at 0.08, but draws anew what covers less than 0.1 of the picture.
+_CROP_AREA_MIN, _LEGACY_CROP_AREA_MIN = 0.05, 0.1
 _RANDAUGMENT = AugmentPlan(flip="horizontal", randaugment_preset="released")
 _AUTOAUGMENT = AugmentPlan(flip="horizontal", autoaugment=True)
 
 
 def _from_scratch(
-    name: str, progressive: Progressive, *, batch_norm_momentum: float, augment: AugmentPlan = _RANDAUGMENT
+    name: str,
+    progressive: Progressive,
+    *,
+    batch_norm_momentum: float,
+    augment: AugmentPlan = _RANDAUGMENT,
+    crop_area_min: float = _CROP_AREA_MIN,
 ) -> Recipe:
     """What all of them share; ``name`` is the network's and, after the last ``_``, whose settings these are.
 
     arXiv:2104.00298, section 5.1 and the released code agree on: RMSprop with decay and momentum 0.9, weight
     decay 1e-5, batch 4096, learning rate up to 0.256, times 0.97 each 2.4 epochs, 350 epochs, EMA 0.9999. Epsilon
-    0.001, five epochs of warm-up and crops from 5 % of the area are the released code's; the paper does not say.
+    0.001, five epochs of warm-up and the smallest crops (of S to L 5 % of the area, of B0 to B3 10 %) are the released
+    code's; the paper does not say.
     Evaluation: the size and framing that the released network was published with; training's crops have an aspect of
     3/4 to 4/3 in pixels, as in the released code, also where evaluation squeezes the whole picture. Minival, and early
     stopping by it, are section 5.1's. How long it waits for a better figure the paper does not say: here training
@@ -52,7 +61,7 @@ def _from_scratch(
         crop_framing="crop",
         crop_fraction=evaluation.crop_fraction,
         eval_px=evaluation.image_px,
-        crop_area_min=0.05,
+        crop_area_min=crop_area_min,
         augment=augment,
         minival=_MINIVAL[form],
     )
@@ -69,12 +78,23 @@ def _as_released(name: str) -> Recipe:
 def _small_in_the_paper(name: str) -> Recipe:
     """B0 to B3 at one size: section 6.1 trains them without progressive learning."""
     fixed = replace(released(name.rpartition("_")[0]), stages=1)
-    return _from_scratch(name, fixed, batch_norm_momentum=_PAPER, augment=_AUTOAUGMENT)
+    return _from_scratch(
+        name,
+        fixed,
+        batch_norm_momentum=_PAPER,
+        augment=_AUTOAUGMENT,
+        crop_area_min=_LEGACY_CROP_AREA_MIN,
+    )
 
 
 def _small_as_released(name: str) -> Recipe:
-    progressive = released(name.rpartition("_")[0])
-    return _from_scratch(name, progressive, batch_norm_momentum=_RELEASED, augment=_AUTOAUGMENT)
+    return _from_scratch(
+        name,
+        released(name.rpartition("_")[0]),
+        batch_norm_momentum=_RELEASED,
+        augment=_AUTOAUGMENT,
+        crop_area_min=_LEGACY_CROP_AREA_MIN,
+    )
 
 
 def efficientnetv2_s_paper() -> Recipe:
@@ -86,8 +106,8 @@ def efficientnetv2_s_paper() -> Recipe:
     Source: arXiv:2104.00298, section 5.1 and Table 6.
     Ours: the smallest crop (5 % of the area), label smoothing, warm-up and RandAugment's operations follow the released
         code, where the paper is silent; training goes to its end and keeps the weights that were best on minival,
-        where the paper stops early by it and does not say when; batch-norm shares the statistics of a group of
-        pictures (group_images), not of a TPU core's.
+        where the paper stops early by it and does not say when; crops, resizing and batch-norm as for
+        efficientnetv2_s_released.
     """
     return _as_in_the_paper("efficientnetv2_s_paper")
 
@@ -123,7 +143,7 @@ def efficientnetv2_b0_paper() -> Recipe:
     Cost and result: 78.7 % top-1 at 224 px (the paper's Table 11, which gives no hours); ours is not measured.
     Source: arXiv:2104.00298, sections 5.1 and 6.1: no progressive learning.
     Ours: the size, dropout and AutoAugment are those at the end of the released code's schedule, where the paper is
-        silent; else as for efficientnetv2_s_paper.
+        silent; so is the smallest crop, as for efficientnetv2_b0_released; else as for efficientnetv2_s_paper.
     """
     return _small_in_the_paper("efficientnetv2_b0_paper")
 
@@ -167,8 +187,11 @@ def efficientnetv2_s_released() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_s_released
     Cost and result: the authors give no hours; 83.9 % top-1 at 384 px (their checkpoint); ours is not measured.
     Source: google/automl, efficientnetv2: sizes, RandAugment 5 to 10, dropout 0.2, batch-norm momentum 0.9.
-    Ours: operations that run over their range from level 10 on are held at its end; batch-norm shares the statistics of
-        a group of pictures (group_images), not of a TPU core's.
+    Ours: the weights kept are those that were best on minival, where theirs archives those that were best on the
+        pictures that it evaluates on, by default ImageNet's val; operations that run over their range from level 10 on
+        are held at its end; of crops the area is uniform, where in TensorFlow the height is; pictures are resized with
+        antialiasing, where theirs are without; batch-norm shares the statistics of a group of pictures (group_images),
+        where theirs pools those of up to eight TPU cores: 1,024 pictures of a batch on 32.
     """
     return _as_released("efficientnetv2_s_released")
 
@@ -200,8 +223,9 @@ def efficientnetv2_b0_released() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b0_released
     Cost and result: the authors give no hours; 78.7 % top-1 at 224 px (their checkpoint); ours is not measured.
-    Source: google/automl, efficientnetv2: four stages, AutoAugment's policy v0, dropout 0.2.
-    Ours: batch-norm shares the statistics of a group of pictures (group_images), not of a TPU core's.
+    Source: google/automl, efficientnetv2: four stages, AutoAugment's policy v0, dropout 0.2, crops of at least 10 % of
+        the area (preprocess_legacy.py: from 8 % on, but what covers less than a tenth of the picture is drawn anew).
+    Ours: as for S, but for RandAugment's operations.
     """
     return _small_as_released("efficientnetv2_b0_released")
 

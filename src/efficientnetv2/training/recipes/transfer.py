@@ -83,7 +83,7 @@ def transfer_paper() -> Recipe:
         paper's Table 8, means of five runs); ours is not measured.
     Source: arXiv:2104.00298, section 5.3: batch 512, learning rate 0.001, cosine, no weight decay, cutout; Table 9:
         the figure is of all test pictures, and all others are trained on.
-    Ours: the rest, on which the paper is silent, is as in the released code; one run instead of the mean of five. The
+    Ours: the rest, on which the paper is silent, is as in transfer_released; one run instead of the mean of five. The
         test pictures choose nothing (the last weights are kept), but the curve is of some of them. A set without any
         has a val split, given or held out, in their place.
     """
@@ -97,7 +97,8 @@ def transfer_released() -> Recipe:
         For M and L: --model efficientnetv2_m --weights efficientnetv2_m.in1k --image-px 480 --set eval_px=480
     Cost and result: the authors publish no figures of it; ours is not measured.
     Source: google/automl, efficientnetv2 (cifar10Ft and its like): weight decay 1e-5.
-    Ours: pictures as for transfer_paper: the figure is of test, and all others are trained on.
+    Ours: pictures as for transfer_paper: the figure is of test, and all others are trained on; cutout's noise, resizing
+        and batch-norm as for imagenet_from_21k_s_released.
     """
     return _to_another_set("released", weight_decay=1e-5)
 
@@ -124,7 +125,7 @@ def imagenet_from_21k_s_paper() -> Recipe:
     Cost and result: 84.9 % top-1; 9 hours on 32 TPUv3 cores together with the pretraining (the paper's Table 7); ours
         is not measured.
     Source: arXiv:2104.00298, section 5.2.
-    Ours: the rest, on which the paper is silent, is as in the released code.
+    Ours: the rest, on which the paper is silent, is as in imagenet_from_21k_s_released.
     """
     return _from_21k("s", "paper")
 
@@ -171,7 +172,12 @@ def imagenet_from_21k_s_released() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_s_released
     Cost and result: the authors give no hours; 84.9 % top-1 (their checkpoint); ours is not measured.
     Source: google/automl, efficientnetv2 (imagenetFt).
-    Ours: nothing known; 15 epochs of ImageNet are more than the 10,000 steps that theirs takes at least.
+    Ours: all of train is trained on and the last moving average is kept, where theirs trains on 98 % (1,256,144
+        pictures) and archives the weights that were best on the pictures that it evaluates on, by default ImageNet's
+        val; cutout's noise is uniform over all values, where theirs is over the brighter half; pictures are resized
+        with antialiasing and as the weights want it (timm's: bicubic), where theirs are without and bilinear;
+        batch-norm as for efficientnetv2_s_released. 15 epochs of ImageNet are more than the 10,000 steps that theirs
+        takes at least.
     """
     return _from_21k("s", "released")
 
