@@ -121,6 +121,11 @@ def test_whether_more_labels_would_help_is_read_off_the_first_fold():
     curve = crossval_baseline._labels(embedded, dealt, Key.of(0), balanced=False)
     assert [point.pictures for point in curve.points] == [12, 25, 50, 100]
     assert 0.5 < curve.points[-1].macro_f1 < 0.9
+    assert (curve.carried, curve.forecast.pictures) == (None, 200)
+    drawn = Embeddings(shuffled[:90], labels[shuffled[:90]], vectors[shuffled[:90]])
+    sampled = crossval_baseline._labels(drawn, dealt, Key.of(0), balanced=False)
+    assert sampled.points[-1].pictures < 70
+    assert (sampled.carried.pictures, sampled.forecast.pictures) == (100, 200)
     few = Embeddings(np.arange(20), labels[:20], vectors[:20])
     assert crossval_baseline._labels(few, dealt, Key.of(0), balanced=False) is None
 

@@ -186,7 +186,8 @@ def begin(
         )
         screen.say(lines[-1])
         if place.probe:
-            beginning |= keep(fit, path, balanced=recipe.balance is not None, seed=recipe.seed)
+            labelled, balanced = len(prepared.train), recipe.balance is not None
+            beginning |= keep(fit, path, labelled=labelled, balanced=balanced, seed=recipe.seed)
     if decided.against is not None:
         beginning |= decided.against.keep(path)
     folder = RunFolder(path, screen.say)

@@ -110,7 +110,13 @@ def _labels(embedded: Embeddings, dealt: Folds, key: Key, *, balanced: bool) -> 
     learnt, strength = fit_probe(learning, key=key.fold("fold", 0), balanced=balanced)
     answers = learnt.predict(answering.vectors)
     return label_curve(
-        learning, answering, answers, strength=strength, balanced=balanced, key=key.fold("label curve")
+        learning,
+        answering,
+        answers,
+        labelled=len(first.learning),
+        strength=strength,
+        balanced=balanced,
+        key=key.fold("label curve"),
     )
 
 
