@@ -106,6 +106,7 @@ def test_beside_given_weights_stands_their_probe_on_the_same_folds(whole):
     assert "The probe is a linear classifier on what the given weights see, untrained. On the same 48" in page
     report = json.loads(done.stdout)
     assert 0 <= report["linear_probe"] <= 1
+    assert report["linear_probe_pictures"] == report["linear_probe_of_pictures"] == 24
     assert set(report["linear_probe_f1"]) == set(COLOURS)
 
 
@@ -238,6 +239,25 @@ def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(crossval_baseline, "_embedded", lambda *_: met)
     runs = Runs(Words(), Plan(folds=3), Place(), data, np.arange(150), 0, Screen(mute=True))
     assert crossval_baseline.probed(tmp_path, runs, dealt, None) is None
+
+
+def test_from_how_many_pictures_the_probes_of_the_folds_learnt(tmp_path, monkeypatch):
+    """90 of 150 are looked at: of the 100 that each of three folds teaches 60 on average."""
+    data = manifest(np.arange(150) % 2)
+    dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
+    (tmp_path / "fold1").mkdir()
+    recipe = named("quick").model_copy(update={"weights": "some.safetensors"})
+    (tmp_path / "fold1/recipe.yaml").write_text(recipe.to_yaml())
+    generator = np.random.default_rng(0)
+    looked_at = np.sort(generator.permutation(150)[:90])
+    vectors = generator.normal(size=(90, 8)).astype(np.float32)
+    monkeypatch.setattr(
+        crossval_baseline, "_embedded", lambda *_: Embeddings(looked_at, data.labels[looked_at], vectors)
+    )
+    runs = Runs(Words(), Plan(folds=3), Place(), data, np.arange(150), 0, Screen(mute=True))
+    found = crossval_baseline.probed(tmp_path, runs, dealt, None)
+    assert (found.train_pictures, found.of_pictures) == (60, 100)
+    assert (found.labels.carried.pictures, found.labels.forecast.pictures) == (100, 200)
 
 
 def test_how_the_table_is_read_is_remembered(tmp_path):

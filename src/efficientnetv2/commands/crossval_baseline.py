@@ -37,6 +37,8 @@ class Baseline:
         top1: of the answers.
         macro_f1: of the answers.
         labels: the first fold's probe with fewer labels; None where there are too few for that.
+        train_pictures: that a fold's probe learnt from: the mean.
+        of_pictures: that there were to learn from: the mean over the folds.
     """
 
     answers: Predictions
@@ -44,6 +46,8 @@ class Baseline:
     top1: float
     macro_f1: float
     labels: LabelCurve | None
+    train_pictures: int
+    of_pictures: int
 
     def told(self, manifest: Manifest) -> pd.DataFrame:
         """The answers by picture, as ``evaluation.answered.read_answers`` gives them."""
@@ -94,6 +98,8 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
         reached.top1,
         reached.macro_f1,
         _labels(embedded, dealt, key, balanced=balanced),
+        round(float(np.mean([np.isin(part.learning, embedded.samples).sum() for part in dealt.parts]))),
+        round(float(np.mean([len(part.learning) for part in dealt.parts]))),
     )
 
 
