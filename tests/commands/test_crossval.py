@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from tests.metrics.test_resampling import alike_places
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
-from efficientnetv2.commands import crossval_baseline, crossval_folds, crossval_report
+from efficientnetv2.commands import crossval_baseline, crossval_folds, crossval_report, evaluate_job
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_baseline import beside
 from efficientnetv2.commands.crossval_folds import Runs
@@ -36,6 +37,7 @@ from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.inference.probe import probe_folds
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.create import create
 from efficientnetv2.training.recipes import named
 
@@ -141,6 +143,31 @@ def test_the_folds_answer_together_for_new_pictures(whole):
     for name in COLOURS:
         mean = np.mean([[one.probabilities[name] for one in answers] for answers in alone], axis=0)
         assert told[name].to_numpy() == pytest.approx(mean, abs=1e-4)
+
+
+def test_temperatures_of_the_folds_are_told_in_both_reports(whole):
+    """As minival gives them where it has 30 pictures; the advice to set it is then out of place."""
+    folder, _ = whole
+    shutil.copytree(folder / "folds", folder / "scaled")
+    (folder / "scaled/report.json").unlink()  # as by a kill when the folds were done
+    for number, temperature in ((1, 1.25), (2, 1.5)):
+        network = modelfile.load(folder / f"scaled/fold{number}")
+        network.calibration = Calibration(temperature, 30 + number, "minival")
+        modelfile.save(folder / f"scaled/fold{number}" / modelfile.NAME, network)
+    words = ("crossval", "pictures", "--out", "scaled", "--resume")
+    evaluating = ("evaluate", "scaled", "pictures", "--out", "rated", "--device", "cpu")
+    said = "Each of the 2 networks has a temperature of its own (1.25 to 1.5), fitted on 31 to 32 pictures of minival."
+    for line, out in ((words, "scaled"), (evaluating, "rated")):
+        done = effnetv2(*line, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert said in " ".join(done.stdout.split())
+        assert "minival=0.1" not in done.stdout
+        told = json.loads((folder / out / "report.json").read_text())["calibration"]
+        assert [one["temperature"] for one in told["members"]] == [1.25, 1.5]
+        assert said in (folder / out / "report.html").read_text()
+    together = SimpleNamespace(network=modelfile.load(folder / "scaled"))
+    assert "A temperature of its members was fitted on minival" in evaluate_job._fitted(together, "minival")
+    assert evaluate_job._fitted(together, "val") is None
 
 
 def test_training_does_not_begin_from_several_networks(whole):

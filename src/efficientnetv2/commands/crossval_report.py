@@ -114,7 +114,8 @@ def conclude(
     bands = Preprocessing.from_json(begun["preprocessing"]).bands
     asked = replace(manifest, bands=bands)
     looked = explained_by_folds(networks, _fold_of(answered), pooled, asked, manifest.class_names)
-    known = replace(_known(whole, baseline, manifest, looked), folder=folder)
+    members = tuple(network.calibration for network in networks)
+    known = replace(_known(whole, baseline, manifest, looked), folder=folder, members=members)
     outcome = Outcome(pooled, asked, manifest.class_names, facts, known=known)
     _widen(outcome, pooled, clusters, key)
     outcome.write(folder, sections=whole.sections())
