@@ -6,7 +6,8 @@ For each set of pictures ``effnetv2 train PICTURES --minutes 15`` runs as a user
 and the linear probe's are then compared on the same pictures: ``default_train_minus_probe_NAME_top1`` and ``_macro_f1``
 in points, with the interval of a bootstrap of pairs. The probe is of the weights that the run itself took. Where it was
 begun from scratch it prints none: then the probe is of the best weights at hand that it did not take, or where there
-are none of the untrained network, and the record says so (``probe_of``).
+are none of the untrained network, and the record says so (``probe_of``). Of very many training pictures a probe learns
+from a part, the network from all: ``probe_train_pictures`` of ``train_pictures``.
 
 A run that was stopped goes on; one that is done is only read. Everything lies in OUT (results/default_train_NAME), of
 which ``measured.json`` alone travels with the repository.
@@ -75,8 +76,10 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
         train(pictures, minutes, run)
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     probe_of = "the weights that the run took"
-    if not (run / PROBE).is_dir():
-        probe_of = other_probe(pictures, run)
+    probe = json.loads((run / "beginning.json").read_text(encoding="utf-8")).get("linear_probe")
+    learnt = None if probe is None else probe["train_pictures"]
+    if learnt is None:
+        probe_of, learnt = other_probe(pictures, run)
     row = {
         "minutes": minutes,
         **{name: report.get(name) for name in _KEPT},
@@ -88,6 +91,7 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
         ],
         "train_pictures": report["train_pictures"],
         "probe_of": probe_of,
+        "probe_train_pictures": learnt,
         **over_probe(run),
         "when": time.strftime("%Y-%m-%d"),
         "hardware": hardware(),
@@ -110,8 +114,8 @@ def over_probe(run: Path) -> dict[str, Any]:
     }
 
 
-def other_probe(pictures: str, run: Path) -> str:
-    """Write down the answers of a probe that the run has not made; what it is of."""
+def other_probe(pictures: str, run: Path) -> tuple[str, int]:
+    """Write down the answers of a probe that the run has not made; what it is of, and from how many it learnt."""
     recipe = Recipe.from_yaml(run / "recipe.yaml")
     found = starts(recipe.model)[0]
     manifest = Manifest.from_csv(run / "manifest.csv", root=read(pictures).root, source=pictures)
@@ -142,7 +146,7 @@ def other_probe(pictures: str, run: Path) -> str:
             }
         ),
     )
-    return f"{found.title}, which the run did not begin with"
+    return f"{found.title}, which the run did not begin with", fit.probe.train_pictures
 
 
 def told(name: str, row: Mapping[str, Any]) -> str:
@@ -151,9 +155,12 @@ def told(name: str, row: Mapping[str, Any]) -> str:
         f"{figure} {100 * one['value']:+.1f} points ({100 * one['low']:+.1f} to {100 * one['high']:+.1f})"
         for figure, one in row["over_probe"].items()
     ]
+    # A record that was made before it said so has none.
+    learnt, there = row.get("probe_train_pictures", row["train_pictures"]), row["train_pictures"]
+    fewer = f", learnt from {learnt:,} of {there:,} training pictures" if learnt < there else ""
     return (
         f"{name}: {row['recipe']} from {row['weights']}, top-1 {row['top1']:.1%}; over the linear probe of "
-        f"{row['probe_of']} ({row['probe_top1']:.1%}): {', '.join(parts)}, on {row['pictures']} pictures."
+        f"{row['probe_of']} ({row['probe_top1']:.1%}{fewer}): {', '.join(parts)}, on {row['pictures']} pictures."
     )
 
 

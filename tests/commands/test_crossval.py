@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from tests.metrics.test_resampling import alike_places
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
-from efficientnetv2.commands import crossval_baseline, crossval_folds, crossval_report
+from efficientnetv2.commands import crossval_baseline, crossval_folds, crossval_report, evaluate_job
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_baseline import beside
 from efficientnetv2.commands.crossval_folds import Runs
@@ -36,6 +37,7 @@ from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.inference.probe import probe_folds
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.create import create
 from efficientnetv2.training.recipes import named
 
@@ -106,6 +108,7 @@ def test_beside_given_weights_stands_their_probe_on_the_same_folds(whole):
     assert "The probe is a linear classifier on what the given weights see, untrained. On the same 48" in page
     report = json.loads(done.stdout)
     assert 0 <= report["linear_probe"] <= 1
+    assert report["linear_probe_pictures"] == report["linear_probe_of_pictures"] == 24
     assert set(report["linear_probe_f1"]) == set(COLOURS)
 
 
@@ -121,6 +124,11 @@ def test_whether_more_labels_would_help_is_read_off_the_first_fold():
     curve = crossval_baseline._labels(embedded, dealt, Key.of(0), balanced=False)
     assert [point.pictures for point in curve.points] == [12, 25, 50, 100]
     assert 0.5 < curve.points[-1].macro_f1 < 0.9
+    assert (curve.carried, curve.forecast.pictures) == (None, 200)
+    drawn = Embeddings(shuffled[:90], labels[shuffled[:90]], vectors[shuffled[:90]])
+    sampled = crossval_baseline._labels(drawn, dealt, Key.of(0), balanced=False)
+    assert sampled.points[-1].pictures < 70
+    assert (sampled.carried.pictures, sampled.forecast.pictures) == (100, 200)
     few = Embeddings(np.arange(20), labels[:20], vectors[:20])
     assert crossval_baseline._labels(few, dealt, Key.of(0), balanced=False) is None
 
@@ -135,6 +143,31 @@ def test_the_folds_answer_together_for_new_pictures(whole):
     for name in COLOURS:
         mean = np.mean([[one.probabilities[name] for one in answers] for answers in alone], axis=0)
         assert told[name].to_numpy() == pytest.approx(mean, abs=1e-4)
+
+
+def test_temperatures_of_the_folds_are_told_in_both_reports(whole):
+    """As minival gives them where it has 30 pictures; the advice to set it is then out of place."""
+    folder, _ = whole
+    shutil.copytree(folder / "folds", folder / "scaled")
+    (folder / "scaled/report.json").unlink()  # as by a kill when the folds were done
+    for number, temperature in ((1, 1.25), (2, 1.5)):
+        network = modelfile.load(folder / f"scaled/fold{number}")
+        network.calibration = Calibration(temperature, 30 + number, "minival")
+        modelfile.save(folder / f"scaled/fold{number}" / modelfile.NAME, network)
+    words = ("crossval", "pictures", "--out", "scaled", "--resume")
+    evaluating = ("evaluate", "scaled", "pictures", "--out", "rated", "--device", "cpu")
+    said = "Each of the 2 networks has a temperature of its own (1.25 to 1.5), fitted on 31 to 32 pictures of minival."
+    for line, out in ((words, "scaled"), (evaluating, "rated")):
+        done = effnetv2(*line, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert said in " ".join(done.stdout.split())
+        assert "minival=0.1" not in done.stdout
+        told = json.loads((folder / out / "report.json").read_text())["calibration"]
+        assert [one["temperature"] for one in told["members"]] == [1.25, 1.5]
+        assert said in (folder / out / "report.html").read_text()
+    together = SimpleNamespace(network=modelfile.load(folder / "scaled"))
+    assert "A temperature of its members was fitted on minival" in evaluate_job._fitted(together, "minival")
+    assert evaluate_job._fitted(together, "val") is None
 
 
 def test_training_does_not_begin_from_several_networks(whole):
@@ -233,6 +266,25 @@ def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(crossval_baseline, "_embedded", lambda *_: met)
     runs = Runs(Words(), Plan(folds=3), Place(), data, np.arange(150), 0, Screen(mute=True))
     assert crossval_baseline.probed(tmp_path, runs, dealt, None) is None
+
+
+def test_from_how_many_pictures_the_probes_of_the_folds_learnt(tmp_path, monkeypatch):
+    """90 of 150 are looked at: of the 100 that each of three folds teaches 60 on average."""
+    data = manifest(np.arange(150) % 2)
+    dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
+    (tmp_path / "fold1").mkdir()
+    recipe = named("quick").model_copy(update={"weights": "some.safetensors"})
+    (tmp_path / "fold1/recipe.yaml").write_text(recipe.to_yaml())
+    generator = np.random.default_rng(0)
+    looked_at = np.sort(generator.permutation(150)[:90])
+    vectors = generator.normal(size=(90, 8)).astype(np.float32)
+    monkeypatch.setattr(
+        crossval_baseline, "_embedded", lambda *_: Embeddings(looked_at, data.labels[looked_at], vectors)
+    )
+    runs = Runs(Words(), Plan(folds=3), Place(), data, np.arange(150), 0, Screen(mute=True))
+    found = crossval_baseline.probed(tmp_path, runs, dealt, None)
+    assert (found.train_pictures, found.of_pictures) == (60, 100)
+    assert (found.labels.carried.pictures, found.labels.forecast.pictures) == (100, 200)
 
 
 def test_how_the_table_is_read_is_remembered(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -17,6 +20,11 @@ from tests.conftest import COLOURS, paint
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.beginning import Place
+from efficientnetv2.commands.source import Source
+from efficientnetv2.commands.train_job import train_and_report
+from efficientnetv2.commands.words import Words
+from efficientnetv2.inference import probe as room
 from efficientnetv2.inference.probe import as_linear
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
@@ -138,3 +146,49 @@ def test_the_minutes_decide_about_the_statistics_too(place):
     steps = round(recipe["epochs"] * pictures / recipe["batch_images"])
     assert recipe["frozen_statistics"] is (steps < ADAPTING_STEPS)
     assert ("Batch-norm keeps" in done.stdout) is recipe["frozen_statistics"]
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    """A run whose probe looked at 48 of 72 training pictures: its folder, and what it said."""
+    place = tmp_path_factory.mktemp("sampled")
+    for name, colour in COLOURS.items():
+        for number in range(30):
+            paint(place / "pictures" / name / f"{number}.jpg", colour, number, px=32)
+    torch.manual_seed(0)
+    network = create(SMALL, num_classes=0)
+    modelfile.save(place / "trunk.safetensors", network, preprocessing=Preprocessing(image_px=32))
+    words = Words(
+        recipe="finetune", weights=str(place / "trunk.safetensors"), epochs=1, batch_images=8, image_px=32,
+        settings=("progressive.stages=1",),
+    )  # fmt: skip
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr(room, "_MOST_PICTURES", 48)
+        train_and_report(
+            words, Source(str(place / "pictures")), Place(out=place / "run", device="cpu", workers=0)
+        )
+    return place / "run", " ".join(said.getvalue().split())
+
+
+def test_more_labels_are_more_than_there_are_though_the_probe_learnt_from_a_sample(sampled):
+    run, _ = sampled
+    report = json.loads((run / "report.json").read_text())
+    curve = report["label_curve"]
+    assert report["train_pictures"] == 72
+    assert curve["points"][-1]["pictures"] == 48
+    assert (curve["carried"]["pictures"], curve["forecast"]["pictures"]) == (72, 144)
+    page = (run / "report.html").read_text()
+    assert page.count("a sample of the 72 training pictures") == 2  # in the answers, and above the drawing
+
+
+def test_from_how_few_pictures_the_probe_learnt_is_said_wherever_its_figures_are(sampled):
+    run, said = sampled
+    report = json.loads((run / "report.json").read_text())
+    assert (report["linear_probe_pictures"], report["linear_probe_of_pictures"]) == (48, 72)
+    few = "learnt from 48 of 72 training pictures"
+    assert re.search(rf"Linear probe on the given weights, untrained: .* val pictures, {few} \(", said)
+    assert said.count(few) == 2, "before training, and with the figures in the end"
+    page = (run / "report.html").read_text()
+    assert f"It {few}, the network from all." in page
+    assert f"; {few}</small>" in page

@@ -73,10 +73,28 @@ def test_a_run_is_done_once_and_its_figures_are_recorded(results, monkeypatch, c
     kept = json.loads((results / "default_train_tiny/measured.json").read_text())
     assert kept["recipe"] == "quick"
     assert "untrained" in kept["probe_of"]
+    assert kept["probe_train_pictures"] == kept["train_pictures"] > 0
     assert str(class_folders) not in json.dumps(kept)
     claim = summary["default_train_minus_probe_tiny_top1"]
     assert claim["value"] == pytest.approx(100 * kept["over_probe"]["top1"]["value"])
     assert "over the linear probe of untrained" in capsys.readouterr().out
+    (results / "default_train_tiny/measured.json").unlink()  # as if stopped when the probe had answered
+    default_train.main()
+    again = json.loads((results / "default_train_tiny/measured.json").read_text())
+    assert again["probe_of"] == kept["probe_of"]
+
+
+def test_a_probe_of_few_pictures_is_called_so_where_the_record_knows_it():
+    one = {"value": 0.01, "low": 0.0, "high": 0.02}
+    row = {
+        "recipe": "finetune", "weights": "w", "top1": 0.9, "probe_of": "the weights", "probe_top1": 0.8, "pictures": 9,
+        "over_probe": {"top1": one}, "train_pictures": 40_000,
+    }  # fmt: skip
+    assert "(80.0%): top1" in default_train.told("set", row), "of before it was kept"
+    assert "(80.0%): top1" in default_train.told("set", row | {"probe_train_pictures": 40_000})
+    assert "(80.0%, learnt from 5,000 of 40,000 training pictures): top1" in default_train.told(
+        "set", row | {"probe_train_pictures": 5000}
+    )
 
 
 def default_train_starts():

@@ -58,6 +58,19 @@ def test_better_is_said_as_far_as_chance_allows(top1, macro, verdict):
     )
 
 
+def test_a_probe_that_learnt_from_a_part_of_what_the_network_learnt_from_is_called_so():
+    question, beside = (
+        "Is it better than a linear probe?",
+        Beside(probe=over((0.05, 0.01, 0.09), (0.04, 0.01, 0.1))),
+    )
+    found = told(beside, linear_probe_pictures=5000, linear_probe_of_pictures=40_000)[question]
+    assert (
+        "It learnt from 5,000 of 40,000 training pictures, the network from all. On the same" in found.words
+    )
+    whole = told(beside, linear_probe_pictures=5000, linear_probe_of_pictures=5000)[question]
+    assert "learnt from" not in whole.words
+
+
 def test_a_run_says_what_it_does_not_know_and_an_evaluation_is_not_asked():
     found = told(train_pictures=500)
     assert found["Is it better than a linear probe?"].words.startswith("Not measured")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,13 @@ def places() -> Manifest:
     return Manifest(root=None, source="a", table=table, class_names=tuple("abcdef"))
 
 
+def of_a_sample(pictures: int, of: int) -> LabelCurve:
+    """A label curve of a sample, from its sixteenth on."""
+    measured = [LabelPoint(pictures // 2**n, 0.6 - n / 20, 0.5, 0.7, 5) for n in range(4, -1, -1)]
+    there, twice = (LabelPoint(count, 0.7, 0.6, 0.8, 0) for count in (of, 2 * of))
+    return LabelCurve(tuple(measured), twice, 0.0, 0.0, 0.1, there)
+
+
 def drawn():
     rng = np.random.default_rng(0)
     shares = rng.dirichlet([1, 1], 200)
@@ -61,6 +69,7 @@ def drawn():
         "one over time": draw_top1_over_time({"": HISTORY}),
         "sizes": draw_sizes(_curve(trained_px=96)),
         "labels": draw_label_curve(LabelCurve((point,), point, 0.1, 0.0, 0.2)),
+        "labels of a sample": draw_label_curve(of_a_sample(500, 1_000_000)),
         "reliability": draw_reliability(reliability(rng.integers(0, 2, 200), shares)),
         "abstention": draw_abstention(abstention_curve(rng.random(200) < 0.7, shares.max(axis=1))),
         "places": draw_places(places()),
@@ -160,3 +169,12 @@ def test_captions_of_a_sheet_are_as_wide_as_their_pictures():
     assert png(figure)
     caption = figure.subfigs[0].axes[0].get_xlabel()
     assert caption == "60% \\$_{\\$^\n+ 40% a_class_of_a_\nrather_long_name"
+
+
+@pytest.mark.parametrize(("pictures", "of"), [(5000, 5003), (5000, 40_000), (500, 1_000_000)])
+def test_numbers_of_labels_have_room_however_far_a_sample_is_from_all(pictures, of):
+    figure = draw_label_curve(of_a_sample(pictures, of))
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+    assert figure.axes[0].get_xticklabels()[-1].get_text() == f"{2 * of:,}"
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))

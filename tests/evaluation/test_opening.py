@@ -158,7 +158,7 @@ def test_slices_that_are_worse_are_counted(count, end):
 def test_a_probe_of_fewer_pictures_is_compared_on_these():
     """80.5 % of all against the probe's 81.0 % of 500, of which the network has 83 %."""
     figures = SimpleNamespace(top1=0.805, macro_f1=0.8, pictures=2_000)
-    facts = SimpleNamespace(linear_probe=0.81, linear_probe_macro_f1=0.8)
+    facts = Facts("x", "val", linear_probe=0.81, linear_probe_macro_f1=0.8)
     even = Difference(0.02, 0.0, 0.04)
     better = Over(500, even, even, even, {})
     assert "has not beaten" in lost_to_probe(figures, facts)
@@ -167,3 +167,21 @@ def test_a_probe_of_fewer_pictures_is_compared_on_these():
     assert "macro-F1 (0.790 against 0.800 on the 500 pictures that both answered)" in lost_to_probe(
         figures, facts, worse
     )
+
+
+@pytest.mark.parametrize(
+    ("learnt", "there", "on", "said"),
+    [
+        (5000, 40_000, "val", "learnt from 5,000 of 40,000 training pictures, neither in top-1"),
+        (8000, 32_000, "out-of-fold", "of 32,000 training pictures (means over the folds), neither in top-1"),
+        (5000, 5000, "val", "which takes seconds, neither in top-1"),
+        (None, None, "val", "which takes seconds, neither in top-1"),
+    ],
+)
+def test_training_that_lost_to_a_probe_of_few_pictures_is_told_of_how_few(learnt, there, on, said):
+    figures = SimpleNamespace(top1=0.7, macro_f1=0.7, pictures=2_000)
+    facts = Facts(
+        "x", on, linear_probe=0.8, linear_probe_macro_f1=0.8, linear_probe_pictures=learnt,
+        linear_probe_of_pictures=there,
+    )  # fmt: skip
+    assert said in lost_to_probe(figures, facts)

@@ -194,7 +194,7 @@ def cross_validated(folder, classes):
     )
     curve = LabelCurve(
         tuple(LabelPoint(1250 * 2**n, 0.5 + n / 20, 0.4 + n / 20, 0.6 + n / 20, 5) for n in range(5)),
-        LabelPoint(40_000, 0.75, 0.7, 0.8, 0), 0.05, 0.01, 0.09,
+        LabelPoint(320_000, 0.8, 0.7, 0.9, 0), 0.05, 0.01, 0.09, LabelPoint(160_000, 0.75, 0.7, 0.8, 0),
     )  # fmt: skip
     picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     heat = np.linspace(0, 1, 2400, dtype=np.float32).reshape(40, 60)

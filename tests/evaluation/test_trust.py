@@ -8,6 +8,7 @@ from scipy.special import softmax
 
 from efficientnetv2.evaluation.trust import Scaled, trust
 from efficientnetv2.metrics.calibration import expected_calibration_error, fit_temperature
+from efficientnetv2.models.calibrated import Calibration
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,33 @@ def test_a_temperature_fitted_elsewhere_lowers_the_error_here(overconfident):
     assert "fitted on 500 pictures of minival, brought the calibration error from" in found.calibrated
     assert "too sure of itself" in trust(labels, softmax(logits, axis=1)).calibrated
     assert "more often right than it says" in trust(labels, softmax(logits / 9, axis=1)).calibrated
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        (
+            (Calibration(1.2, 60, "minival"), Calibration(1.414, 58, "minival")),
+            "Each of the 2 networks has a temperature of its own (1.2 to 1.41), fitted on 58 to 60 pictures of "
+            "minival.",
+        ),
+        (
+            (None, Calibration(1.2, 60, "minival"), None),
+            "Of the 3 networks 1 has a temperature (1.2), fitted on 60 pictures of minival; the probabilities of the "
+            "rest are as training left them.",
+        ),
+        ((None, None), "Its probabilities are as training left them"),
+    ],
+)
+def test_temperatures_of_several_networks_are_told_and_none_is_advised(members, said, overconfident):
+    labels, logits = overconfident
+    found = trust(labels, softmax(logits, axis=1), members=members)
+    assert said in found.calibrated
+    assert ("--set minival" in found.calibrated) == (not any(members))
+    told = found.told["calibration"].get("members", [None] * len(members))
+    assert [one and (one["temperature"], one["fitted_pictures"], one["fitted_on"]) for one in told] == [
+        one and (one.temperature, one.pictures, one.fitted_on) for one in members
+    ]
 
 
 def test_of_few_pictures_a_gap_may_be_chance():

@@ -7,9 +7,9 @@ import pytest
 from sklearn.metrics import f1_score
 
 from efficientnetv2.base.keys import Key
-from efficientnetv2.evaluation.more_labels import verdict
+from efficientnetv2.evaluation.more_labels import more_labels, verdict
 from efficientnetv2.inference import label_curve as label_curve_module
-from efficientnetv2.inference.label_curve import _doubled, _macro_f1, label_curve
+from efficientnetv2.inference.label_curve import _carried, _macro_f1, label_curve
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.inference.probe import fitted
 
@@ -22,12 +22,15 @@ def embeddings(generator, count, *, apart=0.6, width=60):
     return Embeddings(np.arange(count), labels, vectors)
 
 
-def curve(seed, *, train=240, apart=0.6, val=300):
-    generator = np.random.default_rng(seed)
-    every, asked = embeddings(generator, 2 * train, apart=apart), embeddings(generator, val, apart=apart)
+def curve(seed, *, train=240, labelled=None, apart=0.6, val=300):
+    """Also the macro-F1 reached with ``train`` pictures, and with twice ``labelled``, of which these are a sample."""
+    generator, labelled = np.random.default_rng(seed), labelled or train
+    every, asked = embeddings(generator, 2 * labelled, apart=apart), embeddings(generator, val, apart=apart)
     learn = Embeddings(every.samples[:train], every.labels[:train], every.vectors[:train])
     answers = fitted(learn.vectors, learn.labels, 0.01, False).predict(asked.vectors)
-    found = label_curve(learn, asked, answers, strength=0.01, balanced=False, key=Key.of(seed))
+    found = label_curve(
+        learn, asked, answers, labelled=labelled, strength=0.01, balanced=False, key=Key.of(seed)
+    )
     twice = fitted(every.vectors, every.labels, 0.01, False).predict(asked.vectors)
     return (
         found,
@@ -60,13 +63,48 @@ def test_where_nothing_is_left_to_learn_it_is_said():
     assert word == ("Probably." if found.gain_low > 0.005 else "Perhaps.")
     assert "with 120 labelled pictures" in words
     assert "with 240" in words
+    assert "sample" not in words
+    assert "the last of all training pictures" in more_labels(found).how
+
+
+def test_of_a_sample_twice_as_many_as_there_are_lie_in_the_interval():
+    """240 of 1,920 are measured: 3,840 lie four doublings away, where a power law alone promises far too much."""
+    inside = 0
+    for seed in range(8):
+        found, whole, twice = curve(seed, labelled=1920)
+        assert found.points[-1].pictures == 240
+        assert found.points[-1].macro_f1 == pytest.approx(whole)
+        assert (found.carried.pictures, found.forecast.pictures) == (1920, 3840)
+        inside += found.forecast.low <= twice <= found.forecast.high
+    assert inside >= 7, inside
+
+
+def test_a_forecast_from_a_sample_says_so_and_promises_nothing():
+    found, _, _ = curve(0, labelled=1920)
+    word, words = verdict(found)
+    assert word == "Perhaps."
+    assert found.gain_low == 0
+    assert "with 240, a sample of the 1,920 training pictures." in words
+    assert "1,920 bring it to" in words
+    assert "3,840 bring it to" in words
+    assert f"{100 * found.gain:+.1f} points (+0.0 to {100 * found.gain_high:+.1f})" in words
+    assert "the last of the whole sample of 240" in more_labels(found).how
 
 
 def test_a_power_law_is_carried_on():
     """Errors 0.8 n^-0.5: twice as many leave 0.8 (2n)^-0.5, by both readings."""
     sizes = np.array([25.0, 50.0, 100.0, 200.0])
     scores = (1 - 0.8 * sizes**-0.5)[:, None]
-    assert _doubled(scores, sizes) == pytest.approx(1 - 0.8 * 400.0**-0.5)
+    assert _carried(scores, sizes, 200, 400) == pytest.approx(1 - 0.8 * 400.0**-0.5)
+
+
+def test_beyond_a_sample_a_power_law_is_carried_on_at_three_rates():
+    """200 of 800: 1,600 are three doublings away. A rise of the error, which chance may make, is not carried on."""
+    sizes = np.array([25.0, 50.0, 100.0, 200.0])
+    scores = (1 - 0.8 * sizes**-0.5)[:, None]
+    expected = [1 - 0.8 * 200**-0.5 * 8**-rate for rate in (0.5, 0.5, 0.25, 0.25, 0, 0)]
+    assert _carried(scores, sizes, 800, 1600)[:, 0] == pytest.approx(expected)
+    assert _carried(scores[::-1], sizes, 800, 1600) == pytest.approx(scores[0, 0])
 
 
 def test_weighted_macro_f1_is_that_of_repeated_pictures():
@@ -91,7 +129,7 @@ def test_a_class_so_rare_that_small_parts_have_none_of_it(monkeypatch):
     answers = fitted(vectors, labels, 0.01, False).predict(vectors)
 
     def found():
-        return label_curve(train, train, answers, strength=0.01, balanced=False, key=Key.of(0))
+        return label_curve(train, train, answers, labelled=2000, strength=0.01, balanced=False, key=Key.of(0))
 
     assert [one.pictures for one in found().points] == [250, 500, 1000, 2000]
     monkeypatch.setattr(label_curve_module, "_MOST_WORK", 2e6)  # of a sixteenth and an eighth

@@ -26,6 +26,7 @@ from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.probing import keep, probed, with_classifier
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe, starts_open
+from efficientnetv2.inference.probe import Probe
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import (
@@ -176,18 +177,13 @@ def begin(
         screen.say(lines[-1])
     elif probing:
         fit = probed(network, prepared, preprocessing, recipe, device, workers, screen)
-        probe = fit.probe
-        begins_there = (
-            recipe.classifier == "probe" and not network.class_names
-        )  # else with that of the weights
-        lines.append(
-            f"Linear probe on the given weights, untrained: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.3f} on "
-            f"{count_of(probe.pictures, f'{prepared.answered} picture')} ({probe.seconds:.0f} s). Training "
-            f"{'begins there, and ' if begins_there else ''}has to beat that."
-        )
+        # Else it begins with the classifier of the weights.
+        begins_there = recipe.classifier == "probe" and not network.class_names
+        lines.append(_reached(fit.probe, prepared, begins_there=begins_there))
         screen.say(lines[-1])
         if place.probe:
-            beginning |= keep(fit, path, balanced=recipe.balance is not None, seed=recipe.seed)
+            labelled, balanced = len(prepared.train), recipe.balance is not None
+            beginning |= keep(fit, path, labelled=labelled, balanced=balanced, seed=recipe.seed)
     if decided.against is not None:
         beginning |= decided.against.keep(path)
     folder = RunFolder(path, screen.say)
@@ -199,6 +195,17 @@ def begin(
     if prepared.skipped:
         folder.log(f"What could not be read is listed in {folder.skipped_file}.")
     return folder, recipe, network, pictures
+
+
+def _reached(probe: Probe, prepared: Prepared, *, begins_there: bool) -> str:
+    """What the probe reaches, in words."""
+    learnt, there = probe.train_pictures, len(prepared.train)
+    fewer = f", learnt from {learnt:,} of {count_of(there, 'training picture')}" if learnt < there else ""
+    return (
+        f"Linear probe on the given weights, untrained: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.3f} on "
+        f"{count_of(probe.pictures, f'{prepared.answered} picture')}{fewer} ({probe.seconds:.0f} s). Training "
+        f"{'begins there, and ' if begins_there else ''}has to beat that."
+    )
 
 
 def decided(words: Words, place: Place, device: torch.device, screen: Screen, world: World) -> Decided:

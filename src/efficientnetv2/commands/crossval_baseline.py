@@ -37,6 +37,8 @@ class Baseline:
         top1: of the answers.
         macro_f1: of the answers.
         labels: the first fold's probe with fewer labels; None where there are too few for that.
+        train_pictures: that a fold's probe learnt from: the mean.
+        of_pictures: that there were to learn from: the mean over the folds.
     """
 
     answers: Predictions
@@ -44,6 +46,8 @@ class Baseline:
     top1: float
     macro_f1: float
     labels: LabelCurve | None
+    train_pictures: int
+    of_pictures: int
 
     def told(self, manifest: Manifest) -> pd.DataFrame:
         """The answers by picture, as ``evaluation.answered.read_answers`` gives them."""
@@ -94,6 +98,8 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
         reached.top1,
         reached.macro_f1,
         _labels(embedded, dealt, key, balanced=balanced),
+        round(float(np.mean([np.isin(part.learning, embedded.samples).sum() for part in dealt.parts]))),
+        round(float(np.mean([len(part.learning) for part in dealt.parts]))),
     )
 
 
@@ -110,7 +116,13 @@ def _labels(embedded: Embeddings, dealt: Folds, key: Key, *, balanced: bool) -> 
     learnt, strength = fit_probe(learning, key=key.fold("fold", 0), balanced=balanced)
     answers = learnt.predict(answering.vectors)
     return label_curve(
-        learning, answering, answers, strength=strength, balanced=balanced, key=key.fold("label curve")
+        learning,
+        answering,
+        answers,
+        labelled=len(first.learning),
+        strength=strength,
+        balanced=balanced,
+        key=key.fold("label curve"),
     )
 
 

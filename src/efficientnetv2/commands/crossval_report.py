@@ -102,6 +102,8 @@ def conclude(
         linear_probe=None if baseline is None else baseline.top1,
         linear_probe_macro_f1=None if baseline is None else baseline.macro_f1,
         linear_probe_f1={} if baseline is None else f1_of_answers(baseline.told(manifest)),
+        linear_probe_pictures=None if baseline is None else baseline.train_pictures,
+        linear_probe_of_pictures=None if baseline is None else baseline.of_pictures,
         train_support=learnt,
         hashes=_hashes(folder, len(answered)),
         skipped=skipped,
@@ -112,7 +114,8 @@ def conclude(
     bands = Preprocessing.from_json(begun["preprocessing"]).bands
     asked = replace(manifest, bands=bands)
     looked = explained_by_folds(networks, _fold_of(answered), pooled, asked, manifest.class_names)
-    known = replace(_known(whole, baseline, manifest, looked), folder=folder)
+    members = tuple(network.calibration for network in networks)
+    known = replace(_known(whole, baseline, manifest, looked), folder=folder, members=members)
     outcome = Outcome(pooled, asked, manifest.class_names, facts, known=known)
     _widen(outcome, pooled, clusters, key)
     outcome.write(folder, sections=whole.sections())

@@ -40,6 +40,7 @@ from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.accelerate import pick_own_device
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.ensemble import calibrations
 from efficientnetv2.training.distributed import by_first, launched, together
 
 _SPLITS = (*SPLITS, "all")
@@ -116,7 +117,10 @@ def evaluate_and_report(
             )
             facts = replace(facts, views=looking.views, others=_others(px, curve, gained, fresh))
             there = Known(
-                asked.network.calibration, views=gained, unseen=None if fresh is None else fresh.words
+                asked.network.calibration,
+                calibrations(asked.network),
+                views=gained,
+                unseen=None if fresh is None else fresh.words,
             )
             _report(asked, predictions, facts, wanted, there, curve, out, screen, as_json)
             if asking.calibrate is not None:
@@ -196,10 +200,11 @@ def _chose(asked: Asked, name: str) -> str | None:
 
 def _fitted(asked: Asked, name: str) -> str | None:
     """A sentence where the temperature was fitted on pictures of that name; known by it alone, as above."""
-    known = asked.network.calibration
-    if known is None or known.fitted_on != name:
+    members = calibrations(asked.network)
+    if not any(one is not None and one.fitted_on == name for one in (asked.network.calibration, *members)):
         return None
-    return f"Its temperature was fitted on {name}: if on these pictures, the calibration error is optimistic."
+    whose = "A temperature of its members" if members else "Its temperature"
+    return f"{whose} was fitted on {name}: if on these pictures, the calibration error is optimistic."
 
 
 def _others(px: int, curve: SizeCurve | None, gained: Over | None, fresh: Unseen | None) -> dict[str, Any]:

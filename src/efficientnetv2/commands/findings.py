@@ -58,6 +58,7 @@ class Known:
 
     Args:
         calibration: by which the answers' probabilities are stated.
+        members: the same of the networks that have answered, where they are several; None where one has none.
         probe: answers of the linear probe, as ``evaluation.answered.read_answers`` gives them.
         labels: verdict and words on more labels.
         elsewhere: verdict and words on pictures from new places.
@@ -69,6 +70,7 @@ class Known:
     """
 
     calibration: Calibration | None = None
+    members: tuple[Calibration | None, ...] = ()
     probe: pd.DataFrame | None = None
     labels: tuple[str, str] | None = None
     elsewhere: tuple[str, str] | None = None
@@ -117,7 +119,11 @@ def gathered(
     labels, probabilities = predictions.labels, predictions.probabilities
     shown = manifest.select(predictions.samples)
     trusted = trust(
-        labels, probabilities, scaled=_scaled(predictions, known), abstain_below=wanted.abstain_below
+        labels,
+        probabilities,
+        scaled=_scaled(predictions, known),
+        members=known.members,
+        abstain_below=wanted.abstain_below,
     )
     sections: list[Part] = [trusted]
     predicted = probabilities.argmax(axis=1)

@@ -90,12 +90,13 @@ def probed(
     return fit
 
 
-def keep(found: FittedProbe, folder: Path, *, balanced: bool, seed: int) -> dict[str, Any]:
+def keep(found: FittedProbe, folder: Path, *, labelled: int, balanced: bool, seed: int) -> dict[str, Any]:
     """Keep the probe's answers, and see what it reaches with fewer labels.
 
     Args:
         found: the probe.
         folder: of the run; the answers lie in ``probe/`` there.
+        labelled: how many training pictures there are; the probe may have learnt from a sample of them.
         balanced: as the probe was fitted.
         seed: of the run.
 
@@ -116,6 +117,7 @@ def keep(found: FittedProbe, folder: Path, *, balanced: bool, seed: int) -> dict
         found.train,
         found.val,
         found.answers,
+        labelled=labelled,
         strength=found.probe.strength,
         balanced=balanced,
         key=Key.of(seed).fold("label curve"),

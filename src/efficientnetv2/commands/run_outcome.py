@@ -52,6 +52,8 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
         linear_probe=probe["top1"] if probe else None,
         linear_probe_macro_f1=probe["macro_f1"] if probe else None,
         linear_probe_f1={} if known.probe is None else f1_of_answers(known.probe),
+        linear_probe_pictures=probe["train_pictures"] if probe else None,
+        linear_probe_of_pictures=len(job.train) if probe else None,
         train_support={} if prepared.manifest.separator else dict(job.train.table["label"].value_counts()),
         hashes=hashes(job.folder.model_file, job.folder.manifest_file),
         wall_s=round(result.seconds, 2),

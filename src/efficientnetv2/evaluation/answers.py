@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.evaluation.answered import Over
 from efficientnetv2.evaluation.apart import Apart
-from efficientnetv2.evaluation.opening import measured_on
+from efficientnetv2.evaluation.opening import measured_on, probe_learnt_from
 from efficientnetv2.evaluation.page import number, percent
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.intervals import Interval
@@ -127,9 +127,11 @@ def _reach(interval: Interval | None) -> str:
 def _over_probe(facts: Facts, probe: Over | None, trained: bool, several: bool) -> Answer | None:
     question = "Is it better than a linear probe?"
     if probe is not None:
+        fewer = probe_learnt_from(facts)
+        learnt = "" if fewer is None else f"It learnt from {fewer}, the network from all. "
         return Answer(
             question,
-            f"The probe is a linear classifier on what the given weights see, untrained. {_apart(probe)}",
+            f"The probe is a linear classifier on what the given weights see, untrained. {learnt}{_apart(probe)}",
             _verdict(probe),
         )
     if facts.linear_probe is not None or not trained:

@@ -177,6 +177,21 @@ def _skipped(count: int) -> str:
     return f"{count_of(count, 'picture')} could not be read and {were} left out."
 
 
+def probe_learnt_from(facts: Facts) -> str | None:
+    """From how few pictures the linear probe learnt: ``5,000 of 40,000 training pictures``.
+
+    None if from all that there were, or if that is not known.
+
+    Args:
+        facts: of the report.
+    """
+    learnt, there = facts.linear_probe_pictures, facts.linear_probe_of_pictures
+    if learnt is None or there is None or learnt >= there:
+        return None
+    mean = " (means over the folds)" if facts.evaluated_on == "out-of-fold" else ""
+    return f"{learnt:,} of {count_of(there, 'training picture')}{mean}"
+
+
 def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts, over: Over | None = None) -> str | None:
     """A sentence if training has not beaten the linear probe in both figures: in which not, and in which it has.
 
@@ -211,7 +226,9 @@ def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts, over: Over | 
     won = [figure for figure, beaten in compared.items() if beaten]
     if not lost:
         return None
-    probe = "a linear classifier on the untrained features of the given weights, which takes seconds"
+    fewer = probe_learnt_from(facts)
+    learnt = "" if fewer is None else f" and learnt from {fewer}"
+    probe = f"a linear classifier on the untrained features of the given weights, which takes seconds{learnt}"
     if not won:
         return f"Training has not beaten {probe}, neither in {lost[0]} nor in {lost[1]}."
     return f"Training has not beaten, in {lost[0]}, {probe}. It has in {won[0]}."

@@ -21,7 +21,14 @@ from efficientnetv2.evaluation import cost, seeing
 from efficientnetv2.evaluation.answers import Beside, answers, limits
 from efficientnetv2.evaluation.confusion import Matrix, confusions
 from efficientnetv2.evaluation.curve import Row, constants, learning_curve
-from efficientnetv2.evaluation.opening import against_majority, headline, lost_to_probe, pictures, whose
+from efficientnetv2.evaluation.opening import (
+    against_majority,
+    headline,
+    lost_to_probe,
+    pictures,
+    probe_learnt_from,
+    whose,
+)
 from efficientnetv2.evaluation.page import json_text, plain, rendered
 from efficientnetv2.evaluation.sections import Part, Section
 from efficientnetv2.evaluation.sizes import SizeCurve, draw_sizes
@@ -59,6 +66,8 @@ class Facts:
         linear_probe: top-1 of a linear classifier on the features of the given weights, untrained.
         linear_probe_macro_f1: its macro-F1.
         linear_probe_f1: name of each class → its F1.
+        linear_probe_pictures: training pictures that it learnt from; of the folds' probes the mean.
+        linear_probe_of_pictures: that there were; of the folds the mean.
         train_support: name of each class → how many pictures of it were trained on.
         hashes: of the files that this was computed from: name → SHA-256 or the like.
         skipped: how many pictures could not be read.
@@ -85,6 +94,8 @@ class Facts:
     linear_probe: float | None = None
     linear_probe_macro_f1: float | None = None
     linear_probe_f1: Mapping[str, float] = field(default_factory=dict)
+    linear_probe_pictures: int | None = None
+    linear_probe_of_pictures: int | None = None
     train_support: Mapping[str, int] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
     skipped: int = 0
@@ -252,6 +263,7 @@ def _page(
         against_majority=against_majority(figures, intervals),
         pictures=pictures(figures, facts),
         lost_to_probe=lost_to_probe(figures, facts, beside.probe),
+        probe_learnt_from=probe_learnt_from(facts),
         answers=answers(figures, intervals, facts, beside),
         limits=limits(figures, intervals, facts, beside),
         sections=sections,

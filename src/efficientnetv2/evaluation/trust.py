@@ -18,6 +18,7 @@ from efficientnetv2.metrics.abstention import AbstentionCurve, abstention_curve
 from efficientnetv2.metrics.calibration import Bin, expected_calibration_error, reliability
 from efficientnetv2.metrics.intervals import wilson
 from efficientnetv2.metrics.several import right
+from efficientnetv2.models.calibrated import Calibration
 
 # Shares of the pictures answered that the table shows. Ours.
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
@@ -52,6 +53,7 @@ def trust(
     probabilities: npt.ArrayLike,
     *,
     scaled: Scaled | None = None,
+    members: Sequence[Calibration | None] = (),
     abstain_below: float | None = None,
 ) -> Part:
     """The section of a report.
@@ -60,6 +62,8 @@ def trust(
         labels: (N,) true classes; of several labels each (N, M), -1 behind the last.
         probabilities: (N, K), as the network gives them.
         scaled: what a temperature has changed; None where there is none.
+        members: of the networks that have answered, where they are several: the temperature of each, None where one
+            has none.
         abstain_below: a threshold that was asked for; it gets a row of its own.
     """
     shares, several = np.asarray(probabilities), np.ndim(labels) > 1
@@ -80,6 +84,8 @@ def trust(
             "temperature": scaled.temperature, "fitted_on": scaled.fitted_on, "fitted_pictures": scaled.pictures,
             "ece_before": before,
         }  # fmt: skip
+    if any(members):
+        calibration["members"] = [_told(one) for one in members]
     return Part(
         "trust.html.j2",
         {
@@ -87,7 +93,7 @@ def trust(
             "aurc": curve.aurc,
             "calibrated": _SHARED
             if several
-            else calibrated(float(shares.max(axis=1).mean()), hits, ece, scaled, before),
+            else calibrated(float(shares.max(axis=1).mean()), hits, ece, scaled, before, members),
             "abstaining": _abstaining(curve, abstain_below),
             "points": points,
             "diagram": None if several else draw_reliability(bins),
@@ -98,7 +104,12 @@ def trust(
 
 
 def calibrated(
-    stated: float, hits: npt.NDArray[np.bool_], ece: float, scaled: Scaled | None, before: float | None
+    stated: float,
+    hits: npt.NDArray[np.bool_],
+    ece: float,
+    scaled: Scaled | None,
+    before: float | None,
+    members: Sequence[Calibration | None] = (),
 ) -> str:
     """What the network says of itself and what is so, in sentences.
 
@@ -111,11 +122,14 @@ def calibrated(
         ece: expected calibration error.
         scaled: the temperature, if there is one.
         before: the error without it.
+        members: as ``trust`` takes them.
     """
     sentence = (
         f"On average it gives its answers a probability of {percent(stated)}, "
         f"and {percent(float(hits.mean()))} of them are right{_verdict(stated, hits)}."
     )
+    if any(members):
+        return f"{sentence} {_of_members(members)}"
     if scaled is None or before is None:
         return (
             f"{sentence} Its probabilities are as training left them; a temperature, fitted on pictures set aside "
@@ -131,6 +145,33 @@ def calibrated(
         f"{sentence} Its temperature of {scaled.temperature:.3g}, fitted on {scaled.pictures} pictures of "
         f"{scaled.fitted_on}, {came}; no answer is another by it."
     )
+
+
+def _of_members(members: Sequence[Calibration | None]) -> str:
+    """Which of the networks have temperatures, which ones, and what fitted them."""
+    known = [one for one in members if one is not None]
+    temperatures = _span([f"{one:.3g}" for one in sorted(one.temperature for one in known)])
+    pictures = _span([f"{one:,}" for one in sorted(one.pictures for one in known)])
+    names = " or ".join(dict.fromkeys(one.fitted_on for one in known))
+    fitted = f"({temperatures}), fitted on {pictures} pictures of {names}"
+    if len(known) == len(members):
+        return f"Each of the {len(members)} networks has a temperature of its own {fitted}."
+    have = "has" if len(known) == 1 else "have"
+    return (
+        f"Of the {len(members)} networks {len(known)} {have} a temperature {fitted}; the probabilities of the rest are "
+        "as training left them."
+    )
+
+
+def _span(values: Sequence[str]) -> str:
+    return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
+
+
+def _told(one: Calibration | None) -> dict[str, Any] | None:
+    """As the report has the temperature of one network."""
+    if one is None:
+        return None
+    return {"temperature": one.temperature, "fitted_on": one.fitted_on, "fitted_pictures": one.pictures}
 
 
 def _verdict(stated: float, hits: npt.NDArray[np.bool_]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.trained_on import TrainedOn
 
@@ -92,6 +93,19 @@ class Ensemble(Network):
 
     def _networks(self) -> list[Network]:
         return [member for member in self.members if isinstance(member, Network)]
+
+
+def calibrations(network: Network) -> tuple[Calibration | None, ...]:
+    """The temperatures of the networks that answer as one, in their order, None where one has none; () of one network.
+
+    An ensemble has none itself, for each member has divided by its own.
+
+    Args:
+        network: any.
+    """
+    if not isinstance(network, Ensemble):
+        return ()
+    return tuple(member.calibration for member in network.members if isinstance(member, Network))
 
 
 def members_of(folder: Path) -> list[Path]:
