@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sqlite3
+import sys
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -439,3 +440,14 @@ def test_networks_that_all_fail_end_the_search(found, tmp_path):
     best = here("search", "best", tmp_path / "study")
     assert best.returncode == 2
     assert "no trial of the study has been finished yet" in best.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_search_without_optuna_says_what_to_install(more, found, tmp_path, monkeypatch):
+    for name in [one for one in sys.modules if one.startswith(("optuna.", "efficientnetv2.search.samplers"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "optuna", None)  # as if it were not installed
+    done = here(*words(tmp_path, found / "pictures", *more))
+    assert done.returncode == 2
+    assert "effnetv2 search needs the package 'optuna' of the extra 'search'" in done.stderr
+    assert not (tmp_path / "study").exists()
