@@ -10,9 +10,11 @@ import pytest
 import torch
 from tests.command_line import TINY, effnetv2
 from tests.data.test_splits import manifest
+from typer.testing import CliRunner
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.cli import app, with_home
 from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.area_job import _of_table
 from efficientnetv2.commands.asking import check_calibrates
@@ -26,6 +28,7 @@ from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words
+from efficientnetv2.search.storage import file_of
 from efficientnetv2.training.distributed import ALONE
 
 MACHINE = {"device": "cpu", "workers": 0, "as_json": False}
@@ -184,3 +187,55 @@ def test_given_splits_that_part_a_group_are_said_to_before_the_run(class_folders
     )
     assert "(the first: 'P0', in train and val)" in notes["given"]
     assert "more than one split" not in notes["plain"]
+
+
+def test_a_user_that_nobody_knows_is_a_name_like_any(class_folders, monkeypatch):
+    """A folder may be called ~backup; Python's own way home would end in an error there."""
+    class_folders.rename(class_folders.parent / "~backup_of_nobody")
+    monkeypatch.chdir(class_folders.parent)
+    assert len(Source("~backup_of_nobody").read()) == 48
+    refuse_within("~backup_of_nobody", Path("~runs_of_nobody/1"), "--out")
+    with pytest.raises(InputError, match=r"data path '~nobody_at_all/x.csv' does not exist"):
+        Source("~nobody_at_all/x.csv").read()
+    assert file_of("sqlite:///~nobody_at_all/study.db") == Path.cwd() / "~nobody_at_all/study.db"
+
+
+@pytest.mark.parametrize("words", [("--out=~/look",), ("--out", "~/look")])
+def test_a_way_home_is_taken_wherever_a_shell_leaves_it(words, class_folders, monkeypatch):
+    """Bash expands no ~ that follows an equals sign; a folder called ~ is nobody's wish, and a danger to clear away."""
+    monkeypatch.setenv("HOME", str(class_folders.parent))
+    (class_folders.parent / "work").mkdir()
+    monkeypatch.chdir(class_folders.parent / "work")
+    ended = CliRunner().invoke(app, ["inspect", "~/pictures", *words])
+    assert ended.exit_code == 0, ended.output
+    assert (class_folders.parent / "look/inspection.html").exists()
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("predict", "~/no.safetensors", "~/pictures"), "{home}/no.safetensors"),
+        (("predict", "m", "~/pictures", "--out=~/no/p.csv"), "there is no folder {home}/no"),
+        (("train", "~/pictures", "--weights=~/no.safetensors"), "{home}/no.safetensors"),
+        (("train", "~/pictures", "--model=~/no.yaml"), "{home}/no.yaml"),
+        (("train", "~/pictures", "--against=~/no"), "{home}/no"),
+        (("compare", "~/one", "~/other"), "{home}/one"),
+        (("search", "show", "~/study"), "{home}/study"),
+    ],
+)
+def test_every_path_may_begin_at_home(words, said, class_folders, monkeypatch):
+    monkeypatch.setenv("HOME", str(class_folders.parent))
+    monkeypatch.chdir(class_folders.parent)
+    ended = CliRunner().invoke(app, list(words), env={"COLUMNS": "400"})
+    assert ended.exit_code == 2, ended.output
+    assert said.format(home=class_folders.parent) in ended.stderr
+
+
+def test_a_tilde_between_labels_is_no_way_home():
+    found = []
+    with_home(lambda **words: found.append(words))(
+        separator="~", place=Path("~"), several=[Path("~/a"), "weights=~/b"], number=1
+    )
+    home = Path.home()
+    assert found == [{"separator": "~", "place": home, "several": [home / "a", "weights=~/b"], "number": 1}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -88,7 +89,7 @@ class StudyFolder:
     def begin(self, source: Source, storage: str, manifest: Manifest, plan: Plan) -> None:
         """Write down what it takes to go on here; the plan for people to read, the database has it too."""
         where = None if storage == self.own_storage else hidden(storage)
-        data = Path(source.data).expanduser()
+        data = Path(os.path.expanduser(source.data))
         told = asdict(source) | {"data": str(data.absolute()) if data.exists() else source.data}
         said = {"storage": where, "data": told, "plan": plan.to_json()}
         write_atomically(self.pictures_file, manifest.to_csv)

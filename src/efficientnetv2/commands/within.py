@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError
@@ -17,8 +18,8 @@ def lies_within(data: str, out: Path) -> bool:
         data: as the user gave it; only a folder can hold anything.
         out: there or not.
     """
-    source = Path(data).expanduser()
-    return source.is_dir() and out.expanduser().resolve().is_relative_to(source.resolve())
+    source = Path(os.path.expanduser(data))
+    return source.is_dir() and out.resolve().is_relative_to(source.resolve())
 
 
 def refuse_within(data: str, out: Path, called: str) -> None:
@@ -34,10 +35,10 @@ def refuse_within(data: str, out: Path, called: str) -> None:
     Raises:
         InputError: it lies among the class folders.
     """
-    source = Path(data).expanduser()
+    source = Path(os.path.expanduser(data))
     if not lies_within(data, out) or is_shards(data) or is_packed(source):
         return
-    if takes_in(source, out.expanduser()):
+    if takes_in(source, out):
         raise InputError(
             f"{called} {out} lies in DATA {data}, whose folders are its classes: what is written there would become "
             "part of what it is made from. Give a folder outside."

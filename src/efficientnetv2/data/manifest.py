@@ -252,7 +252,7 @@ def _listing(
         return opening.read_shards(
             data, label_column=label_column, group_column=group_column, require_labels=require_labels
         )
-    place = Path(data).expanduser().absolute()
+    place = Path(os.path.expanduser(data)).absolute()
     if place.is_dir():
         if cifar.is_packed(place):
             return cifar.read_packed(place, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,7 @@ def _refuse_others(folder: Path, trained: Mapping[str, str | None]) -> None:
     Raises:
         InputError: it was not.
     """
-    place = Path(str(trained["data"])).expanduser()
+    place = Path(os.path.expanduser(str(trained["data"])))
     now = {**trained, "data": str(place.absolute())} if place.exists() else dict(trained)
     file = folder / "asked.json"
     there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else now
