@@ -36,13 +36,14 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run import run
 
 
-def train_and_report(words: Words, source: Source, place: Place) -> Path:
+def train_and_report(words: Words, source: Source, place: Place, screen: Screen | None = None) -> Path:
     """Everything that ``effnetv2 train`` does, alone or as one of many processes.
 
     Args:
         words: about the recipe.
         source: of the pictures.
         place: where and how to run.
+        screen: of whoever trains as a part of more; None is one's own.
 
     Returns:
         The run folder.
@@ -51,7 +52,8 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
         InputError: anything a user can mend.
     """
     world = launched()
-    screen = Screen(quiet=place.as_json, mute=not world.first)
+    if screen is None:
+        screen = Screen(quiet=place.as_json, mute=not world.first)
     with together(world, mend="The last checkpoint is whole: go on with --resume."):
         done = trained(words, source, place, screen, world)
         if isinstance(done, Trained):
