@@ -6,12 +6,14 @@ Exit codes: 0 done, 2 wrong use or wrong input (message on stderr), 1 a failure 
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Annotated, ParamSpec, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -91,6 +93,26 @@ def by_one_process(command: Callable[Params, Answer]) -> Callable[Params, Answer
     return alone
 
 
+def with_home(command: Callable[Params, Answer]) -> Callable[Params, Answer]:
+    """The command, its paths that begin with ``~`` led home: what stands behind ``--out=`` no shell has looked at."""
+
+    @functools.wraps(command)
+    def led(*args: Params.args, **kwargs: Params.kwargs) -> Answer:
+        for name, value in kwargs.items():
+            kwargs[name] = [_led_home(one) for one in value] if isinstance(value, list) else _led_home(value)
+        return command(*args, **kwargs)
+
+    return led
+
+
+def _led_home(value: Any) -> Any:
+    """A path as the user means it; of other words only those that can be nothing but a path, as MODEL may be one."""
+    if isinstance(value, Path):
+        return Path(os.path.expanduser(value))
+    # A ~ alone may as well stand between labels.
+    return os.path.expanduser(value) if isinstance(value, str) and "/" in value else value
+
+
 def _ended(message: str, code: int) -> typer.Exit:
     """The end of the program, its message said."""
     line = f"effnetv2: {message}"
@@ -110,6 +132,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 SHARED = (train, evaluate, predict)
+
+
+def ready(command: Callable[..., Answer]) -> Callable[..., Answer]:
+    """The command as the program runs it."""
+    return with_exit_codes(with_home(command if command in SHARED else by_one_process(command)))
 
 
 def _say_version(wanted: bool) -> None:
@@ -148,13 +175,13 @@ for verb in (
     recipes,
     reproduce,
 ):
-    app.command()(with_exit_codes(verb if verb in SHARED else by_one_process(verb)))
-app.command("map")(with_exit_codes(by_one_process(draw_map)))
+    app.command()(ready(verb))
+app.command("map")(ready(draw_map))
 for word, part in (("step", bench.step), ("input", bench.read), ("train", bench.train)):
-    bench.bench.command(word)(with_exit_codes(by_one_process(part)))
+    bench.bench.command(word)(ready(part))
 app.add_typer(bench.bench, name="bench")
 for one in (search.run, search.resume, search.show, search.best, search.export):
-    search.search.command()(with_exit_codes(by_one_process(one)))
+    search.search.command()(ready(one))
 app.add_typer(search.search, name="search")
 
 

@@ -1,5 +1,7 @@
 """A file is whole or not there."""
 
+import contextlib
+import errno
 import os
 import stat
 
@@ -147,3 +149,23 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, 
         check_place(tmp_path / "out.csv", "--out", such_as="out.csv")
     with pytest.raises(InputError, match="nothing may be written into"):
         check_folder(tmp_path / "new", "--out")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no folder is synced there")
+@pytest.mark.parametrize("place", ["open", "fsync"])
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EIO])
+def test_a_mount_that_syncs_no_folders_keeps_files_all_the_same(place, code, tmp_path, monkeypatch):
+    """By then the file is whole and in its place; that a disk fails is told all the same."""
+    real = {"open": os.open, "fsync": os.fsync}
+
+    def refuses(what, *more, **words):
+        if os.path.isdir(what) if place == "open" else stat.S_ISDIR(os.fstat(what).st_mode):
+            raise OSError(code, os.strerror(code))
+        return real[place](what, *more, **words)
+
+    monkeypatch.setattr(os, place, refuses)
+    told = pytest.raises(OSError, match="error") if code == errno.EIO else contextlib.nullcontext()
+    with told:
+        write_text_atomically(tmp_path / "a", "x")
+    assert (tmp_path / "a").read_text() == "x"
+    assert os.listdir(tmp_path) == ["a"]

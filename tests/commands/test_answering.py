@@ -9,8 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from tests.command_line import effnetv2
+from tests.conftest import paint
 from tests.processes import effnetv2_together
 
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.evaluate_job import _in_classes_of
 from efficientnetv2.commands.source import tell
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.shards.pack import Packing, pack
@@ -183,3 +186,14 @@ def test_one_of_many_processes_says_what_all_refuse(model, class_folders, tmp_pa
     ended = effnetv2_together(2, *words[:2], "missing.jpg", cwd=tmp_path)
     assert sorted(one.returncode for one in ended) == [1, 2]
     assert sum("missing.jpg" in one.stderr for one in ended) == 1
+
+
+def test_labels_whose_letters_are_encoded_otherwise_are_the_models_on_request(tmp_path):
+    """A model of a Linux machine's folders, pictures of a Mac's."""
+    paint(tmp_path / "pictures/He\u0302tre/one.jpg", (60, 190, 60))
+    pictures, names = read(tmp_path / "pictures", for_training=False), ("H\u00eatre", "oak")
+    with pytest.raises(
+        InputError, match="only by case, space or how their letters are encoded: --labels case"
+    ):
+        _in_classes_of(pictures, names, MODEL, merge=False)
+    assert _in_classes_of(pictures, names, MODEL, merge=True).labels.tolist() == [0]

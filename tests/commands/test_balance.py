@@ -110,3 +110,12 @@ def test_copies_do_not_become_a_class_of_what_they_are_made_from(imbalanced, tmp
     assert not (imbalanced / "even").exists()
     done = effnetv2("balance", "pictures", "pictures/fewer.csv", "--fewer", cwd=tmp_path)
     assert done.returncode == 0, done.stderr  # a table is no class
+
+
+def test_pictures_that_no_other_was_made_from_are_no_copies(imbalanced, tmp_path):
+    """A column of origins may be there with nothing in it."""
+    table = read(imbalanced).table.assign(augmented_from="", path=lambda rows: "pictures/" + rows["path"])
+    table.drop(columns="split").to_csv(tmp_path / "all.csv", index=False)
+    done = effnetv2("balance", "all.csv", "fewer.csv", "--fewer", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["copies"] == 0

@@ -215,3 +215,14 @@ def test_a_temperature_of_other_pictures_is_left_out(tmp_path):
         assert done.returncode == 0, done.stderr
         assert (modelfile.load(tmp_path / out).calibration is not None) is kept
         assert ("temperature was fitted with another preprocessing" in done.stdout + done.stderr) is not kept
+
+
+@pytest.mark.parametrize("name", ["ensemble.json", "crossval.json"])
+def test_a_cross_validation_has_more_networks_than_a_file_holds(name, tmp_path):
+    """Whether its folds answer together, or do not yet."""
+    (tmp_path / "folds").mkdir()
+    (tmp_path / "folds" / name).write_text('{"members": ["fold1/model.safetensors"]}')
+    done = effnetv2("convert", "folds", "out.safetensors", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "IN folds is the folder of a cross-validation" in done.stderr
+    assert "Give the run of a fold: folds/fold1." in done.stderr

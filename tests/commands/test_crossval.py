@@ -517,6 +517,14 @@ def test_a_try_that_cannot_be_chosen_by_is_refused():
         plan.parted(data, np.arange(24), dealt, 0, 0)
 
 
+def test_a_val_split_of_ones_own_is_no_way_out_of_a_cross_validation():
+    """Of a class with two pictures in two folds, each fold has one to learn: it cannot choose between tries as well."""
+    data, plan = manifest([0] * 10 + [1] * 2), Plan(folds=2, by="class", tries=("", "balance=null"))
+    dealt = plan.dealt(data, np.arange(12), 0)
+    with pytest.raises(InputError, match=r"class 'c1' has one picture only .*; or leave --try out\.$"):
+        plan.parted(data, np.arange(12), dealt, 0, 0)
+
+
 def test_few_years_are_enough_to_choose_by():
     """Two years teach: the earlier one the tries, the later one chooses. One year cannot do both."""
     years = np.repeat([2001, 2002, 2003, 2004], 10)

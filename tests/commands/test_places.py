@@ -10,9 +10,11 @@ import pytest
 import torch
 from tests.command_line import TINY, effnetv2
 from tests.data.test_splits import manifest
+from typer.testing import CliRunner
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.cli import app, with_home
 from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.area_job import _of_table
 from efficientnetv2.commands.asking import check_calibrates
@@ -24,9 +26,12 @@ from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.report_folder import report_folder
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.within import refuse_within
+from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.commands.words import Words
+from efficientnetv2.search.storage import file_of
 from efficientnetv2.training.distributed import ALONE
+from efficientnetv2.training.folder import RUN_FILES, RunFolder, refuse_occupied
+from efficientnetv2.training.recipes import named
 
 MACHINE = {"device": "cpu", "workers": 0, "as_json": False}
 
@@ -184,3 +189,124 @@ def test_given_splits_that_part_a_group_are_said_to_before_the_run(class_folders
     )
     assert "(the first: 'P0', in train and val)" in notes["given"]
     assert "more than one split" not in notes["plain"]
+
+
+BEGUN = '{"command": "effnetv2 train photos", "preprocessing": {}}'
+
+
+@pytest.mark.parametrize(
+    "mine",
+    [
+        {"manifest.csv": "path,label\n"},
+        {"log.txt": "Friday: rain"},
+        {"skipped.csv": "lesson,reason\n"},
+        {"beginning.json": '{"chapter": 1}', "manifest.csv": "path,label\n"},
+        {"beginning.json": "Once upon a time"},
+    ],
+)
+def test_a_run_takes_no_folder_of_the_users_for_its_own(mine, tmp_path):
+    """A table called as a run calls its own would be written over, a log written on."""
+    for name, text in mine.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"holds something that is no run .*{min(mine)}"):
+        refuse_occupied(tmp_path)
+
+
+def test_a_run_that_never_began_leaves_its_place_to_the_next(tmp_path):
+    for name in ("probe", "against", "inspection"):
+        (tmp_path / name).mkdir()
+    refuse_occupied(tmp_path)
+    for name in ("log.txt", "manifest.csv", "skipped.csv", ".recipe.yaml.0f.partial"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "beginning.json").write_text(BEGUN)
+    refuse_occupied(tmp_path)
+
+
+def test_a_run_says_how_it_began_before_it_leaves_anything_else(tmp_path, monkeypatch):
+    """So whatever stops it, the next one knows its folder."""
+    folder, wrote = RunFolder(tmp_path / "run", lambda line: None), []
+    for name in ("write_text_atomically", "write_atomically"):
+        monkeypatch.setattr(f"efficientnetv2.training.folder.{name}", lambda path, _: wrote.append(path.name))
+    monkeypatch.setattr(RunFolder, "note", lambda self, line: wrote.append(line))
+    folder.begin(named("quick"), manifest([0, 1]), {}, ["Recipe: quick"])
+    assert wrote == ["beginning.json", "Recipe: quick", "manifest.csv", "recipe.yaml"]
+
+
+def test_a_run_is_not_written_over_the_table_that_it_reads(class_folders, tmp_path):
+    """Not even where a run that never began has left the folder."""
+    rows = [f"../{path.relative_to(tmp_path)},{path.parent.name}" for path in class_folders.rglob("*.jpg")]
+    text = "\n".join(["path,species", *rows])
+    (tmp_path / "exp1").mkdir()
+    (tmp_path / "exp1/manifest.csv").write_text(text)
+    words = ("train", "exp1/manifest.csv", "--label-column", "species", "--out", "exp1", *TINY)
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--out exp1 holds something that is no run ('manifest.csv'). Give another folder" in done.stderr
+    (tmp_path / "exp1/beginning.json").write_text(BEGUN)
+    for verb in ("train", "plan"):
+        done = effnetv2(verb, *words[1:], cwd=tmp_path)
+        assert done.returncode == 2
+        assert "--out exp1: DATA exp1/manifest.csv lies there as manifest.csv, which would be" in done.stderr
+    assert (tmp_path / "exp1/manifest.csv").read_text() == text
+
+
+def test_only_what_a_run_writes_may_not_be_its_data(tmp_path):
+    for name in ("probe", "tables"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "predictions.csv").write_text("")
+    with pytest.raises(InputError, match="lies there as probe, which would be written over"):
+        refuse_replaced(str(tmp_path / "probe/predictions.csv"), tmp_path, RUN_FILES, "--out")
+    for data in ("tables/predictions.csv", "manifest.csv", "cifar10"):
+        refuse_replaced(str(tmp_path / data), tmp_path, RUN_FILES, "--out")
+
+
+def test_a_user_that_nobody_knows_is_a_name_like_any(class_folders, monkeypatch):
+    """A folder may be called ~backup; Python's own way home would end in an error there."""
+    class_folders.rename(class_folders.parent / "~backup_of_nobody")
+    monkeypatch.chdir(class_folders.parent)
+    assert len(Source("~backup_of_nobody").read()) == 48
+    refuse_within("~backup_of_nobody", Path("~runs_of_nobody/1"), "--out")
+    with pytest.raises(InputError, match=r"data path '~nobody_at_all/x.csv' does not exist"):
+        Source("~nobody_at_all/x.csv").read()
+    assert file_of("sqlite:///~nobody_at_all/study.db") == Path.cwd() / "~nobody_at_all/study.db"
+
+
+@pytest.mark.parametrize("words", [("--out=~/look",), ("--out", "~/look")])
+def test_a_way_home_is_taken_wherever_a_shell_leaves_it(words, class_folders, monkeypatch):
+    """Bash expands no ~ that follows an equals sign; a folder called ~ is nobody's wish, and a danger to clear away."""
+    monkeypatch.setenv("HOME", str(class_folders.parent))
+    (class_folders.parent / "work").mkdir()
+    monkeypatch.chdir(class_folders.parent / "work")
+    ended = CliRunner().invoke(app, ["inspect", "~/pictures", *words])
+    assert ended.exit_code == 0, ended.output
+    assert (class_folders.parent / "look/inspection.html").exists()
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("predict", "~/no.safetensors", "~/pictures"), "{home}/no.safetensors"),
+        (("predict", "m", "~/pictures", "--out=~/no/p.csv"), "there is no folder {home}/no"),
+        (("train", "~/pictures", "--weights=~/no.safetensors"), "{home}/no.safetensors"),
+        (("train", "~/pictures", "--model=~/no.yaml"), "{home}/no.yaml"),
+        (("train", "~/pictures", "--against=~/no"), "{home}/no"),
+        (("compare", "~/one", "~/other"), "{home}/one"),
+        (("search", "show", "~/study"), "{home}/study"),
+    ],
+)
+def test_every_path_may_begin_at_home(words, said, class_folders, monkeypatch):
+    monkeypatch.setenv("HOME", str(class_folders.parent))
+    monkeypatch.chdir(class_folders.parent)
+    ended = CliRunner().invoke(app, list(words), env={"COLUMNS": "400"})
+    assert ended.exit_code == 2, ended.output
+    assert said.format(home=class_folders.parent) in ended.stderr
+
+
+def test_a_tilde_between_labels_is_no_way_home():
+    found = []
+    with_home(lambda **words: found.append(words))(
+        separator="~", place=Path("~"), several=[Path("~/a"), "weights=~/b"], number=1
+    )
+    home = Path.home()
+    assert found == [{"separator": "~", "place": home, "several": [home / "a", "weights=~/b"], "number": 1}]

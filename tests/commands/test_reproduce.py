@@ -2,18 +2,23 @@
 
 import io
 import json
+import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 from tests.command_line import effnetv2
+from typer.testing import CliRunner
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.cli import app
 from efficientnetv2.commands.reproduction import cells, counts, job, plots, runs
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.reproduction.scale import SCALES, named
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table, paper, published
 from efficientnetv2.commands.source import Source
+from efficientnetv2.evaluation.drawing import is_titled, png
 
 TINY = named("tiny")
 REPOSITORY = Path(__file__).parents[2]
@@ -140,7 +145,7 @@ def test_sizes_and_batches_are_the_papers_at_the_papers_scale():
 def test_runs_are_cells_with_a_value_per_seed_and_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     trained = []
 
-    def fake(words, source, place):
+    def fake(words, source, place, screen):
         trained.append((words.recipe, words.seed, place.resume))
         place.out.mkdir(parents=True)
         report = {"top1": 0.5 + words.seed / 10, "train_s": 120.0}
@@ -174,7 +179,7 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
 
     recipes = []
 
-    def settled(words, source, place):
+    def settled(words, source, place, screen):
         recipe = begin_recipe(words, job.pick_device("cpu"), lambda line: None)[0]
         recipes.append(recipe)
         place.out.mkdir(parents=True)
@@ -211,9 +216,10 @@ def test_the_command_prints_and_writes_and_answers_as_json(tmp_path):
 
 @pytest.mark.slow
 def test_a_table_of_runs_at_tiny_scale_from_the_command_line(tmp_path):
-    done = effnetv2("reproduce", "13", "--out", tmp_path / "made", cwd=REPOSITORY, timeout=400)
+    done = effnetv2("reproduce", "13", "--out", tmp_path / "made", "--json", cwd=REPOSITORY, timeout=400)
     assert done.returncode == 0, done.stderr
-    answer = json.loads((tmp_path / "made" / "table.json").read_text())
+    answer = json.loads(done.stdout)
+    assert answer == json.loads((tmp_path / "made" / "table.json").read_text())
     assert all(one["n"] == 1 for row in answer["rows"] for one in row["ours"].values())
     assert len(list((tmp_path / "made" / "cells").glob("*/model.safetensors"))) == 4
 
@@ -221,7 +227,7 @@ def test_a_table_of_runs_at_tiny_scale_from_the_command_line(tmp_path):
 def test_answers_timed_here_are_a_further_panel_of_figure_5():
     columns = ("params_m", "flops_b")
     alone, with_ours = (
-        Image.open(io.BytesIO(plots.draw_published(columns, ours)))
+        Image.open(io.BytesIO(png(plots.draw_published(columns, ours))))
         for ours in (None, {"efficientnetv2_s": 12.0, "efficientnetv2_m": 31.0})
     )
     assert with_ours.width == pytest.approx(alone.width * 3 / 2, rel=0.01)
@@ -234,3 +240,98 @@ def test_runs_on_other_pictures_are_not_taken_for_these(tmp_path, monkeypatch):
     assert made("13", tmp_path, data="cifar10", seeds=2) == table
     with pytest.raises(InputError, match=r"--data is cifar10 there, cifar100 here. Give another --out"):
         made("13", tmp_path, data="cifar100")
+
+
+WRITTEN = ("table.json", "table.md", "figure.png")
+
+
+def saying(table, folder):
+    """A table made, and what is said meanwhile."""
+    said = []
+    job.reproduced(asked(table, folder), SimpleNamespace(say=said.append))
+    return said
+
+
+def test_a_table_replaces_itself_and_says_so(tmp_path):
+    place = f"{tmp_path / 'table.json'} is there already: it will be replaced."
+    assert place not in saying("6", tmp_path)
+    before = [(tmp_path / name).read_bytes() for name in WRITTEN]
+    assert place in saying("6", tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in WRITTEN] == before
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_table_leaves_files_of_the_users_alone(name, tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / name, format="PNG")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(
+        InputError, match=f"{name} is there already, and is not of effnetv2 reproduce 6. Give"
+    ):
+        made("6", tmp_path)
+    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [(name, before)]
+
+
+@pytest.mark.parametrize("other", ["figure4", "1"])
+def test_a_table_is_not_written_over_by_another(other, tmp_path):
+    made("6", tmp_path)
+    before = sorted((one.name, one.read_bytes()) for one in tmp_path.iterdir())
+    with pytest.raises(
+        InputError, match=f"table.json is there already, and is not of effnetv2 reproduce {other}"
+    ):
+        made(other, tmp_path)
+    assert sorted((one.name, one.read_bytes()) for one in tmp_path.iterdir()) == before
+
+
+def test_figures_of_one_table_are_not_written_over_by_each_other(tmp_path, monkeypatch):
+    """Figures 1 and 5 are drawn from Table 7."""
+    table = Table("7", "X", (Row("a", {}, {"p": Figure((3.0,))}),), "theirs.", "ours.")
+    monkeypatch.setattr(counts, "counted", lambda *given: table)
+    made("figure1", tmp_path)
+    with pytest.raises(InputError, match=r"figure.png is there already, and is not of effnetv2 reproduce 7"):
+        made("7", tmp_path)
+    made("figure1", tmp_path)
+
+
+def test_a_figure_of_an_earlier_version_is_known_by_what_lies_beside_it(tmp_path):
+    """It has no title."""
+    made("6", tmp_path)
+    with Image.open(tmp_path / "figure.png") as image:
+        image.copy().save(tmp_path / "plain.png")
+    (tmp_path / "plain.png").rename(tmp_path / "figure.png")
+    made("6", tmp_path)
+    assert is_titled(tmp_path / "figure.png", "effnetv2 reproduce 6")
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_runs_say_what_they_do_where_the_table_says_it(more, tmp_path, monkeypatch):
+    """With --json stdout holds the answer alone."""
+
+    def fake(words, source, place, screen):
+        screen.say("Training")
+        place.out.mkdir(parents=True)
+        (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
+
+    monkeypatch.setattr(cells, "train_and_report", fake)
+    done = CliRunner().invoke(
+        app, ["reproduce", "13", "--data", "here", "--out", str(tmp_path / "made"), *more]
+    )
+    assert done.exit_code == 0, done.output
+    said, else_said = (done.stderr, done.stdout) if more else (done.stdout, done.stderr)
+    assert said.count("Training\n") == 4
+    assert "Training" not in else_said
+    if more:
+        assert json.loads(done.stdout)["table"] == "13"
+
+
+def test_a_table_of_runs_that_is_stopped_says_how_it_goes_on(tmp_path, monkeypatch):
+    """Not how its run alone would."""
+
+    def stopped(words, source, place, screen):
+        raise KeyboardInterrupt("Go on with: effnetv2 train ...")
+
+    monkeypatch.setattr(cells, "train_and_report", stopped)
+    words = ["reproduce", "13", "--scale", "tiny", "--data", "my pictures", "--seeds", "2", "--device", "cpu"]
+    words += ["--out", str(tmp_path / "made")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 130
+    assert done.stderr.strip() == f"effnetv2: stopped. Go on with: {shlex.join(['effnetv2', *words])}"

@@ -49,7 +49,7 @@ def begun(tmp_path, monkeypatch):
     """What runs are asked for, (recipe, DATA); none is made, and no network is timed."""
     asked = []
 
-    def begin(words, source, place):
+    def begin(words, source, place, screen):
         asked.append((begin_recipe(words, job.pick_device("cpu"), lambda line: None)[0], source.data))
         place.out.mkdir(parents=True)
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sqlite3
+import sys
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -23,6 +24,7 @@ from typer.testing import CliRunner
 from efficientnetv2.arch.files import read
 from efficientnetv2.arch.growth import compound, grow
 from efficientnetv2.cli import app
+from efficientnetv2.commands.search_folder import StudyFolder
 from efficientnetv2.models.modelfile import load
 from efficientnetv2.search.storage import Storage, url_of
 from efficientnetv2.search.study import plan_of
@@ -439,3 +441,42 @@ def test_networks_that_all_fail_end_the_search(found, tmp_path):
     best = here("search", "best", tmp_path / "study")
     assert best.returncode == 2
     assert "no trial of the study has been finished yet" in best.stderr
+
+
+@pytest.mark.parametrize("name", ["pictures.csv", "log.txt"])
+def test_a_study_takes_no_file_of_the_users_for_its_own(name, found, tmp_path):
+    """A list of pictures in the folder for the study would be written over, a log written on."""
+    rows = [f"{path},{path.parent.name}" for path in (found / "pictures").rglob("*.jpg")]
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / name).write_text("\n".join(["path,species", *rows]))
+    before = (tmp_path / "study" / name).read_bytes()
+    done = here(*words(tmp_path, found / "pictures"))
+    assert done.returncode == 2
+    assert f"study holds something that is no study ('{name}'). Give another folder." in done.stderr
+    data = tmp_path / "study" / name
+    done = here(*words(tmp_path, data, "--label-column", "species"))
+    assert done.returncode == 2
+    assert f"DATA {data} lies there as {name}, which would be written over" in done.stderr
+    assert [(one.name, one.read_bytes()) for one in (tmp_path / "study").iterdir()] == [(name, before)]
+
+
+def test_a_study_that_never_began_leaves_its_place_to_the_next(tmp_path):
+    """What its backbone failed of stands in its log; the plan comes before the list of pictures."""
+    folder = StudyFolder(tmp_path)
+    folder.log("The backbone failed: out of memory")
+    (tmp_path / "study.db").write_bytes(b"")
+    folder.check()
+    (tmp_path / "study.yaml").write_text("")
+    (tmp_path / "pictures.csv").write_text("")
+    folder.check()
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_search_without_optuna_says_what_to_install(more, found, tmp_path, monkeypatch):
+    for name in [one for one in sys.modules if one.startswith(("optuna.", "efficientnetv2.search.samplers"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "optuna", None)  # as if it were not installed
+    done = here(*words(tmp_path, found / "pictures", *more))
+    assert done.returncode == 2
+    assert "effnetv2 search needs the package 'optuna' of the extra 'search'" in done.stderr
+    assert not (tmp_path / "study").exists()

@@ -66,6 +66,8 @@ def test_names_of_numbers_are_not_turned_around(tmp_path):
 def test_names_in_words():
     assert names("oak, elm,ash") == NAMES
     assert names("oak") == ("oak",)
+    many = [f"class {number}" for number in range(1000)]
+    assert names(",".join(many)) == tuple(many), "longer than the name of any file"
 
 
 @pytest.mark.parametrize(

@@ -261,3 +261,11 @@ def test_the_latest_quarter_by_time_is_cut_off_once():
     late = manifest([0, 1] * 4 + [2, 2], year=[1] * 8 + [2] * 2)
     with pytest.raises(InputError, match="class 'c2' does not appear before the latest 2 pictures"):
         time_holdout(late, share=0.25, column="year")
+
+
+def test_identical_files_with_other_labels_are_no_matter_of_a_val_split():
+    """Three classes, three files, each file in two of the classes; a cross-validation takes no splits as given."""
+    data, contents = manifest([0, 1, 1, 2, 2, 0]), np.array([0, 0, 1, 1, 2, 2])
+    with pytest.raises(InputError, match="every class in two folds or more") as error:
+        folds(data, k=2, seed=0, contents=contents)
+    assert str(error.value).endswith("Correct their labels, or leave a class of theirs out.")

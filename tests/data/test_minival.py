@@ -140,3 +140,10 @@ def test_a_class_that_would_stand_in_minival_alone_is_refused():
         InputError, match=r"class 'c001' has 2 pictures, all of them the same file.*choose by"
     ):
         with_minival(manifest([0] * 10 + [1] * 2), size=3, contents=contents)
+
+
+def test_identical_files_with_other_labels_leave_no_minival():
+    """Three classes, three files, each file in two of the classes."""
+    with pytest.raises(InputError, match="no way to have every class both in train and in minival") as error:
+        with_minival(manifest([0, 1, 1, 2, 2, 0]), size=3, contents=np.array([0, 0, 1, 1, 2, 2]))
+    assert str(error.value).endswith("or train without minival (--set minival=null).")

@@ -12,6 +12,9 @@ from PIL import Image
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.manifest import read
 
+# The same word as most write it, and as macOS names files: the accent a part of its letter, or behind it.
+NFC, NFD = "Hêtre", "He\u0302tre"
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -96,6 +99,34 @@ def test_labels_that_differ_by_case_or_space_can_be_merged(folder):
     assert "'Oak' into 'oak'" in manifest.notes[0]
 
 
+def test_labels_whose_letters_are_encoded_otherwise_can_be_merged(folder):
+    file = write(
+        folder, f"path,label\n0.png,{NFC}\n1.png,{NFD}\n2.png,elm\n3.png,{NFC.upper()}\n4.png,{NFC}\n"
+    )
+    manifest = read(file, labels="casefold")
+    assert manifest.class_names == (NFC, "elm")
+    assert manifest.labels.tolist() == [0, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("written", "named"), [(NFC, NFD), (NFD, NFC)])
+def test_a_file_is_found_however_its_letters_are_encoded(written, named, folder):
+    """A table of a spreadsheet's, beside pictures that a Mac has packed; copies still know their origin."""
+    (folder / named).mkdir()
+    for old, new in (("0.png", f"{named}/{named}.png"), ("1.png", f"{named}/copy.png")):
+        (folder / old).rename(folder / new)
+    text = f"path,label,augmented_from\n{written}/{written}.png,a,\n2.png,b,\n"
+    manifest = read(write(folder, f"{text}{written}/copy.png,a,{written}/{written}.png\n"))
+    assert manifest.paths == [f"{named}/{named}.png", "2.png", f"{named}/copy.png"]
+    assert all(Path(manifest.file(row)).is_file() for row in range(3))
+    assert manifest.table["augmented_from"].fillna("").tolist() == ["", "", f"{named}/{named}.png"]
+    assert manifest.notes == (
+        "2 paths of train.csv encode letters otherwise than the files' names do (Unicode NFC and NFD): they go by the "
+        "files' names.",
+    )
+    with pytest.raises(InputError, match=r"row 2 and row 3: .* is listed twice"):
+        read(write(folder, f"path,label\n{written}/copy.png,a\n{named}/copy.png,b\n"))
+
+
 def test_for_prediction_labels_are_not_needed(folder):
     manifest = read(write(folder, "path,latitude,longitude\n0.png,,\n1.png,3,4\n"), require_labels=False)
     assert manifest.labels.tolist() == [-1, -1]
@@ -123,6 +154,19 @@ REFUSED = {
     "space": (
         "path,label\n0.png,oak\n1.png,oak \n2.png,oak\n",
         r"row 3: label 'oak ' differs from .* only by surrounding space",
+    ),
+    "encoding": (
+        f"path,label\n0.png,{NFC}\n1.png,{NFD}\n2.png,{NFC}\n",
+        rf"row 3: label '{NFD}' differs from '{NFC}' \(2 rows\) only by how its letters are encoded \(Unicode NFC and "
+        r"NFD\).\nCorrect the row, or pass --labels casefold to merge them.",
+    ),
+    "all three": (
+        f"path,label\n0.png,{NFC}\n1.png,{NFD.upper()} \n2.png,{NFC}\n",
+        "only by case and how its letters are encoded .* and surrounding space",
+    ),
+    "encoding of a file that is not there": (
+        f"path,label\n{NFD}.png,a\n1.png,b\n",
+        f"row 2: '{NFD}.png' does not",
     ),
     "empty label": ("path,label\n0.png,a\n1.png,\n2.png,b\n", r"row 3: the label is empty \(1 of 3 rows"),
     "NaN label": ("path,label\n0.png,a\n1.png,nan\n2.png,b\n", "row 3: the label is empty"),

@@ -19,6 +19,6 @@ def cache_folder(kind: str) -> Path:
     """
     given = os.environ.get(VARIABLE)
     if given:
-        return Path(given).expanduser() / kind
+        return Path(os.path.expanduser(given)) / kind
     around = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(around).expanduser() / "efficientnetv2" / kind
+    return Path(os.path.expanduser(around)) / "efficientnetv2" / kind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -11,6 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError
+
+# What mounts answer that sync no folders, or only for who may list them: some of FUSE, CIFS and vboxsf. The file is
+# written and in its place by then.
+_NOT_SYNCED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES}
 
 
 def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> None:
@@ -137,11 +142,15 @@ def remove_partial(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system lets folders be opened (not on Windows)."""
+    """Make the rename itself durable, where the system lets folders be opened and synced (not on Windows)."""
     if os.name == "nt":
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NOT_SYNCED:
+            raise

@@ -180,7 +180,7 @@ def _tell(
     fewer: bool,
     as_json: bool,
 ) -> None:
-    made = int((table[COLUMN] != "").sum()) if COLUMN in table else 0
+    made = 0 if fewer else int((table[COLUMN] != "").sum())
     if as_json:
         classes = {
             name: {"before": int(b), "after": int(a)}

@@ -187,9 +187,7 @@ def begin(
     if decided.against is not None:
         beginning |= decided.against.keep(path)
     folder = RunFolder(path, screen.say)
-    for line in lines:
-        folder.note(line)
-    folder.begin(recipe, prepared.manifest, beginning)
+    folder.begin(recipe, prepared.manifest, beginning, lines)
     for skipped_path, reason in prepared.skipped:
         folder.skip(skipped_path, reason)
     if prepared.skipped:

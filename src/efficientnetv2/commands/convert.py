@@ -205,12 +205,19 @@ def _check_places(source: Path, out: Path, to: str | None, *, overwrite: bool) -
 def _load(source: Path, model: str | None, said: Told) -> tuple[EfficientNet, str, Sequence[str]]:
     """The network, what it was recognised as, and what there is to say about that."""
     from efficientnetv2.base.errors import InputError
+    from efficientnetv2.commands.crossval_plan import FILE as CROSSVAL
     from efficientnetv2.models import modelfile
+    from efficientnetv2.models.ensemble import members_of
     from efficientnetv2.models.interop import convert as interop
     from efficientnetv2.models.interop.read import is_model_file
     from efficientnetv2.models.interop.statement import tell
     from efficientnetv2.models.network import EfficientNet
 
+    if members_of(source) or (source / CROSSVAL).is_file():
+        raise InputError(
+            f"IN {source} is the folder of a cross-validation, each of whose folds has a network of its own, but a "
+            f"file holds one. Give the run of a fold: {source / 'fold1'}."
+        )
     if is_model_file(source):
         if model is not None:
             raise InputError(f"--model {model}: {source} is a model file, which says itself what it is.")

@@ -202,6 +202,7 @@ class Plan:
                 contents=contents[rows],
                 by=dealt.by,
                 blocks=self._blocks,
+                instead="leave --try out",
             )
         except InputError as error:
             raise InputError(

@@ -34,6 +34,7 @@ from efficientnetv2.commands.unseen import Unseen, on_unseen
 from efficientnetv2.commands.views import over_own, views_asked
 from efficientnetv2.data.listing import SPLITS
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.rules import folded
 from efficientnetv2.evaluation.answered import Over
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
@@ -269,14 +270,14 @@ def _in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str,
         manifest: labelled.
         class_names: of the model.
         model: for the message.
-        merge: take labels that differ only by case or space for the model's.
+        merge: take labels that are ``folded`` alike for the model's.
 
     Raises:
         InputError: a label that is no class of the model, or a model whose classes have no names.
     """
     if merge:
-        spelled = {name.strip().casefold(): name for name in class_names}
-        manifest = manifest.renamed(lambda label: spelled.get(label.strip().casefold(), label))
+        spelled = {folded(name): name for name in class_names}
+        manifest = manifest.renamed(lambda label: spelled.get(folded(label), label))
     known = set(class_names)
     present = {manifest.class_names[label] for label in np.unique(manifest.targets) if label >= 0}
     strange = sorted(present - known)
@@ -290,7 +291,9 @@ def _in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str,
                 "NAMED.safetensors --class-names NAMES.txt (a name on each line)"
             )
         fix = "Correct the labels, or leave those pictures out."
-        if known.isdisjoint(present):
+        if {folded(name) for name in strange} <= {folded(name) for name in known}:
+            fix = "They differ only by case, space or how their letters are encoded: --labels casefold merges them."
+        elif known.isdisjoint(present):
             fix = (
                 "No label is; so this model answers something else, or its classes are called wrongly. To call them "
                 f"otherwise: effnetv2 convert {model} NAMED.safetensors --class-names NAMES.txt (a name on each line)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +60,11 @@ def inspect_and_tell(
     on = pick_device(device)
     manifest = source.read_any()
     time_column_of(manifest, time_column)  # refused before the pictures are looked at
-    folder = Path("inspection") / (Path(source.data).expanduser().stem or "pictures") if out is None else out
+    folder = (
+        Path("inspection") / (Path(os.path.expanduser(source.data)).stem or "pictures")
+        if out is None
+        else out
+    )
     refuse_within(source.data, folder, "--out")
     with folder_for(folder, "--out"):  # where no page comes, nothing is left of it
         for file, ours in ((page.JSON_NAME, page.is_inspection), (page.PAGE_NAME, page.is_inspection_page)):

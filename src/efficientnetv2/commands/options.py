@@ -69,7 +69,8 @@ Labels = Annotated[
     str,
     typer.Option(
         metavar="exact|casefold",
-        help="casefold merges labels that differ only by case or by spaces around them.",
+        help="casefold merges labels that differ only by case, by spaces around them, or by how Unicode encodes "
+        "their letters.",
     ),
 ]
 LabelSeparator = Annotated[

@@ -26,7 +26,7 @@ from efficientnetv2.commands.prepare import Prepared, prepare
 from efficientnetv2.commands.probing import with_classifier
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.within import refuse_within
+from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.keeping import amount
 from efficientnetv2.evaluation.report import Facts
@@ -35,7 +35,7 @@ from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.probe import fit_probe, most_pictures, taught
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.distributed import ALONE
-from efficientnetv2.training.folder import RunFolder
+from efficientnetv2.training.folder import RUN_FILES, RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.moments import row_steps, validation_steps
 from efficientnetv2.training.pace import Rates
@@ -67,6 +67,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     recipe = known.recipe
     if not known.resumed:
         refuse_within(source.data, known.path, "--out")
+        refuse_replaced(source.data, known.path, RUN_FILES, "--out")
     prepared = prepare(
         source,
         holdout=recipe.holdout,

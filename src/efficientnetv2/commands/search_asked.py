@@ -22,7 +22,7 @@ from efficientnetv2.search.checks import require_room
 from efficientnetv2.search.proxy import CHOOSING, StepTimeBy
 from efficientnetv2.search.reward import Reward
 from efficientnetv2.search.space import Space
-from efficientnetv2.search.storage import file_of
+from efficientnetv2.search.storage import file_of, optuna
 from efficientnetv2.search.study import Wanted
 from efficientnetv2.training.recipe import Recipe
 
@@ -104,7 +104,8 @@ class Asked:
             )
         if self.storage is not None:
             file_of(self.storage)
-        from efficientnetv2.search.samplers import sampler  # with Optuna, which is an extra
+        optuna()  # an extra: missed here in words that say how to get it
+        from efficientnetv2.search.samplers import sampler
 
         sampler(self.sampler, self.space, seed=self.seed)
         require_room(self.space, min(self.recipe.progressive.stage(0).image_px, self.recipe.eval_px or 10**9))

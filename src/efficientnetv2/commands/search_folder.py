@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -17,11 +19,13 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.search.storage import file_of, hidden, url_of
 from efficientnetv2.search.study import Plan
 
-# What a study leaves there; anything else is somebody else's.
-_OURS = {
+#: What a study leaves there; anything else is somebody else's.
+STUDY_FILES = {
     "study.yaml", "study.db", "study.db.lock", "study.db-journal", "pictures.csv", "step_times.json",
     "step_times.lock", "log.txt", "search.html", "fronts.png", "rewards.png", "importances.png", "found.yaml",
 }  # fmt: skip
+# A line of its log begins so; a list of pictures looks like anybody's.
+_LOGGED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ")
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,16 @@ class StudyFolder:
         """Whether the folder is, or can become, a study's; nothing is made.
 
         Raises:
-            InputError: it holds something else.
+            InputError: it holds something else, such as a list of pictures where no study has been begun.
         """
+        if self.file.exists():
+            return
         there = [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
-        others = [name for name in there if name not in _OURS and not name.endswith(".partial")]
-        if others and not self.file.exists():
+        ours = STUDY_FILES - {"pictures.csv"}
+        if not _is_log(self.path / "log.txt"):  # what is left of a study whose backbone could not be trained
+            ours -= {"log.txt"}
+        others = [name for name in there if name not in ours and not name.endswith(".partial")]
+        if others:
             raise InputError(
                 f"{self.path} holds something that is no study ({some(others, 3)}). Give another folder."
             )
@@ -86,13 +95,16 @@ class StudyFolder:
             ) from error
 
     def begin(self, source: Source, storage: str, manifest: Manifest, plan: Plan) -> None:
-        """Write down what it takes to go on here; the plan for people to read, the database has it too."""
+        """Write down what it takes to go on here; the plan for people to read, the database has it too.
+
+        The plan first, for beside it the list of pictures is known for the study's.
+        """
         where = None if storage == self.own_storage else hidden(storage)
-        data = Path(source.data).expanduser()
+        data = Path(os.path.expanduser(source.data))
         told = asdict(source) | {"data": str(data.absolute()) if data.exists() else source.data}
         said = {"storage": where, "data": told, "plan": plan.to_json()}
-        write_atomically(self.pictures_file, manifest.to_csv)
         write_text_atomically(self.file, yaml.safe_dump(said, sort_keys=False, width=100))
+        write_atomically(self.pictures_file, manifest.to_csv)
 
     def storage(self, given: str | None) -> str:
         """Where the trials lie.
@@ -141,6 +153,15 @@ class StudyFolder:
         if not isinstance(said, dict) or "data" not in said:
             raise InputError(f"{self.file} says nothing of a study. Bring it back, or begin another study.")
         return said
+
+
+def _is_log(file: Path) -> bool:
+    """Whether a study has written it."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            return _LOGGED.match(lines.readline(100)) is not None
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _absolute(url: str) -> str:

@@ -18,10 +18,10 @@ from efficientnetv2.commands.prepare import Prepared, prepare
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.search import PlaceOptions
 from efficientnetv2.commands.search_asked import Asked
-from efficientnetv2.commands.search_folder import StudyFolder
+from efficientnetv2.commands.search_folder import STUDY_FILES, StudyFolder
 from efficientnetv2.commands.search_screen import StudyBar, figures
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.within import refuse_within
+from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.inference.accelerate import device_title, few_enough, pick_device, pick_workers
 from efficientnetv2.search.checks import other_version
 from efficientnetv2.search.ledger import Ledger
@@ -133,6 +133,7 @@ def run_study(asked: Asked) -> None:
     folder = StudyFolder(asked.study)
     if not folder.file.exists():
         refuse_within(asked.source.data, folder.path, "STUDY")
+        refuse_replaced(asked.source.data, folder.path, STUDY_FILES, "STUDY")
     prepared = pictures(asked.source, asked.recipe, strict=asked.place.strict, screen=screen)
     folder.check()
     url = folder.storage(asked.storage or (None if folder.file.exists() else folder.own_storage))

@@ -60,7 +60,7 @@ def _place(data: str, out: Path) -> Path:
         raise InputError(
             f"OUT is {out}, but shards are written to this machine. Give a folder, then copy it up."
         )
-    place = out.expanduser().resolve()
+    place = out.resolve()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         what = "holds something already" if place.is_dir() else "is a file"
         raise InputError(f"OUT {out} {what}. Give a new or empty folder.")

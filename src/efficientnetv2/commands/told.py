@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def names(word: str) -> tuple[str, ...]:
         InputError: no such file, or one that holds something else.
     """
     path = Path(word)
-    if not path.is_file():
+    if not os.path.isfile(word):  # unlike Path's own, it takes names that are longer than any file's
         if "," not in word and path.suffix in (".txt", ".json"):
             raise InputError(
                 f"--class-names {word}: there is no such file. Give one with a name on each line, or the names with "

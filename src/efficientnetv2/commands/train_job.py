@@ -22,13 +22,13 @@ from efficientnetv2.commands.prepare import Prepared, prepare, refuse_missing
 from efficientnetv2.commands.run_outcome import report_of
 from efficientnetv2.commands.screen import Screen, TrainingBar
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.within import refuse_within
+from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.answered import read_answers
 from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import ALONE, World, by_first, launched, together, with_tensors
-from efficientnetv2.training.folder import NoFolder, RunFolder
+from efficientnetv2.training.folder import RUN_FILES, NoFolder, RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.memory import GroupsAtATime
 from efficientnetv2.training.named import title
@@ -36,13 +36,14 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run import run
 
 
-def train_and_report(words: Words, source: Source, place: Place) -> Path:
+def train_and_report(words: Words, source: Source, place: Place, screen: Screen | None = None) -> Path:
     """Everything that ``effnetv2 train`` does, alone or as one of many processes.
 
     Args:
         words: about the recipe.
         source: of the pictures.
         place: where and how to run.
+        screen: of whoever trains as a part of more; None is one's own.
 
     Returns:
         The run folder.
@@ -51,7 +52,8 @@ def train_and_report(words: Words, source: Source, place: Place) -> Path:
         InputError: anything a user can mend.
     """
     world = launched()
-    screen = Screen(quiet=place.as_json, mute=not world.first)
+    if screen is None:
+        screen = Screen(quiet=place.as_json, mute=not world.first)
     with together(world, mend="The last checkpoint is whole: go on with --resume."):
         done = trained(words, source, place, screen, world)
         if isinstance(done, Trained):
@@ -158,6 +160,7 @@ def _readied(
     recipe, resumed = known.recipe, known.resumed
     if not resumed:
         refuse_within(source.data, known.path, "--out")
+        refuse_replaced(source.data, known.path, RUN_FILES, "--out")
     if resumed and RunFolder(known.path, screen.say).finished:
         if place.against is None:
             return Finished(known.path, recipe)

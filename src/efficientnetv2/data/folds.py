@@ -109,7 +109,9 @@ def folds(
     refuse_single(part, levels[-1].clusters, instead="merge it with another")
     levels = kept_by(part, levels, by)
     _refuse_too_few(part, levels, k)
-    level, dealt = deal_by_level(part, levels, shared(part, np.full(k, 1 / k)), Key.of(seed).fold("folds", k))
+    target, key = shared(part, np.full(k, 1 / k)), Key.of(seed).fold("folds", k)
+    both, instead = "in two folds or more", "leave a class of theirs out"
+    level, dealt = deal_by_level(part, levels, target, key, both=both, instead=instead)
     clusters = np.full(len(manifest), -1, dtype=np.int64)
     clusters[chosen] = level.clusters
     own = ~is_copy(part)

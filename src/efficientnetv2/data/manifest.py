@@ -194,13 +194,14 @@ def read(
         label_column: of a table; in shards without an index, of their JSON members.
         group_column: of a table, or as above: pictures of one group (a patient, a site) are never split up.
             An empty group is a group of its own. A column called ``group`` is taken unasked.
-        labels: ``casefold`` merges labels that differ only by case or surrounding space.
+        labels: ``casefold`` merges labels that differ only by case, surrounding space or the encoding of their
+            letters (``rules.folded``).
         label_separator: of a table or shards: what stands between the labels of a picture that has several
             (``data.several``). None takes a cell for one label.
         require_labels: False for prediction: labels are then taken where they are, and not checked.
         for_training: False for evaluation: one class, or no train part, will do.
-        strict_labels: take the labels that there are as training would: refuse those that differ only by case or
-            surrounding space, pass over pictures beside class folders; None where labels are required.
+        strict_labels: take the labels that there are as training would: refuse those that are ``rules.folded``
+            alike, pass over pictures beside class folders; None where labels are required.
 
     Returns:
         Pictures in the order of the table, or of the folders' and files' names. A row whose split is empty
@@ -252,7 +253,7 @@ def _listing(
         return opening.read_shards(
             data, label_column=label_column, group_column=group_column, require_labels=require_labels
         )
-    place = Path(data).expanduser().absolute()
+    place = Path(os.path.expanduser(data)).absolute()
     if place.is_dir():
         if cifar.is_packed(place):
             return cifar.read_packed(place, data)

@@ -45,10 +45,12 @@ def with_minival(
     train = train[np.argsort([manifest.paths[row].rpartition(".tar#")[2] for row in train], kind="stable")]
     part = manifest.select(train)
     levels = levels_of(part, None if contents is None else np.asarray(contents)[train])
-    refuse_single(part, levels[-1].clusters, "choose by", "train without minival (--set minival=null)")
+    without = "train without minival (--set minival=null)"
+    refuse_single(part, levels[-1].clusters, "choose by", without)
     quotas = _quotas(part, round(size * len(train)) if isinstance(size, float) else size)
     target = np.stack([np.bincount(part.labels) - quotas, quotas]).astype(np.float64)
-    level, parts = deal_by_level(part, levels, target, Key.of(0).fold("minival"))
+    both = "both in train and in minival"
+    level, parts = deal_by_level(part, levels, target, Key.of(0).fold("minival"), both=both, instead=without)
     split[train[parts == 1]] = "minival"
     held, how = int((parts == 1).sum()), how_dealt(levels, level, parts == 1)
     return manifest.with_split(split), (

@@ -5,6 +5,7 @@ Each rule takes a listing and raises an ``InputError`` that names the row or fil
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from typing import Literal
 
@@ -28,13 +29,21 @@ def refuse_unlabelled(listing: Listing) -> None:
         )
 
 
+def folded(label: str) -> str:
+    """What labels share that differ by case, by space around them, or by how Unicode encodes their letters.
+
+    An accent may be a part of its letter (NFC, as most write it) or follow it (NFD, as macOS names files).
+    """
+    return unicodedata.normalize("NFC", label.strip()).casefold()
+
+
 def spelled_alike(listing: Listing, spelling: Spelling, *, strict: bool) -> tuple[pd.Series[str], str | None]:
-    """Labels without surrounding space, those that differ by case merged where that was asked for.
+    """Labels without surrounding space, those that are ``folded`` alike merged where that was asked for.
 
     Args:
         listing: its labels may be NaN.
         spelling: ``casefold`` merges into the commonest spelling.
-        strict: with ``exact``, refuse labels that differ only by case or surrounding space.
+        strict: with ``exact``, refuse labels that are ``folded`` alike.
 
     Returns:
         The labels, and a sentence about what was merged, or None.
@@ -49,7 +58,7 @@ def spelled_alike(listing: Listing, spelling: Spelling, *, strict: bool) -> tupl
     first: dict[str, str] = {}
     merged: dict[str, str] = {}
     for label in commonest:
-        chosen = first.setdefault(label.strip().casefold(), label)
+        chosen = first.setdefault(folded(label), label)
         if chosen != label:
             merged[label] = chosen
     if merged and spelling == "exact":
@@ -68,10 +77,13 @@ def _differs(listing: Listing, merged: dict[str, str], counts: pd.Series[int]) -
     at = int(np.flatnonzero(listing.table["label"].isin(list(merged)))[0])
     odd = listing.table["label"].iloc[at]
     kept = merged[odd]
-    if odd.strip() == kept.strip():
-        how = "surrounding space"
-    else:
-        how = "case" if odd.casefold() == kept.casefold() else "case and surrounding space"
+    one, other = odd.strip(), kept.strip()
+    ways = {
+        "case": unicodedata.normalize("NFC", one) != unicodedata.normalize("NFC", other),
+        "how its letters are encoded (Unicode NFC and NFD)": one.casefold() != other.casefold(),
+        "surrounding space": odd.replace(one, other, 1) != kept,
+    }
+    how = " and ".join(way for way, differs in ways.items() if differs)
     others = int(counts[list(merged)].sum()) - 1
     more = f" ({others} more {listing.unit} are like it)" if others else ""
     fix = "Rename the class folder" if listing.rows is None else "Correct the row"

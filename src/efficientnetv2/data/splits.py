@@ -25,6 +25,8 @@ from efficientnetv2.data.manifest import Manifest
 # smaller blocks are tried. Ours.
 _SHARE = (0.5, 1.5)
 
+_OWN_VAL = "give a val split of your own"
+
 #: Which pictures a run is judged by: held out of train, or those given as test.
 Answered = Literal["val", "test"]
 Floats = npt.NDArray[np.float64]
@@ -38,6 +40,7 @@ def with_holdout(
     contents: Ints | None = None,
     by: By = "auto",
     blocks: Sequence[float] = BLOCKS,
+    instead: str = _OWN_VAL,
 ) -> tuple[Manifest, str]:
     """Give a manifest a val split, where it has none, from its train pictures; test is never touched.
 
@@ -52,6 +55,7 @@ def with_holdout(
         contents: (N,) ids, equal for identical files (``check``); None if not known.
         by: what is kept whole; see ``By``.
         blocks: sides of spatial blocks in degrees, tried in this order.
+        instead: what else the user may do where there is no way.
 
     Returns:
         The manifest with every picture in train, val or test, and a sentence that says what was done.
@@ -72,10 +76,10 @@ def with_holdout(
     fraction = _share(fraction, len(train))
     part = manifest.select(train)
     levels = levels_of(part, None if contents is None else np.asarray(contents)[train], blocks)
-    refuse_single(part, levels[-1].clusters)
+    refuse_single(part, levels[-1].clusters, instead=instead)
     levels = kept_by(part, levels, by)
     target = shared(part, np.array([1 - fraction, fraction]))
-    level, parts = deal_by_level(part, levels, target, Key.of(seed).fold("holdout"))
+    level, parts = deal_by_level(part, levels, target, Key.of(seed).fold("holdout"), instead=instead)
     split[train[parts == 1]] = "val"
     how = how_dealt(levels, level, parts == 1)
     held, of = int((parts == 1).sum()), len(train)
@@ -130,7 +134,15 @@ def shared(part: Manifest, shares: Floats) -> Floats:
     return target
 
 
-def deal_by_level(part: Manifest, levels: list[Level], target: Floats, key: Key) -> tuple[Level, Ints]:
+def deal_by_level(
+    part: Manifest,
+    levels: list[Level],
+    target: Floats,
+    key: Key,
+    *,
+    both: str = "both in train and in val",
+    instead: str = _OWN_VAL,
+) -> tuple[Level, Ints]:
     """Deal by the first level with every class and about the sizes asked for; else the first with every class.
 
     Args:
@@ -138,6 +150,8 @@ def deal_by_level(part: Manifest, levels: list[Level], target: Floats, key: Key)
         levels: the strictest first.
         target: (P, K) how many pictures of each class each part should get.
         key: the same key deals in the same way.
+        both: where every class is to be.
+        instead: what else the user may do where there is no way.
 
     Returns:
         The level, and (N,) the part of each picture.
@@ -157,19 +171,16 @@ def deal_by_level(part: Manifest, levels: list[Level], target: Floats, key: Key)
                 # Without blocks, uneven sizes do not justify taking apart what blocks or groups join.
                 return (level, parts) if level.block is not None else spare
     if spare is None:
-        raise InputError(_no_way(part, levels[-1]))
+        raise InputError(_no_way(part, levels[-1], both, instead))
     return spare
 
 
-def _no_way(part: Manifest, level: Level) -> str:
+def _no_way(part: Manifest, level: Level, both: str, instead: str) -> str:
     """Why even the loosest way makes a class vanish."""
     kept = [*(["places"] if level.block is not None else []), *(["groups"] if level.groups else [])]
     if not kept:
         why = "identical files with different labels leave" if part.separator is None else "there was found"
-        return (
-            f"{part.source}: {why} no way to have every class both in train and in val. Correct their labels, or give "
-            "a val split of your own."
-        )
+        return f"{part.source}: {why} no way to have every class {both}. Correct their labels, or {instead}."
     pictures, classes = _each_label(part)
     of_class = pd.Series(level.clusters[pictures]).groupby(classes).nunique()
     lone = [part.class_names[label] for label in of_class.index[of_class == 1]]
@@ -193,7 +204,7 @@ def refuse_single(
     part: Manifest,
     clusters: Ints,
     purpose: str = "validate on",
-    instead: str = "give a val split of your own",
+    instead: str = _OWN_VAL,
 ) -> None:
     """Every class has two distinct pictures, one to train on and one for something else.
 

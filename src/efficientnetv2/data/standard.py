@@ -80,7 +80,7 @@ def read_standard(name: str) -> Listing:
 
 def _places() -> list[Path]:
     given = os.environ.get(VARIABLE)
-    return [Path(place).expanduser().absolute() for place in ([given] if given else []) + ["data"]]
+    return [Path(os.path.expanduser(place)).absolute() for place in ([given] if given else []) + ["data"]]
 
 
 def _listed(place: Path, name: str, known: _Set) -> Listing:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import warnings
+from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
@@ -60,8 +62,7 @@ def read_table(
     listing = Listing(root=file.parent, source=source, table=_tidy(table, file.parent, name, rows), rows=rows)
     if lists_shards(listing.table):
         return read_listed(listing)
-    _refuse_missing_files(listing)
-    return listing
+    return _with_files(listing)
 
 
 def refuse_shared(path_column: str, label_column: str, group_column: str | None) -> None:
@@ -239,7 +240,12 @@ def _tidy_folder(folder: str, root: Path) -> str:
     return short.replace(os.sep, "/")
 
 
-def _refuse_missing_files(listing: Listing) -> None:
+def _with_files(listing: Listing) -> Listing:
+    """The same rows, their paths as the files' names encode them.
+
+    Raises:
+        InputError: some have no file.
+    """
     containers: dict[str, bool] = {}  # a packed file is looked up once, not once for each of its pictures
 
     def missing(index: int, path: str) -> bool:
@@ -251,6 +257,10 @@ def _refuse_missing_files(listing: Listing) -> None:
         return containers[record[0]] and not os.path.isfile(listing.file(index))
 
     gone = [index for index, path in enumerate(listing.paths) if missing(index, path)]
+    named = {
+        path: _encoded_otherwise(path, listing.root) for path in {listing.paths[index] for index in gone}
+    }
+    gone = [index for index in gone if named[listing.paths[index]] is None]
     if gone:
         first = gone[0]
         raise InputError(
@@ -258,6 +268,21 @@ def _refuse_missing_files(listing: Listing) -> None:
             f"({len(gone)} of {len(listing)} rows have no file). "
             "Paths are relative to the table's folder: correct them, or remove the rows."
         )
+    if not named:
+        return listing
+    columns = [column for column in ("path", COLUMN) if column in listing.table]
+    table = listing.table.assign(**{name: listing.table[name].replace(named) for name in columns})
+    note = (
+        f"{count_of(len(named), 'path')} of {Path(listing.source).name} encode letters otherwise than the files' names "
+        "do (Unicode NFC and NFD): they go by the files' names."
+    )
+    return replace(listing, table=table, notes=(*listing.notes, note))
+
+
+def _encoded_otherwise(path: str, root: Path | str) -> str | None:
+    """The same path in the other of the two encodings of letters with accents, if a file is called so; else None."""
+    spelled = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    return next((one for one in spelled if os.path.isfile(os.path.join(root, one))), None)
 
 
 def _no_column(name: str, column: str, role: str, known: list[str]) -> str:

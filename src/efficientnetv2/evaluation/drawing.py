@@ -87,8 +87,8 @@ def png(figure: Figure, *, title: str | None = None) -> bytes:
     return file.getvalue()
 
 
-def is_titled(file: Path, title: str) -> bool:
-    """Whether a file is a picture that ``png`` made with that title."""
+def is_titled(file: Path, title: str | None) -> bool:
+    """Whether a file is a picture that ``png`` made with that title; None for a picture that has none."""
     try:
         with Image.open(file) as image:
             return bool(image.info.get("Title") == title)

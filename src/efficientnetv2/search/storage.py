@@ -205,7 +205,7 @@ def file_of(url: str) -> Path | None:
                 f"--storage {url}: what follows a ? are options, which a study does not take. Leave them out; a ? in "
                 "the name of a file or folder is written %3F."
             )
-        return Path(unquote(named)).expanduser().absolute()
+        return Path(os.path.expanduser(unquote(named))).absolute()
     if kind in ("postgresql", "postgres") and "://" in url:
         return None
     raise InputError(

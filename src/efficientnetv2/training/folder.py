@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
@@ -103,13 +103,26 @@ class RunFolder:
         """
         return self.model_file.exists() and (self.reported or not steps_saved(self.checkpoints))
 
-    def begin(self, recipe: Recipe, manifest: Manifest, beginning: dict[str, Any]) -> None:
-        """Write down what was decided, before the first step; the recipe last, for with it the run is there."""
+    def begin(
+        self, recipe: Recipe, manifest: Manifest, beginning: dict[str, Any], lines: Sequence[str] = ()
+    ) -> None:
+        """Write down what was decided, before the first step.
+
+        The beginning first, for beside it the rest is known for a run's; the recipe last, for with it the run is there.
+
+        Args:
+            recipe: settled.
+            manifest: of the pictures.
+            beginning: how the run was begun, as plain values.
+            lines: for ``log.txt``, that have been on the screen already.
+        """
         remove_partial(self.path)
         for old in (self.checkpoints, self.path / "tensorboard"):
             shutil.rmtree(old, ignore_errors=True)
         self.metrics_file.unlink(missing_ok=True)
         write_text_atomically(self.beginning_file, json.dumps(beginning, indent=2))
+        for line in lines:
+            self.note(line)
         write_atomically(self.manifest_file, manifest.to_csv)
         write_text_atomically(self.recipe_file, recipe.to_yaml())
 
@@ -234,6 +247,8 @@ class NoFolder(RunFolder):
 def refuse_occupied(path: Path) -> None:
     """A new run's folder is new, empty, or what is left of a run that never began; an inspection may lie in it.
 
+    A table called ``manifest.csv`` may be anybody's: only beside the beginning of a run is it a run's.
+
     Raises:
         InputError: it holds a run, or something else.
     """
@@ -243,13 +258,24 @@ def refuse_occupied(path: Path) -> None:
         raise InputError(
             f"--out {path} holds a run already. Go on with it by --resume, or give another folder."
         )
-    ours = {"log.txt", "beginning.json", "manifest.csv", "skipped.csv", "probe", "inspection"}
+    ours = {"probe", "against", "inspection"}
+    if _is_beginning(path / "beginning.json"):
+        ours |= {"beginning.json", "log.txt", "manifest.csv", "skipped.csv"}
     there = [file.name for file in path.iterdir()] if path.is_dir() else []
     others = [name for name in there if name not in ours and not name.endswith(".partial")]
     if others:
         raise InputError(
             f"--out {path} holds something that is no run ({some(others, 3)}). Give another folder."
         )
+
+
+def _is_beginning(file: Path) -> bool:
+    """Whether a run has written it."""
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(plain, dict) and {"command", "preprocessing"} <= plain.keys()
 
 
 def new_folder(runs: Path, name: str) -> Path:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.reproduction.counts import Say
 from efficientnetv2.commands.reproduction.table import Figure
+from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.train_job import train_and_report
 from efficientnetv2.commands.words import Words
@@ -52,6 +53,7 @@ class Runs:
         device: as ``--device`` says it.
         out: folder for the run folders.
         say: told what is going on.
+        screen: on which each run says what it does.
     """
 
     source: Source
@@ -60,6 +62,7 @@ class Runs:
     device: str
     out: Path
     say: Say
+    screen: Screen = field(default_factory=Screen, compare=False)
 
     def of(self, cells: Sequence[Cell]) -> dict[tuple[str, str], dict[str, Figure]]:
         """Run the cells that have not been run.
@@ -105,7 +108,8 @@ class Runs:
             )
             source = self.source if cell.data is None else replace(self.source, data=cell.data)
             going_on = (folder / "recipe.yaml").exists()
-            train_and_report(words, source, Place(out=folder, resume=going_on, device=self.device))
+            place = Place(out=folder, resume=going_on, device=self.device)
+            train_and_report(words, source, place, self.screen)
         report: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return report
 

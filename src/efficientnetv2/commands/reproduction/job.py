@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.demo import embedded
 from efficientnetv2.commands.outcome import command_line, versions
+from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.reproduction import counts, plots, runs, settings, speed, transfer
 from efficientnetv2.commands.reproduction.cells import Runs
 from efficientnetv2.commands.reproduction.scale import EMBEDDED, Scale, named
 from efficientnetv2.commands.reproduction.table import Table
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
+from efficientnetv2.evaluation.drawing import is_titled, png
 from efficientnetv2.inference.accelerate import pick_device
 
 _COUNTED = ("1", "7", "11")
@@ -39,6 +44,7 @@ _FIGURES = {
     "figure1": ("train_hours", "params_m"),
     "figure5": ("params_m", "flops_b", "infer_ms_v100_fp16_batch16"),
 }
+_WRITTEN, _FIGURE, _ASKED = ("table.json", "table.md"), "figure.png", "asked.json"
 #: Every table that can be asked for.
 NAMES = (*_COUNTED, *_SETTINGS, *_SPEEDS, *_RUNS, _DATASETS, *_FIGURES)
 
@@ -59,6 +65,13 @@ class Asked:
     device: str
     out: Path | None
 
+    @property
+    def words(self) -> list[str]:
+        """As one types them."""
+        said = [(one.name, getattr(self, one.name)) for one in fields(self) if one.name != "table"]
+        given = [(f"--{name}", str(value)) for name, value in said if value is not None]
+        return [self.table, *(word for pair in given for word in pair)]
+
 
 def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
     """The table, made and written.
@@ -68,18 +81,21 @@ def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
         screen: told what is going on.
 
     Raises:
-        InputError: no such table or scale, or what a run refuses.
+        InputError: no such table or scale, what a run refuses, or a folder that holds another table or files of the
+            user's.
+        KeyboardInterrupt: Ctrl-C; where there are runs, says how to go on with them.
     """
-    name = asked.table.lower().removeprefix("table")
-    if name not in NAMES:
-        known = ", ".join(sorted(NAMES, key=lambda one: (not one.isdigit(), one.zfill(9))))
-        hint = did_you_mean(name, list(NAMES))
-        raise InputError(f"There is no table '{asked.table}'{hint} Those there are: {known}.")
+    name = _known(asked.table)
     scale, device = named(asked.scale), pick_device(asked.device)
     # Refused before anything is written.
     trained = _trained(name, scale, device, asked) if name in _RUNS else None
     folder = asked.out or Path("runs") / f"reproduce_{name}_{scale.name}"
+    told = None if trained is None else _refuse_others(folder, trained)
+    _refuse_another(folder, name)
+    tell_replaced(folder / _WRITTEN[0], screen)
     folder.mkdir(parents=True, exist_ok=True)
+    if told is not None:
+        write_text_atomically(folder / _ASKED, json.dumps(told, indent=1) + "\n")
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
 
         def say(line: str) -> None:
@@ -89,10 +105,31 @@ def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
 
         say(command_line())
         say(", ".join(f"{one} {version}" for one, version in versions().items()))
-        made = _made(name, scale, device, asked, trained, folder, say)
+        try:
+            made = _made(name, scale, device, asked, trained, folder, say, screen)
+        except KeyboardInterrupt as stop:
+            if trained is None:
+                raise
+            again = shlex.join(["effnetv2", "reproduce", *asked.words])
+            raise KeyboardInterrupt(f"Go on with: {again}") from stop
     made.write(folder)
-    write_atomically(folder / "figure.png", lambda path: path.write_bytes(_drawn(name, made)))
+    image = png(_drawn(name, made), title=_title(name))
+    write_atomically(folder / _FIGURE, lambda path: path.write_bytes(image))
     return made, folder
+
+
+def _known(table: str) -> str:
+    """The name of a table.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    name = table.lower().removeprefix("table")
+    if name not in NAMES:
+        known = ", ".join(sorted(NAMES, key=lambda one: (not one.isdigit(), one.zfill(9))))
+        hint = did_you_mean(name, list(NAMES))
+        raise InputError(f"There is no table '{table}'{hint} Those there are: {known}.")
+    return name
 
 
 def _made(
@@ -103,6 +140,7 @@ def _made(
     trained: Mapping[str, str | None] | None,
     folder: Path,
     say: Callable[[str], None],
+    screen: Screen,
 ) -> Table:
     if name in _SETTINGS:
         return _SETTINGS[name](scale)
@@ -111,10 +149,9 @@ def _made(
     if name == _DATASETS:
         return transfer.table_9(scale, say)
     if trained is not None:
-        _refuse_others(folder, trained)
         source = Source(str(trained["data"]))
         seeds = asked.seeds or scale.seeds
-        together = Runs(source, seeds, trained["weights"], asked.device, folder / "cells", say)
+        together = Runs(source, seeds, trained["weights"], asked.device, folder / "cells", say, screen)
         return _RUNS[name](scale, together)
     return counts.counted("7" if name in _FIGURES else name, scale, device, say)
 
@@ -141,19 +178,22 @@ def _trained(name: str, scale: Scale, device: torch.device, asked: Asked) -> dic
     return {"table": name, "scale": scale.name, "device": device.type, "data": data, "weights": weights}
 
 
-def _refuse_others(folder: Path, trained: Mapping[str, str | None]) -> None:
+def _refuse_others(folder: Path, trained: Mapping[str, str | None]) -> dict[str, str | None]:
     """What a folder keeps was found on the same pictures and so on, or it would stand for others.
 
     Args:
         folder: of the table.
         trained: as ``_trained`` gives it. Of folders made before, some of it may not be known.
 
+    Returns:
+        What the folder is to keep: the same, the place of the pictures spelled out.
+
     Raises:
         InputError: it was not.
     """
-    place = Path(str(trained["data"])).expanduser()
+    place = Path(os.path.expanduser(str(trained["data"])))
     now = {**trained, "data": str(place.absolute())} if place.exists() else dict(trained)
-    file = folder / "asked.json"
+    file = folder / _ASKED
     there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else now
     differing = [
         f"{'' if name == 'table' else '--'}{name} is {there[name]} there, {now[name]} here"
@@ -162,7 +202,43 @@ def _refuse_others(folder: Path, trained: Mapping[str, str | None]) -> None:
     ]
     if differing:
         raise InputError(f"{folder} keeps runs of another kind: {'; '.join(differing)}. Give another --out.")
-    write_text_atomically(file, json.dumps(now, indent=1) + "\n")
+    return now
+
+
+def _refuse_another(folder: Path, name: str) -> None:
+    """Refuse a folder with another table, or with files of the user's by the names of those that will be written.
+
+    Args:
+        folder: of the table, there or not.
+        name: of the table.
+
+    Raises:
+        InputError: there are such files.
+    """
+
+    def same_table(beside: Path) -> bool:
+        return _table_in(beside.with_name(_WRITTEN[0])) == ("7" if name in _FIGURES else name)
+
+    def same_figure(file: Path) -> bool:
+        # Figures of earlier versions have no title.
+        return is_titled(file, _title(name)) or (is_titled(file, None) and same_table(file))
+
+    for file in _WRITTEN:
+        refuse_others(folder / file, f"--out {folder}:", same_table, f"is not of {_title(name)}")
+    refuse_others(folder / _FIGURE, f"--out {folder}:", same_figure, f"is not of {_title(name)}")
+
+
+def _table_in(file: Path) -> str | None:
+    """Which table of the paper a file holds; None if it holds none."""
+    try:
+        return Table.from_json(json.loads(file.read_text(encoding="utf-8"))).name
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _title(name: str) -> str:
+    """Written into the figure, so that it is known for this table's."""
+    return f"effnetv2 reproduce {name}"
 
 
 def _answers_ms(made: Table) -> dict[str, float]:
@@ -171,7 +247,7 @@ def _answers_ms(made: Table) -> dict[str, float]:
     return {name: middle for name, middle in times.items() if middle is not None}
 
 
-def _drawn(name: str, made: Table) -> bytes:
+def _drawn(name: str, made: Table) -> Figure:
     if name in _FIGURES:
         # Only figure 5 has a panel of answers' times; of training's hours none were measured here.
         return plots.draw_published(_FIGURES[name], _answers_ms(made) if name == "figure5" else None)

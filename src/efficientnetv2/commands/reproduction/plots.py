@@ -9,7 +9,6 @@ from matplotlib.figure import Figure as Drawing
 
 from efficientnetv2.commands.reproduction import table
 from efficientnetv2.commands.reproduction.table import Table
-from efficientnetv2.evaluation.drawing import png
 
 _COSTS = {
     "train_hours": "training hours, 32 TPUv3 cores",
@@ -24,8 +23,8 @@ _FAMILIES = {
 }
 
 
-def draw_published(columns: tuple[str, ...], ours: Mapping[str, float] | None = None) -> bytes:
-    """Top-1 of the paper's Table 7 against some of its costs, as a PNG: its Figures 1 and 5.
+def draw_published(columns: tuple[str, ...], ours: Mapping[str, float] | None = None) -> Drawing:
+    """Top-1 of the paper's Table 7 against some of its costs: its Figures 1 and 5.
 
     Args:
         columns: keys of ``paper.json``, a panel each.
@@ -48,7 +47,7 @@ def draw_published(columns: tuple[str, ...], ours: Mapping[str, float] | None = 
         panel.set_xlabel(label)
         panel.set_ylabel("ImageNet top-1 of the paper, %")
     panels[0].legend()
-    return png(drawing)
+    return drawing
 
 
 def _draw_families(panel: Axes, top1: Mapping[str, float], spent: Mapping[str, float | None]) -> None:
@@ -74,8 +73,8 @@ def _family(name: str) -> str:
     return "efficientnetv2_" if name.startswith("efficientnetv2_") else "efficientnet_"
 
 
-def draw_rows(made: Table) -> bytes:
-    """Our figures of a table, a group of bars per row, as a PNG."""
+def draw_rows(made: Table) -> Drawing:
+    """Our figures of a table, a group of bars per row."""
     names = list(dict.fromkeys(name for row in made.rows for name in row.ours))
     drawing = Drawing(
         figsize=(max(5.0, 1.1 * len(made.rows)), 2.2 * max(1, len(names))), layout="constrained"
@@ -86,4 +85,4 @@ def draw_rows(made: Table) -> bytes:
         panel.bar([row.name for row in rows], [row.ours[name].middle or 0 for row in rows])
         panel.set_title(name)
         panel.tick_params(axis="x", labelrotation=30)
-    return png(drawing)
+    return drawing

@@ -7,7 +7,6 @@ from matplotlib.figure import Figure as Drawing
 from efficientnetv2.commands.reproduction import table
 from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
-from efficientnetv2.evaluation.drawing import png
 from efficientnetv2.presets import paper
 
 _SIZES = ("s", "m", "l")
@@ -67,8 +66,8 @@ def figure_4(scale: Scale) -> Table:
     )
 
 
-def draw_settings() -> bytes:
-    """All three schedules over the run, a panel per quantity, as a PNG."""
+def draw_settings() -> Drawing:
+    """All three schedules over the run, a panel per quantity."""
     drawing = Drawing(figsize=_INCHES, layout="constrained")
     panels = drawing.subplots(1, len(_QUANTITIES))
     for panel, (name, words) in zip(panels, _QUANTITIES.items(), strict=True):
@@ -80,4 +79,4 @@ def draw_settings() -> bytes:
         panel.set_title(words)
         panel.set_xlabel("share of the run")
     panels[0].legend()
-    return png(drawing)
+    return drawing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -89,4 +90,4 @@ def parted(data: str) -> tuple[str, str]:
             f"'{data}': braces and stars stand in the name of a shard, not in its folder '{base}'. "
             "Give the shards of one folder."
         )
-    return (base if is_url(data) else Path(base or ".").expanduser().absolute().as_posix()), name
+    return (base if is_url(data) else Path(os.path.expanduser(base or ".")).absolute().as_posix()), name

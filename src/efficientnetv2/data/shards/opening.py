@@ -38,7 +38,7 @@ def is_shards(data: str) -> bool:
     """
     if is_url(data) or is_pattern(data):
         return True
-    place = Path(data).expanduser()
+    place = Path(os.path.expanduser(data))
     if place.is_dir():
         return ((place / INDEX).is_file() and is_index(place / INDEX)) or _only_tars(place)
     return place.suffix.lower() == ".parquet" and place.is_file() and is_index(place)
