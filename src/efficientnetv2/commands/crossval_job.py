@@ -29,10 +29,12 @@ from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.names import is_url
 from efficientnetv2.inference.accelerate import pick_device
-from efficientnetv2.training.folder import REPORT_FILES, new_folder
+from efficientnetv2.training.claiming import claimed
+from efficientnetv2.training.folder import LOCK, REPORT_FILES, new_folder
 from efficientnetv2.training.recipe import Recipe
 
 _THREADS = 8  # that look at files, as in commands.prepare
+_NAME = "crossval"  # in that of a folder that nobody has named
 
 
 def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Path:
@@ -74,7 +76,9 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
         _refuse_moved(folder, manifest)
     screen.say(dealt.note)
     if not resumed:
-        _begin(folder, words, plan, source, now, manifest, dealt)
+        name = _NAME if place.out is None else None
+        with claimed(folder, name=name, refuse=_refuse_occupied) as folder:
+            _begin(folder, words, plan, source, now, manifest, dealt)
         screen.say(f"Folder: {folder}")
         list_skipped(folder / "skipped.csv", skipped)
         if skipped:
@@ -106,15 +110,19 @@ def _folder(place: Place) -> tuple[Path, bool]:
         return path, True
     check_folder(place.out or RUNS, "--out")
     if place.out is None:
-        return new_folder(RUNS, "crossval"), False
-    there = [file.name for file in place.out.iterdir()] if place.out.is_dir() else []
+        return new_folder(RUNS, _NAME), False
+    _refuse_occupied(place.out)
+    return place.out, False
+
+
+def _refuse_occupied(path: Path) -> None:
+    there = [file.name for file in path.iterdir() if file.name != LOCK] if path.is_dir() else []
     if FILE in there:
         raise InputError(
-            f"--out {place.out} holds a cross-validation already. Go on with it by --resume, or give another folder."
+            f"--out {path} holds a cross-validation already. Go on with it by --resume, or give another folder."
         )
     if there:
-        raise InputError(f"--out {place.out} is not empty ({some(there, 3)}). Give another folder.")
-    return place.out, False
+        raise InputError(f"--out {path} is not empty ({some(there, 3)}). Give another folder.")
 
 
 def _pictures(source: Source, place: Place, screen: Screen) -> tuple[Manifest, Ints, list[tuple[str, str]]]:
@@ -188,10 +196,6 @@ def _refuse_moved(folder: Path, manifest: Manifest) -> None:
 def _begin(
     folder: Path, words: Words, plan: Plan, source: Source, digest: str, manifest: Manifest, dealt: Folds
 ) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {folder}: {error.strerror or error}. Give another folder.") from error
     # To whoever asks the folds' networks together, all these pictures are such that trained them.
     trained = np.where(manifest.split == "test", "test", "train").astype(object)
     table = manifest.with_split(trained).table.assign(fold=dealt.of_picture(len(manifest)) + 1)

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 # What a run that has come to its end writes beside its model file, in this order.
 REPORT_FILES = ("report.json", "report.html", "predictions.csv")
+# What a run holds while it begins (``training.claiming``); only one that was killed then leaves it.
+LOCK = "beginning.lock"
 # All that a run leaves, by their names in its folder.
 RUN_FILES = (
     "recipe.yaml", "beginning.json", "manifest.csv", "skipped.csv", "metrics.jsonl", "log.txt", "tensorboard",
-    "checkpoints", "model.safetensors", "probe", "against", *REPORT_FILES,
+    "checkpoints", "model.safetensors", "probe", "against", LOCK, *REPORT_FILES,
 )  # fmt: skip
 
 
@@ -243,7 +245,16 @@ def refuse_occupied(path: Path) -> None:
         raise InputError(
             f"--out {path} holds a run already. Go on with it by --resume, or give another folder."
         )
-    ours = {"log.txt", "beginning.json", "manifest.csv", "skipped.csv", "probe", "inspection"}
+    ours = {
+        "log.txt",
+        "beginning.json",
+        "manifest.csv",
+        "skipped.csv",
+        "probe",
+        "against",
+        "inspection",
+        LOCK,
+    }
     there = [file.name for file in path.iterdir()] if path.is_dir() else []
     others = [name for name in there if name not in ours and not name.endswith(".partial")]
     if others:
