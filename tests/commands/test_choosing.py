@@ -105,6 +105,23 @@ def test_weights_that_tell_less_than_none_are_left_for_the_recipe_from_scratch(f
     assert kept.path == tmp_path / "run"  # what --out says stays
 
 
+def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_comparison(files, tmp_path):
+    """Three shares fit finetune; from scratch it would be quick, which has four stages, and end the run."""
+    source = Source(str(painted(tmp_path / "pictures")))
+    shares = Words(settings=("progressive.shares=[1, 2, 3]", "progressive.image_px={start: 32, end: 32}"))
+    blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
+    _, alone, _ = compared(shares, (blind, SCRATCH), source, tmp_path)
+    assert alone.recipe.weights == blind.word
+    assert alone.compared is None
+    assert alone.chosen[-1].startswith(
+        "Weights: untrained left out of the comparison. Of its recipe: --set progressive"
+    )
+    _, after, _ = compared(shares, (blind, SCRATCH, drawn), source, tmp_path)
+    assert [one["weights"] for one in after.compared["starts"]] == [blind.word, drawn.word]
+    assert after.recipe.weights == drawn.word
+    assert "untrained left out" in after.chosen[-1]
+
+
 def test_of_equals_the_first_is_taken_and_one_start_is_not_compared(files, tmp_path):
     source = Source(str(painted(tmp_path / "pictures", each=8)))
     one, same = found(files / "drawn.safetensors", "one"), found(files / "drawn.safetensors", "same")

@@ -13,20 +13,23 @@ from efficientnetv2.models import modelfile
 from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.training import preflight
 from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.distributed import ALONE
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.settle import settle
+from efficientnetv2.training.settle import fit_into_memory, settle
 from efficientnetv2.training.start import build
 
 CPU = torch.device("cpu")
 CLASSES = ("cat", "dog")
 
 
-def settled(*settings, recipe="quick", images=9469, memory_gib=None):
+def settled(*settings, recipe="quick", images=9469, memory_gib=None, minutes=None):
     # Speed is chosen by measuring, in test_speed.
     settings = ["precision=fp32", "compile=off", *settings]
     recipe = with_settings(named(recipe), settings)
-    return settle(recipe, images=images, class_names=CLASSES, device=CPU, memory_gib=memory_gib)
+    return settle(
+        recipe, images=images, class_names=CLASSES, device=CPU, memory_gib=memory_gib, minutes=minutes
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,6 +123,40 @@ def test_a_group_that_does_not_fit_names_the_largest_that_does(room_for):
     room_for(13)
     with pytest.raises(InputError, match=r"group_images is 16, .* at 128 px .* is 8. .*--set group_images=8"):
         settled("group_images=16", "batch_images=32")
+
+
+def test_a_group_that_was_chosen_becomes_smaller_where_memory_does(room_for, monkeypatch):
+    """Looked at once more when the precision is known, 16 pictures do not fit any more; nobody has asked for 16."""
+    room_for(17)
+    real = Preflight.settled
+
+    def later(self, recipe):
+        room_for(13)
+        return real(self, recipe)
+
+    monkeypatch.setattr(Preflight, "settled", later)
+    result = settled("batch_images=32")
+    assert result.recipe.group_images == 8
+    assert "Groups of 8 of the 32 pictures of a batch share batch-norm statistics." in result.notes
+    room_for(17)
+    with pytest.raises(
+        InputError, match=r"group_images is 16, .* is 8\. Set it to that \(--set group_images=8\)"
+    ):
+        settled("batch_images=32", "group_images=16")
+
+
+def test_a_group_of_a_run_that_goes_on_is_not_to_be_set_otherwise(room_for):
+    recipe = settled("batch_images=32", "group_images=16").recipe
+    network = build(recipe, recipe.model, num_classes=2)
+    told = {"num_classes": 2, "device": CPU, "memory_gib": None, "world": ALONE}
+    room_for(13)
+    with pytest.raises(InputError, match=r"is 8\. End what else takes memory: the run was begun with it\.$"):
+        fit_into_memory(recipe, network, **told)
+    room_for(0.4)
+    with pytest.raises(
+        InputError, match=r"Not even a group of 1 .* free for it\. End what else takes memory\.$"
+    ):
+        fit_into_memory(recipe, network, **told)
 
 
 def test_a_network_that_does_not_fit_at_all_is_refused(room_for):
@@ -216,6 +253,27 @@ def test_a_continuous_ramp_is_settled_at_its_end():
 def test_finetune_without_weights_is_told_of_quick():
     notes = settled("weights=none", recipe="finetune").notes
     assert any("quick learns faster" in note for note in notes)
+
+
+def test_minutes_decide_whether_every_stage_gets_a_step():
+    """Two steps are fewer than four stages; but so many steps the recipe has, not the run."""
+    short = ("epochs=1", "batch_images=16")
+    with pytest.raises(InputError, match="4 stages do not fit into 2 steps"):
+        settled(*short, images=32)
+    assert settled(*short, images=32, minutes=5).recipe.progressive.stages == 4
+
+
+@pytest.mark.parametrize(("minutes", "kept"), [(None, True), (5, False)])
+def test_what_is_measured_for_minutes_has_statistics_that_adapt(minutes, kept, tmp_path):
+    """As a longer run would: 100 steps of the recipe's own would keep those of the weights, and each take less."""
+    network = EfficientNet(architecture("efficientnetv2_b0"), num_classes=2)
+    modelfile.save(tmp_path / "some.safetensors", network, class_names=CLASSES)
+    words = (f"weights={tmp_path / 'some.safetensors'}", "epochs=50", "batch_images=16")
+    found = settled(*words, recipe="finetune", images=32, minutes=minutes)
+    assert found.recipe.frozen_statistics is kept
+    assert any("Batch-norm keeps" in note for note in found.notes) is kept
+    found.network.train()
+    assert found.network.stem.norm.training is not kept
 
 
 def test_the_pooling_of_the_weights_is_settled(tmp_path):

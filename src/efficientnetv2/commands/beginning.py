@@ -125,7 +125,7 @@ def begin(
     screen: Screen,
     world: World,
 ) -> tuple[RunFolder, Recipe, Network, Cached | None]:
-    """Settle the recipe, then make the folder: what is refused leaves nothing behind."""
+    """Settle the recipe, then write into the folder, which is claimed: what is refused leaves nothing behind."""
     path, recipe = decided.path, with_classifier(decided.recipe, prepared)
     settled = settle(
         recipe,

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
-from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.beginning import RUNS, Decided, Place
 from efficientnetv2.commands.foretold import preprocessing_of
@@ -120,6 +120,10 @@ def chosen(
         return known
     if known.recipe.weights != known.starts[0].word:
         return known  # --set weights has named others
+    starts, unfit = _fitting(known.starts, words, device)
+    known = replace(known, starts=starts, chosen=(*known.chosen, *unfit))
+    if len(starts) < 2:
+        return known
     began = time.perf_counter()
     recipe = known.recipe.model_copy(
         update={
@@ -155,9 +159,23 @@ def chosen(
         known,
         path=new_folder(RUNS, settled.name) if moved else known.path,
         recipe=settled,
-        chosen=tuple(notes),
+        chosen=(*notes, *unfit),
         compared=_plain(known.starts, figures, task),
     )
+
+
+def _fitting(
+    starts: Sequence[Found], words: Words, device: torch.device
+) -> tuple[tuple[Found, ...], list[str]]:
+    """The starts whose recipes the words fit, and a sentence on each other one: it could win, but not be begun."""
+    fitting, unfit = [], []
+    for found in starts:
+        try:
+            begin_recipe(words, device, lambda line: None, found=found)
+            fitting.append(found)
+        except InputError as error:
+            unfit.append(f"Weights: {found.title} left out of the comparison. Of its recipe: {error}")
+    return tuple(fitting), unfit
 
 
 def _task(recipe: Recipe, prepared: Prepared, minutes: float | None, device: torch.device) -> _Task | None:

@@ -15,24 +15,26 @@ from efficientnetv2.base.files import check_folder, write_atomically
 from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.beginning import RUNS, Place
 from efficientnetv2.commands.crossval_folds import Runs
-from efficientnetv2.commands.crossval_plan import FILE, Plan, begun_with, remember, says_length
+from efficientnetv2.commands.crossval_plan import FILE, Plan, begun_with, remember, with_further
 from efficientnetv2.commands.crossval_report import conclude
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import MOST_CLASSES
 from efficientnetv2.commands.within import refuse_within
-from efficientnetv2.commands.words import Words, begin_recipe
+from efficientnetv2.commands.words import Words, begin_recipe, says_length
 from efficientnetv2.data.check import check
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.names import is_url
 from efficientnetv2.inference.accelerate import pick_device
-from efficientnetv2.training.folder import REPORT_FILES, new_folder
+from efficientnetv2.training.claiming import claimed
+from efficientnetv2.training.folder import LOCK, REPORT_FILES, new_folder
 from efficientnetv2.training.recipe import Recipe
 
 _THREADS = 8  # that look at files, as in commands.prepare
+_NAME = "crossval"  # in that of a folder that nobody has named
 
 
 def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Path:
@@ -74,7 +76,9 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
         _refuse_moved(folder, manifest)
     screen.say(dealt.note)
     if not resumed:
-        _begin(folder, words, plan, source, now, manifest, dealt)
+        name = _NAME if place.out is None else None
+        with claimed(folder, name=name, refuse=_refuse_occupied) as folder:
+            _begin(folder, words, plan, source, now, manifest, dealt)
         screen.say(f"Folder: {folder}")
         list_skipped(folder / "skipped.csv", skipped)
         if skipped:
@@ -106,15 +110,19 @@ def _folder(place: Place) -> tuple[Path, bool]:
         return path, True
     check_folder(place.out or RUNS, "--out")
     if place.out is None:
-        return new_folder(RUNS, "crossval"), False
-    there = [file.name for file in place.out.iterdir()] if place.out.is_dir() else []
+        return new_folder(RUNS, _NAME), False
+    _refuse_occupied(place.out)
+    return place.out, False
+
+
+def _refuse_occupied(path: Path) -> None:
+    there = [file.name for file in path.iterdir() if file.name != LOCK] if path.is_dir() else []
     if FILE in there:
         raise InputError(
-            f"--out {place.out} holds a cross-validation already. Go on with it by --resume, or give another folder."
+            f"--out {path} holds a cross-validation already. Go on with it by --resume, or give another folder."
         )
     if there:
-        raise InputError(f"--out {place.out} is not empty ({some(there, 3)}). Give another folder.")
-    return place.out, False
+        raise InputError(f"--out {path} is not empty ({some(there, 3)}). Give another folder.")
 
 
 def _pictures(source: Source, place: Place, screen: Screen) -> tuple[Manifest, Ints, list[tuple[str, str]]]:
@@ -149,8 +157,8 @@ def _recipe(words: Words, plan: Plan, place: Place) -> Recipe:
                 f"--try {plan.tries[number]}: it says how long to train, but so does --minutes {words.minutes:g}, "
                 "which is for all folds and tries. Leave one of them out; how long tries alone take, --try-set may say."
             )
-        settings = (*words.settings, *plan.settings_of(number, choosing=True))
-        begin_recipe(replace(words, settings=settings), device, lambda line: None)
+        tried = with_further(words, plan.settings_of(number, choosing=True))
+        begin_recipe(tried, device, lambda line: None)
     return recipe
 
 
@@ -188,10 +196,6 @@ def _refuse_moved(folder: Path, manifest: Manifest) -> None:
 def _begin(
     folder: Path, words: Words, plan: Plan, source: Source, digest: str, manifest: Manifest, dealt: Folds
 ) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {folder}: {error.strerror or error}. Give another folder.") from error
     # To whoever asks the folds' networks together, all these pictures are such that trained them.
     trained = np.where(manifest.split == "test", "test", "train").astype(object)
     table = manifest.with_split(trained).table.assign(fold=dealt.of_picture(len(manifest)) + 1)

@@ -23,6 +23,7 @@ from efficientnetv2.training.pace import Rates
 from efficientnetv2.training.plan import epochs_within
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.settle import Settled
+from efficientnetv2.training.sharing import at_once
 from efficientnetv2.training.short import with_statistics
 from efficientnetv2.training.state import Length
 
@@ -87,8 +88,7 @@ def still_so(notes: Sequence[str], minutes: float | None) -> list[str]:
         notes: of what was settled before.
         minutes: as it gets them.
     """
-    chosen_anew = () if minutes is None else ("Epochs:", "Batch-norm keeps")
-    return [line for line in notes if not line.startswith(chosen_anew)]
+    return [line for line in notes if minutes is None or not line.startswith("Epochs:")]
 
 
 def settled_by(
@@ -99,7 +99,7 @@ def settled_by(
     Args:
         asked: before it was settled.
         rates: of the run, measured by one process.
-        job: to be run; its network is frozen anew where its length decides about that.
+        job: to be run; its network's statistics are frozen where its length decides about that.
         minutes: that the run may take from its first step, and whatever has been spent before on its account; None
             leaves the epochs as they are.
         spent_s: on filling a cache.
@@ -156,7 +156,7 @@ def _as_long_as(minutes: float, job: Job, rates: Rates, spent_s: float, world: W
         val_images=len(job.val),
         minival_images=job.minival_images,
         spent_s=spent_s,
-        at_once=_at_once(world, job.device),
+        at_once=at_once(world, job.device),
     )
     recipe = job.recipe.model_copy(update={"epochs": epochs})
     recipe.progressive.at(0, steps=Length.of(recipe, images).steps)
@@ -173,8 +173,3 @@ def scratch(beside: Path) -> Iterator[Path]:
     there = next(folder for folder in beside.absolute().parents if folder.is_dir())
     with tempfile.TemporaryDirectory(prefix=".effnetv2-", dir=there, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
-
-
-def _at_once(world: World, device: torch.device) -> int:
-    """How many processes' worth of work is done in the time that one alone needs for its own."""
-    return world.size if device.type == "cuda" else world.machines

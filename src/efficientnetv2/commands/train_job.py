@@ -27,6 +27,7 @@ from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.answered import read_answers
 from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
 from efficientnetv2.models.network import Network
+from efficientnetv2.training.claiming import claimed
 from efficientnetv2.training.distributed import ALONE, World, by_first, launched, together, with_tensors
 from efficientnetv2.training.folder import RUN_FILES, NoFolder, RunFolder
 from efficientnetv2.training.job import Job
@@ -181,13 +182,18 @@ def _readied(
         known = replace(known, against=Other.named(place.against, theirs, prepared.val))
     known = chosen(known, words, prepared, device, workers, place, screen)
     known, words = repeating(known, words, place)
-    folder, recipe, network, pictures = (
-        go_on(known.path, recipe, words, prepared, device, place.memory_gib, screen, world)
-        if resumed
-        else begin(known, words, prepared, device, workers, place, screen, world)
-    )
-    if resumed and known.against is not None:
-        folder.amend_beginning(**known.against.keep(folder.path))
+    if resumed:
+        folder, recipe, network, pictures = go_on(
+            known.path, recipe, words, prepared, device, place.memory_gib, screen, world
+        )
+        if known.against is not None:
+            folder.amend_beginning(**known.against.keep(folder.path))
+    else:
+        with claimed(known.path, name=known.recipe.name if place.out is None else None) as path:
+            known = replace(known, path=path)
+            folder, recipe, network, pictures = begin(
+                known, words, prepared, device, workers, place, screen, world
+            )
     beginning = folder.beginning()
     preprocessing = Preprocessing.from_json(beginning["preprocessing"])
     at_a_time = GroupsAtATime.from_json(beginning["groups_at_a_time"])

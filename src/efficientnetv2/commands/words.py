@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,13 @@ class Words:
     def __post_init__(self) -> None:
         if isinstance(self.model, str) and files.is_architecture_file(self.model):
             object.__setattr__(self, "model", files.read(Path(self.model)))
-        if self.epochs is not None and self.minutes is not None:
-            raise InputError("--epochs and --minutes both say how long to train. Give one of them.")
+        lengths = [
+            *(["--epochs"] if self.epochs is not None else []),
+            *(["--minutes"] if self.minutes is not None else []),
+            *(f"--set {setting}" for setting in self.settings if says_length([setting])),
+        ]
+        if len(lengths) > 1 and not lengths[0].startswith("--set"):  # settings alone: the last one counts
+            raise InputError(f"{lengths[0]} and {lengths[1]} both say how long to train. Give one of them.")
         if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
             raise InputError(
                 f"--minutes is {self.minutes:g}, but has to be a number above 0. Leave it out to train as long as the "
@@ -86,6 +91,15 @@ class Words:
         """The recipe, where it was given as a file."""
         is_file = self.recipe is not None and Path(self.recipe).suffix in {".yaml", ".yml"}
         return Path(str(self.recipe)) if is_file else None
+
+
+def says_length(settings: Sequence[str]) -> bool:
+    """Whether settings, as ``--set`` takes them, say how long to train; left open they do not."""
+    said = (setting.partition("=") for setting in settings)
+    return any(
+        field.strip() in ("epochs", "steps") and value.strip() not in ("auto", "null")
+        for field, _, value in said
+    )
 
 
 def starts_open(words: Words, device: torch.device) -> tuple[Found, ...]:

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 # What a run that has come to its end writes beside its model file, in this order.
 REPORT_FILES = ("report.json", "report.html", "predictions.csv")
+# What a run holds while it begins (``training.claiming``); only one that was killed then leaves it.
+LOCK = "beginning.lock"
 # All that a run leaves, by their names in its folder.
 RUN_FILES = (
     "recipe.yaml", "beginning.json", "manifest.csv", "skipped.csv", "metrics.jsonl", "log.txt", "tensorboard",
-    "checkpoints", "model.safetensors", "probe", "against", *REPORT_FILES,
+    "checkpoints", "model.safetensors", "probe", "against", LOCK, *REPORT_FILES,
 )  # fmt: skip
 
 
@@ -258,7 +260,7 @@ def refuse_occupied(path: Path) -> None:
         raise InputError(
             f"--out {path} holds a run already. Go on with it by --resume, or give another folder."
         )
-    ours = {"probe", "against", "inspection"}
+    ours = {"probe", "against", "inspection", LOCK}
     if _is_beginning(path / "beginning.json"):
         ours |= {"beginning.json", "log.txt", "manifest.csv", "skipped.csv"}
     there = [file.name for file in path.iterdir()] if path.is_dir() else []

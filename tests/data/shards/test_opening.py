@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards.index import load, save
 from efficientnetv2.data.shards.names import expanded
 from efficientnetv2.data.shards.pack import Packing, pack
+from efficientnetv2.data.shards.stores import LocalStore, Range
 
 
 @pytest.fixture
@@ -117,6 +119,20 @@ def test_reading_what_is_lost_says_which_shard_and_why(shards):
     file.unlink()
     with pytest.raises(UnreadablePicture, match=r"the shard pictures-000005\.tar is missing"):
         originals(manifest).ahead([row]).source(row)
+
+
+def test_a_handle_that_broke_is_opened_anew(shards):
+    """As after a share was away: what was opened before is of no use, the file is. Here the handle may only write."""
+    store = LocalStore(str(shards))
+    name = "pictures-000005.tar"
+    (whole,) = store.read([Range(name, 0, 600)])
+    handle = store._opened(str(shards / name))._handle
+    with (shards.parent / "other").open("wb") as other:
+        os.dup2(other.fileno(), handle)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.pread(handle, 600, 0)
+    assert store.read([Range(name, 0, 600)]) == [whole]
+    assert store.read([Range("nowhere.tar", 0, 600)]) == ["the shard nowhere.tar is missing"]
 
 
 def test_another_shard_than_the_indexs_is_refused(shards):

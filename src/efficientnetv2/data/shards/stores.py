@@ -117,7 +117,7 @@ class LocalStore:
 
     def _read(self, shard: str, start: int, stop: int) -> bytes | str:
         try:
-            content = self._opened(os.path.join(self._base, shard)).read(start, stop - start)
+            content = self._content(os.path.join(self._base, shard), start, stop - start)
         except FileNotFoundError:
             return f"the shard {shard} is missing"
         except OSError as error:
@@ -125,6 +125,21 @@ class LocalStore:
         if len(content) < stop - start:
             return f"{shard} is cut short: it ends before byte {stop}"
         return content
+
+    def _content(self, path: str, start: int, count: int) -> bytes:
+        """Bytes of a shard; where its handle is of no use any more, by a new one, once.
+
+        Raises:
+            OSError: there is no such file, or it can't be read by a new handle either.
+        """
+        try:
+            return self._opened(path).read(start, count)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            # A share that was away leaves every handle on it stale, so all go; those in use close after their reading.
+            self._opened.cache_clear()
+        return self._opened(path).read(start, count)
 
     def stats(self, names: Sequence[str]) -> list[Stat | None]:
         """Size and state of each file, None where there is none."""

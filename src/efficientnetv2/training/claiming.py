@@ -1,0 +1,71 @@
+"""A run's folder while the run begins: nobody else begins one there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import folder_for
+from efficientnetv2.training.folder import LOCK, new_folder, refuse_occupied
+
+
+@contextmanager
+def claimed(
+    path: Path, *, name: str | None = None, refuse: Callable[[Path], None] = refuse_occupied
+) -> Iterator[Path]:
+    """A folder in which, within, no other run begins; ended by an error or Ctrl-C, it goes if it is empty.
+
+    Between the choice of a folder and the first file in it every picture is looked at, and meanwhile another run may
+    have chosen the same. The claim is a lock of the operating system, which ends with the process that holds it: a
+    beginning that was killed bars nobody.
+
+    Args:
+        path: of the folder, which may be there.
+        name: what the folder is called after, where nobody has named it: then the next free one under the same folder
+            is taken instead of one that another run has by now. None refuses that one.
+        refuse: raises an InputError for a folder in which nothing may be begun.
+
+    Yields:
+        The folder, made.
+
+    Raises:
+        InputError: another run begins there, or ``refuse`` raises it; or the folder can't be made.
+    """
+    with ExitStack() as kept:
+        while True:
+            try:
+                kept.enter_context(_alone_in(path, refuse))
+                break
+            except InputError:
+                if name is None or not path.exists():  # it can't be made, nor could another
+                    raise
+                path = new_folder(path.parent, name)
+        yield path
+
+
+@contextmanager
+def _alone_in(path: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
+    lock = FileLock(path / LOCK)
+    with folder_for(path, "--out"):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as taken:
+            raise InputError(
+                f"--out {path}: another run is beginning there at this moment. Give another folder."
+            ) from taken
+        except OSError as error:
+            raise InputError(
+                f"--out {path}: {error.strerror or error}, of its {LOCK}. Give another folder."
+            ) from error
+        try:
+            refuse(path)
+            yield
+        finally:
+            # While it is held: whoever has opened it before will find what has been begun.
+            with suppress(OSError):
+                (path / LOCK).unlink(missing_ok=True)
+            lock.release()
