@@ -290,7 +290,7 @@ def test_areas_are_corrected_by_places(tmp_path):
     planted_map(tmp_path), sample(tmp_path)
     done = ended_well("area", "map.tif", "sample.csv", "--json", cwd=tmp_path)
     told = json.loads(done.stdout)
-    assert told["hectares"] == pytest.approx(300)
+    assert (told["hectares"], told["left_out"]) == (pytest.approx(300), 0)
     forest, plantation = told["classes"]["forest"], told["classes"]["plantation"]
     assert forest["mapped"] == pytest.approx(1 / 3)
     assert forest["hectares"]["value"] == pytest.approx(80)
@@ -340,6 +340,8 @@ def test_places_beside_the_map_are_left_out_and_counted(tmp_path):
     pd.concat([table, beside]).to_csv(tmp_path / "sample.csv", index=False)
     done = ended_well("area", "map.tif", "sample.csv", cwd=tmp_path)
     assert "2 places of 62 left out: not on the map, or without data there." in done.stdout
+    told = json.loads(ended_well("area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
+    assert told["left_out"] == 2
     assert "80.0% ± 18.0" in done.stdout
     assert "No mistake was found where the map says 'other', 'plantation'." in done.stdout
     assert "other 15.0%, plantation 15.0%" in done.stdout  # 3 / 20

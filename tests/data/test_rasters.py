@@ -1,17 +1,20 @@
 """Rasters of any bands and depth become pictures by one rule, measured on those that train."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.io import netcdf_file
 from tests.conftest import paint
 from tests.rasters import rasterio, write_raster
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Bands, Preprocessing
+from efficientnetv2.commands.source import Source, with_rule
 from efficientnetv2.data import manifest
 from efficientnetv2.data.contents import content_marks
 from efficientnetv2.data.decode import eval_picture
@@ -252,3 +255,64 @@ def test_bands_of_different_types_are_refused_by_name(tmp_path):
         rule_of([str(path)], "all", seed=0)
     rule = rule_of([str(path)], (2, 1), seed=0)
     assert (rule.kinds, picture(str(path), rule).shape) == (("uint16",), (24, 24, 2))
+
+
+def printed(path, kind=np.uint8):
+    """A picture of a printer's: cyan, magenta, yellow and black."""
+    inks = (RNG.integers(0, 255, (4, 24, 24)) * (np.iinfo(kind).max // 255)).astype(kind)
+    return str(write_raster(path, inks, photometric="CMYK", interleave="pixel"))
+
+
+def test_a_printed_picture_is_an_ordinary_one(tmp_path):
+    """One among photos makes no rasters of them; GDAL turns its inks into colours and calls black alpha."""
+    path = tmp_path / "printed.tif"
+    inks = Image.frombytes("CMYK", (24, 24), RNG.bytes(24 * 24 * 4))
+    inks.save(path)
+    with opened(path) as dataset:
+        assert [colour.name for colour in dataset.colorinterp] == ["red", "green", "blue", "alpha"]
+    jpeg = str(paint(tmp_path / "a.jpg", (200, 10, 10)))
+    assert rule_of([str(path), jpeg], None, seed=0) is None
+    # Among rasters it is seen with the same colours, but for rounding.
+    seen = picture(str(path), Bands((1, 2, 3))).astype(int)
+    np.testing.assert_allclose(seen, np.asarray(inks.convert("RGB")), atol=1)
+
+
+def test_a_printed_picture_of_16_bits_is_ordinary_alone_and_refused_by_its_name_among_rasters(tmp_path):
+    """Pillow makes colours of its inks, GDAL does not; no other picture is to blame."""
+    path, jpeg = printed(tmp_path / "printed.tif", np.uint16), str(paint(tmp_path / "a.jpg", (200, 10, 10)))
+    assert look(path).reason == ""
+    assert rule_of([jpeg, path], None, seed=0) is None
+    five = str(write_raster(tmp_path / "five.tif", deep()))
+    for files in ([jpeg, path, five], [five, path]):
+        with pytest.raises(
+            InputError, match=r"printed\.tif holds a printed picture's inks \(cyan, .* Save it as RGB"
+        ):
+            rule_of(files, None, seed=0)
+    assert rule_of([path], (1, 2, 3, 4), seed=0).channels == 4, "by number anything may be seen"
+
+
+def test_rasters_of_several_kinds_are_counted_and_the_dark_ones_told(tmp_path):
+    """8 bits beside up to 4,000: the rule spans all, and 255 becomes 16. Beside up to 300 it is nearly the highest."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_raster(tmp_path / name / "bright.tif", RNG.integers(0, 255, (3, 24, 24)).astype(np.uint8))
+        write_raster(tmp_path / name / "deep.tif", deep(3))
+    write_raster(tmp_path / "a/third.tif", deep(3))
+    said = []
+    with_rule(manifest.read(tmp_path), Source(str(tmp_path)), seed=0, say=said.append)
+    assert re.fullmatch(
+        r"Rasters of different types train together, 3 of uint16 and 2 of uint8, and are seen by this one rule, which "
+        r"makes 1[67] of 255 of the largest value of 8 bits: those will look all but black\. Scale all of them alike, "
+        r"with GDAL by gdal_translate -ot TYPE -scale FROM TO LOW HIGH\.",
+        said[1],
+    )
+    for name in ("a/deep", "b/deep", "a/third"):
+        write_raster(tmp_path / f"{name}.tif", deep(3, least=0, most=300))
+    said.clear()
+    with_rule(manifest.read(tmp_path), Source(str(tmp_path)), seed=0, say=said.append)
+    assert "of the largest value of 8 bits. Scale all of them alike" in said[1]
+    for name in ("a", "b"):
+        (tmp_path / name / "bright.tif").unlink()
+    said.clear()
+    with_rule(manifest.read(tmp_path), Source(str(tmp_path)), seed=0, say=said.append)
+    assert len(said) == 1, "of one kind there is nothing to tell"

@@ -15,6 +15,7 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.data.cells import read_cells
 from efficientnetv2.data.raster import opened, reading
 from efficientnetv2.deploy import mapfile
 from efficientnetv2.metrics.area import AdjustedAreas, Estimate, adjusted_areas
@@ -35,18 +36,18 @@ def estimate_and_tell(map_file: Path, sample: Path, *, label_column: str, as_jso
         raise InputError(f"{map_file} has no data anywhere, so there is no area to estimate.")
     file = sample / "report.json" if sample.is_dir() else sample
     if file.suffix == ".json":
-        counts = _of_report(file, names, map_file)
+        counts, lost = _of_report(file, names, map_file), 0
         screen.say(
             f"{file} tells of pictures that were not drawn from this map. The areas are right as far as these pictures "
             "are a random sample of what the map calls each class."
         )
     else:
-        counts = _of_table(file, label_column, names, map_file, screen)
+        counts, lost = _of_table(file, label_column, names, map_file, screen)
     mapped = pixels if hectares is None else hectares
     found = adjusted_areas(counts, mapped, names)
     _tell(found, float(mapped.sum()), "pixels" if hectares is None else "ha", screen)
     if as_json:
-        answer(_plain(found, None if hectares is None else float(hectares.sum())))
+        answer(_plain(found, None if hectares is None else float(hectares.sum())) | {"left_out": lost})
 
 
 def _of_report(file: Path, names: Sequence[str], map_file: Path) -> Counts:
@@ -83,12 +84,14 @@ def _confusion(report: dict[str, Any], classes: int) -> Counts:
     return confusion
 
 
-def _of_table(file: Path, label_column: str, names: Sequence[str], map_file: Path, screen: Screen) -> Counts:
-    """(K, K) of places whose truth is known."""
+def _of_table(
+    file: Path, label_column: str, names: Sequence[str], map_file: Path, screen: Screen
+) -> tuple[Counts, int]:
+    """(K, K) of places whose truth is known, and how many were left out."""
     if not file.is_file():
         raise InputError(f"{file} does not exist. Give a CSV of places, or the folder of an evaluation.")
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        table = read_cells(file)
     except ValueError as error:  # pandas' own errors, and bytes that are no UTF-8, are such
         raise InputError(
             f"{file} is no CSV in UTF-8 ({error}). Give a table of places with a label each."
@@ -100,7 +103,7 @@ def _of_table(file: Path, label_column: str, names: Sequence[str], map_file: Pat
         )
     true = _classes(table[label_column], names, file, label_column)
     if "map" in table:
-        return _crossed(_classes(table["map"], names, file, "map"), true, len(names))
+        return _crossed(_classes(table["map"], names, file, "map"), true, len(names)), 0
     columns = next((pair for pair in _COORDINATES if set(pair) <= set(table.columns)), None)
     if columns is None:
         raise InputError(
@@ -118,13 +121,13 @@ def _of_table(file: Path, label_column: str, names: Sequence[str], map_file: Pat
         screen.say(
             f"{count_of(lost, 'place')} of {len(table)} left out: not on the map, or without data there."
         )
-    return _crossed(values[on_map] - 1, true[on_map], len(names))
+    return _crossed(values[on_map] - 1, true[on_map], len(names)), lost
 
 
 def _classes(column: pd.Series[str], names: Sequence[str], file: Path, called: str) -> Counts:
-    """(n,) class ids of a column."""
+    """(n,) class ids of a column, indexed by row."""
     known = {name: place for place, name in enumerate(names)}
-    for row, value in enumerate(column, start=2):
+    for row, value in column.items():
         if value not in known:
             found = f"'{value}'" if value else "empty"
             raise InputError(
@@ -145,13 +148,15 @@ def _numbers(table: pd.DataFrame, columns: tuple[str, str], file: Path) -> npt.N
         name = columns[column]
         found = repr(str(table[name].iloc[row])) if str(table[name].iloc[row]) else "empty"
         raise InputError(
-            f"{file}, row {row + 2}: {name} is {found}, not a number. Correct it, or leave the row out."
+            f"{file}, row {table.index[row]}: {name} is {found}, not a number. Correct it (decimals stand behind a "
+            "point), or leave the row out."
         )
     for column, most in enumerate((180, 90)) if columns[0] == "longitude" else ():
         if len(beyond := np.flatnonzero(np.abs(places[:, column]) > most)):
             row = int(beyond[0])
             raise InputError(
-                f"{file}, row {row + 2}: {columns[column]} is {places[row, column]:g}, but lies in -{most} to {most}."
+                f"{file}, row {table.index[row]}: {columns[column]} is {places[row, column]:g}, but lies in -{most} to "
+                f"{most}."
             )
     return places
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, did_you_mean, some
+from efficientnetv2.data.cells import read_cells
 from efficientnetv2.metrics.costs import Costs
 
 #: Name of the column that says what it costs to leave a picture to a person.
@@ -30,9 +31,10 @@ def read_costs(file: Path, class_names: Sequence[str]) -> Costs:
     if not file.is_file():
         raise InputError(f"--costs {file}: there is no such file. {_how(class_names)}")
     try:
-        table = pd.read_csv(file, index_col=0, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (ValueError, UnicodeDecodeError) as error:
+        table = read_cells(file)
+    except ValueError as error:
         raise InputError(f"--costs {file} is no CSV ({error}). {_how(class_names)}") from error
+    table = table.set_index(table.columns[0])
     table.index = table.index.astype(str).str.strip()
     table.columns = table.columns.astype(str).str.strip()
     known = [*class_names, NO_ANSWER_COLUMN]
@@ -57,7 +59,7 @@ def read_costs(file: Path, class_names: Sequence[str]) -> Costs:
         true, answer, given = list(table.index)[row], list(table.columns)[column], str(table.iat[row, column])
         raise InputError(
             f"--costs {file}: the cost of answering '{answer}' where '{true}' is true is '{given}', but is "
-            "a number of at least 0."
+            "a number of at least 0, its decimals behind a point."
         )
     no_answer = None
     if NO_ANSWER_COLUMN in numbers:

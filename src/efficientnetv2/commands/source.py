@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal, cast
 
@@ -11,12 +11,15 @@ import numpy as np
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean
 from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data.check import refuse_damage
+from efficientnetv2.data.fitting import depth, kinds_counted
 from efficientnetv2.data.manifest import Manifest, read
-from efficientnetv2.data.rasters import rule_of
+from efficientnetv2.data.rasters import is_raster, rule_of
 from efficientnetv2.data.shards.checking import Damage, damage_of
 
 # Damaged shards that get a line each. Ours.
 _SHARDS_NAMED = 20
+# The brightest level of pictures in which nobody sees anything. Ours.
+_DARK = 64
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ def with_rule(manifest: Manifest, source: Source, *, seed: int, say: Callable[[s
         return manifest
     for line in _told(bands, given=asked is not None):
         say(line)
+    if len(set(map(depth, bands.kinds))) > 1:
+        say(_told_kinds(bands, kinds_counted(filter(is_raster, files[True]), bands)))
     return replace(manifest, bands=bands)
 
 
@@ -132,6 +137,20 @@ def _told(bands: Bands, *, given: bool) -> list[str]:
             f"{bands.shown.listed} as red, green and blue."
         )
     return lines
+
+
+def _told_kinds(bands: Bands, counts: Mapping[str, int]) -> str:
+    """That rasters whose numbers mean different things are seen by one rule, and what becomes of the darkest."""
+    kinds = " and ".join(f"{count:,} of {kind}" for kind, count in sorted(counts.items()))
+    told = f"Rasters of different types train together, {kinds}, and are seen by this one rule"
+    if any(kind.endswith("int8") for kind in counts):
+        brightest = max(
+            (255 - low) * 255 / (high - low) for low, high in zip(bands.low, bands.high, strict=True)
+        )
+        level = round(min(max(brightest, 0), 255))
+        told += f", which makes {level} of 255 of the largest value of 8 bits"
+        told += ": those will look all but black" if level < _DARK else ""
+    return f"{told}. Scale all of them alike, with GDAL by gdal_translate -ot TYPE -scale FROM TO LOW HIGH."
 
 
 def bands_asked(text: str) -> tuple[int, ...] | Literal["all"]:

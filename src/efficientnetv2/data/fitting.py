@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Bands
-from efficientnetv2.data.raster import Dataset, bands_seen, names_of
+from efficientnetv2.data.raster import Dataset, bands_seen, names_of, opened
+
+_INKS = ("cyan", "magenta", "yellow", "black")
 
 
 def kinds_of(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
     """The types that values of some bands are stored as, each once, in order: ``uint16``."""
     return tuple(sorted({dataset.dtypes[number - 1] for number in numbers}))
+
+
+def kinds_counted(rasters: Iterable[str], bands: Bands) -> Counter[str]:
+    """How many rasters store the bands of a rule as each type: ``uint16`` -> 40.
+
+    Args:
+        rasters: files; what can't be read is not counted.
+        bands: the rule.
+    """
+    found: Counter[str] = Counter()
+    for file in rasters:
+        with contextlib.suppress(InputError), opened(file) as dataset:
+            found.update(kinds_of(dataset, bands.numbers))
+    return found
 
 
 def unlike(dataset: Dataset, bands: Bands) -> str:
@@ -37,7 +55,7 @@ def _otherwise_stored(kind: str, bands: Bands) -> str:
     """
     plain = set(zip(bands.low, bands.high, strict=True)) == {(0.0, 255.0)}
     kinds = bands.kinds or (("uint8",) if plain else ())
-    if not kinds or _depth(kind) in map(_depth, kinds):
+    if not kinds or depth(kind) in map(depth, kinds):
         return ""
     low, high = f"{min(bands.low):g}", f"{max(bands.high):g}"
     return (
@@ -47,7 +65,7 @@ def _otherwise_stored(kind: str, bands: Bands) -> str:
     )
 
 
-def _depth(kind: str) -> str:
+def depth(kind: str) -> str:
     """One word for types that hold the same numbers for the same ground: 8 bits and fractions are scaled otherwise."""
     if kind.startswith("float"):
         return "float"
@@ -112,6 +130,19 @@ def in_pages(dataset: Dataset) -> str:
     first = ",".join(map(str, bands_seen(dataset)))
     having = count_of(dataset.count, "band")
     return f"has {having} in its first page, and others behind. {fix} Or see the first page alone: --bands {first}."
+
+
+def in_inks(dataset: Dataset) -> str:
+    """Why a printed picture can't be seen as a raster, to follow its name; '' of all others.
+
+    GDAL itself makes red, green and blue of the inks where they are of 8 bits.
+
+    Args:
+        dataset: opened.
+    """
+    if tuple(colour.name for colour in dataset.colorinterp) != _INKS:
+        return ""
+    return f"holds a printed picture's inks ({', '.join(_INKS)}). Save it as RGB of 8 bits, or leave it out."
 
 
 def _pages_joined(dataset: Dataset) -> str:

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB, Bands
-from efficientnetv2.data.fitting import amiss, in_pages, kinds_of, unlike
+from efficientnetv2.data.fitting import amiss, in_inks, in_pages, kinds_of, unlike
 from efficientnetv2.data.pictures import Pixels, Source, UnreadablePicture
 from efficientnetv2.data.raster import (
     Dataset,
@@ -117,13 +117,14 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
         others: that will be read by it too; they are only asked what they hold, and have to be of those kinds.
 
     Returns:
-        None where nothing but ordinary pictures are there: 8-bit, of one page of one or three bands, and no bands
-        were given.
+        None where nothing but ordinary pictures are there: 8-bit, of one page of one or three bands, or of a printed
+        picture's inks, which Pillow makes red, green and blue; and no bands were given.
 
     Raises:
         InputError: a picture lacks a band, has its bands in another order or, where none were given by number, in
-            further pages, stores them as different types, is one of the others and of another kind than all that train,
-            or is no raster where other than three channels are asked for; or the extra ``geo`` is not installed.
+            further pages or as inks, stores them as different types, is one of the others and of another kind than all
+            that train, or is no raster where other than three channels are asked for; or the extra ``geo`` is not
+            installed.
     """
     rasters = [file for file in files if is_raster(file)]
     if not rasters and asked is not None:
@@ -135,7 +136,9 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
         return None
     bands = _chosen(rasters, asked)
     by_number = isinstance(asked, tuple)
-    kinds = {kind for file in files for kind in _kinds(file, bands, amiss, by_number=by_number)}
+    # Rasters first: an ordinary picture is not to blame for what they are.
+    asked_first = sorted(files, key=is_raster, reverse=True)
+    kinds = {kind for file in asked_first for kind in _kinds(file, bands, amiss, by_number=by_number)}
     bands = replace(bands, kinds=tuple(sorted(kinds)))
     drawn = Key.of(seed).fold("bands").generator().permutation(len(rasters))[:_MEASURED]
     parts = [found for one in sorted(drawn.tolist()) if (found := _some(rasters[one], bands)) is not None]
@@ -171,7 +174,7 @@ def _kinds(
 ) -> tuple[str, ...]:
     """Types that a picture's values are stored as; none of an ordinary picture, or where it can't be read.
 
-    Bands in further pages are nobody's fault where those to be seen were given by number.
+    Bands in further pages, or of inks, are nobody's fault where those to be seen were given by number.
 
     Raises:
         InputError: the rule does not fit it. What can't be read is left to who reads it.
@@ -182,7 +185,8 @@ def _kinds(
         return ()
     try:
         with opened(file) as dataset:
-            fault = why_not(dataset, bands) or ("" if by_number else in_pages(dataset))
+            fault = ("" if by_number else in_inks(dataset)) or why_not(dataset, bands)
+            fault = fault or ("" if by_number else in_pages(dataset))
             kinds = () if fault else kinds_of(dataset, bands.numbers)
     except InputError:
         return ()
@@ -232,8 +236,12 @@ class _Part:
 def _needs_rule(file: str) -> bool:
     try:
         with opened(file) as dataset:
-            plain = set(dataset.dtypes) == {"uint8"} and dataset.count in _PLAIN_BANDS
-            return not plain or bool(in_pages(dataset))
+            if in_pages(dataset):
+                return True
+            turned = dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK"
+            if turned or in_inks(dataset):
+                return bool(beyond_pillow(file))
+            return set(dataset.dtypes) != {"uint8"} or dataset.count not in _PLAIN_BANDS
     except InputError:
         return False
 

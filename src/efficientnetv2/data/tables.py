@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
+from efficientnetv2.data.cells import header_of
 from efficientnetv2.data.copies import COLUMN
 from efficientnetv2.data.listing import Ints, Listing, packed, split_named
 from efficientnetv2.data.shards.listed import lists_shards, read_listed
@@ -113,11 +114,8 @@ def _tidy(table: pd.DataFrame, root: Path, name: str, rows: Ints) -> pd.DataFram
 
 def _csv(file: Path, columns: tuple[str | None, ...]) -> pd.DataFrame:
     try:
-        with open(file, encoding="utf-8-sig") as lines:
-            header = lines.readline().rstrip("\r\n")
-        separator = max(",;\t", key=header.count)
-        names = header.split(separator)
-        text = {n: str for n in (name.strip('"') for name in names) if n in columns or n.casefold() in _MEANT}
+        separator, names = header_of(file)
+        text = {name: str for name in names if name in columns or name.casefold() in _MEANT}
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             return pd.read_csv(

@@ -1,0 +1,57 @@
+"""CSV as spreadsheets write it: parted by commas, in much of Europe by semicolons, or by tabs."""
+
+from __future__ import annotations
+
+import csv
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+_SEPARATORS = ",;\t"
+_QUOTED = re.compile(r'"[^"]*"')
+
+
+def header_of(file: Path) -> tuple[str, list[str]]:
+    """What parts the cells of a table, and the names of its columns.
+
+    It is what stands most often between the names in the first row.
+
+    Args:
+        file: text in UTF-8, with a byte order mark or without.
+
+    Raises:
+        UnicodeDecodeError: it is no such text.
+    """
+    with open(file, encoding="utf-8-sig") as lines:
+        header = lines.readline().rstrip("\r\n")
+    separator = max(_SEPARATORS, key=_QUOTED.sub("", header).count)
+    return separator, next(csv.reader([header], delimiter=separator), [])
+
+
+def read_cells(file: Path) -> pd.DataFrame:
+    """A table whose cells are all text, '' where one is empty.
+
+    Args:
+        file: as for ``header_of``.
+
+    Returns:
+        Its rows but the blank ones, indexed by their numbers in the file, whose header is row 1.
+
+    Raises:
+        ValueError: it is no such text, it is empty, or a row has more cells than there are names.
+    """
+    separator, _ = header_of(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            table = pd.read_csv(
+                file, sep=separator, encoding="utf-8-sig", dtype=str, index_col=False, keep_default_na=False,
+                skip_blank_lines=False, skipinitialspace=True,
+            )  # fmt: skip
+        except pd.errors.ParserWarning as error:
+            raise ValueError(str(error).strip()) from error
+    table.index = pd.Index(np.arange(2, len(table) + 2))
+    return table[(table != "").any(axis=1)]

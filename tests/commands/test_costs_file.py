@@ -1,0 +1,44 @@
+"""The file of ``--costs``."""
+
+from __future__ import annotations
+
+import pytest
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.costs_file import read_costs
+
+NAMES = ("oak", "elm")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "true,elm,oak,no_answer\nelm,0,2,0.5\noak,3,0,0.5\n",
+        "true;elm;oak;no_answer\n\nelm;0;2;0.5\n;;;\noak;3;0;0.5\n;;;\n",
+        '"true"\t"elm"\t"oak"\t"no_answer"\n"elm"\t0\t2\t0.5\n"oak"\t3\t0\t0.5\n',
+        "true, elm, oak, no_answer\nelm, 0, 2, 0.5\noak, 3, 0, 0.5\n",
+    ],
+)
+def test_costs_are_read_as_a_spreadsheet_writes_them(text, tmp_path):
+    (tmp_path / "costs.csv").write_text(text, encoding="utf-8-sig")
+    costs = read_costs(tmp_path / "costs.csv", NAMES)
+    assert costs.matrix.tolist() == [[0, 3], [2, 0]]
+    assert costs.no_answer == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "true;elm;oak\nelm;0;0,5\noak;1;0\n",
+            "where 'elm' is true is '0,5', but is a number of at least 0, its dec",
+        ),
+        ("", "costs.csv is no CSV"),
+        ("true,elm,oak\nelm,0,1,1\n", "costs.csv is no CSV"),
+        ("true;elm;oak\n;;\n", "costs.csv has no row for 'oak', 'elm'"),
+    ],
+)
+def test_costs_that_are_none_are_refused(text, said, tmp_path):
+    (tmp_path / "costs.csv").write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_costs(tmp_path / "costs.csv", NAMES)

@@ -1,0 +1,38 @@
+"""CSV as spreadsheets write it."""
+
+from __future__ import annotations
+
+import pytest
+
+from efficientnetv2.data.cells import header_of, read_cells
+
+
+@pytest.mark.parametrize(
+    ("header", "separator", "names"),
+    [
+        ("path,label", ",", ["path", "label"]),
+        ("path;label;x", ";", ["path", "label", "x"]),
+        ("path\tlabel", "\t", ["path", "label"]),
+        ('"a;b;c","d;e"', ",", ["a;b;c", "d;e"]),
+        ('"says ""a;b"""\t"c,d"', "\t", ['says "a;b"', "c,d"]),
+        ("path", ",", ["path"]),
+        ("", ",", []),
+    ],
+)
+def test_cells_are_parted_by_what_stands_between_the_names(header, separator, names, tmp_path):
+    (tmp_path / "a.csv").write_text(f"{header}\n1\n", encoding="utf-8-sig")
+    assert header_of(tmp_path / "a.csv") == (separator, names)
+
+
+def test_rows_keep_their_numbers_and_blank_ones_go(tmp_path):
+    (tmp_path / "a.csv").write_text("a;b\n\nNA;1\n;\n2\n ; \n")
+    table = read_cells(tmp_path / "a.csv")
+    assert table.index.tolist() == [3, 5]
+    assert table.to_numpy().tolist() == [["NA", "1"], ["2", ""]]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"a,b\n1,2,3\n", b"a,b\n1,2\n1,2,3,4\n"])
+def test_what_is_no_table_is_an_error(content, tmp_path):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"."):
+        read_cells(tmp_path / "a.csv")
