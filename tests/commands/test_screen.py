@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
+import sys
 
 import pytest
 from rich.console import Console
@@ -82,3 +85,23 @@ def test_every_name_begins_a_line_of_its_own_when_piped(words, names, tmp_path, 
     first = [line.split()[0] for line in lines]
     assert all(first.count(name) == 1 for name in names)
     assert len(lines) >= len(names) + 2
+
+
+@pytest.mark.parametrize(("encoding", "café"), [("utf-8", "café"), ("ascii", r"caf\xe9")])
+def test_what_a_screen_cannot_take_is_escaped(encoding, café):
+    """As a file's name that is no UTF-8, or letters that a terminal does not have."""
+    screen, written = Screen(), io.BytesIO()
+    screen.notes = Console(file=io.TextIOWrapper(written, encoding=encoding, write_through=True), width=80)
+    name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
+    screen.say(f"Left out: {name}, café.jpg.")
+    screen.table("café", ["café"], [[name], ["café"]])
+    lines = written.getvalue().decode(encoding).split()
+    assert lines == ["Left", "out:", r"caf\udce9.jpg,", f"{café}.jpg.", café, café, r"caf\udce9.jpg", café]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
+def test_a_picture_passed_over_may_be_called_anything(class_folders):
+    shutil.copy(class_folders / "red/red_00.jpg", os.fsencode(class_folders) + b"/caf\xe9.jpg")
+    done = effnetv2("inspect", "pictures", cwd=class_folders.parent)
+    assert done.returncode == 0, done.stderr
+    assert r"Left out, since they lie beside the class folders of pictures: 'caf\udce9.jpg'." in done.stdout

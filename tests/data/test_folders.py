@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -223,3 +224,19 @@ def test_what_a_folder_takes_in(tmp_path):
         root = "classes" if place == "link/runs" else place.split("/")[0]
         within = (tmp_path / root).is_dir() and folders.takes_in(tmp_path / root, tmp_path / place)
         assert within == (place in taken), place
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
+def test_a_folder_whose_name_is_no_text_is_refused_before_a_run_and_answered_all_the_same(tmp_path):
+    """A run's list of pictures holds the way to them; answers go by the names within."""
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    draw(Path(folder) / "a/1.jpg", Path(folder) / "b/2.jpg")
+    with pytest.raises(InputError, match=r"caf\\udce9': the file's name is not valid UTF-8"):
+        read(folder)
+    found = read(folder, require_labels=False, for_training=False)
+    assert found.paths == ["a/1.jpg", "b/2.jpg"]
+    with pytest.raises(InputError, match=r"caf\\udce9/': the file's name is not valid UTF-8"):
+        found.to_csv(tmp_path / "list.csv")
+    found.to_csv(Path(folder) / "list.csv")
+    with pytest.raises(InputError, match=r"caf\\udce9/list.csv': the file's name is not valid UTF-8"):
+        read(Path(folder) / "list.csv", for_training=False)

@@ -50,7 +50,12 @@ class Screen:
 
     def say(self, line: str) -> None:
         """A line of plain text, above the progress bar if there is one."""
-        (self._bar.console if self._bar else self.notes).print(line)
+        (self._bar.console if self._bar else self.notes).print(self._writable(line))
+
+    def _writable(self, text: str) -> str:
+        """What the screen can't take escaped, as bytes of a file's name that are no letters."""
+        encoding = self.notes.encoding
+        return text.encode(encoding, "backslashreplace").decode(encoding)
 
     @contextmanager
     def counting(self, what: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
@@ -84,6 +89,8 @@ class Screen:
             columns: their names.
             rows: as many cells each.
         """
+        title, columns = self._writable(title), [self._writable(name) for name in columns]
+        rows = [[self._writable(cell) for cell in row] for row in rows]
         whole = [columns, *rows]
         widths = [max(cell_len(row[place]) for row in whole) for place in range(len(columns))]
         numeric = [all(_NUMBER.fullmatch(row[place]) for row in rows) for place in range(len(columns))]

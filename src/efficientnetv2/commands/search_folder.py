@@ -142,7 +142,7 @@ class StudyFolder:
 
     def log(self, line: str) -> None:
         """A line with the time for ``log.txt``."""
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+        with (self.path / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
 
     def _read(self) -> dict[str, Any]:

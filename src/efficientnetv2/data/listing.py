@@ -136,6 +136,23 @@ def frame(paths: Sequence[str], labels: Sequence[str | float], splits: Sequence[
             }
         )
     except UnicodeEncodeError as error:
-        raise InputError(
-            f"{error.object!a}: the file's name is not valid UTF-8, so no table can hold it. Rename it."
-        ) from None
+        raise _unlistable(error.object) from None
+
+
+def refuse_unlistable(place: str) -> None:
+    """Refuse a folder whose name no table can hold, before the work whose table it is to stand in.
+
+    Args:
+        place: its path, or a part of it.
+
+    Raises:
+        InputError: it is not valid text.
+    """
+    try:
+        place.encode()
+    except UnicodeEncodeError:
+        raise _unlistable(place) from None
+
+
+def _unlistable(name: str) -> InputError:
+    return InputError(f"{name!a}: the file's name is not valid UTF-8, so no table can hold it. Rename it.")

@@ -26,7 +26,7 @@ from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data import cifar, folders, rules, several, standard, tables
 from efficientnetv2.data.copies import COLUMN, is_copy
-from efficientnetv2.data.listing import SPLITS, Ints, Listing, is_picture
+from efficientnetv2.data.listing import SPLITS, Ints, Listing, is_picture, refuse_unlistable
 from efficientnetv2.data.shards import opening
 from efficientnetv2.data.shards.names import is_url
 
@@ -127,8 +127,13 @@ class Manifest(Listing):
         self.seen_from(Path(path)).to_csv(path, index=False, lineterminator="\n")
 
     def seen_from(self, file: Path) -> pd.DataFrame:
-        """The table as a file of that name holds it: relative paths from its folder."""
+        """The table as a file of that name holds it: relative paths from its folder.
+
+        Raises:
+            InputError: the way from there has a name that is not valid text.
+        """
         prefix = _prefix(file, self.root)
+        refuse_unlistable(prefix)
 
         def seen(name: str) -> str:
             return name if os.path.isabs(name) or is_url(name) else prefix + name
@@ -208,9 +213,12 @@ def read(
         stays so; ``splits.with_holdout`` counts it as train, since nothing set it aside.
 
     Raises:
-        InputError: what ``rules``, ``tables``, ``several`` and ``folders`` refuse.
+        InputError: what ``rules``, ``tables``, ``several`` and ``folders`` refuse; or, for training, a name in ``data``
+            that is not valid text.
     """
     tables.refuse_shared(path_column, label_column, group_column)
+    if for_training:  # a run lists its pictures, by their way from its folder
+        refuse_unlistable(str(data))
     strict = require_labels if strict_labels is None else strict_labels
     listing = _listing(str(data), path_column, label_column, group_column, require_labels, strict)
     if require_labels:

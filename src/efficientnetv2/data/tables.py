@@ -16,7 +16,7 @@ import pandas as pd
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.data.cells import header_of
 from efficientnetv2.data.copies import COLUMN
-from efficientnetv2.data.listing import Ints, Listing, packed, split_named
+from efficientnetv2.data.listing import Ints, Listing, packed, refuse_unlistable, split_named
 from efficientnetv2.data.shards.listed import lists_shards, read_listed
 from efficientnetv2.data.shards.names import SUFFIX
 
@@ -43,8 +43,9 @@ def read_table(
 
     Raises:
         InputError: the file is no such table, a column is missing, or a cell of path, split, latitude
-            or longitude makes no sense; or what ``shards.listed.read_listed`` refuses.
+            or longitude makes no sense; it lies where no table can name; or what ``shards.listed.read_listed`` refuses.
     """
+    refuse_unlistable(str(file))
     raw = (
         _parquet(file)
         if file.suffix.lower() == ".parquet"

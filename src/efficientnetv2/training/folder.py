@@ -144,7 +144,7 @@ class RunFolder:
 
     def note(self, line: str) -> None:
         """A line for ``log.txt`` alone: it has been on the screen already."""
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+        with (self.path / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
 
     def record(self, row: dict[str, Any]) -> None:

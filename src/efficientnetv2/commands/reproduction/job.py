@@ -96,7 +96,7 @@ def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     if told is not None:
         write_text_atomically(folder / _ASKED, json.dumps(told, indent=1) + "\n")
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+    with (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as log:
 
         def say(line: str) -> None:
             screen.say(line)
