@@ -118,15 +118,16 @@ def test_options_that_cannot_be_followed_say_why_and_leave_nothing(listed, optio
 
 
 def test_pictures_of_which_none_can_be_read_leave_nothing(tmp_path):
-    (tmp_path / "red").mkdir()
-    (tmp_path / "red/one.jpg").write_bytes(b"no picture")
-    done = effnetv2("inspect", tmp_path, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
+    photos = tmp_path / "photos"
+    (photos / "red").mkdir(parents=True)
+    (photos / "red/one.jpg").write_bytes(b"no picture")
+    done = effnetv2("inspect", photos, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
     assert done.returncode == 2
-    assert f"one.jpg: holds text, not a picture. There is no other picture in {tmp_path}." in done.stderr
-    (tmp_path / "red/two.jpg").write_bytes(b"")
-    done = effnetv2("inspect", tmp_path, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
-    assert f"None of the 2 pictures of {tmp_path} can be read. The first, " in done.stderr
-    assert [one.name for one in tmp_path.iterdir()] == ["red"]
+    assert f"one.jpg: holds text, not a picture. There is no other picture in {photos}." in done.stderr
+    (photos / "red/two.jpg").write_bytes(b"")
+    done = effnetv2("inspect", photos, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
+    assert f"None of the 2 pictures of {photos} can be read. The first, " in done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["photos"]
 
 
 def test_weights_doubt_labels(class_folders):

@@ -160,10 +160,13 @@ def test_a_report_takes_no_table_of_the_users_place(here):
     words = ("evaluate", MODEL[0], "pictures/predictions.csv", "--out", "pictures")
     said = refused(*words, cwd=here)
     assert "--out pictures: pictures/predictions.csv lies there and would be replaced" in said
-    said = refused("evaluate", *MODEL, "--out", "pictures", cwd=here)
-    assert "pictures/predictions.csv is there already, and is no table of an evaluation's answers" in said
     assert (here / "pictures/predictions.csv").read_text() == corrected
     (here / "mine").mkdir()
+    (here / "mine/predictions.csv").write_text(corrected)
+    said = refused("evaluate", *MODEL, "--out", "mine", cwd=here)
+    assert "mine/predictions.csv is there already, and is no table of an evaluation's answers" in said
+    assert (here / "mine/predictions.csv").read_text() == corrected
+    (here / "mine/predictions.csv").unlink()
     for name, what in (
         ("skipped.csv", "no list of what could not be read"),
         ("report.json", "no report of effnetv2"),
