@@ -11,6 +11,8 @@ from tests.command_line import TINY, effnetv2, killed_at
 from tests.conftest import COLOURS, paint
 
 from efficientnetv2.arch.spec import Architecture, Stage, mbconv
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.words import Words
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
 
@@ -240,6 +242,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
             ("effnetv2: --set pooling=mean+center: pooling = 'mean+center'",),
         ),
         (("--epochs", "2", "--minutes", "3"), ("--epochs", "--minutes")),
+        (("--minutes", "3", "--set", "epochs=5"), ("--minutes and --set epochs=5 both say how long",)),
         (("--framing", "squash"), ("framing", "whole", "crop", "pad")),
         (("--device", "quantum"), ("--device quantum",)),
         (("--labels", "fold"), ("--labels", "casefold")),
@@ -271,6 +274,24 @@ def test_wrong_words_are_refused_before_anything_runs(words, messages, class_fol
     data = ("train", class_folders, "--workers", "0", "--out", tmp_path / "run", "--set", "batch_images=8")
     refused(effnetv2(*data, *words, cwd=tmp_path), *messages)
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "both"),
+    [
+        ({"minutes": 3, "settings": ("steps = 5",)}, "--minutes and --set steps = 5"),
+        ({"epochs": 2, "settings": ("lr=1", "epochs=5")}, "--epochs and --set epochs=5"),
+        ({"minutes": 3, "settings": ("epochs=auto", "steps=null", "validate_epochs=2")}, None),
+        ({"settings": ("epochs=30", "epochs=5")}, None),  # as a --try changes what --set says
+    ],
+)
+def test_two_words_on_how_long_to_train_are_refused(words, both):
+    """One of them would count, and nobody would be told which."""
+    if both is None:
+        assert Words(**words).settings == words["settings"]
+        return
+    with pytest.raises(InputError, match=f"{both} both say how long to train"):
+        Words(**words)
 
 
 def test_an_unknown_option_and_a_missing_argument(tmp_path):

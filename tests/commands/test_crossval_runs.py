@@ -141,4 +141,6 @@ def test_a_try_that_says_its_own_length_is_refused_beside_minutes():
         InputError, match=r"--try balance=null epochs=4: it says how long to train, but so does"
     ):
         _recipe(words, Plan(tries=("", "balance=null epochs=4")), place)
-    assert _recipe(words, Plan(tries=TRIES, try_settings=("epochs=4",)), place).weights == "none"
+    short = Plan(tries=TRIES, try_settings=("epochs=4",))
+    assert _recipe(words, short, place).weights == "none"
+    assert _recipe(Words(epochs=30, weights="none"), short, place).epochs == 30, "that of the folds"

@@ -92,7 +92,7 @@ def test_a_truncated_shard_is_survived_unless_strict(class_folders, tmp_path):
     assert effnetv2("shards", class_folders, "packed", "--shard-pictures", "10", cwd=tmp_path).returncode == 0
     shard = tmp_path / "packed/pictures-000002.tar"
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-    words = ("train", "packed", *TINY, "--weights", "none", "--set", "epochs=0.5", "--out", "run")
+    words = ("train", "packed", *TINY, "--weights", "none", "--epochs", "0.5", "--out", "run")
     done = effnetv2(*words, "--strict", cwd=tmp_path)
     assert done.returncode == 2
     assert "pictures-000002.tar is cut short" in done.stderr

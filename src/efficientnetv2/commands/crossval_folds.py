@@ -18,7 +18,7 @@ import numpy.typing as npt
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.beginning import Place
-from efficientnetv2.commands.crossval_plan import Plan
+from efficientnetv2.commands.crossval_plan import Plan, with_further
 from efficientnetv2.commands.screen import Screen, duration
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import read_predictions
@@ -162,7 +162,7 @@ class Runs:
         """The user's words, with the settings of a try and this run's part of the minutes."""
         further = () if attempt is None else self.plan.settings_of(attempt, choosing=choosing)
         minutes = self._minutes(dealt, number, folder, choosing=choosing)
-        return replace(self.words, settings=(*self.words.settings, *further), minutes=minutes)
+        return replace(with_further(self.words, further), minutes=minutes)
 
     def _minutes(self, dealt: Folds, number: int, folder: Path, *, choosing: bool) -> float | None:
         """What of ``--minutes`` is a run's own: as much of them as the fold has of all folds' training pictures.

@@ -15,14 +15,14 @@ from efficientnetv2.base.files import check_folder, write_atomically
 from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.beginning import RUNS, Place
 from efficientnetv2.commands.crossval_folds import Runs
-from efficientnetv2.commands.crossval_plan import FILE, Plan, begun_with, remember, says_length
+from efficientnetv2.commands.crossval_plan import FILE, Plan, begun_with, remember, with_further
 from efficientnetv2.commands.crossval_report import conclude
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import MOST_CLASSES
 from efficientnetv2.commands.within import refuse_within
-from efficientnetv2.commands.words import Words, begin_recipe
+from efficientnetv2.commands.words import Words, begin_recipe, says_length
 from efficientnetv2.data.check import check
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
@@ -157,8 +157,8 @@ def _recipe(words: Words, plan: Plan, place: Place) -> Recipe:
                 f"--try {plan.tries[number]}: it says how long to train, but so does --minutes {words.minutes:g}, "
                 "which is for all folds and tries. Leave one of them out; how long tries alone take, --try-set may say."
             )
-        settings = (*words.settings, *plan.settings_of(number, choosing=True))
-        begin_recipe(replace(words, settings=settings), device, lambda line: None)
+        tried = with_further(words, plan.settings_of(number, choosing=True))
+        begin_recipe(tried, device, lambda line: None)
     return recipe
 
 

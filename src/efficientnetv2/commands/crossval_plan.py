@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.words import Words
+from efficientnetv2.commands.words import Words, says_length
 from efficientnetv2.data.copies import is_copy
 from efficientnetv2.data.folds import Folds, folds, time_folds, time_holdout
 from efficientnetv2.data.levels import BLOCKS, By, has_places
@@ -221,9 +221,16 @@ class Plan:
         return name
 
 
-def says_length(settings: Sequence[str]) -> bool:
-    """Whether settings, as ``--set`` takes them, say how long to train."""
-    return any(setting.partition("=")[0].strip() in ("epochs", "steps") for setting in settings)
+def with_further(words: Words, settings: Sequence[str]) -> Words:
+    """Words with settings of a try; a length among these goes before the words' own.
+
+    Args:
+        words: about the recipe.
+        settings: as ``--set`` takes them.
+    """
+    if says_length(settings):
+        words = replace(words, epochs=None, minutes=None)
+    return replace(words, settings=(*words.settings, *settings))
 
 
 def remember(folder: Path, words: Words, plan: Plan, source: Source, digest: str, command: str) -> None:

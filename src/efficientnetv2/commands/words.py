@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,14 @@ class Words:
             object.__setattr__(self, "model", files.read(Path(self.model)))
         if self.epochs is not None and self.minutes is not None:
             raise InputError("--epochs and --minutes both say how long to train. Give one of them.")
+        for setting in self.settings:
+            # Steps beside epochs are refused by the recipe itself.
+            beside = self.minutes is not None or (self.epochs is not None and _field(setting) == "epochs")
+            if beside and says_length([setting]):
+                option = "--epochs" if self.minutes is None else "--minutes"
+                raise InputError(
+                    f"{option} and --set {setting} both say how long to train. Give one of them."
+                )
         if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
             raise InputError(
                 f"--minutes is {self.minutes:g}, but has to be a number above 0. Leave it out to train as long as the "
@@ -86,6 +94,19 @@ class Words:
         """The recipe, where it was given as a file."""
         is_file = self.recipe is not None and Path(self.recipe).suffix in {".yaml", ".yml"}
         return Path(str(self.recipe)) if is_file else None
+
+
+def says_length(settings: Sequence[str]) -> bool:
+    """Whether settings, as ``--set`` takes them, say how long to train; left open they do not."""
+    return any(
+        _field(setting) in ("epochs", "steps") and setting.partition("=")[2].strip() not in ("auto", "null")
+        for setting in settings
+    )
+
+
+def _field(setting: str) -> str:
+    """What a setting sets: ``optimizer.lr`` of ``optimizer.lr=0.1``."""
+    return setting.partition("=")[0].strip()
 
 
 def starts_open(words: Words, device: torch.device) -> tuple[Found, ...]:
@@ -157,7 +178,7 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
     if words.model not in (None, "auto") and same_shape(words.model, there.model):
         words = replace(words, model=None)  # the run has it with the padding of its weights
     base = there if words.recipe_file is None else Recipe.from_yaml(words.recipe_file)
-    fields = {setting.partition("=")[0].strip() for setting in words.settings}
+    fields = {_field(setting) for setting in words.settings}
     if words.minutes is not None or ("steps" in fields and "epochs" not in fields):
         base = base.model_copy(update={"epochs": "auto"})  # which was settled by them
     asked = _apply(words, base, lambda line: None)
@@ -225,9 +246,7 @@ def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
         plain |= {"crop_fraction": 1.0, "crop_framing": None}
     if words.batch_images is not None and words.batch_images != recipe.batch_images:
         plain["batch_images"] = words.batch_images
-        if not {"optimizer", "optimizer.lr"} & {
-            setting.partition("=")[0].strip() for setting in words.settings
-        }:
+        if not {"optimizer", "optimizer.lr"} & {_field(setting) for setting in words.settings}:
             lr = _following(recipe, words.batch_images)
             plain["optimizer"] = plain["optimizer"] | {"lr": lr}
             say(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
@@ -239,7 +258,7 @@ def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
 
 
 def _names_sizes(setting: str) -> bool:
-    field = setting.partition("=")[0].strip()
+    field = _field(setting)
     return field == "progressive" or field.startswith("progressive.image_px")
 
 
@@ -274,4 +293,4 @@ def _said(words: Words) -> dict[str, str]:
         for field, option in _OPTIONS.items()
         if isinstance(value := getattr(words, option), str | int | float)
     }
-    return options | {setting.partition("=")[0].strip(): f"--set {setting}" for setting in words.settings}
+    return options | {_field(setting): f"--set {setting}" for setting in words.settings}
