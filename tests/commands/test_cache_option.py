@@ -282,6 +282,19 @@ def test_minutes_count_the_filling(large, monkeypatch):
         foretold.settled_by(job.recipe, None, job, 1.5, spent_s=90.0)
 
 
+def test_minutes_count_every_process_with_its_part_of_the_cores(large, monkeypatch):
+    """Four processes of one core each, of which one was measured: they do four times as much in the same minutes."""
+    asked = []
+    monkeypatch.setattr(
+        foretold, "epochs_within", lambda minutes, *_, at_once, **__: asked.append(at_once) or 12.0
+    )
+    monkeypatch.setattr("efficientnetv2.training.sharing.cores", lambda: 4 * torch.get_num_threads())
+    ready = prepared(large)
+    job = Job(named("quick"), None, ready.train, ready.val, None, None, CPU, workers=0)
+    foretold.settled_by(job.recipe, None, job, 4, spent_s=0.0, world=World(size=4, local_size=4))
+    assert asked == [4]
+
+
 @pytest.mark.parametrize("where", ["ram", "disk"])
 def test_what_a_cache_will_take_is_foreseen_from_some_of_the_pictures(where, large, caches, monkeypatch):
     """Half of the pictures are kept to foresee all: the bytes are those of the cache but for its index."""

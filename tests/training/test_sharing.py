@@ -10,6 +10,7 @@ from torch import nn
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.create import create
 from efficientnetv2.progressive import Progressive
+from efficientnetv2.training import sharing
 from efficientnetv2.training.distributed import World, synchronise
 from efficientnetv2.training.optim import EMA
 from efficientnetv2.training.sharing import best_shared, refuse_unshared
@@ -29,6 +30,26 @@ GPU = torch.device("cuda")
 )
 def test_the_largest_groups_of_a_batch_of_64_that_fit_up_to_32(processes, expected):
     assert best_shared([1, 2, 4, 8, 16, 32], batch_images=64, processes=processes)[-1] == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "machines", "threads", "expected"),
+    [
+        (CPU, 1, 4, 4),  # the cores are divided: four at once
+        (CPU, 2, 4, 8),
+        (CPU, 1, 16, 1),  # each would take all: no faster than one
+        (CPU, 1, 6, 2),
+        (CPU, 1, 1, 4),
+        (GPU, 2, 16, 8),
+    ],
+)
+def test_how_much_of_the_work_is_done_at_once_by_four_processes_a_machine(
+    device, machines, threads, expected, monkeypatch
+):
+    monkeypatch.setattr(sharing, "cores", lambda: 16)
+    monkeypatch.setattr(sharing.torch, "get_num_threads", lambda: threads)
+    world = World(size=4 * machines, local_size=4)
+    assert sharing.at_once(world, device) == expected
 
 
 def refused(group, processes, *, batch=24, device=CPU, begun=False, **changes):

@@ -98,6 +98,15 @@ def test_a_run_compiles_where_that_pays(monkeypatch, step_s, compiled_s, chosen)
     )
 
 
+def test_a_run_that_several_share_is_as_much_shorter(monkeypatch):
+    """1,000 steps of 10 s are 167 minutes of one process, and of four together 42: too few to try compiling."""
+    measured(monkeypatch, fp32=10.0, compiled=5.0)
+    recipe, steps = recipe_of("precision=fp32", "batch_images=8"), 1_000
+    assert choose(recipe, network(), steps=steps, device=CPU).compile
+    together = choose(recipe, network(), steps=steps, device=CPU, at_once=4)
+    assert together.note == "Not compiled, for the run takes about 42 minutes, too few to pay for it."
+
+
 @pytest.mark.parametrize(("minutes", "chosen"), [(15.0, False), (150.0, True)])
 def test_minutes_that_will_decide_the_epochs_say_how_long_the_run_takes(monkeypatch, minutes, chosen):
     """1,000 steps of 10 s are 167 minutes, yet 15 are too few to try; 200 steps are 33, yet 150 are enough."""

@@ -23,6 +23,7 @@ from efficientnetv2.training.pace import Rates
 from efficientnetv2.training.plan import epochs_within
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.settle import Settled
+from efficientnetv2.training.sharing import at_once
 from efficientnetv2.training.short import with_statistics
 from efficientnetv2.training.state import Length
 
@@ -156,7 +157,7 @@ def _as_long_as(minutes: float, job: Job, rates: Rates, spent_s: float, world: W
         val_images=len(job.val),
         minival_images=job.minival_images,
         spent_s=spent_s,
-        at_once=_at_once(world, job.device),
+        at_once=at_once(world, job.device),
     )
     recipe = job.recipe.model_copy(update={"epochs": epochs})
     recipe.progressive.at(0, steps=Length.of(recipe, images).steps)
@@ -173,8 +174,3 @@ def scratch(beside: Path) -> Iterator[Path]:
     there = next(folder for folder in beside.absolute().parents if folder.is_dir())
     with tempfile.TemporaryDirectory(prefix=".effnetv2-", dir=there, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
-
-
-def _at_once(world: World, device: torch.device) -> int:
-    """How many processes' worth of work is done in the time that one alone needs for its own."""
-    return world.size if device.type == "cuda" else world.machines

@@ -24,7 +24,7 @@ from efficientnetv2.training.memory import GroupsAtATime, divisors
 from efficientnetv2.training.named import title
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipe import Recipe, checked
-from efficientnetv2.training.sharing import best_shared, refuse_unshared
+from efficientnetv2.training.sharing import at_once, best_shared, refuse_unshared
 from efficientnetv2.training.short import with_statistics
 from efficientnetv2.training.speed import choose
 from efficientnetv2.training.start import NOTHING_FROZEN, start
@@ -137,7 +137,15 @@ def settle(
     group = _settled_group(recipe, preflight, world)
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
     refuse_unshared(recipe, device, world)
-    speed = choose(recipe, begun.network, steps=steps, device=device, minutes=minutes, say=say)
+    speed = choose(
+        recipe,
+        begun.network,
+        steps=steps,
+        device=device,
+        minutes=minutes,
+        at_once=at_once(world, device),
+        say=say,
+    )
     recipe = checked(
         recipe.to_json() | {"precision": speed.precision, "compile": speed.compile}, where=recipe.name
     )

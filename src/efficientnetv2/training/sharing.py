@@ -1,4 +1,4 @@
-"""Whether a step's groups can be shared among the processes of a run, and which size of them can."""
+"""Whether a step's groups can be shared among the processes of a run, which size of them can, and how much faster."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.inference.accelerate import cores
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.memory import divisors
 from efficientnetv2.training.recipe import Recipe
@@ -26,6 +27,22 @@ def best_shared(possible: Sequence[int], *, batch_images: int, processes: int) -
     evenly = [n for n in possible if batch_images // n % processes == 0]
     enough = [n for n in possible if batch_images // n >= processes]
     return evenly or enough or possible
+
+
+def at_once(world: World, device: torch.device) -> int:
+    """How many processes' worth of work is done in the time that one of them, alone, takes for its own.
+
+    On GPUs that of all. On a CPU of as many of a machine's as its cores bear with the threads that each has: divided
+    among them (``inference.accelerate.pick_own_device``) that of all, and of one where one has as many as there are
+    cores.
+
+    Args:
+        world: the processes, as many on each machine.
+        device: of this one.
+    """
+    if device.type == "cuda":
+        return world.size
+    return world.machines * min(world.local_size, max(1, cores() // torch.get_num_threads()))
 
 
 def refuse_unshared(recipe: Recipe, device: torch.device, world: World, *, begun: bool = False) -> None:

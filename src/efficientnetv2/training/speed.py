@@ -61,6 +61,7 @@ def choose(
     steps: int,
     device: torch.device,
     minutes: float | None = None,
+    at_once: int = 1,
     say: Callable[[str], None] = lambda line: None,
 ) -> Speed:
     """Decide the recipe's open ``precision`` and ``compile``.
@@ -74,6 +75,7 @@ def choose(
         steps: of the run.
         device: to train on.
         minutes: that the run is to take; None is what its steps take.
+        at_once: processes that share the steps, each as fast as this one alone.
         say: gets lines on what takes minutes: compiling.
     """
     bench = _Bench(recipe, network, device, steps)
@@ -83,7 +85,7 @@ def choose(
         precision, note = _precision(bench)
         notes.append(note)
     if compiles == "auto":
-        compiles, note = _compile(bench, precision, minutes, say)
+        compiles, note = _compile(bench, precision, minutes, at_once, say)
         notes.append(note)
     return Speed(precision, compiles, " ".join(notes))
 
@@ -103,7 +105,7 @@ def _precision(bench: _Bench) -> tuple[Precision, str]:
 
 
 def _compile(
-    bench: _Bench, precision: Precision, minutes: float | None, say: Callable[[str], None]
+    bench: _Bench, precision: Precision, minutes: float | None, at_once: int, say: Callable[[str], None]
 ) -> tuple[bool, str]:
     plan = bench.recipe.progressive
     if plan.changes_always or plan.stages > _MOST_STAGES:
@@ -112,7 +114,7 @@ def _compile(
         return False, "Not compiled, for the run is too short."
     plain = bench.side(precision)
     (plain_s,) = bench.step_seconds([plain])
-    run_s = plain_s * bench.steps * bench.recipe.batch_images / len(plain.images)
+    run_s = plain_s * bench.steps * bench.recipe.batch_images / len(plain.images) / at_once
     if minutes is not None:
         run_s = 60 * minutes
     if run_s < _COMPILE_FROM_S:
