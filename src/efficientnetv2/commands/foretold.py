@@ -88,8 +88,7 @@ def still_so(notes: Sequence[str], minutes: float | None) -> list[str]:
         notes: of what was settled before.
         minutes: as it gets them.
     """
-    chosen_anew = () if minutes is None else ("Epochs:", "Batch-norm keeps")
-    return [line for line in notes if not line.startswith(chosen_anew)]
+    return [line for line in notes if minutes is None or not line.startswith("Epochs:")]
 
 
 def settled_by(
@@ -100,7 +99,7 @@ def settled_by(
     Args:
         asked: before it was settled.
         rates: of the run, measured by one process.
-        job: to be run; its network is frozen anew where its length decides about that.
+        job: to be run; its network's statistics are frozen where its length decides about that.
         minutes: that the run may take from its first step, and whatever has been spent before on its account; None
             leaves the epochs as they are.
         spent_s: on filling a cache.

@@ -75,7 +75,7 @@ def settle(
         world: the processes that will share the groups.
         in_channels: of the pictures.
         stored_px: their side, as they are stored; None if it is not known.
-        minutes: that the run is to take, where they will decide its epochs.
+        minutes: that the run is to take, where they will decide its epochs, and with them all that hangs on its steps.
         say: gets lines on what takes minutes meanwhile: compiling.
 
     Raises:
@@ -121,10 +121,11 @@ def settle(
     if recipe.progressive.order == "random" and recipe.progressive.seed is None:
         changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
     asked, recipe = recipe, checked(recipe.to_json() | changes, where=recipe.name)
-    recipe, kept = with_statistics(asked, recipe, begun.network, images=images)
+    recipe, kept = with_statistics(asked, recipe, begun.network, images=images if minutes is None else None)
     notes += [*kept, *_regularization(recipe, begun.network)]
     steps = Length.of(recipe, images).steps
-    recipe.progressive.at(0, steps=steps)
+    if minutes is None:
+        recipe.progressive.at(0, steps=steps)
     _refuse_tiny(recipe, begun.network)
     preflight = Preflight(
         recipe,

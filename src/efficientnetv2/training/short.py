@@ -15,7 +15,7 @@ ADAPTING_STEPS = 150
 
 
 def with_statistics(
-    asked: Recipe, recipe: Recipe, network: Network, *, images: int
+    asked: Recipe, recipe: Recipe, network: Network, *, images: int | None
 ) -> tuple[Recipe, list[str]]:
     """Settle ``frozen_statistics: auto``, and freeze the network accordingly; else nothing changes.
 
@@ -27,14 +27,15 @@ def with_statistics(
         asked: may say "auto".
         recipe: settled, its epochs among the rest.
         network: to train, with the weights given; changed in place.
-        images: to train on.
+        images: to train on; None where how long the run is will be measured first. Then statistics adapt, with which a
+            step takes no less than with those that are kept.
 
     Returns:
         The recipe, and a sentence where something was kept.
     """
     if asked.frozen_statistics != "auto" or recipe.weights == "none":
         return recipe, []
-    steps = Length.of(recipe, images).steps
+    steps = ADAPTING_STEPS if images is None else Length.of(recipe, images).steps
     frozen = steps < ADAPTING_STEPS
     freeze(network, stages=recipe.freeze_stages, statistics=frozen)
     recipe = recipe.model_copy(update={"frozen_statistics": frozen})

@@ -67,18 +67,19 @@ def choose(
     """Decide the recipe's open ``precision`` and ``compile``.
 
     The 16-bit format of the hardware is taken if it measures faster than fp32 by a tenth; a run of less than
-    150 steps takes it unmeasured where there is one, and does not compile.
+    150 steps takes it unmeasured where there is one, and does not compile. How many steps fit into given minutes is
+    not known yet: then it is measured.
 
     Args:
         recipe: with ``group_images`` settled.
         network: to train, on the CPU; unchanged, a copy is measured.
-        steps: of the run.
+        steps: of the run, where no minutes are given.
         device: to train on.
         minutes: that the run is to take; None is what its steps take.
         at_once: processes that share the steps, each as fast as this one alone.
         say: gets lines on what takes minutes: compiling.
     """
-    bench = _Bench(recipe, network, device, steps)
+    bench = _Bench(recipe, network, device, None if minutes is not None else steps)
     notes: list[str] = []
     precision, compiles = recipe.precision, recipe.compile
     if precision == "auto":
@@ -94,7 +95,7 @@ def _precision(bench: _Bench) -> tuple[Precision, str]:
     lower = lower_precision(bench.device)
     if lower is None:
         return "fp32", f"Precision: fp32, for no other is known to be faster on this {bench.device.type}."
-    if bench.steps < _FEWEST_STEPS:
+    if bench.short:
         return (
             lower,
             f"Precision: {lower}, which the hardware has (too few steps to measure whether it pays).",
@@ -110,13 +111,10 @@ def _compile(
     plan = bench.recipe.progressive
     if plan.changes_always or plan.stages > _MOST_STAGES:
         return False, "Not compiled, for the setting changes too often."
-    if bench.steps < _FEWEST_STEPS:
+    if bench.short:
         return False, "Not compiled, for the run is too short."
     plain = bench.side(precision)
-    (plain_s,) = bench.step_seconds([plain])
-    run_s = plain_s * bench.steps * bench.recipe.batch_images / len(plain.images) / at_once
-    if minutes is not None:
-        run_s = 60 * minutes
+    run_s = bench.run_seconds(plain, at_once) if minutes is None else 60 * minutes
     if run_s < _COMPILE_FROM_S:
         return (
             False,
@@ -142,7 +140,18 @@ class _Bench:
     recipe: Recipe
     network: Network
     device: torch.device
-    steps: int
+    steps: int | None
+
+    @property
+    def short(self) -> bool:
+        """Whether measuring is known to cost more than a wrong choice."""
+        return self.steps is not None and self.steps < _FEWEST_STEPS
+
+    def run_seconds(self, plain: _Side, at_once: int) -> float:
+        """Of the whole run, called in one way by so many processes at once."""
+        assert self.steps is not None, "else it takes the minutes that it is given"
+        (each_s,) = self.step_seconds([plain])
+        return each_s * self.steps * self.recipe.batch_images / len(plain.images) / at_once
 
     def side(
         self, precision: Precision, *, compiles: bool = False, say: Callable[[str], None] = lambda line: None
