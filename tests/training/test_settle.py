@@ -13,9 +13,10 @@ from efficientnetv2.models import modelfile
 from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.training import preflight
 from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.distributed import ALONE
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.settle import settle
+from efficientnetv2.training.settle import fit_into_memory, settle
 from efficientnetv2.training.start import build
 
 CPU = torch.device("cpu")
@@ -122,6 +123,40 @@ def test_a_group_that_does_not_fit_names_the_largest_that_does(room_for):
     room_for(13)
     with pytest.raises(InputError, match=r"group_images is 16, .* at 128 px .* is 8. .*--set group_images=8"):
         settled("group_images=16", "batch_images=32")
+
+
+def test_a_group_that_was_chosen_becomes_smaller_where_memory_does(room_for, monkeypatch):
+    """Looked at once more when the precision is known, 16 pictures do not fit any more; nobody has asked for 16."""
+    room_for(17)
+    real = Preflight.settled
+
+    def later(self, recipe):
+        room_for(13)
+        return real(self, recipe)
+
+    monkeypatch.setattr(Preflight, "settled", later)
+    result = settled("batch_images=32")
+    assert result.recipe.group_images == 8
+    assert "Groups of 8 of the 32 pictures of a batch share batch-norm statistics." in result.notes
+    room_for(17)
+    with pytest.raises(
+        InputError, match=r"group_images is 16, .* is 8\. Set it to that \(--set group_images=8\)"
+    ):
+        settled("batch_images=32", "group_images=16")
+
+
+def test_a_group_of_a_run_that_goes_on_is_not_to_be_set_otherwise(room_for):
+    recipe = settled("batch_images=32", "group_images=16").recipe
+    network = build(recipe, recipe.model, num_classes=2)
+    told = {"num_classes": 2, "device": CPU, "memory_gib": None, "world": ALONE}
+    room_for(13)
+    with pytest.raises(InputError, match=r"is 8\. End what else takes memory: the run was begun with it\.$"):
+        fit_into_memory(recipe, network, **told)
+    room_for(0.4)
+    with pytest.raises(
+        InputError, match=r"Not even a group of 1 .* free for it\. End what else takes memory\.$"
+    ):
+        fit_into_memory(recipe, network, **told)
 
 
 def test_a_network_that_does_not_fit_at_all_is_refused(room_for):

@@ -135,7 +135,8 @@ def settle(
         limit_gib=memory_gib,
         world=world,
     )
-    group = _settled_group(recipe, preflight, world)
+    asked_for = recipe.group_images is not None
+    group = _settled_group(recipe, preflight, world, asked_for=asked_for)
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
     refuse_unshared(recipe, device, world)
     speed = choose(
@@ -151,7 +152,10 @@ def settle(
         recipe.to_json() | {"precision": speed.precision, "compile": speed.compile}, where=recipe.name
     )
     notes += [speed.note] if speed.note else []
-    at_a_time, further = _fitted(recipe, preflight.settled(recipe), world)
+    # In that precision, and compiled, and with what is free by now, a group that was chosen may have to be smaller.
+    group, at_a_time, further = _fitted(recipe, preflight.settled(recipe), world, asked_for=asked_for)
+    recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
+    refuse_unshared(recipe, device, world)
     return Settled(recipe, begun.network, at_a_time, (*notes, *further))
 
 
@@ -199,10 +203,10 @@ def fit_into_memory(
     memory_gib: float | None,
     world: World,
 ) -> tuple[GroupsAtATime, list[str]]:
-    """How many groups there is memory for.
+    """How many groups of a run that goes on there is memory for.
 
     Args:
-        recipe: settled.
+        recipe: of the run.
         network: to train.
         num_classes: K.
         device: to train on.
@@ -218,11 +222,15 @@ def fit_into_memory(
     preflight = Preflight(
         recipe, network, num_classes=num_classes, device=device, limit_gib=memory_gib, world=world
     )
-    return _fitted(recipe, preflight, world)
+    _, at_a_time, notes = _fitted(recipe, preflight, world, asked_for=True, begun=True)
+    return at_a_time, notes
 
 
-def _fitted(recipe: Recipe, preflight: Preflight, world: World) -> tuple[GroupsAtATime, list[str]]:
-    group = _settled_group(recipe, preflight, world)
+def _fitted(
+    recipe: Recipe, preflight: Preflight, world: World, *, asked_for: bool, begun: bool = False
+) -> tuple[int, GroupsAtATime, list[str]]:
+    """Pictures of a group, how many groups run at a time, and a sentence for each choice."""
+    group = _settled_group(recipe, preflight, world, asked_for=asked_for, begun=begun)
     at_a_time = preflight.groups_at_a_time(settings_by_size(recipe), group_images=group)
     notes = []
     if group < recipe.batch_images:
@@ -231,11 +239,21 @@ def _fitted(recipe: Recipe, preflight: Preflight, world: World) -> tuple[GroupsA
         )
     if at_a_time.most > 1:
         notes.append(f"Of a step's {recipe.batch_images // group} groups run at a time: {at_a_time}.")
-    return at_a_time, notes
+    return group, at_a_time, notes
 
 
-def _settled_group(recipe: Recipe, preflight: Preflight, world: World) -> int:
-    """``group_images``: as set, if it fits; else the largest divisor of the batch that does, and can be shared."""
+def _settled_group(
+    recipe: Recipe, preflight: Preflight, world: World, *, asked_for: bool, begun: bool = False
+) -> int:
+    """``group_images``: as asked for, if it fits; else the largest divisor of the batch that does, and can be shared.
+
+    Args:
+        recipe: ``group_images`` may be open, or was chosen before: then it may become smaller.
+        preflight: of the run.
+        world: the processes that share the groups.
+        asked_for: the user has set it.
+        begun: the run is there already, and its groups are fixed.
+    """
     batch, given = recipe.batch_images, recipe.group_images
     least, why = _least_group(recipe, preflight.network)
     if (given or batch) < least:
@@ -245,22 +263,26 @@ def _settled_group(recipe: Recipe, preflight: Preflight, world: World) -> int:
             f"A group of {count_of(given or batch, 'picture')} {why}: take at least {least} ({fix})."
         )
     possible = [images for images in divisors(batch, most=given or batch) if images >= least]
-    among = possible if given else best_shared(possible, batch_images=batch, processes=world.size)
+    among = possible if asked_for else best_shared(possible, batch_images=batch, processes=world.size)
     largest = max(settings_by_size(recipe), key=lambda setting: setting.image_px)
     group = preflight.largest_group(largest, among=among)
     px, room = largest.image_px, f"the {preflight.room / GIB:.2f} GiB of memory that are free for it"
+    more = "Give more (--memory-gib)" if preflight.limited else "End what else takes memory"
     if group == 0:
         took = preflight.took[among[0]]
         tried = "memory ran out, with" if took is None else f"it took {took / GIB:.2f} GiB, more than"
-        more = "Give more (--memory-gib)" if preflight.limited else "End what else takes memory"
+        less = "" if begun else ", or use a smaller network (--model) or smaller pictures (--image-px)"
         raise MemoryShortError(
             f"Not even a group of {among[0]} of {px} px fits. When {title(recipe.model)} tried one, {tried} {room}. "
-            f"{more}, or use a smaller network (--model) or smaller pictures (--image-px)."
+            f"{more}{less}."
         )
-    if given is not None and group < given:
+    if asked_for and given is not None and group < given:
+        fix = (
+            f"{more}: the run was begun with it" if begun else f"Set it to that (--set group_images={group})"
+        )
         raise MemoryShortError(
             f"group_images is {given}, but of the divisors of the batch of {batch} the largest that fits at {px} px "
-            f"into {room} is {group}. Set it to that (--set group_images={group})."
+            f"into {room} is {group}. {fix}."
         )
     return group
 
