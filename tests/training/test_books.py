@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
-from efficientnetv2.training.books import input_wait_share
+import numpy as np
+import pytest
+import torch
+from tests.training.test_loop import SMALL
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.manifest import read
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
+from efficientnetv2.training import books, moments, resume
+from efficientnetv2.training.books import Books, input_wait_share
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.folder import RunFolder
+from efficientnetv2.training.job import Job
+from efficientnetv2.training.loop import StepDone
+from efficientnetv2.training.memory import ONE_AT_A_TIME
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.run import run
+from efficientnetv2.training.state import begin
 
 
 def test_the_share_of_waiting_is_of_all_training_time_not_a_mean_of_shares():
@@ -16,3 +37,207 @@ def test_the_share_of_waiting_is_of_all_training_time_not_a_mean_of_shares():
     ]
     assert input_wait_share(rows) == pytest.approx(0.2)
     assert input_wait_share([]) is None
+
+
+SETTINGS = (
+    "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.3}", "batch_images=8", "group_images=8",
+    "precision=fp32", "compile=false", "epochs=8", "validate_epochs=1", "ema_decay=0.5",
+)  # fmt: skip
+
+
+class Nobody:
+    def progress(self, *facts):
+        pass
+
+
+@pytest.fixture
+def job(class_folders, tmp_path):
+    """24 pictures to train on: 24 steps, a validation on 24 others after every third, a stage from the 12th on."""
+    manifest = read(class_folders)
+    train, val = (manifest.select(np.arange(first, 48, 2)) for first in (0, 1))
+
+    def of(name, *settings, minival=False, strict=False):
+        torch.manual_seed(0)
+        return Job(
+            recipe=with_settings(named("quick"), [*SETTINGS, *settings, *(["minival=6"] if minival else [])]),
+            network=create(SMALL, num_classes=3),
+            train=train,
+            val=val,
+            preprocessing=Preprocessing(image_px=48),
+            folder=RunFolder(tmp_path / name, lambda line: None),
+            device=torch.device("cpu"),
+            workers=0,
+            strict=strict,
+            minival=val.select(np.arange(6)) if minival else None,
+        )
+
+    return of
+
+
+def gone(job, number):
+    """Put so many of the pictures of val out of reach; gives back what brings them back."""
+    files = [job.val.file(row) for row in range(number)]
+    for file in files:
+        Path(file).rename(f"{file}.gone")
+
+    def back():
+        for file in files:
+            Path(f"{file}.gone").rename(file)
+
+    return back
+
+
+class Outage(Nobody):
+    """All of val is gone after a step, until it is brought back."""
+
+    def __init__(self, job, after):
+        self.job, self.after = job, after
+
+    def progress(self, done, *facts):
+        if done == self.after:
+            self.back = gone(self.job, len(self.job.val))
+
+
+def kept_weights(job):
+    return {
+        name: tensor.numpy().tobytes()
+        for name, tensor in modelfile.load(job.folder.model_file).state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("minival", [False, True])
+def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
+    """It comes after step 4; the validation after step 6 finds nothing. Brought back, all is as if it had not been."""
+    alone = job("alone", minival=minival)
+    expected = run(alone, resumed=False, watch=Nobody())
+    one = job("run", minival=minival)
+    outage, asked = Outage(one, after=4), 6 if minival else 24
+    with pytest.raises(
+        InputError, match=rf"{asked} of the {asked} pictures .* Bring them back, then go on with --resume"
+    ):
+        run(one, resumed=False, watch=outage)
+    assert resume.steps_saved(one.folder.checkpoints) == [6]
+    again = job("run", minival=minival)
+    with pytest.raises(InputError, match="Bring them back"):
+        run(again, resumed=True, watch=Nobody())
+    outage.back()
+    again = job("run", minival=minival)
+    found = run(again, resumed=True, watch=Nobody())
+    figures = [
+        [(row["kind"], row["step"], row.get("loss"), row.get("top1")) for row in result.history]
+        for result in (expected, found)
+    ]
+    assert figures[0] == figures[1]
+    assert kept_weights(again) == kept_weights(alone)
+    assert not again.folder.skipped_file.exists(), "nothing was left out in the end"
+
+
+def test_an_outage_at_the_last_evaluation_leaves_no_model_with_its_figure(job):
+    one = job("run")
+    run(one, resumed=False, watch=Nobody())
+    one.folder.model_file.unlink()
+    back = gone(one, len(one.val))
+    with pytest.raises(InputError, match="24 of the 24 pictures to be answered can't be read any more"):
+        run(job("run"), resumed=True, watch=Nobody())
+    assert not one.folder.model_file.exists()
+    back()
+    assert len(run(job("run"), resumed=True, watch=Nobody()).predictions.labels) == 24
+
+
+def test_a_few_pictures_are_passed_over_but_with_strict_none(job):
+    """Of 24 pictures 5 % are one."""
+    one = job("run")
+    state = begin(one.network, one.recipe)
+    gone(one, 1)
+    assert len(one.predict(state, one.val).labels) == 23
+    assert one.folder.skipped_count == 1
+    with pytest.raises(InputError, match=rf"{one.val.paths[0]}: .* Bring it back, .*; without --strict"):
+        replace(one, strict=True).predict(state, one.val)
+    two = one.val.select(np.arange(12))
+    with pytest.raises(
+        InputError, match=r"1 of the 12 pictures to be answered .* no more than 5% are passed"
+    ):
+        one.predict(state, two)
+
+
+class Clock:
+    """Says the time of the books."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Rows every 12 of 24 steps; a validation takes 50 s of nobody's training."""
+    clock = Clock()
+
+    def validate(self):
+        clock.now += 50
+
+    monkeypatch.setattr(books, "time", clock)
+    monkeypatch.setattr(moments, "_ROWS", 2)
+    monkeypatch.setattr(Books, "_validate", validate)
+    return clock
+
+
+def books_of(job, clock, kept, selection=None):
+    """Of a run that compiles for 100 s; a step of 8 pictures takes 1 s, a quarter of it for waiting."""
+    state = SimpleNamespace(step=0, to_dict=lambda: {"step": state.step})
+    kept_by = Books(job, state, Nobody(), kept, selection)
+    clock.now += 100
+    kept_by.training_begins()
+
+    def steps(first, last):
+        for state.step in range(first, last + 1):
+            clock.now += 1
+            setting = job.recipe.progressive.at(state.step - 1, steps=24)
+            done = StepDone(state.step - 1, setting, torch.tensor(1.0), 0.1, 8, (), 0.25, ONE_AT_A_TIME)
+            kept_by.after(done)
+        return done
+
+    return kept_by, steps
+
+
+def test_a_row_goes_on_where_the_run_was_interrupted(job, clock):
+    """Stopped after step 5 and gone on with later: twelve steps of 1 s, without what was between or compiled."""
+    one = job("run")
+    first, steps = books_of(one, clock, {})
+    first.save(steps(1, 5))
+    clock.now += 1000
+    checkpoint, _ = resume.load_newest(one.folder.checkpoints)
+    second, steps = books_of(one, clock, Books.taken(checkpoint))
+    assert checkpoint == {"step": 5}
+    steps(6, 24)
+    rows = [row for row in one.folder.history() if row["kind"] == "train"]
+    assert [(row["step"], row["train_s"], row["waited_s"], row["images_per_s"]) for row in rows] == [
+        (12, 12.0, 3.0, 8.0),
+        (24, 12.0, 3.0, 8.0),
+    ]
+    assert second.seconds == 2 * 100 + 24 + 8 * 50, "of the run, compiling and validation among it"
+
+
+def test_a_checkpoint_of_before_has_no_row_and_no_validation_to_do(job, clock):
+    kept = Books.taken({"seconds": 7.0, "step": 12})
+    again, steps = books_of(job("run"), clock, kept)
+    again.catch_up()
+    assert again.seconds == 107
+    steps(13, 24)
+    assert [row["train_s"] for row in again.job.folder.history()] == [12.0]
+
+
+def test_steps_before_an_early_end_are_in_a_row(job, clock):
+    """A validation after step 15 ends it; rows are due after 12 and 24."""
+    selection = SimpleNamespace(over=False, to_dict=dict)
+    ended, steps = books_of(job("run"), clock, {}, selection)
+    steps(1, 14)
+    selection.over = True
+    steps(15, 15)
+    rows = ended.job.folder.history()
+    assert [(row["step"], row["train_s"], row["waited_s"]) for row in rows] == [
+        (12, 12.0, 3.0),
+        (15, 3.0, 0.75),
+    ]

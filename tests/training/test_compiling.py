@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tests.training.test_speed import SMALL
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import read
 from efficientnetv2.models.create import create
-from efficientnetv2.training import compiling, rates
+from efficientnetv2.training import books, compiling, rates
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import NoFolder, RunFolder
@@ -74,6 +75,24 @@ def test_a_run_says_what_it_compiles_and_writes_it_down(job, tmp_path):
     assert without_seconds(said)[: len(EXPECTED)] == EXPECTED
     written = (tmp_path / "run/log.txt").read_text()
     assert all(line in written for line in said)
+
+
+def test_compiling_is_no_training_time(job, tmp_path, monkeypatch):
+    """Each of the three programs takes 100 s here, and nothing else any time."""
+    clock = SimpleNamespace(now=0.0)
+    clock.perf_counter = lambda: clock.now
+
+    def agrees(self, call, px):
+        clock.now += 100
+        return True
+
+    monkeypatch.setattr(books, "time", clock)
+    monkeypatch.setattr(compiling._Trial, "agrees", agrees)
+    result = run(
+        replace(job, folder=RunFolder(tmp_path / "run", lambda line: None)), resumed=False, watch=Nobody()
+    )
+    assert result.seconds == 300
+    assert books.training_seconds(result.history) < 1
 
 
 def test_a_run_whose_steps_are_done_compiles_nothing_more(job, tmp_path):

@@ -63,22 +63,38 @@ class Books:
         job: that runs.
         state: that it changes.
         watch: gets told of progress.
-        seconds_before: of wall time in earlier parts of a resumed run.
+        kept: of earlier parts of a resumed run, as ``taken`` gives it; empty for a new one.
         selection: of the weights to keep; None keeps the last ones.
     """
 
     def __init__(
-        self, job: Job, state: State, watch: Watch, seconds_before: float, selection: Selection | None = None
+        self,
+        job: Job,
+        state: State,
+        watch: Watch,
+        kept: Mapping[str, Any],
+        selection: Selection | None = None,
     ) -> None:
         self.job, self.state, self.watch, self.selection = job, state, watch, selection
-        self._begun = time.perf_counter() - seconds_before
-        self._row_begun = self._saved = time.perf_counter()
-        self._row_images = self._lost = 0
-        self._row_waited_s = 0.0
+        seconds: float = kept.get("seconds", 0.0)
+        row = kept.get("row", {"images": 0, "train_s": 0.0, "waited_s": 0.0})
+        self._begun = time.perf_counter() - seconds
+        self._saved = time.perf_counter()
+        self._row_images, self._row_waited_s, self._lost = row["images"], row["waited_s"], 0
+        self._row_before_s: float = row["train_s"]
+        self._row_begun = self._saved - self._row_before_s
+        self._to_validate: bool = kept.get("to_validate", False)
         self._at_a_time = job.at_a_time
         self._stage_ends = frozenset(stage_ends(job.recipe, job.length))
         self._rows = row_steps(job.recipe, job.length)
         self._validations = validation_steps(job.recipe, job.length)
+
+    @staticmethod
+    def taken(checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """What books keep in a checkpoint, taken out of it; one of an earlier version has less."""
+        return {
+            name: checkpoint.pop(name) for name in ("seconds", "row", "to_validate") if name in checkpoint
+        }
 
     @property
     def seconds(self) -> float:
@@ -92,11 +108,29 @@ class Books:
             return True
         return self.selection is not None and self.selection.over
 
+    def catch_up(self) -> None:
+        """Do the validation after which the last checkpoint was to be written, where an outage kept it from that.
+
+        Raises:
+            InputError: the outage goes on.
+        """
+        if not self._to_validate:
+            return
+        with self._apart():
+            self._validate()
+        self._to_validate = False
+        self._write()
+
+    def training_begins(self) -> None:
+        """Called when the first pictures are asked for: what was before, compiling the network, is no training."""
+        self._row_begun = time.perf_counter() - self._row_before_s
+
     def after(self, done: StepDone) -> None:
         """After a step: rows, validation and checkpoints when they are due.
 
         Raises:
-            InputError: the loss is no longer a number, or a checkpoint can't be written.
+            InputError: the loss is no longer a number, a checkpoint can't be written, or too much of what is validated
+                on can't be read any more; then the step is kept.
         """
         self._note_short_memory(done)
         self._row_images += done.images
@@ -106,8 +140,9 @@ class Books:
         if step in self._rows:
             self._row(done)
         if step in self._validations:
-            with self._apart():
-                self._validate()
+            self._validate_or_save(done)
+        if self.over and self._row_images:  # before its last step
+            self._row(done)
         if ends_stage or self.over or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
             self.save(done)
 
@@ -116,19 +151,44 @@ class Books:
         if not self.job.world.first:
             return
         self._refuse_divergence(done)
+        self._write()
+
+    def _write(self) -> None:
+        if not self.job.world.first:
+            return
+        row = {
+            "images": self._row_images,
+            "train_s": time.perf_counter() - self._row_begun,
+            "waited_s": self._row_waited_s,
+        }
         with self._apart():
-            whole = self.state.to_dict() | {"seconds": self.seconds}
+            kept = {"seconds": self.seconds, "row": row, "to_validate": self._to_validate}
+            whole = self.state.to_dict() | kept
             if self.selection is not None:
                 whole["selection"] = self.selection.to_dict()
             resume.save(self.job.folder.checkpoints, whole, self.state.step)
         self._saved = time.perf_counter()
 
+    def _validate_or_save(self, done: StepDone) -> None:
+        """Validate; where that is refused, keep what was trained since the last checkpoint."""
+        try:
+            with self._apart():
+                self._validate()
+        except DivergedError:
+            raise
+        except InputError:
+            self._to_validate = True
+            self.save(done)
+            raise
+
     @contextmanager
     def _apart(self) -> Iterator[None]:
         """What happens within does not count in a row's images per second."""
         begun = time.perf_counter()
-        yield
-        self._row_begun += time.perf_counter() - begun
+        try:
+            yield
+        finally:
+            self._row_begun += time.perf_counter() - begun
 
     def note_unreadable(self, unreadable: Sequence[tuple[int, str]]) -> None:
         """Pictures that were readable when the run began, and are not now.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.check import MOST_UNREADABLE
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.inference.predict import Predictions
@@ -35,7 +38,7 @@ class Job:
         device: to train on.
         workers: processes that read pictures.
         at_a_time: how many groups run in one pass.
-        strict: stop at the first unreadable picture.
+        strict: stop at the first picture that can't be read, in training and in evaluation.
         world: the processes that run it together, each with a job of its own that differs in folder and device.
         reader: of the training pictures; None reads the originals.
         minival: the pictures that choose the weights to keep, as the recipe wants it; None keeps the last ones.
@@ -84,8 +87,20 @@ class Job:
             state: of the run.
             part: pictures to answer.
             once: look at each picture once, whatever the preprocessing's views are: a curve can do with that.
+
+        Raises:
+            InputError: more than 5 % of them can't be read any more (``strict``: any), so that figures would be of
+                others than those asked for; on the first process.
         """
-        predictions = shared_answers(
+        predictions = self.look(state, part, once=once)
+        self._refuse_outage(part, predictions.unreadable)
+        for row, reason in predictions.unreadable:
+            self.folder.skip(part.paths[row], reason)
+        return predictions
+
+    def look(self, state: State, part: Manifest, *, once: bool) -> Predictions:
+        """The same answers, whatever can't be read."""
+        return shared_answers(
             kept(state),
             part,
             preprocessing=replace(self.preprocessing, views="one") if once else self.preprocessing,
@@ -93,9 +108,22 @@ class Job:
             workers=self.workers,
             world=self.world,
         )
-        for row, reason in predictions.unreadable:
-            self.folder.skip(part.paths[row], reason)
-        return predictions
+
+    def _refuse_outage(self, part: Manifest, unreadable: Sequence[tuple[int, str]]) -> None:
+        """Refuse what can't be read, if it is too much; what could not be when the run began has been left out then."""
+        if not unreadable:
+            return
+        first = f"{part.paths[unreadable[0][0]]}: {unreadable[0][1]}"
+        if self.strict:
+            raise InputError(
+                f"{first}. Bring it back, then go on with --resume; without --strict it is passed over."
+            )
+        if len(unreadable) > MOST_UNREADABLE * len(part):
+            raise InputError(
+                f"{len(unreadable):,} of the {count_of(len(part), 'picture')} to be answered can't be read any more, "
+                f"and no more than {MOST_UNREADABLE:.0%} are passed over. The first is {first}. Bring them back, then "
+                "go on with --resume; or begin anew without them, with another --out."
+            )
 
 
 def kept(state: State) -> Network:

@@ -217,7 +217,7 @@ def _answers(job: Job, state: State, *, once: bool) -> Rate:
     def seconds(count: int) -> float:
         part = job.val.select(np.unique(np.linspace(0, len(job.val) - 1, count).astype(np.int64)))
         began = time.perf_counter()
-        job.predict(state, part, once=once)
+        job.look(state, part, once=once)
         return time.perf_counter() - began
 
     few = min(_FEW, len(job.val))

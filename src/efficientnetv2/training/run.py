@@ -6,7 +6,7 @@ run in ``training.recipe``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.ahead import reading_threads, telling_killed_readers
 from efficientnetv2.data.contents import content_marks
-from efficientnetv2.data.loader import TrainingPictures, training_batches
+from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches
 from efficientnetv2.data.sampling import Sampler
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.inference.predict import Predictions
@@ -72,13 +72,14 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
         What the run gave; its predictions and history are complete on the first process alone.
 
     Raises:
-        InputError: the loss is no longer a number, a checkpoint can't be written or read.
+        InputError: the loss is no longer a number, a checkpoint can't be written or read, or too many pictures can't be
+            read any more.
         KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint of the step then done has been written.
     """
     assert (job.minival is None) == (job.recipe.minival is None), "prepare() sets aside what the recipe wants"
     selection = None if job.minival is None else Selection(job.recipe, job.length)
-    state, seconds_before = _begin(job, resumed, selection)
-    books = Books(job, state, watch, seconds_before, selection)
+    state, before = _begin(job, resumed, selection)
+    books = Books(job, state, watch, before, selection)
     try:
         _train(job, state, books)
     finally:
@@ -102,11 +103,12 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
 def _train(job: Job, state: State, books: Books) -> None:
     """Step by step, to the end or until waiting for a better figure is over."""
     notes = Notes[tuple[int, str]](job.world)
-    steps = _steps(job, state)
+    steps = _steps(job, state, books.training_begins)
     with (
         telling_killed_readers(),
         Interruption(job.folder.log, launched=job.world.launch is not None) as interruption,
     ):
+        books.catch_up()
         while not books.over:
             done = next(steps)
             books.after(done)
@@ -154,8 +156,8 @@ def _remembered(job: Job) -> TrainedOn | None:
         return None
 
 
-def _begin(job: Job, resumed: bool, selection: Selection | None) -> tuple[State, float]:
-    """The state to go on from, and the wall time that led there."""
+def _begin(job: Job, resumed: bool, selection: Selection | None) -> tuple[State, dict[str, Any]]:
+    """The state to go on from, and what the books of the parts before it keep."""
     newest, damaged = (
         by_first(job.world, lambda: resume.load_newest(job.folder.checkpoints)) if resumed else (None, [])
     )
@@ -168,8 +170,8 @@ def _begin(job: Job, resumed: bool, selection: Selection | None) -> tuple[State,
         if resumed:
             job.folder.log("There is no checkpoint yet: starting at step 0.")
         job.folder.forget_after(0)
-        return state, 0.0
-    seconds: float = newest.pop("seconds")
+        return state, {}
+    books = Books.taken(newest)
     if selection:
         selection.load_dict(newest.pop("selection"))
     state.load_dict(newest)
@@ -178,10 +180,11 @@ def _begin(job: Job, resumed: bool, selection: Selection | None) -> tuple[State,
         job.folder.log(f"The last step ({state.step:,}) is done: what is left is the evaluation.")
     else:
         job.folder.log(f"Going on from step {state.step} of {job.length.steps}.")
-    return state, seconds
+    return state, books
 
 
-def _steps(job: Job, state: State) -> Iterator[StepDone]:
+def _steps(job: Job, state: State, begins: Callable[[], None]) -> Iterator[StepDone]:
+    """The steps to come; ``begins`` is called when the network is compiled, before the first pictures are read."""
     recipe = job.recipe
     assert recipe.group_images is not None, "settle() comes before run()"
     if state.step == job.length.steps:
@@ -208,9 +211,14 @@ def _steps(job: Job, state: State) -> Iterator[StepDone]:
         reader=job.reader,
     )
     pinned = job.device.type == "cuda"
+
+    def batches() -> Iterator[Batch]:
+        begins()
+        yield from training_batches(pictures, sampler, workers=job.workers, pin_memory=pinned)
+
     return train(
         state,
-        training_batches(pictures, sampler, workers=job.workers, pin_memory=pinned),
+        batches(),
         recipe=recipe,
         preprocessing=job.preprocessing,
         length=job.length,
