@@ -131,9 +131,11 @@ def _choose(job: Job, state: State, selection: Selection) -> None:
 def _save(job: Job, state: State, predictions: Predictions, selection: Selection | None) -> None:
     score = measured(predictions.labels, predictions.probabilities, job.train.class_names)
     name, mean = mean_over_classes(score)
+    network = kept(state)
+    network.trained_on = _remembered(job)  # and no longer what trained the weights that it began with
     modelfile.save(
         job.folder.model_file,
-        kept(state),
+        network,
         preprocessing=job.preprocessing,
         class_names=job.train.class_names,
         recipe=job.recipe.to_json(),
@@ -143,7 +145,6 @@ def _save(job: Job, state: State, predictions: Predictions, selection: Selection
             f"{job.answered}_images": score.pictures,
             **(selection.to_json() if selection else {}),
         },
-        trained_on=_remembered(job),
     )
 
 
