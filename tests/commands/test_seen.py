@@ -9,18 +9,29 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from tests.command_line import TINY, effnetv2
 from tests.file_server import serving
+from tests.training.test_loop import SMALL
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.seen import seen
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.prepare import prepare
+from efficientnetv2.commands.seen import SeenBefore, seen, seen_before
+from efficientnetv2.commands.source import Source
 from efficientnetv2.data.contents import content_marks
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.shards.pack import Packing, pack
+from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
 from efficientnetv2.models.trained_on import KEY, TrainedOn, parse
 from efficientnetv2.training import run
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.job import Job
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.state import begin
 
 
 def remembered(manifest, most=10**6):
@@ -83,6 +94,99 @@ def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_fo
     monkeypatch.setattr(run, "content_marks", gone)
     assert run._remembered(job) is None
     assert "does not answer" in lines[0]
+
+
+def test_a_model_file_does_not_take_over_what_trained_the_weights_before(
+    class_folders, tmp_path, monkeypatch
+):
+    """Where its own pictures can't be remembered it knows of none."""
+    files = read(class_folders)
+    network = create(SMALL, num_classes=3)
+    network.trained_on = TrainedOn(2, np.array([1, 2]))
+    told = SimpleNamespace(model_file=tmp_path / "model.safetensors", log=lambda line: None)
+    job = Job(named("quick"), network, files, files, Preprocessing(image_px=32), told, torch.device("cpu"), 0)
+    answers = Predictions(np.arange(48), files.labels, torch.eye(3)[files.labels.tolist()])
+    state = begin(network, with_settings(job.recipe, ["epochs=1", "ema_decay=0.5"]))
+
+    def gone(manifest):
+        raise InputError("https://example.org/shards does not answer")
+
+    run._save(job, state, answers, None)
+    assert modelfile.load(told.model_file).trained_on.pictures == 48
+    state.best.trained_on = network.trained_on
+    monkeypatch.setattr(run, "content_marks", gone)
+    run._save(job, state, answers, None)
+    assert modelfile.load(told.model_file).trained_on is None
+
+
+def weights_of(pictures, tmp_path, class_names=()):
+    """A place and a network, which some pictures have trained."""
+    (tmp_path / "before.safetensors").touch()
+    return str(tmp_path / "before.safetensors"), SimpleNamespace(
+        trained_on=remembered(pictures), class_names=class_names
+    )
+
+
+def test_weights_that_have_seen_what_a_run_holds_out_are_found(class_folders, tmp_path):
+    """Nine of 48 pictures are held out; the weights have learnt from four of these, or from the others alone."""
+    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False, say=lambda line: None)
+    assert len(prepared.val) == 9
+    place, network = weights_of(prepared.val.select(np.arange(4)), tmp_path, prepared.train.class_names)
+    found = seen_before(place, network, prepared)
+    assert found.pictures == 4
+    (line,) = found.lines
+    assert line.startswith(
+        f"Weights {place}: 4 of the 9 pictures of val have trained them, so the figure on them is"
+    )
+    for word, others in ((place, prepared.train), ("none", prepared.val), ("gone.safetensors", prepared.val)):
+        assert seen_before(word, weights_of(others, tmp_path)[1], prepared) == SeenBefore()
+
+
+def test_minival_does_not_choose_among_weights_that_know_its_labels(class_folders, tmp_path):
+    quiet = {"strict": False, "say": lambda line: None}
+    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)
+    place, network = weights_of(prepared.minival, tmp_path, prepared.train.class_names)
+    with pytest.raises(
+        InputError, match=r"6 of the 6 pictures of minival have trained them, for the same classes"
+    ):
+        seen_before(place, network, prepared)
+    found = seen_before(place, weights_of(prepared.minival, tmp_path)[1], prepared)
+    assert found.pictures == 0
+    (line,) = found.lines
+    assert line == (
+        f"Weights {place}: 6 of the 6 pictures of minival have trained them, for other classes; they choose all the "
+        "same."
+    )
+
+
+def test_a_run_from_weights_that_know_its_pictures_is_called_optimistic(class_folders, tmp_path):
+    """With another seed others are held out, which the first run has learnt from; with the same none of them."""
+    words = ("train", class_folders, *TINY[:-2], "--epochs", "0.5")
+    done = effnetv2(*words, "--weights", "none", "--out", "first", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    trained = {path for path, split in splits(tmp_path / "first") if split == "train"}
+    reports = {}
+    for seed in (0, 1):
+        out = tmp_path / f"seed{seed}"
+        done = effnetv2(*words, "--weights", "first", "--seed", seed, "--out", out, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        reports[seed] = json.loads((out / "report.json").read_text())
+        known = sum(split == "val" and path in trained for path, split in splits(out))
+        assert reports[seed]["trained_on"] == known
+        assert reports[seed]["optimistic"] is (known > 0) is (seed == 1)
+        said = f"{known} of the 9 pictures of val have trained them"
+        assert (said in done.stdout) is (known > 0)
+        assert (said in (out / "log.txt").read_text()) is (known > 0)
+    assert "have trained them" in reports[1]["notes"][0]
+    planned = effnetv2("plan", *words[1:], "--weights", "first", "--seed", 1, cwd=tmp_path)
+    assert "pictures of val have trained them" in planned.stdout
+
+
+def splits(run):
+    table = pd.read_csv(run / "manifest.csv")
+    return [
+        (path.rpartition("/")[2], split) for path, split in zip(table["path"], table["split"], strict=True)
+    ]
 
 
 def test_shards_remember_their_originals(class_folders, tmp_path):

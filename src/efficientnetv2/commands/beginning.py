@@ -25,6 +25,7 @@ from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.probing import keep, probed, with_classifier
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.seen import seen_before
 from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe, starts_open
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import World
@@ -139,6 +140,8 @@ def begin(
         say=screen.say,
     )
     recipe, network, chosen = settled.recipe, settled.network, [*decided.chosen, *settled.notes]
+    known = seen_before(recipe.weights, network, prepared)
+    chosen += known.lines
     pictures = cached(words.cache, recipe, prepared, device, screen, world)
     if pictures is not None:
         chosen.append(pictures.note)
@@ -162,6 +165,8 @@ def begin(
         "preprocessing": preprocessing.to_json(),
         "groups_at_a_time": settled.at_a_time.to_json(),
     }
+    if known.pictures:
+        beginning["seen_before"] = known.to_json()
     if decided.compared is not None:
         beginning["weights_compared"] = decided.compared
     if pictures is not None:

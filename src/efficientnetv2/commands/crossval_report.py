@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.crossval_baseline import Baseline, beside, probed
@@ -61,7 +61,12 @@ def conclude(
     """
     manifest, screen, plan = runs.manifest, runs.screen, runs.plan
     pooled = _pooled(manifest, answered)
-    first = json.loads((folder / "fold1" / "report.json").read_text(encoding="utf-8"))
+    reports = [
+        json.loads((folder / f"fold{number + 1}" / "report.json").read_text(encoding="utf-8"))
+        for number in range(len(answered))
+    ]
+    first = reports[0]
+    before = sum(report.get("trained_on", 0) for report in reports)
     clusters, key = dealt.clusters[pooled.samples], Key.of(runs.seed).fold("crossval")
     comparisons: list[Beside] = []
     count = len(manifest.class_names)
@@ -89,12 +94,18 @@ def conclude(
     facts = Facts(
         data=manifest.source,
         evaluated_on="out-of-fold",
+        trained_on=before,
         views=first["recipe"].get("eval_views", "one"),
         model=first["model"],
         command=json.loads((folder / FILE).read_text(encoding="utf-8"))["command"],
         versions=versions(),
         chosen=first["chosen"],
-        notes=[dealt.note, *([_MEAN] if learnt else []), together],
+        notes=[
+            *([_seen_before(before, len(pooled.samples))] if before else []),
+            dealt.note,
+            *([_MEAN] if learnt else []),
+            together,
+        ],
         recipe=first["recipe"],
         seed=runs.seed,
         epochs=first["epochs"],
@@ -120,6 +131,14 @@ def conclude(
     for line in (*whole.lines(), together):
         screen.say(line)
     screen.say(f"Report: {folder / 'report.html'}")
+
+
+def _seen_before(pictures: int, of: int) -> str:
+    have = "has" if pictures == 1 else "have"
+    return (
+        f"{pictures:,} of these {count_of(of, 'picture')} {have} trained the weights that the runs began with, so the "
+        "figures are optimistic. Begin with weights that have not seen them."
+    )
 
 
 def _pooled(manifest: Manifest, answered: Sequence[Answered]) -> Predictions:

@@ -25,6 +25,7 @@ from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, prepare
 from efficientnetv2.commands.probing import with_classifier
 from efficientnetv2.commands.screen import Screen, answer, duration
+from efficientnetv2.commands.seen import seen_before
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words
@@ -93,7 +94,8 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     )
     begun_s = time.time() - psutil.Process().create_time() - choosing_s
     job = job_of(settled, prepared, known.path, device, workers)
-    notes = [prepared.split_note, *known.chosen, *settled.notes]
+    before = seen_before(settled.recipe.weights, settled.network, prepared)
+    notes = [prepared.split_note, *known.chosen, *settled.notes, *before.lines]
     kept = foreseen(words.cache, settled.recipe, prepared, device, screen)
     screen.say("Measuring: some steps of every picture size, answers, a checkpoint.")
     with scratch(known.path) as folder:

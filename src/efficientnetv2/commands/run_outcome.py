@@ -33,18 +33,24 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
     """
     recipe, beginning = job.recipe, job.folder.beginning()
     probe = beginning.get("linear_probe")
+    before = beginning.get("seen_before", {"pictures": 0})
     selected = result.selection.to_json() if result.selection else {}
     known = known_of_run(job.folder.path, beginning, result.calibration)
     facts = Facts(
         data=prepared.manifest.source,
         evaluated_on=job.answered,
+        trained_on=before["pictures"],
         selected_on=selected.pop("selected_on", None),
         views=recipe.eval_views,
         model=title(recipe.model),
         command=beginning["command"],
         versions=versions(),
         chosen=beginning["chosen"],
-        notes=[prepared.split_note, *(str(choice) for choice in (result.selection, result.sizes) if choice)],
+        notes=[
+            *([before["note"]] if before["pictures"] else []),
+            prepared.split_note,
+            *(str(choice) for choice in (result.selection, result.sizes) if choice),
+        ],
         recipe=recipe.to_json(),
         seed=recipe.seed,
         epochs=_epochs(job, result),

@@ -1,4 +1,4 @@
-"""Whether the pictures that a model is evaluated on have trained it."""
+"""Whether the pictures that a model is evaluated on have trained it, or the weights that its training begins with."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.commands.earlier import KINDS
+from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.data.contents import content_marks
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.models.network import Network
 from efficientnetv2.models.trained_on import TrainedOn
 
 
@@ -45,6 +48,70 @@ class Seen:
             f"About {self.pictures} of these {self.of} pictures trained the model, judging by a sample of their "
             "contents."
         )
+
+
+@dataclass(frozen=True)
+class SeenBefore:
+    """What of the pictures that a run holds out has trained the weights that it begins with.
+
+    Args:
+        pictures: how many of those that its figures are of.
+        lines: sentences for the user, that on these pictures first.
+    """
+
+    pictures: int = 0
+    lines: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for the run's beginning, and its report."""
+        return {"pictures": self.pictures, "note": self.lines[0]}
+
+
+def seen_before(word: str, network: Network, prepared: Prepared) -> SeenBefore:
+    """Whether a run is measured, or chooses, by pictures that have trained the weights that it begins with.
+
+    Pictures of minival that have trained them for the very classes of the run are refused: their labels are known by
+    heart, so of all weights they would choose those closest to the given ones, and a temperature that is far too low.
+    Where only the features have seen them, with other classes, as in training on a large set before its part, they
+    choose well enough, and it is said.
+
+    Args:
+        word: for the weights, as the recipe has it; "none" for none.
+        network: fitted to the run's classes, with these weights.
+        prepared: the pictures.
+
+    Raises:
+        InputError: minival is refused, or a store of another machine does not answer.
+    """
+    place = Path(word)
+    if word == "none" or not place.exists():  # of weights by name nobody says what trained them
+        return SeenBefore()
+    lines = []
+    pictures, said = _trained_them(place, network, prepared.val, prepared.answered)
+    if pictures:
+        lines.append(
+            f"Weights {word}: {said}, so the figure on them is optimistic. For an honest one hold out others, by a "
+            "column split or the --seed of that training."
+        )
+    if prepared.minival is not None:
+        chooses, said = _trained_them(place, network, prepared.minival, "minival")
+        if chooses and network.class_names:
+            raise InputError(
+                f"--weights {word}: {said}, for the same classes, so they can't choose among those of this run. Give "
+                "others as minival, by a column split, or leave it out (--set minival=null)."
+            )
+        if chooses:
+            lines.append(f"Weights {word}: {said}, for other classes; they choose all the same.")
+    return SeenBefore(pictures, tuple(lines))
+
+
+def _trained_them(place: Path, network: Network, part: Manifest, name: str) -> tuple[int, str]:
+    """How many pictures of a part are known to have trained given weights, and that in words."""
+    known = seen(place, network.trained_on, part)
+    about, by = ("", "") if known.exact else ("about ", ", judging by a sample of their contents")
+    count = known.pictures or 0
+    have = "has" if count == 1 else "have"
+    return count, f"{about}{count:,} of the {count_of(known.of, 'picture')} of {name} {have} trained them{by}"
 
 
 def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
