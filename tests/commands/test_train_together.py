@@ -181,3 +181,27 @@ def test_pictures_lost_on_any_process_count(class_folders, tmp_path):
     assert messages
     assert all("2 of 39 training pictures have become unreadable" in message for message in messages)
     assert {Path(path).name for path in pd.read_csv(tmp_path / "run/skipped.csv")["path"]} < lost
+
+
+def test_an_outage_while_all_validate_is_said_once_and_keeps_the_step(class_folders, tmp_path):
+    """The pictures of val are gone after the first rows; the first process has all answers, so it says so."""
+    words = ("train", class_folders, *WORDS, "--epochs", "100", "--out", tmp_path / "run")
+    words = (*words, "--set", "checkpoint_minutes=60")
+    running = started_together(2, *words, cwd=tmp_path)
+    until(lambda: steps_done(tmp_path / "run") >= 1, *running)
+    held_out = {
+        Path(path).name for path in pd.read_csv(tmp_path / "run/manifest.csv").query("split == 'val'")["path"]
+    }
+    for file in class_folders.rglob("*.jpg"):
+        if file.name in held_out:
+            file.unlink()
+    first, second = (one.end() for one in running)
+    assert first.returncode == 2
+    assert "of the 9 pictures to be answered can't be read any more" in first.stderr
+    assert second.returncode == 1
+    assert not any(
+        word in second.stderr for word in ("effnetv2:", "Traceback")
+    )  # PyTorch may say that it lost touch
+    (checkpoint,) = (tmp_path / "run/checkpoints").iterdir()
+    kept = int(checkpoint.stem.removeprefix("step_"))
+    assert 0 <= kept - rows(tmp_path / "run")[-1]["step"] < 2, "there is a row for every other step"

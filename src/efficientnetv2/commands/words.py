@@ -64,13 +64,16 @@ class Words:
     def __post_init__(self) -> None:
         if isinstance(self.model, str) and files.is_architecture_file(self.model):
             object.__setattr__(self, "model", files.read(Path(self.model)))
-        lengths = [
-            *(["--epochs"] if self.epochs is not None else []),
-            *(["--minutes"] if self.minutes is not None else []),
-            *(f"--set {setting}" for setting in self.settings if says_length([setting])),
-        ]
-        if len(lengths) > 1 and not lengths[0].startswith("--set"):  # settings alone: the last one counts
-            raise InputError(f"{lengths[0]} and {lengths[1]} both say how long to train. Give one of them.")
+        if self.epochs is not None and self.minutes is not None:
+            raise InputError("--epochs and --minutes both say how long to train. Give one of them.")
+        for setting in self.settings:
+            # Steps beside epochs are refused by the recipe itself.
+            beside = self.minutes is not None or (self.epochs is not None and _field(setting) == "epochs")
+            if beside and says_length([setting]):
+                option = "--epochs" if self.minutes is None else "--minutes"
+                raise InputError(
+                    f"{option} and --set {setting} both say how long to train. Give one of them."
+                )
         if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
             raise InputError(
                 f"--minutes is {self.minutes:g}, but has to be a number above 0. Leave it out to train as long as the "
@@ -95,11 +98,15 @@ class Words:
 
 def says_length(settings: Sequence[str]) -> bool:
     """Whether settings, as ``--set`` takes them, say how long to train; left open they do not."""
-    said = (setting.partition("=") for setting in settings)
     return any(
-        field.strip() in ("epochs", "steps") and value.strip() not in ("auto", "null")
-        for field, _, value in said
+        _field(setting) in ("epochs", "steps") and setting.partition("=")[2].strip() not in ("auto", "null")
+        for setting in settings
     )
+
+
+def _field(setting: str) -> str:
+    """What a setting sets: ``optimizer.lr`` of ``optimizer.lr=0.1``."""
+    return setting.partition("=")[0].strip()
 
 
 def starts_open(words: Words, device: torch.device) -> tuple[Found, ...]:
@@ -171,7 +178,7 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
     if words.model not in (None, "auto") and same_shape(words.model, there.model):
         words = replace(words, model=None)  # the run has it with the padding of its weights
     base = there if words.recipe_file is None else Recipe.from_yaml(words.recipe_file)
-    fields = {setting.partition("=")[0].strip() for setting in words.settings}
+    fields = {_field(setting) for setting in words.settings}
     if words.minutes is not None or ("steps" in fields and "epochs" not in fields):
         base = base.model_copy(update={"epochs": "auto"})  # which was settled by them
     asked = _apply(words, base, lambda line: None)
@@ -239,9 +246,7 @@ def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
         plain |= {"crop_fraction": 1.0, "crop_framing": None}
     if words.batch_images is not None and words.batch_images != recipe.batch_images:
         plain["batch_images"] = words.batch_images
-        if not {"optimizer", "optimizer.lr"} & {
-            setting.partition("=")[0].strip() for setting in words.settings
-        }:
+        if not {"optimizer", "optimizer.lr"} & {_field(setting) for setting in words.settings}:
             lr = _following(recipe, words.batch_images)
             plain["optimizer"] = plain["optimizer"] | {"lr": lr}
             say(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
@@ -253,7 +258,7 @@ def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
 
 
 def _names_sizes(setting: str) -> bool:
-    field = setting.partition("=")[0].strip()
+    field = _field(setting)
     return field == "progressive" or field.startswith("progressive.image_px")
 
 
@@ -288,4 +293,4 @@ def _said(words: Words) -> dict[str, str]:
         for field, option in _OPTIONS.items()
         if isinstance(value := getattr(words, option), str | int | float)
     }
-    return options | {setting.partition("=")[0].strip(): f"--set {setting}" for setting in words.settings}
+    return options | {_field(setting): f"--set {setting}" for setting in words.settings}
