@@ -47,6 +47,17 @@ def test_regularization_and_all_else_stay():
     assert recipe.to_json() | {"progressive": plan, "enlarge": 2.0} == quick.to_json()
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("progressive.order=random", "Sizes: 32 to 64 px instead of up to 128"),  # whichever is drawn first
+        ("progressive.stages=1", "Sizes: 64 px instead of up to 128"),
+    ],
+)
+def test_the_sizes_are_said_as_they_are(setting, said):
+    assert no_larger(with_settings(named("quick"), [setting]), 32)[1][0].startswith(said)
+
+
 def test_one_size_stays_one():
     fixed = with_settings(named("quick"), ["progressive.stages=1", "progressive.image_px=224", "enlarge=3"])
     assert no_larger(fixed, 40)[0].progressive.last.image_px == 128

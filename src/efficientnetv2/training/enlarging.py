@@ -26,8 +26,10 @@ def no_larger(recipe: Recipe, stored_px: float | None) -> tuple[Recipe, list[str
     if end_px >= plan.last.image_px:
         return recipe, []
     smaller = plan.with_image_px(end_px)
+    least_px = smaller.stage(0).image_px
+    sizes = f"{end_px} px" if least_px == end_px else f"{least_px} to {end_px} px"
     return recipe.model_copy(update={"progressive": smaller}), [
-        f"Sizes: {smaller.at(0, steps=smaller.stages).image_px} to {end_px} px instead of up to "
-        f"{plan.last.image_px}: the pictures are stored at {stored_px:g} px, and more than {most:g} times that would "
-        f"take longer and show no more (--image-px {plan.last.image_px}, or --set enlarge=null)."
+        f"Sizes: {sizes} instead of up to {plan.last.image_px}: the pictures are stored at {stored_px:g} px, and more "
+        f"than {most:g} times that would take longer and show no more (--image-px {plan.last.image_px}, or --set "
+        "enlarge=null)."
     ]
