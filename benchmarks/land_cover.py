@@ -6,8 +6,8 @@ PICTURES.csv has columns path, label, latitude and longitude; WEIGHTS were train
 aerial pictures to learn from first. Steps:
 
 pretrain   V2-B0 on AERIAL: from scratch, and from WEIGHTS; only what another step still needs
-best       in every fold the start and the balancing that are best inside its training pictures, small; these at full
-           size answer the fold. Both kinds of folds. This is the figure to quote.
+best       in every fold the three pairs of start and balancing that are best inside its training pictures, small; their
+           networks, trained at full size, answer the fold together. Both kinds of folds. This is the figure to quote.
 wide       every start (from scratch, WEIGHTS, aerial, both), with and without balancing, small (128 px, 4 epochs), on
            5 folds by spatial blocks and on 5 stratified ones; beside each the linear probe and the most frequent class
 balancing  every way of balancing, from WEIGHTS, small, 3 seeds, by spatial blocks
@@ -69,9 +69,12 @@ Asked = dict[tuple[Any, ...], Validation]
 
 
 def best_asked(work: Work) -> Asked:
-    """By the kind of folds: start and balancing chosen inside the training folds, small; full size answers."""
+    """By the kind of folds: starts and balancing chosen inside the training folds, small; full size answers."""
     tries = tuple(f"weights={start} {balance}" for start in work.starts.values() for balance in BALANCED)
-    words, more = work.words(work.weights, work.full), {"tries": tries, "try_settings": work.small}
+    words, more = (
+        work.words(work.weights, work.full),
+        {"tries": tries, "try_settings": work.small, "members": work.members},
+    )
     return {(split,): Validation(f"best/{split}", words, split, more) for split in SPLITS}
 
 
@@ -186,6 +189,7 @@ def run(work: Work, steps: Sequence[str] = STEPS) -> None:
         "weights": hashlib.blake2b(Path(work.weights).read_bytes(), digest_size=16).hexdigest(),
         "aerial": read(work.aerial).digest(),
         "settings": [*work.always, *work.small, *work.full, *FROM_SCRATCH],
+        "members": work.members,
         "pretraining": {name: list(settings) for name, settings in PRETRAINING.items()},
     }
     file = RESULTS / "land_cover.json"

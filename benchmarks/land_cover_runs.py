@@ -23,7 +23,8 @@ from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_job import crossvalidate
-from efficientnetv2.commands.crossval_plan import FILE, Plan
+from efficientnetv2.commands.crossval_memory import FILE
+from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.train_job import train_and_report
 from efficientnetv2.commands.words import Words
@@ -60,6 +61,7 @@ class Work:
         out: for all runs.
         kept: folder of what cross-validations came to.
         always, small, full: settings.
+        members: of ``best``: the tries whose networks answer each fold together.
         workers: cross-validations at once.
     """
 
@@ -71,6 +73,7 @@ class Work:
     always: tuple[str, ...] = ALWAYS
     small: tuple[str, ...] = SMALL
     full: tuple[str, ...] = FULL
+    members: int = 3
     workers: int = 1
 
     def model_of(self, name: str) -> Path:
@@ -182,7 +185,7 @@ def chosen(report: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     if not report["tries"]:
         return {}
     return {
-        "chosen": [_named(fold["chosen"], names) for fold in report["folds"]],
+        "chosen": [[_named(one, names) for one in fold["chosen"]] for fold in report["folds"]],
         "tries": [
             {"settings": _named(one["settings"], names), "scores": one["scores"]} for one in report["tries"]
         ],

@@ -26,7 +26,8 @@ from efficientnetv2.commands import crossval_baseline, crossval_folds, crossval_
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_baseline import beside
 from efficientnetv2.commands.crossval_folds import Runs
-from efficientnetv2.commands.crossval_plan import Plan, begun_with, remember
+from efficientnetv2.commands.crossval_memory import begun_with, remember
+from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import read_predictions, write_predictions
@@ -36,7 +37,7 @@ from efficientnetv2.data.manifest import read
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.inference.probe import probe_folds
-from efficientnetv2.models import modelfile
+from efficientnetv2.models import ensemble, modelfile
 from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.create import create
 from efficientnetv2.training.recipes import named
@@ -214,6 +215,34 @@ def test_pictures_that_no_member_has_seen_have_figures_of_their_own(whole, tmp_p
     assert "unseen" not in json.loads(few.stdout)
 
 
+def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(whole, tmp_path):
+    """The first of each fold is the one that answers it alone without --members."""
+    folder, _ = whole
+    done = effnetv2(
+        "crossval", folder / "pictures", *RUN, "--members", "2", "--out", "folds", "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    pooled = pd.read_csv(tmp_path / "folds/predictions.csv").set_index("path")
+    for number in (1, 2):
+        own = []
+        for name in (f"fold{number}", f"fold{number}_member2"):
+            alone = pd.read_csv(tmp_path / "folds" / name / "predictions.csv")
+            alone.index = [str(Path(*Path(path).parts[-2:])) for path in alone["path"]]
+            own.append(alone["red"])
+        assert (own[0] - own[1]).abs().max() > 1e-4, "another seed is another network"
+        first = pd.read_csv(folder / "folds" / f"fold{number}" / "predictions.csv")
+        assert own[0].to_numpy() == pytest.approx(first["red"].to_numpy(), abs=1e-5)
+        assert pooled.loc[own[0].index, "red"].to_numpy() == pytest.approx((own[0] + own[1]) / 2, abs=1e-5)
+    report = json.loads(done.stdout)
+    assert "fold2_member2/model.safetensors" in report["hashes"]
+    asked = effnetv2("predict", "folds", folder / "pictures", "--out", "answers.csv", cwd=tmp_path)
+    assert asked.returncode == 0, asked.stderr
+    members = json.loads((tmp_path / "folds" / ensemble.NAME).read_text())["members"]
+    assert len(members) == 4
+    page = (tmp_path / "folds/report.html").read_text(encoding="utf-8")
+    assert "each by 2 networks together (their mean) that had not learnt" in page
+
+
 @pytest.mark.slow
 def test_a_killed_one_goes_on_and_ends_as_the_undisturbed(whole):
     """Killed when the first fold was done: that one is left as it is, and the answers come out the same."""
@@ -359,6 +388,8 @@ def test_pictures_that_have_moved_are_refused_before_anything_is_written(whole, 
         (("--try", "balance=null"), "one --try leaves nothing to choose from"),
         (("--try", "", "--try", "balanse=null"), "there is no field 'balanse'; did you mean 'balance'?"),
         (("--try-set", "epochs=2"), "--try-set is given, but there is no --try"),
+        (("--try", "", "--try", "balance=null", "--members", "3"), "--members 3 of the tries answer"),
+        (("--members", "0"), "--members"),
         (("--folds", "49"), "49 folds of 48 pictures"),
         (("--compare-splits",), "--compare-splits"),
         (("--resume",), "--resume: there is no cross-validation in runs"),
@@ -472,7 +503,7 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
     runs = Runs(words, plan, Place(out=tmp_path / "out"), data, contents, 0, Screen(mute=True))
     answered = runs.answer(dealt, tmp_path / "out", "Fold")
 
-    assert [one.score.chosen for one in answered] == [plan.tries[0], plan.tries[1], plan.tries[0]]
+    assert [one.score.chosen for one in answered] == [(plan.tries[number],) for number in (0, 1, 0)]
     assert [one.scores for one in answered] == [(0.9, 0.5), (0.5, 0.9), (0.9, 0.5)]
     assert sorted(np.concatenate([one.rows for one in answered])) == list(range(48))
     assert [place.out.name for _, _, place in asked] == [
@@ -621,5 +652,5 @@ def test_the_command_for_new_pictures_can_be_typed_as_it_stands(tmp_path):
     for number in (1, 2):
         (folder / f"fold{number}").mkdir(parents=True)
         modelfile.save(folder / f"fold{number}" / modelfile.NAME, network)
-    _, said = crossval_report._ensemble(folder, 2)
+    _, said = crossval_report._ensemble(folder, 2, 1)
     assert f"effnetv2 predict '{folder}' NEW_PICTURES" in said

@@ -17,6 +17,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands import choosing, crossval_folds, train_job
 from efficientnetv2.commands.beginning import Place
+from efficientnetv2.commands.crossval_before import answerers, run_name
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_job import _recipe
 from efficientnetv2.commands.crossval_plan import Plan
@@ -36,6 +37,7 @@ SETTINGS = (
     "classifier=fresh", "precision=fp32", "compile=false",
 )  # fmt: skip
 TRIES = ("balance=null", "balance=equal")
+THREE = (*TRIES, "balance=sqrt")
 
 
 def answered(ready, *_):
@@ -85,14 +87,24 @@ def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(s
     files_of = [starts[number == odd].word for number in range(3)]
     recipes = [Recipe.from_yaml(tmp_path / f"out/fold{number + 1}/recipe.yaml") for number in range(3)]
     assert [one.weights for one in recipes] == files_of
-    assert [one.score.weights for one in told] == files_of
+    assert [one.score.weights for one in told] == [(one,) for one in files_of]
     assert recipes[3 - odd] == recipes[0]  # on another number of pictures
     assert recipes[odd].epochs == round(200 / sizes[odd], 2)
     assert [one.score for one in runs.answer(dealt, tmp_path / "out", "Fold")] == [one.score for one in told]
 
 
-@pytest.mark.parametrize(("tries", "while_choosing"), [((), ()), (TRIES, ()), (TRIES, ("epochs=2",))])
-def test_the_minutes_are_for_all_runs_together(tries, while_choosing, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("tries", "while_choosing", "members"),
+    [
+        ((), (), 1),
+        (TRIES, (), 1),
+        (TRIES, ("epochs=2",), 1),
+        ((), (), 2),
+        (TRIES, (), 2),
+        (THREE, ("epochs=2",), 2),
+    ],
+)
+def test_the_minutes_are_for_all_runs_together(tries, while_choosing, members, tmp_path, monkeypatch):
     """By time, where the third fold learns from three times as many pictures as the first whose epochs it repeats."""
     spent = []
 
@@ -111,7 +123,7 @@ def test_the_minutes_are_for_all_runs_together(tries, while_choosing, tmp_path, 
     table = pd.read_csv(painted(tmp_path, 96))
     table.assign(year=np.arange(96) // 2).to_csv(tmp_path / "all.csv", index=False)
     data, contents = read(tmp_path / "all.csv"), np.arange(96)
-    plan = Plan(folds=3, by="time", tries=tries, try_settings=while_choosing)
+    plan = Plan(folds=3, by="time", tries=tries, try_settings=while_choosing, members=members)
     dealt = plan.dealt(data, contents, 0)
     assert [len(part.learning) for part in dealt.parts] == [24, 48, 72]
     place = Place(out=tmp_path / "out")
@@ -144,3 +156,115 @@ def test_a_try_that_says_its_own_length_is_refused_beside_minutes():
     short = Plan(tries=TRIES, try_settings=("epochs=4",))
     assert _recipe(words, short, place).weights == "none"
     assert _recipe(Words(epochs=30, weights="none"), short, place).epochs == 30, "that of the folds"
+
+
+def answers_of(folder: Path, run: str) -> np.ndarray:
+    """What a run answered: (n, 2) probabilities, in the order of the pictures' paths."""
+    table = pd.read_csv(folder / run / "predictions.csv").sort_values("path")
+    return table[["a", "b"]].to_numpy()
+
+
+def unlike(asked, reached):
+    """Training whose answers are those of its run's name and seed alone, so that a mean of them is told from each."""
+    plain = fake_training(reached, asked)
+
+    def run(words, source, place, screen):
+        plain(words, source, place, screen)
+        file = place.out / "predictions.csv"
+        table = pd.read_csv(file)
+        sure = np.random.default_rng([*place.out.name.encode(), words.seed or 0]).uniform(
+            0.05, 0.95, len(table)
+        )
+        table.assign(a=sure, b=1 - sure).to_csv(file, index=False)
+
+    return run
+
+
+def test_the_best_tries_answer_a_fold_together(tmp_path, monkeypatch):
+    """Of three tries two answer: in fold 2 the third and the first, else the second and the third."""
+    asked = []
+
+    def reached(words, out):
+        order = [0.5, 0.2, 0.9] if "fold2" in out.name else [0.1, 0.8, 0.6]
+        return order[int(out.name[-1]) - 1] if "_try" in out.name else 0.0
+
+    monkeypatch.setattr(crossval_folds, "trained", unlike(asked, reached))
+    data, out = read(painted(tmp_path, 48)), tmp_path / "out"
+    plan = Plan(folds=3, by="class", tries=THREE, members=2)
+    dealt = plan.dealt(data, np.arange(48), 0)
+    runs = Runs(
+        Words(settings=("epochs=3",)), plan, Place(out=out), data, np.arange(48), 0, Screen(mute=True)
+    )
+    told = runs.answer(dealt, out, "Fold")
+
+    assert [one.score.chosen for one in told] == [THREE[1:], (THREE[2], THREE[0]), THREE[1:]]
+    assert len(asked) == plan.runs == 3 * (3 + 2)
+    for number, one in enumerate(told):
+        own = [answers_of(out, run_name(number, member)) for member in range(2)]
+        order = np.argsort([data.paths[row] for row in one.rows])
+        assert one.probabilities[order] == pytest.approx((own[0] + own[1]) / 2, abs=1e-6)
+        right = (one.probabilities.argmax(axis=1) == data.labels[one.rows]).mean()
+        assert one.score.top1 == pytest.approx(right)
+        assert one.score.seconds == 2 * 3 * len(dealt.parts[number].learning)
+    trained = {place.out.name: (words.settings, place.settled) for words, _, place in asked}
+    assert trained["fold2_member2"][0][-1] == THREE[0]
+    assert trained["fold3"][1] == (out / "fold1/recipe.yaml",), "of the same try, not of the others"
+    assert trained["fold3_member2"][1] == (out / "fold1_member2/recipe.yaml", out / "fold2/recipe.yaml")
+    assert [one.score for one in runs.answer(dealt, out, "Fold")] == [one.score for one in told]
+    assert len(asked) == plan.runs
+
+
+def test_without_tries_networks_of_other_seeds_answer_together(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(crossval_folds, "trained", unlike(asked, lambda words, out: 0.5))
+    data, out = read(painted(tmp_path, 48)), tmp_path / "out"
+    plan = Plan(folds=2, by="class", members=3)
+    dealt = plan.dealt(data, np.arange(48), 7)
+    runs = Runs(Words(seed=7), plan, Place(out=out), data, np.arange(48), 7, Screen(mute=True))
+    told = runs.answer(dealt, out, "Fold")
+    assert [(place.out.name, words.seed) for words, _, place in asked[:3]] == [
+        ("fold1", 7), ("fold1_member2", 8), ("fold1_member3", 9),
+    ]  # fmt: skip
+    assert {place.settled for _, _, place in asked[:1]} == {()}
+    assert all(place.settled[0] == out / "fold1/recipe.yaml" for _, _, place in asked[1:])
+    own = [answers_of(out, run_name(1, member)) for member in range(3)]
+    order = np.argsort([data.paths[row] for row in told[1].rows])
+    assert told[1].probabilities[order] == pytest.approx(np.mean(own, axis=0), abs=1e-6)
+    assert [one.score.chosen for one in told] == [(), ()]
+
+
+def test_as_many_members_as_tries_leave_nothing_to_choose(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(crossval_folds, "trained", unlike(asked, lambda words, out: 0.5))
+    data, out = read(painted(tmp_path, 48)), tmp_path / "out"
+    plan = Plan(folds=2, by="class", tries=TRIES, members=2)
+    dealt = plan.dealt(data, np.arange(48), 0)
+    runs = Runs(Words(), plan, Place(out=out), data, np.arange(48), 0, Screen(mute=True))
+    told = runs.answer(dealt, out, "Fold")
+    assert not (out / "choosing").exists()
+    assert len(asked) == plan.runs == 4
+    assert [(one.score.chosen, one.scores) for one in told] == [(TRIES, ()), (TRIES, ())]
+
+
+def test_equally_good_tries_answer_in_their_order():
+    assert answerers(Plan(tries=THREE, members=2), (0.5, 0.7, 0.7)) == (1, 2)
+    assert answerers(Plan(tries=THREE), (0.7, 0.5, 0.7)) == (0,)
+    assert answerers(Plan(members=2), ()) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            {"tries": TRIES, "members": 3},
+            "--members 3 of the tries answer each fold together, but there are 2 --try",
+        ),
+        (
+            {"tries": TRIES, "members": 2, "try_settings": ("epochs=4",)},
+            "all 2 tries answer and nothing is chosen",
+        ),
+    ],
+)
+def test_members_that_cannot_be_are_refused(words, said):
+    with pytest.raises(InputError, match=said):
+        Plan(**words)

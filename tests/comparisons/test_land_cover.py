@@ -119,6 +119,7 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
     work = Work(
         str(tmp_path / "all.csv"), str(tmp_path / "weights.safetensors"), str(tmp_path / "aerial"), tmp_path / "out",
         kept=results / "land_cover", always=("augment.flip=symmetries",), small=tiny, full=tiny,
+        members=1,
     )  # fmt: skip
     steps = ("pretrain", "wide", "best")  # the ways of balancing are more of the same: their sums are above
     land_cover.run(work, steps)
@@ -132,7 +133,7 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
         for name, one in kept["wide"]["spatial"].items()
         if "scratch" not in name
     )
-    assert {choice.split()[0] for choice in kept["best"]["spatial"]["chosen"]} <= {"imagenet", "aerial"}
+    assert {choice.split()[0] for [choice] in kept["best"]["spatial"]["chosen"]} <= {"imagenet", "aerial"}
     assert set(kept["best"]["spatial"]["pretrained"]) == {"aerial"}
     assert "pretrained" not in kept["wide"]["spatial"]["imagenet balance=equal"]
     assert str(tmp_path) not in (results / "land_cover.json").read_text()

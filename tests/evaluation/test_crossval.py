@@ -48,7 +48,7 @@ def test_otherwise_the_comparison_says_how_it_would_be_in_new_places():
 
 def test_folds_that_began_from_different_weights_are_named():
     def score(number: int, weights: str) -> FoldScore:
-        return FoldScore(number, "", 20, 10, 0.5, 0.5, 4.0, 60.0, weights)
+        return FoldScore(number, "", 20, 10, 0.5, 0.5, 4.0, 60.0, (weights,))
 
     alike, apart = (
         CrossValidation("class", "", "macro_f1", [score(0, "a.in1k"), score(1, other), score(2, "a.in1k")])
@@ -57,4 +57,16 @@ def test_folds_that_began_from_different_weights_are_named():
     assert len(alike.lines()) == 1
     assert apart.lines()[1].startswith("Weights: a.in1k in folds 1, 3; none in fold 2, as each fold's own")
     assert apart.lines()[1] in apart.sections()[0].sentences
-    assert apart.to_json()["folds"][1]["weights"] == "none"
+    assert apart.to_json()["folds"][1]["weights"] == ("none",)
+
+
+def test_networks_that_answer_together_are_said_to():
+    tries = ("balance=null", "balance=equal")
+    fold = FoldScore(0, "", 20, 10, 0.5, 0.5, 4.0, 60.0, ("a.in1k", "none"), tries)
+    whole = CrossValidation("class", "", "macro_f1", [fold, fold], members=2)
+    first = whole.sections()[0]
+    assert any(
+        "each by 2 networks together (their mean) that had not learnt" in one for one in first.sentences
+    )
+    assert (first.columns[-1], first.rows[0][-1]) == ("settings", "balance=null; balance=equal")
+    assert len(whole.lines()) == 1, "all folds begin alike"

@@ -181,7 +181,16 @@ def cross_validated(folder, classes):
         over_classes="macro_f1",
         folds=[
             FoldScore(
-                n, f"2014-0{n + 1}-01 to 2019-12-31", 12345, 2345, 0.876, 0.765, 12.5, 3600, tries[n % 2]
+                n,
+                f"2014-0{n + 1}-01 to 2019-12-31",
+                12345,
+                2345,
+                0.876,
+                0.765,
+                12.5,
+                3600,
+                ("a",),
+                (tries[n % 2],),
             )
             for n in range(5)
         ],

@@ -103,6 +103,8 @@ class Decided:
 def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Words]:
     """What a run like this one has settled for the same weights, if one has; then no minutes decide its epochs anew.
 
+    The seed alone is the run's own.
+
     Args:
         known: of the run, its weights chosen.
         words: about the recipe.
@@ -112,7 +114,8 @@ def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Word
         for file in place.settled:
             recipe = Recipe.from_yaml(file)
             if recipe.weights == known.recipe.weights:
-                return replace(known, recipe=recipe), replace(words, minutes=None)
+                own = recipe.model_copy(update={"seed": known.recipe.seed})
+                return replace(known, recipe=own), replace(words, minutes=None)
     return known, words
 
 

@@ -205,7 +205,7 @@ def _check_places(source: Path, out: Path, to: str | None, *, overwrite: bool) -
 def _load(source: Path, model: str | None, said: Told) -> tuple[EfficientNet, str, Sequence[str]]:
     """The network, what it was recognised as, and what there is to say about that."""
     from efficientnetv2.base.errors import InputError
-    from efficientnetv2.commands.crossval_plan import FILE as CROSSVAL
+    from efficientnetv2.commands.crossval_memory import FILE as CROSSVAL
     from efficientnetv2.models import modelfile
     from efficientnetv2.models.ensemble import members_of
     from efficientnetv2.models.interop import convert as interop

@@ -62,6 +62,15 @@ def crossval(
             show_default=False,
         ),
     ] = None,
+    members: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Networks that answer each fold together, their probabilities averaged: with --try the N best tries "
+            "(as many as there are: all, and none is tried beforehand), else the recipe with N seeds. N times as long.",
+            callback=options.between(1, 100),
+        ),
+    ] = 1,
     compare_splits: Annotated[
         bool,
         typer.Option(
@@ -86,6 +95,7 @@ def crossval(
     - `effnetv2 crossval train.csv --by place --minutes 60 --compare-splits`
     - `effnetv2 crossval train.csv --by time --time-column year --folds 4`
     - `effnetv2 crossval train.csv --try "balance=null" --try "balance=equal" --try-set epochs=4`
+    - `effnetv2 crossval train.csv --members 3`
     - `effnetv2 crossval photos/ --out runs/folds --resume`
     """
     from efficientnetv2.commands.crossval_job import crossvalidate
@@ -98,6 +108,7 @@ def crossval(
         time_column=time_column,
         tries=tuple(attempts or ()),
         try_settings=tuple(try_settings or ()),
+        members=members,
         compare_splits=compare_splits,
     )
     crossvalidate(recipe.words(), table.source(data), machine.place(out, resume=resume), plan)

@@ -1,13 +1,14 @@
 """The runs of a cross-validation: in each fold what chooses, then what answers; each is an ordinary run of ``train``.
 
 The first run of its kind, and from its weights, settles the recipe (what suits the machine, how many epochs fit); all
-later ones repeat it.
+later ones repeat it, but for the seed.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ import numpy.typing as npt
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.beginning import Place
+from efficientnetv2.commands.crossval_before import (
+    answered_with,
+    answerers,
+    minutes_of,
+    run_name,
+    scores_of,
+    tried_with,
+)
 from efficientnetv2.commands.crossval_plan import Plan, with_further
 from efficientnetv2.commands.screen import Screen, duration
 from efficientnetv2.commands.source import Source
@@ -28,21 +37,18 @@ from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.evaluation.crossval import FoldScore
-from efficientnetv2.metrics.several import MEANS_OVER_CLASSES
+from efficientnetv2.metrics.several import MEANS_OVER_CLASSES, mean_over_classes, measured
 from efficientnetv2.training.recipe import Recipe
-
-# Of --minutes, what goes into runs; the rest is for measuring, the probe and the reports. Ours.
-_FOR_RUNS = 0.9
 
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """What one fold's network answered.
+    """What one fold's network answered, or its networks together.
 
     Args:
-        score: its figures.
+        score: figures of the answers.
         rows: (n,) of the pictures in the whole manifest.
-        probabilities: (n, K).
+        probabilities: (n, K); of several networks the mean.
         scores: of each try, on what chose; empty without a choice.
     """
 
@@ -94,43 +100,58 @@ class Runs:
             learning, answering = count_of(len(part.learning), "picture"), f"{len(part.answering):,}"
             self.screen.say(f"{called}: learns from {learning}, answers {answering}{span}.")
         scores = self._scores(dealt, number, folder, called)
-        best = int(np.argmax(scores)) if scores else None
-        words, settled = self._words(dealt, number, folder, best), self._settled(folder, best)
-        report, probabilities, rows = self._run(
-            folder, name, part.learning, part.answering, words, settled, called
-        )
-        figure, mean = _mean_of(report)
+        tries = answerers(self.plan, scores)
+        runs = [
+            self._member(dealt, number, folder, place, attempt, called) for place, attempt in enumerate(tries)
+        ]
+        reports, given, everyone = zip(*runs, strict=True)
+        rows, probabilities = everyone[0], _together(given, everyone)
+        figures = measured(self.manifest.targets[rows], probabilities, self.manifest.class_names)
+        figure, mean = mean_over_classes(figures)
+        recipes = [
+            Recipe.from_yaml(folder / run_name(number, place) / "recipe.yaml") for place in range(len(tries))
+        ]
         score = FoldScore(
             number=number,
             note=part.note,
             learning=len(part.learning),
             answering=len(rows),
-            top1=report["top1"],
+            top1=figures.top1,
             mean=mean,
-            epochs=report["epochs"],
-            seconds=report["wall_s"],
-            weights=Recipe.from_yaml(folder / name / "recipe.yaml").weights,
-            chosen=None if best is None else self.plan.name_of(best),
+            epochs=reports[0]["epochs"],
+            seconds=round(sum(report["wall_s"] for report in reports), 2),
+            weights=tuple(dict.fromkeys(recipe.weights for recipe in recipes)),
+            chosen=tuple(self.plan.name_of(attempt) for attempt in tries if attempt is not None),
         )
-        chose = f", with {score.chosen}" if score.chosen else ""
+        chose = f", with {'; '.join(score.chosen)}" if scores else ""
         self.screen.say(
             f"{called}: {MEANS_OVER_CLASSES[figure]} {mean:.3f}, top-1 {score.top1:.1%} on "
             f"{count_of(len(rows), 'picture')} ({duration(score.seconds)}{chose})."
         )
         return Answered(score, rows, probabilities, scores)
 
+    def _member(
+        self, dealt: Folds, number: int, folder: Path, place: int, attempt: int | None, called: str
+    ) -> tuple[dict[str, Any], npt.NDArray[np.float64], Ints]:
+        """One of the networks that answer a fold; without tries they differ in their seed alone."""
+        part, words = dealt.parts[number], self._words(dealt, number, folder, attempt)
+        if attempt is None and place:
+            words = replace(words, seed=self.seed + place)
+        settled = self._settled(folder, attempt)
+        return self._run(
+            folder, run_name(number, place), part.learning, part.answering, words, settled, called
+        )
+
     def _scores(self, dealt: Folds, number: int, folder: Path, called: str) -> tuple[float, ...]:
         """What each try reached inside the fold's training pictures; runs that have told it are removed."""
-        if not self.plan.tries:
+        if not self.plan.chooses:
             return ()
         choosing = folder / "choosing"
-        told = choosing / f"fold{number + 1}.json"
-        if not told.exists():
+        if not (choosing / f"fold{number + 1}.json").exists():
             self._choose(dealt, number, folder, called)
         for place in range(len(self.plan.tries)):
             shutil.rmtree(choosing / f"fold{number + 1}_try{place + 1}", ignore_errors=True)
-        scores = _told(told)["scores"]
-        return tuple(scores[name] for name in self.plan.tries)
+        return scores_of(folder, self.plan, number)
 
     def _choose(self, dealt: Folds, number: int, folder: Path, called: str) -> None:
         """Train each try on a part of the fold's training pictures; write down what it reached, and in what time."""
@@ -149,7 +170,7 @@ class Runs:
                 f"{called}, choosing: {MEANS_OVER_CLASSES[figure]} {scores[name]:.3f} with "
                 f"{self.plan.name_of(place)} ({duration(report['wall_s'])})."
             )
-            recipe, there = (choosing / run / "recipe.yaml").read_text("utf-8"), _tried_with(folder, place)
+            recipe, there = (choosing / run / "recipe.yaml").read_text("utf-8"), tried_with(folder, place)
             if recipe not in [file.read_text("utf-8") for file in there]:
                 fold = f"_fold{number + 1}" if there else ""
                 write_text_atomically(choosing / f"try{place + 1}{fold}.yaml", recipe)
@@ -161,56 +182,17 @@ class Runs:
     ) -> Words:
         """The user's words, with the settings of a try and this run's part of the minutes."""
         further = () if attempt is None else self.plan.settings_of(attempt, choosing=choosing)
-        minutes = self._minutes(dealt, number, folder, choosing=choosing)
+        first = self.place.out or folder
+        minutes = minutes_of(self.words.minutes, self.plan, dealt, number, first, choosing=choosing)
         return replace(with_further(self.words, further), minutes=minutes)
-
-    def _minutes(self, dealt: Folds, number: int, folder: Path, *, choosing: bool) -> float | None:
-        """What of ``--minutes`` is a run's own: as much of them as the fold has of all folds' training pictures.
-
-        For later folds repeat, on more pictures or fewer, the epochs that the first finds to fit.
-
-        Raises:
-            InputError: the tries, whose length is set, leave nothing.
-        """
-        asked, plan = self.words.minutes, self.plan
-        if asked is None or (choosing and plan.tries_timed):
-            return None
-        pictures = [len(part.learning) for part in dealt.parts]
-        minutes, kinds = asked * _FOR_RUNS, plan.runs // plan.folds
-        if plan.tries_timed:
-            kinds //= 1 + len(plan.tries)
-            tried = _told((self.place.out or folder) / "choosing" / "fold1.json")
-            spent = kinds * sum(pictures) * tried["seconds"] / tried["pictures"] / 60
-            minutes -= spent
-            if minutes <= 0:
-                raise InputError(
-                    f"--minutes {asked:g}: with {' '.join(plan.try_settings)} the tries of all folds take about "
-                    f"{spent:.3g} minutes, as measured in the first, and leave nothing for the folds themselves. Give "
-                    "more minutes or shorter tries (--try-set), and another --out."
-                )
-        return minutes / kinds * pictures[number] / sum(pictures)
 
     def _settled(self, folder: Path, attempt: int | None, *, choosing: bool = False) -> tuple[Path, ...]:
         """The recipes that runs of this kind have settled before, in the order in which they are looked through."""
         # Folds that were dealt otherwise repeat what the first ones settled.
         places = dict.fromkeys((folder, self.place.out or folder))
         if choosing and attempt is not None:
-            return tuple(file for place in places for file in _tried_with(place, attempt))
-        return tuple(file for place in places for file in self._answered_with(place, attempt))
-
-    def _answered_with(self, folder: Path, attempt: int | None) -> list[Path]:
-        """The recipes of the folds that chose this try, and were begun."""
-        found = []
-        for number in range(self.plan.folds):
-            recipe = folder / f"fold{number + 1}" / "recipe.yaml"
-            if not recipe.exists():
-                continue
-            if attempt is not None:
-                scores = _told(folder / "choosing" / f"fold{number + 1}.json")["scores"]
-                if int(np.argmax(list(scores.values()))) != attempt:
-                    continue
-            found.append(recipe)
-        return found
+            return tuple(file for place in places for file in tried_with(place, attempt))
+        return tuple(file for place in places for file in answered_with(place, self.plan, attempt))
 
     def _run(
         self,
@@ -288,13 +270,16 @@ def _mean_of(report: dict[str, Any]) -> tuple[str, float]:
     return name, float(report[name])
 
 
-def _tried_with(folder: Path, attempt: int) -> list[Path]:
-    """The recipes that choosing runs of this try have settled: of the first fold's weights, then of others."""
-    first = folder / "choosing" / f"try{attempt + 1}.yaml"
-    return [file for file in (first, *sorted(first.parent.glob(f"{first.stem}_fold*.yaml"))) if file.exists()]
+def _together(given: Sequence[npt.NDArray[np.float64]], rows: Sequence[Ints]) -> npt.NDArray[np.float64]:
+    """The mean of what networks answered to the same pictures.
 
-
-def _told(file: Path) -> dict[str, Any]:
-    """What the tries of a fold have come to: ``scores`` by try, ``seconds`` of all, ``pictures`` of the fold."""
-    told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return told
+    Raises:
+        InputError: to other pictures; one has become unreadable meanwhile.
+    """
+    if any(not np.array_equal(own, rows[0]) for own in rows):
+        raise InputError(
+            "The networks of a fold have answered different pictures, so their answers do not go together: pictures "
+            "have become unreadable, or readable, between their runs. Begin anew with another --out."
+        )
+    mean: npt.NDArray[np.float64] = np.mean(given, axis=0)
+    return mean

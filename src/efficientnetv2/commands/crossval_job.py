@@ -15,7 +15,8 @@ from efficientnetv2.base.files import check_folder, write_atomically
 from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.beginning import RUNS, Place
 from efficientnetv2.commands.crossval_folds import Runs
-from efficientnetv2.commands.crossval_plan import FILE, Plan, begun_with, remember, with_further
+from efficientnetv2.commands.crossval_memory import FILE, begun_with, remember
+from efficientnetv2.commands.crossval_plan import Plan, with_further
 from efficientnetv2.commands.crossval_report import conclude
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.screen import Screen, answer

@@ -1,20 +1,15 @@
-"""What a cross-validation is to do: which folds, what they may choose from; and how a stopped one remembers it."""
+"""What a cross-validation is to do: which folds, and what they may choose from."""
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import Field, asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
-from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError, did_you_mean, some
-from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words, says_length
 from efficientnetv2.data.copies import is_copy
 from efficientnetv2.data.folds import Folds, folds, time_folds, time_holdout
@@ -25,7 +20,6 @@ from efficientnetv2.data.splits import with_holdout
 from efficientnetv2.data.times import TIMES, time_column
 
 RULES = ("auto", "class", "group", "place", "time")
-FILE = "crossval.json"
 # Of a fold's training pictures, what chooses between tries. Ours, as in inference.probe.
 _CHOOSING = 0.25
 
@@ -41,6 +35,8 @@ class Plan:
         time_column: None takes a likely one.
         tries: settings to choose from, as ``--set`` takes them, several of them parted by spaces; empty for no choice.
         try_settings: that hold while choosing only, as ``--set`` takes them.
+        members: networks that answer each fold together: the best tries, or without tries the recipe with as many
+            seeds.
         compare_splits: train folds at random beside folds by place.
 
     Raises:
@@ -53,6 +49,7 @@ class Plan:
     time_column: str | None = None
     tries: tuple[str, ...] = ()
     try_settings: tuple[str, ...] = ()
+    members: int = 1
     compare_splits: bool = False
 
     def __post_init__(self) -> None:
@@ -78,6 +75,11 @@ class Plan:
             )
         if len(set(self.tries)) < len(self.tries):
             raise InputError("two --try are the same. Leave one out.")
+        if 0 < len(self.tries) < self.members:
+            raise InputError(
+                f"--members {self.members} of the tries answer each fold together, but there are "
+                f"{len(self.tries)} --try. Give more of them, or fewer members."
+            )
         for one in self.tries:
             try:
                 shlex.split(one)
@@ -90,6 +92,11 @@ class Plan:
             raise InputError(
                 "--try-set is given, but there is no --try. Leave it out, or say what to choose from."
             )
+        if self.try_settings and not self.chooses:
+            raise InputError(
+                f"--try-set holds while choosing, but with --members {self.members} all {len(self.tries)} tries answer "
+                "and nothing is chosen. Leave it out, or take fewer members."
+            )
 
     def settings_of(self, number: int, *, choosing: bool = False) -> tuple[str, ...]:
         """The settings of a try; while choosing, also those that hold only then."""
@@ -100,9 +107,15 @@ class Plan:
         return self.tries[number] or "as the recipe is"
 
     @property
+    def chooses(self) -> bool:
+        """Whether tries are left out; where as many answer as there are, none is tried beforehand."""
+        return len(self.tries) > self.members
+
+    @property
     def runs(self) -> int:
         """Trainings in all, those that choose among them."""
-        return self.folds * (1 + len(self.tries)) * (2 if self.compare_splits else 1)
+        kinds = self.members + (len(self.tries) if self.chooses else 0)
+        return self.folds * kinds * (2 if self.compare_splits else 1)
 
     @property
     def tries_timed(self) -> bool:
@@ -232,79 +245,3 @@ def with_further(words: Words, settings: Sequence[str]) -> Words:
     if says_length(settings):
         words = replace(words, epochs=None, minutes=None)
     return replace(words, settings=(*words.settings, *settings))
-
-
-def remember(folder: Path, words: Words, plan: Plan, source: Source, digest: str, command: str) -> None:
-    """Write down what a cross-validation was begun with.
-
-    Args:
-        folder: of it.
-        words: about the recipe.
-        plan: of the folds.
-        source: of the pictures.
-        digest: of the pictures and their folds.
-        command: as one types it.
-    """
-    model = words.model
-    plain = {
-        "command": command,
-        "words": asdict(words) | ({"model": model.to_json()} if isinstance(model, Architecture) else {}),
-        "plan": asdict(plan),
-        "source": asdict(source),
-        "digest": digest,
-    }
-    write_text_atomically(folder / FILE, json.dumps(plain, indent=1) + "\n")
-
-
-def begun_with(folder: Path, words: Words, plan: Plan, source: Source) -> tuple[Words, Plan, Source, str]:
-    """What a cross-validation was begun with; whatever is said again has to be the same.
-
-    Args:
-        folder: of it.
-        words: said now.
-        plan: said now.
-        source: said now.
-
-    Returns:
-        Words, plan, how the pictures' table is read, and digest as they were; DATA itself is what is said now, for from
-        elsewhere the same place may be called otherwise.
-
-    Raises:
-        InputError: something else is asked for, or the file can't be read.
-    """
-    try:
-        plain = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        said = _tuples(plain["words"])
-        if isinstance(said["model"], dict):
-            said["model"] = Architecture.from_json(said["model"])
-        before = Words(**said), Plan(**_tuples(plain["plan"]))
-        read = Source(**plain["source"] | {"data": source.data})
-        digest = str(plain["digest"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder / FILE} cannot be read: {error}. Begin anew with another --out."
-        ) from error
-    differing = [
-        *_differing(before[0], words, fields(words)),
-        *_differing(before[1], plan, fields(plan)),
-        *_differing(read, source, fields(source)),
-    ]
-    if differing:
-        raise InputError(
-            f"--resume: the folds in {folder} were begun otherwise: {'; '.join(differing)}. Leave those words out to "
-            "go on with them, or give another --out to begin anew."
-        )
-    return *before, read, digest
-
-
-def _differing(there: object, now: object, of: Sequence[Field[Any]]) -> list[str]:
-    """What is said now, is not what would be taken unsaid, and is not what was said before."""
-    return [
-        f"{one.name} is {getattr(there, one.name)} there, {getattr(now, one.name)} here"
-        for one in of
-        if getattr(now, one.name) not in (one.default, getattr(there, one.name))
-    ]
-
-
-def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}

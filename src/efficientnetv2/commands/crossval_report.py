@@ -15,8 +15,9 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.crossval_baseline import Baseline, beside, probed
+from efficientnetv2.commands.crossval_before import run_name
 from efficientnetv2.commands.crossval_folds import Answered, Runs
-from efficientnetv2.commands.crossval_plan import FILE
+from efficientnetv2.commands.crossval_memory import FILE
 from efficientnetv2.commands.explaining import explained_by_folds
 from efficientnetv2.commands.findings import Known
 from efficientnetv2.commands.outcome import Outcome, hashes, versions
@@ -61,12 +62,8 @@ def conclude(
     """
     manifest, screen, plan = runs.manifest, runs.screen, runs.plan
     pooled = _pooled(manifest, answered)
-    reports = [
-        json.loads((folder / f"fold{number + 1}" / "report.json").read_text(encoding="utf-8"))
-        for number in range(len(answered))
-    ]
-    first = reports[0]
-    before = sum(report.get("trained_on", 0) for report in reports)
+    first = json.loads((folder / run_name(0) / "report.json").read_text(encoding="utf-8"))
+    before = sum(_seen_by(folder, number, plan.members) for number in range(len(answered)))
     clusters, key = dealt.clusters[pooled.samples], Key.of(runs.seed).fold("crossval")
     comparisons: list[Beside] = []
     count = len(manifest.class_names)
@@ -85,11 +82,12 @@ def conclude(
         folds=[one.score for one in answered],
         tries=[
             Try(plan.name_of(place), {number: one.scores[place] for number, one in enumerate(answered)})
-            for place in range(len(plan.tries))
+            for place in range(len(plan.tries) if plan.chooses else 0)
         ],
         beside=comparisons,
+        members=plan.members,
     )
-    networks, together = _ensemble(folder, len(answered))
+    networks, together = _ensemble(folder, len(answered), plan.members)
     learnt = _learnt(manifest, dealt)
     facts = Facts(
         data=manifest.source,
@@ -116,15 +114,18 @@ def conclude(
         linear_probe_pictures=None if baseline is None else baseline.train_pictures,
         linear_probe_of_pictures=None if baseline is None else baseline.of_pictures,
         train_support=learnt,
-        hashes=_hashes(folder, len(answered)),
+        hashes=_hashes(folder, len(answered), plan.members),
         skipped=skipped,
         others={"run": str(folder), **whole.to_json()},
     )
-    # Among the mistakes rasters are shown as the first fold saw them; where a network looked, by its own rule.
+    # Among the mistakes rasters are shown as the first fold saw them; where a network looked, by its own rule. Of
+    # several that answered together it is shown of the first.
     begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
     bands = Preprocessing.from_json(begun["preprocessing"]).bands
     asked = replace(manifest, bands=bands)
-    looked = explained_by_folds(networks, _fold_of(answered), pooled, asked, manifest.class_names)
+    looked = explained_by_folds(
+        networks[:: plan.members], _fold_of(answered), pooled, asked, manifest.class_names
+    )
     members = tuple(network.calibration for network in networks)
     known = replace(_known(whole, baseline, manifest, looked), folder=folder, members=members)
     outcome = Outcome(pooled, asked, manifest.class_names, facts, known=known)
@@ -134,6 +135,12 @@ def conclude(
     for line in (*whole.lines(), together):
         screen.say(line)
     screen.say(f"Report: {folder / 'report.html'}")
+
+
+def _seen_by(folder: Path, number: int, members: int) -> int:
+    """Of the pictures that a fold answers, how many have trained the weights that one of its networks began with."""
+    files = [folder / run_name(number, place) / "report.json" for place in range(members)]
+    return max(int(json.loads(file.read_text(encoding="utf-8")).get("trained_on", 0)) for file in files)
 
 
 def _seen_before(pictures: int, of: int) -> str:
@@ -175,14 +182,16 @@ def _learnt(manifest: Manifest, dealt: Folds) -> dict[str, int]:
     }
 
 
-def _members(folds: int) -> list[str]:
-    """The folds' model files, as seen from the folder."""
-    return [f"fold{number + 1}/{modelfile.NAME}" for number in range(folds)]
+def _members(folds: int, members: int) -> list[str]:
+    """The folds' model files, as seen from the folder, those of a fold side by side."""
+    return [
+        f"{run_name(number, place)}/{modelfile.NAME}" for number in range(folds) for place in range(members)
+    ]
 
 
-def _hashes(folder: Path, folds: int) -> dict[str, str]:
+def _hashes(folder: Path, folds: int, members: int) -> dict[str, str]:
     """Of the manifest and of the folds' model files, by where they lie in the folder."""
-    files = ["manifest.csv", *_members(folds)]
+    files = ["manifest.csv", *_members(folds, members)]
     return {name: digest for name in files for digest in hashes(folder / name).values()}
 
 
@@ -220,10 +229,10 @@ def _widen(outcome: Outcome, pooled: Predictions, clusters: Ints, key: Key) -> N
         outcome.intervals[called] = (min(before[0], low), max(before[1], high))
 
 
-def _ensemble(folder: Path, folds: int) -> tuple[list[Network], str]:
+def _ensemble(folder: Path, folds: int, members: int) -> tuple[list[Network], str]:
     """The folds' networks, which answer together from now on, if they can; a sentence on that."""
-    members = _members(folds)
-    networks = [modelfile.load(folder / member) for member in members]
+    files = _members(folds, members)
+    networks = [modelfile.load(folder / file) for file in files]
     try:
         ensemble.Ensemble(networks)
     except InputError as error:
@@ -231,8 +240,11 @@ def _ensemble(folder: Path, folds: int) -> tuple[list[Network], str]:
             f"The folds' networks do not answer together: {error} For new pictures: effnetv2 predict "
             f"{shlex.quote(str(folder / 'fold1'))} NEW_PICTURES, or train one network on all of these."
         )
-    ensemble.write_members(folder, members)
+    ensemble.write_members(folder, files)
+    alone = (
+        "each alone, on pictures that it" if members == 1 else f"{members} at a time, on pictures that they"
+    )
     return networks, (
         f"The folds' networks answer together for new pictures: effnetv2 predict {shlex.quote(str(folder))} "
-        "NEW_PICTURES. The figures here are of each alone, on pictures that it had not seen."
+        f"NEW_PICTURES. The figures here are of {alone} had not seen."
     )

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.crossval_plan import FILE as CROSSVAL
+from efficientnetv2.commands.crossval_memory import FILE as CROSSVAL
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import in_common, read_answers, write_answers
 

@@ -27,7 +27,7 @@ class Try:
 
 @dataclass(frozen=True)
 class FoldScore:
-    """What one fold's network reached.
+    """What one fold's network reached, or its networks together.
 
     Args:
         number: of the fold, from 0.
@@ -36,10 +36,11 @@ class FoldScore:
         answering: pictures that it answered.
         top1: share that it labelled right.
         mean: its mean figure over classes, macro-F1 where a picture has one label.
-        epochs: that it was trained for.
-        seconds: that this took.
-        weights: that it began from, as its recipe says.
-        chosen: the settings that were chosen inside its training pictures; None where there was nothing to choose.
+        epochs: that it was trained for; of several networks the first.
+        seconds: that this took, all networks together.
+        weights: that it began from, as the recipe says; of several networks each that differs.
+        chosen: the settings of each network, as a try says them: the best inside the fold's training pictures, the
+            best first; empty without tries.
     """
 
     number: int
@@ -50,8 +51,8 @@ class FoldScore:
     mean: float
     epochs: float | None
     seconds: float
-    weights: str
-    chosen: str | None = None
+    weights: tuple[str, ...]
+    chosen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ class CrossValidation:
         folds: in order.
         tries: that folds chose from; empty for none.
         beside: folds dealt otherwise, if they were.
+        members: networks that answer each fold together.
     """
 
     by: str
@@ -143,6 +145,7 @@ class CrossValidation:
     folds: Sequence[FoldScore]
     tries: Sequence[Try] = ()
     beside: Sequence[Beside] = ()
+    members: int = 1
 
     @property
     def top1(self) -> Spread:
@@ -177,13 +180,13 @@ class CrossValidation:
     def sections(self) -> list[Section]:
         """For the page."""
         words = MEANS_OVER_CLASSES[self.over_classes]
-        noted, chose = any(fold.note for fold in self.folds), bool(self.tries)
+        noted, chose = any(fold.note for fold in self.folds), any(fold.chosen for fold in self.folds)
         columns = ["", "learnt from", "answered", "top-1", words, "epochs", "minutes"]
         rows = [
             [
                 f"fold {fold.number + 1}", f"{fold.learning:,}", f"{fold.answering:,}", f"{fold.top1:.3f}",
                 f"{fold.mean:.3f}", "–" if fold.epochs is None else f"{fold.epochs:.4g}", f"{fold.seconds / 60:.1f}",
-                *([fold.note] if noted else []), *([fold.chosen or ""] if chose else []),
+                *([fold.note] if noted else []), *(["; ".join(fold.chosen)] if chose else []),
             ]
             for fold in self.folds
         ]  # fmt: skip
@@ -191,22 +194,30 @@ class CrossValidation:
             "Fold by fold",
             [
                 self.note,
-                "The figures above are of all answers together, each by a network that had not learnt from the "
+                f"The figures above are of all answers together, each by {self._who} that had not learnt from the "
                 f"picture. Over the folds, mean ± standard deviation (least to most): {words} {self.mean}, top-1 "
                 f"{self.top1}.",
                 *self._starts(),
                 "How each of them learnt, its own report shows: fold1/report.html and so on.",
             ],
-            [*columns, *(["what"] if noted else []), *(["chosen"] if chose else [])],
+            [*columns, *(["what"] if noted else []), *([self._tries_called] if chose else [])],
             rows,
         )
         return [first, *self._tried(words), *self._dealt_otherwise()]
+
+    @property
+    def _who(self) -> str:
+        return "a network" if self.members == 1 else f"{self.members} networks together (their mean)"
+
+    @property
+    def _tries_called(self) -> str:
+        return "chosen" if self.tries else "settings"
 
     def _starts(self) -> list[str]:
         """A sentence where folds have chosen different weights to begin from."""
         began: dict[str, list[str]] = {}
         for fold in self.folds:
-            began.setdefault(fold.weights, []).append(str(fold.number + 1))
+            began.setdefault(" and ".join(fold.weights), []).append(str(fold.number + 1))
         if len(began) < 2:
             return []
         listed = "; ".join(
