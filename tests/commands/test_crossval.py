@@ -244,11 +244,28 @@ def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(who
 
 
 @pytest.mark.slow
+def test_one_killed_between_two_networks_of_a_fold_goes_on_with_the_second(whole, tmp_path):
+    folder, _ = whole
+    command = ("crossval", folder / "pictures", *RUN, "--members", "2", "--out")
+    undisturbed = effnetv2(*command, "undisturbed", cwd=tmp_path)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    killed_at("efficientnetv2.commands.crossval_folds:_together", *command, "killed", cwd=tmp_path)
+    shutil.rmtree(tmp_path / "killed/fold1_member2")  # as by a kill before it had begun
+    first = tmp_path / "killed/fold1/model.safetensors"
+    before = first.stat().st_mtime_ns
+    again = effnetv2("crossval", folder / "pictures", "--out", "killed", "--resume", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert first.stat().st_mtime_ns == before
+    tables = [pd.read_csv(tmp_path / out / "predictions.csv") for out in ("undisturbed", "killed")]
+    pd.testing.assert_frame_equal(*tables)
+
+
+@pytest.mark.slow
 def test_a_killed_one_goes_on_and_ends_as_the_undisturbed(whole):
     """Killed when the first fold was done: that one is left as it is, and the answers come out the same."""
     folder, _ = whole
     command = ("crossval", folder / "pictures", *RUN, "--out", "killed")
-    killed_at("efficientnetv2.commands.crossval_folds:_mean_of", *command, cwd=folder)
+    killed_at("efficientnetv2.commands.crossval_folds:_together", *command, cwd=folder)
     model = folder / "killed/fold1/model.safetensors"
     before = model.stat().st_mtime_ns
     assert not (folder / "killed/fold2").exists()

@@ -220,10 +220,11 @@ def test_without_tries_networks_of_other_seeds_answer_together(tmp_path, monkeyp
     data, out = read(painted(tmp_path, 48)), tmp_path / "out"
     plan = Plan(folds=2, by="class", members=3)
     dealt = plan.dealt(data, np.arange(48), 7)
-    runs = Runs(Words(seed=7), plan, Place(out=out), data, np.arange(48), 7, Screen(mute=True))
+    words = Words(settings=("seed=7",))
+    runs = Runs(words, plan, Place(out=out), data, np.arange(48), 7, Screen(mute=True))
     told = runs.answer(dealt, out, "Fold")
-    assert [(place.out.name, words.seed) for words, _, place in asked[:3]] == [
-        ("fold1", 7), ("fold1_member2", 8), ("fold1_member3", 9),
+    assert [(place.out.name, words.settings) for words, _, place in asked[:3]] == [
+        ("fold1", ("seed=7",)), ("fold1_member2", ("seed=7", "seed=8")), ("fold1_member3", ("seed=7", "seed=9")),
     ]  # fmt: skip
     assert {place.settled for _, _, place in asked[:1]} == {()}
     assert all(place.settled[0] == out / "fold1/recipe.yaml" for _, _, place in asked[1:])
@@ -231,6 +232,43 @@ def test_without_tries_networks_of_other_seeds_answer_together(tmp_path, monkeyp
     order = np.argsort([data.paths[row] for row in told[1].rows])
     assert told[1].probabilities[order] == pytest.approx(np.mean(own, axis=0), abs=1e-6)
     assert [one.score.chosen for one in told] == [(), ()]
+
+
+def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path, monkeypatch):
+    """Weights are compared once a fold; what is settled by the seed is settled for each."""
+    compared = []
+
+    def answers(found, recipe, task, *_):
+        compared.append(found.word)
+        return task.pictures.labels if found == starts[len(compared) > 2] else 1 - task.pictures.labels
+
+    monkeypatch.setattr(choosing, "_answers", answers)
+    monkeypatch.setattr(train_job, "_run", answered)
+    data, plan = read(painted(tmp_path, 24)), Plan(folds=2, by="class", members=3)
+    random = ("progressive.stages=2", "progressive.image_px={start: 32, end: 64}", "progressive.order=random")
+    words = Words(model=NETWORK, seed=5, settings=(*SETTINGS[2:], *random))
+    place = Place(out=tmp_path / "out", device="cpu", workers=0)
+    dealt = plan.dealt(data, np.arange(24), 5)
+    told = Runs(words, plan, place, data, np.arange(24), 5, Screen(mute=True)).answer(
+        dealt, tmp_path / "out", "Fold"
+    )
+    assert len(compared) == 2 * 2, "two starts in each of two folds"
+    assert [one.score.weights for one in told] == [(starts[0].word,), (starts[1].word,)]
+    for number in range(2):
+        own = [
+            Recipe.from_yaml(tmp_path / "out" / run_name(number, member) / "recipe.yaml")
+            for member in range(3)
+        ]
+        assert [(one.seed, one.progressive.seed) for one in own] == [(5, 5), (6, 6), (7, 7)]
+        plain = [one.to_json() | {"seed": 0} for one in own]
+        assert all(one | {"progressive": plain[0]["progressive"]} == plain[0] for one in plain)
+
+
+def test_networks_that_answered_other_pictures_do_not_answer_together(tmp_path):
+    shares, rows = np.full((3, 2), 0.5), np.arange(3)
+    folders = [tmp_path / "fold1", tmp_path / "fold1_member2"]
+    with pytest.raises(InputError, match=r"fold1_member2: it has answered 2 pictures, but .*fold1 3: some"):
+        crossval_folds._together([shares, shares[:2]], [rows, rows[:2]], folders)
 
 
 def test_as_many_members_as_tries_leave_nothing_to_choose(tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ from efficientnetv2.training.folder import (
 )
 from efficientnetv2.training.named import Found
 from efficientnetv2.training.rates import measure
-from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.settle import settle
 
 
@@ -103,7 +103,7 @@ class Decided:
 def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Words]:
     """What a run like this one has settled for the same weights, if one has; then no minutes decide its epochs anew.
 
-    The seed alone is the run's own.
+    The seed alone is the run's own, and that of random sizes where it follows from it.
 
     Args:
         known: of the run, its weights chosen.
@@ -114,8 +114,10 @@ def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Word
         for file in place.settled:
             recipe = Recipe.from_yaml(file)
             if recipe.weights == known.recipe.weights:
-                own = recipe.model_copy(update={"seed": known.recipe.seed})
-                return replace(known, recipe=own), replace(words, minutes=None)
+                own = recipe.to_json() | {"seed": known.recipe.seed}
+                if known.recipe.progressive.seed is None:
+                    own["progressive"] = own["progressive"] | {"seed": None}  # settled by the seed
+                return replace(known, recipe=checked(own, where=str(file))), replace(words, minutes=None)
     return known, words
 
 

@@ -67,7 +67,8 @@ def crossval(
         typer.Option(
             metavar="N",
             help="Networks that answer each fold together, their probabilities averaged: with --try the N best tries "
-            "(as many as there are: all, and none is tried beforehand), else the recipe with N seeds. N times as long.",
+            "(as many as there are: all, and none is tried beforehand), else the recipe with N seeds. N runs answer a "
+            "fold instead of one.",
             callback=options.between(1, 100),
         ),
     ] = 1,

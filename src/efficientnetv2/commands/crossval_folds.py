@@ -93,9 +93,8 @@ class Runs:
         return [self._fold(dealt, number, folder, what) for number in range(len(dealt.parts))]
 
     def _fold(self, dealt: Folds, number: int, folder: Path, what: str) -> Answered:
-        part, name = dealt.parts[number], f"fold{number + 1}"
-        called = f"{what} {number + 1} of {len(dealt.parts)}"
-        if not (folder / name / "report.json").exists():
+        part, called = dealt.parts[number], f"{what} {number + 1} of {len(dealt.parts)}"
+        if not (folder / run_name(number) / "report.json").exists():
             span = f" ({part.note})" if part.note else ""
             learning, answering = count_of(len(part.learning), "picture"), f"{len(part.answering):,}"
             self.screen.say(f"{called}: learns from {learning}, answers {answering}{span}.")
@@ -105,12 +104,11 @@ class Runs:
             self._member(dealt, number, folder, place, attempt, called) for place, attempt in enumerate(tries)
         ]
         reports, given, everyone = zip(*runs, strict=True)
-        rows, probabilities = everyone[0], _together(given, everyone)
+        names = [run_name(number, place) for place in range(len(tries))]
+        rows, probabilities = everyone[0], _together(given, everyone, [folder / name for name in names])
         figures = measured(self.manifest.targets[rows], probabilities, self.manifest.class_names)
         figure, mean = mean_over_classes(figures)
-        recipes = [
-            Recipe.from_yaml(folder / run_name(number, place) / "recipe.yaml") for place in range(len(tries))
-        ]
+        recipes = [Recipe.from_yaml(folder / name / "recipe.yaml") for name in names]
         score = FoldScore(
             number=number,
             note=part.note,
@@ -136,7 +134,11 @@ class Runs:
         """One of the networks that answer a fold; without tries they differ in their seed alone."""
         part, words = dealt.parts[number], self._words(dealt, number, folder, attempt)
         if attempt is None and place:
-            words = replace(words, seed=self.seed + place)
+            # Last, for the user's own settings may say a seed; and what the first began from is not chosen again.
+            first = Recipe.from_yaml(folder / run_name(number) / "recipe.yaml")
+            words = replace(
+                words, weights=first.weights, settings=(*words.settings, f"seed={self.seed + place}")
+            )
         settled = self._settled(folder, attempt)
         return self._run(
             folder, run_name(number, place), part.learning, part.answering, words, settled, called
@@ -270,16 +272,25 @@ def _mean_of(report: dict[str, Any]) -> tuple[str, float]:
     return name, float(report[name])
 
 
-def _together(given: Sequence[npt.NDArray[np.float64]], rows: Sequence[Ints]) -> npt.NDArray[np.float64]:
+def _together(
+    given: Sequence[npt.NDArray[np.float64]], rows: Sequence[Ints], folders: Sequence[Path]
+) -> npt.NDArray[np.float64]:
     """The mean of what networks answered to the same pictures.
 
+    Args:
+        given: (n, K) each.
+        rows: (n,) of the pictures, each.
+        folders: of their runs.
+
     Raises:
-        InputError: to other pictures; one has become unreadable meanwhile.
+        InputError: to other pictures; some have become unreadable, or readable, meanwhile.
     """
-    if any(not np.array_equal(own, rows[0]) for own in rows):
-        raise InputError(
-            "The networks of a fold have answered different pictures, so their answers do not go together: pictures "
-            "have become unreadable, or readable, between their runs. Begin anew with another --out."
-        )
+    for own, folder in zip(rows, folders, strict=True):
+        if not np.array_equal(own, rows[0]):
+            raise InputError(
+                f"{folder}: it has answered {count_of(len(own), 'picture')}, but {folders[0]} {len(rows[0]):,}: some "
+                "have become unreadable, or readable again, between the two. Mend the pictures, remove whichever of "
+                "the two folders was made without them, and go on with --resume: it is trained again."
+            )
     mean: npt.NDArray[np.float64] = np.mean(given, axis=0)
     return mean
