@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -79,12 +81,51 @@ def runs(tmp_path, monkeypatch):
 def test_each_arm_is_tuned_by_itself(runs):
     together, asked, *_ = runs
     chosen = progressive.tuned(None, REGIMES["paper"], together)["arms"]
-    assert chosen[FIXED]["chosen"] == {"strength": "middle", "lr": 1e-3}
-    assert chosen[PROGRESSIVE]["chosen"] == {"strength": "strong", "lr": 1e-3}
-    assert len(chosen[PROGRESSIVE]["tried"]) == 6
+    assert chosen[FIXED]["chosen"] == {"strength": "middle", "lr": 1e-3, "shares": None}
+    assert chosen[PROGRESSIVE]["chosen"] == {"strength": "strong", "lr": 1e-3, "shares": (2, 1, 1, 1)}
+    assert len(chosen[FIXED]["tried"]) == 6
+    assert len(chosen[PROGRESSIVE]["tried"]) == 8
     # Of fixed, "strong" is 5 points below "middle", but no more is left to try.
     assert [one["strength"] for one in chosen[FIXED]["tried"]][:4] == list(progressive.STRENGTHS)
     assert {Path(data).name for *_, data in asked} == {"tuning.csv"}
+
+
+def test_the_quickest_stages_are_taken_that_cost_no_more_than_a_point(runs, monkeypatch):
+    together, *_ = runs
+    anew, lost = progressive.measured, {}
+
+    def found(runs, cell, seed):
+        row = anew(runs, cell, seed)
+        made = with_settings(named("quick"), cell.settings).progressive.shares
+        return row | {"top1": row["top1"] - lost.get(made, 0)}
+
+    monkeypatch.setattr(progressive, "measured", found)
+
+    def chosen(*points):
+        lost.update(zip(REGIMES["paper"].shares, points, strict=True))
+        return progressive.tuned(None, REGIMES["paper"], together, (PROGRESSIVE,))["arms"][PROGRESSIVE][
+            "chosen"
+        ]
+
+    assert chosen(0.0, 0.02)["shares"] == (3, 2, 2, 2)
+    assert chosen(0.02, 0.009)["shares"] == (2, 1, 1, 1)
+    assert chosen(0.02, 0.02)["shares"] is None
+    assert chosen(-0.02, 0.0)["shares"] == (3, 2, 2, 2), (
+        "a point below the best of all, not of equally many steps"
+    )
+    short = progressive.tuned(None, REGIMES["short"], together, (PROGRESSIVE,))["arms"][PROGRESSIVE]
+    assert len(short["tried"]) == 6
+
+
+def test_longer_first_stages_and_the_batch_are_settings_of_the_run():
+    choice = Choice("none", 2e-3, (3, 2, 2, 2))
+    assert choice.column == "none 0.002 3 2 2 2"
+    growing, fixed = recipe(PROGRESSIVE, choice), recipe(FIXED, choice)
+    assert growing.progressive.shares == (3, 2, 2, 2)
+    assert fixed.progressive.shares is None
+    assert growing.batch_images == fixed.batch_images == 64
+    assert recipe(FIXED, regime=REGIMES["short"]).batch_images == 32
+    assert progressive._chosen(**json.loads(json.dumps(asdict(choice)))) == choice
 
 
 def test_a_stronger_regularization_is_not_tried_once_one_is_hopeless(runs, monkeypatch):
