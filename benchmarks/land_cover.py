@@ -30,6 +30,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arms import HARDLY_VALIDATED
 from benchmarks.land_cover_runs import (
     FOLDS,
     PRETRAINING,
@@ -47,10 +48,7 @@ from efficientnetv2.data.manifest import read
 
 STEPS = ("pretrain", "best", "wide", "balancing")
 SEEDS = 3
-FROM_SCRATCH = (
-    "epochs=16",
-    "validate_epochs=16",
-)  # of the same pictures; without weights four epochs are nothing
+FROM_SCRATCH = ("epochs=16",)  # of the same pictures; without weights four epochs are nothing
 BALANCED = ("balance=null", "balance=equal")
 BALANCING = (
     "balance=null",
@@ -85,7 +83,7 @@ def wide_asked(work: Work) -> Asked:
         [*work.starts.items(), ("scratch", "none")], SPLITS, BALANCED
     ):
         longer = FROM_SCRATCH if start == "none" else ()
-        words = work.words(start, [*work.small, *longer, balance])
+        words = work.words(start, [*work.small, *longer, *HARDLY_VALIDATED, balance])
         asked[split, name, balance] = Validation(f"wide/{split}/{name}_{_slug(balance)}", words, split)
     return asked
 
@@ -96,7 +94,7 @@ def balancing_asked(work: Work) -> Asked:
     for balance, seed in product(BALANCING, range(SEEDS)):
         shared = balance in BALANCED and seed == 0
         name = f"wide/spatial/imagenet_{_slug(balance)}" if shared else f"balancing/{_slug(balance)}_{seed}"
-        words = work.words(work.weights, [*work.small, *balance.split()], seed)
+        words = work.words(work.weights, [*work.small, *HARDLY_VALIDATED, *balance.split()], seed)
         asked[balance, seed] = Validation(name, words, "spatial", probe=shared)
     return asked
 
@@ -188,7 +186,7 @@ def run(work: Work, steps: Sequence[str] = STEPS) -> None:
         "pictures": read(work.pictures).digest(),
         "weights": hashlib.blake2b(Path(work.weights).read_bytes(), digest_size=16).hexdigest(),
         "aerial": read(work.aerial).digest(),
-        "settings": [*work.always, *work.small, *work.full, *FROM_SCRATCH],
+        "settings": [*work.always, *work.small, *work.full, *FROM_SCRATCH, *HARDLY_VALIDATED],
         "members": work.members,
         "pretraining": {name: list(settings) for name, settings in PRETRAINING.items()},
     }
