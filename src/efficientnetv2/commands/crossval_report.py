@@ -127,7 +127,9 @@ def conclude(
         networks[:: plan.members], _fold_of(answered), pooled, asked, manifest.class_names
     )
     members = tuple(network.calibration for network in networks)
-    known = replace(_known(whole, baseline, manifest, looked), folder=folder, members=members)
+    known = replace(
+        _known(whole, baseline, manifest, looked), folder=folder, members=members, split_by=dealt.rule
+    )
     outcome = Outcome(pooled, asked, manifest.class_names, facts, known=known)
     _widen(outcome, pooled, clusters, key)
     outcome.write(folder, sections=whole.sections())

@@ -67,6 +67,7 @@ class Known:
         unseen: words on the pictures alone that did not train the network.
         sections: that others have made.
         folder: of the run, which says what it kept whole and beside which lie those before it; None: there is none.
+        split_by: the rule of the folds of a cross-validation; None of others.
     """
 
     calibration: Calibration | None = None
@@ -79,6 +80,7 @@ class Known:
     unseen: str | None = None
     sections: tuple[Part, ...] = ()
     folder: Path | None = None
+    split_by: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +233,9 @@ def _last(
     if wanted.against is not None:
         name, theirs = wanted.against.name, wanted.against.answers
     else:
-        found = None if known.folder is None else last_before(known.folder, answers)
+        found = None
+        if known.folder is not None:
+            found = last_before(known.folder, answers, split_by=known.split_by)
         if found is None:
             return None
         name, theirs = f"the last run, {found[0]}", found[1]
