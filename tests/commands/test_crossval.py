@@ -599,6 +599,18 @@ def test_what_is_of_places_is_refused_with_the_reason_where_there_are_none():
         Plan(folds=2, block_degrees=0.25).dealt(data, contents, 0)
 
 
+def test_a_second_set_of_folds_that_nothing_could_be_told_of_is_refused():
+    """It would take as long again; figures of pictures with several labels are not compared."""
+    data, contents = manifest(np.tile([0, 1, 0, 1], 20), **places(80)), np.arange(80)
+    data = replace(data, table=data.table.assign(label=data.table["label"] + ";"), separator=";")
+    for by in ("class", "place"):
+        plan = Plan(folds=4, by=by, compare_splits=True)
+        dealt = plan.dealt(data, contents, 0)
+        with pytest.raises(InputError, match=r"--compare-splits: all.csv has several labels a picture, .* out\.$"):
+            plan.otherwise(data, contents, 0, dealt)
+        assert replace(plan, compare_splits=False).otherwise(data, contents, 0, dealt) is not None
+
+
 def test_a_random_split_that_flatters_is_found():
     """Each place has a look of its own and a label of its own: known by heart at random, unknown in new places."""
     drawn = np.random.default_rng(0)

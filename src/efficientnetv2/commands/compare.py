@@ -187,7 +187,7 @@ def _dealt_unlike(one: FinishedRun, first: FinishedRun) -> str | None:
         return None
     return (
         f"Warning: the folds of {one.name} are by {mine}, those of {first.name} by {theirs}, so that the difference is "
-        "also that of what their networks could learn from neighbours. To compare recipes, deal both by one rule (--by)."
+        "also that of what their networks could learn from neighbours. To compare recipes, deal both by one rule."
     )
 
 
