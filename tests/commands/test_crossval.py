@@ -606,7 +606,9 @@ def test_a_second_set_of_folds_that_nothing_could_be_told_of_is_refused():
     for by in ("class", "place"):
         plan = Plan(folds=4, by=by, compare_splits=True)
         dealt = plan.dealt(data, contents, 0)
-        with pytest.raises(InputError, match=r"--compare-splits: all.csv has several labels a picture, .* out\.$"):
+        with pytest.raises(
+            InputError, match=r"--compare-splits: all.csv has several labels a picture, .* out\.$"
+        ):
             plan.otherwise(data, contents, 0, dealt)
         assert replace(plan, compare_splits=False).otherwise(data, contents, 0, dealt) is not None
 

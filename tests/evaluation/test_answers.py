@@ -11,6 +11,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.answered import Over
 from efficientnetv2.evaluation.answers import Beside, answers, limits, lines
 from efficientnetv2.evaluation.apart import Apart
+from efficientnetv2.evaluation.elsewhere import Elsewhere
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.intervals import bootstrap
@@ -152,7 +153,8 @@ def test_why_there_is_no_probe_depends_on_what_the_run_began_with():
 
 
 def test_new_places_by_cross_validation():
-    found = told(Beside(elsewhere=("Worse.", "By place it reaches less.")), train_pictures=5)
+    elsewhere = Elsewhere("Worse.", "By place it reaches less.", known=True)
+    found = told(Beside(elsewhere=elsewhere), train_pictures=5)
     answer = found["Would it be as good in a new place?"]
     assert (answer.verdict, answer.words) == ("Worse.", "By place it reaches less.")
 
@@ -170,8 +172,11 @@ def test_limits_name_small_classes_optimism_and_what_was_skipped():
     assert "optimistic" in said
     assert "3 pictures could not be read" in said
     assert "other places" in said
-    placed = Beside(elsewhere=("Worse.", "So."))
-    assert "other places" not in " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), placed))
+    for known in (True, False):
+        placed = Beside(elsewhere=Elsewhere("So.", "So.", known=known))
+        said = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), placed))
+        assert ("other places" in said) != known
+        assert "seasons or cameras" in said
 
 
 def test_lines_of_the_screen_hold_what_is_known():

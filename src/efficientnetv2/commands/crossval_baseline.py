@@ -16,7 +16,7 @@ from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.evaluation.crossval import Beside
+from efficientnetv2.evaluation.elsewhere import Beside
 from efficientnetv2.inference.accelerate import pick_device, pick_workers
 from efficientnetv2.inference.label_curve import LabelCurve, label_curve
 from efficientnetv2.inference.predict import Embeddings, Predictions, embed_manifest

@@ -25,7 +25,9 @@ from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import f1_of_answers
-from efficientnetv2.evaluation.crossval import Beside, CrossValidation, Try
+from efficientnetv2.evaluation.apart import apart_by_folds
+from efficientnetv2.evaluation.crossval import CrossValidation, Try
+from efficientnetv2.evaluation.elsewhere import PROBE, Beside
 from efficientnetv2.evaluation.more_labels import more_labels, verdict
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sections import Part
@@ -73,7 +75,7 @@ def conclude(
     baseline = probed(folder, runs, dealt, others) if runs.place.probe else None
     if baseline is not None and baseline.otherwise is not None and others is not None:
         ours, theirs = baseline.answers, baseline.otherwise
-        comparisons.append(beside("the linear probe", ours, theirs, dealt, others, count, key))
+        comparisons.append(beside(PROBE, ours, theirs, dealt, others, count, key))
     several = manifest.separator is not None
     whole = CrossValidation(
         by=dealt.rule,
@@ -86,6 +88,7 @@ def conclude(
         ],
         beside=comparisons,
         members=plan.members,
+        apart=apart_by_folds(manifest, [(part.learning, part.answering) for part in dealt.parts]),
     )
     networks, together = _ensemble(folder, len(answered), plan.members)
     learnt = _learnt(manifest, dealt)

@@ -19,6 +19,7 @@ from efficientnetv2.data.sides import longer_sides
 from efficientnetv2.evaluation.answered import Over, over
 from efficientnetv2.evaluation.answers import Beside
 from efficientnetv2.evaluation.apart import Apart
+from efficientnetv2.evaluation.elsewhere import Elsewhere
 from efficientnetv2.evaluation.hanging import hanging_together
 from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
 from efficientnetv2.evaluation.sections import Part
@@ -61,7 +62,7 @@ class Known:
         members: the same of the networks that have answered, where they are several; None where one has none.
         probe: answers of the linear probe, as ``evaluation.answered.read_answers`` gives them.
         labels: verdict and words on more labels.
-        elsewhere: verdict and words on pictures from new places.
+        elsewhere: what a cross-validation says of pictures from new places.
         apart: how far the pictures are from those learnt from.
         views: what these answers have over those with the network's own views.
         unseen: words on the pictures alone that did not train the network.
@@ -74,7 +75,7 @@ class Known:
     members: tuple[Calibration | None, ...] = ()
     probe: pd.DataFrame | None = None
     labels: tuple[str, str] | None = None
-    elsewhere: tuple[str, str] | None = None
+    elsewhere: Elsewhere | None = None
     apart: Apart | None = None
     views: Over | None = None
     unseen: str | None = None

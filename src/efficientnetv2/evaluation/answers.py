@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.evaluation.answered import Over
 from efficientnetv2.evaluation.apart import Apart
+from efficientnetv2.evaluation.elsewhere import Elsewhere
 from efficientnetv2.evaluation.opening import measured_on, probe_learnt_from
 from efficientnetv2.evaluation.page import number, percent
 from efficientnetv2.metrics.classification import Figures
@@ -47,7 +48,7 @@ class Beside:
     Args:
         probe: what the network has over the linear probe, on the same pictures.
         last: another run, as it is called in a question, and what the network has over it.
-        elsewhere: verdict and words on pictures from new places, by cross-validation.
+        elsewhere: what a cross-validation says of pictures from new places.
         apart: how far the pictures are from those learnt from, where that is known.
         views: what the network has with these views of each picture over its own, one.
         unseen: words on the pictures alone that did not train the network, where others did.
@@ -58,7 +59,7 @@ class Beside:
 
     probe: Over | None = None
     last: tuple[str, Over] | None = None
-    elsewhere: tuple[str, str] | None = None
+    elsewhere: Elsewhere | None = None
     apart: Apart | None = None
     views: Over | None = None
     unseen: str | None = None
@@ -184,7 +185,7 @@ def _apart(found: Over) -> str:
 def _elsewhere(facts: Facts, beside: Beside, trained: bool) -> Answer | None:
     question = "Would it be as good in a new place?"
     if beside.elsewhere is not None:
-        return Answer(question, beside.elsewhere[1], beside.elsewhere[0])
+        return Answer(question, beside.elsewhere.words, beside.elsewhere.verdict, beside.elsewhere.command)
     if not trained:
         return None
     if beside.apart is not None:
@@ -278,12 +279,13 @@ def limits(
     if few:
         named = _listed(few)
         found.append(f"Fewer than {SMALL} pictures stand behind each figure of {named}.")
-    if beside.elsewhere is None:
-        new = beside.apart is not None and beside.apart.new
-        found.append(
-            f"Nothing here says how it does on pictures of other {'seasons' if new else 'places, seasons'} or cameras "
-            "than those it was trained and evaluated on."
-        )
+    new = (beside.elsewhere is not None and beside.elsewhere.known) or (
+        beside.apart is not None and beside.apart.new
+    )
+    found.append(
+        f"Nothing here says how it does on pictures of other {'seasons' if new else 'places, seasons'} or cameras "
+        "than those it was trained and evaluated on."
+    )
     if not isinstance(figures, SeveralFigures):
         found.append(
             "Overall figures hold for pictures with this mix of classes; with another mix, precision and top-1 "
