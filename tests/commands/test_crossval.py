@@ -32,8 +32,9 @@ from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import read_predictions, write_predictions
 from efficientnetv2.commands.words import Words
-from efficientnetv2.data.folds import Folds, folds
+from efficientnetv2.data.folds import Folds, folds, time_folds
 from efficientnetv2.data.manifest import read
+from efficientnetv2.evaluation.more_labels import verdict
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.inference.probe import probe_folds
@@ -122,16 +123,16 @@ def test_whether_more_labels_would_help_is_read_off_the_first_fold():
     dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     shuffled = np.random.default_rng(1).permutation(150)
     embedded = Embeddings(shuffled, labels[shuffled], vectors[shuffled])
-    curve = crossval_baseline._labels(embedded, dealt, Key.of(0), balanced=False)
+    curve = crossval_baseline._labels(embedded, dealt, 0, Key.of(0), balanced=False)
     assert [point.pictures for point in curve.points] == [12, 25, 50, 100]
     assert 0.5 < curve.points[-1].macro_f1 < 0.9
     assert (curve.carried, curve.forecast.pictures) == (None, 200)
     drawn = Embeddings(shuffled[:90], labels[shuffled[:90]], vectors[shuffled[:90]])
-    sampled = crossval_baseline._labels(drawn, dealt, Key.of(0), balanced=False)
+    sampled = crossval_baseline._labels(drawn, dealt, 0, Key.of(0), balanced=False)
     assert sampled.points[-1].pictures < 70
     assert (sampled.carried.pictures, sampled.forecast.pictures) == (100, 200)
     few = Embeddings(np.arange(20), labels[:20], vectors[:20])
-    assert crossval_baseline._labels(few, dealt, Key.of(0), balanced=False) is None
+    assert crossval_baseline._labels(few, dealt, 0, Key.of(0), balanced=False) is None
 
 
 def test_the_folds_answer_together_for_new_pictures(whole):
@@ -301,19 +302,34 @@ def test_from_how_many_pictures_the_probes_of_the_folds_learnt(tmp_path, monkeyp
     """90 of 150 are looked at: of the 100 that each of three folds teaches 60 on average."""
     data = manifest(np.arange(150) % 2)
     dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
+    looked_at = np.sort(np.random.default_rng(0).permutation(150)[:90])
+    found = probed_on(looked_at, data, dealt, tmp_path, monkeypatch)
+    assert (found.train_pictures, found.of_pictures) == (60, 100)
+    assert (found.labels.carried.pictures, found.labels.forecast.pictures) == (100, 200)
+    assert found.labels_of == "That is of fold 1 alone, which learns from 100 of 150 pictures."
+
+
+def test_by_time_the_last_fold_says_whether_more_labels_would_help(tmp_path, monkeypatch):
+    """The first learns from a sixth: it would foretell of fewer labels than there are."""
+    data = manifest(np.arange(180) % 2, year=2000 + np.arange(180) // 30)
+    dealt = time_folds(data, k=5, column="year")
+    found = probed_on(np.arange(180), data, dealt, tmp_path, monkeypatch)
+    assert (found.labels.points[-1].pictures, found.labels.forecast.pictures) == (150, 300)
+    assert found.labels_of == "That is of fold 5 alone, which learns from 150 of 180 pictures."
+    assert verdict(found.labels, note=found.labels_of)[1].endswith(found.labels_of)
+
+
+def probed_on(looked_at, data, dealt, tmp_path, monkeypatch):
+    """What probes come to that look at features of these pictures, which say nothing."""
     (tmp_path / "fold1").mkdir()
     recipe = named("quick").model_copy(update={"weights": "some.safetensors"})
     (tmp_path / "fold1/recipe.yaml").write_text(recipe.to_yaml())
-    generator = np.random.default_rng(0)
-    looked_at = np.sort(generator.permutation(150)[:90])
-    vectors = generator.normal(size=(90, 8)).astype(np.float32)
-    monkeypatch.setattr(
-        crossval_baseline, "_embedded", lambda *_: Embeddings(looked_at, data.labels[looked_at], vectors)
-    )
-    runs = Runs(Words(), Plan(folds=3), Place(), data, np.arange(150), 0, Screen(mute=True))
-    found = crossval_baseline.probed(tmp_path, runs, dealt, None)
-    assert (found.train_pictures, found.of_pictures) == (60, 100)
-    assert (found.labels.carried.pictures, found.labels.forecast.pictures) == (100, 200)
+    vectors = np.random.default_rng(1).normal(size=(len(looked_at), 8)).astype(np.float32)
+    embedded = Embeddings(looked_at, data.labels[looked_at], vectors)
+    monkeypatch.setattr(crossval_baseline, "_embedded", lambda *_: embedded)
+    contents = np.arange(len(data))
+    runs = Runs(Words(), Plan(folds=len(dealt.parts)), Place(), data, contents, 0, Screen(mute=True))
+    return crossval_baseline.probed(tmp_path, runs, dealt, None)
 
 
 def test_how_the_table_is_read_is_remembered(tmp_path):

@@ -209,9 +209,9 @@ def _known(
     curve = baseline.labels
     return Known(
         probe=baseline.told(manifest),
-        labels=None if curve is None else verdict(curve),
+        labels=None if curve is None else verdict(curve, note=baseline.labels_of),
         elsewhere=whole.elsewhere(),
-        sections=looked if curve is None else (more_labels(curve), *looked),
+        sections=looked if curve is None else (more_labels(curve, note=baseline.labels_of), *looked),
     )
 
 
