@@ -136,7 +136,7 @@ def gathered(
     if parts:
         sections.append(sliced(parts))
     if wanted.costs is not None:
-        sections.append(priced(labels, probabilities, wanted.costs, class_names))
+        sections.append(priced(labels, probabilities, wanted.costs, class_names, key=key.fold("costs")))
     probe = last = None
     if labels.ndim == 1:
         answers = by_picture(predictions, manifest, class_names)
