@@ -22,13 +22,20 @@ from tests.metrics.test_resampling import alike_places
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
-from efficientnetv2.commands import crossval_baseline, crossval_folds, crossval_report, evaluate_job
+from efficientnetv2.commands import (
+    crossval_baseline,
+    crossval_folds,
+    crossval_job,
+    crossval_report,
+    evaluate_job,
+)
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_baseline import beside
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_memory import begun_with, remember
 from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.seen import seen
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import read_predictions, write_predictions
 from efficientnetv2.commands.words import Words
@@ -627,6 +634,23 @@ def test_a_second_set_of_folds_that_nothing_could_be_told_of_is_refused():
         ):
             plan.otherwise(data, contents, 0, dealt)
         assert replace(plan, compare_splits=False).otherwise(data, contents, 0, dealt) is not None
+
+
+def test_by_time_the_last_period_has_trained_nobody(tmp_path):
+    """Its pictures are new to all networks of the folder, so figures on them are not called optimistic."""
+    table = pd.read_csv(painted(tmp_path, 12)).assign(year=2000 + np.arange(12) // 4, label=list("ab") * 6)
+    table.to_csv(tmp_path / "all.csv", index=False)
+    data, source = read(tmp_path / "all.csv"), Source(str(tmp_path / "all.csv"))
+    plan, folder = Plan(folds=2, by="time"), tmp_path / "folds"
+    folder.mkdir()
+    dealt = plan.dealt(data, np.arange(12), 0)
+    crossval_job._begin(folder, Words(), plan, source, "d", data, dealt)
+    assert (
+        pd.read_csv(folder / "manifest.csv", keep_default_na=False)["split"].tolist()
+        == ["train"] * 8 + [""] * 4
+    )
+    assert seen(folder, None, data).pictures == 8
+    assert seen(folder, None, data.select(np.arange(8, 12))).pictures == 0
 
 
 def test_a_random_split_that_flatters_is_found():
