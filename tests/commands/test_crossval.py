@@ -22,17 +22,18 @@ from tests.metrics.test_resampling import alike_places
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands import (
     crossval_baseline,
     crossval_folds,
     crossval_job,
-    crossval_report,
     evaluate_job,
 )
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_baseline import beside
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_memory import begun_with, remember
+from efficientnetv2.commands.crossval_networks import Networks
 from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import seen
@@ -699,12 +700,33 @@ def test_predictions_are_read_as_they_were_written(tmp_path):
     assert (shares[:, 4] == 0).all()
 
 
-def test_the_command_for_new_pictures_can_be_typed_as_it_stands(tmp_path):
+def test_the_command_for_new_pictures_can_be_typed_as_it_stands(tmp_path, monkeypatch):
     folder = tmp_path / "my folds"
     network = create("efficientnetv2_b0", num_classes=2)
     network.class_names = ("a", "b")
     for number in (1, 2):
         (folder / f"fold{number}").mkdir(parents=True)
         modelfile.save(folder / f"fold{number}" / modelfile.NAME, network)
-    _, said = crossval_report._ensemble(folder, 2, 1)
+    monkeypatch.setattr(modelfile, "load", None)  # whether they answer together their headers say
+    said = Networks(folder, 2, 1).together()
     assert f"effnetv2 predict '{folder}' NEW_PICTURES" in said
+    assert Networks(folder, 2, 1).calibrations() == (None, None)
+    assert list(Networks(folder, 2, 1).hashes()) == [f"fold{number}/{modelfile.NAME}" for number in (1, 2)]
+
+
+def test_networks_that_cannot_be_asked_together_are_called_by_their_folders(tmp_path):
+    network = create("efficientnetv2_b0", num_classes=2)
+    for run, px in (("fold1", 32), ("fold1_member2", 32), ("fold2", 32), ("fold2_member2", 48)):
+        (tmp_path / run).mkdir()
+        preprocessing = Preprocessing(image_px=px)
+        modelfile.save(
+            tmp_path / run / modelfile.NAME, network, preprocessing=preprocessing, class_names=("a", "b")
+        )
+    said = Networks(tmp_path, 2, 2).together()
+    assert "do not answer together: fold2_member2 of the ensemble looks at pictures otherwise" in said
+    assert "(image_px is 48, not 32)" in said
+    assert f"effnetv2 predict {tmp_path / 'fold1'} NEW_PICTURES" in said
+    assert not (tmp_path / ensemble.NAME).exists()
+    ensemble.write_members(tmp_path, Networks(tmp_path, 2, 2).files)
+    with pytest.raises(InputError, match="fold2_member2 of the ensemble looks at"):
+        modelfile.load(tmp_path)

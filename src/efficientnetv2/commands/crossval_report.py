@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.crossval_baseline import Baseline, beside, probed
 from efficientnetv2.commands.crossval_before import run_name
 from efficientnetv2.commands.crossval_folds import Answered, Runs
 from efficientnetv2.commands.crossval_memory import FILE
+from efficientnetv2.commands.crossval_networks import Networks
 from efficientnetv2.commands.explaining import explained_by_folds
 from efficientnetv2.commands.findings import Known
-from efficientnetv2.commands.outcome import Outcome, hashes, versions
+from efficientnetv2.commands.outcome import Outcome, versions
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
@@ -35,8 +35,6 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.resampling import clustered
 from efficientnetv2.metrics.several import drawn
-from efficientnetv2.models import ensemble, modelfile
-from efficientnetv2.models.network import Network
 
 # Of what ``_learnt`` counts.
 _MEAN = "How many pictures of a class there are to learn from is the mean over the folds."
@@ -90,7 +88,8 @@ def conclude(
         members=plan.members,
         apart=apart_by_folds(manifest, [(part.learning, part.answering) for part in dealt.parts]),
     )
-    networks, together = _ensemble(folder, len(answered), plan.members)
+    networks = Networks(folder, len(answered), plan.members)
+    together = networks.together()
     learnt = _learnt(manifest, dealt)
     facts = Facts(
         data=manifest.source,
@@ -117,7 +116,7 @@ def conclude(
         linear_probe_pictures=None if baseline is None else baseline.train_pictures,
         linear_probe_of_pictures=None if baseline is None else baseline.of_pictures,
         train_support=learnt,
-        hashes=_hashes(folder, len(answered), plan.members),
+        hashes=networks.hashes(),
         skipped=skipped,
         others={"run": str(folder), **whole.to_json()},
     )
@@ -126,10 +125,8 @@ def conclude(
     begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
     bands = Preprocessing.from_json(begun["preprocessing"]).bands
     asked = replace(manifest, bands=bands)
-    looked = explained_by_folds(
-        networks[:: plan.members], _fold_of(answered), pooled, asked, manifest.class_names
-    )
-    members = tuple(network.calibration for network in networks)
+    looked = explained_by_folds(networks.first_of, _fold_of(answered), pooled, asked, manifest.class_names)
+    members = networks.calibrations()
     known = replace(
         _known(whole, baseline, manifest, looked), folder=folder, members=members, split_by=dealt.rule
     )
@@ -187,19 +184,6 @@ def _learnt(manifest: Manifest, dealt: Folds) -> dict[str, int]:
     }
 
 
-def _members(folds: int, members: int) -> list[str]:
-    """The folds' model files, as seen from the folder, those of a fold side by side."""
-    return [
-        f"{run_name(number, place)}/{modelfile.NAME}" for number in range(folds) for place in range(members)
-    ]
-
-
-def _hashes(folder: Path, folds: int, members: int) -> dict[str, str]:
-    """Of the manifest and of the folds' model files, by where they lie in the folder."""
-    files = ["manifest.csv", *_members(folds, members)]
-    return {name: digest for name in files for digest in hashes(folder / name).values()}
-
-
 def _known(
     whole: CrossValidation, baseline: Baseline | None, manifest: Manifest, looked: tuple[Part, ...]
 ) -> Known:
@@ -232,24 +216,3 @@ def _widen(outcome: Outcome, pooled: Predictions, clusters: Ints, key: Key) -> N
         called = f"{figure}:{figures.class_names[int(number)]}" if of_class else name
         before = outcome.intervals[called]
         outcome.intervals[called] = (min(before[0], low), max(before[1], high))
-
-
-def _ensemble(folder: Path, folds: int, members: int) -> tuple[list[Network], str]:
-    """The folds' networks, which answer together from now on, if they can; a sentence on that."""
-    files = _members(folds, members)
-    networks = [modelfile.load(folder / file) for file in files]
-    try:
-        ensemble.Ensemble(networks)
-    except InputError as error:
-        return networks, (
-            f"The folds' networks do not answer together: {error} For new pictures: effnetv2 predict "
-            f"{shlex.quote(str(folder / 'fold1'))} NEW_PICTURES, or train one network on all of these."
-        )
-    ensemble.write_members(folder, files)
-    alone = (
-        "each alone, on pictures that it" if members == 1 else f"{members} at a time, on pictures that they"
-    )
-    return networks, (
-        f"The folds' networks answer together for new pictures: effnetv2 predict {shlex.quote(str(folder))} "
-        f"NEW_PICTURES. The figures here are of {alone} had not seen."
-    )

@@ -45,7 +45,7 @@ def explained(
 
 
 def explained_by_folds(
-    networks: Sequence[Network],
+    network_of: Callable[[int], Network],
     fold: npt.NDArray[np.int64],
     predictions: Predictions,
     manifest: Manifest,
@@ -54,18 +54,21 @@ def explained_by_folds(
     """Likewise of a cross-validation: each picture by the network that answered it, which had not learnt from it.
 
     Args:
-        networks: of the folds, each with its own preprocessing.
+        network_of: loads that of a fold, with its own preprocessing; one is alive at a time.
         fold: (N,) whose answer it is, from 0.
         predictions: (N,) answers, of labelled pictures.
         manifest: that they answer.
         class_names: of the networks.
     """
 
+    def of_one(network: Network, places: Sequence[int]) -> dict[int, Seen]:
+        return _seen(network, predictions, manifest, network.preprocessing, places)
+
     def looked(places: Sequence[int]) -> dict[int, Seen]:
         seen: dict[int, Seen] = {}
-        for number, network in enumerate(networks):
+        for number in sorted({int(fold[place]) for place in places}):
             own = [place for place in places if fold[place] == number]
-            seen |= _seen(network, predictions, manifest, network.preprocessing, own)
+            seen |= of_one(network_of(number), own)
         return seen
 
     return _section(predictions, manifest, class_names, looked)
