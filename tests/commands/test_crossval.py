@@ -250,6 +250,16 @@ def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(who
     assert len(members) == 4
     page = (tmp_path / "folds/report.html").read_text(encoding="utf-8")
     assert "each by 2 networks together (their mean) that had not learnt" in page
+    assert "each answered by 2 networks together that had not learnt from it" in page
+    assert "Of the 2 networks that answered a picture together it is the first." in page
+    assert "is that of the first network of fold 1; all others have reports of their own" in page.replace(
+        "<wbr>", ""
+    )
+    assert "Would it be as good in a new place?" in page
+    assert report["members"] == 2
+    each = [json.loads(file.read_text())["wall_s"] for file in (tmp_path / "folds").glob("fold*/report.json")]
+    assert len(each) == 4
+    assert report["wall_s"] == pytest.approx(sum(each), abs=0.05)
 
 
 @pytest.mark.slow

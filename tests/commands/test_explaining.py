@@ -98,7 +98,7 @@ def test_each_fold_is_shown_rasters_as_it_saw_them(tmp_path, monkeypatch):
     manifest = replace(read(tmp_path / "set"), bands=rules[0])
     monkeypatch.setattr(explaining, "explainable", lambda network: False)
     monkeypatch.setattr(
-        explaining, "shown", lambda *words: [words[-1](place).image[0, 0].tolist() for place in range(2)]
+        explaining, "shown", lambda *words, **_: [words[-1](place).image[0, 0].tolist() for place in range(2)]
     )
     answers = Predictions(np.arange(2), manifest.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
     (found,) = explained_by_folds(

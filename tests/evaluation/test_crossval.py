@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from efficientnetv2.evaluation.apart import Apart
 from efficientnetv2.evaluation.crossval import CrossValidation, FoldScore
 
@@ -38,3 +40,17 @@ def test_how_near_the_learnt_pictures_are_stands_in_the_report():
     near = Apart("place", 40, 10, 9.1)
     told = CrossValidation("place", "", "macro_f1", [FOLD], apart=near).to_json()["apart"]
     assert (told["near"], told["known"], told["near_km"]) == (10, 40, 5.0)
+
+
+def test_whose_recipe_is_shown_is_said_where_it_is_not_that_of_all():
+    def said(*folds, **words):
+        first = CrossValidation("class", "", "macro_f1", folds, **words).sections()[0]
+        return [one for one in first.sentences if one.startswith("What this report shows as recipe")]
+
+    assert said(FOLD, FOLD) == []
+    for other in ({"chosen": ("balance=null",)}, {"epochs": 5.0}, {"weights": ("none",)}):
+        assert "is that of fold 1; all others" in said(FOLD, replace(FOLD, number=1, **other))[0]
+    assert "is that of the first network of fold 1; all others" in said(FOLD, FOLD, members=2)[0]
+    assert said(FOLD, FOLD, timed=True)[0].endswith(
+        "How many epochs fit into the minutes was measured there."
+    )

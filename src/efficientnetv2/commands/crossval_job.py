@@ -18,7 +18,7 @@ from efficientnetv2.commands.beginning import RUNS, Place
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_memory import FILE, begun_with, remember
 from efficientnetv2.commands.crossval_plan import Plan, with_further
-from efficientnetv2.commands.crossval_report import conclude
+from efficientnetv2.commands.crossval_report import OTHERWISE, conclude
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.source import Source
@@ -90,7 +90,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     try:
         answered = runs.answer(dealt, folder, "Fold")
         compared = others if plan.compare_splits else None
-        again = runs.answer(compared, folder / "otherwise", _called(compared)) if compared else None
+        again = runs.answer(compared, folder / OTHERWISE, _called(compared)) if compared else None
         conclude(folder, runs, dealt, answered, others, again, len(skipped))
     except KeyboardInterrupt as stop:
         device = [] if place.device == "auto" else ["--device", place.device]

@@ -14,10 +14,11 @@ from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.crossval_baseline import Baseline, beside, probed
-from efficientnetv2.commands.crossval_before import run_name
+from efficientnetv2.commands.crossval_before import run_name, told_of
 from efficientnetv2.commands.crossval_folds import Answered, Runs
 from efficientnetv2.commands.crossval_memory import FILE
 from efficientnetv2.commands.crossval_networks import Networks
+from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.explaining import explained_by_folds
 from efficientnetv2.commands.findings import Known
 from efficientnetv2.commands.outcome import Outcome, versions
@@ -34,8 +35,10 @@ from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.resampling import clustered
-from efficientnetv2.metrics.several import drawn
+from efficientnetv2.metrics.several import drawn, top5_hits
 
+#: In the folder, the folds that were dealt otherwise.
+OTHERWISE = "otherwise"
 # Of what ``_learnt`` counts.
 _MEAN = "How many pictures of a class there are to learn from is the mean over the folds."
 
@@ -86,6 +89,7 @@ def conclude(
         ],
         beside=comparisons,
         members=plan.members,
+        timed=runs.words.minutes is not None,
         apart=apart_by_folds(manifest, [(part.learning, part.answering) for part in dealt.parts]),
     )
     networks = Networks(folder, len(answered), plan.members)
@@ -109,7 +113,8 @@ def conclude(
         recipe=first["recipe"],
         seed=runs.seed,
         epochs=first["epochs"],
-        wall_s=round(sum(one.score.seconds for one in answered), 2),
+        members=plan.members,
+        wall_s=_seconds(folder, plan, answered, again),
         linear_probe=None if baseline is None else baseline.top1,
         linear_probe_macro_f1=None if baseline is None else baseline.macro_f1,
         linear_probe_f1={} if baseline is None else f1_of_answers(baseline.told(manifest)),
@@ -125,10 +130,16 @@ def conclude(
     begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
     bands = Preprocessing.from_json(begun["preprocessing"]).bands
     asked = replace(manifest, bands=bands)
-    looked = explained_by_folds(networks.first_of, _fold_of(answered), pooled, asked, manifest.class_names)
+    looked = explained_by_folds(
+        networks.first_of, _fold_of(answered), pooled, asked, manifest.class_names, members=plan.members
+    )
     members = networks.calibrations()
     known = replace(
-        _known(whole, baseline, manifest, looked), folder=folder, members=members, split_by=dealt.rule
+        _known(whole, baseline, manifest, looked),
+        folder=folder,
+        members=members,
+        split_by=dealt.rule,
+        drawn_whole=_drawn_whole(whole),
     )
     outcome = Outcome(pooled, asked, manifest.class_names, facts, known=known)
     _widen(outcome, pooled, clusters, key)
@@ -137,6 +148,19 @@ def conclude(
     for line in (*whole.lines(), together):
         screen.say(line)
     screen.say(f"Report: {folder / 'report.html'}")
+
+
+def _seconds(folder: Path, plan: Plan, answered: list[Answered], again: list[Answered] | None) -> float:
+    """Of all training: what answered, what chose between tries, and the same of folds dealt otherwise."""
+    places = {folder: answered, folder / OTHERWISE: again or []}
+    seconds = sum(one.score.seconds for folds in places.values() for one in folds)
+    if plan.chooses:
+        seconds += sum(
+            told_of(place, number)["seconds"]
+            for place, folds in places.items()
+            for number in range(len(folds))
+        )
+    return round(seconds, 2)
 
 
 def _seen_by(folder: Path, number: int, members: int) -> int:
@@ -199,6 +223,17 @@ def _known(
     )
 
 
+def _drawn_whole(whole: CrossValidation) -> str | None:
+    """What intervals draw as a whole, because the folds kept it so; None of folds at random, or by time."""
+    apart = whole.apart
+    groups = None if apart is None else apart if apart.by == "group" else apart.groups
+    kept = [
+        *(["places"] if whole.by == "place" else []),
+        *(["groups"] if whole.by not in ("class", "time") and groups is not None and not groups.near else []),
+    ]
+    return " and ".join(kept) or None
+
+
 def _widen(outcome: Outcome, pooled: Predictions, clusters: Ints, key: Key) -> None:
     """Let intervals reach as far as they do when pictures that hang together are drawn together."""
     if len(np.unique(clusters)) == len(clusters):
@@ -210,6 +245,10 @@ def _widen(outcome: Outcome, pooled: Predictions, clusters: Ints, key: Key) -> N
         together = clustered(pooled.labels, answers, clusters, len(figures.class_names), key=own)
     else:
         together = drawn(pooled.labels, pooled.probabilities, clusters, key=own)
+    if figures.top5 is not None:
+        # A share like top-1, of another kind of hit.
+        hits = top5_hits(pooled.labels, pooled.probabilities).astype(np.int64)
+        together["top5"] = clustered(np.ones_like(hits), hits, clusters, 2, key=own.fold("top5"))["top1"]
     for name, (low, high) in together.items():
         # Of a class the figure is called by its number here, by its name there.
         figure, of_class, number = name.partition(":")

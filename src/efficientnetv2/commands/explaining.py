@@ -50,6 +50,8 @@ def explained_by_folds(
     predictions: Predictions,
     manifest: Manifest,
     class_names: Sequence[str],
+    *,
+    members: int = 1,
 ) -> tuple[Part, ...]:
     """Likewise of a cross-validation: each picture by the network that answered it, which had not learnt from it.
 
@@ -59,6 +61,7 @@ def explained_by_folds(
         predictions: (N,) answers, of labelled pictures.
         manifest: that they answer.
         class_names: of the networks.
+        members: networks that have answered each picture together; that which is loaded is the first of them.
     """
 
     def of_one(network: Network, places: Sequence[int]) -> dict[int, Seen]:
@@ -71,7 +74,10 @@ def explained_by_folds(
             seen |= of_one(network_of(number), own)
         return seen
 
-    return _section(predictions, manifest, class_names, looked)
+    whose = (
+        "" if members == 1 else f"Of the {members} networks that answered a picture together it is the first."
+    )
+    return _section(predictions, manifest, class_names, looked, whose)
 
 
 def _section(
@@ -79,6 +85,7 @@ def _section(
     manifest: Manifest,
     class_names: Sequence[str],
     looked: Callable[[Sequence[int]], dict[int, Seen]],
+    whose: str = "",
 ) -> tuple[Part, ...]:
     labels, probabilities = predictions.labels, predictions.probabilities
     if labels.ndim != 1 or not len(labels) or (labels < 0).any():
@@ -88,7 +95,13 @@ def _section(
     paths = [manifest.paths[int(row)] for row in predictions.samples]
     return (
         shown(
-            galleries, labels, probabilities, class_names, paths, lambda place: seen.get(place, Seen(None))
+            galleries,
+            labels,
+            probabilities,
+            class_names,
+            paths,
+            lambda place: seen.get(place, Seen(None)),
+            whose=whose,
         ),
     )
 

@@ -69,6 +69,7 @@ class Known:
         sections: that others have made.
         folder: of the run, which says what it kept whole and beside which lie those before it; None: there is none.
         split_by: the rule of the folds of a cross-validation; None of others.
+        drawn_whole: as of ``evaluation.answers.Beside``.
     """
 
     calibration: Calibration | None = None
@@ -82,6 +83,7 @@ class Known:
     sections: tuple[Part, ...] = ()
     folder: Path | None = None
     split_by: str | None = None
+    drawn_whole: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +156,7 @@ def gathered(
             unseen=known.unseen,
             labels=known.labels,
             elsewhere=known.elsewhere,
+            drawn_whole=known.drawn_whole,
             trusted=trusted.calibrated,
             slices=worst_slice(parts) if parts else None,
         ),

@@ -49,6 +49,7 @@ class Beside:
         probe: what the network has over the linear probe, on the same pictures.
         last: another run, as it is called in a question, and what the network has over it.
         elsewhere: what a cross-validation says of pictures from new places.
+        drawn_whole: what the intervals draw as a whole: "places", "groups"; None where they draw single pictures.
         apart: how far the pictures are from those learnt from, where that is known.
         views: what the network has with these views of each picture over its own, one.
         unseen: words on the pictures alone that did not train the network, where others did.
@@ -60,6 +61,7 @@ class Beside:
     probe: Over | None = None
     last: tuple[str, Over] | None = None
     elsewhere: Elsewhere | None = None
+    drawn_whole: str | None = None
     apart: Apart | None = None
     views: Over | None = None
     unseen: str | None = None
@@ -79,12 +81,14 @@ def answers(
         facts: of the report.
         beside: what else is known.
     """
-    trained, several = facts.train_pictures is not None, isinstance(figures, SeveralFigures)
+    # Of a run or a cross-validation what was not measured is said; of an evaluation nobody expects it.
+    trained = facts.train_pictures is not None or facts.evaluated_on == "out-of-fold"
+    several = isinstance(figures, SeveralFigures)
     found = [
         _how_good(figures, intervals, facts),
         None if beside.unseen is None else Answer("How good is it on what it has not seen?", beside.unseen),
         _over_probe(facts, beside.probe, trained, several),
-        _over_last(beside.last, trained and not several),
+        _over_last(facts, beside.last, trained and not several),
         None if beside.views is None else _over_one_view(beside.views),
         _elsewhere(facts, beside, trained),
         _more_labels(beside, trained, several),
@@ -146,12 +150,16 @@ def _over_probe(facts: Facts, probe: Over | None, trained: bool, several: bool) 
     return Answer(question, f"Not measured: {why}")
 
 
-def _over_last(last: tuple[str, Over] | None, trained: bool) -> Answer | None:
+def _over_last(facts: Facts, last: tuple[str, Over] | None, trained: bool) -> Answer | None:
     if last is not None:
         return Answer(f"Is it better than {last[0]}?", _apart(last[1]), _verdict(last[1]))
     if not trained:
         return None
-    words = "Not known: no finished run beside this one answered the same pictures. To compare with another:"
+    folds = facts.evaluated_on == "out-of-fold"
+    what = "cross-validation by the same rule" if folds else "run"
+    words = (
+        f"Not known: no finished {what} beside this one answered the same pictures. To compare with another:"
+    )
     return Answer("Is it better than the last run?", words, command="effnetv2 compare RUN RUN")
 
 
@@ -270,10 +278,16 @@ def limits(
 ) -> list[str]:
     """What the figures do not say, in sentences."""
     low, high = intervals["top1"]
+    whole, belong = "", "belong together (of one place, one day)"
+    if beside.drawn_whole is not None:
+        whole, belong = (
+            f", {beside.drawn_whole} drawn as a whole",
+            "belong together otherwise (of one day, one camera)",
+        )
     found = [
-        f"The intervals say what chance in the choice of these {figures.pictures:,} pictures leaves open: top-1 may "
-        f"lie from {100 * low:.1f} to {percent(high)}. Another seed in training, labels that are wrong, and pictures "
-        "that belong together (of one place, one day) add to that."
+        f"The intervals say what chance in the choice of these {figures.pictures:,} pictures leaves open{whole}: top-1 "
+        f"may lie from {100 * low:.1f} to {percent(high)}. Another seed in training, labels that are wrong, and "
+        f"pictures that {belong} add to that."
     ]
     few = [name for name, one in figures.per_class.items() if 0 < one.support < SMALL]
     if few:

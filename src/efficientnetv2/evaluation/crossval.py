@@ -95,6 +95,7 @@ class CrossValidation:
         tries: that folds chose from; empty for none.
         beside: folds dealt otherwise, if they were.
         members: networks that answer each fold together.
+        timed: whether minutes decided how many epochs there are.
         apart: how far the pictures are from those that their networks learnt from; None where nothing is known of it.
     """
 
@@ -105,6 +106,7 @@ class CrossValidation:
     tries: Sequence[Try] = ()
     beside: Sequence[Beside] = ()
     members: int = 1
+    timed: bool = False
     apart: Apart | None = None
 
     @property
@@ -152,6 +154,7 @@ class CrossValidation:
                 f"picture. Over the folds, mean ± standard deviation (least to most): {words} {self.mean}, top-1 "
                 f"{self.top1}.",
                 *self._starts(),
+                *self._shown(),
                 "How each of them learnt, its own report shows: fold1/report.html and so on.",
             ],
             [*columns, *(["what"] if noted else []), *([self._tries_called] if chose else [])],
@@ -179,8 +182,19 @@ class CrossValidation:
             for weights, numbers in began.items()
         )
         return [
-            f"Weights: {listed}, as each fold's own training pictures had it. The report's recipe and linear "
-            "probe are those of fold 1."
+            f"Weights: {listed}, as each fold's own training pictures had it. The linear probe is on those of fold 1."
+        ]
+
+    def _shown(self) -> list[str]:
+        """A sentence where what the page shows of one run is not that of all."""
+        alike = len({(fold.weights, fold.chosen, fold.epochs) for fold in self.folds}) < 2
+        if alike and self.members == 1 and not self.timed:
+            return []
+        run = "fold 1" if self.members == 1 else "the first network of fold 1"
+        epochs = " How many epochs fit into the minutes was measured there." if self.timed else ""
+        return [
+            f"What this report shows as recipe, epochs, and what was chosen is that of {run}; all others have reports "
+            f"of their own.{epochs}"
         ]
 
     def _tried(self, words: str) -> list[Section]:
