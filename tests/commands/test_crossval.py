@@ -267,7 +267,7 @@ def test_a_killed_one_goes_on_and_ends_as_the_undisturbed(whole):
     """Killed when the first fold was done: that one is left as it is, and the answers come out the same."""
     folder, _ = whole
     command = ("crossval", folder / "pictures", *RUN, "--out", "killed")
-    killed_at("efficientnetv2.commands.crossval_folds:_mean_of", *command, cwd=folder)
+    killed_at("efficientnetv2.commands.crossval_folds:_together", *command, cwd=folder)
     model = folder / "killed/fold1/model.safetensors"
     before = model.stat().st_mtime_ns
     assert not (folder / "killed/fold2").exists()
