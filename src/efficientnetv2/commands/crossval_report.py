@@ -65,23 +65,70 @@ def conclude(
     """
     manifest, screen, plan = runs.manifest, runs.screen, runs.plan
     pooled = _pooled(manifest, answered)
-    first = json.loads((folder / run_name(0) / "report.json").read_text(encoding="utf-8"))
-    before = sum(_seen_by(folder, number, plan.members) for number in range(len(answered)))
     clusters, key = dealt.clusters[pooled.samples], Key.of(runs.seed).fold("crossval")
-    comparisons: list[Beside] = []
-    count = len(manifest.class_names)
-    if again is not None and others is not None and manifest.separator is None:
-        theirs = _pooled(manifest, again)
-        comparisons.append(beside("the trained networks", pooled, theirs, dealt, others, count, key))
     baseline = probed(folder, runs, dealt, others) if runs.place.probe else None
-    if baseline is not None and baseline.otherwise is not None and others is not None:
-        ours, theirs = baseline.answers, baseline.otherwise
-        comparisons.append(beside(PROBE, ours, theirs, dealt, others, count, key))
-    several = manifest.separator is not None
-    whole = CrossValidation(
+    comparisons = [] if others is None else _compared(manifest, pooled, again, baseline, dealt, others, key)
+    whole = _whole(runs, dealt, answered, comparisons)
+    networks = Networks(folder, len(answered), plan.members)
+    together = networks.together()
+    facts = replace(
+        _facts(folder, runs, dealt, pooled, baseline),
+        wall_s=_seconds(folder, plan, answered, again),
+        hashes=networks.hashes(),
+        skipped=skipped,
+        others={"run": str(folder), **whole.to_json()},
+    )
+    facts = replace(facts, notes=[*facts.notes, together])
+    # Among the mistakes rasters are shown as the first fold saw them; where a network looked, by its own rule. Of
+    # several that answered together it is shown of the first.
+    begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
+    bands = Preprocessing.from_json(begun["preprocessing"]).bands
+    asked = replace(manifest, bands=bands)
+    looked = explained_by_folds(
+        networks.first_of, _fold_of(answered), pooled, asked, manifest.class_names, members=plan.members
+    )
+    known = replace(
+        _known(whole, baseline, manifest, looked),
+        folder=folder,
+        members=networks.calibrations(),
+        split_by=dealt.rule,
+        drawn_whole=_drawn_whole(whole),
+    )
+    outcome = Outcome(pooled, asked, manifest.class_names, facts, known=known)
+    _widen(outcome, pooled, clusters, key)
+    outcome.write(folder, sections=whole.sections())
+    outcome.show(screen, as_json=runs.place.as_json)
+    for line in (*whole.lines(), together):
+        screen.say(line)
+    screen.say(f"Report: {folder / 'report.html'}")
+
+
+def _compared(
+    manifest: Manifest,
+    pooled: Predictions,
+    again: list[Answered] | None,
+    baseline: Baseline | None,
+    dealt: Folds,
+    others: Folds,
+    key: Key,
+) -> list[Beside]:
+    """Answers by folds dealt otherwise beside these: of the networks, if they were trained, and of the probe."""
+    found, count = [], len(manifest.class_names)
+    if again is not None and manifest.separator is None:
+        theirs = _pooled(manifest, again)
+        found.append(beside("the trained networks", pooled, theirs, dealt, others, count, key))
+    if baseline is not None and baseline.otherwise is not None:
+        found.append(beside(PROBE, baseline.answers, baseline.otherwise, dealt, others, count, key))
+    return found
+
+
+def _whole(runs: Runs, dealt: Folds, answered: list[Answered], comparisons: list[Beside]) -> CrossValidation:
+    """What the folds came to."""
+    manifest, plan = runs.manifest, runs.plan
+    return CrossValidation(
         by=dealt.rule,
         note=dealt.note,
-        over_classes="mean_average_precision" if several else "macro_f1",
+        over_classes="macro_f1" if manifest.separator is None else "mean_average_precision",
         folds=[one.score for one in answered],
         tries=[
             Try(plan.name_of(place), {number: one.scores[place] for number, one in enumerate(answered)})
@@ -92,8 +139,13 @@ def conclude(
         timed=runs.words.minutes is not None,
         apart=apart_by_folds(manifest, [(part.learning, part.answering) for part in dealt.parts]),
     )
-    networks = Networks(folder, len(answered), plan.members)
-    together = networks.together()
+
+
+def _facts(folder: Path, runs: Runs, dealt: Folds, pooled: Predictions, baseline: Baseline | None) -> Facts:
+    """What the report says beside the figures; of one run that of the first."""
+    manifest, members = runs.manifest, runs.plan.members
+    first = json.loads((folder / run_name(0) / "report.json").read_text(encoding="utf-8"))
+    before = sum(_seen_by(folder, number, members) for number in range(len(dealt.parts)))
     learnt = _learnt(manifest, dealt)
     facts = Facts(
         data=manifest.source,
@@ -108,46 +160,23 @@ def conclude(
             *([_seen_before(before, len(pooled.samples))] if before else []),
             dealt.note,
             *([_MEAN] if learnt else []),
-            together,
         ],
         recipe=first["recipe"],
         seed=runs.seed,
         epochs=first["epochs"],
-        members=plan.members,
-        wall_s=_seconds(folder, plan, answered, again),
-        linear_probe=None if baseline is None else baseline.top1,
-        linear_probe_macro_f1=None if baseline is None else baseline.macro_f1,
-        linear_probe_f1={} if baseline is None else f1_of_answers(baseline.told(manifest)),
-        linear_probe_pictures=None if baseline is None else baseline.train_pictures,
-        linear_probe_of_pictures=None if baseline is None else baseline.of_pictures,
-        train_support=learnt,
-        hashes=networks.hashes(),
-        skipped=skipped,
-        others={"run": str(folder), **whole.to_json()},
-    )
-    # Among the mistakes rasters are shown as the first fold saw them; where a network looked, by its own rule. Of
-    # several that answered together it is shown of the first.
-    begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
-    bands = Preprocessing.from_json(begun["preprocessing"]).bands
-    asked = replace(manifest, bands=bands)
-    looked = explained_by_folds(
-        networks.first_of, _fold_of(answered), pooled, asked, manifest.class_names, members=plan.members
-    )
-    members = networks.calibrations()
-    known = replace(
-        _known(whole, baseline, manifest, looked),
-        folder=folder,
         members=members,
-        split_by=dealt.rule,
-        drawn_whole=_drawn_whole(whole),
+        train_support=learnt,
     )
-    outcome = Outcome(pooled, asked, manifest.class_names, facts, known=known)
-    _widen(outcome, pooled, clusters, key)
-    outcome.write(folder, sections=whole.sections())
-    outcome.show(screen, as_json=runs.place.as_json)
-    for line in (*whole.lines(), together):
-        screen.say(line)
-    screen.say(f"Report: {folder / 'report.html'}")
+    if baseline is None:
+        return facts
+    return replace(
+        facts,
+        linear_probe=baseline.top1,
+        linear_probe_macro_f1=baseline.macro_f1,
+        linear_probe_f1=f1_of_answers(baseline.told(manifest)),
+        linear_probe_pictures=baseline.train_pictures,
+        linear_probe_of_pictures=baseline.of_pictures,
+    )
 
 
 def _seconds(folder: Path, plan: Plan, answered: list[Answered], again: list[Answered] | None) -> float:
