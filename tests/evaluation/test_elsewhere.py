@@ -52,7 +52,7 @@ def test_neighbours_across_the_border_of_a_block_are_counted():
     found = elsewhere("place", [], near)
     assert found.verdict == "That is measured here in part."
     assert found.words.startswith(
-        "2 pictures of 6 (33.3\N{NO-BREAK SPACE}%) lie within 5 km of one that its network"
+        "2 pictures of 6 (33.3\N{NO-BREAK SPACE}%) lie within 5 km of one that their network"
     )
     assert found.known
     mostly = elsewhere("place", [], replace(near, near=4))
@@ -122,4 +122,20 @@ def test_what_is_not_measured_says_so_and_what_is_known():
     assert (parted.verdict, parted.command) == ("Not measured.", None)
     period = elsewhere("time", [], None)
     assert period.verdict == "Not measured."
-    assert "the period that follows those it learnt from: that is measured here" in period.words
+    assert period.words.startswith("What is measured is the next period: each network answered the one that")
+
+
+@pytest.mark.parametrize(
+    ("by", "groups", "verdict"),
+    [
+        ("class", None, "These are new places."),
+        ("group", Apart("group", 40, 0), "These are new places and groups."),
+        ("time", None, "These are new places."),
+        ("time", Apart("group", 40, 4), "Not measured."),
+    ],
+)
+def test_pictures_that_lie_apart_are_new_places_by_whatever_rule(by, groups, verdict):
+    found = elsewhere(by, [], replace(FAR, groups=groups))
+    assert (found.verdict, found.known) == (verdict, verdict != "Not measured.")
+    assert "Half of them are 44 km from it or farther." in found.words
+    assert found.command is None or verdict == "Not measured."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from efficientnetv2.base.errors import count_of
@@ -103,13 +103,15 @@ def elsewhere(by: str, beside: Sequence[Beside], apart: Apart | None) -> Elsewhe
         return _by_place(apart, compared)
     if compared is not None:
         return _by_comparison(compared)
-    said = _nearness(apart)
     if by == "time":
-        period = "Each network answered the period that follows those it learnt from: that is measured here."
-        return Elsewhere("Not measured.", f"{period} {said}", known=False)
-    groups = None if apart is None else apart if apart.by == "group" else apart.groups
-    if groups is not None and not groups.near:
-        return Elsewhere("These are new groups.", said, known=False)
+        found = _by_distance(by, apart)
+        period = "What is measured is the next period: each network answered the one that follows those it learnt from."
+        return replace(found, words=f"{period} {found.words}", command=None)
+    return _by_distance(by, apart)
+
+
+def _by_distance(by: str, apart: Apart | None) -> Elsewhere:
+    """Folds that were not dealt by place: what is known of the pictures' places and groups."""
     if apart is None:
         return Elsewhere(
             "Not measured.",
@@ -117,6 +119,12 @@ def elsewhere(by: str, beside: Sequence[Beside], apart: Apart | None) -> Elsewhe
             "picture, would let cross-validation say it.",
             known=False,
         )
+    said, groups = _nearness(apart), apart if apart.by == "group" else apart.groups
+    if apart.new:
+        whose = " and ".join(f"{one.by}s" for one in (apart, apart.groups) if one is not None)
+        return Elsewhere(f"These are new {whose}.", said, known=apart.by == "place")
+    if groups is not None and not groups.near:
+        return Elsewhere("These are new groups.", said, known=False)
     # By auto they would be kept whole if that could be: the sentence on the folds says why they are not.
     if by != "class":
         return Elsewhere("Not measured.", said, known=False)
@@ -147,24 +155,22 @@ def _by_comparison(compared: Beside) -> Elsewhere:
     return Elsewhere("Not clear: too few pictures to tell.", words, known=False)
 
 
-def _nearness(apart: Apart | None) -> str:
+def _nearness(apart: Apart) -> str:
     """How many of the pictures are near to, or of a group with, one that their network learnt from."""
-    if apart is None:
-        return "Where the pictures come from nothing says."
     said = []
     if apart.by == "place":
-        near, km = f"within {NEAR_KM:g} km of one that its network learnt from", apart.median_km
+        near, km = f"within {NEAR_KM:g} km of one that", apart.median_km
         if apart.near:
-            lie = "lies" if apart.near == 1 else "lie"
-            share = percent(apart.near / apart.known)
-            said.append(
-                f"{count_of(apart.near, 'picture')} of {apart.known:,} ({share}) {lie} {near}, which may flatter."
+            lie, whose = ("lies", "its") if apart.near == 1 else ("lie", "their")
+            share = (
+                f"{count_of(apart.near, 'picture')} of {apart.known:,} ({percent(apart.near / apart.known)})"
             )
+            said.append(f"{share} {lie} {near} {whose} network learnt from, which may flatter.")
         else:
             far = (
                 "" if km is None else f" Half of them are {number(float(f'{km:.2g}'))} km from it or farther."
             )
-            said.append(f"None of these pictures lies {near}.{far}")
+            said.append(f"None of these pictures lies {near} its network learnt from.{far}")
     groups = apart if apart.by == "group" else apart.groups
     if groups is not None and groups.near:
         share = percent(groups.near / groups.known)
