@@ -22,18 +22,27 @@ from tests.metrics.test_resampling import alike_places
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
-from efficientnetv2.commands import crossval_baseline, crossval_folds, crossval_report, evaluate_job
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands import (
+    crossval_baseline,
+    crossval_folds,
+    crossval_job,
+    evaluate_job,
+)
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_baseline import beside
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_memory import begun_with, remember
+from efficientnetv2.commands.crossval_networks import Networks
 from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.seen import seen
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import read_predictions, write_predictions
 from efficientnetv2.commands.words import Words
-from efficientnetv2.data.folds import Folds, folds
+from efficientnetv2.data.folds import Folds, folds, time_folds
 from efficientnetv2.data.manifest import read
+from efficientnetv2.evaluation.more_labels import verdict
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.inference.probe import probe_folds
@@ -122,16 +131,16 @@ def test_whether_more_labels_would_help_is_read_off_the_first_fold():
     dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     shuffled = np.random.default_rng(1).permutation(150)
     embedded = Embeddings(shuffled, labels[shuffled], vectors[shuffled])
-    curve = crossval_baseline._labels(embedded, dealt, Key.of(0), balanced=False)
+    curve = crossval_baseline._labels(embedded, dealt, 0, Key.of(0), balanced=False)
     assert [point.pictures for point in curve.points] == [12, 25, 50, 100]
     assert 0.5 < curve.points[-1].macro_f1 < 0.9
     assert (curve.carried, curve.forecast.pictures) == (None, 200)
     drawn = Embeddings(shuffled[:90], labels[shuffled[:90]], vectors[shuffled[:90]])
-    sampled = crossval_baseline._labels(drawn, dealt, Key.of(0), balanced=False)
+    sampled = crossval_baseline._labels(drawn, dealt, 0, Key.of(0), balanced=False)
     assert sampled.points[-1].pictures < 70
     assert (sampled.carried.pictures, sampled.forecast.pictures) == (100, 200)
     few = Embeddings(np.arange(20), labels[:20], vectors[:20])
-    assert crossval_baseline._labels(few, dealt, Key.of(0), balanced=False) is None
+    assert crossval_baseline._labels(few, dealt, 0, Key.of(0), balanced=False) is None
 
 
 def test_the_folds_answer_together_for_new_pictures(whole):
@@ -241,6 +250,16 @@ def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(who
     assert len(members) == 4
     page = (tmp_path / "folds/report.html").read_text(encoding="utf-8")
     assert "each by 2 networks together (their mean) that had not learnt" in page
+    assert "each answered by 2 networks together that had not learnt from it" in page
+    assert "Of the 2 networks that answered a picture together it is the first." in page
+    assert "is that of the first network of fold 1; all others have reports of their own" in page.replace(
+        "<wbr>", ""
+    )
+    assert "Would it be as good in a new place?" in page
+    assert report["members"] == 2
+    each = [json.loads(file.read_text())["wall_s"] for file in (tmp_path / "folds").glob("fold*/report.json")]
+    assert len(each) == 4
+    assert report["wall_s"] == pytest.approx(sum(each), abs=0.05)
 
 
 @pytest.mark.slow
@@ -318,19 +337,34 @@ def test_from_how_many_pictures_the_probes_of_the_folds_learnt(tmp_path, monkeyp
     """90 of 150 are looked at: of the 100 that each of three folds teaches 60 on average."""
     data = manifest(np.arange(150) % 2)
     dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
+    looked_at = np.sort(np.random.default_rng(0).permutation(150)[:90])
+    found = probed_on(looked_at, data, dealt, tmp_path, monkeypatch)
+    assert (found.train_pictures, found.of_pictures) == (60, 100)
+    assert (found.labels.carried.pictures, found.labels.forecast.pictures) == (100, 200)
+    assert found.labels_of == "That is of fold 1 alone, which learns from 100 of 150 pictures."
+
+
+def test_by_time_the_last_fold_says_whether_more_labels_would_help(tmp_path, monkeypatch):
+    """The first learns from a sixth: it would foretell of fewer labels than there are."""
+    data = manifest(np.arange(180) % 2, year=2000 + np.arange(180) // 30)
+    dealt = time_folds(data, k=5, column="year")
+    found = probed_on(np.arange(180), data, dealt, tmp_path, monkeypatch)
+    assert (found.labels.points[-1].pictures, found.labels.forecast.pictures) == (150, 300)
+    assert found.labels_of == "That is of fold 5 alone, which learns from 150 of 180 pictures."
+    assert verdict(found.labels, note=found.labels_of)[1].endswith(found.labels_of)
+
+
+def probed_on(looked_at, data, dealt, tmp_path, monkeypatch):
+    """What probes come to that look at features of these pictures, which say nothing."""
     (tmp_path / "fold1").mkdir()
     recipe = named("quick").model_copy(update={"weights": "some.safetensors"})
     (tmp_path / "fold1/recipe.yaml").write_text(recipe.to_yaml())
-    generator = np.random.default_rng(0)
-    looked_at = np.sort(generator.permutation(150)[:90])
-    vectors = generator.normal(size=(90, 8)).astype(np.float32)
-    monkeypatch.setattr(
-        crossval_baseline, "_embedded", lambda *_: Embeddings(looked_at, data.labels[looked_at], vectors)
-    )
-    runs = Runs(Words(), Plan(folds=3), Place(), data, np.arange(150), 0, Screen(mute=True))
-    found = crossval_baseline.probed(tmp_path, runs, dealt, None)
-    assert (found.train_pictures, found.of_pictures) == (60, 100)
-    assert (found.labels.carried.pictures, found.labels.forecast.pictures) == (100, 200)
+    vectors = np.random.default_rng(1).normal(size=(len(looked_at), 8)).astype(np.float32)
+    embedded = Embeddings(looked_at, data.labels[looked_at], vectors)
+    monkeypatch.setattr(crossval_baseline, "_embedded", lambda *_: embedded)
+    contents = np.arange(len(data))
+    runs = Runs(Words(), Plan(folds=len(dealt.parts)), Place(), data, contents, 0, Screen(mute=True))
+    return crossval_baseline.probed(tmp_path, runs, dealt, None)
 
 
 def test_how_the_table_is_read_is_remembered(tmp_path):
@@ -616,6 +650,37 @@ def test_what_is_of_places_is_refused_with_the_reason_where_there_are_none():
         Plan(folds=2, block_degrees=0.25).dealt(data, contents, 0)
 
 
+def test_a_second_set_of_folds_that_nothing_could_be_told_of_is_refused():
+    """It would take as long again; figures of pictures with several labels are not compared."""
+    data, contents = manifest(np.tile([0, 1, 0, 1], 20), **places(80)), np.arange(80)
+    data = replace(data, table=data.table.assign(label=data.table["label"] + ";"), separator=";")
+    for by in ("class", "place"):
+        plan = Plan(folds=4, by=by, compare_splits=True)
+        dealt = plan.dealt(data, contents, 0)
+        with pytest.raises(
+            InputError, match=r"--compare-splits: all.csv has several labels a picture, .* out\.$"
+        ):
+            plan.otherwise(data, contents, 0, dealt)
+        assert replace(plan, compare_splits=False).otherwise(data, contents, 0, dealt) is not None
+
+
+def test_by_time_the_last_period_has_trained_nobody(tmp_path):
+    """Its pictures are new to all networks of the folder, so figures on them are not called optimistic."""
+    table = pd.read_csv(painted(tmp_path, 12)).assign(year=2000 + np.arange(12) // 4, label=list("ab") * 6)
+    table.to_csv(tmp_path / "all.csv", index=False)
+    data, source = read(tmp_path / "all.csv"), Source(str(tmp_path / "all.csv"))
+    plan, folder = Plan(folds=2, by="time"), tmp_path / "folds"
+    folder.mkdir()
+    dealt = plan.dealt(data, np.arange(12), 0)
+    crossval_job._begin(folder, Words(), plan, source, "d", data, dealt)
+    assert (
+        pd.read_csv(folder / "manifest.csv", keep_default_na=False)["split"].tolist()
+        == ["train"] * 8 + [""] * 4
+    )
+    assert seen(folder, None, data).pictures == 8
+    assert seen(folder, None, data.select(np.arange(8, 12))).pictures == 0
+
+
 def test_a_random_split_that_flatters_is_found():
     """Each place has a look of its own and a label of its own: known by heart at random, unknown in new places."""
     drawn = np.random.default_rng(0)
@@ -662,12 +727,33 @@ def test_predictions_are_read_as_they_were_written(tmp_path):
     assert (shares[:, 4] == 0).all()
 
 
-def test_the_command_for_new_pictures_can_be_typed_as_it_stands(tmp_path):
+def test_the_command_for_new_pictures_can_be_typed_as_it_stands(tmp_path, monkeypatch):
     folder = tmp_path / "my folds"
     network = create("efficientnetv2_b0", num_classes=2)
     network.class_names = ("a", "b")
     for number in (1, 2):
         (folder / f"fold{number}").mkdir(parents=True)
         modelfile.save(folder / f"fold{number}" / modelfile.NAME, network)
-    _, said = crossval_report._ensemble(folder, 2, 1)
+    monkeypatch.setattr(modelfile, "load", None)  # whether they answer together their headers say
+    said = Networks(folder, 2, 1).together()
     assert f"effnetv2 predict '{folder}' NEW_PICTURES" in said
+    assert Networks(folder, 2, 1).calibrations() == (None, None)
+    assert list(Networks(folder, 2, 1).hashes()) == [f"fold{number}/{modelfile.NAME}" for number in (1, 2)]
+
+
+def test_networks_that_cannot_be_asked_together_are_called_by_their_folders(tmp_path):
+    network = create("efficientnetv2_b0", num_classes=2)
+    for run, px in (("fold1", 32), ("fold1_member2", 32), ("fold2", 32), ("fold2_member2", 48)):
+        (tmp_path / run).mkdir()
+        preprocessing = Preprocessing(image_px=px)
+        modelfile.save(
+            tmp_path / run / modelfile.NAME, network, preprocessing=preprocessing, class_names=("a", "b")
+        )
+    said = Networks(tmp_path, 2, 2).together()
+    assert "do not answer together: fold2_member2 of the ensemble looks at pictures otherwise" in said
+    assert "(image_px is 48, not 32)" in said
+    assert f"effnetv2 predict {tmp_path / 'fold1'} NEW_PICTURES" in said
+    assert not (tmp_path / ensemble.NAME).exists()
+    ensemble.write_members(tmp_path, Networks(tmp_path, 2, 2).files)
+    with pytest.raises(InputError, match="fold2_member2 of the ensemble looks at"):
+        modelfile.load(tmp_path)

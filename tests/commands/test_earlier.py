@@ -16,10 +16,12 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import read_answers, write_answers
 
 
-def run(folder, *, age_s=0, kind="beginning.json", pictures=("a", "b"), labels=("x", "y"), answers=None):
+def run(
+    folder, *, age_s=0, kind="beginning.json", pictures=("a", "b"), labels=("x", "y"), answers=None, **report
+):
     write_answers(folder, pd.DataFrame({"path": pictures, "label": answers or labels, "true_label": labels}))
     (folder / kind).write_text("{}")
-    (folder / "report.json").write_text(json.dumps({"pictures": len(pictures)}))
+    (folder / "report.json").write_text(json.dumps({"pictures": len(pictures), **report}))
     os.utime(folder / "report.json", (1e9 - age_s, 1e9 - age_s))
     return folder
 
@@ -44,6 +46,16 @@ def test_where_there_is_none_there_is_none(tmp_path):
     assert last_before(own, read_answers(own)) is None
     run(tmp_path / "evaluation", kind="nothing.json")
     assert last_before(tmp_path / "evaluation", read_answers(own)) is None
+
+
+def test_folds_are_compared_with_folds_of_the_same_rule(tmp_path):
+    """At random neighbours teach what is asked: better than by place says nothing of the recipe."""
+    own = run(tmp_path / "own", kind="crossval.json", split_by="class")
+    run(tmp_path / "by_place", age_s=10, kind="crossval.json", split_by="place")
+    assert last_before(own, read_answers(own), split_by="class") is None
+    run(tmp_path / "at_random", age_s=20, kind="crossval.json", split_by="class")
+    assert last_before(own, read_answers(own), split_by="class")[0] == "at_random"
+    assert last_before(own, read_answers(own), split_by="place")[0] == "by_place"
 
 
 def listed(folder, header, *rows):

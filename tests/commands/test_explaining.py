@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -97,8 +98,32 @@ def test_each_fold_is_shown_rasters_as_it_saw_them(tmp_path, monkeypatch):
     manifest = replace(read(tmp_path / "set"), bands=rules[0])
     monkeypatch.setattr(explaining, "explainable", lambda network: False)
     monkeypatch.setattr(
-        explaining, "shown", lambda *words: [words[-1](place).image[0, 0].tolist() for place in range(2)]
+        explaining, "shown", lambda *words, **_: [words[-1](place).image[0, 0].tolist() for place in range(2)]
     )
     answers = Predictions(np.arange(2), manifest.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
-    (found,) = explained_by_folds(folds, np.array([0, 1]), answers, manifest, manifest.class_names)
+    (found,) = explained_by_folds(
+        folds.__getitem__, np.array([0, 1]), answers, manifest, manifest.class_names
+    )
     assert found == [[102] * 3, [51] * 3]
+
+
+def test_of_the_folds_networks_one_is_in_memory_at_a_time(class_folders, monkeypatch):
+    """And of a fold that has answered none of the pictures shown, none at all."""
+    alive, loaded = weakref.WeakSet(), []
+
+    class Loaded:
+        preprocessing = Preprocessing(image_px=8)
+
+    def network_of(number):
+        assert not alive
+        network = Loaded()
+        alive.add(network)
+        loaded.append(number)
+        return network
+
+    monkeypatch.setattr(explaining, "explainable", lambda network: False)
+    manifest = read(class_folders)
+    rows = np.array([0, 20, 40])
+    answers = Predictions(rows, manifest.labels[rows], torch.eye(3) * 9)
+    explained_by_folds(network_of, np.array([0, 3, 1]), answers, manifest, manifest.class_names)
+    assert loaded == [0, 1, 3]

@@ -226,7 +226,7 @@ def test_the_other_verbs(trained, tmp_path):
     )
     assert "lush" in (tmp_path / "folds/predictions.csv").read_text()
     told = folds.stdout + folds.stderr
-    assert "do not answer together: member 1 of the ensemble" in told
+    assert "do not answer together: fold2 of the ensemble" in told
     assert "effnetv2 predict folds/fold1 NEW_PICTURES" in told
     ended_well("predict", "folds/fold1", data / "val", "--out", "new.csv", cwd=tmp_path)
     done = effnetv2("balance", data, "out", cwd=tmp_path)

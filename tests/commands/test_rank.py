@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -77,3 +78,24 @@ def test_pictures_are_kept_no_larger_than_the_sheet_needs(model, tmp_path, monke
         file, asked, answers, device=torch.device("cpu"), workers=0, screen=Screen(quiet=True)
     )
     assert [one.picture.size for one in kept] == [(320, 160)] * 2
+
+
+def test_of_a_table_that_is_labelled_in_part_the_rest_is_ranked(class_folders, model, capsys):
+    """The picture that is labelled in the first row is no longer asked for; nor are all, once all are labelled."""
+    rows = [(path, Path(path).parent.name) for path in read(str(class_folders)).paths[:8]]
+    device, said = torch.device("cpu"), {}
+    for name, labelled in (("some", 3), ("all", 8), ("none", 0)):
+        file = class_folders / f"{name}.csv"
+        table = pd.DataFrame(rows, columns=["path", "label"])
+        table["label"] = table["label"].where(table.index < labelled)
+        table.to_csv(file, index=False)
+        manifest = read(str(file), require_labels=False)
+        asked = SimpleNamespace(network=modelfile.load(model), manifest=manifest)
+        answers = Predictions(np.arange(1, 8), manifest.labels[1:], torch.randn(7, 3))
+        place = model.parent / f"{name}_ranked.csv"
+        ranking.write_ranking(place, asked, answers, device=device, workers=0, screen=Screen())
+        said[name] = " ".join(capsys.readouterr().out.split())
+        ranked = pd.read_csv(place)["path"]
+        assert sorted(ranked) == sorted(table["path"][3 if name == "some" else 1 :])
+    assert said["some"].endswith("2 pictures with a label are left out of it.")
+    assert "left out" not in said["all"] + said["none"]

@@ -11,6 +11,8 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.answered import Over
 from efficientnetv2.evaluation.answers import Beside, answers, limits, lines
 from efficientnetv2.evaluation.apart import Apart
+from efficientnetv2.evaluation.elsewhere import Elsewhere
+from efficientnetv2.evaluation.opening import measured_on, whose
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.intervals import bootstrap
@@ -129,6 +131,34 @@ def test_new_places_of_known_groups_are_not_called_new(groups, verdict, words):
     assert ("other places" in said) == (verdict == "Not measured.")
 
 
+def test_a_cross_validation_says_what_it_does_not_know_too():
+    """Though there is no one number of pictures that it learnt from."""
+    facts = Facts(data="x", evaluated_on="out-of-fold", recipe={"weights": "some.in1k"})
+    found = {one.question: one.words for one in answers(SHOWN, INTERVALS, facts, Beside())}
+    assert "no probe was asked for" in found["Is it better than a linear probe?"]
+    assert found["Would more labels help?"].startswith("Not measured")
+    last = found["Is it better than the last run?"]
+    assert last.startswith("Not known: no finished cross-validation by the same rule beside this one")
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_of_several_networks_it_is_said_that_they_answered_together(members):
+    facts = Facts(data="x", evaluated_on="out-of-fold", members=members)
+    who = "a network that" if members == 1 else "3 networks together that"
+    said = f", each answered by {who} had not learnt from it (out-of-fold)"
+    assert whose(facts).behind == said
+    assert measured_on(9, facts) == f"9 pictures{said}"
+
+
+def test_what_is_drawn_as_a_whole_adds_nothing_to_the_intervals():
+    apart = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), Beside()))
+    assert "leaves open: top-1" in apart
+    assert "belong together (of one place, one day) add to that" in apart
+    whole = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), Beside(drawn_whole="places")))
+    assert "leaves open, places drawn as a whole: top-1" in whole
+    assert "of one place" not in whole
+
+
 def test_few_pictures_and_classes_never_right_are_said_to_be_so():
     five = figures([0, 0, 1, 1, 2], np.eye(3)[[0, 0, 0, 0, 0]], ("oak", "elm", "ash"))
     words = answers(five, bootstrap(five, key=Key.of(0), draws=50), Facts("x", "test"), Beside())[0].words
@@ -152,7 +182,8 @@ def test_why_there_is_no_probe_depends_on_what_the_run_began_with():
 
 
 def test_new_places_by_cross_validation():
-    found = told(Beside(elsewhere=("Worse.", "By place it reaches less.")), train_pictures=5)
+    elsewhere = Elsewhere("Worse.", "By place it reaches less.", known=True)
+    found = told(Beside(elsewhere=elsewhere), train_pictures=5)
     answer = found["Would it be as good in a new place?"]
     assert (answer.verdict, answer.words) == ("Worse.", "By place it reaches less.")
 
@@ -170,8 +201,11 @@ def test_limits_name_small_classes_optimism_and_what_was_skipped():
     assert "optimistic" in said
     assert "3 pictures could not be read" in said
     assert "other places" in said
-    placed = Beside(elsewhere=("Worse.", "So."))
-    assert "other places" not in " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), placed))
+    for known in (True, False):
+        placed = Beside(elsewhere=Elsewhere("So.", "So.", known=known))
+        said = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), placed))
+        assert ("other places" in said) != known
+        assert "seasons or cameras" in said
 
 
 def test_lines_of_the_screen_hold_what_is_known():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 from scipy.stats import binom
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.compare import compare
 from efficientnetv2.evaluation.compare import FinishedRun, gain
 
 
@@ -88,6 +90,25 @@ def test_an_evaluation_has_no_training_time():
     alone = replace(run, name="evaluation", history=())
     assert alone.train_s is None
     assert gain(run, alone).time_ratio is gain(alone, run).time_ratio is None
+
+
+def test_of_folds_by_another_rule_it_is_said_that_they_are(tmp_path, capsys):
+    for name, rule in (("one", "place"), ("like_one", "place"), ("other", "class")):
+        answers = pd.DataFrame({"path": ["a", "b"], "label": ["x", "y"], "true_label": ["x", "y"]})
+        (tmp_path / name).mkdir()
+        answers.to_csv(tmp_path / name / "predictions.csv", index=False)
+        told = {
+            "top1": 1.0,
+            "macro_f1": 1.0,
+            "intervals": {"top1": [0.3, 1.0]},
+            "wall_s": 1.0,
+            "split_by": rule,
+        }
+        (tmp_path / name / "report.json").write_text(json.dumps(told))
+    compare([tmp_path / "one", tmp_path / "like_one", tmp_path / "other"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Warning: the folds of other are by class, those of one by place" in said
+    assert "the folds of like_one" not in said
 
 
 def test_a_damaged_report_is_refused_by_name(tmp_path):

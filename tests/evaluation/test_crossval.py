@@ -2,48 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from efficientnetv2.evaluation.crossval import Beside, CrossValidation, FoldScore
-from efficientnetv2.metrics.resampling import Difference
+from efficientnetv2.evaluation.apart import Apart
+from efficientnetv2.evaluation.crossval import CrossValidation, FoldScore
 
-FIGURES = ("macro_f1", "top1")
-
-
-def beside(low: float) -> Beside:
-    """Random folds are better by 0.1, of which chance explains all but ``low``."""
-    difference = Difference(0.1, low, 0.2)
-    return Beside(
-        "the linear probe",
-        dict.fromkeys(FIGURES, 0.9),
-        dict.fromkeys(FIGURES, 0.8),
-        dict.fromkeys(FIGURES, difference),
-    )
-
-
-def told(by: str, *compared: Beside) -> tuple[str, str] | None:
-    return CrossValidation(by, "", "macro_f1", [], beside=compared).elsewhere()
-
-
-@pytest.mark.parametrize("low", [0.05, -0.05])
-def test_by_place_the_figure_is_that_of_new_places_whatever_random_folds_reach(low):
-    verdict, words = told("place", beside(low))
-    assert verdict == "That is what is measured here."
-    assert words == f"No network had learnt from the places that it answers. {beside(low).sentence()}"
-
-
-def test_by_place_without_a_comparison():
-    assert told("place") == (
-        "That is what is measured here.",
-        "No network had learnt from the places that it answers.",
-    )
-
-
-def test_otherwise_the_comparison_says_how_it_would_be_in_new_places():
-    assert told("class", beside(0.05)) == ("Less good.", beside(0.05).sentence())
-    assert told("class", beside(-0.05)) == ("No worse beyond chance.", beside(-0.05).sentence())
-    assert told("class") is None
-    assert told("group") is None
+FOLD = FoldScore(0, "", 20, 10, 0.5, 0.5, 4.0, 60.0, ("a.in1k",))
 
 
 def test_folds_that_began_from_different_weights_are_named():
@@ -70,3 +34,23 @@ def test_networks_that_answer_together_are_said_to():
     )
     assert (first.columns[-1], first.rows[0][-1]) == ("settings", "balance=null; balance=equal")
     assert len(whole.lines()) == 1, "all folds begin alike"
+
+
+def test_how_near_the_learnt_pictures_are_stands_in_the_report():
+    near = Apart("place", 40, 10, 9.1)
+    told = CrossValidation("place", "", "macro_f1", [FOLD], apart=near).to_json()["apart"]
+    assert (told["near"], told["known"], told["near_km"]) == (10, 40, 5.0)
+
+
+def test_whose_recipe_is_shown_is_said_where_it_is_not_that_of_all():
+    def said(*folds, **words):
+        first = CrossValidation("class", "", "macro_f1", folds, **words).sections()[0]
+        return [one for one in first.sentences if one.startswith("What this report shows as recipe")]
+
+    assert said(FOLD, FOLD) == []
+    for other in ({"chosen": ("balance=null",)}, {"epochs": 5.0}, {"weights": ("none",)}):
+        assert "is that of fold 1; all others" in said(FOLD, replace(FOLD, number=1, **other))[0]
+    assert "is that of the first network of fold 1; all others" in said(FOLD, FOLD, members=2)[0]
+    assert said(FOLD, FOLD, timed=True)[0].endswith(
+        "How many epochs fit into the minutes was measured there."
+    )

@@ -47,6 +47,12 @@ def test_folds_count_where_there_are_any_and_test_pictures_do_not(written):
     assert found.nunique() == 5
 
 
+def test_pictures_of_a_fold_that_taught_nobody_hang_together_too(written):
+    """As by time those of the last period."""
+    run, manifest = written(split=["train"] * 8 + [""] * 4, fold=[1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 3, 3])
+    assert hanging_together(run, manifest.paths).nunique() == 6
+
+
 def test_minival_is_a_part_of_training(written):
     run, manifest = written(split=["train", "minival"] * 4 + ["val"] * 4)
     assert hanging_together(run, manifest.subset("val").paths).nunique() == 2

@@ -18,9 +18,9 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation import galleries, report
 from efficientnetv2.evaluation.answered import over
 from efficientnetv2.evaluation.answers import Beside
-from efficientnetv2.evaluation.crossval import Beside as Dealt
 from efficientnetv2.evaluation.crossval import CrossValidation, FoldScore, Try
 from efficientnetv2.evaluation.drawing import COLOURS, INK, ON_DARK
+from efficientnetv2.evaluation.elsewhere import Beside as Dealt
 from efficientnetv2.evaluation.more_labels import more_labels
 from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
 from efficientnetv2.evaluation.to_label import Ranked, sheet
@@ -128,7 +128,7 @@ def page(folder, classes):
     sections = [
         trust(true, probabilities, scaled=scaled, abstain_below=0.8),
         sliced(parts),
-        priced(true, probabilities, Costs(1.0 - np.eye(classes), 0.3), names),
+        priced(true, probabilities, Costs(1.0 - np.eye(classes), 0.3), names, key=Key.of(0)),
     ]
     answers = pd.DataFrame({"label": predicted.astype(str), "true_label": true.astype(str)})
     shuffled = np.random.default_rng(1).permutation(predicted).astype(str)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from efficientnetv2.metrics.costs import NO_ANSWER, Costs, cheapest_answers, cost_figures, mean_cost
+from efficientnetv2.base.keys import Key
+from efficientnetv2.evaluation.parts import priced
+from efficientnetv2.metrics.costs import (
+    NO_ANSWER,
+    Costs,
+    cheapest_answers,
+    cost_figures,
+    honest_chance,
+    mean_cost,
+)
 
 # A missed alarm (true 1, answered 0) costs nine times a false one.
 ALARM = Costs(np.array([[0.0, 1.0], [9.0, 0.0]]))
@@ -50,3 +59,32 @@ def test_true_probabilities_pay():
     assert found.constant == pytest.approx(min(9 * true.mean(), 1 - true.mean()))
     assert found.constant_answer == 1
     assert found.changed == pytest.approx(((p > 0.1) & (p < 0.5)).mean(), abs=1e-3)
+
+
+def accused(true, p, costs, seed=0) -> bool:
+    """Whether a report calls probabilities (N,) of the second class dishonest."""
+    shares = np.stack([1 - p, p], axis=1)
+    return "not honest" in priced(true, shares, costs, ("0", "1"), key=Key.of(seed)).values["words"]
+
+
+@pytest.mark.parametrize("costs", [ALARM, Costs(1.0 - np.eye(2), no_answer=0.3)])
+def test_of_a_few_pictures_chance_is_not_called_dishonest(costs):
+    """Thirty pictures, their labels drawn from the probabilities: dearer in many draws, accused in one of twenty."""
+    dearer = said = 0
+    for seed in range(100):
+        generator = np.random.default_rng(seed)
+        p = generator.beta(0.7, 2.0, 30)
+        true = (generator.random(30) < p).astype(int)
+        found = cost_figures(true, np.stack([1 - p, p], axis=1), costs)
+        dearer += found.cheapest > found.most_probable
+        said += accused(true, p, costs, seed)
+    assert dearer > 5
+    assert said <= 5
+
+
+def test_probabilities_that_are_too_unsure_are_called_dishonest():
+    """Each picture is called 1 for its 20 %, which none of 300 is."""
+    true, p = np.zeros(300, dtype=int), np.full(300, 0.2)
+    assert accused(true, p, ALARM)
+    assert not accused(true[:3], p[:3], ALARM)
+    assert honest_chance(true, 1e-3 * np.ones(300)[:, None] * [999, 1], ALARM, key=Key.of(0)) == 1.0

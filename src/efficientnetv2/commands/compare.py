@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from efficientnetv2.evaluation.compare import FinishedRun, Gain
 
 _ENDS = 10  # classes shown at either end, of more than twice as many: ours
+# Of report.json.
+_TAKEN = ("top1", "macro_f1", "epochs", "wall_s", "images_per_s", "split_by")
 _TOLD = "comparison.json"
 _DRAWN = ("accuracy_over_time.png", "settings.png", "stage_costs.png")
 _TITLE = "effnetv2 compare"  # in the drawings, so that they are known for these
@@ -101,7 +103,7 @@ def _as_json(finished: Sequence[FinishedRun], gains: Sequence[Gain | None]) -> d
     rows = [
         {
             "run": one.name,
-            **{key: one.report.get(key) for key in ("top1", "macro_f1", "epochs", "wall_s", "images_per_s")},
+            **{key: one.report.get(key) for key in _TAKEN},
             "top1_interval": one.report["intervals"]["top1"],
             "train_s": None if one.train_s is None else round(one.train_s, 2),
             "sizes": list(one.sizes),
@@ -173,7 +175,20 @@ def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen:
             f"95 % interval, the same {found.pictures} pictures{whole}), macro-F1 {mean.value:+.3f} "
             f"({mean.low:+.3f} to {mean.high:+.3f}){time}."
         )
+        if unlike := _dealt_unlike(one, finished[0]):
+            screen.say(unlike)
         _tell_classes(one.name, found, screen)
+
+
+def _dealt_unlike(one: FinishedRun, first: FinishedRun) -> str | None:
+    """A sentence on cross-validations whose folds keep other things whole."""
+    mine, theirs = (each.report.get("split_by") for each in (one, first))
+    if mine is None or theirs is None or mine == theirs:
+        return None
+    return (
+        f"Warning: the folds of {one.name} are by {mine}, those of {first.name} by {theirs}, so that the difference is "
+        "also that of what their networks could learn from neighbours. To compare recipes, deal both by one rule."
+    )
 
 
 def _tell_classes(name: str, found: Gain, screen: Screen) -> None:

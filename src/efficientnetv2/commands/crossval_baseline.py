@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.evaluation.crossval import Beside
+from efficientnetv2.evaluation.elsewhere import Beside
 from efficientnetv2.inference.accelerate import pick_device, pick_workers
 from efficientnetv2.inference.label_curve import LabelCurve, label_curve
 from efficientnetv2.inference.predict import Embeddings, Predictions, embed_manifest
@@ -36,7 +37,8 @@ class Baseline:
         otherwise: the same with folds dealt otherwise; None without.
         top1: of the answers.
         macro_f1: of the answers.
-        labels: the first fold's probe with fewer labels; None where there are too few for that.
+        labels: one fold's probe with fewer labels; None where there are too few for that.
+        labels_of: a sentence that says which fold's.
         train_pictures: that a fold's probe learnt from: the mean.
         of_pictures: that there were to learn from: the mean over the folds.
     """
@@ -46,6 +48,7 @@ class Baseline:
     top1: float
     macro_f1: float
     labels: LabelCurve | None
+    labels_of: str
     train_pictures: int
     of_pictures: int
 
@@ -91,35 +94,45 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
     otherwise = None if others is None else answers(others)
     if otherwise is not None and not len(np.intersect1d(own.samples, otherwise.samples)):
         otherwise = None
+    asked = _fold_of_labels(dealt)
     reached = figures(own.labels, own.probabilities, runs.manifest.class_names)
     return Baseline(
         own,
         otherwise,
         reached.top1,
         reached.macro_f1,
-        _labels(embedded, dealt, key, balanced=balanced),
+        _labels(embedded, dealt, asked, key, balanced=balanced),
+        f"That is of fold {asked + 1} alone, which learns from {len(dealt.parts[asked].learning):,} of "
+        f"{count_of(int((runs.manifest.split != 'test').sum()), 'picture')}.",
         round(float(np.mean([np.isin(part.learning, embedded.samples).sum() for part in dealt.parts]))),
         round(float(np.mean([len(part.learning) for part in dealt.parts]))),
     )
 
 
-def _labels(embedded: Embeddings, dealt: Folds, key: Key, *, balanced: bool) -> LabelCurve | None:
-    """Whether more labels would help, by the first fold."""
-    first = dealt.parts[0]
+def _fold_of_labels(dealt: Folds) -> int:
+    """The fold that says whether more labels would help: by time the last, which alone learns from most of them."""
+    return len(dealt.parts) - 1 if dealt.by == "time" else 0
+
+
+def _labels(
+    embedded: Embeddings, dealt: Folds, number: int, key: Key, *, balanced: bool
+) -> LabelCurve | None:
+    """Whether more labels would help, by the fold of a number."""
+    asked = dealt.parts[number]
     learning, answering = (
         Embeddings(embedded.samples[part], embedded.labels[part], embedded.vectors[part])
-        for rows in (first.learning, first.answering)
+        for rows in (asked.learning, asked.answering)
         for part in [np.isin(embedded.samples, rows)]
     )
     if not len(answering.labels) or len(np.unique(learning.labels)) < 2:
         return None  # of few pictures drawn from many
-    learnt, strength = fit_probe(learning, key=key.fold("fold", 0), balanced=balanced)
+    learnt, strength = fit_probe(learning, key=key.fold("fold", number), balanced=balanced)
     answers = learnt.predict(answering.vectors)
     return label_curve(
         learning,
         answering,
         answers,
-        labelled=len(first.learning),
+        labelled=len(asked.learning),
         strength=strength,
         balanced=balanced,
         key=key.fold("label curve"),

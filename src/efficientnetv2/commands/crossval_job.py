@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.files import check_folder, write_atomically
@@ -17,7 +18,7 @@ from efficientnetv2.commands.beginning import RUNS, Place
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_memory import FILE, begun_with, remember
 from efficientnetv2.commands.crossval_plan import Plan, with_further
-from efficientnetv2.commands.crossval_report import conclude
+from efficientnetv2.commands.crossval_report import OTHERWISE, conclude
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.source import Source
@@ -89,7 +90,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     try:
         answered = runs.answer(dealt, folder, "Fold")
         compared = others if plan.compare_splits else None
-        again = runs.answer(compared, folder / "otherwise", _called(compared)) if compared else None
+        again = runs.answer(compared, folder / OTHERWISE, _called(compared)) if compared else None
         conclude(folder, runs, dealt, answered, others, again, len(skipped))
     except KeyboardInterrupt as stop:
         device = [] if place.device == "auto" else ["--device", place.device]
@@ -197,11 +198,22 @@ def _refuse_moved(folder: Path, manifest: Manifest) -> None:
 def _begin(
     folder: Path, words: Words, plan: Plan, source: Source, digest: str, manifest: Manifest, dealt: Folds
 ) -> None:
-    # To whoever asks the folds' networks together, all these pictures are such that trained them.
-    trained = np.where(manifest.split == "test", "test", "train").astype(object)
-    table = manifest.with_split(trained).table.assign(fold=dealt.of_picture(len(manifest)) + 1)
+    table = manifest.with_split(_taught(manifest, dealt)).table.assign(
+        fold=dealt.of_picture(len(manifest)) + 1
+    )
     write_atomically(folder / "manifest.csv", replace(manifest, table=table).to_csv)
     remember(folder, words, plan, source, digest, command_line())
+
+
+def _taught(manifest: Manifest, dealt: Folds) -> npt.NDArray[np.object_]:
+    """(N,) splits as they are to whoever asks the folds' networks together: train for what has trained one of them.
+
+    By time the last period has trained none; neither is it a split of its own, for it is answered like the others.
+    """
+    split = np.where(manifest.split == "test", "test", "").astype(object)
+    for part in dealt.parts:
+        split[part.learning] = "train"
+    return split
 
 
 def _called(dealt: Folds | None) -> str:

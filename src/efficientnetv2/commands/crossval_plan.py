@@ -161,6 +161,11 @@ class Plan:
             InputError: it is asked for (``compare_splits``), but can't be had.
         """
         by: By = "class" if dealt.block is not None else "place"
+        if self.compare_splits and manifest.separator is not None:
+            raise InputError(
+                f"--compare-splits: {manifest.source} has several labels a picture, but what neighbours flatter is "
+                "measured of one. Leave it out."
+            )
         if dealt.by not in ("auto", "class", "place"):
             return None
         if self.compare_splits and not has_places(manifest):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,31 +10,35 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.crossval_baseline import Baseline, beside, probed
-from efficientnetv2.commands.crossval_before import run_name
+from efficientnetv2.commands.crossval_before import run_name, told_of
 from efficientnetv2.commands.crossval_folds import Answered, Runs
 from efficientnetv2.commands.crossval_memory import FILE
+from efficientnetv2.commands.crossval_networks import Networks
+from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.explaining import explained_by_folds
 from efficientnetv2.commands.findings import Known
-from efficientnetv2.commands.outcome import Outcome, hashes, versions
+from efficientnetv2.commands.outcome import Outcome, versions
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import f1_of_answers
-from efficientnetv2.evaluation.crossval import Beside, CrossValidation, Try
+from efficientnetv2.evaluation.apart import apart_by_folds
+from efficientnetv2.evaluation.crossval import CrossValidation, Try
+from efficientnetv2.evaluation.elsewhere import PROBE, Beside
 from efficientnetv2.evaluation.more_labels import more_labels, verdict
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.resampling import clustered
-from efficientnetv2.metrics.several import drawn
-from efficientnetv2.models import ensemble, modelfile
-from efficientnetv2.models.network import Network
+from efficientnetv2.metrics.several import drawn, top5_hits
 
+#: In the folder, the folds that were dealt otherwise.
+OTHERWISE = "otherwise"
 # Of what ``_learnt`` counts.
 _MEAN = "How many pictures of a class there are to learn from is the mean over the folds."
 
@@ -62,23 +65,70 @@ def conclude(
     """
     manifest, screen, plan = runs.manifest, runs.screen, runs.plan
     pooled = _pooled(manifest, answered)
-    first = json.loads((folder / run_name(0) / "report.json").read_text(encoding="utf-8"))
-    before = sum(_seen_by(folder, number, plan.members) for number in range(len(answered)))
     clusters, key = dealt.clusters[pooled.samples], Key.of(runs.seed).fold("crossval")
-    comparisons: list[Beside] = []
-    count = len(manifest.class_names)
-    if again is not None and others is not None and manifest.separator is None:
-        theirs = _pooled(manifest, again)
-        comparisons.append(beside("the trained networks", pooled, theirs, dealt, others, count, key))
     baseline = probed(folder, runs, dealt, others) if runs.place.probe else None
-    if baseline is not None and baseline.otherwise is not None and others is not None:
-        ours, theirs = baseline.answers, baseline.otherwise
-        comparisons.append(beside("the linear probe", ours, theirs, dealt, others, count, key))
-    several = manifest.separator is not None
-    whole = CrossValidation(
+    comparisons = [] if others is None else _compared(manifest, pooled, again, baseline, dealt, others, key)
+    whole = _whole(runs, dealt, answered, comparisons)
+    networks = Networks(folder, len(answered), plan.members)
+    together = networks.together()
+    facts = replace(
+        _facts(folder, runs, dealt, pooled, baseline),
+        wall_s=_seconds(folder, plan, answered, again),
+        hashes=networks.hashes(),
+        skipped=skipped,
+        others={"run": str(folder), **whole.to_json()},
+    )
+    facts = replace(facts, notes=[*facts.notes, together])
+    # Among the mistakes rasters are shown as the first fold saw them; where a network looked, by its own rule. Of
+    # several that answered together it is shown of the first.
+    begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
+    bands = Preprocessing.from_json(begun["preprocessing"]).bands
+    asked = replace(manifest, bands=bands)
+    looked = explained_by_folds(
+        networks.first_of, _fold_of(answered), pooled, asked, manifest.class_names, members=plan.members
+    )
+    known = replace(
+        _known(whole, baseline, manifest, looked),
+        folder=folder,
+        members=networks.calibrations(),
+        split_by=dealt.rule,
+        drawn_whole=_drawn_whole(whole),
+    )
+    outcome = Outcome(pooled, asked, manifest.class_names, facts, known=known)
+    _widen(outcome, pooled, clusters, key)
+    outcome.write(folder, sections=whole.sections())
+    outcome.show(screen, as_json=runs.place.as_json)
+    for line in (*whole.lines(), together):
+        screen.say(line)
+    screen.say(f"Report: {folder / 'report.html'}")
+
+
+def _compared(
+    manifest: Manifest,
+    pooled: Predictions,
+    again: list[Answered] | None,
+    baseline: Baseline | None,
+    dealt: Folds,
+    others: Folds,
+    key: Key,
+) -> list[Beside]:
+    """Answers by folds dealt otherwise beside these: of the networks, if they were trained, and of the probe."""
+    found, count = [], len(manifest.class_names)
+    if again is not None and manifest.separator is None:
+        theirs = _pooled(manifest, again)
+        found.append(beside("the trained networks", pooled, theirs, dealt, others, count, key))
+    if baseline is not None and baseline.otherwise is not None:
+        found.append(beside(PROBE, baseline.answers, baseline.otherwise, dealt, others, count, key))
+    return found
+
+
+def _whole(runs: Runs, dealt: Folds, answered: list[Answered], comparisons: list[Beside]) -> CrossValidation:
+    """What the folds came to."""
+    manifest, plan = runs.manifest, runs.plan
+    return CrossValidation(
         by=dealt.rule,
         note=dealt.note,
-        over_classes="mean_average_precision" if several else "macro_f1",
+        over_classes="macro_f1" if manifest.separator is None else "mean_average_precision",
         folds=[one.score for one in answered],
         tries=[
             Try(plan.name_of(place), {number: one.scores[place] for number, one in enumerate(answered)})
@@ -86,8 +136,16 @@ def conclude(
         ],
         beside=comparisons,
         members=plan.members,
+        timed=runs.words.minutes is not None,
+        apart=apart_by_folds(manifest, [(part.learning, part.answering) for part in dealt.parts]),
     )
-    networks, together = _ensemble(folder, len(answered), plan.members)
+
+
+def _facts(folder: Path, runs: Runs, dealt: Folds, pooled: Predictions, baseline: Baseline | None) -> Facts:
+    """What the report says beside the figures; of one run that of the first."""
+    manifest, members = runs.manifest, runs.plan.members
+    first = json.loads((folder / run_name(0) / "report.json").read_text(encoding="utf-8"))
+    before = sum(_seen_by(folder, number, members) for number in range(len(dealt.parts)))
     learnt = _learnt(manifest, dealt)
     facts = Facts(
         data=manifest.source,
@@ -102,39 +160,36 @@ def conclude(
             *([_seen_before(before, len(pooled.samples))] if before else []),
             dealt.note,
             *([_MEAN] if learnt else []),
-            together,
         ],
         recipe=first["recipe"],
         seed=runs.seed,
         epochs=first["epochs"],
-        wall_s=round(sum(one.score.seconds for one in answered), 2),
-        linear_probe=None if baseline is None else baseline.top1,
-        linear_probe_macro_f1=None if baseline is None else baseline.macro_f1,
-        linear_probe_f1={} if baseline is None else f1_of_answers(baseline.told(manifest)),
-        linear_probe_pictures=None if baseline is None else baseline.train_pictures,
-        linear_probe_of_pictures=None if baseline is None else baseline.of_pictures,
+        members=members,
         train_support=learnt,
-        hashes=_hashes(folder, len(answered), plan.members),
-        skipped=skipped,
-        others={"run": str(folder), **whole.to_json()},
     )
-    # Among the mistakes rasters are shown as the first fold saw them; where a network looked, by its own rule. Of
-    # several that answered together it is shown of the first.
-    begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
-    bands = Preprocessing.from_json(begun["preprocessing"]).bands
-    asked = replace(manifest, bands=bands)
-    looked = explained_by_folds(
-        networks[:: plan.members], _fold_of(answered), pooled, asked, manifest.class_names
+    if baseline is None:
+        return facts
+    return replace(
+        facts,
+        linear_probe=baseline.top1,
+        linear_probe_macro_f1=baseline.macro_f1,
+        linear_probe_f1=f1_of_answers(baseline.told(manifest)),
+        linear_probe_pictures=baseline.train_pictures,
+        linear_probe_of_pictures=baseline.of_pictures,
     )
-    members = tuple(network.calibration for network in networks)
-    known = replace(_known(whole, baseline, manifest, looked), folder=folder, members=members)
-    outcome = Outcome(pooled, asked, manifest.class_names, facts, known=known)
-    _widen(outcome, pooled, clusters, key)
-    outcome.write(folder, sections=whole.sections())
-    outcome.show(screen, as_json=runs.place.as_json)
-    for line in (*whole.lines(), together):
-        screen.say(line)
-    screen.say(f"Report: {folder / 'report.html'}")
+
+
+def _seconds(folder: Path, plan: Plan, answered: list[Answered], again: list[Answered] | None) -> float:
+    """Of all training: what answered, what chose between tries, and the same of folds dealt otherwise."""
+    places = {folder: answered, folder / OTHERWISE: again or []}
+    seconds = sum(one.score.seconds for folds in places.values() for one in folds)
+    if plan.chooses:
+        seconds += sum(
+            told_of(place, number)["seconds"]
+            for place, folds in places.items()
+            for number in range(len(folds))
+        )
+    return round(seconds, 2)
 
 
 def _seen_by(folder: Path, number: int, members: int) -> int:
@@ -182,19 +237,6 @@ def _learnt(manifest: Manifest, dealt: Folds) -> dict[str, int]:
     }
 
 
-def _members(folds: int, members: int) -> list[str]:
-    """The folds' model files, as seen from the folder, those of a fold side by side."""
-    return [
-        f"{run_name(number, place)}/{modelfile.NAME}" for number in range(folds) for place in range(members)
-    ]
-
-
-def _hashes(folder: Path, folds: int, members: int) -> dict[str, str]:
-    """Of the manifest and of the folds' model files, by where they lie in the folder."""
-    files = ["manifest.csv", *_members(folds, members)]
-    return {name: digest for name in files for digest in hashes(folder / name).values()}
-
-
 def _known(
     whole: CrossValidation, baseline: Baseline | None, manifest: Manifest, looked: tuple[Part, ...]
 ) -> Known:
@@ -204,10 +246,21 @@ def _known(
     curve = baseline.labels
     return Known(
         probe=baseline.told(manifest),
-        labels=None if curve is None else verdict(curve),
+        labels=None if curve is None else verdict(curve, note=baseline.labels_of),
         elsewhere=whole.elsewhere(),
-        sections=looked if curve is None else (more_labels(curve), *looked),
+        sections=looked if curve is None else (more_labels(curve, note=baseline.labels_of), *looked),
     )
+
+
+def _drawn_whole(whole: CrossValidation) -> str | None:
+    """What intervals draw as a whole, because the folds kept it so; None of folds at random, or by time."""
+    apart = whole.apart
+    groups = None if apart is None else apart if apart.by == "group" else apart.groups
+    kept = [
+        *(["places"] if whole.by == "place" else []),
+        *(["groups"] if whole.by not in ("class", "time") and groups is not None and not groups.near else []),
+    ]
+    return " and ".join(kept) or None
 
 
 def _widen(outcome: Outcome, pooled: Predictions, clusters: Ints, key: Key) -> None:
@@ -221,30 +274,13 @@ def _widen(outcome: Outcome, pooled: Predictions, clusters: Ints, key: Key) -> N
         together = clustered(pooled.labels, answers, clusters, len(figures.class_names), key=own)
     else:
         together = drawn(pooled.labels, pooled.probabilities, clusters, key=own)
+    if figures.top5 is not None:
+        # A share like top-1, of another kind of hit.
+        hits = top5_hits(pooled.labels, pooled.probabilities).astype(np.int64)
+        together["top5"] = clustered(np.ones_like(hits), hits, clusters, 2, key=own.fold("top5"))["top1"]
     for name, (low, high) in together.items():
         # Of a class the figure is called by its number here, by its name there.
         figure, of_class, number = name.partition(":")
         called = f"{figure}:{figures.class_names[int(number)]}" if of_class else name
         before = outcome.intervals[called]
         outcome.intervals[called] = (min(before[0], low), max(before[1], high))
-
-
-def _ensemble(folder: Path, folds: int, members: int) -> tuple[list[Network], str]:
-    """The folds' networks, which answer together from now on, if they can; a sentence on that."""
-    files = _members(folds, members)
-    networks = [modelfile.load(folder / file) for file in files]
-    try:
-        ensemble.Ensemble(networks)
-    except InputError as error:
-        return networks, (
-            f"The folds' networks do not answer together: {error} For new pictures: effnetv2 predict "
-            f"{shlex.quote(str(folder / 'fold1'))} NEW_PICTURES, or train one network on all of these."
-        )
-    ensemble.write_members(folder, files)
-    alone = (
-        "each alone, on pictures that it" if members == 1 else f"{members} at a time, on pictures that they"
-    )
-    return networks, (
-        f"The folds' networks answer together for new pictures: effnetv2 predict {shlex.quote(str(folder))} "
-        f"NEW_PICTURES. The figures here are of {alone} had not seen."
-    )

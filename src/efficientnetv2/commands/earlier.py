@@ -95,14 +95,18 @@ class Other:
             return None
 
 
-def last_before(folder: Path, answers: pd.DataFrame) -> tuple[str, pd.DataFrame] | None:
+def last_before(
+    folder: Path, answers: pd.DataFrame, *, split_by: str | None = None
+) -> tuple[str, pd.DataFrame] | None:
     """The newest finished run beside a run that answered the same pictures, with its answers; None without one.
 
-    Of a cross-validation it is another cross-validation.
+    Of a cross-validation it is another cross-validation with folds of the same rule: by class it looks better than by
+    place, for neighbours teach it.
 
     Args:
         folder: of the run.
         answers: its own, as ``evaluation.answered.read_answers`` gives them.
+        split_by: the rule of its folds, as its report has it; None of a run.
     """
     kind = next((name for name in KINDS if (folder / name).exists()), None)
     if kind is None:
@@ -113,7 +117,8 @@ def last_before(folder: Path, answers: pd.DataFrame) -> tuple[str, pd.DataFrame]
     )
     for report in [one for one in reports if one.parent != own and (one.parent / kind).exists()][:_LOOKED_AT]:
         try:
-            if json.loads(report.read_text(encoding="utf-8"))["pictures"] != len(answers):
+            told = json.loads(report.read_text(encoding="utf-8"))
+            if told["pictures"] != len(answers) or told.get("split_by") != split_by:
                 continue
             theirs = read_answers(report.parent)
         except (InputError, OSError, ValueError, KeyError):  # unfinished, or of another version

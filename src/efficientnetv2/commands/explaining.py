@@ -45,30 +45,39 @@ def explained(
 
 
 def explained_by_folds(
-    networks: Sequence[Network],
+    network_of: Callable[[int], Network],
     fold: npt.NDArray[np.int64],
     predictions: Predictions,
     manifest: Manifest,
     class_names: Sequence[str],
+    *,
+    members: int = 1,
 ) -> tuple[Part, ...]:
     """Likewise of a cross-validation: each picture by the network that answered it, which had not learnt from it.
 
     Args:
-        networks: of the folds, each with its own preprocessing.
+        network_of: loads that of a fold, with its own preprocessing; one is alive at a time.
         fold: (N,) whose answer it is, from 0.
         predictions: (N,) answers, of labelled pictures.
         manifest: that they answer.
         class_names: of the networks.
+        members: networks that have answered each picture together; that which is loaded is the first of them.
     """
+
+    def of_one(network: Network, places: Sequence[int]) -> dict[int, Seen]:
+        return _seen(network, predictions, manifest, network.preprocessing, places)
 
     def looked(places: Sequence[int]) -> dict[int, Seen]:
         seen: dict[int, Seen] = {}
-        for number, network in enumerate(networks):
+        for number in sorted({int(fold[place]) for place in places}):
             own = [place for place in places if fold[place] == number]
-            seen |= _seen(network, predictions, manifest, network.preprocessing, own)
+            seen |= of_one(network_of(number), own)
         return seen
 
-    return _section(predictions, manifest, class_names, looked)
+    whose = (
+        "" if members == 1 else f"Of the {members} networks that answered a picture together it is the first."
+    )
+    return _section(predictions, manifest, class_names, looked, whose)
 
 
 def _section(
@@ -76,6 +85,7 @@ def _section(
     manifest: Manifest,
     class_names: Sequence[str],
     looked: Callable[[Sequence[int]], dict[int, Seen]],
+    whose: str = "",
 ) -> tuple[Part, ...]:
     labels, probabilities = predictions.labels, predictions.probabilities
     if labels.ndim != 1 or not len(labels) or (labels < 0).any():
@@ -85,7 +95,13 @@ def _section(
     paths = [manifest.paths[int(row)] for row in predictions.samples]
     return (
         shown(
-            galleries, labels, probabilities, class_names, paths, lambda place: seen.get(place, Seen(None))
+            galleries,
+            labels,
+            probabilities,
+            class_names,
+            paths,
+            lambda place: seen.get(place, Seen(None)),
+            whose=whose,
         ),
     )
 

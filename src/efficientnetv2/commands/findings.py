@@ -19,6 +19,7 @@ from efficientnetv2.data.sides import longer_sides
 from efficientnetv2.evaluation.answered import Over, over
 from efficientnetv2.evaluation.answers import Beside
 from efficientnetv2.evaluation.apart import Apart
+from efficientnetv2.evaluation.elsewhere import Elsewhere
 from efficientnetv2.evaluation.hanging import hanging_together
 from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
 from efficientnetv2.evaluation.sections import Part
@@ -61,24 +62,28 @@ class Known:
         members: the same of the networks that have answered, where they are several; None where one has none.
         probe: answers of the linear probe, as ``evaluation.answered.read_answers`` gives them.
         labels: verdict and words on more labels.
-        elsewhere: verdict and words on pictures from new places.
+        elsewhere: what a cross-validation says of pictures from new places.
         apart: how far the pictures are from those learnt from.
         views: what these answers have over those with the network's own views.
         unseen: words on the pictures alone that did not train the network.
         sections: that others have made.
         folder: of the run, which says what it kept whole and beside which lie those before it; None: there is none.
+        split_by: the rule of the folds of a cross-validation; None of others.
+        drawn_whole: as of ``evaluation.answers.Beside``.
     """
 
     calibration: Calibration | None = None
     members: tuple[Calibration | None, ...] = ()
     probe: pd.DataFrame | None = None
     labels: tuple[str, str] | None = None
-    elsewhere: tuple[str, str] | None = None
+    elsewhere: Elsewhere | None = None
     apart: Apart | None = None
     views: Over | None = None
     unseen: str | None = None
     sections: tuple[Part, ...] = ()
     folder: Path | None = None
+    split_by: str | None = None
+    drawn_whole: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +138,7 @@ def gathered(
     if parts:
         sections.append(sliced(parts))
     if wanted.costs is not None:
-        sections.append(priced(labels, probabilities, wanted.costs, class_names))
+        sections.append(priced(labels, probabilities, wanted.costs, class_names, key=key.fold("costs")))
     probe = last = None
     if labels.ndim == 1:
         answers = by_picture(predictions, manifest, class_names)
@@ -151,6 +156,7 @@ def gathered(
             unseen=known.unseen,
             labels=known.labels,
             elsewhere=known.elsewhere,
+            drawn_whole=known.drawn_whole,
             trusted=trusted.calibrated,
             slices=worst_slice(parts) if parts else None,
         ),
@@ -231,7 +237,9 @@ def _last(
     if wanted.against is not None:
         name, theirs = wanted.against.name, wanted.against.answers
     else:
-        found = None if known.folder is None else last_before(known.folder, answers)
+        found = None
+        if known.folder is not None:
+            found = last_before(known.folder, answers, split_by=known.split_by)
         if found is None:
             return None
         name, theirs = f"the last run, {found[0]}", found[1]

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place, write_atomically, write_text_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.answering import Asked
@@ -18,6 +18,7 @@ from efficientnetv2.commands.replacing import refuse_others
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.tables import header_of
 from efficientnetv2.data.decode import read_picture
+from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Dispensable, to_show
 from efficientnetv2.evaluation import seeing
 from efficientnetv2.evaluation.to_label import Ranked, sheet
@@ -80,6 +81,8 @@ def write_ranking(
 ) -> None:
     """Look at the pictures once more, for what the classifier reads of them; then write the table and the sheet.
 
+    Where some of them have a label and others none, it is of those without.
+
     Args:
         file: of the table; the sheet has its name, ending in ``.html``.
         asked: the network and its pictures.
@@ -91,6 +94,7 @@ def write_ranking(
     Raises:
         InputError: it can't be written.
     """
+    predictions, labelled = _without_labels(asked.manifest, predictions)
     answered = asked.manifest.select(predictions.samples)
     with screen.counting("comparing", len(answered)) as counted:
         embedded = embed_manifest(
@@ -139,4 +143,19 @@ def write_ranking(
         raise InputError(
             f"--rank {file}: {error.strerror or error}. Give a place that can be written to."
         ) from error
-    screen.say(f"What to label next: {file}, its first {len(shown)} as pictures in {page}.")
+    left = (
+        f" {count_of(labelled, 'picture')} with a label {'is' if labelled == 1 else 'are'} left out of it."
+        if labelled
+        else ""
+    )
+    screen.say(f"What to label next: {file}, its first {len(shown)} as pictures in {page}.{left}")
+
+
+def _without_labels(manifest: Manifest, predictions: Predictions) -> tuple[Predictions, int]:
+    """The answers to pictures that have no label yet, and how many others there are; all where all have one."""
+    known = manifest.labels[predictions.samples] >= 0
+    if known.all():
+        return predictions, 0
+    rest = np.flatnonzero(~known)
+    samples, labels, logits = predictions.samples, predictions.labels, predictions.logits
+    return Predictions(samples[rest], labels[rest], logits[torch.from_numpy(rest)]), int(known.sum())

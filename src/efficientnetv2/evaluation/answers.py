@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.evaluation.answered import Over
 from efficientnetv2.evaluation.apart import Apart
+from efficientnetv2.evaluation.elsewhere import Elsewhere
 from efficientnetv2.evaluation.opening import measured_on, probe_learnt_from
 from efficientnetv2.evaluation.page import number, percent
 from efficientnetv2.metrics.classification import Figures
@@ -47,7 +48,8 @@ class Beside:
     Args:
         probe: what the network has over the linear probe, on the same pictures.
         last: another run, as it is called in a question, and what the network has over it.
-        elsewhere: verdict and words on pictures from new places, by cross-validation.
+        elsewhere: what a cross-validation says of pictures from new places.
+        drawn_whole: what the intervals draw as a whole: "places", "groups"; None where they draw single pictures.
         apart: how far the pictures are from those learnt from, where that is known.
         views: what the network has with these views of each picture over its own, one.
         unseen: words on the pictures alone that did not train the network, where others did.
@@ -58,7 +60,8 @@ class Beside:
 
     probe: Over | None = None
     last: tuple[str, Over] | None = None
-    elsewhere: tuple[str, str] | None = None
+    elsewhere: Elsewhere | None = None
+    drawn_whole: str | None = None
     apart: Apart | None = None
     views: Over | None = None
     unseen: str | None = None
@@ -78,12 +81,14 @@ def answers(
         facts: of the report.
         beside: what else is known.
     """
-    trained, several = facts.train_pictures is not None, isinstance(figures, SeveralFigures)
+    # Of a run or a cross-validation what was not measured is said; of an evaluation nobody expects it.
+    trained = facts.train_pictures is not None or facts.evaluated_on == "out-of-fold"
+    several = isinstance(figures, SeveralFigures)
     found = [
         _how_good(figures, intervals, facts),
         None if beside.unseen is None else Answer("How good is it on what it has not seen?", beside.unseen),
         _over_probe(facts, beside.probe, trained, several),
-        _over_last(beside.last, trained and not several),
+        _over_last(facts, beside.last, trained and not several),
         None if beside.views is None else _over_one_view(beside.views),
         _elsewhere(facts, beside, trained),
         _more_labels(beside, trained, several),
@@ -145,12 +150,16 @@ def _over_probe(facts: Facts, probe: Over | None, trained: bool, several: bool) 
     return Answer(question, f"Not measured: {why}")
 
 
-def _over_last(last: tuple[str, Over] | None, trained: bool) -> Answer | None:
+def _over_last(facts: Facts, last: tuple[str, Over] | None, trained: bool) -> Answer | None:
     if last is not None:
         return Answer(f"Is it better than {last[0]}?", _apart(last[1]), _verdict(last[1]))
     if not trained:
         return None
-    words = "Not known: no finished run beside this one answered the same pictures. To compare with another:"
+    folds = facts.evaluated_on == "out-of-fold"
+    what = "cross-validation by the same rule" if folds else "run"
+    words = (
+        f"Not known: no finished {what} beside this one answered the same pictures. To compare with another:"
+    )
     return Answer("Is it better than the last run?", words, command="effnetv2 compare RUN RUN")
 
 
@@ -184,7 +193,7 @@ def _apart(found: Over) -> str:
 def _elsewhere(facts: Facts, beside: Beside, trained: bool) -> Answer | None:
     question = "Would it be as good in a new place?"
     if beside.elsewhere is not None:
-        return Answer(question, beside.elsewhere[1], beside.elsewhere[0])
+        return Answer(question, beside.elsewhere.words, beside.elsewhere.verdict, beside.elsewhere.command)
     if not trained:
         return None
     if beside.apart is not None:
@@ -269,21 +278,28 @@ def limits(
 ) -> list[str]:
     """What the figures do not say, in sentences."""
     low, high = intervals["top1"]
+    whole, belong = "", "belong together (of one place, one day)"
+    if beside.drawn_whole is not None:
+        whole, belong = (
+            f", {beside.drawn_whole} drawn as a whole",
+            "belong together otherwise (of one day, one camera)",
+        )
     found = [
-        f"The intervals say what chance in the choice of these {figures.pictures:,} pictures leaves open: top-1 may "
-        f"lie from {100 * low:.1f} to {percent(high)}. Another seed in training, labels that are wrong, and pictures "
-        "that belong together (of one place, one day) add to that."
+        f"The intervals say what chance in the choice of these {figures.pictures:,} pictures leaves open{whole}: top-1 "
+        f"may lie from {100 * low:.1f} to {percent(high)}. Another seed in training, labels that are wrong, and "
+        f"pictures that {belong} add to that."
     ]
     few = [name for name, one in figures.per_class.items() if 0 < one.support < SMALL]
     if few:
         named = _listed(few)
         found.append(f"Fewer than {SMALL} pictures stand behind each figure of {named}.")
-    if beside.elsewhere is None:
-        new = beside.apart is not None and beside.apart.new
-        found.append(
-            f"Nothing here says how it does on pictures of other {'seasons' if new else 'places, seasons'} or cameras "
-            "than those it was trained and evaluated on."
-        )
+    new = (beside.elsewhere is not None and beside.elsewhere.known) or (
+        beside.apart is not None and beside.apart.new
+    )
+    found.append(
+        f"Nothing here says how it does on pictures of other {'seasons' if new else 'places, seasons'} or cameras "
+        "than those it was trained and evaluated on."
+    )
     if not isinstance(figures, SeveralFigures):
         found.append(
             "Overall figures hold for pictures with this mix of classes; with another mix, precision and top-1 "

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from efficientnetv2.data.levels import has_groups
+from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.evaluation.inspect.places import NEAR_KM, Places
+from efficientnetv2.evaluation.inspect.places import NEAR_KM, Bools, Places
 
 
 @dataclass(frozen=True)
@@ -43,27 +45,46 @@ def apart(manifest: Manifest, split: str) -> Apart | None:
         manifest: of all pictures, with columns ``latitude`` and ``longitude``, or ``group``, or all of them.
         split: whose pictures are evaluated on.
     """
-    by_place, by_group = _by_place(manifest, split), _by_group(manifest, split)
+    return _apart(manifest, [(manifest.in_train, manifest.split == split)])
+
+
+def apart_by_folds(manifest: Manifest, parts: Sequence[tuple[Ints, Ints]]) -> Apart | None:
+    """Likewise of a cross-validation: each picture from those that the network learnt from which answers it.
+
+    Args:
+        manifest: of all pictures.
+        parts: of each fold the rows that teach, and those that are answered.
+    """
+    everyone = np.arange(len(manifest))
+    return _apart(manifest, [(np.isin(everyone, one), np.isin(everyone, other)) for one, other in parts])
+
+
+def _apart(manifest: Manifest, pairs: Sequence[tuple[Bools, Bools]]) -> Apart | None:
+    """Over pairs of (N,) pictures learnt from and asked about."""
+    by_place, by_group = _by_place(manifest, pairs), _by_group(manifest, pairs)
     return by_group if by_place is None else replace(by_place, groups=by_group)
 
 
-def _by_place(manifest: Manifest, split: str) -> Apart | None:
+def _by_place(manifest: Manifest, pairs: Sequence[tuple[Bools, Bools]]) -> Apart | None:
     places = Places.of(manifest)
     if places is None:
         return None
-    learnt, asked = manifest.in_train[places.rows], (manifest.split == split)[places.rows]
-    if not (learnt.any() and asked.any()):
+    placed = [(learnt[places.rows], asked[places.rows]) for learnt, asked in pairs]
+    found = [
+        places.nearest_km(asked, learnt)[asked] for learnt, asked in placed if learnt.any() and asked.any()
+    ]
+    if not found:
         return None
-    km = places.nearest_km(asked, learnt)[asked]
+    km = np.concatenate(found)
     return Apart("place", len(km), int((km <= NEAR_KM).sum()), float(np.median(km)))
 
 
-def _by_group(manifest: Manifest, split: str) -> Apart | None:
+def _by_group(manifest: Manifest, pairs: Sequence[tuple[Bools, Bools]]) -> Apart | None:
     if not has_groups(manifest):
         return None
-    groups = manifest.table["group"].fillna("").astype(str)
-    known, asked = groups != "", manifest.split == split
-    if not (known & asked).any():
+    groups = manifest.table["group"].fillna("").astype(str).to_numpy()
+    known = groups != ""
+    if not any((known & asked).any() for _, asked in pairs):
         return None
-    near = groups[known & asked].isin(set(groups[known & manifest.in_train]))
-    return Apart("group", int(asked.sum()), int(near.sum()))
+    near = sum(int(np.isin(groups[known & asked], groups[known & learnt]).sum()) for learnt, asked in pairs)
+    return Apart("group", sum(int(asked.sum()) for _, asked in pairs), near)

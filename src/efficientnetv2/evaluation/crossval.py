@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from efficientnetv2.evaluation.apart import Apart
+from efficientnetv2.evaluation.elsewhere import Beside, Elsewhere, elsewhere
+from efficientnetv2.evaluation.inspect.places import NEAR_KM
 from efficientnetv2.evaluation.sections import Section
-from efficientnetv2.metrics.resampling import Difference
 from efficientnetv2.metrics.several import MEANS_OVER_CLASSES
 
 
@@ -82,50 +84,6 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Beside:
-    """The same pictures answered with folds dealt at random and with folds by place.
-
-    Args:
-        what: did it: ``the linear probe``, ``the trained networks``.
-        at_random: figures with random folds: name → value.
-        by_place: likewise, with spatial blocks.
-        difference: of each figure, at random less by place.
-    """
-
-    what: str
-    at_random: Mapping[str, float]
-    by_place: Mapping[str, float]
-    difference: Mapping[str, Difference]
-
-    @property
-    def flattering(self) -> bool:
-        """Whether neighbours make the random figure better than chance explains."""
-        return any(self.difference[name].low > 0 for name in ("top1", "macro_f1"))
-
-    def sentence(self) -> str:
-        """What the user has to know of it."""
-        said = "; ".join(
-            f"{words} {self.at_random[name]:.3f} at random, {self.by_place[name]:.3f} by place, difference "
-            f"{self.difference[name].value:+.3f} ({self.difference[name].low:+.3f} to "
-            f"{self.difference[name].high:+.3f})"
-            for name, words in (("macro_f1", "macro-F1"), ("top1", "top-1"))
-        )
-        if not self.flattering:
-            alike = (
-                f"Dealt at random or by place, figures of {self.what} differ by no more than chance explains"
-            )
-            return f"{alike}: {said}."
-        return (
-            f"Neighbours flatter: figures of {self.what} are better where pictures are dealt at random than by place "
-            f"({said}). For pictures from new places the figure by place is the one to quote."
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self) | {"flattering": self.flattering}
-
-
-@dataclass(frozen=True)
 class CrossValidation:
     """All of it, beside the pooled figures.
 
@@ -137,6 +95,8 @@ class CrossValidation:
         tries: that folds chose from; empty for none.
         beside: folds dealt otherwise, if they were.
         members: networks that answer each fold together.
+        timed: whether minutes decided how many epochs there are.
+        apart: how far the pictures are from those that their networks learnt from; None where nothing is known of it.
     """
 
     by: str
@@ -146,6 +106,8 @@ class CrossValidation:
     tries: Sequence[Try] = ()
     beside: Sequence[Beside] = ()
     members: int = 1
+    timed: bool = False
+    apart: Apart | None = None
 
     @property
     def top1(self) -> Spread:
@@ -167,15 +129,9 @@ class CrossValidation:
             *(f"Warning: {one.sentence()}" if one.flattering else one.sentence() for one in self.beside),
         ]
 
-    def elsewhere(self) -> tuple[str, str] | None:
-        """Verdict and words for the report's question about new places; None where nothing here says it."""
-        compared = [one.sentence() for one in self.beside[:1]]
-        if self.by == "place":
-            told = ["No network had learnt from the places that it answers.", *compared]
-            return "That is what is measured here.", " ".join(told)
-        if compared:
-            return "Less good." if self.beside[0].flattering else "No worse beyond chance.", compared[0]
-        return None
+    def elsewhere(self) -> Elsewhere:
+        """The answer to the report's question about new places."""
+        return elsewhere(self.by, self.beside, self.apart)
 
     def sections(self) -> list[Section]:
         """For the page."""
@@ -198,6 +154,7 @@ class CrossValidation:
                 f"picture. Over the folds, mean ± standard deviation (least to most): {words} {self.mean}, top-1 "
                 f"{self.top1}.",
                 *self._starts(),
+                *self._shown(),
                 "How each of them learnt, its own report shows: fold1/report.html and so on.",
             ],
             [*columns, *(["what"] if noted else []), *([self._tries_called] if chose else [])],
@@ -225,8 +182,19 @@ class CrossValidation:
             for weights, numbers in began.items()
         )
         return [
-            f"Weights: {listed}, as each fold's own training pictures had it. The report's recipe and linear "
-            "probe are those of fold 1."
+            f"Weights: {listed}, as each fold's own training pictures had it. The linear probe is on those of fold 1."
+        ]
+
+    def _shown(self) -> list[str]:
+        """A sentence where what the page shows of one run is not that of all."""
+        alike = len({(fold.weights, fold.chosen, fold.epochs) for fold in self.folds}) < 2
+        if alike and self.members == 1 and not self.timed:
+            return []
+        run = "fold 1" if self.members == 1 else "the first network of fold 1"
+        epochs = " How many epochs fit into the minutes was measured there." if self.timed else ""
+        return [
+            f"What this report shows as recipe, epochs, and what was chosen is that of {run}; all others have reports "
+            f"of their own.{epochs}"
         ]
 
     def _tried(self, words: str) -> list[Section]:
@@ -257,4 +225,5 @@ class CrossValidation:
             "over_folds": {"top1": asdict(self.top1), self.over_classes: asdict(self.mean)},
             "tries": [{"settings": one.name, "scores": dict(one.scores)} for one in self.tries],
             "splits_compared": [one.to_json() for one in self.beside],
+            "apart": None if self.apart is None else asdict(self.apart) | {"near_km": NEAR_KM},
         }

@@ -82,6 +82,7 @@ def shown(
     paths: Sequence[str],
     seen: Callable[[int], Seen],
     *,
+    whose: str = "",
     unmapped: str = "This network's maps are not known, so the pictures stand alone.",
 ) -> Part:
     """The section.
@@ -93,6 +94,7 @@ def shown(
         class_names: K names.
         paths: (N,) as in the manifest.
         seen: of a place in the predictions.
+        whose: a sentence on which network looked, where that is not plain.
         unmapped: a sentence for where no picture has a map.
     """
     best = probabilities.argmax(axis=1)
@@ -130,6 +132,7 @@ def shown(
             "galleries": values,
             "mapped": mapped,
             "stretched": seeing.NOTE if dim else None,
+            "whose": whose,
             "unmapped": unmapped,
         },
         told,

@@ -34,10 +34,10 @@ def hanging_together(folder: Path, paths: Sequence[str]) -> pd.Series[int] | Non
     if called is None:
         return None
     asked = pd.Index(called).isin(list(paths))
-    # A cross-validation answers neither val nor test: every picture but those of test is answered by its fold.
+    # A cross-validation answers neither val nor test: all others are answered by a fold, those too that taught none.
     by_fold = "fold" in manifest.table and not np.isin(manifest.split[asked], ("val", "test")).any()
     sides = manifest.table["fold" if by_fold else "split"].astype(str).replace("minival", "train")
-    dealt = np.flatnonzero((manifest.split != "") & ((manifest.split != "test") | asked))
+    dealt = np.flatnonzero(asked | ~np.isin(manifest.split, ("", "test")))
     manifest, sides = manifest.select(dealt), sides.iloc[dealt].reset_index(drop=True)
     called = [called[row] for row in dealt]
     for level in levels_of(manifest, None)[:-1]:

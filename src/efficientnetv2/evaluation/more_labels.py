@@ -19,8 +19,14 @@ _WORTH, _LITTLE = 0.005, 0.02
 _LETTER = 0.016
 
 
-def verdict(curve: LabelCurve) -> tuple[str, str]:
-    """A word or two, and the sentences behind them."""
+def verdict(curve: LabelCurve, *, note: str = "") -> tuple[str, str]:
+    """A word or two, and the sentences behind them.
+
+    Args:
+        curve: measured.
+        note: a sentence that says of which pictures, where that is not plain.
+    """
+    behind = f" {note}" if note else ""
     word = "Perhaps."
     if curve.gain_low > _WORTH:
         word = "Probably."
@@ -33,12 +39,12 @@ def verdict(curve: LabelCurve) -> tuple[str, str]:
     )
     gain = f"{100 * curve.gain:+.1f} points"
     if curve.carried is None:
-        return word, f"{measured}. If that goes on, {_foretold(curve.forecast)}, {gain}."
+        return word, f"{measured}. If that goes on, {_foretold(curve.forecast)}, {gain}.{behind}"
     there = curve.carried.pictures
     return word, (
         f"{measured}, a sample of the {there:,} training pictures. What more would bring is not measured: carried on, "
         f"{_foretold(curve.carried)}, and {_foretold(curve.forecast)}. Twice as many labels as there are would then "
-        f"bring {gain} ({100 * curve.gain_low:+.1f} to {100 * curve.gain_high:+.1f})."
+        f"bring {gain} ({100 * curve.gain_low:+.1f} to {100 * curve.gain_high:+.1f}).{behind}"
     )
 
 
@@ -47,11 +53,11 @@ def _foretold(point: LabelPoint) -> str:
     return f"{point.pictures:,} bring it to {percent(point.macro_f1)} ({reach})"
 
 
-def more_labels(curve: LabelCurve) -> Part:
-    """The section of a report."""
+def more_labels(curve: LabelCurve, *, note: str = "") -> Part:
+    """The section of a report; arguments as of ``verdict``."""
     return Part(
         "more_labels.html.j2",
-        {"words": " ".join(verdict(curve)), "how": _how(curve), "curve": draw_label_curve(curve)},
+        {"words": " ".join(verdict(curve, note=note)), "how": _how(curve), "curve": draw_label_curve(curve)},
         {"label_curve": asdict(curve)},
     )
 

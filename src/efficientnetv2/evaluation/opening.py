@@ -46,9 +46,7 @@ def whose(facts: Facts) -> Whose:
         "train": Whose("the training pictures of"),
         "minival": Whose("the pictures (minival) of", ", set aside to choose by"),
         "all pictures": Whose("all pictures of"),
-        "out-of-fold": Whose(
-            "the pictures of", ", each answered by a network that had not learnt from it (out-of-fold)"
-        ),
+        "out-of-fold": Whose("the pictures of", f", each answered by {_answerers(facts)}"),
     }
     return said.get(facts.evaluated_on, Whose(f"the pictures ({facts.evaluated_on}) of"))
 
@@ -67,10 +65,17 @@ def measured_on(count: int, facts: Facts) -> str:
         "train": " that it was trained on",
         "minival": " set aside to choose by (minival)",
         "all pictures": ", all that there are",
-        "out-of-fold": ", each answered by a network that had not learnt from it (out-of-fold)",
+        "out-of-fold": f", each answered by {_answerers(facts)}",
     }
     chose = ", by which it was selected" if facts.selected_on == facts.evaluated_on != "train" else ""
     return f"{count_of(count, 'picture')}{behind.get(facts.evaluated_on, f' ({facts.evaluated_on})')}{chose}"
+
+
+def _answerers(facts: Facts) -> str:
+    """What has answered a picture in a cross-validation."""
+    several = facts.members is not None and facts.members > 1
+    who = f"{facts.members} networks together" if several else "a network"
+    return f"{who} that had not learnt from it (out-of-fold)"
 
 
 def headline(figures: Figures | SeveralFigures) -> str:

@@ -8,11 +8,14 @@ from dataclasses import asdict
 import numpy.typing as npt
 
 from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.page import percent
 from efficientnetv2.evaluation.sections import Part
-from efficientnetv2.metrics.costs import NO_ANSWER, Costs, cost_figures
+from efficientnetv2.metrics.costs import NO_ANSWER, Costs, cost_figures, honest_chance
 from efficientnetv2.metrics.slices import SMALL, Slice
 
+# What chance explains less often is no chance: one side of a 95 % interval.
+_CHANCE = 0.025
 _ROWS_OPEN = 15  # of the table of slices; the rest unfolds
 
 
@@ -58,7 +61,12 @@ def _said(one: Slice) -> str:
 
 
 def priced(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, costs: Costs, class_names: Sequence[str]
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    costs: Costs,
+    class_names: Sequence[str],
+    *,
+    key: Key,
 ) -> Part:
     """The section of costs.
 
@@ -67,6 +75,7 @@ def priced(
         probabilities: (N, K).
         costs: of the K classes.
         class_names: K names.
+        key: of the draws that say what chance explains.
     """
     found = cost_figures(labels, probabilities, costs)
     constant = None if found.constant_answer == NO_ANSWER else class_names[found.constant_answer]
@@ -78,8 +87,14 @@ def priced(
     words += (
         "." if costs.no_answer is None else f", {percent(found.left)} of the pictures are left to a person."
     )
-    if found.cheapest > found.most_probable:
-        words += " That it costs more says that the probabilities are not honest: see their calibration."
+    if (
+        found.cheapest > found.most_probable
+        and honest_chance(labels, probabilities, costs, key=key) < _CHANCE
+    ):
+        words += (
+            " That it costs more, by more than chance explains, says that the probabilities are not honest: see their "
+            "calibration."
+        )
     return Part(
         "costs.html.j2",
         {"figures": found, "constant": constant, "words": words},

@@ -59,6 +59,7 @@ class Facts:
         recipe: as plain JSON values.
         seed: of everything random.
         epochs: that were trained.
+        members: networks that answered each picture together, in a cross-validation; None elsewhere.
         train_pictures: that it was trained on.
         wall_s: of the training, in seconds.
         images_per_s: of the training, on average.
@@ -87,6 +88,7 @@ class Facts:
     recipe: Mapping[str, Any] | None = None
     seed: int | None = None
     epochs: float | None = None
+    members: int | None = None
     train_pictures: int | None = None
     wall_s: float | None = None
     images_per_s: float | None = None

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from efficientnetv2.base.keys import Floats, Key
+
+# Of a test of honesty: so often labels are drawn, of so many pictures at most, which takes a second or less. Ours.
+_DRAWS, _MOST_DRAWN = 2000, 5000
 #: Stands among answers for none: the picture is left to a person.
 NO_ANSWER = -1
 
@@ -112,3 +116,39 @@ def cost_figures(labels: npt.ArrayLike, probabilities: npt.ArrayLike, costs: Cos
         changed=float((cheapest != plain).mean()),
         left=float((cheapest == NO_ANSWER).mean()),
     )
+
+
+def honest_chance(labels: npt.ArrayLike, probabilities: npt.ArrayLike, costs: Costs, *, key: Key) -> float:
+    """How often the cheapest answers would cost so much more than the most probable classes, were probabilities honest.
+
+    Labels are drawn from the probabilities: even then chance makes the cheapest answers the dearer ones now and then,
+    of a few pictures often. Pictures are drawn singly, though some may belong together.
+
+    Args:
+        labels: (N,) class ids.
+        probabilities: (N, K), rows sum to 1.
+        costs: of the K classes.
+        key: of the draws.
+
+    Returns:
+        From 0 to 1. Small: chance hardly explains it. 1 where no answer is another.
+
+    Source: Bröcker and Smith, Increasing the Reliability of Reliability Diagrams, Weather and Forecasting 22 (2007),
+        section 3: consistency resampling.
+    """
+    shares, true = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    plain, cheapest = shares.argmax(axis=1), cheapest_answers(shares, costs)
+    generator = key.generator()
+    changed = np.flatnonzero(cheapest != plain)
+    if len(changed) > _MOST_DRAWN:
+        changed = generator.permutation(changed)[:_MOST_DRAWN]
+    total: Floats = np.zeros(_DRAWS)
+    found = 0.0
+    for row in changed.tolist():
+        answer = cheapest[row]
+        paid = np.full(shares.shape[1], costs.no_answer) if answer == NO_ANSWER else costs.matrix[:, answer]
+        dearer = paid - costs.matrix[:, plain[row]]  # (K,) by the true class
+        total += dearer[generator.choice(len(dearer), _DRAWS, p=shares[row] / shares[row].sum())]
+        found += dearer[true[row]]
+    # Sums of the same numbers in another order differ in their last digits.
+    return float((1 + (total >= found - 1e-9 * max(1.0, abs(found))).sum()) / (1 + _DRAWS))

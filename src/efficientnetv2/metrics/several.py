@@ -146,7 +146,7 @@ def several_figures(
     averages = [one.average_precision for one in per_class.values() if one.average_precision is not None]
     return SeveralFigures(
         top1=float(hits.mean()),
-        top5=_top(true, shares) if len(class_names) > _TOP else None,
+        top5=float(top5_hits(true, shares).mean()) if len(class_names) > _TOP else None,
         mean_average_precision=float(np.mean(averages)),
         f1_micro=float(2 * found.sum() / of_both.sum()),
         f1_macro=float(f1[support > 0].mean()),
@@ -235,7 +235,19 @@ def _per_class(
     return found
 
 
-def _top(true: Integers, shares: Floats) -> float:
-    """Share of pictures with a true class among the most probable."""
+def top5_hits(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which pictures have a true class among the five most probable.
+
+    Args:
+        labels: (N,) class ids, or (N, M), -1 behind the last of a picture.
+        probabilities: (N, K), K > 5.
+
+    Returns:
+        (N,).
+    """
+    true, shares = np.asarray(labels), np.asarray(probabilities)
     best = np.argpartition(-shares, _TOP - 1, axis=1)[:, :_TOP]
-    return float((true[:, :, None] == best[:, None, :]).any(axis=(1, 2)).mean())
+    hits: npt.NDArray[np.bool_] = (true.reshape(len(true), -1)[:, :, None] == best[:, None, :]).any(
+        axis=(1, 2)
+    )
+    return hits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,35 +21,37 @@ from efficientnetv2.models.trained_on import TrainedOn
 NAME = "ensemble.json"  # in a folder whose model files answer together
 
 
+class Member(Protocol):
+    """What decides whether networks can be asked together: a network, or the header of its file."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the outputs, in order."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """From any picture to the input."""
+
+
 class Ensemble(Network):
     """Networks of the same classes and preprocessing, asked together.
 
     Args:
         members: in evaluation mode; at least one.
+        names: what messages call them; without, by their place, from 0.
 
     Raises:
         InputError: they differ in classes or in how they look at a picture, so that they can't be asked together.
     """
 
-    def __init__(self, members: Sequence[Network]) -> None:
+    def __init__(self, members: Sequence[Network], names: Sequence[str] = ()) -> None:
         first = members[0]
         super().__init__(
             num_classes=first.num_classes,
             in_channels=first.in_channels,
             embed_dim=sum(member.embed_dim for member in members),
         )
-        for number, member in enumerate(members):
-            if member.class_names != first.class_names:
-                raise InputError(
-                    f"member {number} of the ensemble knows other classes than the first: {list(member.class_names)}, "
-                    f"not {list(first.class_names)}. Ask each by itself."
-                )
-            if member.preprocessing != first.preprocessing:
-                raise InputError(
-                    f"member {number} of the ensemble looks at pictures otherwise than the first "
-                    f"({_unlike(member.preprocessing, first.preprocessing)}), so that they cannot be asked together. "
-                    "Ask each by itself."
-                )
+        refuse_unlike(members, names or [f"member {number}" for number in range(len(members))])
         self.members = nn.ModuleList(members)
         self.preprocessing, self.class_names = first.preprocessing, first.class_names
         self.recipe = first.recipe
@@ -93,6 +96,31 @@ class Ensemble(Network):
 
     def _networks(self) -> list[Network]:
         return [member for member in self.members if isinstance(member, Network)]
+
+
+def refuse_unlike(members: Sequence[Member], names: Sequence[str]) -> None:
+    """Refuse what can't be asked together.
+
+    Args:
+        members: networks, or headers of model files; at least one.
+        names: what the message calls them, as many.
+
+    Raises:
+        InputError: they differ in classes or in how they look at a picture.
+    """
+    first = members[0]
+    for name, member in zip(names, members, strict=True):
+        if member.class_names != first.class_names:
+            raise InputError(
+                f"{name} of the ensemble knows other classes than the first: {list(member.class_names)}, "
+                f"not {list(first.class_names)}. Ask each by itself."
+            )
+        if member.preprocessing != first.preprocessing:
+            raise InputError(
+                f"{name} of the ensemble looks at pictures otherwise than the first "
+                f"({_unlike(member.preprocessing, first.preprocessing)}), so that they cannot be asked together. "
+                "Ask each by itself."
+            )
 
 
 def calibrations(network: Network) -> tuple[Calibration | None, ...]:

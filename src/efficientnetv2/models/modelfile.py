@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import calibrated, header, tensorfile
+from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.empty import empty_network, faults, module_of
 from efficientnetv2.models.ensemble import Ensemble, members_of
 from efficientnetv2.models.foreign import Foreign
@@ -131,7 +133,7 @@ def load(
         InputError: no such file, not one of ours, written by a newer version, or damaged.
     """
     if together := members_of(Path(path)):
-        return Ensemble([load(member, device) for member in together])
+        return Ensemble([load(one, device) for one in together], [_called(one) for one in together])
     path = _file(Path(path))
     file = tensorfile.look(path)
     words, written = header.read(path, file.metadata)
@@ -159,6 +161,40 @@ def load(
     if calibrated.KEY in file.metadata:
         result.calibration = calibrated.parse(path, file.metadata[calibrated.KEY])
     return result.eval()
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a model file says of its network.
+
+    Args:
+        header: all but the weights.
+        calibration: its temperature; None without.
+    """
+
+    header: Header
+    calibration: Calibration | None
+
+
+def described(path: str | Path) -> Described:
+    """What a model file says of its network; no weight is read.
+
+    Args:
+        path: of a model file, or of a run folder.
+
+    Raises:
+        InputError: no such file, not one of ours, written by a newer version, or its header is damaged.
+    """
+    path = _file(Path(path))
+    metadata = tensorfile.look(path).metadata
+    words, _ = header.read(path, metadata)
+    text = metadata.get(calibrated.KEY)
+    return Described(words, None if text is None else calibrated.parse(path, text))
+
+
+def _called(member: Path) -> str:
+    """A file of an ensemble: the model file of a run by its folder."""
+    return member.parent.name if member.name == NAME else member.name
 
 
 def _check_kinds(path: object, network: object) -> None:

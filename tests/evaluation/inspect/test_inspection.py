@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,10 @@ from efficientnetv2.data.portraits import portraits
 from efficientnetv2.evaluation.inspect import page
 from efficientnetv2.evaluation.inspect.inspection import inspected
 from efficientnetv2.evaluation.inspect.looks import cramers_v
+from efficientnetv2.evaluation.inspect.places import by_place
 from efficientnetv2.inference.predict import Embeddings
+
+DEFORESTATION = Path(__file__).parents[3].parent / "shared" / "data" / "deforestation" / "train.csv"
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +138,15 @@ def test_places_across_the_date_line_are_near():
     places = Places(np.radians([[0, 179.99], [0, -179.99], [50, 0]]), np.arange(3))
     everyone = np.ones(3, dtype=bool)
     assert places.nearest_km(everyone, everyone)[:2] == pytest.approx(2 * 1.11195, rel=1e-3)
+
+
+@pytest.mark.skipif(
+    not DEFORESTATION.is_file(), reason=f"there is no {DEFORESTATION}: its neighbours are not counted"
+)
+def test_neighbours_of_the_deforestation_pictures_are_counted():
+    """Near is within 5 km; of so many of these the nearest has the same label."""
+    facts = by_place(read(DEFORESTATION)).facts
+    assert (facts["near_another"], facts["nearest_of_its_label"]) == (446, 330)
 
 
 @pytest.mark.parametrize("columns", [["latitude"], ["latitude", "longitude"]])

@@ -1,0 +1,182 @@
+"""Would it be as good in a new place: what a cross-validation says of it, by its folds or by others beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from efficientnetv2.base.errors import count_of
+from efficientnetv2.evaluation.apart import Apart
+from efficientnetv2.evaluation.inspect.places import NEAR_KM
+from efficientnetv2.evaluation.page import number, percent
+from efficientnetv2.metrics.resampling import Difference
+
+# Of a figure, what matters if it is lost in a new place. Ours, as evaluation.more_labels calls less of it little.
+_MATTERS = 0.02
+#: The name of the linear probe among those that have answered by two sets of folds.
+PROBE = "the linear probe"
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """The answer.
+
+    Args:
+        verdict: in a few words.
+        words: the sentences behind it.
+        known: whether it is an answer for new places at all.
+        command: that would answer it, or answer it better.
+    """
+
+    verdict: str
+    words: str
+    known: bool
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The same pictures answered with folds dealt at random and with folds by place.
+
+    Args:
+        what: did it: ``PROBE``, ``the trained networks``.
+        at_random: figures with random folds: name → value.
+        by_place: likewise, with spatial blocks.
+        difference: of each figure, at random less by place.
+    """
+
+    what: str
+    at_random: Mapping[str, float]
+    by_place: Mapping[str, float]
+    difference: Mapping[str, Difference]
+
+    @property
+    def flattering(self) -> bool:
+        """Whether neighbours make the random figure better than chance explains."""
+        return any(one.low > 0 for one in self._both)
+
+    @property
+    def alike(self) -> bool:
+        """Whether the random figures are better by no more than is of no matter, chance included."""
+        return all(one.high < _MATTERS for one in self._both)
+
+    def sentence(self) -> str:
+        """What the user has to know of it."""
+        said = "; ".join(
+            f"{words} {self.at_random[name]:.3f} at random, {self.by_place[name]:.3f} by place, difference "
+            f"{self.difference[name].value:+.3f} ({self.difference[name].low:+.3f} to "
+            f"{self.difference[name].high:+.3f})"
+            for name, words in (("macro_f1", "macro-F1"), ("top1", "top-1"))
+        )
+        if self.flattering:
+            return (
+                f"Neighbours flatter: figures of {self.what} are better where pictures are dealt at random than by "
+                f"place ({said}). For pictures from new places the figure by place is the one to quote."
+            )
+        if any(one.high < 0 for one in self._both):
+            return (
+                f"Neighbours do not flatter: figures of {self.what} are better by place than at random ({said}), by "
+                "more than chance in the choice of pictures explains; that of how they are dealt may explain it."
+            )
+        return f"Dealt at random or by place, figures of {self.what} differ by no more than chance explains: {said}."
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"flattering": self.flattering}
+
+    @property
+    def _both(self) -> list[Difference]:
+        return [self.difference[name] for name in ("top1", "macro_f1")]
+
+
+def elsewhere(by: str, beside: Sequence[Beside], apart: Apart | None) -> Elsewhere:
+    """What folds say of new places.
+
+    Args:
+        by: the rule of the folds, as ``data.folds.Folds.rule`` has it.
+        beside: folds dealt otherwise; the first of them counts. Empty where there are none.
+        apart: how far the pictures are from those that their networks learnt from; None where nothing is known of it.
+    """
+    compared = beside[0] if beside else None
+    if by == "place" and apart is not None:
+        return _by_place(apart, compared)
+    if compared is not None:
+        return _by_comparison(compared)
+    if by == "time":
+        found = _by_distance(by, apart)
+        period = "What is measured is the next period: each network answered the one that follows those it learnt from."
+        return replace(found, words=f"{period} {found.words}", command=None)
+    return _by_distance(by, apart)
+
+
+def _by_distance(by: str, apart: Apart | None) -> Elsewhere:
+    """Folds that were not dealt by place: what is known of the pictures' places and groups."""
+    if apart is None:
+        return Elsewhere(
+            "Not measured.",
+            "Nothing says where the pictures come from. A table with latitude and longitude, or with a group for each "
+            "picture, would let cross-validation say it.",
+            known=False,
+        )
+    said, groups = _nearness(apart), apart if apart.by == "group" else apart.groups
+    if apart.new:
+        whose = " and ".join(f"{one.by}s" for one in (apart, apart.groups) if one is not None)
+        return Elsewhere(f"These are new {whose}.", said, known=apart.by == "place")
+    if groups is not None and not groups.near:
+        return Elsewhere("These are new groups.", said, known=False)
+    # By auto they would be kept whole if that could be: the sentence on the folds says why they are not.
+    if by != "class":
+        return Elsewhere("Not measured.", said, known=False)
+    asking = f"{said} Cross-validation by {apart.by} says how much:"
+    return Elsewhere("Not measured.", asking, known=False, command=f"effnetv2 crossval DATA --by {apart.by}")
+
+
+def _by_place(apart: Apart, compared: Beside | None) -> Elsewhere:
+    """Blocks have borders: pictures on two sides of one are neighbours, though of two places."""
+    words = [_nearness(apart), *([] if compared is None else [compared.sentence()])]
+    if not apart.near:
+        return Elsewhere("That is what is measured here.", " ".join(words), known=True)
+    words.insert(1, "Larger blocks (--block-degrees) have fewer borders.")
+    half = 2 * apart.near > apart.known
+    verdict = "Not measured." if half else "That is measured here in part."
+    return Elsewhere(verdict, " ".join(words), known=not half)
+
+
+def _by_comparison(compared: Beside) -> Elsewhere:
+    """Folds at random, with folds by place beside them."""
+    words = compared.sentence()
+    if compared.flattering:
+        return Elsewhere("Less good.", words, known=True)
+    if compared.alike:
+        return Elsewhere("No worse beyond chance.", words, known=True)
+    if compared.what == PROBE:
+        return Elsewhere("Not measured of the network; the probe does not tell.", words, known=False)
+    return Elsewhere("Not clear: too few pictures to tell.", words, known=False)
+
+
+def _nearness(apart: Apart) -> str:
+    """How many of the pictures are near to, or of a group with, one that their network learnt from."""
+    said = []
+    if apart.by == "place":
+        near, km = f"within {NEAR_KM:g} km of one that", apart.median_km
+        if apart.near:
+            lie, whose = ("lies", "its") if apart.near == 1 else ("lie", "their")
+            share = (
+                f"{count_of(apart.near, 'picture')} of {apart.known:,} ({percent(apart.near / apart.known)})"
+            )
+            said.append(f"{share} {lie} {near} {whose} network learnt from, which may flatter.")
+        else:
+            far = (
+                "" if km is None else f" Half of them are {number(float(f'{km:.2g}'))} km from it or farther."
+            )
+            said.append(f"None of these pictures lies {near} its network learnt from.{far}")
+    groups = apart if apart.by == "group" else apart.groups
+    if groups is not None and groups.near:
+        share = percent(groups.near / groups.known)
+        said.append(
+            f"{share} of these pictures are of a group that their network learnt from, which may flatter."
+        )
+    elif groups is not None:
+        said.append("Every group that was answered was new to its network.")
+    return " ".join(said)

@@ -1,0 +1,141 @@
+"""What a cross-validation says of new places: by its own folds, or by others beside them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.data.test_folds import places
+from tests.data.test_splits import manifest
+
+from efficientnetv2.data.folds import folds
+from efficientnetv2.evaluation.apart import Apart, apart_by_folds
+from efficientnetv2.evaluation.elsewhere import PROBE, Beside, Elsewhere, elsewhere
+from efficientnetv2.metrics.resampling import Difference
+
+FIGURES = ("macro_f1", "top1")
+FAR = Apart("place", 40, 0, 43.7)
+
+
+def beside(low: float, high: float = 0.2, what: str = PROBE) -> Beside:
+    """Random folds are better by 0.1, which may be ``low`` to ``high``."""
+    return Beside(
+        what,
+        dict.fromkeys(FIGURES, 0.9),
+        dict.fromkeys(FIGURES, 0.8),
+        dict.fromkeys(FIGURES, Difference(0.1, low, high)),
+    )
+
+
+@pytest.mark.parametrize("low", [0.05, -0.05])
+def test_by_place_the_figure_is_that_of_new_places_whatever_random_folds_reach(low):
+    found = elsewhere("place", [beside(low)], FAR)
+    assert found.verdict == "That is what is measured here."
+    assert found.words == (
+        "None of these pictures lies within 5 km of one that its network learnt from. Half of them are 44 km from it "
+        f"or farther. {beside(low).sentence()}"
+    )
+    assert elsewhere("place", [], FAR).verdict == "That is what is measured here."
+
+
+def test_neighbours_across_the_border_of_a_block_are_counted():
+    """Two pictures 1 km apart, on two sides of the meridian where blocks of a degree meet; the others lie alone."""
+    latitude, longitude = [0.5, 0.5, 10.5, 10.5, 20.5, 20.5], [0.9955, 1.0045, 0.5, 5.5, 0.5, 5.5]
+    data = manifest([0, 1] * 3, latitude=latitude, longitude=longitude)
+    parts = [
+        (np.flatnonzero(np.arange(6) % 2 != side), np.flatnonzero(np.arange(6) % 2 == side))
+        for side in (0, 1)
+    ]
+    near = apart_by_folds(data, parts)
+    assert (near.known, near.near) == (6, 2)
+    found = elsewhere("place", [], near)
+    assert found.verdict == "That is measured here in part."
+    assert found.words.startswith(
+        "2 pictures of 6 (33.3\N{NO-BREAK SPACE}%) lie within 5 km of one that their network"
+    )
+    assert found.known
+    mostly = elsewhere("place", [], replace(near, near=4))
+    assert (mostly.verdict, mostly.known) == ("Not measured.", False)
+
+
+def test_each_fold_is_asked_what_its_own_network_learnt():
+    """At random each has a neighbour that taught; by place none, for the places lie 300 km from each other."""
+    data, contents = manifest(np.tile([0, 1, 0, 1], 20), **places(80)), np.arange(80)
+    dealt = {by: folds(data, k=4, seed=0, contents=contents, by=by) for by in ("class", "place")}
+    found = {
+        by: apart_by_folds(data, [(part.learning, part.answering) for part in one.parts])
+        for by, one in dealt.items()
+    }
+    assert found["place"].near == 0 < found["class"].near
+    assert found["place"].known == found["class"].known == 80
+    assert apart_by_folds(manifest([0, 1]), [(np.array([0]), np.array([1]))]) is None
+
+
+def test_otherwise_the_comparison_says_how_it_would_be_in_new_places():
+    worse = elsewhere("class", [beside(0.05)], None)
+    assert (worse.verdict, worse.words, worse.known) == ("Less good.", beside(0.05).sentence(), True)
+    alike = beside(-0.05, 0.01)
+    assert elsewhere("class", [alike], FAR) == Elsewhere(
+        "No worse beyond chance.", alike.sentence(), known=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "verdict"),
+    [
+        (PROBE, "Not measured of the network; the probe does not tell."),
+        ("the trained networks", "Not clear: too few pictures to tell."),
+    ],
+)
+def test_too_few_pictures_are_no_assurance(what, verdict):
+    """Of -0.05 to +0.15 a loss of 0.15 is as possible as none."""
+    found = elsewhere("class", [beside(-0.05, 0.15, what)], FAR)
+    assert (found.verdict, found.known) == (verdict, False)
+    assert "(-0.050 to +0.150)" in found.words
+
+
+def test_figures_that_are_better_by_place_are_not_called_alike():
+    better = Difference(-0.03, -0.05, -0.01)
+    found = replace(beside(0.0), difference=dict.fromkeys(FIGURES, better))
+    assert not found.flattering
+    assert found.sentence().startswith(
+        "Neighbours do not flatter: figures of the linear probe are better by place"
+    )
+    assert "differ by no more" not in found.sentence()
+    assert elsewhere("class", [found], FAR).verdict == "No worse beyond chance."
+
+
+def test_what_is_not_measured_says_so_and_what_is_known():
+    """Before, the question was left out where folds told nothing of places."""
+    plain = elsewhere("class", [], None)
+    assert (plain.verdict, plain.known) == ("Not measured.", False)
+    assert "A table with latitude and longitude" in plain.words
+    near = elsewhere("class", [], Apart("place", 40, 10, 9.1))
+    assert near.words.startswith("10 pictures of 40 (25.0\N{NO-BREAK SPACE}%) lie within 5 km")
+    assert near.command == "effnetv2 crossval DATA --by place"
+    new = elsewhere("group", [], Apart("group", 40, 0))
+    assert new.verdict == "These are new groups."
+    assert new.words == "Every group that was answered was new to its network."
+    assert not new.known, "groups are no places"
+    parted = elsewhere("auto", [], Apart("group", 40, 10))
+    assert (parted.verdict, parted.command) == ("Not measured.", None)
+    period = elsewhere("time", [], None)
+    assert period.verdict == "Not measured."
+    assert period.words.startswith("What is measured is the next period: each network answered the one that")
+
+
+@pytest.mark.parametrize(
+    ("by", "groups", "verdict"),
+    [
+        ("class", None, "These are new places."),
+        ("group", Apart("group", 40, 0), "These are new places and groups."),
+        ("time", None, "These are new places."),
+        ("time", Apart("group", 40, 4), "Not measured."),
+    ],
+)
+def test_pictures_that_lie_apart_are_new_places_by_whatever_rule(by, groups, verdict):
+    found = elsewhere(by, [], replace(FAR, groups=groups))
+    assert (found.verdict, found.known) == (verdict, verdict != "Not measured.")
+    assert "Half of them are 44 km from it or farther." in found.words
+    assert found.command is None or verdict == "Not measured."
