@@ -59,8 +59,8 @@ class Setting:
         mixup_alpha: of Beta(alpha, alpha); 0 is off.
         cutmix_alpha: of Beta(alpha, alpha); 0 is off.
         cutout: side of the hole over the picture's side, 0 to 1; 0 is off.
-        dropout: probability before the classifier.
-        drop_path: probability at the last block of stochastic depth; 1 minus the survival.
+        dropout: probability before the classifier; None is as the network was built, in a recipe 0.
+        drop_path: probability at the last block of stochastic depth; 1 minus the survival; None likewise.
         label_smoothing: share of the label given to all classes alike.
         others: further quantities, for a training loop of one's own.
     """
@@ -70,8 +70,8 @@ class Setting:
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     cutout: float = 0.0
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    dropout: float | None = None
+    drop_path: float | None = None
     label_smoothing: float = 0.0
     others: dict[str, float] = Field(default_factory=dict)
 
@@ -118,8 +118,8 @@ class Progressive:
     mixup_alpha: Quantity = 0.0
     cutmix_alpha: Quantity = 0.0
     cutout: Quantity = 0.0
-    dropout: Quantity = 0.0
-    drop_path: Quantity = 0.0
+    dropout: Quantity | None = None
+    drop_path: Quantity | None = None
     label_smoothing: Quantity = 0.0
     others: dict[str, Quantity] = Field(default_factory=dict)
 
@@ -284,8 +284,8 @@ class Progressive:
             mixup_alpha=now(self.mixup_alpha),
             cutmix_alpha=now(self.cutmix_alpha),
             cutout=now(self.cutout),
-            dropout=now(self.dropout),
-            drop_path=now(self.drop_path),
+            dropout=None if self.dropout is None else now(self.dropout),
+            drop_path=None if self.drop_path is None else now(self.drop_path),
             label_smoothing=now(self.label_smoothing),
             others={name: now(quantity) for name, quantity in self.others.items()},
         )

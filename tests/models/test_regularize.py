@@ -10,6 +10,7 @@ from torch import nn
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.create import create
 from efficientnetv2.models.regularize import apply_setting, set_batch_norm
+from efficientnetv2.progressive import Progressive, Setting
 
 
 def torchvision_rates(network):
@@ -56,6 +57,22 @@ def test_torchvision_built_without_rates_rises_evenly_and_says_so():
         done = apply_setting(network, dropout=0.1, drop_path=0.16)
         assert "rises evenly" in done.notes[0]
     assert torchvision_rates(network) == pytest.approx([0.16 * (i + 1) / 16 for i in range(16)])
+
+
+def test_what_a_plan_does_not_name_stays_as_the_network_was_built():
+    network = torchvision.models.efficientnet_b0(weights=None)
+    built = torchvision_rates(network)
+    done = apply_setting(network, Progressive(image_px=32, dropout=0.4).last)
+    assert (torchvision_rates(network), network.classifier[0].p) == (built, 0.4)
+    assert (done.dropout_modules, done.drop_path_modules, done.notes) == (("classifier.0",), (), ())
+    done = apply_setting(network, Progressive(image_px=32, drop_path=0.1).last)
+    assert (max(torchvision_rates(network)), network.classifier[0].p) == (pytest.approx(0.1), 0.4)
+    assert (done.dropout_modules, len(done.drop_path_modules)) == ((), 16)
+
+
+def test_a_setting_stands_alone():
+    with pytest.raises(InputError, match="a setting and a rate beside it"):
+        apply_setting(nn.Dropout(), Setting(image_px=32), dropout=0.1)
 
 
 def test_timm_drop_path_and_drop_rate():
