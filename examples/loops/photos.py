@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import torch
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
@@ -16,7 +17,7 @@ PLAN = ev2.Progressive(
 
 
 class Photos(Dataset):
-    """``photos[index, setting]`` is a picture of ``setting.image_px`` and its class."""
+    """``photos[index, setting]`` is a picture of ``setting.image_px``, its class and the setting."""
 
     def __init__(self):
         self.rows = list(csv.DictReader((FOLDER / "pictures.csv").open()))
@@ -37,4 +38,10 @@ class Photos(Dataset):
             ]
         )
         image = transform(Image.open(FOLDER / row["path"]).convert("RGB"))
-        return image.float() / 127.5 - 1, self.classes.index(row["label"])
+        return image.float() / 127.5 - 1, self.classes.index(row["label"]), setting
+
+
+def collate(samples):
+    """Images, labels and the setting that all of them were made for."""
+    images, labels, settings = zip(*samples, strict=True)
+    return torch.stack(images), torch.tensor(labels), settings[0]

@@ -1,10 +1,12 @@
 """The batch sampler for other people's loops, and the examples that use it."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -41,7 +43,30 @@ def test_going_on_gives_what_would_have_come():
     whole = list(ProgressiveBatches(7, batch_images=4, progressive=PLAN, steps=6, seed=3))
     rest = ProgressiveBatches(7, batch_images=4, progressive=PLAN, steps=6, seed=3, first_step=4)
     assert list(rest) == whole[4:]
-    assert len(rest) == 2
+
+
+def test_the_length_is_that_of_the_whole_run():
+    """Lightning adds what a run that goes on has behind it, and ends where the sum reaches the length."""
+    rest = ProgressiveBatches(7, batch_images=4, progressive=PLAN, steps=6, first_step=4, accumulate=2)
+    assert (len(rest), len(list(rest))) == (12, 4)
+
+
+@given(
+    images=st.integers(1, 40), micro=st.integers(1, 4), accumulate=st.integers(1, 4), world=st.integers(1, 3)
+)
+def test_micro_batches_of_a_step_are_its_pictures(images, micro, accumulate, world):
+    """One after the other those of a step alone, with its setting; each process has as many of each."""
+    words = {"batch_images": micro * accumulate * world, "progressive": PLAN, "steps": 4}
+    ranks = [
+        list(ProgressiveBatches(images, **words, rank=rank, world=world, accumulate=accumulate))
+        for rank in range(world)
+    ]
+    assert {len(batch) for batches in ranks for batch in batches} == {micro}
+    for step, alone in enumerate(ProgressiveBatches(images, **words)):
+        parts = [batches[step * accumulate : (step + 1) * accumulate] for batches in ranks]
+        drawn = [one for part in parts for batch in part for one in batch]
+        assert sorted(index for index, _ in drawn) == sorted(index for index, _ in alone)
+        assert all(setting == alone[0][1] for _, setting in drawn)
 
 
 @given(images=st.integers(1, 40), share=st.integers(1, 8), world=st.integers(1, 5), steps=st.integers(3, 12))
@@ -96,6 +121,15 @@ def test_a_dataloader_with_workers_reads_it_in_order():
         ({"steps": 2}, "3 stages do not fit into 2 steps"),
         ({"first_step": 9}, "step 9 lies outside a run of 9 steps"),
         ({"world": 3}, "batch_images is 2, but 3 processes share each step evenly. Take a multiple of 3"),
+        ({"accumulate": 0}, "accumulate is 0, but a step has at least 1 micro-batch"),
+        (
+            {"accumulate": 4},
+            "batch_images is 2, but 4 micro-batches share each step evenly. Take a multiple of 4",
+        ),
+        (
+            {"world": 2, "accumulate": 2},
+            "but 2 processes and 2 micro-batches share each step evenly. Take a multiple of 4",
+        ),
         ({"rank": 2, "world": 2}, "rank is 2 and world is 2"),
         ({"world": 0}, "rank is 0 and world is 0"),
     ],
@@ -106,26 +140,85 @@ def test_what_cannot_be_is_refused(changes, sentence):
         ProgressiveBatches(words.pop("images"), **words)
 
 
-@pytest.mark.parametrize(
-    ("script", "needs"),
-    [("plain", "torchvision"), ("with_lightning", "lightning"), ("with_transformers", "transformers")],
-)
-def test_the_examples_grow_pictures_and_dropout_in_other_loops(script, needs):
-    if find_spec(needs) is None:
-        pytest.skip(f"{needs} is not installed (pip install '.[loops]')")
+NEEDS = {"plain": "torchvision", "with_lightning": "lightning", "with_transformers": "transformers"}
+# In Lightning and in Hugging Face's Trainer: a checkpoint after each step, and a stop after two.
+STOPPED = {
+    "with_lightning": """
+        class Stop(lightning.Callback):
+            def on_train_batch_end(self, trainer, *_):
+                trainer.should_stop = trainer.global_step == 2
+        keep = lightning.pytorch.callbacks.ModelCheckpoint(sys.argv[1], filename="kept", every_n_train_steps=1)
+        train(6, callbacks=[keep, Stop()], enable_checkpointing=True, accumulate_grad_batches=2)
+        train(6, checkpoint=keep.best_model_path, accumulate_grad_batches=2)
+    """,
+    "with_transformers": """
+        import transformers
+        class Stop(transformers.TrainerCallback):
+            def on_step_end(self, args, state, control, **_):
+                control.should_training_stop = state.global_step == 2
+        words = {"output_dir": sys.argv[1], "save_strategy": "steps", "save_steps": 1}
+        words |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8}
+        train(6, callbacks=[Stop()], **words)
+        train(6, checkpoint=True, **words)
+    """,
+    "plain": "train(2 + 4, 2, accumulate=2)",
+}
+
+
+def _shown(script, code, *words):
+    """(step, px, dropout) of each micro-batch that a part of an example says it took."""
+    if find_spec(NEEDS[script]) is None:
+        pytest.skip(f"{NEEDS[script]} is not installed (pip install '.[loops]')")
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    begin = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})\nfrom {script} import *\n"
     done = subprocess.run(
-        [sys.executable, EXAMPLES / f"{script}.py", "3"],
+        [sys.executable, "-c", begin + dedent(code), *words],
         capture_output=True, text=True, timeout=300, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    steps = [line for line in done.stdout.splitlines() if line.startswith("step ")]
-    assert [line.split("dropout")[0] for line in steps] == [
-        "step 0: 32 px, ",
-        "step 1: 48 px, ",
-        "step 2: 64 px, ",
-    ]
-    assert [line.split("dropout ")[1][:4] for line in steps] == ["0.00", "0.10", "0.20"]
+    said = re.findall(r"^step (\d+): (\d+) px, dropout (\d\.\d\d)", done.stdout, re.MULTILINE)
+    return [(int(step), int(px), float(dropout)) for step, px, dropout in said]
+
+
+def _planned(steps, *, accumulate=1, first_step=0):
+    """The same as the plan has it."""
+    settings = [(step, PLAN.at(step, steps=steps)) for step in range(first_step, steps)]
+    return [(step, one.image_px, round(one.dropout, 2)) for step, one in settings for _ in range(accumulate)]
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("plain", "accumulate=2"),
+        ("with_lightning", "accumulate_grad_batches=2"),
+        ("with_transformers", "gradient_accumulation_steps=2, per_device_train_batch_size=8"),
+    ],
+)
+def test_the_examples_grow_pictures_and_dropout_in_other_loops(script, words):
+    """Of two micro-batches a step, too, each has its step's setting; the run neither ends early nor begins again."""
+    shown = _shown(script, f"train(3)\ntrain(6, {words})")
+    assert shown == [*_planned(3), *_planned(6, accumulate=2)]
+
+
+@pytest.mark.parametrize("script", NEEDS)
+def test_the_examples_go_on_where_they_stopped(script, tmp_path):
+    shown = _shown(script, STOPPED[script], str(tmp_path))
+    assert shown[-8:] == _planned(6, accumulate=2, first_step=2)
+    assert shown[:-8] == ([] if script == "plain" else _planned(6, accumulate=2)[:4])
+
+
+def test_hugging_faces_trainer_counts_the_pictures_that_it_gets():
+    """Its samples a second, and the batch that it logs, are made of per_device_train_batch_size."""
+    code = """
+        import with_transformers
+        class Counting(ProgressiveTrainer):
+            def compute_loss(self, model, inputs, **others):
+                assert len(inputs[0]) == self.args.train_batch_size, len(inputs[0])
+                return super().compute_loss(model, inputs, **others)
+        with_transformers.ProgressiveTrainer = Counting
+        train(3)
+    """
+    assert len(_shown("with_transformers", code)) == 3
 
 
 def test_the_page_on_schedules_says_what_each_example_shows():
