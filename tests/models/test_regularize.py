@@ -112,6 +112,40 @@ def test_only_dropouts_built_to_act_are_set_else_the_last():
         assert [silent[i].p for i in (0, 1)] == [0.0, rate]
 
 
+@pytest.mark.parametrize("kind", [nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout])
+def test_every_kind_of_dropout_is_one(kind):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), kind(0.5), nn.Flatten(), nn.Linear(4, 2))
+    done = apply_setting(network, dropout=0.2)
+    assert (done.dropout_modules, done.notes, network[1].p) == (("1",), (), 0.2)
+
+
+class DropPath(nn.Module):
+    """As many copies of timm's are."""
+
+    def __init__(self, drop_prob):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+
+class BeitDropPath(DropPath):
+    """As transformers calls them."""
+
+
+@pytest.mark.parametrize("kind", [DropPath, BeitDropPath])
+def test_copies_of_drop_path_are_set_too(kind):
+    network = nn.Sequential(kind(0.1), nn.Linear(2, 2), kind(0.2))
+    done = apply_setting(network, drop_path=0.4)
+    assert (done.drop_path_modules, done.notes) == (("0", "2"), ())
+    assert [network[0].drop_prob, network[2].drop_prob] == pytest.approx([0.2, 0.4])
+
+
+def test_what_is_only_called_so_is_left_alone():
+    """Without a rate of its own there is nothing to set, and the run says what it knows: no such module."""
+    network = nn.Sequential(kind := DropPath(None))
+    assert "no module for it that is known" in apply_setting(network, drop_path=0.1).notes[0]
+    assert kind.drop_prob is None
+
+
 def vit():
     return torchvision.models.VisionTransformer(
         image_size=32, patch_size=16, num_layers=2, num_heads=1, hidden_dim=8, mlp_dim=8

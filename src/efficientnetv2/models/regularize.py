@@ -13,9 +13,10 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.progressive import Setting
 
-# Stochastic depth elsewhere: (package, class) and the attribute that holds the rate. By name, because neither
-# package needs to be loaded, nor timm installed, to know that a network has none of its modules.
-_FOREIGN = {("torchvision", "StochasticDepth"): "p", ("timm", "DropPath"): "drop_prob"}
+# Stochastic depth elsewhere: how the class's name ends, and the attribute that holds the rate. By name, because no
+# package needs to be loaded to know that a network has none of its modules, and because timm's class is copied more
+# often than imported: transformers has a BeitDropPath, a SwinDropPath and so on.
+_FOREIGN = {"StochasticDepth": "p", "DropPath": "drop_prob"}
 
 # What a foreign module's share of the rate was when it was first seen. It is kept on the module, so that
 # it outlives a rate of 0 and goes along into copies of the network.
@@ -47,14 +48,16 @@ def apply_setting(
 ) -> Controlled:
     """Set dropout and stochastic depth of a network, by the type of its modules.
 
-    Stochastic depth: of ours, of torchvision (``StochasticDepth``) and of timm (``DropPath``). Ours drop
-    block i of N with ``drop_path * i/N``. The others keep the proportions they were built with, the
-    largest at ``drop_path``; where all were built with 0, they rise evenly from the first to the last.
-    A network that was built without such modules (timm does so at a rate of 0) gets none.
+    Stochastic depth: of ours, of torchvision (``StochasticDepth``), of timm (``DropPath``) and of others whose class's
+    name ends so and which hold their rate as those do (``p``, ``drop_prob``). Ours drop block i of N with
+    ``drop_path * i/N``. The others keep the proportions they were built with, the largest at ``drop_path``; where all
+    were built with 0, they rise evenly from the first to the last. A network that was built without such modules (timm
+    does so at a rate of 0) gets none.
 
-    Dropout: every ``nn.Dropout`` built with more than 0. Where all were built with 0 it is the one before the
-    classifier; where none stands there, ``drop_rate``, by which many of timm's networks drop before the classifier
-    without a module; without that, too, the last ``nn.Dropout`` of all, and a note says that it lies in a block.
+    Dropout: every ``nn.Dropout``, ``nn.Dropout2d``, ``nn.AlphaDropout`` and so on built with more than 0. Where all
+    were built with 0 it is the one before the classifier; where none stands there, ``drop_rate``, by which many of
+    timm's networks drop before the classifier without a module; without that, too, the last of all, and a note says
+    that it lies in a block.
 
     Args:
         module: the network.
@@ -101,8 +104,11 @@ def set_batch_norm(module: nn.Module, *, momentum: float) -> int:
 
 def _rate_attribute(module: nn.Module) -> str | None:
     """The name under which a foreign module of stochastic depth holds its rate; None for all others."""
-    keys = ((kind.__module__.split(".")[0], kind.__name__) for kind in type(module).__mro__)
-    return next((_FOREIGN[key] for key in keys if key in _FOREIGN), None)
+    for kind in type(module).__mro__:
+        for ending, attribute in _FOREIGN.items():
+            if kind.__name__.endswith(ending) and isinstance(getattr(module, attribute, None), float | int):
+                return attribute
+    return None
 
 
 def _note_shares(modules: list[nn.Module]) -> bool:
@@ -118,7 +124,7 @@ def _note_shares(modules: list[nn.Module]) -> bool:
 
 def _set_dropout(named: dict[str, nn.Module], rate: float) -> tuple[tuple[str, ...], list[str]]:
     """Set the dropouts that are to be set; their names, and what a user should know."""
-    every = {name: m for name, m in named.items() if isinstance(m, nn.Dropout)}
+    every = {name: m for name, m in named.items() if isinstance(m, nn.modules.dropout._DropoutNd)}
     for dropout in every.values():
         if not hasattr(dropout, _SHARE):
             setattr(dropout, _SHARE, float(dropout.p > 0))
@@ -133,7 +139,7 @@ def _set_dropout(named: dict[str, nn.Module], rate: float) -> tuple[tuple[str, .
         if rate > 0 and last:
             notes.append("dropout lies in the last block that has one, for none stands before the classifier")
         elif rate > 0:
-            notes.append(f"dropout {rate:g} has no effect: the network has no module for it")
+            notes.append(f"dropout {rate:g} has no effect: the network has no module for it that is known")
     for name in chosen or last:
         every[name].p = rate
     return tuple(chosen or last), notes
@@ -152,7 +158,7 @@ def _set_drop_path(named: dict[str, nn.Module], rate: float) -> tuple[tuple[str,
         setattr(other, str(_rate_attribute(other)), rate * getattr(other, _SHARE))
     if not drop_paths and not foreign and rate > 0:
         notes.append(
-            f"drop_path {rate:g} has no effect: the network has no module for it "
+            f"drop_path {rate:g} has no effect: the network has no module for it that is known "
             "(timm leaves them out unless it builds the network with drop_path_rate above 0)"
         )
     return (*drop_paths, *foreign), notes
