@@ -151,12 +151,12 @@ class Progressive:
 
         Args:
             step: 0 ≤ step < steps.
-            steps: of the whole run, at least one per stage.
+            steps: of the whole run, at least one per stage; in random order a stage may come out with none.
 
         Raises:
-            InputError: the step lies outside the run, or a stage would get no step.
+            InputError: the step lies outside the run, or stages that grow are more than the steps.
         """
-        if steps < self.stages:
+        if self.order == "growing" and steps < self.stages:
             raise InputError(
                 f"{self.stages} stages do not fit into {count_of(steps, 'step')}: each needs at least one. "
                 "Train longer (--epochs), take smaller batches (--batch-images), or fewer stages "
@@ -196,7 +196,7 @@ class Progressive:
 
     @property
     def last(self) -> Setting:
-        """The setting at the last step of a run."""
+        """The setting where every ramp ends: of the last step, or in random order of the last stage, whenever drawn."""
         return self._setting(self.stages - 1, run_fraction=1.0)
 
     @property

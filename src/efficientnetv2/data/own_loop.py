@@ -44,7 +44,8 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
 
     Raises:
         InputError: no pictures, a batch below 1 or that processes and micro-batches cannot share evenly, a rank that
-            there is not, fewer than 1 micro-batch, a first step outside the run, or more stages than steps.
+            there is not, fewer than 1 micro-batch, a first step outside the run, or more stages than steps
+            in growing order.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ class Recipe(Part):
         crop_framing: the same of training's random crops, where they differ: ``crop`` draws their aspect in pixels,
             whatever shape the picture has; see ``data.decode.train_picture``. None is as ``framing``.
         crop_fraction: with framing ``crop``, what the centre square at evaluation keeps of the shorter side.
-        eval_px: side of the picture at evaluation; None takes the last training size.
+        eval_px: side of the picture at evaluation; None takes the training size of the last stage.
         eval_px_tried: sizes that minival is seen at after training, beside ``eval_px``: the one at which the figure of
             ``chosen_by`` is highest is that of the model file, and val is answered at it. None tries no other.
         eval_views: how a picture is looked at in evaluation; see ``base.preprocessing.Preprocessing.views``.
