@@ -20,7 +20,7 @@ class Photos(Dataset):
     """``photos[index, setting]`` is a picture of ``setting.image_px``, its class and the setting."""
 
     def __init__(self):
-        self.rows = list(csv.DictReader((FOLDER / "pictures.csv").open()))
+        self.rows = list(csv.DictReader((FOLDER / "pictures.csv").read_text().splitlines()))
         self.classes = sorted({row["label"] for row in self.rows})
 
     def __len__(self):
@@ -33,11 +33,13 @@ class Photos(Dataset):
             [
                 v2.RandomResizedCrop(setting.image_px, scale=(0.35, 1), antialias=True),
                 v2.RandomHorizontalFlip(),
-                v2.RandAugment(2, round(setting.randaugment)),
+                # Of a plan's magnitudes 10 is the full range of most operations, of torchvision's 30.
+                v2.RandAugment(2, round(3 * setting.randaugment)),
                 v2.PILToTensor(),
             ]
         )
-        image = transform(Image.open(FOLDER / row["path"]).convert("RGB"))
+        with Image.open(FOLDER / row["path"]) as file:
+            image = transform(file.convert("RGB"))
         return image.float() / 127.5 - 1, self.classes.index(row["label"]), setting
 
 

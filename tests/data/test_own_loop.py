@@ -1,5 +1,6 @@
 """The batch sampler for other people's loops, and the examples that use it."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -205,6 +206,24 @@ def test_the_examples_go_on_where_they_stopped(script, tmp_path):
     shown = _shown(script, STOPPED[script], str(tmp_path))
     assert shown[-8:] == _planned(6, accumulate=2, first_step=2)
     assert shown[:-8] == ([] if script == "plain" else _planned(6, accumulate=2)[:4])
+
+
+def test_the_examples_augment_as_strongly_as_the_plan_says(monkeypatch):
+    """Magnitude 10 is the full range in a plan, the last of 31 in torchvision, which takes three times the number."""
+    photos = _photos(monkeypatch)
+    asked = []
+    augmenting = photos.v2.RandAugment
+    monkeypatch.setattr(photos.v2, "RandAugment", lambda *words: asked.append(words) or augmenting(*words))
+    photos.Photos()[0, photos.PLAN.last]
+    assert photos.PLAN.last.randaugment == 6
+    assert asked == [(2, 18)]
+    assert augmenting().num_magnitude_bins == 31
+
+
+def _photos(monkeypatch):
+    pytest.importorskip("torchvision")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("photos")
 
 
 def test_hugging_faces_trainer_counts_the_pictures_that_it_gets():
