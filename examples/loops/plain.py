@@ -21,16 +21,15 @@ def train(steps=60, first_step=0, accumulate=1):
     words = {"progressive": PLAN, "steps": steps, "first_step": first_step, "accumulate": accumulate}
     batches = ev2.ProgressiveBatches(len(photos), batch_images=16, **words)
     loader = DataLoader(photos, batch_sampler=batches, collate_fn=collate)
-    for micro, (images, labels, setting) in enumerate(loader, start=first_step * accumulate):
-        reached = ev2.apply_setting(network, setting)
-        loss = torch.nn.functional.cross_entropy(network(images), labels)
+    for micro, batch in enumerate(loader, start=first_step * accumulate):
+        reached = ev2.apply_setting(network, batch["setting"])
+        loss = torch.nn.functional.cross_entropy(network(batch["images"]), batch["labels"])
         (loss / accumulate).backward()
         if (micro + 1) % accumulate == 0:
             optimizer.step()
             optimizer.zero_grad()
-        where = ", ".join(reached.dropout_modules)
-        dropout = network.classifier[0].p
-        print(f"step {micro // accumulate}: {images.shape[-1]} px, dropout {dropout:.2f} in {where}")
+        px, dropout, where = batch["images"].shape[-1], network.classifier[0].p, reached.dropout_modules
+        print(f"step {micro // accumulate}: {px} px, dropout {dropout:.2f} in {', '.join(where)}")
 
 
 if __name__ == "__main__":

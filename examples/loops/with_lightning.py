@@ -25,11 +25,20 @@ class Classifier(lightning.LightningModule):
         batches = ev2.ProgressiveBatches(len(self.photos), batch_images=16, **words)
         return DataLoader(self.photos, batch_sampler=batches, collate_fn=plain)
 
+    def val_dataloader(self):
+        return DataLoader(Photos(held_out=PLAN.last), batch_size=16, collate_fn=plain)
+
     def training_step(self, batch, batch_idx):
-        images, labels, setting = batch
-        ev2.apply_setting(self.network, ev2.Setting(**setting))
-        print(f"step {self.global_step}: {images.shape[-1]} px, dropout {self.network.dropout.p:.2f}")
-        return torch.nn.functional.cross_entropy(self.network(images), labels)
+        ev2.apply_setting(self.network, ev2.Setting(**batch["setting"]))
+        px, dropout = batch["images"].shape[-1], self.network.dropout.p
+        print(f"step {self.global_step}: {px} px, dropout {dropout:.2f}")
+        return self._loss(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self._loss(batch), batch_size=len(batch["labels"]))
+
+    def _loss(self, batch):
+        return torch.nn.functional.cross_entropy(self.network(batch["images"]), batch["labels"])
 
     def configure_optimizers(self):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
@@ -37,16 +46,18 @@ class Classifier(lightning.LightningModule):
 
 def plain(samples):
     """The setting as plain values, for Lightning rebuilds what a batch holds and refuses frozen classes."""
-    images, labels, setting = collate(samples)
-    return images, labels, setting.to_json()
+    batch = collate(samples)
+    return batch | {"setting": batch["setting"].to_json()}
 
 
 def train(steps=60, checkpoint=None, **words):
-    """A run, or what is left of it after a checkpoint; further words go to Lightning's Trainer."""
+    """A run, or what is left of it after a checkpoint; further words go to Lightning's Trainer, which is returned."""
+    often = {"val_check_interval": 20, "check_val_every_n_epoch": None}  # the whole run is one epoch
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = lightning.Trainer(max_steps=steps, use_distributed_sampler=False, **(quiet | words))
+    trainer = lightning.Trainer(max_steps=steps, use_distributed_sampler=False, **(often | quiet | words))
     trainer.fit(Classifier(), ckpt_path=checkpoint)
+    return trainer
 
 
 if __name__ == "__main__":
-    train(*map(int, sys.argv[1:]))
+    print(train(*map(int, sys.argv[1:])).callback_metrics)

@@ -11,6 +11,7 @@ from textwrap import dedent
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
@@ -21,6 +22,7 @@ from efficientnetv2.progressive import Progressive, Ramp
 
 PLAN = Progressive(stages=3, image_px=Ramp(32, 64), dropout=Ramp(0.0, 0.2))
 EXAMPLES = Path(__file__).parents[2] / "examples" / "loops"
+PAGE = EXAMPLES.parents[1] / "docs" / "progressive.md"
 
 
 @given(images=st.integers(1, 50), batch=st.integers(1, 20), epochs=st.integers(1, 4), seed=st.integers(0, 9))
@@ -166,8 +168,8 @@ STOPPED = {
 }
 
 
-def _shown(script, code, *words):
-    """(step, px, dropout) of each micro-batch that a part of an example says it took."""
+def _said(script, code, *words):
+    """What code prints that begins with all names of an example."""
     if find_spec(NEEDS[script]) is None:
         pytest.skip(f"{NEEDS[script]} is not installed (pip install '.[loops]')")
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -177,7 +179,12 @@ def _shown(script, code, *words):
         capture_output=True, text=True, timeout=300, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    said = re.findall(r"^step (\d+): (\d+) px, dropout (\d\.\d\d)", done.stdout, re.MULTILINE)
+    return done.stdout
+
+
+def _shown(script, code, *words):
+    """(step, px, dropout) of each micro-batch that an example says it took."""
+    said = re.findall(r"^step (\d+): (\d+) px, dropout (\d\.\d\d)", _said(script, code, *words), re.MULTILINE)
     return [(int(step), int(px), float(dropout)) for step, px, dropout in said]
 
 
@@ -226,22 +233,56 @@ def _photos(monkeypatch):
     return importlib.import_module("photos")
 
 
-def test_hugging_faces_trainer_counts_the_pictures_that_it_gets():
-    """Its samples a second, and the batch that it logs, are made of per_device_train_batch_size."""
-    code = """
+def test_held_out_photos_are_whole_and_as_large_as_at_the_end(monkeypatch):
+    photos = _photos(monkeypatch)
+    train, held_out = photos.Photos(), photos.Photos(held_out=photos.PLAN.last)
+    image, label, setting = held_out[0]
+    assert (tuple(image.shape), setting) == ((3, 64, 64), photos.PLAN.last)
+    assert torch.equal(image, held_out[0][0])
+    assert (train.classes, 0 <= label < len(train.classes)) == (held_out.classes, True)
+    paths = [{row["path"] for row in part.rows} for part in (train, held_out)]
+    assert (len(paths[0] & paths[1]), len(train) > len(held_out) > 0) == (0, True)
+
+
+WATCHED = {
+    "with_lightning": """
+        class Watching(lightning.Callback):
+            def on_validation_batch_start(self, trainer, module, batch, *_):
+                print(f"validated after {trainer.global_step}: {batch['images'].shape[-1]} px")
+        train(4, val_check_interval=2, num_sanity_val_steps=0, callbacks=[Watching()])
+    """,
+    # Its samples a second, and the batch that it logs, are made of per_device_train_batch_size.
+    "with_transformers": """
         import with_transformers
-        class Counting(ProgressiveTrainer):
-            def compute_loss(self, model, inputs, **others):
-                assert len(inputs[0]) == self.args.train_batch_size, len(inputs[0])
-                return super().compute_loss(model, inputs, **others)
-        with_transformers.ProgressiveTrainer = Counting
-        train(3)
-    """
-    assert len(_shown("with_transformers", code)) == 3
+        class Watching(ProgressiveTrainer):
+            def compute_loss(self, model, inputs, *others, **more):
+                if model.training:
+                    assert len(inputs["images"]) == self.args.train_batch_size == 16
+                else:
+                    print(f"validated after {self.state.global_step}: {inputs['images'].shape[-1]} px")
+                return super().compute_loss(model, inputs, *others, **more)
+        with_transformers.ProgressiveTrainer = Watching
+        train(4, eval_steps=2)
+    """,
+}
+
+
+@pytest.mark.parametrize("script", WATCHED)
+def test_validation_comes_within_the_run_at_the_last_size(script):
+    said = re.findall(r"^validated after (\d+): (\d+) px", _said(script, WATCHED[script]), re.MULTILINE)
+    assert set(said) == {("2", "64"), ("4", "64")}
+
+
+def test_the_page_shows_the_plain_loop_as_it_is():
+    lines = (EXAMPLES / "plain.py").read_text(encoding="utf-8").splitlines()
+    inside = lines[lines.index(next(line for line in lines if line.startswith("def train("))) + 2 :]
+    body = dedent("\n".join(inside[: inside.index("")]))
+    assert body.startswith("photos = Photos()")
+    assert body in PAGE.read_text(encoding="utf-8")
 
 
 def test_the_page_on_schedules_says_what_each_example_shows():
-    page = (EXAMPLES.parents[1] / "docs" / "progressive.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     for example in EXAMPLES.glob("*.py"):
         assert any(f"`{example.name}`" in row for row in rows), example.name
