@@ -125,7 +125,12 @@ def noise(request: Request) -> Batch:
 def flat(*, write: bool) -> None:
     """Train, and look at the memory after every pass."""
     plan = Progressive(
-        stages=4, image_px=Ramp(64, 128), px_multiple=16, dropout=Ramp(0, 0.3), randaugment=Ramp(5, 15)
+        stages=4,
+        image_px=Ramp(64, 128),
+        px_multiple=16,
+        dropout=Ramp(0, 0.3),
+        drop_path=0,
+        randaugment=Ramp(5, 15),
     )
     changes = {
         "model": "efficientnetv2_b0", "epochs": PASSES, "batch_images": BATCH, "group_images": BATCH,

@@ -173,6 +173,18 @@ def test_random_order_draws_each_stage_equally_often_with_its_regularizers():
         assert {round(setting.dropout, 6) for setting in drawn if setting.image_px == px} == {dropout}
 
 
+def test_random_order_asks_for_no_step_of_each_stage():
+    """It draws them with equal chances, so that in a short run some may not come at all."""
+    assert [RANDOM.at(step, steps=2) for step in (0, 1)] == [RANDOM.at(step, steps=40) for step in (0, 1)]
+    with pytest.raises(InputError, match="step 2 lies outside a run of 2 steps"):
+        RANDOM.at(2, steps=2)
+
+
+def test_the_last_setting_of_random_order_is_the_largest_whatever_the_last_step_draws():
+    assert RANDOM.last == RANDOM.stage(3)
+    assert {RANDOM.at(steps - 1, steps=steps).image_px for steps in range(4, 40)} > {RANDOM.last.image_px}
+
+
 def test_in_turns_a_size_holds_until_the_next_is_drawn():
     """44 turns of a run of 350 epochs are 8 epochs each; here 5 turns of 20 steps."""
     plan = replace(RANDOM, turns=5)

@@ -1,26 +1,36 @@
-"""Progressive learning in a plain PyTorch loop, with a network of torchvision's. Run: python examples/loops/plain.py"""
+"""Progressive learning in a plain PyTorch loop, with a network of torchvision's.
+
+Run: python examples/loops/plain.py [STEPS [FIRST_STEP [ACCUMULATE]]]
+"""
 
 import sys
 
 import torch
-from photos import PLAN, Photos
+from photos import PLAN, Photos, collate
 from torch.utils.data import DataLoader
 from torchvision.models import efficientnet_b0
 
 import efficientnetv2 as ev2
 
-steps = int(sys.argv[1]) if len(sys.argv) > 1 else 60
-photos = Photos()
-network = efficientnet_b0(num_classes=len(photos.classes))
-optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-batches = ev2.ProgressiveBatches(len(photos), batch_images=16, progressive=PLAN, steps=steps)
 
-for step, (images, labels) in enumerate(DataLoader(photos, batch_sampler=batches)):
-    setting = PLAN.at(step, steps=steps)
-    reached = ev2.apply_setting(network, dropout=setting.dropout, drop_path=setting.drop_path)
-    loss = torch.nn.functional.cross_entropy(network(images), labels)
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    where = ", ".join(reached.dropout_modules)
-    print(f"step {step}: {images.shape[-1]} px, dropout {setting.dropout:.2f} in {where}")
+def train(steps=60, first_step=0, accumulate=1):
+    """A run, or what is left of it from a step on; each step's pictures come in so many micro-batches."""
+    photos = Photos()
+    network = efficientnet_b0(num_classes=len(photos.classes))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    words = {"progressive": PLAN, "steps": steps, "first_step": first_step, "accumulate": accumulate}
+    batches = ev2.ProgressiveBatches(len(photos), batch_images=16, **words)
+    loader = DataLoader(photos, batch_sampler=batches, collate_fn=collate)
+    for micro, batch in enumerate(loader, start=first_step * accumulate):
+        reached = ev2.apply_setting(network, batch["setting"])
+        loss = torch.nn.functional.cross_entropy(network(batch["images"]), batch["labels"])
+        (loss / accumulate).backward()
+        if (micro + 1) % accumulate == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+        px, dropout, where = batch["images"].shape[-1], network.classifier[0].p, reached.dropout_modules
+        print(f"step {micro // accumulate}: {px} px, dropout {dropout:.2f} in {', '.join(where)}")
+
+
+if __name__ == "__main__":
+    train(*map(int, sys.argv[1:]))

@@ -1,42 +1,63 @@
-"""Progressive learning in Lightning (pip install lightning). Run: python examples/loops/with_lightning.py"""
+"""Progressive learning in Lightning (pip install lightning). Run: python examples/loops/with_lightning.py [STEPS]"""
 
 import sys
 
 import lightning
 import torch
-from photos import PLAN, Photos
+from photos import PLAN, Photos, collate
 from torch.utils.data import DataLoader
 
 import efficientnetv2 as ev2
 
-steps = int(sys.argv[1]) if len(sys.argv) > 1 else 60
-photos = Photos()
-
 
 class Classifier(lightning.LightningModule):
-    """Any network. The setting is applied before each batch; of several processes each draws its share of it."""
+    """Any network. How many steps, processes and micro-batches there are, and where a run goes on, the trainer says."""
 
     def __init__(self):
         super().__init__()
-        self.network = ev2.create("efficientnetv2_b0", num_classes=len(photos.classes))
+        self.photos = Photos()
+        self.network = ev2.create("efficientnetv2_b0", num_classes=len(self.photos.classes))
 
     def train_dataloader(self):
-        words = {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
-        batches = ev2.ProgressiveBatches(len(photos), batch_images=16, progressive=PLAN, steps=steps, **words)
-        return DataLoader(photos, batch_sampler=batches)
+        of = self.trainer
+        words = {"rank": of.global_rank, "world": of.world_size, "accumulate": of.accumulate_grad_batches}
+        words |= {"progressive": PLAN, "steps": of.max_steps, "first_step": of.global_step}
+        batches = ev2.ProgressiveBatches(len(self.photos), batch_images=16, **words)
+        return DataLoader(self.photos, batch_sampler=batches, collate_fn=plain)
 
-    def on_train_batch_start(self, batch, batch_idx):
-        setting = PLAN.at(self.global_step, steps=steps)
-        ev2.apply_setting(self.network, dropout=setting.dropout, drop_path=setting.drop_path)
-        print(f"step {self.global_step}: {batch[0].shape[-1]} px, dropout {setting.dropout:.2f}")
+    def val_dataloader(self):
+        return DataLoader(Photos(held_out=PLAN.last), batch_size=16, collate_fn=plain)
 
     def training_step(self, batch, batch_idx):
-        images, labels = batch
-        return torch.nn.functional.cross_entropy(self.network(images), labels)
+        ev2.apply_setting(self.network, ev2.Setting(**batch["setting"]))
+        px, dropout = batch["images"].shape[-1], self.network.dropout.p
+        print(f"step {self.global_step}: {px} px, dropout {dropout:.2f}")
+        return self._loss(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self._loss(batch), batch_size=len(batch["labels"]))
+
+    def _loss(self, batch):
+        return torch.nn.functional.cross_entropy(self.network(batch["images"]), batch["labels"])
 
     def configure_optimizers(self):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
-quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-lightning.Trainer(max_steps=steps, use_distributed_sampler=False, **quiet).fit(Classifier())
+def plain(samples):
+    """The setting as plain values, for Lightning rebuilds what a batch holds and refuses frozen classes."""
+    batch = collate(samples)
+    return batch | {"setting": batch["setting"].to_json()}
+
+
+def train(steps=60, checkpoint=None, **words):
+    """A run, or what is left of it after a checkpoint; further words go to Lightning's Trainer, which is returned."""
+    often = {"val_check_interval": 20, "check_val_every_n_epoch": None}  # the whole run is one epoch
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(max_steps=steps, use_distributed_sampler=False, **(often | quiet | words))
+    trainer.fit(Classifier(), ckpt_path=checkpoint)
+    return trainer
+
+
+if __name__ == "__main__":
+    print(train(*map(int, sys.argv[1:])).callback_metrics)

@@ -59,8 +59,8 @@ class Setting:
         mixup_alpha: of Beta(alpha, alpha); 0 is off.
         cutmix_alpha: of Beta(alpha, alpha); 0 is off.
         cutout: side of the hole over the picture's side, 0 to 1; 0 is off.
-        dropout: probability before the classifier.
-        drop_path: probability at the last block of stochastic depth; 1 minus the survival.
+        dropout: probability before the classifier; None is as the network was built, in a recipe 0.
+        drop_path: probability at the last block of stochastic depth; 1 minus the survival; None likewise.
         label_smoothing: share of the label given to all classes alike.
         others: further quantities, for a training loop of one's own.
     """
@@ -70,8 +70,8 @@ class Setting:
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     cutout: float = 0.0
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    dropout: float | None = None
+    drop_path: float | None = None
     label_smoothing: float = 0.0
     others: dict[str, float] = Field(default_factory=dict)
 
@@ -118,8 +118,8 @@ class Progressive:
     mixup_alpha: Quantity = 0.0
     cutmix_alpha: Quantity = 0.0
     cutout: Quantity = 0.0
-    dropout: Quantity = 0.0
-    drop_path: Quantity = 0.0
+    dropout: Quantity | None = None
+    drop_path: Quantity | None = None
     label_smoothing: Quantity = 0.0
     others: dict[str, Quantity] = Field(default_factory=dict)
 
@@ -151,12 +151,12 @@ class Progressive:
 
         Args:
             step: 0 ≤ step < steps.
-            steps: of the whole run, at least one per stage.
+            steps: of the whole run, at least one per stage; in random order a stage may come out with none.
 
         Raises:
-            InputError: the step lies outside the run, or a stage would get no step.
+            InputError: the step lies outside the run, or stages that grow are more than the steps.
         """
-        if steps < self.stages:
+        if self.order == "growing" and steps < self.stages:
             raise InputError(
                 f"{self.stages} stages do not fit into {count_of(steps, 'step')}: each needs at least one. "
                 "Train longer (--epochs), take smaller batches (--batch-images), or fewer stages "
@@ -196,7 +196,7 @@ class Progressive:
 
     @property
     def last(self) -> Setting:
-        """The setting at the last step of a run."""
+        """The setting where every ramp ends: of the last step, or in random order of the last stage, whenever drawn."""
         return self._setting(self.stages - 1, run_fraction=1.0)
 
     @property
@@ -284,8 +284,8 @@ class Progressive:
             mixup_alpha=now(self.mixup_alpha),
             cutmix_alpha=now(self.cutmix_alpha),
             cutout=now(self.cutout),
-            dropout=now(self.dropout),
-            drop_path=now(self.drop_path),
+            dropout=None if self.dropout is None else now(self.dropout),
+            drop_path=None if self.drop_path is None else now(self.drop_path),
             label_smoothing=now(self.label_smoothing),
             others={name: now(quantity) for name, quantity in self.others.items()},
         )

@@ -1,13 +1,17 @@
 """The batch sampler for other people's loops, and the examples that use it."""
 
+import importlib
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
@@ -18,6 +22,7 @@ from efficientnetv2.progressive import Progressive, Ramp
 
 PLAN = Progressive(stages=3, image_px=Ramp(32, 64), dropout=Ramp(0.0, 0.2))
 EXAMPLES = Path(__file__).parents[2] / "examples" / "loops"
+PAGE = EXAMPLES.parents[1] / "docs" / "progressive.md"
 
 
 @given(images=st.integers(1, 50), batch=st.integers(1, 20), epochs=st.integers(1, 4), seed=st.integers(0, 9))
@@ -41,7 +46,30 @@ def test_going_on_gives_what_would_have_come():
     whole = list(ProgressiveBatches(7, batch_images=4, progressive=PLAN, steps=6, seed=3))
     rest = ProgressiveBatches(7, batch_images=4, progressive=PLAN, steps=6, seed=3, first_step=4)
     assert list(rest) == whole[4:]
-    assert len(rest) == 2
+
+
+def test_the_length_is_that_of_the_whole_run():
+    """Lightning adds what a run that goes on has behind it, and ends where the sum reaches the length."""
+    rest = ProgressiveBatches(7, batch_images=4, progressive=PLAN, steps=6, first_step=4, accumulate=2)
+    assert (len(rest), len(list(rest))) == (12, 4)
+
+
+@given(
+    images=st.integers(1, 40), micro=st.integers(1, 4), accumulate=st.integers(1, 4), world=st.integers(1, 3)
+)
+def test_micro_batches_of_a_step_are_its_pictures(images, micro, accumulate, world):
+    """One after the other those of a step alone, with its setting; each process has as many of each."""
+    words = {"batch_images": micro * accumulate * world, "progressive": PLAN, "steps": 4}
+    ranks = [
+        list(ProgressiveBatches(images, **words, rank=rank, world=world, accumulate=accumulate))
+        for rank in range(world)
+    ]
+    assert {len(batch) for batches in ranks for batch in batches} == {micro}
+    for step, alone in enumerate(ProgressiveBatches(images, **words)):
+        parts = [batches[step * accumulate : (step + 1) * accumulate] for batches in ranks]
+        drawn = [one for part in parts for batch in part for one in batch]
+        assert sorted(index for index, _ in drawn) == sorted(index for index, _ in alone)
+        assert all(setting == alone[0][1] for _, setting in drawn)
 
 
 @given(images=st.integers(1, 40), share=st.integers(1, 8), world=st.integers(1, 5), steps=st.integers(3, 12))
@@ -96,6 +124,15 @@ def test_a_dataloader_with_workers_reads_it_in_order():
         ({"steps": 2}, "3 stages do not fit into 2 steps"),
         ({"first_step": 9}, "step 9 lies outside a run of 9 steps"),
         ({"world": 3}, "batch_images is 2, but 3 processes share each step evenly. Take a multiple of 3"),
+        ({"accumulate": 0}, "accumulate is 0, but a step has at least 1 micro-batch"),
+        (
+            {"accumulate": 4},
+            "batch_images is 2, but 4 micro-batches share each step evenly. Take a multiple of 4",
+        ),
+        (
+            {"world": 2, "accumulate": 2},
+            "but 2 processes and 2 micro-batches share each step evenly. Take a multiple of 4",
+        ),
         ({"rank": 2, "world": 2}, "rank is 2 and world is 2"),
         ({"world": 0}, "rank is 0 and world is 0"),
     ],
@@ -106,30 +143,146 @@ def test_what_cannot_be_is_refused(changes, sentence):
         ProgressiveBatches(words.pop("images"), **words)
 
 
-@pytest.mark.parametrize(
-    ("script", "needs"),
-    [("plain", "torchvision"), ("with_lightning", "lightning"), ("with_transformers", "transformers")],
-)
-def test_the_examples_grow_pictures_and_dropout_in_other_loops(script, needs):
-    if find_spec(needs) is None:
-        pytest.skip(f"{needs} is not installed (pip install '.[loops]')")
+NEEDS = {"plain": "torchvision", "with_lightning": "lightning", "with_transformers": "transformers"}
+# In Lightning and in Hugging Face's Trainer: a checkpoint after each step, and a stop after two.
+STOPPED = {
+    "with_lightning": """
+        class Stop(lightning.Callback):
+            def on_train_batch_end(self, trainer, *_):
+                trainer.should_stop = trainer.global_step == 2
+        keep = lightning.pytorch.callbacks.ModelCheckpoint(sys.argv[1], filename="kept", every_n_train_steps=1)
+        train(6, callbacks=[keep, Stop()], enable_checkpointing=True, accumulate_grad_batches=2)
+        train(6, checkpoint=keep.best_model_path, accumulate_grad_batches=2)
+    """,
+    "with_transformers": """
+        import transformers
+        class Stop(transformers.TrainerCallback):
+            def on_step_end(self, args, state, control, **_):
+                control.should_training_stop = state.global_step == 2
+        words = {"output_dir": sys.argv[1], "save_strategy": "steps", "save_steps": 1}
+        words |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8}
+        train(6, callbacks=[Stop()], **words)
+        train(6, checkpoint=True, **words)
+    """,
+    "plain": "train(2 + 4, 2, accumulate=2)",
+}
+
+
+def _said(script, code, *words):
+    """What code prints that begins with all names of an example."""
+    if find_spec(NEEDS[script]) is None:
+        pytest.skip(f"{NEEDS[script]} is not installed (pip install '.[loops]')")
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    begin = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})\nfrom {script} import *\n"
     done = subprocess.run(
-        [sys.executable, EXAMPLES / f"{script}.py", "3"],
+        [sys.executable, "-c", begin + dedent(code), *words],
         capture_output=True, text=True, timeout=300, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    steps = [line for line in done.stdout.splitlines() if line.startswith("step ")]
-    assert [line.split("dropout")[0] for line in steps] == [
-        "step 0: 32 px, ",
-        "step 1: 48 px, ",
-        "step 2: 64 px, ",
-    ]
-    assert [line.split("dropout ")[1][:4] for line in steps] == ["0.00", "0.10", "0.20"]
+    return done.stdout
+
+
+def _shown(script, code, *words):
+    """(step, px, dropout) of each micro-batch that an example says it took."""
+    said = re.findall(r"^step (\d+): (\d+) px, dropout (\d\.\d\d)", _said(script, code, *words), re.MULTILINE)
+    return [(int(step), int(px), float(dropout)) for step, px, dropout in said]
+
+
+def _planned(steps, *, accumulate=1, first_step=0):
+    """The same as the plan has it."""
+    settings = [(step, PLAN.at(step, steps=steps)) for step in range(first_step, steps)]
+    return [(step, one.image_px, round(one.dropout, 2)) for step, one in settings for _ in range(accumulate)]
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("plain", "accumulate=2"),
+        ("with_lightning", "accumulate_grad_batches=2"),
+        ("with_transformers", "gradient_accumulation_steps=2, per_device_train_batch_size=8"),
+    ],
+)
+def test_the_examples_grow_pictures_and_dropout_in_other_loops(script, words):
+    """Of two micro-batches a step, too, each has its step's setting; the run neither ends early nor begins again."""
+    shown = _shown(script, f"train(3)\ntrain(6, {words})")
+    assert shown == [*_planned(3), *_planned(6, accumulate=2)]
+
+
+@pytest.mark.parametrize("script", NEEDS)
+def test_the_examples_go_on_where_they_stopped(script, tmp_path):
+    shown = _shown(script, STOPPED[script], str(tmp_path))
+    assert shown[-8:] == _planned(6, accumulate=2, first_step=2)
+    assert shown[:-8] == ([] if script == "plain" else _planned(6, accumulate=2)[:4])
+
+
+def test_the_examples_augment_as_strongly_as_the_plan_says(monkeypatch):
+    """Magnitude 10 is the full range in a plan, the last of 31 in torchvision, which takes three times the number."""
+    photos = _photos(monkeypatch)
+    asked = []
+    augmenting = photos.v2.RandAugment
+    monkeypatch.setattr(photos.v2, "RandAugment", lambda *words: asked.append(words) or augmenting(*words))
+    photos.Photos()[0, photos.PLAN.last]
+    assert photos.PLAN.last.randaugment == 6
+    assert asked == [(2, 18)]
+    assert augmenting().num_magnitude_bins == 31
+
+
+def _photos(monkeypatch):
+    pytest.importorskip("torchvision")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("photos")
+
+
+def test_held_out_photos_are_whole_and_as_large_as_at_the_end(monkeypatch):
+    photos = _photos(monkeypatch)
+    train, held_out = photos.Photos(), photos.Photos(held_out=photos.PLAN.last)
+    image, label, setting = held_out[0]
+    assert (tuple(image.shape), setting) == ((3, 64, 64), photos.PLAN.last)
+    assert torch.equal(image, held_out[0][0])
+    assert (train.classes, 0 <= label < len(train.classes)) == (held_out.classes, True)
+    paths = [{row["path"] for row in part.rows} for part in (train, held_out)]
+    assert (len(paths[0] & paths[1]), len(train) > len(held_out) > 0) == (0, True)
+
+
+WATCHED = {
+    "with_lightning": """
+        class Watching(lightning.Callback):
+            def on_validation_batch_start(self, trainer, module, batch, *_):
+                print(f"validated after {trainer.global_step}: {batch['images'].shape[-1]} px")
+        train(4, val_check_interval=2, num_sanity_val_steps=0, callbacks=[Watching()])
+    """,
+    # Its samples a second, and the batch that it logs, are made of per_device_train_batch_size.
+    "with_transformers": """
+        import with_transformers
+        class Watching(ProgressiveTrainer):
+            def compute_loss(self, model, inputs, *others, **more):
+                if model.training:
+                    assert len(inputs["images"]) == self.args.train_batch_size == 16
+                else:
+                    print(f"validated after {self.state.global_step}: {inputs['images'].shape[-1]} px")
+                return super().compute_loss(model, inputs, *others, **more)
+        with_transformers.ProgressiveTrainer = Watching
+        train(4, eval_steps=2)
+    """,
+}
+
+
+@pytest.mark.parametrize("script", WATCHED)
+def test_validation_comes_within_the_run_at_the_last_size(script):
+    said = re.findall(r"^validated after (\d+): (\d+) px", _said(script, WATCHED[script]), re.MULTILINE)
+    assert set(said) == {("2", "64"), ("4", "64")}
+
+
+def test_the_page_shows_the_plain_loop_as_it_is():
+    lines = (EXAMPLES / "plain.py").read_text(encoding="utf-8").splitlines()
+    inside = lines[lines.index(next(line for line in lines if line.startswith("def train("))) + 2 :]
+    body = dedent("\n".join(inside[: inside.index("")]))
+    assert body.startswith("photos = Photos()")
+    assert body in PAGE.read_text(encoding="utf-8")
 
 
 def test_the_page_on_schedules_says_what_each_example_shows():
-    page = (EXAMPLES.parents[1] / "docs" / "progressive.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     for example in EXAMPLES.glob("*.py"):
         assert any(f"`{example.name}`" in row for row in rows), example.name

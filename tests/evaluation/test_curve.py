@@ -26,7 +26,7 @@ def test_nothing_to_draw():
 
 
 def test_missing_and_broken_values_are_left_out():
-    rows = [_train(0, lr=None), *(_train(epoch, lr=float("nan")) for epoch in (1, 2))]
+    rows = [_train(0, lr=None, drop_path=None), *(_train(epoch, lr=float("nan")) for epoch in (1, 2))]
     rows.append({"kind": "train", "epoch": 3.0, "loss": float("inf")})
     rows.append({"kind": "val", "epoch": 2.0, "top1": None, "macro_f1": 0.4})
     assert _panels(learning_curve(rows)) == ["loss", "validation"]

@@ -10,6 +10,7 @@ from torch import nn
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.create import create
 from efficientnetv2.models.regularize import apply_setting, set_batch_norm
+from efficientnetv2.progressive import Progressive, Setting
 
 
 def torchvision_rates(network):
@@ -58,6 +59,22 @@ def test_torchvision_built_without_rates_rises_evenly_and_says_so():
     assert torchvision_rates(network) == pytest.approx([0.16 * (i + 1) / 16 for i in range(16)])
 
 
+def test_what_a_plan_does_not_name_stays_as_the_network_was_built():
+    network = torchvision.models.efficientnet_b0(weights=None)
+    built = torchvision_rates(network)
+    done = apply_setting(network, Progressive(image_px=32, dropout=0.4).last)
+    assert (torchvision_rates(network), network.classifier[0].p) == (built, 0.4)
+    assert (done.dropout_modules, done.drop_path_modules, done.notes) == (("classifier.0",), (), ())
+    done = apply_setting(network, Progressive(image_px=32, drop_path=0.1).last)
+    assert (max(torchvision_rates(network)), network.classifier[0].p) == (pytest.approx(0.1), 0.4)
+    assert (done.dropout_modules, len(done.drop_path_modules)) == ((), 16)
+
+
+def test_a_setting_stands_alone():
+    with pytest.raises(InputError, match="a setting and a rate beside it"):
+        apply_setting(nn.Dropout(), Setting(image_px=32), dropout=0.1)
+
+
 def test_timm_drop_path_and_drop_rate():
     timm = pytest.importorskip("timm")
     from timm.layers import DropPath as TimmDropPath
@@ -93,6 +110,40 @@ def test_only_dropouts_built_to_act_are_set_else_the_last():
     for rate in (0.3, 0.1):
         apply_setting(silent, dropout=rate, drop_path=0)
         assert [silent[i].p for i in (0, 1)] == [0.0, rate]
+
+
+@pytest.mark.parametrize("kind", [nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout])
+def test_every_kind_of_dropout_is_one(kind):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), kind(0.5), nn.Flatten(), nn.Linear(4, 2))
+    done = apply_setting(network, dropout=0.2)
+    assert (done.dropout_modules, done.notes, network[1].p) == (("1",), (), 0.2)
+
+
+class DropPath(nn.Module):
+    """As many copies of timm's are."""
+
+    def __init__(self, drop_prob):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+
+class BeitDropPath(DropPath):
+    """As transformers calls them."""
+
+
+@pytest.mark.parametrize("kind", [DropPath, BeitDropPath])
+def test_copies_of_drop_path_are_set_too(kind):
+    network = nn.Sequential(kind(0.1), nn.Linear(2, 2), kind(0.2))
+    done = apply_setting(network, drop_path=0.4)
+    assert (done.drop_path_modules, done.notes) == (("0", "2"), ())
+    assert [network[0].drop_prob, network[2].drop_prob] == pytest.approx([0.2, 0.4])
+
+
+def test_what_is_only_called_so_is_left_alone():
+    """Without a rate of its own there is nothing to set, and the run says what it knows: no such module."""
+    network = nn.Sequential(kind := DropPath(None))
+    assert "no module for it that is known" in apply_setting(network, drop_path=0.1).notes[0]
+    assert kind.drop_prob is None
 
 
 def vit():

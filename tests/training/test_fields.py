@@ -69,7 +69,9 @@ def test_values_are_said_in_words(name, values):
 
 
 def test_an_entry_that_several_share_or_that_points_to_a_class_is_said_of_each():
-    assert FIELDS["progressive.dropout"].meaning == "probability before the classifier."
+    assert FIELDS["progressive.dropout"].meaning == (
+        "probability before the classifier; null is as the network was built, in a recipe 0."
+    )
     assert FIELDS["progressive.cutout"].meaning.startswith("side of the hole over the picture's side")
     assert FIELDS["framing"].meaning.startswith(
         "how a picture that is not square meets the square: `whole` squeezes"

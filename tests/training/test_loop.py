@@ -61,7 +61,9 @@ def running(progressive, steps, *, network=None, pictures=grey, at_a_time=ONE_AT
     torch.manual_seed(0)
     network = network or create(SMALL, num_classes=3)
     recipe = recipe_of(progressive, **({"batch_images": 8, "group_images": 8} | changes))
-    requests = Sampler(LABELS, progressive, steps, recipe.batch_images, recipe.group_images, None, Key.of(0))
+    requests = Sampler(
+        LABELS, recipe.progressive, steps, recipe.batch_images, recipe.group_images, None, Key.of(0)
+    )
     state = begin(network, recipe)
     done = train(
         state,

@@ -220,7 +220,7 @@ def test_the_schedule_reaches_dropout_and_stochastic_depth_of_table_12s_networks
     with torch.device("meta"):
         network = create(model)
     for setting in (named(name).progressive.stage(0), named(name).progressive.last):
-        reached = apply_setting(network, dropout=setting.dropout, drop_path=setting.drop_path)
+        reached = apply_setting(network, setting)
         counts = len(reached.dropout_modules), len(reached.drop_path_modules)
         assert counts == (1 if blocks else 0, blocks)
         assert bool(reached.notes) == (not blocks)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.progressive import Ramp
+from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training.changes import differences, with_settings
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.recipes import RECIPES, named
@@ -58,6 +58,18 @@ def test_imagenet_recipe_has_the_papers_numbers():
     assert (recipe.optimizer.momentum, recipe.optimizer.decay) == (0.9, 0.9)
     assert (recipe.schedule.factor, recipe.schedule.every_epochs) == (0.97, 2.4)
     assert recipe.progressive.stage(0).drop_path == pytest.approx(1 - 0.8)
+
+
+def test_rates_that_a_recipe_does_not_name_are_0():
+    """In a loop of one's own they would stay as the network was built."""
+    plan = Progressive(image_px=64, stages=2)
+    assert (plan.last.dropout, plan.last.drop_path) == (None, None)
+    recipe = named("quick")
+    assert recipe.progressive.drop_path == 0.0
+    silent = recipe.to_json() | {"progressive": {"image_px": 64, "dropout": None}}
+    for given_ in (silent, silent | {"progressive": plan}):
+        progressive = checked(given_, where="here").progressive
+        assert (progressive.dropout, progressive.drop_path) == (0.0, 0.0)
 
 
 def test_settings_reach_nested_fields_and_ramps():

@@ -59,7 +59,7 @@ def test_nothing_is_left_open_and_each_choice_is_said():
     [
         (
             ("model=torchvision:resnet18",),
-            "Regularization: dropout 0.1 has no effect: the network has no module for it.",
+            "Regularization: dropout 0.1 has no effect: the network has no module for it that is known.",
         ),
         (
             ("model=torchvision:efficientnet_b0", "progressive.drop_path=0.2"),

@@ -20,9 +20,9 @@ from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.sampling import Request, Sampler
 from efficientnetv2.inference.accelerate import Precision, autocast, lower_precision, place
 from efficientnetv2.models.create import create
-from efficientnetv2.models.foreign import regularize
 from efficientnetv2.models.interop import timm as timm_names
 from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.progressive import Progressive
 from efficientnetv2.training.loop import StepDone, train
 from efficientnetv2.training.recipe import Recipe, checked
@@ -271,5 +271,5 @@ def _torchvision(work: Work) -> nn.Module:
     from torchvision import models
 
     network: nn.Module = models.get_model(_TORCHVISION[work.model], num_classes=work.num_classes)
-    regularize(network, work.rate, work.rate)
+    apply_setting(network, dropout=work.rate, drop_path=work.rate)
     return network.train()

@@ -208,13 +208,14 @@ class TrainingBar(StandingBar):
         self, done: int, of: int, setting: Setting, images_per_s: float, seconds_left: float, loss: float
     ) -> None:
         """Show how far the run has come."""
+        dropout = "" if setting.dropout is None else f", dropout {setting.dropout:.2g}"
         augment = "" if setting.randaugment is None else f", RandAugment {setting.randaugment:.3g}"
         mixup = f", mixup {setting.mixup_alpha:.2g}" if setting.mixup_alpha else ""
         self._bar.update(
             self._task,
             completed=done,
             total=of,
-            what=f"{setting.image_px} px, dropout {setting.dropout:.2g}{augment}{mixup}, loss {loss:.3f}",
+            what=f"{setting.image_px} px{dropout}{augment}{mixup}, loss {loss:.3f}",
             beside=f"{images_per_s:.0f} images/s",
             left=f"{duration(seconds_left)} left",
         )

@@ -28,20 +28,24 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
 
     Every picture is drawn once an epoch; epochs need not end with a batch. What a step gets depends on its
     number and the seed alone, so a run goes on with ``first_step`` as if it had never stopped, and worker
-    processes may read ahead: the setting travels with the index.
+    processes may read ahead: the setting travels with the index. Let the data set hand it on, so that the network is
+    set as the pictures are made, whatever the loop counts.
 
     Args:
         images: in the data set.
-        batch_images: per step, of all processes together; a multiple of ``world``.
+        batch_images: per step, of all processes and micro-batches together; a multiple of ``world * accumulate``.
         progressive: the schedule.
-        steps: of the whole run.
+        steps: of the optimizer, in the whole run.
         seed: of the order.
-        first_step: where to begin.
+        first_step: where to begin; 0 where the loop itself skips what it had (Hugging Face's Trainer does).
         rank, world: this process's number and how many there are; it gets every ``world``-th picture of each step.
+        accumulate: micro-batches that a step's pictures come in, where gradients are summed over several before the
+            optimizer steps. They share the step's setting.
 
     Raises:
-        InputError: no pictures, a batch below 1 or that the processes cannot share evenly, a rank that there is not, a
-            first step outside the run, or more stages than steps.
+        InputError: no pictures, a batch below 1 or that processes and micro-batches cannot share evenly, a rank that
+            there is not, fewer than 1 micro-batch, a first step outside the run, or more stages than steps
+            in growing order.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
         first_step: int = 0,
         rank: int = 0,
         world: int = 1,
+        accumulate: int = 1,
     ) -> None:
         if images < 1:
             raise InputError(
@@ -64,23 +69,28 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
             raise InputError(f"batch_images is {batch_images}, but a step has at least 1 picture.")
         if not 0 <= rank < world:
             raise InputError(f"rank is {rank} and world is {world}, but ranks go from 0 to world - 1.")
-        if batch_images % world:
+        if accumulate < 1:
+            raise InputError(f"accumulate is {accumulate}, but a step has at least 1 micro-batch.")
+        if batch_images % (world * accumulate):
+            sharers = {"processes": world, "micro-batches": accumulate}
+            said = " and ".join(f"{number} {noun}" for noun, number in sharers.items() if number > 1)
             raise InputError(
-                f"batch_images is {batch_images}, but {world} processes share each step evenly. "
-                f"Take a multiple of {world}."
+                f"batch_images is {batch_images}, but {said} share each step evenly. "
+                f"Take a multiple of {world * accumulate}."
             )
         progressive.at(first_step, steps=steps)  # refuses a step outside the run
         self.images, self.batch_images, self.steps = images, batch_images, steps
         self.progressive, self.seed, self.first_step = progressive, seed, first_step
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.accumulate = rank, world, accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, Setting]]]:
         labels, key = np.zeros(self.images, dtype=np.int64), Key.of(self.seed)
         epoch, order = -1, np.empty(0, dtype=np.int64)
-        for step in range(self.first_step, self.steps):
-            setting = self.progressive.at(step, steps=self.steps)
-            batch, begin = [], step * self.batch_images
-            for place in range(begin + self.rank, begin + self.batch_images, self.world):
+        micro_images = self.batch_images // self.accumulate
+        for micro in range(self.first_step * self.accumulate, self.steps * self.accumulate):
+            setting = self.progressive.at(micro // self.accumulate, steps=self.steps)
+            batch, begin = [], micro * micro_images
+            for place in range(begin + self.rank, begin + micro_images, self.world):
                 if place // self.images != epoch:
                     epoch = place // self.images
                     order = epoch_order(labels, None, key, epoch)[0]
@@ -88,5 +98,5 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
             yield batch
 
     def __len__(self) -> int:
-        """Steps from ``first_step`` to the end."""
-        return self.steps - self.first_step
+        """Micro-batches of the whole run, wherever it begins: a loop that goes on counts from the run's beginning."""
+        return self.accumulate * self.steps

@@ -93,10 +93,10 @@ def create(
     check_numbers(num_classes, in_channels)
     if isinstance(model, nn.Module):
         network = model if isinstance(model, Network) else Foreign(model)
-        foreign.regularize(network, dropout, drop_path)
+        apply_setting(network, dropout=dropout, drop_path=drop_path)
     elif isinstance(model, str) and foreign.is_foreign(model):
         network = foreign.build(model, num_classes=num_classes, in_channels=in_channels)
-        foreign.regularize(network, dropout, drop_path)
+        apply_setting(network, dropout=dropout, drop_path=drop_path)
     else:
         network = _ours(model, num_classes, in_channels)
         _regularize(network, dropout, drop_path)
@@ -137,7 +137,7 @@ def _is_path(model: str) -> bool:
 def _regularize(network: Network, dropout: float | None, drop_path: float | None) -> None:
     """As given, else as released."""
     if not isinstance(network, EfficientNet):
-        foreign.regularize(network, dropout, drop_path)
+        apply_setting(network, dropout=dropout, drop_path=drop_path)
         return
     name = shape_name(network.architecture)  # weights of others come with another padding
     default = published(name).dropout if name else DROPOUT

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.extras import needed
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.regularize import apply_setting
 
@@ -191,7 +190,7 @@ def _timm(
             module = timm.create_model(whole, **words, drop_path_rate=_TO_HAVE_MODULES)
         except TypeError:  # a network without stochastic depth
             module = timm.create_model(whole, **words)
-    regularize(module, None, 0.0)
+    apply_setting(module, drop_path=0.0)
     config = module.pretrained_cfg
     return module, stated_preprocessing(config, Path(f"timm:{name}"))[0] if config.get("mean") else None
 
@@ -233,32 +232,3 @@ def _as_pretrained(module: nn.Module) -> None:
         if hasattr(module, head):
             setattr(module, head, None)
     module.aux_logits, module.transform_input = False, True  # type: ignore[assignment]
-
-
-def regularize(network: nn.Module, dropout: float | None, drop_path: float | None) -> None:
-    """Set dropout and stochastic depth; None leaves the one as it is.
-
-    Args:
-        network: any.
-        dropout: probability, in [0, 1).
-        drop_path: rate, in [0, 1).
-
-    Raises:
-        InputError: a value outside its range.
-    """
-    if dropout is None and drop_path is None:
-        return
-    modules = list(network.modules())
-    if dropout is None:
-        dropout = max((m.p for m in modules if isinstance(m, nn.Dropout)), default=0.0)
-    if drop_path is None:
-        drop_path = max((_depth_rate(m) for m in modules), default=0.0)
-    apply_setting(network, dropout=dropout, drop_path=drop_path)
-
-
-def _depth_rate(module: nn.Module) -> float:
-    """The rate of stochastic depth that a module was given for its whole network; 0 for all others."""
-    if isinstance(module, DropPath):
-        return module.rate / module.depth_fraction if module.depth_fraction else 0.0
-    attribute = {"StochasticDepth": "p", "DropPath": "drop_prob"}.get(type(module).__name__)
-    return float(getattr(module, attribute) or 0.0) if attribute else 0.0

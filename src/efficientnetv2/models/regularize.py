@@ -11,10 +11,12 @@ from torch import nn
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.blocks import DropPath
+from efficientnetv2.progressive import Setting
 
-# Stochastic depth elsewhere: (package, class) and the attribute that holds the rate. By name, because neither
-# package needs to be loaded, nor timm installed, to know that a network has none of its modules.
-_FOREIGN = {("torchvision", "StochasticDepth"): "p", ("timm", "DropPath"): "drop_prob"}
+# Stochastic depth elsewhere: how the class's name ends, and the attribute that holds the rate. By name, because no
+# package needs to be loaded to know that a network has none of its modules, and because timm's class is copied more
+# often than imported: transformers has a BeitDropPath, a SwinDropPath and so on.
+_FOREIGN = {"StochasticDepth": "p", "DropPath": "drop_prob"}
 
 # What a foreign module's share of the rate was when it was first seen. It is kept on the module, so that
 # it outlives a rate of 0 and goes along into copies of the network.
@@ -37,45 +39,46 @@ class Controlled:
     notes: tuple[str, ...] = ()
 
 
-def apply_setting(module: nn.Module, *, dropout: float, drop_path: float) -> Controlled:
+def apply_setting(
+    module: nn.Module,
+    setting: Setting | None = None,
+    *,
+    dropout: float | None = None,
+    drop_path: float | None = None,
+) -> Controlled:
     """Set dropout and stochastic depth of a network, by the type of its modules.
 
-    Stochastic depth: of ours, of torchvision (``StochasticDepth``) and of timm (``DropPath``). Ours drop
-    block i of N with ``drop_path * i/N``. The others keep the proportions they were built with, the
-    largest at ``drop_path``; where all were built with 0, they rise evenly from the first to the last.
-    A network that was built without such modules (timm does so at a rate of 0) gets none.
+    Stochastic depth: of ours, of torchvision (``StochasticDepth``), of timm (``DropPath``) and of others whose class's
+    name ends so and which hold their rate as those do (``p``, ``drop_prob``). Ours drop block i of N with
+    ``drop_path * i/N``. The others keep the proportions they were built with, the largest at ``drop_path``; where all
+    were built with 0, they rise evenly from the first to the last. A network that was built without such modules (timm
+    does so at a rate of 0) gets none.
 
-    Dropout: every ``nn.Dropout`` built with more than 0. Where all were built with 0 it is the one before the
-    classifier; where none stands there, ``drop_rate``, by which many of timm's networks drop before the classifier
-    without a module; without that, too, the last ``nn.Dropout`` of all, and a note says that it lies in a block.
+    Dropout: every ``nn.Dropout``, ``nn.Dropout2d``, ``nn.AlphaDropout`` and so on built with more than 0. Where all
+    were built with 0 it is the one before the classifier; where none stands there, ``drop_rate``, by which many of
+    timm's networks drop before the classifier without a module; without that, too, the last of all, and a note says
+    that it lies in a block.
 
     Args:
         module: the network.
-        dropout: probability, in [0, 1).
-        drop_path: rate, in [0, 1).
+        setting: of the step. A rate of its that is None is left as the network has it.
+        dropout: instead of a setting, where a network is built and there is no step yet; a probability, in [0, 1).
+        drop_path: likewise; a rate, in [0, 1).
 
     Raises:
-        InputError: a value outside its range.
+        InputError: a value outside its range, or a setting and a rate beside it.
     """
+    if setting is not None:
+        if (dropout, drop_path) != (None, None):
+            raise InputError("apply_setting got a setting and a rate beside it. Give the setting alone.")
+        dropout, drop_path = setting.dropout, setting.drop_path
     for name, value in (("dropout", dropout), ("drop_path", drop_path)):
-        if not 0 <= value < 1:
+        if value is not None and not 0 <= value < 1:
             raise InputError(f"{name} is {value:g}, but a probability of leaving out lies in [0, 1)")
     named = dict(module.named_modules())
-    dropouts, notes = _set_dropout(named, dropout)
-    drop_paths = {name: m for name, m in named.items() if isinstance(m, DropPath)}
-    for path in drop_paths.values():
-        path.rate = drop_path * path.depth_fraction
-    foreign = {name: m for name, m in named.items() if _rate_attribute(m) is not None}
-    if foreign and _note_shares(list(foreign.values())):
-        notes.append("stochastic depth was built with rate 0 throughout: it rises evenly over its modules")
-    for other in foreign.values():
-        setattr(other, str(_rate_attribute(other)), drop_path * getattr(other, _SHARE))
-    if not drop_paths and not foreign and drop_path > 0:
-        notes.append(
-            f"drop_path {drop_path:g} has no effect: the network has no module for it "
-            "(timm leaves them out unless it builds the network with drop_path_rate above 0)"
-        )
-    return Controlled(dropouts, (*drop_paths, *foreign), tuple(notes))
+    dropouts, dropout_notes = _set_dropout(named, dropout) if dropout is not None else ((), [])
+    drop_paths, drop_path_notes = _set_drop_path(named, drop_path) if drop_path is not None else ((), [])
+    return Controlled(dropouts, drop_paths, (*dropout_notes, *drop_path_notes))
 
 
 def set_batch_norm(module: nn.Module, *, momentum: float) -> int:
@@ -101,8 +104,11 @@ def set_batch_norm(module: nn.Module, *, momentum: float) -> int:
 
 def _rate_attribute(module: nn.Module) -> str | None:
     """The name under which a foreign module of stochastic depth holds its rate; None for all others."""
-    keys = ((kind.__module__.split(".")[0], kind.__name__) for kind in type(module).__mro__)
-    return next((_FOREIGN[key] for key in keys if key in _FOREIGN), None)
+    for kind in type(module).__mro__:
+        for ending, attribute in _FOREIGN.items():
+            if kind.__name__.endswith(ending) and isinstance(getattr(module, attribute, None), float | int):
+                return attribute
+    return None
 
 
 def _note_shares(modules: list[nn.Module]) -> bool:
@@ -118,7 +124,7 @@ def _note_shares(modules: list[nn.Module]) -> bool:
 
 def _set_dropout(named: dict[str, nn.Module], rate: float) -> tuple[tuple[str, ...], list[str]]:
     """Set the dropouts that are to be set; their names, and what a user should know."""
-    every = {name: m for name, m in named.items() if isinstance(m, nn.Dropout)}
+    every = {name: m for name, m in named.items() if isinstance(m, nn.modules.dropout._DropoutNd)}
     for dropout in every.values():
         if not hasattr(dropout, _SHARE):
             setattr(dropout, _SHARE, float(dropout.p > 0))
@@ -133,10 +139,29 @@ def _set_dropout(named: dict[str, nn.Module], rate: float) -> tuple[tuple[str, .
         if rate > 0 and last:
             notes.append("dropout lies in the last block that has one, for none stands before the classifier")
         elif rate > 0:
-            notes.append(f"dropout {rate:g} has no effect: the network has no module for it")
+            notes.append(f"dropout {rate:g} has no effect: the network has no module for it that is known")
     for name in chosen or last:
         every[name].p = rate
     return tuple(chosen or last), notes
+
+
+def _set_drop_path(named: dict[str, nn.Module], rate: float) -> tuple[tuple[str, ...], list[str]]:
+    """Set the modules of stochastic depth; their names, and what a user should know."""
+    notes: list[str] = []
+    drop_paths = {name: m for name, m in named.items() if isinstance(m, DropPath)}
+    for path in drop_paths.values():
+        path.rate = rate * path.depth_fraction
+    foreign = {name: m for name, m in named.items() if _rate_attribute(m) is not None}
+    if foreign and _note_shares(list(foreign.values())):
+        notes.append("stochastic depth was built with rate 0 throughout: it rises evenly over its modules")
+    for other in foreign.values():
+        setattr(other, str(_rate_attribute(other)), rate * getattr(other, _SHARE))
+    if not drop_paths and not foreign and rate > 0:
+        notes.append(
+            f"drop_path {rate:g} has no effect: the network has no module for it that is known "
+            "(timm leaves them out unless it builds the network with drop_path_rate above 0)"
+        )
+    return (*drop_paths, *foreign), notes
 
 
 def _before_classifier(named: dict[str, nn.Module], dropout: str) -> bool:

@@ -56,7 +56,7 @@ class Bench:
         network = create(architecture, num_classes=num_classes)
         place(network, device)
         setting = recipe.progressive.last
-        apply_setting(network.train(), dropout=setting.dropout, drop_path=setting.drop_path)
+        apply_setting(network.train(), setting)
         state = begin(network, recipe)
         for group in state.optimizer.param_groups:
             group["lr"] = 0.0  # the weights stay as they are: on noise they might come to infinity

@@ -78,7 +78,7 @@ def network_to_call(
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             for number, (setting, groups) in enumerate(programs, start=1):
-                apply_setting(network, dropout=setting.dropout, drop_path=setting.drop_path)
+                apply_setting(network, setting)
                 px, began = setting.image_px, time.perf_counter()
                 size = f"{count_of(groups * group, 'picture')} of {px} px"
                 say(f"Compiling ({number} of {len(programs)}): passes of {size} ...")

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.progressive import RANGES, Progressive
-from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe import UNSAID_RATES, Recipe
 
 # How a schema bounds a number, in words, both ends before one: "minimum" may be reached, "exclusiveMinimum" not.
 _BOUNDS = {
@@ -99,7 +99,9 @@ def fields_of(part: str) -> list[RecipeField]:
                 name=f"{part}.{name}" if part else name,
                 values=_either(_values(schema["properties"][name], schema.get("$defs", {}), bounds)),
                 required=field.is_required(),
-                default=_default(field),
+                default=UNSAID_RATES[name]
+                if owner is Progressive and name in UNSAID_RATES
+                else _default(field),
                 meaning=_plain(_followed(entries.get(name, ""), name, owner)),
             )
         )

@@ -149,7 +149,7 @@ def train(
         request = step[0].request
         if request.setting != setting:
             setting = request.setting
-            apply_setting(state.network, dropout=setting.dropout, drop_path=setting.drop_path)
+            apply_setting(state.network, setting)
         statistics.begin_step()
         loss, at_a_time = _all_groups(state.network, step, constants, statistics, gradients, at_a_time)
         gradients.end_step()

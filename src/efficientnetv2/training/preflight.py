@@ -122,7 +122,7 @@ class Preflight:
         network = copy.deepcopy(self.network)
         place(network, self.device)
         network.train()
-        apply_setting(network, dropout=setting.dropout, drop_path=setting.drop_path)
+        apply_setting(network, setting)
         channels = self.network.in_channels
         batches = [
             _noise(setting, group, group_images, channels, self.num_classes) for group in range(groups)

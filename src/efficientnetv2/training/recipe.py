@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from efficientnetv2.arch.spec import Architecture, Pooling
 from efficientnetv2.augment.pipeline import AugmentPlan
@@ -30,6 +31,9 @@ from efficientnetv2.training.learning import Optimizer, Part, Schedule
 MOST = 1_000_000
 # Side of a picture at evaluation: beyond, it is another such slip. Ours.
 _MOST_PX = 4096
+
+# Of a schedule that does not name them, in a recipe: off. Elsewhere they stay as the network was built.
+UNSAID_RATES = {"dropout": 0.0, "drop_path": 0.0}
 
 
 class Recipe(Part):
@@ -61,7 +65,8 @@ class Recipe(Part):
         batch_images: pictures per step.
         group_images: pictures that share batch-norm statistics and mixing partners; divides
             ``batch_images``. None settles it to the largest divisor that fits into memory.
-        progressive: image size and regularization over the run.
+        progressive: image size and regularization over the run. A recipe says how much of both kinds of dropout there
+            is: dropout and drop_path that are not named, or null, are 0.
         enlarge: how many times larger than it is stored a picture is trained on at most. Where the last size is more
             than so many times the pictures' own (the median of their shorter sides), all sizes are scaled down to
             that, at least to 64 px, before the first step, and this is settled to null; so it is where a size was
@@ -79,7 +84,7 @@ class Recipe(Part):
         crop_framing: the same of training's random crops, where they differ: ``crop`` draws their aspect in pixels,
             whatever shape the picture has; see ``data.decode.train_picture``. None is as ``framing``.
         crop_fraction: with framing ``crop``, what the centre square at evaluation keeps of the shorter side.
-        eval_px: side of the picture at evaluation; None takes the last training size.
+        eval_px: side of the picture at evaluation; None takes the training size of the last stage.
         eval_px_tried: sizes that minival is seen at after training, beside ``eval_px``: the one at which the figure of
             ``chosen_by`` is highest is that of the model file, and val is answered at it. None tries no other.
         eval_views: how a picture is looked at in evaluation; see ``base.preprocessing.Preprocessing.views``.
@@ -170,6 +175,15 @@ class Recipe(Part):
     def train_framing(self) -> Framing:
         """How training's crops meet the square."""
         return self.crop_framing or self.framing
+
+    @field_validator("progressive", mode="after")
+    @classmethod
+    def _says_both_rates(cls, progressive: Progressive) -> Progressive:
+        """What a network was built with may differ from library to library; a run is decided by its recipe."""
+        said: dict[str, Any] = {
+            name: rate for name, rate in UNSAID_RATES.items() if getattr(progressive, name) is None
+        }
+        return replace(progressive, **said)
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -160,7 +160,7 @@ class _Bench:
         network = copy.deepcopy(self.network)
         place(network, self.device)
         setting = self.recipe.progressive.last
-        apply_setting(network, dropout=setting.dropout, drop_path=setting.drop_path)
+        apply_setting(network, setting)
         group = self.recipe.group_images or self.recipe.batch_images
         count = min(group, _CPU_IMAGES) if self.device.type == "cpu" else group
         changes = {
