@@ -179,12 +179,12 @@ def _regularization(recipe: Recipe, network: Network) -> list[str]:
     last = recipe.progressive.last
     # Of a wrapped one the names are those that its owner knows.
     module = network.module if isinstance(network, Foreign) else network
-    reached = apply_setting(module, dropout=last.dropout, drop_path=last.drop_path)
+    reached = apply_setting(module, last)
     said = list(reached.notes)
-    if last.drop_path > 0 and reached.drop_path_modules:
+    if last.drop_path and reached.drop_path_modules:
         blocks = {name.rpartition(".")[0] for name in reached.drop_path_modules}
         said.insert(0, f"stochastic depth in {count_of(len(blocks), 'block')}")
-    if last.dropout > 0 and reached.dropout_modules:
+    if last.dropout and reached.dropout_modules:
         said.insert(0, f"dropout in {some(reached.dropout_modules, most=2)}")
     return [f"Regularization: {'; '.join(said)}."] if said else []
 
