@@ -237,8 +237,32 @@ def test_runs_on_other_pictures_are_not_taken_for_these(tmp_path, monkeypatch):
     table = Table("13", "X", (Row("a", {}, {"p": Figure((3.0,))}),), "theirs.", "ours.")
     monkeypatch.setitem(job._RUNS, "13", lambda scale, together: table)
     made("13", tmp_path, data="cifar10")
+    (tmp_path / "cells/a_p_0").mkdir(parents=True)
+    (tmp_path / "cells/a_p_0/recipe.yaml").touch()
     assert made("13", tmp_path, data="cifar10", seeds=2) == table
     with pytest.raises(InputError, match=r"--data is cifar10 there, cifar100 here. Give another --out"):
+        made("13", tmp_path, data="cifar100")
+
+
+def test_words_that_no_run_began_with_do_not_bind_the_folder(tmp_path, monkeypatch):
+    trained = []
+
+    def train(words, source, place, screen):
+        trained.append(source.data)
+        if source.data == "nowhere":
+            raise InputError("nowhere does not exist")
+        place.out.mkdir(parents=True, exist_ok=True)
+        (place.out / "recipe.yaml").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cells, "train_and_report", train)
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        made("13", tmp_path, data="nowhere")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            made("13", tmp_path, data="cifar10")
+    assert trained == ["nowhere", "cifar10", "cifar10"]
+    with pytest.raises(InputError, match="--data is cifar10 there, cifar100 here"):
         made("13", tmp_path, data="cifar100")
 
 

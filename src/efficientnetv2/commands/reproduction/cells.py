@@ -118,5 +118,10 @@ class Runs:
         return self.out / f"{_slug(cell.row)}_{_slug(cell.column)}_{seed}"
 
 
+def any_begun(out: Path) -> bool:
+    """Whether a folder of ``Runs`` holds a run that has begun, or what one came to."""
+    return any(file for name in ("recipe.yaml", "report.json") for file in out.glob(f"*/{name}"))
+
+
 def _slug(text: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in text).strip("-")

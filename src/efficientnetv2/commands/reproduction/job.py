@@ -18,7 +18,7 @@ from efficientnetv2.commands.demo import embedded
 from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.reproduction import counts, plots, runs, settings, speed, transfer
-from efficientnetv2.commands.reproduction.cells import Runs
+from efficientnetv2.commands.reproduction.cells import Runs, any_begun
 from efficientnetv2.commands.reproduction.scale import EMBEDDED, Scale, named
 from efficientnetv2.commands.reproduction.table import Table
 from efficientnetv2.commands.screen import Screen
@@ -44,7 +44,7 @@ _FIGURES = {
     "figure1": ("train_hours", "params_m"),
     "figure5": ("params_m", "flops_b", "infer_ms_v100_fp16_batch16"),
 }
-_WRITTEN, _FIGURE, _ASKED = ("table.json", "table.md"), "figure.png", "asked.json"
+_WRITTEN, _FIGURE, _ASKED, _CELLS = ("table.json", "table.md"), "figure.png", "asked.json", "cells"
 #: Every table that can be asked for.
 NAMES = (*_COUNTED, *_SETTINGS, *_SPEEDS, *_RUNS, _DATASETS, *_FIGURES)
 
@@ -151,7 +151,7 @@ def _made(
     if trained is not None:
         source = Source(str(trained["data"]))
         seeds = asked.seeds or scale.seeds
-        together = Runs(source, seeds, trained["weights"], asked.device, folder / "cells", say, screen)
+        together = Runs(source, seeds, trained["weights"], asked.device, folder / _CELLS, say, screen)
         return _RUNS[name](scale, together)
     return counts.counted("7" if name in _FIGURES else name, scale, device, say)
 
@@ -181,6 +181,8 @@ def _trained(name: str, scale: Scale, device: torch.device, asked: Asked) -> dic
 def _refuse_others(folder: Path, trained: Mapping[str, str | None]) -> dict[str, str | None]:
     """What a folder keeps was found on the same pictures and so on, or it would stand for others.
 
+    Where no run has begun yet, as with words that training refused, nothing is kept and other words are as good.
+
     Args:
         folder: of the table.
         trained: as ``_trained`` gives it. Of folders made before, some of it may not be known.
@@ -194,7 +196,8 @@ def _refuse_others(folder: Path, trained: Mapping[str, str | None]) -> dict[str,
     place = Path(os.path.expanduser(str(trained["data"])))
     now = {**trained, "data": str(place.absolute())} if place.exists() else dict(trained)
     file = folder / _ASKED
-    there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else now
+    begun = file.exists() and any_begun(folder / _CELLS)
+    there = json.loads(file.read_text(encoding="utf-8")) if begun else now
     differing = [
         f"{'' if name == 'table' else '--'}{name} is {there[name]} there, {now[name]} here"
         for name in now
