@@ -30,7 +30,7 @@ from benchmarks.record import hardware, record
 
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.outcome import versions
-from efficientnetv2.commands.reproduction.cells import MINUTES, TOP1
+from efficientnetv2.commands.reproduction.cells import ASKED, MINUTES, TOP1
 from efficientnetv2.commands.reproduction.job import NAMES, Asked, reproduced
 from efficientnetv2.commands.reproduction.table import Table
 from efficientnetv2.commands.screen import Screen
@@ -105,6 +105,8 @@ def settle(place: Path, cells: Path) -> None:
         if not kept.exists():
             found = json.loads(report.read_text(encoding="utf-8"))
             told = {name: found[name] for name in ("top1", "train_s")} | {"hardware": hardware()}
+            if (asked := report.with_name(f"{ASKED}.json")).exists():
+                told[ASKED] = json.loads(asked.read_text(encoding="utf-8"))
             place.mkdir(parents=True, exist_ok=True)
             write_text_atomically(kept, json.dumps(told, indent=1) + "\n")
 

@@ -172,6 +172,22 @@ def test_runs_are_cells_with_a_value_per_seed_and_what_is_done_is_not_done_again
     assert trained[-1] == ("quick", 1, True)
 
 
+def test_a_run_with_other_settings_is_not_taken_for_this_cells(tmp_path, monkeypatch):
+    def fake(words, source, place, screen):
+        place.out.mkdir(parents=True)
+        (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
+
+    monkeypatch.setattr(cells, "train_and_report", fake)
+    runs_here = Runs(Source("here"), 1, "none", "cpu", tmp_path, print)
+    runs_here.of([Cell("a", "x", "quick", None, ("epochs=3",))])
+    for other in (
+        Cell("a", "x", "quick", None, ("epochs=1",)),
+        Cell("a", "x", "finetune", None, ("epochs=3",)),
+    ):
+        with pytest.raises(InputError, match=r"a_x_0 keeps a run of another kind: .* Delete that folder"):
+            runs_here.of([other])
+
+
 @pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
 @pytest.mark.parametrize("table", ["5", "8", "10", "12", "13"])
 def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, monkeypatch):

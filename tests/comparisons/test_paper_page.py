@@ -169,13 +169,14 @@ def test_runs_of_a_long_table_are_kept_beyond_the_folder_that_they_lie_in(tmp_pa
     (here / "grow_vanilla_0").mkdir(parents=True)
     told = {"top1": 0.5, "train_s": 60.0, "command": "/somewhere/on/a/machine"}
     (here / "grow_vanilla_0/report.json").write_text(json.dumps(told))
+    (here / "grow_vanilla_0/asked.json").write_text('{"model": "b0"}')
     (here / "grow_vanilla_1").mkdir()  # not at its end
     reproduced.settle(kept, here)
     assert [file.name for file in kept.iterdir()] == ["grow_vanilla_0.json"]
     assert "/somewhere" not in (kept / "grow_vanilla_0.json").read_text()
     reproduced.settle(kept, there)
     given = json.loads((there / "grow_vanilla_0/report.json").read_text())
-    assert (given["top1"], given["train_s"]) == (0.5, 60.0)
+    assert (given["top1"], given["train_s"], given["asked"]) == (0.5, 60.0, {"model": "b0"})
     reproduced.settle(kept, here)
     assert json.loads((here / "grow_vanilla_0/report.json").read_text()) == told, "what is there stays"
 
