@@ -204,7 +204,7 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
     monkeypatch.setattr(cells, "train_and_report", settled)
     weights = "none" if table == "8" and scale != "paper" else None
     data = "imagenet" if table != "8" and scale == "paper" else None
-    monkeypatch.setattr(counts, "answer_ms", lambda name, px, *, rounds, device: [1.0] * rounds)
+    monkeypatch.setattr(counts, "answer_ms", lambda name, px, *, rounds, **how: [1.0] * rounds)
     table_made = made(table, tmp_path, scale=scale, seeds=1, weights=weights, data=data)
     assert recipes
     assert all(figure.values for row in table_made.rows for figure in row.ours.values() if not figure.why)

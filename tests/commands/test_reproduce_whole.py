@@ -9,10 +9,13 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 
 from efficientnetv2 import presets
+from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.reproduction import cells, counts, job, speed, transfer
+from efficientnetv2.commands.reproduction.scale import SCALES
 from efficientnetv2.commands.reproduction.table import Figure, paper, published
 from efficientnetv2.commands.words import begin_recipe
 
@@ -55,8 +58,9 @@ def begun(tmp_path, monkeypatch):
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
     monkeypatch.setattr(cells, "train_and_report", begin)
-    monkeypatch.setattr(counts, "answer_ms", lambda name, px, *, rounds, device: [1.0, 2.0, 9.0])
-    monkeypatch.setattr(speed, "speed", lambda *given: Figure((1.0, 2.0, 9.0), "images/s"))
+    monkeypatch.setattr(counts, "answer_ms", lambda name, px, **how: [1.0, 2.0, 9.0])
+    figure = Figure((1.0, 2.0, 9.0), "images/s")
+    monkeypatch.setattr(speed, "speeds", lambda steps, *given: dict.fromkeys(steps, figure))
     monkeypatch.delenv("EFFNETV2_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     return asked
@@ -242,3 +246,77 @@ def test_runs_of_a_folder_that_tells_no_scale_are_gone_on_with(begun, tmp_path):
 def test_make_reproduce_makes_every_table():
     rule = (REPOSITORY / "Makefile").read_text().partition("\nreproduce:")[2].partition("\n\n")[0]
     assert set(job.NAMES) <= set(re.findall(r"\b(?:figure)?\d+\b", rule))
+
+
+@pytest.mark.parametrize(
+    ("table", "scale", "batch", "told"),
+    [
+        ("7", "paper", 16, "the time of 16 pictures on cuda in bf16 at a batch of 16"),
+        ("11", "paper", 128, "the time of 128 pictures on cuda in bf16 at a batch of 128"),
+        ("7", "small", 1, "a picture's time on cuda in fp32 at a batch of 1"),
+    ],
+)
+def test_answers_are_timed_as_in_the_papers_column_at_its_scale(table, scale, batch, told, monkeypatch):
+    """Images/s are of the whole pass: 4 ms for 128 pictures."""
+    timings = []
+
+    def answer_ms(name, px, *, rounds, device, timing):
+        timings.append(timing)
+        return [4.0]
+
+    monkeypatch.setattr(counts, "answer_ms", answer_ms)
+    monkeypatch.setattr(counts, "lower_precision", lambda device: "bf16")
+    shown = counts.counted(table, SCALES[scale], torch.device("cuda"), print)
+    assert set(timings) == {counts.Timing(batch, "bf16" if scale == "paper" else "fp32")}
+    assert told in shown.ours_says
+    if table == "11":
+        assert shown.rows[0].ours["images/s"].values == (32_000.0,)
+    assert counts.Timing.of(SCALES["paper"], torch.device("cpu"), paper_batch=16) == (16, "fp32")
+
+
+@pytest.mark.parametrize("table", ["2", "3"])
+def test_steps_are_in_16_bits_on_a_gpu_at_the_papers_scale(table, monkeypatch):
+    asked = []
+
+    def speeds(steps, rounds, device, precision):
+        asked.append((precision, {step.batch_images for step in steps.values()}))
+        return dict.fromkeys(steps, Figure((1.0,), "images/s"))
+
+    monkeypatch.setattr(speed, "speeds", speeds)
+    monkeypatch.setattr(counts, "lower_precision", lambda device: "bf16")
+    make, gpu = {"2": speed.table_2, "3": speed.table_3}[table], torch.device("cuda")
+    whole = make(SCALES["paper"], gpu, print)
+    assert asked == [("bf16", {12, 24} if table == "2" else {32})]
+    assert "bf16" in whole.ours_says
+    assert "fp32" in make(SCALES["small"], gpu, print).ours_says
+
+
+def test_steps_whose_speeds_are_compared_take_turns(monkeypatch):
+    """The second has no memory; of the others none is timed twice running but where the order turns round."""
+    called = []
+
+    def step(asked, device, precision):
+        if asked.batch_images == 2:
+            raise MemoryError
+        return lambda: called.append(asked.batch_images)
+
+    monkeypatch.setattr(speed, "_step", step)
+    steps = {name: speed.Step(None, 32, images) for name, images in (("a", 1), ("b", 2), ("c", 3))}
+    found = speed.speeds(steps, 3, torch.device("cpu"), "fp32")
+    assert called == [
+        1,
+        3,
+        *(1, 3),
+        *(3, 1),
+        *(1, 3),
+        *(3, 1),
+    ]  # each alone, a round to warm up, three that count
+    assert [len(found[name].values) for name in steps] == [3, 0, 3]
+    assert found["b"].why == "out of memory"
+
+
+def test_a_step_is_really_made():
+    figure = speed.speeds(
+        {"b0": speed.Step(architecture("efficientnet_b0"), 32, 2)}, 1, torch.device("cpu"), "bf16"
+    )
+    assert figure["b0"].values[0] > 0

@@ -113,7 +113,8 @@ def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
             again = shlex.join(["effnetv2", "reproduce", *asked.words])
             raise KeyboardInterrupt(f"Go on with: {again}") from stop
     made.write(folder)
-    image = png(_drawn(name, made), title=_title(name))
+    timing = counts.Timing.of(scale, device, paper_batch=counts.LATENCY_BATCH)
+    image = png(_drawn(name, made, timing), title=_title(name))
     write_atomically(folder / _FIGURE, lambda path: path.write_bytes(image))
     return made, folder
 
@@ -250,8 +251,9 @@ def _answers_ms(made: Table) -> dict[str, float]:
     return {name: middle for name, middle in times.items() if middle is not None}
 
 
-def _drawn(name: str, made: Table) -> Figure:
+def _drawn(name: str, made: Table, timing: counts.Timing) -> Figure:
     if name in _FIGURES:
         # Only figure 5 has a panel of answers' times; of training's hours none were measured here.
-        return plots.draw_published(_FIGURES[name], _answers_ms(made) if name == "figure5" else None)
+        ours = _answers_ms(made) if name == "figure5" else None
+        return plots.draw_published(_FIGURES[name], ours, timed=f"{timing.precision}, batch {timing.batch}")
     return settings.draw_settings() if name in _SETTINGS else plots.draw_rows(made)

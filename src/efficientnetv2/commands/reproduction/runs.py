@@ -75,11 +75,12 @@ def table_10(scale: Scale, runs: Runs) -> Table:
     found = runs.of(cells)
     headings = {column: HEADINGS[column] for column in figures["columns"]}
     device = pick_device(runs.device)
+    timing = counts.Timing.of(scale, device, paper_batch=counts.LATENCY_BATCH)
     rows = [
         Row(
             row,
             table.row_of(figures, row, headings),
-            found[row, _ONLY] | counts.counted_and_timed(row, "ms", scale, device, runs.say),
+            found[row, _ONLY] | counts.counted_and_timed(row, "ms", scale, device, timing, runs.say),
         )
         for row in models
     ]
@@ -89,7 +90,9 @@ def table_10(scale: Scale, runs: Runs) -> Table:
         else "EfficientNet-B1 in the place of B7 and EfficientNetV2-B0 in that of M in training. "
     )
     beside += f"Pictures growing from {sizes[0]} to {sizes[1]} px. "
-    beside += f"Parameters, multiply-adds and time are of B7 and M: {counts.how_counted(scale, device)}."
+    beside += (
+        f"Parameters, multiply-adds and time are of B7 and M: {counts.how_counted(scale, device, timing)}."
+    )
     paper_says = "top-1 on ImageNet, hours on 32 TPUv3 cores, milliseconds of an answer."
     title = "Table 10: the same training for both families"
     return table_of_runs("10", title, rows, scale, runs, cells, beside, paper_says)
