@@ -71,6 +71,22 @@ def claims(made: Table) -> dict[str, tuple[Paired, str]]:
     return {}
 
 
+def told_again(asked: Asked, program: str = "effnetv2 reproduce", *, data: str = "DATA") -> str:
+    """The command that makes a table again, where files of this machine are words in capitals.
+
+    Args:
+        asked: of the table.
+        program: that is called.
+        data: stands for the pictures, if any were named.
+    """
+    words = [program, asked.table, "--scale", asked.scale]
+    words += ["--data", data] if asked.data else []
+    words += ["--seeds", str(asked.seeds)] if asked.seeds else []
+    if asked.weights is not None:
+        words += ["--weights", "none" if asked.weights == "none" else "WEIGHTS"]
+    return " ".join(words)
+
+
 def keep(name: str, made: Table, scale: str, command: str, drawing: Path) -> None:
     """Write a table's record, and the drawing of a figure for docs."""
     if name in DRAWN:
@@ -175,18 +191,15 @@ def main() -> None:
         if lasting and name == "12":  # the one of these tables whose claim is a time
             refuse_mixed(kept)
         print(made.markdown(), f"Written to {folder}", sep="\n", flush=True)
-        command = f"effnetv2 reproduce {name} --scale {options.scale}"
-        command += " --data DATA" if options.data else ""
-        command += " --weights WEIGHTS" if options.weights not in (None, "none") else ""
         if options.record:
-            keep(name, made, options.scale, command, folder / "figure.png")
+            keep(name, made, options.scale, told_again(asked), folder / "figure.png")
         several = any(figure.values[1:] for row in made.rows for figure in row.ours.values())
         if name not in _OF_RUNS or options.scale == "tiny" or not several:
             continue
         for claim, (figure, unit) in claims(made).items():
             print(f"{claim}: {figure} {unit}", flush=True)
             if options.record:
-                again = f"python -m benchmarks.reproduced {name} --scale {options.scale} --data IMAGENETTE --record"
+                again = told_again(asked, "python -m benchmarks.reproduced", data="IMAGENETTE") + " --record"
                 record(claim, unit=unit, command=again, **asdict(figure))
     if options.record:
         paper_page.write()
