@@ -9,11 +9,14 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 from efficientnetv2.arch.published import architecture
+from efficientnetv2.augment.mix import mix
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import GIB
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.progressive import Setting
 from efficientnetv2.training import preflight, start
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.distributed import ALONE
@@ -231,6 +234,34 @@ def test_mixing_needs_a_group_in_which_everyone_has_a_partner(mixing, least, nam
     room_for(least - 0.5)  # not even the least fits
     with pytest.raises(InputError, match=f"Not even a group of {least} of 128 px fits"):
         settled(*settings)
+
+
+@pytest.mark.parametrize(
+    ("mixing", "group", "alone"),
+    [
+        (("mixup_alpha",), 3, 1),
+        (("mixup_alpha",), 6, 0),
+        (("mixup_alpha", "cutmix_alpha"), 6, 2),  # halves of 3
+        (("mixup_alpha", "cutmix_alpha"), 12, 0),
+        ((), 3, 0),
+    ],
+)
+def test_pictures_that_are_their_own_partner_are_said(mixing, group, alone, room_for):
+    """As many as augment.mix leaves unmixed: the group reversed has a middle."""
+    room_for(100)
+    settings = [f"progressive.{name}=0.5" for name in mixing]
+    notes = settled("batch_images=12", f"group_images={group}", *settings).notes
+    said = [note for note in notes if note.startswith("Mixing")]
+    assert [re.search(r"group of (\d+) pictures (\d+)", note).groups() for note in said] == (
+        [(str(group), str(alone))] if alone else []
+    )
+    setting = Setting(image_px=8, **dict.fromkeys(mixing, 0.5))
+    labels = torch.eye(group)
+    _, mixed = mix(torch.zeros(group, 3, 8, 8), labels, setting, Key.of(0))
+    partners = torch.cat([part.flip(0) for part in labels.tensor_split(len(mixing) or 1)])
+    kept = (partners == labels).all(1) if mixing else torch.zeros(group, dtype=torch.bool)
+    assert kept.sum() == alone
+    assert torch.equal(mixed[kept], labels[kept])
 
 
 def test_pictures_are_no_smaller_than_the_stride_of_the_network():

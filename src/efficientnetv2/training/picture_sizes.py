@@ -89,6 +89,28 @@ def least_group(recipe: Recipe, preflight: Preflight) -> tuple[int, str]:
     )
 
 
+def unmixed(recipe: Recipe, group: int) -> str:
+    """A sentence on pictures of a group that are their own partner in mixing; empty where there are none.
+
+    Partners are the pictures in reverse, as in the released code, so the middle one of an odd number stays as it is.
+
+    Args:
+        recipe: its mixing.
+        group: pictures of it.
+    """
+    mixup, cutmix = _mixes(recipe)
+    if not (mixup or cutmix):
+        return ""
+    parts = (group // 2, group - group // 2) if mixup and cutmix else (group,)
+    alone = sum(part % 2 for part in parts)
+    if alone == 0:
+        return ""
+    return (
+        f"Mixing: of each group of {group} pictures {alone} without a partner {'is' if alone == 1 else 'are'} left "
+        f"unmixed; groups of a multiple of {2 * len(parts)} leave none (--set group_images)."
+    )
+
+
 def _mixes(recipe: Recipe) -> tuple[bool, bool]:
     """Whether any setting has mixup, and cutmix."""
     settings = [recipe.progressive.stage(0), *settings_by_size(recipe)]

@@ -20,7 +20,7 @@ from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.enlarging import no_larger
 from efficientnetv2.training.memory import GroupsAtATime, divisors
 from efficientnetv2.training.named import title
-from efficientnetv2.training.picture_sizes import least_group, refuse_sizes, settings_by_size
+from efficientnetv2.training.picture_sizes import least_group, refuse_sizes, settings_by_size, unmixed
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.sharing import at_once, best_shared, refuse_unshared
@@ -233,6 +233,7 @@ def _fitted(
         notes.append(
             f"Groups of {group} of the {recipe.batch_images} pictures of a batch share batch-norm statistics."
         )
+    notes += filter(None, [unmixed(recipe, group)])
     if at_a_time.most > 1:
         notes.append(f"Of a step's {recipe.batch_images // group} groups run at a time: {at_a_time}.")
     return group, at_a_time, notes
