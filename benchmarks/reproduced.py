@@ -176,7 +176,10 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write results/reproduce/ and docs/paper.md")
     options = parser.parse_args()
     for name in options.tables:
-        asked = Asked(name, options.scale, options.data, options.seeds, options.weights, options.device, None)
+        # Several tables may be asked for at once: what is said of runs is for those that have some.
+        data, seeds = (options.data, options.seeds) if name in _OF_RUNS else (None, None)
+        weights = options.weights if name == "8" else None
+        asked = Asked(name, options.scale, data, seeds, weights, options.device, None)
         kept, cells = (
             RECORDS / f"{name}_{options.scale}",
             Path(f"runs/reproduce_{name}_{options.scale}/cells"),

@@ -130,6 +130,11 @@ def test_unknown_words_are_refused(word, sentence, tmp_path):
         job.reproduced(asked(**({"table": "6", "folder": tmp_path} | word)), _Silent())
 
 
+@pytest.mark.parametrize("word", ["Table 6", "table6", "6"])
+def test_a_table_is_known_by_its_name_as_people_write_it(word, tmp_path):
+    assert made(word, tmp_path).name == "6"
+
+
 def test_table_8_without_weights_says_what_to_give(tmp_path):
     with pytest.raises(InputError, match="--weights none to see that everything runs"):
         made("8", tmp_path)
@@ -363,7 +368,8 @@ def test_runs_say_what_they_do_where_the_table_says_it(more, tmp_path, monkeypat
         assert json.loads(done.stdout)["table"] == "13"
 
 
-def test_a_table_of_runs_that_is_stopped_says_how_it_goes_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_table_of_runs_that_is_stopped_says_how_it_goes_on(more, tmp_path, monkeypatch):
     """Not how its run alone would."""
 
     def stopped(words, source, place, screen):
@@ -371,7 +377,8 @@ def test_a_table_of_runs_that_is_stopped_says_how_it_goes_on(tmp_path, monkeypat
 
     monkeypatch.setattr(cells, "train_and_report", stopped)
     words = ["reproduce", "13", "--scale", "tiny", "--data", "my pictures", "--seeds", "2", "--device", "cpu"]
-    words += ["--out", str(tmp_path / "made")]
+    words += ["--out", str(tmp_path / "made"), *more]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 130
-    assert done.stderr.strip() == f"effnetv2: stopped. Go on with: {shlex.join(['effnetv2', *words])}"
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == f"effnetv2: stopped. Go on with: {shlex.join(['effnetv2', *words])}"

@@ -74,7 +74,7 @@ def reproduce(
     from efficientnetv2.commands.screen import Screen, answer
 
     screen = Screen(quiet=as_json)
-    asked = Asked(table, scale, data, seeds, weights, device, out)
+    asked = Asked(table, scale, data, seeds, weights, device, out, as_json)
     made, folder = reproduced(asked, screen)
     if as_json:
         answer(made.to_json())

@@ -55,6 +55,7 @@ class Asked:
 
     Args:
         table, scale, data, seeds, weights, device, out: the options of those names.
+        as_json: ``--json``.
     """
 
     table: str
@@ -64,13 +65,18 @@ class Asked:
     weights: str | None
     device: str
     out: Path | None
+    as_json: bool = False
 
     @property
     def words(self) -> list[str]:
         """As one types them."""
-        said = [(one.name, getattr(self, one.name)) for one in fields(self) if one.name != "table"]
+        said = [
+            (one.name, getattr(self, one.name))
+            for one in fields(self)
+            if one.name not in ("table", "as_json")
+        ]
         given = [(f"--{name}", str(value)) for name, value in said if value is not None]
-        return [self.table, *(word for pair in given for word in pair)]
+        return [self.table, *(word for pair in given for word in pair), *(["--json"] if self.as_json else [])]
 
 
 def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
@@ -81,13 +87,14 @@ def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
         screen: told what is going on.
 
     Raises:
-        InputError: no such table or scale, what a run refuses, or a folder that holds another table or files of the
-            user's.
+        InputError: no such table or scale, words that say nothing of the table, what a run refuses, or a folder that
+            holds another table or files of the user's.
         KeyboardInterrupt: Ctrl-C; where there are runs, says how to go on with them.
     """
     name = _known(asked.table)
     scale, device = named(asked.scale), pick_device(asked.device)
     # Refused before anything is written.
+    _refuse_unused(name, asked)
     trained = _trained(name, scale, device, asked) if name in _RUNS else None
     folder = asked.out or Path("runs") / f"reproduce_{name}_{scale.name}"
     told = None if trained is None else _refuse_others(folder, trained)
@@ -125,12 +132,38 @@ def _known(table: str) -> str:
     Raises:
         InputError: there is none of that name.
     """
-    name = table.lower().removeprefix("table")
+    name = "".join(table.lower().split()).removeprefix("table")
     if name not in NAMES:
         known = ", ".join(sorted(NAMES, key=lambda one: (not one.isdigit(), one.zfill(9))))
         hint = did_you_mean(name, list(NAMES))
         raise InputError(f"There is no table '{table}'{hint} Those there are: {known}.")
     return name
+
+
+def _refuse_unused(name: str, asked: Asked) -> None:
+    """Words that the table would not heed.
+
+    Raises:
+        InputError: there are such words.
+    """
+    if name not in _RUNS:
+        said = {"--data": asked.data, "--seeds": asked.seeds, "--weights": asked.weights}
+        unused = [f"{option} {value}" for option, value in said.items() if value is not None]
+        if unused:
+            raise InputError(
+                f"{' '.join(unused)}: for {_named(name)} nothing is trained, so it takes neither pictures nor seeds "
+                "nor weights. Leave that out."
+            )
+    elif name != "8" and asked.weights not in (None, "none"):
+        raise InputError(
+            f"--weights {asked.weights}: {_named(name)} is about training from scratch, and only Table 8 goes on from "
+            "weights. Leave --weights out."
+        )
+
+
+def _named(name: str) -> str:
+    """As the paper calls it."""
+    return name.replace("figure", "Figure ") if name in _FIGURES or name == "figure4" else f"Table {name}"
 
 
 def _made(
