@@ -91,6 +91,28 @@ def test_the_two_sides_of_a_column_stand_side_by_side():
     assert table.cells() == [["a", "1.00", "3.00", "2.00"]]
 
 
+def test_our_minutes_stand_beside_the_papers_hours_and_what_is_not_ours_is_named():
+    row = Row(
+        "a",
+        {name: Figure((1.0,)) for name in ("side, hours", "top-1 %", "TPU")},
+        {name: Figure((2.0,)) for name in ("top-1 %", "side, minutes")},
+    )
+    table = Table("x", "X", (row,), "theirs.", "ours.")
+    assert table.headings() == [
+        "", "side, hours, paper", "side, minutes, ours", "top-1 %, paper", "top-1 %, ours", "TPU, paper",
+    ]  # fmt: skip
+    assert table.paper_only == ["TPU"]
+    assert "Not ours: TPU." in table.markdown()
+
+
+def test_figure_1_times_no_answers_for_it_draws_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(counts, "answer_ms", lambda *given, **how: pytest.fail("was timed"))
+    shown = made("figure1", tmp_path)
+    assert "ms" in shown.paper_only
+    assert "time on" not in shown.ours_says
+    assert shown.rows[0].ours["parameters, M"].values
+
+
 def test_a_table_written_as_json_reads_back_as_the_same_table():
     rows = (
         Row(
@@ -218,6 +240,12 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
         assert {recipe.progressive.stage(0).randaugment for recipe in recipes} == (
             {5, 20} if scale == "paper" else {5, 15}
         )
+    if table in ("10", "12"):
+        spent = {name for row in table_made.rows for name in row.ours if name.endswith(("hours", "minutes"))}
+        assert {name.rpartition(" ")[2] for name in spent} == {"hours" if scale == "paper" else "minutes"}
+        assert {table_made.rows[0].ours[name].values for name in spent} == {
+            (1 / 60 if scale == "paper" else 1.0,)
+        }
     if table == "12":
         assert {recipe.progressive.stages for recipe in recipes} == ({1, 2} if scale == "tiny" else {1, 4})
     if table == "5":
@@ -330,7 +358,7 @@ def test_a_table_is_not_written_over_by_another(other, tmp_path):
 def test_figures_of_one_table_are_not_written_over_by_each_other(tmp_path, monkeypatch):
     """Figures 1 and 5 are drawn from Table 7."""
     table = Table("7", "X", (Row("a", {}, {"p": Figure((3.0,))}),), "theirs.", "ours.")
-    monkeypatch.setattr(counts, "counted", lambda *given: table)
+    monkeypatch.setattr(counts, "counted", lambda *given, **how: table)
     made("figure1", tmp_path)
     with pytest.raises(InputError, match=r"figure.png is there already, and is not of effnetv2 reproduce 7"):
         made("7", tmp_path)

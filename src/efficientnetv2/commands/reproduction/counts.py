@@ -93,10 +93,12 @@ _TABLES = {
         "top-1 on ImageNet, images/s on a V100 in fp16 at a batch of 128.",
     ),
 }
+_STRANGE = "not a network of this family"
+_COUNTED = "counted at each network's evaluation size with 1,000 classes"
 _TABLE_1_COLUMNS = ["top1", "params_m", "flops_b"]
 
 
-def counted(name: str, scale: Scale, device: torch.device, say: Say) -> Table:
+def counted(name: str, scale: Scale, device: torch.device, say: Say, *, timed: bool = True) -> Table:
     """One of the three tables.
 
     Args:
@@ -104,24 +106,30 @@ def counted(name: str, scale: Scale, device: torch.device, say: Say) -> Table:
         scale: of the measured times; what is counted is the paper's.
         device: to measure on.
         say: told what is going on.
+        timed: whether answers are timed; else the paper's times have nothing beside them.
     """
     kind = _TABLES[name]
     figures = {"columns": _TABLE_1_COLUMNS} | table.paper()[kind.key]
     headings = {column: HEADINGS[column] for column in figures["columns"]}
     rows: list[Row] = []
-    timed: set[str] = set()
+    seen: set[str] = set()
     timing = Timing.of(scale, device, paper_batch=kind.batch)
     for row in (one for one in figures if one != "columns"):
         network = row.removesuffix("_21k")
-        ours = counted_and_timed(network, kind.speed, scale, device, timing, say, again=network in timed)
+        ours = (
+            counted_and_timed(network, kind.speed, scale, device, timing, say, again=network in seen)
+            if timed
+            else sizes(network)
+        )
         rows.append(Row(row, table.row_of(figures, row, headings), ours))
-        timed.add(network)
+        seen.add(network)
     return Table(
         name,
         kind.title,
         tuple(rows),
         kind.paper_says,
-        f"{table.untrained(scale.name)}{how_counted(scale, device, timing)}; accuracy is not measured here.",
+        f"{table.untrained(scale.name)}{how_counted(scale, device, timing) if timed else _COUNTED}; accuracy is not "
+        "measured here.",
         scale.name,
     )
 
@@ -130,7 +138,7 @@ def how_counted(scale: Scale, device: torch.device, timing: Timing) -> str:
     """What the figures of ``counted_and_timed`` are of."""
     timed = "a picture's time" if timing.batch == 1 else f"the time of {timing.batch} pictures"
     return (
-        f"counted at each network's evaluation size with 1,000 classes; {timed} on {device} in {timing.precision} at "
+        f"{_COUNTED}; {timed} on {device} in {timing.precision} at "
         f"a batch of {timing.batch}, {scale.px_share:g} of that size, {rounds_of(scale)}"
     )
 
@@ -161,22 +169,27 @@ def counted_and_timed(
         say: told what is going on.
         again: it has been timed in an earlier row.
     """
+    ours = sizes(network)
     if network not in NAMES:
-        why = "not a network of this family"
-        units = (_PARAMETERS, _MULTIPLY_ADDS, (speed, speed))
-        return {heading: Figure(unit=unit, why=why) for heading, unit in units}
+        return ours | {speed: Figure(unit=speed, why=_STRANGE)}
     eval_px = published(network).eval_px
-    total = cost(published(network).architecture, image_px=eval_px).total
-    ours = {
-        _PARAMETERS[0]: Figure((total.parameters / 1e6,), "M"),
-        _MULTIPLY_ADDS[0]: Figure((total.multiply_adds / 1e9,), "B"),
-    }
     if again:
         return ours | {speed: Figure(unit=speed, why="the same network is timed in an earlier row")}
     say(f"timing {network}")
     ms = answer_ms(network, scale.px(eval_px), rounds=scale.rounds, device=device, timing=timing)
     values = tuple(ms) if speed == "ms" else tuple(1e3 * timing.batch / one for one in ms)
     return ours | {speed: Figure(values, speed)}
+
+
+def sizes(network: str) -> dict[str, Figure]:
+    """Heading -> parameters and multiply-adds of a network by name; missing of one that is not ours."""
+    if network not in NAMES:
+        return {heading: Figure(unit=unit, why=_STRANGE) for heading, unit in (_PARAMETERS, _MULTIPLY_ADDS)}
+    total = cost(published(network).architecture, image_px=published(network).eval_px).total
+    return {
+        _PARAMETERS[0]: Figure((total.parameters / 1e6,), "M"),
+        _MULTIPLY_ADDS[0]: Figure((total.multiply_adds / 1e9,), "B"),
+    }
 
 
 def answer_ms(name: str, image_px: int, *, rounds: int, device: torch.device, timing: Timing) -> list[float]:

@@ -187,7 +187,8 @@ def _made(
         seeds = asked.seeds or scale.seeds
         together = Runs(source, seeds, trained["weights"], asked.device, folder / _CELLS, say, screen)
         return _RUNS[name](scale, together)
-    return counts.counted("7" if name in _FIGURES else name, scale, device, say)
+    # Of the figures the fifth alone has a panel of answers' times.
+    return counts.counted("7" if name in _FIGURES else name, scale, device, say, timed=name != "figure1")
 
 
 def _trained(name: str, scale: Scale, device: torch.device, asked: Asked) -> dict[str, str | None]:
@@ -286,7 +287,7 @@ def _answers_ms(made: Table) -> dict[str, float]:
 
 def _drawn(name: str, made: Table, timing: counts.Timing) -> Figure:
     if name in _FIGURES:
-        # Only figure 5 has a panel of answers' times; of training's hours none were measured here.
+        # Of training's hours, figure 1's, none were measured here.
         ours = _answers_ms(made) if name == "figure5" else None
         return plots.draw_published(_FIGURES[name], ours, timed=f"{timing.precision}, batch {timing.batch}")
     return settings.draw_settings() if name in _SETTINGS else plots.draw_rows(made)
