@@ -21,7 +21,7 @@ from benchmarks.record import hardware, interval
 from sklearn.model_selection import train_test_split
 
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.commands.reproduction.cells import Cell, Runs
+from efficientnetv2.commands.reproduction.cells import ASKED, Cell, Runs
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.accelerate import lower_precision, pick_device
 
@@ -68,12 +68,16 @@ def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
         ``seed``, ``top1``, ``macro_f1``, ``epochs``, ``train_s`` (wall time of the steps, waiting for pictures
         included), ``wall_s`` (validation and saving too), ``linear_probe`` (where weights were given), ``sizes``:
         for each size of picture, ``image_px``, how many ``images`` were trained on and the ``train_s`` that took;
-        ``others_cores``: how many processor cores were busy with something else meanwhile, in this sitting; and
-        ``hardware``.
+        ``others_cores``: how many processor cores were busy with something else meanwhile, in this sitting;
+        ``hardware``; and ``asked``: what decided the run (``Runs.asked``), which what was kept before did not say.
+
+    Raises:
+        InputError: what is kept is of a run with other words or other pictures.
     """
     kept = runs.folder(cell, seed) / "measured.json"
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        runs.refuse_another(cell, found.get(ASKED), kept.parent)
         return found
     before = _Busy.now()
     report = runs.report(cell, seed)
@@ -83,9 +87,34 @@ def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
         "sizes": by_size([json.loads(row) for row in rows]),
         "others_cores": round(before.others(_Busy.now()), 2),
         "hardware": hardware(),
+        ASKED: runs.asked(cell),
     }
     write_text_atomically(kept, json.dumps(found, indent=1) + "\n")
     return found
+
+
+def refuse_other_regime(file: Path, tuned: Mapping[str, Any], regime: Mapping[str, Any]) -> None:
+    """What was tuned serves the regime that it was tuned in.
+
+    Args:
+        file: of what was tuned.
+        tuned: what it holds.
+        regime: that is asked for, as plain values.
+
+    Raises:
+        SystemExit: it was tuned in another.
+    """
+    there = tuned["regime"]
+    differing = [
+        f"{name} {there.get(name)} there, {regime[name]} here"
+        for name in regime
+        if there.get(name) != regime[name]
+    ]
+    if differing:
+        raise SystemExit(
+            f"{file} was tuned in another regime: {'; '.join(differing)}. Run the same with --tune first, in a "
+            "folder of its own (--out)."
+        )
 
 
 def refuse_other_hardware(pair: Sequence[Mapping[str, Any]]) -> None:

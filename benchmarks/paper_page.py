@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.record import RESULTS, SUMMARY
 
 from efficientnetv2.commands.reproduction.job import NAMES
-from efficientnetv2.commands.reproduction.table import MISSING, Figure, Row, Table
+from efficientnetv2.commands.reproduction.table import MISSING, NOT_OURS, Figure, Row, Table
 
 PAGE = Path(__file__).parents[1] / "docs/paper.md"
 RECORDS = RESULTS / "reproduce"
@@ -135,6 +135,8 @@ def _section(kept: dict[str, Any]) -> str:
     lines += [_row(made.headings()), _row(["---"] * len(made.headings()))]
     for row in made.rows:
         lines.append(_row([row.name, *(_cell(row, *column) for column in made.columns)]))
+    if made.paper_only:
+        lines += ["", f"{NOT_OURS}: {'; '.join(made.paper_only)}."]
     reasons = sorted(
         {
             figure.why

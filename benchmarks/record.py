@@ -58,6 +58,13 @@ def record(name: str, value: float, *, unit: str, low: float, high: float, n: in
     write_text_atomically(SUMMARY, json.dumps(dict(sorted(summary.items())), indent=2) + "\n")
 
 
+def forget(name: str) -> None:
+    """Take a claim out of the summary that a later measurement does not make any more; none is there to begin with."""
+    summary = json.loads(SUMMARY.read_text()) if SUMMARY.exists() else {}
+    if summary.pop(name, None) is not None:
+        write_text_atomically(SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+
 def hardware() -> str:
     """What this machine is, as far as it says so."""
     model = platform.processor() or platform.machine()

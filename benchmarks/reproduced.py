@@ -30,7 +30,7 @@ from benchmarks.record import hardware, record
 
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.outcome import versions
-from efficientnetv2.commands.reproduction.cells import MINUTES, TOP1
+from efficientnetv2.commands.reproduction.cells import ASKED, MINUTES, TOP1
 from efficientnetv2.commands.reproduction.job import NAMES, Asked, reproduced
 from efficientnetv2.commands.reproduction.table import Table
 from efficientnetv2.commands.screen import Screen
@@ -52,10 +52,11 @@ def claims(made: Table) -> dict[str, tuple[Paired, str]]:
         }
     if made.name == "12":
         row = ours["resnet50_224"]
-        seconds = [row[f"{side}, {MINUTES}"] for side in ("baseline", "progressive")]
+        unit = MINUTES if f"baseline, {MINUTES}" in row else "hours"  # those of the paper's scale
+        spent = [row[f"{side}, {unit}"] for side in ("baseline", "progressive")]
         top1 = [row[f"{side}, {TOP1}"] for side in ("progressive", "baseline")]
         return {
-            "progressive_speedup_resnet50_imagenette": (ratio(*seconds), "ratio"),
+            "progressive_speedup_resnet50_imagenette": (ratio(*spent), "ratio"),
             "progressive_top1_gain_resnet50_imagenette": (gain(*top1), "points"),
         }
     if made.name == "5":
@@ -69,6 +70,22 @@ def claims(made: Table) -> dict[str, tuple[Paired, str]]:
         name = "randaugment_size_top1_gain_b0_imagenette"
         return {name: (gain(gains["300 px"], gains["128 px"]), "points")}
     return {}
+
+
+def told_again(asked: Asked, program: str = "effnetv2 reproduce", *, data: str = "DATA") -> str:
+    """The command that makes a table again, where files of this machine are words in capitals.
+
+    Args:
+        asked: of the table.
+        program: that is called.
+        data: stands for the pictures, if any were named.
+    """
+    words = [program, asked.table, "--scale", asked.scale]
+    words += ["--data", data] if asked.data else []
+    words += ["--seeds", str(asked.seeds)] if asked.seeds else []
+    if asked.weights is not None:
+        words += ["--weights", "none" if asked.weights == "none" else "WEIGHTS"]
+    return " ".join(words)
 
 
 def keep(name: str, made: Table, scale: str, command: str, drawing: Path) -> None:
@@ -105,6 +122,8 @@ def settle(place: Path, cells: Path) -> None:
         if not kept.exists():
             found = json.loads(report.read_text(encoding="utf-8"))
             told = {name: found[name] for name in ("top1", "train_s")} | {"hardware": hardware()}
+            if (asked := report.with_name(f"{ASKED}.json")).exists():
+                told[ASKED] = json.loads(asked.read_text(encoding="utf-8"))
             place.mkdir(parents=True, exist_ok=True)
             write_text_atomically(kept, json.dumps(told, indent=1) + "\n")
 
@@ -158,7 +177,10 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write results/reproduce/ and docs/paper.md")
     options = parser.parse_args()
     for name in options.tables:
-        asked = Asked(name, options.scale, options.data, options.seeds, options.weights, options.device, None)
+        # Several tables may be asked for at once: what is said of runs is for those that have some.
+        data, seeds = (options.data, options.seeds) if name in _OF_RUNS else (None, None)
+        weights = options.weights if name == "8" else None
+        asked = Asked(name, options.scale, data, seeds, weights, options.device, None)
         kept, cells = (
             RECORDS / f"{name}_{options.scale}",
             Path(f"runs/reproduce_{name}_{options.scale}/cells"),
@@ -173,18 +195,15 @@ def main() -> None:
         if lasting and name == "12":  # the one of these tables whose claim is a time
             refuse_mixed(kept)
         print(made.markdown(), f"Written to {folder}", sep="\n", flush=True)
-        command = f"effnetv2 reproduce {name} --scale {options.scale}"
-        command += " --data DATA" if options.data else ""
-        command += " --weights WEIGHTS" if options.weights not in (None, "none") else ""
         if options.record:
-            keep(name, made, options.scale, command, folder / "figure.png")
+            keep(name, made, options.scale, told_again(asked), folder / "figure.png")
         several = any(figure.values[1:] for row in made.rows for figure in row.ours.values())
         if name not in _OF_RUNS or options.scale == "tiny" or not several:
             continue
         for claim, (figure, unit) in claims(made).items():
             print(f"{claim}: {figure} {unit}", flush=True)
             if options.record:
-                again = f"python -m benchmarks.reproduced {name} --scale {options.scale} --data IMAGENETTE --record"
+                again = told_again(asked, "python -m benchmarks.reproduced", data="IMAGENETTE") + " --record"
                 record(claim, unit=unit, command=again, **asdict(figure))
     if options.record:
         paper_page.write()

@@ -25,6 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks import paper_page
 from benchmarks.arms import HARDLY_VALIDATED, Paired, gain, measured, rows_of, write_pictures
 from benchmarks.default_train import over_probe
 from benchmarks.record import RESULTS, hardware, interval, record
@@ -36,6 +37,7 @@ from efficientnetv2.data.manifest import read
 
 PAPER, OURS = "transfer_paper", "finetune"
 SEEDS = 3
+_IMAGE_PX, _EPOCHS = 96, 3
 _BATCH = 64
 _LR = 1e-3 * _BATCH / 512  # the paper's, for its batch
 
@@ -89,13 +91,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=RESULTS / "transfer")
-    parser.add_argument("--image-px", type=int, default=96)
-    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--image-px", type=int, default=_IMAGE_PX, help="another is not to be recorded")
+    parser.add_argument("--epochs", type=float, default=_EPOCHS, help="likewise")
     parser.add_argument("--train-pictures", type=int, help="all otherwise; not to be recorded")
     parser.add_argument("--record", action="store_true", help="write results/summary.json and transfer.json")
     options = parser.parse_args()
-    if options.record and (options.train_pictures is not None or options.seeds < 2):
-        parser.error("--record is for all pictures and 2 seeds or more.")
+    whole = options.train_pictures is None and (options.image_px, options.epochs) == (_IMAGE_PX, _EPOCHS)
+    if options.record and (not whole or options.seeds < 2):
+        parser.error(
+            f"--record is for all pictures, {_IMAGE_PX} px, {_EPOCHS} epochs and 2 seeds or more: so the page says."
+        )
     manifest = read(options.pictures)
     learning = rows_of(manifest, "train", options.train_pictures, 0)
     answers = "test" if (manifest.split == "test").any() else "val"
@@ -126,10 +131,9 @@ def main() -> None:
         (RESULTS / "transfer.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
         command = "python -m benchmarks.transfer CIFAR10 WEIGHTS --record"
         command += "" if options.seeds == SEEDS else f" --seeds {options.seeds}"
-        if (options.image_px, options.epochs) != (96, 3):
-            command += f" --image-px {options.image_px} --epochs {options.epochs:g}"
         for name, (figure, unit) in named.items():
             record(name, unit=unit, command=command, **asdict(figure))
+        paper_page.write()
 
 
 if __name__ == "__main__":

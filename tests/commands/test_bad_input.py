@@ -257,6 +257,10 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         ),
         (("--set", "eval_px=16"), ("eval_px is 16", "32 x 32")),
         (
+            ("--model", "torchvision:vit_b_16", "--image-px", "224", "--weights", "none"),
+            ("a training picture is 128 px", "--image-px 224 --set progressive.stages=1"),
+        ),
+        (
             ("--set", "progressive.image_px={start: 128, end: 64}"),
             ("image_px goes from 128 down to 64", "{start: 64, end: 128}"),
         ),

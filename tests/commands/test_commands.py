@@ -22,6 +22,8 @@ from tests.command_line import TINY, effnetv2, effnetv2_fresh, killed_at
 from tests.conftest import COLOURS, paint
 
 from efficientnetv2 import create, load
+from efficientnetv2.commands.recipes import recipes
+from efficientnetv2.commands.screen import Screen
 from efficientnetv2.models import modelfile
 
 
@@ -76,11 +78,30 @@ def test_recipes_shows_the_stages_of_the_paper(tmp_path):
     shown = json.loads(effnetv2("recipes", "efficientnetv2_s_paper", "--json", cwd=tmp_path).stdout)
     assert [stage["image_px"] for stage in shown["stages"]] == [128, 185, 243, 300]
     assert set(shown["stages"][0]) == {
-        "image_px", "dropout", "drop_path", "randaugment", "mixup_alpha", "cutmix_alpha", "epochs",
+        "image_px", "dropout", "drop_path", "randaugment", "mixup_alpha", "cutmix_alpha", "cutout", "label_smoothing",
+        "epochs",
     }  # fmt: skip
     assert shown["stages"][0]["epochs"] == 87.5
     people = effnetv2("recipes", "quick", cwd=tmp_path).stdout
     assert "effnetv2 train DATA --recipe quick" in people
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "hidden"),
+    [
+        ("quick", {"label smoothing": "0.1", "epochs": "auto", "randaugment": "off"}, {"cutout"}),
+        ("transfer_paper", {"cutout": "0.5", "label smoothing": "0.1"}, set()),
+        ("efficientnetv2_s_paper", {"epochs": "87.5"}, {"cutout"}),
+    ],
+)
+def test_the_stages_list_what_the_recipe_uses_and_what_is_open(name, shown, hidden, monkeypatch):
+    tables = []
+    monkeypatch.setattr(Screen, "table", lambda self, title, headings, rows: tables.append((headings, rows)))
+    recipes(name)
+    ((headings, rows),) = tables
+    first = dict(zip(headings, rows[0], strict=True))
+    assert {heading: first.get(heading) for heading in shown} == shown
+    assert not hidden & set(headings)
 
 
 def test_recipes_says_what_the_fields_mean_and_what_a_recipe_makes_of_them(tmp_path):

@@ -91,6 +91,28 @@ def test_the_two_sides_of_a_column_stand_side_by_side():
     assert table.cells() == [["a", "1.00", "3.00", "2.00"]]
 
 
+def test_our_minutes_stand_beside_the_papers_hours_and_what_is_not_ours_is_named():
+    row = Row(
+        "a",
+        {name: Figure((1.0,)) for name in ("side, hours", "top-1 %", "TPU")},
+        {name: Figure((2.0,)) for name in ("top-1 %", "side, minutes")},
+    )
+    table = Table("x", "X", (row,), "theirs.", "ours.")
+    assert table.headings() == [
+        "", "side, hours, paper", "side, minutes, ours", "top-1 %, paper", "top-1 %, ours", "TPU, paper",
+    ]  # fmt: skip
+    assert table.paper_only == ["TPU"]
+    assert "Not ours: TPU." in table.markdown()
+
+
+def test_figure_1_times_no_answers_for_it_draws_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(counts, "answer_ms", lambda *given, **how: pytest.fail("was timed"))
+    shown = made("figure1", tmp_path)
+    assert "ms" in shown.paper_only
+    assert "time on" not in shown.ours_says
+    assert shown.rows[0].ours["parameters, M"].values
+
+
 def test_a_table_written_as_json_reads_back_as_the_same_table():
     rows = (
         Row(
@@ -128,6 +150,11 @@ def test_the_papers_figures_are_the_ones_its_tables_print():
 def test_unknown_words_are_refused(word, sentence, tmp_path):
     with pytest.raises(InputError, match=sentence):
         job.reproduced(asked(**({"table": "6", "folder": tmp_path} | word)), _Silent())
+
+
+@pytest.mark.parametrize("word", ["Table 6", "table6", "6"])
+def test_a_table_is_known_by_its_name_as_people_write_it(word, tmp_path):
+    assert made(word, tmp_path).name == "6"
 
 
 def test_table_8_without_weights_says_what_to_give(tmp_path):
@@ -172,6 +199,22 @@ def test_runs_are_cells_with_a_value_per_seed_and_what_is_done_is_not_done_again
     assert trained[-1] == ("quick", 1, True)
 
 
+def test_a_run_with_other_settings_is_not_taken_for_this_cells(tmp_path, monkeypatch):
+    def fake(words, source, place, screen):
+        place.out.mkdir(parents=True)
+        (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
+
+    monkeypatch.setattr(cells, "train_and_report", fake)
+    runs_here = Runs(Source("here"), 1, "none", "cpu", tmp_path, print)
+    runs_here.of([Cell("a", "x", "quick", None, ("epochs=3",))])
+    for other in (
+        Cell("a", "x", "quick", None, ("epochs=1",)),
+        Cell("a", "x", "finetune", None, ("epochs=3",)),
+    ):
+        with pytest.raises(InputError, match=r"a_x_0 keeps a run of another kind: .* Delete that folder"):
+            runs_here.of([other])
+
+
 @pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
 @pytest.mark.parametrize("table", ["5", "8", "10", "12", "13"])
 def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, monkeypatch):
@@ -188,7 +231,7 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
     monkeypatch.setattr(cells, "train_and_report", settled)
     weights = "none" if table == "8" and scale != "paper" else None
     data = "imagenet" if table != "8" and scale == "paper" else None
-    monkeypatch.setattr(counts, "answer_ms", lambda name, px, *, rounds, device: [1.0] * rounds)
+    monkeypatch.setattr(counts, "answer_ms", lambda name, px, *, rounds, **how: [1.0] * rounds)
     table_made = made(table, tmp_path, scale=scale, seeds=1, weights=weights, data=data)
     assert recipes
     assert all(figure.values for row in table_made.rows for figure in row.ours.values() if not figure.why)
@@ -197,6 +240,12 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
         assert {recipe.progressive.stage(0).randaugment for recipe in recipes} == (
             {5, 20} if scale == "paper" else {5, 15}
         )
+    if table in ("10", "12"):
+        spent = {name for row in table_made.rows for name in row.ours if name.endswith(("hours", "minutes"))}
+        assert {name.rpartition(" ")[2] for name in spent} == {"hours" if scale == "paper" else "minutes"}
+        assert {table_made.rows[0].ours[name].values for name in spent} == {
+            (1 / 60 if scale == "paper" else 1.0,)
+        }
     if table == "12":
         assert {recipe.progressive.stages for recipe in recipes} == ({1, 2} if scale == "tiny" else {1, 4})
     if table == "5":
@@ -237,8 +286,32 @@ def test_runs_on_other_pictures_are_not_taken_for_these(tmp_path, monkeypatch):
     table = Table("13", "X", (Row("a", {}, {"p": Figure((3.0,))}),), "theirs.", "ours.")
     monkeypatch.setitem(job._RUNS, "13", lambda scale, together: table)
     made("13", tmp_path, data="cifar10")
+    (tmp_path / "cells/a_p_0").mkdir(parents=True)
+    (tmp_path / "cells/a_p_0/recipe.yaml").touch()
     assert made("13", tmp_path, data="cifar10", seeds=2) == table
     with pytest.raises(InputError, match=r"--data is cifar10 there, cifar100 here. Give another --out"):
+        made("13", tmp_path, data="cifar100")
+
+
+def test_words_that_no_run_began_with_do_not_bind_the_folder(tmp_path, monkeypatch):
+    trained = []
+
+    def train(words, source, place, screen):
+        trained.append(source.data)
+        if source.data == "nowhere":
+            raise InputError("nowhere does not exist")
+        place.out.mkdir(parents=True, exist_ok=True)
+        (place.out / "recipe.yaml").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cells, "train_and_report", train)
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        made("13", tmp_path, data="nowhere")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            made("13", tmp_path, data="cifar10")
+    assert trained == ["nowhere", "cifar10", "cifar10"]
+    with pytest.raises(InputError, match="--data is cifar10 there, cifar100 here"):
         made("13", tmp_path, data="cifar100")
 
 
@@ -285,7 +358,7 @@ def test_a_table_is_not_written_over_by_another(other, tmp_path):
 def test_figures_of_one_table_are_not_written_over_by_each_other(tmp_path, monkeypatch):
     """Figures 1 and 5 are drawn from Table 7."""
     table = Table("7", "X", (Row("a", {}, {"p": Figure((3.0,))}),), "theirs.", "ours.")
-    monkeypatch.setattr(counts, "counted", lambda *given: table)
+    monkeypatch.setattr(counts, "counted", lambda *given, **how: table)
     made("figure1", tmp_path)
     with pytest.raises(InputError, match=r"figure.png is there already, and is not of effnetv2 reproduce 7"):
         made("7", tmp_path)
@@ -323,7 +396,8 @@ def test_runs_say_what_they_do_where_the_table_says_it(more, tmp_path, monkeypat
         assert json.loads(done.stdout)["table"] == "13"
 
 
-def test_a_table_of_runs_that_is_stopped_says_how_it_goes_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_table_of_runs_that_is_stopped_says_how_it_goes_on(more, tmp_path, monkeypatch):
     """Not how its run alone would."""
 
     def stopped(words, source, place, screen):
@@ -331,7 +405,8 @@ def test_a_table_of_runs_that_is_stopped_says_how_it_goes_on(tmp_path, monkeypat
 
     monkeypatch.setattr(cells, "train_and_report", stopped)
     words = ["reproduce", "13", "--scale", "tiny", "--data", "my pictures", "--seeds", "2", "--device", "cpu"]
-    words += ["--out", str(tmp_path / "made")]
+    words += ["--out", str(tmp_path / "made"), *more]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 130
-    assert done.stderr.strip() == f"effnetv2: stopped. Go on with: {shlex.join(['effnetv2', *words])}"
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == f"effnetv2: stopped. Go on with: {shlex.join(['effnetv2', *words])}"

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from benchmarks import arms
 from benchmarks.arms import by_size, gain, measured, ratio, rows_of, write_pictures
 from scipy import stats
 
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
@@ -86,6 +88,38 @@ def test_a_run_is_measured_once_and_says_what_else_was_running(tmp_path, monkeyp
     assert calls == [3]
     assert first["others_cores"] >= 0
     assert json.loads((tmp_path / "a_b_3" / "measured.json").read_text()) == first
+
+
+def test_figures_of_a_run_with_other_words_or_pictures_are_not_taken_for_this_one(tmp_path):
+    table = tmp_path / "a" / "pictures.csv"
+    table.parent.mkdir()
+    table.write_text("path,label\nx/1.png,a\n")
+    runs = Runs(Source(str(table)), 1, "none", "cpu", tmp_path, print)
+    cell = Cell("a", "b", "quick", None, ("epochs=3",))
+    folder = runs.folder(cell, 0)
+    folder.mkdir()
+    (folder / "measured.json").write_text(json.dumps({"top1": 0.5, "asked": runs.asked(cell)}))
+    assert measured(runs, cell, 0)["top1"] == 0.5
+    moved = tmp_path / "b" / "pictures.csv"
+    moved.parent.mkdir()
+    moved.write_text("path,label\n../elsewhere/1.png,a\n")
+    assert measured(replace(runs, source=Source(str(moved))), cell, 0)["top1"] == 0.5
+    with pytest.raises(InputError, match=r"a_b_0 keeps .*\['epochs=3'\] there, \['epochs=1'\] here\. Delete"):
+        measured(runs, replace(cell, settings=("epochs=1",)), 0)
+    moved.write_text("path,label\n../elsewhere/2.png,a\n")
+    with pytest.raises(InputError, match="pictures: "):
+        measured(replace(runs, source=Source(str(moved))), cell, 0)
+    (folder / "measured.json").write_text(json.dumps({"top1": 0.5}))  # kept before it was said
+    assert measured(runs, replace(cell, settings=("epochs=1",)), 0)["top1"] == 0.5
+
+
+def test_what_was_tuned_in_another_regime_is_refused(tmp_path):
+    tuned = {"regime": {"epochs": 60, "image_px": 128}}
+    arms.refuse_other_regime(tmp_path / "tuned.json", tuned, {"epochs": 60, "image_px": 128})
+    with pytest.raises(
+        SystemExit, match=r"tuned\.json was tuned in another regime: image_px 128 there, 64 here"
+    ):
+        arms.refuse_other_regime(tmp_path / "tuned.json", tuned, {"epochs": 60, "image_px": 64})
 
 
 def test_times_on_two_kinds_of_machine_do_not_compare():

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 from benchmarks import paper_page, reproduced
 from benchmarks.paper_page import DRAWN, PAGE, RECORDED, RECORDS, TO_BE_MEASURED
+from typer.testing import CliRunner
 
+from efficientnetv2.cli import app
+from efficientnetv2.commands.reproduction import job, transfer
+from efficientnetv2.commands.reproduction.scale import named
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
 
 
@@ -169,13 +174,14 @@ def test_runs_of_a_long_table_are_kept_beyond_the_folder_that_they_lie_in(tmp_pa
     (here / "grow_vanilla_0").mkdir(parents=True)
     told = {"top1": 0.5, "train_s": 60.0, "command": "/somewhere/on/a/machine"}
     (here / "grow_vanilla_0/report.json").write_text(json.dumps(told))
+    (here / "grow_vanilla_0/asked.json").write_text('{"model": "b0"}')
     (here / "grow_vanilla_1").mkdir()  # not at its end
     reproduced.settle(kept, here)
     assert [file.name for file in kept.iterdir()] == ["grow_vanilla_0.json"]
     assert "/somewhere" not in (kept / "grow_vanilla_0.json").read_text()
     reproduced.settle(kept, there)
     given = json.loads((there / "grow_vanilla_0/report.json").read_text())
-    assert (given["top1"], given["train_s"]) == (0.5, 60.0)
+    assert (given["top1"], given["train_s"], given["asked"]) == (0.5, 60.0, {"model": "b0"})
     reproduced.settle(kept, here)
     assert json.loads((here / "grow_vanilla_0/report.json").read_text()) == told, "what is there stays"
 
@@ -187,3 +193,31 @@ def test_times_of_one_seed_are_of_one_machine(tmp_path):
     (tmp_path / "b_1.json").write_text(json.dumps({"hardware": "three"}))
     with pytest.raises(SystemExit, match="runs with seed 1 were made on three and on two"):
         reproduced.refuse_mixed(tmp_path)
+
+
+@pytest.mark.parametrize("file", sorted(paper_page.RECORDS.glob("*.json")), ids=lambda file: file.stem)
+def test_the_command_of_every_record_is_taken(file, monkeypatch):
+    """What is in capitals stands for files."""
+    asked = []
+
+    def stop(one, screen):
+        asked.append(one)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "reproduced", stop)
+    kept = json.loads(file.read_text())
+    program, *words = shlex.split(kept["command"])
+    assert (program, CliRunner().invoke(app, words).exit_code) == ("effnetv2", 130)
+    assert (asked[0].table, asked[0].scale) == (kept["table"], kept["scale"])
+    if asked[0].table == "8":
+        transfer.refuse_weights(named(asked[0].scale), asked[0].weights)
+
+
+def test_a_command_says_all_that_decided_the_table():
+    given = job.Asked("8", "small", "/some/where", 2, "/a/file", "cpu", None)
+    assert (
+        reproduced.told_again(given)
+        == "effnetv2 reproduce 8 --scale small --data DATA --seeds 2 --weights WEIGHTS"
+    )
+    plain = job.Asked("8", "tiny", None, None, "none", "cpu", None)
+    assert reproduced.told_again(plain) == "effnetv2 reproduce 8 --scale tiny --weights none"

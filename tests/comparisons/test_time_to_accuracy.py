@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
-from benchmarks import time_to_accuracy
+from benchmarks import record, time_to_accuracy
+from benchmarks.arms import Paired
 from benchmarks.peers_training import Timm, link_folders, once, seconds_of, top1_of
 from benchmarks.reference_recipe import top1
 from benchmarks.reference_recipe import trained as reference_trained
@@ -131,6 +133,22 @@ def test_the_claims_by_hand():
     }
     too_short = {2: ladder[2]}
     assert "time_to_timm_top1_speedup" not in claims(theirs, too_short, rows((0.5, 1), (0.5, 1)))
+
+
+def test_a_claim_that_is_not_reached_any_more_does_not_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(time_to_accuracy, "RESULTS", tmp_path)
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
+    monkeypatch.setattr(time_to_accuracy.paper_page, "write", lambda: None)
+    figure, other = (Paired(2.0, 1.0, 3.0, 3), "ratio"), {"of another script": {"value": 1}}
+    (tmp_path / "summary.json").write_text(json.dumps(other))
+    both = dict.fromkeys(("time_to_timm_top1_speedup", "time_to_torchvision_top1_speedup"), figure)
+    time_to_accuracy._record(both, {}, 3)
+    assert set(json.loads((tmp_path / "summary.json").read_text())) == {*both, *other}
+    time_to_accuracy._record({"time_to_torchvision_top1_speedup": figure}, {}, 3)
+    assert set(json.loads((tmp_path / "summary.json").read_text())) == {
+        "time_to_torchvision_top1_speedup", *other,
+    }  # fmt: skip
 
 
 def test_the_reference_learns_what_can_be_learned(monkeypatch):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
+from benchmarks import transfer
 from benchmarks.transfer import OURS, PAPER, arms, asked, claims
 
 from efficientnetv2.commands.reproduction.cells import Runs
@@ -80,3 +84,37 @@ def test_the_probe_of_each_seed_has_its_part_in_the_interval():
     over = found["finetune_cifar10_top1_gain_over_probe"][0]
     assert over.value == pytest.approx(6)
     assert over.low < 5 < 7 < over.high
+
+
+@pytest.mark.parametrize(
+    "words", [("--image-px", "64"), ("--epochs", "1"), ("--train-pictures", "9"), ("--seeds", "1")]
+)
+def test_another_size_or_length_is_not_recorded(words, monkeypatch, capsys):
+    monkeypatch.setattr(transfer, "read", lambda pictures: pytest.fail("was measured"))
+    monkeypatch.setattr(sys, "argv", ["transfer", "CIFAR10", "WEIGHTS", "--record", *words])
+    with pytest.raises(SystemExit):
+        transfer.main()
+    assert "--record is for all pictures, 96 px, 3 epochs and 2 seeds" in capsys.readouterr().err
+
+
+def test_what_is_recorded_stands_on_the_page(tmp_path, monkeypatch):
+    manifest = SimpleNamespace(split=np.array(["train", "test"]))
+    written = []
+    monkeypatch.setattr(transfer, "RESULTS", tmp_path)
+    monkeypatch.setattr(transfer, "read", lambda pictures: manifest)
+    monkeypatch.setattr(transfer, "rows_of", lambda *given: np.arange(1))
+    monkeypatch.setattr(transfer, "write_pictures", lambda file, *given: file)
+    row = {
+        "top1": 0.9,
+        "train_s": 1.0,
+        "probe_top1": 0.8,
+        "pictures": 9,
+        "over_probe": {"top1": {"value": 0.1}},
+    }
+    monkeypatch.setattr(transfer, "asked", lambda *given: row)
+    monkeypatch.setattr(transfer, "record", lambda name, **figure: written.append(name))
+    monkeypatch.setattr(transfer.paper_page, "write", lambda: written.append("the page"))
+    monkeypatch.setattr(sys, "argv", ["transfer", "CIFAR10", "WEIGHTS", "--record", "--out", str(tmp_path)])
+    transfer.main()
+    assert len(written) == 5
+    assert written[-1] == "the page"

@@ -10,9 +10,9 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.memory import GroupsAtATime
 from efficientnetv2.training.pace import Rate, Rates, StepRate
+from efficientnetv2.training.picture_sizes import settings_by_size
 from efficientnetv2.training.plan import epochs_within, forecast, steps_by_size
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.settle import settings_by_size
 
 # 10 and 30 ms a picture, in steps of 8.
 RATES = Rates(

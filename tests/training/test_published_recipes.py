@@ -78,6 +78,7 @@ def test_the_paper_trains_the_small_ones_at_one_size(size, px, dropout, eval_px)
     """Where it is silent: the end of the released code's schedule."""
     recipe = named(f"efficientnetv2_{size}_paper")
     assert stage_sizes(recipe) == [px]
+    assert recipe.progressive.to_json()["image_px"] == px  # not a ramp, which a second stage would bring back
     assert recipe.augment.autoaugment
     assert (recipe.progressive.last.dropout, recipe.progressive.last.randaugment) == (dropout, None)
     assert (recipe.eval_px, recipe.batch_norm_momentum) == (eval_px, 0.99)

@@ -5,13 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+from torchvision.models import VisionTransformer
 
 from efficientnetv2.arch.published import architecture
+from efficientnetv2.augment.mix import mix
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import GIB
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet
-from efficientnetv2.training import preflight
+from efficientnetv2.progressive import Setting
+from efficientnetv2.training import preflight, start
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.distributed import ALONE
 from efficientnetv2.training.preflight import Preflight
@@ -230,6 +236,34 @@ def test_mixing_needs_a_group_in_which_everyone_has_a_partner(mixing, least, nam
         settled(*settings)
 
 
+@pytest.mark.parametrize(
+    ("mixing", "group", "alone"),
+    [
+        (("mixup_alpha",), 3, 1),
+        (("mixup_alpha",), 6, 0),
+        (("mixup_alpha", "cutmix_alpha"), 6, 2),  # halves of 3
+        (("mixup_alpha", "cutmix_alpha"), 12, 0),
+        ((), 3, 0),
+    ],
+)
+def test_pictures_that_are_their_own_partner_are_said(mixing, group, alone, room_for):
+    """As many as augment.mix leaves unmixed: the group reversed has a middle."""
+    room_for(100)
+    settings = [f"progressive.{name}=0.5" for name in mixing]
+    notes = settled("batch_images=12", f"group_images={group}", *settings).notes
+    said = [note for note in notes if note.startswith("Mixing")]
+    assert [re.search(r"group of (\d+) pictures (\d+)", note).groups() for note in said] == (
+        [(str(group), str(alone))] if alone else []
+    )
+    setting = Setting(image_px=8, **dict.fromkeys(mixing, 0.5))
+    labels = torch.eye(group)
+    _, mixed = mix(torch.zeros(group, 3, 8, 8), labels, setting, Key.of(0))
+    partners = torch.cat([part.flip(0) for part in labels.tensor_split(len(mixing) or 1)])
+    kept = (partners == labels).all(1) if mixing else torch.zeros(group, dtype=torch.bool)
+    assert kept.sum() == alone
+    assert torch.equal(mixed[kept], labels[kept])
+
+
 def test_pictures_are_no_smaller_than_the_stride_of_the_network():
     """Three halvings make one number of 8 x 8 pixels; a published network's five, of 32 x 32."""
     small = "{stem_channels: 8, head_channels: 8, stages: [%s, %s]}"
@@ -243,6 +277,51 @@ def test_pictures_are_no_smaller_than_the_stride_of_the_network():
         settled("progressive.image_px={start: 31, end: 64}", "progressive.px_multiple=1")
     with pytest.raises(InputError, match=r"is 8 px, but efficientnetv2_b0 .* 32 x 32"):
         settled("progressive={image_px: {start: 8, end: 64, continuous: true}}")
+
+
+@pytest.fixture
+def foreign(monkeypatch):
+    """Whatever network a recipe names, it is this module of someone else's."""
+
+    def give(module):
+        monkeypatch.setattr(start, "create", lambda *named, **words: Foreign(module))
+
+    return give
+
+
+def test_a_network_of_one_size_is_refused_pictures_that_grow(foreign):
+    """The largest size alone would have passed, and the first step, of the smallest, would have failed."""
+    foreign(VisionTransformer(64, 16, 1, 2, 32, 64, num_classes=2))
+    growing = ("batch_images=8", "progressive.image_px={start: 32, end: 64}")
+    with pytest.raises(
+        InputError,
+        match=r"a training picture is 32 px\. .* 64 px: --image-px 64 --set progressive\.stages=1\.$",
+    ):
+        settled(*growing)
+    assert settled(*growing, "progressive.stages=1").recipe.eval_px == 64
+    with pytest.raises(InputError, match=r"^eval_px is 96 px\. .* 64 px: --set eval_px=64\.$"):
+        settled(*growing, "progressive.stages=1", "eval_px=96")
+    with pytest.raises(InputError, match=r"^eval_px_tried is 96 px\. .*--set eval_px_tried=null\.$"):
+        settled(*growing, "progressive.stages=1", "minival=8", "eval_px_tried=[64, 96]")
+
+
+def test_a_network_of_someone_else_is_taken_at_its_own_word(foreign):
+    """A stride of 4 makes 7 x 7 numbers of 28 px, and of 4 px one: too few for batch-norm of a lone picture."""
+    foreign(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 4, stride=4),
+            nn.BatchNorm2d(4),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, 2),
+        )
+    )
+    small = ("batch_images=1", "progressive.stages=1", "progressive.px_multiple=1", "enlarge=null")
+    assert settled(*small, "progressive.image_px=28").recipe.group_images == 1
+    with pytest.raises(InputError, match="of 4 px leaves batch-norm one number per channel"):
+        settled(*small, "progressive.image_px=4")
+    with pytest.raises(InputError, match=r"a training picture is 3 px\. Sequential cannot take 3 x 3 x 3 px"):
+        settled(*small, "progressive.image_px=3")
 
 
 def test_a_continuous_ramp_is_settled_at_its_end():

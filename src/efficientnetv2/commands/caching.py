@@ -26,8 +26,8 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Reader, originals
 from efficientnetv2.inference.accelerate import cores
 from efficientnetv2.training.distributed import ALONE, World, gathered
+from efficientnetv2.training.picture_sizes import settings_by_size
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.settle import settings_by_size
 
 # Share of the free memory that ``--cache ram`` may take. Where the CPU trains, settling the recipe gave activations
 # up to 60 % of it. Ours.

@@ -10,6 +10,8 @@ import typer
 from efficientnetv2.commands import options
 from efficientnetv2.commands.screen import Screen, answer
 
+_SELDOM = ("cutout", "label_smoothing")
+
 Fields = Annotated[
     bool,
     typer.Option(
@@ -69,9 +71,13 @@ def _one(name: str, as_json: bool) -> None:
     screen = Screen()
     screen.say(inspect.getdoc(RECIPES[name]) or "")
     screen.say("")
-    columns = list(stages[0])
+    # What hardly any recipe has takes no room in the tables of the others.
+    columns = [
+        column for column in stages[0] if column not in _SELDOM or any(stage[column] for stage in stages)
+    ]
     rows = [
-        [str(number), *(_cell(stage[column]) for column in columns)] for number, stage in enumerate(stages)
+        [str(number), *(_cell(column, stage[column]) for column in columns)]
+        for number, stage in enumerate(stages)
     ]
     headings = [column.removesuffix("_alpha").replace("_", " ") for column in columns]
     screen.table("Stages", ["stage", *headings], rows)
@@ -103,7 +109,9 @@ def _fields(name: str | None, word: str, as_json: bool) -> None:
     Screen().entries("Fields of a recipe, for --set FIELD=VALUE", columns, rows)
 
 
-def _cell(value: Any) -> str:
+def _cell(column: str, value: Any) -> str:
+    if column == "epochs" and value is None:
+        return "auto"
     return "off" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -123,6 +131,8 @@ def _stages(name: str) -> list[dict[str, Any]]:
                 "randaugment": setting.randaugment,
                 "mixup_alpha": setting.mixup_alpha,
                 "cutmix_alpha": setting.cutmix_alpha,
+                "cutout": setting.cutout,
+                "label_smoothing": setting.label_smoothing,
                 # "auto" is settled by the number of pictures, shares of the time by measuring.
                 "epochs": None
                 if recipe.epochs == "auto" or recipe.time_shares is not None

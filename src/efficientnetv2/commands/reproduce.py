@@ -71,10 +71,11 @@ def reproduce(
     - `effnetv2 reproduce 8 --scale small --data cifar10 --weights trunk.safetensors`
     """
     from efficientnetv2.commands.reproduction.job import Asked, reproduced
+    from efficientnetv2.commands.reproduction.table import NOT_OURS
     from efficientnetv2.commands.screen import Screen, answer
 
     screen = Screen(quiet=as_json)
-    asked = Asked(table, scale, data, seeds, weights, device, out)
+    asked = Asked(table, scale, data, seeds, weights, device, out, as_json)
     made, folder = reproduced(asked, screen)
     if as_json:
         answer(made.to_json())
@@ -82,6 +83,8 @@ def reproduce(
     screen.table(made.title, made.headings(), made.cells())
     screen.say(f"Paper: {made.paper_says}")
     screen.say(f"Ours: {made.ours_says}")
+    if made.paper_only:
+        screen.say(f"{NOT_OURS}: {'; '.join(made.paper_only)}")
     for line in made.missing:
         screen.say(f"Missing: {line}")
     screen.say(f"Written to {folder}")

@@ -21,6 +21,10 @@ from efficientnetv2.data.listing import Listing, frame
 VARIABLE = "EFFNETV2_DATA"
 
 
+class NotAtHandError(InputError):
+    """There is no folder in which a standard set could lie."""
+
+
 @dataclass(frozen=True)
 class _Set:
     """A class of torchvision's, and what it calls our splits."""
@@ -62,6 +66,7 @@ def read_standard(name: str) -> Listing:
         name: one of ``NAMES``.
 
     Raises:
+        NotAtHandError: there is neither folder.
         InputError: it lies in neither, or torchvision finds its files damaged. The message gives
             torchvision's call that fetches it.
     """
@@ -75,7 +80,7 @@ def read_standard(name: str) -> Listing:
             return _listed(place, name, _SETS[name])
         except (RuntimeError, FileNotFoundError) as error:
             told.append(f"{place}: {error}")
-    raise InputError(_not_found(name, told))
+    raise (InputError if told else NotAtHandError)(_not_found(name, told))
 
 
 def _places() -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import Network
 
 
@@ -45,9 +48,12 @@ def _answer(
         with torch.device("meta"):
             return torch.func.functional_call(module, weights, (pictures,))
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (
+            str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        )
+        inner = module.module if isinstance(module, Foreign) else module  # by the name that its owner knows
         raise InputError(
-            f"{type(module).__name__} cannot take {in_channels} x {image_px} x {image_px} px ({reason}). Give another "
+            f"{type(inner).__name__} cannot take {in_channels} x {image_px} x {image_px} px ({reason}). Give another "
             "size: many networks take only the one that they were made for."
         ) from error
 
@@ -65,8 +71,6 @@ def activation_bytes(network: Network, image_px: int) -> int:
     Raises:
         InputError: the network cannot take pictures of that size.
     """
-    training = {module for module in network.modules() if module.training}
-    network.train()
     weights = _valueless(network)
     known = {tensor.untyped_storage()._cdata for tensor in weights.values()}
     kept: dict[int, torch.UntypedStorage] = {}  # by address; held, so that no address is used twice
@@ -78,10 +82,33 @@ def activation_bytes(network: Network, image_px: int) -> int:
             kept[storage._cdata] = storage
         return tensor
 
+    with _in_training(network), torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+        _answer(network, weights, network.in_channels, image_px, images)
+    return sum(storage.nbytes() for storage in kept.values()) // images
+
+
+def trains_one(network: Network, image_px: int) -> bool:
+    """Whether a pass of training goes through with a single picture.
+
+    Args:
+        network: that takes several pictures of that size; left as it was.
+        image_px: side of the picture.
+    """
+    with _in_training(network):
+        try:
+            dry_run(network, in_channels=network.in_channels, image_px=image_px)
+        except InputError:
+            return False
+    return True
+
+
+@contextmanager
+def _in_training(network: Network) -> Iterator[None]:
+    """Each module's mode is given back afterwards."""
+    training = {module for module in network.modules() if module.training}
+    network.train()
     try:
-        with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
-            _answer(network, weights, network.in_channels, image_px, images)
+        yield
     finally:
         for module in network.modules():
             module.training = module in training
-    return sum(storage.nbytes() for storage in kept.values()) // images

@@ -19,7 +19,7 @@ from efficientnetv2.base.memory import GIB, Peak, free_bytes, in_use_bytes, is_o
 from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.sampling import Request
 from efficientnetv2.inference.accelerate import place
-from efficientnetv2.models.activation import activation_bytes
+from efficientnetv2.models.activation import activation_bytes, trains_one
 from efficientnetv2.models.groups import takes_several
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.regularize import apply_setting
@@ -82,6 +82,7 @@ class Preflight:
         self.limited = limit_gib is not None and free < free_bytes(device, None, sharing=sharing)
         self.took: dict[int, int | None] = {}
         self._counts: dict[int, int] = {}
+        self._need_two: dict[int, bool] = {}
         least = (self._taken + _BESIDE_WEIGHTS * weights) / GIB
         if limit_gib is not None and limit_gib <= least:
             raise MemoryShortError(
@@ -90,10 +91,20 @@ class Preflight:
             )
 
     def counted(self, image_px: int) -> int:
-        """Bytes of activations that one picture of that size makes a pass keep."""
+        """Bytes of activations that one picture of that size makes a pass keep.
+
+        Raises:
+            InputError: the network cannot take pictures of that size.
+        """
         if image_px not in self._counts:
             self._counts[image_px] = activation_bytes(self.network, image_px)
         return self._counts[image_px]
+
+    def needs_two(self, image_px: int) -> bool:
+        """Whether a pass over one picture of that size fails in training, as of batch-norm of one number does."""
+        if image_px not in self._need_two:
+            self._need_two[image_px] = not trains_one(self.network, image_px)
+        return self._need_two[image_px]
 
     def settled(self, recipe: Recipe) -> Preflight:
         """The same for a recipe that leaves less open: memory is looked at again, but not counted again."""
@@ -105,7 +116,7 @@ class Preflight:
             limit_gib=self._limit_gib,
             world=self.world,
         )
-        other._counts = self._counts
+        other._counts, other._need_two = self._counts, self._need_two
         return other
 
     def trial(self, setting: Setting, *, group_images: int, groups: int = 1) -> int | None:

@@ -29,8 +29,8 @@ from efficientnetv2.training import resume
 from efficientnetv2.training.job import Job, kept
 from efficientnetv2.training.loop import train
 from efficientnetv2.training.pace import Rate, Rates, StepRate
+from efficientnetv2.training.picture_sizes import settings_by_size
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.settle import settings_by_size
 from efficientnetv2.training.state import Length, State, begin
 
 # All ours. Steps of each size that are not counted at least: the first, and those in which memory is watched.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,11 @@ from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.regularize import apply_setting
-from efficientnetv2.progressive import Setting
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.enlarging import no_larger
 from efficientnetv2.training.memory import GroupsAtATime, divisors
 from efficientnetv2.training.named import title
+from efficientnetv2.training.picture_sizes import least_group, refuse_sizes, settings_by_size, unmixed
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipe import Recipe, checked
 from efficientnetv2.training.sharing import at_once, best_shared, refuse_unshared
@@ -29,9 +28,6 @@ from efficientnetv2.training.short import with_statistics
 from efficientnetv2.training.speed import choose
 from efficientnetv2.training.start import NOTHING_FROZEN, start
 from efficientnetv2.training.state import Length
-
-# Of networks whose table is not known; nearly all of other libraries halve the picture five times.
-_STRIDE = 32
 
 
 @dataclass(frozen=True)
@@ -126,7 +122,6 @@ def settle(
     steps = Length.of(recipe, images).steps
     if minutes is None:
         recipe.progressive.at(0, steps=steps)
-    _refuse_tiny(recipe, begun.network)
     preflight = Preflight(
         recipe,
         begun.network,
@@ -135,6 +130,7 @@ def settle(
         limit_gib=memory_gib,
         world=world,
     )
+    refuse_sizes(recipe, preflight)
     asked_for = recipe.group_images is not None
     group = _settled_group(recipe, preflight, world, asked_for=asked_for)
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
@@ -237,6 +233,7 @@ def _fitted(
         notes.append(
             f"Groups of {group} of the {recipe.batch_images} pictures of a batch share batch-norm statistics."
         )
+    notes += filter(None, [unmixed(recipe, group)])
     if at_a_time.most > 1:
         notes.append(f"Of a step's {recipe.batch_images // group} groups run at a time: {at_a_time}.")
     return group, at_a_time, notes
@@ -255,7 +252,7 @@ def _settled_group(
         begun: the run is there already, and its groups are fixed.
     """
     batch, given = recipe.batch_images, recipe.group_images
-    least, why = _least_group(recipe, preflight.network)
+    least, why = least_group(recipe, preflight)
     if (given or batch) < least:
         larger = next((images for images in divisors(batch, most=batch) if images >= least), None)
         fix = f"--set group_images={larger}" if larger else "a larger batch, with --batch-images"
@@ -285,46 +282,3 @@ def _settled_group(
             f"into {room} is {group}. {fix}."
         )
     return group
-
-
-def settings_by_size(recipe: Recipe) -> list[Setting]:
-    """A setting of each size; of one that grows at every step, those where stages begin and the last."""
-    stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
-    return list({setting.image_px: setting for setting in [*stages, recipe.progressive.last]}.values())
-
-
-def _smallest_px(recipe: Recipe) -> int:
-    return min(setting.image_px for setting in settings_by_size(recipe))
-
-
-def _stride(network: Network) -> int:
-    return network.architecture.stride if isinstance(network, EfficientNet) else _STRIDE
-
-
-def _refuse_tiny(recipe: Recipe, network: Network) -> None:
-    """A picture is at least as large as what the network makes one number of."""
-    stride = _stride(network)
-    sizes = [("the smallest training picture", _smallest_px(recipe)), ("eval_px", recipe.eval_px)]
-    sizes += [("eval_px_tried", px) for px in recipe.eval_px_tried or ()]
-    for what, px in sizes:
-        if px is not None and px < stride:
-            raise InputError(
-                f"{what} is {px} px, but {title(recipe.model)} makes one number of every {stride} x {stride} pixels: "
-                f"at least {stride} px. Take larger pictures (--image-px, or --set progressive.image_px={{...}})."
-            )
-
-
-def _least_group(recipe: Recipe, network: Network) -> tuple[int, str]:
-    """The fewest pictures that a group can have, and what is wrong with fewer."""
-    settings = [recipe.progressive.stage(0), *settings_by_size(recipe)]
-    mixup, cutmix = (
-        any(getattr(setting, name) for setting in settings) for name in ("mixup_alpha", "cutmix_alpha")
-    )
-    if mixup and cutmix:
-        return 4, "leaves mixup or cutmix, which share a group by halves, a picture without a partner"
-    if mixup or cutmix:
-        return 2, f"leaves {'mixup' if mixup else 'cutmix'} a picture without a partner to be mixed with"
-    px = _smallest_px(recipe)
-    if math.ceil(px / _stride(network)) == 1:
-        return 2, f"of {px} px leaves batch-norm one number per channel, which has no spread"
-    return 1, ""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.reproduction.counts import Say
 from efficientnetv2.commands.reproduction.table import Figure
@@ -17,6 +21,8 @@ from efficientnetv2.commands.train_job import train_and_report
 from efficientnetv2.commands.words import Words
 
 TOP1, MINUTES = "top-1 %", "minutes"
+#: File of a run's folder that holds ``Runs.asked``, and its key where figures are kept without the folder.
+ASKED = "asked"
 
 
 @dataclass(frozen=True)
@@ -92,30 +98,80 @@ class Runs:
             seed: of the run.
 
         Raises:
-            InputError: what training refuses.
+            InputError: what training refuses, or a run of that name that was made with other words.
             KeyboardInterrupt: stopped; called again, the run goes on.
         """
         folder = self.folder(cell, seed)
-        done = folder / "report.json"
+        done, kept = folder / "report.json", folder / f"{ASKED}.json"
         if not done.exists():
             self.say(f"{cell.row}, {cell.column}, seed {seed}")
             words = Words(
                 model=cell.model,
                 recipe=cell.recipe,
-                weights=self.weights if cell.weights is None else cell.weights,
+                weights=self._weights(cell),
                 seed=seed,
                 settings=cell.settings,
             )
             source = self.source if cell.data is None else replace(self.source, data=cell.data)
-            going_on = (folder / "recipe.yaml").exists()
-            place = Place(out=folder, resume=going_on, device=self.device)
+            place = Place(out=folder, resume=(folder / "recipe.yaml").exists(), device=self.device)
             train_and_report(words, source, place, self.screen)
+            write_text_atomically(kept, json.dumps(self.asked(cell), indent=1) + "\n")
         report: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        there = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else report.get(ASKED)
+        self.refuse_another(cell, there, folder)
         return report
+
+    def asked(self, cell: Cell) -> dict[str, Any]:
+        """What decides a cell's run, as plain values, kept with its figures."""
+        return {
+            "recipe": cell.recipe,
+            "model": cell.model,
+            # Where a file lies is each machine's own affair.
+            "weights": None if (word := self._weights(cell)) is None else Path(word).name,
+            "settings": list(cell.settings),
+            "pictures": _digest(self.source.data if cell.data is None else cell.data),
+        }
+
+    def refuse_another(self, cell: Cell, kept: Mapping[str, Any] | None, folder: Path) -> None:
+        """What is kept of a run is of this cell.
+
+        Args:
+            cell: whose figures are looked for.
+            kept: as ``asked`` gave it; None of what was kept before that was said.
+            folder: of the run, for the message.
+
+        Raises:
+            InputError: it is of another.
+        """
+        now, there = self.asked(cell), kept or {}
+        differing = [name for name in now if name in there and there[name] != now[name]]
+        if differing:
+            told = "; ".join(f"{name}: {there[name]} there, {now[name]} here" for name in differing)
+            raise InputError(
+                f"{folder} keeps a run of another kind: {told}. Delete that folder to run it anew, or give another "
+                "--out."
+            )
+
+    def _weights(self, cell: Cell) -> str | None:
+        return self.weights if cell.weights is None else cell.weights
 
     def folder(self, cell: Cell, seed: int) -> Path:
         """Where a cell's run with a seed lies."""
         return self.out / f"{_slug(cell.row)}_{_slug(cell.column)}_{seed}"
+
+
+def any_begun(out: Path) -> bool:
+    """Whether a folder of ``Runs`` holds a run that has begun, or what one came to."""
+    return any(file for name in ("recipe.yaml", "report.json") for file in out.glob(f"*/{name}"))
+
+
+def _digest(data: str) -> str | None:
+    """Of a table of pictures: what it names, wherever that lies; None of what takes long to read, such as a folder."""
+    file = Path(data).expanduser()
+    if file.suffix.lower() not in (".csv", ".tsv") or not file.is_file():
+        return None
+    named = re.sub(rb'[^,;\t\r\n"]*[/\\]', b"", file.read_bytes())
+    return hashlib.sha256(named).hexdigest()[:16]
 
 
 def _slug(text: str) -> str:

@@ -14,7 +14,7 @@ from efficientnetv2.base.timing import alternate, waiting
 from efficientnetv2.commands.reproduction import table
 from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
-from efficientnetv2.inference.accelerate import place
+from efficientnetv2.inference.accelerate import Precision, autocast, lower_precision, place
 from efficientnetv2.models.create import create
 
 Say = Callable[[str], None]
@@ -33,12 +33,41 @@ _PARAMETERS, _MULTIPLY_ADDS = HEADINGS["params_m"], HEADINGS["flops_b"]
 
 
 class _Kind(NamedTuple):
-    """What is known of one of the tables: its key in paper.json, its title, the unit of its times."""
+    """What is known of one of the tables: its key in paper.json, its title, the unit and batch of its times."""
 
     key: str
     title: str
     speed: str
+    batch: int
     paper_says: str
+
+
+class Timing(NamedTuple):
+    """How answers are timed: as the paper's column at its scale, below it one picture in fp32.
+
+    Args:
+        batch: pictures of a pass.
+        precision: that it computes in.
+    """
+
+    batch: int
+    precision: Precision
+
+    @classmethod
+    def of(cls, scale: Scale, device: torch.device, *, paper_batch: int) -> Timing:
+        """What a scale asks for where the paper's column is of that batch."""
+        return cls(paper_batch if scale.name == "paper" else 1, precision_of(scale, device))
+
+
+def precision_of(scale: Scale, device: torch.device) -> Precision:
+    """At the paper's scale 16 bits on a GPU that has them, as its V100's fp16; else fp32."""
+    if scale.name == "paper" and device.type == "cuda":
+        return lower_precision(device) or "fp32"
+    return "fp32"
+
+
+#: Pictures of a pass in Table 7's milliseconds (paper.json), which for M are those of Table 10 too.
+LATENCY_BATCH = 16
 
 
 _TABLES = {
@@ -46,25 +75,30 @@ _TABLES = {
         "table1_efficiency",
         "Table 1: parameters, multiply-adds and time of earlier networks",
         "ms",
+        1,
         "top-1 on ImageNet; no times.",
     ),
     "7": _Kind(
         "table7_imagenet",
         "Table 7: EfficientNetV2 on ImageNet",
         "ms",
+        LATENCY_BATCH,
         "top-1 on ImageNet, milliseconds on a V100 in fp16 at a batch of 16, hours of training on 32 TPUv3 cores.",
     ),
     "11": _Kind(
         "table11_scaling_down",
         "Table 11: small networks",
         "images/s",
+        128,
         "top-1 on ImageNet, images/s on a V100 in fp16 at a batch of 128.",
     ),
 }
+_STRANGE = "not a network of this family"
+_COUNTED = "counted at each network's evaluation size with 1,000 classes"
 _TABLE_1_COLUMNS = ["top1", "params_m", "flops_b"]
 
 
-def counted(name: str, scale: Scale, device: torch.device, say: Say) -> Table:
+def counted(name: str, scale: Scale, device: torch.device, say: Say, *, timed: bool = True) -> Table:
     """One of the three tables.
 
     Args:
@@ -72,32 +106,40 @@ def counted(name: str, scale: Scale, device: torch.device, say: Say) -> Table:
         scale: of the measured times; what is counted is the paper's.
         device: to measure on.
         say: told what is going on.
+        timed: whether answers are timed; else the paper's times have nothing beside them.
     """
     kind = _TABLES[name]
     figures = {"columns": _TABLE_1_COLUMNS} | table.paper()[kind.key]
     headings = {column: HEADINGS[column] for column in figures["columns"]}
     rows: list[Row] = []
-    timed: set[str] = set()
+    seen: set[str] = set()
+    timing = Timing.of(scale, device, paper_batch=kind.batch)
     for row in (one for one in figures if one != "columns"):
         network = row.removesuffix("_21k")
-        ours = counted_and_timed(network, kind.speed, scale, device, say, again=network in timed)
+        ours = (
+            counted_and_timed(network, kind.speed, scale, device, timing, say, again=network in seen)
+            if timed
+            else sizes(network)
+        )
         rows.append(Row(row, table.row_of(figures, row, headings), ours))
-        timed.add(network)
+        seen.add(network)
     return Table(
         name,
         kind.title,
         tuple(rows),
         kind.paper_says,
-        f"{table.untrained(scale.name)}{how_counted(scale, device)}; accuracy is not measured here.",
+        f"{table.untrained(scale.name)}{how_counted(scale, device, timing) if timed else _COUNTED}; accuracy is not "
+        "measured here.",
         scale.name,
     )
 
 
-def how_counted(scale: Scale, device: torch.device) -> str:
+def how_counted(scale: Scale, device: torch.device, timing: Timing) -> str:
     """What the figures of ``counted_and_timed`` are of."""
+    timed = "a picture's time" if timing.batch == 1 else f"the time of {timing.batch} pictures"
     return (
-        f"counted at each network's evaluation size with 1,000 classes; a picture's time on {device} in fp32 at "
-        f"a batch of 1, {scale.px_share:g} of that size, {rounds_of(scale)}"
+        f"{_COUNTED}; {timed} on {device} in {timing.precision} at "
+        f"a batch of {timing.batch}, {scale.px_share:g} of that size, {rounds_of(scale)}"
     )
 
 
@@ -107,7 +149,14 @@ def rounds_of(scale: Scale) -> str:
 
 
 def counted_and_timed(
-    network: str, speed: str, scale: Scale, device: torch.device, say: Say, *, again: bool = False
+    network: str,
+    speed: str,
+    scale: Scale,
+    device: torch.device,
+    timing: Timing,
+    say: Say,
+    *,
+    again: bool = False,
 ) -> dict[str, Figure]:
     """Heading -> what a network has of parameters and multiply-adds, and how fast it answers.
 
@@ -116,42 +165,50 @@ def counted_and_timed(
         speed: "ms" or "images/s".
         scale: of the time.
         device: to measure on.
+        timing: how.
         say: told what is going on.
         again: it has been timed in an earlier row.
     """
+    ours = sizes(network)
     if network not in NAMES:
-        why = "not a network of this family"
-        units = (_PARAMETERS, _MULTIPLY_ADDS, (speed, speed))
-        return {heading: Figure(unit=unit, why=why) for heading, unit in units}
+        return ours | {speed: Figure(unit=speed, why=_STRANGE)}
     eval_px = published(network).eval_px
-    total = cost(published(network).architecture, image_px=eval_px).total
-    ours = {
-        _PARAMETERS[0]: Figure((total.parameters / 1e6,), "M"),
-        _MULTIPLY_ADDS[0]: Figure((total.multiply_adds / 1e9,), "B"),
-    }
     if again:
         return ours | {speed: Figure(unit=speed, why="the same network is timed in an earlier row")}
     say(f"timing {network}")
-    ms = answer_ms(network, scale.px(eval_px), rounds=scale.rounds, device=device)
-    values = tuple(ms) if speed == "ms" else tuple(1e3 / one for one in ms)
+    ms = answer_ms(network, scale.px(eval_px), rounds=scale.rounds, device=device, timing=timing)
+    values = tuple(ms) if speed == "ms" else tuple(1e3 * timing.batch / one for one in ms)
     return ours | {speed: Figure(values, speed)}
 
 
-def answer_ms(name: str, image_px: int, *, rounds: int, device: torch.device) -> list[float]:
-    """Milliseconds of the answer to one picture, one per round.
+def sizes(network: str) -> dict[str, Figure]:
+    """Heading -> parameters and multiply-adds of a network by name; missing of one that is not ours."""
+    if network not in NAMES:
+        return {heading: Figure(unit=unit, why=_STRANGE) for heading, unit in (_PARAMETERS, _MULTIPLY_ADDS)}
+    total = cost(published(network).architecture, image_px=published(network).eval_px).total
+    return {
+        _PARAMETERS[0]: Figure((total.parameters / 1e6,), "M"),
+        _MULTIPLY_ADDS[0]: Figure((total.multiply_adds / 1e9,), "B"),
+    }
+
+
+def answer_ms(name: str, image_px: int, *, rounds: int, device: torch.device, timing: Timing) -> list[float]:
+    """Milliseconds of the answers to the pictures of a pass, one per round.
 
     Args:
         name: of a network.
-        image_px: of the picture.
+        image_px: of the pictures.
         rounds: after two that warm up.
         device: to measure on.
+        timing: pictures of the pass, and the precision.
     """
     network = place(create(name).eval(), device)
-    picture = torch.zeros(1, 3, image_px, image_px, device=device)
+    pictures = torch.zeros(timing.batch, 3, image_px, image_px, device=device)
+    pictures = pictures.contiguous(memory_format=torch.channels_last)
 
     def ask() -> None:
-        with torch.inference_mode():
-            network(picture)
+        with torch.inference_mode(), autocast(device, timing.precision):
+            network(pictures)
 
     seconds = alternate({name: ask}, rounds=rounds, warmup=2, wait=waiting(device))
     return [1e3 * one for one in seconds[name]]

@@ -18,7 +18,7 @@ from efficientnetv2.commands.demo import embedded
 from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.reproduction import counts, plots, runs, settings, speed, transfer
-from efficientnetv2.commands.reproduction.cells import Runs
+from efficientnetv2.commands.reproduction.cells import Runs, any_begun
 from efficientnetv2.commands.reproduction.scale import EMBEDDED, Scale, named
 from efficientnetv2.commands.reproduction.table import Table
 from efficientnetv2.commands.screen import Screen
@@ -44,7 +44,7 @@ _FIGURES = {
     "figure1": ("train_hours", "params_m"),
     "figure5": ("params_m", "flops_b", "infer_ms_v100_fp16_batch16"),
 }
-_WRITTEN, _FIGURE, _ASKED = ("table.json", "table.md"), "figure.png", "asked.json"
+_WRITTEN, _FIGURE, _ASKED, _CELLS = ("table.json", "table.md"), "figure.png", "asked.json", "cells"
 #: Every table that can be asked for.
 NAMES = (*_COUNTED, *_SETTINGS, *_SPEEDS, *_RUNS, _DATASETS, *_FIGURES)
 
@@ -55,6 +55,7 @@ class Asked:
 
     Args:
         table, scale, data, seeds, weights, device, out: the options of those names.
+        as_json: ``--json``.
     """
 
     table: str
@@ -64,13 +65,18 @@ class Asked:
     weights: str | None
     device: str
     out: Path | None
+    as_json: bool = False
 
     @property
     def words(self) -> list[str]:
         """As one types them."""
-        said = [(one.name, getattr(self, one.name)) for one in fields(self) if one.name != "table"]
+        said = [
+            (one.name, getattr(self, one.name))
+            for one in fields(self)
+            if one.name not in ("table", "as_json")
+        ]
         given = [(f"--{name}", str(value)) for name, value in said if value is not None]
-        return [self.table, *(word for pair in given for word in pair)]
+        return [self.table, *(word for pair in given for word in pair), *(["--json"] if self.as_json else [])]
 
 
 def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
@@ -81,13 +87,14 @@ def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
         screen: told what is going on.
 
     Raises:
-        InputError: no such table or scale, what a run refuses, or a folder that holds another table or files of the
-            user's.
+        InputError: no such table or scale, words that say nothing of the table, what a run refuses, or a folder that
+            holds another table or files of the user's.
         KeyboardInterrupt: Ctrl-C; where there are runs, says how to go on with them.
     """
     name = _known(asked.table)
     scale, device = named(asked.scale), pick_device(asked.device)
     # Refused before anything is written.
+    _refuse_unused(name, asked)
     trained = _trained(name, scale, device, asked) if name in _RUNS else None
     folder = asked.out or Path("runs") / f"reproduce_{name}_{scale.name}"
     told = None if trained is None else _refuse_others(folder, trained)
@@ -113,7 +120,8 @@ def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
             again = shlex.join(["effnetv2", "reproduce", *asked.words])
             raise KeyboardInterrupt(f"Go on with: {again}") from stop
     made.write(folder)
-    image = png(_drawn(name, made), title=_title(name))
+    timing = counts.Timing.of(scale, device, paper_batch=counts.LATENCY_BATCH)
+    image = png(_drawn(name, made, timing), title=_title(name))
     write_atomically(folder / _FIGURE, lambda path: path.write_bytes(image))
     return made, folder
 
@@ -124,12 +132,38 @@ def _known(table: str) -> str:
     Raises:
         InputError: there is none of that name.
     """
-    name = table.lower().removeprefix("table")
+    name = "".join(table.lower().split()).removeprefix("table")
     if name not in NAMES:
         known = ", ".join(sorted(NAMES, key=lambda one: (not one.isdigit(), one.zfill(9))))
         hint = did_you_mean(name, list(NAMES))
         raise InputError(f"There is no table '{table}'{hint} Those there are: {known}.")
     return name
+
+
+def _refuse_unused(name: str, asked: Asked) -> None:
+    """Words that the table would not heed.
+
+    Raises:
+        InputError: there are such words.
+    """
+    if name not in _RUNS:
+        said = {"--data": asked.data, "--seeds": asked.seeds, "--weights": asked.weights}
+        unused = [f"{option} {value}" for option, value in said.items() if value is not None]
+        if unused:
+            raise InputError(
+                f"{' '.join(unused)}: for {_named(name)} nothing is trained, so it takes neither pictures nor seeds "
+                "nor weights. Leave that out."
+            )
+    elif name != "8" and asked.weights not in (None, "none"):
+        raise InputError(
+            f"--weights {asked.weights}: {_named(name)} is about training from scratch, and only Table 8 goes on from "
+            "weights. Leave --weights out."
+        )
+
+
+def _named(name: str) -> str:
+    """As the paper calls it."""
+    return name.replace("figure", "Figure ") if name in _FIGURES or name == "figure4" else f"Table {name}"
 
 
 def _made(
@@ -151,9 +185,10 @@ def _made(
     if trained is not None:
         source = Source(str(trained["data"]))
         seeds = asked.seeds or scale.seeds
-        together = Runs(source, seeds, trained["weights"], asked.device, folder / "cells", say, screen)
+        together = Runs(source, seeds, trained["weights"], asked.device, folder / _CELLS, say, screen)
         return _RUNS[name](scale, together)
-    return counts.counted("7" if name in _FIGURES else name, scale, device, say)
+    # Of the figures the fifth alone has a panel of answers' times.
+    return counts.counted("7" if name in _FIGURES else name, scale, device, say, timed=name != "figure1")
 
 
 def _trained(name: str, scale: Scale, device: torch.device, asked: Asked) -> dict[str, str | None]:
@@ -181,6 +216,8 @@ def _trained(name: str, scale: Scale, device: torch.device, asked: Asked) -> dic
 def _refuse_others(folder: Path, trained: Mapping[str, str | None]) -> dict[str, str | None]:
     """What a folder keeps was found on the same pictures and so on, or it would stand for others.
 
+    Where no run has begun yet, as with words that training refused, nothing is kept and other words are as good.
+
     Args:
         folder: of the table.
         trained: as ``_trained`` gives it. Of folders made before, some of it may not be known.
@@ -194,7 +231,8 @@ def _refuse_others(folder: Path, trained: Mapping[str, str | None]) -> dict[str,
     place = Path(os.path.expanduser(str(trained["data"])))
     now = {**trained, "data": str(place.absolute())} if place.exists() else dict(trained)
     file = folder / _ASKED
-    there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else now
+    begun = file.exists() and any_begun(folder / _CELLS)
+    there = json.loads(file.read_text(encoding="utf-8")) if begun else now
     differing = [
         f"{'' if name == 'table' else '--'}{name} is {there[name]} there, {now[name]} here"
         for name in now
@@ -247,8 +285,9 @@ def _answers_ms(made: Table) -> dict[str, float]:
     return {name: middle for name, middle in times.items() if middle is not None}
 
 
-def _drawn(name: str, made: Table) -> Figure:
+def _drawn(name: str, made: Table, timing: counts.Timing) -> Figure:
     if name in _FIGURES:
-        # Only figure 5 has a panel of answers' times; of training's hours none were measured here.
-        return plots.draw_published(_FIGURES[name], _answers_ms(made) if name == "figure5" else None)
+        # Of training's hours, figure 1's, none were measured here.
+        ours = _answers_ms(made) if name == "figure5" else None
+        return plots.draw_published(_FIGURES[name], ours, timed=f"{timing.precision}, batch {timing.batch}")
     return settings.draw_settings() if name in _SETTINGS else plots.draw_rows(made)

@@ -23,13 +23,16 @@ _FAMILIES = {
 }
 
 
-def draw_published(columns: tuple[str, ...], ours: Mapping[str, float] | None = None) -> Drawing:
+def draw_published(
+    columns: tuple[str, ...], ours: Mapping[str, float] | None = None, *, timed: str = "fp32, batch 1"
+) -> Drawing:
     """Top-1 of the paper's Table 7 against some of its costs: its Figures 1 and 5.
 
     Args:
         columns: keys of ``paper.json``, a panel each.
         ours: network -> milliseconds of an answer measured here, for a further panel: the paper's accuracy against
             our time. None draws none.
+        timed: in which precision and at which batch that was.
     """
     figures = table.paper()["table7_imagenet"]
     networks = {name: values for name, values in figures.items() if name != "columns"}
@@ -38,7 +41,7 @@ def draw_published(columns: tuple[str, ...], ours: Mapping[str, float] | None = 
         for column in columns
     }
     if ours:
-        costs["ms, measured here, fp32, batch 1"] = {name: ours.get(name) for name in networks}
+        costs[f"ms, measured here, {timed}"] = {name: ours.get(name) for name in networks}
     drawing = Drawing(figsize=(4.2 * len(costs), 3.4), layout="constrained")
     panels = drawing.subplots(1, len(costs), squeeze=False)[0]
     for panel, (label, spent) in zip(panels, costs.items(), strict=True):

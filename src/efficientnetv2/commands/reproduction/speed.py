@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch.nn import functional
@@ -11,14 +12,16 @@ from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import architecture, published
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.arch.variants import with_fused
-from efficientnetv2.base.memory import is_out_of_memory
+from efficientnetv2.base.memory import is_out_of_memory, release
 from efficientnetv2.base.timing import alternate, waiting
 from efficientnetv2.commands.reproduction import table
-from efficientnetv2.commands.reproduction.counts import HEADINGS, Say, rounds_of
+from efficientnetv2.commands.reproduction.counts import HEADINGS, Say, precision_of, rounds_of
 from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
-from efficientnetv2.inference.accelerate import place
+from efficientnetv2.inference.accelerate import Precision, autocast, place
 from efficientnetv2.models.network import EfficientNet
+
+Name = TypeVar("Name", bound=Hashable)
 
 _CLASSES = 1000
 # Key of a column in paper.json -> what it is called here, and its unit. Ours stand beside the V100's.
@@ -42,22 +45,29 @@ def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
     """EfficientNet-B6's training speed at two sizes and two batches."""
     figures = table.paper()["table2_train_size_and_batch_efficientnet_b6"]
     spec = architecture("efficientnet_b6")
-    rows = []
-    for key in ("train_px_512", "train_px_380"):
-        paper_px = int(key.rpartition("_")[2])
-        px, ours = scale.px(paper_px), {}
-        for images in (12, 24):
-            batch = scale.batch(images)
-            say(f"timing EfficientNet-B6 at {px} px, batch {batch}")
-            ours[f"images/s, batch {images}"] = speed(spec, px, batch, scale.rounds, device)
-        rows.append(Row(f"{paper_px} px", table.row_of(figures, key, _TABLE_2), ours))
+    precision = precision_of(scale, device)
+    sizes, batches = (512, 380), (12, 24)
+    steps = {
+        (px, images): Step(spec, scale.px(px), scale.batch(images)) for px in sizes for images in batches
+    }
+    say(f"timing EfficientNet-B6, {len(steps)} kinds of steps in turn")
+    found = speeds(steps, scale.rounds, device, precision)
+    rows = [
+        Row(
+            f"{px} px",
+            table.row_of(figures, f"train_px_{px}", _TABLE_2),
+            {f"images/s, batch {images}": found[px, images] for images in batches},
+        )
+        for px in sizes
+    ]
     return Table(
         "2",
         "Table 2: smaller pictures and larger batches train faster (EfficientNet-B6)",
         tuple(rows),
         "top-1 on ImageNet; a TPU core, and one V100 in fp16; OOM: out of memory.",
-        f"{table.untrained(scale.name)}{device}, fp32, at {scale.px_share:g} of the size and {scale.batch_share:g} of "
-        f"the batch ({scale.px(512)} and {scale.px(380)} px, batches of {scale.batch(12)} and {scale.batch(24)}), "
+        f"{table.untrained(scale.name)}{device}, {precision}, at {scale.px_share:g} of the size and "
+        f"{scale.batch_share:g} of the batch ({scale.px(512)} and {scale.px(380)} px, "
+        f"batches of {scale.batch(12)} and {scale.batch(24)}), "
         f"{rounds_of(scale)}; accuracy is not measured here.",
         scale.name,
     )
@@ -76,14 +86,18 @@ def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
         variants.append(
             (f"fused stages 1-{stages}, all 3x3", None, with_fused(base, stages=stages, kernel=3))
         )
+    precision = precision_of(scale, device)
+    say(f"timing EfficientNet-B4, {len(variants)} variants in turn")
+    found = speeds(
+        {name: Step(spec, px, batch) for name, _, spec in variants}, scale.rounds, device, precision
+    )
     rows = []
     for name, key, spec in variants:
-        say(f"timing EfficientNet-B4, {name}")
         total = cost(spec, image_px=eval_px).total
         ours = {
             "parameters, M": Figure((total.parameters / 1e6,), "M"),
             "multiply-adds, B": Figure((total.multiply_adds / 1e9,), "B"),
-            "images/s": speed(spec, px, batch, scale.rounds, device),
+            "images/s": found[name],
         }
         rows.append(Row(name, table.row_of(figures, key, _TABLE_3) if key else {}, ours))
     return Table(
@@ -91,44 +105,79 @@ def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
         "Table 3: Fused-MBConv in the first stages of EfficientNet-B4",
         tuple(rows),
         "top-1 on ImageNet; training on a TPU core, and on one V100 in fp16.",
-        f"{table.untrained(scale.name)}counted at {eval_px} px; steps on {device} in fp32 at {px} px, batch {batch}, "
-        f"{rounds_of(scale)}; accuracy is not measured here.",
+        f"{table.untrained(scale.name)}counted at {eval_px} px; steps on {device} in {precision} at {px} px, "
+        f"batch {batch}, {rounds_of(scale)}; accuracy is not measured here.",
         scale.name,
     )
 
 
-def speed(spec: Architecture, image_px: int, batch_images: int, rounds: int, device: torch.device) -> Figure:
-    """Images per second of a training step: forward, backward and SGD on noise, in fp32, channels-last.
+class Step(NamedTuple):
+    """A training step whose speed is asked for.
 
     Args:
         spec: of the network, with 1,000 classes.
         image_px: size of the pictures.
-        batch_images: of a step.
-        rounds: after one that warms up.
+        batch_images: of the step.
+    """
+
+    spec: Architecture
+    image_px: int
+    batch_images: int
+
+
+def speeds(
+    steps: Mapping[Name, Step], rounds: int, device: torch.device, precision: Precision
+) -> dict[Name, Figure]:
+    """Images per second of training steps, in turn: forward, backward and SGD on noise, channels-last.
+
+    All networks are kept meanwhile, so that a machine that grows slower or faster does so for each of them.
+
+    Args:
+        steps: by any name.
+        rounds: after two that warm up.
         device: to measure on.
+        precision: to compute in.
 
     Returns:
-        One value per round; missing where memory ran out.
+        Of each one value per round; missing where memory ran out.
     """
+    keys = {str(number): name for number, name in enumerate(steps)}
+    begun = {key: _begun(steps[name], device, precision) for key, name in keys.items()}
+    ready = {key: step for key, step in begun.items() if step is not None}
+    seconds = alternate(ready, rounds=rounds, wait=waiting(device))
+    return {
+        name: Figure(tuple(steps[name].batch_images / one for one in seconds[key]), "images/s")
+        if key in seconds
+        else Figure(unit="images/s", why="out of memory")
+        for key, name in keys.items()
+    }
+
+
+def _begun(asked: Step, device: torch.device, precision: Precision) -> Callable[[], None] | None:
+    """A step that has been done once; None where memory ran out."""
     try:
-        step = _step(spec, image_px, batch_images, device)
-        seconds = alternate({"step": step}, rounds=rounds, wait=waiting(device))["step"]
+        step = _step(asked, device, precision)
+        step()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return Figure(unit="images/s", why="out of memory")
-    return Figure(tuple(batch_images / one for one in seconds), "images/s")
+        return None
+    finally:
+        release(device)  # what one step needed is not kept from the next
+    return step
 
 
-def _step(spec: Architecture, image_px: int, batch_images: int, device: torch.device) -> Callable[[], None]:
-    network = place(EfficientNet(spec, num_classes=_CLASSES).train(), device)
+def _step(asked: Step, device: torch.device, precision: Precision) -> Callable[[], None]:
+    network = place(EfficientNet(asked.spec, num_classes=_CLASSES).train(), device)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-    images = torch.randn(batch_images, 3, image_px, image_px, device=device)
+    images = torch.randn(asked.batch_images, 3, asked.image_px, asked.image_px, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(batch_images, device=device) % _CLASSES
+    labels = torch.arange(asked.batch_images, device=device) % _CLASSES
 
     def step() -> None:
-        functional.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+        with autocast(device, precision):
+            loss = functional.cross_entropy(network(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -15,6 +15,8 @@ from efficientnetv2.base.files import write_text_atomically
 
 #: In the place of a figure that is not there.
 MISSING = "–"
+#: Before the columns that are the paper's alone.
+NOT_OURS = "Not ours"
 #: Units of what is timed round by round; a round that something disturbed pulls their mean, but not their median.
 TIMED = ("ms", "images/s")
 _COUNTS = ("pictures", "classes")  # whole numbers
@@ -124,11 +126,29 @@ class Table:
     @property
     def columns(self) -> list[tuple[str, str]]:
         """Headings in order: (column, "paper" or "ours"), the two of a column side by side."""
+        names = self._names
+        both = [(name, side) for name in names for side in ("paper", "ours")]
+        return [(name, side) for name, side in both if any(name in getattr(row, side) for row in self.rows)]
+
+    @property
+    def _names(self) -> list[str]:
+        """Of the columns, in the paper's order; our minutes follow the paper's hours."""
         names: dict[str, None] = {}
         for row in self.rows:
             names |= dict.fromkeys([*row.paper, *row.ours])
-        both = [(name, side) for name in names for side in ("paper", "ours")]
-        return [(name, side) for name, side in both if any(name in getattr(row, side) for row in self.rows)]
+        beside = [minutes for name in names if (minutes := _minutes_of(name)) in names]
+        return [
+            one
+            for name in names
+            if name not in beside
+            for one in (name, *([_minutes_of(name)] if _minutes_of(name) in beside else []))
+        ]
+
+    @property
+    def paper_only(self) -> list[str]:
+        """Columns of the paper's that we have nothing beside."""
+        ours = {name for row in self.rows for name in row.ours}
+        return [name for name in self._names if name not in ours and _minutes_of(name) not in ours]
 
     @property
     def missing(self) -> list[str]:
@@ -156,6 +176,8 @@ class Table:
         lines = [f"### {self.title}", "", f"Paper: {self.paper_says} Ours: {self.ours_says}", ""]
         lines += [_markdown_row(self.headings()), _markdown_row(["---"] * len(self.headings()))]
         lines += [_markdown_row(row) for row in self.cells()]
+        if self.paper_only:
+            lines += ["", f"{NOT_OURS}: {'; '.join(self.paper_only)}."]
         if self.missing:
             lines += ["", "Missing: " + "; ".join(self.missing) + "."]
         return "\n".join(lines) + "\n"
@@ -237,6 +259,11 @@ def row_of(
 def untrained(scale: str) -> str:
     """The beginning of ``ours_says`` where nothing is trained."""
     return f"scale {scale}, nothing is trained, so no seeds; "
+
+
+def _minutes_of(name: str) -> str:
+    """Of a column of hours, what ours are called where they are minutes; empty of any other."""
+    return f"{name.removesuffix('hours')}minutes" if name.endswith("hours") else ""
 
 
 def _short(value: float) -> str:

@@ -10,7 +10,7 @@ from efficientnetv2.commands.reproduction.counts import Say
 from efficientnetv2.commands.reproduction.runs import table_of_runs
 from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
-from efficientnetv2.data.standard import VARIABLE, read_standard
+from efficientnetv2.data.standard import VARIABLE, NotAtHandError, read_standard
 
 # The paper's columns -> the standard sets (data.standard).
 _SETS = {
@@ -132,7 +132,10 @@ def _at_hand(name: str, say: Say) -> dict[str, Figure]:
         found = read_standard(name).table
     except InputError as error:
         say(str(error))
-        missing = Figure(why="the set is not at hand")
+        absent = isinstance(error, NotAtHandError)
+        missing = Figure(
+            why="the set is not at hand" if absent else "the set is not at hand whole; log.txt says why"
+        )
         return dict.fromkeys(("train", "eval", "classes"), missing)
     evaluated = int((found["split"] == "test").sum())
     return {

@@ -77,7 +77,9 @@ def _as_released(name: str) -> Recipe:
 
 def _small_in_the_paper(name: str) -> Recipe:
     """B0 to B3 at one size: section 6.1 trains them without progressive learning."""
-    fixed = replace(released(name.rpartition("_")[0]), stages=1)
+    growing = released(name.rpartition("_")[0])
+    # What would grow stands at its end; as plain numbers, so that nobody reads a ramp where there is one stage.
+    fixed = replace(growing, stages=1, image_px=float(growing.last.image_px))
     return _from_scratch(
         name,
         fixed,

@@ -1,0 +1,124 @@
+"""Before the first step: whether the network takes pictures of every size of the recipe, and groups as small."""
+
+from __future__ import annotations
+
+import math
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.progressive import Setting
+from efficientnetv2.training.named import title
+from efficientnetv2.training.preflight import Preflight
+from efficientnetv2.training.recipe import Recipe
+
+
+def settings_by_size(recipe: Recipe) -> list[Setting]:
+    """A setting of each size; of one that grows at every step, those where stages begin and the last."""
+    stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
+    return list({setting.image_px: setting for setting in [*stages, recipe.progressive.last]}.values())
+
+
+def refuse_sizes(recipe: Recipe, preflight: Preflight) -> None:
+    """The network takes every size: ours from their stride on, others what a pass can be counted of.
+
+    Args:
+        recipe: its sizes in training and at evaluation.
+        preflight: of the run.
+
+    Raises:
+        InputError: it does not, naming the size and what to take.
+    """
+    network = preflight.network
+    evaluated = [("eval_px", recipe.eval_px), *(("eval_px_tried", px) for px in recipe.eval_px_tried or ())]
+    if isinstance(network, EfficientNet):
+        stride = network.architecture.stride
+        for what, px in [("the smallest training picture", _smallest_px(recipe)), *evaluated]:
+            if px is not None and px < stride:
+                raise InputError(
+                    f"{what} is {px} px, but {title(recipe.model)} makes one number of every {stride} x {stride} "
+                    f"pixels: at least {stride} px. Take larger pictures (--image-px, or "
+                    "--set progressive.image_px={...})."
+                )
+        return
+    trained = sorted(setting.image_px for setting in settings_by_size(recipe))
+    for what, px in [*(("a training picture", px) for px in trained), *evaluated]:
+        if px is None:
+            continue
+        try:
+            preflight.counted(px)
+        except InputError as error:
+            fix = _instead(recipe, preflight, "progressive" if what == "a training picture" else what)
+            raise InputError(f"{what} is {px} px. {error}{fix}") from error
+
+
+def _instead(recipe: Recipe, preflight: Preflight, field: str) -> str:
+    """A size that the network takes, and the words for it; nothing where none is known."""
+    for px in (recipe.progressive.last.image_px, preflight.network.preprocessing.image_px):
+        try:
+            preflight.counted(px)
+        except InputError:
+            continue
+        words = {
+            "progressive": f"--image-px {px} --set progressive.stages=1",
+            "eval_px": f"--set eval_px={px}",
+            "eval_px_tried": "--set eval_px_tried=null",
+        }
+        return f" It takes {px} px: {words[field]}."
+    return ""
+
+
+def least_group(recipe: Recipe, preflight: Preflight) -> tuple[int, str]:
+    """The fewest pictures that a group can have, and what is wrong with fewer.
+
+    Args:
+        recipe: its sizes and its mixing.
+        preflight: of the run.
+    """
+    mixup, cutmix = _mixes(recipe)
+    if mixup and cutmix:
+        return 4, "leaves mixup or cutmix, which share a group by halves, a picture without a partner"
+    if mixup or cutmix:
+        return 2, f"leaves {'mixup' if mixup else 'cutmix'} a picture without a partner to be mixed with"
+    network, px = preflight.network, _smallest_px(recipe)
+    if isinstance(network, EfficientNet):
+        alone = math.ceil(px / network.architecture.stride) == 1
+    else:
+        alone = preflight.needs_two(px)
+    return (
+        (2, f"of {px} px leaves batch-norm one number per channel, which has no spread") if alone else (1, "")
+    )
+
+
+def unmixed(recipe: Recipe, group: int) -> str:
+    """A sentence on pictures of a group that are their own partner in mixing; empty where there are none.
+
+    Partners are the pictures in reverse, as in the released code, so the middle one of an odd number stays as it is.
+
+    Args:
+        recipe: its mixing.
+        group: pictures of it.
+    """
+    mixup, cutmix = _mixes(recipe)
+    if not (mixup or cutmix):
+        return ""
+    parts = (group // 2, group - group // 2) if mixup and cutmix else (group,)
+    alone = sum(part % 2 for part in parts)
+    if alone == 0:
+        return ""
+    return (
+        f"Mixing: of each group of {group} pictures {alone} without a partner {'is' if alone == 1 else 'are'} left "
+        f"unmixed; groups of a multiple of {2 * len(parts)} leave none (--set group_images)."
+    )
+
+
+def _mixes(recipe: Recipe) -> tuple[bool, bool]:
+    """Whether any setting has mixup, and cutmix."""
+    settings = [recipe.progressive.stage(0), *settings_by_size(recipe)]
+    mixup, cutmix = (
+        any(getattr(setting, name) for setting in settings) for name in ("mixup_alpha", "cutmix_alpha")
+    )
+    return mixup, cutmix
+
+
+def _smallest_px(recipe: Recipe) -> int:
+    return min(setting.image_px for setting in settings_by_size(recipe))
