@@ -99,16 +99,16 @@ def refuse_other_regime(file: Path, tuned: Mapping[str, Any], regime: Mapping[st
     Args:
         file: of what was tuned.
         tuned: what it holds.
-        regime: that is asked for, as plain values.
+        regime: that is asked for.
 
     Raises:
         SystemExit: it was tuned in another.
     """
-    there = tuned["regime"]
+    there, here = tuned["regime"], json.loads(json.dumps(regime))
     differing = [
-        f"{name} {there.get(name)} there, {regime[name]} here"
-        for name in regime
-        if there.get(name) != regime[name]
+        f"{name} {there.get(name)} there, {value} here"
+        for name, value in here.items()
+        if there.get(name) != value
     ]
     if differing:
         raise SystemExit(

@@ -47,6 +47,7 @@ from benchmarks.arms import (
     measured,
     ratio,
     refuse_other_hardware,
+    refuse_other_regime,
     rows_of,
     same_numbers,
     write_pictures,
@@ -284,6 +285,7 @@ def main() -> None:
     if not chosen_file.exists():
         parser.error(f"{chosen_file} does not exist: run the same with --tune first.")
     chosen = json.loads(chosen_file.read_text(encoding="utf-8"))
+    refuse_other_regime(chosen_file, chosen, asdict(regime))
     choices = {arm: _chosen(**kept["chosen"]) for arm, kept in chosen["arms"].items()}
     found = compared(manifest, regime, choices, runs)
     end = "" if options.regime == "paper" else f"_{options.regime}"

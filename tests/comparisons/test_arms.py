@@ -114,8 +114,10 @@ def test_figures_of_a_run_with_other_words_or_pictures_are_not_taken_for_this_on
 
 
 def test_what_was_tuned_in_another_regime_is_refused(tmp_path):
-    tuned = {"regime": {"epochs": 60, "image_px": 128}}
-    arms.refuse_other_regime(tmp_path / "tuned.json", tuned, {"epochs": 60, "image_px": 128})
+    tuned = {"regime": {"epochs": 60, "image_px": 128, "shares": [[2, 1]]}}  # as JSON has tuples
+    arms.refuse_other_regime(
+        tmp_path / "tuned.json", tuned, {"epochs": 60, "image_px": 128, "shares": ((2, 1),)}
+    )
     with pytest.raises(
         SystemExit, match=r"tuned\.json was tuned in another regime: image_px 128 there, 64 here"
     ):
