@@ -57,6 +57,11 @@ def test_neighbours_across_the_border_of_a_block_are_counted():
     assert found.known
     mostly = elsewhere("place", [], replace(near, near=4))
     assert (mostly.verdict, mostly.known) == ("Not measured.", False)
+    hardly = elsewhere("place", [], replace(near, known=101))
+    assert (hardly.verdict, hardly.known) == ("That is what is measured here, but for 2 pictures.", True)
+    assert "2 pictures of 101" in hardly.words
+    assert "Larger blocks" not in hardly.words
+    assert elsewhere("place", [], replace(near, known=100)).verdict == "That is measured here in part."
 
 
 def test_each_fold_is_asked_what_its_own_network_learnt():
