@@ -137,7 +137,8 @@ def _by_place(apart: Apart, compared: Beside | None) -> Elsewhere:
     words = [_nearness(apart), *([] if compared is None else [compared.sentence()])]
     if not apart.near:
         return Elsewhere("That is what is measured here.", " ".join(words), known=True)
-    if apart.near < _MATTERS * apart.known:  # all of them right by their neighbours alone would be of no matter
+    # all of them right by their neighbours alone would be of no matter
+    if apart.near < _MATTERS * apart.known:
         but = f"That is what is measured here, but for {count_of(apart.near, 'picture')}."
         return Elsewhere(but, " ".join(words), known=True)
     words.insert(1, "Larger blocks (--block-degrees) have fewer borders.")
