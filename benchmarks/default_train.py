@@ -37,8 +37,8 @@ from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.evaluation.answered import over, read_answers, write_answers
 from efficientnetv2.evaluation.hanging import hanging_together
 from efficientnetv2.inference.probe import linear_probe
+from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.named import starts
-from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.start import start
 
 _KEPT = (
@@ -83,7 +83,7 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
     row = {
         "minutes": minutes,
         **{name: report.get(name) for name in _KEPT},
-        "recipe": Recipe.from_yaml(run / "recipe.yaml").name,
+        "recipe": read_recipe(run / "recipe.yaml").name,
         "weights": Path(report["recipe"]["weights"]).name,
         "compared": [
             {**one, "weights": Path(one["weights"]).name}
@@ -116,7 +116,7 @@ def over_probe(run: Path) -> dict[str, Any]:
 
 def other_probe(pictures: str, run: Path) -> tuple[str, int]:
     """Write down the answers of a probe that the run has not made; what it is of, and from how many it learnt."""
-    recipe = Recipe.from_yaml(run / "recipe.yaml")
+    recipe = read_recipe(run / "recipe.yaml")
     found = starts(recipe.model)[0]
     manifest = Manifest.from_csv(run / "manifest.csv", root=read(pictures).root, source=pictures)
     train, val = manifest.subset("train"), manifest.subset("val")

@@ -34,8 +34,8 @@ from efficientnetv2.data.sampling import Request
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.models.create import create
 from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.training.checked import checked
 from efficientnetv2.training.loop import train
-from efficientnetv2.training.recipe import checked
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.state import Length, begin
 

@@ -31,7 +31,8 @@ from efficientnetv2.search.space import Space
 from efficientnetv2.search.steptime import Pace
 from efficientnetv2.search.trial import measurement, try_out
 from efficientnetv2.training.changes import with_settings
-from efficientnetv2.training.recipe import Recipe, checked
+from efficientnetv2.training.checked import checked
+from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.settle import settle
 

@@ -11,7 +11,7 @@ from efficientnetv2.augment.randaugment import OPERATIONS
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.progressive import Progressive
-from efficientnetv2.training.recipe import checked
+from efficientnetv2.training.checked import checked
 from efficientnetv2.training.recipes import named
 
 KEY = Key.of(0)

@@ -28,8 +28,8 @@ from efficientnetv2.data.manifest import read
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
+from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.named import Found
-from efficientnetv2.training.recipe import Recipe
 
 # Epochs by the number of training pictures, so that a recipe that is settled anew is another.
 SETTINGS = (
@@ -85,7 +85,7 @@ def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(s
     told = runs.answer(dealt, tmp_path / "out", "Fold")
 
     files_of = [starts[number == odd].word for number in range(3)]
-    recipes = [Recipe.from_yaml(tmp_path / f"out/fold{number + 1}/recipe.yaml") for number in range(3)]
+    recipes = [read_recipe(tmp_path / f"out/fold{number + 1}/recipe.yaml") for number in range(3)]
     assert [one.weights for one in recipes] == files_of
     assert [one.score.weights for one in told] == [(one,) for one in files_of]
     assert recipes[3 - odd] == recipes[0]  # on another number of pictures
@@ -112,7 +112,7 @@ def test_the_minutes_are_for_all_runs_together(tries, while_choosing, members, t
         """What was settled before, what is set, or what fits if a picture takes a second."""
         said = dict(setting.split("=") for setting in words.settings)
         fitting = float(said["epochs"]) if "epochs" in said else words.minutes * 60 / pictures
-        epochs = Recipe.from_yaml(place.settled[0]).epochs if place.settled else fitting
+        epochs = read_recipe(place.settled[0]).epochs if place.settled else fitting
         spent.append(epochs * pictures)
         return epochs
 
@@ -256,8 +256,7 @@ def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path,
     assert [one.score.weights for one in told] == [(starts[0].word,), (starts[1].word,)]
     for number in range(2):
         own = [
-            Recipe.from_yaml(tmp_path / "out" / run_name(number, member) / "recipe.yaml")
-            for member in range(3)
+            read_recipe(tmp_path / "out" / run_name(number, member) / "recipe.yaml") for member in range(3)
         ]
         assert [(one.seed, one.progressive.seed) for one in own] == [(5, 5), (6, 6), (7, 7)]
         plain = [one.to_json() | {"seed": 0} for one in own]

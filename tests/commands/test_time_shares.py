@@ -16,11 +16,11 @@ from efficientnetv2.commands.foretold import settled_by, to_be_measured
 from efficientnetv2.data.manifest import read
 from efficientnetv2.models.create import create
 from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.folder import NoFolder, RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.pace import Rate, Rates, StepRate
 from efficientnetv2.training.plan import forecast
-from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import named
 
 FAR_APART = "progressive.image_px={start: 32, end: 256}"  # the machine may be busy
@@ -126,7 +126,7 @@ def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path
     assert done.returncode == 0, done.stderr
     assert "Stage lengths: " in done.stdout
     run = RunFolder(tmp_path / "run", lambda line: None)
-    kept = Recipe.from_yaml(run.recipe_file)
+    kept = read_recipe(run.recipe_file)
     small, large = kept.progressive.shares
     assert small > large, "steps at 32 px are shorter than those at 256"
     rows = [row for row in run.history() if row["kind"] == "train"]

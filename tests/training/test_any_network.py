@@ -14,8 +14,8 @@ from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
 from efficientnetv2.models.fit import freeze
 from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.training.checked import checked
 from efficientnetv2.training.loop import train
-from efficientnetv2.training.recipe import checked
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.state import Length, begin
 

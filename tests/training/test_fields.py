@@ -6,8 +6,8 @@ import pytest
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.checked import checked, fields_at
 from efficientnetv2.training.fields import about, every_field, fields_of, matching, parts, typed, values_in
-from efficientnetv2.training.recipe import checked, fields_at
 from efficientnetv2.training.recipes import RECIPES, named
 
 FIELDS = {field.name: field for field in every_field()}

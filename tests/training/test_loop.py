@@ -19,9 +19,9 @@ from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.models.create import create
 from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training import loop
+from efficientnetv2.training.checked import checked
 from efficientnetv2.training.loop import train
 from efficientnetv2.training.memory import ONE_AT_A_TIME
-from efficientnetv2.training.recipe import checked
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.state import Length, begin
 

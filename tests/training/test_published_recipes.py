@@ -15,8 +15,8 @@ from efficientnetv2.data.sampling import Sampler
 from efficientnetv2.models.create import create
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.training import run
+from efficientnetv2.training.checked import checked
 from efficientnetv2.training.loop import train
-from efficientnetv2.training.recipe import checked
 from efficientnetv2.training.recipes import RECIPES, named
 from efficientnetv2.training.state import Length, begin
 

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training.changes import differences, with_settings
-from efficientnetv2.training.recipe import Recipe, checked
+from efficientnetv2.training.checked import checked
+from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.recipes import RECIPES, named
 
 
@@ -13,7 +14,7 @@ from efficientnetv2.training.recipes import RECIPES, named
 def test_every_recipe_survives_its_yaml(name, tmp_path):
     recipe = named(name)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
-    assert Recipe.from_yaml(tmp_path / "recipe.yaml") == recipe
+    assert read_recipe(tmp_path / "recipe.yaml") == recipe
     assert recipe.name == name
 
 
@@ -152,10 +153,10 @@ def test_a_minimum_above_its_maximum_is_refused(field, start, end):
 def test_a_recipe_file_that_is_no_recipe_is_refused(tmp_path):
     file = tmp_path / "recipe.yaml"
     with pytest.raises(InputError, match="No such file"):
-        Recipe.from_yaml(file)
+        read_recipe(file)
     file.write_text("name: [")
     with pytest.raises(InputError, match="is not YAML"):
-        Recipe.from_yaml(file)
+        read_recipe(file)
     file.write_text("- just a list")
     with pytest.raises(InputError):
-        Recipe.from_yaml(file)
+        read_recipe(file)

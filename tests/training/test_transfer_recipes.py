@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.training.recipe import checked
+from efficientnetv2.training.checked import checked
 from efficientnetv2.training.recipes import RECIPES, named
 from efficientnetv2.training.settle import settle
 from efficientnetv2.training.state import Length

@@ -29,6 +29,8 @@ from efficientnetv2.commands.seen import seen_before
 from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe, starts_open
 from efficientnetv2.inference.probe import Probe
 from efficientnetv2.models.network import Network
+from efficientnetv2.training.checked import checked
+from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import (
     RunFolder,
@@ -39,7 +41,7 @@ from efficientnetv2.training.folder import (
 )
 from efficientnetv2.training.named import Found
 from efficientnetv2.training.rates import measure
-from efficientnetv2.training.recipe import Recipe, checked
+from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.settle import settle
 
 
@@ -112,7 +114,7 @@ def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Word
     """
     if not known.resumed:
         for file in place.settled:
-            recipe = Recipe.from_yaml(file)
+            recipe = read_recipe(file)
             if recipe.weights == known.recipe.weights:
                 own = recipe.to_json() | {"seed": known.recipe.seed}
                 if known.recipe.progressive.seed is None:

@@ -24,8 +24,9 @@ from efficientnetv2.models.interop import timm as timm_names
 from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.progressive import Progressive
+from efficientnetv2.training.checked import checked
 from efficientnetv2.training.loop import StepDone, train
-from efficientnetv2.training.recipe import Recipe, checked
+from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.speed import choose
 from efficientnetv2.training.state import Length, begin

@@ -24,6 +24,7 @@ from efficientnetv2.inference.predict import Embeddings, Predictions, embed_mani
 from efficientnetv2.inference.probe import fit_probe, most_pictures, probe_folds
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.resampling import paired_together
+from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.start import start
 
@@ -73,7 +74,7 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
         dealt: its folds.
         others: dealt otherwise, if there are any.
     """
-    recipe = Recipe.from_yaml(folder / "fold1" / "recipe.yaml")
+    recipe = read_recipe(folder / "fold1" / "recipe.yaml")
     if recipe.weights == "none" or runs.manifest.separator is not None:
         return None
     embedded = _embedded(folder, runs, recipe)

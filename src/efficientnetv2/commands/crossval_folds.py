@@ -38,7 +38,7 @@ from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.evaluation.crossval import FoldScore
 from efficientnetv2.metrics.several import MEANS_OVER_CLASSES, mean_over_classes, measured
-from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.checked import read as read_recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ class Runs:
         rows, probabilities = everyone[0], _together(given, everyone, [folder / name for name in names])
         figures = measured(self.manifest.targets[rows], probabilities, self.manifest.class_names)
         figure, mean = mean_over_classes(figures)
-        recipes = [Recipe.from_yaml(folder / name / "recipe.yaml") for name in names]
+        recipes = [read_recipe(folder / name / "recipe.yaml") for name in names]
         score = FoldScore(
             number=number,
             note=part.note,
@@ -135,7 +135,7 @@ class Runs:
         part, words = dealt.parts[number], self._words(dealt, number, folder, attempt)
         if attempt is None and place:
             # Last, for the user's own settings may say a seed; and what the first began from is not chosen again.
-            first = Recipe.from_yaml(folder / run_name(number) / "recipe.yaml")
+            first = read_recipe(folder / run_name(number) / "recipe.yaml")
             words = replace(
                 words, weights=first.weights, settings=(*words.settings, f"seed={self.seed + place}")
             )

@@ -31,7 +31,8 @@ from efficientnetv2.search.storage import Storage, hidden
 from efficientnetv2.search.study import Opened, Plan, Wanted, create, opened, plan_of, refuse_other
 from efficientnetv2.search.trial import measurement, try_out
 from efficientnetv2.search.work import Worker
-from efficientnetv2.training.recipe import Recipe, checked
+from efficientnetv2.training.checked import checked
+from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.settle import settle
 
 

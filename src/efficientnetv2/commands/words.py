@@ -16,6 +16,8 @@ from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.training.changes import differences, set_fields
+from efficientnetv2.training.checked import checked
+from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.named import (
     Found,
@@ -25,7 +27,7 @@ from efficientnetv2.training.named import (
     same_shape,
     starts,
 )
-from efficientnetv2.training.recipe import MOST, Recipe, checked
+from efficientnetv2.training.recipe import MOST, Recipe
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.start import NOTHING_FROZEN
 
@@ -165,7 +167,7 @@ def begin_recipe(
 def _named(words: Words, say: Callable[[str], None]) -> Recipe:
     """The recipe that the words name, changed by the others."""
     file = words.recipe_file
-    return _apply(words, named(str(words.recipe)) if file is None else Recipe.from_yaml(file), say)
+    return _apply(words, named(str(words.recipe)) if file is None else read_recipe(file), say)
 
 
 def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) -> Recipe:
@@ -174,10 +176,10 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
     Raises:
         InputError: the words ask for another one; the message says what differs.
     """
-    there = Recipe.from_yaml(recipe_file)
+    there = read_recipe(recipe_file)
     if words.model not in (None, "auto") and same_shape(words.model, there.model):
         words = replace(words, model=None)  # the run has it with the padding of its weights
-    base = there if words.recipe_file is None else Recipe.from_yaml(words.recipe_file)
+    base = there if words.recipe_file is None else read_recipe(words.recipe_file)
     fields = {_field(setting) for setting in words.settings}
     if words.minutes is not None or ("steps" in fields and "epochs" not in fields):
         base = base.model_copy(update={"epochs": "auto"})  # which was settled by them

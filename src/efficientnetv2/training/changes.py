@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.training.recipe import Recipe, checked, fields_at
+from efficientnetv2.training.checked import checked, fields_at
+from efficientnetv2.training.recipe import Recipe
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:

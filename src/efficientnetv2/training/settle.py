@@ -16,13 +16,14 @@ from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.regularize import apply_setting
+from efficientnetv2.training.checked import checked
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.enlarging import no_larger
 from efficientnetv2.training.memory import GroupsAtATime, divisors
 from efficientnetv2.training.named import title
 from efficientnetv2.training.picture_sizes import least_group, refuse_sizes, settings_by_size, unmixed
 from efficientnetv2.training.preflight import Preflight
-from efficientnetv2.training.recipe import Recipe, checked
+from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.sharing import at_once, best_shared, refuse_unshared
 from efficientnetv2.training.short import with_statistics
 from efficientnetv2.training.speed import choose

@@ -1,0 +1,109 @@
+"""Recipes from plain values and from files, and what is said where a field is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from efficientnetv2.augment.pipeline import AugmentPlan
+from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.progressive import Progressive
+from efficientnetv2.training.learning import Optimizer, Schedule
+from efficientnetv2.training.recipe import Recipe
+
+
+def read(file: Path) -> Recipe:
+    """Read what ``Recipe.to_yaml`` wrote.
+
+    Raises:
+        InputError: no such file, not YAML, or a field that is unknown or out of range.
+    """
+    try:
+        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not YAML: {error}") from error
+    return checked(plain, where=str(file))
+
+
+def checked(plain: Any, *, where: str, said: Mapping[str, str] | None = None) -> Recipe:
+    """A recipe from plain values.
+
+    Args:
+        plain: as ``Recipe.to_json`` gives them.
+        where: they are from, for the message.
+        said: from fields to the words that they were changed by: of wrong fields, and of those that do not go together,
+            their own words are named instead.
+
+    Raises:
+        InputError: naming each wrong field, its value and the rule.
+    """
+    try:
+        return Recipe.model_validate(plain)
+    except ValidationError as error:
+        wrong = _complaints(error, plain)
+        words = dict.fromkeys(
+            word
+            for name, line in wrong.items()
+            for field, word in (said or {}).items()
+            if (_of_one_branch(name, field) if name else re.search(rf"\b{re.escape(field)}\b", line))
+        )
+        raise InputError(f"{' '.join(words) or where}: " + "; ".join(wrong.values())) from error
+
+
+def _of_one_branch(one: str, other: str) -> bool:
+    """Whether one field is the other, or a part of it."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def _complaints(error: ValidationError, plain: Any) -> dict[str, str]:
+    """Of each wrong field a line: its name, its value, the rule."""
+    lines: dict[str, str] = {}
+    for problem in error.errors():
+        parts = _place_of(problem["loc"], plain)
+        name = ".".join(parts)
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+            message = f"there is no such field{did_you_mean(parts[-1], fields_at(parts[:-1]))}"
+        value = problem["input"]
+        shown = f" = {value!r}" if isinstance(value, int | float | str | bool | None) and name else ""
+        if name in lines and problem["type"] == "literal_error":  # of a number or a word, both are said
+            lines[name] += f", or {message.removeprefix('Input should be ')}"
+        lines.setdefault(name, f"{name}{shown}: {message}" if name else message)
+    # Of a ramp that is wrong inside, pydantic also says that it is no number.
+    return {
+        name: line for name, line in lines.items() if not any(other.startswith(f"{name}.") for other in lines)
+    }
+
+
+def _place_of(location: tuple[int | str, ...], plain: Any) -> list[str]:
+    """The names along the way that the values have: pydantic names the members of unions too."""
+    parts = []
+    for part in location:
+        if isinstance(plain, dict) and part in plain:
+            parts.append(str(part))
+            plain = plain[part]
+    return parts or [str(part) for part in location[:1]]
+
+
+def fields_at(parts: list[str]) -> list[str]:
+    """Names of the fields at a place of a recipe: of ``[]`` its own, of ``["optimizer"]`` the optimizer's."""
+    if not parts:
+        return list(Recipe.model_fields)
+    names = {
+        "optimizer": list(Optimizer.model_fields),
+        "schedule": list(Schedule.model_fields),
+        "progressive": list(Progressive.__dataclass_fields__),
+        "augment": list(AugmentPlan.__dataclass_fields__),
+    }
+    return (
+        names.get(parts[0], ["start", "end", "continuous"])
+        if len(parts) == 1
+        else ["start", "end", "continuous"]
+    )
