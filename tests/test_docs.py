@@ -69,6 +69,25 @@ def test_every_command_of_the_docs_is_understood(page, words):
     with_settings(named(recipe), given.get("settings") or [])
 
 
+WHERE_IT_IS_SAID_HOW_TO_INSTALL = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+    *sorted((ROOT / "src").rglob("*.py")),
+]
+
+
+def test_installing_a_clone_keeps_the_link_to_it():
+    """A copy beside other packages would find no shipped weights, and pulling would not change it."""
+    lines = [
+        line for file in WHERE_IT_IS_SAID_HOW_TO_INSTALL for line in file.read_text("utf-8").splitlines()
+    ]
+    of_a_clone = re.compile(r"""pip install((?: -\S+)*) ["']?\.(?![\w/])""")
+    options = {line: found[1].split() for line in lines for found in of_a_clone.finditer(line)}
+    assert len(options) >= 5
+    assert [line for line, given in options.items() if "-e" not in given] == []
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
 def test_recipes_made_for_imagenet_are_not_shown_with_photos_of_ones_own(page):
     """They refuse other pictures, however many processes a launcher starts."""

@@ -171,7 +171,7 @@ STOPPED = {
 def _said(script, code, *words):
     """What code prints that begins with all names of an example."""
     if find_spec(NEEDS[script]) is None:
-        pytest.skip(f"{NEEDS[script]} is not installed (pip install '.[loops]')")
+        pytest.skip(f"{NEEDS[script]} is not installed (pip install -e '.[loops]')")
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     begin = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})\nfrom {script} import *\n"
     done = subprocess.run(
