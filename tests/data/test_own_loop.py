@@ -8,6 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
+from efficientnetv2.augment.pipeline import AugmentPlan, augment
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.own_loop import ProgressiveBatches
-from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.progressive import Progressive, Ramp, Setting
+from efficientnetv2.training.loss import cross_entropy
 
 PLAN = Progressive(stages=3, image_px=Ramp(32, 64), dropout=Ramp(0.0, 0.2))
 EXAMPLES = Path(__file__).parents[2] / "examples" / "loops"
@@ -279,6 +284,50 @@ def test_the_page_shows_the_plain_loop_as_it_is():
     body = dedent("\n".join(inside[: inside.index("")]))
     assert body.startswith("photos = Photos()")
     assert body in PAGE.read_text(encoding="utf-8")
+
+
+def _blocks():
+    """The page's pieces of Python."""
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_schedule_that_the_page_makes_has_the_sizes_it_says():
+    (code,) = [block for block in _blocks() if "PLAN = " in block]
+    asked, said = re.search(r"^(PLAN\.stage.*?) +# (.*)$", code, re.MULTILINE).groups()
+    names = {}
+    exec(code, names)
+    assert eval(asked, names) == eval(said)
+
+
+def test_the_loss_that_the_page_mixes_for_is_that_of_a_run():
+    """With both ways of mixing on, and smoothed labels."""
+    (code,) = [block for block in _blocks() if "import mix" in block]
+    setting = Setting(image_px=8, mixup_alpha=0.4, cutmix_alpha=0.4, label_smoothing=0.1)
+    pixels = torch.randint(
+        0, 256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    labels, to_floats = torch.arange(8) % 3, Preprocessing(image_px=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3))
+    names = {
+        "torch": torch,
+        "network": network,
+        "photos": SimpleNamespace(classes=("a", "b", "c")),
+        "batch": {"images": pixels / 127.5 - 1, "labels": labels, "setting": setting},
+        "micro": 5,
+    }
+    exec(code, names)
+    images, soft = augment(
+        pixels,
+        labels,
+        setting=setting,
+        key=Key.of(0),
+        ids=range(8),
+        mix_key=Key.of(0).fold("mix", 5),
+        plan=AugmentPlan(flip="none"),
+        preprocessing=to_floats,
+        num_classes=3,
+    )
+    torch.testing.assert_close(names["loss"], cross_entropy(network(images), soft))
 
 
 def test_the_page_on_schedules_says_what_each_example_shows():
