@@ -330,6 +330,53 @@ def test_the_loss_that_the_page_mixes_for_is_that_of_a_run():
     torch.testing.assert_close(names["loss"], cross_entropy(network(images), soft))
 
 
+# Nothing can be imported but the standard library, three packages and what these need themselves.
+WITH_LITTLE = """
+import sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from packaging.requirements import Requirement
+
+def plain(name):
+    return name.lower().replace("_", "-")
+
+asked, there = ["torch", "numpy", "pydantic"], {"efficientnetv2"}
+while asked:
+    name = plain(asked.pop())
+    try:
+        lines = [] if name in there else requires(name) or []
+    except PackageNotFoundError:
+        lines = []
+    there.add(name)
+    needs = [Requirement(line) for line in lines]
+    asked += [one.name for one in needs if one.marker is None or one.marker.evaluate({"extra": ""})]
+missing = {name for name, owners in packages_distributions().items() if not there & set(map(plain, owners))}
+assert {"PIL", "packaging", "torchvision", "pandas", "yaml"} <= missing
+for name in [name for name in sys.modules if name.partition(".")[0] in missing]:
+    del sys.modules[name]
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def test_what_a_loop_of_ones_own_needs_is_three_packages():
+    """As the page says: all that its pieces import and name of this package."""
+    code = "\n".join(_blocks())
+    names = sorted(
+        {f"ev2.{name}" for name in re.findall(r"\bev2\.(\w+)", code)} | {"ev2.paper", "ev2.InputError"}
+    )
+    imports = re.findall(r"^(?:from|import) efficientnetv2.*$", code, re.MULTILINE)
+    script = "\n".join(
+        [WITH_LITTLE, *imports, "import efficientnetv2.augment.pipeline", *names, "print('all')"]
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "all\n", done.stderr
+
+
 def test_the_page_on_schedules_says_what_each_example_shows():
     page = PAGE.read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `")]
