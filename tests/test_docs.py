@@ -26,9 +26,10 @@ def shell_lines(page: Path) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of every ``effnetv2`` line in the page's shell blocks."""
-    lines = shell_lines(page)
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("effnetv2 ")]
+    """The words of every ``effnetv2`` line in the page's shell blocks, of those under a launcher too."""
+    ours = re.compile(r"^(?:effnetv2|torchrun .*-m efficientnetv2\.cli) (.*)$")
+    found = [ours.match(line) for line in shell_lines(page)]
+    return [shlex.split(one[1], comments=True) for one in found if one is not None]
 
 
 @cache
