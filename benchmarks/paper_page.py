@@ -34,9 +34,17 @@ _UNTRAINED = ("M", "B", "ms")  # units of what is counted and timed beside the r
 _TITLE = "# The paper's tables, and ours\n"
 # As long as no table of runs was made at the paper's scale.
 _REACH = """\
-Networks, settings, counts and speeds of the paper's tables are checked here; no accuracy of the paper has been
+Networks, settings and counts of the paper's tables are checked here. Its speeds are not: those beside them are of a CPU
+in fp32 at a quarter of its picture sizes, to be compared among each other. And no accuracy of the paper has been
 reproduced on ImageNet.
 """
+# What a reader of a table would ask; the tests count it.
+_REMARKS = {
+    "3": 'Rows "all 3x3" are ours: the fused blocks with kernel 3 instead of each stage\'s own. In stages 1-3 they '
+    "come nearer to the paper's parameters and multiply-adds; where more stages are fused, the stages' own kernels do.",
+    "11": "The paper's 24.0 M parameters are those of an earlier S, whose last stage has 272 channels and whose head "
+    "1,792 features. Counted here is the S of its Table 4, which was released: 256 and 1,280.",
+}
 _INTRODUCTION = """\
 [arXiv:2104.00298](https://arxiv.org/abs/2104.00298) beside what this package gives, by
 `effnetv2 reproduce TABLE --scale tiny|small|paper`
@@ -135,6 +143,8 @@ def _section(kept: dict[str, Any]) -> str:
     lines += [_row(made.headings()), _row(["---"] * len(made.headings()))]
     for row in made.rows:
         lines.append(_row([row.name, *(_cell(row, *column) for column in made.columns)]))
+    if made.name in _REMARKS:
+        lines += ["", _REMARKS[made.name]]
     if made.paper_only:
         lines += ["", f"{NOT_OURS}: {'; '.join(made.paper_only)}."]
     reasons = sorted(

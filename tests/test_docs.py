@@ -26,9 +26,10 @@ def shell_lines(page: Path) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of every ``effnetv2`` line in the page's shell blocks."""
-    lines = shell_lines(page)
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("effnetv2 ")]
+    """The words of every ``effnetv2`` line in the page's shell blocks, of those under a launcher too."""
+    ours = re.compile(r"^(?:effnetv2|torchrun .*-m efficientnetv2\.cli) (.*)$")
+    found = [ours.match(line) for line in shell_lines(page)]
+    return [shlex.split(one[1], comments=True) for one in found if one is not None]
 
 
 @cache
@@ -67,6 +68,25 @@ def test_every_command_of_the_docs_is_understood(page, words):
     if recipe is None or "/" in recipe or recipe.endswith(".yaml"):
         recipe = "finetune"
     with_settings(named(recipe), given.get("settings") or [])
+
+
+WHERE_IT_IS_SAID_HOW_TO_INSTALL = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+    *sorted((ROOT / "src").rglob("*.py")),
+]
+
+
+def test_installing_a_clone_keeps_the_link_to_it():
+    """A copy beside other packages would find no shipped weights, and pulling would not change it."""
+    lines = [
+        line for file in WHERE_IT_IS_SAID_HOW_TO_INSTALL for line in file.read_text("utf-8").splitlines()
+    ]
+    of_a_clone = re.compile(r"""pip install((?: -\S+)*) ["']?\.(?![\w/])""")
+    options = {line: found[1].split() for line in lines for found in of_a_clone.finditer(line)}
+    assert len(options) >= 5
+    assert [line for line, given in options.items() if "-e" not in given] == []
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)

@@ -43,7 +43,9 @@ def test_what_is_not_made_for_this_machine_is_said_to_be_missing(monkeypatch):
 
 def test_an_extra_that_came_after_the_installation():
     """As in a clone that was pulled: what is installed does not know it."""
-    with pytest.raises(InputError, match=r'install it anew, in a clone with pip install "\.\[brand-new\]"'):
+    with pytest.raises(
+        InputError, match=r'install it anew, in a clone with pip install -e "\.\[brand-new\]"'
+    ):
         needed("no_such_package", "brand-new", "Reading")
 
 

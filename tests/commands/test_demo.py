@@ -101,6 +101,28 @@ def test_the_page_gives_the_same_commands(monkeypatch):
         assert [verb.__name__, *words] in given
 
 
+def _openings(lines):
+    """How each line begins, up to the first figure, question or name of a file."""
+    return [re.match(r"(top-1|[^\d?:]*)", line)[0] for line in lines]
+
+
+@pytest.mark.slow
+def test_the_page_on_ones_own_pictures_ends_as_a_run_does(tmp_path):
+    """Each sentence of the sample, in order, figures aside; what goes on stands indented there."""
+    page = (ROOT / "docs/your_pictures.md").read_text(encoding="utf-8")
+    (shown,) = [block for block in re.findall(r"```\n(.*?)\n```", page, re.DOTALL) if "Model: " in block]
+    (words,) = [
+        words
+        for _, verb, words in story(embedded(), tmp_path / "runs/demo", seed=0, workers=0)
+        if verb.__name__ == "train"
+    ]
+    done = effnetv2("train", *words, cwd=ROOT, timeout=900)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    first = next(place for place, line in enumerate(said) if line.startswith("top-1 "))
+    assert _openings(re.split(r"\n(?! )", shown)) == _openings(said[first:])
+
+
 def test_without_the_weights_it_says_where_they_come_from(clone):
     (clone / "examples" / WEIGHTS).unlink()
     done = effnetv2("demo", cwd=clone)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
+import typer
 from tests.command_line import effnetv2
+
+from efficientnetv2.cli import app
 
 
 def table(folder, rows, header="path,label,latitude,longitude,year"):
@@ -40,6 +44,14 @@ def test_a_folder_is_inspected_and_the_page_stands_alone(class_folders):
     told = json.loads((folder / "inspection.json").read_text())
     assert told["pictures"] == 49
     assert told["counts"]["by_class"]["blue"] == {"no split": 17}
+
+
+def test_where_the_page_comes_to_lie_is_said():
+    """In the folder of the test above."""
+    (out,) = [one for one in typer.main.get_command(app).commands["inspect"].params if one.name == "out"]
+    assert "(Default: inspection/NAME, where NAME is that of DATA.)" in out.help
+    page = (Path(__file__).parents[2] / "docs/inspect.md").read_text(encoding="utf-8")
+    assert "`inspection/photos/` for DATA `photos/`" in page
 
 
 def test_json_on_stdout_is_that_of_the_file(listed):

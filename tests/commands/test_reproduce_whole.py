@@ -2,10 +2,12 @@
 
 import json
 import re
+import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pandas as pd
 import pytest
@@ -14,11 +16,14 @@ import torch
 from efficientnetv2 import presets
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands import reproduce
 from efficientnetv2.commands.reproduction import cells, counts, job, speed, transfer
 from efficientnetv2.commands.reproduction.scale import SCALES
 from efficientnetv2.commands.reproduction.table import Figure, paper, published
 from efficientnetv2.commands.words import begin_recipe
 from efficientnetv2.data.standard import NotAtHandError
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipes import named
 
 REPOSITORY = Path(__file__).parents[2]
 # Of each table its key in paper.json.
@@ -216,6 +221,37 @@ def test_table_13_is_of_m_and_vanilla_is_its_end_throughout(begun, tmp_path):
     made("13", tmp_path / "out", scale="paper", data="imagenet", seeds=1)
     first = [recipe.progressive.stage(0) for recipe, _ in begun if recipe.progressive.order == "growing"]
     assert first == [replace(plan.last, image_px=128), plan.stage(0)]
+
+
+def test_the_page_gives_table_13s_cells_as_commands(begun, tmp_path):
+    page = (REPOSITORY / "docs/imagenet.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [shlex.split(line) for line in page.splitlines() if line.startswith("torchrun ")]
+    shown = {}
+    for words in lines:
+        settings = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+        recipe, folder = (words[words.index(option) + 1] for option in ("--recipe", "--out"))
+        if "_" in folder:
+            shown[folder] = with_settings(named(recipe), settings)
+    made("13", tmp_path / "out", scale="paper", data="imagenet", seeds=1)
+    assert len(shown) == len(begun) == 4
+    for recipe, _ in begun:
+        assert [folder for folder, one in shown.items() if one == recipe] != [], recipe.progressive
+
+
+@pytest.mark.parametrize("table", ["12", "13"])
+def test_the_page_counts_the_runs_of_a_table_at_the_papers_scale(table, begun, tmp_path):
+    """As many cells as asked for with one seed, each with the seeds of that scale."""
+    page = " ".join((REPOSITORY / "docs/imagenet.md").read_text(encoding="utf-8").split())
+    made(table, tmp_path / "out", scale="paper", data="imagenet", seeds=1)
+    runs = len(begun) * SCALES["paper"].seeds
+    assert re.search(rf"Table {table} is (?:then )?{runs} [^(]*\({len(begun)} cells", page)
+
+
+def test_the_page_says_of_small_what_the_help_does():
+    page = (REPOSITORY / "docs/imagenet.md").read_text(encoding="utf-8")
+    helped = str(get_args(reproduce.ScaleWord)[1].help)
+    assert "small (hours)" in helped
+    assert "`small` takes hours on a CPU" in page
 
 
 def test_table_5_evaluates_at_the_size_of_training(begun, tmp_path):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+from dataclasses import replace
 
 import pytest
 from benchmarks import paper_page, reproduced
 from benchmarks.paper_page import DRAWN, PAGE, RECORDED, RECORDS, TO_BE_MEASURED
 from typer.testing import CliRunner
 
+from efficientnetv2.arch.cost import cost
+from efficientnetv2.arch.published import architecture
 from efficientnetv2.cli import app
 from efficientnetv2.commands.reproduction import job, transfer
 from efficientnetv2.commands.reproduction.scale import named
-from efficientnetv2.commands.reproduction.table import Figure, Row, Table
+from efficientnetv2.commands.reproduction.table import TIMED, Figure, Row, Table
 
 
 def test_the_page_is_the_one_that_its_records_give():
@@ -27,6 +31,46 @@ def test_a_record_is_a_table_without_places_of_a_machine(file):
     assert {"scale", "command", "hardware", "versions", "date"} <= set(kept)
     assert file.stem == f"{Table.from_json(kept).name}_{kept['scale']}"
     assert not any(place in file.read_text() for place in ("/tmp", "/home", "/root", "/work"))
+
+
+def test_speeds_are_those_that_the_page_says_it_has():
+    """A record of a GPU, or of the paper's sizes, wants another opening."""
+    records = [json.loads(file.read_text()) for file in sorted(RECORDS.glob("*.json"))]
+    timed = [
+        record
+        for record in records
+        if any(figure.unit in TIMED for row in Table.from_json(record).rows for figure in row.ours.values())
+    ]
+    assert {record["table"] for record in timed} == {"1", "2", "3", "7", "11"}
+    assert all(re.search(r"\bcpu(,| in) fp32\b", record["ours"]) for record in timed)
+    assert {named(record["scale"]).px_share for record in timed} == {0.25}
+    assert "are of a CPU\nin fp32 at a quarter of its picture sizes" in paper_page.text()
+
+
+def test_which_kernels_come_nearer_to_table_3_is_counted():
+    """The remark behind it: 3x3 in stages 1-3, the stages' own beyond; for parameters and for multiply-adds."""
+    rows = {row.name: row for row in Table.from_json(json.loads((RECORDS / "3_tiny.json").read_text())).rows}
+    nearer = {}
+    for stages in (3, 5, 7):
+        own, plain = rows[f"fused stages 1-{stages}"], rows[f"fused stages 1-{stages}, all 3x3"]
+        for column in ("parameters, M", "multiply-adds, B"):
+            gaps = [abs(row.ours[column].middle - own.paper[column].middle) for row in (own, plain)]
+            nearer[stages, column] = "own" if gaps[0] < gaps[1] else "3x3"
+    assert [one for (stages, _), one in nearer.items() if stages == 3] == ["3x3"] * 2
+    assert [one for (stages, _), one in nearer.items() if stages > 3] == ["own"] * 4
+
+
+def test_the_s_of_table_11_is_an_earlier_one():
+    """The remark behind it: with more channels and features Table 4's S has Table 11's parameters."""
+    released = architecture("efficientnetv2_s")
+    *stages, last = released.stages
+    assert (last.channels, released.head_channels) == (256, 1280)
+    earlier = replace(released, stages=(*stages, replace(last, channels=272)), head_channels=1792)
+    figures = json.loads((RECORDS / "11_tiny.json").read_text())["rows"][-1]
+    assert figures["name"] == "efficientnetv2_s"
+    assert (
+        round(cost(earlier, image_px=384).total.parameters / 1e6) == figures["paper"]["parameters, M"]["mean"]
+    )
 
 
 def kept(name, scale, rows):

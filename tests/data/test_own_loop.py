@@ -8,6 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
+from efficientnetv2.augment.pipeline import AugmentPlan, augment
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.own_loop import ProgressiveBatches
-from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.progressive import Progressive, Ramp, Setting
+from efficientnetv2.training.loss import cross_entropy
 
 PLAN = Progressive(stages=3, image_px=Ramp(32, 64), dropout=Ramp(0.0, 0.2))
 EXAMPLES = Path(__file__).parents[2] / "examples" / "loops"
@@ -171,7 +176,7 @@ STOPPED = {
 def _said(script, code, *words):
     """What code prints that begins with all names of an example."""
     if find_spec(NEEDS[script]) is None:
-        pytest.skip(f"{NEEDS[script]} is not installed (pip install '.[loops]')")
+        pytest.skip(f"{NEEDS[script]} is not installed (pip install -e '.[loops]')")
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     begin = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})\nfrom {script} import *\n"
     done = subprocess.run(
@@ -279,6 +284,97 @@ def test_the_page_shows_the_plain_loop_as_it_is():
     body = dedent("\n".join(inside[: inside.index("")]))
     assert body.startswith("photos = Photos()")
     assert body in PAGE.read_text(encoding="utf-8")
+
+
+def _blocks():
+    """The page's pieces of Python."""
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_schedule_that_the_page_makes_has_the_sizes_it_says():
+    (code,) = [block for block in _blocks() if "PLAN = " in block]
+    asked, said = re.search(r"^(PLAN\.stage.*?) +# (.*)$", code, re.MULTILINE).groups()
+    names = {}
+    exec(code, names)
+    assert eval(asked, names) == eval(said)
+
+
+def test_the_loss_that_the_page_mixes_for_is_that_of_a_run():
+    """With both ways of mixing on, and smoothed labels."""
+    (code,) = [block for block in _blocks() if "import mix" in block]
+    setting = Setting(image_px=8, mixup_alpha=0.4, cutmix_alpha=0.4, label_smoothing=0.1)
+    pixels = torch.randint(
+        0, 256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    labels, to_floats = torch.arange(8) % 3, Preprocessing(image_px=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3))
+    names = {
+        "torch": torch,
+        "network": network,
+        "photos": SimpleNamespace(classes=("a", "b", "c")),
+        "batch": {"images": pixels / 127.5 - 1, "labels": labels, "setting": setting},
+        "micro": 5,
+    }
+    exec(code, names)
+    images, soft = augment(
+        pixels,
+        labels,
+        setting=setting,
+        key=Key.of(0),
+        ids=range(8),
+        mix_key=Key.of(0).fold("mix", 5),
+        plan=AugmentPlan(flip="none"),
+        preprocessing=to_floats,
+        num_classes=3,
+    )
+    torch.testing.assert_close(names["loss"], cross_entropy(network(images), soft))
+
+
+# Nothing can be imported but the standard library, three packages and what these need themselves.
+WITH_LITTLE = """
+import sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from packaging.requirements import Requirement
+
+def plain(name):
+    return name.lower().replace("_", "-")
+
+asked, there = ["torch", "numpy", "pydantic"], {"efficientnetv2"}
+while asked:
+    name = plain(asked.pop())
+    try:
+        lines = [] if name in there else requires(name) or []
+    except PackageNotFoundError:
+        lines = []
+    there.add(name)
+    needs = [Requirement(line) for line in lines]
+    asked += [one.name for one in needs if one.marker is None or one.marker.evaluate({"extra": ""})]
+missing = {name for name, owners in packages_distributions().items() if not there & set(map(plain, owners))}
+assert {"PIL", "packaging", "torchvision", "pandas", "yaml"} <= missing
+for name in [name for name in sys.modules if name.partition(".")[0] in missing]:
+    del sys.modules[name]
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def test_what_a_loop_of_ones_own_needs_is_three_packages():
+    """As the page says: all that its pieces import and name of this package."""
+    code = "\n".join(_blocks())
+    names = sorted(
+        {f"ev2.{name}" for name in re.findall(r"\bev2\.(\w+)", code)} | {"ev2.paper", "ev2.InputError"}
+    )
+    imports = re.findall(r"^(?:from|import) efficientnetv2.*$", code, re.MULTILINE)
+    script = "\n".join(
+        [WITH_LITTLE, *imports, "import efficientnetv2.augment.pipeline", *names, "print('all')"]
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "all\n", done.stderr
 
 
 def test_the_page_on_schedules_says_what_each_example_shows():

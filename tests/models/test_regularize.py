@@ -10,6 +10,7 @@ from torch import nn
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.create import create
 from efficientnetv2.models.regularize import apply_setting, set_batch_norm
+from efficientnetv2.presets import paper
 from efficientnetv2.progressive import Progressive, Setting
 
 
@@ -201,3 +202,11 @@ def test_batch_norm_momentum_is_the_share_of_the_new_batch():
     assert norms[0].running_mean.item() == pytest.approx(1.0)
     with pytest.raises(InputError, match="momentum is 0"):
         set_batch_norm(norms, momentum=0.0)
+
+
+def test_what_of_a_setting_no_network_holds_is_named():
+    """Else a loop of one's own that only calls this would train without half of the regularization."""
+    last = paper("efficientnetv2_m").last
+    done = apply_setting(create("efficientnetv2_b0"), last)
+    assert done.notes == ("for the loop to do: randaugment 20, mixup_alpha 0.2, label_smoothing 0.1",)
+    assert apply_setting(create("efficientnetv2_b0"), Setting(image_px=32, dropout=0.1)).notes == ()

@@ -38,7 +38,7 @@ def needed(module: str, extra: str, why: str) -> ModuleType:
 def _how_to_get(extra: str) -> str:
     packages = packages_of(extra)
     if extra not in (metadata("efficientnetv2").get_all("Provides-Extra") or []):
-        again = f'pip install ".[{extra}]"'
+        again = f'pip install -e ".[{extra}]"'
         return f"efficientnetv2 is newer than what was installed: install it anew, in a clone with {again}"
     if not packages:
         return f"There is none for Python {platform.python_version()} on {platform.system()}."

@@ -16,8 +16,8 @@ def inspect(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for inspection.html and inspection.json; made if need be. (Default: inspection/ of the name "
-            "of DATA.)",
+            help="Folder for inspection.html and inspection.json; made if need be. (Default: inspection/NAME, "
+            "where NAME is that of DATA.)",
             show_default=False,
         ),
     ] = None,

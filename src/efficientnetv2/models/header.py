@@ -18,7 +18,7 @@ from efficientnetv2.base.preprocessing import Preprocessing
 
 FORMAT_VERSION = 3  # raised when an older package could no longer read what we write
 
-UPGRADE = "Upgrade efficientnetv2 from where you had it (in a clone: git pull, then pip install .)."
+UPGRADE = "Upgrade efficientnetv2 from where you had it (in a clone: git pull, then pip install -e .)."
 
 _KEY = "efficientnetv2"  # of our JSON among the safetensors metadata
 CARRIED = "efficientnetv2.carried"  # of the same in the files of others: ``interop.carried``

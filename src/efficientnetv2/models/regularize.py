@@ -31,7 +31,8 @@ class Controlled:
     Args:
         dropout_modules: names of those it set; of a network that drops without a module, of the number it drops by.
         drop_path_modules: names of those it set; within the blocks that stochastic depth may leave out.
-        notes: what a user should know: that nothing was there to set, or not in its place, or which share was assumed.
+        notes: what a user should know: that nothing was there to set, or not in its place, which share was assumed, or
+            what of the setting is left to the loop.
     """
 
     dropout_modules: tuple[str, ...]
@@ -61,7 +62,8 @@ def apply_setting(
 
     Args:
         module: the network.
-        setting: of the step. A rate of its that is None is left as the network has it.
+        setting: of the step. A rate of its that is None is left as the network has it. What it asks of pictures and
+            labels is for the loop to do, and a note names it; not the size, which the pictures have.
         dropout: instead of a setting, where a network is built and there is no step yet; a probability, in [0, 1).
         drop_path: likewise; a rate, in [0, 1).
 
@@ -78,7 +80,8 @@ def apply_setting(
     named = dict(module.named_modules())
     dropouts, dropout_notes = _set_dropout(named, dropout) if dropout is not None else ((), [])
     drop_paths, drop_path_notes = _set_drop_path(named, drop_path) if drop_path is not None else ((), [])
-    return Controlled(dropouts, drop_paths, (*dropout_notes, *drop_path_notes))
+    left = [] if setting is None else _for_the_loop(setting)
+    return Controlled(dropouts, drop_paths, (*dropout_notes, *drop_path_notes, *left))
 
 
 def set_batch_norm(module: nn.Module, *, momentum: float) -> int:
@@ -100,6 +103,13 @@ def set_batch_norm(module: nn.Module, *, momentum: float) -> int:
     for norm in norms:
         norm.momentum = momentum
     return len(norms)
+
+
+def _for_the_loop(setting: Setting) -> list[str]:
+    """What of a setting no network holds, in a sentence; nothing where all of it is off."""
+    names = ("randaugment", "mixup_alpha", "cutmix_alpha", "cutout", "label_smoothing")
+    asked = [f"{name} {value:g}" for name in names if (value := getattr(setting, name))]
+    return [f"for the loop to do: {', '.join(asked)}"] if asked else []
 
 
 def _rate_attribute(module: nn.Module) -> str | None:

@@ -176,7 +176,8 @@ def _regularization(recipe: Recipe, network: Network) -> list[str]:
     last = recipe.progressive.last
     # Of a wrapped one the names are those that its owner knows.
     module = network.module if isinstance(network, Foreign) else network
-    reached = apply_setting(module, last)
+    # Its rates alone: the rest of the setting is done by the run itself, which has nothing to tell of that.
+    reached = apply_setting(module, dropout=last.dropout, drop_path=last.drop_path)
     said = list(reached.notes)
     if last.drop_path and reached.drop_path_modules:
         blocks = {name.rpartition(".")[0] for name in reached.drop_path_modules}
