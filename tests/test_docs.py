@@ -13,7 +13,9 @@ from benchmarks.finetune_land_cover import KNOWN
 
 from efficientnetv2.cli import app
 from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.moments import stage_ends, validation_steps
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.state import Length
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/finetuning.md"
@@ -67,6 +69,28 @@ def test_every_command_of_the_docs_is_understood(page, words):
     if recipe is None or "/" in recipe or recipe.endswith(".yaml"):
         recipe = "finetune"
     with_settings(named(recipe), given.get("settings") or [])
+
+
+WAITING = [(page, words) for page, words in ALL if any("patience=" in word for word in words)] + [
+    (page.name, ["train", "DATA", *shlex.split(told)])
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    for told in re.findall(r"`(--[^`\n]*patience=[^`\n]*)`", page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize(("page", "words"), WAITING, ids=[page for page, _ in WAITING])
+def test_patience_that_is_shown_can_end_the_run(page, words):
+    """By the recipes that are taken where none is named, on 3,000 training pictures."""
+    given = verbs()["train"].make_context("train", words[1:]).params
+    for name in ("finetune", "quick"):
+        recipe = with_settings(named(name), [*given["settings"], f"epochs={given['epochs'] or 10}"])
+        length = Length.of(recipe, 3000)
+        begun = [0, *stage_ends(recipe, length)][-2]
+        assert sum(step > begun for step in validation_steps(recipe, length)) > recipe.patience
+
+
+def test_patience_is_shown():
+    assert {page for page, _ in WAITING} >= {"commands.md", "minival.md", "your_pictures.md", "train.py"}
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
