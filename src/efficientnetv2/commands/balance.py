@@ -22,7 +22,7 @@ def balance(
             show_default=False,
         ),
     ],
-    table: options.TableOptions,
+    table: options.OneLabelOptions,
     to: Annotated[
         str,
         typer.Option(

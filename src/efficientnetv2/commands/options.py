@@ -259,6 +259,13 @@ class TableOptions:
 
 
 @dataclass(frozen=True)
+class OneLabelOptions(TableOptions):
+    """The same for what takes pictures of one label each: several are refused in words, and not offered."""
+
+    label_separator: Annotated[str | None, typer.Option(hidden=True)] = None
+
+
+@dataclass(frozen=True)
 class MachineOptions:
     """What a run takes of the machine, and how it answers."""
 
