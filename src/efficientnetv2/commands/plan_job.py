@@ -68,7 +68,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     known = decided(words, place, device, screen, ALONE)
     recipe = known.recipe
     if not known.resumed:
-        refuse_within(source.data, known.path, "--out")
+        refuse_within(source.data, known.path, "--out", verb="plan" if place.out is None else None)
         refuse_replaced(source.data, known.path, RUN_FILES, "--out")
     prepared = prepare(
         source,
