@@ -93,6 +93,19 @@ def test_patience_is_shown():
     assert {page for page, _ in WAITING} >= {"commands.md", "minival.md", "your_pictures.md", "train.py"}
 
 
+def test_help_has_the_groups_of_the_page_of_commands():
+    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    groups = {
+        heading: set(re.findall(r"^(?:effnetv2|.*-m efficientnetv2\.cli) (\w+)", block, re.MULTILINE))
+        for heading, block in re.findall(r"^## ([^\n]*)\n\n```\n(.*?)```", text, re.MULTILINE | re.DOTALL)
+    }
+    shown: dict[str, set[str]] = {}
+    for name, verb in verbs().items():
+        shown.setdefault(verb.rich_help_panel, set()).add(name)
+    assert shown == groups
+    assert list(shown) == list(groups)  # their order, too
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
 def test_recipes_made_for_imagenet_are_not_shown_with_photos_of_ones_own(page):
     """They refuse other pictures, however many processes a launcher starts."""
