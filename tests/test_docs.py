@@ -13,7 +13,9 @@ from benchmarks.finetune_land_cover import KNOWN
 
 from efficientnetv2.cli import app
 from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.moments import stage_ends, validation_steps
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.state import Length
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/finetuning.md"
@@ -87,6 +89,41 @@ def test_installing_a_clone_keeps_the_link_to_it():
     options = {line: found[1].split() for line in lines for found in of_a_clone.finditer(line)}
     assert len(options) >= 5
     assert [line for line, given in options.items() if "-e" not in given] == []
+
+
+WAITING = [(page, words) for page, words in ALL if any("patience=" in word for word in words)] + [
+    (page.name, ["train", "DATA", *shlex.split(told)])
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    for told in re.findall(r"`(--[^`\n]*patience=[^`\n]*)`", page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize(("page", "words"), WAITING, ids=[page for page, _ in WAITING])
+def test_patience_that_is_shown_can_end_the_run(page, words):
+    """By the recipes that are taken where none is named, on 3,000 training pictures."""
+    given = verbs()["train"].make_context("train", words[1:]).params
+    for name in ("finetune", "quick"):
+        recipe = with_settings(named(name), [*given["settings"], f"epochs={given['epochs'] or 10}"])
+        length = Length.of(recipe, 3000)
+        begun = [0, *stage_ends(recipe, length)][-2]
+        assert sum(step > begun for step in validation_steps(recipe, length)) > recipe.patience
+
+
+def test_patience_is_shown():
+    assert {page for page, _ in WAITING} >= {"commands.md", "minival.md", "your_pictures.md", "train.py"}
+
+
+def test_help_has_the_groups_of_the_page_of_commands():
+    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    groups = {
+        heading: set(re.findall(r"^(?:effnetv2|.*-m efficientnetv2\.cli) (\w+)", block, re.MULTILINE))
+        for heading, block in re.findall(r"^## ([^\n]*)\n\n```\n(.*?)```", text, re.MULTILINE | re.DOTALL)
+    }
+    shown: dict[str, set[str]] = {}
+    for name, verb in verbs().items():
+        shown.setdefault(verb.rich_help_panel, set()).add(name)
+    assert shown == groups
+    assert list(shown) == list(groups)  # their order, too
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)

@@ -157,32 +157,24 @@ def program(
     """What comes before a command."""
 
 
-for verb in (
-    demo,
-    inspect,
-    augment,
-    balance,
-    plan,
-    train,
-    crossval,
-    evaluate,
-    predict,
-    compare,
-    shards,
-    convert,
-    area,
-    models,
-    recipes,
-    reproduce,
-):
-    app.command()(ready(verb))
-app.command("map")(ready(draw_map))
+# The groups of docs/commands.md, in its order.
+_FIND_OUT = "Find out"
+VERBS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Look": (inspect, plan, augment, models, recipes),
+    "Train": (train, shards, balance),
+    "Judge": (evaluate, crossval, compare),
+    "Use": (predict, draw_map, area, convert),
+    _FIND_OUT: (reproduce, demo),
+}
+for panel, verbs in VERBS.items():
+    for verb in verbs:
+        app.command("map" if verb is draw_map else None, rich_help_panel=panel)(ready(verb))
 for word, part in (("step", bench.step), ("input", bench.read), ("train", bench.train)):
     bench.bench.command(word)(ready(part))
-app.add_typer(bench.bench, name="bench")
+app.add_typer(bench.bench, name="bench", rich_help_panel=_FIND_OUT)
 for one in (search.run, search.resume, search.show, search.best, search.export):
     search.search.command()(ready(one))
-app.add_typer(search.search, name="search")
+app.add_typer(search.search, name="search", rich_help_panel=_FIND_OUT)
 
 
 def main() -> None:

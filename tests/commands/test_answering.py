@@ -41,6 +41,25 @@ def shards(class_folders, tmp_path):
     return "packed"
 
 
+def test_pictures_of_a_kind_that_is_not_opened_are_named(model, tmp_path):
+    for name in ("new/1.HEIC", "mixed/2.heic"):
+        paint(tmp_path / "mixed/1.jpg", (9, 9, 9))
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    words = ("predict", model, "--device", "cpu", "--workers", "0")
+    mixed = effnetv2(*words, "mixed", cwd=tmp_path)
+    assert mixed.returncode == 0, mixed.stderr
+    assert "Passed over in mixed: 1 file .heic. Such files are not opened here" in mixed.stdout
+    for data, told in (
+        ("new", "new holds no pictures"),
+        ("new/1.HEIC", "nor a picture of a kind that is opened"),
+    ):
+        refused = effnetv2(*words, data, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert told in refused.stderr
+        assert "convert" in refused.stderr
+
+
 def test_a_missing_shard_is_a_line_a_count_and_a_list(model, shards, tmp_path):
     done = effnetv2("predict", model, shards, "--device", "cpu", "--out", "out.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

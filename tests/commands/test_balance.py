@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 
 import pandas as pd
 import pytest
@@ -65,6 +67,10 @@ def test_fewer_leaves_frequent_ones_out(imbalanced, tmp_path):
         (("x.csv",), "OUT is x.csv, but copies need a folder"),
         (("x", "--fewer"), "OUT is x, but --fewer writes a table alone"),
         (("pictures",), "OUT pictures is not an empty folder"),
+        (
+            ("x", "--label-separator", ";"),
+            "balance counts pictures of one label each, but --label-separator ';' says",
+        ),
         (("x", "--to", "even"), "--to is 'even', but is one of sqrt, effective, equal"),
         (("x", "--set", "augment.flop=none"), "there is no field 'augment.flop'; did you mean 'flip'?"),
     ],
@@ -74,6 +80,24 @@ def test_wrong_words_are_refused(imbalanced, words, said):
     assert done.returncode == 2, done.stdout
     assert said in done.stderr
     assert not (imbalanced.parent / "x").exists()
+
+
+def test_several_labels_are_refused_with_a_command_that_takes_them(imbalanced, tmp_path):
+    table = read(imbalanced).table.assign(path=lambda rows: "pictures/" + rows["path"]).drop(columns="split")
+    table.assign(label=table["label"] + ";all").to_csv(tmp_path / "several.csv", index=False)
+    done = effnetv2("balance", "several.csv", "x", "--label-separator", ";", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    (words,) = re.findall(r"effnetv2 (train .*)$", done.stderr, re.MULTILINE)
+    assert words == "train several.csv --label-separator ';' --set balance=sqrt"
+    begun = effnetv2("plan", *shlex.split(words)[1:], *TINY, cwd=tmp_path)
+    assert begun.returncode == 0, begun.stderr
+
+
+@pytest.mark.parametrize("verb", [("balance",), ("search", "run")])
+def test_what_is_refused_is_not_offered(verb, tmp_path):
+    shown = effnetv2(*verb, "--help", cwd=tmp_path).stdout
+    assert "--label-column" in shown
+    assert "--label-separator" not in shown
 
 
 def test_symmetries_of_pictures_that_are_not_square_are_refused(tmp_path):

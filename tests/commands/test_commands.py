@@ -17,14 +17,18 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
+import typer
 from PIL import Image
 from tests.command_line import TINY, effnetv2, effnetv2_fresh, killed_at
 from tests.conftest import COLOURS, paint
+from typer.testing import CliRunner
 
 from efficientnetv2 import create, load
+from efficientnetv2.cli import app
 from efficientnetv2.commands.recipes import recipes
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.models import modelfile
+from efficientnetv2.training.recipes import named
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +143,43 @@ def test_help_teaches_by_example(verb, tmp_path):
     done = effnetv2(verb, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert verb == "demo" or f"effnetv2 {verb} " in done.stdout or f"effnetv2 {verb}\n" in done.stdout
+
+
+def pages_of_help(command, words=()):
+    """The words of each command, and the text of its help."""
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
+    yield words, shown.output
+    for name, part in getattr(command, "commands", {}).items():
+        yield from pages_of_help(part, (*words, name))
+
+
+def test_no_help_speaks_of_types_of_python():
+    """But for an argument that is repeated: typer has no other word for its type."""
+    pages = dict(pages_of_help(typer.main.get_command(app)))
+    assert len(pages) > 25
+    told = [(words, line) for words, text in pages.items() for line in text.splitlines() if "list[" in line]
+    assert [words for words, line in told if " RUN  " not in line] == []
+    assert "{RUN}..." in pages["compare",]
+
+
+@pytest.mark.parametrize("verb", ["train", "plan", "crossval"])
+def test_what_holds_without_an_option_is_said_and_is_so(verb):
+    options = {one.name: one.help for one in typer.main.get_command(app).commands[verb].params}
+    finetune, quick = named("finetune"), named("quick")
+    seen, least, most = quick.epochs_auto
+    last = {one.name: one.progressive.last.image_px for one in (finetune, quick)}
+    assert (finetune.framing, finetune.batch_images) == (quick.framing, quick.batch_images)
+    assert quick.epochs == "auto"
+    for name, told in {
+        "epochs": f"finetune: {finetune.epochs:g}; quick: until {seen:,} pictures are seen, {least:g} to {most:g}.)",
+        "minutes": "(Default: the epochs decide.)",
+        "image_px": f"quick {last['quick']}, finetune {last['finetune']}, less",
+        "batch_images": f"(Default: the recipe's; quick and finetune: {quick.batch_images}.)",
+        "framing": f"(Default: the recipe's; quick and finetune: {quick.framing}.)",
+        "seed": f"(Default: {quick.seed}, or",
+    }.items():
+        assert told in options[name]
+        assert "Default" in options[name]
 
 
 def test_a_run_leaves_what_the_design_says(trained):

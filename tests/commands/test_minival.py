@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -130,6 +131,18 @@ def test_two_processes_choose_alike_and_end_together(painted, tmp_path):
     )
     assert [point["image_px"] for point in report["sizes"]] == [48, 64]
     assert modelfile.load(tmp_path / "run/model.safetensors").preprocessing.image_px == report["image_px"]
+
+
+def test_patience_that_cannot_end_the_run_is_said_before_it(painted, tmp_path, ended):
+    """Two stages, and of the few steps of an epoch all validations but the end's in the first."""
+    words = (*WORDS, "--set", "minival=0.25", "--set", "patience=2")
+    for verb in ("train", "plan"):
+        done = effnetv2(verb, painted, *words, "--out", tmp_path / "run", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "it cannot end this run early. Take more epochs." in " ".join(done.stdout.split())
+        assert verb == "plan" or (tmp_path / "run/report.json").is_file()
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    assert "cannot end this run" not in " ".join(ended[1].split())
 
 
 def test_the_recipes_show_it(tmp_path):

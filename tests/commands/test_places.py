@@ -139,14 +139,17 @@ def test_results_are_refused_a_place_among_the_class_folders(words, class_folder
     there = sorted(class_folders.iterdir())
     done = effnetv2(*words, *TINY, cwd=class_folders)
     assert done.returncode == 2, done.stdout
-    assert "--out runs/" in done.stderr
-    assert "lies in DATA ., whose folders are its classes" in done.stderr
+    assert (
+        "Results would go to runs/ here, but here is DATA itself, whose folders are its classes."
+        in done.stderr
+    )
+    assert f"(cd ..) and name it: effnetv2 {words[0]} pictures/. Or say --out." in done.stderr
     assert sorted(class_folders.iterdir()) == there
 
 
 @pytest.mark.parametrize(
     "words",
-    [("inspect", "."), ("inspect", ".", "--out", "red/look"), ("augment", ".", "--out", "red/sheet.png")],
+    [("inspect", ".", "--out", "red/look"), ("augment", ".", "--out", "red/sheet.png")],
 )
 def test_what_is_to_be_looked_at_is_no_part_of_data_either(words, class_folders):
     there = sorted(class_folders.rglob("*"))
@@ -154,6 +157,17 @@ def test_what_is_to_be_looked_at_is_no_part_of_data_either(words, class_folders)
     assert done.returncode == 2, done.stdout
     assert "lies in DATA ., whose folders are its classes" in done.stderr
     assert sorted(class_folders.rglob("*")) == there
+
+
+@pytest.mark.parametrize(("verb", "place"), [("inspect", "to inspection/ here"), ("augment", "here")])
+def test_who_stands_in_data_is_told_where_to_go(verb, place, class_folders):
+    """The option that a message blames is one that was typed."""
+    done = effnetv2(verb, ".", "--weights", "none", cwd=class_folders)
+    assert done.returncode == 2, done.stdout
+    assert f"Results would go {place}, but here is DATA itself" in done.stderr
+    assert f"Go up one folder (cd ..) and name it: effnetv2 {verb} pictures/. Or say --out." in done.stderr
+    within = effnetv2(verb, class_folders, "--weights", "none", cwd=class_folders / "red")
+    assert f"(cd ../..) and name it: effnetv2 {verb} pictures/." in within.stderr
 
 
 def test_an_evaluation_lies_outside_of_data(class_folders):

@@ -299,6 +299,15 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
         (("--set", "weights=efficientnetv2_b0.in1k"), "trained from scratch"),
         (("--set", "model=efficientnetv2_s"), "Say which with --space"),
         (("--set", "patience=3"), "a trial trains to its end"),
+        (
+            ("--label-separator", ";"),
+            "search takes pictures of one label each, but --label-separator ';' says",
+        ),
+        (("--set", "minival=null"), "a search does not go without. Leave it out (a share of 0.2"),
+        (
+            ("--label-separator", ";", "--set", "minival=null"),
+            "or train a published network: effnetv2 train",
+        ),
         (("--recipe", "nothing"), "There is no recipe 'nothing'"),
         (("--threads", "0"), "has to be at least 1"),
         (("--threads", "9999"), "--threads 9999: PyTorch has"),

@@ -50,6 +50,67 @@ def test_hidden_files_and_files_that_are_no_pictures_are_passed_over(tmp_path):
     assert read(tmp_path).paths == ["a/1.jpg", "b/2.jpg"]
 
 
+def lay(*files: Path) -> None:
+    """Files that nothing here opens."""
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+
+
+def test_pictures_of_a_kind_that_is_not_opened_are_counted_in_a_note(tmp_path):
+    draw(*(tmp_path / name for name in ("a/1.jpg", "b/2.jpg")))
+    lay(*(tmp_path / name for name in ("a/3.HEIC", "b/deep/4.heic", "b/5.mov", "b/6.json", "b/Thumbs.db")))
+    words = {"require_labels": False, "for_training": False}
+    for found in (read(tmp_path), read(tmp_path, **words), read(tmp_path, **words, strict_labels=True)):
+        assert found.paths == ["a/1.jpg", "b/2.jpg"]
+        assert found.notes == (
+            f"Passed over in {tmp_path}: 2 files .heic, 1 file .mov. Such files are not opened here; if they are "
+            "pictures, convert them to JPEG first.",
+        )
+
+
+def test_what_is_not_opened_is_counted_within_splits_and_where_every_picture_is_asked_for(tmp_path):
+    draw(*(tmp_path / name for name in ("train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/b/4.jpg")))
+    draw(tmp_path / "test/5.jpg")
+    lay(tmp_path / "train/a/6.heic", tmp_path / "val/b/7.heic", tmp_path / "test/8.heic")
+    asked = read(tmp_path, require_labels=False, for_training=False, strict_labels=True)
+    assert "3 files .heic" in asked.notes[-1]
+    flat = read(tmp_path / "test", require_labels=False)
+    assert "1 file .heic" in flat.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("files", "labels", "message"),
+    [
+        (
+            ["1.HEIC", "2.heic"],
+            True,
+            r"holds no pictures\. .*: 2 files \.heic\. Such files are not opened here",
+        ),
+        (
+            ["1.HEIC", "2.heic"],
+            False,
+            r"holds no pictures\. .*: 2 files \.heic\. Such files are not opened here",
+        ),
+        (["val/a/1.heic"], False, r"holds no pictures\. .*: 1 file \.heic\. Such files are not opened here"),
+        (
+            ["a/1.heic", "b/2"],
+            True,
+            r"'a' holds no picture\. .*/a: 1 file \.heic\. Such files are not opened here",
+        ),
+        (
+            ["b/2"],
+            True,
+            r"'b' holds no picture\. .*/b: 1 file without a suffix\. Such files are not opened here",
+        ),
+    ],
+)
+def test_where_no_picture_is_found_the_other_files_are_named(tmp_path, files, labels, message):
+    lay(*(tmp_path / name for name in files))
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, require_labels=labels)
+
+
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
 def test_train_and_val_folders_are_splits(tmp_path, val):
     draw(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("train", val, "test") for name in ("x", "y")))

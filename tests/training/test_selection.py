@@ -20,7 +20,8 @@ from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.job import Job, kept
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.run import run
-from efficientnetv2.training.selection import Point, best_of, in_vain
+from efficientnetv2.training.selection import Point, best_of, in_vain, patience_in_vain
+from efficientnetv2.training.state import Length
 
 
 def points(*figures: float) -> list[Point]:
@@ -46,6 +47,20 @@ def test_waiting_begins_with_the_last_stage():
     """The last stage begins after step 30: of the validations at 30, 40 and 50 only the last two are its own."""
     assert in_vain(points(0.2, 0.5, 0.4, 0.4, 0.4), first_step=30) == 2
     assert in_vain(points(0.2, 0.5, 0.4), first_step=30) == 0
+
+
+@pytest.mark.parametrize(("epochs", "patience", "ends"), [(10, 3, True), (10, 4, False), (40, 5, True)])
+def test_patience_that_cannot_end_the_run_is_said(epochs, patience, ends):
+    """Ten epochs of finetune have four validations in the last of three stages; at the fourth the run ends anyway."""
+    recipe = with_settings(named("finetune"), [f"epochs={epochs}", "minival=0.1", f"patience={patience}"])
+    told = patience_in_vain(recipe, Length.of(recipe, 3000))
+    assert told == [] if ends else "the last stage has 4 validations" in told[0]
+    assert ends or told[0].endswith("Take more epochs, or a patience of 3 at most.")
+
+
+def test_without_patience_nothing_is_said_of_it():
+    recipe = with_settings(named("finetune"), ["epochs=1"])
+    assert patience_in_vain(recipe, Length.of(recipe, 3000)) == []
 
 
 class Unseen:

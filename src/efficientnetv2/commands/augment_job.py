@@ -14,6 +14,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import check_place, write_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.augment import OUT
 from efficientnetv2.commands.foretold import preprocessing_of
 from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
@@ -54,7 +55,7 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: the sheet is a PNG. Give a name that ends in .png.")
     check_place(out, "--out", such_as="sheet.png")
-    refuse_within(source.data, out.parent, "--out")
+    refuse_within(source.data, out.parent, "--out", verb="augment" if out == OUT else None)
     refuse_others(out, "--out", _is_sheet, "is no sheet of effnetv2 augment")
     tell_replaced(out, screen)
     on = pick_device(device)

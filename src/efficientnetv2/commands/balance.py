@@ -22,7 +22,7 @@ def balance(
             show_default=False,
         ),
     ],
-    table: options.TableOptions,
+    table: options.OneLabelOptions,
     to: Annotated[
         str,
         typer.Option(
@@ -40,7 +40,7 @@ def balance(
         str, typer.Option(help="Whose augmentation, at its last stage: a named recipe or a recipe.yaml.")
     ] = "finetune",
     settings: options.Settings = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Number that fixes everything random.")] = 0,
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast, get_args
@@ -57,6 +58,12 @@ def balance_and_write(
     if to not in get_args(Balance):
         hint = did_you_mean(to, get_args(Balance))
         raise InputError(f"--to is '{to}', but is one of {', '.join(get_args(Balance))}{hint}")
+    if source.label_separator is not None:
+        raise InputError(
+            f"balance counts pictures of one label each, but --label-separator {shlex.quote(source.label_separator)} "
+            "says that these have several. Let training draw rare labels more often: "
+            f"effnetv2 train {shlex.join(source.words)} --set balance=sqrt"
+        )
     _check_out(out, fewer)
     if not fewer:  # a table holds no pictures
         refuse_within(source.data, out, "OUT")
@@ -107,11 +114,6 @@ def _check_out(out: Path, fewer: bool) -> None:
 
 
 def _refuse_unfit(manifest: Manifest, fewer: bool) -> None:
-    if manifest.separator is not None:
-        raise InputError(
-            "balance counts pictures of one label each, but these have several. Let training draw rare labels more "
-            "often: effnetv2 train DATA --set balance=sqrt"
-        )
     if is_copy(manifest).any():
         raise InputError(
             f"{manifest.source} holds augmented copies already (column {COLUMN}). Balance the set that it was made "

@@ -42,7 +42,9 @@ from efficientnetv2.training.folder import (
 from efficientnetv2.training.named import Found
 from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.selection import patience_in_vain
 from efficientnetv2.training.settle import settle
+from efficientnetv2.training.state import Length
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ def begin(
         spent_s = 0.0 if pictures is None else pictures.seconds
         recipe, notes = settled_by(decided.recipe, rates, job, words.minutes, spent_s=spent_s, world=world)
         chosen = [*still_so(chosen, words.minutes), *notes]
+    chosen += patience_in_vain(recipe, Length.of(recipe, len(prepared.train)))
     if recipe.weights != "none":
         chosen.append(_pictures_note(preprocessing, network.preprocessing, eval_px=decided.recipe.eval_px))
     lines = [f"Run folder: {path}", prepared.split_note, *chosen]

@@ -73,6 +73,7 @@ def read(
         list[int] | None,
         typer.Option(
             callback=_SIDE,
+            metavar="PX",
             help="Side of the squares; may be repeated. (Default: 128 and 300.)",
             show_default=False,
         ),

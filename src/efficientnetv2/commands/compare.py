@@ -29,8 +29,8 @@ def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN RUN ...",
-            help="Folders of runs that have come to their end, of cross-validations or evaluations.",
+            metavar="RUN",
+            help="Folders of two runs or more that have come to their end, of cross-validations or evaluations.",
             show_default=False,
         ),
     ],

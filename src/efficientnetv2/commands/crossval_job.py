@@ -58,7 +58,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     screen = Screen(quiet=place.as_json)
     folder, resumed = _folder(place)
     if not resumed:
-        refuse_within(source.data, folder, "--out")
+        refuse_within(source.data, folder, "--out", verb="crossval" if place.out is None else None)
     if resumed and all((folder / name).exists() for name in REPORT_FILES):
         _tell_finished(folder, screen, as_json=place.as_json)
         return folder

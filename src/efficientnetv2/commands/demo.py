@@ -42,7 +42,7 @@ def demo(
     out: Annotated[
         Path, typer.Option(help="Folder of all that comes out; an earlier demo in runs/demo is replaced.")
     ] = OUT,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Number that fixes everything random.")] = 0,
     workers: options.Workers = None,
     as_json: options.Json = False,
 ) -> None:

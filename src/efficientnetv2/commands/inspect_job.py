@@ -65,7 +65,7 @@ def inspect_and_tell(
         if out is None
         else out
     )
-    refuse_within(source.data, folder, "--out")
+    refuse_within(source.data, folder, "--out", verb="inspect" if out is None else None)
     with folder_for(folder, "--out"):  # where no page comes, nothing is left of it
         for file, ours in ((page.JSON_NAME, page.is_inspection), (page.PAGE_NAME, page.is_inspection_page)):
             refuse_others(folder / file, f"--out {folder}:", ours, "is no inspection of effnetv2 inspect")

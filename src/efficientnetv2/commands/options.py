@@ -157,16 +157,28 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
-Epochs = Annotated[float | None, typer.Option(help="Passes over the pictures.", show_default=False)]
+Epochs = Annotated[
+    float | None,
+    typer.Option(
+        help="Passes over the pictures. (Default: the recipe's. finetune: 10; quick: until 100,000 pictures are seen, "
+        "10 to 100.)",
+        show_default=False,
+    ),
+]
 Minutes = Annotated[
     float | None,
-    typer.Option(help="Instead of --epochs: as many as fit, from a short measurement.", show_default=False),
+    typer.Option(
+        help="Instead of --epochs: as many epochs as fit into so many minutes; a short measurement says how many. "
+        "(Default: the epochs decide.)",
+        show_default=False,
+    ),
 ]
 ImagePx = Annotated[
     int | None,
     typer.Option(
         callback=between(*IMAGE_PX, rule=_LAST_PX),
-        help="Picture size of the last stage; earlier ones scale.",
+        help="Picture size of the last stage; earlier ones scale. (Default: the recipe's; quick 128, finetune 224, "
+        "less where pictures are stored small.)",
         show_default=False,
     ),
 ]
@@ -174,13 +186,18 @@ BatchImages = Annotated[
     int | None,
     typer.Option(
         callback=between(1, 1_000_000),
-        help="Pictures a step; the learning rate follows.",
+        help="Pictures a step; the learning rate follows. (Default: the recipe's; quick and finetune: 32.)",
         show_default=False,
     ),
 ]
 Framing = Annotated[
     str | None,
-    typer.Option(metavar="whole|crop|pad", help="How a picture meets the square.", show_default=False),
+    typer.Option(
+        metavar="whole|crop|pad",
+        help="How a picture becomes a square: whole squeezes it (nothing is cut off), crop cuts the centre, pad adds "
+        "margins. (Default: the recipe's; quick and finetune: whole.)",
+        show_default=False,
+    ),
 ]
 Cache = Annotated[
     str | None,
@@ -191,7 +208,13 @@ Cache = Annotated[
         show_default=False,
     ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Of everything random.", show_default=False)]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        help="Number that fixes everything random. (Default: 0, or that of a recipe.yaml.)",
+        show_default=False,
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -256,6 +279,13 @@ class TableOptions:
         from efficientnetv2.commands.source import Source
 
         return Source(data, **{field.name: getattr(self, field.name) for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class OneLabelOptions(TableOptions):
+    """The same for what takes pictures of one label each: several are refused in words, and not offered."""
+
+    label_separator: Annotated[str | None, typer.Option(hidden=True)] = None
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from efficientnetv2.training.moments import row_steps, validation_steps
 from efficientnetv2.training.pace import Rates
 from efficientnetv2.training.plan import Forecast, forecast
 from efficientnetv2.training.rates import measure
+from efficientnetv2.training.selection import patience_in_vain
 from efficientnetv2.training.settle import settle
 
 # The classifier of the linear probe is rehearsed on so many embeddings; its time grows with their number. Ours.
@@ -67,7 +68,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     known = decided(words, place, device, screen, ALONE)
     recipe = known.recipe
     if not known.resumed:
-        refuse_within(source.data, known.path, "--out")
+        refuse_within(source.data, known.path, "--out", verb="plan" if place.out is None else None)
         refuse_replaced(source.data, known.path, RUN_FILES, "--out")
     prepared = prepare(
         source,
@@ -110,6 +111,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         spent_s = 0.0 if kept is None else kept.seconds
         recipe, further = settled_by(known.recipe, rates, job, words.minutes, spent_s=spent_s)
         job, notes = replace(job, recipe=recipe), [*still_so(notes, words.minutes), *further]
+        notes += patience_in_vain(recipe, job.length)
         others_s, disk = _around(job, prepared, rates, folder)
     others_s["start-up"] += begun_s
     if known.compared is not None:

@@ -181,7 +181,7 @@ def run(
     ],
     searched: SearchOptions,
     proxy: ProxyOptions,
-    table: options.TableOptions,
+    table: options.OneLabelOptions,
     place: PlaceOptions,
     storage: Storage = None,
     trials: Trials = None,

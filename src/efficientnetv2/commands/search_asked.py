@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -102,6 +103,12 @@ class Asked:
                 f"--step-time is '{self.searched.step_time}', but is measured or cached"
                 f"{did_you_mean(self.searched.step_time, ['measured', 'cached'])}"
             )
+        if self.source.label_separator is not None:
+            raise InputError(
+                "search takes pictures of one label each, but --label-separator "
+                f"{shlex.quote(self.source.label_separator)} says that these have several. Leave it out, or train a "
+                f"published network: effnetv2 train {shlex.join(self.source.words)}"
+            )
         if self.storage is not None:
             file_of(self.storage)
         optuna()  # an extra: missed here in words that say how to get it
@@ -187,6 +194,12 @@ class Asked:
             if (why := _NOT_OF_TRIALS.get(setting.partition("=")[0].strip())) is not None:
                 raise InputError(f"--set {setting}: {why}")
         recipe, _ = begin_recipe(words, torch.device("cpu"), self.say)
+        named = {setting.partition("=")[0].strip() for setting in words.settings}
+        if recipe.minival is None and "minival" in named:
+            raise InputError(
+                "--set minival=null: the pictures of minival choose among networks, so a search does not go without. "
+                f"Leave it out (a share of {CHOOSING} is then set aside), or give a number or a share."
+            )
         if recipe.weights not in ("none", "auto"):
             raise InputError(
                 f"the recipe {recipe.name} begins with weights ({recipe.weights}), but the networks of a search have "

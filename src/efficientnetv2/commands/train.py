@@ -45,7 +45,7 @@ def train(
     - `effnetv2 train photos/ --weights theirs.pth --set freeze_stages=all`
     - `effnetv2 train photos/ --set progressive.stages=1 --set optimizer.lr=0.001`
     - `effnetv2 train photos/ --cache ram`
-    - `effnetv2 train photos/ --set minival=0.1 --set patience=5`
+    - `effnetv2 train photos/ --epochs 40 --set minival=0.1 --set patience=5`
     - `effnetv2 train photos/ --image-px 300 --against runs/mine`
     - `effnetv2 train photos/ --resume`
     """

@@ -160,7 +160,7 @@ def _readied(
     known = decided(words, place, device, screen, world)
     recipe, resumed = known.recipe, known.resumed
     if not resumed:
-        refuse_within(source.data, known.path, "--out")
+        refuse_within(source.data, known.path, "--out", verb="train" if place.out is None else None)
         refuse_replaced(source.data, known.path, RUN_FILES, "--out")
     if resumed and RunFolder(known.path, screen.say).finished:
         if place.against is None:

@@ -6,6 +6,7 @@ Nor do they take the place of the table that these are read from.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def lies_within(data: str, out: Path) -> bool:
     return source.is_dir() and out.resolve().is_relative_to(source.resolve())
 
 
-def refuse_within(data: str, out: Path, called: str) -> None:
+def refuse_within(data: str, out: Path, called: str, *, verb: str | None = None) -> None:
     """Refuse a folder for results that would become a class of DATA, or hold pictures of one.
 
     Beside ``train/`` and ``val/``, in a folder of shards and beside a table anything may lie.
@@ -35,6 +36,7 @@ def refuse_within(data: str, out: Path, called: str) -> None:
         data: as the user gave it.
         out: folder to write into.
         called: what the user calls it by: ``--out``.
+        verb: that writes there by itself, below where the user is; None where the user gave the folder.
 
     Raises:
         InputError: it lies among the class folders.
@@ -42,11 +44,33 @@ def refuse_within(data: str, out: Path, called: str) -> None:
     source = Path(os.path.expanduser(data))
     if not lies_within(data, out) or is_shards(data) or is_packed(source):
         return
-    if takes_in(source, out):
+    if not takes_in(source, out):
+        return
+    if verb is None or not Path.cwd().is_relative_to(source.resolve()):
         raise InputError(
             f"{called} {out} lies in DATA {data}, whose folders are its classes: what is written there would become "
             "part of what it is made from. Give a folder outside."
         )
+    raise InputError(_within_here(source.resolve(), out, called, verb))
+
+
+def _within_here(source: Path, out: Path, called: str, verb: str) -> str:
+    """That the user stands in DATA, and from where the command works.
+
+    Args:
+        source: DATA, without links.
+        out: where the verb writes by itself.
+        called: the option that says another place.
+        verb: of the command.
+    """
+    place = f"to {out.parts[0]}/ here" if out.parts else "here"
+    here = "DATA itself" if Path.cwd() == source else f"within DATA {source}"
+    up = os.path.relpath(source.parent)
+    folders = "one folder" if up == ".." else "to where it lies"
+    return (
+        f"Results would go {place}, but here is {here}, whose folders are its classes. Go up {folders} (cd {up}) and "
+        f"name it: effnetv2 {verb} {shlex.quote(source.name)}/. Or say {called}."
+    )
 
 
 def refuse_replaced(data: str, out: Path, names: Iterable[str], called: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +14,25 @@ from efficientnetv2.data.listing import Listing, frame, is_picture, split_named
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
+# What lies beside pictures and is none: text and tables, what says more about a picture (of phones, cameras, rasters,
+# annotators), and what systems and people leave. All else is named where it is passed over: a list of what might be a
+# picture would leave the next camera's out in silence, and a name too many costs a line. Ours.
+_BESIDE_PICTURES = frozenset(
+    (
+        *TABLE_SUFFIXES, ".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".json",
+        ".jsonl", ".yaml", ".yml", ".xml", ".log", ".aae", ".xmp", ".thm", ".tfw", ".jgw", ".pgw", ".wld", ".prj",
+        ".ovr", ".vrt", ".geojson", ".db", ".ini", ".lnk", ".url", ".py", ".ipynb", ".sh",
+    )
+)  # fmt: skip
+# Suffixes that a sentence names. Ours.
+_SUFFIXES_NAMED = 5
+
 
 def read_folder(folder: Path, source: str, *, require_labels: bool, classes_first: bool = False) -> Listing:
     """List a folder of class folders, of splits of class folders, or (labels not required) of pictures.
 
-    Pictures are found at any depth below a class folder; hidden files and folders are passed over.
+    Pictures are found at any depth below a class folder; hidden files and folders are passed over. Other files are so
+    too, and a note counts them by suffix, but for what lies beside pictures anywhere.
 
     Args:
         folder: absolute.
@@ -37,12 +52,16 @@ def read_folder(folder: Path, source: str, *, require_labels: bool, classes_firs
     called_so = [name for name in folders if split_named(name)]
     if called_so and require_labels:
         _refuse_table_beside(folder, source, called_so)
+    passed: Counter[str] = Counter()
     if loose and not require_labels and not (classes_first and len(_filled(folder, folders)) > 1):
-        return _listing(folder, source, [(path, np.nan, "") for path in _walk(str(folder), "")])
+        every: Found = [(path, np.nan, "") for path in _walk(str(folder), "", passed)]
+        return _listing(folder, source, every, passed)
     if not folders and require_labels and loose:
         raise InputError(_no_classes(source, len(loose)))
-    found = _classes(folder, source, folders, prefix="", split="", required=require_labels)
-    return _listing(folder, source, found, _left_out(loose, source))
+    found = _classes(folder, source, folders, passed, prefix="", split="", required=require_labels)
+    if not require_labels:  # a picture there would have been listed
+        passed += _beside(folder)
+    return _listing(folder, source, found, passed, _left_out(loose, source))
 
 
 def takes_in(folder: Path, place: Path) -> bool:
@@ -65,7 +84,7 @@ def takes_in(folder: Path, place: Path) -> bool:
 
 def read_picture(file: Path, source: str) -> Listing:
     """A single picture, unlabelled."""
-    return _listing(file.parent, source, [(file.name, np.nan, "")])
+    return _listing(file.parent, source, [(file.name, np.nan, "")], Counter())
 
 
 Found = list[tuple[str, str | float, str]]
@@ -89,6 +108,7 @@ def _split_folders(
 ) -> Listing:
     found: Found = []
     notes: tuple[str, ...] = ()
+    passed: Counter[str] = Counter()
     if others := _filled(folder, further):
         notes = (f"Passed over, since they lie beside the splits of {source}: {some(others)}.",)
     for name in splits:
@@ -98,12 +118,15 @@ def _split_folders(
         if not classes and loose and require_labels:
             raise InputError(_no_classes(place, len(loose)))
         required = require_labels and split == "train"  # val and test may lack a class
-        found += _classes(folder / name, place, classes, prefix=f"{name}/", split=split, required=required)
+        found += _classes(
+            folder / name, place, classes, passed, prefix=f"{name}/", split=split, required=required
+        )
         if require_labels or (classes_first and _filled(folder / name, classes)):
             notes += _left_out(loose, place)
         else:
             found += [(f"{name}/{path}", np.nan, split) for path in loose]
-    return _listing(folder, source, found, notes)
+            passed += _beside(folder / name)
+    return _listing(folder, source, found, passed, notes)
 
 
 def _filled(folder: Path, names: list[str]) -> list[str]:
@@ -111,7 +134,7 @@ def _filled(folder: Path, names: list[str]) -> list[str]:
 
     def holds(name: str) -> bool:
         try:
-            return next(_walk(str(folder / name), ""), None) is not None
+            return next(_walk(str(folder / name), "", Counter()), None) is not None
         except InputError:  # it may not be read, as the lost+found of a disk
             return False
 
@@ -119,28 +142,47 @@ def _filled(folder: Path, names: list[str]) -> list[str]:
 
 
 def _classes(
-    folder: Path, place: str, classes: list[str], *, prefix: str, split: str, required: bool
+    folder: Path,
+    place: str,
+    classes: list[str],
+    passed: Counter[str],
+    *,
+    prefix: str,
+    split: str,
+    required: bool,
 ) -> Found:
     found: Found = []
     for name in classes:
-        paths = list(_walk(str(folder / name), f"{prefix}{name}/"))
+        here: Counter[str] = Counter()
+        paths = list(_walk(str(folder / name), f"{prefix}{name}/", here))
         if required and not paths:
+            whole = os.path.join(place, name)
             raise InputError(
-                f"{os.path.join(place, name)}: the class folder '{name}' holds no picture. "
-                "Put pictures into it, or remove the folder."
+                f"{whole}: the class folder '{name}' holds no picture. Put pictures into it, or remove the folder."
+                + "".join(f" {note}" for note in _passed_over(here, whole))
             )
+        passed += here
         found += [(path, name, split) for path in paths]
     return found
 
 
-def _listing(folder: Path, source: str, found: Found, notes: tuple[str, ...] = ()) -> Listing:
+def _listing(
+    folder: Path, source: str, found: Found, passed: Counter[str], notes: tuple[str, ...] = ()
+) -> Listing:
     if not found:
+        there = passed | _beside(folder)
         raise InputError(
             f"{source} holds no pictures. Give a folder with one sub-folder per class, "
             "a CSV or Parquet file with a path and a label column, or the name of a standard set."
+            + "".join(f" {note}" for note in _passed_over(there, source))
         )
     paths, labels, splits = zip(*found, strict=True)
-    return Listing(root=folder, source=source, table=frame(paths, labels, splits), notes=notes)
+    return Listing(
+        root=folder,
+        source=source,
+        table=frame(paths, labels, splits),
+        notes=(*notes, *_passed_over(passed, source)),
+    )
 
 
 def _contents(folder: Path) -> tuple[list[str], list[str]]:
@@ -150,15 +192,49 @@ def _contents(folder: Path) -> tuple[list[str], list[str]]:
     return folders, [entry.name for entry in entries if is_picture(entry.name) and not entry.is_dir()]
 
 
-def _walk(folder: str, prefix: str) -> Iterator[str]:
-    """Pictures at any depth, as ``prefix`` + path with forward slashes, in the order of their names."""
+def _walk(folder: str, prefix: str, passed: Counter[str]) -> Iterator[str]:
+    """Pictures at any depth, as ``prefix`` + path with forward slashes, in the order of their names.
+
+    Other files are counted in ``passed``, by suffix.
+    """
     for entry in _entries(folder):
         if entry.is_dir():
             if entry.is_symlink() and _encloses(entry.path, folder):
                 continue  # a link to a folder above would lead round for ever
-            yield from _walk(entry.path, f"{prefix}{entry.name}/")
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", passed)
         elif is_picture(entry.name):
             yield prefix + entry.name
+        else:
+            passed[_suffix(entry.name)] += 1
+
+
+def _beside(folder: Path) -> Counter[str]:
+    """Of the files right in a folder that are no pictures: how many of each suffix."""
+    return Counter(
+        _suffix(entry.name)
+        for entry in _entries(str(folder))
+        if not entry.is_dir() and not is_picture(entry.name)
+    )
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _passed_over(passed: Counter[str], place: str) -> tuple[str, ...]:
+    """What is said of files that may be pictures but are not opened: a sentence, or none."""
+    kinds = [
+        f"{count_of(count, 'file')} {suffix or 'without a suffix'}"
+        for suffix, count in passed.most_common()
+        if suffix not in _BESIDE_PICTURES
+    ]
+    if not kinds:
+        return ()
+    more = ", and others" if len(kinds) > _SUFFIXES_NAMED else ""
+    return (
+        f"Passed over in {place}: {', '.join(kinds[:_SUFFIXES_NAMED])}{more}. Such files are not opened here; if they "
+        "are pictures, convert them to JPEG first.",
+    )
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

@@ -282,7 +282,10 @@ def _listing(
             require_labels=require_labels,
         )  # fmt: skip
     if not is_picture(place.name):
-        raise InputError(f"'{data}' is neither a folder, a CSV, TSV or Parquet file, nor a picture.")
+        raise InputError(
+            f"'{data}' is neither a folder, a CSV, TSV or Parquet file, nor a picture of a kind that is opened here. "
+            "If it is a picture, convert it to JPEG first."
+        )
     if require_labels:
         raise InputError(
             f"'{data}' is a single picture without a label. Give a folder or a table of labelled ones."

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from efficientnetv2.base.errors import count_of
-from efficientnetv2.training.moments import stage_ends
+from efficientnetv2.training.moments import stage_ends, validation_steps
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import Length
 
@@ -48,6 +48,24 @@ def in_vain(points: Sequence[Point], *, first_step: int) -> int:
     top = max((point.figure for point in points), default=0.0)
     since = next((number for number, point in enumerate(points) if point.figure == top), 0)
     return sum(point.step > first_step for point in points[since + 1 :])
+
+
+def patience_in_vain(recipe: Recipe, length: Length) -> list[str]:
+    """That patience cannot end a run before its last step, in a sentence; none where it can, or is not asked for.
+
+    Args:
+        recipe: of the run.
+        length: of the run.
+    """
+    begun = [0, *stage_ends(recipe, length)][-2]
+    count = sum(step > begun for step in validation_steps(recipe, length))
+    if recipe.patience is None or recipe.patience < count:
+        return []
+    fewer = f", or a patience of {count - 1} at most" if count > 1 else ""
+    return [
+        f"patience is {recipe.patience}, but the last stage has {count_of(count, 'validation')}, the run's end among "
+        f"them, and only those count: it cannot end this run early. Take more epochs{fewer}."
+    ]
 
 
 class Selection:
