@@ -17,15 +17,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CARDS = sorted((ROOT / "examples").rglob("*.md"))
 # Claims that no page quotes, and why.
 UNQUOTED = {
-    **dict.fromkeys(
-        (
-            "land_cover_macro_f1_spatial",
-            "land_cover_macro_f1_stratified",
-            "land_cover_top1_spatial",
-            "land_cover_top1_stratified",
-        ),
-        "yet to be quoted",
-    ),
     "cache_detail_100_difference": "of all pixels kept; the page quotes the default, half of them",
     "memory_limited_groups_at_300px": "that the limit was felt; the page quotes what it did to the losses",
     "memory_limited_peak_over_limit_ratio": "that the limit was kept; the page quotes what it did to the losses",
