@@ -211,6 +211,26 @@ def test_values_of_another_kind_are_refused_unless_their_range_is_said(model, tm
     np.testing.assert_array_equal(maps[0], maps[2])
 
 
+def test_predict_skips_what_map_would_not_see_as_it_would(model, tmp_path):
+    """A model of ordinary pictures beside 16 bits, nearly black in 8, and near infrared that counts as alpha."""
+    scene = patches(1, 1)
+    (tmp_path / "pictures").mkdir()
+    write_raster(tmp_path / "pictures/plain.tif", scene)
+    write_raster(tmp_path / "pictures/deep.tif", scene.astype(np.uint16) * 10, photometric="RGB")
+    write_raster(tmp_path / "pictures/infrared.tif", np.concatenate([scene, scene[:1]]))
+    Image.fromarray(np.dstack([*scene, scene[0]])).save(tmp_path / "pictures/seen_through.png")
+    ended_well("predict", model, "pictures", "--workers", "0", cwd=tmp_path)
+    assert pd.read_csv(tmp_path / "predictions.csv")["path"].tolist() == ["plain.tif", "seen_through.png"]
+    skipped = pd.read_csv(tmp_path / "predictions_skipped.csv").set_index("path")["reason"]
+    assert sorted(skipped.index) == ["deep.tif", "infrared.tif"]
+    assert "holds uint16, but the model was trained on 8-bit pictures" in skipped["deep.tif"]
+    assert "gdal_translate -b 1 -b 2 -b 3 -ot Byte -scale FROM TO 0 255." in skipped["deep.tif"]
+    assert (
+        "has 4 bands, and the model was trained on ordinary pictures of 3 channels" in skipped["infrared.tif"]
+    )
+    assert "gdal_translate -b 1 -b 2 -b 3." in skipped["infrared.tif"]
+
+
 def test_bands_in_further_pages_are_not_left_out_unsaid(model, tmp_path):
     from PIL import Image
 

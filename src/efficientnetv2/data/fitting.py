@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.base.preprocessing import Bands
+from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data.raster import Dataset, bands_seen, names_of, opened
 
 _INKS = ("cyan", "magenta", "yellow", "black")
@@ -114,6 +114,30 @@ def amiss(dataset: Dataset, bands: Bands) -> str:
             f"gdal_translate -ot {_in_gdal(np.result_type(*kinds).name)}."
         )
     return ""
+
+
+def not_ordinary(dataset: Dataset) -> str:
+    """Why a network that learnt ordinary pictures can't be asked about a raster, to follow its name.
+
+    Args:
+        dataset: opened; no ordinary picture.
+    """
+    kinds = ", ".join(sorted(set(dataset.dtypes)))
+    seen = tuple(dict.fromkeys(bands_seen(dataset)))
+    fix = "".join(f" -b {number}" for number in seen) if len(seen) in (1, RGB) else " -b RED -b GREEN -b BLUE"
+    if kinds != "uint8":
+        fix += " -ot Byte -scale FROM TO 0 255"
+        why = (
+            f"holds {kinds}, but the model was trained on 8-bit pictures, and does not know which values were made 0 "
+            "and 255 for these"
+        )
+    else:
+        pages = len(dataset.subdatasets)
+        having = count_of(dataset.count, "band") + (
+            f" in the first of its {pages} pages" if pages > 1 else ""
+        )
+        why = f"has {having}{_described(dataset)}, and the model was trained on ordinary pictures of {RGB} channels"
+    return f"{why}. Give it as these are: with GDAL, gdal_translate{fix}."
 
 
 def in_pages(dataset: Dataset) -> str:

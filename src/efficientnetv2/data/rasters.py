@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB, Bands
-from efficientnetv2.data.fitting import amiss, in_inks, in_pages, kinds_of, unlike
-from efficientnetv2.data.pictures import Pixels, Source, UnreadablePicture
+from efficientnetv2.data.fitting import amiss, in_inks, in_pages, kinds_of, not_ordinary, unlike
+from efficientnetv2.data.pictures import Pixels, UnreadablePicture
 from efficientnetv2.data.raster import (
     Dataset,
     all_bands,
@@ -29,9 +29,6 @@ from efficientnetv2.data.raster import (
     side_m,
     values_of,
 )
-
-if TYPE_CHECKING:
-    from efficientnetv2.data.readers import Reader
 
 _SUFFIXES = (".tif", ".tiff")
 # Of a set's rasters so many are measured, drawn evenly, and of each about so many pixels: enough that a percentile of
@@ -100,6 +97,29 @@ def picture(path: str, bands: Bands) -> Pixels:
             return read(dataset, bands)[0]
     except InputError as error:
         raise UnreadablePicture(path, str(error)) from error
+
+
+def refuse_others(path: str) -> None:
+    """Refuse what a network that learnt ordinary pictures would see otherwise than it is, such as 16 bits nearly black.
+
+    Only rasters are looked at, and only where the extra ``geo`` is installed: without it, such files trained the
+    network as Pillow opens them, and are answered so.
+
+    Args:
+        path: of any file.
+
+    Raises:
+        UnreadablePicture: it needs a rule, which such a network lacks.
+    """
+    if not (is_raster(path) and readable()):
+        return
+    try:
+        with opened(path) as dataset:
+            fault = not_ordinary(dataset) if _is_beside(dataset, path) else ""
+    except InputError:  # no raster: whoever reads it will say what is wrong
+        return
+    if fault:
+        raise UnreadablePicture(path, fault)
 
 
 def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[str] = ()) -> Bands | None:
@@ -236,14 +256,19 @@ class _Part:
 def _needs_rule(file: str) -> bool:
     try:
         with opened(file) as dataset:
-            if in_pages(dataset):
-                return True
-            turned = dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK"
-            if turned or in_inks(dataset):
-                return bool(beyond_pillow(file))
-            return set(dataset.dtypes) != {"uint8"} or dataset.count not in _PLAIN_BANDS
+            return _is_beside(dataset, file)
     except InputError:
         return False
+
+
+def _is_beside(dataset: Dataset, file: str) -> bool:
+    """Whether a raster is none of the ordinary pictures, which Pillow and GDAL see alike."""
+    if in_pages(dataset):
+        return True
+    turned = dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK"
+    if turned or in_inks(dataset):
+        return bool(beyond_pillow(file))
+    return set(dataset.dtypes) != {"uint8"} or dataset.count not in _PLAIN_BANDS
 
 
 def _some(file: str, bands: Bands) -> _Part | None:
@@ -267,41 +292,3 @@ def _range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     low, high = (float(value) for value in np.percentile(finite, _PERCENTILES)) if len(finite) else (0.0, 1.0)
     return (low, high) if low < high else (low, low + 1)
-
-
-@dataclass(frozen=True)
-class Rasters:
-    """A reader of files that reads the rasters among them by a rule.
-
-    Args:
-        files: reads all others.
-        bands: the rule.
-    """
-
-    files: Reader
-    bands: Bands
-
-    def source(self, sample: int) -> Source:
-        """A raster's pixels, or what the files' reader gives.
-
-        Raises:
-            UnreadablePicture: see ``picture``; or it is no raster, and other than three channels are needed.
-        """
-        path = self.files.name(sample)
-        if is_raster(path):
-            return picture(path, self.bands)
-        if self.bands.channels != RGB:
-            raise UnreadablePicture(path, ordinary(self.bands))
-        return self.files.source(sample)
-
-    def name(self, sample: int) -> str:
-        """The path."""
-        return self.files.name(sample)
-
-    def ahead(self, samples: Sequence[int]) -> Reader:
-        """A reader of the same pictures."""
-        return Rasters(self.files.ahead(samples), self.bands)
-
-    def stamps(self, samples: Sequence[int]) -> list[str]:
-        """Each file's, and by which rule it is read."""
-        return [f"{stamp} {self.bands!r}" for stamp in self.files.stamps(samples)]
