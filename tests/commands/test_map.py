@@ -18,6 +18,7 @@ from tests.command_line import effnetv2
 from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Bands, Preprocessing
 from efficientnetv2.deploy.windows import Grid
 from efficientnetv2.inference.predictor import Predictor
@@ -229,6 +230,34 @@ def test_predict_skips_what_map_would_not_see_as_it_would(model, tmp_path):
         "has 4 bands, and the model was trained on ordinary pictures of 3 channels" in skipped["infrared.tif"]
     )
     assert "gdal_translate -b 1 -b 2 -b 3." in skipped["infrared.tif"]
+
+
+@pytest.mark.parametrize("kind", ["palette", "blue first", "white is 0", "one bit"])
+def test_map_sees_what_predict_sees_or_says_that_it_does_not(model, tmp_path, kind):
+    """8-bit pictures of which Pillow and GDAL would make different ones."""
+    scene, path = patches(1, 1), tmp_path / "scene.tif"
+    if kind == "blue first":
+        write_raster(path, scene)
+        with rasterio.open(path, "r+") as target:
+            target.colorinterp = [rasterio.enums.ColorInterp[name] for name in ("blue", "green", "red")]
+    elif kind == "palette":
+        Image.fromarray(scene.transpose(1, 2, 0)).convert("P").save(path)
+    elif kind == "white is 0":
+        write_raster(path, scene[:1], photometric="MINISWHITE")
+    else:
+        write_raster(path, scene[:1] // 128, NBITS=1)
+    words = ("map", model, "scene.tif", "--window-px", "40")
+    if kind == "blue first":
+        ended_well(*words, cwd=tmp_path)
+        (expected,) = Predictor(model)(Image.fromarray(scene[::-1].transpose(1, 2, 0)))
+        with rasterio.open(tmp_path / "map.tif") as target:
+            assert (target.read(1) == NAMES.index(expected.label) + 1).all()
+        with pytest.raises(InputError, match=r"scene\.tif: has 3 bands .*-b 3 -b 2 -b 1"):
+            Predictor(model)(path)
+    else:
+        assert "scene.tif holds " in refused(*words, cwd=tmp_path)
+        ended_well(*words, "--bands", "1,1,1", cwd=tmp_path)
+        assert len(Predictor(model)(path)) == 1
 
 
 def test_bands_in_further_pages_are_not_left_out_unsaid(model, tmp_path):

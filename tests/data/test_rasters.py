@@ -22,7 +22,7 @@ from efficientnetv2.data.fitting import unlike
 from efficientnetv2.data.look import look
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.raster import all_bands, bands_seen, levels, opened, read
-from efficientnetv2.data.rasters import picture, rule_of
+from efficientnetv2.data.rasters import picture, refuse_others, rule_of
 from efficientnetv2.data.readers import originals
 
 RNG = np.random.default_rng(0)
@@ -316,3 +316,39 @@ def test_rasters_of_several_kinds_are_counted_and_the_dark_ones_told(tmp_path):
     said.clear()
     with_rule(manifest.read(tmp_path), Source(str(tmp_path)), seed=0, say=said.append)
     assert len(said) == 1, "of one kind there is nothing to tell"
+
+
+def test_eight_bits_in_another_order_are_seen_in_that_order(tmp_path):
+    """Blue, green, red: as ordinary pictures Pillow would take blue for red, or not open them."""
+    path = write_raster(tmp_path / "bgr8.tif", RNG.integers(0, 255, (3, 24, 24)).astype(np.uint8))
+    kinds = rasterio.enums.ColorInterp
+    with rasterio.open(path, "r+") as target:
+        target.colorinterp = [kinds.blue, kinds.green, kinds.red]
+    rule = rule_of([str(path)], None, seed=0)
+    assert (rule.numbers, rule.low, rule.high) == ((3, 2, 1), (0,) * 3, (255,) * 3)
+    with pytest.raises(
+        UnreadablePicture, match=r"has 3 bands \(3, 2, 1 are red, .*gdal_translate -b 3 -b 2 -b 1\."
+    ):
+        refuse_others(str(path))
+
+
+@pytest.mark.parametrize(
+    ("profile", "fault"),
+    [
+        ({"photometric": "PALETTE"}, "palette's colours, not levels. .*-expand rgb"),
+        ({"photometric": "MINISWHITE"}, r"count from white .*-scale 0 255 255 0"),
+        ({"NBITS": 1}, "palette's colours"),  # GDAL gives black and white a palette
+        ({"NBITS": 4}, r"levels of 0 to 15 \(NBITS=4\).*-scale 0 15 0 255"),
+    ],
+)
+def test_numbers_that_are_no_levels_are_ordinary_alone_and_refused_among_rasters(tmp_path, profile, fault):
+    """Pillow makes levels of them, for training and answers alike; GDAL does not."""
+    path = str(
+        write_raster(tmp_path / "coded.tif", RNG.integers(0, 2, (1, 24, 24)).astype(np.uint8), **profile)
+    )
+    assert rule_of([path], None, seed=0) is None
+    refuse_others(path)
+    beside = str(write_raster(tmp_path / "deep.tif", deep(1)))
+    with pytest.raises(InputError, match=rf"coded\.tif holds .*{fault}"):
+        rule_of([path, beside], None, seed=0)
+    assert rule_of([path], (1,), seed=0).channels == 1, "by number anything may be seen"

@@ -15,7 +15,7 @@ from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.source import bands_asked
-from efficientnetv2.data.fitting import amiss, in_pages, kinds_of, unlike
+from efficientnetv2.data.fitting import amiss, in_codes, in_pages, kinds_of, unlike
 from efficientnetv2.data.raster import Dataset, all_bands, bands_seen, names_of, opened, side_m
 from efficientnetv2.deploy import mapfile
 from efficientnetv2.deploy.map import Tally, draw
@@ -119,7 +119,7 @@ def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, nam
         asked = bands_asked(wanted.bands)
         numbers = None if asked == "all" else asked
     if numbers is None:
-        if fault := in_pages(source):
+        if fault := in_pages(source) or in_codes(source):
             raise InputError(f"{name} {fault}")
         numbers = (bands_seen if wanted.bands is None else all_bands)(source)
     _refuse_other_number(numbers, preprocessing, source, name)

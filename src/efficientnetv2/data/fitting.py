@@ -116,6 +116,37 @@ def amiss(dataset: Dataset, bands: Bands) -> str:
     return ""
 
 
+def in_codes(dataset: Dataset) -> str:
+    """Why the numbers of an ordinary picture are no levels, to follow its name; '' where they are.
+
+    Pillow makes colours of a palette's numbers, inverts levels that count from white, and spreads levels of few bits;
+    GDAL hands on the numbers. Where such a picture trains among ordinary ones, Pillow reads it.
+
+    Args:
+        dataset: opened.
+    """
+    if any(colour.name == "palette" for colour in dataset.colorinterp):
+        return (
+            "holds numbers of a palette's colours, not levels. Make them colours, with GDAL by gdal_translate -expand "
+            "rgb; or see the numbers as they are: --bands 1,1,1."
+        )
+    if dataset.count > 1 or dataset.dtypes[0] != "uint8":
+        return ""
+    if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
+        return (
+            "holds levels that count from white (MINISWHITE). Turn them, with GDAL by gdal_translate -scale 0 255 255 "
+            "0 -co PHOTOMETRIC=MINISBLACK; or see them as they are: --bands 1,1,1."
+        )
+    bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+    if bits < 8:
+        most = 2**bits - 1
+        return (
+            f"holds levels of 0 to {most} (NBITS={bits}). Spread them, with GDAL by gdal_translate -scale 0 {most} 0 "
+            "255 -co NBITS=8; or see them as they are: --bands 1,1,1."
+        )
+    return ""
+
+
 def not_ordinary(dataset: Dataset) -> str:
     """Why a network that learnt ordinary pictures can't be asked about a raster, to follow its name.
 
@@ -136,6 +167,8 @@ def not_ordinary(dataset: Dataset) -> str:
         having = count_of(dataset.count, "band") + (
             f" in the first of its {pages} pages" if pages > 1 else ""
         )
+        if dataset.count == RGB:
+            having += f" ({', '.join(map(str, seen))} are red, green and blue)"
         why = f"has {having}{_described(dataset)}, and the model was trained on ordinary pictures of {RGB} channels"
     return f"{why}. Give it as these are: with GDAL, gdal_translate{fix}."
 

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB, Bands
-from efficientnetv2.data.fitting import amiss, in_inks, in_pages, kinds_of, not_ordinary, unlike
+from efficientnetv2.data.fitting import amiss, in_codes, in_inks, in_pages, kinds_of, not_ordinary, unlike
 from efficientnetv2.data.pictures import Pixels, UnreadablePicture
 from efficientnetv2.data.raster import (
     Dataset,
@@ -137,14 +137,14 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
         others: that will be read by it too; they are only asked what they hold, and have to be of those kinds.
 
     Returns:
-        None where nothing but ordinary pictures are there: 8-bit, of one page of one or three bands, or of a printed
-        picture's inks, which Pillow makes red, green and blue; and no bands were given.
+        None where nothing but ordinary pictures are there: 8-bit, of one page of one band or of red, green and blue in
+        this order, or of a printed picture's inks, of which Pillow makes these; and no bands were given.
 
     Raises:
         InputError: a picture lacks a band, has its bands in another order or, where none were given by number, in
-            further pages or as inks, stores them as different types, is one of the others and of another kind than all
-            that train, or is no raster where other than three channels are asked for; or the extra ``geo`` is not
-            installed.
+            further pages, as inks or as a palette's numbers, stores them as different types, is one of the others and
+            of another kind than all that train, or is no raster where other than three channels are asked for; or the
+            extra ``geo`` is not installed.
     """
     rasters = [file for file in files if is_raster(file)]
     if not rasters and asked is not None:
@@ -194,7 +194,7 @@ def _kinds(
 ) -> tuple[str, ...]:
     """Types that a picture's values are stored as; none of an ordinary picture, or where it can't be read.
 
-    Bands in further pages, or of inks, are nobody's fault where those to be seen were given by number.
+    Bands in further pages, of inks or of a palette are nobody's fault where those to be seen were given by number.
 
     Raises:
         InputError: the rule does not fit it. What can't be read is left to who reads it.
@@ -205,7 +205,7 @@ def _kinds(
         return ()
     try:
         with opened(file) as dataset:
-            fault = ("" if by_number else in_inks(dataset)) or why_not(dataset, bands)
+            fault = ("" if by_number else in_inks(dataset) or in_codes(dataset)) or why_not(dataset, bands)
             fault = fault or ("" if by_number else in_pages(dataset))
             kinds = () if fault else kinds_of(dataset, bands.numbers)
     except InputError:
@@ -268,7 +268,10 @@ def _is_beside(dataset: Dataset, file: str) -> bool:
     turned = dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK"
     if turned or in_inks(dataset):
         return bool(beyond_pillow(file))
-    return set(dataset.dtypes) != {"uint8"} or dataset.count not in _PLAIN_BANDS
+    if set(dataset.dtypes) != {"uint8"} or dataset.count not in _PLAIN_BANDS:
+        return True
+    # Three in another order are not seen so by Pillow.
+    return dataset.count == RGB and bands_seen(dataset) != (1, 2, 3)
 
 
 def _some(file: str, bands: Bands) -> _Part | None:
