@@ -115,17 +115,18 @@ def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, nam
     """
     known = preprocessing.bands
     numbers = None if known is None else known.numbers
-    if wanted.bands is not None:
-        asked = bands_asked(wanted.bands)
+    asked = None if wanted.bands is None else bands_asked(wanted.bands)
+    if asked is not None:
         numbers = None if asked == "all" else asked
     if numbers is None:
         if fault := in_pages(source) or in_codes(source):
             raise InputError(f"{name} {fault}")
-        numbers = (bands_seen if wanted.bands is None else all_bands)(source)
+        numbers = (bands_seen if asked is None else all_bands)(source)
     _refuse_other_number(numbers, preprocessing, source, name)
     if known is None:
         known = Bands(numbers, missing=tuple(round(255 * value) for value in preprocessing.mean))
-    elif numbers != known.numbers:  # asked for by number, so what they are called does not count
+    elif numbers != known.numbers or isinstance(asked, tuple):
+        # Asked for by number, so what they are called does not count.
         known = replace(known, numbers=numbers, names=names_of(source, numbers))
     by_rule = preprocessing.bands is not None and wanted.value_range is None
     if fault := (unlike if by_rule else amiss)(source, known):

@@ -10,7 +10,7 @@ import numpy as np
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import RGB, Bands
-from efficientnetv2.data.raster import Dataset, bands_seen, names_of, opened
+from efficientnetv2.data.raster import COLOURS, Dataset, bands_seen, names_of, names_or_colours, opened
 
 _INKS = ("cyan", "magenta", "yellow", "black")
 
@@ -80,7 +80,8 @@ def _in_gdal(kind: str) -> str:
 def amiss(dataset: Dataset, bands: Bands) -> str:
     """Why bands can't be read from a raster, whatever their values mean, to follow its name; '' where they can.
 
-    One may be missing, stand elsewhere by its name, hold complex numbers, or numbers of another type than the next.
+    One may be missing, stand elsewhere by its name or colour, hold complex numbers, or numbers of another type than the
+    next.
 
     Args:
         dataset: opened.
@@ -93,7 +94,9 @@ def amiss(dataset: Dataset, bands: Bands) -> str:
         having = count_of(dataset.count, "band")
         return f"has {having}{_described(dataset)}, but {wanted} to be seen. {fix}"
     known = list(zip(bands.numbers, bands.names, strict=True))
-    for number, band in zip(bands.numbers, names_of(dataset, bands.numbers), strict=True):
+    # Colours count as names where the bands were found by them.
+    called_so = names_or_colours if set(COLOURS) <= set(bands.names) else names_of
+    for number, band in zip(bands.numbers, called_so(dataset, bands.numbers), strict=True):
         elsewhere = [place for place, called in known if band and called == band]
         if elsewhere and number not in elsewhere:
             return (

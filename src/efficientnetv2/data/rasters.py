@@ -24,6 +24,7 @@ from efficientnetv2.data.raster import (
     all_bands,
     bands_seen,
     names_of,
+    names_or_colours,
     opened,
     read,
     side_m,
@@ -180,7 +181,9 @@ def _chosen(rasters: Sequence[str], asked: Asked) -> Bands:
                 numbers = (bands_seen if asked is None else all_bands)(dataset)
                 if isinstance(asked, tuple):
                     numbers = asked
-                return Bands(numbers, names=names_of(dataset, numbers))
+                # Of bands given by number it counts for nothing which of them the raster calls red.
+                called = names_of if isinstance(asked, tuple) else names_or_colours
+                return Bands(numbers, names=called(dataset, numbers))
         except InputError:
             if not readable():
                 raise
