@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -88,11 +88,25 @@ class Ensemble(Network):
         Returns:
             (N, num_classes).
         """
-        total = torch.zeros(len(x), self.num_classes, device=x.device)
+        return self.blended(lambda member: member(x))
+
+    def blended(self, ask: Callable[[Network], Tensor]) -> Tensor:
+        """Logarithms of the members' mean probabilities, as ``forward``, however each of them is asked.
+
+        A temperature is for what it was fitted to: where a member looks at several views of a picture, that is the mean
+        over these.
+
+        Args:
+            ask: a member's logits before its temperature, (N, num_classes).
+
+        Returns:
+            (N, num_classes).
+        """
+        shares = []
         for member in self._networks():
             temperature = 1.0 if member.calibration is None else member.calibration.temperature
-            total += (member(x).float() / temperature).softmax(dim=1)
-        return (total / len(self.members)).clamp(min=torch.finfo(torch.float32).tiny).log()
+            shares.append((ask(member).float() / temperature).softmax(dim=1))
+        return torch.stack(shares).mean(dim=0).clamp(min=torch.finfo(torch.float32).tiny).log()
 
     def _networks(self) -> list[Network]:
         return [member for member in self.members if isinstance(member, Network)]
