@@ -20,6 +20,7 @@ from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Bands, Preprocessing
+from efficientnetv2.commands.area_job import _sampled
 from efficientnetv2.deploy.windows import Grid
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import modelfile
@@ -380,6 +381,47 @@ def test_a_map_that_is_cut_short_is_named(tmp_path):
     done = effnetv2("area", "map.tif", "sample.csv", cwd=tmp_path)
     assert done.returncode == 2, done
     assert "map.tif can't be read to its end" in done.stderr
+
+
+def saved_anew(tmp_path, dtype, nodata, outside):
+    """The planted map as other software may leave it, its last fifty columns and rows of no data with other values."""
+    with rasterio.open(tmp_path / planted_map(tmp_path)) as source:
+        band, tags = source.read(1), source.tags()
+    band[:, 250:] = 0
+    anew = band.astype(dtype)[None]
+    anew[0, band == 0] = outside
+    write_raster(tmp_path / "map.tif", anew, nodata=nodata)
+    with rasterio.open(tmp_path / "map.tif", "r+") as target:
+        target.update_tags(**tags)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "outside"),
+    [("uint8", 255, 255), ("float32", -9999, -9999), ("float32", None, np.nan), ("int32", -1, -1)],
+)
+def test_a_map_that_other_software_saved_anew_is_read_as_it_was(tmp_path, dtype, nodata, outside):
+    sample(tmp_path)
+    saved_anew(tmp_path, "uint8", 0, 0)
+    expected = json.loads(ended_well("area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
+    assert (expected["hectares"], expected["left_out"]) == (pytest.approx(250), 8)
+    saved_anew(tmp_path, dtype, nodata, outside)
+    assert json.loads(ended_well("area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout) == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "outside", "told"), [("uint8", 4, "4"), ("float32", 1.5, "1.5"), ("int16", -1, "-1")]
+)
+def test_a_map_of_values_that_are_no_class_is_refused(tmp_path, dtype, outside, told):
+    """One more than there are classes, between two, and below them."""
+    sample(tmp_path)
+    saved_anew(tmp_path, dtype, None, outside)
+    done = effnetv2("area", "map.tif", "sample.csv", cwd=tmp_path)
+    assert done.returncode == 2, done
+    assert f"map.tif holds the value {told}, but its classes are 1 to 3, and 0 is no data" in " ".join(
+        done.stderr.split()
+    )
+    with pytest.raises(InputError, match=r"holds the value"):
+        _sampled(tmp_path / "map.tif", 3, np.array([[502_995.0, 7_999_995.0]]), in_degrees=False)
 
 
 def test_places_beside_the_map_are_left_out_and_counted(tmp_path):

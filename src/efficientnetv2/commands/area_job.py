@@ -110,7 +110,9 @@ def _of_table(
             f"{file} says of no place where it is: it has the columns {some(table.columns)}. Give x and y in the map's "
             "coordinates, longitude and latitude, or the mapped class as map."
         )
-    values = _sampled(map_file, _numbers(table, columns, file), in_degrees=columns[0] == "longitude")
+    values = _sampled(
+        map_file, len(names), _numbers(table, columns, file), in_degrees=columns[0] == "longitude"
+    )
     on_map = values > 0
     if not on_map.any():
         raise InputError(
@@ -161,8 +163,8 @@ def _numbers(table: pd.DataFrame, columns: tuple[str, str], file: Path) -> npt.N
     return places
 
 
-def _sampled(map_file: Path, places: npt.NDArray[np.float64], *, in_degrees: bool) -> Counts:
-    """(n,) values of the map at places; 0 beside it."""
+def _sampled(map_file: Path, classes: int, places: npt.NDArray[np.float64], *, in_degrees: bool) -> Counts:
+    """(n,) values of the map at places; 0 beside it, and where it has no data."""
     with opened(map_file) as dataset:
         if in_degrees:
             if dataset.crs is None:
@@ -172,8 +174,11 @@ def _sampled(map_file: Path, places: npt.NDArray[np.float64], *, in_degrees: boo
             places = _projected(places, dataset.crs)
         values = np.zeros(len(places), dtype=np.int64)
         there = np.isfinite(places).all(axis=1)
-        with reading(dataset):
-            values[there] = [int(value[0]) for value in dataset.sample(places[there].tolist(), indexes=1)]
+        if there.any():
+            with reading(dataset):
+                sampled = dataset.sample(places[there].tolist(), indexes=1, masked=True)
+                stored = np.concatenate([np.ma.filled(value, mapfile.NODATA) for value in sampled])
+            values[there] = mapfile.classes_of(stored, classes, map_file)
         return values
 
 
