@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.calibrated import Calibration
@@ -135,6 +135,23 @@ def refuse_unlike(members: Sequence[Member], names: Sequence[str]) -> None:
                 f"({_unlike(member.preprocessing, first.preprocessing)}), so that they cannot be asked together. "
                 "Ask each by itself."
             )
+
+
+def refuse_together(network: Network, why: str) -> None:
+    """Refuse networks that answer together where one is needed.
+
+    Args:
+        network: any.
+        why: what is for one network, in words, to follow "but".
+
+    Raises:
+        InputError: it is an ensemble.
+    """
+    if isinstance(network, Ensemble):
+        raise InputError(
+            f"these are {count_of(len(network.members), 'network')} that answer together, but {why}. Give one of them, "
+            "as network.members[0]."
+        )
 
 
 def calibrations(network: Network) -> tuple[Calibration | None, ...]:
