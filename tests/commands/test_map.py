@@ -424,6 +424,20 @@ def test_a_map_of_values_that_are_no_class_is_refused(tmp_path, dtype, outside, 
         _sampled(tmp_path / "map.tif", 3, np.array([[502_995.0, 7_999_995.0]]), in_degrees=False)
 
 
+def test_map_and_area_say_why_they_tell_no_hectares(model, tmp_path):
+    """At 60 degrees in plate carrée, where a pixel covers half of what it states."""
+    place = rasterio.Affine(10, 0, 1e6, 0, -10, 6_679_169)
+    write_raster(tmp_path / "scene.tif", patches(2, 2), crs="EPSG:4087", transform=place)
+    sentence = "Areas are told in pixels: in this projection a pixel covers 50% of the ground that it states."
+    done = ended_well("map", model, "scene.tif", cwd=tmp_path)
+    assert sentence in done.stdout
+    assert "hectares" not in done.stdout
+    pd.DataFrame({"map": np.repeat(NAMES, 3), "label": np.repeat(NAMES, 3)}).to_csv(tmp_path / "sample.csv")
+    done = ended_well("area", "map.tif", "sample.csv", cwd=tmp_path)
+    assert sentence in done.stdout
+    assert "mapped, pixels" in done.stdout
+
+
 def test_places_beside_the_map_are_left_out_and_counted(tmp_path):
     planted_map(tmp_path)
     table = sample(tmp_path)

@@ -18,6 +18,7 @@ from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.data.cells import read_cells
 from efficientnetv2.data.raster import opened, reading
 from efficientnetv2.deploy import mapfile
+from efficientnetv2.deploy.ground import untrue
 from efficientnetv2.metrics.area import AdjustedAreas, Estimate, adjusted_areas
 
 Counts = npt.NDArray[np.int64]
@@ -34,6 +35,9 @@ def estimate_and_tell(map_file: Path, sample: Path, *, label_column: str, as_jso
     names, pixels, hectares = mapfile.classes_and_areas(map_file)
     if not pixels.sum():
         raise InputError(f"{map_file} has no data anywhere, so there is no area to estimate.")
+    with opened(map_file) as dataset:
+        if fault := untrue(dataset):
+            screen.say(fault)
     file = sample / "report.json" if sample.is_dir() else sample
     if file.suffix == ".json":
         counts, lost = _of_report(file, names, map_file), 0

@@ -18,6 +18,7 @@ from efficientnetv2.commands.source import bands_asked
 from efficientnetv2.data.fitting import amiss, in_codes, in_pages, kinds_of, unlike
 from efficientnetv2.data.raster import Dataset, all_bands, bands_seen, names_of, opened, side_m
 from efficientnetv2.deploy import mapfile
+from efficientnetv2.deploy.ground import untrue
 from efficientnetv2.deploy.map import Tally, draw
 from efficientnetv2.deploy.windows import Grid
 from efficientnetv2.inference.accelerate import pick_device
@@ -243,6 +244,8 @@ def _chosen(
         )
     if source.crs is None:
         lines.append(f"{raster} has no coordinate system, so the map has none either.")
+    if fault := untrue(source):
+        lines.append(fault)
     return lines
 
 
