@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,8 @@ from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Bands, Preprocessing
-from efficientnetv2.commands.area_job import _sampled
+from efficientnetv2.commands.area_job import _of_table, _sampled
+from efficientnetv2.commands.screen import Screen
 from efficientnetv2.deploy.windows import Grid
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import modelfile
@@ -436,6 +438,17 @@ def test_map_and_area_say_why_they_tell_no_hectares(model, tmp_path):
     done = ended_well("area", "map.tif", "sample.csv", cwd=tmp_path)
     assert sentence in done.stdout
     assert "mapped, pixels" in done.stdout
+
+
+def test_a_class_is_known_however_its_letters_are_composed(tmp_path):
+    """An umlaut as one letter in the map and as two in the sample, in both of its columns."""
+    one, two = (unicodedata.normalize(form, "Wälder") for form in ("NFC", "NFD"))
+    rows = pd.DataFrame({"map": [two, "elm", one], "label": [two, "elm", "elm"]})
+    rows.to_csv(tmp_path / "sample.csv", index=False)
+    crossed, lost = _of_table(
+        tmp_path / "sample.csv", "label", (one, "elm"), tmp_path / "map.tif", Screen(quiet=True)
+    )
+    assert (crossed.tolist(), lost) == ([[1, 1], [0, 1]], 0)
 
 
 def test_places_beside_the_map_are_left_out_and_counted(tmp_path):

@@ -15,7 +15,7 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.commands.screen import Screen, answer
-from efficientnetv2.data.cells import read_cells
+from efficientnetv2.data.cells import as_named, read_cells
 from efficientnetv2.data.raster import opened, reading
 from efficientnetv2.deploy import mapfile
 from efficientnetv2.deploy.ground import untrue
@@ -133,6 +133,7 @@ def _of_table(
 def _classes(column: pd.Series[str], names: Sequence[str], file: Path, called: str) -> Counts:
     """(n,) class ids of a column, indexed by row."""
     known = {name: place for place, name in enumerate(names)}
+    column = pd.Series(as_named(column, names), index=column.index)
     for row, value in column.items():
         if value not in known:
             found = f"'{value}'" if value else "empty"
