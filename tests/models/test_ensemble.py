@@ -94,6 +94,8 @@ def test_of_members_that_remember_a_part_not_all_is_known(tmp_path):
     known = Ensemble([one, other]).trained_on
     assert len(known.marks) == 7
     assert known.share < 1
+    assert known.of_several
+    assert not Ensemble([one]).trained_on.of_several
 
 
 def test_what_is_for_one_network_is_refused_to_several(tmp_path):

@@ -213,7 +213,7 @@ def _united(parts: Sequence[TrainedOn | None]) -> TrainedOn | None:
     if len(known) < len(parts):
         return None
     marks = np.unique(np.concatenate([part.marks for part in known]))
-    # Members that remember all of their pictures: then these are all. Else no more than all have had together, of which
-    # no share is said to be known that is not.
-    whole = all(part.share == 1 for part in known)
-    return TrainedOn(len(marks) if whole else sum(part.pictures for part in known), marks)
+    # Members that remember all of their pictures: then these are all. Else no more than all have had together.
+    if all(part.share == 1 for part in known):
+        return TrainedOn(len(marks), marks)
+    return TrainedOn(sum(part.pictures for part in known), marks, of_several=len(known) > 1)
