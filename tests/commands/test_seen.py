@@ -261,7 +261,7 @@ def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
 
 
 def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
-    """Five folds of 2,000, each of which remembers a third of its 1,600: of 100 about half is known, not three times all."""
+    """Five folds of 2,000, each of which remembers a third of its 1,600: about half of 100 is known, not thrice all."""
     for number in range(2_400):
         (tmp_path / f"{number}.jpg").write_bytes(f"content {number}".encode())
     rows = [{"path": f"{number}.jpg", "label": "ab"[number % 2]} for number in range(2_400)]

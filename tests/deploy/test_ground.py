@@ -118,6 +118,21 @@ def test_areas_of_a_projection_that_are_true_are_told(tmp_path, crs, place):
         assert untrue(dataset) == ""
 
 
+def test_how_far_areas_are_off_is_told_from_least_to_most(tmp_path):
+    """From 60 degrees to 70, the true latitude of a polar stereographic projection; and in Mercator's."""
+    _, (low, high) = warp.transform("EPSG:4326", "EPSG:3413", [-45, -45], [60, 70])
+    between = rasterio.Affine(1_000, 0, -500, 0, (low - high) / 4, high - (low - high) / 8)
+    pixels = np.zeros((1, 5, 2), np.uint8)
+    path = write_raster(tmp_path / "polar.tif", pixels, crs="EPSG:3413", transform=between)
+    with opened(path) as dataset:
+        assert "in this projection a pixel covers 93% to 100% of the ground" in untrue(dataset)
+    path = write_raster(tmp_path / "web.tif", np.zeros((1, 4, 4), np.uint8), **placed("EPSG:3857", 10, 60))
+    with opened(path) as dataset:
+        assert "in Mercator's projection, which enlarges towards the poles, a pixel covers 25%" in untrue(
+            dataset
+        )
+
+
 def test_corners_beyond_the_earth_say_nothing_of_it(tmp_path):
     """A whole world in Mollweide's projection, which is true to area, is an ellipse in its raster."""
     place = rasterio.Affine(2e6, 0, -18e6, 0, -2e6, 9e6)

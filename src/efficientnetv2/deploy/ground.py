@@ -65,13 +65,14 @@ def untrue(dataset: Dataset) -> str:
     shares = _ground_shares(dataset)
     if shares and not is_mercator(crs) and max(abs(share - 1) for share in shares) <= _TOLERANCE:
         return ""
-    ends = (
-        sorted({f"{share:.0%}" for share in (min(shares), max(shares))}) if shares else ["an unknown share"]
+    ends = [f"{share:.0%}" for share in (min(shares), max(shares))] if shares else ["an unknown share"]
+    covered = " to ".join(dict.fromkeys(ends))
+    where = (
+        "Mercator's projection, which enlarges towards the poles," if is_mercator(crs) else "this projection"
     )
-    covered = " to ".join(ends)
     return (
-        f"Areas are told in pixels: in this projection a pixel covers {covered} of the ground that it states. Project "
-        "the raster first, as with gdalwarp -t_srs EPSG:32721 (the number of your zone)."
+        f"Areas are told in pixels: in {where} a pixel covers {covered} of the ground that it states. Project the "
+        "raster first, as with gdalwarp -t_srs EPSG:32721 (the number of your zone)."
     )
 
 
