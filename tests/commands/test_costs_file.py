@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from efficientnetv2.base.errors import InputError
@@ -24,6 +26,20 @@ def test_costs_are_read_as_a_spreadsheet_writes_them(text, tmp_path):
     costs = read_costs(tmp_path / "costs.csv", NAMES)
     assert costs.matrix.tolist() == [[0, 3], [2, 0]]
     assert costs.no_answer == 0.5
+
+
+def test_a_name_is_known_however_its_letters_are_composed(tmp_path):
+    """An umlaut as one letter and as two, both ways round."""
+    one, two = (unicodedata.normalize(form, "Wälder") for form in ("NFC", "NFD"))
+    assert one != two
+    for names, written in (((one, "elm"), two), ((two, "elm"), one)):
+        (tmp_path / "costs.csv").write_text(f"true,{written},elm\n{written},0,2\nelm,3,0\n", encoding="utf-8")
+        assert read_costs(tmp_path / "costs.csv", names).matrix.tolist() == [[0, 2], [3, 0]]
+    both = f"true,{one},{two}\n{one},0,2\n{two},3,0\n"
+    (tmp_path / "costs.csv").write_text(both, encoding="utf-8")
+    assert read_costs(tmp_path / "costs.csv", (one, two)).matrix.tolist() == [[0, 2], [3, 0]], (
+        "two classes stay two"
+    )
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,16 @@ def test_silence_below_a_probability(trained, tmp_path):
     assert ("left to a person" in done.stdout) == silent.any()
 
 
+def test_a_parquet_column_of_categories_with_an_empty_cell_is_cut_too(trained, tmp_path):
+    table = pd.read_csv(trained / "all.csv").query("split == 'val'").assign(split="test")
+    table["path"] = [str(trained / path) for path in table["path"]]
+    table["region"] = pd.Categorical([None, *["north", "south"] * len(table)][: len(table)])
+    table.to_parquet(tmp_path / "val.parquet")
+    report = told("evaluate", trained / "run", "val.parquet", "--split", "test", cwd=tmp_path)
+    regions = [one["value"] for one in report["slices"] if one["column"] == "region"]
+    assert set(regions) == {"north", "south", "(empty)"}
+
+
 def test_costs_slices_and_another_run_beside(trained, tmp_path):
     names = sorted(COLOURS)
     lines = [",".join(["true", *names, "no_answer"])]

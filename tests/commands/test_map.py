@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,10 @@ from tests.command_line import effnetv2
 from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Bands, Preprocessing
+from efficientnetv2.commands.area_job import _of_table, _sampled
+from efficientnetv2.commands.screen import Screen
 from efficientnetv2.deploy.windows import Grid
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import modelfile
@@ -211,6 +215,54 @@ def test_values_of_another_kind_are_refused_unless_their_range_is_said(model, tm
     np.testing.assert_array_equal(maps[0], maps[2])
 
 
+def test_predict_skips_what_map_would_not_see_as_it_would(model, tmp_path):
+    """A model of ordinary pictures beside 16 bits, nearly black in 8, and near infrared that counts as alpha."""
+    scene = patches(1, 1)
+    (tmp_path / "pictures").mkdir()
+    write_raster(tmp_path / "pictures/plain.tif", scene)
+    write_raster(tmp_path / "pictures/deep.tif", scene.astype(np.uint16) * 10, photometric="RGB")
+    write_raster(tmp_path / "pictures/infrared.tif", np.concatenate([scene, scene[:1]]))
+    Image.fromarray(np.dstack([*scene, scene[0]])).save(tmp_path / "pictures/seen_through.png")
+    ended_well("predict", model, "pictures", "--workers", "0", cwd=tmp_path)
+    assert pd.read_csv(tmp_path / "predictions.csv")["path"].tolist() == ["plain.tif", "seen_through.png"]
+    skipped = pd.read_csv(tmp_path / "predictions_skipped.csv").set_index("path")["reason"]
+    assert sorted(skipped.index) == ["deep.tif", "infrared.tif"]
+    assert "holds uint16, but the model was trained on 8-bit pictures" in skipped["deep.tif"]
+    assert "gdal_translate -b 1 -b 2 -b 3 -ot Byte -scale FROM TO 0 255." in skipped["deep.tif"]
+    assert (
+        "has 4 bands, and the model was trained on ordinary pictures of 3 channels" in skipped["infrared.tif"]
+    )
+    assert "gdal_translate -b 1 -b 2 -b 3." in skipped["infrared.tif"]
+
+
+@pytest.mark.parametrize("kind", ["palette", "blue first", "white is 0", "one bit"])
+def test_map_sees_what_predict_sees_or_says_that_it_does_not(model, tmp_path, kind):
+    """8-bit pictures of which Pillow and GDAL would make different ones."""
+    scene, path = patches(1, 1), tmp_path / "scene.tif"
+    if kind == "blue first":
+        write_raster(path, scene)
+        with rasterio.open(path, "r+") as target:
+            target.colorinterp = [rasterio.enums.ColorInterp[name] for name in ("blue", "green", "red")]
+    elif kind == "palette":
+        Image.fromarray(scene.transpose(1, 2, 0)).convert("P").save(path)
+    elif kind == "white is 0":
+        write_raster(path, scene[:1], photometric="MINISWHITE")
+    else:
+        write_raster(path, scene[:1] // 128, NBITS=1)
+    words = ("map", model, "scene.tif", "--window-px", "40")
+    if kind == "blue first":
+        ended_well(*words, cwd=tmp_path)
+        (expected,) = Predictor(model)(Image.fromarray(scene[::-1].transpose(1, 2, 0)))
+        with rasterio.open(tmp_path / "map.tif") as target:
+            assert (target.read(1) == NAMES.index(expected.label) + 1).all()
+        with pytest.raises(InputError, match=r"scene\.tif: has 3 bands .*-b 3 -b 2 -b 1"):
+            Predictor(model)(path)
+    else:
+        assert "scene.tif holds " in refused(*words, cwd=tmp_path)
+        ended_well(*words, "--bands", "1,1,1", cwd=tmp_path)
+        assert len(Predictor(model)(path)) == 1
+
+
 def test_bands_in_further_pages_are_not_left_out_unsaid(model, tmp_path):
     from PIL import Image
 
@@ -331,6 +383,72 @@ def test_a_map_that_is_cut_short_is_named(tmp_path):
     done = effnetv2("area", "map.tif", "sample.csv", cwd=tmp_path)
     assert done.returncode == 2, done
     assert "map.tif can't be read to its end" in done.stderr
+
+
+def saved_anew(tmp_path, dtype, nodata, outside):
+    """The planted map as other software may leave it, its last fifty columns and rows of no data with other values."""
+    with rasterio.open(tmp_path / planted_map(tmp_path)) as source:
+        band, tags = source.read(1), source.tags()
+    band[:, 250:] = 0
+    anew = band.astype(dtype)[None]
+    anew[0, band == 0] = outside
+    write_raster(tmp_path / "map.tif", anew, nodata=nodata)
+    with rasterio.open(tmp_path / "map.tif", "r+") as target:
+        target.update_tags(**tags)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "outside"),
+    [("uint8", 255, 255), ("float32", -9999, -9999), ("float32", None, np.nan), ("int32", -1, -1)],
+)
+def test_a_map_that_other_software_saved_anew_is_read_as_it_was(tmp_path, dtype, nodata, outside):
+    sample(tmp_path)
+    saved_anew(tmp_path, "uint8", 0, 0)
+    expected = json.loads(ended_well("area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
+    assert (expected["hectares"], expected["left_out"]) == (pytest.approx(250), 8)
+    saved_anew(tmp_path, dtype, nodata, outside)
+    assert json.loads(ended_well("area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout) == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "outside", "told"), [("uint8", 4, "4"), ("float32", 1.5, "1.5"), ("int16", -1, "-1")]
+)
+def test_a_map_of_values_that_are_no_class_is_refused(tmp_path, dtype, outside, told):
+    """One more than there are classes, between two, and below them."""
+    sample(tmp_path)
+    saved_anew(tmp_path, dtype, None, outside)
+    done = effnetv2("area", "map.tif", "sample.csv", cwd=tmp_path)
+    assert done.returncode == 2, done
+    assert f"map.tif holds the value {told}, but its classes are 1 to 3, and 0 is no data" in " ".join(
+        done.stderr.split()
+    )
+    with pytest.raises(InputError, match=r"holds the value"):
+        _sampled(tmp_path / "map.tif", 3, np.array([[502_995.0, 7_999_995.0]]), in_degrees=False)
+
+
+def test_map_and_area_say_why_they_tell_no_hectares(model, tmp_path):
+    """At 60 degrees in plate carrée, where a pixel covers half of what it states."""
+    place = rasterio.Affine(10, 0, 1e6, 0, -10, 6_679_169)
+    write_raster(tmp_path / "scene.tif", patches(2, 2), crs="EPSG:4087", transform=place)
+    sentence = "Areas are told in pixels: in this projection a pixel covers 50% of the ground that it states."
+    done = ended_well("map", model, "scene.tif", cwd=tmp_path)
+    assert sentence in done.stdout
+    assert "hectares" not in done.stdout
+    pd.DataFrame({"map": np.repeat(NAMES, 3), "label": np.repeat(NAMES, 3)}).to_csv(tmp_path / "sample.csv")
+    done = ended_well("area", "map.tif", "sample.csv", cwd=tmp_path)
+    assert sentence in done.stdout
+    assert "mapped, pixels" in done.stdout
+
+
+def test_a_class_is_known_however_its_letters_are_composed(tmp_path):
+    """An umlaut as one letter in the map and as two in the sample, in both of its columns."""
+    one, two = (unicodedata.normalize(form, "Wälder") for form in ("NFC", "NFD"))
+    rows = pd.DataFrame({"map": [two, "elm", one], "label": [two, "elm", "elm"]})
+    rows.to_csv(tmp_path / "sample.csv", index=False)
+    crossed, lost = _of_table(
+        tmp_path / "sample.csv", "label", (one, "elm"), tmp_path / "map.tif", Screen(quiet=True)
+    )
+    assert (crossed.tolist(), lost) == ([[1, 1], [0, 1]], 0)
 
 
 def test_places_beside_the_map_are_left_out_and_counted(tmp_path):

@@ -26,6 +26,8 @@ from efficientnetv2.data.shards.pack import Packing, pack
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
+from efficientnetv2.models.ensemble import Ensemble
+from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.models.trained_on import KEY, TrainedOn, parse
 from efficientnetv2.training import run
 from efficientnetv2.training.changes import with_settings
@@ -256,6 +258,25 @@ def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
         f"About {known.pictures} of these 1000 pictures trained the model, judging by a sample of their contents."
     )
     assert seen(tmp_path / "m", trained_on, manifest.select(np.arange(2_000, 2_500))).note is None
+
+
+def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
+    """Five folds of 2,000, each of which remembers a third of its 1,600: about half of 100 is known, not thrice all."""
+    for number in range(2_400):
+        (tmp_path / f"{number}.jpg").write_bytes(f"content {number}".encode())
+    rows = [{"path": f"{number}.jpg", "label": "ab"[number % 2]} for number in range(2_400)]
+    pd.DataFrame(rows).to_csv(tmp_path / "list.csv", index=False)
+    manifest = read(tmp_path / "list.csv")
+    folds = [EfficientNet(SMALL, num_classes=2) for _ in range(5)]
+    for number, network in enumerate(folds):
+        trained = np.flatnonzero(np.arange(2_000) % 5 != number)
+        network.trained_on = remembered(manifest.select(trained), most=len(trained) // 3)
+    known = seen(tmp_path / "m", Ensemble(folds).trained_on, manifest.select(np.arange(1_900, 2_400)))
+    assert (known.exact, known.least, known.unseen) == (False, True, None)
+    assert 40 < known.pictures <= 100
+    assert known.note.startswith(
+        f"At least {known.pictures} of these 500 pictures trained the model, judging by"
+    )
 
 
 def test_a_model_file_keeps_what_it_remembers(class_folders, tmp_path):

@@ -14,6 +14,7 @@ from tests.rasters import rasterio, write_raster
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Bands, Preprocessing
+from efficientnetv2.commands.map_job import Wanted, bands_for
 from efficientnetv2.commands.source import Source, with_rule
 from efficientnetv2.data import manifest
 from efficientnetv2.data.contents import content_marks
@@ -22,7 +23,7 @@ from efficientnetv2.data.fitting import unlike
 from efficientnetv2.data.look import look
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.raster import all_bands, bands_seen, levels, opened, read
-from efficientnetv2.data.rasters import picture, rule_of
+from efficientnetv2.data.rasters import picture, refuse_others, rule_of
 from efficientnetv2.data.readers import originals
 
 RNG = np.random.default_rng(0)
@@ -316,3 +317,81 @@ def test_rasters_of_several_kinds_are_counted_and_the_dark_ones_told(tmp_path):
     said.clear()
     with_rule(manifest.read(tmp_path), Source(str(tmp_path)), seed=0, say=said.append)
     assert len(said) == 1, "of one kind there is nothing to tell"
+
+
+def test_eight_bits_in_another_order_are_seen_in_that_order(tmp_path):
+    """Blue, green, red: as ordinary pictures Pillow would take blue for red, or not open them."""
+    path = write_raster(tmp_path / "bgr8.tif", RNG.integers(0, 255, (3, 24, 24)).astype(np.uint8))
+    kinds = rasterio.enums.ColorInterp
+    with rasterio.open(path, "r+") as target:
+        target.colorinterp = [kinds.blue, kinds.green, kinds.red]
+    rule = rule_of([str(path)], None, seed=0)
+    assert (rule.numbers, rule.low, rule.high) == ((3, 2, 1), (0,) * 3, (255,) * 3)
+    with pytest.raises(
+        UnreadablePicture, match=r"has 3 bands \(3, 2, 1 are red, .*gdal_translate -b 3 -b 2 -b 1\."
+    ):
+        refuse_others(str(path))
+
+
+@pytest.mark.parametrize(
+    ("profile", "fault"),
+    [
+        ({"photometric": "PALETTE"}, "palette's colours, not levels. .*-expand rgb"),
+        ({"photometric": "MINISWHITE"}, r"count from white .*-scale 0 255 255 0"),
+        ({"NBITS": 1}, "palette's colours"),  # GDAL gives black and white a palette
+        ({"NBITS": 4}, r"levels of 0 to 15 \(NBITS=4\).*-scale 0 15 0 255"),
+    ],
+)
+def test_numbers_that_are_no_levels_are_ordinary_alone_and_refused_among_rasters(tmp_path, profile, fault):
+    """Pillow makes levels of them, for training and answers alike; GDAL does not."""
+    path = str(
+        write_raster(tmp_path / "coded.tif", RNG.integers(0, 2, (1, 24, 24)).astype(np.uint8), **profile)
+    )
+    assert rule_of([path], None, seed=0) is None
+    refuse_others(path)
+    beside = str(write_raster(tmp_path / "deep.tif", deep(1)))
+    with pytest.raises(InputError, match=rf"coded\.tif holds .*{fault}"):
+        rule_of([path, beside], None, seed=0)
+    assert rule_of([path], (1,), seed=0).channels == 1, "by number anything may be seen"
+
+
+def coloured_bands(path, *colours):
+    write_raster(path, deep(3))
+    with rasterio.open(path, "r+") as target:
+        target.colorinterp = [rasterio.enums.ColorInterp[colour] for colour in colours]
+    return str(path)
+
+
+def test_bands_that_were_found_by_colour_are_looked_for_by_colour_in_all(tmp_path):
+    """Else red and blue would change places from one picture to the next."""
+    bgr = coloured_bands(tmp_path / "bgr.tif", "blue", "green", "red")
+    rgb = coloured_bands(tmp_path / "rgb.tif", "red", "green", "blue")
+    unnamed = str(write_raster(tmp_path / "unnamed.tif", deep(3)))
+    with pytest.raises(
+        InputError, match=r"rgb\.tif calls its band 3 blue, but blue is to be band 1 \(3 red, 2 green, 1"
+    ):
+        rule_of([bgr, rgb], None, seed=0)
+    with pytest.raises(InputError, match=r"rgb\.tif calls its band 3 blue"):
+        rule_of([bgr], None, seed=0, others=[rgb])
+    rule = rule_of([bgr, unnamed], None, seed=0)
+    assert (rule.numbers, rule.names) == ((3, 2, 1), ("red", "green", "blue"))
+    with pytest.raises(UnreadablePicture, match=r"rgb\.tif: calls its band 3 blue"):
+        picture(rgb, rule)
+    with opened(rgb) as dataset:
+        asked = Preprocessing(image_px=16).seeing(rule)
+        with pytest.raises(InputError, match=r"rgb\.tif calls its band 3 blue"):
+            bands_for(dataset, asked, Wanted(), "rgb.tif")
+        assert bands_for(dataset, asked, Wanted(bands="3,2,1"), "rgb.tif").numbers == (3, 2, 1)
+    assert rule_of([bgr, rgb], (3, 2, 1), seed=0).names == ("", "", ""), "by number no colour counts"
+    assert picture(rgb, replace(rule, names=())).shape == (24, 24, 3), "a rule of before colours were kept"
+
+
+def test_what_a_raster_describes_its_bands_as_counts_before_their_colours(tmp_path):
+    """Described blue, green, red, and called red, green, blue by GDAL, as it calls three bands of 8 bits: no fault."""
+    path = write_raster(tmp_path / "named.tif", RNG.integers(0, 255, (4, 24, 24)).astype(np.uint8))
+    with rasterio.open(path, "r+") as target:
+        target.descriptions = ("blue", "green", "red", "infrared")
+    assert rule_of([str(path)], None, seed=0).names == ("blue", "green", "red")
+    by_number = rule_of([str(path)], (3, 2, 1), seed=0)
+    assert by_number.names == ("red", "green", "blue")
+    assert picture(str(path), by_number).shape == (24, 24, 3)

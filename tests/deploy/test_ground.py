@@ -7,7 +7,7 @@ import pytest
 from tests.rasters import rasterio, warp, write_raster
 
 from efficientnetv2.data.raster import is_mercator, opened
-from efficientnetv2.deploy.ground import row_hectares, side_m
+from efficientnetv2.deploy.ground import row_hectares, side_m, untrue
 
 
 def measured(tmp_path, height=180, width=360, **words):
@@ -71,12 +71,74 @@ def test_every_mercator_is_known_whatever_its_code(tmp_path, crs, scale):
     assert hectares is None
 
 
-@pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:3078", "EPSG:2056", "EPSG:3035"])
-def test_transverse_and_oblique_projections_are_no_mercators(tmp_path, crs):
+def placed(crs, longitude, latitude, px=10):
+    """So that a raster of four by four pixels lies around a place."""
+    (east,), (north,) = warp.transform("EPSG:4326", crs, [longitude], [latitude])
+    return {"crs": crs, "transform": rasterio.Affine(px, 0, east - 2 * px, 0, -px, north + 2 * px)}
+
+
+@pytest.mark.parametrize(
+    ("crs", "place"),
+    [("EPSG:32633", (18, 72)), ("EPSG:3078", (-85, 45)), ("EPSG:2056", (8, 47)), ("EPSG:3035", (10, 52))],
+)
+def test_transverse_and_oblique_projections_are_no_mercators(tmp_path, crs, place):
     """UTM, Hotine's of Michigan, the Swiss one, Lambert's: true to scale, so that a pixel is what it says."""
-    side, hectares = measured(tmp_path, 4, 4, crs=crs)
+    side, hectares = measured(tmp_path, 4, 4, **placed(crs, *place))
     assert side == 10
     assert hectares.tolist() == [0.01] * 4
+
+
+@pytest.mark.parametrize(
+    ("crs", "place", "covered"),
+    [
+        ("EPSG:4087", (10, 60), "50%"), ("EPSG:32662", (10, 60), "50%"),  # plate carrée: by half at 60 degrees
+        ("EPSG:3413", (-45, 60), "93%"), ("EPSG:3413", (-45, 90), "106%"),  # polar stereographic, true at 70 degrees
+        ("EPSG:3034", (10, 60), "104%"),  # Lambert's conformal conic of Europe
+    ],
+)  # fmt: skip
+def test_areas_of_a_projection_that_are_far_off_are_not_told(tmp_path, crs, place, covered):
+    path = write_raster(tmp_path / "raster.tif", np.zeros((1, 4, 4), np.uint8), **placed(crs, *place))
+    with opened(path) as dataset:
+        assert row_hectares(dataset) is None
+        assert f"a pixel covers {covered} of the ground that it states" in untrue(dataset)
+
+
+@pytest.mark.parametrize(
+    ("crs", "place"),
+    [
+        ("EPSG:32632", (9, 50)), ("EPSG:32632", (6.1, 1)), ("EPSG:32601", (180, 60)), ("EPSG:3035", (10, 52)),
+        ("EPSG:3413", (-45, 70)), ("EPSG:6933", (10, 60)), ("EPSG:3575", (10, 90)), ("EPSG:2263", (-74, 40.7)),
+    ],
+)  # fmt: skip
+def test_areas_of_a_projection_that_are_true_are_told(tmp_path, crs, place):
+    """Of UTM at the middle and the edge of a zone and at the date line, of equal-area ones, over a pole too."""
+    path = write_raster(tmp_path / "raster.tif", np.zeros((1, 4, 4), np.uint8), **placed(crs, *place))
+    with opened(path) as dataset:
+        assert row_hectares(dataset) is not None
+        assert untrue(dataset) == ""
+
+
+def test_how_far_areas_are_off_is_told_from_least_to_most(tmp_path):
+    """From 60 degrees to 70, the true latitude of a polar stereographic projection; and in Mercator's."""
+    _, (low, high) = warp.transform("EPSG:4326", "EPSG:3413", [-45, -45], [60, 70])
+    between = rasterio.Affine(1_000, 0, -500, 0, (low - high) / 4, high - (low - high) / 8)
+    pixels = np.zeros((1, 5, 2), np.uint8)
+    path = write_raster(tmp_path / "polar.tif", pixels, crs="EPSG:3413", transform=between)
+    with opened(path) as dataset:
+        assert "in this projection a pixel covers 93% to 100% of the ground" in untrue(dataset)
+    path = write_raster(tmp_path / "web.tif", np.zeros((1, 4, 4), np.uint8), **placed("EPSG:3857", 10, 60))
+    with opened(path) as dataset:
+        assert "in Mercator's projection, which enlarges towards the poles, a pixel covers 25%" in untrue(
+            dataset
+        )
+
+
+def test_corners_beyond_the_earth_say_nothing_of_it(tmp_path):
+    """A whole world in Mollweide's projection, which is true to area, is an ellipse in its raster."""
+    place = rasterio.Affine(2e6, 0, -18e6, 0, -2e6, 9e6)
+    assert measured(tmp_path, 9, 18, crs="ESRI:54009", transform=place)[1].tolist() == pytest.approx(
+        [4e8] * 9
+    )
 
 
 def test_a_code_alone_is_no_other_projection():

@@ -13,6 +13,8 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data import manifest
 from efficientnetv2.inference.predict import evaluating, predict, predict_manifest
+from efficientnetv2.models.calibrated import Calibration
+from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.network import EfficientNet
 
 SMALL = Architecture(
@@ -175,3 +177,16 @@ def test_a_turned_picture_gets_the_same_answer_from_eight_views():
         predict(network, [batch], preprocessing=views) for batch in (images, images.rot90(1, (2, 3)))
     )
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_temperature_is_for_the_mean_over_views_in_an_ensemble_too():
+    """That is what it was fitted to; of single views it would be another one."""
+    network, images = _network(), _images(6)
+    network.classifier.weight.data *= 20  # so that views differ
+    network.calibration = Calibration(temperature=2.5, pictures=60, fitted_on="minival")
+    words = {"preprocessing": replace(PREPROCESSING, views="symmetries")}
+    alone = predict(network, [images], **words).softmax(dim=1)
+    torch.testing.assert_close(predict(Ensemble([network]), [images], **words).softmax(dim=1), alone)
+    other = _network()
+    both = predict(Ensemble([network, other]), [images], **words).softmax(dim=1)
+    torch.testing.assert_close(both, (alone + predict(other, [images], **words).softmax(dim=1)) / 2)

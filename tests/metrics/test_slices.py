@@ -31,6 +31,11 @@ def test_an_empty_cell_is_a_slice_and_a_year_beside_it_stays_a_year():
     assert values_of(column).tolist() == ["2014", "(empty)", "2015"]
 
 
+def test_an_empty_cell_of_categories_is_a_slice():
+    """Parquet keeps text as categories: what stands for an empty cell is none of them."""
+    assert values_of(pd.Series(pd.Categorical(["a", "b", None]))).tolist() == ["a", "b", "(empty)"]
+
+
 def test_dates_in_eight_digits_stay_apart():
     few = pd.Series([20230115.0, np.nan, 20230116.0])
     assert values_of(few).tolist() == ["20230115", "(empty)", "20230116"]

@@ -13,6 +13,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Bands
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.ensemble import Ensemble, write_members
+from efficientnetv2.models.fit import freeze, layer_groups
 from efficientnetv2.models.trained_on import TrainedOn
 
 
@@ -93,3 +94,29 @@ def test_of_members_that_remember_a_part_not_all_is_known(tmp_path):
     known = Ensemble([one, other]).trained_on
     assert len(known.marks) == 7
     assert known.share < 1
+    assert known.of_several
+    assert not Ensemble([one]).trained_on.of_several
+
+
+def test_what_is_for_one_network_is_refused_to_several(tmp_path):
+    """A file of them nothing could load again, and it would lack the temperatures."""
+    for number, network in enumerate(members()):
+        modelfile.save(tmp_path / f"{number}.safetensors", network)
+    write_members(tmp_path, ["0.safetensors", "1.safetensors"])
+    together = create(tmp_path)
+    assert isinstance(together, Ensemble)
+    one = tmp_path / "one.safetensors"
+    told = r"these are 2 networks that answer together, but .* Give one of them, as network\.members\[0\]\."
+    for refused in (
+        lambda: modelfile.save(one, together),
+        lambda: create(tmp_path, num_classes=5),
+        lambda: create(tmp_path, in_channels=4),
+        lambda: create(tmp_path, features_only=True),
+        lambda: freeze(together, stages=1),
+        lambda: freeze(together, stages="all"),
+        lambda: layer_groups(together),
+    ):
+        with pytest.raises(InputError, match=told):
+            refused()
+    assert not one.exists()
+    modelfile.save(one, together.members[0])

@@ -45,7 +45,8 @@ class Bands:
         high: value of each that becomes 255; above ``low``.
         missing: level, 0 to 255, that stands for each where there is no data: their mean over the training pictures.
         spread: standard deviation of the levels of each, over the training pictures.
-        names: what the training pictures call each band; '' where they call it nothing.
+        names: what the training pictures call each band; where they call it nothing, red, green or blue if it was
+            found as such, else ''.
         picture_m: metres of ground along a side of such a picture; None where that is not known.
         kinds: types that the training pictures were stored as, by numpy's names; the numbers of another mean something
             else. Empty where that is not known, as in model files of earlier versions.

@@ -15,9 +15,10 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.commands.screen import Screen, answer
-from efficientnetv2.data.cells import read_cells
+from efficientnetv2.data.cells import as_named, read_cells
 from efficientnetv2.data.raster import opened, reading
 from efficientnetv2.deploy import mapfile
+from efficientnetv2.deploy.ground import untrue
 from efficientnetv2.metrics.area import AdjustedAreas, Estimate, adjusted_areas
 
 Counts = npt.NDArray[np.int64]
@@ -34,6 +35,9 @@ def estimate_and_tell(map_file: Path, sample: Path, *, label_column: str, as_jso
     names, pixels, hectares = mapfile.classes_and_areas(map_file)
     if not pixels.sum():
         raise InputError(f"{map_file} has no data anywhere, so there is no area to estimate.")
+    with opened(map_file) as dataset:
+        if fault := untrue(dataset):
+            screen.say(fault)
     file = sample / "report.json" if sample.is_dir() else sample
     if file.suffix == ".json":
         counts, lost = _of_report(file, names, map_file), 0
@@ -110,7 +114,9 @@ def _of_table(
             f"{file} says of no place where it is: it has the columns {some(table.columns)}. Give x and y in the map's "
             "coordinates, longitude and latitude, or the mapped class as map."
         )
-    values = _sampled(map_file, _numbers(table, columns, file), in_degrees=columns[0] == "longitude")
+    values = _sampled(
+        map_file, len(names), _numbers(table, columns, file), in_degrees=columns[0] == "longitude"
+    )
     on_map = values > 0
     if not on_map.any():
         raise InputError(
@@ -127,6 +133,7 @@ def _of_table(
 def _classes(column: pd.Series[str], names: Sequence[str], file: Path, called: str) -> Counts:
     """(n,) class ids of a column, indexed by row."""
     known = {name: place for place, name in enumerate(names)}
+    column = pd.Series(as_named(column, names), index=column.index)
     for row, value in column.items():
         if value not in known:
             found = f"'{value}'" if value else "empty"
@@ -161,8 +168,8 @@ def _numbers(table: pd.DataFrame, columns: tuple[str, str], file: Path) -> npt.N
     return places
 
 
-def _sampled(map_file: Path, places: npt.NDArray[np.float64], *, in_degrees: bool) -> Counts:
-    """(n,) values of the map at places; 0 beside it."""
+def _sampled(map_file: Path, classes: int, places: npt.NDArray[np.float64], *, in_degrees: bool) -> Counts:
+    """(n,) values of the map at places; 0 beside it, and where it has no data."""
     with opened(map_file) as dataset:
         if in_degrees:
             if dataset.crs is None:
@@ -172,8 +179,11 @@ def _sampled(map_file: Path, places: npt.NDArray[np.float64], *, in_degrees: boo
             places = _projected(places, dataset.crs)
         values = np.zeros(len(places), dtype=np.int64)
         there = np.isfinite(places).all(axis=1)
-        with reading(dataset):
-            values[there] = [int(value[0]) for value in dataset.sample(places[there].tolist(), indexes=1)]
+        if there.any():
+            with reading(dataset):
+                sampled = dataset.sample(places[there].tolist(), indexes=1, masked=True)
+                stored = np.concatenate([np.ma.filled(value, mapfile.NODATA) for value in sampled])
+            values[there] = mapfile.classes_of(stored, classes, map_file)
         return values
 
 

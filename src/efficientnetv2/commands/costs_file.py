@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, did_you_mean, some
-from efficientnetv2.data.cells import read_cells
+from efficientnetv2.data.cells import as_named, read_cells
 from efficientnetv2.metrics.costs import Costs
 
 #: Name of the column that says what it costs to leave a picture to a person.
@@ -35,9 +35,9 @@ def read_costs(file: Path, class_names: Sequence[str]) -> Costs:
     except ValueError as error:
         raise InputError(f"--costs {file} is no CSV ({error}). {_how(class_names)}") from error
     table = table.set_index(table.columns[0])
-    table.index = table.index.astype(str).str.strip()
-    table.columns = table.columns.astype(str).str.strip()
     known = [*class_names, NO_ANSWER_COLUMN]
+    table.index = pd.Index(as_named(table.index.astype(str).str.strip(), class_names))
+    table.columns = pd.Index(as_named(table.columns.astype(str).str.strip(), known))
     for what, names, wanted in (("row", table.index, class_names), ("column", table.columns, known)):
         for name in names:
             if name not in wanted:

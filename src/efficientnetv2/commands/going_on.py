@@ -88,6 +88,11 @@ def _same_pictures(folder: RunFolder, prepared: Prepared) -> None:
         bands is not None and asked is not None and not bands.kinds
     ):  # begun by a version that did not keep them
         asked = replace(asked, kinds=())
+    if bands is not None and asked is not None and bands.numbers == asked.numbers:  # nor the bands' colours
+        asked = replace(
+            asked,
+            names=tuple(now if then else "" for then, now in zip(bands.names, asked.names, strict=True)),
+        )
     if bands != asked:
         said = "none" if bands is None else ",".join(map(str, bands.numbers))
         raise InputError(

@@ -15,9 +15,10 @@ from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.source import bands_asked
-from efficientnetv2.data.fitting import amiss, in_pages, kinds_of, unlike
+from efficientnetv2.data.fitting import amiss, in_codes, in_pages, kinds_of, unlike
 from efficientnetv2.data.raster import Dataset, all_bands, bands_seen, names_of, opened, side_m
 from efficientnetv2.deploy import mapfile
+from efficientnetv2.deploy.ground import untrue
 from efficientnetv2.deploy.map import Tally, draw
 from efficientnetv2.deploy.windows import Grid
 from efficientnetv2.inference.accelerate import pick_device
@@ -115,17 +116,18 @@ def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, nam
     """
     known = preprocessing.bands
     numbers = None if known is None else known.numbers
-    if wanted.bands is not None:
-        asked = bands_asked(wanted.bands)
+    asked = None if wanted.bands is None else bands_asked(wanted.bands)
+    if asked is not None:
         numbers = None if asked == "all" else asked
     if numbers is None:
-        if fault := in_pages(source):
+        if fault := in_pages(source) or in_codes(source):
             raise InputError(f"{name} {fault}")
-        numbers = (bands_seen if wanted.bands is None else all_bands)(source)
+        numbers = (bands_seen if asked is None else all_bands)(source)
     _refuse_other_number(numbers, preprocessing, source, name)
     if known is None:
         known = Bands(numbers, missing=tuple(round(255 * value) for value in preprocessing.mean))
-    elif numbers != known.numbers:  # asked for by number, so what they are called does not count
+    elif numbers != known.numbers or isinstance(asked, tuple):
+        # Asked for by number, so what they are called does not count.
         known = replace(known, numbers=numbers, names=names_of(source, numbers))
     by_rule = preprocessing.bands is not None and wanted.value_range is None
     if fault := (unlike if by_rule else amiss)(source, known):
@@ -242,6 +244,8 @@ def _chosen(
         )
     if source.crs is None:
         lines.append(f"{raster} has no coordinate system, so the map has none either.")
+    if fault := untrue(source):
+        lines.append(fault)
     return lines
 
 

@@ -28,12 +28,14 @@ class Seen:
         exact: whether all were compared with all; else it was judged by a sample.
         of: how many are evaluated.
         unseen: places of those that did not; None where it is not known of each.
+        least: whether ``pictures`` are those that are known, and nobody can say how many more there are.
     """
 
     pictures: int | None
     exact: bool
     of: int
     unseen: npt.NDArray[np.intp] | None = None
+    least: bool = False
 
     @property
     def note(self) -> str | None:
@@ -44,6 +46,11 @@ class Seen:
             return None
         if self.exact:
             return f"{self.pictures} of these {self.of} pictures trained the model."
+        if self.least:
+            return (
+                f"At least {self.pictures} of these {self.of} pictures trained the model, judging by samples of the "
+                "contents of those that trained each of its networks."
+            )
         return (
             f"About {self.pictures} of these {self.of} pictures trained the model, judging by a sample of their "
             "contents."
@@ -140,6 +147,8 @@ def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
     same = np.isin(marks, trained_on.marks)
     known[rows] |= same
     found = int(known.sum())
+    if trained_on.of_several:
+        return Seen(found, exact=False, of=len(part), least=True)
     looked_at = len(rows) / max(1, len(part)) * trained_on.share
     estimate = min(len(part), round(int(same.sum()) / looked_at)) if looked_at else 0
     unseen = np.flatnonzero(~known) if len(rows) == len(part) and trained_on.share == 1 else None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +58,25 @@ def read_cells(file: Path) -> pd.DataFrame:
             raise ValueError(str(error).strip()) from error
     table.index = pd.Index(np.arange(2, len(table) + 2))
     return table[(table != "").any(axis=1)]
+
+
+def as_named(cells: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Cells in the spelling of the names that they read like.
+
+    An "ä" may be one letter or two (NFC, NFD), according to the system that a table was written on, and look the same.
+
+    Args:
+        cells: of a table.
+        names: all different.
+
+    Returns:
+        As many; a cell that is a name itself, or reads like none of them or like several, as it is.
+    """
+    alike = Counter(map(_composed, names))
+    spelt = {_composed(name): name for name in names if alike[_composed(name)] == 1}
+    exact = set(names)
+    return [cell if cell in exact else spelt.get(_composed(cell), cell) for cell in cells]
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text.strip())

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.base.preprocessing import Bands
-from efficientnetv2.data.raster import Dataset, bands_seen, names_of, opened
+from efficientnetv2.base.preprocessing import RGB, Bands
+from efficientnetv2.data.raster import COLOURS, Dataset, bands_seen, names_of, names_or_colours, opened
 
 _INKS = ("cyan", "magenta", "yellow", "black")
 
@@ -80,7 +80,8 @@ def _in_gdal(kind: str) -> str:
 def amiss(dataset: Dataset, bands: Bands) -> str:
     """Why bands can't be read from a raster, whatever their values mean, to follow its name; '' where they can.
 
-    One may be missing, stand elsewhere by its name, hold complex numbers, or numbers of another type than the next.
+    One may be missing, stand elsewhere by its name or colour, hold complex numbers, or numbers of another type than the
+    next.
 
     Args:
         dataset: opened.
@@ -93,7 +94,9 @@ def amiss(dataset: Dataset, bands: Bands) -> str:
         having = count_of(dataset.count, "band")
         return f"has {having}{_described(dataset)}, but {wanted} to be seen. {fix}"
     known = list(zip(bands.numbers, bands.names, strict=True))
-    for number, band in zip(bands.numbers, names_of(dataset, bands.numbers), strict=True):
+    # Colours count as names where the bands were found by them.
+    called_so = names_or_colours if set(COLOURS) <= set(bands.names) else names_of
+    for number, band in zip(bands.numbers, called_so(dataset, bands.numbers), strict=True):
         elsewhere = [place for place, called in known if band and called == band]
         if elsewhere and number not in elsewhere:
             return (
@@ -114,6 +117,63 @@ def amiss(dataset: Dataset, bands: Bands) -> str:
             f"gdal_translate -ot {_in_gdal(np.result_type(*kinds).name)}."
         )
     return ""
+
+
+def in_codes(dataset: Dataset) -> str:
+    """Why the numbers of an ordinary picture are no levels, to follow its name; '' where they are.
+
+    Pillow makes colours of a palette's numbers, inverts levels that count from white, and spreads levels of few bits;
+    GDAL hands on the numbers. Where such a picture trains among ordinary ones, Pillow reads it.
+
+    Args:
+        dataset: opened.
+    """
+    if any(colour.name == "palette" for colour in dataset.colorinterp):
+        return (
+            "holds numbers of a palette's colours, not levels. Make them colours, with GDAL by gdal_translate -expand "
+            "rgb; or see the numbers as they are: --bands 1,1,1."
+        )
+    if dataset.count > 1 or dataset.dtypes[0] != "uint8":
+        return ""
+    if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
+        return (
+            "holds levels that count from white (MINISWHITE). Turn them, with GDAL by gdal_translate -scale 0 255 255 "
+            "0 -co PHOTOMETRIC=MINISBLACK; or see them as they are: --bands 1,1,1."
+        )
+    bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+    if bits < 8:
+        most = 2**bits - 1
+        return (
+            f"holds levels of 0 to {most} (NBITS={bits}). Spread them, with GDAL by gdal_translate -scale 0 {most} 0 "
+            "255 -co NBITS=8; or see them as they are: --bands 1,1,1."
+        )
+    return ""
+
+
+def not_ordinary(dataset: Dataset) -> str:
+    """Why a network that learnt ordinary pictures can't be asked about a raster, to follow its name.
+
+    Args:
+        dataset: opened; no ordinary picture.
+    """
+    kinds = ", ".join(sorted(set(dataset.dtypes)))
+    seen = tuple(dict.fromkeys(bands_seen(dataset)))
+    fix = "".join(f" -b {number}" for number in seen) if len(seen) in (1, RGB) else " -b RED -b GREEN -b BLUE"
+    if kinds != "uint8":
+        fix += " -ot Byte -scale FROM TO 0 255"
+        why = (
+            f"holds {kinds}, but the model was trained on 8-bit pictures, and does not know which values were made 0 "
+            "and 255 for these"
+        )
+    else:
+        pages = len(dataset.subdatasets)
+        having = count_of(dataset.count, "band") + (
+            f" in the first of its {pages} pages" if pages > 1 else ""
+        )
+        if dataset.count == RGB:
+            having += f" ({', '.join(map(str, seen))} are red, green and blue)"
+        why = f"has {having}{_described(dataset)}, and the model was trained on ordinary pictures of {RGB} channels"
+    return f"{why}. Give it as these are: with GDAL, gdal_translate{fix}."
 
 
 def in_pages(dataset: Dataset) -> str:

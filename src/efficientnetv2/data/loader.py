@@ -22,7 +22,7 @@ from efficientnetv2.data.crops import CROP_UNIFORMS
 from efficientnetv2.data.decode import eval_picture, train_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import UnreadablePicture
-from efficientnetv2.data.readers import Reader, originals
+from efficientnetv2.data.readers import Reader, originals, to_answer
 from efficientnetv2.data.sampling import Request
 
 
@@ -185,7 +185,7 @@ class EvaluationBatch:
 class _EvaluationPictures(Dataset["EvaluationBatch | Failure"]):
     def __init__(self, manifest: Manifest, preprocessing: Preprocessing, threads: int) -> None:
         # As those that trained the network; by a network that knows no rasters as they themselves say.
-        self.reader = originals(replace(manifest, bands=preprocessing.bands or manifest.bands))
+        self.reader = to_answer(replace(manifest, bands=preprocessing.bands or manifest.bands))
         self.preprocessing, self.threads = preprocessing, threads
 
     def __getitem__(self, samples: Sequence[int]) -> EvaluationBatch | Failure:

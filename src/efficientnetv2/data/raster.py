@@ -28,7 +28,7 @@ Dataset = Any  # rasterio.DatasetReader; rasterio has no types
 
 # GDAL keeps blocks it has decoded; by itself it would take a twentieth of the machine's memory. Ours.
 CACHE_MB = 128
-_COLOURS = ("red", "green", "blue")
+COLOURS = ("red", "green", "blue")  # GDAL's words for what a band is seen as
 # Names of Mercator's projection, of one or two standard parallels, on the ellipsoid or on a sphere; others, such as the
 # transverse one, begin otherwise. In WKT it is PROJECTION or METHOD.
 _MERCATOR = re.compile(
@@ -76,7 +76,7 @@ def bands_seen(dataset: Dataset) -> tuple[int, ...]:
     Args:
         dataset: opened.
     """
-    named = _named_colours(dataset)
+    named = named_colours(dataset)
     every = all_bands(dataset)
     if len(named) == RGB:
         return named
@@ -89,7 +89,7 @@ def all_bands(dataset: Dataset) -> tuple[int, ...]:
     Args:
         dataset: opened.
     """
-    named = _named_colours(dataset)
+    named = named_colours(dataset)
     others = [
         number
         for number, colour in enumerate(dataset.colorinterp, start=1)
@@ -98,17 +98,24 @@ def all_bands(dataset: Dataset) -> tuple[int, ...]:
     return (*named, *others)
 
 
-def _named_colours(dataset: Dataset) -> tuple[int, ...]:
-    """The bands that are called red, green and blue; none where one of these is not there."""
+def named_colours(dataset: Dataset) -> tuple[int, ...]:
+    """The bands that the raster calls red, green and blue (``COLOURS``); none where one of these is not there."""
     colours = [colour.name for colour in dataset.colorinterp]
-    there = all(colour in colours for colour in _COLOURS)
-    return tuple(colours.index(colour) + 1 for colour in _COLOURS) if there else ()
+    there = all(colour in colours for colour in COLOURS)
+    return tuple(colours.index(colour) + 1 for colour in COLOURS) if there else ()
 
 
 def names_of(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
-    """What the raster calls some of its bands; '' where it calls them nothing, or has no such band."""
+    """What the raster describes some of its bands as; '' where it says nothing, or has no such band."""
     names = [name or "" for name in dataset.descriptions]
     return tuple(names[number - 1] if number <= len(names) else "" for number in numbers)
+
+
+def names_or_colours(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
+    """What the raster calls some of its bands: as ``names_of``, else red, green or blue where it has all three."""
+    colours = dict(zip(named_colours(dataset), COLOURS, strict=False))  # none where one is missing
+    names = zip(numbers, names_of(dataset, numbers), strict=True)
+    return tuple(name or colours.get(number, "") for number, name in names)
 
 
 def read(

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,21 +17,19 @@ from PIL import Image, UnidentifiedImageError
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB, Bands
-from efficientnetv2.data.fitting import amiss, in_inks, in_pages, kinds_of, unlike
-from efficientnetv2.data.pictures import Pixels, Source, UnreadablePicture
+from efficientnetv2.data.fitting import amiss, in_codes, in_inks, in_pages, kinds_of, not_ordinary, unlike
+from efficientnetv2.data.pictures import Pixels, UnreadablePicture
 from efficientnetv2.data.raster import (
     Dataset,
     all_bands,
     bands_seen,
     names_of,
+    names_or_colours,
     opened,
     read,
     side_m,
     values_of,
 )
-
-if TYPE_CHECKING:
-    from efficientnetv2.data.readers import Reader
 
 _SUFFIXES = (".tif", ".tiff")
 # Of a set's rasters so many are measured, drawn evenly, and of each about so many pixels: enough that a percentile of
@@ -102,6 +100,29 @@ def picture(path: str, bands: Bands) -> Pixels:
         raise UnreadablePicture(path, str(error)) from error
 
 
+def refuse_others(path: str) -> None:
+    """Refuse what a network that learnt ordinary pictures would see otherwise than it is, such as 16 bits nearly black.
+
+    Only rasters are looked at, and only where the extra ``geo`` is installed: without it, such files trained the
+    network as Pillow opens them, and are answered so.
+
+    Args:
+        path: of any file.
+
+    Raises:
+        UnreadablePicture: it needs a rule, which such a network lacks.
+    """
+    if not (is_raster(path) and readable()):
+        return
+    try:
+        with opened(path) as dataset:
+            fault = not_ordinary(dataset) if _is_beside(dataset, path) else ""
+    except InputError:  # no raster: whoever reads it will say what is wrong
+        return
+    if fault:
+        raise UnreadablePicture(path, fault)
+
+
 def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[str] = ()) -> Bands | None:
     """How the rasters of a set are to be seen: one rule for all, by those that train.
 
@@ -117,14 +138,14 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
         others: that will be read by it too; they are only asked what they hold, and have to be of those kinds.
 
     Returns:
-        None where nothing but ordinary pictures are there: 8-bit, of one page of one or three bands, or of a printed
-        picture's inks, which Pillow makes red, green and blue; and no bands were given.
+        None where nothing but ordinary pictures are there: 8-bit, of one page of one band or of red, green and blue in
+        this order, or of a printed picture's inks, of which Pillow makes these; and no bands were given.
 
     Raises:
         InputError: a picture lacks a band, has its bands in another order or, where none were given by number, in
-            further pages or as inks, stores them as different types, is one of the others and of another kind than all
-            that train, or is no raster where other than three channels are asked for; or the extra ``geo`` is not
-            installed.
+            further pages, as inks or as a palette's numbers, stores them as different types, is one of the others and
+            of another kind than all that train, or is no raster where other than three channels are asked for; or the
+            extra ``geo`` is not installed.
     """
     rasters = [file for file in files if is_raster(file)]
     if not rasters and asked is not None:
@@ -160,7 +181,9 @@ def _chosen(rasters: Sequence[str], asked: Asked) -> Bands:
                 numbers = (bands_seen if asked is None else all_bands)(dataset)
                 if isinstance(asked, tuple):
                     numbers = asked
-                return Bands(numbers, names=names_of(dataset, numbers))
+                # Of bands given by number it counts for nothing which of them the raster calls red.
+                called = names_of if isinstance(asked, tuple) else names_or_colours
+                return Bands(numbers, names=called(dataset, numbers))
         except InputError:
             if not readable():
                 raise
@@ -174,7 +197,7 @@ def _kinds(
 ) -> tuple[str, ...]:
     """Types that a picture's values are stored as; none of an ordinary picture, or where it can't be read.
 
-    Bands in further pages, or of inks, are nobody's fault where those to be seen were given by number.
+    Bands in further pages, of inks or of a palette are nobody's fault where those to be seen were given by number.
 
     Raises:
         InputError: the rule does not fit it. What can't be read is left to who reads it.
@@ -185,7 +208,7 @@ def _kinds(
         return ()
     try:
         with opened(file) as dataset:
-            fault = ("" if by_number else in_inks(dataset)) or why_not(dataset, bands)
+            fault = ("" if by_number else in_inks(dataset) or in_codes(dataset)) or why_not(dataset, bands)
             fault = fault or ("" if by_number else in_pages(dataset))
             kinds = () if fault else kinds_of(dataset, bands.numbers)
     except InputError:
@@ -236,14 +259,22 @@ class _Part:
 def _needs_rule(file: str) -> bool:
     try:
         with opened(file) as dataset:
-            if in_pages(dataset):
-                return True
-            turned = dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK"
-            if turned or in_inks(dataset):
-                return bool(beyond_pillow(file))
-            return set(dataset.dtypes) != {"uint8"} or dataset.count not in _PLAIN_BANDS
+            return _is_beside(dataset, file)
     except InputError:
         return False
+
+
+def _is_beside(dataset: Dataset, file: str) -> bool:
+    """Whether a raster is none of the ordinary pictures, which Pillow and GDAL see alike."""
+    if in_pages(dataset):
+        return True
+    turned = dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK"
+    if turned or in_inks(dataset):
+        return bool(beyond_pillow(file))
+    if set(dataset.dtypes) != {"uint8"} or dataset.count not in _PLAIN_BANDS:
+        return True
+    # Three in another order are not seen so by Pillow.
+    return dataset.count == RGB and bands_seen(dataset) != (1, 2, 3)
 
 
 def _some(file: str, bands: Bands) -> _Part | None:
@@ -267,41 +298,3 @@ def _range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     low, high = (float(value) for value in np.percentile(finite, _PERCENTILES)) if len(finite) else (0.0, 1.0)
     return (low, high) if low < high else (low, low + 1)
-
-
-@dataclass(frozen=True)
-class Rasters:
-    """A reader of files that reads the rasters among them by a rule.
-
-    Args:
-        files: reads all others.
-        bands: the rule.
-    """
-
-    files: Reader
-    bands: Bands
-
-    def source(self, sample: int) -> Source:
-        """A raster's pixels, or what the files' reader gives.
-
-        Raises:
-            UnreadablePicture: see ``picture``; or it is no raster, and other than three channels are needed.
-        """
-        path = self.files.name(sample)
-        if is_raster(path):
-            return picture(path, self.bands)
-        if self.bands.channels != RGB:
-            raise UnreadablePicture(path, ordinary(self.bands))
-        return self.files.source(sample)
-
-    def name(self, sample: int) -> str:
-        """The path."""
-        return self.files.name(sample)
-
-    def ahead(self, samples: Sequence[int]) -> Reader:
-        """A reader of the same pictures."""
-        return Rasters(self.files.ahead(samples), self.bands)
-
-    def stamps(self, samples: Sequence[int]) -> list[str]:
-        """Each file's, and by which rule it is read."""
-        return [f"{stamp} {self.bands!r}" for stamp in self.files.stamps(samples)]

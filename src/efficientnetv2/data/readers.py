@@ -14,7 +14,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.listing import packed
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import Source, UnreadablePicture
-from efficientnetv2.data.rasters import Rasters
+from efficientnetv2.data.raster_files import Ordinary, Rasters
 from efficientnetv2.data.shards.reading import ShardReader
 
 Made = TypeVar("Made")
@@ -88,6 +88,15 @@ def originals(manifest: Manifest) -> Reader:
     if manifest.shards is not None:
         return ShardReader(manifest.table, manifest.shards)
     return Files(manifest) if manifest.bands is None else Rasters(Files(manifest), manifest.bands)
+
+
+def to_answer(manifest: Manifest) -> Reader:
+    """The reader of what a network answers: the same, but rasters that need a rule are refused where there is none.
+
+    Not so those that train: of these the rule is made, or none of them needs one.
+    """
+    reader = originals(manifest)
+    return Ordinary(reader) if isinstance(reader, Files) else reader
 
 
 def to_show(manifest: Manifest) -> Reader:

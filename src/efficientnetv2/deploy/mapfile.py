@@ -188,13 +188,13 @@ def classes_and_areas(
     """What a map says.
 
     Args:
-        path: of a map that ``write`` made.
+        path: of a map that ``write`` made; other software may have clipped it or stored it anew.
 
     Returns:
         The names of its K classes, (K,) pixels of each, and (K,) hectares; None where a pixel's are not known.
 
     Raises:
-        InputError: it is no such map.
+        InputError: it is no such map, or holds a value that is none of its classes.
     """
     with opened(path) as dataset:
         names = class_names_of(dataset, path)
@@ -203,12 +203,44 @@ def classes_and_areas(
         for top in range(0, dataset.height, _ROWS):
             bottom = min(top + _ROWS, dataset.height)
             with reading(dataset):
-                values = dataset.read(1, window=((top, bottom), (0, dataset.width)))
+                stored = dataset.read(1, window=((top, bottom), (0, dataset.width)), masked=True)
+            values = classes_of(stored, len(names), path)
             rows = np.stack([np.bincount(row, minlength=len(pixels)) for row in values])
             pixels += rows.sum(axis=0)
             if of_row is not None:
                 hectares += of_row[top:bottom] @ rows
     return names, pixels[1:], None if of_row is None else hectares[1:]
+
+
+def classes_of(stored: npt.NDArray[Any], classes: int, path: Path) -> npt.NDArray[np.uint16]:
+    """The classes that values of a map stand for, 0 where it has no data.
+
+    Software for maps gives what it clips a nodata value of its own, and may store classes as floats.
+
+    Args:
+        stored: of band 1, of any shape and type; masked where the file says that there is no data.
+        classes: K of the map.
+        path: of the map, for the message.
+
+    Returns:
+        Of the same shape; 0 to K.
+
+    Raises:
+        InputError: a value is none of these.
+    """
+    values = np.ma.filled(stored, NODATA)
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values, nan=NODATA)
+    wrong = (values < 0) | (values > classes)
+    if values.dtype.kind == "f":
+        wrong |= values != np.rint(values)
+    if wrong.any():
+        raise InputError(
+            f"{path} holds the value {values[wrong].flat[0]:g}, but its classes are 1 to {classes}, and {NODATA} is no "
+            "data. Give it as effnetv2 map wrote it; or, if that stands for no data, say so in the file: with GDAL, "
+            "gdal_edit -a_nodata."
+        )
+    return values.astype(np.uint16)
 
 
 def is_map(path: Path) -> bool:

@@ -20,6 +20,7 @@ from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.several import stacked
 from efficientnetv2.inference.accelerate import place
+from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.network import Network
 
 
@@ -148,7 +149,9 @@ def _computed(
 
 
 def _answers(network: Network, inputs: Tensor, views: Views) -> Tensor:
-    """Logits of a batch, (N, K)."""
+    """Logits of a batch before the network's temperature, (N, K); an ensemble's members have divided by their own."""
+    if isinstance(network, Ensemble):
+        return network.blended(lambda member: _answers(member, inputs, views))
     if views == "one":
         answers: Tensor = network(inputs)
         return answers

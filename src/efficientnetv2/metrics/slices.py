@@ -85,7 +85,8 @@ def values_of(column: pd.Series[str]) -> pd.Series[str] | None:
         named = quarters.map(lambda quarter: f"{ends[int(quarter)]} to {ends[int(quarter) + 1]}")
     else:
         named = filled.map(_plain)
-    cut = named.reindex(column.index, fill_value="(empty)").astype(object)
+    # As objects first: a text column of Parquet may be categorical, which takes no value that is not a category of its.
+    cut = named.astype(object).reindex(column.index, fill_value="(empty)")
     return cut if cut.nunique() > 1 else None  # of numbers most of which are equal the quarters are one
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.calibrated import Calibration
@@ -88,11 +88,25 @@ class Ensemble(Network):
         Returns:
             (N, num_classes).
         """
-        total = torch.zeros(len(x), self.num_classes, device=x.device)
+        return self.blended(lambda member: member(x))
+
+    def blended(self, ask: Callable[[Network], Tensor]) -> Tensor:
+        """Logarithms of the members' mean probabilities, as ``forward``, however each of them is asked.
+
+        A temperature is for what it was fitted to: where a member looks at several views of a picture, that is the mean
+        over these.
+
+        Args:
+            ask: a member's logits before its temperature, (N, num_classes).
+
+        Returns:
+            (N, num_classes).
+        """
+        shares = []
         for member in self._networks():
             temperature = 1.0 if member.calibration is None else member.calibration.temperature
-            total += (member(x).float() / temperature).softmax(dim=1)
-        return (total / len(self.members)).clamp(min=torch.finfo(torch.float32).tiny).log()
+            shares.append((ask(member).float() / temperature).softmax(dim=1))
+        return torch.stack(shares).mean(dim=0).clamp(min=torch.finfo(torch.float32).tiny).log()
 
     def _networks(self) -> list[Network]:
         return [member for member in self.members if isinstance(member, Network)]
@@ -121,6 +135,23 @@ def refuse_unlike(members: Sequence[Member], names: Sequence[str]) -> None:
                 f"({_unlike(member.preprocessing, first.preprocessing)}), so that they cannot be asked together. "
                 "Ask each by itself."
             )
+
+
+def refuse_together(network: Network, why: str) -> None:
+    """Refuse networks that answer together where one is needed.
+
+    Args:
+        network: any.
+        why: what is for one network, in words, to follow "but".
+
+    Raises:
+        InputError: it is an ensemble.
+    """
+    if isinstance(network, Ensemble):
+        raise InputError(
+            f"these are {count_of(len(network.members), 'network')} that answer together, but {why}. Give one of them, "
+            "as network.members[0]."
+        )
 
 
 def calibrations(network: Network) -> tuple[Calibration | None, ...]:
@@ -182,7 +213,7 @@ def _united(parts: Sequence[TrainedOn | None]) -> TrainedOn | None:
     if len(known) < len(parts):
         return None
     marks = np.unique(np.concatenate([part.marks for part in known]))
-    # Members that remember all of their pictures: then these are all. Else no more than all have had together, of which
-    # no share is said to be known that is not.
-    whole = all(part.share == 1 for part in known)
-    return TrainedOn(len(marks) if whole else sum(part.pictures for part in known), marks)
+    # Members that remember all of their pictures: then these are all. Else no more than all have had together.
+    if all(part.share == 1 for part in known):
+        return TrainedOn(len(marks), marks)
+    return TrainedOn(sum(part.pictures for part in known), marks, of_several=len(known) > 1)

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from efficientnetv2.arch.spec import Pooling
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.ensemble import refuse_together
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet, Network, check_numbers
 
@@ -42,8 +43,8 @@ def fit(
         The same network.
 
     Raises:
-        InputError: a number outside its range, a first convolution in groups, pooling of a wrapped network, or a
-            wrapped network with several classifiers.
+        InputError: a number outside its range, a first convolution in groups, pooling of a wrapped network, a wrapped
+            network with several classifiers, or a change of an ensemble.
     """
     check_numbers(num_classes, in_channels)
     if pooling is not None and pooling != _pooling(network):
@@ -120,8 +121,9 @@ def freeze(network: Network, *, stages: int | Literal["all"] = 0, statistics: bo
             shift train where the part does.
 
     Raises:
-        InputError: more stages than there are, or "all" of a network without a classifier.
+        InputError: more stages than there are, "all" of a network without a classifier, or an ensemble.
     """
+    refuse_together(network, "what is frozen is a part of one")
     if stages != "all" and (isinstance(stages, bool) or not isinstance(stages, int)):
         raise InputError(f'stages to freeze are {stages!r}, but are a number, or "all" (but the classifier).')
     held = {id(weight) for weight in (_trunk(network) if stages == "all" else _first(network, stages))}
@@ -184,8 +186,12 @@ def layer_groups(network: Network) -> list[list[nn.Parameter]]:
         At least two groups, or one for a module in one piece; none empty but perhaps the last of a network without
         classes; every parameter in exactly one.
 
+    Raises:
+        InputError: an ensemble.
+
     Source: of the decay, arXiv:1801.06146, section 3.2.
     """
+    refuse_together(network, "layers are in the order of one")
     if isinstance(network, EfficientNet):
         rest = iter(network.blocks)
         stages = [[next(rest) for _ in range(stage.layers)] for stage in network.architecture.stages]
@@ -260,6 +266,7 @@ def _size(module: nn.Module) -> int:
 
 
 def _put_head(network: Network, num_classes: int) -> None:
+    refuse_together(network, "a classifier is put on one")
     if isinstance(network, Foreign) and isinstance(_classifiers(network.module), tuple | list):
         raise InputError(
             f"{network.source or type(network.module).__name__} has several classifiers, which cannot be swapped as "
@@ -288,6 +295,7 @@ def _classifiers(module: nn.Module) -> object:
 
 
 def _widen(network: Network, in_channels: int) -> None:
+    refuse_together(network, "other channels are given to one")
     if isinstance(network, Foreign):
         stem = network.module.get_submodule(network.stem_name)
     else:

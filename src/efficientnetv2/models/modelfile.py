@@ -22,7 +22,7 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import calibrated, header, tensorfile
 from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.empty import empty_network, faults, module_of
-from efficientnetv2.models.ensemble import Ensemble, members_of
+from efficientnetv2.models.ensemble import Ensemble, members_of, refuse_together
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.header import FORMAT_VERSION, Header, of_others, reason
 from efficientnetv2.models.network import EfficientNet, Network
@@ -61,7 +61,8 @@ def save(
 
     Raises:
         InputError: a weight is NaN or infinite, or too large for ``half``; the names or channels do not fit the
-            network; recipe or metrics are no JSON; path and network are no such things; or the file can't be written.
+            network; recipe or metrics are no JSON; path and network are no such things; these are several networks
+            (``Ensemble``); or the file can't be written.
     """
     _check_kinds(path, network)
     tensors = _apart(module_of(network).state_dict())
@@ -96,8 +97,10 @@ def header_of(
     """What a file says of a network; arguments as of ``save``.
 
     Raises:
-        InputError: the names or channels do not fit the network, or recipe or metrics are no JSON.
+        InputError: the names or channels do not fit the network, recipe or metrics are no JSON, or these are several
+            networks.
     """
+    refuse_together(network, "a model file holds one")
     try:
         return Header(
             format_version=FORMAT_VERSION,

@@ -23,10 +23,13 @@ class TrainedOn:
     Args:
         pictures: how many there were.
         marks: (n,) int64, ascending: ``data.contents.content_marks`` of them, or of a part drawn evenly.
+        of_several: whether these are of several networks, each with its part: a picture that trained more than one of
+            them is counted as often, and remembered the more surely. So nobody knows of which share the marks are.
     """
 
     pictures: int
     marks: npt.NDArray[np.int64]
+    of_several: bool = False
 
     @property
     def share(self) -> float:
@@ -34,7 +37,7 @@ class TrainedOn:
         return min(1.0, len(self.marks) / max(1, self.pictures))
 
     def text(self) -> str:
-        """As it stands in a file; ``parse`` gives the same."""
+        """As it stands in a file, which is of one network; ``parse`` gives the same."""
         marks = base64.b64encode(self.marks.astype("<i8").tobytes()).decode()
         return json.dumps({"pictures": self.pictures, "marks": marks})
 
