@@ -162,6 +162,21 @@ def test_a_few_pictures_are_passed_over_but_with_strict_none(job):
             one.predict(state, asked)
 
 
+def test_training_pictures_lost_before_a_run_was_resumed_count_towards_the_limit(job):
+    """Two of 24 are more than 5 %, also where the folder lists both; one is passed over however often it is noted."""
+    one = job("run")
+    for row in range(2):
+        one.folder.skip(one.train.paths[row], "is empty (0 bytes)")
+    resumed = replace(one, folder=RunFolder(one.folder.path, lambda line: None))
+    kept_by = Books(resumed, SimpleNamespace(step=0), Nobody(), {})
+    kept_by.note_unreadable([(0, "is empty (0 bytes)")] * 3)
+    with pytest.raises(InputError, match=r"2 of 24 training pictures have become unreadable .* --resume"):
+        kept_by.note_unreadable([(1, "is empty (0 bytes)")])
+    assert resumed.folder.skipped_file.read_text().splitlines()[1:] == [
+        f"{path},is empty (0 bytes)" for path in one.train.paths[:2]
+    ]
+
+
 class Clock:
     """Says the time of the books."""
 

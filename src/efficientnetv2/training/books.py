@@ -80,7 +80,8 @@ class Books:
         row = kept.get("row", {"images": 0, "train_s": 0.0, "waited_s": 0.0})
         self._begun = time.perf_counter() - seconds
         self._saved = time.perf_counter()
-        self._row_images, self._row_waited_s, self._lost = row["images"], row["waited_s"], 0
+        self._row_images, self._row_waited_s = row["images"], row["waited_s"]
+        self._lost: set[int] = set()
         self._row_before_s: float = row["train_s"]
         self._row_begun = self._saved - self._row_before_s
         self._to_validate: bool = kept.get("to_validate", False)
@@ -206,12 +207,14 @@ class Books:
                 raise InputError(
                     f"{what}. Repair it, then go on with --resume; without --strict it is skipped."
                 )
+            # Counted by what this process has met: of a resumed run the folder knows those lost before, some of which
+            # may be back.
+            self._lost.add(sample)
             if folder.skip(train.paths[sample], reason):
-                self._lost += 1
                 folder.log(f"Skipped from now on: {what}.")
-            if self._lost > MOST_UNREADABLE * len(train):
+            if len(self._lost) > MOST_UNREADABLE * len(train):
                 raise InputError(
-                    f"{self._lost} of {len(train)} training pictures have become unreadable during the run, more "
+                    f"{len(self._lost)} of {len(train)} training pictures have become unreadable during the run, more "
                     f"than the {MOST_UNREADABLE:.0%} that are passed over; the last is {what}. All are listed in "
                     f"{folder.skipped_file}. Bring them back, then go on with --resume."
                 )
