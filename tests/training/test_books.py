@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.training.test_loop import SMALL
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, MemoryShortError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import read
 from efficientnetv2.models import modelfile
@@ -142,6 +142,22 @@ def test_an_outage_at_the_last_evaluation_leaves_no_model_with_its_figure(job):
     assert not one.folder.model_file.exists()
     back()
     assert len(run(job("run"), resumed=True, watch=Nobody()).predictions.labels) == 24
+
+
+def test_a_validation_that_finds_no_memory_costs_no_step(job):
+    """The first is after step 3; with memory again the run goes on from there."""
+    one, short = job("run"), [True]
+
+    def no_memory(module, inputs):
+        if short[0] and not module.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    one.network.register_forward_pre_hook(no_memory)
+    with pytest.raises(MemoryShortError, match=r"a single picture of 48 px .*CUDA out of memory"):
+        run(one, resumed=False, watch=Nobody())
+    assert resume.steps_saved(one.folder.checkpoints) == [3]
+    again = run(job("run"), resumed=True, watch=Nobody())
+    assert [row["step"] for row in again.history if row["kind"] == "val"] == list(range(3, 25, 3))
 
 
 def test_a_few_pictures_are_passed_over_but_with_strict_none(job):
