@@ -16,7 +16,7 @@ from efficientnetv2.commands.caching import Cached, reader_here
 from efficientnetv2.commands.choosing import chosen
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.finished import Finished, tell_finished
-from efficientnetv2.commands.going_on import go_on
+from efficientnetv2.commands.going_on import as_begun, go_on
 from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, prepare, refuse_missing
 from efficientnetv2.commands.run_outcome import report_of
@@ -178,6 +178,8 @@ def _readied(
         strict=place.strict,
         say=screen.say,
     )
+    if resumed:
+        prepared = as_begun(known.path, prepared, screen)
     if place.against is not None and theirs is not None:
         known = replace(known, against=Other.named(place.against, theirs, prepared.val))
     known = chosen(known, words, prepared, device, workers, place, screen)

@@ -181,6 +181,11 @@ class RunFolder:
             return {row["path"] for row in csv.DictReader(file) if row["path"]}
 
     @property
+    def skipped(self) -> frozenset[str]:
+        """Paths of the pictures skipped so far."""
+        return frozenset(self._skipped)
+
+    @property
     def skipped_count(self) -> int:
         """Pictures skipped so far."""
         return len(self._skipped)
