@@ -238,9 +238,20 @@ def _run(
     try:
         with TrainingBar(screen) as bar:
             result = run(job, resumed=ready.resumed, watch=bar)
+        return report_of(job, ready.prepared, result) if world.first else None
     except KeyboardInterrupt as stop:
-        again = ["effnetv2", "train", *source.words, "--out", str(path), "--resume"]
-        if place.device != "auto":
-            again += ["--device", place.device]
-        raise KeyboardInterrupt(f"Go on with: {shlex.join(again)}") from stop
-    return report_of(job, ready.prepared, result) if world.first else None
+        raise KeyboardInterrupt(f"Go on with: {_again(source, place, path)}") from stop
+
+
+def _again(source: Source, place: Place, path: Path) -> str:
+    """The command that goes on with a run, in the same way; its recipe and cache the run knows itself."""
+    words = ["effnetv2", "train", *source.words, "--out", str(path), "--resume"]
+    if place.device != "auto":
+        words += ["--device", place.device]
+    if place.workers is not None:
+        words += ["--workers", str(place.workers)]
+    if place.memory_gib is not None:
+        words += ["--memory-gib", f"{place.memory_gib:g}"]
+    if place.strict:
+        words.append("--strict")
+    return shlex.join(words)
