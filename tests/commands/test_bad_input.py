@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -12,9 +13,16 @@ from tests.conftest import COLOURS, paint
 
 from efficientnetv2.arch.spec import Architecture, Stage, mbconv
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.going_on import as_begun
+from efficientnetv2.commands.prepare import prepare
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
+from efficientnetv2.training.folder import RunFolder
+from efficientnetv2.training.recipes import named
 
 
 def refused(done, *words):
@@ -221,6 +229,109 @@ def test_resuming_with_other_pictures_says_what_differs(class_folders, tmp_path)
     (class_folders / "red/red_03.jpg").unlink()
     done = effnetv2("train", class_folders, "--out", tmp_path / "run", "--resume", cwd=tmp_path)
     refused(done, "1 gone", "red_03.jpg")
+
+
+def lossless(folder, number=60, classes=COLOURS):
+    """Class folders of PNG files, ``broken`` not among them."""
+    for name, colour in classes.items():
+        for one in range(number // len(classes)):
+            paint(folder / name / f"{one:02d}.png", colour, one, px=32)
+    return folder
+
+
+def looked_at(data, **more):
+    return prepare(Source(str(data)), **{"holdout": 0.2, "seed": 0, "strict": False, "say": [].append} | more)
+
+
+def begun(data, path, **more):
+    """A run's folder as it is when its first step begins, and its pictures."""
+    prepared, folder = looked_at(data, **more), RunFolder(path, lambda line: None)
+    folder.begin(named("quick"), prepared.manifest, {"preprocessing": Preprocessing(image_px=32).to_json()})
+    for skipped, reason in prepared.skipped:
+        folder.skip(skipped, reason)
+    return prepared
+
+
+def cut_short(file):
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    return whole
+
+
+def test_a_run_goes_on_where_a_picture_of_it_cannot_be_read_any_more(tmp_path):
+    """Its own list stands, splits drawn among what could be read then; each row where it was."""
+    data, said = lossless(tmp_path / "pictures"), []
+    before = begun(data, tmp_path / "run", minival=6)
+    whole = cut_short(data / before.train.paths[0])
+    now = looked_at(data, minival=6)
+    assert now.manifest.digest() != before.manifest.digest()
+    again = as_begun(tmp_path / "run", now, Screen(mute=True))
+    assert again.manifest.digest() == before.manifest.digest()
+    assert again.manifest.class_names == before.manifest.class_names
+    assert len(np.unique(again.contents)) == len(before.manifest)
+    (data / before.train.paths[0]).write_bytes(whole)
+    again = as_begun(tmp_path / "run", looked_at(data, minival=6, say=said.append), Screen(mute=True))
+    assert again.manifest.digest() == before.manifest.digest()
+    log = (tmp_path / "run/log.txt").read_text()
+    assert (
+        log.count("goes on with its own list of pictures: 1 picture of the run can't be read any more") == 1
+    )
+
+
+def test_a_run_goes_on_without_a_picture_that_was_repaired_since_it_began(tmp_path):
+    data = lossless(tmp_path / "pictures")
+    whole = cut_short(data / "red/07.png")
+    before = begun(data, tmp_path / "run")
+    (data / "red/07.png").write_bytes(whole)
+    again = as_begun(tmp_path / "run", looked_at(data), Screen(mute=True))
+    assert again.manifest.digest() == before.manifest.digest()
+    assert "red/07.png), left out as before" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_what_else_differs_is_refused_where_pictures_cannot_be_read(tmp_path):
+    """One that is not there, and more of train than a run passes over."""
+    data = lossless(tmp_path / "pictures")
+    before = begun(data, tmp_path / "run")
+    first, second, third = (data / path for path in before.train.paths[:3])
+    cut_short(first)
+    second.rename(tmp_path / "away.png")
+    with pytest.raises(InputError, match=r"2 gone \(first: .*Bring them back"):
+        as_begun(tmp_path / "run", looked_at(data), Screen(mute=True))
+    (tmp_path / "away.png").rename(second)
+    cut_short(second)
+    cut_short(third)  # of 48 that are trained on, and of 60 in all
+    with pytest.raises(InputError, match=r"3 gone \(first: "):
+        as_begun(tmp_path / "run", looked_at(data), Screen(mute=True))
+
+
+def test_a_given_split_that_was_changed_is_refused_where_a_picture_cannot_be_read(tmp_path):
+    data = lossless(tmp_path / "pictures")
+    paths = sorted(data.rglob("*.png"))
+    frame = pd.DataFrame({"path": paths, "label": [path.parent.name for path in paths]})
+    frame["split"] = ["train", "train", "val"] * 20
+    frame.to_csv(tmp_path / "given.csv", index=False)
+    before = begun(tmp_path / "given.csv", tmp_path / "run")
+    cut_short(paths[0])
+    again = as_begun(tmp_path / "run", looked_at(tmp_path / "given.csv"), Screen(mute=True))
+    assert again.manifest.digest() == before.manifest.digest()
+    frame.loc[1, "split"] = "val"
+    frame.to_csv(tmp_path / "given.csv", index=False)
+    with pytest.raises(InputError, match="1 gone"):
+        as_begun(tmp_path / "run", looked_at(tmp_path / "given.csv"), Screen(mute=True))
+
+
+def test_a_run_that_was_killed_comes_to_its_end_with_a_picture_that_was_cut_short(tmp_path):
+    data = lossless(tmp_path / "pictures")
+    words = ("train", data, *TINY, "--out", tmp_path / "run", "--set", "epochs=2")
+    words = tuple(word for word in words if word not in ("--epochs", "1"))
+    killed_at("efficientnetv2.training.run:_train", *words, cwd=tmp_path)
+    frame = pd.read_csv(tmp_path / "run/manifest.csv")
+    lost = frame.loc[frame["split"] == "train", "path"].iloc[0].removeprefix("../pictures/")
+    cut_short(data / lost)
+    done = effnetv2(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"1 picture of the run can't be read any more (first: {lost})" in done.stdout
+    assert pd.read_csv(tmp_path / "run/skipped.csv")["path"].tolist() == [lost]
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):

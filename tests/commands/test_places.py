@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.command_line import TINY, effnetv2
+from tests.command_line import NETWORK, TINY, effnetv2
 from tests.data.test_splits import manifest
 from typer.testing import CliRunner
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.cli import app, with_home
+from efficientnetv2.commands import train_job
 from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.area_job import _of_table
 from efficientnetv2.commands.asking import check_calibrates
@@ -98,6 +99,27 @@ def test_data_is_said_again_with_how_it_is_read():
     words = ["a.csv", "--label-column", "species", "--label-separator", ";", "--bands", "4,3,2"]
     assert source.words == words
     assert Source("photos").words == ["photos"]
+
+
+@pytest.mark.parametrize("stopped", ["run", "report_of"])
+def test_a_run_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(
+    stopped, class_folders, tmp_path, monkeypatch
+):
+    """Stopped in training, or while the report is written."""
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_job, "run", lambda *_, **__: None)
+    monkeypatch.setattr(train_job, stopped, stop)
+    words = Words(model=NETWORK, weights="none", epochs=10, settings=("compile=false",))
+    place = Place(tmp_path / "run", device="cpu", workers=0, memory_gib=6.5, strict=True)
+    with pytest.raises(KeyboardInterrupt) as told:
+        train_job.trained(words, Source(str(class_folders)), place, Screen(mute=True))
+    again = f"effnetv2 train {class_folders} --out {tmp_path / 'run'} --resume"
+    assert str(told.value) == f"Go on with: {again} --device cpu --workers 0 --memory-gib 6.5 --strict"
+    plain = Place(tmp_path / "run", as_json=True)
+    assert train_job._again(Source(str(class_folders)), plain, tmp_path / "run") == again
 
 
 def visited(folder: Path, content: bytes) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,15 @@ import pytest
 from tests.command_line import TINY, effnetv2, killed_at
 from tests.rasters import rasterio, write_raster
 
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.going_on import as_begun
+from efficientnetv2.commands.prepare import prepare
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.source import Source
+from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import modelfile
+from efficientnetv2.training.checked import read as read_recipe
 
 LEVELS = {
     "dark": (600, 600, 600),
@@ -99,6 +107,26 @@ def test_a_run_goes_on_with_the_bands_it_was_begun_with(trained, tmp_path):
     same = effnetv2(*words, "--bands", "4,3,2", "--resume", cwd=tmp_path)
     assert same.returncode == 0, same.stderr
     assert modelfile.load(tmp_path / "run").preprocessing.bands.numbers == (4, 3, 2)
+
+
+def test_a_run_goes_on_with_its_own_rule_where_a_raster_cannot_be_read_any_more(trained, tmp_path):
+    """What becomes 0 and 255 is measured on the pictures that can be read, and so is another without one of them."""
+    place, _, _ = trained
+    for name in ("pictures", "run"):
+        shutil.copytree(place / name, tmp_path / name)
+    begun = Manifest.from_csv(tmp_path / "run/manifest.csv", root=tmp_path / "pictures", source="pictures")
+    file = tmp_path / "pictures" / begun.subset("train").paths[0]
+    file.write_bytes(b"")
+    recipe = read_recipe(tmp_path / "run/recipe.yaml")
+    words = {"holdout": recipe.holdout, "seed": recipe.seed, "strict": False, "say": [].append}
+    now = prepare(Source(str(tmp_path / "pictures"), bands="4,3,2"), **words)
+    again = as_begun(tmp_path / "run", now, Screen(mute=True))
+    bands = modelfile.load(tmp_path / "run").preprocessing.bands
+    assert now.manifest.bands != bands == again.manifest.bands
+    assert again.manifest.digest() == begun.digest()
+    other = prepare(Source(str(tmp_path / "pictures"), bands="2,3,4"), **words)
+    with pytest.raises(InputError, match="sees the rasters' bands 4,3,2"):
+        as_begun(tmp_path / "run", other, Screen(mute=True))
 
 
 def test_bands_that_are_not_there_are_refused(trained, tmp_path):

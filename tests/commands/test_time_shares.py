@@ -11,13 +11,14 @@ from tests.command_line import TINY, effnetv2
 from tests.training.test_loop import SMALL
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import remove_partial
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.commands.foretold import settled_by, to_be_measured
+from efficientnetv2.commands.foretold import scratch, settled_by, to_be_measured
 from efficientnetv2.data.manifest import read
 from efficientnetv2.models.create import create
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.checked import read as read_recipe
-from efficientnetv2.training.folder import NoFolder, RunFolder
+from efficientnetv2.training.folder import NoFolder, RunFolder, refuse_occupied
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.pace import Rate, Rates, StepRate
 from efficientnetv2.training.plan import forecast
@@ -117,6 +118,27 @@ def test_what_has_been_measured_is_not_measured_again():
 def test_shares_that_cannot_be_are_refused(settings, sentence):
     with pytest.raises(InputError, match=sentence):
         recipe(*settings)
+
+
+def test_what_is_measured_is_written_into_the_run_s_own_folder(tmp_path, monkeypatch):
+    """Its parent may lie on another disk, or be closed to the user; a run not there yet will be made in its parent."""
+    run = tmp_path / "run"
+    with scratch(run / "deeper") as folder:
+        assert folder.parent == tmp_path
+    run.mkdir()
+    with scratch(run) as folder:
+        assert folder.parent == run
+        (folder / "model.safetensors").write_text("")
+        refuse_occupied(run)  # as if it had been left by a kill
+        remove_partial(run)
+        assert not list(run.iterdir())
+    monkeypatch.setattr("tempfile.mkdtemp", closed)
+    with pytest.raises(InputError, match=r"run: Permission denied, .* Give another --out"), scratch(run):
+        pass
+
+
+def closed(*_, **__):
+    raise PermissionError(13, "Permission denied")
 
 
 def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path):

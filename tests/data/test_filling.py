@@ -24,6 +24,7 @@ from efficientnetv2.data import filling, keeping
 from efficientnetv2.data.cache import PIXELS_AT, Kept
 from efficientnetv2.data.keeping import amount, in_memory, on_disk
 from efficientnetv2.data.manifest import read
+from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import originals
 
 
@@ -112,6 +113,33 @@ def test_a_cache_that_is_cut_off_is_filled_anew(class_folders, tmp_path):
     os.truncate(file, file.stat().st_size // 2)
     assert not on_disk(tmp_path / "cache", order(manifest, said=said)).reused
     assert said == [f"The cache {file} is cut off: filling it anew."]
+
+
+class Failing(Counted):
+    """Two pictures can't be had, as over a mount that fails for a moment; the files stay as they are."""
+
+    def source(self, sample):
+        if sample in (3, 40):
+            raise UnreadablePicture(self.name(sample), "input/output error")
+        return super().source(sample)
+
+
+def test_what_a_mount_failed_to_give_for_a_moment_is_asked_for_again(class_folders, tmp_path):
+    manifest, said = read(class_folders), []
+    failing = replace(order(manifest), reader=Failing(manifest))
+    poor = on_disk(tmp_path / "cache", failing)
+    with pytest.raises(UnreadablePicture, match="input/output error"):
+        poor.reader(np.arange(48), originals(manifest)).source(3)
+    assert on_disk(tmp_path / "cache", failing).reused, "they still can't be had"
+    assert keeping.is_there(tmp_path / "cache", failing)
+    assert not keeping.is_there(tmp_path / "cache", order(manifest))
+    filled = on_disk(tmp_path / "cache", order(manifest, said=said))
+    assert said == [
+        f"Pictures that could not be read when the cache {filled.path} was filled can be now: filling it anew."
+    ]
+    whole = in_memory(order(manifest), room_bytes=PLENTY)
+    assert pixels_of(filled, manifest) == pixels_of(whole, manifest)
+    assert on_disk(tmp_path / "cache", order(manifest)).reused
 
 
 def test_the_size_is_known_to_the_byte_before_anything_is_decoded(class_folders, monkeypatch):

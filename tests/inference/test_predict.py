@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, MemoryShortError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data import manifest
 from efficientnetv2.inference.predict import evaluating, predict, predict_manifest
@@ -128,6 +128,49 @@ def test_a_gpu_gives_what_the_cpu_does():
     on_gpu = predict(_network(), [images], preprocessing=PREPROCESSING, device="cuda")
     assert on_gpu.device.type == "cpu"
     torch.testing.assert_close(on_gpu, on_cpu, rtol=2e-2, atol=2e-2)  # convolutions in TF32
+
+
+def _bears(network, most):
+    """The network on a machine whose memory bears so many pictures in a pass; and those of each pass."""
+    passes = []
+
+    def count(module, inputs):
+        passes.append(len(inputs[0]))
+        if passes[-1] > most:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.")
+
+    network.register_forward_pre_hook(count)
+    return network, passes
+
+
+@pytest.mark.parametrize("views", ["one", "symmetries"])
+def test_where_memory_runs_out_fewer_pictures_at_a_time_get_the_same_answers(tmp_path, views):
+    for number in range(30):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "ab"[number % 2] / f"{number:02d}.png")
+    pictures, preprocessing = manifest.read(tmp_path), replace(PREPROCESSING, views=views)
+    expected = predict_manifest(_network(), pictures, preprocessing=preprocessing, batch_images=20)
+    network, passes = _bears(_network(), 8)
+    found = predict_manifest(network, pictures, preprocessing=preprocessing, batch_images=20)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
+    assert found.samples.tolist() == list(range(30))
+    each = 1 if views == "one" else 8
+    assert passes == [20, 10, *[5] * (6 * each)], "and does not try again what did not fit"
+
+
+def test_memory_too_short_for_a_single_picture_is_told_as_such():
+    network, passes = _bears(_network(), 0)
+    with pytest.raises(MemoryShortError, match=r"a single picture of 16 px .*not enough memory.*--resume"):
+        predict(network, [_images(5)], preprocessing=PREPROCESSING)
+    assert passes == [5, 2, 1]
+
+
+def test_errors_that_are_not_of_memory_are_raised_as_they_are():
+    network = _network()
+    network.register_forward_pre_hook(lambda module, inputs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict(network, [_images(5)], preprocessing=PREPROCESSING)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.training.test_loop import SMALL
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, MemoryShortError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import read
 from efficientnetv2.models import modelfile
@@ -144,6 +144,96 @@ def test_an_outage_at_the_last_evaluation_leaves_no_model_with_its_figure(job):
     assert len(run(job("run"), resumed=True, watch=Nobody()).predictions.labels) == 24
 
 
+def test_a_validation_that_finds_no_memory_costs_no_step(job):
+    """The first is after step 3; with memory again the run goes on from there."""
+    one, short = job("run"), [True]
+
+    def no_memory(module, inputs):
+        if short[0] and not module.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    one.network.register_forward_pre_hook(no_memory)
+    with pytest.raises(MemoryShortError, match=r"a single picture of 48 px .*CUDA out of memory"):
+        run(one, resumed=False, watch=Nobody())
+    assert resume.steps_saved(one.folder.checkpoints) == [3]
+    again = run(job("run"), resumed=True, watch=Nobody())
+    assert [row["step"] for row in again.history if row["kind"] == "val"] == list(range(3, 25, 3))
+
+
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="a device that is always full is Linux's")
+
+
+class FullDisk(Nobody):
+    """From a step on a file of the run lies on a disk that is full."""
+
+    def __init__(self, file, after):
+        self.file, self.after = file, after
+
+    def progress(self, done, *facts):
+        if done == self.after:
+            self.file.rename(self.file.with_name("before"))
+            self.file.symlink_to(FULL)
+
+    def has_room(self):
+        self.file.with_name("before").replace(self.file)
+
+
+@needs_full
+@pytest.mark.parametrize("name", ["metrics.jsonl", "log.txt"])
+@pytest.mark.parametrize("minival", [False, True])
+def test_a_full_disk_is_told_as_such_and_costs_no_step(name, minival, job, monkeypatch):
+    """Full after step 4; a row of training is due after every second, a figure of the curve after every third."""
+    monkeypatch.setattr(moments, "_ROWS", 12)
+    expected = run(job("alone", minival=minival), resumed=False, watch=Nobody())
+    one = job("run", minival=minival)
+    one.folder.note("The run begins.")
+    disk = FullDisk(one.folder.path / name, after=4)
+    with pytest.raises(
+        InputError, match=rf"run/{name} can't be written \(No space left .* go on with --resume"
+    ):
+        run(one, resumed=False, watch=disk)
+    assert resume.steps_saved(one.folder.checkpoints) == [6]
+    disk.has_room()
+    found = run(job("run", minival=minival), resumed=True, watch=Nobody())
+    curves = [
+        [(row["kind"], row["step"], row["top1"]) for row in result.history if row["kind"] != "train"]
+        for result in (expected, found)
+    ]
+    assert curves[0] == curves[1]
+    assert [row["step"] for row in found.history if row["kind"] == "train"] == [
+        step for step in range(2, 25, 2) if (name, step) != ("metrics.jsonl", 6)
+    ]
+
+
+@needs_full
+def test_every_file_that_grows_with_a_run_is_named_where_its_disk_is_full(tmp_path):
+    folder = RunFolder(tmp_path, lambda line: None)
+    for name, write in (
+        ("metrics.jsonl", lambda: folder.record({"kind": "train", "step": 1, "loss": 0.5})),
+        ("log.txt", lambda: folder.note("epoch 1")),
+        ("skipped.csv", lambda: folder.skip("a.jpg", "is empty (0 bytes)")),
+    ):
+        (tmp_path / name).symlink_to(FULL)
+        with pytest.raises(InputError, match=rf"{name} can't be written \(No space left .*--resume"):
+            write()
+    assert folder.skipped_count == 0, "it was not listed"
+
+
+@pytest.mark.parametrize("begun", ["", "path,reason\n"])
+def test_a_list_of_what_was_skipped_that_a_full_disk_left_empty_is_gone_on_with(begun, tmp_path):
+    (tmp_path / "skipped.csv").write_text(begun)
+    folder = RunFolder(tmp_path, lambda line: None)
+    for name in ("a.jpg", "b.jpg"):
+        folder.skip(name, "is empty (0 bytes)")
+    assert RunFolder(tmp_path, lambda line: None).skipped == {"a.jpg", "b.jpg"}
+
+
+def test_a_list_of_what_was_skipped_that_was_cut_off_in_its_first_line_is_no_reason_to_stop(tmp_path):
+    (tmp_path / "skipped.csv").write_text("pa\na.jpg,is empty (0 bytes)\n")
+    assert RunFolder(tmp_path, lambda line: None).skipped_count == 0
+
+
 def test_a_few_pictures_are_passed_over_but_with_strict_none(job):
     """Of 24 pictures 5 % are one; and one may be damaged, however few there are."""
     one = job("run")
@@ -160,6 +250,21 @@ def test_a_few_pictures_are_passed_over_but_with_strict_none(job):
         said = rf"2 of the {len(asked)} pictures to be answered .* than 5% \(or one\)"
         with pytest.raises(InputError, match=said):
             one.predict(state, asked)
+
+
+def test_training_pictures_lost_before_a_run_was_resumed_count_towards_the_limit(job):
+    """Two of 24 are more than 5 %, also where the folder lists both; one is passed over however often it is noted."""
+    one = job("run")
+    for row in range(2):
+        one.folder.skip(one.train.paths[row], "is empty (0 bytes)")
+    resumed = replace(one, folder=RunFolder(one.folder.path, lambda line: None))
+    kept_by = Books(resumed, SimpleNamespace(step=0), Nobody(), {})
+    kept_by.note_unreadable([(0, "is empty (0 bytes)")] * 3)
+    with pytest.raises(InputError, match=r"2 of 24 training pictures have become unreadable .* --resume"):
+        kept_by.note_unreadable([(1, "is empty (0 bytes)")])
+    assert resumed.folder.skipped_file.read_text().splitlines()[1:] == [
+        f"{path},is empty (0 bytes)" for path in one.train.paths[:2]
+    ]
 
 
 class Clock:

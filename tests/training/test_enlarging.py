@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from efficientnetv2.commands.words import Words, begin_recipe
+import pytest
+import torch
+from tests.command_line import NETWORK
+
+from efficientnetv2.arch.published import architecture
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe
 from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.enlarging import no_larger
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.settle import settle
 
 
 @pytest.mark.parametrize(
@@ -85,3 +92,59 @@ def test_a_size_that_was_asked_for_is_taken(words):
     assert no_larger(recipe, 32) == (recipe, [])
     also = Words(recipe="quick", weights="none", image_px=256, settings=("enlarge=3",))
     assert begin_recipe(also, "cpu", lambda line: None)[0].enlarge == 3
+
+
+QUICKLY = ("group_images=8", "batch_images=8", "precision=fp32", "compile=false", "epochs=5")
+
+
+def settled_run(words, folder):
+    """The file of the recipe of a run that these words have begun, on pictures stored at 32 px."""
+    cpu = torch.device("cpu")
+    asked, _ = begin_recipe(words, cpu, lambda line: None)
+    recipe = settle(asked, images=300, class_names=("a", "b"), device=cpu, stored_px=32).recipe
+    assert recipe.progressive.last.image_px < asked.progressive.last.image_px, "or it would say nothing"
+    (folder / "run").mkdir()
+    (folder / "run/recipe.yaml").write_text(recipe.to_yaml())
+    return recipe, folder / "run/recipe.yaml"
+
+
+def gone_on(words, file):
+    return resumed_recipe(words, file, lambda line: None)
+
+
+@pytest.mark.parametrize("further", [("enlarge=3",), ()])
+@pytest.mark.parametrize("by_file", [True, False])
+def test_a_run_goes_on_by_the_words_that_it_was_begun_with(by_file, further, tmp_path):
+    """Its sizes were made smaller by ``enlarge``, which a recipe has or is given."""
+    (tmp_path / "mine.yaml").write_text(named("finetune").to_yaml())
+    recipe = str(tmp_path / "mine.yaml") if by_file else "finetune"
+    words = Words(model=NETWORK, recipe=recipe, weights="none", settings=(*QUICKLY, *further))
+    run, file = settled_run(words, tmp_path)
+    assert gone_on(words, file) == run
+    for other, said in (
+        (("progressive.image_px.end=192",), r"image_px.end: \S+ there, 192"),
+        (("progressive.image_px={start: 200, end: 224}", "enlarge=3"), r"image_px.start: \S+ there, 200"),
+    ):
+        with pytest.raises(InputError, match=said):
+            gone_on(replace(words, settings=(*QUICKLY, *other)), file)
+
+
+def test_sizes_and_enlarge_that_were_asked_for_together_are_gone_on_with(tmp_path):
+    words = Words(
+        model=NETWORK, recipe="quick", weights="none", image_px=256, settings=(*QUICKLY, "enlarge=3")
+    )
+    run, file = settled_run(words, tmp_path)
+    assert gone_on(words, file) == run
+
+
+def test_a_recipe_file_may_name_the_network_that_a_run_has_with_the_padding_of_its_weights(tmp_path):
+    mine = named("finetune").model_copy(update={"model": "efficientnetv2_s", "weights": "theirs.pth"})
+    (tmp_path / "mine.yaml").write_text(mine.to_yaml())
+    padded = replace(architecture("efficientnetv2_s"), padding="symmetric", batch_norm_epsilon=1e-5)
+    run = no_larger(mine, 32)[0].model_copy(update={"model": padded})
+    (tmp_path / "recipe.yaml").write_text(run.to_yaml())
+    words = Words(recipe=str(tmp_path / "mine.yaml"))
+    assert gone_on(words, tmp_path / "recipe.yaml").model == padded
+    with pytest.raises(InputError, match="model"):
+        gone_on(replace(words, model="efficientnetv2_b0"), tmp_path / "recipe.yaml")
+    assert gone_on(replace(words, model="efficientnetv2_s"), tmp_path / "recipe.yaml").model == padded

@@ -96,6 +96,18 @@ def test_pictures_that_are_repeated_are_augmented_more_strongly():
         assert torch.equal(mixed[rows], alone)
 
 
+@pytest.mark.parametrize("balance", ["sqrt", "effective", "equal"])
+@pytest.mark.parametrize("classes", [3, 6, 7, 12, 100])
+def test_classes_that_are_equally_frequent_are_augmented_alike(classes, balance):
+    """A share computed in two ways is rounded in two ways."""
+    words = recipe(f"balance={balance}", "rare_randaugment=2")
+    for each in (1, 7, 48, 500):
+        counted = class_terms(np.repeat(np.arange(classes), each), classes, words)
+        assert counted.stronger.tolist() == [1] * classes
+    one_less = np.repeat(np.arange(3), [100_000, 100_000, 99_999])
+    assert class_terms(one_less, 3, words).stronger.tolist() == [1, 1, 2 if balance != "effective" else 1]
+
+
 def test_nothing_to_make_stronger_is_refused():
     with pytest.raises(InputError, match="rare_randaugment is 2, but balance is off"):
         recipe("rare_randaugment=2")

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -136,9 +137,12 @@ def check_folder(folder: Path, called: str) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a kill in the middle of ``write_atomically`` left in a folder."""
+    """Remove what a kill in the middle of ``write_atomically``, or of a measurement, left in a folder."""
     for partial in folder.glob(".*.partial"):
-        partial.unlink(missing_ok=True)
+        if partial.is_dir() and not partial.is_symlink():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

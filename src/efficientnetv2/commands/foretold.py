@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,9 +167,25 @@ def _as_long_as(minutes: float, job: Job, rates: Rates, spent_s: float, world: W
 def scratch(beside: Path) -> Iterator[Path]:
     """A folder on the disk that a run will write to, gone afterwards.
 
+    In the run's own folder where that is there, for its parent may lie on another disk, or not be the user's to write
+    in. It is called as what is half written, so that a run may begin beside what a kill has left of it.
+
     Args:
         beside: the run's folder, which need not be there.
+
+    Raises:
+        InputError: it can't be made.
     """
-    there = next(folder for folder in beside.absolute().parents if folder.is_dir())
-    with tempfile.TemporaryDirectory(prefix=".effnetv2-", dir=there, ignore_cleanup_errors=True) as folder:
+    there = next(folder for folder in (beside.absolute(), *beside.absolute().parents) if folder.is_dir())
+    with ExitStack() as made:
+        try:
+            folder = made.enter_context(
+                tempfile.TemporaryDirectory(
+                    prefix=".measured.", suffix=".partial", dir=there, ignore_cleanup_errors=True
+                )
+            )
+        except OSError as error:
+            raise InputError(
+                f"{there}: {error.strerror or error}, but how fast a run writes is measured there. Give another --out."
+            ) from error
         yield Path(folder)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 
-from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.preprocessing import Bands, Preprocessing
 from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.probing import probed
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import Words
+from efficientnetv2.data.check import MOST_UNREADABLE
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import World
@@ -38,10 +41,10 @@ def go_on(
     """The folder, recipe and network of a run begun before; its checkpoint brings the weights.
 
     As many groups run at a time as before, so that it goes on to the same bits; a stated limit has them tried anew.
+    ``prepared`` is as ``as_begun`` gives it.
     """
     refuse_unshared(recipe, device, world, begun=True)
     folder = RunFolder(path, screen.say)
-    _same_pictures(folder, prepared)
     folder.log(f"Run folder: {path}")
     # Where the pictures are kept changes none of their pixels; whether they are is the recipe's affair.
     where = words.cache or folder.beginning().get("cache")
@@ -76,14 +79,45 @@ def _network_to_go_on_with(
     return begun.network
 
 
-def _same_pictures(folder: RunFolder, prepared: Prepared) -> None:
-    separator = folder.beginning().get("label_separator")
-    if separator != prepared.manifest.separator:
+def as_begun(path: Path, prepared: Prepared, screen: Screen) -> Prepared:
+    """The pictures of a run that is gone on with, as it was begun with them.
+
+    A picture that can't be read any more makes them no others, nor one that can be read again. Then the run's own list
+    stands, with its splits, which would be drawn otherwise from more or fewer pictures; what can't be read of it is
+    passed over as what is lost during a run is.
+
+    Args:
+        path: of the run's folder.
+        prepared: what DATA gives now.
+        screen: gets a line if there are such pictures.
+
+    Raises:
+        InputError: they are others, or read in another way.
+    """
+    folder = RunFolder(path, screen.say)
+    separator, now = folder.beginning().get("label_separator"), prepared.manifest
+    if separator != now.separator:
         given = "without --label-separator" if separator is None else f"with --label-separator '{separator}'"
         raise InputError(
-            f"--resume: the run in {folder.path} was begun {given}, so its classes are others. Say the same again."
+            f"--resume: the run in {path} was begun {given}, so its classes are others. Say the same again."
         )
-    bands, asked = Preprocessing.from_json(folder.beginning()["preprocessing"]).bands, prepared.manifest.bands
+    there = Manifest.from_csv(folder.manifest_file, root=now.root, source=now.source, separator=separator)
+    bands = Preprocessing.from_json(folder.beginning()["preprocessing"]).bands
+    if there.digest() != now.digest():
+        gone, new = set(there.paths) - set(now.paths), set(now.paths) - set(there.paths)
+        if not _differ_by_what_was_skipped(there, prepared, gone, new, folder):
+            raise _other_pictures(path, gone, new)
+        prepared = _listed_by(there, prepared, gone)
+        now = prepared.manifest
+        if bands is not None and now.bands is not None and bands.numbers == now.bands.numbers:
+            # What becomes 0 and 255 was measured on those that could be read now.
+            prepared = replace(prepared, manifest=replace(now, bands=bands))
+        folder.log(_passed_over(gone, new))
+    _refuse_other_bands(path, bands, prepared.manifest.bands)
+    return prepared
+
+
+def _refuse_other_bands(path: Path, bands: Bands | None, asked: Bands | None) -> None:
     if (
         bands is not None and asked is not None and not bands.kinds
     ):  # begun by a version that did not keep them
@@ -96,25 +130,74 @@ def _same_pictures(folder: RunFolder, prepared: Prepared) -> None:
     if bands != asked:
         said = "none" if bands is None else ",".join(map(str, bands.numbers))
         raise InputError(
-            f"--resume: the run in {folder.path} sees the rasters' bands {said}, and which values become 0 and 255 was "
+            f"--resume: the run in {path} sees the rasters' bands {said}, and which values become 0 and 255 was "
             "measured on its pictures. Bring them back as they were, and say --bands as before."
         )
-    there = Manifest.from_csv(
-        folder.manifest_file,
-        root=prepared.manifest.root,
-        source=prepared.manifest.source,
-        separator=prepared.manifest.separator,
-    )
-    if there.digest() == prepared.manifest.digest():
-        return
-    before, now = set(there.paths), set(prepared.manifest.paths)
-    what = [
-        f"{len(gone)} {word} (first: {min(gone)})"
-        for gone, word in ((before - now, "gone"), (now - before, "new"))
-        if gone
+
+
+def _differ_by_what_was_skipped(
+    there: Manifest, prepared: Prepared, gone: set[str], new: set[str], folder: RunFolder
+) -> bool:
+    """Whether pictures are the same but for some that can't be read now, or could not be when the run began.
+
+    Of splits only those that were given are compared. More training pictures than a run passes over are no such few.
+    """
+    now = prepared.manifest
+    if not (gone or new) or not gone <= {path for path, _ in prepared.skipped} or not new <= folder.skipped:
+        return False
+    if not set(now.table.columns) <= set(there.table.columns) or not now.table["path"].is_unique:
+        return False
+    train = set(there.subset("train").paths)
+    if len(gone & train) > MOST_UNREADABLE * len(train):
+        return False
+    drawn = dict.fromkeys(("minival", "val") if prepared.holdout_drawn else ("minival",), "train")
+    both = [
+        manifest.table.loc[~manifest.table["path"].isin(gone | new), ["path", "label", "split"]].fillna("")
+        for manifest in (there, now)
     ]
-    raise InputError(
-        f"--resume: the pictures are not those that the run in {folder.path} was begun with: "
+    before, after = (
+        part.assign(split=part["split"].replace({"": "train"} | drawn)).to_numpy() for part in both
+    )
+    return np.array_equal(before, after)
+
+
+def _listed_by(there: Manifest, prepared: Prepared, gone: set[str]) -> Prepared:
+    """The pictures of a run's list, in its order and splits; of those that can't be read the rows are its own."""
+    now = prepared.manifest
+    lost = there.table.loc[there.table["path"].isin(gone), now.table.columns]
+    # To the types of the others, for a CSV tells none.
+    table = pd.concat([now.table, lost.astype(now.table.dtypes.to_dict())], ignore_index=True)
+    rows = pd.Index(table["path"]).get_indexer(pd.Index(there.paths))
+    table = table.iloc[rows].reset_index(drop=True).assign(split=there.split.tolist())
+    further = np.arange(len(lost), dtype=np.int64) + prepared.contents.max(initial=-1) + 1
+    contents = np.concatenate([prepared.contents, further])[rows]
+    # Without the numbers of rows in the user's file, which the run's list does not have.
+    return replace(prepared, manifest=replace(now, table=table, rows=None), contents=contents)
+
+
+def _passed_over(gone: set[str], new: set[str]) -> str:
+    said = []
+    if gone:
+        said.append(
+            f"{count_of(len(gone), 'picture')} of the run can't be read any more (first: {min(gone)}), to be passed "
+            "over when asked for"
+        )
+    if new:
+        said.append(
+            f"{count_of(len(new), 'picture')} that could not be read when it began can be now (first: {min(new)}), "
+            "left out as before"
+        )
+    return f"The run goes on with its own list of pictures: {'; '.join(said)}."
+
+
+def _other_pictures(path: Path, gone: set[str], new: set[str]) -> InputError:
+    what = [
+        f"{len(names)} {word} (first: {min(names)})"
+        for names, word in ((gone, "gone"), (new, "new"))
+        if names
+    ]
+    return InputError(
+        f"--resume: the pictures are not those that the run in {path} was begun with: "
         f"{', '.join(what) or 'labels, splits or order differ'}. "
         "Bring them back, or begin anew with another --out."
     )

@@ -16,7 +16,7 @@ from efficientnetv2.commands.caching import Cached, reader_here
 from efficientnetv2.commands.choosing import chosen
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.finished import Finished, tell_finished
-from efficientnetv2.commands.going_on import go_on
+from efficientnetv2.commands.going_on import as_begun, go_on
 from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, prepare, refuse_missing
 from efficientnetv2.commands.run_outcome import report_of
@@ -178,6 +178,8 @@ def _readied(
         strict=place.strict,
         say=screen.say,
     )
+    if resumed:
+        prepared = as_begun(known.path, prepared, screen)
     if place.against is not None and theirs is not None:
         known = replace(known, against=Other.named(place.against, theirs, prepared.val))
     known = chosen(known, words, prepared, device, workers, place, screen)
@@ -236,9 +238,20 @@ def _run(
     try:
         with TrainingBar(screen) as bar:
             result = run(job, resumed=ready.resumed, watch=bar)
+        return report_of(job, ready.prepared, result) if world.first else None
     except KeyboardInterrupt as stop:
-        again = ["effnetv2", "train", *source.words, "--out", str(path), "--resume"]
-        if place.device != "auto":
-            again += ["--device", place.device]
-        raise KeyboardInterrupt(f"Go on with: {shlex.join(again)}") from stop
-    return report_of(job, ready.prepared, result) if world.first else None
+        raise KeyboardInterrupt(f"Go on with: {_again(source, place, path)}") from stop
+
+
+def _again(source: Source, place: Place, path: Path) -> str:
+    """The command that goes on with a run, in the same way; its recipe and cache the run knows itself."""
+    words = ["effnetv2", "train", *source.words, "--out", str(path), "--resume"]
+    if place.device != "auto":
+        words += ["--device", place.device]
+    if place.workers is not None:
+        words += ["--workers", str(place.workers)]
+    if place.memory_gib is not None:
+        words += ["--memory-gib", f"{place.memory_gib:g}"]
+    if place.strict:
+        words.append("--strict")
+    return shlex.join(words)

@@ -15,6 +15,7 @@ from efficientnetv2.arch import files
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.progressive import Progressive
 from efficientnetv2.training.changes import differences, set_fields
 from efficientnetv2.training.checked import checked
 from efficientnetv2.training.checked import read as read_recipe
@@ -177,8 +178,6 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
         InputError: the words ask for another one; the message says what differs.
     """
     there = read_recipe(recipe_file)
-    if words.model not in (None, "auto") and same_shape(words.model, there.model):
-        words = replace(words, model=None)  # the run has it with the padding of its weights
     base = there if words.recipe_file is None else read_recipe(words.recipe_file)
     fields = {_field(setting) for setting in words.settings}
     if words.minutes is not None or ("steps" in fields and "epochs" not in fields):
@@ -188,9 +187,12 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
         asked = asked.model_copy(update=_without_weights(asked))
     if asked.steps is not None:
         asked = asked.model_copy(update={"steps": None, "epochs": _epochs(asked, recipe_file.parent)})
+    if asked.model not in ("auto", there.model) and same_shape(asked.model, there.model):
+        asked = asked.model_copy(
+            update={"model": there.model}
+        )  # the run has it with the padding of its weights
+    asked = _no_larger(asked, there)
     settled = {"progressive.shares"} if asked.time_shares is not None else set()
-    if asked.enlarge is not None:
-        settled |= {"enlarge", "progressive.image_px"}
     differing = differences(there, asked, leave_open=_OPEN | settled)
     if words.recipe is not None and words.recipe_file is None and named(words.recipe).name != there.name:
         differing.insert(0, f"recipe: {there.name} there, {words.recipe} here")
@@ -214,6 +216,26 @@ def _without_weights(asked: Recipe) -> dict[str, Any]:
     """What was left aside of a recipe for weights, since there were none; see ``settle``."""
     optimizer = asked.optimizer.model_copy(update={"unfreeze": None})
     return {**NOTHING_FROZEN, "classifier": "fresh", "optimizer": optimizer}
+
+
+def _no_larger(asked: Recipe, there: Recipe) -> Recipe:
+    """The recipe asked for without its ``enlarge``, which settling has used up: its sizes may be smaller by that.
+
+    How small the run's pictures are stored is not looked at: its sizes are taken for those where they are the same
+    schedule that ends earlier.
+    """
+    if asked.enlarge is None:
+        return asked
+    plan, run = asked.progressive, there.progressive
+    if run.last.image_px < plan.last.image_px:
+        smaller = plan.with_image_px(run.last.image_px)
+        if _sizes(smaller) == _sizes(run):
+            plan = replace(plan, image_px=run.image_px, px_multiple=run.px_multiple)
+    return asked.model_copy(update={"enlarge": None, "progressive": plan})
+
+
+def _sizes(plan: Progressive) -> list[int]:
+    return [plan.stage(index).image_px for index in range(plan.stages)]
 
 
 def longer(path: Path) -> str:

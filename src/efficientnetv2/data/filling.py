@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
@@ -124,6 +124,19 @@ def write(path: Path, order: Order, places: Ints, content: str) -> None:
                 counted(row + 1)
         file.truncate(end)  # the last pictures may be such as could not be read
         Index(content, offsets, sizes, reasons, channels).write(file)
+
+
+def any_readable(order: Order, rows: Sequence[int]) -> bool:
+    """Whether any of these can be decoded now, as ``write`` would; it looks no further than the first.
+
+    Args:
+        order: what to keep.
+        rows: pictures of it, by number.
+
+    Raises:
+        InputError: a store of another machine does not answer.
+    """
+    return any(not isinstance(_decoded(order.reader, row, order.kept), str) for row in rows)
 
 
 def _decoded(reader: Reader, row: int, kept: Kept) -> Pixels | str:

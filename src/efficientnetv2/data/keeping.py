@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import remove_partial, write_atomically
 from efficientnetv2.data.cache import CachedPictures, Index, NotWhole, content_of
-from efficientnetv2.data.filling import Order, measured, needed, write
+from efficientnetv2.data.filling import Order, any_readable, measured, needed, write
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.readers import Reader
 
@@ -75,7 +75,7 @@ def in_memory(order: Order, *, room_bytes: int) -> Filled:
 
 
 def on_disk(folder: Path, order: Order) -> Filled:
-    """The cache in a folder: as it is there if it is whole and of these pictures, else filled anew.
+    """The cache in a folder: as it is there if it is whole and of these pictures, with all that can be read; else anew.
 
     Args:
         folder: of this cache alone; made if need be.
@@ -89,7 +89,7 @@ def on_disk(folder: Path, order: Order) -> Filled:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder / "lock", order.say):
             content = content_of(order.reader, order.count, order.kept)
-            if reused := _there(file, content, order.say):
+            if reused := _there(file, content, order, order.say):
                 os.utime(file)  # used today: see remove_unused
             else:
                 file.unlink(missing_ok=True)
@@ -109,7 +109,7 @@ def on_disk(folder: Path, order: Order) -> Filled:
 def is_there(folder: Path, order: Order) -> bool:
     """Whether ``on_disk`` would find the cache in its folder, whole and of these pictures."""
     content = content_of(order.reader, order.count, order.kept)
-    return _there(folder / "pictures.bin", content, lambda line: None)
+    return _there(folder / "pictures.bin", content, order, lambda line: None)
 
 
 def remove_unused(caches: Path, say: Callable[[str], None]) -> None:
@@ -125,18 +125,27 @@ def amount(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, round(count / 2**20))} MiB"
 
 
-def _there(file: Path, content: str, say: Callable[[str], None]) -> bool:
-    """Whether this cache is in its place; if there is another, why it will not do is said."""
+def _there(file: Path, content: str, order: Order, say: Callable[[str], None]) -> bool:
+    """Whether this cache is in its place; if there is another, why it will not do is said.
+
+    What could not be read when it was filled is asked for again: a mount that failed for a moment leaves the files as
+    they are, and so the content, and would be kept for a damage of theirs for good.
+    """
     try:
         with file.open("rb") as opened:
-            if Index.read(opened).content == content:
-                return True
-        say(f"The pictures are not those in the cache {file} any more: filling it anew.")
+            index = Index.read(opened)
     except FileNotFoundError:
-        pass
+        return False
     except NotWhole as error:
         say(f"The cache {file} {error}: filling it anew.")
-    return False
+        return False
+    if index.content != content:
+        say(f"The pictures are not those in the cache {file} any more: filling it anew.")
+        return False
+    if any_readable(order, list(index.reasons)):
+        say(f"Pictures that could not be read when the cache {file} was filled can be now: filling it anew.")
+        return False
+    return True
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.several import stacked
 from efficientnetv2.inference.accelerate import place
+from efficientnetv2.inference.halving import as_many_as_fit
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.network import Network
 
@@ -60,7 +62,7 @@ def predict(
 
     Args:
         network: in any mode; it answers in evaluation mode.
-        batches: (n, C, H, W) uint8 each, values 0 to 255.
+        batches: (n, C, H, W) uint8 each, values 0 to 255; looked at in parts where memory runs out.
         preprocessing: of the network; its mean, std and views are used here.
         device: to compute on.
         progress: called after every batch with the number of pictures done so far.
@@ -71,7 +73,7 @@ def predict(
 
     Raises:
         InputError: the pictures have another number of channels than the preprocessing, the network has no
-            classes, or it answers with NaN or infinity.
+            classes, it answers with NaN or infinity, or memory is too short for a single picture.
     """
     check_classes(network)
     logits = _computed(
@@ -132,13 +134,17 @@ def _computed(
 ) -> list[Tensor]:
     """What ``compute`` makes of each batch, normalised, on the CPU; refused at the first that comes to nothing."""
     place(network, device)
+
+    def of(images: Tensor) -> Tensor:
+        on_device = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        return compute(normalise(on_device, mean=preprocessing.mean, std=preprocessing.std)).float().cpu()
+
     results: list[Tensor] = []
-    done = 0
+    done, most = 0, sys.maxsize
     with evaluating(network):
         for images in batches:
-            on_device = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-            normalised = normalise(on_device, mean=preprocessing.mean, std=preprocessing.std)
-            results.append(compute(normalised).float().cpu())
+            answers, most = as_many_as_fit(of, images, most, device)
+            results.append(answers)
             broken = (~results[-1].isfinite().all(dim=1)).nonzero().flatten()
             if len(broken):
                 raise no_answers(len(broken), done + len(images), done + int(broken[0]))
@@ -181,7 +187,7 @@ def predict_manifest(
         preprocessing: of the network.
         device: to compute on.
         workers: processes that read pictures; 0 reads in this one.
-        batch_images: how many at a time.
+        batch_images: how many at a time; fewer from the batch on in which memory runs out.
         progress: called after every batch with the number of pictures done so far.
         strict: refuse the first unreadable picture instead of passing it over.
 

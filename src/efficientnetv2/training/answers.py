@@ -13,7 +13,7 @@ from efficientnetv2.inference.predict import Predictions, interleaved, predict_m
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import World, gathered_by_first
 
-# Pictures at a time: enough to keep the processor busy, little memory. Ours.
+# Pictures at a time: enough to keep the processor busy; fewer where memory runs out. Ours.
 _BATCH = 64
 
 

@@ -80,7 +80,8 @@ class Books:
         row = kept.get("row", {"images": 0, "train_s": 0.0, "waited_s": 0.0})
         self._begun = time.perf_counter() - seconds
         self._saved = time.perf_counter()
-        self._row_images, self._row_waited_s, self._lost = row["images"], row["waited_s"], 0
+        self._row_images, self._row_waited_s = row["images"], row["waited_s"]
+        self._lost: set[int] = set()
         self._row_before_s: float = row["train_s"]
         self._row_begun = self._saved - self._row_before_s
         self._to_validate: bool = kept.get("to_validate", False)
@@ -118,7 +119,6 @@ class Books:
             return
         with self._apart():
             self._validate()
-        self._to_validate = False
         self._write()
 
     def training_begins(self) -> None:
@@ -129,20 +129,28 @@ class Books:
         """After a step: rows, validation and checkpoints when they are due.
 
         Raises:
-            InputError: the loss is no longer a number, a checkpoint can't be written, or too much of what is validated
-                on can't be read any more; then the step is kept.
+            InputError: the loss is no longer a number; or, and then the step is kept if it can be, a file of the run
+                can't be written, memory is too short to validate, or too much of what is validated on can't be read any
+                more.
         """
-        self._note_short_memory(done)
         self._row_images += done.images
         self._row_waited_s += done.waited_s
         step, recipe = self.state.step, self.job.recipe
-        ends_stage = step in self._stage_ends
-        if step in self._rows:
-            self._row(done)
-        if step in self._validations:
-            self._validate_or_save(done)
-        if self.over and self._row_images:  # before its last step
-            self._row(done)
+        ends_stage, self._to_validate = step in self._stage_ends, step in self._validations
+        try:
+            self._note_short_memory(done)
+            if step in self._rows:
+                self._row(done)
+            if self._to_validate:
+                with self._apart():
+                    self._validate()
+            if self.over and self._row_images:  # before its last step
+                self._row(done)
+        except DivergedError:
+            raise
+        except InputError:  # what was trained since the last checkpoint would be lost
+            self.save(done)
+            raise
         if ends_stage or self.over or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
             self.save(done)
 
@@ -169,18 +177,6 @@ class Books:
             resume.save(self.job.folder.checkpoints, whole, self.state.step)
         self._saved = time.perf_counter()
 
-    def _validate_or_save(self, done: StepDone) -> None:
-        """Validate; where that is refused, keep what was trained since the last checkpoint."""
-        try:
-            with self._apart():
-                self._validate()
-        except DivergedError:
-            raise
-        except InputError:
-            self._to_validate = True
-            self.save(done)
-            raise
-
     @contextmanager
     def _apart(self) -> Iterator[None]:
         """What happens within does not count in a row's images per second."""
@@ -206,12 +202,14 @@ class Books:
                 raise InputError(
                     f"{what}. Repair it, then go on with --resume; without --strict it is skipped."
                 )
+            # Counted by what this process has met: of a resumed run the folder knows those lost before, some of which
+            # may be back.
+            self._lost.add(sample)
             if folder.skip(train.paths[sample], reason):
-                self._lost += 1
                 folder.log(f"Skipped from now on: {what}.")
-            if self._lost > MOST_UNREADABLE * len(train):
+            if len(self._lost) > MOST_UNREADABLE * len(train):
                 raise InputError(
-                    f"{self._lost} of {len(train)} training pictures have become unreadable during the run, more "
+                    f"{len(self._lost)} of {len(train)} training pictures have become unreadable during the run, more "
                     f"than the {MOST_UNREADABLE:.0%} that are passed over; the last is {what}. All are listed in "
                     f"{folder.skipped_file}. Bring them back, then go on with --resume."
                 )
@@ -243,7 +241,6 @@ class Books:
         now = time.perf_counter()
         train_s, waited_s = max(1e-9, now - self._row_begun), self._row_waited_s
         images_per_s = self._row_images / train_s
-        self._row_begun, self._row_images, self._row_waited_s = now, 0, 0.0
         settings = {name: value for name, value in done.setting.to_json().items() if name != "others"}
         self.job.folder.record(
             {
@@ -260,6 +257,8 @@ class Books:
                 "memory_mb": round(psutil.Process().memory_info().rss / 2**20, 1),
             }
         )
+        # Only now: a row that can't be written has its part in the next one.
+        self._row_begun, self._row_images, self._row_waited_s = now, 0, 0.0
         left = self._seconds_left(done.setting, images_per_s)
         self.watch.progress(
             self.state.step, self.job.length.steps, done.setting, images_per_s, left, float(done.loss)
@@ -291,6 +290,7 @@ class Books:
         predictions = job.predict(self.state, part, once=True)
         score = by_first(job.world, lambda: self._scored(kind, predictions))
         best = self.selection is not None and self.selection.add(self.state.step, score, kept(self.state))
+        self._to_validate = False  # the figure stands, whether or not the log can be written
         means = [f"{words} {score[name]:.3f}" for name, words in MEANS_OVER_CLASSES.items() if name in score]
         job.folder.log(
             f"epoch {self._epoch:.1f}: top-1 {score['top1']:.1%}, {''.join(means)} "

@@ -7,7 +7,8 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
@@ -134,51 +135,74 @@ class RunFolder:
         return plain
 
     def amend_beginning(self, **changed: Any) -> None:
-        """Write down what turned out otherwise than the run was begun with."""
-        write_text_atomically(self.beginning_file, json.dumps(self.beginning() | changed, indent=2))
+        """Write down what turned out otherwise than the run was begun with.
+
+        Raises:
+            InputError: it can't be written, as on a full disk.
+        """
+        with _writing(self.beginning_file):
+            write_text_atomically(self.beginning_file, json.dumps(self.beginning() | changed, indent=2))
 
     def log(self, line: str) -> None:
-        """A line for the screen and, with the time, for ``log.txt``."""
+        """A line for the screen and, with the time, for ``log.txt``; see ``note``."""
         self._say(line)
         self.note(line)
 
     def note(self, line: str) -> None:
-        """A line for ``log.txt`` alone: it has been on the screen already."""
-        with (self.path / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+        """A line for ``log.txt`` alone: it has been on the screen already.
+
+        Raises:
+            InputError: it can't be written, as on a full disk.
+        """
+        path = self.path / "log.txt"
+        with _writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
 
     def record(self, row: dict[str, Any]) -> None:
-        """A row for ``metrics.jsonl`` and TensorBoard."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
+        """A row for ``metrics.jsonl`` and TensorBoard.
+
+        Raises:
+            InputError: it can't be written, as on a full disk.
+        """
+        with _writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        if self._board is None:
-            self._board = _board(self.path / "tensorboard", row["step"])
-        for name, value in row.items():
-            if name not in {"step", "epoch", "kind"} and isinstance(value, int | float):
-                self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+        with _writing(self.path / "tensorboard"):
+            if self._board is None:
+                self._board = _board(self.path / "tensorboard", row["step"])
+            for name, value in row.items():
+                if name not in {"step", "epoch", "kind"} and isinstance(value, int | float):
+                    self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
 
     def skip(self, path: str, reason: str) -> bool:
         """Count a picture that could not be read and list it in ``skipped.csv``, once.
 
         Returns:
             Whether it is new there.
+
+        Raises:
+            InputError: it can't be written, as on a full disk.
         """
         if path in self._skipped:
             return False
-        self._skipped.add(path)
-        new = not self.skipped_file.exists()
-        with self.skipped_file.open("a", encoding="utf-8", newline="") as file:
+        with _writing(self.skipped_file), self.skipped_file.open("a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            if new:
+            if file.tell() == 0:  # a disk that was full may have left it empty
                 writer.writerow(["path", "reason"])
             writer.writerow([path, reason])
+        self._skipped.add(path)
         return True
 
     def _skipped_before(self) -> set[str]:
         if not self.skipped_file.exists():
             return set()
         with self.skipped_file.open(encoding="utf-8", newline="") as file:
-            return {row["path"] for row in csv.DictReader(file) if row["path"]}
+            # A full disk may have cut it off, even within its first line.
+            return {path for row in csv.DictReader(file) if (path := row.get("path"))}
+
+    @property
+    def skipped(self) -> frozenset[str]:
+        """Paths of the pictures skipped so far."""
+        return frozenset(self._skipped)
 
     @property
     def skipped_count(self) -> int:
@@ -200,13 +224,15 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop the rows of steps that a resumed run will do again."""
         kept = [json.dumps(row) + "\n" for row in self.history() if row["step"] <= step]
-        write_text_atomically(self.metrics_file, "".join(kept))
+        with _writing(self.metrics_file):
+            write_text_atomically(self.metrics_file, "".join(kept))
 
     def close(self) -> None:
         """Flush TensorBoard's file."""
-        if self._board is not None:
-            self._board.close()
-            self._board = None
+        board, self._board = self._board, None
+        if board is not None:
+            with _writing(self.path / "tensorboard"):
+                board.close()
 
 
 class NoFolder(RunFolder):
@@ -244,6 +270,22 @@ class NoFolder(RunFolder):
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """Within, the file of a run is written.
+
+    Raises:
+        InputError: it can't be; the run is told how it goes on.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{file} can't be written ({error.strerror or error}). Make room on the disk, or bring it back, then go on "
+            "with --resume."
+        ) from error
 
 
 def refuse_occupied(path: Path) -> None:

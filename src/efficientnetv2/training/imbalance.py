@@ -12,6 +12,10 @@ from efficientnetv2.data.balance import Floats, class_shares, weight_of_pictures
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.training.recipe import Recipe
 
+# What shares may differ by that are computed in two ways and are the same: far above rounding, and far below what one
+# picture more or less makes. Ours.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, eq=False)
 class ClassTerms:
@@ -64,7 +68,7 @@ def class_terms(targets: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
         logarithms = np.log(drawn, out=np.zeros_like(drawn), where=drawn > 0)
         offsets = _tensor(recipe.logit_adjustment * logarithms)
     if recipe.rare_randaugment != 1:
-        repeated = drawn > counts / counts.sum()
+        repeated = drawn > counts / counts.sum() * (1 + _ROUNDING)
         stronger = _tensor(np.where(repeated, recipe.rare_randaugment, 1.0))
     return ClassTerms(weights, offsets, stronger)
 

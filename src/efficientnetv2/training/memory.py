@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.memory import reason_of
 
 Item = TypeVar("Item")
 
@@ -78,7 +79,7 @@ def too_short(group_images: int, groups: int, image_px: int, error: BaseExceptio
     anew = f" (--set group_images={smaller[-1]})" if smaller else " (there is none smaller: use --image-px)"
     return (
         f"Memory ran out with a single group of {count_of(group_images, 'picture')} of {image_px} px "
-        f"({_reason(error)}). It did fit when the run began: end what else takes memory, then go on with "
+        f"({reason_of(error)}). It did fit when the run began: end what else takes memory, then go on with "
         f"--resume. Or begin anew with smaller groups{anew}."
     )
 
@@ -91,13 +92,9 @@ def too_late(image_px: int, error: BaseException) -> str:
         error: that said so.
     """
     return (
-        f"Memory ran out with pictures of {image_px} px ({_reason(error)}), where it had been enough before, and other "
-        "processes have a part of the step already. End what else takes memory, then go on with --resume."
+        f"Memory ran out with pictures of {image_px} px ({reason_of(error)}), where it had been enough before, and "
+        "other processes have a part of the step already. End what else takes memory, then go on with --resume."
     )
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def divisors(number: int, *, most: int) -> list[int]:
