@@ -484,6 +484,32 @@ def test_tables_with_bad_cells_are_refused_by_row(tmp_path):
         assert said in done.stderr, done.stderr
 
 
+def table_of(folder: Path, **columns: list[str]) -> Path:
+    """A table of six pictures, alternately of two classes, with further columns."""
+    for number in range(6):
+        paint(folder / f"{number}.jpg", COLOURS["red"], number, px=16)
+    table = pd.DataFrame({"path": [f"{n}.jpg" for n in range(6)], "label": list("ababab"), **columns})
+    table.to_csv(folder / "six.csv", index=False)
+    return folder / "six.csv"
+
+
+def test_copies_of_test_pictures_are_refused_as_in_train(tmp_path):
+    made_from, split = ["", "", "", "", "1.jpg", "5.jpg"], ["train", "test", "val", "", "val", "train"]
+    table_of(tmp_path, augmented_from=made_from, split=split)
+    done = effnetv2("crossval", "six.csv", *RUN, "--out", "folds", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "six.csv, row 6: '4.jpg' is in train, but it was made from '1.jpg'" in done.stderr
+    assert not (tmp_path / "folds").exists()
+
+
+def test_groups_that_test_shares_with_the_folds_are_told(tmp_path, capsys):
+    file = table_of(tmp_path, group=list("xxyyzz"), split=["", "test", "train", "val", "", ""])
+    crossval_job._pictures(Source(str(file)), Place(device="cpu"), Screen())
+    said = capsys.readouterr().out
+    assert "1 of 3 groups lies in more than one split (the first: 'x', in train and test)" in said
+    assert "'y'" not in said, "what is given as val is dealt out like all else"
+
+
 def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):
     """In place of ``trained``: writes what a run leaves; its macro-F1 is what ``reached`` says of its settings.
 
