@@ -131,15 +131,13 @@ def _refuse_occupied(path: Path) -> None:
 
 def _pictures(source: Source, place: Place, screen: Screen) -> tuple[Manifest, Ints, list[tuple[str, str]]]:
     """The readable pictures, which of them are identical, and path and reason of those that could not be read."""
-    manifest = source.read()
+    # Splits that are given do not count here, so neither does what stands in two of them; test stays aside.
+    manifest = source.read(heeded=("test",))
     if len(manifest.class_names) > MOST_CLASSES:
         raise InputError(
             f"{manifest.source} has {len(manifest.class_names):,} classes, but answers are put together for at most "
             f"{MOST_CLASSES:,}. Use train with a val split."
         )
-    # Splits that are given do not count here, so neither does what stands in two of them; test stays aside.
-    aside = manifest.split == "test"
-    manifest = manifest.with_split(np.where(aside, "test", ""))
     refuse_copies_apart(manifest)
     found = check(manifest, workers=_THREADS, strict=place.strict)
     for note in (*manifest.notes, *found.notes):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -186,6 +186,7 @@ def read(
     require_labels: bool = True,
     for_training: bool = True,
     strict_labels: bool | None = None,
+    heeded: Sequence[str] = SPLITS,
 ) -> Manifest:
     """The manifest of a folder, a table, a packed set, a picture, or a standard set.
 
@@ -207,6 +208,7 @@ def read(
         for_training: False for evaluation: one class, or no train part, will do.
         strict_labels: take the labels that there are as training would: refuse those that are ``rules.folded``
             alike, pass over pictures beside class folders; None where labels are required.
+        heeded: splits that count, before any rule is applied; a picture of another is taken as one of none.
 
     Returns:
         Pictures in the order of the table, or of the folders' and files' names. A row whose split is empty
@@ -221,6 +223,10 @@ def read(
         refuse_unlistable(str(data))
     strict = require_labels if strict_labels is None else strict_labels
     listing = _listing(str(data), path_column, label_column, group_column, require_labels, strict)
+    unheeded = ~np.isin(listing.split, ("", *heeded))
+    if unheeded.any():
+        split = np.where(unheeded, "", listing.split).tolist()
+        listing = replace(listing, table=listing.table.assign(split=split))
     if require_labels:
         rules.refuse_unlabelled(listing)
     # The rules about labels look at each picture once for each of its labels.
