@@ -222,7 +222,9 @@ def read(
     if for_training:  # a run lists its pictures, by their way from its folder
         refuse_unlistable(str(data))
     strict = require_labels if strict_labels is None else strict_labels
-    listing = _listing(str(data), path_column, label_column, group_column, require_labels, strict)
+    listing = _listing(
+        str(data), path_column, label_column, group_column, label_separator, require_labels, strict
+    )
     unheeded = ~np.isin(listing.split, ("", *heeded))
     if unheeded.any():
         split = np.where(unheeded, "", listing.split).tolist()
@@ -260,6 +262,7 @@ def _listing(
     path_column: str,
     label_column: str,
     group_column: str | None,
+    label_separator: str | None,
     require_labels: bool,
     strict: bool,
 ) -> Listing:
@@ -285,7 +288,7 @@ def _listing(
     if place.suffix.lower() in folders.TABLE_SUFFIXES:
         return tables.read_table(
             place, data, path_column=path_column, label_column=label_column, group_column=group_column,
-            require_labels=require_labels,
+            require_labels=require_labels, label_separator=label_separator, strict_labels=strict,
         )  # fmt: skip
     if not is_picture(place.name):
         raise InputError(f"'{data}' is neither a folder, a CSV, TSV or Parquet file, nor a picture.")
