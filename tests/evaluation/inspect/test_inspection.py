@@ -18,6 +18,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.portraits import portraits
 from efficientnetv2.evaluation.inspect import page
+from efficientnetv2.evaluation.inspect.counts import counts
 from efficientnetv2.evaluation.inspect.inspection import inspected
 from efficientnetv2.evaluation.inspect.looks import cramers_v
 from efficientnetv2.evaluation.inspect.places import by_place
@@ -200,6 +201,15 @@ def test_a_time_column_that_is_not_there_or_holds_no_time(planted):
 def test_imbalance_and_small_classes(planted):
     planted.table = planted.table[(planted.table["label"] == "a") | (planted.table.index % 10 == 1)]
     assert set(found_in(planted.read())) == {"imbalance", "small_class"}
+
+
+def test_always_answering_the_commonest_of_several_labels_is_right_for_pictures(planted):
+    planted.table["label"] = np.where(planted.table.index % 4, "animal;cat", "animal;dog")
+    counted = counts(planted.read(label_separator=";"))
+    assert counted.facts["majority_share"] == 1
+    assert counted.facts["by_split"] == {"train": 80, "val": 24}
+    (imbalance,) = [one for one in counted.findings if one.kind == "imbalance"]
+    assert imbalance.advice.startswith("Always answering 'animal' would be right for 100 %")
 
 
 def test_a_dark_set(planted):
