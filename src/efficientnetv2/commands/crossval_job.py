@@ -202,10 +202,9 @@ def _refuse_moved(folder: Path, manifest: Manifest) -> None:
 def _begin(
     folder: Path, words: Words, plan: Plan, source: Source, digest: str, manifest: Manifest, dealt: Folds
 ) -> None:
-    table = manifest.with_split(_taught(manifest, dealt)).table.assign(
-        fold=dealt.of_picture(len(manifest)) + 1
+    write_atomically(
+        folder / "manifest.csv", dealt.told(manifest.with_split(_taught(manifest, dealt))).to_csv
     )
-    write_atomically(folder / "manifest.csv", replace(manifest, table=table).to_csv)
     remember(folder, words, plan, source, digest, command_line())
 
 

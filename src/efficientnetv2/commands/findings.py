@@ -13,6 +13,7 @@ from scipy.special import softmax
 from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.earlier import Other, last_before
+from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
 from efficientnetv2.data.sides import longer_sides
@@ -31,7 +32,7 @@ from efficientnetv2.metrics.slices import slices, usable, values_of
 from efficientnetv2.models.calibrated import Calibration
 
 # Columns of a manifest that say no property of a picture.
-_OTHERWISE = ("path", "label", "split", *PLACE, CONTENT, CHECKSUM)
+_OTHERWISE = ("path", "label", "split", KEPT_WHOLE, *PLACE, CONTENT, CHECKSUM)
 #: By which pictures are cut beside the columns of their table: see ``data.sides``.
 SIZE = "longer_side_px"
 
