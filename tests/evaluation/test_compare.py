@@ -111,6 +111,26 @@ def test_of_folds_by_another_rule_it_is_said_that_they_are(tmp_path, capsys):
     assert "the folds of like_one" not in said
 
 
+def test_of_pictures_in_other_folders_it_is_said_that_their_names_are_the_same(tmp_path, capsys):
+    for name, data in (("one", "photos_2023"), ("like_one", "photos_2023"), ("other", "photos_2024")):
+        (tmp_path / name).mkdir()
+        answers = pd.DataFrame({"path": ["a", "b"], "label": ["x", "y"], "true_label": ["x", "y"]})
+        answers.to_csv(tmp_path / name / "predictions.csv", index=False)
+        manifest = pd.DataFrame(
+            {"path": [f"../{data}/{one}" for one in "ab"], "label": ["x", "y"], "split": "val"}
+        )
+        manifest.to_csv(tmp_path / name / "manifest.csv", index=False)
+        told = {"top1": 1.0, "macro_f1": 1.0, "intervals": {"top1": [0.3, 1.0]}, "wall_s": 1.0}
+        (tmp_path / name / "report.json").write_text(json.dumps(told))
+    compare([tmp_path / "one", tmp_path / "like_one", tmp_path / "other"])
+    said = "".join(capsys.readouterr().out.split())
+    sentence = (
+        f"Compared by name: their pictures lie in {tmp_path}/photos_2024 and in {tmp_path}/photos_2023."
+    )
+    assert said.count("Comparedbyname") == 1
+    assert "".join(sentence.split()) in said
+
+
 def test_a_damaged_report_is_refused_by_name(tmp_path):
     (tmp_path / "report.json").write_text('{"top1": 0.')
     (tmp_path / "predictions.csv").write_text("path,label,true_label\n")

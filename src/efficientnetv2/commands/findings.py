@@ -236,14 +236,14 @@ def _last(
 ) -> tuple[str, Over] | None:
     """The run that was asked for, or else the last one before this; and what this one has over it."""
     if wanted.against is not None:
-        name, theirs = wanted.against.name, wanted.against.answers
+        name, theirs, by_name = wanted.against.name, wanted.against.answers, wanted.against.by_name
     else:
         found = None
         if known.folder is not None:
             found = last_before(known.folder, answers, split_by=known.split_by)
         if found is None:
             return None
-        name, theirs = f"the last run, {found[0]}", found[1]
+        name, theirs, by_name = f"the last run, {found[0]}", found[1], ""
     # The other may have answered more pictures, or fewer; those of both count.
     gained = over(answers, theirs, key=key, clusters=whole)
-    return None if gained is None else (name, gained)
+    return None if gained is None else (name, replace(gained, by_name=by_name))

@@ -29,6 +29,7 @@ class Over:
         balanced_accuracy: mean recall over them.
         f1: of each of them.
         together: places or groups of pictures that chance drew as a whole; None where it drew single pictures.
+        by_name: words on pictures that may be others, since only their names are the same; see ``evaluation.roots``.
     """
 
     pictures: int
@@ -37,6 +38,7 @@ class Over:
     balanced_accuracy: Difference
     f1: Mapping[str, Difference]
     together: int | None = None
+    by_name: str = ""
 
 
 def read_answers(folder: Path) -> pd.DataFrame:

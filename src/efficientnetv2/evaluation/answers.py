@@ -184,9 +184,10 @@ def _apart(found: Over) -> str:
     whole = (
         "" if found.together is None else f", whose {found.together:,} places or groups chance draws whole"
     )
+    by_name = f" {found.by_name}" if found.by_name else ""
     return (
         f"On the same {found.pictures:,} pictures{whole}: top-1 {points(found.top1)}, "
-        f"macro-F1 {points(found.macro_f1)}; 95 % intervals."
+        f"macro-F1 {points(found.macro_f1)}; 95 % intervals.{by_name}"
     )
 
 

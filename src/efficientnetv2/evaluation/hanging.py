@@ -13,6 +13,7 @@ from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.levels import levels_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.roots import way_to
 
 
 def hanging_together(folder: Path, paths: Sequence[str]) -> pd.Series[int] | None:
@@ -60,11 +61,5 @@ def _ways(manifest: Manifest, *, by_fold: bool) -> Iterator[Ints]:
 
 def _as_answered(manifest: Sequence[str], paths: Sequence[str]) -> list[str] | None:
     """The manifest's paths without the way from the run's folder to the data's; None if they are other pictures."""
-    if not len(paths):
-        return None
-    there = set(manifest)
-    for one in manifest:
-        way = one.removesuffix(paths[0])
-        if (len(way) < len(one) or one == paths[0]) and all(way + path in there for path in paths):
-            return [path.removeprefix(way) for path in manifest]
-    return None
+    way = way_to(manifest, paths) if len(paths) else None
+    return None if way is None else [path.removeprefix(way) for path in manifest]
