@@ -131,16 +131,16 @@ def test_whether_more_labels_would_help_is_read_off_the_first_fold():
     dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     shuffled = np.random.default_rng(1).permutation(150)
     embedded = Embeddings(shuffled, labels[shuffled], vectors[shuffled])
-    curve = crossval_baseline._labels(embedded, dealt, 0, Key.of(0), balanced=False)
+    curve = crossval_baseline._labels(embedded, dealt, 0, Key.of(0), data, balanced=False)
     assert [point.pictures for point in curve.points] == [12, 25, 50, 100]
     assert 0.5 < curve.points[-1].macro_f1 < 0.9
     assert (curve.carried, curve.forecast.pictures) == (None, 200)
     drawn = Embeddings(shuffled[:90], labels[shuffled[:90]], vectors[shuffled[:90]])
-    sampled = crossval_baseline._labels(drawn, dealt, 0, Key.of(0), balanced=False)
+    sampled = crossval_baseline._labels(drawn, dealt, 0, Key.of(0), data, balanced=False)
     assert sampled.points[-1].pictures < 70
     assert (sampled.carried.pictures, sampled.forecast.pictures) == (100, 200)
     few = Embeddings(np.arange(20), labels[:20], vectors[:20])
-    assert crossval_baseline._labels(few, dealt, 0, Key.of(0), balanced=False) is None
+    assert crossval_baseline._labels(few, dealt, 0, Key.of(0), data, balanced=False) is None
 
 
 def test_the_folds_answer_together_for_new_pictures(whole):
