@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, t
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.compare import compare
@@ -42,21 +42,23 @@ def test_where_only_one_is_better_the_interval_is_the_binomial_one():
 
 def test_pictures_of_a_place_are_drawn_as_one():
     """Ten places of ten pictures each, right or wrong as a whole: ten draws of a coin, not a hundred."""
-    one, other = _run("one", [True] * 40 + [False] * 60, 1.0), _run("none", [False] * 100, 1.0)
+    one, other = _run("one", [True] * 70 + [False] * 30, 1.0), _run("none", [False] * 100, 1.0)
     places = pd.Series([number // 10 for number in range(100)], index=one.answers.index)
     found = gain(one, replace(other, clusters=places))
     assert found.together == 10
-    assert found.low == pytest.approx(10 * binom(10, 0.4).ppf(0.025), abs=1)
-    assert found.high == pytest.approx(10 * binom(10, 0.4).ppf(0.975), abs=1)
+    wider = t(9).ppf(0.975) / 1.96 * (10 / 9) ** 0.5  # ten places say little of how much places differ
+    assert found.low == pytest.approx(70 - wider * (70 - 10 * binom(10, 0.7).ppf(0.025)), abs=1)
+    assert found.high == 100
     assert gain(one, other).together is None
 
 
-def test_few_places_make_no_interval_narrower():
+def test_few_places_make_no_interval_narrower_and_nothing_certain():
     one, other = _run("one", [True, False] * 50, 1.0), _run("none", [False] * 100, 1.0)
     alone = gain(one, other)
     halves = pd.Series([number // 50 for number in range(100)], index=one.answers.index)
     found = gain(replace(one, clusters=halves), other)
-    assert (found.low, found.high, found.together) == (alone.low, alone.high, 2)
+    assert alone.low > 0
+    assert (found.low, found.high, found.together) == (0, alone.high, 2)
     assert gain(replace(one, clusters=0 * halves), other).together is None
 
 

@@ -16,6 +16,8 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics.resampling import Difference, paired_together
 
 NAME = "predictions.csv"
+# Places or groups from which a difference is told as any other. Ours.
+_MANY = 10
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,17 @@ def in_common(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index[str]:
             f"({int(unlike.sum())} of {len(both)} pictures differ so). Evaluate both again with the same labels."
         )
     return both
+
+
+def few_whole(together: int | None) -> str:
+    """What few places or groups, drawn as a whole, leave open: a sentence to follow another; '' of more.
+
+    Args:
+        together: how many there are; None where single pictures were drawn.
+    """
+    if together is None or together >= _MANY:
+        return ""
+    return f" Of only {together} of them nothing is certain unless six or more differ, all for one."
 
 
 def over(
