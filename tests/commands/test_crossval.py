@@ -131,16 +131,16 @@ def test_whether_more_labels_would_help_is_read_off_the_first_fold():
     dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     shuffled = np.random.default_rng(1).permutation(150)
     embedded = Embeddings(shuffled, labels[shuffled], vectors[shuffled])
-    curve = crossval_baseline._labels(embedded, dealt, 0, Key.of(0), balanced=False)
+    curve = crossval_baseline._labels(embedded, dealt, 0, Key.of(0), data, balanced=False)
     assert [point.pictures for point in curve.points] == [12, 25, 50, 100]
     assert 0.5 < curve.points[-1].macro_f1 < 0.9
     assert (curve.carried, curve.forecast.pictures) == (None, 200)
     drawn = Embeddings(shuffled[:90], labels[shuffled[:90]], vectors[shuffled[:90]])
-    sampled = crossval_baseline._labels(drawn, dealt, 0, Key.of(0), balanced=False)
+    sampled = crossval_baseline._labels(drawn, dealt, 0, Key.of(0), data, balanced=False)
     assert sampled.points[-1].pictures < 70
     assert (sampled.carried.pictures, sampled.forecast.pictures) == (100, 200)
     few = Embeddings(np.arange(20), labels[:20], vectors[:20])
-    assert crossval_baseline._labels(few, dealt, 0, Key.of(0), balanced=False) is None
+    assert crossval_baseline._labels(few, dealt, 0, Key.of(0), data, balanced=False) is None
 
 
 def test_the_folds_answer_together_for_new_pictures(whole):
@@ -482,6 +482,48 @@ def test_tables_with_bad_cells_are_refused_by_row(tmp_path):
         )
         assert done.returncode == 2, done.stderr
         assert said in done.stderr, done.stderr
+
+
+def table_of(folder: Path, **columns: list[str]) -> Path:
+    """A table of six pictures, alternately of two classes, with further columns."""
+    for number in range(6):
+        paint(folder / f"{number}.jpg", COLOURS["red"], number, px=16)
+    table = pd.DataFrame({"path": [f"{n}.jpg" for n in range(6)], "label": list("ababab"), **columns})
+    table.to_csv(folder / "six.csv", index=False)
+    return folder / "six.csv"
+
+
+def test_copies_of_test_pictures_are_refused_as_in_train(tmp_path):
+    made_from, split = ["", "", "", "", "1.jpg", "5.jpg"], ["train", "test", "val", "", "val", "train"]
+    table_of(tmp_path, augmented_from=made_from, split=split)
+    done = effnetv2("crossval", "six.csv", *RUN, "--out", "folds", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "six.csv, row 6: '4.jpg' is in train, but it was made from '1.jpg'" in done.stderr
+    assert not (tmp_path / "folds").exists()
+
+
+@pytest.mark.parametrize("split", [["val"] * 6, ["train", "val"] * 3])
+def test_given_splits_do_not_count_whatever_they_leave_to_train_on(tmp_path, split):
+    """All of it val, or a class that stands in val alone: the folds are dealt of both."""
+    file = table_of(tmp_path, split=split)
+    manifest, contents, _ = crossval_job._pictures(Source(str(file)), Place(device="cpu"), Screen())
+    assert set(manifest.split) == {""}
+    dealt = folds(manifest, k=2, seed=0, contents=contents)
+    assert all({0, 1} == set(manifest.labels[part.learning]) for part in dealt.parts)
+
+
+def test_a_class_of_test_alone_is_refused(tmp_path):
+    file = table_of(tmp_path, split=["train", "test"] * 3)
+    with pytest.raises(InputError, match="label unseen in training: 'b' occurs only in test"):
+        crossval_job._pictures(Source(str(file)), Place(device="cpu"), Screen())
+
+
+def test_groups_that_test_shares_with_the_folds_are_told(tmp_path, capsys):
+    file = table_of(tmp_path, group=list("xxyyzz"), split=["", "test", "train", "val", "", ""])
+    crossval_job._pictures(Source(str(file)), Place(device="cpu"), Screen())
+    said = capsys.readouterr().out
+    assert "1 of 3 groups lies in more than one split (the first: 'x', in train and test)" in said
+    assert "'y'" not in said, "what is given as val is dealt out like all else"
 
 
 def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):

@@ -5,22 +5,36 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from tests.command_line import TINY, effnetv2, killed_at
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.earlier import Other, last_before
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.evaluation.answered import read_answers, write_answers
+from efficientnetv2.evaluation.answered import over, read_answers, write_answers
+from efficientnetv2.evaluation.answers import Beside, lines
 
 
 def run(
-    folder, *, age_s=0, kind="beginning.json", pictures=("a", "b"), labels=("x", "y"), answers=None, **report
+    folder,
+    *,
+    age_s=0,
+    kind="beginning.json",
+    pictures=("a", "b"),
+    labels=("x", "y"),
+    answers=None,
+    data="data",
+    **report,
 ):
+    """The folder of a run on pictures of a folder beside it."""
     write_answers(folder, pd.DataFrame({"path": pictures, "label": answers or labels, "true_label": labels}))
     (folder / kind).write_text("{}")
+    manifest = {"path": [f"../{data}/{name}" for name in pictures], "label": labels, "split": "val"}
+    pd.DataFrame(manifest).to_csv(folder / "manifest.csv", index=False)
     (folder / "report.json").write_text(json.dumps({"pictures": len(pictures), **report}))
     os.utime(folder / "report.json", (1e9 - age_s, 1e9 - age_s))
     return folder
@@ -46,6 +60,40 @@ def test_where_there_is_none_there_is_none(tmp_path):
     assert last_before(own, read_answers(own)) is None
     run(tmp_path / "evaluation", kind="nothing.json")
     assert last_before(tmp_path / "evaluation", read_answers(own)) is None
+
+
+def test_pictures_of_another_folder_are_others_whatever_they_are_called(tmp_path):
+    """As cameras call theirs: last year's 0001.jpg is no picture of this year."""
+    own = run(tmp_path / "own", data="photos_2024")
+    run(tmp_path / "before", age_s=10, data="photos_2023")
+    assert last_before(own, read_answers(own)) is None
+    (tmp_path / "photos_2024").mkdir()
+    (tmp_path / "photos_now").symlink_to("photos_2024")
+    run(tmp_path / "by_a_link", age_s=20, data="photos_now")
+    assert last_before(own, read_answers(own))[0] == "by_a_link"
+    (tmp_path / "by_a_link" / "manifest.csv").unlink()
+    assert last_before(own, read_answers(own)) is None
+
+
+def test_absolute_paths_need_no_root(tmp_path):
+    own, _ = (run(tmp_path / name, pictures=("/x/a", "/x/b")) for name in ("own", "before"))
+    assert last_before(own, read_answers(own))[0] == "before"
+
+
+def test_a_named_run_on_pictures_of_another_folder_is_compared_by_name(tmp_path):
+    there = run(tmp_path / "there", data="photos_2023")
+    own = tmp_path / "photos_2024"
+    own.mkdir()
+    val = listed(own, "path,label,split", "a,x,val", "b,y,val")
+    named = Other.named(there, read_answers(there), val)
+    assert named.by_name == (
+        f"Compared by name: their pictures lie in {own} and in {tmp_path / 'photos_2023'}."
+    )
+    kept = Other.kept(own, named.keep(own))
+    found = replace(over(named.answers, named.answers, key=Key.of(0)), by_name=kept.by_name)
+    assert lines(Beside(last=("there", found)))[0].endswith(named.by_name)
+    same = listed(own, "path,label,split", "a,x,val")
+    assert not Other.named(run(tmp_path / "new", data=own.name), read_answers(there), same).by_name
 
 
 def test_folds_are_compared_with_folds_of_the_same_rule(tmp_path):

@@ -7,6 +7,7 @@ import json
 import tarfile
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,6 +194,29 @@ def test_lists_in_the_json_of_somebody_elses_shards(tmp_path):
     assert names(manifest) == [{"cat", "animal"}, {"dog"}, {"dog"}, {"animal", "dog"}]
     with pytest.raises(InputError, match="none of several may hold ';'"):
         read(written(samples | {"e": ["cat;dog", "dog"]}), label_separator=";")
+
+
+def test_lists_in_a_column_of_parquet(tmp_path):
+    csv = read(table(tmp_path), label_separator=";")
+    lists = pd.DataFrame(
+        {"path": list(ROWS), "label": [[one.strip() for one in cell.split(";")] for cell in ROWS.values()]}
+    )
+    lists.to_parquet(tmp_path / "lists.parquet")
+    assert read(tmp_path / "lists.parquet", label_separator=";").digest() == csv.digest()
+    assert names(read(tmp_path / "lists.parquet", label_separator="|")) == names(csv)
+    assert len(read(tmp_path / "lists.parquet", require_labels=False)) == len(ROWS), "asked for no labels"
+    with pytest.raises(
+        InputError, match=r"row 2: the label is a list, .*--label-separator ';' takes several"
+    ):
+        read(tmp_path / "lists.parquet")
+    for wrong, said in (
+        ("do;g", "row 3: 'do;g' is one label of a list, and none may hold"),
+        ([], "row 3: the label"),
+    ):
+        labels = [["cat"], [wrong] if wrong else [], ["cat"], ["tree"], ["tree"]]
+        lists.assign(label=labels).to_parquet(tmp_path / "wrong.parquet")
+        with pytest.raises(InputError, match=said):
+            read(tmp_path / "wrong.parquet", label_separator=";")
 
 
 @given(

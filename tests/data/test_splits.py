@@ -240,6 +240,23 @@ def test_a_class_with_one_picture_is_refused_by_name():
         with_holdout(manifest([0, 0, 0, 1, 1, 1, 2]), seed=0)
     with pytest.raises(InputError, match="class 'c1' has 3 pictures, all of them the same file"):
         with_holdout(manifest([0, 0, 0, 1, 1, 1]), seed=0, contents=np.array([0, 1, 2, 3, 3, 3]))
+    made_from = ["", "", "", "6.jpg", "6.jpg", "6.jpg", ""]
+    for copies, words in (
+        (4, "one picture only, and 3 copies made from it"),
+        (3, "3 copies of one picture only"),
+    ):
+        part = manifest([0, 0, 0, 1, 1, 1, 1], augmented_from=made_from).select(np.arange(3 + copies))
+        file = "6.jpg" if copies == 4 else "3.jpg"
+        with pytest.raises(InputError, match=rf"class 'c1' has {words} \('{file}'\)"):
+            with_holdout(part, seed=0)
+    with pytest.raises(
+        InputError, match="has 2 pictures, all of them the same file, and 1 copy made from it"
+    ):
+        with_holdout(
+            manifest([0, 0, 1, 1, 1], augmented_from=["", "", "", "", "2.jpg"]),
+            seed=0,
+            contents=np.array([0, 1, 2, 2, 3]),
+        )
     with pytest.raises(InputError, match="class 'c1' has no readable picture in train"):
         with_holdout(manifest([0, 0, 0, 1]).select([0, 1, 2]), seed=0)
 

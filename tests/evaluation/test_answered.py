@@ -8,6 +8,7 @@ import pytest
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.answered import over, read_answers
+from efficientnetv2.evaluation.answers import Beside, lines
 
 
 def written(folder, rows):
@@ -27,6 +28,15 @@ def test_only_pictures_that_both_answered_are_compared(tmp_path):
     assert found.top1.value == pytest.approx(1 / 3)
     assert list(found.f1) == ["NA", "x"]
     assert found.f1["x"].value == pytest.approx(4 / 5 - 2 / 3)
+
+
+@pytest.mark.parametrize(("places", "told"), [(9, True), (10, False)])
+def test_of_few_places_it_is_said_what_they_leave_open(places, told):
+    answers = pd.DataFrame({"label": "x", "true_label": "x"}, index=[f"{row}.jpg" for row in range(20)])
+    clusters = pd.Series([row % places for row in range(20)], index=answers.index)
+    found = over(answers, answers, key=Key.of(0), clusters=clusters)
+    (line,) = lines(Beside(last=("before", found)))
+    assert ("Of only 9 of them nothing is certain unless six or more differ, all for one." in line) is told
 
 
 def test_nothing_in_common_is_no_comparison_and_other_labels_are_refused(tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, t
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.compare import compare
@@ -42,21 +42,23 @@ def test_where_only_one_is_better_the_interval_is_the_binomial_one():
 
 def test_pictures_of_a_place_are_drawn_as_one():
     """Ten places of ten pictures each, right or wrong as a whole: ten draws of a coin, not a hundred."""
-    one, other = _run("one", [True] * 40 + [False] * 60, 1.0), _run("none", [False] * 100, 1.0)
+    one, other = _run("one", [True] * 70 + [False] * 30, 1.0), _run("none", [False] * 100, 1.0)
     places = pd.Series([number // 10 for number in range(100)], index=one.answers.index)
     found = gain(one, replace(other, clusters=places))
     assert found.together == 10
-    assert found.low == pytest.approx(10 * binom(10, 0.4).ppf(0.025), abs=1)
-    assert found.high == pytest.approx(10 * binom(10, 0.4).ppf(0.975), abs=1)
+    wider = t(9).ppf(0.975) / 1.96 * (10 / 9) ** 0.5  # ten places say little of how much places differ
+    assert found.low == pytest.approx(70 - wider * (70 - 10 * binom(10, 0.7).ppf(0.025)), abs=1)
+    assert found.high == 100
     assert gain(one, other).together is None
 
 
-def test_few_places_make_no_interval_narrower():
+def test_few_places_make_no_interval_narrower_and_nothing_certain():
     one, other = _run("one", [True, False] * 50, 1.0), _run("none", [False] * 100, 1.0)
     alone = gain(one, other)
     halves = pd.Series([number // 50 for number in range(100)], index=one.answers.index)
     found = gain(replace(one, clusters=halves), other)
-    assert (found.low, found.high, found.together) == (alone.low, alone.high, 2)
+    assert alone.low > 0
+    assert (found.low, found.high, found.together) == (0, alone.high, 2)
     assert gain(replace(one, clusters=0 * halves), other).together is None
 
 
@@ -109,6 +111,26 @@ def test_of_folds_by_another_rule_it_is_said_that_they_are(tmp_path, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "Warning: the folds of other are by class, those of one by place" in said
     assert "the folds of like_one" not in said
+
+
+def test_of_pictures_in_other_folders_it_is_said_that_their_names_are_the_same(tmp_path, capsys):
+    for name, data in (("one", "photos_2023"), ("like_one", "photos_2023"), ("other", "photos_2024")):
+        (tmp_path / name).mkdir()
+        answers = pd.DataFrame({"path": ["a", "b"], "label": ["x", "y"], "true_label": ["x", "y"]})
+        answers.to_csv(tmp_path / name / "predictions.csv", index=False)
+        manifest = pd.DataFrame(
+            {"path": [f"../{data}/{one}" for one in "ab"], "label": ["x", "y"], "split": "val"}
+        )
+        manifest.to_csv(tmp_path / name / "manifest.csv", index=False)
+        told = {"top1": 1.0, "macro_f1": 1.0, "intervals": {"top1": [0.3, 1.0]}, "wall_s": 1.0}
+        (tmp_path / name / "report.json").write_text(json.dumps(told))
+    compare([tmp_path / "one", tmp_path / "like_one", tmp_path / "other"])
+    said = "".join(capsys.readouterr().out.split())
+    sentence = (
+        f"Compared by name: their pictures lie in {tmp_path}/photos_2024 and in {tmp_path}/photos_2023."
+    )
+    assert said.count("Comparedbyname") == 1
+    assert "".join(sentence.split()) in said
 
 
 def test_a_damaged_report_is_refused_by_name(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from efficientnetv2.data.folds import folds
 from efficientnetv2.data.manifest import read
 from efficientnetv2.evaluation.hanging import hanging_together
 
@@ -45,6 +46,18 @@ def test_folds_count_where_there_are_any_and_test_pictures_do_not(written):
     run, manifest = written(split=["train"] * 10 + ["test"] * 2, fold=[1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 0, 0])
     found = hanging_together(run, manifest.paths[:10])
     assert found.nunique() == 5
+
+
+def test_what_was_dealt_into_folds_hangs_together_whatever_its_size(written):
+    """Blocks of 0.3°, side by side: larger ones of other sides lie across their borders, smaller ones part them."""
+    row = np.arange(12)
+    run, manifest = written(latitude=0.01 + 0.3 * (row // 2) + 0.2 * (row % 2), longitude=100.05)
+    dealt = folds(manifest, k=3, seed=0, by="place", blocks=(0.3,))
+    dealt.told(manifest).to_csv(run / "manifest.csv")
+    found = hanging_together(run, manifest.paths)
+    assert found.nunique() == len(np.unique(dealt.clusters)) == 6
+    again = read(run / "manifest.csv")
+    assert "kept_whole" not in folds(again, k=3, seed=0, by="class").told(again).table
 
 
 def test_pictures_of_a_fold_that_taught_nobody_hang_together_too(written):

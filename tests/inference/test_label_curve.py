@@ -12,6 +12,7 @@ from efficientnetv2.inference import label_curve as label_curve_module
 from efficientnetv2.inference.label_curve import _carried, _macro_f1, label_curve
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.inference.probe import fitted
+from efficientnetv2.inference.together import Together
 
 
 def embeddings(generator, count, *, apart=0.6, width=60):
@@ -89,6 +90,31 @@ def test_a_forecast_from_a_sample_says_so_and_promises_nothing():
     assert "3,840 bring it to" in words
     assert f"{100 * found.gain:+.1f} points (+0.0 to {100 * found.gain_high:+.1f})" in words
     assert "the last of the whole sample of 240" in more_labels(found).how
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_copies_are_no_labels_more(made):
+    """Each picture three times, as copies or as one place: nothing stands on both sides of a draw."""
+    generator = np.random.default_rng(0)
+    one, asked = embeddings(generator, 240), embeddings(generator, 300)
+    vectors = np.tile(one.vectors, (3, 1)) + 0.1 * generator.normal(size=(720, 60)).astype(np.float32)
+    train = Embeddings(np.arange(720), np.tile(one.labels, 3), vectors)
+    number = np.tile(np.arange(240), 3)
+    family = number if made else np.arange(720)
+    together = Together(number, family, made & (np.arange(720) >= 240))
+    answers = fitted(vectors, train.labels, 0.01, False).predict(asked.vectors)
+    of = 240 if made else 720
+    found = label_curve(
+        train, asked, answers, labelled=of, strength=0.01, balanced=False, key=Key.of(0), together=together
+    )
+    assert [one.pictures for one in found.points] == pytest.approx(
+        [of / 16, of / 8, of / 4, of / 2, of], abs=3
+    )
+    assert found.points[-1].pictures == of
+    assert found.carried is None
+    for learnt, rest in together.drawn(train.labels, key=Key.of(1), draws=3, teach=of // 4):
+        assert not set(number[learnt]) & set(number[rest])
+        assert len(learnt) == pytest.approx(180, abs=6)
 
 
 def test_a_power_law_is_carried_on():

@@ -7,7 +7,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.preprocessing import StandardScaler
+from tests.data.test_splits import manifest as pictures
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.keys import Key
@@ -16,6 +18,7 @@ from efficientnetv2.data.manifest import read
 from efficientnetv2.inference import probe as room
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
 from efficientnetv2.inference.probe import fit_probe, linear_probe
+from efficientnetv2.inference.together import Together
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.models.create import create
 
@@ -73,6 +76,58 @@ def test_it_is_scikit_learns_regression_at_the_strength_it_chose(balanced):
     scaled = StandardScaler().fit_transform(vectors)
     by_hand.fit(scaled, labels)
     np.testing.assert_allclose(pipeline.predict_proba(vectors), by_hand.predict_proba(scaled), atol=1e-3)
+
+
+def test_copies_and_neighbours_do_not_choose_the_strength():
+    """Each vector three times, with a little noise: asked for them, a probe would know them by heart."""
+    labels, vectors = _alike(240, np.random.default_rng(2))
+    alone = Embeddings(np.arange(240), labels, vectors[:240])
+    every, family = Embeddings(np.arange(720), np.tile(labels, 3), vectors), np.tile(np.arange(240), 3)
+    _, expected = fit_probe(alone, key=KEY, balanced=False)
+    _, parted = fit_probe(every, key=KEY, balanced=False)
+    assert parted > expected
+    copies = Together(family, family, np.arange(720) >= 240)
+    assert fit_probe(every, key=KEY, balanced=False, together=copies)[1] == expected
+    places = Together(family, np.arange(720), np.zeros(720, dtype=bool))
+    assert fit_probe(every, key=KEY, balanced=False, together=places)[1] == expected
+
+
+def _alike(count, draw):
+    """Three classes, and vectors of ``count`` pictures, then again twice with a little noise."""
+    labels = np.arange(count) % 3
+    own = 0.15 * draw.normal(size=(3, 300))[labels] + draw.normal(size=(count, 300))
+    again = np.concatenate([own, own, own])
+    again[count:] += 0.3 * draw.normal(size=(2 * count, 300))
+    return labels, again.astype(np.float32)
+
+
+def test_where_nothing_hangs_together_the_draw_is_scikit_learns():
+    labels = np.arange(60) % 3
+    split = StratifiedShuffleSplit(1, test_size=0.25, random_state=KEY.torch_seed() % 2**32)
+    ((learning, choosing),) = Together.of(pictures(labels), np.arange(60), key=KEY).drawn(
+        labels, key=KEY, ask=0.25
+    )
+    expected = next(split.split(labels, labels))
+    np.testing.assert_array_equal(learning, expected[0])
+    np.testing.assert_array_equal(choosing, expected[1])
+
+
+def test_places_are_kept_whole_where_that_leaves_every_class_to_learn():
+    labels = np.tile([0, 1], 40)
+    place = np.arange(80) // 8
+    data = pictures(labels, latitude=place + 0.5, longitude=place + 0.5)
+    together = Together.of(data, None, key=KEY)
+    assert len(np.unique(together.clusters)) == 10
+    ((learning, choosing),) = together.drawn(labels, key=KEY, ask=0.25)
+    assert not set(place[learning]) & set(place[choosing])
+    assert 12 <= len(choosing) <= 28
+    one_place_each = pictures(labels, latitude=labels + 0.5, longitude=labels + 0.5)
+    assert len(np.unique(Together.of(one_place_each, None, key=KEY).clusters)) == 80
+
+
+def test_of_copies_whose_origin_is_not_there_one_stands_for_it():
+    copies = Together(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), np.array([True, True, True, False]))
+    assert copies.originals.tolist() == [0, 3]
 
 
 def test_class_weights_serve_the_rare_class():

@@ -105,6 +105,31 @@ def test_few_places_that_differ_alike_leave_as_much_to_chance_as_their_pictures(
         assert found.high >= apart[name].high
 
 
+@pytest.mark.parametrize(("places", "certain"), [(4, False), (6, True)])
+def test_places_that_all_speak_for_one_have_to_be_six(places, certain):
+    """Three pictures of ten are answered better in each: more than enough pictures, were they independent."""
+    place = np.repeat(np.arange(places), 10)
+    labels = np.zeros(len(place), dtype=np.int64)
+    other = (np.arange(len(place)) % 10 < 3).astype(np.int64)
+    found = paired_together(labels, labels, other, place, 2, key=KEY)
+    assert found["top1"].certain is certain
+    assert paired_together(labels, labels, other, np.arange(len(place)), 2, key=KEY)["top1"].certain
+
+
+def test_intervals_of_five_places_hold_the_truth():
+    """Places differ as Beta(4, 1), forty pictures of each: the truth is 0.8."""
+    held = 0
+    for seed in range(200):
+        draw = np.random.default_rng(seed)
+        place = np.repeat(np.arange(5), 40)
+        labels = np.zeros(200, dtype=np.int64)
+        answers = (draw.random(200) > draw.beta(4, 1, 5)[place]).astype(np.int64)
+        low, high = clustered(labels, answers, place, 2, key=Key.of(seed))["top1"]
+        held += low <= 0.8 <= high
+        assert 0 <= low <= high <= 1
+    assert held >= 0.9 * 200, held
+
+
 def lone(true, one, other, key=KEY):
     """Of pictures that do not hang together."""
     return paired(true, one, other, np.arange(len(true)), 3, key=key)

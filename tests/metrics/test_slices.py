@@ -70,6 +70,19 @@ def test_pictures_of_one_day_are_cut_by_the_time_of_day(step, ends):
     assert taken.nunique() == 4
 
 
+@pytest.mark.parametrize("zone", ["", "+00:00"])
+def test_dates_of_a_csv_are_cut_as_those_of_parquet(zone):
+    taken = pd.Series(pd.date_range("2023-05-01 08:00", periods=41, freq="7h"))
+    written = taken.map(lambda one: one.isoformat() + zone)
+    assert values_of(written).tolist() == values_of(taken).tolist()
+    assert values_of(written).nunique() == 4
+    days = taken.dt.strftime("%Y-%m-%d")
+    assert (
+        values_of(pd.concat([days, pd.Series([f"2024-01-{day:02d}" for day in range(1, 20)])])).nunique() == 4
+    )
+    assert values_of(written.where(written.index != 7, "in spring")) is None, "not all of them are dates"
+
+
 def test_columns_of_parquet_that_hold_lists_cut_nothing_and_dates_are_quarters(tmp_path):
     table = pd.DataFrame(
         {

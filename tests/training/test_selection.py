@@ -11,6 +11,7 @@ from tests.training.test_loop import SMALL
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands import evaluate_job
 from efficientnetv2.data.manifest import read
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import modelfile
@@ -165,7 +166,14 @@ def test_training_ends_when_waiting_was_in_vain(job, scripted):
     assert list(seen) == [3, 6, 9, 12, 15, 18]
     assert result.images == 18 * 8
     assert same(weights_of(one), seen[18]), "as good as at 6, and later"
-    assert modelfile.load(one.folder.model_file).metrics["stopped_early"] is True
+    kept = modelfile.load(one.folder.model_file)
+    assert kept.metrics["stopped_early"] is True
+    assert (kept.metrics["epochs"], kept.recipe["epochs"]) == (6, 8)
+    assert evaluate_job._epochs(kept) == 6
+    del kept.metrics["epochs"]  # as a file has it that was written before
+    assert evaluate_job._epochs(kept) is None
+    kept.metrics["stopped_early"] = False
+    assert evaluate_job._epochs(kept) == 8
     log = said(one)
     assert (
         "Stopped early, after step 18 of 24 (epoch 6): top-1 on minival has not risen for 2 validations"

@@ -27,6 +27,7 @@ from efficientnetv2.commands.probing import keep, probed, with_classifier
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import seen_before
 from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe, starts_open
+from efficientnetv2.data.copies import is_copy
 from efficientnetv2.inference.probe import Probe
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.checked import checked
@@ -197,7 +198,7 @@ def begin(
         lines.append(_reached(fit.probe, prepared, begins_there=begins_there))
         screen.say(lines[-1])
         if place.probe:
-            labelled, balanced = len(prepared.train), recipe.balance is not None
+            labelled, balanced = int((~is_copy(prepared.train)).sum()), recipe.balance is not None
             beginning |= keep(fit, path, labelled=labelled, balanced=balanced, seed=recipe.seed)
     if decided.against is not None:
         beginning |= decided.against.keep(path)

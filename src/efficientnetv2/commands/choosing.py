@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.model_selection import StratifiedGroupKFold
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
@@ -25,6 +23,7 @@ from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predict import embed_manifest
 from efficientnetv2.inference.probe import USUAL_STRENGTH, fitted, macro_f1, multiply_adds
+from efficientnetv2.inference.together import strictest
 from efficientnetv2.metrics.resampling import paired_together
 from efficientnetv2.training.folder import new_folder
 from efficientnetv2.training.named import Found
@@ -216,21 +215,7 @@ def _drawn(labels: Ints, most: int, key: Key) -> Ints:
 
 def _dealt(pictures: Manifest, contents: Ints, figure: str, key: Key) -> _Task:
     """Folds that take nothing apart that belongs together, as far as each then learns every class."""
-    labels = pictures.labels
-    levels = levels_of(pictures, contents)
-    for level in levels:
-        if len(np.unique(level.clusters)) < _FOLDS and level is not levels[-1]:
-            continue
-        splitter = StratifiedGroupKFold(
-            _FOLDS, shuffle=True, random_state=key.fold("folds").torch_seed() % 2**32
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # a class may have fewer pictures than there are folds
-            folds = list(splitter.split(labels, labels, level.clusters))
-        if all(len(np.unique(labels[learning])) == len(np.unique(labels)) for learning, _ in folds):
-            break
+    level, folds = strictest(levels_of(pictures, contents), pictures.labels, parts=_FOLDS, key=key)
     whole = [f"places of {level.block:g}°"] if level.block is not None else []
     whole += ["groups"] if level.groups else []
     kept = f", {' and '.join(whole)} kept whole" if whole else ""

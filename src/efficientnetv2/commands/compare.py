@@ -139,6 +139,9 @@ def _write(out: Path, finished: Sequence[FinishedRun], plain: dict[str, Any]) ->
 
 
 def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen: Screen) -> None:
+    from efficientnetv2.evaluation.answered import few_whole
+    from efficientnetv2.evaluation.roots import by_name_alone
+
     rows = []
     for one in finished:
         report, sizes = one.report, one.sizes
@@ -175,6 +178,10 @@ def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen:
             f"95 % interval, the same {found.pictures} pictures{whole}), macro-F1 {mean.value:+.3f} "
             f"({mean.low:+.3f} to {mean.high:+.3f}){time}."
         )
+        if few := few_whole(found.together):
+            screen.say(few.strip())
+        if elsewhere := by_name_alone(one.root, finished[0].root):
+            screen.say(elsewhere)
         if unlike := _dealt_unlike(one, finished[0]):
             screen.say(unlike)
         _tell_classes(one.name, found, screen)

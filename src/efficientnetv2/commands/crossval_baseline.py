@@ -14,6 +14,7 @@ from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.crossval_folds import Runs
+from efficientnetv2.data.copies import is_copy
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
@@ -22,6 +23,7 @@ from efficientnetv2.inference.accelerate import pick_device, pick_workers
 from efficientnetv2.inference.label_curve import LabelCurve, label_curve
 from efficientnetv2.inference.predict import Embeddings, Predictions, embed_manifest
 from efficientnetv2.inference.probe import fit_probe, most_pictures, probe_folds
+from efficientnetv2.inference.together import Together
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.resampling import paired_together
 from efficientnetv2.training.checked import read as read_recipe
@@ -82,9 +84,9 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
     key, balanced = Key.of(recipe.seed).fold("probe"), recipe.balance is not None
 
     def answers(of: Folds) -> Predictions:
-        given = probe_folds(
-            embedded, [(part.learning, part.answering) for part in of.parts], key=key, balanced=balanced
-        )
+        pairs = [(part.learning, part.answering) for part in of.parts]
+        whole = _together(embedded, of, runs.manifest)
+        given = probe_folds(embedded, pairs, key=key, balanced=balanced, together=whole)
         known = given >= 0
         hot = torch.nn.functional.one_hot(torch.from_numpy(given[known]), count).float()
         return Predictions(embedded.samples[known], embedded.labels[known], (hot + 1e-6).log())
@@ -102,7 +104,7 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
         otherwise,
         reached.top1,
         reached.macro_f1,
-        _labels(embedded, dealt, asked, key, balanced=balanced),
+        _labels(embedded, dealt, asked, key, runs.manifest, balanced=balanced),
         f"That is of fold {asked + 1} alone, which learns from {len(dealt.parts[asked].learning):,} of "
         f"{count_of(int((runs.manifest.split != 'test').sum()), 'picture')}.",
         round(float(np.mean([np.isin(part.learning, embedded.samples).sum() for part in dealt.parts]))),
@@ -116,7 +118,7 @@ def _fold_of_labels(dealt: Folds) -> int:
 
 
 def _labels(
-    embedded: Embeddings, dealt: Folds, number: int, key: Key, *, balanced: bool
+    embedded: Embeddings, dealt: Folds, number: int, key: Key, manifest: Manifest, *, balanced: bool
 ) -> LabelCurve | None:
     """Whether more labels would help, by the fold of a number."""
     asked = dealt.parts[number]
@@ -127,17 +129,25 @@ def _labels(
     )
     if not len(answering.labels) or len(np.unique(learning.labels)) < 2:
         return None  # of few pictures drawn from many
-    learnt, strength = fit_probe(learning, key=key.fold("fold", number), balanced=balanced)
+    whole = _together(learning, dealt, manifest)
+    learnt, strength = fit_probe(learning, key=key.fold("fold", number), balanced=balanced, together=whole)
     answers = learnt.predict(answering.vectors)
     return label_curve(
         learning,
         answering,
         answers,
-        labelled=len(asked.learning),
+        labelled=int((~is_copy(manifest)[asked.learning]).sum()),
         strength=strength,
         balanced=balanced,
         key=key.fold("label curve"),
+        together=whole,
     )
+
+
+def _together(embedded: Embeddings, dealt: Folds, manifest: Manifest) -> Together:
+    """What hangs together among embedded pictures: what folds have kept whole, and copies."""
+    rows = embedded.samples
+    return Together.by(dealt.clusters[rows], manifest.select(rows))
 
 
 def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings:

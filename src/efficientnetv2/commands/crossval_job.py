@@ -26,10 +26,12 @@ from efficientnetv2.commands.tables import MOST_CLASSES
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe, says_length
 from efficientnetv2.data.check import check
+from efficientnetv2.data.copies import refuse_copies_apart
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.names import is_url
+from efficientnetv2.data.splits import groups_apart
 from efficientnetv2.inference.accelerate import pick_device
 from efficientnetv2.training.claiming import claimed
 from efficientnetv2.training.folder import LOCK, REPORT_FILES, new_folder
@@ -129,15 +131,14 @@ def _refuse_occupied(path: Path) -> None:
 
 def _pictures(source: Source, place: Place, screen: Screen) -> tuple[Manifest, Ints, list[tuple[str, str]]]:
     """The readable pictures, which of them are identical, and path and reason of those that could not be read."""
-    manifest = source.read()
+    # Splits that are given do not count here, so neither does what stands in two of them; test stays aside.
+    manifest = source.read(heeded=("test",))
     if len(manifest.class_names) > MOST_CLASSES:
         raise InputError(
             f"{manifest.source} has {len(manifest.class_names):,} classes, but answers are put together for at most "
             f"{MOST_CLASSES:,}. Use train with a val split."
         )
-    # Splits that are given do not count here, so neither does what stands in two of them; test stays aside.
-    aside = manifest.split == "test"
-    manifest = manifest.with_split(np.where(aside, "test", ""))
+    refuse_copies_apart(manifest)
     found = check(manifest, workers=_THREADS, strict=place.strict)
     for note in (*manifest.notes, *found.notes):
         screen.say(note)
@@ -146,7 +147,10 @@ def _pictures(source: Source, place: Place, screen: Screen) -> tuple[Manifest, I
         screen.say(
             f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}."
         )
-    return manifest.select(found.readable), found.contents[found.readable], skipped
+    manifest = manifest.select(found.readable)
+    if apart := groups_apart(manifest):
+        screen.say(apart.strip())
+    return manifest, found.contents[found.readable], skipped
 
 
 def _recipe(words: Words, plan: Plan, place: Place) -> Recipe:
@@ -198,10 +202,9 @@ def _refuse_moved(folder: Path, manifest: Manifest) -> None:
 def _begin(
     folder: Path, words: Words, plan: Plan, source: Source, digest: str, manifest: Manifest, dealt: Folds
 ) -> None:
-    table = manifest.with_split(_taught(manifest, dealt)).table.assign(
-        fold=dealt.of_picture(len(manifest)) + 1
+    write_atomically(
+        folder / "manifest.csv", dealt.told(manifest.with_split(_taught(manifest, dealt))).to_csv
     )
-    write_atomically(folder / "manifest.csv", replace(manifest, table=table).to_csv)
     remember(folder, words, plan, source, digest, command_line())
 
 

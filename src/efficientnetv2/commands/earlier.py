@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.crossval_memory import FILE as CROSSVAL
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import in_common, read_answers, write_answers
+from efficientnetv2.evaluation.roots import by_name_alone, root_of
 
 # Of the newest runs beside this one, how many are looked at: ours.
 _LOOKED_AT = 20
@@ -30,10 +32,12 @@ class Other:
     Args:
         name: what it is called.
         answers: as ``evaluation.answered.read_answers`` gives them.
+        by_name: words on pictures that lie elsewhere than those to compare with; '' if they do not.
     """
 
     name: str
     answers: pd.DataFrame
+    by_name: str = ""
 
     @classmethod
     def named(cls, folder: Path, answers: pd.DataFrame, pictures: Manifest) -> Other:
@@ -50,11 +54,20 @@ class Other:
         asked = pd.DataFrame(
             {"true_label": list(pictures.table["label"])}, index=pd.Index(pictures.paths, name="path")
         )
-        return cls.beside(folder, answers, asked, separator=pictures.separator)
+        root = (
+            pictures.root.rstrip("/") if isinstance(pictures.root, str) else os.path.realpath(pictures.root)
+        )
+        return cls.beside(folder, answers, asked, root=root, separator=pictures.separator)
 
     @classmethod
     def beside(
-        cls, folder: Path, answers: pd.DataFrame, own: pd.DataFrame, *, separator: str | None
+        cls,
+        folder: Path,
+        answers: pd.DataFrame,
+        own: pd.DataFrame,
+        *,
+        root: str | None,
+        separator: str | None,
     ) -> Other:
         """One that answered some of the pictures that others have answered.
 
@@ -62,6 +75,7 @@ class Other:
             folder: of it, as the user says.
             answers: read from there.
             own: column ``true_label`` of those to compare with, indexed by the path of the picture.
+            root: what their paths start from, as of ``evaluation.roots.root_of``.
             separator: of their labels, if a picture may have several.
 
         Raises:
@@ -75,7 +89,8 @@ class Other:
                 f"--against {folder}: it answered none of these pictures, so nothing can be compared. Evaluate that "
                 "model on the same DATA, and give the folder of that evaluation."
             )
-        return cls(folder.resolve().name, answers.loc[both])
+        theirs = root_of(folder, list(answers.index))
+        return cls(folder.resolve().name, answers.loc[both], by_name_alone(root, theirs))
 
     def keep(self, folder: Path) -> dict[str, str]:
         """Write its answers into the folder of a run.
@@ -84,13 +99,14 @@ class Other:
             Plain values for the run's beginning.
         """
         write_answers(folder / _KEPT, self.answers.reset_index(names="path"))
-        return {"against": self.name}
+        return {"against": self.name, "against_by_name": self.by_name}
 
     @classmethod
     def kept(cls, folder: Path, beginning: Mapping[str, Any]) -> Other | None:
         """What ``keep`` kept; None where nothing was named, or somebody has removed it."""
         try:
-            return cls(str(beginning["against"]), read_answers(folder / _KEPT))
+            name, by_name = str(beginning["against"]), str(beginning.get("against_by_name", ""))
+            return cls(name, read_answers(folder / _KEPT), by_name)
         except (KeyError, InputError):
             return None
 
@@ -99,6 +115,8 @@ def last_before(
     folder: Path, answers: pd.DataFrame, *, split_by: str | None = None
 ) -> tuple[str, pd.DataFrame] | None:
     """The newest finished run beside a run that answered the same pictures, with its answers; None without one.
+
+    The same are those that lie in the same place: other sets may call other pictures so (``evaluation.roots``).
 
     Of a cross-validation it is another cross-validation with folds of the same rule: by class it looks better than by
     place, for neighbours teach it.
@@ -111,7 +129,7 @@ def last_before(
     kind = next((name for name in KINDS if (folder / name).exists()), None)
     if kind is None:
         return None
-    own = folder.resolve()
+    own, root = folder.resolve(), root_of(folder, list(answers.index))
     reports = sorted(
         own.parent.glob("*/report.json"), key=lambda file: (file.stat().st_mtime_ns, file), reverse=True
     )
@@ -125,6 +143,7 @@ def last_before(
             continue
         if theirs.index.symmetric_difference(answers.index).empty:
             labels = theirs.loc[answers.index, "true_label"]
-            if (labels == answers["true_label"]).all():
+            same_labels = bool((labels == answers["true_label"]).all())
+            if same_labels and root is not None and root == root_of(report.parent, list(theirs.index)):
                 return report.parent.name, theirs
     return None

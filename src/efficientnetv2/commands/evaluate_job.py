@@ -42,6 +42,7 @@ from efficientnetv2.inference.accelerate import pick_own_device
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.ensemble import calibrations
+from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import by_first, launched, together
 
 _SPLITS = (*SPLITS, "all")
@@ -186,12 +187,19 @@ def _facts(
         versions=versions(),
         recipe=recipe or None,
         seed=recipe.get("seed"),
-        epochs=recipe.get("epochs"),
+        epochs=_epochs(asked.network),
         wall_s=round(seconds, 2),
         images_per_s=round(len(predictions.samples) / seconds, 1),
         skipped=len(predictions.unreadable),
         hashes=hashes(Path(model), Path(model) / modelfile.NAME),
     )
+
+
+def _epochs(network: Network) -> float | None:
+    """That trained the network, as far as its file says: the recipe knows only how many were planned."""
+    planned = None if network.metrics.get("stopped_early") else network.recipe.get("epochs")
+    epochs = network.metrics.get("epochs", planned)
+    return epochs if isinstance(epochs, (int, float)) else None
 
 
 def _chose(asked: Asked, name: str) -> str | None:

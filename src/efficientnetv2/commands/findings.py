@@ -13,6 +13,7 @@ from scipy.special import softmax
 from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.earlier import Other, last_before
+from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
 from efficientnetv2.data.sides import longer_sides
@@ -31,7 +32,7 @@ from efficientnetv2.metrics.slices import slices, usable, values_of
 from efficientnetv2.models.calibrated import Calibration
 
 # Columns of a manifest that say no property of a picture.
-_OTHERWISE = ("path", "label", "split", *PLACE, CONTENT, CHECKSUM)
+_OTHERWISE = ("path", "label", "split", KEPT_WHOLE, *PLACE, CONTENT, CHECKSUM)
 #: By which pictures are cut beside the columns of their table: see ``data.sides``.
 SIZE = "longer_side_px"
 
@@ -235,14 +236,14 @@ def _last(
 ) -> tuple[str, Over] | None:
     """The run that was asked for, or else the last one before this; and what this one has over it."""
     if wanted.against is not None:
-        name, theirs = wanted.against.name, wanted.against.answers
+        name, theirs, by_name = wanted.against.name, wanted.against.answers, wanted.against.by_name
     else:
         found = None
         if known.folder is not None:
             found = last_before(known.folder, answers, split_by=known.split_by)
         if found is None:
             return None
-        name, theirs = f"the last run, {found[0]}", found[1]
+        name, theirs, by_name = f"the last run, {found[0]}", found[1], ""
     # The other may have answered more pictures, or fewer; those of both count.
     gained = over(answers, theirs, key=key, clusters=whole)
-    return None if gained is None else (name, gained)
+    return None if gained is None else (name, replace(gained, by_name=by_name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError, count_of
@@ -15,6 +15,7 @@ from efficientnetv2.commands.words import longer
 from efficientnetv2.evaluation.answered import over, read_answers
 from efficientnetv2.evaluation.answers import Beside, lines
 from efficientnetv2.evaluation.hanging import hanging_together
+from efficientnetv2.evaluation.roots import root_of
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resume import drop, steps_saved
@@ -48,7 +49,9 @@ class Finished:
                 f"--against {against}: the report of the run in {path} is not there any more. To compare: {again}"
             )
         separator = folder.beginning().get("label_separator")
-        other = Other.beside(against, read_answers(against), read_answers(path), separator=separator)
+        own = read_answers(path)
+        root = root_of(path, list(own.index))
+        other = Other.beside(against, read_answers(against), own, root=root, separator=separator)
         return cls(path, recipe, other)
 
 
@@ -91,4 +94,6 @@ def _compared(run: Finished) -> list[str]:
     own = read_answers(run.path)
     key = Key.of(run.recipe.seed).fold("findings").fold("against")
     found = over(own, run.against.answers, key=key, clusters=hanging_together(run.path, list(own.index)))
-    return [] if found is None else lines(Beside(last=(run.against.name, found)))
+    if found is None:
+        return []
+    return lines(Beside(last=(run.against.name, replace(found, by_name=run.against.by_name))))

@@ -81,6 +81,7 @@ def probed(
             preprocessing=preprocessing,
             key=Key.of(recipe.seed).fold("probe"),
             balanced=recipe.balance is not None,
+            contents=prepared.contents[prepared.manifest.split == "train"],
             device=device,
             workers=workers,
             progress=counted,
@@ -96,7 +97,8 @@ def keep(found: FittedProbe, folder: Path, *, labelled: int, balanced: bool, see
     Args:
         found: the probe.
         folder: of the run; the answers lie in ``probe/`` there.
-        labelled: how many training pictures there are; the probe may have learnt from a sample of them.
+        labelled: how many training pictures there are, not counting copies; the probe may have learnt from a sample of
+            them.
         balanced: as the probe was fitted.
         seed: of the run.
 
@@ -121,6 +123,7 @@ def keep(found: FittedProbe, folder: Path, *, labelled: int, balanced: bool, see
         strength=found.probe.strength,
         balanced=balanced,
         key=Key.of(seed).fold("label curve"),
+        together=found.together,
     )
     kept: dict[str, Any] = {"linear_probe": asdict(found.probe)}
     return kept if curve is None else kept | {"label_curve": asdict(curve)}

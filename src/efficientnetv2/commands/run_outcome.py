@@ -20,7 +20,7 @@ from efficientnetv2.training.books import input_wait_share, training_seconds
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.named import title
 from efficientnetv2.training.resume import drop
-from efficientnetv2.training.run import Result
+from efficientnetv2.training.run import Result, epochs_trained
 
 
 def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
@@ -53,7 +53,7 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
         ],
         recipe=recipe.to_json(),
         seed=recipe.seed,
-        epochs=_epochs(job, result),
+        epochs=epochs_trained(job, result.images // job.recipe.batch_images),
         train_pictures=len(job.train),
         linear_probe=probe["top1"] if probe else None,
         linear_probe_macro_f1=probe["macro_f1"] if probe else None,
@@ -101,10 +101,3 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
     outcome.write(job.folder.path, history=result.history, sizes=curve)
     drop(job.folder.checkpoints)  # only now: until the report is whole there may be something to go on with
     return outcome
-
-
-def _epochs(job: Job, result: Result) -> float | None:
-    """What was trained: all that the recipe says, or less."""
-    if result.images < job.length.steps * job.recipe.batch_images:
-        return round(result.images / len(job.train), 4)
-    return None if job.recipe.epochs == "auto" else job.recipe.epochs

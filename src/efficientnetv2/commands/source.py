@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, cast
 
@@ -12,6 +12,7 @@ from efficientnetv2.base.errors import InputError, count_of, did_you_mean
 from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data.check import refuse_damage
 from efficientnetv2.data.fitting import depth, kinds_counted
+from efficientnetv2.data.listing import SPLITS
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.rasters import is_raster, rule_of
 from efficientnetv2.data.shards.checking import Damage, damage_of
@@ -66,6 +67,7 @@ class Source:
         require_labels: bool = True,
         for_training: bool = True,
         strict_labels: bool | None = None,
+        heeded: Sequence[str] = SPLITS,
     ) -> Manifest:
         """The manifest; see ``data.manifest.read``.
 
@@ -85,6 +87,7 @@ class Source:
             require_labels=require_labels,
             for_training=for_training,
             strict_labels=strict_labels,
+            heeded=heeded,
         )
 
 

@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 _DEALS, _FEW_CLUSTERS = 16, 10_000
 
 
-def deal(clusters: Ints, labels: Ints, *, target: Floats, key: Key) -> Ints:
+def deal(clusters: Ints, labels: Ints, *, target: Floats, key: Key, attempts: int = _DEALS) -> Ints:
     """Deal pictures out to parts, clusters whole.
 
     Args:
@@ -30,6 +30,7 @@ def deal(clusters: Ints, labels: Ints, *, target: Floats, key: Key) -> Ints:
         labels: (N,) class ids.
         target: (P, K) how many pictures of each class each part should get; a class's sum to all there are of it.
         key: the same key deals in the same way.
+        attempts: random deals to take the best of.
 
     Returns:
         (N,) parts 0 to P-1: the best of several random deals. First no class may vanish, where that is
@@ -39,7 +40,7 @@ def deal(clusters: Ints, labels: Ints, *, target: Floats, key: Key) -> Ints:
     bundles = _bundles(clusters, labels, num_classes)
     best: tuple[bool, float] | None = None
     chosen = np.zeros(len(labels), dtype=np.int64)
-    for attempt in range(_DEALS if 0 < len(bundles) <= _FEW_CLUSTERS else 1):
+    for attempt in range(attempts if 0 < len(bundles) <= _FEW_CLUSTERS else 1):
         generator = key.fold("attempt", attempt).generator()
         parts = _deal_lone(_deal_bundles(bundles, target, generator), bundles, labels, target, generator)
         counts = tally(parts, labels, num_parts, num_classes)

@@ -10,7 +10,7 @@ what teaches (see ``data.deal``), the other parts pictures of one moment.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,9 @@ from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single, shared
 from efficientnetv2.data.times import said, time_column, times_of
+
+#: In the table of a cross-validation, numbers equal where its folds kept pictures together by place or group.
+KEPT_WHOLE = "kept_whole"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,7 @@ class Folds:
         clusters: (N,) numbers from 0, equal where pictures were kept together: what chance draws as one.
         by: the rule: ``auto``, ``class``, ``group``, ``place`` or ``time``.
         block: side of the spatial blocks in degrees, None without.
+        groups: whether those of the group column are kept whole.
     """
 
     parts: tuple[Fold, ...]
@@ -59,6 +63,7 @@ class Folds:
     clusters: Ints
     by: By | Literal["time"]
     block: float | None = None
+    groups: bool = False
 
     @property
     def rule(self) -> str:
@@ -71,6 +76,15 @@ class Folds:
         for number, part in enumerate(self.parts):
             numbers[part.answering] = number
         return numbers
+
+    def told(self, manifest: Manifest) -> Manifest:
+        """The same pictures with the columns ``fold``, from 1, and ``KEPT_WHOLE``, if places or groups were."""
+        table = manifest.table.drop(columns=KEPT_WHOLE, errors="ignore").assign(
+            fold=self.of_picture(len(manifest)) + 1
+        )
+        if self.groups or self.block is not None:
+            table[KEPT_WHOLE] = self.clusters
+        return replace(manifest, table=table)
 
 
 def folds(
@@ -118,7 +132,9 @@ def folds(
     parts = tuple(Fold(chosen[dealt != number], chosen[(dealt == number) & own]) for number in range(k))
     how = how_dealt(levels, level, None, folds=k)
     note = f"Dealt {len(chosen)} pictures into {k} folds, {how}, seed {seed}."
-    return Folds(parts, f"{note}{_scarce(part, dealt, k)}{_aside(manifest)}", clusters, by, level.block)
+    return Folds(
+        parts, f"{note}{_scarce(part, dealt, k)}{_aside(manifest)}", clusters, by, level.block, level.groups
+    )
 
 
 def _refuse_too_few(part: Manifest, levels: list[Level], k: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -186,6 +186,7 @@ def read(
     require_labels: bool = True,
     for_training: bool = True,
     strict_labels: bool | None = None,
+    heeded: Sequence[str] = SPLITS,
 ) -> Manifest:
     """The manifest of a folder, a table, a packed set, a picture, or a standard set.
 
@@ -207,6 +208,7 @@ def read(
         for_training: False for evaluation: one class, or no train part, will do.
         strict_labels: take the labels that there are as training would: refuse those that are ``rules.folded``
             alike, pass over pictures beside class folders; None where labels are required.
+        heeded: splits that count, before any rule is applied; a picture of another is taken as one of none.
 
     Returns:
         Pictures in the order of the table, or of the folders' and files' names. A row whose split is empty
@@ -220,7 +222,13 @@ def read(
     if for_training:  # a run lists its pictures, by their way from its folder
         refuse_unlistable(str(data))
     strict = require_labels if strict_labels is None else strict_labels
-    listing = _listing(str(data), path_column, label_column, group_column, require_labels, strict)
+    listing = _listing(
+        str(data), path_column, label_column, group_column, label_separator, require_labels, strict
+    )
+    unheeded = ~np.isin(listing.split, ("", *heeded))
+    if unheeded.any():
+        split = np.where(unheeded, "", listing.split).tolist()
+        listing = replace(listing, table=listing.table.assign(split=split))
     if require_labels:
         rules.refuse_unlabelled(listing)
     # The rules about labels look at each picture once for each of its labels.
@@ -254,6 +262,7 @@ def _listing(
     path_column: str,
     label_column: str,
     group_column: str | None,
+    label_separator: str | None,
     require_labels: bool,
     strict: bool,
 ) -> Listing:
@@ -279,7 +288,7 @@ def _listing(
     if place.suffix.lower() in folders.TABLE_SUFFIXES:
         return tables.read_table(
             place, data, path_column=path_column, label_column=label_column, group_column=group_column,
-            require_labels=require_labels,
+            require_labels=require_labels, label_separator=label_separator, strict_labels=strict,
         )  # fmt: skip
     if not is_picture(place.name):
         raise InputError(

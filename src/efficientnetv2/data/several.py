@@ -1,15 +1,16 @@
 """Several labels of a picture: cells taken apart into labels, and put together again.
 
-In a table such a cell says ``cat;animal``, with whatever separator ``--label-separator`` names. A JSON list in a
-sample of a shard is read as if it had been written so, with ``;``. The labels of a cell come in a fixed order, those
-of the fewest pictures first: where a picture can stand for one class only (balance, hold-outs), it stands for the
-first.
+In a table such a cell says ``cat;animal``, with whatever separator ``--label-separator`` names. A list in a cell of a
+Parquet file is read as if it had been written so, a JSON list in a sample of a shard as if with ``;``. The labels of a
+cell come in a fixed order, those of the fewest pictures first: where a picture can stand for one class only (balance,
+hold-outs), it stands for the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.listing import Listing
 
 Ints = npt.NDArray[np.int64]
+
+_BETWEEN = ";"  # labels of a list where no separator was named
 
 
 def apart(listing: Listing, separator: str) -> tuple[Listing, Ints]:
@@ -74,6 +77,43 @@ def together(labels: pd.Series[str], owners: Ints, separator: str) -> pd.Series[
     frame["pictures"] = frame["label"].map(frame["label"].value_counts())
     frame = frame.sort_values(["owner", "pictures", "label"])
     return frame.groupby("owner")["label"].agg(separator.join)
+
+
+def from_lists(
+    cells: pd.Series[Any], separator: str | None, *, where: Callable[[int], str], checked: bool
+) -> pd.Series[Any]:
+    """Cells that hold lists of labels as text with the separator between; all others as they are.
+
+    Args:
+        cells: of a column of labels; an empty list is no label.
+        separator: between two labels; None where a picture has one.
+        where: how a message names a row.
+        checked: labels have to make sense; else a list is merely a label, whichever.
+
+    Raises:
+        InputError: a cell holds a list where a picture has one label, or a label of a list holds the separator.
+    """
+    listed = np.flatnonzero([isinstance(cell, (list, tuple, np.ndarray)) for cell in cells])
+    if not len(listed):
+        return cells
+    if separator is None and checked:
+        first = [str(one) for one in cells.iloc[int(listed[0])]]
+        raise InputError(
+            f"{where(int(listed[0]))}: the label is a list, {first}, but a picture has one label; --label-separator "
+            "';' takes several. Pass that, or give each row one label."
+        )
+    between = separator or _BETWEEN
+    texts = cells.tolist()
+    for row in listed:
+        labels = [str(one) for one in texts[row]]
+        holding = [label for label in labels if between in label]
+        if holding and checked:
+            raise InputError(
+                f"{where(int(row))}: '{holding[0]}' is one label of a list, and none may hold the separator "
+                f"'{between}'. Pass another with --label-separator."
+            )
+        texts[row] = between.join(labels) if labels else np.nan
+    return pd.Series(texts, index=cells.index, dtype=object)
 
 
 def changed(cells: pd.Series[str], change: Callable[[str], str], separator: str | None) -> pd.Series[str]:

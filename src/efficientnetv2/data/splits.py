@@ -16,6 +16,7 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.keys import Key
+from efficientnetv2.data.copies import is_copy
 from efficientnetv2.data.deal import deal, no_class_vanishes, tally
 from efficientnetv2.data.levels import BLOCKS, By, Level, has_groups, kept_by, levels_of
 from efficientnetv2.data.listing import SPLITS, Ints
@@ -230,12 +231,24 @@ def refuse_single(
     fix = f"Add pictures of '{name}', or leave the class out"
     if not len(rows):
         raise InputError(f"{part.source}: class '{name}' has no readable picture in train. {fix}.")
-    where, file = part.where(int(rows[0])), part.paths[int(rows[0])]
-    what = "one picture only" if len(rows) == 1 else f"{len(rows)} pictures, all of them the same file"
+    made = is_copy(part)[rows]
+    first = int(rows[np.argmin(made)])  # one that was taken, if it is there
+    where, file = part.where(first), part.paths[first]
+    what = _as_one(int((~made).sum()), int(made.sum()))
     raise InputError(
         f"{where}: class '{name}' has {what} ('{file}'), but one is needed to train on and another to "
         f"{purpose}. {fix}; or {instead}."
     )
+
+
+def _as_one(taken: int, made: int) -> str:
+    """What a class has that comes to one distinct picture: pictures that were taken, and copies of them."""
+    if not made:
+        return "one picture only" if taken == 1 else f"{taken} pictures, all of them the same file"
+    copies = "1 copy" if made == 1 else f"{made} copies"
+    if taken > 1:
+        return f"{taken} pictures, all of them the same file, and {copies} made from it"
+    return f"one picture only, and {copies} made from it" if taken else f"{copies} of one picture only"
 
 
 def how_dealt(

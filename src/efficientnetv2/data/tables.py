@@ -17,6 +17,7 @@ from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.data.cells import header_of
 from efficientnetv2.data.copies import COLUMN
 from efficientnetv2.data.listing import Ints, Listing, packed, refuse_unlistable, split_named
+from efficientnetv2.data.several import from_lists
 from efficientnetv2.data.shards.listed import lists_shards, read_listed
 from efficientnetv2.data.shards.names import SUFFIX
 
@@ -34,12 +35,15 @@ def read_table(
     label_column: str,
     group_column: str | None,
     require_labels: bool,
+    label_separator: str | None = None,
+    strict_labels: bool = True,
 ) -> Listing:
     """List the rows of a table. Paths are relative to the table's folder; other columns are kept.
 
     A path may point into a shard (``train-000000.tar#its/own/path.jpg``), as in the manifest of a run on shards.
     The columns ``split``, ``latitude`` and ``longitude`` are known in any case (Split, LATITUDE). Groups lose the space
-    around them, as labels and splits do.
+    around them, as labels and splits do. Lists of labels are joined by ``label_separator``; without one they are
+    refused if ``strict_labels`` asks labels to make sense (``several.from_lists``).
 
     Raises:
         InputError: the file is no such table, a column is missing, or a cell of path, split, latitude
@@ -61,6 +65,13 @@ def read_table(
         if column not in raw.columns:
             raise InputError(_no_column(name, column, role, [str(known) for known in raw.columns]))
     table, rows = _filled(_renamed(raw, wanted), source)
+    if "label" in table:
+        table["label"] = from_lists(
+            table["label"],
+            label_separator,
+            where=lambda row: f"{name}, row {rows[row]}",
+            checked=strict_labels,
+        )
     listing = Listing(root=file.parent, source=source, table=_tidy(table, file.parent, name, rows), rows=rows)
     if lists_shards(listing.table):
         return read_listed(listing)

@@ -16,6 +16,8 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics.resampling import Difference, paired_together
 
 NAME = "predictions.csv"
+# Places or groups from which a difference is told as any other. Ours.
+_MANY = 10
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Over:
         balanced_accuracy: mean recall over them.
         f1: of each of them.
         together: places or groups of pictures that chance drew as a whole; None where it drew single pictures.
+        by_name: words on pictures that may be others, since only their names are the same; see ``evaluation.roots``.
     """
 
     pictures: int
@@ -37,6 +40,7 @@ class Over:
     balanced_accuracy: Difference
     f1: Mapping[str, Difference]
     together: int | None = None
+    by_name: str = ""
 
 
 def read_answers(folder: Path) -> pd.DataFrame:
@@ -111,6 +115,17 @@ def in_common(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index[str]:
             f"({int(unlike.sum())} of {len(both)} pictures differ so). Evaluate both again with the same labels."
         )
     return both
+
+
+def few_whole(together: int | None) -> str:
+    """What few places or groups, drawn as a whole, leave open: a sentence to follow another; '' of more.
+
+    Args:
+        together: how many there are; None where single pictures were drawn.
+    """
+    if together is None or together >= _MANY:
+        return ""
+    return f" Of only {together} of them nothing is certain unless six or more differ, all for one."
 
 
 def over(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from efficientnetv2.base.errors import count_of
-from efficientnetv2.evaluation.answered import Over
+from efficientnetv2.evaluation.answered import Over, few_whole
 from efficientnetv2.evaluation.apart import Apart
 from efficientnetv2.evaluation.elsewhere import Elsewhere
 from efficientnetv2.evaluation.opening import measured_on, probe_learnt_from
@@ -184,9 +184,10 @@ def _apart(found: Over) -> str:
     whole = (
         "" if found.together is None else f", whose {found.together:,} places or groups chance draws whole"
     )
+    further = few_whole(found.together) + (f" {found.by_name}" if found.by_name else "")
     return (
         f"On the same {found.pictures:,} pictures{whole}: top-1 {points(found.top1)}, "
-        f"macro-F1 {points(found.macro_f1)}; 95 % intervals."
+        f"macro-F1 {points(found.macro_f1)}; 95 % intervals.{further}"
     )
 
 

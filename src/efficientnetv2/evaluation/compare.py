@@ -15,6 +15,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.answered import over, read_answers
 from efficientnetv2.evaluation.curve import Row
 from efficientnetv2.evaluation.hanging import hanging_together
+from efficientnetv2.evaluation.roots import root_of
 from efficientnetv2.metrics.resampling import Difference
 from efficientnetv2.training.folder import RunFolder
 
@@ -29,6 +30,7 @@ class FinishedRun:
         history: rows of its ``metrics.jsonl``.
         answers: to the pictures that it was evaluated on, as ``evaluation.answered.read_answers`` gives them.
         clusters: by their paths, equal where pictures hang together; None where none are known to.
+        root: what their paths start from, as of ``evaluation.roots.root_of``.
     """
 
     name: str
@@ -36,6 +38,7 @@ class FinishedRun:
     history: tuple[Row, ...]
     answers: pd.DataFrame
     clusters: pd.Series[int] | None = None
+    root: str | None = None
 
     @property
     def right(self) -> dict[str, bool]:
@@ -88,7 +91,9 @@ class FinishedRun:
             )
         history = RunFolder(folder, lambda line: None).history()
         answers = read_answers(folder)
-        return cls(name, report, tuple(history), answers, hanging_together(folder, list(answers.index)))
+        paths = list(answers.index)
+        whole = hanging_together(folder, paths)
+        return cls(name, report, tuple(history), answers, whole, root_of(folder, paths))
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.levels import levels_of
+from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.roots import way_to
 
 
 def hanging_together(folder: Path, paths: Sequence[str]) -> pd.Series[int] | None:
     """Numbers that are equal where pictures hang together, by path.
 
-    The largest places, or groups, of which none has pictures on two sides: that is what was held out, or dealt into
-    folds, as a whole. What the split has parted says nothing of how far its figures reach.
+    What folds were dealt in, where a cross-validation has written that down (``data.folds.KEPT_WHOLE``). Else the
+    largest places, or groups, of which none has pictures on two sides: that is what was held out, or dealt into folds,
+    as a whole. What the split has parted says nothing of how far its figures reach.
 
     Args:
         folder: of a run or of a cross-validation.
@@ -40,20 +44,22 @@ def hanging_together(folder: Path, paths: Sequence[str]) -> pd.Series[int] | Non
     dealt = np.flatnonzero(asked | ~np.isin(manifest.split, ("", "test")))
     manifest, sides = manifest.select(dealt), sides.iloc[dealt].reset_index(drop=True)
     called = [called[row] for row in dealt]
-    for level in levels_of(manifest, None)[:-1]:
-        found = pd.Series(level.clusters, index=pd.Index(called)).loc[list(paths)]
-        if found.nunique() > 1 and (sides.groupby(level.clusters).nunique() == 1).all():
+    for clusters in _ways(manifest, by_fold=by_fold):
+        found = pd.Series(clusters, index=pd.Index(called)).loc[list(paths)]
+        if found.nunique() > 1 and (sides.groupby(clusters).nunique() == 1).all():
             return found
     return None
 
 
+def _ways(manifest: Manifest, *, by_fold: bool) -> Iterator[Ints]:
+    """(N,) numbers, equal where pictures may hang together: first as folds were dealt, then the strictest first."""
+    if by_fold and KEPT_WHOLE in manifest.table:  # in blocks of any size, which no level below need have
+        yield pd.factorize(manifest.table[KEPT_WHOLE])[0].astype(np.int64)
+    for level in levels_of(manifest, None)[:-1]:
+        yield level.clusters
+
+
 def _as_answered(manifest: Sequence[str], paths: Sequence[str]) -> list[str] | None:
     """The manifest's paths without the way from the run's folder to the data's; None if they are other pictures."""
-    if not len(paths):
-        return None
-    there = set(manifest)
-    for one in manifest:
-        way = one.removesuffix(paths[0])
-        if (len(way) < len(one) or one == paths[0]) and all(way + path in there for path in paths):
-            return [path.removeprefix(way) for path in manifest]
-    return None
+    way = way_to(manifest, paths) if len(paths) else None
+    return None if way is None else [path.removeprefix(way) for path in manifest]

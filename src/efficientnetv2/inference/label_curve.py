@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import StratifiedShuffleSplit
 
 from efficientnetv2.base.keys import Floats, Key
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.inference.probe import fitted
+from efficientnetv2.inference.together import Together
 
 # Parts of the training pictures that the probe learns from, each drawn so often. Ours.
 _PARTS, _DRAWS = (1 / 16, 1 / 8, 1 / 4, 1 / 2), 5
@@ -78,6 +78,7 @@ def label_curve(
     strength: float,
     balanced: bool,
     key: Key,
+    together: Together | None = None,
 ) -> LabelCurve | None:
     """The probe with parts of the labels, and a power law through its errors.
 
@@ -90,10 +91,12 @@ def label_curve(
         train: to learn from: all training pictures, or a sample of them.
         val: to evaluate on.
         answers: to ``val`` of the probe that has learnt from all of ``train``.
-        labelled: how many training pictures there are.
+        labelled: how many training pictures there are, not counting copies.
         strength: that this one was fitted with.
         balanced: as this one.
         key: of the draws.
+        together: what hangs together in ``train``; None where nothing does. Parts of the labels leave it whole, and
+            copies, which go along with their origins, are no labels more.
 
     Returns:
         None where there are too few pictures for parts of them to say anything.
@@ -103,33 +106,42 @@ def label_curve(
     """
     labels = train.labels
     classes = int(max(labels.max(), val.labels.max())) + 1
-    sizes = _sizes(labels, train.vectors.shape[1], classes)
+    together = Together.nothing(len(labels)) if together is None else together
+    whole = len(together.originals)
     by_size: dict[int, list[npt.NDArray[np.int64]]] = {}
-    for size in sizes:
-        seed = key.fold("labels", size).torch_seed() % 2**32
-        parts = StratifiedShuffleSplit(_DRAWS, train_size=size, random_state=seed).split(labels, labels)
-        draws = [
-            fitted(train.vectors[part], labels[part], strength, balanced).predict(val.vectors)
-            for part, _ in parts
-            if len(np.unique(labels[part])) > 1
-        ]
-        if draws:  # of a class that is very rare a small part may have nothing
-            by_size[size] = draws
+    for size in _sizes(labels, together, train.vectors.shape[1], classes):
+        drawn = together.drawn(labels, key=key.fold("labels", size), draws=_DRAWS, teach=size)
+        parts = [(part, rest) for part, rest in drawn if len(np.unique(labels[part])) > 1]
+        if not parts:  # of a class that is very rare a small part may have nothing
+            continue
+        reached = round(float(np.mean([whole - len(rest) for _, rest in drawn])))
+        if max(by_size, default=0) < reached < whole:  # whole clusters may be far from the size
+            by_size[reached] = [
+                fitted(train.vectors[part], labels[part], strength, balanced).predict(val.vectors)
+                for part, _ in parts
+            ]
     if len(by_size) < 2:
         return None
-    by_size[len(labels)] = [answers]
+    by_size[whole] = [answers]
     return _read(by_size, val.labels, classes, labelled, key.fold("resampled"))
 
 
-def _sizes(labels: npt.NDArray[np.int64], width: int, classes: int) -> list[int]:
+def _sizes(labels: npt.NDArray[np.int64], together: Together, width: int, classes: int) -> list[int]:
     """Sizes of the parts, growing, as many as the work allows."""
-    _, counts = np.unique(labels, return_counts=True)
+    originals = together.originals
+    _, counts = np.unique(labels[originals], return_counts=True)
     if counts.min() < 2:
         return []
     least = _LEAST_OF_A_CLASS * len(counts)
-    sizes = [size for part in _PARTS if (size := int(part * len(labels))) >= least]
+    clusters = len(np.unique(together.clusters[originals]))
+    sizes = [
+        size
+        for part in _PARTS
+        if (size := int(part * len(originals))) >= least and part * clusters >= len(counts)
+    ]
     outputs = 1 if classes == 2 else classes
-    while sizes and _DRAWS * sum(sizes) * width * outputs * 2 * _ITERATIONS > _MOST_WORK:
+    copied = len(labels) / len(originals)
+    while sizes and _DRAWS * sum(sizes) * copied * width * outputs * 2 * _ITERATIONS > _MOST_WORK:
         sizes.pop()
     return sizes
 

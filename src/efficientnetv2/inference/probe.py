@@ -16,7 +16,6 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
-from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -26,6 +25,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
+from efficientnetv2.inference.together import Together
 from efficientnetv2.models.activation import dry_run
 from efficientnetv2.models.network import Network
 
@@ -78,6 +78,7 @@ class FittedProbe:
         val: embeddings that it was evaluated on.
         asked: pictures that these are of; ``val.samples`` counts them.
         answers: (n,) to ``val``.
+        together: what hangs together in ``train``.
     """
 
     probe: Probe
@@ -86,6 +87,7 @@ class FittedProbe:
     val: Embeddings
     asked: Manifest
     answers: npt.NDArray[np.int64]
+    together: Together
 
 
 def linear_probe(
@@ -96,6 +98,7 @@ def linear_probe(
     preprocessing: Preprocessing,
     key: Key,
     balanced: bool = False,
+    contents: npt.NDArray[np.int64] | None = None,
     device: str | torch.device = "cpu",
     workers: int = 0,
     progress: Callable[[int], object] | None = None,
@@ -109,6 +112,7 @@ def linear_probe(
         preprocessing: of the network.
         key: of the draws.
         balanced: weigh classes by the inverse of their number.
+        contents: (N,) of ``train``, equal for identical files; None if not known.
         device: to compute on.
         workers: processes that read pictures.
         progress: called with the number of pictures embedded so far.
@@ -118,8 +122,9 @@ def linear_probe(
     """
     begun = time.perf_counter()
     most = most_pictures(network, preprocessing.image_px, len(train.class_names), torch.device(device))
+    rows = taught(train.labels, most, key.fold("train"))
     parts = [
-        train.select(taught(train.labels, most, key.fold("train"))),
+        train.select(rows),
         val.select(_at_most(len(val), most, key.fold("val"))),
     ]
     before, embedded = 0, []
@@ -135,7 +140,9 @@ def linear_probe(
             )
         )
         before += len(part)
-    learnt, strength = fit_probe(embedded[0], key=key, balanced=balanced)
+    together = Together.of(parts[0], None if contents is None else contents[rows], key=key.fold("together"))
+    together = together.select(embedded[0].samples)
+    learnt, strength = fit_probe(embedded[0], key=key, balanced=balanced, together=together)
     truth, answers = embedded[1].labels, learnt.predict(embedded[1].vectors)
     probe = Probe(
         top1=float((truth == answers).mean()),
@@ -145,7 +152,7 @@ def linear_probe(
         strength=strength,
         seconds=round(time.perf_counter() - begun, 2),
     )
-    return FittedProbe(probe, learnt, embedded[0], embedded[1], parts[1], answers)
+    return FittedProbe(probe, learnt, embedded[0], embedded[1], parts[1], answers, together)
 
 
 def as_linear(learnt: Pipeline, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -177,6 +184,7 @@ def probe_folds(
     *,
     key: Key,
     balanced: bool,
+    together: Together | None = None,
 ) -> npt.NDArray[np.int64]:
     """Answers of linear probes, each to pictures that it has not learnt from; every picture is embedded only once.
 
@@ -185,6 +193,7 @@ def probe_folds(
         folds: positions in the manifest to learn from and to answer.
         key: of the draws.
         balanced: weigh classes by the inverse of their number.
+        together: what hangs together in ``embeddings``; None where nothing does.
 
     Returns:
         (n,) classes, in the order of ``embeddings``; -1 for what no fold answers.
@@ -195,7 +204,8 @@ def probe_folds(
         lesson = Embeddings(embeddings.samples[taught], embeddings.labels[taught], embeddings.vectors[taught])
         if not asked.any() or len(np.unique(lesson.labels)) < 2:
             continue  # of few pictures drawn from many
-        learnt, _ = fit_probe(lesson, key=key.fold("fold", number), balanced=balanced)
+        of_lesson = None if together is None else together.select(taught)
+        learnt, _ = fit_probe(lesson, key=key.fold("fold", number), balanced=balanced, together=of_lesson)
         answers[asked] = learnt.predict(embeddings.vectors[asked])
     return answers
 
@@ -227,32 +237,40 @@ def multiply_adds(network: Network, image_px: int) -> float:
     return float(counter.get_total_flops()) / 2 / 2  # of two pictures; two operations each
 
 
-def fit_probe(embeddings: Embeddings, *, key: Key, balanced: bool) -> tuple[Pipeline, float]:
+def fit_probe(
+    embeddings: Embeddings, *, key: Key, balanced: bool, together: Together | None = None
+) -> tuple[Pipeline, float]:
     """The classifier itself: standardised features, L2 penalty chosen on a quarter of them.
 
     Args:
         embeddings: labelled, of two classes or more.
         key: of the draw of that quarter.
         balanced: weigh classes by the inverse of their number.
+        together: what hangs together in ``embeddings``, which that quarter leaves whole; None where nothing does.
 
     Returns:
         What predicts classes from vectors, and the strength chosen.
     """
     vectors, labels = embeddings.vectors, embeddings.labels
-    strength = _chosen_strength(vectors, labels, key=key, balanced=balanced)
+    together = Together.nothing(len(labels)) if together is None else together
+    strength = _chosen_strength(vectors, labels, together, key=key, balanced=balanced)
     return fitted(vectors, labels, strength, balanced), strength
 
 
 def _chosen_strength(
-    vectors: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], *, key: Key, balanced: bool
+    vectors: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    together: Together,
+    *,
+    key: Key,
+    balanced: bool,
 ) -> float:
-    _, counts = np.unique(labels, return_counts=True)
-    if counts.min() < 2 or _CHOOSING * len(labels) < len(counts):
+    _, counts = np.unique(labels[together.originals], return_counts=True)
+    if counts.min() < 2 or _CHOOSING * counts.sum() < len(counts):
         return USUAL_STRENGTH  # too few to put some of each class aside
-    draw = StratifiedShuffleSplit(
-        1, test_size=_CHOOSING, random_state=key.fold("choosing").torch_seed() % 2**32
-    )
-    learning, choosing = next(draw.split(vectors, labels))
+    ((learning, choosing),) = together.drawn(labels, key=key.fold("choosing"), ask=_CHOOSING)
+    if not len(choosing) or len(np.unique(labels[learning])) < 2:
+        return USUAL_STRENGTH  # so large are the clusters
 
     def score(strength: float) -> float:
         answers = fitted(vectors[learning], labels[learning], strength, balanced).predict(vectors[choosing])

@@ -7,13 +7,14 @@ difference varies less than either.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm, t
 
 from efficientnetv2.base.keys import Floats, Key
 from efficientnetv2.metrics.intervals import CELLS_AT_ONCE, Interval
@@ -65,10 +66,15 @@ def clustered(
         ``precision:k`` only of those of them that a picture was called, as ``intervals.bootstrap`` has them by name.
 
     Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8: whole clusters are drawn
-        with replacement.
+        with replacement; for few of them see ``_stretched``.
     """
     drawn = _drawn(labels, [answers], clusters, num_classes, key, of_classes=("f1", "recall", "precision"))
-    return {name: _percentiles(values[:, 0]) for name, values in drawn.items()}
+    whole = _of_all(labels, [answers], num_classes)
+    few = _few(clusters)
+    return {
+        name: _stretched(float(whole[name][0, 0]), _percentiles(values[:, 0]), few, least=0.0)
+        for name, values in drawn.items()
+    }
 
 
 def paired(
@@ -87,17 +93,17 @@ def paired(
     Returns:
         ``top1``, ``macro_f1``, ``balanced_accuracy``, and ``f1:k`` of each class k that has a picture.
 
-    Source: the percentile bootstrap of pairs; Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
+    Source: the percentile bootstrap of pairs; Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13; for
+        few clusters see ``_stretched``.
     """
     drawn = _drawn(labels, [one, other], clusters, num_classes, key, of_classes=("f1",))
-    cells, counts = _cells(labels, [one, other], np.arange(len(labels)), num_classes)
-    whole = _scores((counts @ cells).reshape(1, 2, 3, num_classes))
-    return {
-        name: Difference(
-            float(whole[name][0, 0] - whole[name][0, 1]), *_percentiles(values[:, 0] - values[:, 1])
-        )
-        for name, values in drawn.items()
-    }
+    whole, few = _of_all(labels, [one, other], num_classes), _few(clusters)
+    found = {}
+    for name, values in drawn.items():
+        value = float(whole[name][0, 0] - whole[name][0, 1])
+        reach = _percentiles(values[:, 0] - values[:, 1])
+        found[name] = Difference(value, *_stretched(value, reach, few, least=-1.0))
+    return found
 
 
 def paired_together(
@@ -108,7 +114,8 @@ def paired_together(
     Of few clusters the second alone would be too narrow: four that differ alike would leave nothing to chance. Of few
     pictures that the two answer differently either is: drawn anew they stay as they are, so that one picture can look
     certain. An interval reaches 0 unless an exact sign test on these pictures finds a difference too: for a class at
-    5 % over the number of classes, for means over classes with as many pictures as could find one.
+    5 % over the number of classes, for means over classes with as many pictures as could find one. So must one on the
+    clusters, each of which speaks for the answers that are right more often there.
 
     Args:
         labels: (N,) true classes.
@@ -118,8 +125,11 @@ def paired_together(
         num_classes: K.
         key: of the resampling.
     """
-    found = paired(labels, one, other, np.arange(len(labels), dtype=np.int64), num_classes, key=key)
+    pictures = np.arange(len(labels), dtype=np.int64)
+    found = paired(labels, one, other, pictures, num_classes, key=key)
+    units = [pictures]
     if 1 < len(np.unique(clusters)) < len(labels):
+        units = [pictures, np.unique(clusters, return_inverse=True)[1]]
         whole = paired(labels, one, other, clusters, num_classes, key=key.fold("together"))
         found = {
             name: Difference(one.value, min(one.low, whole[name].low), max(one.high, whole[name].high))
@@ -127,16 +137,23 @@ def paired_together(
         }
     return {
         name: difference
-        if not difference.certain or _borne_out(name, labels, one, other)
+        if not difference.certain or all(_borne_out(name, labels, one, other, each) for each in units)
         else Difference(difference.value, min(difference.low, 0.0), max(difference.high, 0.0))
         for name, difference in found.items()
     }
 
 
-def _borne_out(name: str, labels: Ints, one: Ints, other: Ints) -> bool:
-    """Whether an exact test on the pictures that the two answer differently finds a difference in a figure.
+def _borne_out(name: str, labels: Ints, one: Ints, other: Ints, units: Ints) -> bool:
+    """Whether an exact test on the units that the two answer differently finds a difference in a figure.
 
-    Source: McNemar's test, exact by the binomial distribution.
+    Args:
+        name: of the figure.
+        labels: (N,) true classes.
+        one: (N,) answers of the first.
+        other: (N,) answers of the second.
+        units: (N,) from 0: of each picture, or of each cluster of them.
+
+    Source: McNemar's test, exact by the binomial distribution; of clusters, the sign test on what each has more of.
     """
     figure, _, of_class = name.partition(":")
     right, others_right = one == labels, other == labels
@@ -146,9 +163,12 @@ def _borne_out(name: str, labels: Ints, one: Ints, other: Ints) -> bool:
         # Right about the class: of it and called so, or neither.
         right, others_right = (one == k) == (labels == k), (other == k) == (labels == k)
         level /= len(np.unique(labels))
-    better, worse = int((right & ~others_right).sum()), int((others_right & ~right).sum())
+    gained, lost = (
+        np.bincount(units, weights=each) for each in (right & ~others_right, others_right & ~right)
+    )
+    better, worse = int((gained > lost).sum()), int((lost > gained).sum())
     if figure not in ("top1", "f1"):
-        better, worse = better + worse, 0  # which of them count for more depends on their classes
+        better, worse = int((gained + lost > 0).sum()), 0  # which count for more depends on their classes
     return better + worse > 0 and bool(binomtest(better, better + worse).pvalue < level)
 
 
@@ -226,6 +246,40 @@ def _scores(sums: Floats) -> dict[str, Floats]:
     }
 
 
+def _of_all(labels: Ints, answers: list[Ints], num_classes: int) -> dict[str, Floats]:
+    """The figures themselves, of all pictures: name → (1, answers)."""
+    cells, counts = _cells(labels, answers, np.arange(len(labels)), num_classes)
+    return _scores((counts @ cells).reshape(1, len(answers), 3, num_classes))
+
+
+def _few(clusters: Ints) -> int | None:
+    """How many clusters there are; None where no two pictures share one, or all do."""
+    count = len(np.unique(clusters))
+    return count if 1 < count < len(clusters) else None
+
+
+def _stretched(value: float, reach: Interval, clusters: int | None, *, least: float) -> Interval:
+    """An interval of drawn clusters, as wide as so few of them leave it.
+
+    Their spread is estimated from themselves: the bootstrap's is too small by the root of (c - 1) / c, and Student's t
+    with c - 1 degrees of freedom stands in the normal distribution's place.
+
+    Args:
+        value: of all pictures.
+        reach: percentiles of the draws.
+        clusters: how many there are; None where pictures were drawn.
+        least: what the figure can be at the least; at the most it is 1.
+
+    Source: Davison and Hinkley, as above, section 2.3; Cameron, Gelbach and Miller, Bootstrap-based improvements for
+        inference with clustered errors (2008).
+    """
+    if clusters is None:
+        return reach
+    wider = t.ppf(0.975, clusters - 1) / norm.ppf(0.975) * math.sqrt(clusters / (clusters - 1))
+    low, high = (value + wider * (end - value) for end in reach)
+    return float(max(least, min(low, reach[0]))), float(min(1.0, max(high, reach[1])))
+
+
 def _percentiles(values: Floats) -> Interval:
     """Draws without the class do not count."""
     low, high = np.nanquantile(values, [0.025, 0.975])
@@ -268,21 +322,26 @@ def several(
     present = np.flatnonzero(is_so.any(axis=0)).tolist()
     generator, at_once = key.generator(), max(1, CELLS_AT_ONCE // max(pictures, 3 * classes))
     parts: list[dict[str, Floats]] = []
-    for start in range(0, draws, at_once):
-        drawn = [generator.integers(0, len(units), len(units)) for _ in range(min(at_once, draws - start))]
-        times = np.stack([np.bincount(one, minlength=len(units)) for one in drawn])[:, of_picture]
+
+    def scores(times: Ints) -> dict[str, Floats]:
         precision = [_average_precision(times, is_so[:, k], shares[:, k]) for k in present]
         hits, are, called = np.moveaxis((times @ cells).reshape(len(times), 3, classes), 1, 0)
         f1 = np.where(are > 0, 2 * hits / np.maximum(are + called, 1), np.nan)
+        return {
+            "top1": times @ right / times.sum(axis=1),
+            "mean_average_precision": np.nanmean(np.stack(precision), axis=0),
+            "f1_micro": 2 * hits.sum(axis=1) / np.maximum((are + called).sum(axis=1), 1),
+            "f1_macro": np.nanmean(f1, axis=1),
+        }
+
+    for start in range(0, draws, at_once):
+        drawn = [generator.integers(0, len(units), len(units)) for _ in range(min(at_once, draws - start))]
         parts.append(
-            {
-                "top1": times @ right / times.sum(axis=1),
-                "mean_average_precision": np.nanmean(np.stack(precision), axis=0),
-                "f1_micro": 2 * hits.sum(axis=1) / np.maximum((are + called).sum(axis=1), 1),
-                "f1_macro": np.nanmean(f1, axis=1),
-            }
+            scores(np.stack([np.bincount(one, minlength=len(units)) for one in drawn])[:, of_picture])
         )
-    return {name: _percentiles(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    whole, few = scores(np.ones((1, pictures), dtype=np.int64)), _few(clusters)
+    reached = {name: _percentiles(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    return {name: _stretched(float(whole[name][0]), one, few, least=0.0) for name, one in reached.items()}
 
 
 def _average_precision(

@@ -74,9 +74,8 @@ def values_of(column: pd.Series[str]) -> pd.Series[str] | None:
     if distinct + (len(filled) < len(column)) < 2:
         return None
     if distinct > MOST_VALUES:
-        dates = pd.api.types.is_datetime64_any_dtype(filled)
-        numbers: pd.Series[Any] = filled if dates else pd.to_numeric(filled, errors="coerce").astype(float)
-        if not (dates or np.isfinite(numbers).all()):
+        numbers = _ordered(filled)
+        if numbers is None:
             return None
         quarters, edges = pd.qcut(numbers, _QUARTERS, labels=False, retbins=True, duplicates="drop")
         if len(edges) < 2:  # whole numbers so long that they are one as floating point
@@ -88,6 +87,20 @@ def values_of(column: pd.Series[str]) -> pd.Series[str] | None:
     # As objects first: a text column of Parquet may be categorical, which takes no value that is not a category of its.
     cut = named.astype(object).reindex(column.index, fill_value="(empty)")
     return cut if cut.nunique() > 1 else None  # of numbers most of which are equal the quarters are one
+
+
+def _ordered(filled: pd.Series[Any]) -> pd.Series[Any] | None:
+    """Numbers, or dates as a table has them or as ISO 8601 writes them; None of anything else."""
+    if pd.api.types.is_datetime64_any_dtype(filled):
+        return filled
+    numbers = pd.to_numeric(filled, errors="coerce").astype(float)
+    if np.isfinite(numbers).all():
+        return numbers
+    if pd.api.types.is_numeric_dtype(filled):
+        return None
+    # As ``data.times`` reads them: those with an offset become UTC.
+    dates = pd.to_datetime(filled, errors="coerce", format="ISO8601", utc=True)
+    return dates.dt.tz_localize(None) if dates.notna().all() else None
 
 
 def _plain(value: object) -> str:

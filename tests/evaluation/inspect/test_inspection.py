@@ -18,6 +18,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.portraits import portraits
 from efficientnetv2.evaluation.inspect import page
+from efficientnetv2.evaluation.inspect.counts import counts
 from efficientnetv2.evaluation.inspect.inspection import inspected
 from efficientnetv2.evaluation.inspect.looks import cramers_v
 from efficientnetv2.evaluation.inspect.places import by_place
@@ -202,6 +203,15 @@ def test_imbalance_and_small_classes(planted):
     assert set(found_in(planted.read())) == {"imbalance", "small_class"}
 
 
+def test_always_answering_the_commonest_of_several_labels_is_right_for_pictures(planted):
+    planted.table["label"] = np.where(planted.table.index % 4, "animal;cat", "animal;dog")
+    counted = counts(planted.read(label_separator=";"))
+    assert counted.facts["majority_share"] == 1
+    assert counted.facts["by_split"] == {"train": 80, "val": 24}
+    (imbalance,) = [one for one in counted.findings if one.kind == "imbalance"]
+    assert imbalance.advice.startswith("Always answering 'animal' would be right for 100 %")
+
+
 def test_a_dark_set(planted):
     for path in planted.folder.glob("*.jpg"):
         picture = Image.open(path).point(lambda value: value // 5)
@@ -246,6 +256,29 @@ def test_a_group_whose_labels_are_all_wrong_is_suspected(planted):
     vectors[site, 20] += 4
     found = found_in(manifest, embeddings=replace(given, vectors=vectors), weights="made up")
     assert {path for (path,) in found["label"]} == {f"{row:03d}.jpg" for row in site}
+
+
+@pytest.mark.parametrize("change", [0.1, 0.9])
+def test_copies_with_the_same_wrong_label_do_not_bear_it_out(planted, change):
+    """Two made from each, as a balanced set has them: each is nearer to its origin than to anything else."""
+    planted.table = planted.table.assign(augmented_from="")
+    swapped = list(range(3, 2 * EACH, 9))
+    planted.table["label"] = ["ab"[(row % 2) ^ (row in swapped)] for row in planted.table.index]
+    for row in range(2 * EACH):
+        for name in (f"{row:03d}-1.jpg", f"{row:03d}-2.jpg"):
+            scene(1000 + len(planted.table)).save(planted.folder / name)
+            planted.add(name, like=row, augmented_from=f"{row:03d}.jpg")
+    planted.table = planted.table.drop(columns=["group", "latitude", "longitude"])
+    manifest = planted.read()
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(2 * EACH, 512))
+    own[:, :24] += np.where(np.arange(2 * EACH) % 2, 0.7, -0.7)[:, None]
+    vectors = own[[int(path[:3]) for path in manifest.paths]] + change * rng.normal(size=(len(manifest), 512))
+    given = Embeddings(np.arange(len(manifest)), manifest.labels, vectors.astype(np.float32))
+    found = found_in(manifest, embeddings=given, weights="made up")
+    named = {path[:3] for (path,) in found["label"]}
+    assert len(named & {f"{row:03d}" for row in swapped}) >= len(swapped) / 2
+    assert not {"lookalike", "lookalike_across_splits"} & set(found), "a copy is no scene taken again"
 
 
 def test_of_several_labels_each_is_right(planted):

@@ -20,26 +20,32 @@ _FEW = 50
 # Share that an automatic hold-out takes, and a middling share of right answers, for the width of an interval.
 _HOLDOUT, _MIDDLING = 0.2, 0.75
 _Z95 = 1.96  # of the normal distribution
+_NO_SPLIT = "no split"
 
 
 def counts(manifest: Manifest) -> Section:
     """Pictures by class and split, imbalance and what follows from it.
 
-    A picture of several labels counts once for each.
+    A picture of several labels counts once for each by class, and once by split; always answering the commonest label
+    is right for as many pictures as have it.
 
     Args:
         manifest: labelled or not.
     """
     table = by_class(manifest)
-    findings = [*_unlabelled(manifest), *_small(table), *_imbalance(table)]
+    labelled = manifest.labels >= 0
+    findings = [*_unlabelled(manifest), *_small(table), *_imbalance(table, int(labelled.sum()))]
     totals = table.sum(axis=1)
     facts = {
         "classes": len(table),
         "by_class": {str(name): {str(k): int(v) for k, v in row.items()} for name, row in table.iterrows()},
-        "by_split": {str(name): int(number) for name, number in table.sum().items()},
-        "unlabelled": int((manifest.labels < 0).sum()),
+        "by_split": {
+            name: int((labelled & (manifest.split == ("" if name == _NO_SPLIT else name))).sum())
+            for name in map(str, table)
+        },
+        "unlabelled": int((~labelled).sum()),
         "largest_over_smallest": float(totals.max() / totals.min()) if len(totals) > 1 else None,
-        "majority_share": float(totals.max() / totals.sum()) if len(totals) else None,
+        "majority_share": float(totals.max() / labelled.sum()) if len(totals) else None,
     }
     return Section(facts, findings)
 
@@ -51,7 +57,7 @@ def by_class(manifest: Manifest) -> pd.DataFrame:
     names = [name for name in ("train", "minival", "val", "test", "") if (manifest.split == name).any()]
     counted = pd.crosstab(ids, manifest.split[rows]) if len(ids) else pd.DataFrame()
     table = counted.reindex(index=range(len(manifest.class_names)), columns=names, fill_value=0)
-    return table.set_axis(list(manifest.class_names)).rename(columns={"": "no split"})
+    return table.set_axis(list(manifest.class_names)).rename(columns={"": _NO_SPLIT})
 
 
 def half_width(pictures: int) -> float:
@@ -102,11 +108,12 @@ def _small(table: pd.DataFrame) -> list[Finding]:
     ]
 
 
-def _imbalance(table: pd.DataFrame) -> list[Finding]:
+def _imbalance(table: pd.DataFrame, pictures: int) -> list[Finding]:
+    """Of so many pictures that have a label."""
     totals = table.sum(axis=1)
     if len(totals) < 2 or totals.max() < _IMBALANCED * totals.min():
         return []
-    ratio, share_of_largest = totals.max() / totals.min(), totals.max() / totals.sum()
+    ratio, share_of_largest = totals.max() / totals.min(), totals.max() / pictures
     strongly = ratio >= _STRONGLY
     return [
         Finding(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.base.errors import count_of, some
+from efficientnetv2.data.copies import families
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.inspect.found import Finding, Section, share, splits_of
 
@@ -17,6 +18,15 @@ def members(manifest: Manifest) -> list[list[int]]:
     if "group" not in manifest.table:
         return []
     return [np.asarray(rows).tolist() for rows in manifest.table.groupby("group").indices.values()]
+
+
+def made_from_one(manifest: Manifest) -> list[list[int]]:
+    """Rows of each picture with what was made from it (``data.copies``), two or more each."""
+    family = families(manifest)
+    if family is None:
+        return []
+    rows = pd.Series(np.arange(len(manifest))).groupby(family).agg(list)
+    return [together for together in rows if len(together) > 1]
 
 
 def by_group(manifest: Manifest) -> Section:

@@ -14,7 +14,7 @@ from efficientnetv2.evaluation.inspect.counts import counts
 from efficientnetv2.evaluation.inspect.duplicates import same_files
 from efficientnetv2.evaluation.inspect.embedded import doubted_labels, lookalikes
 from efficientnetv2.evaluation.inspect.found import Finding, Section, in_order
-from efficientnetv2.evaluation.inspect.groups import by_group, members
+from efficientnetv2.evaluation.inspect.groups import by_group, made_from_one, members
 from efficientnetv2.evaluation.inspect.looks import looks
 from efficientnetv2.evaluation.inspect.places import NEAR_KM, by_place
 from efficientnetv2.evaluation.inspect.times import by_time
@@ -103,7 +103,12 @@ def inspected(
         "group": by_group(manifest),
     }
     if embeddings is not None:
-        known = [*same_files(looked), *([pair.first, pair.second] for pair in near)]
+        # A copy has the label of its origin, the wrong one too: learnt from, it would bear that out.
+        known = [
+            *same_files(looked),
+            *([pair.first, pair.second] for pair in near),
+            *made_from_one(manifest),
+        ]
         alike, scenes = lookalikes(manifest, embeddings, known)
         together: list[Sequence[int]] = [*known, *scenes, *members(manifest)]
         doubted = doubted_labels(manifest, embeddings, together, key=key.fold("labels"))

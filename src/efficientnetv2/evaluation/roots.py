@@ -1,0 +1,65 @@
+"""Where the pictures lie that were answered: two sets of photographs may call other pictures by the same names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.shards.names import is_url
+
+
+def root_of(folder: Path, paths: Sequence[str]) -> str | None:
+    """What the paths of answered pictures start from.
+
+    Args:
+        folder: of a run or of a cross-validation, whose ``manifest.csv`` leads to the pictures.
+        paths: of those, as ``predictions.csv`` calls them.
+
+    Returns:
+        A folder without links, or a URL; '' where every path is a place by itself; None where nothing says it, as in
+        the folder of an evaluation.
+    """
+    try:
+        manifest = Manifest.from_csv(folder / "manifest.csv", root=folder, source=str(folder))
+    except InputError:
+        return None
+    relative = [path for path in paths if not (os.path.isabs(path) or is_url(path))]
+    if not relative:
+        return ""
+    way = way_to(manifest.paths, relative)
+    if way is None:
+        return None
+    return way.rstrip("/") if is_url(way) else os.path.realpath(folder / way)
+
+
+def way_to(manifest: Sequence[str], paths: Sequence[str]) -> str | None:
+    """What stands before pictures' paths where a manifest calls them as seen from its folder.
+
+    Args:
+        manifest: all its paths.
+        paths: of some of its pictures, one at least, without that way.
+
+    Returns:
+        None if they are other pictures.
+    """
+    there = set(manifest)
+    for one in manifest:
+        way = one.removesuffix(paths[0])
+        if (len(way) < len(one) or one == paths[0]) and all(way + path in there for path in paths):
+            return way
+    return None
+
+
+def by_name_alone(one: str | None, other: str | None) -> str:
+    """A sentence on pictures of two roots that are compared for having the same names; '' for none.
+
+    Args:
+        one: root of the ones, as ``root_of`` gives it.
+        other: of the others.
+    """
+    if not one or not other or one == other:
+        return ""
+    return f"Compared by name: their pictures lie in {one} and in {other}."
