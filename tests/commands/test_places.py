@@ -31,8 +31,9 @@ from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.commands.words import Words
 from efficientnetv2.search.storage import file_of
 from efficientnetv2.training.distributed import ALONE
-from efficientnetv2.training.folder import RUN_FILES, RunFolder, refuse_occupied
+from efficientnetv2.training.folder import RUN_FILES, RunFolder
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.runs import refuse_occupied
 
 MACHINE = {"device": "cpu", "workers": 0, "as_json": False}
 

@@ -18,11 +18,12 @@ from efficientnetv2.data.manifest import read
 from efficientnetv2.models.create import create
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.checked import read as read_recipe
-from efficientnetv2.training.folder import NoFolder, RunFolder, refuse_occupied
+from efficientnetv2.training.folder import NoFolder, RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.pace import Rate, Rates, StepRate
 from efficientnetv2.training.plan import forecast
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.runs import refuse_occupied
 
 FAR_APART = "progressive.image_px={start: 32, end: 256}"  # the machine may be busy
 TWO_SIZES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"

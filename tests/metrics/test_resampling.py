@@ -11,7 +11,8 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics import resampling
-from efficientnetv2.metrics.resampling import _average_precision, clustered, paired, paired_together, several
+from efficientnetv2.metrics.resampling import clustered, paired, paired_together
+from efficientnetv2.metrics.resampling_several import _average_precision, several
 
 KEY = Key.of(0)
 

@@ -19,7 +19,8 @@ from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.answered import write_answers
 from efficientnetv2.training import resume
 from efficientnetv2.training.claiming import claimed
-from efficientnetv2.training.folder import LOCK, refuse_occupied
+from efficientnetv2.training.folder import LOCK
+from efficientnetv2.training.runs import refuse_occupied
 
 WORDS = Words(
     model=NETWORK, weights="none", epochs=1, settings=("progressive.stages=1", "progressive.image_px=32")

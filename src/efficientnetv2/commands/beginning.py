@@ -33,16 +33,11 @@ from efficientnetv2.models.network import Network
 from efficientnetv2.training.checked import checked
 from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.distributed import World
-from efficientnetv2.training.folder import (
-    RunFolder,
-    new_folder,
-    newest,
-    newest_first,
-    refuse_occupied,
-)
+from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.named import Found
 from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.runs import new_folder, newest, newest_first, refuse_occupied
 from efficientnetv2.training.selection import patience_in_vain
 from efficientnetv2.training.settle import settle
 from efficientnetv2.training.state import Length

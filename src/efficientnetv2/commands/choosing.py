@@ -25,9 +25,9 @@ from efficientnetv2.inference.predict import embed_manifest
 from efficientnetv2.inference.probe import USUAL_STRENGTH, fitted, macro_f1, multiply_adds
 from efficientnetv2.inference.together import strictest
 from efficientnetv2.metrics.resampling import paired_together
-from efficientnetv2.training.folder import new_folder
 from efficientnetv2.training.named import Found
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.runs import new_folder
 from efficientnetv2.training.start import start
 
 _FOLDS = 3

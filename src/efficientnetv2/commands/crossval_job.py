@@ -34,8 +34,9 @@ from efficientnetv2.data.shards.names import is_url
 from efficientnetv2.data.splits import groups_apart
 from efficientnetv2.inference.accelerate import pick_device
 from efficientnetv2.training.claiming import claimed
-from efficientnetv2.training.folder import LOCK, REPORT_FILES, new_folder
+from efficientnetv2.training.folder import LOCK, REPORT_FILES
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.runs import new_folder
 
 _THREADS = 8  # that look at files, as in commands.prepare
 _NAME = "crossval"  # in that of a folder that nobody has named

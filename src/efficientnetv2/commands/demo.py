@@ -85,7 +85,8 @@ def make_room(out: Path) -> None:
     import shutil
 
     from efficientnetv2.base.errors import InputError, some
-    from efficientnetv2.training.folder import RUN_FILES, refuse_occupied
+    from efficientnetv2.training.folder import RUN_FILES
+    from efficientnetv2.training.runs import refuse_occupied
 
     if out == OUT and _begun_by_a_demo(out):
         made = {*RUN_FILES, "inspection", "folds"}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +23,7 @@ Ints = npt.NDArray[np.int64]
 # Of the sign test: what the intervals leave out.
 _LEVEL = 0.05
 # Draws of the bootstrap, as in metrics.intervals. Ours.
-_DRAWS = 2000
-# Of pictures with several labels each draw ranks all pictures for every class anew: so many probabilities are gone
-# through at most, a few seconds' worth; and for fewer draws than these none is made. Ours.
-_MOST_RANKED, _LEAST_DRAWS = 500_000_000, 200
+DRAWS = 2000
 
 
 @dataclass(frozen=True)
@@ -66,13 +62,13 @@ def clustered(
         ``precision:k`` only of those of them that a picture was called, as ``intervals.bootstrap`` has them by name.
 
     Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8: whole clusters are drawn
-        with replacement; for few of them see ``_stretched``.
+        with replacement; for few of them see ``stretched``.
     """
     drawn = _drawn(labels, [answers], clusters, num_classes, key, of_classes=("f1", "recall", "precision"))
     whole = _of_all(labels, [answers], num_classes)
-    few = _few(clusters)
+    count = few(clusters)
     return {
-        name: _stretched(float(whole[name][0, 0]), _percentiles(values[:, 0]), few, least=0.0)
+        name: stretched(float(whole[name][0, 0]), percentiles(values[:, 0]), count, least=0.0)
         for name, values in drawn.items()
     }
 
@@ -94,15 +90,15 @@ def paired(
         ``top1``, ``macro_f1``, ``balanced_accuracy``, and ``f1:k`` of each class k that has a picture.
 
     Source: the percentile bootstrap of pairs; Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13; for
-        few clusters see ``_stretched``.
+        few clusters see ``stretched``.
     """
     drawn = _drawn(labels, [one, other], clusters, num_classes, key, of_classes=("f1",))
-    whole, few = _of_all(labels, [one, other], num_classes), _few(clusters)
+    whole, count = _of_all(labels, [one, other], num_classes), few(clusters)
     found = {}
     for name, values in drawn.items():
         value = float(whole[name][0, 0] - whole[name][0, 1])
-        reach = _percentiles(values[:, 0] - values[:, 1])
-        found[name] = Difference(value, *_stretched(value, reach, few, least=-1.0))
+        reach = percentiles(values[:, 0] - values[:, 1])
+        found[name] = Difference(value, *stretched(value, reach, count, least=-1.0))
     return found
 
 
@@ -217,8 +213,8 @@ def _drawn(
     names = ["top1", "macro_f1", "balanced_accuracy"]
     names += [f"{figure}:{k}" for figure in of_classes for k in classes.get(figure, there).tolist()]
     parts = []
-    for start in range(0, _DRAWS, at_once):
-        size = min(at_once, _DRAWS - start)
+    for start in range(0, DRAWS, at_once):
+        size = min(at_once, DRAWS - start)
         times = generator.multinomial(units, counts / units, size=size)
         found = _scores((times @ cells).reshape(size, len(answers), 3, num_classes))
         parts.append({name: found[name] for name in names})
@@ -252,13 +248,13 @@ def _of_all(labels: Ints, answers: list[Ints], num_classes: int) -> dict[str, Fl
     return _scores((counts @ cells).reshape(1, len(answers), 3, num_classes))
 
 
-def _few(clusters: Ints) -> int | None:
+def few(clusters: Ints) -> int | None:
     """How many clusters there are; None where no two pictures share one, or all do."""
     count = len(np.unique(clusters))
     return count if 1 < count < len(clusters) else None
 
 
-def _stretched(value: float, reach: Interval, clusters: int | None, *, least: float) -> Interval:
+def stretched(value: float, reach: Interval, clusters: int | None, *, least: float) -> Interval:
     """An interval of drawn clusters, as wide as so few of them leave it.
 
     Their spread is estimated from themselves: the bootstrap's is too small by the root of (c - 1) / c, and Student's t
@@ -280,87 +276,7 @@ def _stretched(value: float, reach: Interval, clusters: int | None, *, least: fl
     return float(max(least, min(low, reach[0]))), float(min(1.0, max(high, reach[1])))
 
 
-def _percentiles(values: Floats) -> Interval:
+def percentiles(values: Floats) -> Interval:
     """Draws without the class do not count."""
     low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
-
-
-def several(
-    labels: Ints,
-    given: npt.NDArray[np.bool_],
-    shares: npt.NDArray[np.floating[Any]],
-    right: npt.NDArray[np.bool_],
-    clusters: Ints,
-    *,
-    key: Key,
-) -> dict[str, Interval]:
-    """95 % intervals of the figures of pictures with several labels, clusters of pictures drawn as one.
-
-    Args:
-        labels: (N, M) class ids of each picture, -1 behind the last.
-        given: (N, K) whether a picture was given a class.
-        shares: (N, K) by which each class ranks the pictures.
-        right: (N,) whether the most probable class is a label.
-        clusters: (N,) equal where pictures hang together; all different where none do.
-        key: of the resampling.
-
-    Returns:
-        ``top1``, ``mean_average_precision``, ``f1_micro`` and ``f1_macro``, over the classes that a draw has. Of more
-        than some millions of pictures times classes nothing: 200 draws would take too long.
-
-    Source: as ``clustered``.
-    """
-    pictures, classes = given.shape
-    draws = min(_DRAWS, _MOST_RANKED // (pictures * classes))
-    if draws < _LEAST_DRAWS:
-        return {}
-    units, of_picture = np.unique(clusters, return_inverse=True)
-    is_so = np.zeros((pictures, classes), dtype=bool)
-    is_so[np.nonzero(labels >= 0)[0], labels[labels >= 0]] = True
-    cells = csr_array(np.hstack([is_so & given, is_so, given]).astype(np.int64))
-    present = np.flatnonzero(is_so.any(axis=0)).tolist()
-    generator, at_once = key.generator(), max(1, CELLS_AT_ONCE // max(pictures, 3 * classes))
-    parts: list[dict[str, Floats]] = []
-
-    def scores(times: Ints) -> dict[str, Floats]:
-        precision = [_average_precision(times, is_so[:, k], shares[:, k]) for k in present]
-        hits, are, called = np.moveaxis((times @ cells).reshape(len(times), 3, classes), 1, 0)
-        f1 = np.where(are > 0, 2 * hits / np.maximum(are + called, 1), np.nan)
-        return {
-            "top1": times @ right / times.sum(axis=1),
-            "mean_average_precision": np.nanmean(np.stack(precision), axis=0),
-            "f1_micro": 2 * hits.sum(axis=1) / np.maximum((are + called).sum(axis=1), 1),
-            "f1_macro": np.nanmean(f1, axis=1),
-        }
-
-    for start in range(0, draws, at_once):
-        drawn = [generator.integers(0, len(units), len(units)) for _ in range(min(at_once, draws - start))]
-        parts.append(
-            scores(np.stack([np.bincount(one, minlength=len(units)) for one in drawn])[:, of_picture])
-        )
-    whole, few = scores(np.ones((1, pictures), dtype=np.int64)), _few(clusters)
-    reached = {name: _percentiles(np.concatenate([part[name] for part in parts])) for name in parts[0]}
-    return {name: _stretched(float(whole[name][0]), one, few, least=0.0) for name, one in reached.items()}
-
-
-def _average_precision(
-    times: Ints, is_so: npt.NDArray[np.bool_], shares: npt.NDArray[np.floating[Any]]
-) -> Floats:
-    """(draws,) of one class, NaN where a draw has none of its pictures; pictures of equal shares come at one place.
-
-    Args:
-        times: (draws, N) how often each picture was drawn.
-        is_so: (N,) whether it is of the class; one is.
-        shares: (N,) of the class.
-    """
-    order = np.argsort(-shares, kind="stable")
-    ranks, mine = -shares[order], is_so[order]
-    own = ranks[mine]
-    called = times[:, order].cumsum(axis=1)[:, np.searchsorted(ranks, own, side="right") - 1]
-    of_class = times[:, order[mine]]
-    hits = of_class.cumsum(axis=1)[:, np.searchsorted(own, own, side="right") - 1]
-    total = of_class.sum(axis=1)
-    summed = (of_class * hits / np.maximum(called, 1)).sum(axis=1)
-    found: Floats = np.where(total > 0, summed / np.maximum(total, 1), np.nan)
-    return found

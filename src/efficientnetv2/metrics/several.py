@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from efficientnetv2.base.errors import InputError, no_answers
 from efficientnetv2.base.keys import Key
-from efficientnetv2.metrics import resampling
+from efficientnetv2.metrics import resampling_several
 from efficientnetv2.metrics.calibration import expected_calibration_error
 from efficientnetv2.metrics.classification import Figures, Floats, Integers, figures
 from efficientnetv2.metrics.intervals import Interval, bootstrap, wilson
@@ -202,7 +202,7 @@ def intervals_of(
 def drawn(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, clusters: Integers, *, key: Key
 ) -> dict[str, Interval]:
-    """95 % intervals of pictures of several labels by drawing whole clusters of them; see ``resampling.several``.
+    """95 % intervals of pictures of several labels by drawing whole clusters of them (``resampling_several``).
 
     Args:
         labels: (N, M) as of ``several_figures``.
@@ -212,7 +212,7 @@ def drawn(
     """
     true, shares = np.asarray(labels), np.asarray(probabilities)
     hits = right(true, shares.argmax(axis=1))
-    return resampling.several(true, applied(shares), shares, hits, clusters, key=key)
+    return resampling_several.several(true, applied(shares), shares, hits, clusters, key=key)
 
 
 def _per_class(

@@ -10,7 +10,8 @@ from filelock import FileLock, Timeout
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import folder_for
-from efficientnetv2.training.folder import LOCK, new_folder, refuse_occupied
+from efficientnetv2.training.folder import LOCK
+from efficientnetv2.training.runs import new_folder, refuse_occupied
 
 
 @contextmanager
