@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
 
 from efficientnetv2.base.keys import Key
-from efficientnetv2.metrics import resampling
+from efficientnetv2.metrics import resampling_several
 from efficientnetv2.metrics.resampling import clustered, paired, paired_together
 from efficientnetv2.metrics.resampling_several import _average_precision, several
 
@@ -217,7 +217,7 @@ def test_of_several_labels_too_copies_drawn_as_one_tell_nothing_new(monkeypatch)
     for name, (low, high) in once.items():
         assert together[name] == pytest.approx((low, high), abs=0.03), name
         assert apart[name][1] - apart[name][0] < 0.6 * (high - low), name
-    monkeypatch.setattr(resampling, "_MOST_RANKED", 200 * 300 - 1)
+    monkeypatch.setattr(resampling_several, "_MOST_RANKED", 200 * 300 - 1)
     assert several(labels, called, shares, right, np.arange(100), key=KEY) == {}, "it would take too long"
 
 
