@@ -145,3 +145,63 @@ def test_the_default_run_stands_with_its_intervals_and_with_what_it_and_its_prob
 
 def _label(recipe):
     return " ".join((RECIPES[recipe].__doc__ or "").split())
+
+
+def _land_cover_page() -> str:
+    return " ".join((ROOT / "docs/land_cover.md").read_text(encoding="utf-8").split())
+
+
+def test_the_page_of_land_cover_gives_the_folds_with_their_intervals_and_what_stands_beside_them():
+    best, page = (
+        json.loads((ROOT / "benchmarks/results/land_cover.json").read_text())["best"],
+        _land_cover_page(),
+    )
+    for split, told in best.items():
+        low, high = told["intervals"]["macro_f1"]
+        beside = (told["linear_probe_macro_f1"], told["majority"]["macro_f1"])
+        assert (
+            f"`land_cover_top1_{split}`) | {told['macro_f1']:.3f} ({low:.3f} to {high:.3f}) | {told['top1']:.1%} | "
+            f"{beside[0]:.3f} | {beside[1]:.3f} |"
+        ).replace("%", " %") in page
+    first = [choice[0].partition(" ")[2] for told in best.values() for choice in told["chosen"]]
+    assert first.count("balance=equal") == 9
+    assert "`balance=equal` was the best in nine of the ten folds" in page
+    assert not any(
+        tried.startswith("aerial") for told in best.values() for row in told["chosen"] for tried in row
+    )
+
+
+def test_the_page_of_land_cover_gives_what_limits_it_as_it_was_counted():
+    found = json.loads((ROOT / "benchmarks/results/land_cover_limits.json").read_text())
+    place, chance, both, page = found["spatial"], found["stratified"], found["both"], _land_cover_page()
+
+    def percent(*which: dict) -> list[int]:
+        return [round(100 * one["value"]) for one in which]
+
+    near = [each["neighbours"] for each in (place, chance)]
+    doubted = [each["labels"] for each in (place, chance)]
+    recalls = [each["classes"][name]["recall"] for each in (place, chance) for name in place["classes"]]
+    rare = [each["classes"]["grassland"] for each in (place, chance)]
+    apart = percent(*(one["top1_where_it_has_not"] for one in near))
+    alike = percent(*(one["top1_where_it_has"] for one in near))
+    labels = [sorted(percent(*(one[of] for one in doubted))) for of in ("of_all", "of_the_mistakes")]
+    grass = sorted(percent(*(one["by_class"]["grassland"] for one in doubted)))
+    others = sorted(percent(*(recall for recall in recalls if recall not in [one["recall"] for one in rare])))
+    called = [one["called"]["smallholder_agriculture"] for one in rare]
+    learnt = percent(near[1]["top1_learnt_near"], near[1]["top1_not_learnt_near"])
+    for said in (
+        f"{both['wrong'][0]} are wrong by place and {both['wrong'][1]} at random, {both['wrong_in_both']} of",
+        f"independently of each other it would be {both['if_independent']:.0f}",
+        f"{both['with_the_same_answer']} of the {both['wrong_in_both']} get",
+        f"Of {near[0]['near']['part']} pictures with another within 5 km, {near[0]['top1_where_it_has_not']['of']}",
+        f"{apart[0]} % by place and {apart[1]} % at random",
+        f"on the other {near[0]['top1_where_it_has']['of']} it is {alike[0]} and {alike[1]} %",
+        f"doubts {labels[0][0]} to {labels[0][1]} % of the labels, which are {labels[1][0]} to {labels[1][1]} % of the",
+        f"labels {grass[0]} to {grass[1]} %",
+        "recall is {} % by place and {} % at random".format(*percent(*(one["recall"] for one in rare))),
+        f"{called[0]} and {called[1]} of its pictures",
+        f"recall is {others[0]} to {others[-1]} %",
+        f"are right in {learnt[0]} %, the others in {learnt[1]} %",
+        f"would bring {place['labelled']['gain']:.2f}",
+    ):
+        assert said in page, said
