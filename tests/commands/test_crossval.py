@@ -526,6 +526,24 @@ def test_groups_that_test_shares_with_the_folds_are_told(tmp_path, capsys):
     assert "'y'" not in said, "what is given as val is dealt out like all else"
 
 
+@pytest.mark.parametrize(("module", "stopped"), [(Runs, "answer"), (crossval_job, "conclude")])
+def test_one_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(module, stopped, tmp_path, monkeypatch):
+    """Stopped in a fold, or while the report is written."""
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Runs, "answer", lambda *_, **__: None)
+    monkeypatch.setattr(module, stopped, stop)
+    file, out = table_of(tmp_path), tmp_path / "folds"
+    words = Words(model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_px=32",))
+    place = Place(out, device="cpu", workers=0, memory_gib=6.5, strict=True, probe=False)
+    with pytest.raises(KeyboardInterrupt) as told:
+        crossval_job.crossvalidate(words, Source(str(file)), place, Plan(folds=2))
+    how = "--device cpu --workers 0 --memory-gib 6.5 --strict --no-probe"
+    assert str(told.value) == f"Go on with: effnetv2 crossval {file} --out {out} --resume {how}"
+
+
 def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):
     """In place of ``trained``: writes what a run leaves; its macro-F1 is what ``reached`` says of its settings.
 

@@ -73,6 +73,20 @@ class Place:
     against: Path | None = None
     settled: tuple[Path, ...] = ()
 
+    @property
+    def words(self) -> list[str]:
+        """How to run, as one types it: what a run or cross-validation that is gone on with does not know itself."""
+        words = [] if self.device == "auto" else ["--device", self.device]
+        if self.workers is not None:
+            words += ["--workers", str(self.workers)]
+        if self.memory_gib is not None:
+            words += ["--memory-gib", f"{self.memory_gib:g}"]
+        if self.strict:
+            words.append("--strict")
+        if not self.probe:
+            words.append("--no-probe")
+        return words
+
 
 RUNS = Path("runs")
 

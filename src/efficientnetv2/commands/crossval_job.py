@@ -96,9 +96,8 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
         again = runs.answer(compared, folder / OTHERWISE, _called(compared)) if compared else None
         conclude(folder, runs, dealt, answered, others, again, len(skipped))
     except KeyboardInterrupt as stop:
-        device = [] if place.device == "auto" else ["--device", place.device]
-        go_on = shlex.join(["effnetv2", "crossval", source.data, "--out", str(folder), "--resume", *device])
-        raise KeyboardInterrupt(f"Go on with: {go_on}") from stop
+        go_on = ["effnetv2", "crossval", source.data, "--out", str(folder), "--resume", *place.words]
+        raise KeyboardInterrupt(f"Go on with: {shlex.join(go_on)}") from stop
     return folder
 
 

@@ -245,13 +245,5 @@ def _run(
 
 def _again(source: Source, place: Place, path: Path) -> str:
     """The command that goes on with a run, in the same way; its recipe and cache the run knows itself."""
-    words = ["effnetv2", "train", *source.words, "--out", str(path), "--resume"]
-    if place.device != "auto":
-        words += ["--device", place.device]
-    if place.workers is not None:
-        words += ["--workers", str(place.workers)]
-    if place.memory_gib is not None:
-        words += ["--memory-gib", f"{place.memory_gib:g}"]
-    if place.strict:
-        words.append("--strict")
+    words = ["effnetv2", "train", *source.words, "--out", str(path), "--resume", *place.words]
     return shlex.join(words)
