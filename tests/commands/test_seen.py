@@ -106,9 +106,10 @@ def test_a_model_file_does_not_take_over_what_trained_the_weights_before(
     network = create(SMALL, num_classes=3)
     network.trained_on = TrainedOn(2, np.array([1, 2]))
     told = SimpleNamespace(model_file=tmp_path / "model.safetensors", log=lambda line: None)
-    job = Job(named("quick"), network, files, files, Preprocessing(image_px=32), told, torch.device("cpu"), 0)
+    recipe = with_settings(named("quick"), ["epochs=1", "ema_decay=0.5"])
+    job = Job(recipe, network, files, files, Preprocessing(image_px=32), told, torch.device("cpu"), 0)
     answers = Predictions(np.arange(48), files.labels, torch.eye(3)[files.labels.tolist()])
-    state = begin(network, with_settings(job.recipe, ["epochs=1", "ema_decay=0.5"]))
+    state = begin(network, recipe)
 
     def gone(manifest):
         raise InputError("https://example.org/shards does not answer")

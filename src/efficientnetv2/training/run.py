@@ -140,7 +140,7 @@ def _save(job: Job, state: State, predictions: Predictions, selection: Selection
         class_names=job.train.class_names,
         recipe=job.recipe.to_json(),
         metrics={
-            **({} if (epochs := epochs_trained(job, state.step)) is None else {"epochs": epochs}),
+            "epochs": epochs_trained(job, state.step),
             f"{job.answered}_top1": score.top1,
             f"{job.answered}_{name}": mean,
             f"{job.answered}_images": score.pictures,
@@ -149,16 +149,17 @@ def _save(job: Job, state: State, predictions: Predictions, selection: Selection
     )
 
 
-def epochs_trained(job: Job, steps: int) -> float | None:
-    """How many epochs a run's steps came to: all that the recipe says, or less; None where it says none.
+def epochs_trained(job: Job, steps: int) -> float:
+    """How many epochs a run's steps came to: all that the recipe says, or fewer.
 
     Args:
-        job: the run.
+        job: the run; its recipe is settled.
         steps: that were taken.
     """
+    assert job.recipe.epochs != "auto", "settle() comes before the loop"
     if steps < job.length.steps:
         return round(steps * job.recipe.batch_images / len(job.train), 4)
-    return None if job.recipe.epochs == "auto" else job.recipe.epochs
+    return job.recipe.epochs
 
 
 def _remembered(job: Job) -> TrainedOn | None:
