@@ -125,6 +125,13 @@ def test_places_are_kept_whole_where_that_leaves_every_class_to_learn():
     assert len(np.unique(Together.of(one_place_each, None, key=KEY).clusters)) == 80
 
 
+def test_places_of_very_few_pictures_are_no_obstacle():
+    """No class has a picture for each of the parts that a strictness is chosen by."""
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    few = pictures(labels, latitude=np.arange(6) + 0.5, longitude=3.0 * np.arange(6))
+    np.testing.assert_array_equal(np.unique(Together.of(few, None, key=KEY).clusters), np.arange(6))
+
+
 def test_of_copies_whose_origin_is_not_there_one_stands_for_it():
     copies = Together(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), np.array([True, True, True, False]))
     assert copies.originals.tolist() == [0, 3]

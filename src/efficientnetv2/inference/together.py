@@ -67,7 +67,8 @@ class Together:
         """
         levels = levels_of(pictures, contents)
         level = levels[-1]
-        if len(levels) > 1:
+        # Where no class has a picture for each part nothing is chosen by parts.
+        if len(levels) > 1 and np.bincount(pictures.labels).max() >= _PARTS:
             level, _ = strictest(levels, pictures.labels, parts=_PARTS, key=key)
         return cls.by(level.clusters, pictures)
 
