@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedShuffleSplit
@@ -130,6 +131,23 @@ def test_places_of_very_few_pictures_are_no_obstacle():
     labels = np.array([0, 1, 0, 1, 0, 1])
     few = pictures(labels, latitude=np.arange(6) + 0.5, longitude=3.0 * np.arange(6))
     np.testing.assert_array_equal(np.unique(Together.of(few, None, key=KEY).clusters), np.arange(6))
+
+
+@pytest.mark.parametrize(("places", "each", "draws"), [(20, 5, 4), (60, 20, 2), (40, 50, 1), (100, 1, 1)])
+def test_few_places_are_drawn_more_than_once(places, each, draws, monkeypatch):
+    """A quarter of 100 pictures is a handful of places, of 2,000 it is the 500 that suffice; lone ones are drawn once."""
+    of = Embeddings(
+        np.arange(places * each), np.arange(places * each) % 2, np.zeros((places * each, 3), np.float32)
+    )
+    together = Together(
+        np.arange(places * each) // each, np.arange(places * each), np.zeros(places * each, bool)
+    )
+    seen = []
+    monkeypatch.setattr(
+        room, "fitted", lambda *words: seen.append(words) or DummyClassifier().fit(words[0], words[1])
+    )
+    fit_probe(of, key=KEY, balanced=False, together=together)
+    assert len(seen) == 5 * draws + 1
 
 
 def test_of_copies_whose_origin_is_not_there_one_stands_for_it():

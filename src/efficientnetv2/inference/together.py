@@ -77,6 +77,11 @@ class Together:
         return type(self)(self.clusters[which], self.family[which], self.made[which])
 
     @property
+    def lone(self) -> bool:
+        """Whether of the originals each is by itself."""
+        return len(np.unique(self.clusters[self.originals])) == len(self.originals)
+
+    @property
     def originals(self) -> Ints:
         """Positions of one picture of each family, ascending: the one that was taken, where it is there."""
         order = np.lexsort((self.made, self.family))
@@ -100,7 +105,7 @@ class Together:
         """
         originals = self.originals
         asked, clusters = labels[originals], np.unique(self.clusters[originals], return_inverse=True)[1]
-        if clusters.max(initial=-1) + 1 == len(originals):
+        if self.lone:
             seed = key.torch_seed() % 2**32
             split = StratifiedShuffleSplit(draws, train_size=teach, test_size=ask, random_state=seed)
             parts = list(split.split(asked, asked))
