@@ -135,7 +135,7 @@ def test_places_of_very_few_pictures_are_no_obstacle():
 
 @pytest.mark.parametrize(("places", "each", "draws"), [(20, 5, 4), (60, 20, 2), (40, 50, 1), (100, 1, 1)])
 def test_few_places_are_drawn_more_than_once(places, each, draws, monkeypatch):
-    """A quarter of 100 pictures is a handful of places, of 2,000 it is the 500 that suffice; lone ones are drawn once."""
+    """A quarter of 100 pictures is a handful of places, of 2,000 the 500 that suffice; lone ones are drawn once."""
     of = Embeddings(
         np.arange(places * each), np.arange(places * each) % 2, np.zeros((places * each, 3), np.float32)
     )
