@@ -39,8 +39,8 @@ USUAL_STRENGTH = 0.003
 _ITERATIONS = 100
 # Share of the pictures to learn from that chooses the strength. Ours.
 _CHOOSING = 0.25
-# Of pictures that hang together: pictures asked, over so many draws at the most. Ours: on 400 of 600 satellite pictures
-# one draw of some twenty places chose a strength as good as any.
+# Where pictures hang together: pictures asked, over so many draws at most. Ours: a quarter of 400 satellite pictures
+# is some twenty places, and which strength wins on these is chance.
 _ASKED, _MOST_DRAWS = 500, 4
 # At most so many pictures of either part; and on a CPU, where that would take minutes, so many that they cost about
 # this many multiply-adds, the work of 5,000 pictures in V2-B0 at 224 px (half a minute on two cores). Ours.
