@@ -1,16 +1,17 @@
-"""Progressive learning with adaptive regularization against a fixed size: V2-B0 on Imagenette, from scratch.
+"""Progressive learning with adaptive regularization against a fixed size, from scratch on Imagenette.
 
-Run: python -m benchmarks.progressive IMAGENETTE [--regime paper|short] --tune [fixed|progressive]
-     python -m benchmarks.progressive IMAGENETTE [--regime paper|short] [--seeds 5] [--record]
+Run: python -m benchmarks.progressive IMAGENETTE [--regime paper|short|resnet50] --tune [fixed|progressive]
+     python -m benchmarks.progressive IMAGENETTE [--regime paper|short|resnet50] [--seeds 5] [--record]
 
-Regime paper: 1,000 training pictures, each seed its own, for 60 epochs, so that training without regularization
-overfits, as on ImageNet after 350. Regime short: all pictures for 10 epochs. All of val is answered, once, at the end.
+Regime paper: V2-B0, 1,000 training pictures, each seed its own, for 60 epochs, so that training without regularization
+overfits, as on ImageNet after 350. Regime short: V2-B0, all pictures for 10 epochs. Regime resnet50: torchvision's
+ResNet-50 at 96 px, all pictures for 6 epochs (the paper's Table 12 in small). All of val is answered, once, at the end.
 
 Arms, the same pictures and seeds in each, recipe ``quick`` in all:
 
-- fixed: 128 px and the regularization of the end throughout.
-- progressive: four stages from 64 to 128 px; RandAugment and dropout grow from a third of their end. In the regime
-  paper the first may be longer than the others, in the short one all are as long.
+- fixed: 128 px (of ResNet-50 96) and the regularization of the end throughout.
+- progressive: four stages from half of that; RandAugment and dropout (which ResNet-50 has no module for) grow from a
+  third of their end. The first stage may be longer than the others, but in the short regime all are as long.
 - fixed, equal time: as fixed, for the epochs that take as long as progressive's with the same seed did.
 
 ``--tune`` comes first: for each of fixed and progressive, up to four strengths of regularization, none first, until one
@@ -38,8 +39,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from benchmarks import paper_page, progressive_figure
+from benchmarks import paper_page, progressive_figure, small_tables
 from benchmarks.arms import (
     HARDLY_VALIDATED,
     Paired,
@@ -53,6 +53,17 @@ from benchmarks.arms import (
     write_pictures,
 )
 from benchmarks.record import RESULTS, hardware, record
+from benchmarks.regimes import (
+    REGIMES,
+    STRENGTHS,
+    Regime,
+    add_smaller,
+    regularized,
+    smaller,
+    to_tune,
+    try_strengths,
+)
+from benchmarks.reproduced import keep
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
@@ -60,62 +71,10 @@ from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import Manifest, read
 
-
-@dataclass(frozen=True)
-class Regime:
-    """How much is trained.
-
-    Args:
-        pictures: to train on; None is all.
-        epochs: over them.
-        answers: pictures of val to answer; None is all.
-        tune_pictures, tune_epochs: as pictures and epochs, of tuning.
-        tune_answers: pictures of train to choose by.
-        image_px: at the end; the beginning is half of it.
-        batch_images: pictures a step.
-        shares: of the steps, one per stage of progressive, to choose from beside equally many; quicker ones last.
-    """
-
-    pictures: int | None
-    epochs: float
-    tune_pictures: int
-    tune_epochs: float
-    tune_answers: int = 2000
-    answers: int | None = None
-    image_px: int = 128
-    batch_images: int = 32
-    shares: tuple[tuple[int, ...], ...] = ()
-
-
-# Ours: each sitting (tuning, or five seeds) takes about 70 minutes on two cores that train 190 pictures of 128 px a
-# second. A short run is tuned on a quarter of its pictures for twice the epochs: half the steps. Of a step of 32
-# pictures at 64 px a third does not depend on their size (optimizer, reading), so that batches of 32 and stages of
-# equally many steps were 1.31 to 1.46 times as fast as fixed (results/equal_steps_tried.md); hence the paper's regime.
-REGIMES = {
-    "paper": Regime(
-        pictures=1000,
-        epochs=60,
-        tune_pictures=1000,
-        tune_epochs=60,
-        batch_images=64,
-        shares=((3, 2, 2, 2), (2, 1, 1, 1)),
-    ),
-    "short": Regime(pictures=None, epochs=10, tune_pictures=2400, tune_epochs=20),
-}
-# At the end of the run: magnitude of RandAugment, dropout. The strongest are S's in Table 6.
-STRENGTHS: Mapping[str, tuple[float, float]] = {
-    "none": (0, 0.0),
-    "light": (5, 0.1),
-    "middle": (10, 0.2),
-    "strong": (15, 0.3),
-}
 RATES = (2e-3, 1e-3, 4e-3)  # the recipe's own first
 FIXED, PROGRESSIVE, EQUAL_TIME = "fixed", "progressive", "fixed, equal time"
 BOTH = (FIXED, PROGRESSIVE)
-SEEDS = 5
-HOPELESS = 0.03  # so far below the best, a stronger regularization won't be the best: ours, 3 standard errors of tuning
 NEARLY = 0.01  # so little below the best, a quicker run is taken: ours, one standard error of tuning
-_TUNING = 1_000  # seed of what tuning draws; no seed of the comparison
 
 
 @dataclass(frozen=True)
@@ -140,28 +99,22 @@ class Choice:
 
 def cell(row: str, column: str, choice: Choice, regime: Regime, epochs: float, device: str = "cpu") -> Cell:
     """One arm: recipe ``quick``, its schedule and its rate replaced."""
-    magnitude, dropout = STRENGTHS[choice.strength]
     settings = [
         *same_numbers(device), *HARDLY_VALIDATED, f"epochs={epochs:.6g}", f"optimizer.lr={choice.lr:g}",
         f"batch_images={regime.batch_images}",
         f"progressive.stages={4 if row == PROGRESSIVE else 1}",
         f"progressive.image_px={{start: {regime.image_px / 2:g}, end: {regime.image_px}}}",
-        f"progressive.dropout={{start: {dropout / 3:.4f}, end: {dropout}}}",
+        f"progressive.px_multiple={regime.px_multiple}",
+        *regularized(choice.strength, growing=True),  # with one stage a ramp stands at its end
     ]  # fmt: skip
     if row == PROGRESSIVE and choice.shares is not None:
         settings.append(f"progressive.shares={list(choice.shares)}")
-    if magnitude:
-        settings.append(f"progressive.randaugment={{start: {magnitude / 3:.4f}, end: {magnitude}}}")
-    return Cell(row, column, "quick", "efficientnetv2_b0", tuple(settings))
+    return Cell(row, column, "quick", regime.model, tuple(settings))
 
 
 def tuned(manifest: Manifest, regime: Regime, runs: Runs, arms: Sequence[str] = BOTH) -> dict[str, Any]:
     """Try the candidates of these ways; what was found, and the choices."""
-    within = rows_of(manifest, "train", regime.tune_pictures + regime.tune_answers, _TUNING)
-    order = np.random.default_rng(_TUNING).permutation(within)
-    fitting, choosing = np.sort(order[: regime.tune_pictures]), np.sort(order[regime.tune_pictures :])
-    file = write_pictures(runs.out / "tuning.csv", manifest, fitting, choosing)
-    runs = replace(runs, source=Source(str(file)), out=runs.out / "tuning")
+    runs = to_tune(manifest, regime, runs)
     return {"regime": asdict(regime), "arms": {arm: _tuned_arm(arm, regime, runs) for arm in arms}}
 
 
@@ -174,9 +127,7 @@ def _tuned_arm(arm: str, regime: Regime, runs: Runs) -> dict[str, Any]:
         print(f"tuning {arm}: {choice.column}: {tried[choice]:.1%}", flush=True)
         return tried[choice]
 
-    for name in STRENGTHS:
-        if top1(Choice(name, RATES[0])) < max(tried.values()) - HOPELESS:
-            break
+    try_strengths(STRENGTHS, lambda name: top1(Choice(name, RATES[0])))
     strength = max(tried, key=lambda choice: tried[choice]).strength
     for lr in RATES[1:]:
         top1(Choice(strength, lr))
@@ -226,20 +177,28 @@ def compared(
     return found
 
 
-def claims(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[Paired, str]]:
-    """Name -> comparison and unit: time for the same epochs, top-1 for the same epochs, top-1 in the same time."""
+def claims(found: Mapping[str, Sequence[Mapping[str, Any]]], of: str) -> dict[str, tuple[Paired, str]]:
+    """What is claimed.
+
+    Args:
+        found: arm -> rows, one per seed.
+        of: ends each name.
+
+    Returns:
+        Name -> comparison and unit: time for the same epochs, top-1 for the same epochs, top-1 in the same time.
+    """
 
     def values(arm: str, name: str, scale: float = 1.0) -> list[float]:
         return [scale * row[name] for row in found[arm]]
 
     top1 = {arm: values(arm, "top1", 100) for arm in found}
     return {
-        "progressive_speedup_b0_imagenette": (
+        f"progressive_speedup_{of}": (
             ratio(values(FIXED, "train_s"), values(PROGRESSIVE, "train_s")),
             "ratio",
         ),
-        "progressive_top1_gain_b0_imagenette": (gain(top1[PROGRESSIVE], top1[FIXED]), "points"),
-        "progressive_top1_gain_equal_time_b0_imagenette": (
+        f"progressive_top1_gain_{of}": (gain(top1[PROGRESSIVE], top1[FIXED]), "points"),
+        f"progressive_top1_gain_equal_time_{of}": (
             gain(top1[PROGRESSIVE], top1[EQUAL_TIME]),
             "points",
         ),
@@ -256,24 +215,24 @@ def main() -> None:
         "--tune", nargs="?", const="both", choices=("both", *BOTH),
         help="choose strengths and rates, and stop",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--seeds", type=int, help="5, of resnet50 3")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="benchmarks/results/progressive_REGIME otherwise")
     parser.add_argument(
         "--record", action="store_true", help="write results/summary.json and the raw figures"
     )
-    smaller = parser.add_argument_group("smaller, to see that it runs; not to be recorded")
-    for name in ("train-pictures", "answers", "image-px"):
-        smaller.add_argument(f"--{name}", type=int)
-    smaller.add_argument("--epochs", type=float)
+    add_smaller(parser)
     options = parser.parse_args()
-    regime = _smaller(REGIMES[options.regime], options)
-    if options.record and (regime != REGIMES[options.regime] or options.seeds < 2 or options.tune):
+    regime = smaller(REGIMES[options.regime], options)
+    if options.seeds is not None:
+        regime = replace(regime, seeds=options.seeds)
+    whole = replace(regime, seeds=0) == replace(REGIMES[options.regime], seeds=0)
+    if options.record and (not whole or regime.seeds < 2 or options.tune):
         parser.error("--record is for a whole regime and 2 seeds or more, and not for --tune.")
     out = options.out or RESULTS / f"progressive_{options.regime}"
     out.mkdir(parents=True, exist_ok=True)
     manifest = read(options.pictures)
-    runs = Runs(Source(options.pictures), options.seeds, "none", options.device, out, print)
+    runs = Runs(Source(options.pictures), regime.seeds, "none", options.device, out, print)
     chosen_file = out / "tuned.json"
     if options.tune == "both":
         both = tuned(manifest, regime, runs)
@@ -288,8 +247,7 @@ def main() -> None:
     refuse_other_regime(chosen_file, chosen, asdict(regime))
     choices = {arm: _chosen(**kept["chosen"]) for arm, kept in chosen["arms"].items()}
     found = compared(manifest, regime, choices, runs)
-    end = "" if options.regime == "paper" else f"_{options.regime}"
-    paired = {f"{name}{end}": two for name, two in claims(found).items()}
+    paired = claims(found, regime.claimed)
     for name, (figure, unit) in paired.items():
         print(f"{name}: {figure} {unit}")
     if options.record:
@@ -301,29 +259,19 @@ def main() -> None:
             "arms": found,
         }
         (RESULTS / f"progressive_{options.regime}.json").write_text(json.dumps(raw, indent=1) + "\n")
-        seeds = "" if options.seeds == SEEDS else f" --seeds {options.seeds}"
+        seeds = "" if options.seeds is None else f" --seeds {options.seeds}"
         command = f"python -m benchmarks.progressive IMAGENETTE --regime {options.regime}{seeds} --record"
         for name, (figure, unit) in paired.items():
             record(name, unit=unit, command=command, **asdict(figure))
         progressive_figure.write(options.regime)
+        if options.regime == "resnet50":
+            made = small_tables.table_12(found, {arm: one.column for arm, one in choices.items()}, regime)
+            keep("12", made, "small", command)
         paper_page.write()
 
 
 def _chosen(strength: str, lr: float, shares: Sequence[int] | None) -> Choice:
     return Choice(strength, lr, None if shares is None else tuple(shares))
-
-
-def _smaller(regime: Regime, options: argparse.Namespace) -> Regime:
-    changes: dict[str, Any] = {}
-    if options.train_pictures is not None:
-        changes |= {"pictures": options.train_pictures, "tune_pictures": options.train_pictures}
-    if options.epochs is not None:
-        changes |= {"epochs": options.epochs, "tune_epochs": options.epochs}
-    if options.answers is not None:
-        changes |= {"answers": options.answers, "tune_answers": options.answers}
-    if options.image_px is not None:
-        changes["image_px"] = options.image_px
-    return replace(regime, **changes)
 
 
 if __name__ == "__main__":

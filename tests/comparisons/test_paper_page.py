@@ -160,27 +160,7 @@ def values(made):
     }
 
 
-def test_the_claims_of_tables_by_hand():
-    thirteen = {
-        ("progressive_resize", "vanilla"): (50.0, 52.0),
-        ("progressive_resize", "adaptive"): (51.0, 55.0),
-        ("random_resize_every_8_epochs", "vanilla"): (50.0, 50.0),
-        ("random_resize_every_8_epochs", "adaptive"): (49.0, 49.0),
-    }
-    assert values(table("13", thirteen)) == {
-        "adaptive_top1_gain_b0_imagenette": (2.0, "points"),
-        "adaptive_top1_gain_b0_imagenette_random_resize": (-1.0, "points"),
-    }
-    twelve = {
-        ("resnet50_224", "baseline, top-1 %"): (60.0, 61.0),
-        ("resnet50_224", "progressive, top-1 %"): (62.0, 62.0),
-        ("resnet50_224", "baseline, minutes"): (8.0, 4.0),
-        ("resnet50_224", "progressive, minutes"): (4.0, 2.0),
-    }
-    assert values(table("12", twelve)) == {
-        "progressive_speedup_resnet50_imagenette": (2.0, "ratio"),
-        "progressive_top1_gain_resnet50_imagenette": (1.5, "points"),
-    }
+def test_the_claim_of_table_5_by_hand():
     five = {
         ("magnitude 5", "128 px"): (50.0,),
         ("magnitude 15", "128 px"): (48.0,),
@@ -230,15 +210,6 @@ def test_runs_of_a_long_table_are_kept_beyond_the_folder_that_they_lie_in(tmp_pa
     assert json.loads((here / "grow_vanilla_0/report.json").read_text()) == told, "what is there stays"
 
 
-def test_times_of_one_seed_are_of_one_machine(tmp_path):
-    for name, machine in (("a_0", "one"), ("b_0", "one"), ("a_1", "two"), ("b_1", "two")):
-        (tmp_path / f"{name}.json").write_text(json.dumps({"hardware": machine}))
-    reproduced.refuse_mixed(tmp_path)
-    (tmp_path / "b_1.json").write_text(json.dumps({"hardware": "three"}))
-    with pytest.raises(SystemExit, match="runs with seed 1 were made on three and on two"):
-        reproduced.refuse_mixed(tmp_path)
-
-
 @pytest.mark.parametrize("file", sorted(paper_page.RECORDS.glob("*.json")), ids=lambda file: file.stem)
 def test_the_command_of_every_record_is_taken(file, monkeypatch):
     """What is in capitals stands for files."""
@@ -251,6 +222,13 @@ def test_the_command_of_every_record_is_taken(file, monkeypatch):
     monkeypatch.setattr(job, "reproduced", stop)
     kept = json.loads(file.read_text())
     program, *words = shlex.split(kept["command"])
+    if program == "python":  # a comparison whose sides were tuned
+        assert (words[0], kept["table"], kept["scale"]) == (
+            "-m",
+            {"benchmarks.adaptive": "13", "benchmarks.progressive": "12"}[words[1]],
+            "small",
+        )
+        return
     assert (program, CliRunner().invoke(app, words).exit_code) == ("effnetv2", 130)
     assert (asked[0].table, asked[0].scale) == (kept["table"], kept["scale"])
     if asked[0].table == "8":

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from benchmarks import progressive, progressive_figure
+from benchmarks import progressive, progressive_figure, regimes
 from benchmarks.progressive import EQUAL_TIME, FIXED, PROGRESSIVE, REGIMES, Choice, cell, claims, compared
 
 from efficientnetv2.commands.reproduction.cells import Runs
@@ -52,11 +52,15 @@ def runs(tmp_path, monkeypatch):
     """Runs that take a second an epoch at a fixed size and half of it progressively, better by rate and strength."""
     first = {"train": 0, "val": 100_000}  # numbers of pictures, by which one sees where they are from
     monkeypatch.setattr(
-        progressive,
+        regimes,
         "rows_of",
-        lambda manifest, split, count, seed: [first[split] + seed + row for row in range(count or 9)],
+        drawn := lambda manifest, split, count, seed: [
+            first[split] + seed + row for row in range(count or 9)
+        ],
     )
-    monkeypatch.setattr(progressive, "write_pictures", lambda file, *parts: written.append(parts) or file)
+    monkeypatch.setattr(progressive, "rows_of", drawn)
+    for module in (regimes, progressive):
+        monkeypatch.setattr(module, "write_pictures", lambda file, *parts: written.append(parts) or file)
     asked, lrs, written = [], {}, []
 
     def found(runs, cell, seed):
@@ -86,7 +90,7 @@ def test_each_arm_is_tuned_by_itself(runs):
     assert len(chosen[FIXED]["tried"]) == 6
     assert len(chosen[PROGRESSIVE]["tried"]) == 8
     # Of fixed, "strong" is 5 points below "middle", but no more is left to try.
-    assert [one["strength"] for one in chosen[FIXED]["tried"]][:4] == list(progressive.STRENGTHS)
+    assert [one["strength"] for one in chosen[FIXED]["tried"]][:4] == list(regimes.STRENGTHS)
     assert {Path(data).name for *_, data in asked} == {"tuning.csv"}
 
 
@@ -117,6 +121,15 @@ def test_the_quickest_stages_are_taken_that_cost_no_more_than_a_point(runs, monk
     assert len(short["tried"]) == 6
 
 
+def test_resnet50_grows_from_48_to_96_px_and_is_itself():
+    regime = REGIMES["resnet50"]
+    plan = recipe(PROGRESSIVE, regime=regime).progressive
+    assert [plan.stage(number).image_px for number in range(4)] == [48, 64, 80, 96]
+    assert recipe(FIXED, regime=regime).progressive.stage(0) == plan.last
+    assert cell(FIXED, "run", CHOICE, regime, 6).model == "torchvision:resnet50"
+    assert cell(FIXED, "run", CHOICE, REGIMES["paper"], 6).model == "efficientnetv2_b0"
+
+
 def test_longer_first_stages_and_the_batch_are_settings_of_the_run():
     choice = Choice("none", 2e-3, (3, 2, 2, 2))
     assert choice.column == "none 0.002 3 2 2 2"
@@ -130,10 +143,15 @@ def test_longer_first_stages_and_the_batch_are_settings_of_the_run():
 
 def test_a_stronger_regularization_is_not_tried_once_one_is_hopeless(runs, monkeypatch):
     together, *_ = runs
-    monkeypatch.setattr(progressive, "STRENGTHS", {"none": (10, 0.0), "light": (14, 0.1), "strong": (5, 0.3)})
+
+    def of_these(strengths):
+        for module in (progressive, regimes):
+            monkeypatch.setattr(module, "STRENGTHS", strengths)
+
+    of_these({"none": (10, 0.0), "light": (14, 0.1), "strong": (5, 0.3)})
     found = progressive.tuned(None, REGIMES["paper"], together, (FIXED,))["arms"][FIXED]
     assert [one["strength"] for one in found["tried"]] == ["none", "light", "none", "none"]
-    monkeypatch.setattr(progressive, "STRENGTHS", {"none": (10, 0.0), "light": (12, 0.1), "strong": (5, 0.3)})
+    of_these({"none": (10, 0.0), "light": (12, 0.1), "strong": (5, 0.3)})
     found = progressive.tuned(None, REGIMES["paper"], together, (FIXED,))["arms"][FIXED]
     assert [one["strength"] for one in found["tried"]] == ["none", "light", "strong", "none", "none"]
 
@@ -203,7 +221,13 @@ def test_the_claims_are_by_hand():
         PROGRESSIVE: [(0.53, 50.0), (0.53, 100.0)],
         EQUAL_TIME: [(0.45, 50.0), (0.47, 100.0)],
     }
-    found = claims({arm: [{"top1": a, "train_s": b} for a, b in pairs] for arm, pairs in rows.items()})
+    by_arm = {arm: [{"top1": a, "train_s": b} for a, b in pairs] for arm, pairs in rows.items()}
+    assert list(claims(by_arm, REGIMES["resnet50"].claimed)) == [
+        "progressive_speedup_resnet50_imagenette",
+        "progressive_top1_gain_resnet50_imagenette",
+        "progressive_top1_gain_equal_time_resnet50_imagenette",
+    ]
+    found = claims(by_arm, "b0_imagenette")
     values = {name: (figure.value, unit) for name, (figure, unit) in found.items()}
     assert values == {
         "progressive_speedup_b0_imagenette": (pytest.approx(2.0), "ratio"),

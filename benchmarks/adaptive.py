@@ -1,0 +1,214 @@
+"""What adaptive regularization is worth: the paper's Table 13 in small, V2-B0 from scratch on Imagenette.
+
+Run: python -m benchmarks.adaptive IMAGENETTE --tune [--only growing|random]
+     python -m benchmarks.adaptive IMAGENETTE [--only growing|random] [--seeds 5] [--record]
+
+1,000 training pictures, each seed its own, for 60 epochs, so that training without regularization overfits, in sizes
+from 48 to 96 px; all of val is answered at 96 px, once, at the end. Four arms, the same pictures and seeds in each:
+
+- growing: four stages, smallest pictures first. random: one of the four sizes is drawn 44 times over the run (Table 13:
+  every 8 of 350 epochs).
+- vanilla: the same RandAugment and dropout throughout, or none of them. adaptive: both follow the size, from a third of
+  their end with the smallest pictures to all of it with the largest.
+
+``--tune`` comes first: in each arm, up to four strengths of regularization, weakest first, until one is more than three
+points below the best (``benchmarks.regimes``), on training pictures alone: 1,000 to fit, 2,000 others to choose by, one
+run each. Vanilla may come to have none. What it chose is kept in OUT/tuned.json. Two processes, one for each word of
+``--only``, can share the cores; without it, what both found is read.
+
+Every run is kept in OUT and not done again. ``--record`` also writes Table 13 at scale small with these figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import paper_page, small_tables
+from benchmarks.arms import (
+    HARDLY_VALIDATED,
+    Paired,
+    gain,
+    measured,
+    refuse_other_regime,
+    rows_of,
+    same_numbers,
+    write_pictures,
+)
+from benchmarks.record import RESULTS, hardware, record
+from benchmarks.regimes import STRENGTHS, Regime, add_smaller, regularized, smaller, to_tune, try_strengths
+from benchmarks.reproduced import keep
+
+from efficientnetv2.base.allocator import keep_freed_memory
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.commands.reproduction.cells import Cell, Runs
+from efficientnetv2.commands.source import Source
+from efficientnetv2.data.manifest import Manifest, read
+
+REGIME = Regime(
+    claimed="b0_imagenette",
+    pictures=1000,
+    epochs=60,
+    tune_pictures=1000,
+    tune_epochs=60,
+    image_px=96,
+    px_multiple=16,
+    batch_images=64,
+)
+GROWING, RANDOM = "growing", "random"
+ORDERS: Mapping[str, tuple[str, ...]] = {GROWING: (), RANDOM: ("progressive.turns=44",)}
+VANILLA, ADAPTIVE = "vanilla", "adaptive"
+KINDS = (VANILLA, ADAPTIVE)
+_ENDS = {GROWING: "", RANDOM: "_random_resize"}  # of the claims' names
+
+
+def cell(
+    order: str, kind: str, column: str, strength: str, regime: Regime, epochs: float, device: str
+) -> Cell:
+    """One arm: recipe ``quick``, its schedule replaced."""
+    settings = (
+        *same_numbers(device), *HARDLY_VALIDATED, f"epochs={epochs:.6g}", f"batch_images={regime.batch_images}",
+        "progressive.stages=4",
+        f"progressive.image_px={{start: {regime.image_px / 2:g}, end: {regime.image_px}}}",
+        f"progressive.px_multiple={regime.px_multiple}", f"progressive.order={order}", *ORDERS[order],
+        *regularized(strength, growing=kind == ADAPTIVE),
+    )  # fmt: skip
+    return Cell(f"{order} {kind}", column, "quick", regime.model, settings)
+
+
+def tuned(manifest: Manifest, regime: Regime, runs: Runs, orders: Sequence[str]) -> dict[str, Any]:
+    """Try the strengths of each arm: what was found, and the choices.
+
+    Returns:
+        ``regime``; ``arms``: order -> kind -> ``chosen`` and ``tried``, strength -> top-1.
+    """
+    within = to_tune(manifest, regime, runs)
+    return {
+        "regime": asdict(regime),
+        "arms": {
+            order: {kind: _tuned_arm(order, kind, regime, within) for kind in KINDS} for order in orders
+        },
+    }
+
+
+def _tuned_arm(order: str, kind: str, regime: Regime, runs: Runs) -> dict[str, Any]:
+    def top1(strength: str) -> float:
+        asked = cell(order, kind, strength, strength, regime, regime.tune_epochs, runs.device)
+        reached: float = measured(runs, asked, 0)["top1"]
+        print(f"tuning {order}, {kind}: {strength}: {reached:.1%}", flush=True)
+        return reached
+
+    # Adaptive regularization is some: with none the two kinds are one.
+    strengths = [name for name, end in STRENGTHS.items() if kind == VANILLA or any(end)]
+    tried = try_strengths(strengths, top1)
+    return {"chosen": max(tried, key=lambda name: tried[name]), "tried": tried}
+
+
+def compared(
+    manifest: Manifest,
+    regime: Regime,
+    choices: Mapping[str, Mapping[str, str]],
+    runs: Runs,
+    orders: Sequence[str],
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """All arms with all seeds; order -> kind -> what ``measured`` says, one per seed."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {
+        order: {kind: [] for kind in KINDS} for order in orders
+    }
+    answering = rows_of(manifest, "val", regime.answers, 0)
+    for seed in range(runs.seeds):
+        learning = rows_of(manifest, "train", regime.pictures, seed)
+        file = write_pictures(runs.out / f"pictures_{seed}.csv", manifest, learning, answering)
+        here = replace(runs, source=Source(str(file)), out=runs.out / "arms")
+        for order in orders:
+            for kind in KINDS:
+                arm = cell(order, kind, "run", choices[order][kind], regime, regime.epochs, runs.device)
+                found[order][kind].append(measured(here, arm, seed))
+            told = ", ".join(f"{kind} {found[order][kind][-1]['top1']:.1%}" for kind in KINDS)
+            print(f"seed {seed}, {order}: {told}", flush=True)
+    return found
+
+
+def claims(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> dict[str, Paired]:
+    """Name -> points of top-1 that adaptive has over vanilla."""
+    return {
+        f"adaptive_top1_gain_b0_imagenette{_ENDS[order]}": gain(
+            *([100 * row["top1"] for row in kinds[kind]] for kind in (ADAPTIVE, VANILLA))
+        )
+        for order, kinds in found.items()
+    }
+
+
+def main() -> None:
+    options = _parsed()
+    regime = smaller(REGIME, options)
+    orders = tuple(ORDERS) if options.only is None else (options.only,)
+    manifest = read(options.pictures)
+    options.out.mkdir(parents=True, exist_ok=True)
+    runs = Runs(Source(options.pictures), options.seeds, "none", options.device, options.out, print)
+    kept = options.out / "tuned.json"
+    if options.tune:
+        made = tuned(manifest, regime, runs, orders)
+        if options.only is None:
+            write_text_atomically(kept, json.dumps(made, indent=1) + "\n")
+        return
+    if not kept.exists():
+        raise SystemExit(f"{kept} does not exist: run the same with --tune first, and without --only.")
+    told = json.loads(kept.read_text(encoding="utf-8"))
+    refuse_other_regime(kept, told, asdict(regime))
+    choices = {
+        order: {kind: one["chosen"] for kind, one in kinds.items()} for order, kinds in told["arms"].items()
+    }
+    found = compared(manifest, regime, choices, runs, orders)
+    for name, figure in claims(found).items():
+        print(f"{name}: {figure} points")
+    if options.record:
+        _record(found, told, choices, options.seeds)
+
+
+def _record(
+    found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+    told: Mapping[str, Any],
+    choices: Mapping[str, Mapping[str, str]],
+    seeds: int,
+) -> None:
+    raw = {"when": time.strftime("%Y-%m-%d"), "hardware": hardware(), "tuned": told, "arms": found}
+    (RESULTS / "adaptive.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    more = "" if seeds == REGIME.seeds else f" --seeds {seeds}"
+    command = f"python -m benchmarks.adaptive IMAGENETTE{more}"
+    for name, figure in claims(found).items():
+        record(name, unit="points", command=f"{command} --record", **asdict(figure))
+    keep("13", small_tables.table_13(found, choices, REGIME), "small", command)
+    paper_page.write()
+
+
+def _parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pictures", help="Imagenette: train/ and val/ with a folder per class")
+    parser.add_argument("--tune", action="store_true", help="choose the strengths, and stop")
+    parser.add_argument("--only", choices=ORDERS, help="this order of sizes alone")
+    parser.add_argument("--seeds", type=int, default=REGIME.seeds)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=RESULTS / "adaptive")
+    parser.add_argument(
+        "--record", action="store_true", help="write results/summary.json, the raw figures and docs/paper.md"
+    )
+    add_smaller(parser)
+    options = parser.parse_args()
+    if options.record and (
+        smaller(REGIME, options) != REGIME or options.seeds < 2 or options.tune or options.only
+    ):
+        parser.error("--record is for the whole regime, both orders and 2 seeds or more, and not for --tune.")
+    return options
+
+
+if __name__ == "__main__":
+    keep_freed_memory()  # as the program does
+    main()

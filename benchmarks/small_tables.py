@@ -1,0 +1,112 @@
+"""The paper's Tables 12 and 13 at scale small, with the figures of comparisons whose sides were tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.regimes import STRENGTHS, Regime
+
+from efficientnetv2.commands.reproduction import table
+from efficientnetv2.commands.reproduction.cells import MINUTES, TOP1
+from efficientnetv2.commands.reproduction.counts import HEADINGS
+from efficientnetv2.commands.reproduction.table import Figure, Row, Table
+
+Rows = Sequence[Mapping[str, Any]]  # what ``benchmarks.arms.measured`` says, one per seed
+_ORDERS = {"progressive_resize": "growing", "random_resize_every_8_epochs": "random"}
+_SIDES = {"baseline": "fixed", "progressive": "progressive"}
+_HERE = "resnet50_224"  # the row of Table 12 that is trained in small
+
+
+def table_12(found: Mapping[str, Rows], choices: Mapping[str, str], regime: Regime) -> Table:
+    """Progressive learning for other networks: ResNet-50.
+
+    Args:
+        found: arm of ``benchmarks.progressive`` -> rows.
+        choices: likewise -> what tuning chose, in words.
+        regime: of the runs.
+    """
+    figures = table.paper()["table12_progressive_for_other_networks"]
+    headings = {
+        f"{side}_{key}": (f"{side}, {name}", unit)
+        for side in _SIDES
+        for key, (name, unit) in (("top1", HEADINGS["top1"]), ("hours", HEADINGS["train_hours"]))
+    }
+    rows = tuple(
+        Row(name, table.row_of(figures, name, headings), _sides(found if name == _HERE else None))
+        for name in figures
+        if name.startswith(("resnet", "efficientnet"))
+    )
+    said = "; ".join(f"{side}: {choices[arm]}" for side, arm in _SIDES.items())
+    says = (
+        f"{_trained('ResNet-50', regime, found['fixed'])} Chosen for each side by other pictures of train: strength of "
+        f"regularization, rate and shares of the stages ({said}; {_strengths()})."
+    )
+    return Table(
+        "12",
+        "Table 12: progressive learning for other networks",
+        rows,
+        "top-1 on ImageNet, hours on 32 TPUv3 cores.",
+        says,
+        "small",
+        len(found["fixed"]),
+    )
+
+
+def _sides(found: Mapping[str, Rows] | None) -> dict[str, Figure]:
+    kinds = {TOP1: ("top1", 100.0, "%"), MINUTES: ("train_s", 1 / 60, "minutes")}
+    if found is None:
+        missing = Figure(why="not run at scale small")
+        return {f"{side}, {name}": missing for side in _SIDES for name in kinds}
+    return {
+        f"{side}, {name}": Figure(tuple(scale * row[key] for row in found[arm]), unit)
+        for side, arm in _SIDES.items()
+        for name, (key, scale, unit) in kinds.items()
+    }
+
+
+def table_13(
+    found: Mapping[str, Mapping[str, Rows]], choices: Mapping[str, Mapping[str, str]], regime: Regime
+) -> Table:
+    """Adaptive regularization.
+
+    Args:
+        found: order of ``benchmarks.adaptive`` -> kind of regularization -> rows.
+        choices: likewise -> the strength that tuning chose.
+        regime: of the runs.
+    """
+    figures = table.paper()["table13_adaptive_regularization"]
+    kinds = figures["columns"]
+    rows = tuple(
+        Row(
+            name,
+            table.row_of(figures, name, {kind: (kind, "%") for kind in kinds}),
+            {kind: Figure(tuple(100 * row["top1"] for row in found[order][kind]), "%") for kind in kinds},
+        )
+        for name, order in _ORDERS.items()
+    )
+    said = "; ".join(
+        f"{order}, {kind}: {choices[order][kind]}" for order in _ORDERS.values() for kind in kinds
+    )
+    first = found["growing"][kinds[0]]
+    says = (
+        f"{_trained('EfficientNetV2-B0', regime, first)} The strength of regularization was chosen for each cell by "
+        f"other pictures of train ({said}; {_strengths()})."
+    )
+    title = "Table 13: adaptive regularization (top-1 in %)"
+    return Table("13", title, rows, "top-1 on ImageNet, mean ± spread.", says, "small", len(first))
+
+
+def _trained(network: str, regime: Regime, rows: Rows) -> str:
+    pictures = "all pictures" if regime.pictures is None else f"{regime.pictures:,} pictures"
+    return (
+        f"{network} by recipe quick on {pictures} of Imagenette for {regime.epochs:g} epochs, sizes between "
+        f"{regime.image_px // 2} and {regime.image_px} px, {len(rows)} seeds."
+    )
+
+
+def _strengths() -> str:
+    told = [
+        f"{name} is RandAugment {size} and dropout {out:g}" for name, (size, out) in STRENGTHS.items() if size
+    ]
+    return ", ".join(told) + " at the end"
