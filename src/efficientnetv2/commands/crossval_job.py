@@ -33,7 +33,7 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.names import is_url
 from efficientnetv2.data.splits import groups_apart
 from efficientnetv2.inference.accelerate import pick_device
-from efficientnetv2.training.claiming import claimed
+from efficientnetv2.training.claiming import claimed, held
 from efficientnetv2.training.folder import LOCK, REPORT_FILES
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.runs import new_folder
@@ -91,10 +91,11 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     at = replace(place, out=folder)
     runs = Runs(words, plan, at, manifest, contents, recipe.seed, screen, source.bands)
     try:
-        answered = runs.answer(dealt, folder, "Fold")
-        compared = others if plan.compare_splits else None
-        again = runs.answer(compared, folder / OTHERWISE, _called(compared)) if compared else None
-        conclude(folder, runs, dealt, answered, others, again, len(skipped))
+        with held(folder):
+            answered = runs.answer(dealt, folder, "Fold")
+            compared = others if plan.compare_splits else None
+            again = runs.answer(compared, folder / OTHERWISE, _called(compared)) if compared else None
+            conclude(folder, runs, dealt, answered, others, again, len(skipped))
     except KeyboardInterrupt as stop:
         go_on = ["effnetv2", "crossval", source.data, "--out", str(folder), "--resume", *place.words]
         raise KeyboardInterrupt(f"Go on with: {shlex.join(go_on)}") from stop
