@@ -544,6 +544,40 @@ def test_one_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(module, sto
     assert str(told.value) == f"Go on with: effnetv2 crossval {file} --out {out} --resume {how}"
 
 
+def begun(words, source, place, plan, monkeypatch):
+    """Begin a cross-validation that trains nothing; what is returned goes on with it, and lists the plans of its runs."""
+    told = []
+    monkeypatch.setattr(Runs, "answer", lambda self, *_: told.append(self.plan))
+    monkeypatch.setattr(crossval_job, "conclude", lambda *_: None)
+    crossval_job.crossvalidate(words, source, place, plan)
+
+    def went_on(plan):
+        told.clear()
+        crossval_job.crossvalidate(Words(), source, replace(place, resume=True), plan)
+        return list(told)
+
+    return went_on
+
+
+SHORT = Words(model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_px=32",))
+
+
+def test_folds_of_several_labels_begun_with_another_set_beside_them_go_on_without_it(
+    tmp_path, monkeypatch, capsys
+):
+    """As earlier versions began them; the word that is refused now stands in the folder, and can't be left out."""
+    file, out = table_of(tmp_path, label=["a;b", "b;a", "a", "b", "a", "b"]), tmp_path / "folds"
+    place, source = Place(out, device="cpu"), Source(str(file), label_separator=";")
+    went_on = begun(SHORT, source, place, Plan(folds=2), monkeypatch)
+    plain = json.loads((out / "crossval.json").read_text())
+    plain["plan"]["compare_splits"] = True
+    (out / "crossval.json").write_text(json.dumps(plain))
+    for plan in (Plan(), Plan(compare_splits=True)):
+        capsys.readouterr()
+        assert went_on(plan) == [Plan(folds=2)]
+        assert "--compare-splits, with which these folds were begun, is left out" in capsys.readouterr().out
+
+
 def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):
     """In place of ``trained``: writes what a run leaves; its macro-F1 is what ``reached`` says of its settings.
 

@@ -68,6 +68,8 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     if resumed:
         words, plan, source, digest = begun_with(folder, words, plan, source)
     manifest, contents, skipped = _pictures(source, place, screen)
+    if resumed:
+        plan = _without_vain_comparison(plan, manifest, screen)
     recipe = _recipe(words, plan, place)
     dealt = plan.dealt(manifest, contents, recipe.seed)
     others = plan.otherwise(manifest, contents, recipe.seed, dealt)
@@ -167,6 +169,20 @@ def _recipe(words: Words, plan: Plan, place: Place) -> Recipe:
         tried = with_further(words, plan.settings_of(number, choosing=True))
         begin_recipe(tried, device, lambda line: None)
     return recipe
+
+
+def _without_vain_comparison(plan: Plan, manifest: Manifest, screen: Screen) -> Plan:
+    """Without folds that were asked for beside these, where nothing could be told of them: none are begun so any more.
+
+    Those that earlier versions have begun would else be refused for a word that can't be taken back.
+    """
+    if not plan.compare_splits or manifest.separator is None:
+        return plan
+    screen.say(
+        "--compare-splits, with which these folds were begun, is left out from here on: the pictures have several "
+        "labels each, but what neighbours flatter is measured of one."
+    )
+    return replace(plan, compare_splits=False)
 
 
 def _digest(manifest: Manifest, dealt: Folds) -> str:
