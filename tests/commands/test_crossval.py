@@ -389,7 +389,7 @@ def test_resuming_otherwise_or_with_other_pictures_is_refused(whole):
     (folder / "other/report.json").unlink()
     for words, said in (
         (("--epochs", "3"), "epochs is 1.0 there, 3.0 here"),
-        (("--by", "class"), "by is auto there, class here"),
+        (("--by", "group"), "by is auto there, group here"),
     ):
         done = effnetv2("crossval", "pictures", "--out", "other", "--resume", *words, cwd=folder)
         assert done.returncode == 2
@@ -545,7 +545,7 @@ def test_one_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(module, sto
 
 
 def begun(words, source, place, plan, monkeypatch):
-    """Begin a cross-validation that trains nothing; what is returned goes on with it, and lists the plans of its runs."""
+    """Begin a cross-validation that trains nothing; what is returned goes on with it and lists its plans."""
     told = []
     monkeypatch.setattr(Runs, "answer", lambda self, *_: told.append(self.plan))
     monkeypatch.setattr(crossval_job, "conclude", lambda *_: None)
@@ -576,6 +576,23 @@ def test_folds_of_several_labels_begun_with_another_set_beside_them_go_on_withou
         capsys.readouterr()
         assert went_on(plan) == [Plan(folds=2)]
         assert "--compare-splits, with which these folds were begun, is left out" in capsys.readouterr().out
+
+
+def test_folds_go_on_by_another_name_of_their_rule(tmp_path, monkeypatch):
+    """Without places auto is by class; with places their folds are others, and by time there are none."""
+    for where, columns in (("plain", {}), ("placed", places(6))):
+        (tmp_path / where).mkdir()
+        file, out = table_of(tmp_path / where, **columns), tmp_path / where / "folds"
+        went_on = begun(SHORT, Source(str(file)), Place(out, device="cpu"), Plan(folds=2), monkeypatch)
+        assert went_on(Plan()) == [Plan(folds=2)]
+        if where == "plain":
+            assert went_on(Plan(by="class")) == [Plan(folds=2)]
+        else:
+            assert went_on(Plan(by="place")) == [Plan(folds=2)]
+            with pytest.raises(InputError, match=r"begun otherwise: by is auto there, class here\. Leave"):
+                went_on(Plan(by="class"))
+        with pytest.raises(InputError, match=r"begun otherwise: by is auto there, time here\. Leave"):
+            went_on(Plan(by="time"))
 
 
 def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from efficientnetv2.base.files import check_folder, write_atomically
 from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.beginning import RUNS, Place
 from efficientnetv2.commands.crossval_folds import Runs
-from efficientnetv2.commands.crossval_memory import FILE, begun_with, remember
+from efficientnetv2.commands.crossval_memory import FILE, begun_otherwise, begun_with, remember
 from efficientnetv2.commands.crossval_plan import Plan, with_further
 from efficientnetv2.commands.crossval_report import OTHERWISE, conclude
 from efficientnetv2.commands.outcome import command_line
@@ -65,6 +66,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     if resumed and all((folder / name).exists() for name in REPORT_FILES):
         _tell_finished(folder, screen, as_json=place.as_json)
         return folder
+    asked = plan
     if resumed:
         words, plan, source, digest = begun_with(folder, words, plan, source)
     manifest, contents, skipped = _pictures(source, place, screen)
@@ -81,6 +83,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
         )
     if resumed:
         _refuse_moved(folder, manifest)
+        _refuse_other_rule(folder, asked, plan, manifest, contents, recipe.seed, digest)
     screen.say(dealt.note)
     if not resumed:
         name = _NAME if place.out is None else None
@@ -189,6 +192,22 @@ def _digest(manifest: Manifest, dealt: Folds) -> str:
     """Of the pictures and who answers them."""
     folds = dealt.of_picture(len(manifest))
     return manifest.with_split(np.array([f"fold {one}" for one in folds], dtype=object)).digest()
+
+
+def _refuse_other_rule(
+    folder: Path, asked: Plan, plan: Plan, manifest: Manifest, contents: Ints, seed: int, digest: str
+) -> None:
+    """A rule that is named again gives the folds that are there: without places or groups auto is by class.
+
+    Raises:
+        InputError: it gives others, or none.
+    """
+    if asked.by in (Plan.by, plan.by):  # unsaid, or the same
+        return
+    with suppress(InputError):
+        if _digest(manifest, replace(plan, by=asked.by).dealt(manifest, contents, seed)) == digest:
+            return
+    raise begun_otherwise(folder, [f"by is {plan.by} there, {asked.by} here"])
 
 
 def _refuse_moved(folder: Path, manifest: Manifest) -> None:
