@@ -678,6 +678,9 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
             assert answers.isdisjoint(Path(path).name for path in listed.paths)
             inner = [{place_of[Path(p).name] for p in listed.subset(name).paths} for name in ("train", "val")]
             assert inner[0].isdisjoint(inner[1])  # the rule of the folds holds within, too
+        for _, listed, _ in asked[3 * number : 3 * number + 3]:  # each is told what they kept whole
+            kept = dict(zip((Path(p).name for p in data.paths), dealt.clusters, strict=True))
+            assert list(listed.table["kept_whole"]) == [kept[Path(p).name] for p in listed.paths]
     first = [words for words, _, _ in asked]
     assert (first[0].minutes, first[0].settings) == (None, ("batch_images=16", "balance=null", "epochs=2"))
     assert first[1].settings == ("batch_images=16", "balance=equal", "optimizer.lr=0.001", "epochs=2")

@@ -26,7 +26,8 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single, shared
 from efficientnetv2.data.times import said, time_column, times_of
 
-#: In the table of a cross-validation, numbers equal where its folds kept pictures together by place or group.
+#: In the tables of a cross-validation and of its runs, numbers equal where its folds kept pictures together by place
+#: or group.
 KEPT_WHOLE = "kept_whole"
 
 
@@ -78,12 +79,16 @@ class Folds:
         return numbers
 
     def told(self, manifest: Manifest) -> Manifest:
-        """The same pictures with the columns ``fold``, from 1, and ``KEPT_WHOLE``, if places or groups were."""
-        table = manifest.table.drop(columns=KEPT_WHOLE, errors="ignore").assign(
-            fold=self.of_picture(len(manifest)) + 1
+        """The same pictures with the columns ``fold``, from 1, and those of ``marked``."""
+        return self.marked(
+            replace(manifest, table=manifest.table.assign(fold=self.of_picture(len(manifest)) + 1))
         )
+
+    def marked(self, manifest: Manifest) -> Manifest:
+        """The same pictures with the column ``KEPT_WHOLE``, if places or groups were; never with that of others."""
+        table = manifest.table.drop(columns=KEPT_WHOLE, errors="ignore")
         if self.groups or self.block is not None:
-            table[KEPT_WHOLE] = self.clusters
+            table = table.assign(**{KEPT_WHOLE: self.clusters})
         return replace(manifest, table=table)
 
 
