@@ -40,8 +40,9 @@ from efficientnetv2.commands.seen import seen
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import read_predictions, write_predictions
 from efficientnetv2.commands.words import Words
-from efficientnetv2.data.folds import Folds, folds, time_folds
+from efficientnetv2.data.folds import Folds, folds
 from efficientnetv2.data.manifest import read
+from efficientnetv2.data.time_folds import time_folds
 from efficientnetv2.evaluation.more_labels import verdict
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.predictor import Predictor
