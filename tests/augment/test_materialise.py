@@ -20,10 +20,11 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.balance import target_counts
 from efficientnetv2.data.copies import COLUMN, families, is_copy, refuse_copies_apart
-from efficientnetv2.data.folds import folds, time_folds
+from efficientnetv2.data.folds import folds
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.minival import with_minival
 from efficientnetv2.data.splits import with_holdout
+from efficientnetv2.data.time_folds import time_folds
 from efficientnetv2.progressive import Setting
 
 KEY = Key.of(0)

@@ -40,8 +40,9 @@ from efficientnetv2.commands.seen import seen
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import read_predictions, write_predictions
 from efficientnetv2.commands.words import Words
-from efficientnetv2.data.folds import Folds, folds, time_folds
+from efficientnetv2.data.folds import Folds, folds
 from efficientnetv2.data.manifest import read
+from efficientnetv2.data.time_folds import time_folds
 from efficientnetv2.evaluation.more_labels import verdict
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.predictor import Predictor
@@ -389,7 +390,7 @@ def test_resuming_otherwise_or_with_other_pictures_is_refused(whole):
     (folder / "other/report.json").unlink()
     for words, said in (
         (("--epochs", "3"), "epochs is 1.0 there, 3.0 here"),
-        (("--by", "class"), "by is auto there, class here"),
+        (("--by", "group"), "by is auto there, group here"),
     ):
         done = effnetv2("crossval", "pictures", "--out", "other", "--resume", *words, cwd=folder)
         assert done.returncode == 2
@@ -544,6 +545,57 @@ def test_one_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(module, sto
     assert str(told.value) == f"Go on with: effnetv2 crossval {file} --out {out} --resume {how}"
 
 
+def begun(words, source, place, plan, monkeypatch):
+    """Begin a cross-validation that trains nothing; what is returned goes on with it and lists its plans."""
+    told = []
+    monkeypatch.setattr(Runs, "answer", lambda self, *_: told.append(self.plan))
+    monkeypatch.setattr(crossval_job, "conclude", lambda *_: None)
+    crossval_job.crossvalidate(words, source, place, plan)
+
+    def went_on(plan):
+        told.clear()
+        crossval_job.crossvalidate(Words(), source, replace(place, resume=True), plan)
+        return list(told)
+
+    return went_on
+
+
+SHORT = Words(model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_px=32",))
+
+
+def test_folds_of_several_labels_begun_with_another_set_beside_them_go_on_without_it(
+    tmp_path, monkeypatch, capsys
+):
+    """As earlier versions began them; the word that is refused now stands in the folder, and can't be left out."""
+    file, out = table_of(tmp_path, label=["a;b", "b;a", "a", "b", "a", "b"]), tmp_path / "folds"
+    place, source = Place(out, device="cpu"), Source(str(file), label_separator=";")
+    went_on = begun(SHORT, source, place, Plan(folds=2), monkeypatch)
+    plain = json.loads((out / "crossval.json").read_text())
+    plain["plan"]["compare_splits"] = True
+    (out / "crossval.json").write_text(json.dumps(plain))
+    for plan in (Plan(), Plan(compare_splits=True)):
+        capsys.readouterr()
+        assert went_on(plan) == [Plan(folds=2)]
+        assert "--compare-splits, with which these folds were begun, is left out" in capsys.readouterr().out
+
+
+def test_folds_go_on_by_another_name_of_their_rule(tmp_path, monkeypatch):
+    """Without places auto is by class; with places their folds are others, and by time there are none."""
+    for where, columns in (("plain", {}), ("placed", places(6))):
+        (tmp_path / where).mkdir()
+        file, out = table_of(tmp_path / where, **columns), tmp_path / where / "folds"
+        went_on = begun(SHORT, Source(str(file)), Place(out, device="cpu"), Plan(folds=2), monkeypatch)
+        assert went_on(Plan()) == [Plan(folds=2)]
+        if where == "plain":
+            assert went_on(Plan(by="class")) == [Plan(folds=2)]
+        else:
+            assert went_on(Plan(by="place")) == [Plan(folds=2)]
+            with pytest.raises(InputError, match=r"begun otherwise: by is auto there, class here\. Leave"):
+                went_on(Plan(by="class"))
+        with pytest.raises(InputError, match=r"begun otherwise: by is auto there, time here\. Leave"):
+            went_on(Plan(by="time"))
+
+
 def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):
     """In place of ``trained``: writes what a run leaves; its macro-F1 is what ``reached`` says of its settings.
 
@@ -627,6 +679,9 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
             assert answers.isdisjoint(Path(path).name for path in listed.paths)
             inner = [{place_of[Path(p).name] for p in listed.subset(name).paths} for name in ("train", "val")]
             assert inner[0].isdisjoint(inner[1])  # the rule of the folds holds within, too
+        for _, listed, _ in asked[3 * number : 3 * number + 3]:  # each is told what they kept whole
+            kept = dict(zip((Path(p).name for p in data.paths), dealt.clusters, strict=True))
+            assert list(listed.table["kept_whole"]) == [kept[Path(p).name] for p in listed.paths]
     first = [words for words, _, _ in asked]
     assert (first[0].minutes, first[0].settings) == (None, ("batch_images=16", "balance=null", "epochs=2"))
     assert first[1].settings == ("batch_images=16", "balance=equal", "optimizer.lr=0.001", "epochs=2")

@@ -333,7 +333,7 @@ def test_a_table_replaces_itself_and_says_so(tmp_path):
     assert [(tmp_path / name).read_bytes() for name in WRITTEN] == before
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("name", [*WRITTEN, "log.txt"])
 def test_a_table_leaves_files_of_the_users_alone(name, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / name, format="PNG")
     before = (tmp_path / name).read_bytes()
@@ -342,6 +342,19 @@ def test_a_table_leaves_files_of_the_users_alone(name, tmp_path):
     ):
         made("6", tmp_path)
     assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [(name, before)]
+
+
+def test_a_log_of_its_own_is_gone_on_with_and_no_other(tmp_path):
+    log = tmp_path / "log.txt"
+    log.touch()  # of one that was killed before its first line
+    for times in (1, 2):
+        made("6", tmp_path)
+        assert log.read_text().count("efficientnetv2 ") == times
+    for line in ("2026-01-01 12:00:00  Training for an hour.", "effnetv2 seems slow today\nask them\n"):
+        log.write_text(line)
+        with pytest.raises(InputError, match=r"log.txt is there already, and is not of effnetv2 reproduce 6"):
+            made("6", tmp_path)
+        assert log.read_text() == line
 
 
 @pytest.mark.parametrize("other", ["figure4", "1"])

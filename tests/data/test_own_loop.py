@@ -53,6 +53,12 @@ def test_going_on_gives_what_would_have_come():
     assert list(rest) == whole[4:]
 
 
+def test_of_a_run_that_has_come_to_its_end_nothing_is_left():
+    """Lightning asks for its batches all the same, and then ends; the length stays that of the run."""
+    rest = ProgressiveBatches(7, batch_images=4, progressive=PLAN, steps=6, first_step=6)
+    assert (list(rest), len(rest)) == ([], 6)
+
+
 def test_the_length_is_that_of_the_whole_run():
     """Lightning adds what a run that goes on has behind it, and ends where the sum reaches the length."""
     rest = ProgressiveBatches(7, batch_images=4, progressive=PLAN, steps=6, first_step=4, accumulate=2)
@@ -127,7 +133,8 @@ def test_a_dataloader_with_workers_reads_it_in_order():
         ({"images": 0}, "images is 0"),
         ({"batch_images": 0}, "batch_images is 0"),
         ({"steps": 2}, "3 stages do not fit into 2 steps"),
-        ({"first_step": 9}, "step 9 lies outside a run of 9 steps"),
+        ({"first_step": 10}, "first_step is 10, but the run has 9 steps: begin at 0 to 9"),
+        ({"first_step": -1}, "first_step is -1, but the run has 9 steps: begin at 0 to 9"),
         ({"world": 3}, "batch_images is 2, but 3 processes share each step evenly. Take a multiple of 3"),
         ({"accumulate": 0}, "accumulate is 0, but a step has at least 1 micro-batch"),
         (
@@ -218,6 +225,18 @@ def test_the_examples_go_on_where_they_stopped(script, tmp_path):
     shown = _shown(script, STOPPED[script], str(tmp_path))
     assert shown[-8:] == _planned(6, accumulate=2, first_step=2)
     assert shown[:-8] == ([] if script == "plain" else _planned(6, accumulate=2)[:4])
+
+
+def test_a_lightning_run_that_has_finished_is_gone_on_with_in_vain(tmp_path):
+    finished = """
+        keep = lightning.pytorch.callbacks.ModelCheckpoint(sys.argv[1], filename="kept", every_n_train_steps=1)
+        train(3, callbacks=[keep], enable_checkpointing=True)
+        print("ended after", train(3, checkpoint=keep.best_model_path).global_step)
+    """
+    said = _said("with_lightning", finished, str(tmp_path))
+    assert [line for line in said.splitlines() if line.startswith(("step ", "ended "))][3:] == [
+        "ended after 3"
+    ]
 
 
 def test_the_examples_augment_as_strongly_as_the_plan_says(monkeypatch):

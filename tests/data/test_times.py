@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.data.folds import time_folds, time_holdout
 from efficientnetv2.data.manifest import read
+from efficientnetv2.data.time_folds import time_folds, time_holdout
 from efficientnetv2.data.times import said, time_column, times_of
 
 

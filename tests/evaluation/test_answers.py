@@ -9,9 +9,10 @@ import pytest
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.answered import Over
-from efficientnetv2.evaluation.answers import Beside, answers, limits, lines
+from efficientnetv2.evaluation.answers import Beside, answers, lines
 from efficientnetv2.evaluation.apart import Apart
 from efficientnetv2.evaluation.elsewhere import Elsewhere
+from efficientnetv2.evaluation.limits import limits
 from efficientnetv2.evaluation.opening import measured_on, whose
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.metrics.classification import figures

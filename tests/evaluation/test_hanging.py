@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,6 +60,28 @@ def test_what_was_dealt_into_folds_hangs_together_whatever_its_size(written):
     assert found.nunique() == len(np.unique(dealt.clusters)) == 6
     again = read(run / "manifest.csv")
     assert "kept_whole" not in folds(again, k=3, seed=0, by="class").told(again).table
+
+
+def test_what_a_fold_was_dealt_in_hangs_together_in_its_own_run_too(written):
+    """Blocks of 0.3°, as above; and of 2°, within which those of a degree are whole as well, and are more."""
+    row, split = np.arange(12), ["val"] * 8 + ["train"] * 4
+    latitude = 0.01 + 0.3 * (row // 2) + 0.2 * (row % 2)
+    run, manifest = written(latitude=latitude, longitude=100.05, split=split, kept_whole=row // 2)
+    assert list(hanging_together(run, manifest.subset("val").paths)) == [0, 0, 1, 1, 2, 2, 3, 3]
+    table = manifest.table.assign(latitude=row // 2 + 0.5, kept_whole=row // 4)
+    replace(manifest, table=table).to_csv(run / "manifest.csv")
+    assert list(hanging_together(run, manifest.subset("val").paths)) == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_what_other_folds_were_dealt_in_does_not_part_what_the_split_kept_whole(written):
+    """A run whose DATA is the table of a cross-validation by small blocks: it held out larger ones."""
+    split = ["train"] * 6 + ["val"] * 6
+    run, manifest = written(
+        split=split, latitude=[*np.arange(6) + 0.5, *[20.1, 20.9, 21.1, 21.9, 22.1, 22.9]]
+    )
+    table = manifest.table.assign(kept_whole=np.arange(12), fold=1)
+    replace(manifest, table=table).to_csv(run / "manifest.csv")
+    assert hanging_together(run, manifest.subset("val").paths).nunique() == 3
 
 
 def test_pictures_of_a_fold_that_taught_nobody_hang_together_too(written):

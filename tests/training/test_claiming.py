@@ -1,4 +1,4 @@
-"""Two runs never begin in one folder, and what a killed beginning leaves bars nobody."""
+"""Two runs never begin in one folder nor go on there at once, and what a killed one leaves bars nobody."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.answered import write_answers
-from efficientnetv2.training import resume
-from efficientnetv2.training.claiming import claimed
-from efficientnetv2.training.folder import LOCK
+from efficientnetv2.training import claiming, resume
+from efficientnetv2.training.claiming import claimed, held
+from efficientnetv2.training.folder import LOCK, RUNNING
 from efficientnetv2.training.runs import refuse_occupied
 
 WORDS = Words(
@@ -120,3 +120,85 @@ def test_folds_that_began_meanwhile_are_not_overwritten(class_folders, tmp_path,
             WORDS, Source(str(class_folders)), Place(out=out, device="cpu"), Plan(folds=2)
         )
     assert [file.name for file in out.iterdir()] == ["crossval.json"]
+
+
+def test_one_process_alone_is_at_work_in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(claiming, "_PATIENCE_S", 0)
+    with held(tmp_path):
+        with (
+            pytest.raises(InputError, match=r"another process is at work .* 'lsof .*running\.lock' names it"),
+            held(tmp_path),
+        ):
+            pytest.fail("a second one is at work")
+        assert (tmp_path / RUNNING).exists()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RuntimeError, match="broken"), held(tmp_path):
+        raise RuntimeError("broken")
+    with held(tmp_path):
+        pass
+
+
+def test_a_killed_run_bars_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(claiming, "_PATIENCE_S", 0)
+    process = SERVER.Process(target=_killed_at_work, args=(str(tmp_path),))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert (tmp_path / RUNNING).exists()
+    with held(tmp_path):
+        pass
+
+
+def _killed_at_work(folder):
+    with held(Path(folder)):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _contents(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_nobody_goes_on_with_a_run_that_is_under_way(class_folders, tmp_path, monkeypatch):
+    """Not while it is trained for the first time, nor while it is gone on with; afterwards one may."""
+    monkeypatch.setattr(claiming, "_PATIENCE_S", 0)
+    out, refused = tmp_path / "mine", []
+
+    def train(words, *, resume):
+        place = Place(out=out, resume=resume, device="cpu", workers=0, probe=False)
+        return train_job.train_and_report(words, Source(str(class_folders)), place)
+
+    def stopped(job, *, resumed, watch):
+        before = _contents(out)
+        with pytest.raises(InputError, match=r"mine: another process is at work in this folder"):
+            train(Words(), resume=True)
+        refused.append(resumed)
+        assert _contents(out) == before
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_job, "run", stopped)
+    for words, resume_it in ((WORDS, False), (Words(), True)):
+        with pytest.raises(KeyboardInterrupt, match="Go on with"):
+            train(words, resume=resume_it)
+    assert refused == [False, True]
+    assert not (out / RUNNING).exists()
+
+
+def test_nobody_goes_on_with_folds_that_are_under_way(class_folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(claiming, "_PATIENCE_S", 0)
+    out, refused = tmp_path / "folds", []
+
+    def crossvalidate(words, plan, *, resume):
+        place = Place(out=out, resume=resume, device="cpu", workers=0)
+        return crossval_job.crossvalidate(words, Source(str(class_folders)), place, plan)
+
+    def stopped(self, dealt, folder, called):
+        with pytest.raises(InputError, match=r"folds: another process is at work in this folder"):
+            crossvalidate(Words(), Plan(), resume=True)
+        refused.append(called)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(crossval_job.Runs, "answer", stopped)
+    for words, plan, resume_it in ((WORDS, Plan(folds=2), False), (Words(), Plan(), True)):
+        with pytest.raises(KeyboardInterrupt, match="Go on with"):
+            crossvalidate(words, plan, resume=resume_it)
+    assert refused == ["Fold", "Fold"]

@@ -10,7 +10,8 @@ from tests.command_line import NETWORK
 
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe
+from efficientnetv2.commands.resumed import resumed_recipe
+from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.enlarging import no_larger

@@ -24,9 +24,10 @@ from efficientnetv2.commands.foretold import (
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.probing import keep, probed, with_classifier
+from efficientnetv2.commands.resumed import resumed_recipe
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import seen_before
-from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe, starts_open
+from efficientnetv2.commands.words import Words, begin_recipe, starts_open
 from efficientnetv2.data.copies import is_copy
 from efficientnetv2.inference.probe import Probe
 from efficientnetv2.models.network import Network

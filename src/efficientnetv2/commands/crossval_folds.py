@@ -141,7 +141,7 @@ class Runs:
             )
         settled = self._settled(folder, attempt)
         return self._run(
-            folder, run_name(number, place), part.learning, part.answering, words, settled, called
+            dealt, folder, run_name(number, place), part.learning, part.answering, words, settled, called
         )
 
     def _scores(self, dealt: Folds, number: int, folder: Path, called: str) -> tuple[float, ...]:
@@ -165,7 +165,7 @@ class Runs:
             run = f"fold{number + 1}_try{place + 1}"
             words = self._words(dealt, number, folder, place, choosing=True)
             settled = self._settled(folder, place, choosing=True)
-            report, _, _ = self._run(choosing, run, learning, asked, words, settled, called)
+            report, _, _ = self._run(dealt, choosing, run, learning, asked, words, settled, called)
             figure, scores[name] = _mean_of(report)
             seconds += report["wall_s"]
             self.screen.say(
@@ -198,6 +198,7 @@ class Runs:
 
     def _run(
         self,
+        dealt: Folds,
         folder: Path,
         name: str,
         learning: Ints,
@@ -208,7 +209,7 @@ class Runs:
     ) -> tuple[dict[str, Any], npt.NDArray[np.float64], Ints]:
         """One run: its report, and its answers (n, K) to the pictures of the rows (n,)."""
         rows = np.concatenate([learning, answering])
-        file = self._table(folder / "pictures" / f"{name}.csv", rows, len(learning))
+        file = self._table(dealt, folder / "pictures" / f"{name}.csv", rows, len(learning))
         path = folder / name
         begun = (path / "recipe.yaml").exists()
         if begun:  # it goes on with what it has settled itself
@@ -239,12 +240,12 @@ class Runs:
             f"{words.minutes:.3g}.)"
         )
 
-    def _table(self, file: Path, rows: Ints, learning: int) -> Path:
-        """The pictures of a run, marked as train and val; written anew each time, which costs little."""
+    def _table(self, dealt: Folds, file: Path, rows: Ints, learning: int) -> Path:
+        """The pictures of a run, marked as train and val, with what was kept whole; written anew each time."""
         split = np.array(["train"] * learning + ["val"] * (len(rows) - learning), dtype=object)
         file.parent.mkdir(parents=True, exist_ok=True)
         # Beside it paths are relative to its folder, so the temporary file has to lie there too: it does.
-        write_atomically(file, self.manifest.select(rows).with_split(split).to_csv)
+        write_atomically(file, dealt.marked(self.manifest).select(rows).with_split(split).to_csv)
         return file
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from efficientnetv2.base.files import check_folder, write_atomically
 from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.beginning import RUNS, Place
 from efficientnetv2.commands.crossval_folds import Runs
-from efficientnetv2.commands.crossval_memory import FILE, begun_with, remember
+from efficientnetv2.commands.crossval_memory import FILE, begun_otherwise, begun_with, remember
 from efficientnetv2.commands.crossval_plan import Plan, with_further
 from efficientnetv2.commands.crossval_report import OTHERWISE, conclude
 from efficientnetv2.commands.outcome import command_line
@@ -33,7 +34,7 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.names import is_url
 from efficientnetv2.data.splits import groups_apart
 from efficientnetv2.inference.accelerate import pick_device
-from efficientnetv2.training.claiming import claimed
+from efficientnetv2.training.claiming import claimed, held
 from efficientnetv2.training.folder import LOCK, REPORT_FILES
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.runs import new_folder
@@ -65,9 +66,12 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     if resumed and all((folder / name).exists() for name in REPORT_FILES):
         _tell_finished(folder, screen, as_json=place.as_json)
         return folder
+    asked = plan
     if resumed:
         words, plan, source, digest = begun_with(folder, words, plan, source)
     manifest, contents, skipped = _pictures(source, place, screen)
+    if resumed:
+        plan = _without_vain_comparison(plan, manifest, screen)
     recipe = _recipe(words, plan, place)
     dealt = plan.dealt(manifest, contents, recipe.seed)
     others = plan.otherwise(manifest, contents, recipe.seed, dealt)
@@ -79,6 +83,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
         )
     if resumed:
         _refuse_moved(folder, manifest)
+        _refuse_other_rule(folder, asked, plan, manifest, contents, recipe.seed, digest)
     screen.say(dealt.note)
     if not resumed:
         name = _NAME if place.out is None else None
@@ -91,10 +96,11 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     at = replace(place, out=folder)
     runs = Runs(words, plan, at, manifest, contents, recipe.seed, screen, source.bands)
     try:
-        answered = runs.answer(dealt, folder, "Fold")
-        compared = others if plan.compare_splits else None
-        again = runs.answer(compared, folder / OTHERWISE, _called(compared)) if compared else None
-        conclude(folder, runs, dealt, answered, others, again, len(skipped))
+        with held(folder):
+            answered = runs.answer(dealt, folder, "Fold")
+            compared = others if plan.compare_splits else None
+            again = runs.answer(compared, folder / OTHERWISE, _called(compared)) if compared else None
+            conclude(folder, runs, dealt, answered, others, again, len(skipped))
     except KeyboardInterrupt as stop:
         go_on = ["effnetv2", "crossval", source.data, "--out", str(folder), "--resume", *place.words]
         raise KeyboardInterrupt(f"Go on with: {shlex.join(go_on)}") from stop
@@ -168,10 +174,40 @@ def _recipe(words: Words, plan: Plan, place: Place) -> Recipe:
     return recipe
 
 
+def _without_vain_comparison(plan: Plan, manifest: Manifest, screen: Screen) -> Plan:
+    """Without folds that were asked for beside these, where nothing could be told of them: none are begun so any more.
+
+    Those that earlier versions have begun would else be refused for a word that can't be taken back.
+    """
+    if not plan.compare_splits or manifest.separator is None:
+        return plan
+    screen.say(
+        "--compare-splits, with which these folds were begun, is left out from here on: the pictures have several "
+        "labels each, but what neighbours flatter is measured of one."
+    )
+    return replace(plan, compare_splits=False)
+
+
 def _digest(manifest: Manifest, dealt: Folds) -> str:
     """Of the pictures and who answers them."""
     folds = dealt.of_picture(len(manifest))
     return manifest.with_split(np.array([f"fold {one}" for one in folds], dtype=object)).digest()
+
+
+def _refuse_other_rule(
+    folder: Path, asked: Plan, plan: Plan, manifest: Manifest, contents: Ints, seed: int, digest: str
+) -> None:
+    """A rule that is named again gives the folds that are there: without places or groups auto is by class.
+
+    Raises:
+        InputError: it gives others, or none.
+    """
+    if asked.by in (Plan.by, plan.by):  # unsaid, or the same
+        return
+    with suppress(InputError):
+        if _digest(manifest, replace(plan, by=asked.by).dealt(manifest, contents, seed)) == digest:
+            return
+    raise begun_otherwise(folder, [f"by is {plan.by} there, {asked.by} here"])
 
 
 def _refuse_moved(folder: Path, manifest: Manifest) -> None:

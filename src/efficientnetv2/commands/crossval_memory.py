@@ -43,6 +43,8 @@ def remember(folder: Path, words: Words, plan: Plan, source: Source, digest: str
 def begun_with(folder: Path, words: Words, plan: Plan, source: Source) -> tuple[Words, Plan, Source, str]:
     """What a cross-validation was begun with; whatever is said again has to be the same.
 
+    But for the rule of the folds (``by``): two of them may come to the same folds, which only dealing them shows.
+
     Args:
         folder: of it.
         words: said now.
@@ -70,15 +72,25 @@ def begun_with(folder: Path, words: Words, plan: Plan, source: Source) -> tuple[
         ) from error
     differing = [
         *_differing(before[0], words, fields(words)),
-        *_differing(before[1], plan, fields(plan)),
+        *_differing(before[1], plan, [one for one in fields(plan) if one.name != "by"]),
         *_differing(read, source, fields(source)),
     ]
     if differing:
-        raise InputError(
-            f"--resume: the folds in {folder} were begun otherwise: {'; '.join(differing)}. Leave those words out to "
-            "go on with them, or give another --out to begin anew."
-        )
+        raise begun_otherwise(folder, differing)
     return *before, read, digest
+
+
+def begun_otherwise(folder: Path, differing: Sequence[str]) -> InputError:
+    """Why folds can't be gone on with.
+
+    Args:
+        folder: of the cross-validation.
+        differing: what is said now, beside what was said before.
+    """
+    return InputError(
+        f"--resume: the folds in {folder} were begun otherwise: {'; '.join(differing)}. Leave those words out to go on "
+        "with them, or give another --out to begin anew."
+    )
 
 
 def _differing(there: object, now: object, of: Sequence[Field[Any]]) -> list[str]:

@@ -12,11 +12,12 @@ import numpy as np
 from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.commands.words import Words, says_length
 from efficientnetv2.data.copies import is_copy
-from efficientnetv2.data.folds import Folds, folds, time_folds, time_holdout
+from efficientnetv2.data.folds import Folds, folds
 from efficientnetv2.data.levels import BLOCKS, By, has_places
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import with_holdout
+from efficientnetv2.data.time_folds import time_folds, time_holdout
 from efficientnetv2.data.times import TIMES, time_column
 
 RULES = ("auto", "class", "group", "place", "time")
@@ -135,7 +136,8 @@ class Plan:
             seed: of the dealing.
 
         Raises:
-            InputError: see ``data.folds``; or ``block_degrees`` is given where no places are known.
+            InputError: see ``data.folds`` and ``data.time_folds``; or ``block_degrees`` is given where no places are
+                known.
         """
         if self.by == "time":
             return time_folds(manifest, k=self.folds, column=self._time(manifest), contents=contents)

@@ -10,8 +10,8 @@ from pathlib import Path
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.earlier import Other
+from efficientnetv2.commands.resumed import longer
 from efficientnetv2.commands.screen import Screen, answer
-from efficientnetv2.commands.words import longer
 from efficientnetv2.evaluation.answered import over, read_answers
 from efficientnetv2.evaluation.answers import Beside, lines
 from efficientnetv2.evaluation.hanging import hanging_together

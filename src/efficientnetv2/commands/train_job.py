@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.memory import limit
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.commands.beginning import Place, begin, decided, repeating
+from efficientnetv2.commands.beginning import Decided, Place, begin, decided, repeating
 from efficientnetv2.commands.caching import Cached, reader_here
 from efficientnetv2.commands.choosing import chosen
 from efficientnetv2.commands.earlier import Other
@@ -27,7 +28,7 @@ from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.answered import read_answers
 from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
 from efficientnetv2.models.network import Network
-from efficientnetv2.training.claiming import claimed
+from efficientnetv2.training.claiming import claimed, held
 from efficientnetv2.training.distributed import ALONE, World, by_first, launched, together, with_tensors
 from efficientnetv2.training.folder import RUN_FILES, NoFolder, RunFolder
 from efficientnetv2.training.job import Job
@@ -117,10 +118,11 @@ def trained(
         if place.workers is None
         else few_enough(place.workers, sharing=sharing, say=screen.say)
     )
-    ready = by_first(world, lambda: _readied(words, source, place, device, workers, screen, world))
-    if isinstance(ready, Finished):
-        return ready
-    return Trained(ready.path, _run(ready, source, place, device, workers, screen, world))
+    with ExitStack() as kept:
+        ready = by_first(world, lambda: _readied(words, source, place, device, workers, screen, world, kept))
+        if isinstance(ready, Finished):
+            return ready
+        return Trained(ready.path, _run(ready, source, place, device, workers, screen, world))
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,16 +158,20 @@ def _readied(
     workers: int,
     screen: Screen,
     world: World,
+    kept: ExitStack,
 ) -> _Ready | Finished:
+    """What is decided before the first step; the run's folder is ``held`` from then on, until ``kept`` is closed."""
     known = decided(words, place, device, screen, world)
     recipe, resumed = known.recipe, known.resumed
     if not resumed:
         refuse_within(source.data, known.path, "--out", verb="train" if place.out is None else None)
         refuse_replaced(source.data, known.path, RUN_FILES, "--out")
-    if resumed and RunFolder(known.path, screen.say).finished:
-        if place.against is None:
-            return Finished(known.path, recipe)
-        return Finished.compared(known.path, recipe, place.against)
+    if resumed:
+        if (done := _finished(known, place)) is not None:
+            return done
+        kept.enter_context(held(known.path))
+        if (done := _finished(known, place)) is not None:  # while this one waited
+            return done
     # Before it looks at every picture.
     theirs = None if place.against is None else read_answers(place.against)
     prepared = prepare(
@@ -196,10 +202,20 @@ def _readied(
             folder, recipe, network, pictures = begin(
                 known, words, prepared, device, workers, place, screen, world
             )
+            kept.enter_context(held(folder.path))
     beginning = folder.beginning()
     preprocessing = Preprocessing.from_json(beginning["preprocessing"])
     at_a_time = GroupsAtATime.from_json(beginning["groups_at_a_time"])
     return _Ready(folder.path, recipe, network, prepared, preprocessing, at_a_time, resumed, pictures)
+
+
+def _finished(known: Decided, place: Place) -> Finished | None:
+    """The run, if nothing is left to do; None if something is."""
+    if not RunFolder(known.path, lambda line: None).finished:
+        return None
+    if place.against is None:
+        return Finished(known.path, known.recipe)
+    return Finished.compared(known.path, known.recipe, place.against)
 
 
 def _run(

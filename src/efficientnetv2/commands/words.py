@@ -3,44 +3,32 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from efficientnetv2.arch import files
 from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.base.errors import InputError, count_of, did_you_mean
-from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.progressive import Progressive
-from efficientnetv2.training.changes import differences, set_fields
+from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.training.changes import set_fields
 from efficientnetv2.training.checked import checked
 from efficientnetv2.training.checked import read as read_recipe
-from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.named import (
     Found,
     best_weights,
     default_model,
     refuse_weights_as_model,
-    same_shape,
     starts,
 )
 from efficientnetv2.training.recipe import MOST, Recipe
 from efficientnetv2.training.recipes import named
-from efficientnetv2.training.start import NOTHING_FROZEN
 
 CACHES = ("ram", "disk")
 # With --cache and nothing else said: half of the crops have all the pixels that the files would give them, the smaller
 # ones are enlarged by up to 1.4 (where crops keep 35 % of the area), for half the bytes of keeping all. Ours.
 _CACHE_DETAIL = 0.5
-# Fields that settling decides where they are left open: a word that leaves them open asks for nothing else.
-_OPEN = {
-    "model", "weights", "classifier", "pooling", "frozen_statistics", "epochs", "eval_px", "group_images", "precision",
-    "compile", "progressive.seed",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,7 +59,7 @@ class Words:
             raise InputError("--epochs and --minutes both say how long to train. Give one of them.")
         for setting in self.settings:
             # Steps beside epochs are refused by the recipe itself.
-            beside = self.minutes is not None or (self.epochs is not None and _field(setting) == "epochs")
+            beside = self.minutes is not None or (self.epochs is not None and field_of(setting) == "epochs")
             if beside and says_length([setting]):
                 option = "--epochs" if self.minutes is None else "--minutes"
                 raise InputError(
@@ -102,13 +90,13 @@ class Words:
 def says_length(settings: Sequence[str]) -> bool:
     """Whether settings, as ``--set`` takes them, say how long to train; left open they do not."""
     return any(
-        _field(setting) in ("epochs", "steps") and setting.partition("=")[2].strip() not in ("auto", "null")
+        field_of(setting) in ("epochs", "steps") and setting.partition("=")[2].strip() not in ("auto", "null")
         for setting in settings
     )
 
 
-def _field(setting: str) -> str:
-    """What a setting sets: ``optimizer.lr`` of ``optimizer.lr=0.1``."""
+def field_of(setting: str) -> str:
+    """What a setting, as ``--set`` takes it, sets: ``optimizer.lr`` of ``optimizer.lr=0.1``."""
     return setting.partition("=")[0].strip()
 
 
@@ -162,101 +150,26 @@ def begin_recipe(
         notes.append(found.note)
     name, why = ("quick", "from scratch") if weights == "none" else ("finetune", "from given weights")
     notes.append(f"Recipe: {name} ({why}).")
-    return _apply(words, named(name).model_copy(update={"weights": weights}), say), notes
+    return apply(words, named(name).model_copy(update={"weights": weights}), say), notes
 
 
 def _named(words: Words, say: Callable[[str], None]) -> Recipe:
     """The recipe that the words name, changed by the others."""
     file = words.recipe_file
-    return _apply(words, named(str(words.recipe)) if file is None else read_recipe(file), say)
+    return apply(words, named(str(words.recipe)) if file is None else read_recipe(file), say)
 
 
-def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) -> Recipe:
-    """The recipe of the run to go on with.
-
-    Raises:
-        InputError: the words ask for another one; the message says what differs.
-    """
-    there = read_recipe(recipe_file)
-    base = there if words.recipe_file is None else read_recipe(words.recipe_file)
-    fields = {_field(setting) for setting in words.settings}
-    if words.minutes is not None or ("steps" in fields and "epochs" not in fields):
-        base = base.model_copy(update={"epochs": "auto"})  # which was settled by them
-    asked = _apply(words, base, lambda line: None)
-    if there.weights == "none":
-        asked = asked.model_copy(update=_without_weights(asked))
-    if asked.steps is not None:
-        asked = asked.model_copy(update={"steps": None, "epochs": _epochs(asked, recipe_file.parent)})
-    if asked.model not in ("auto", there.model) and same_shape(asked.model, there.model):
-        asked = asked.model_copy(
-            update={"model": there.model}
-        )  # the run has it with the padding of its weights
-    asked = _no_larger(asked, there)
-    settled = {"progressive.shares"} if asked.time_shares is not None else set()
-    differing = differences(there, asked, leave_open=_OPEN | settled)
-    if words.recipe is not None and words.recipe_file is None and named(words.recipe).name != there.name:
-        differing.insert(0, f"recipe: {there.name} there, {words.recipe} here")
-    if differing:
-        run = RunFolder(recipe_file.parent, lambda line: None)
-        raise InputError(
-            f"--resume: the run in {run.path} was begun with another recipe. "
-            + "; ".join(differing)
-            + (
-                f". It has finished. {longer(run.path)}"
-                if run.finished
-                else ". Leave those words out to go on with it, or give another --out to begin anew."
-            )
-        )
-    if words.minutes is not None:
-        say(f"The length was fixed when the run began: {count_of(float(there.epochs), 'epoch')}.")
-    return there
-
-
-def _without_weights(asked: Recipe) -> dict[str, Any]:
-    """What was left aside of a recipe for weights, since there were none; see ``settle``."""
-    optimizer = asked.optimizer.model_copy(update={"unfreeze": None})
-    return {**NOTHING_FROZEN, "classifier": "fresh", "optimizer": optimizer}
-
-
-def _no_larger(asked: Recipe, there: Recipe) -> Recipe:
-    """The recipe asked for without its ``enlarge``, which settling has used up: its sizes may be smaller by that.
-
-    How small the run's pictures are stored is not looked at: its sizes are taken for those where they are the same
-    schedule that ends earlier.
-    """
-    if asked.enlarge is None:
-        return asked
-    plan, run = asked.progressive, there.progressive
-    if run.last.image_px < plan.last.image_px:
-        smaller = plan.with_image_px(run.last.image_px)
-        if _sizes(smaller) == _sizes(run):
-            plan = replace(plan, image_px=run.image_px, px_multiple=run.px_multiple)
-    return asked.model_copy(update={"enlarge": None, "progressive": plan})
-
-
-def _sizes(plan: Progressive) -> list[int]:
-    return [plan.stage(index).image_px for index in range(plan.stages)]
-
-
-def longer(path: Path) -> str:
-    """A sentence on how to train longer than a run that has finished.
+def apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
+    """The recipe changed by the words, checked once all of them are in.
 
     Args:
-        path: of the run.
+        words: about it; its name, or its file, has been looked up.
+        recipe: to change.
+        say: gets sentences.
+
+    Raises:
+        InputError: a word is none of a recipe's, or what they come to is no recipe.
     """
-    command = shlex.join(["effnetv2", "train", "DATA", "--weights", str(path), "--epochs", "N"])
-    return f"To train longer, begin another run from its weights: {command}"
-
-
-def _epochs(recipe: Recipe, run: Path) -> float:
-    """What a recipe's steps come to with the pictures of a run; the run has them so."""
-    assert recipe.steps is not None
-    pictures = Manifest.from_csv(run / "manifest.csv", root=run, source=str(run)).subset("train")
-    return recipe.steps * recipe.batch_images / len(pictures)
-
-
-def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
-    """The recipe changed by the words, checked once all of them are in."""
     plain = recipe.to_json() | {
         name: value.to_json() if isinstance(value, Architecture) else value
         for name in ("model", "weights", "epochs", "framing", "seed")
@@ -270,7 +183,7 @@ def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
         plain |= {"crop_fraction": 1.0, "crop_framing": None}
     if words.batch_images is not None and words.batch_images != recipe.batch_images:
         plain["batch_images"] = words.batch_images
-        if not {"optimizer", "optimizer.lr"} & {_field(setting) for setting in words.settings}:
+        if not {"optimizer", "optimizer.lr"} & {field_of(setting) for setting in words.settings}:
             lr = _following(recipe, words.batch_images)
             plain["optimizer"] = plain["optimizer"] | {"lr": lr}
             say(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
@@ -282,7 +195,7 @@ def _apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
 
 
 def _names_sizes(setting: str) -> bool:
-    field = _field(setting)
+    field = field_of(setting)
     return field == "progressive" or field.startswith("progressive.image_px")
 
 
@@ -317,4 +230,4 @@ def _said(words: Words) -> dict[str, str]:
         for field, option in _OPTIONS.items()
         if isinstance(value := getattr(words, option), str | int | float)
     }
-    return options | {_field(setting): f"--set {setting}" for setting in words.settings}
+    return options | {field_of(setting): f"--set {setting}" for setting in words.settings}

@@ -24,10 +24,10 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.preprocessing import RGB, Bands
-from efficientnetv2.data import cifar, folders, rules, several, standard, tables
+from efficientnetv2.data import rules, several, tables
 from efficientnetv2.data.copies import COLUMN, is_copy
-from efficientnetv2.data.listing import SPLITS, Ints, Listing, is_picture, refuse_unlistable
-from efficientnetv2.data.shards import opening
+from efficientnetv2.data.kinds import listing_of
+from efficientnetv2.data.listing import SPLITS, Ints, Listing, refuse_unlistable
 from efficientnetv2.data.shards.names import is_url
 
 
@@ -222,8 +222,14 @@ def read(
     if for_training:  # a run lists its pictures, by their way from its folder
         refuse_unlistable(str(data))
     strict = require_labels if strict_labels is None else strict_labels
-    listing = _listing(
-        str(data), path_column, label_column, group_column, label_separator, require_labels, strict
+    listing = listing_of(
+        str(data),
+        path_column=path_column,
+        label_column=label_column,
+        group_column=group_column,
+        label_separator=label_separator,
+        require_labels=require_labels,
+        strict=strict,
     )
     unheeded = ~np.isin(listing.split, ("", *heeded))
     if unheeded.any():
@@ -255,51 +261,6 @@ def _class_names(cells: pd.Series[str], separator: str | None) -> tuple[str, ...
         distinct if separator is None else [label for cell in distinct for label in cell.split(separator)]
     )
     return tuple(sorted(set(labels)))
-
-
-def _listing(
-    data: str,
-    path_column: str,
-    label_column: str,
-    group_column: str | None,
-    label_separator: str | None,
-    require_labels: bool,
-    strict: bool,
-) -> Listing:
-    if opening.is_shards(data):
-        return opening.read_shards(
-            data, label_column=label_column, group_column=group_column, require_labels=require_labels
-        )
-    place = Path(os.path.expanduser(data)).absolute()
-    if place.is_dir():
-        if cifar.is_packed(place):
-            return cifar.read_packed(place, data)
-        return folders.read_folder(place, data, require_labels=require_labels, classes_first=strict)
-    if not place.is_file():
-        if data in standard.NAMES:
-            return standard.read_standard(data)
-        beside = os.listdir(place.parent) if place.parent.is_dir() else []
-        near = did_you_mean(place.name, [*beside, *standard.NAMES])
-        what = "a folder" if require_labels else "a picture, a folder of pictures"
-        raise InputError(
-            f"data path '{data}' does not exist{near} Give {what}, a CSV or Parquet file, shards, "
-            f"or one of the standard sets {', '.join(standard.NAMES)}."
-        )
-    if place.suffix.lower() in folders.TABLE_SUFFIXES:
-        return tables.read_table(
-            place, data, path_column=path_column, label_column=label_column, group_column=group_column,
-            require_labels=require_labels, label_separator=label_separator, strict_labels=strict,
-        )  # fmt: skip
-    if not is_picture(place.name):
-        raise InputError(
-            f"'{data}' is neither a folder, a CSV, TSV or Parquet file, nor a picture of a kind that is opened here. "
-            "If it is a picture, convert it to JPEG first."
-        )
-    if require_labels:
-        raise InputError(
-            f"'{data}' is a single picture without a label. Give a folder or a table of labelled ones."
-        )
-    return folders.read_picture(place, data)
 
 
 def _prefix(file: Path, root: Path | str) -> str:

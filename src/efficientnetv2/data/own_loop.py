@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.sampling import epoch_order
 from efficientnetv2.progressive import Progressive, Setting
@@ -37,7 +37,9 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
         progressive: the schedule.
         steps: of the optimizer, in the whole run.
         seed: of the order.
-        first_step: where to begin; 0 where the loop itself skips what it had (Hugging Face's Trainer does).
+        first_step: where to begin; 0 where the loop itself skips what it had (Hugging Face's Trainer does). ``steps``
+            where nothing is left to do, and there are no batches: so it is asked for when a run that has come to its
+            end is gone on with.
         rank, world: this process's number and how many there are; it gets every ``world``-th picture of each step.
         accumulate: micro-batches that a step's pictures come in, where gradients are summed over several before the
             optimizer steps. They share the step's setting.
@@ -78,7 +80,12 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
                 f"batch_images is {batch_images}, but {said} share each step evenly. "
                 f"Take a multiple of {world * accumulate}."
             )
-        progressive.at(first_step, steps=steps)  # refuses a step outside the run
+        progressive.at(0, steps=steps)  # refuses stages that do not fit into the steps
+        if not 0 <= first_step <= steps:
+            raise InputError(
+                f"first_step is {first_step}, but the run has {count_of(steps, 'step')}: begin at 0 to {steps}, or "
+                "give more steps."
+            )
         self.images, self.batch_images, self.steps = images, batch_images, steps
         self.progressive, self.seed, self.first_step = progressive, seed, first_step
         self.rank, self.world, self.accumulate = rank, world, accumulate

@@ -1,4 +1,4 @@
-"""What a report opens with: the questions that a person has, answered in a sentence or two each; and its limits."""
+"""What a report opens with: the questions that a person has, answered in a sentence or two each."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _weakest(figures: Figures, intervals: Mapping[str, Interval]) -> str:
     measured = {name: one for name, one in figures.per_class.items() if one.f1 is not None}
     never = [name for name, one in measured.items() if not one.f1]
     if len(never) > 1:
-        return f"Of {len(never)} of the {len(measured)} classes not one picture is labelled right: {_listed(never, 3)}."
+        return f"Of {len(never)} of the {len(measured)} classes not one picture is labelled right: {listed(never, 3)}."
     weakest = min(measured, key=lambda name: measured[name].f1 or 0.0)
     return (
         f"The weakest class is '{weakest}', with F1 {percent(measured[weakest].f1)}"
@@ -274,45 +274,7 @@ def lines(beside: Beside) -> list[str]:
     return [*found, *(words for words in (beside.trusted, beside.slices) if words)]
 
 
-def limits(
-    figures: Figures | SeveralFigures, intervals: Mapping[str, Interval], facts: Facts, beside: Beside
-) -> list[str]:
-    """What the figures do not say, in sentences."""
-    low, high = intervals["top1"]
-    whole, belong = "", "belong together (of one place, one day)"
-    if beside.drawn_whole is not None:
-        whole, belong = (
-            f", {beside.drawn_whole} drawn as a whole",
-            "belong together otherwise (of one day, one camera)",
-        )
-    found = [
-        f"The intervals say what chance in the choice of these {figures.pictures:,} pictures leaves open{whole}: top-1 "
-        f"may lie from {100 * low:.1f} to {percent(high)}. Another seed in training, labels that are wrong, and "
-        f"pictures that {belong} add to that."
-    ]
-    few = [name for name, one in figures.per_class.items() if 0 < one.support < SMALL]
-    if few:
-        named = _listed(few)
-        found.append(f"Fewer than {SMALL} pictures stand behind each figure of {named}.")
-    new = (beside.elsewhere is not None and beside.elsewhere.known) or (
-        beside.apart is not None and beside.apart.new
-    )
-    found.append(
-        f"Nothing here says how it does on pictures of other {'seasons' if new else 'places, seasons'} or cameras "
-        "than those it was trained and evaluated on."
-    )
-    if not isinstance(figures, SeveralFigures):
-        found.append(
-            "Overall figures hold for pictures with this mix of classes; with another mix, precision and top-1 "
-            "change, recall does not."
-        )
-    if facts.optimistic:
-        found.append("These pictures trained or chose the network, so the figures are optimistic.")
-    if facts.skipped:
-        found.append(f"{count_of(facts.skipped, 'picture')} could not be read; nothing is known of them.")
-    return found
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names of classes in a sentence; of many the first, and how many more there are."""
     shown = ", ".join(f"'{name}'" for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more classes"

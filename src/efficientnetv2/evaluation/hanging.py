@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,10 @@ from efficientnetv2.evaluation.roots import way_to
 def hanging_together(folder: Path, paths: Sequence[str]) -> pd.Series[int] | None:
     """Numbers that are equal where pictures hang together, by path.
 
-    What folds were dealt in, where a cross-validation has written that down (``data.folds.KEPT_WHOLE``). Else the
-    largest places, or groups, of which none has pictures on two sides: that is what was held out, or dealt into folds,
-    as a whole. What the split has parted says nothing of how far its figures reach.
+    Of all folds together what they were dealt in, where the cross-validation has written that down
+    (``data.folds.KEPT_WHOLE``). Else the largest places or groups, or what folds were dealt in, of which none has
+    pictures on two sides: that is what was held out, or dealt into folds, as a whole. What the split has parted says
+    nothing of how far its figures reach.
 
     Args:
         folder: of a run or of a cross-validation.
@@ -51,12 +52,16 @@ def hanging_together(folder: Path, paths: Sequence[str]) -> pd.Series[int] | Non
     return None
 
 
-def _ways(manifest: Manifest, *, by_fold: bool) -> Iterator[Ints]:
-    """(N,) numbers, equal where pictures may hang together: first as folds were dealt, then the strictest first."""
-    if by_fold and KEPT_WHOLE in manifest.table:  # in blocks of any size, which no level below need have
-        yield pd.factorize(manifest.table[KEPT_WHOLE])[0].astype(np.int64)
-    for level in levels_of(manifest, None)[:-1]:
-        yield level.clusters
+def _ways(manifest: Manifest, *, by_fold: bool) -> list[Ints]:
+    """(N,) numbers, equal where pictures may hang together: the strictest first, but as folds were dealt before all."""
+    ways = [level.clusters for level in levels_of(manifest, None)[:-1]]
+    if KEPT_WHOLE not in manifest.table:
+        return ways
+    dealt = pd.factorize(manifest.table[KEPT_WHOLE])[0].astype(np.int64)  # in blocks of any size
+    if by_fold:
+        return [dealt, *ways]
+    # A run of one fold; or one whose table is a cross-validation's, but whose split is its own.
+    return sorted([dealt, *ways], key=lambda clusters: len(np.unique(clusters)))
 
 
 def _as_answered(manifest: Sequence[str], paths: Sequence[str]) -> list[str] | None:

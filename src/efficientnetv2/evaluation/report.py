@@ -18,9 +18,10 @@ import yaml
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.preprocessing import Views
 from efficientnetv2.evaluation import cost, seeing
-from efficientnetv2.evaluation.answers import Beside, answers, limits
+from efficientnetv2.evaluation.answers import Beside, answers
 from efficientnetv2.evaluation.confusion import Matrix, confusions
 from efficientnetv2.evaluation.curve import Row, constants, learning_curve
+from efficientnetv2.evaluation.limits import limits
 from efficientnetv2.evaluation.opening import (
     against_majority,
     headline,

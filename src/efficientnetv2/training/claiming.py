@@ -1,4 +1,4 @@
-"""A run's folder while the run begins: nobody else begins one there."""
+"""A run's folder while the run begins, and while it is under way: nobody else begins one there, or goes on with it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from filelock import FileLock, Timeout
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import folder_for
-from efficientnetv2.training.folder import LOCK
+from efficientnetv2.training.folder import LOCK, RUNNING
 from efficientnetv2.training.runs import new_folder, refuse_occupied
+
+# The processes that read pictures for a run outlive it by up to five seconds where it is killed (PyTorch's
+# MP_STATUS_CHECK_INTERVAL), and were forked with its lock.
+_PATIENCE_S = 10.0
 
 
 @contextmanager
@@ -46,6 +50,41 @@ def claimed(
                     raise
                 path = new_folder(path.parent, name)
         yield path
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Within, nobody else goes on with what was begun in a folder: two would write the same checkpoints.
+
+    Like a claim it is a lock of the operating system: a run that was killed bars nobody. Of many processes of one run
+    the first holds it for all.
+
+    Args:
+        path: of the folder, which is there.
+
+    Raises:
+        InputError: another process is at work there; or the folder can't be written into.
+    """
+    file = path / RUNNING
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=_PATIENCE_S)
+    except Timeout as taken:
+        raise InputError(
+            f"{path}: another process is at work in this folder at this moment. Wait for its end, or stop it: 'lsof "
+            f"{file}' names it, on the machine that it runs on."
+        ) from taken
+    except OSError as error:
+        raise InputError(
+            f"{path}: {error.strerror or error}, of its {RUNNING}. Let the folder be written into, or go on with a "
+            "copy of it elsewhere."
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # while it is held, as in ``_alone_in``
+            file.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

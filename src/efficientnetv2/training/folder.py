@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 REPORT_FILES = ("report.json", "report.html", "predictions.csv")
 # What a run holds while it begins (``training.claiming``); only one that was killed then leaves it.
 LOCK = "beginning.lock"
+# Likewise while it is under way.
+RUNNING = "running.lock"
 # All that a run leaves, by their names in its folder.
 RUN_FILES = (
     "recipe.yaml", "beginning.json", "manifest.csv", "skipped.csv", "metrics.jsonl", "log.txt", "tensorboard",
-    "checkpoints", "model.safetensors", "probe", "against", LOCK, *REPORT_FILES,
+    "checkpoints", "model.safetensors", "probe", "against", LOCK, RUNNING, *REPORT_FILES,
 )  # fmt: skip
 
 

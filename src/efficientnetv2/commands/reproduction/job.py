@@ -44,7 +44,9 @@ _FIGURES = {
     "figure1": ("train_hours", "params_m"),
     "figure5": ("params_m", "flops_b", "infer_ms_v100_fp16_batch16"),
 }
-_WRITTEN, _FIGURE, _ASKED, _CELLS = ("table.json", "table.md"), "figure.png", "asked.json", "cells"
+_WRITTEN, _FIGURE, _LOG, _ASKED, _CELLS = (
+    ("table.json", "table.md"), "figure.png", "log.txt", "asked.json", "cells"
+)  # fmt: skip
 #: Every table that can be asked for.
 NAMES = (*_COUNTED, *_SETTINGS, *_SPEEDS, *_RUNS, _DATASETS, *_FIGURES)
 
@@ -103,7 +105,7 @@ def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     if told is not None:
         write_text_atomically(folder / _ASKED, json.dumps(told, indent=1) + "\n")
-    with (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as log:
+    with (folder / _LOG).open("a", encoding="utf-8", errors="backslashreplace") as log:
 
         def say(line: str) -> None:
             screen.say(line)
@@ -246,6 +248,8 @@ def _refuse_others(folder: Path, trained: Mapping[str, str | None]) -> dict[str,
 def _refuse_another(folder: Path, name: str) -> None:
     """Refuse a folder with another table, or with files of the user's by the names of those that will be written.
 
+    The log is gone on with, whichever table it is of.
+
     Args:
         folder: of the table, there or not.
         name: of the table.
@@ -264,6 +268,17 @@ def _refuse_another(folder: Path, name: str) -> None:
     for file in _WRITTEN:
         refuse_others(folder / file, f"--out {folder}:", same_table, f"is not of {_title(name)}")
     refuse_others(folder / _FIGURE, f"--out {folder}:", same_figure, f"is not of {_title(name)}")
+    refuse_others(folder / _LOG, f"--out {folder}:", _is_log, f"is not of {_title(name)}")
+
+
+def _is_log(file: Path) -> bool:
+    """Whether it begins as ours do, with a command and the versions; a kill may have left less of it."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            first, second = (lines.readline(10_000) for _ in range(2))
+    except (OSError, UnicodeDecodeError):
+        return False
+    return not first or (first.startswith("effnetv2") and (not second or second.startswith("python ")))
 
 
 def _table_in(file: Path) -> str | None:

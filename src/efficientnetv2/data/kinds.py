@@ -1,0 +1,71 @@
+"""Which kind of DATA was given, and its listing: a folder, a table, a packed set, shards, a picture, a standard set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.data import cifar, folders, standard, tables
+from efficientnetv2.data.listing import Listing, is_picture
+from efficientnetv2.data.shards import opening
+
+
+def listing_of(
+    data: str,
+    *,
+    path_column: str,
+    label_column: str,
+    group_column: str | None,
+    label_separator: str | None,
+    require_labels: bool,
+    strict: bool,
+) -> Listing:
+    """What DATA lists, as it stands there; no rule but those of its kind is applied yet.
+
+    Args:
+        data: as ``manifest.read`` has it, and likewise:
+        path_column: of a table.
+        label_column: of a table or shards.
+        group_column: of a table.
+        label_separator: of a table.
+        require_labels: False for prediction.
+        strict: take the labels that there are as training would.
+
+    Raises:
+        InputError: there is no such DATA, it is of no kind that is read, or what is of its kind is refused.
+    """
+    if opening.is_shards(data):
+        return opening.read_shards(
+            data, label_column=label_column, group_column=group_column, require_labels=require_labels
+        )
+    place = Path(os.path.expanduser(data)).absolute()
+    if place.is_dir():
+        if cifar.is_packed(place):
+            return cifar.read_packed(place, data)
+        return folders.read_folder(place, data, require_labels=require_labels, classes_first=strict)
+    if not place.is_file():
+        if data in standard.NAMES:
+            return standard.read_standard(data)
+        beside = os.listdir(place.parent) if place.parent.is_dir() else []
+        near = did_you_mean(place.name, [*beside, *standard.NAMES])
+        what = "a folder" if require_labels else "a picture, a folder of pictures"
+        raise InputError(
+            f"data path '{data}' does not exist{near} Give {what}, a CSV or Parquet file, shards, "
+            f"or one of the standard sets {', '.join(standard.NAMES)}."
+        )
+    if place.suffix.lower() in folders.TABLE_SUFFIXES:
+        return tables.read_table(
+            place, data, path_column=path_column, label_column=label_column, group_column=group_column,
+            require_labels=require_labels, label_separator=label_separator, strict_labels=strict,
+        )  # fmt: skip
+    if not is_picture(place.name):
+        raise InputError(
+            f"'{data}' is neither a folder, a CSV, TSV or Parquet file, nor a picture of a kind that is opened here. "
+            "If it is a picture, convert it to JPEG first."
+        )
+    if require_labels:
+        raise InputError(
+            f"'{data}' is a single picture without a label. Give a folder or a table of labelled ones."
+        )
+    return folders.read_picture(place, data)
