@@ -268,8 +268,9 @@ def _listing(
 ) -> Listing:
     if opening.is_shards(data):
         return opening.read_shards(
-            data, label_column=label_column, group_column=group_column, require_labels=require_labels
-        )
+            data, label_column=label_column, group_column=group_column, require_labels=require_labels,
+            label_separator=label_separator, strict_labels=strict,
+        )  # fmt: skip
     place = Path(os.path.expanduser(data)).absolute()
     if place.is_dir():
         if cifar.is_packed(place):
