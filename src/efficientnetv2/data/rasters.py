@@ -17,7 +17,17 @@ from PIL import Image, UnidentifiedImageError
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB, Bands
-from efficientnetv2.data.fitting import amiss, in_codes, in_inks, in_pages, kinds_of, not_ordinary, unlike
+from efficientnetv2.data.fitting import (
+    First,
+    amiss,
+    in_codes,
+    in_inks,
+    in_pages,
+    kinds_of,
+    not_ordinary,
+    otherwise_many,
+    unlike,
+)
 from efficientnetv2.data.pictures import Pixels, UnreadablePicture
 from efficientnetv2.data.raster import (
     Dataset,
@@ -142,10 +152,10 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
         this order, or of a printed picture's inks, of which Pillow makes these; and no bands were given.
 
     Raises:
-        InputError: a picture lacks a band, has its bands in another order or, where none were given by number, in
-            further pages, as inks or as a palette's numbers, stores them as different types, is one of the others and
-            of another kind than all that train, or is no raster where other than three channels are asked for; or the
-            extra ``geo`` is not installed.
+        InputError: a picture lacks a band, has its bands in another order or, where none were given by number, has more
+            than the first, or has them in further pages, as inks or as a palette's numbers, stores them as different
+            types, is one of the others and of another kind than all that train, or is no raster where other than three
+            channels are asked for; or the extra ``geo`` is not installed.
     """
     rasters = [file for file in files if is_raster(file)]
     if not rasters and asked is not None:
@@ -155,11 +165,10 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
         )
     if not rasters or (asked is None and not (readable() and any(map(_needs_rule, rasters)))):
         return None
-    bands = _chosen(rasters, asked)
-    by_number = isinstance(asked, tuple)
+    bands, first = _chosen(rasters, asked)
     # Rasters first: an ordinary picture is not to blame for what they are.
     asked_first = sorted(files, key=is_raster, reverse=True)
-    kinds = {kind for file in asked_first for kind in _kinds(file, bands, amiss, by_number=by_number)}
+    kinds = {kind for file in asked_first for kind in _kinds(file, bands, amiss, first)}
     bands = replace(bands, kinds=tuple(sorted(kinds)))
     drawn = Key.of(seed).fold("bands").generator().permutation(len(rasters))[:_MEASURED]
     parts = [found for one in sorted(drawn.tolist()) if (found := _some(rasters[one], bands)) is not None]
@@ -169,21 +178,21 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
         )
     rule = _measured_rule(bands, parts)
     for file in others:
-        _kinds(file, rule, unlike, by_number=by_number)
+        _kinds(file, rule, unlike, first)
     return rule
 
 
-def _chosen(rasters: Sequence[str], asked: Asked) -> Bands:
-    """The bands, and what the first raster that can be read calls them."""
+def _chosen(rasters: Sequence[str], asked: Asked) -> tuple[Bands, First | None]:
+    """The bands, and what the first raster that can be read calls them; that one, unless they were given by number."""
     for file in rasters:
         try:
             with opened(file) as dataset:
-                numbers = (bands_seen if asked is None else all_bands)(dataset)
                 if isinstance(asked, tuple):
-                    numbers = asked
-                # Of bands given by number it counts for nothing which of them the raster calls red.
-                called = names_of if isinstance(asked, tuple) else names_or_colours
-                return Bands(numbers, names=called(dataset, numbers))
+                    # It counts for nothing which of them the raster calls red.
+                    return Bands(asked, names=names_of(dataset, asked)), None
+                numbers = (bands_seen if asked is None else all_bands)(dataset)
+                first = First.of(file, dataset, every_seen=asked == "all")
+                return Bands(numbers, names=names_or_colours(dataset, numbers)), first
         except InputError:
             if not readable():
                 raise
@@ -193,11 +202,12 @@ def _chosen(rasters: Sequence[str], asked: Asked) -> Bands:
 
 
 def _kinds(
-    file: str, bands: Bands, why_not: Callable[[Dataset, Bands], str], *, by_number: bool
+    file: str, bands: Bands, why_not: Callable[[Dataset, Bands], str], first: First | None
 ) -> tuple[str, ...]:
     """Types that a picture's values are stored as; none of an ordinary picture, or where it can't be read.
 
-    Bands in further pages, of inks or of a palette are nobody's fault where those to be seen were given by number.
+    Bands in further pages, of inks or of a palette, and how many there are, are nobody's fault where those to be seen
+    were given by number: there is no first then.
 
     Raises:
         InputError: the rule does not fit it. What can't be read is left to who reads it.
@@ -208,8 +218,10 @@ def _kinds(
         return ()
     try:
         with opened(file) as dataset:
-            fault = ("" if by_number else in_inks(dataset) or in_codes(dataset)) or why_not(dataset, bands)
-            fault = fault or ("" if by_number else in_pages(dataset))
+            fault = ""
+            if first is not None:
+                fault = in_inks(dataset) or in_codes(dataset) or otherwise_many(dataset, bands, first)
+            fault = fault or why_not(dataset, bands) or ("" if first is None else in_pages(dataset))
             kinds = () if fault else kinds_of(dataset, bands.numbers)
     except InputError:
         return ()
