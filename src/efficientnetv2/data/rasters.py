@@ -24,7 +24,6 @@ from efficientnetv2.data.fitting import (
     in_inks,
     in_pages,
     kinds_of,
-    not_ordinary,
     otherwise_many,
     unlike,
 )
@@ -77,16 +76,20 @@ def glance(path: str) -> tuple[str, str]:
         return "is no picture that Pillow can read, and no raster that GDAL can open", ""
 
 
-def beyond_pillow(path: str) -> str:
-    """What a raster holds that Pillow can't open and GDAL can, as "5 bands of uint16"; '' of any other file."""
+def unknown_to_pillow(path: str) -> bool:
+    """Whether Pillow does not know a file for a picture; what else is wrong with one, whoever reads it will say."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path):
-            return ""
+            return False
     except UnidentifiedImageError:
-        pass
-    except Exception:  # what else is wrong with a file, whoever reads it will say
-        return ""
-    if not readable():
+        return True
+    except Exception:
+        return False
+
+
+def beyond_pillow(path: str) -> str:
+    """What a raster holds that Pillow can't open and GDAL can, as "5 bands of uint16"; '' of any other file."""
+    if not unknown_to_pillow(path) or not readable():
         return ""
     try:
         with opened(path) as dataset:
@@ -110,29 +113,6 @@ def picture(path: str, bands: Bands) -> Pixels:
         raise UnreadablePicture(path, str(error)) from error
 
 
-def refuse_others(path: str) -> None:
-    """Refuse what a network that learnt ordinary pictures would see otherwise than it is, such as 16 bits nearly black.
-
-    Only rasters are looked at, and only where the extra ``geo`` is installed: without it, such files trained the
-    network as Pillow opens them, and are answered so.
-
-    Args:
-        path: of any file.
-
-    Raises:
-        UnreadablePicture: it needs a rule, which such a network lacks.
-    """
-    if not (is_raster(path) and readable()):
-        return
-    try:
-        with opened(path) as dataset:
-            fault = not_ordinary(dataset) if _is_beside(dataset, path) else ""
-    except InputError:  # no raster: whoever reads it will say what is wrong
-        return
-    if fault:
-        raise UnreadablePicture(path, fault)
-
-
 def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[str] = ()) -> Bands | None:
     """How the rasters of a set are to be seen: one rule for all, by those that train.
 
@@ -149,7 +129,8 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
 
     Returns:
         None where nothing but ordinary pictures are there: 8-bit, of one page of one band or of red, green and blue in
-        this order, or of a printed picture's inks, of which Pillow makes these; and no bands were given.
+        this order, or of a printed picture's inks, of which Pillow makes these; Pillow opens them all, and no bands
+        were given.
 
     Raises:
         InputError: a picture lacks a band, has its bands in another order or, where none were given by number, has more
@@ -271,13 +252,13 @@ class _Part:
 def _needs_rule(file: str) -> bool:
     try:
         with opened(file) as dataset:
-            return _is_beside(dataset, file)
+            return is_beside(dataset, file) or bool(beyond_pillow(file))
     except InputError:
         return False
 
 
-def _is_beside(dataset: Dataset, file: str) -> bool:
-    """Whether a raster is none of the ordinary pictures, which Pillow and GDAL see alike."""
+def is_beside(dataset: Dataset, file: str) -> bool:
+    """Whether a raster is none of the ordinary pictures, which Pillow, if it opens them, and GDAL see alike."""
     if in_pages(dataset):
         return True
     turned = dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK"
