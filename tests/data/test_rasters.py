@@ -169,6 +169,23 @@ def test_damaged_rasters_are_told_from_good_ones(tmp_path):
         picture(str(bad), Bands((1, 2, 3)))
 
 
+@pytest.mark.parametrize("interleave", ["band", "pixel"])
+@pytest.mark.parametrize("layout", [{}, {"tiled": True, "blockxsize": 32, "blockysize": 32}])
+@pytest.mark.parametrize("compress", ["NONE", "DEFLATE"])
+@pytest.mark.parametrize(("bands", "kind"), [(5, "uint16"), (3, "uint8")])
+def test_a_raster_that_is_cut_short_is_found_by_the_look(tmp_path, interleave, layout, compress, bands, kind):
+    """Its header is whole. Of bands that lie one behind the other Pillow reads the first alone."""
+    values = RNG.integers(0, 255, (bands, 60, 90)).astype(kind)  # no side a multiple of a block's
+    path = write_raster(tmp_path / "whole.tif", values, interleave=interleave, compress=compress, **layout)
+    whole = path.read_bytes()
+    assert look(str(path)).reason == ""
+    for share in (0.5, 0.95):
+        path.write_bytes(whole[: int(share * len(whole))])
+        assert (
+            look(str(path)).reason == "is a raster that is cut short or damaged: its last block can't be read"
+        )
+
+
 def test_without_the_extra_a_raster_names_it(tmp_path, monkeypatch):
     path = str(write_raster(tmp_path / "five.tif", deep()))
     monkeypatch.setattr("efficientnetv2.data.rasters.readable", lambda: False)

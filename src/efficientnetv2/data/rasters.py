@@ -36,6 +36,7 @@ from efficientnetv2.data.raster import (
     names_or_colours,
     opened,
     read,
+    reading,
     side_m,
     values_of,
 )
@@ -62,7 +63,10 @@ def readable() -> bool:
 
 
 def glance(path: str) -> tuple[str, str]:
-    """Why a raster cannot be used, or ''; and what it is, in words. As ``data.look`` wants it."""
+    """Why a raster cannot be used, or ''; and what it is, in words. As ``data.look`` wants it.
+
+    Of its values only the last block is read: a file that is cut short lacks it, and it takes a few milliseconds.
+    """
     if not readable():
         return "is a raster that only the extra 'geo' reads (pip install rasterio)", ""
     try:
@@ -71,9 +75,34 @@ def glance(path: str) -> tuple[str, str]:
                 return f"is too small: {dataset.width}×{dataset.height} px", ""
             if not dataset.count:
                 return "has no bands", ""
-            return "", f"rasters of {dataset.count} x {dataset.dtypes[0]}"
+            return _end_lacking(dataset), f"rasters of {dataset.count} x {dataset.dtypes[0]}"
     except InputError:
         return "is no picture that Pillow can read, and no raster that GDAL can open", ""
+
+
+def cut_short(path: str) -> str:
+    """Why a raster whose first band Pillow has read can't be used, or '': others may lie behind; '' without ``geo``."""
+    if not readable():
+        return ""
+    try:
+        with opened(path) as dataset:
+            return _end_lacking(dataset) if dataset.count else ""
+    except InputError:  # what GDAL can't open, Pillow has read
+        return ""
+
+
+def _end_lacking(dataset: Dataset) -> str:
+    """Why a raster is not whole, or '': the last block of its last band lies at the end of a file, or near it."""
+    height, width = dataset.block_shapes[-1]
+    top, left = (
+        (side - 1) // block * block for side, block in zip(dataset.shape, (height, width), strict=True)
+    )
+    try:
+        with reading(dataset):
+            dataset.read(dataset.count, window=((top, dataset.height), (left, dataset.width)))
+    except InputError:
+        return "is a raster that is cut short or damaged: its last block can't be read"
+    return ""
 
 
 def unknown_to_pillow(path: str) -> bool:
