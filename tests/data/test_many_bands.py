@@ -198,6 +198,37 @@ def test_pictures_that_do_not_fit_are_refused_by_name(tmp_path):
     assert rule_of([five, other], "all", seed=0).names[0] == "B02"
 
 
+@pytest.mark.parametrize("asked", ["all", None])
+@pytest.mark.parametrize(("fewer", "more"), [(1, 3), (1, 5), (3, 4), (3, 5)])
+def test_rasters_of_more_bands_than_the_first_are_refused_as_those_of_fewer(tmp_path, asked, fewer, more):
+    """Else what comes first in the folder would decide which bands are passed over, in silence."""
+    small, large = (
+        str(write_raster(tmp_path / f"{count}.tif", deep(count), photometric="MINISBLACK"))
+        for count in (fewer, more)
+    )
+    for first, other, counts in ((small, large, (more, fewer)), (large, small, (fewer, more))):
+        message = rf"{other} has {counts[0]} bands?, but bands? .* to be seen, as in {first}, which has {counts[1]}\."
+        with pytest.raises(InputError, match=message):
+            rule_of([first, other], asked, seed=0)
+        with pytest.raises(InputError, match=message):
+            rule_of([first], asked, seed=0, others=[other])
+    assert rule_of([small, large], (1, 1, 1), seed=0).numbers == (1, 1, 1), "by number anything may be seen"
+
+
+def test_what_lies_beside_red_green_and_blue_does_not_count(tmp_path):
+    """Colours that all rasters name are seen of all; 8 bits of one or three bands alone are ordinary pictures."""
+    three = str(write_raster(tmp_path / "three.tif", deep(3), photometric="RGB"))
+    four = str(write_raster(tmp_path / "four.tif", deep(4), photometric="RGB", alpha="unspecified"))
+    for files in ([three, four], [four, three]):
+        assert rule_of(files, None, seed=0).numbers == (1, 2, 3)
+    with pytest.raises(InputError, match=r"four\.tif has 4 bands, .* as in .*three\.tif, which has 3\."):
+        rule_of([three, four], "all", seed=0)
+    plain = [
+        str(write_raster(tmp_path / f"plain{n}.tif", deep(n, least=0, most=99).astype("u1"))) for n in (1, 3)
+    ]
+    assert rule_of(plain, None, seed=0) is rule_of(plain[::-1], None, seed=0) is None
+
+
 def test_bands_in_pages_are_told(tmp_path):
     """As tifffile writes them unasked: one page of one band each, which GDAL takes for several rasters."""
     from PIL import Image

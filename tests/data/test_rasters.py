@@ -23,8 +23,9 @@ from efficientnetv2.data.fitting import unlike
 from efficientnetv2.data.look import look
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.raster import all_bands, bands_seen, levels, opened, read
-from efficientnetv2.data.rasters import picture, refuse_others, rule_of
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.raster_files import ordinary_rule
+from efficientnetv2.data.rasters import picture, rule_of
+from efficientnetv2.data.readers import originals, to_answer
 
 RNG = np.random.default_rng(0)
 
@@ -166,6 +167,23 @@ def test_damaged_rasters_are_told_from_good_ones(tmp_path):
         picture(str(good), Bands((6, 6, 6)))
     with pytest.raises(UnreadablePicture, match=r"bad\.tif"):
         picture(str(bad), Bands((1, 2, 3)))
+
+
+@pytest.mark.parametrize("interleave", ["band", "pixel"])
+@pytest.mark.parametrize("layout", [{}, {"tiled": True, "blockxsize": 32, "blockysize": 32}])
+@pytest.mark.parametrize("compress", ["NONE", "DEFLATE"])
+@pytest.mark.parametrize(("bands", "kind"), [(5, "uint16"), (3, "uint8")])
+def test_a_raster_that_is_cut_short_is_found_by_the_look(tmp_path, interleave, layout, compress, bands, kind):
+    """Its header is whole. Of bands that lie one behind the other Pillow reads the first alone."""
+    values = RNG.integers(0, 255, (bands, 60, 90)).astype(kind)  # no side a multiple of a block's
+    path = write_raster(tmp_path / "whole.tif", values, interleave=interleave, compress=compress, **layout)
+    whole = path.read_bytes()
+    assert look(str(path)).reason == ""
+    for share in (0.5, 0.95):
+        path.write_bytes(whole[: int(share * len(whole))])
+        assert (
+            look(str(path)).reason == "is a raster that is cut short or damaged: its last block can't be read"
+        )
 
 
 def test_without_the_extra_a_raster_names_it(tmp_path, monkeypatch):
@@ -330,7 +348,7 @@ def test_eight_bits_in_another_order_are_seen_in_that_order(tmp_path):
     with pytest.raises(
         UnreadablePicture, match=r"has 3 bands \(3, 2, 1 are red, .*gdal_translate -b 3 -b 2 -b 1\."
     ):
-        refuse_others(str(path))
+        ordinary_rule(str(path))
 
 
 @pytest.mark.parametrize(
@@ -348,7 +366,7 @@ def test_numbers_that_are_no_levels_are_ordinary_alone_and_refused_among_rasters
         write_raster(tmp_path / "coded.tif", RNG.integers(0, 2, (1, 24, 24)).astype(np.uint8), **profile)
     )
     assert rule_of([path], None, seed=0) is None
-    refuse_others(path)
+    assert ordinary_rule(path) is None
     beside = str(write_raster(tmp_path / "deep.tif", deep(1)))
     with pytest.raises(InputError, match=rf"coded\.tif holds .*{fault}"):
         rule_of([path, beside], None, seed=0)
@@ -395,3 +413,27 @@ def test_what_a_raster_describes_its_bands_as_counts_before_their_colours(tmp_pa
     by_number = rule_of([str(path)], (3, 2, 1), seed=0)
     assert by_number.names == ("red", "green", "blue")
     assert picture(str(path), by_number).shape == (24, 24, 3)
+
+
+@pytest.mark.parametrize(
+    ("bands", "profile"), [(3, {"photometric": "MINISBLACK"}), (1, {"compress": "LERC"})]
+)
+def test_ordinary_pictures_that_pillow_cannot_open_are_read_all_the_same(
+    tmp_path, monkeypatch, bands, profile
+):
+    """For training by a rule, so that each step does; for a network of ordinary pictures with their values."""
+    (tmp_path / "set/a").mkdir(parents=True)
+    values = RNG.integers(0, 255, (bands, 24, 24)).astype(np.uint8)
+    path = str(write_raster(tmp_path / "set/a/one.tif", values, **profile))
+    paint(tmp_path / "set/a/two.jpg", (9, 200, 9))
+    expected = np.broadcast_to(values, (3, 24, 24)).transpose(1, 2, 0)
+    listed = manifest.read(tmp_path / "set", require_labels=False)
+    assert look(path).reason == ""
+    rule = rule_of([listed.file(row) for row in range(2)], None, seed=0)
+    for reader in (originals(replace(listed, bands=rule)), to_answer(listed)):
+        np.testing.assert_array_equal(reader.source(0), expected)
+        assert eval_picture(reader.source(1), Preprocessing(image_px=16)).mean(axis=(0, 1)).argmax() == 1
+    monkeypatch.setattr("efficientnetv2.data.rasters.readable", lambda: False)
+    assert look(path).reason == "is a raster that only the extra 'geo' reads (pip install rasterio)"
+    with pytest.raises(UnreadablePicture, match=r"one\.tif: is a raster that only the extra 'geo' reads"):
+        to_answer(listed).source(0)

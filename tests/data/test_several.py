@@ -192,7 +192,20 @@ def test_lists_in_the_json_of_somebody_elses_shards(tmp_path):
 
     manifest = read(written(samples), label_separator=";")
     assert names(manifest) == [{"cat", "animal"}, {"dog"}, {"dog"}, {"animal", "dog"}]
-    with pytest.raises(InputError, match="none of several may hold ';'"):
+    assert names(read(written(samples), label_separator="|")) == names(manifest), (
+        "from what the scan has kept"
+    )
+    assert len(read(written(samples), require_labels=False)) == len(samples), "asked for no labels"
+    refused = (
+        r"theirs.tar#a.png: the label is a list, \['cat', 'animal'\], .*--label-separator ';' takes several"
+    )
+    with pytest.raises(InputError, match=refused):
+        read(written(samples))
+    with pytest.raises(InputError, match=r"theirs.tar#a.png: the label is a list"):
+        read(written({"a": ["cat"], "b": ["dog"]}))
+    with pytest.raises(
+        InputError, match="'cat;dog' is one label of a list, and none may hold the separator ';'"
+    ):
         read(written(samples | {"e": ["cat;dog", "dog"]}), label_separator=";")
 
 

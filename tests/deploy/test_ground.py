@@ -50,6 +50,32 @@ def test_mercators_metres_are_shorter_on_the_ground(tmp_path):
     assert measured(tmp_path, 4, 4, crs="EPSG:3857", transform=place)[0] == pytest.approx(50, abs=0.01)
 
 
+# Polar stereographic, true to scale at 70 and 71 degrees north, and a Lambert conformal one between 49 and 77; UTM.
+@pytest.mark.parametrize(
+    ("crs", "longitude", "latitude"),
+    [
+        ("EPSG:3413", 0, 55),
+        ("EPSG:3413", 0, 88),
+        ("EPSG:3995", 40, 60),
+        ("EPSG:3347", -90, 40),
+        ("EPSG:32631", 3, 60),
+    ],
+)
+def test_pixels_in_other_projections_are_as_long_as_they_are_on_the_ground(
+    tmp_path, crs, longitude, latitude
+):
+    """Against a degree of the meridian on the ellipsoid; a conformal scale is the same in all directions."""
+    (east, beyond), (north, up) = warp.transform(
+        "EPSG:4326", crs, [longitude] * 2, [latitude, latitude + 0.01]
+    )
+    curved = 6_378_137 * (1 - 0.00669438) / (1 - 0.00669438 * np.sin(np.radians(latitude)) ** 2) ** 1.5
+    expected = 10 * np.radians(0.01) * curved / np.hypot(beyond - east, up - north)
+    side, _ = measured(
+        tmp_path, 2, 2, crs=crs, transform=rasterio.Affine(10, 0, east - 15, 0, -10, north + 15)
+    )
+    assert side == pytest.approx(expected, rel=0.002 if abs(expected - 10) > 0.1 else 0.005)
+
+
 # World Mercator, PDC Mercator, that of Brazil, which is true to scale at 2 degrees south, and one at 41 degrees south.
 MERCATORS = [
     ("EPSG:3395", 1.0),

@@ -120,12 +120,19 @@ def test_a_network_of_five_channels_says_where_to_go(tmp_path):
 def test_rasters_that_need_a_rule_are_refused_by_a_model_without_one(model, tmp_path, monkeypatch):
     """16 bits, of which Pillow keeps the upper 8; without the extra geo they are what Pillow makes of them."""
     pytest.importorskip("rasterio", reason="needs the extra geo")
+    from tests.rasters import write_raster  # which needs it too
+
     path = tmp_path / "deep.tif"
     Image.fromarray(np.full((16, 16), 3_000, np.uint16)).save(path)
     with pytest.raises(
         InputError, match=r"deep\.tif: holds uint16, but the model .*gdal_translate -b 1 -ot Byte"
     ):
         Predictor(model)(path)
+    unnamed = write_raster(
+        tmp_path / "unnamed.tif", np.full((3, 16, 16), 99, np.uint8), photometric="MINISBLACK"
+    )
+    (answer,), (expected,) = Predictor(model)(unnamed), Predictor(model)(np.full((16, 16, 3), 99, np.uint8))
+    assert answer.probabilities == expected.probabilities, "8 bits that Pillow can't open"
     grey = Image.new("L", (16, 16), 3_000 >> 8)
     grey.save(tmp_path / "plain.tif")
     assert len(Predictor(model)(tmp_path / "plain.tif")) == 1

@@ -19,7 +19,7 @@ from efficientnetv2.data.manifest import read
 from efficientnetv2.inference import probe as room
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
 from efficientnetv2.inference.probe import fit_probe, linear_probe
-from efficientnetv2.inference.together import Together
+from efficientnetv2.inference.together import Together, distinct
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.models.create import create
 
@@ -197,6 +197,24 @@ def test_of_very_many_pictures_some_are_drawn(network, parts, monkeypatch):
     monkeypatch.setattr(room, "_MOST_PICTURES", 12)
     found = linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY).probe
     assert (found.train_pictures, found.pictures) == (12, 12)
+
+
+def test_copies_are_not_drawn_for_pictures():
+    """Classes of 900 pictures, and of 60 with 14 copies each: of 200 about half of each, all of them that there are."""
+    labels = np.repeat([0, 1, 1], [900, 60, 840])
+    origin = [None] * 960 + [f"{900 + number % 60}.jpg" for number in range(840)]
+    made = pictures(labels, path=[f"{row}.jpg" for row in range(1800)], augmented_from=origin)
+    contents = np.arange(1800)
+    contents[450:900] = np.arange(450)  # and of the first class half are the same files again
+    rows = room.taught(labels, 200, KEY, distinct(made, contents))
+    assert len(rows) == len(np.unique(rows)) == 200
+    of_first, of_second = rows[labels[rows] == 0], rows[labels[rows] == 1]
+    assert 75 <= len(of_first) <= 125
+    assert len(np.unique(contents[of_first])) == len(of_first)
+    assert set(range(900, 960)) <= set(of_second.tolist()), "copies beside all of these fill the rest"
+    plain = room.taught(labels, 200, KEY)
+    np.testing.assert_array_equal(plain, room.taught(labels, 200, KEY, np.ones(1800, dtype=bool)))
+    assert np.bincount(labels[plain]).tolist() == np.bincount(labels[rows]).tolist()
 
 
 def test_a_class_that_no_draw_has_met_is_learnt_all_the_same(network, parts, monkeypatch):

@@ -5,14 +5,44 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import RGB, Bands
-from efficientnetv2.data.raster import COLOURS, Dataset, bands_seen, names_of, names_or_colours, opened
+from efficientnetv2.data.raster import (
+    COLOURS,
+    Dataset,
+    all_bands,
+    bands_seen,
+    names_of,
+    names_or_colours,
+    opened,
+)
 
 _INKS = ("cyan", "magenta", "yellow", "black")
+
+
+@dataclass(frozen=True)
+class First:
+    """The raster that says which bands are seen of all, where none were given by number.
+
+    Args:
+        file: its path.
+        every: of its bands, not counting alpha.
+        seen: of these, as a raster is seen alone; None where all are asked for.
+    """
+
+    file: str
+    every: int
+    seen: int | None
+
+    @classmethod
+    def of(cls, file: str, dataset: Dataset, *, every_seen: bool) -> First:
+        """Of an opened file; ``every_seen`` where all bands are asked for."""
+        every = len(all_bands(dataset))
+        return cls(file, every, None if every_seen else len(set(bands_seen(dataset))))
 
 
 def kinds_of(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
@@ -88,11 +118,9 @@ def amiss(dataset: Dataset, bands: Bands) -> str:
         bands: the rule.
     """
     if max(bands.numbers) > dataset.count:
-        distinct = list(dict.fromkeys(bands.listed.split(", ")))
-        wanted = f"band {distinct[0]} is" if len(distinct) == 1 else f"bands {bands.listed} are"
         fix = _pages_joined(dataset) or "Give a raster with these, or say others by --bands."
         having = count_of(dataset.count, "band")
-        return f"has {having}{_described(dataset)}, but {wanted} to be seen. {fix}"
+        return f"has {having}{_described(dataset)}, but {_wanted(bands)} to be seen. {fix}"
     known = list(zip(bands.numbers, bands.names, strict=True))
     # Colours count as names where the bands were found by them.
     called_so = names_or_colours if set(COLOURS) <= set(bands.names) else names_of
@@ -117,6 +145,36 @@ def amiss(dataset: Dataset, bands: Bands) -> str:
             f"gdal_translate -ot {_in_gdal(np.result_type(*kinds).name)}."
         )
     return ""
+
+
+def otherwise_many(dataset: Dataset, bands: Bands, first: First) -> str:
+    """Why a raster of more or fewer bands than the first can't be seen as it is, to follow its name; '' where it can.
+
+    It can where each is seen by as many of its bands: as red, green and blue, whatever else they hold. Of bands in
+    pages ``amiss`` and ``in_pages`` know more.
+
+    Args:
+        dataset: opened.
+        bands: the rule.
+        first: the raster that it was made by.
+    """
+    there = First.of(first.file, dataset, every_seen=first.seen is None)
+    alike = there.every == first.every or (there.seen == first.seen and first.seen is not None)
+    if alike or _pages_joined(dataset):
+        return ""
+    common = min(there.every, first.every)
+    which = "1,1,1" if common == 1 else f"some of 1 to {common}"
+    return (
+        f"has {count_of(there.every, 'band')}{_described(dataset)}, but {_wanted(bands)} to be seen, as in "
+        f"{first.file}, which has {first.every}. Give rasters of as many bands, or say which to see of all: "
+        f"--bands {which}."
+    )
+
+
+def _wanted(bands: Bands) -> str:
+    """The bands of a rule, each once, with their verb."""
+    distinct = list(dict.fromkeys(bands.listed.split(", ")))
+    return f"band {distinct[0]} is" if len(distinct) == 1 else f"bands {bands.listed} are"
 
 
 def in_codes(dataset: Dataset) -> str:

@@ -28,7 +28,7 @@ def listing_of(
         path_column: of a table.
         label_column: of a table or shards.
         group_column: of a table.
-        label_separator: of a table.
+        label_separator: of a table or shards.
         require_labels: False for prediction.
         strict: take the labels that there are as training would.
 
@@ -37,8 +37,9 @@ def listing_of(
     """
     if opening.is_shards(data):
         return opening.read_shards(
-            data, label_column=label_column, group_column=group_column, require_labels=require_labels
-        )
+            data, label_column=label_column, group_column=group_column, require_labels=require_labels,
+            label_separator=label_separator, strict_labels=strict,
+        )  # fmt: skip
     place = Path(os.path.expanduser(data)).absolute()
     if place.is_dir():
         if cifar.is_packed(place):

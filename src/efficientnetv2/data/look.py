@@ -1,6 +1,7 @@
 """A file at a glance: is it a picture, does it look whole, what would tell it from another?
 
-Nothing is decoded that need not be: a JPEG is believed if its header reads and its end is there.
+Nothing is decoded that need not be: a JPEG is believed if its header reads and its end is there, and so is a raster
+that Pillow can't open.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from efficientnetv2.data.listing import picture_extensions
 from efficientnetv2.data.pictures import not_rgb
-from efficientnetv2.data.rasters import glance, is_raster
+from efficientnetv2.data.rasters import cut_short, glance, is_raster
 
 # All ours: the shorter side a picture needs, how far from a file's end JPEG's end marker may lie (some cameras
 # pad), and how much of the end is hashed.
@@ -56,8 +57,10 @@ def look(file: str) -> Look:
             size = os.fstat(raw.fileno()).st_size
             stream: IO[bytes] = io.BytesIO(raw.read()) if size <= _SMALL_BYTES else io.BufferedReader(raw)
             seen = _seen(stream, size)
-        if not (seen.reason and size and is_raster(file)):
+        if not (size and is_raster(file) and (seen.reason or seen.colours)):
             return seen
+        if not seen.reason:
+            return replace(seen, reason=cut_short(file))
         reason, colours = glance(file)
         return replace(seen, reason=reason, colours=colours)
     except FileNotFoundError:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.extras import needed
 from efficientnetv2.base.preprocessing import RGB, Bands
+from efficientnetv2.data.ellipsoid import RADIUS_M, TOLERANCE, ground_share
 from efficientnetv2.data.pictures import Pixels
 
 Valid = npt.NDArray[np.bool_]
@@ -34,7 +35,6 @@ COLOURS = ("red", "green", "blue")  # GDAL's words for what a band is seen as
 _MERCATOR = re.compile(
     r'\b(PROJECTION|METHOD)\["(Mercator|Popular[ _]Visualisation[ _]Pseudo[ _]Mercator)', re.IGNORECASE
 )
-_RADIUS_M = 6_378_137.0  # of the earth at the equator, WGS 84
 _STEP_M = 1_000.0  # in Mercator's projection, to see how far that is on the equator. Ours.
 _OPENING = threading.Lock()  # which warnings are shown is the whole process's affair
 
@@ -244,14 +244,18 @@ def levels(values: npt.NDArray[Any], present: Valid, bands: Bands) -> Pixels:
 def side_m(dataset: Dataset) -> float | None:
     """Metres along a side of a pixel; None where the raster has no coordinates in a unit of length.
 
-    Of pixels that are not square, the side of a square of equal area; in Mercator's projection, which enlarges towards
-    the poles, at the raster's middle.
+    Of pixels that are not square, the side of a square of equal area. In Mercator's projection, which enlarges towards
+    the poles, and in others that are not true to area by 1 % or more, such as a polar stereographic one far from the
+    latitude that it is true at, what that is on the ground at the raster's middle.
     """
     if dataset.crs is None or not dataset.crs.is_projected:
         return None
     metres: float = dataset.crs.linear_units_factor[1]
     side = math.sqrt(abs(dataset.transform.determinant)) * metres
-    return side * _ground_m(dataset, metres) if is_mercator(dataset.crs) else side
+    if is_mercator(dataset.crs):
+        return side * _ground_m(dataset, metres)
+    share = ground_share(dataset, dataset.height // 2, dataset.width // 2)
+    return side if share is None or abs(share - 1) <= TOLERANCE else side * math.sqrt(share)
 
 
 def _ground_m(dataset: Dataset, metres: float) -> float:
@@ -270,7 +274,7 @@ def _ground_m(dataset: Dataset, metres: float) -> float:
     places = ([east, east + _STEP_M / metres], [north, north])
     (first, second), (latitude, _) = transform(dataset.crs, "EPSG:4326", *places)
     turned = math.radians((second - first) % 360)  # beyond the date line they count from -180
-    return _RADIUS_M * turned / _STEP_M * math.cos(math.radians(latitude))
+    return RADIUS_M * turned / _STEP_M * math.cos(math.radians(latitude))
 
 
 def is_mercator(crs: Any) -> bool:

@@ -6,12 +6,56 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import RGB, Bands
+from efficientnetv2.data import rasters
+from efficientnetv2.data.fitting import in_codes, not_ordinary
 from efficientnetv2.data.pictures import Source, UnreadablePicture
-from efficientnetv2.data.rasters import is_raster, ordinary, picture, refuse_others
+from efficientnetv2.data.raster import bands_seen, opened
+from efficientnetv2.data.rasters import is_raster, ordinary, picture
 
 if TYPE_CHECKING:
     from efficientnetv2.data.readers import Reader
+
+# How a TIFF begins, in either order of bytes, and one of more than 4 GB.
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def ordinary_rule(path: str) -> Bands | None:
+    """How a network that learnt ordinary pictures reads a raster: by a rule, or None where Pillow opens it.
+
+    Ordinary pictures that Pillow can't open, such as three bands that are not called red, green and blue, keep their
+    8-bit values. What the network would see otherwise than it is, such as 16 bits nearly black, is refused. Without the
+    extra ``geo`` nobody looks for that: such files trained the network as Pillow opens them, and are answered so.
+
+    Args:
+        path: of any file.
+
+    Raises:
+        UnreadablePicture: it needs a rule, which such a network lacks; or only the extra opens it.
+    """
+    if not is_raster(path):
+        return None
+    if not rasters.readable():
+        if rasters.unknown_to_pillow(path) and _is_tiff(path):
+            raise UnreadablePicture(path, rasters.glance(path)[0])
+        return None
+    try:
+        with opened(path) as dataset:
+            if rasters.is_beside(dataset, path):
+                raise UnreadablePicture(path, not_ordinary(dataset))
+            if not rasters.beyond_pillow(path):
+                return None
+            if fault := in_codes(dataset):
+                raise UnreadablePicture(path, fault)
+            return Bands(bands_seen(dataset))
+    except InputError:  # no raster: whoever reads it will say what is wrong
+        return None
+
+
+def _is_tiff(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4) in _TIFF
 
 
 @dataclass(frozen=True)
@@ -63,13 +107,14 @@ class Ordinary:
     files: Reader
 
     def source(self, sample: int) -> Source:
-        """What the files' reader gives.
+        """What the files' reader gives, or the pixels of a raster that Pillow can't open.
 
         Raises:
-            UnreadablePicture: it is a raster that needs a rule, see ``rasters.refuse_others``.
+            UnreadablePicture: it is a raster that needs a rule, see ``ordinary_rule``.
         """
-        refuse_others(self.files.name(sample))
-        return self.files.source(sample)
+        path = self.files.name(sample)
+        bands = ordinary_rule(path)
+        return self.files.source(sample) if bands is None else picture(path, bands)
 
     def name(self, sample: int) -> str:
         """The path."""

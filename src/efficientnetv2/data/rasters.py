@@ -17,7 +17,16 @@ from PIL import Image, UnidentifiedImageError
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB, Bands
-from efficientnetv2.data.fitting import amiss, in_codes, in_inks, in_pages, kinds_of, not_ordinary, unlike
+from efficientnetv2.data.fitting import (
+    First,
+    amiss,
+    in_codes,
+    in_inks,
+    in_pages,
+    kinds_of,
+    otherwise_many,
+    unlike,
+)
 from efficientnetv2.data.pictures import Pixels, UnreadablePicture
 from efficientnetv2.data.raster import (
     Dataset,
@@ -27,6 +36,7 @@ from efficientnetv2.data.raster import (
     names_or_colours,
     opened,
     read,
+    reading,
     side_m,
     values_of,
 )
@@ -53,7 +63,10 @@ def readable() -> bool:
 
 
 def glance(path: str) -> tuple[str, str]:
-    """Why a raster cannot be used, or ''; and what it is, in words. As ``data.look`` wants it."""
+    """Why a raster cannot be used, or ''; and what it is, in words. As ``data.look`` wants it.
+
+    Of its values only the last block is read: a file that is cut short lacks it, and it takes a few milliseconds.
+    """
     if not readable():
         return "is a raster that only the extra 'geo' reads (pip install rasterio)", ""
     try:
@@ -62,21 +75,50 @@ def glance(path: str) -> tuple[str, str]:
                 return f"is too small: {dataset.width}×{dataset.height} px", ""
             if not dataset.count:
                 return "has no bands", ""
-            return "", f"rasters of {dataset.count} x {dataset.dtypes[0]}"
+            return _end_lacking(dataset), f"rasters of {dataset.count} x {dataset.dtypes[0]}"
     except InputError:
         return "is no picture that Pillow can read, and no raster that GDAL can open", ""
 
 
-def beyond_pillow(path: str) -> str:
-    """What a raster holds that Pillow can't open and GDAL can, as "5 bands of uint16"; '' of any other file."""
+def cut_short(path: str) -> str:
+    """Why a raster whose first band Pillow has read can't be used, or '': others may lie behind; '' without ``geo``."""
+    if not readable():
+        return ""
+    try:
+        with opened(path) as dataset:
+            return _end_lacking(dataset) if dataset.count else ""
+    except InputError:  # what GDAL can't open, Pillow has read
+        return ""
+
+
+def _end_lacking(dataset: Dataset) -> str:
+    """Why a raster is not whole, or '': the last block of its last band lies at the end of a file, or near it."""
+    height, width = dataset.block_shapes[-1]
+    top, left = (
+        (side - 1) // block * block for side, block in zip(dataset.shape, (height, width), strict=True)
+    )
+    try:
+        with reading(dataset):
+            dataset.read(dataset.count, window=((top, dataset.height), (left, dataset.width)))
+    except InputError:
+        return "is a raster that is cut short or damaged: its last block can't be read"
+    return ""
+
+
+def unknown_to_pillow(path: str) -> bool:
+    """Whether Pillow does not know a file for a picture; what else is wrong with one, whoever reads it will say."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path):
-            return ""
+            return False
     except UnidentifiedImageError:
-        pass
-    except Exception:  # what else is wrong with a file, whoever reads it will say
-        return ""
-    if not readable():
+        return True
+    except Exception:
+        return False
+
+
+def beyond_pillow(path: str) -> str:
+    """What a raster holds that Pillow can't open and GDAL can, as "5 bands of uint16"; '' of any other file."""
+    if not unknown_to_pillow(path) or not readable():
         return ""
     try:
         with opened(path) as dataset:
@@ -100,29 +142,6 @@ def picture(path: str, bands: Bands) -> Pixels:
         raise UnreadablePicture(path, str(error)) from error
 
 
-def refuse_others(path: str) -> None:
-    """Refuse what a network that learnt ordinary pictures would see otherwise than it is, such as 16 bits nearly black.
-
-    Only rasters are looked at, and only where the extra ``geo`` is installed: without it, such files trained the
-    network as Pillow opens them, and are answered so.
-
-    Args:
-        path: of any file.
-
-    Raises:
-        UnreadablePicture: it needs a rule, which such a network lacks.
-    """
-    if not (is_raster(path) and readable()):
-        return
-    try:
-        with opened(path) as dataset:
-            fault = not_ordinary(dataset) if _is_beside(dataset, path) else ""
-    except InputError:  # no raster: whoever reads it will say what is wrong
-        return
-    if fault:
-        raise UnreadablePicture(path, fault)
-
-
 def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[str] = ()) -> Bands | None:
     """How the rasters of a set are to be seen: one rule for all, by those that train.
 
@@ -139,13 +158,14 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
 
     Returns:
         None where nothing but ordinary pictures are there: 8-bit, of one page of one band or of red, green and blue in
-        this order, or of a printed picture's inks, of which Pillow makes these; and no bands were given.
+        this order, or of a printed picture's inks, of which Pillow makes these; Pillow opens them all, and no bands
+        were given.
 
     Raises:
-        InputError: a picture lacks a band, has its bands in another order or, where none were given by number, in
-            further pages, as inks or as a palette's numbers, stores them as different types, is one of the others and
-            of another kind than all that train, or is no raster where other than three channels are asked for; or the
-            extra ``geo`` is not installed.
+        InputError: a picture lacks a band, has its bands in another order or, where none were given by number, has more
+            than the first, or has them in further pages, as inks or as a palette's numbers, stores them as different
+            types, is one of the others and of another kind than all that train, or is no raster where other than three
+            channels are asked for; or the extra ``geo`` is not installed.
     """
     rasters = [file for file in files if is_raster(file)]
     if not rasters and asked is not None:
@@ -155,11 +175,10 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
         )
     if not rasters or (asked is None and not (readable() and any(map(_needs_rule, rasters)))):
         return None
-    bands = _chosen(rasters, asked)
-    by_number = isinstance(asked, tuple)
+    bands, first = _chosen(rasters, asked)
     # Rasters first: an ordinary picture is not to blame for what they are.
     asked_first = sorted(files, key=is_raster, reverse=True)
-    kinds = {kind for file in asked_first for kind in _kinds(file, bands, amiss, by_number=by_number)}
+    kinds = {kind for file in asked_first for kind in _kinds(file, bands, amiss, first)}
     bands = replace(bands, kinds=tuple(sorted(kinds)))
     drawn = Key.of(seed).fold("bands").generator().permutation(len(rasters))[:_MEASURED]
     parts = [found for one in sorted(drawn.tolist()) if (found := _some(rasters[one], bands)) is not None]
@@ -169,21 +188,21 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
         )
     rule = _measured_rule(bands, parts)
     for file in others:
-        _kinds(file, rule, unlike, by_number=by_number)
+        _kinds(file, rule, unlike, first)
     return rule
 
 
-def _chosen(rasters: Sequence[str], asked: Asked) -> Bands:
-    """The bands, and what the first raster that can be read calls them."""
+def _chosen(rasters: Sequence[str], asked: Asked) -> tuple[Bands, First | None]:
+    """The bands, and what the first raster that can be read calls them; that one, unless they were given by number."""
     for file in rasters:
         try:
             with opened(file) as dataset:
-                numbers = (bands_seen if asked is None else all_bands)(dataset)
                 if isinstance(asked, tuple):
-                    numbers = asked
-                # Of bands given by number it counts for nothing which of them the raster calls red.
-                called = names_of if isinstance(asked, tuple) else names_or_colours
-                return Bands(numbers, names=called(dataset, numbers))
+                    # It counts for nothing which of them the raster calls red.
+                    return Bands(asked, names=names_of(dataset, asked)), None
+                numbers = (bands_seen if asked is None else all_bands)(dataset)
+                first = First.of(file, dataset, every_seen=asked == "all")
+                return Bands(numbers, names=names_or_colours(dataset, numbers)), first
         except InputError:
             if not readable():
                 raise
@@ -193,11 +212,12 @@ def _chosen(rasters: Sequence[str], asked: Asked) -> Bands:
 
 
 def _kinds(
-    file: str, bands: Bands, why_not: Callable[[Dataset, Bands], str], *, by_number: bool
+    file: str, bands: Bands, why_not: Callable[[Dataset, Bands], str], first: First | None
 ) -> tuple[str, ...]:
     """Types that a picture's values are stored as; none of an ordinary picture, or where it can't be read.
 
-    Bands in further pages, of inks or of a palette are nobody's fault where those to be seen were given by number.
+    Bands in further pages, of inks or of a palette, and how many there are, are nobody's fault where those to be seen
+    were given by number: there is no first then.
 
     Raises:
         InputError: the rule does not fit it. What can't be read is left to who reads it.
@@ -208,8 +228,10 @@ def _kinds(
         return ()
     try:
         with opened(file) as dataset:
-            fault = ("" if by_number else in_inks(dataset) or in_codes(dataset)) or why_not(dataset, bands)
-            fault = fault or ("" if by_number else in_pages(dataset))
+            fault = ""
+            if first is not None:
+                fault = in_inks(dataset) or in_codes(dataset) or otherwise_many(dataset, bands, first)
+            fault = fault or why_not(dataset, bands) or ("" if first is None else in_pages(dataset))
             kinds = () if fault else kinds_of(dataset, bands.numbers)
     except InputError:
         return ()
@@ -259,13 +281,13 @@ class _Part:
 def _needs_rule(file: str) -> bool:
     try:
         with opened(file) as dataset:
-            return _is_beside(dataset, file)
+            return is_beside(dataset, file) or bool(beyond_pillow(file))
     except InputError:
         return False
 
 
-def _is_beside(dataset: Dataset, file: str) -> bool:
-    """Whether a raster is none of the ordinary pictures, which Pillow and GDAL see alike."""
+def is_beside(dataset: Dataset, file: str) -> bool:
+    """Whether a raster is none of the ordinary pictures, which Pillow, if it opens them, and GDAL see alike."""
     if in_pages(dataset):
         return True
     turned = dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK"

@@ -1,9 +1,9 @@
 """Several labels of a picture: cells taken apart into labels, and put together again.
 
 In a table such a cell says ``cat;animal``, with whatever separator ``--label-separator`` names. A list in a cell of a
-Parquet file is read as if it had been written so, a JSON list in a sample of a shard as if with ``;``. The labels of a
-cell come in a fixed order, those of the fewest pictures first: where a picture can stand for one class only (balance,
-hold-outs), it stands for the first.
+Parquet file, or in the JSON of a sample in a shard, is read as if it had been written so. The labels of a cell come in
+a fixed order, those of the fewest pictures first: where a picture can stand for one class only (balance, hold-outs), it
+stands for the first.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def from_lists(
         first = [str(one) for one in cells.iloc[int(listed[0])]]
         raise InputError(
             f"{where(int(listed[0]))}: the label is a list, {first}, but a picture has one label; --label-separator "
-            "';' takes several. Pass that, or give each row one label."
+            "';' takes several. Pass that, or give each picture one label."
         )
     between = separator or _BETWEEN
     texts = cells.tolist()

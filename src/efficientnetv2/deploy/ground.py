@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
 
+from efficientnetv2.data.ellipsoid import ECCENTRICITY_2, RADIUS_M, TOLERANCE, ground_share
 from efficientnetv2.data.raster import Dataset, is_mercator, side_m
-
-# WGS 84: equatorial radius in metres, and the square of the eccentricity.
-_RADIUS_M = 6_378_137.0
-_ECCENTRICITY_2 = 0.00669437999014
-# How far a pixel's area by its projection may be from the ellipsoid's. UTM is within half of that in its zone. Ours.
-_TOLERANCE = 0.01
-_SQUARE_M = 1_000.0  # side of the square by which that is measured; small beside the earth. Ours.
 
 
 def row_hectares(dataset: Dataset) -> npt.NDArray[np.float64] | None:
@@ -47,7 +40,7 @@ def row_hectares(dataset: Dataset) -> npt.NDArray[np.float64] | None:
         return None
     edges = transform.f + transform.e * np.arange(dataset.height + 1)
     zones = np.abs(np.diff(_authalic(np.radians(edges.clip(-90, 90)))))
-    result: npt.NDArray[np.float64] = _RADIUS_M**2 / 2 * math.radians(abs(transform.a)) * zones / 1e4
+    result: npt.NDArray[np.float64] = RADIUS_M**2 / 2 * math.radians(abs(transform.a)) * zones / 1e4
     return result
 
 
@@ -63,7 +56,7 @@ def untrue(dataset: Dataset) -> str:
     if crs is None or not crs.is_projected:
         return ""
     shares = _ground_shares(dataset)
-    if shares and not is_mercator(crs) and max(abs(share - 1) for share in shares) <= _TOLERANCE:
+    if shares and not is_mercator(crs) and max(abs(share - 1) for share in shares) <= TOLERANCE:
         return ""
     ends = [f"{share:.0%}" for share in (min(shares), max(shares))] if shares else ["an unknown share"]
     covered = " to ".join(dict.fromkeys(ends))
@@ -78,43 +71,20 @@ def untrue(dataset: Dataset) -> str:
 
 def _ground_shares(dataset: Dataset) -> list[float]:
     """Of the area that a projection states, what is there on the ellipsoid: at a raster's middle, then its corners."""
-    from rasterio._err import CPLE_BaseError  # named nowhere else
-    from rasterio.warp import transform  # there is a dataset, so it is installed
-
-    half = _SQUARE_M / 2 / dataset.crs.linear_units_factor[1]
     rows, columns = (0, dataset.height - 1), (0, dataset.width - 1)
-    shares = []
-    for row, column in [(dataset.height // 2, dataset.width // 2), *((r, c) for r in rows for c in columns)]:
-        east, north = dataset.xy(row, column)
-        xs = [east - half, east + half, east + half, east - half]
-        ys = [north - half, north - half, north + half, north + half]
-        with suppress(CPLE_BaseError):  # the projection does not reach there
-            places = np.array(transform(dataset.crs, "EPSG:4326", xs, ys))
-            if np.isfinite(places).all():
-                square = _in_space(*places)
-                area = np.linalg.norm(np.cross(square[2] - square[0], square[3] - square[1])) / 2
-                shares.append(float(area) / _SQUARE_M**2)
-    return shares
-
-
-def _in_space(
-    longitudes: npt.NDArray[np.float64], latitudes: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """(n, 3) metres from the earth's centre, of places on the ellipsoid: without a seam, and whole at the poles."""
-    turned, risen = np.radians(longitudes), np.radians(latitudes)
-    radius = _RADIUS_M / np.sqrt(1 - _ECCENTRICITY_2 * np.sin(risen) ** 2)
-    across = radius * np.cos(risen)
-    return np.stack(
-        [across * np.cos(turned), across * np.sin(turned), radius * (1 - _ECCENTRICITY_2) * np.sin(risen)],
-        axis=1,
-    )
+    places = [
+        (dataset.height // 2, dataset.width // 2),
+        *((row, column) for row in rows for column in columns),
+    ]
+    shares = [ground_share(dataset, row, column) for row, column in places]
+    return [share for share in shares if share is not None]
 
 
 def _authalic(latitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Snyder's q: the area from the equator to a latitude is radius^2 / 2 * q for each radian of longitude."""
-    sine, eccentricity = np.sin(latitude), math.sqrt(_ECCENTRICITY_2)
+    sine, eccentricity = np.sin(latitude), math.sqrt(ECCENTRICITY_2)
     logarithm = np.log((1 - eccentricity * sine) / (1 + eccentricity * sine))
-    result: npt.NDArray[np.float64] = (1 - _ECCENTRICITY_2) * (
-        sine / (1 - _ECCENTRICITY_2 * sine**2) - logarithm / (2 * eccentricity)
+    result: npt.NDArray[np.float64] = (1 - ECCENTRICITY_2) * (
+        sine / (1 - ECCENTRICITY_2 * sine**2) - logarithm / (2 * eccentricity)
     )
     return result

@@ -21,7 +21,8 @@ from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.raster import levels
-from efficientnetv2.data.rasters import is_raster, ordinary, refuse_others
+from efficientnetv2.data.raster_files import ordinary_rule
+from efficientnetv2.data.rasters import is_raster, ordinary
 from efficientnetv2.data.rasters import picture as raster_picture
 from efficientnetv2.inference.predict import check_classes, check_reads_files, predict
 from efficientnetv2.models import modelfile
@@ -109,12 +110,12 @@ class Predictor:
         try:
             preprocessing = self.network.preprocessing
             bands = preprocessing.bands
+            if bands is None and isinstance(picture, str | Path):
+                bands = ordinary_rule(str(picture))
             if bands is not None and isinstance(picture, str | Path) and is_raster(str(picture)):
                 return eval_picture(raster_picture(str(picture), bands), preprocessing)
             if bands is not None and bands.channels != RGB:
                 return eval_picture(_levels_of(picture, bands), preprocessing)
-            if isinstance(picture, str | Path):
-                refuse_others(str(picture))
             return eval_picture(_readable(picture), preprocessing)
         except UnreadablePicture as error:
             raise InputError(f"{error} (number {place}, from 0). Leave it out, or give another.") from error

@@ -5,7 +5,6 @@ It takes seconds, and says what training has to beat.
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
-from efficientnetv2.inference.together import Together
+from efficientnetv2.inference.together import Together, choosing, distinct
 from efficientnetv2.models.activation import dry_run
 from efficientnetv2.models.network import Network
 
@@ -37,11 +36,6 @@ _STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03)
 USUAL_STRENGTH = 0.003
 # On standardised features 50 to 90 are enough; more changed no answer there. Ours.
 _ITERATIONS = 100
-# Share of the pictures to learn from that chooses the strength. Ours.
-_CHOOSING = 0.25
-# Where pictures hang together: pictures asked, over so many draws at most. Ours: a quarter of 400 satellite pictures
-# is some twenty places, and which strength wins on these is chance.
-_ASKED, _MOST_DRAWS = 500, 4
 # At most so many pictures of either part; and on a CPU, where that would take minutes, so many that they cost about
 # this many multiply-adds, the work of 5,000 pictures in V2-B0 at 224 px (half a minute on two cores). Ours.
 _MOST_PICTURES = 5_000
@@ -111,7 +105,7 @@ def linear_probe(
 
     Args:
         network: with weights that have learnt something; it stays as it is.
-        train: labelled pictures to learn from; of more than ``most_pictures`` so many at random.
+        train: labelled pictures to learn from; of more than ``most_pictures`` so many at random (``taught``).
         val: labelled pictures to evaluate on, likewise.
         preprocessing: of the network.
         key: of the draws.
@@ -126,7 +120,7 @@ def linear_probe(
     """
     begun = time.perf_counter()
     most = most_pictures(network, preprocessing.image_px, len(train.class_names), torch.device(device))
-    rows = taught(train.labels, most, key.fold("train"))
+    rows = taught(train.labels, most, key.fold("train"), distinct(train, contents))
     parts = [
         train.select(rows),
         val.select(_at_most(len(val), most, key.fold("val"))),
@@ -269,21 +263,16 @@ def _chosen_strength(
     key: Key,
     balanced: bool,
 ) -> float:
-    _, counts = np.unique(labels[together.originals], return_counts=True)
-    if counts.min() < 2 or _CHOOSING * counts.sum() < len(counts):
-        return USUAL_STRENGTH  # too few to put some of each class aside
-    # One draw of lone pictures; of whole clusters, which are few, as many as ask enough pictures.
-    draws = 1 if together.lone else max(1, min(_MOST_DRAWS, math.ceil(_ASKED / (_CHOOSING * counts.sum()))))
-    parts = together.drawn(labels, key=key.fold("choosing"), ask=_CHOOSING, draws=draws)
-    if any(not len(choosing) or len(np.unique(labels[learning])) < 2 for learning, choosing in parts):
-        return USUAL_STRENGTH  # so large are the clusters
-    true = np.concatenate([labels[choosing] for _, choosing in parts])
+    parts = choosing(together, labels, key=key.fold("choosing"))
+    if not parts:
+        return USUAL_STRENGTH
+    true = np.concatenate([labels[asked] for _, asked in parts])
 
     def score(strength: float) -> float:
         answers = np.concatenate(
             [
-                fitted(vectors[learning], labels[learning], strength, balanced).predict(vectors[choosing])
-                for learning, choosing in parts
+                fitted(vectors[learning], labels[learning], strength, balanced).predict(vectors[asked])
+                for learning, asked in parts
             ]
         )
         return macro_f1(true, answers) if balanced else float((answers == true).mean())
@@ -316,17 +305,33 @@ def _at_most(count: int, most: int, key: Key) -> npt.NDArray[np.int64]:
     return np.arange(count) if count <= most else np.sort(key.generator().permutation(count)[:most])
 
 
-def taught(labels: npt.NDArray[np.int64], most: int, key: Key) -> npt.NDArray[np.int64]:
-    """Positions of pictures to learn from.
+def taught(
+    labels: npt.NDArray[np.int64],
+    most: int,
+    key: Key,
+    distinct: npt.NDArray[np.bool_] | None = None,
+) -> npt.NDArray[np.int64]:
+    """Positions of pictures to learn from, ascending.
 
+    Of each class as many as a draw from all has, so that classes which copies make larger stay so; but copies only
+    where the class has no further picture of its own, for they would teach little else.
     Where those drawn are of one class only, as of a rare defect, some of the others are beside them.
 
     Args:
         labels: (N,) of all, two classes or more.
         most: of those drawn.
         key: of the draw.
+        distinct: (N,) whether a picture is none's copy (``together.distinct``); None where none is.
     """
     drawn = _at_most(len(labels), most, key)
+    if len(drawn) < len(labels) and distinct is not None and not distinct.all():
+        order = key.generator().permutation(len(labels))
+        order = order[
+            np.lexsort((~distinct[order], labels[order]))
+        ]  # by class; in each as drawn, copies last
+        many = np.bincount(labels[drawn], minlength=int(labels.max()) + 1)
+        first = np.searchsorted(labels[order], np.arange(len(many)))
+        drawn = np.sort(order[np.arange(len(order)) - first[labels[order]] < many[labels[order]]])
     of_first = labels == labels[drawn[0]]
     if of_first[drawn].all():
         drawn = np.union1d(drawn, np.flatnonzero(~of_first)[:_LEAST_OF_A_CLASS])

@@ -6,6 +6,7 @@ penalty for the best.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ from efficientnetv2.data.levels import Level, levels_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 
+# Share of the pictures to learn from that chooses the strength. Ours.
+_CHOOSING = 0.25
+# Where pictures hang together: pictures asked, over so many draws at most. Ours: a quarter of 400 satellite pictures
+# is some twenty places, and which strength wins on these is chance.
+_ASKED, _MOST_DRAWS = 500, 4
 # As many parts as the strength is chosen by one of; each has to leave every class to learn from. Ours.
 _PARTS = 4
 
@@ -131,6 +137,44 @@ class Together:
             )
             for taught, others in parts
         ]
+
+
+def distinct(pictures: Manifest, contents: Ints | None) -> npt.NDArray[np.bool_]:
+    """(N,) whether a picture is the one that stands for its copies, and for files with the same bytes.
+
+    Args:
+        pictures: N of them.
+        contents: (N,) ids, equal for identical files; None if not known.
+    """
+    originals = Together.by(np.arange(len(pictures)), pictures).originals
+    if contents is not None:
+        originals = originals[np.unique(contents[originals], return_index=True)[1]]
+    found = np.zeros(len(pictures), dtype=bool)
+    found[originals] = True
+    return found
+
+
+def choosing(together: Together, labels: Ints, *, key: Key) -> list[tuple[Ints, Ints]]:
+    """Parts of some pictures by which the strength of a classifier's penalty is chosen.
+
+    Args:
+        together: what hangs together among them.
+        labels: (n,) class ids.
+        key: of the draws.
+
+    Returns:
+        Positions to teach and to ask, of each draw, as ``Together.drawn`` gives them; none where there are too few
+        pictures to put some of each class aside, or what hangs together is too large.
+    """
+    _, counts = np.unique(labels[together.originals], return_counts=True)
+    if counts.min() < 2 or _CHOOSING * counts.sum() < len(counts):
+        return []
+    # One draw of lone pictures; of whole clusters, which are few, as many as ask enough pictures.
+    draws = 1 if together.lone else max(1, min(_MOST_DRAWS, math.ceil(_ASKED / (_CHOOSING * counts.sum()))))
+    parts = together.drawn(labels, key=key, ask=_CHOOSING, draws=draws)
+    if any(not len(asked) or len(np.unique(labels[taught])) < 2 for taught, asked in parts):
+        return []
+    return parts
 
 
 def strictest(

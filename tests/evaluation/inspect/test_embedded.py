@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from efficientnetv2.base.keys import Key
-from efficientnetv2.evaluation.inspect.embedded import LARGEST_SCENE, doubted_labels, standing_out
+from efficientnetv2.evaluation.inspect.embedded import (
+    LARGEST_SCENE,
+    doubted_labels,
+    out_of_fold,
+    standing_out,
+)
 from efficientnetv2.inference.predict import Embeddings
 
 EACH = 30
@@ -51,6 +56,18 @@ def test_classes_of_a_few_scenes_are_asked_about(scenes):
     facts = asked([group for group in groups if 0 not in group])
     assert [one["path"] for one in facts["suspected_labels"]] == ["0.jpg"]
     assert facts["out_of_fold_accuracy"] > 0.95
+
+
+def test_scenes_shown_again_do_not_choose_the_strength():
+    """Asked for what it knows by heart, a classifier would take too weak a penalty, and be sure of what is chance."""
+    rng = np.random.default_rng(2)
+    labels = np.tile(np.arange(60) % 3, 3)
+    own = rng.normal(size=(60, 300))
+    shown = (np.tile(own, (3, 1)) + 0.1 * rng.normal(size=(180, 300))).astype(np.float32)
+    groups = np.tile(np.arange(60), 3)
+    probabilities = out_of_fold(shown, labels, groups, key=Key.of(0))
+    loss = -np.log(probabilities[np.arange(180), labels]).mean()
+    assert loss == pytest.approx(np.log(3), abs=0.05), "no more than chance among three is known"
 
 
 def scenes(*sizes, spread=0.1):

@@ -8,7 +8,10 @@ Its columns are those of the manifest that was packed (``path``, ``label``, ``sp
     shard_content   a hash of the file that was packed, equal for identical files
     shard_crc32     zlib's checksum of the bytes as they stand in the tar
 
-The last two are missing in an index that was made from the tars' headers, the last one in an older index too.
+The last two are missing in an index that was made from the tars' headers, the last one in an older index too. Such an
+index from headers has besides, where samples have several labels,
+
+    shard_labels    a JSON list of them, where there is no label
 
 Rows stand in the order of that manifest, whatever the order in the tars: so a run on the shards draws the same
 pictures as one on the files. The list of shards and the format's version stand in the file's metadata.
@@ -33,6 +36,7 @@ VERSION = 1
 PLACE = ("shard", "shard_offset", "shard_bytes")
 CONTENT = "shard_content"
 CHECKSUM = "shard_crc32"
+LIST = "shard_labels"
 _METADATA = b"efficientnetv2_shards"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from efficientnetv2.base.errors import count_of, some
+from efficientnetv2.data.shards.index import LIST
 
 # Faults of a shard that are told one by one. Ours.
 _TOLD = 3
@@ -21,7 +23,7 @@ class Sample:
     Args:
         key: theirs.
         facts: by the columns that they are of, the label aside.
-        in_json: the label that ``.json`` gives, None where it gives none.
+        in_json: the label that ``.json`` gives, or a list of several; None where it gives none.
         in_cls: the label that ``.cls`` gives, '' if it is empty, None if there is none or it is not asked for.
         has_json: whether there is a ``.json``.
     """
@@ -69,7 +71,7 @@ def place_of_labels(tars: Sequence[Scanned]) -> Place:
 
 
 def labelled(tar: Scanned, place: Place, label_field: str) -> list[dict[str, Any]]:
-    """The facts of a tar's pictures, the label among them; None where it has none.
+    """The facts of a tar's pictures, the label among them; None where it has none, or a list of labels instead.
 
     In a damaged tar a picture without its label has lost it, and is left out; ``tar.damage`` then says so. In a whole
     one it never had one, which ``tar.lacks`` says.
@@ -85,7 +87,7 @@ def labelled(tar: Scanned, place: Place, label_field: str) -> list[dict[str, Any
         if label is None:
             without.append(sample)
         if label is not None or not tar.damage or place == "nowhere":
-            rows.append({**sample.facts, "label": None if label is None else str(label)})
+            rows.append(sample.facts | _told(label))
     if without:
         why = _why(without[0], place, label_field)
         if tar.damage and place != "nowhere":
@@ -93,6 +95,13 @@ def labelled(tar: Scanned, place: Place, label_field: str) -> list[dict[str, Any
         else:
             tar.lacks = why + (f" ({len(without)} such pictures)" if len(without) > 1 else "")
     return rows
+
+
+def _told(label: Any) -> dict[str, str | None]:
+    """A label as columns of an index have it."""
+    if isinstance(label, list):
+        return {"label": None, LIST: json.dumps(label)}
+    return {"label": None if label is None else str(label)}
 
 
 def _why(sample: Sample, place: Place, label_field: str) -> str:

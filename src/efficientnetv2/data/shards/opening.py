@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fnmatch
 import io
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,8 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.data.listing import Listing, is_picture
-from efficientnetv2.data.shards.index import Index, ShardSet, is_index, load
+from efficientnetv2.data.several import from_lists
+from efficientnetv2.data.shards.index import LIST, Index, ShardSet, is_index, load
 from efficientnetv2.data.shards.names import INDEX, SUFFIX, expanded, is_pattern, is_url, parted
 from efficientnetv2.data.shards.scan import kept_scan
 from efficientnetv2.data.shards.stores import Store, store_at
@@ -44,7 +46,15 @@ def is_shards(data: str) -> bool:
     return place.suffix.lower() == ".parquet" and place.is_file() and is_index(place)
 
 
-def read_shards(data: str, *, label_column: str, group_column: str | None, require_labels: bool) -> Listing:
+def read_shards(
+    data: str,
+    *,
+    label_column: str,
+    group_column: str | None,
+    require_labels: bool,
+    label_separator: str | None = None,
+    strict_labels: bool = True,
+) -> Listing:
     """List the pictures of a set of shards.
 
     Args:
@@ -52,13 +62,17 @@ def read_shards(data: str, *, label_column: str, group_column: str | None, requi
         label_column: of the index, or of the samples' ``.json``; without one, their ``.cls`` is the label.
         group_column: of the same; a column called ``group`` is taken unasked.
         require_labels: False takes pictures that have none.
+        label_separator: joins the labels of a JSON list.
+        strict_labels: without a separator, refuse such lists (``several.from_lists``).
 
     Raises:
         InputError: there are no such shards, their index is of no use, tars without an index hold pictures without a
-            label, or a store can't be reached.
+            label, or lists of labels where a picture has one, or a store can't be reached.
     """
     base, names = _named(data)
-    listing = read_named(base, names, data, label_column, group_column)
+    listing = _joined(
+        read_named(base, names, data, label_column, group_column), label_separator, strict_labels
+    )
     if require_labels and listing.shards is not None:
         _refuse_unlabelled(listing.shards)
     return listing
@@ -67,7 +81,7 @@ def read_shards(data: str, *, label_column: str, group_column: str | None, requi
 def read_named(
     base: str, names: list[str], data: str, label_column: str, group_column: str | None
 ) -> Listing:
-    """The pictures of the shards of one folder or URL, labelled or not.
+    """The pictures of the shards of one folder or URL, labelled or not; lists of labels are left in a column.
 
     Args:
         base: folder or URL.
@@ -157,6 +171,22 @@ def _spelled_out(store: Store, names: list[str], data: str) -> list[str]:
             "train-{000000..000146}.tar"
         )
     return list(dict.fromkeys(found))
+
+
+def _joined(listing: Listing, separator: str | None, strict: bool) -> Listing:
+    """The listing with lists of labels as text, as in a table.
+
+    Raises:
+        InputError: what ``several.from_lists`` refuses.
+    """
+    if LIST not in listing.table:
+        return listing
+    cells = [
+        json.loads(several) if isinstance(several, str) else label
+        for label, several in zip(listing.table["label"], listing.table[LIST], strict=True)
+    ]
+    labels = from_lists(pd.Series(cells, dtype=object), separator, where=listing.where, checked=strict)
+    return replace(listing, table=listing.table.drop(columns=LIST).assign(label=labels))
 
 
 def _refuse_unlabelled(shards: ShardSet) -> None:

@@ -29,14 +29,12 @@ from efficientnetv2.data.shards.stores import Store
 # Shards read at a time: waiting for a store costs nothing. Ours.
 _THREADS = 8
 _BLOCK = tarfile.BLOCKSIZE
-# Between the labels of a JSON list, once they are text. Ours.
-SEPARATOR = ";"
 # What a JSON member may say that the rest of the package understands.
 _KNOWN = ("path", "label", "split", "group", "latitude", "longitude", "augmented_from")
 # Larger ones are no label; a class id or a few facts take less. Ours.
 _MOST_TEXT_BYTES = 1_000_000
 # What is kept of a scan was found by these rules; others get another number.
-_RULES = 4
+_RULES = 5
 
 
 def kept_scan(
@@ -79,8 +77,8 @@ def scan(store: Store, names: list[str], *, label_column: str, group_column: str
     Args:
         store: that they lie in.
         names: of the tars.
-        label_column: field of a sample's ``.json`` that holds the label, or a list of several, which is read as if they
-            had been written with ``;`` between them; where no sample has one, ``.cls`` does.
+        label_column: field of a sample's ``.json`` that holds the label, or a list of several; where no sample has
+            one, ``.cls`` does.
         group_column: field of a sample's ``.json`` that holds the group; a field called ``group`` is taken unasked.
 
     Returns:
@@ -232,8 +230,8 @@ def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[
     facts = _facts(key, members["json"].text) if "json" in members else {}
     known = {role: facts[field] for field, role in roles.items() if facts.get(field) not in (None, "")}
     in_json = known.pop("label", None)
-    if isinstance(in_json, list):
-        in_json = _listed(in_json, name, key) if in_json else None
+    if in_json == []:
+        in_json = None
     for field in ("group", "augmented_from"):
         if field in known:
             known[field] = str(known[field])
@@ -293,21 +291,6 @@ def _word(key: str, text: bytes) -> str:
     if not word.isprintable():  # zeros, where a block was lost
         raise _Damaged(f"{key}.cls")
     return word
-
-
-def _listed(labels: list[Any], name: str, key: str) -> str:
-    """A list of labels as text.
-
-    Raises:
-        InputError: a label holds what would stand between two.
-    """
-    words = [str(label) for label in labels]
-    if any(SEPARATOR in word for word in words):
-        raise InputError(
-            f"{name}: the sample '{key}' has the labels {words}, but none of several may hold '{SEPARATOR}'. Pack it "
-            "anew."
-        )
-    return SEPARATOR.join(words)
 
 
 def _split_of(shard: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -22,6 +23,8 @@ from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.inspect.found import Finding, Section, crossing, disagreeing, how_many, share
 from efficientnetv2.inference.predict import Embeddings
+from efficientnetv2.inference.probe import USUAL_STRENGTH
+from efficientnetv2.inference.together import Together, choosing
 
 # Distance to the last picture of a scene over that to the next: Lowe's test of whether a match stands out (IJCV 2004,
 # where it is 0.8 for keypoints). Stricter here, by looking at pairs of aerial pictures: up to it they show one place.
@@ -36,9 +39,8 @@ _EQUAL = 1e-3
 FOLDS = 5
 # Pictures of a class from which its labels can be doubted. Ours.
 _LEAST_OF_A_CLASS = 10
-# Inverse strengths of the L2 penalty to choose from, by a share of the pictures; steps of the fit. Ours.
+# Inverse strengths of the L2 penalty to choose from; steps of the fit. Ours.
 _STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
-_CHOOSING = 0.25
 _ITERATIONS = 100
 _BLOCK = 1024  # pictures whose distances to all are held at once
 
@@ -249,10 +251,10 @@ def out_of_fold(vectors: Floats, labels: Ints, groups: Ints, *, key: Key) -> npt
     Args:
         vectors: (n, d).
         labels: (n,) 0 to K - 1, each often enough to be in every fold.
-        groups: (n,) equal for pictures that no fold may part.
+        groups: (n,) equal for pictures that no fold may part, nor the choice of the classifier's strength.
         key: of the folds.
     """
-    strength = _strength(vectors, labels, key)
+    strength = _strength(vectors, labels, groups, key)
     probabilities = np.zeros((len(labels), int(labels.max()) + 1))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=_seed(key.fold("folds")))
     for learning, asking in folds.split(vectors, labels, groups):
@@ -263,14 +265,24 @@ def out_of_fold(vectors: Floats, labels: Ints, groups: Ints, *, key: Key) -> npt
     return probabilities
 
 
-def _strength(vectors: Floats, labels: Ints, key: Key) -> float:
+def _strength(vectors: Floats, labels: Ints, groups: Ints, key: Key) -> float:
     """The inverse penalty whose probabilities are best, not its answers: a doubt is a matter of degree."""
-    draw = StratifiedShuffleSplit(1, test_size=_CHOOSING, random_state=_seed(key.fold("choosing")))
-    learning, choosing = next(draw.split(vectors, labels))
+    together = replace(Together.nothing(len(labels)), clusters=groups)
+    parts = choosing(together, labels, key=key.fold("choosing"))
+    if not parts:
+        return USUAL_STRENGTH
+    every = np.arange(labels.max() + 1)
+    true = np.concatenate([labels[asked] for _, asked in parts])
 
     def loss(strength: float) -> float:
-        classifier = _learnt(vectors[learning], labels[learning], strength)
-        return float(log_loss(labels[choosing], classifier.predict_proba(vectors[choosing])))
+        probabilities = np.zeros((len(true), len(every)), dtype=vectors.dtype)
+        ends = np.cumsum([len(asked) for _, asked in parts])
+        for (learning, asked), end in zip(parts, ends.tolist(), strict=True):
+            classifier = _learnt(vectors[learning], labels[learning], strength)
+            # A class that is one large group may have nothing to learn from.
+            rows = np.arange(end - len(asked), end)
+            probabilities[np.ix_(rows, classifier.classes_)] = classifier.predict_proba(vectors[asked])
+        return float(log_loss(true, probabilities, labels=every))
 
     return min(_STRENGTHS, key=loss)
 
