@@ -16,7 +16,8 @@ from efficientnetv2.commands.foretold import preprocessing_of
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.search_asked import Asked
-from efficientnetv2.commands.search_job import Machine, pictures, settled
+from efficientnetv2.commands.search_job import pictures, settled
+from efficientnetv2.commands.search_machine import Machine
 from efficientnetv2.data.keeping import amount
 from efficientnetv2.training.folder import NoFolder
 from efficientnetv2.training.job import Job

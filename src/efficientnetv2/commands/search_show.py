@@ -232,9 +232,20 @@ def export_found(
     screen.say(f"Written: {target}")
     if read.folder.pictures_file.exists():
         words = ["effnetv2", "train", str(read.folder.pictures_file), "--model", str(target), *sized]
+        words += _bands(read)
         # Else those that chose among networks, which the table calls minival, would be left aside.
         words += ["--set", "minival=0.1"]
         screen.say(f"Train it fully, judged by pictures that the search did not see: {shlex.join(words)}")
+
+
+def _bands(read: Read) -> list[str]:
+    """Words of ``train`` for the bands that the networks were compared on; the list of pictures does not say them."""
+    bands = read.study.plan.bands
+    if bands is None and read.folder.file.exists():  # begun before plans kept them
+        said = read.folder.source().bands
+    else:
+        said = ",".join(map(str, bands or ())) or None
+    return [] if said is None else ["--bands", said]
 
 
 def _sizes(grown: Grown) -> list[str]:
