@@ -30,7 +30,7 @@ class Proxy:
 
     Args:
         recipe: settled but for what depends on the network: its name, its groups.
-        seeds: a run each; their mean top-1 counts.
+        seeds: a run each; their mean top-1 counts. Of none a few steps are done for the memory of training.
         train: the pictures to train on.
         choosing: the pictures that the top-1 is of.
         device: as PyTorch names it.
