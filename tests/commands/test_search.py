@@ -355,6 +355,10 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
         (("--set", "weights=efficientnetv2_b0.in1k"), "trained from scratch"),
         (("--set", "model=efficientnetv2_s"), "Say which with --space"),
         (("--set", "patience=3"), "a trial trains to its end"),
+        (("--recipe", "quick", "--set", "time_shares=equal"), "quick says time_shares=equal, but the stages"),
+        (("--set", "chosen_by=macro_f1"), "chosen_by=macro_f1, but a trial keeps the last weights"),
+        (("--recipe", "finetune"), "finetune says chosen_by=macro_f1, but a trial keeps the last weights"),
+        (("--set", "cache_detail=0.25"), "cache_detail=0.25, but a trial reads the files"),
         (
             ("--label-separator", ";"),
             "search takes pictures of one label each, but --label-separator ';' says",
