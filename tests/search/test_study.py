@@ -121,6 +121,12 @@ def test_the_same_study_is_not_refused():
     refuse_other(PLAN, replace(same, space=None, recipe=None), "the study 'study'")
 
 
+def test_the_pace_is_the_references():
+    timed = replace(PLAN.reference, inference_seconds=0.003)
+    pace = PLAN.model_copy(update={"reference": timed}).pace
+    assert (pace.architecture, pace.seconds, pace.inference_seconds) == (SPACE.backbone, 0.01, 0.003)
+
+
 @pytest.mark.parametrize("done", range(5))
 def test_what_was_begun_and_not_written_to_its_end_is_made_whole(done, tmp_path, monkeypatch):
     """A worker was killed after so many of the steps that write a study down; the fifth takes the mark away."""

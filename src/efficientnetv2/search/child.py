@@ -153,7 +153,9 @@ def _latency(architecture: Architecture, proxy: Proxy, device: torch.device, qui
     """Seconds of a picture at inference, at the size of evaluation, in a quiet moment."""
     px = proxy.recipe.eval_px or proxy.recipe.progressive.last.image_px
     with quiet.alone():
-        return latency(architecture, image_px=px, num_classes=proxy.num_classes, device=device)
+        return latency(
+            architecture, image_px=px, num_classes=proxy.num_classes, device=device, pace=proxy.pace
+        )
 
 
 def sum_of(architecture: Architecture, found: StepTime, times: StepTimes) -> float:

@@ -45,7 +45,7 @@ class Proxy:
         times: file of the parts' times on this machine.
         quiet: folder by which the processes of this machine agree on who measures.
         latency: whether the time of a picture at inference is measured too.
-        pace: at which steps are told; None tells their seconds as they were.
+        pace: at which steps, and pictures at inference, are told; None tells their seconds as they were.
     """
 
     recipe: Recipe

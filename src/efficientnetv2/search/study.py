@@ -77,9 +77,10 @@ class Plan(BaseModel):
 
     @property
     def pace(self) -> Pace:
-        """At which steps are told, by every worker and at any time: the backbone's takes what the reference says."""
-        assert self.reference.step_seconds is not None, "it was measured when the study began"
-        return Pace(self.space.backbone, self.recipe, self.reference.step_seconds)
+        """At which seconds are told, by every worker and at any time: the backbone takes what the reference says."""
+        reference = self.reference
+        assert reference.step_seconds is not None, "it was measured when the study began"
+        return Pace(self.space.backbone, self.recipe, reference.step_seconds, reference.inference_seconds)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` gives an equal ``Plan``."""
