@@ -289,9 +289,10 @@ def on_rasters(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_study_is_not_gone_on_with_on_other_bands(on_rasters):
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_study_is_not_gone_on_with_on_other_bands(more, on_rasters):
     before = (on_rasters / "study/study.yaml").read_bytes()
-    done = here(*words(on_rasters, on_rasters / "pictures", "--bands", "3,2,1"))
+    done = here(*words(on_rasters, on_rasters / "pictures", "--bands", "3,2,1", *more))
     assert done.returncode == 2, done.stdout
     assert "bands of the rasters (--bands): 4,3,2 there, 3,2,1 here" in done.stderr
     assert (on_rasters / "study/study.yaml").read_bytes() == before
@@ -390,9 +391,11 @@ def test_a_space_that_can_not_be_is_refused_by_its_place(found, tmp_path):
     assert "channels is 0, but is at least 1" in done.stderr
 
 
-def test_a_study_does_not_become_a_class_of_its_pictures(found, tmp_path):
-    shutil.copytree(found / "pictures", tmp_path / "all")
-    done = here(*words(tmp_path / "all", tmp_path / "all"))
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_study_does_not_become_a_class_of_its_pictures(more, tmp_path):
+    for name, colour in COLOURS.items():
+        paint(tmp_path / "all" / name / "one.jpg", colour, 0)
+    done = here(*words(tmp_path / "all", tmp_path / "all", *more))
     assert done.returncode == 2
     assert "STUDY" in done.stderr
     assert "Give a folder outside" in done.stderr
@@ -446,10 +449,11 @@ def test_who_has_looked_at_a_study_from_afar_may_still_join_it(found, tmp_path):
     assert joined.returncode == 0, joined.stderr
 
 
-def test_a_folder_of_something_else_is_left_alone(found, tmp_path):
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_folder_of_something_else_is_left_alone(more, found, tmp_path):
     (tmp_path / "study").mkdir()
     (tmp_path / "study/thesis.txt").write_text("mine")
-    done = here(*words(tmp_path, found / "pictures"))
+    done = here(*words(tmp_path, found / "pictures", *more))
     assert done.returncode == 2
     assert "thesis.txt" in done.stderr
 

@@ -26,7 +26,7 @@ from efficientnetv2.search.checks import other_version
 from efficientnetv2.search.ledger import Ledger
 from efficientnetv2.search.proxy import refuse_leaks
 from efficientnetv2.search.results import best, exponents, rows_of
-from efficientnetv2.search.storage import Storage, hidden
+from efficientnetv2.search.storage import NoStudiesError, Storage, hidden
 from efficientnetv2.search.study import Opened, Plan, Wanted, create, opened, plan_of, refuse_other
 from efficientnetv2.search.trial import measurement, try_out
 from efficientnetv2.search.work import Worker
@@ -70,17 +70,13 @@ def run_study(asked: Asked) -> None:
     screen = Screen(quiet=asked.place.as_json)
     machine = Machine.of(asked.place, screen)
     folder = StudyFolder(asked.study)
-    if not folder.file.exists():
-        refuse_within(asked.source.data, folder.path, "STUDY")
-        refuse_replaced(asked.source.data, folder.path, STUDY_FILES, "STUDY")
-    prepared = pictures(asked.source, asked.recipe, strict=asked.place.strict, screen=screen)
-    folder.check()
-    url = folder.storage(asked.storage or (None if folder.file.exists() else folder.own_storage))
+    prepared = looked_at(asked, folder, screen)
+    url = _url(asked, folder)
     if url == folder.own_storage:
         folder.make()
     storage = Storage(url, patience_s=60 * asked.place.wait, say=screen.say, create=True)
     wanted = replace(asked.wanted, **_found_here(prepared, machine))
-    where = f"the study '{folder.name}' in {hidden(url)}"
+    where = _where(folder, url)
     plan = plan_of(storage, folder.name)
     if plan is not None:
         refuse_other(plan, wanted, where)
@@ -94,13 +90,59 @@ def run_study(asked: Asked) -> None:
         )
     refuse_other(plan, wanted, where)
     study = opened(storage, folder.name)
+    _refuse_trials(asked, study, where)
+    folder.begin(asked.source, url, prepared.manifest, plan)
+    _work(study, machine, prepared, folder, asked.minutes, screen, as_json=asked.place.as_json)
+
+
+def looked_at(asked: Asked, folder: StudyFolder, screen: Screen) -> Prepared:
+    """The pictures of a study that may lie in that folder; nothing is made there.
+
+    Raises:
+        InputError: the folder lies in DATA, or holds something else; or what ``pictures`` refuses.
+    """
+    if not folder.file.exists():
+        refuse_within(asked.source.data, folder.path, "STUDY")
+        refuse_replaced(asked.source.data, folder.path, STUDY_FILES, "STUDY")
+    prepared = pictures(asked.source, asked.recipe, strict=asked.place.strict, screen=screen)
+    folder.check()
+    return prepared
+
+
+def refuse_joining(
+    asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolder, screen: Screen
+) -> None:
+    """Refuse what ``run_study`` would of a study that is there already; nothing is made.
+
+    Raises:
+        InputError: it is another one, or has another number of trials; or its database can't be read.
+    """
+    url = _url(asked, folder)
+    try:
+        storage = Storage(url, patience_s=60 * asked.place.wait, say=screen.say)
+    except NoStudiesError:
+        return
+    plan = plan_of(storage, folder.name)
+    if plan is not None:
+        where = _where(folder, url)
+        refuse_other(plan, replace(asked.wanted, **_found_here(prepared, machine)), where)
+        _refuse_trials(asked, opened(storage, folder.name), where)
+
+
+def _url(asked: Asked, folder: StudyFolder) -> str:
+    return folder.storage(asked.storage or (None if folder.file.exists() else folder.own_storage))
+
+
+def _where(folder: StudyFolder, url: str) -> str:
+    return f"the study '{folder.name}' in {hidden(url)}"
+
+
+def _refuse_trials(asked: Asked, study: Opened, where: str) -> None:
     if asked.said_trials not in (None, study.target):
         raise InputError(
             f"--trials {asked.said_trials}: {where} has {study.target}. Let it have more of them with effnetv2 search "
             f"resume {shlex.quote(str(asked.study))} --trials {asked.said_trials}, or leave --trials out."
         )
-    folder.begin(asked.source, url, prepared.manifest, plan)
-    _work(study, machine, prepared, folder, asked.minutes, screen, as_json=asked.place.as_json)
 
 
 def resume_study(
@@ -120,7 +162,7 @@ def resume_study(
     machine = Machine.of(place, screen)
     prepared = pictures(source, study.plan.asked, strict=place.strict, screen=screen)
     wanted = Wanted(**_found_here(prepared, machine))
-    refuse_other(study.plan, wanted, f"the study '{folder.name}' in {hidden(url)}")
+    refuse_other(study.plan, wanted, _where(folder, url))
     if trials is not None:
         study.extend(trials)
     _work(study, machine, prepared, folder, minutes, screen, as_json=place.as_json)
