@@ -36,6 +36,7 @@ SERVER.set_forkserver_preload(
         "efficientnetv2.commands.evaluate_job",
         "efficientnetv2.commands.search_plan",
         "efficientnetv2.commands.search_show",
+        "efficientnetv2.commands.search_export",
         "efficientnetv2.search.samplers",
         "optuna.storages._rdb.models",
         "alembic.command",  # which Optuna imports for the first database

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import numpy as np
@@ -10,7 +11,17 @@ import pytest
 import torch
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.memory import GIB, Peak, free_bytes, in_use_bytes, is_out_of_memory, limit, release
+from efficientnetv2.base.memory import (
+    GIB,
+    Peak,
+    forget_peak,
+    free_bytes,
+    in_use_bytes,
+    is_out_of_memory,
+    limit,
+    peak_bytes,
+    release,
+)
 
 CPU = torch.device("cpu")
 TOO_MUCH = 1 << 60  # bytes: more than any machine has
@@ -72,6 +83,20 @@ def test_a_stated_limit_is_of_all_that_the_process_takes(tmp_path):
     left = free_bytes(CPU, taken / GIB + 0.5, root=tmp_path)
     assert left == pytest.approx(0.5 * GIB, rel=0.1)
     assert free_bytes(CPU, 0.001, root=tmp_path) < 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a CPU's peak is the process's for life")
+def test_a_peak_that_is_forgotten_begins_at_what_is_in_use():
+    before = in_use_bytes(CPU)
+    block = np.ones(300_000_000, dtype=np.uint8)
+    assert peak_bytes(CPU) - before > 270_000_000
+    del block
+    assert peak_bytes(CPU) - before > 270_000_000
+    forget_peak(CPU)
+    assert peak_bytes(CPU) - before < 100_000_000
+    block = np.ones(200_000_000, dtype=np.uint8)
+    assert 170_000_000 < peak_bytes(CPU) - before < 270_000_000
+    del block
 
 
 def test_a_peak_is_seen_although_it_has_gone():

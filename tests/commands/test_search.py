@@ -12,6 +12,7 @@ from importlib.metadata import version
 from math import prod
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import yaml
@@ -23,11 +24,18 @@ from typer.testing import CliRunner
 
 from efficientnetv2.arch.files import read
 from efficientnetv2.arch.growth import compound, grow
+from efficientnetv2.base.timing import Spread
 from efficientnetv2.cli import app
+from efficientnetv2.commands import search_job
+from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.search_folder import StudyFolder
+from efficientnetv2.commands.source import Source
 from efficientnetv2.models.modelfile import load
+from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.storage import Storage, url_of
-from efficientnetv2.search.study import plan_of
+from efficientnetv2.search.study import opened, plan_of
+from efficientnetv2.search.told import StepTold, Trained
+from efficientnetv2.search.trial import Outcome
 
 TRIALS = 4
 
@@ -262,6 +270,55 @@ def test_a_study_is_not_gone_on_with_as_another(change, said, found):
     assert "Traceback" not in done.stderr
 
 
+@pytest.fixture
+def on_rasters(tmp_path, monkeypatch):
+    """A study on rasters of four bands, begun with ``--bands 4,3,2`` and a backbone that nobody has timed."""
+    rasters = pytest.importorskip("tests.rasters", reason="needs the extra geo")
+    rng = np.random.default_rng(0)
+    for name in ("bare", "lush"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(12):
+            values = rng.integers(0, 9_000, (4, 32, 32)).astype(np.uint16)
+            rasters.write_raster(tmp_path / "pictures" / name / f"{name}_{number:02d}.tif", values)
+    step = StepTold(Spread(0.1, 0.1, 0.1, rounds=1), foretold=None, measured=True)
+    timed = Outcome(step, (), Trained((), 1000), None)
+    monkeypatch.setattr(search_job, "try_out", lambda *given, **more: timed)
+    monkeypatch.setattr(search_job, "_work", lambda *given, **more: None)
+    done = here(*words(tmp_path, tmp_path / "pictures", "--bands", "4,3,2"))
+    assert done.returncode == 0, done.stderr
+    return tmp_path
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_study_is_not_gone_on_with_on_other_bands(more, on_rasters):
+    before = (on_rasters / "study/study.yaml").read_bytes()
+    done = here(*words(on_rasters, on_rasters / "pictures", "--bands", "3,2,1", *more))
+    assert done.returncode == 2, done.stdout
+    assert "bands of the rasters (--bands): 4,3,2 there, 3,2,1 here" in done.stderr
+    assert (on_rasters / "study/study.yaml").read_bytes() == before
+    joined = here(*words(on_rasters, on_rasters / "pictures", "--bands", "4,3,2"))
+    assert joined.returncode == 0, joined.stderr
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_network_found_is_trained_on_the_bands_of_its_search(kept, on_rasters):
+    """Also of a study begun before plans kept them, as it was said to this machine."""
+    storage = Storage(url_of(on_rasters / "study/study.db"), patience_s=5, say=print)
+    if not kept:
+        plain = plan_of(storage, "study").to_json() | {"bands": None}
+        study_id = storage.rdb.get_study_id_from_name("study")
+        storage.rdb.set_study_user_attr(study_id, "plan", plain)
+    measured = Measurement(1000, 1000, top1=0.5, step_seconds=0.1).to_json()
+    told = {"measurement": measured, "point": list(SPACE.encode(SPACE.backbone))}
+    opened(storage, "study").study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs=told))
+    done = here("search", "export", on_rasters / "study")
+    assert done.returncode == 0, done.stderr
+    train = shlex.split(done.stdout.partition("that the search did not see: effnetv2 ")[2])
+    source = Source(train[1], bands=train[train.index("--bands") + 1])
+    prepared = prepare(source, holdout=0.2, minival=0.1, seed=0, strict=False, say=print)
+    assert prepared.manifest.bands.numbers == (4, 3, 2)
+
+
 def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
     shutil.copytree(found, tmp_path / "here")
     paint(tmp_path / "here/pictures/red/new.jpg", COLOURS["red"], 99)
@@ -299,6 +356,10 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
         (("--set", "weights=efficientnetv2_b0.in1k"), "trained from scratch"),
         (("--set", "model=efficientnetv2_s"), "Say which with --space"),
         (("--set", "patience=3"), "a trial trains to its end"),
+        (("--recipe", "quick", "--set", "time_shares=equal"), "quick says time_shares=equal, but the stages"),
+        (("--set", "chosen_by=macro_f1"), "chosen_by=macro_f1, but a trial keeps the last weights"),
+        (("--recipe", "finetune"), "finetune says chosen_by=macro_f1, but a trial keeps the last weights"),
+        (("--set", "cache_detail=0.25"), "cache_detail=0.25, but a trial reads the files"),
         (
             ("--label-separator", ";"),
             "search takes pictures of one label each, but --label-separator ';' says",
@@ -330,9 +391,11 @@ def test_a_space_that_can_not_be_is_refused_by_its_place(found, tmp_path):
     assert "channels is 0, but is at least 1" in done.stderr
 
 
-def test_a_study_does_not_become_a_class_of_its_pictures(found, tmp_path):
-    shutil.copytree(found / "pictures", tmp_path / "all")
-    done = here(*words(tmp_path / "all", tmp_path / "all"))
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_study_does_not_become_a_class_of_its_pictures(more, tmp_path):
+    for name, colour in COLOURS.items():
+        paint(tmp_path / "all" / name / "one.jpg", colour, 0)
+    done = here(*words(tmp_path / "all", tmp_path / "all", *more))
     assert done.returncode == 2
     assert "STUDY" in done.stderr
     assert "Give a folder outside" in done.stderr
@@ -386,10 +449,11 @@ def test_who_has_looked_at_a_study_from_afar_may_still_join_it(found, tmp_path):
     assert joined.returncode == 0, joined.stderr
 
 
-def test_a_folder_of_something_else_is_left_alone(found, tmp_path):
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_folder_of_something_else_is_left_alone(more, found, tmp_path):
     (tmp_path / "study").mkdir()
     (tmp_path / "study/thesis.txt").write_text("mine")
-    done = here(*words(tmp_path, found / "pictures"))
+    done = here(*words(tmp_path, found / "pictures", *more))
     assert done.returncode == 2
     assert "thesis.txt" in done.stderr
 

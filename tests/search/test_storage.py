@@ -22,7 +22,7 @@ from tests.postgres import server
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.search import ledger
 from efficientnetv2.search.ledger import Ledger
-from efficientnetv2.search.storage import Storage, file_of, hidden, machine, optuna, url_of
+from efficientnetv2.search.storage import NoStudiesError, Storage, file_of, hidden, machine, optuna, url_of
 
 
 def opened(tmp_path, *, patience_s: float = 30, say=lambda line: None, create: bool = True) -> Storage:
@@ -317,3 +317,13 @@ def test_a_file_that_is_gone_is_not_made_anew(tmp_path):
     assert not (tmp_path / "study.db").exists()
     with pytest.raises(InputError, match="database is lost"):
         opened(tmp_path, create=False)
+
+
+def test_who_looks_at_an_empty_database_leaves_it_so(tmp_path):
+    """Optuna would make its tables there."""
+    (tmp_path / "study.db").write_bytes(b"")
+    with pytest.raises(NoStudiesError, match="has no studies; it is empty"):
+        opened(tmp_path, create=False)
+    assert (tmp_path / "study.db").read_bytes() == b""
+    opened(tmp_path)
+    assert opened(tmp_path, create=False).rdb.get_all_studies() == []

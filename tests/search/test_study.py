@@ -32,6 +32,7 @@ PLAN = Plan(
     seed=0,
     prune=True,
     pictures="0123456789abcdef",
+    bands=(4, 3, 2),
     class_names=("blue", "green", "red"),
     hardware="a machine",
     reference=Measurement(1000, 1000, step_seconds=0.01, failure="not trained"),
@@ -49,14 +50,16 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
     assert [there.study_name for there in study.storage.rdb.get_all_studies()] == ["study"]
 
 
-def test_a_study_begun_before_versions_were_kept_is_opened(tmp_path):
+def test_a_study_begun_before_versions_and_bands_were_kept_is_opened(tmp_path):
     one = storage(tmp_path)
     create(one, "study", PLAN, trials=7)
     study_id = one.rdb.get_study_id_from_name("study")
     plain = PLAN.to_json()
-    del plain["version"]
+    del plain["version"], plain["bands"]
     one.rdb.set_study_user_attr(study_id, "plan", plain)
-    assert opened(one, "study").plan == PLAN
+    plan = opened(one, "study").plan
+    assert plan == PLAN.model_copy(update={"bands": None})
+    refuse_other(plan, Wanted(bands=(3, 2, 1)), "the study 'study'")
 
 
 @pytest.mark.parametrize(("begun", "said"), [("0.1", "efficientnetv2 0.1 "), (None, "of an earlier version")])
@@ -101,6 +104,8 @@ def test_a_plan_of_another_version_is_told(tmp_path):
         (Wanted(seed=3), "seed: 0 there, 3 here"),
         (Wanted(prune=False), "prune: True there, False here"),
         (Wanted(pictures="other"), "data: "),
+        (Wanted(bands=(3, 2, 1)), "bands of the rasters (--bands): 4,3,2 there, 3,2,1 here"),
+        (Wanted(bands=()), "bands of the rasters (--bands): 4,3,2 there, none here"),
         (Wanted(hardware="another one"), "hardware, and so step times: a machine there, another one here"),
     ],
 )
@@ -114,6 +119,12 @@ def test_the_same_study_is_not_refused():
     same = Wanted(space=SPACE, recipe=RECIPE, reward=Reward(), seeds=(0, 1), pictures=PLAN.pictures)
     refuse_other(PLAN, same, "the study 'study'")
     refuse_other(PLAN, replace(same, space=None, recipe=None), "the study 'study'")
+
+
+def test_the_pace_is_the_references():
+    timed = replace(PLAN.reference, inference_seconds=0.003)
+    pace = PLAN.model_copy(update={"reference": timed}).pace
+    assert (pace.architecture, pace.seconds, pace.inference_seconds) == (SPACE.backbone, 0.01, 0.003)
 
 
 @pytest.mark.parametrize("done", range(5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -46,6 +47,8 @@ TINY = Architecture(
     head_channels=64,
 )
 # fmt: on
+# In training it takes some hundred MB, and computes little.
+WIDE = replace(TINY, head_channels=100_000)
 SETTINGS = (
     "progressive.stages=1",
     "progressive.image_px=32",
@@ -150,6 +153,18 @@ def test_the_most_memory_of_any_point_counts(class_folders, tmp_path):
         assert measurement(TINY, proxy, Outcome(STEP, curve, ended, None)).peak_memory_bytes == most
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a CPU's peak is the process's for life")
+@pytest.mark.slow
+def test_the_memory_of_a_network_is_not_that_of_the_one_that_tells_the_pace(class_folders, tmp_path):
+    """That one's head makes maps of 50 MB, several at a time; it is timed in the same process, before the training."""
+    proxy = proxy_of(class_folders, tmp_path, "epochs=1")
+    alone, paced = (
+        measurement(TINY, each, try_out(TINY, each)).peak_memory_bytes
+        for each in (proxy, replace(proxy, pace=Pace(WIDE, proxy.recipe, 0.1)))
+    )
+    assert paced == pytest.approx(alone, rel=0.2)
+
+
 def test_a_picture_at_inference_is_timed_where_that_is_asked_for(class_folders, tmp_path):
     proxy = replace(proxy_of(class_folders, tmp_path), seeds=(), latency=True)
     found = measurement(TINY, proxy, try_out(TINY, proxy))
@@ -249,7 +264,10 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
     came: list[str] = []
     monkeypatch.setattr(child, "keep_freed_memory", lambda: came.append("memory kept"))
     monkeypatch.setattr(child, "step_time", lambda *given, **more: came.append("timed"))
+    monkeypatch.setattr(child, "forget_peak", lambda device: came.append("peak forgotten"))
     monkeypatch.setattr(child, "peak_bytes", lambda device: 1)
+    monkeypatch.setattr(child, "_job", lambda *given: "a run")
+    monkeypatch.setattr(child.rates, "measure", lambda job, folder: came.append(f"a little of {job}"))
     for name in ("die_with_parent", "_write_into"):
         monkeypatch.setattr(child, name, lambda *given: None)
     monkeypatch.setattr(child, "grouped", lambda network, proxy, device: proxy)
@@ -266,11 +284,11 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
         step_time="measured",
     )
     child.tried(told, TINY, proxy, verify=True, scratch=tmp_path)
-    assert came == ["memory kept", "timed", None, Trained((), 1)]
+    assert came == ["memory kept", "timed", None, "peak forgotten", "a little of a run", Trained((), 1)]
     came.clear()
     proxy.step_time = "unmeasured"
     child.tried(told, TINY, proxy, verify=True, scratch=tmp_path)
-    assert came == ["memory kept", Trained((), 1)], "no step is timed, nor told of"
+    assert came == ["memory kept", "a little of a run", Trained((), 1)], "no step is timed, nor told of"
 
 
 @pytest.mark.parametrize(("share", "trained"), [(1, 1), (None, 2)])
@@ -348,8 +366,9 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(class_folder
     timed = []
     monkeypatch.setattr(child, "settle", settled)
     monkeypatch.setattr(child, "measure", lambda *given, **more: timed.append((given, more)) or whole_of(0.1))
-    for name in ("die_with_parent", "_write_into"):
+    for name in ("die_with_parent", "_write_into", "_job"):
         monkeypatch.setattr(child, name, lambda *given: None)
+    monkeypatch.setattr(child.rates, "measure", lambda *given: None)
     told = []
     child.tried(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
     assert isinstance(told[0], StepTold), told

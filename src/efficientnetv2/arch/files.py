@@ -19,6 +19,23 @@ def is_architecture_file(word: str) -> bool:
     return Path(word).suffix.lower() in SUFFIXES
 
 
+def text_of(architecture: Architecture, *, comment: str = "") -> str:
+    """A network's table as ``write`` writes it.
+
+    Args:
+        architecture: the network.
+        comment: lines for its head.
+    """
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    plain = architecture.to_json()
+    stages = [
+        yaml.safe_dump(one, sort_keys=False, default_flow_style=True, width=200)
+        for one in plain.pop("stages")
+    ]
+    rest = yaml.safe_dump(plain, sort_keys=False)
+    return f"{head}{rest}stages:\n" + "".join(f"- {stage}" for stage in stages)
+
+
 def write(path: Path, architecture: Architecture, *, comment: str = "") -> None:
     """Write a network's table.
 
@@ -30,16 +47,8 @@ def write(path: Path, architecture: Architecture, *, comment: str = "") -> None:
     Raises:
         InputError: it can't be written.
     """
-    head = "".join(f"# {line}\n" for line in comment.splitlines())
-    plain = architecture.to_json()
-    stages = [
-        yaml.safe_dump(one, sort_keys=False, default_flow_style=True, width=200)
-        for one in plain.pop("stages")
-    ]
-    rest = yaml.safe_dump(plain, sort_keys=False)
-    text = f"{head}{rest}stages:\n" + "".join(f"- {stage}" for stage in stages)
     try:
-        write_text_atomically(path, text)
+        write_text_atomically(path, text_of(architecture, comment=comment))
     except OSError as error:
         raise InputError(
             f"--out {path}: {error.strerror or error}. Give a file in a folder that exists."

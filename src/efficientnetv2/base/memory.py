@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import sys
@@ -95,6 +96,19 @@ def peak_bytes(device: torch.device) -> int:
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 2**10  # elsewhere it counts in KiB
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let ``peak_bytes`` begin anew, at what is in use now; what is kept without being used is given back first.
+
+    On the CPU of macOS and Windows the system keeps the peak for as long as the process lives, and it stays.
+    """
+    release(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "cpu" and sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a container may not let it be written
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak is set to what is resident now
 
 
 def free_bytes(

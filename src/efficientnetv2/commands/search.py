@@ -301,6 +301,6 @@ def export(
     - `effnetv2 train studies/photos/pictures.csv --model studies/photos/found.yaml`
     - `effnetv2 search export studies/photos --grow 1.5 --out studies/photos/larger.yaml`
     """
-    from efficientnetv2.commands.search_show import export_found
+    from efficientnetv2.commands.search_export import export_found
 
     export_found(study, storage, wait, out=out, trial=trial, grown_by=grow)

@@ -61,6 +61,16 @@ _NOT_OF_TRIALS = {
     "eval_px_tried": "a trial answers at one size. Say which with --set eval_px=SIZE.",
 }
 
+# The same of those that a recipe may bring, which are told by their value.
+_UNREAD = {
+    "time_shares": "the stages of a trial are not timed, and last as progressive.shares says, or equally long. Say "
+    "--set progressive.shares=[...], or --set time_shares=null.",
+    "chosen_by": "a trial keeps the last weights, and a search rewards top-1. Say --set chosen_by=top1, or leave it "
+    "out.",
+    "cache_detail": "a trial reads the files whenever it draws a picture. Say --set cache_detail=null, or leave it "
+    "out.",
+}
+
 # The paper's: at most 1,000 samples of about 10 epochs (arXiv:2104.00298, section 3.3). The small one: ours.
 PRESETS = {"small": Preset("small", "proxy_small", 100), "paper": Preset("paper", "proxy_paper", 1000)}
 
@@ -205,6 +215,7 @@ class Asked:
                 f"the recipe {recipe.name} begins with weights ({recipe.weights}), but the networks of a search have "
                 "none: they are trained from scratch. Leave them out (--set weights=none)."
             )
+        _refuse_unread(recipe)
         if recipe.model != "auto" and self.proxy.recipe is not None:
             recipe = recipe.model_copy(update={"model": "auto"})
         changes = {"weights": "none", "minival": recipe.minival or CHOOSING}
@@ -223,6 +234,21 @@ class Asked:
             seed=self.seed,
             prune=self.prune,
         )
+
+
+def _refuse_unread(recipe: Recipe) -> None:
+    """A recipe says nothing that trials would pass over, whether it was named, a file or changed by ``--set``.
+
+    Raises:
+        InputError: naming the field, its value, and what to do instead.
+    """
+    for name, why in _UNREAD.items():
+        value = getattr(recipe, name)
+        if value == Recipe.model_fields[name].default:
+            continue
+        if name == "time_shares" and recipe.progressive.shares is not None:
+            continue  # of a run that has measured them: these are read
+        raise InputError(f"the recipe {recipe.name} says {name}={value}, but {why}")
 
 
 def space_named(word: str) -> Space:

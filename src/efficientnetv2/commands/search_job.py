@@ -5,13 +5,11 @@ from __future__ import annotations
 import shlex
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from efficientnetv2.base.caches import cache_folder
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.commands.prepare import Prepared, prepare
@@ -19,82 +17,22 @@ from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.search import PlaceOptions
 from efficientnetv2.commands.search_asked import Asked
 from efficientnetv2.commands.search_folder import STUDY_FILES, StudyFolder
+from efficientnetv2.commands.search_machine import Machine
 from efficientnetv2.commands.search_screen import StudyBar, figures
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_replaced, refuse_within
-from efficientnetv2.inference.accelerate import device_title, few_enough, pick_device, pick_workers
+from efficientnetv2.inference.accelerate import device_title
 from efficientnetv2.search.checks import other_version
 from efficientnetv2.search.ledger import Ledger
-from efficientnetv2.search.proxy import Proxy, refuse_leaks
+from efficientnetv2.search.proxy import refuse_leaks
 from efficientnetv2.search.results import best, exponents, rows_of
-from efficientnetv2.search.storage import Storage, hidden
+from efficientnetv2.search.storage import NoStudiesError, Storage, hidden
 from efficientnetv2.search.study import Opened, Plan, Wanted, create, opened, plan_of, refuse_other
 from efficientnetv2.search.trial import measurement, try_out
 from efficientnetv2.search.work import Worker
 from efficientnetv2.training.checked import checked
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.settle import settle
-
-
-@dataclass(frozen=True, eq=False)
-class Machine:
-    """What a worker has.
-
-    Args:
-        device: to train on.
-        workers: processes that read pictures.
-        threads: of PyTorch; None on a GPU, where they do not matter.
-        training_threads: those that a network trains with; None for all.
-        memory_gib: that a trial may take; None is what there is.
-    """
-
-    device: torch.device
-    workers: int
-    threads: int | None
-    training_threads: int | None
-    memory_gib: float | None
-
-    @classmethod
-    def of(cls, place: PlaceOptions, screen: Screen) -> Machine:
-        """As the options say.
-
-        Raises:
-            InputError: no such device here, or not so many threads.
-        """
-        device = pick_device(place.device)
-        workers = pick_workers(device) if place.workers is None else few_enough(place.workers, say=screen.say)
-        threads = torch.get_num_threads() if device.type == "cpu" else None
-        if place.threads is not None and place.threads > (threads or 0):
-            there = (
-                f"PyTorch has {count_of(threads, 'thread')} here"
-                if threads
-                else "networks train on a GPU here"
-            )
-            raise InputError(
-                f"--threads {place.threads}: {there}. Give no more of them, or leave --threads out."
-            )
-        return cls(device, workers, threads, place.threads, place.memory_gib)
-
-    def proxy(self, recipe: Recipe, plan: Plan | Asked, prepared: Prepared, folder: StudyFolder) -> Proxy:
-        """How networks are tried here."""
-        choosing = prepared.minival
-        assert choosing is not None, "a search sets pictures aside that choose"
-        return Proxy(
-            recipe=recipe,
-            seeds=plan.seeds,
-            train=prepared.train,
-            choosing=choosing,
-            device=str(self.device),
-            workers=self.workers,
-            threads=self.threads,
-            training_threads=self.training_threads,
-            memory_gib=self.memory_gib,
-            step_time=plan.step_time,
-            times=folder.times_file,
-            quiet=cache_folder("quiet"),
-            latency=plan.reward.inference_seconds != 0,
-            pace=plan.pace if isinstance(plan, Plan) else None,
-        )
 
 
 def pictures(source: Source, recipe: Recipe, *, strict: bool, screen: Screen) -> Prepared:
@@ -132,17 +70,13 @@ def run_study(asked: Asked) -> None:
     screen = Screen(quiet=asked.place.as_json)
     machine = Machine.of(asked.place, screen)
     folder = StudyFolder(asked.study)
-    if not folder.file.exists():
-        refuse_within(asked.source.data, folder.path, "STUDY")
-        refuse_replaced(asked.source.data, folder.path, STUDY_FILES, "STUDY")
-    prepared = pictures(asked.source, asked.recipe, strict=asked.place.strict, screen=screen)
-    folder.check()
-    url = folder.storage(asked.storage or (None if folder.file.exists() else folder.own_storage))
+    prepared = looked_at(asked, folder, screen)
+    url = _url(asked, folder)
     if url == folder.own_storage:
         folder.make()
     storage = Storage(url, patience_s=60 * asked.place.wait, say=screen.say, create=True)
-    wanted = replace(asked.wanted, pictures=prepared.manifest.digest(), hardware=device_title(machine.device))
-    where = f"the study '{folder.name}' in {hidden(url)}"
+    wanted = replace(asked.wanted, **_found_here(prepared, machine))
+    where = _where(folder, url)
     plan = plan_of(storage, folder.name)
     if plan is not None:
         refuse_other(plan, wanted, where)
@@ -156,13 +90,59 @@ def run_study(asked: Asked) -> None:
         )
     refuse_other(plan, wanted, where)
     study = opened(storage, folder.name)
+    _refuse_trials(asked, study, where)
+    folder.begin(asked.source, url, prepared.manifest, plan)
+    _work(study, machine, prepared, folder, asked.minutes, screen, as_json=asked.place.as_json)
+
+
+def looked_at(asked: Asked, folder: StudyFolder, screen: Screen) -> Prepared:
+    """The pictures of a study that may lie in that folder; nothing is made there.
+
+    Raises:
+        InputError: the folder lies in DATA, or holds something else; or what ``pictures`` refuses.
+    """
+    if not folder.file.exists():
+        refuse_within(asked.source.data, folder.path, "STUDY")
+        refuse_replaced(asked.source.data, folder.path, STUDY_FILES, "STUDY")
+    prepared = pictures(asked.source, asked.recipe, strict=asked.place.strict, screen=screen)
+    folder.check()
+    return prepared
+
+
+def refuse_joining(
+    asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolder, screen: Screen
+) -> None:
+    """Refuse what ``run_study`` would of a study that is there already; nothing is made.
+
+    Raises:
+        InputError: it is another one, or has another number of trials; or its database can't be read.
+    """
+    url = _url(asked, folder)
+    try:
+        storage = Storage(url, patience_s=60 * asked.place.wait, say=screen.say)
+    except NoStudiesError:
+        return
+    plan = plan_of(storage, folder.name)
+    if plan is not None:
+        where = _where(folder, url)
+        refuse_other(plan, replace(asked.wanted, **_found_here(prepared, machine)), where)
+        _refuse_trials(asked, opened(storage, folder.name), where)
+
+
+def _url(asked: Asked, folder: StudyFolder) -> str:
+    return folder.storage(asked.storage or (None if folder.file.exists() else folder.own_storage))
+
+
+def _where(folder: StudyFolder, url: str) -> str:
+    return f"the study '{folder.name}' in {hidden(url)}"
+
+
+def _refuse_trials(asked: Asked, study: Opened, where: str) -> None:
     if asked.said_trials not in (None, study.target):
         raise InputError(
             f"--trials {asked.said_trials}: {where} has {study.target}. Let it have more of them with effnetv2 search "
             f"resume {shlex.quote(str(asked.study))} --trials {asked.said_trials}, or leave --trials out."
         )
-    folder.begin(asked.source, url, prepared.manifest, plan)
-    _work(study, machine, prepared, folder, asked.minutes, screen, as_json=asked.place.as_json)
 
 
 def resume_study(
@@ -181,11 +161,21 @@ def resume_study(
     study = opened(storage, folder.name)
     machine = Machine.of(place, screen)
     prepared = pictures(source, study.plan.asked, strict=place.strict, screen=screen)
-    wanted = Wanted(pictures=prepared.manifest.digest(), hardware=device_title(machine.device))
-    refuse_other(study.plan, wanted, f"the study '{folder.name}' in {hidden(url)}")
+    wanted = Wanted(**_found_here(prepared, machine))
+    refuse_other(study.plan, wanted, _where(folder, url))
     if trials is not None:
         study.extend(trials)
     _work(study, machine, prepared, folder, minutes, screen, as_json=place.as_json)
+
+
+def _found_here(prepared: Prepared, machine: Machine) -> dict[str, Any]:
+    """What a plan has of the pictures and the machine, by which whoever goes on with it is compared."""
+    bands = prepared.manifest.bands
+    return {
+        "pictures": prepared.manifest.digest(),
+        "bands": () if bands is None else bands.numbers,
+        "hardware": device_title(machine.device),
+    }
 
 
 def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolder, screen: Screen) -> Plan:
@@ -220,9 +210,8 @@ def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolde
         sampler=asked.sampler,
         seed=asked.seed,
         prune=asked.prune,
-        pictures=prepared.manifest.digest(),
         class_names=prepared.train.class_names,
-        hardware=device_title(machine.device),
+        **_found_here(prepared, machine),
         reference=reference,
         version=version("efficientnetv2"),
     )

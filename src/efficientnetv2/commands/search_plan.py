@@ -16,7 +16,9 @@ from efficientnetv2.commands.foretold import preprocessing_of
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.search_asked import Asked
-from efficientnetv2.commands.search_job import Machine, pictures, settled
+from efficientnetv2.commands.search_folder import StudyFolder
+from efficientnetv2.commands.search_job import looked_at, refuse_joining, settled
+from efficientnetv2.commands.search_machine import Machine
 from efficientnetv2.data.keeping import amount
 from efficientnetv2.training.folder import NoFolder
 from efficientnetv2.training.job import Job
@@ -38,7 +40,9 @@ def dry_run(asked: Asked) -> None:
     """
     screen = Screen(quiet=asked.place.as_json)
     machine = Machine.of(asked.place, screen)
-    prepared = pictures(asked.source, asked.recipe, strict=asked.place.strict, screen=screen)
+    folder = StudyFolder(asked.study)
+    prepared = looked_at(asked, folder, screen)
+    refuse_joining(asked, prepared, machine, folder, screen)
     recipe = settled(asked, prepared, machine, screen)
     drawn = {
         f"drawn {number}": asked.space.decode(

@@ -1,4 +1,4 @@
-"""What ``search show``, ``best`` and ``export`` do: read a study, tell of it."""
+"""What ``search show`` and ``best`` do: read a study, tell of it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 import yaml
 from matplotlib.figure import Figure
 
-from efficientnetv2.arch import files
-from efficientnetv2.arch.growth import Grown, grow, growth_of
-from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically, write_text_atomically
-from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.search_folder import StudyFolder
 from efficientnetv2.commands.search_screen import figures
-from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.evaluation.drawing import png
 from efficientnetv2.evaluation.page import rendered
 from efficientnetv2.search.plots import draw_fronts, draw_importances, draw_rewards, millions
@@ -197,73 +191,6 @@ def tell_best(path: Path, storage: str | None, wait: float, *, most: int, as_jso
     if not read.folder.file.exists():  # which would say where the trials lie
         words += ["--storage", hidden(read.study.storage.url)]
     screen.say(f"Train it fully: {shlex.join(words)}")
-
-
-def export_found(
-    path: Path, storage: str | None, wait: float, *, out: Path | None, trial: int | None, grown_by: str | None
-) -> None:
-    """Write a network as a file.
-
-    Raises:
-        InputError: there is no study, no such trial, no such way to grow, or the file can't be written.
-    """
-    growth = None if grown_by is None else growth_of(grown_by)
-    screen = Screen()
-    read = Read.of(path, storage, wait, screen)
-    if trial is None:
-        row = best(read.rows)[0]
-    else:
-        row = next((one for one in read.rows if one.number == trial), None) or _missing(trial, read)
-    target = _place(read.folder, out)
-    tell_replaced(target, screen)
-    network = read.study.plan.space.decode(row.point)
-    told = f"Trial {row.number} of the search {read.study.name}: {figures(row.measurement)}; reward {row.reward:.4f}"
-    sized: list[str] = []
-    if growth is not None:
-        recipe = read.study.plan.recipe
-        larger = grow(network, growth, eval_px=recipe.eval_px or recipe.progressive.last.image_px)
-        network, sized = larger.architecture, _sizes(larger)
-        told += (
-            f".\nGrown by {grown_by}: for pictures of {larger.eval_px} px, which training ends at {larger.train_px} px "
-            "for"
-        )
-    files.write(target, network, comment=told)
-    screen.say(f"{told}.")
-    screen.say(f"Written: {target}")
-    if read.folder.pictures_file.exists():
-        words = ["effnetv2", "train", str(read.folder.pictures_file), "--model", str(target), *sized]
-        # Else those that chose among networks, which the table calls minival, would be left aside.
-        words += ["--set", "minival=0.1"]
-        screen.say(f"Train it fully, judged by pictures that the search did not see: {shlex.join(words)}")
-
-
-def _sizes(grown: Grown) -> list[str]:
-    """Words of ``train`` for the pictures of a larger network; they begin at its stride where they would below it."""
-    train_px, stride = grown.train_px, grown.architecture.stride
-    words = Words(model=grown.architecture, image_px=train_px)
-    recipe, _ = begin_recipe(words, torch.device("cpu"), lambda line: None)
-    said = ["--image-px", str(train_px), "--set", f"eval_px={grown.eval_px}"]
-    if recipe.progressive.stage(0).image_px < stride:
-        said += ["--set", f"progressive.image_px={{start: {stride}, end: {train_px}}}"]
-    return said
-
-
-def _place(folder: StudyFolder, out: Path | None) -> Path:
-    if out is None:
-        folder.make()  # of a study that other machines work for there may be none here
-        return folder.path / "found.yaml"
-    if not files.is_architecture_file(str(out)):
-        raise InputError(
-            f"--out {out}: give a file that ends in .yaml, .yml or .json, so that train knows it."
-        )
-    refuse_others(out, "--out", lambda file: False, "a network's table may have been changed by hand")
-    return out
-
-
-def _missing(trial: int, read: Read) -> Row:
-    numbers = [row.number for row in read.rows]
-    there = f"0 to {max(numbers)}" if numbers else "none"
-    raise InputError(f"--trial {trial}: no such trial has ended; there are {there}.")
 
 
 def _any_finished(rows: Sequence[Row]) -> bool:

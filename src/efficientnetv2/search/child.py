@@ -1,5 +1,8 @@
 """The process in which a network is tried: it measures its step, trains it, and tells its parent what it sees.
 
+The memory told is that of training alone. Where no run is asked for, as of the backbone, over whose the others' is
+taken, a few steps and answers of one are done for it.
+
 It may crash, be killed or run out of memory; then it just ends, and its parent knows. When the parent ends, it does.
 """
 
@@ -21,7 +24,7 @@ import torch
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError
-from efficientnetv2.base.memory import is_out_of_memory, limit, peak_bytes
+from efficientnetv2.base.memory import forget_peak, is_out_of_memory, limit, peak_bytes
 from efficientnetv2.base.quiet import Quiet
 from efficientnetv2.base.timing import Spread
 from efficientnetv2.metrics.classification import figures
@@ -30,6 +33,7 @@ from efficientnetv2.search.latency import latency
 from efficientnetv2.search.proxy import Proxy
 from efficientnetv2.search.steptime import StepTime, StepTimes, measure, part_names
 from efficientnetv2.search.told import EpochTold, Failed, FailureKind, Refused, StepTold, Told, Trained
+from efficientnetv2.training import rates
 from efficientnetv2.training.folder import NoFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.run import run
@@ -70,6 +74,7 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
             if proxy.latency:
                 step = replace(step, inference_seconds=_latency(architecture, proxy, device, quiet))
             told.send(step)
+            forget_peak(device)  # the backbone's, timed beside it, may be larger than that of this training
         if proxy.training_threads is not None:
             torch.set_num_threads(proxy.training_threads)
         with quiet.working():
@@ -77,6 +82,10 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
                 _trained(architecture, proxy, number, device, quiet, scratch / f"run_{number}", told.send)
                 for number in range(len(proxy.seeds))
             )
+            if not proxy.seeds:
+                rates.measure(
+                    _job(architecture, proxy, 0, device, NoFolder(scratch)), scratch
+                )  # for its memory
         told.send(Trained(top1, peak_bytes(device)))
     except (DivergedError, MemoryShortError) as error:
         kind: FailureKind = "diverged" if isinstance(error, DivergedError) else "out of memory"
@@ -144,7 +153,9 @@ def _latency(architecture: Architecture, proxy: Proxy, device: torch.device, qui
     """Seconds of a picture at inference, at the size of evaluation, in a quiet moment."""
     px = proxy.recipe.eval_px or proxy.recipe.progressive.last.image_px
     with quiet.alone():
-        return latency(architecture, image_px=px, num_classes=proxy.num_classes, device=device)
+        return latency(
+            architecture, image_px=px, num_classes=proxy.num_classes, device=device, pace=proxy.pace
+        )
 
 
 def sum_of(architecture: Architecture, found: StepTime, times: StepTimes) -> float:
@@ -163,7 +174,14 @@ def _trained(
     tell: Callable[[Told], None],
 ) -> float:
     """One run; its top-1 on the pictures that choose."""
-    settled = _settled(architecture, proxy, proxy.seeds[number], device)
+    job = _job(architecture, proxy, proxy.seeds[number], device, _Telling(folder, number, device, tell))
+    predictions = run(job, resumed=False, watch=_Pausing(quiet)).predictions
+    return figures(predictions.labels, predictions.probabilities, proxy.train.class_names).top1
+
+
+def _job(architecture: Architecture, proxy: Proxy, seed: int, device: torch.device, folder: NoFolder) -> Job:
+    """A run of the recipe, to be done into that folder."""
+    settled = _settled(architecture, proxy, seed, device)
     assert settled.recipe.eval_px is not None, "settle() has done so"
     preprocessing = replace(
         settled.network.preprocessing.seeing(proxy.train.bands),
@@ -172,19 +190,17 @@ def _trained(
         crop_fraction=settled.recipe.crop_fraction,
         views=settled.recipe.eval_views,
     )
-    job = Job(
+    return Job(
         recipe=settled.recipe,
         network=settled.network,
         train=proxy.train,
         val=proxy.choosing,
         preprocessing=preprocessing,
-        folder=_Telling(folder, number, device, tell),
+        folder=folder,
         device=device,
         workers=proxy.workers,
         at_a_time=settled.at_a_time,
     )
-    predictions = run(job, resumed=False, watch=_Pausing(quiet)).predictions
-    return figures(predictions.labels, predictions.probabilities, proxy.train.class_names).top1
 
 
 def _settled(architecture: Architecture, proxy: Proxy, seed: int, device: torch.device) -> Settled:

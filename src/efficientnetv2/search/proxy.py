@@ -30,7 +30,7 @@ class Proxy:
 
     Args:
         recipe: settled but for what depends on the network: its name, its groups.
-        seeds: a run each; their mean top-1 counts.
+        seeds: a run each; their mean top-1 counts. Of none a few steps are done for the memory of training.
         train: the pictures to train on.
         choosing: the pictures that the top-1 is of.
         device: as PyTorch names it.
@@ -45,7 +45,7 @@ class Proxy:
         times: file of the parts' times on this machine.
         quiet: folder by which the processes of this machine agree on who measures.
         latency: whether the time of a picture at inference is measured too.
-        pace: at which steps are told; None tells their seconds as they were.
+        pace: at which steps, and pictures at inference, are told; None tells their seconds as they were.
     """
 
     recipe: Recipe

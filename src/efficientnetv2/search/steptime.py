@@ -46,11 +46,13 @@ class Pace:
         architecture: of that network.
         recipe: as of ``measure``.
         seconds: that its step counts as; other steps are told at the pace at which it takes so long.
+        inference_seconds: the same of one picture at inference; None where that is not timed.
     """
 
     architecture: Architecture
     recipe: Recipe
     seconds: float
+    inference_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,10 @@ def optuna() -> Any:
     return package
 
 
+class NoStudiesError(InputError):
+    """A database in which no study was ever begun, or that is not there."""
+
+
 class Storage:
     """A database that is open.
 
@@ -59,7 +63,8 @@ class Storage:
         create: make the file or the tables if they are not there.
 
     Raises:
-        InputError: it is neither, can't be opened, or is not there.
+        NoStudiesError: it is not there, or empty; without ``create``, which leaves it so.
+        InputError: it is neither, or can't be opened.
     """
 
     def __init__(
@@ -71,7 +76,7 @@ class Storage:
         if self.file is not None:
             self._lock = FileLock(self.file.with_name(f"{self.file.name}.lock"))
             if not create and not self.file.exists():
-                raise InputError(
+                raise NoStudiesError(
                     f"{self.file} is not there: the study's database is lost, or lies elsewhere."
                 )
         self.rdb: RDBStorage = self.patiently(lambda: self._opened(create))
@@ -109,11 +114,25 @@ class Storage:
         alone = self._lock or contextlib.nullcontext()
         with alone, warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
+            if not create:
+                self._refuse_empty(url, kwargs)  # Optuna would make its tables there
             try:
                 opened: RDBStorage = package.storages.RDBStorage(url, engine_kwargs=kwargs)
             except RuntimeError as error:  # of tables of another version; Optuna says what to do
                 raise InputError(f"the study's database {hidden(self.url)}: {error}") from error
         return opened
+
+    def _refuse_empty(self, url: str, kwargs: dict[str, Any]) -> None:
+        sql = needed("sqlalchemy", "search", _WHY)
+        engine = sql.create_engine(url, **kwargs)
+        try:
+            if not sql.inspect(engine).has_table("studies"):
+                raise NoStudiesError(
+                    f"the database {hidden(self.url)} has no studies; it is empty. Begin one (effnetv2 search run), or "
+                    "say another (--storage)."
+                )
+        finally:
+            engine.dispose()
 
     @contextmanager
     def turn(self) -> Iterator[None]:

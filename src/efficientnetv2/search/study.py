@@ -47,6 +47,8 @@ class Plan(BaseModel):
         seed: of the sampler.
         prune: whether hopeless trials are stopped.
         pictures: digest of paths, labels and splits.
+        bands: numbers of the rasters' bands that are the channels; empty where all are read as ordinary pictures; None
+            of studies begun before they were kept.
         class_names: of them.
         hardware: that the step times are of.
         reference: the backbone's costs, over which the reward takes those of the others.
@@ -67,6 +69,7 @@ class Plan(BaseModel):
     seed: int
     prune: bool
     pictures: str
+    bands: tuple[int, ...] | None = None
     class_names: tuple[str, ...]
     hardware: str
     reference: Measurement
@@ -74,9 +77,10 @@ class Plan(BaseModel):
 
     @property
     def pace(self) -> Pace:
-        """At which steps are told, by every worker and at any time: the backbone's takes what the reference says."""
-        assert self.reference.step_seconds is not None, "it was measured when the study began"
-        return Pace(self.space.backbone, self.recipe, self.reference.step_seconds)
+        """At which seconds are told, by every worker and at any time: the backbone takes what the reference says."""
+        reference = self.reference
+        assert reference.step_seconds is not None, "it was measured when the study began"
+        return Pace(self.space.backbone, self.recipe, reference.step_seconds, reference.inference_seconds)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` gives an equal ``Plan``."""
@@ -105,8 +109,8 @@ class Wanted:
     """What is asked of a study: a part of its plan.
 
     Args:
-        space, reward, seeds, step_time, sampler, seed, prune, pictures, hardware: see ``Plan``; None where nothing is
-            said, and the study's own holds.
+        space, reward, seeds, step_time, sampler, seed, prune, pictures, bands, hardware: see ``Plan``; None where
+            nothing is said, and the study's own holds.
         recipe: as it is asked for.
     """
 
@@ -119,6 +123,7 @@ class Wanted:
     seed: int | None = None
     prune: bool | None = None
     pictures: str | None = None
+    bands: tuple[int, ...] | None = None
     hardware: str | None = None
 
 
@@ -144,6 +149,9 @@ def refuse_other(plan: Plan, wanted: Wanted, where: str) -> None:
             differing.append(f"{name.replace('_', ' ')}: {there} there, {here} here")
     if wanted.pictures not in (None, plan.pictures):
         differing.append("data: other pictures, labels or splits")
+    if None not in (plan.bands, wanted.bands) and wanted.bands != plan.bands:
+        there, here = (",".join(map(str, one or ())) or "none" for one in (plan.bands, wanted.bands))
+        differing.append(f"bands of the rasters (--bands): {there} there, {here} here")
     if wanted.hardware not in (None, plan.hardware):
         differing.append(f"hardware, and so step times: {plan.hardware} there, {wanted.hardware} here")
     if differing:

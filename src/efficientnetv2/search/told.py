@@ -35,7 +35,7 @@ class EpochTold:
         seed: which of the runs, from 0.
         epoch: passes over the pictures that it has done.
         top1: on the pictures that choose.
-        peak_bytes: the most memory in use so far; 0 where the device does not tell.
+        peak_bytes: the most memory in use while it trained so far; 0 where the device does not tell.
     """
 
     seed: int
@@ -50,7 +50,7 @@ class Trained:
 
     Args:
         top1: of each seed.
-        peak_bytes: the most memory in use; on a CPU, all that the process takes.
+        peak_bytes: the most memory in use while they trained; on a CPU, all that the process takes.
     """
 
     top1: tuple[float, ...]
