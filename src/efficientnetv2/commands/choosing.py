@@ -135,6 +135,10 @@ def chosen(
         return known
     names = {"top1": "top-1", "macro_f1": "macro-F1"}
     answers: list[Ints] = []
+    screen.say(
+        f"Comparing {len(known.starts)} starts by linear probes, on {count_of(len(task.pictures), 'training picture')} "
+        "each. Without it: --weights NAME, FILE or none."
+    )
     with screen.counting("comparing weights", len(known.starts) * len(task.pictures)) as counted:
         for number, found in enumerate(known.starts):
             before = number * len(task.pictures)
