@@ -18,6 +18,7 @@ from efficientnetv2.data.readers import Reader
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.folder import NoFolder
+from efficientnetv2.training.interrupt import sigterm_as_ctrl_c
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.pace import Rates
 from efficientnetv2.training.picture_sizes import settings_by_size
@@ -182,7 +183,7 @@ def _as_long_as(minutes: float, job: Job, rates: Rates, spent_s: float, world: W
 
 @contextmanager
 def scratch(beside: Path) -> Iterator[Path]:
-    """A folder on the disk that a run will write to, gone afterwards.
+    """A folder on the disk that a run will write to, gone afterwards, however the block ends: SIGTERM included.
 
     In the run's own folder where that is there, for its parent may lie on another disk, or not be the user's to write
     in. It is called as what is half written, so that a run may begin beside what a kill has left of it.
@@ -195,6 +196,7 @@ def scratch(beside: Path) -> Iterator[Path]:
     """
     there = next(folder for folder in (beside.absolute(), *beside.absolute().parents) if folder.is_dir())
     with ExitStack() as made:
+        made.enter_context(sigterm_as_ctrl_c())
         try:
             folder = made.enter_context(
                 tempfile.TemporaryDirectory(

@@ -17,7 +17,8 @@ def plan(
     """Foretell the time, memory and disk of a run, by stage.
 
     Takes the words of `train`, prepares the run as `train` would, does a few steps of every picture size on
-    this machine, and works out the rest. It leaves nothing behind.
+    this machine, and works out the rest: one to three minutes on a CPU, comparing weights included, less with a
+    GPU or a network that begins from scratch. It says what it measures, and leaves nothing behind.
 
     Examples:
     - `effnetv2 plan photos/`

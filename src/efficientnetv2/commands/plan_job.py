@@ -105,6 +105,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         rates = measure(
             job if kept is None else replace(job, train=kept.pictures, reader=kept.reader),
             folder,
+            run_steps=None if to_be_measured(words.minutes, settled.recipe) else job.length.steps,
             say=screen.say,
         )
         measuring_s = time.perf_counter() - began
