@@ -1,0 +1,48 @@
+"""How the program takes its words: what typer says of them, in ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+from typer import BadParameter
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from efficientnetv2.base.errors import rule_of
+
+
+class Verb(TyperCommand):
+    """A command whose flags show no type in its help, and whose wrong values are told by our rules."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _untyped(self)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words, read.
+
+        Raises:
+            BadParameter: one that its option does not take; says what was given, and the rule.
+        """
+        try:
+            return super().parse_args(ctx, args)
+        except BadParameter as error:
+            if isinstance(error.__cause__, ValidationError):
+                problem = error.__cause__.errors()[0]
+                error.message = f"it is {problem['input']!r}, but {rule_of(problem)}."
+            raise
+
+
+class Verbs(TyperGroup):
+    """Commands under one name, whose own flags show no type."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _untyped(self)
+
+
+def _untyped(command: TyperCommand | TyperGroup) -> None:
+    """A flag takes no value, of whatever type."""
+    for option in command.params:
+        if isinstance(option, TyperOption) and option.is_flag and option.metavar is None:
+            option.metavar = ""
