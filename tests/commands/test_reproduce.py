@@ -252,6 +252,25 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
         assert {recipe.progressive.last.randaugment for recipe in recipes} == {5, 10, 15}
 
 
+def test_all_that_a_smaller_scale_changes_of_a_recipe_is_said():
+    """Each field that is set otherwise belongs to something the sentence names."""
+    cell = runs._cell(
+        TINY, "row", "run", None, 3, recipe="resnet50_224_progressive", progressive={"stages": 2}
+    )
+    told = runs._trained([cell])
+    words = {
+        "epochs": "length", "steps": "length", "progressive": "sizes", "batch_images": "batch",
+        "optimizer": "optimizer",
+        "schedule": "schedule", "ema_decay": "moving average", "batch_norm_momentum": "batch-norm momentum",
+        "initialisation": "initialisation", "eval_px": "evaluation size", "crop_fraction": "framing",
+        "framing": "framing", "crop_framing": "framing", "crop_area_min": "smallest crop", "minival": "minival",
+        # What is looked at meanwhile, how much of the pictures is held out, and what they should be: not the training.
+        "validate_images": "", "holdout": "", "made_for": "",
+    }  # fmt: skip
+    assert all(words[setting.partition("=")[0].partition(".")[0]] in told for setting in cell.settings)
+    assert "optimizer" not in runs._trained([Cell("row", "run", "quick", None, ())])
+
+
 def test_the_command_prints_and_writes_and_answers_as_json(tmp_path):
     done = effnetv2("reproduce", "6", "--out", tmp_path / "six", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
