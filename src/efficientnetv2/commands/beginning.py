@@ -27,6 +27,7 @@ from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.probing import keep, probed, with_classifier
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import seen_before
+from efficientnetv2.commands.within import RUNS
 from efficientnetv2.commands.words import Words, begin_recipe, resumed_recipe, starts_open
 from efficientnetv2.data.copies import is_copy
 from efficientnetv2.inference.probe import Probe
@@ -87,9 +88,6 @@ class Place:
         if not self.probe:
             words.append("--no-probe")
         return words
-
-
-RUNS = Path("runs")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ def plan(
     - `effnetv2 plan photos/ --model efficientnetv2_s --epochs 30 --image-px 300`
     - `effnetv2 plan photos/ --cache disk --json`
     """
-    from efficientnetv2.commands.plan_job import plan_and_tell
+    from efficientnetv2.commands.within import refuse_run_within
+
+    refuse_run_within(data, out, "plan")
+    from efficientnetv2.commands.plan_job import plan_and_tell  # torch, which takes seconds
 
     plan_and_tell(recipe.words(), table.source(data), machine.place(out))
