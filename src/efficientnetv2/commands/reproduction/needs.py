@@ -75,7 +75,7 @@ class _Asking(Runs):
         if data in standard.NAMES and not Path(data).exists():
             yield data, standard.read_standard
         weights = self._weights(cell)
-        if weights not in (None, "none", "auto"):
+        if weights is not None and weights not in ("none", "auto"):
             yield weights, _given
 
 
