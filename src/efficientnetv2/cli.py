@@ -173,10 +173,10 @@ for panel, verbs in VERBS.items():
         app.command("map" if verb is draw_map else None, cls=Verb, rich_help_panel=panel)(ready(verb))
 for word, part in (("step", bench.step), ("input", bench.read), ("train", bench.train)):
     bench.bench.command(word, cls=Verb)(ready(part))
-app.add_typer(bench.bench, name="bench", rich_help_panel=_FIND_OUT)
+app.add_typer(bench.bench, name="bench", cls=Verbs, rich_help_panel=_FIND_OUT)
 for one in (search.run, search.resume, search.show, search.best, search.export):
     search.search.command(cls=Verb)(ready(one))
-app.add_typer(search.search, name="search", rich_help_panel=_FIND_OUT)
+app.add_typer(search.search, name="search", cls=Verbs, rich_help_panel=_FIND_OUT)
 
 
 def main() -> None:

@@ -94,14 +94,14 @@ def test_pretrained_weights_say_how_large_they_are_and_what_their_columns_mean(t
     (row,) = (one for one in models._pretrained() if one["name"] == "efficientnetv2_s.in1k")
     assert row["megabytes_about"] == 85.8
     done = effnetv2("models", "--pretrained", cwd=tmp_path)
-    assert "Cached: whether the file is on this machine already" in done.stdout
+    assert "Cached: whether the file is on this machine;" in done.stdout
     assert "No top-1: of classes other than ImageNet-1k's" in done.stdout
     assert re.search(r"^efficientnetv2_s\.in1k +\d+ +[\d.]+ +86 .* no$", done.stdout, re.MULTILINE)
 
 
 def test_a_flag_shows_no_type(tmp_path):
     """It takes no value, of whatever type."""
-    for words in ((), ("train",), ("bench", "step"), ("search", "run")):
+    for words in ((), ("train",), ("bench",), ("bench", "step"), ("search", "run")):
         shown = effnetv2(*words, "--help", cwd=tmp_path).stdout
         assert "--" in shown
         assert "bool" not in shown.lower()

@@ -74,9 +74,10 @@ def _pretrained() -> list[dict[str, Any]]:
     from efficientnetv2.arch.cost import FLOAT_BYTES, cost
     from efficientnetv2.arch.published import published
     from efficientnetv2.models import hub
+    from efficientnetv2.models.pretrained import Pretrained as Weights
     from efficientnetv2.models.pretrained import about, names
 
-    def megabytes(entry: Pretrained) -> float:
+    def megabytes(entry: Weights) -> float:
         table = published(entry.model).architecture
         total = cost(table, image_px=entry.preprocessing.image_px, num_classes=entry.num_classes).total
         return round(total.parameters * FLOAT_BYTES / 1e6, 1)

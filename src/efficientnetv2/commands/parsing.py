@@ -11,12 +11,20 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from efficientnetv2.base.errors import rule_of
 
 
-class Verb(TyperCommand):
-    """A command whose flags show no type in its help, and whose wrong values are told by our rules."""
+class _Untyped:
+    """A command whose flags, ``--help`` too, show no type: they take no value, of whatever type."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        _untyped(self)
+    def get_params(self, ctx: Any) -> list[Any]:
+        """See ``TyperCommand``."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for option in params:
+            if isinstance(option, TyperOption) and option.is_flag and option.metavar is None:
+                option.metavar = ""
+        return params
+
+
+class Verb(_Untyped, TyperCommand):
+    """A command whose flags show no type, and whose wrong values are told by our rules."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The words, read.
@@ -33,16 +41,5 @@ class Verb(TyperCommand):
             raise
 
 
-class Verbs(TyperGroup):
+class Verbs(_Untyped, TyperGroup):
     """Commands under one name, whose own flags show no type."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        _untyped(self)
-
-
-def _untyped(command: TyperCommand | TyperGroup) -> None:
-    """A flag takes no value, of whatever type."""
-    for option in command.params:
-        if isinstance(option, TyperOption) and option.is_flag and option.metavar is None:
-            option.metavar = ""
