@@ -19,7 +19,7 @@ import typer
 from pydantic import ValidationError
 
 from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.errors import InputError, OtherProcessError
+from efficientnetv2.base.errors import InputError, OtherProcessError, rule_of
 from efficientnetv2.base.launcher import placed, tell_launcher
 from efficientnetv2.commands import bench, search
 from efficientnetv2.commands.area import area
@@ -33,6 +33,7 @@ from efficientnetv2.commands.evaluate import evaluate
 from efficientnetv2.commands.inspect import inspect
 from efficientnetv2.commands.map import draw_map
 from efficientnetv2.commands.models import models
+from efficientnetv2.commands.parsing import Verb, Verbs
 from efficientnetv2.commands.plan import plan
 from efficientnetv2.commands.predict import predict
 from efficientnetv2.commands.recipes import recipes
@@ -58,7 +59,7 @@ def with_exit_codes(command: Callable[Params, Answer]) -> Callable[Params, Answe
         except InputError as error:
             raise _ended(str(error), 2) from error
         except ValidationError as error:
-            rules = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+            rules = "; ".join(map(rule_of, error.errors()))
             raise _ended(rules, 2) from error
         except BrokenPipeError:  # whoever read the answer has had enough of it: typer ends without a word
             raise
@@ -123,6 +124,7 @@ def _ended(message: str, code: int) -> typer.Exit:
 
 app = typer.Typer(
     name="effnetv2",
+    cls=Verbs,
     help="Train image classifiers fast: from a folder or CSV of pictures to an honest, explained model.\n\n"
     "Begin with:  effnetv2 train DATA",
     no_args_is_help=True,
@@ -168,13 +170,13 @@ VERBS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 for panel, verbs in VERBS.items():
     for verb in verbs:
-        app.command("map" if verb is draw_map else None, rich_help_panel=panel)(ready(verb))
+        app.command("map" if verb is draw_map else None, cls=Verb, rich_help_panel=panel)(ready(verb))
 for word, part in (("step", bench.step), ("input", bench.read), ("train", bench.train)):
-    bench.bench.command(word)(ready(part))
-app.add_typer(bench.bench, name="bench", rich_help_panel=_FIND_OUT)
+    bench.bench.command(word, cls=Verb)(ready(part))
+app.add_typer(bench.bench, name="bench", cls=Verbs, rich_help_panel=_FIND_OUT)
 for one in (search.run, search.resume, search.show, search.best, search.export):
-    search.search.command()(ready(one))
-app.add_typer(search.search, name="search", rich_help_panel=_FIND_OUT)
+    search.search.command(cls=Verb)(ready(one))
+app.add_typer(search.search, name="search", cls=Verbs, rich_help_panel=_FIND_OUT)
 
 
 def main() -> None:

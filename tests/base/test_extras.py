@@ -3,6 +3,7 @@
 import math
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from packaging.requirements import Requirement
 
 from efficientnetv2.base import extras
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.extras import needed, packages_of
+from efficientnetv2.base.extras import needed, of_torchvision, packages_of
 
 
 def test_what_is_there_is_imported():
@@ -55,3 +56,38 @@ def test_a_package_that_is_there_but_broken_is_not_called_missing(tmp_path, monk
     with pytest.raises(ModuleNotFoundError, match="another_that_is_missing"):
         needed("half_there_for_tests", "keras", "Writing")
     assert "half_there_for_tests" not in sys.modules
+
+
+@pytest.fixture
+def unfit_torchvision(tmp_path, monkeypatch):
+    """torchvision as beside another torch than it was compiled for."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "torchvision.py").write_text(
+        'raise RuntimeError("operator torchvision::nms does not exist")\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("unfit_torchvision")
+def test_a_torchvision_that_does_not_fit_torch_is_told_with_both_versions_and_what_to_do():
+    with pytest.raises(
+        InputError,
+        match=rf"torchvision {version('torchvision')} does not fit torch {version('torch')}.* "
+        r"\(operator torchvision::nms does not exist\): install .*pip install --force-reinstall torch torchvision",
+    ):
+        of_torchvision("models")
+
+
+@pytest.mark.usefixtures("unfit_torchvision")
+def test_so_is_what_imports_torchvision_itself(tmp_path):
+    (tmp_path / "on_torchvision_for_tests.py").write_text("import torchvision\n")
+    with pytest.raises(InputError, match="does not fit torch"):
+        needed("on_torchvision_for_tests", "timm", "a network")
+
+
+def test_a_package_that_fails_by_itself_says_so_itself(tmp_path, monkeypatch):
+    (tmp_path / "failing_for_tests.py").write_text('raise RuntimeError("its own")\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match="its own"):
+        needed("failing_for_tests", "keras", "Writing")

@@ -15,6 +15,7 @@ from tests.conftest import COLOURS, paint
 from tests.data.test_splits import manifest
 from tests.metrics.test_resampling import alike_places
 
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands import choosing
@@ -78,6 +79,20 @@ def found(file, title):
 
 
 SCRATCH = Found("none", "Weights: none, training from scratch.")
+
+
+def test_a_comparison_says_that_it_begins(files, tmp_path, capsys, monkeypatch):
+    """Before the first picture: where nobody sees a bar, as under nohup, it would look like hanging."""
+
+    def ended(*_):
+        raise InputError("as far as the first answer")
+
+    monkeypatch.setattr(choosing, "_answers", ended)
+    source = Source(str(painted(tmp_path / "pictures")))
+    starts = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
+    with pytest.raises(InputError, match="first answer"):
+        compared(Words(settings=SMALL), starts, source, tmp_path)
+    assert "Comparing 2 starts by linear probes, on 30 training pictures each." in capsys.readouterr().err
 
 
 def test_the_better_features_win_wherever_they_stand(files, tmp_path):

@@ -24,6 +24,7 @@ from tests.conftest import COLOURS, paint
 from typer.testing import CliRunner
 
 from efficientnetv2 import create, load
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.cli import app
 from efficientnetv2.commands.recipes import recipes
 from efficientnetv2.commands.screen import Screen
@@ -511,3 +512,22 @@ def test_a_batch_larger_than_the_data_set_trains(trained, tmp_path):
     words = ("train", trained / "pictures", *TINY, "--epochs", "4", "--set", "batch_images=64")
     done = effnetv2(*words, "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_each_long_phase_says_a_line_before_it_begins(class_folders, tmp_path, monkeypatch):
+    """Where nobody sees a bar, as under nohup, it would look like hanging."""
+
+    def ended(*_, **__):
+        raise InputError("as far as the measurement")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("efficientnetv2.commands.beginning.measure", ended)
+    length = TINY.index("--epochs")
+    words = ["train", class_folders, *TINY[:length], *TINY[length + 2 :], "--minutes", "2", "--out", "run"]
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 2, done.output
+    said = done.stdout.splitlines()
+    phases = ["Looking at 48 pictures: ", "Run folder: run", "Measuring: some steps of 2 picture sizes, "]
+    places = [next(at for at, line in enumerate(said) if line.startswith(phase)) for phase in phases]
+    assert places == sorted(places)
+    assert "The 2 minutes are those from the first step to the last answer" in said[places[-1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -46,8 +47,38 @@ def test_a_folder_is_inspected_and_the_page_stands_alone(class_folders):
     assert told["counts"]["by_class"]["blue"] == {"no split": 17}
 
 
+def test_files_that_are_not_opened_are_a_finding_on_the_page_too(class_folders):
+    """A class may have many more pictures than are counted, as where a telephone stores them as HEIC."""
+    for number in range(3):
+        (class_folders / "blue" / f"{number}.HEIC").write_bytes(b"x")
+    done = effnetv2("inspect", class_folders, "--out", "seen", cwd=class_folders.parent)
+    assert done.returncode == 0, done.stderr
+    found = "3 files .heic passed over: 3 in 'blue'."
+    assert f"To look at: {found}" in done.stdout
+    folder = class_folders.parent / "seen"
+    told = json.loads((folder / "inspection.json").read_text())
+    assert [one["sentence"] for one in told["findings"] if one["kind"] == "passed_over"] == [found]
+    assert told["counts"]["passed_over"] == {".heic": {"blue": 3}}
+    assert [note.partition(" in ")[0] for note in told["notes"]] == ["Passed over"]
+    page = html.unescape((folder / "inspection.html").read_text().replace("<wbr>", ""))
+    assert f"{told['notes'][0]}</p>" in page
+    assert found in page
+    assert "Nothing is wrong" not in page
+
+
+def test_where_no_split_is_known_there_are_just_pictures(class_folders):
+    """Nor is a colour told by a square alone."""
+    done = effnetv2("inspect", class_folders, "--out", "seen", cwd=class_folders.parent)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^class +pictures$", done.stdout, re.MULTILINE)
+    page = (class_folders.parent / "seen/inspection.html").read_text()
+    assert "<th>pictures</th>" in page
+    assert "no split" not in page
+    assert re.search(r"\d+, \d+, \d+ <span class=\"swatch\"", page)
+
+
 def test_where_the_page_comes_to_lie_is_said():
-    """In the folder of the test above."""
+    """Of an inspection without --out."""
     (out,) = [one for one in typer.main.get_command(app).commands["inspect"].params if one.name == "out"]
     assert "(Default: inspection/NAME, where NAME is that of DATA.)" in out.help
     page = (Path(__file__).parents[2] / "docs/inspect.md").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,16 @@ from efficientnetv2.training.recipes import named
 from efficientnetv2.training.runs import refuse_occupied
 
 MACHINE = {"device": "cpu", "workers": 0, "as_json": False}
+
+
+@pytest.mark.parametrize("verb", ["train", "plan"])
+def test_a_run_within_its_data_is_refused_before_anything_is_loaded(verb, class_folders, monkeypatch):
+    """It depends on two paths alone; what the verb does, torch before all, takes seconds to import."""
+    monkeypatch.setitem(sys.modules, f"efficientnetv2.commands.{verb}_job", None)
+    monkeypatch.chdir(class_folders)
+    done = CliRunner().invoke(app, [verb, "."])
+    assert done.exit_code == 2, done.output
+    assert "Results would go to runs/ here, but here is DATA itself" in done.stderr
 
 
 def test_the_report_of_a_cross_validation_is_not_written_over(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import shlex
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.cli import app
-from efficientnetv2.commands.reproduction import cells, counts, job, plots, runs
+from efficientnetv2.commands.reproduction import cells, counts, job, needs, plots, runs
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.reproduction.scale import SCALES, named
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table, paper, published
@@ -32,6 +33,12 @@ def asked(table, folder, **words):
 class _Silent:
     def say(self, line):
         pass
+
+
+@pytest.fixture
+def nothing_missing(monkeypatch):
+    """For runs that are played: what they would need is not asked for."""
+    monkeypatch.setattr(needs, "refuse_missing", lambda *_: None)
 
 
 def made(table, folder, **words):
@@ -215,6 +222,7 @@ def test_a_run_with_other_settings_is_not_taken_for_this_cells(tmp_path, monkeyp
             runs_here.of([other])
 
 
+@pytest.mark.usefixtures("nothing_missing")
 @pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
 @pytest.mark.parametrize("table", ["5", "8", "10", "12", "13"])
 def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, monkeypatch):
@@ -252,6 +260,55 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
         assert {recipe.progressive.last.randaugment for recipe in recipes} == {5, 10, 15}
 
 
+def test_all_that_a_smaller_scale_changes_of_a_recipe_is_said():
+    """Each field that is set otherwise belongs to something the sentence names."""
+    cell = runs._cell(
+        TINY, "row", "run", None, 3, recipe="resnet50_224_progressive", progressive={"stages": 2}
+    )
+    told = runs._trained([cell])
+    words = {
+        "epochs": "length", "steps": "length", "progressive": "sizes", "batch_images": "batch",
+        "optimizer": "optimizer",
+        "schedule": "schedule", "ema_decay": "moving average", "batch_norm_momentum": "batch-norm momentum",
+        "initialisation": "initialisation", "eval_px": "evaluation size", "crop_fraction": "framing",
+        "framing": "framing", "crop_framing": "framing", "crop_area_min": "smallest crop", "minival": "minival",
+        # What is looked at meanwhile, how much of the pictures is held out, and what they should be: not the training.
+        "validate_images": "", "holdout": "", "made_for": "",
+    }  # fmt: skip
+    assert all(words[setting.partition("=")[0].partition(".")[0]] in told for setting in cell.settings)
+    assert "optimizer" not in runs._trained([Cell("row", "run", "quick", None, ())])
+
+
+def test_what_later_runs_would_miss_is_told_before_the_first(tmp_path, monkeypatch):
+    """Table 12 needs timm for two of its ten runs, Table 8 at the paper's scale four sets."""
+    monkeypatch.setattr(cells, "train_and_report", lambda *_: pytest.fail("was trained"))
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setenv("EFFNETV2_DATA", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    words = ["reproduce", "12", "--data", "here", "--out", "made"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2, done.output
+    assert (
+        "Before the first run: the network 'timm:tf_efficientnet_b5' needs the package 'timm'" in done.stderr
+    )
+    done = CliRunner().invoke(
+        app, ["reproduce", "8", "--scale", "paper", "--weights", "none", "--out", "made"]
+    )
+    assert done.exit_code == 2, done.output
+    for name in ("cifar10", "cifar100", "flowers102", "stanford_cars"):
+        assert f"The standard set '{name}' is neither under" in done.stderr
+    assert not list(tmp_path.iterdir()), "nothing is begun"
+
+
+def test_weights_that_are_not_there_are_told_before_the_first_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "train_and_report", lambda *_: pytest.fail("was trained"))
+    with pytest.raises(
+        InputError, match=r"Before the first run: --weights gone\.safetensors: there is no such file"
+    ):
+        made("8", tmp_path / "made", weights="gone.safetensors", data="here")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_prints_and_writes_and_answers_as_json(tmp_path):
     done = effnetv2("reproduce", "6", "--out", tmp_path / "six", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -282,6 +339,7 @@ def test_answers_timed_here_are_a_further_panel_of_figure_5():
     assert with_ours.width == pytest.approx(alone.width * 3 / 2, rel=0.01)
 
 
+@pytest.mark.usefixtures("nothing_missing")
 def test_runs_on_other_pictures_are_not_taken_for_these(tmp_path, monkeypatch):
     table = Table("13", "X", (Row("a", {}, {"p": Figure((3.0,))}),), "theirs.", "ours.")
     monkeypatch.setitem(job._RUNS, "13", lambda scale, together: table)
@@ -293,6 +351,7 @@ def test_runs_on_other_pictures_are_not_taken_for_these(tmp_path, monkeypatch):
         made("13", tmp_path, data="cifar100")
 
 
+@pytest.mark.usefixtures("nothing_missing")
 def test_words_that_no_run_began_with_do_not_bind_the_folder(tmp_path, monkeypatch):
     trained = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import sys
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from tests.command_line import effnetv2
 
 from efficientnetv2.arch.published import NAMES
+from efficientnetv2.commands import models
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.models import pretrained
 
@@ -85,6 +87,24 @@ def test_every_name_begins_a_line_of_its_own_when_piped(words, names, tmp_path, 
     first = [line.split()[0] for line in lines]
     assert all(first.count(name) == 1 for name in names)
     assert len(lines) >= len(names) + 2
+
+
+def test_pretrained_weights_say_how_large_they_are_and_what_their_columns_mean(tmp_path):
+    """V2-S has 21,458,488 parameters for 1,000 classes: 86 MB, as its files have."""
+    (row,) = (one for one in models._pretrained() if one["name"] == "efficientnetv2_s.in1k")
+    assert row["megabytes_about"] == 85.8
+    done = effnetv2("models", "--pretrained", cwd=tmp_path)
+    assert "Cached: whether the file is on this machine;" in done.stdout
+    assert "No top-1: of classes other than ImageNet-1k's" in done.stdout
+    assert re.search(r"^efficientnetv2_s\.in1k +\d+ +[\d.]+ +86 .* no$", done.stdout, re.MULTILINE)
+
+
+def test_a_flag_shows_no_type(tmp_path):
+    """It takes no value, of whatever type."""
+    for words in ((), ("train",), ("bench",), ("bench", "step"), ("search", "run")):
+        shown = effnetv2(*words, "--help", cwd=tmp_path).stdout
+        assert "--" in shown
+        assert "bool" not in shown.lower()
 
 
 @pytest.mark.parametrize(("encoding", "café"), [("utf-8", "café"), ("ascii", r"caf\xe9")])

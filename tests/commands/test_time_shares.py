@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 import torch
@@ -136,6 +137,21 @@ def test_what_is_measured_is_written_into_the_run_s_own_folder(tmp_path, monkeyp
     monkeypatch.setattr("tempfile.mkdtemp", closed)
     with pytest.raises(InputError, match=r"run: Permission denied, .* Give another --out"), scratch(run):
         pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_of_a_measurement_that_is_stopped(tmp_path, number):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stopped():
+        with scratch(tmp_path / "run") as folder:
+            (folder / "model.safetensors").write_text("")
+            signal.raise_signal(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def closed(*_, **__):

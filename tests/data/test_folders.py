@@ -67,6 +67,7 @@ def test_pictures_of_a_kind_that_is_not_opened_are_counted_in_a_note(tmp_path):
             f"Passed over in {tmp_path}: 2 files .heic, 1 file .mov. Such files are not opened here; if they are "
             "pictures, convert them to JPEG first.",
         )
+        assert found.passed_over == {".heic": {"a": 1, "b": 1}, ".mov": {"b": 1}}
 
 
 def test_what_is_not_opened_is_counted_within_splits_and_where_every_picture_is_asked_for(tmp_path):

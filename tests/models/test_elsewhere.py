@@ -1,12 +1,14 @@
 """A word that names no network of ours is answered with the word that would."""
 
-import importlib.util
-
 import pytest
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models import elsewhere
 from efficientnetv2.models.create import create
+
+
+def absent(*_):
+    raise InputError("not to be had")
 
 
 @pytest.mark.parametrize(
@@ -44,8 +46,7 @@ def test_networks_that_others_have(word, there):
 
 
 def test_without_timm_torchvision_is_named(monkeypatch):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(elsewhere, "find_spec", lambda name: None if name == "timm" else real(name))
+    monkeypatch.setattr(elsewhere, "needed", absent)
     with pytest.raises(InputError, match=r"others have it: 'torchvision:resnet18'\. "):
         create("resnet18")
 
@@ -55,3 +56,10 @@ def test_a_word_that_nobody_has():
         create("banana")
     with pytest.raises(InputError, match=r"no network 'efficientnetv2_x'; did you mean 'efficientnetv2_xl'"):
         create("efficientnetv2_x")
+
+
+def test_a_library_that_cannot_be_imported_is_passed_over(monkeypatch):
+    """It is only one of the places to look; the word is as unknown without it."""
+    monkeypatch.setattr(elsewhere, "of_torchvision", absent)
+    assert "did you mean 'efficientnetv2_s'?" in str(elsewhere.unknown("efficientnetv2_sx"))
+    assert "torchvision:" not in str(elsewhere.unknown("efficientnet_v2_s"))

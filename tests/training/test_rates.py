@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -116,6 +117,22 @@ def test_steps_that_take_long_are_timed_once(job, tmp_path, monkeypatch):
     reader = Slow(originals(job.train))
     measure(replace(job, reader=reader), tmp_path)
     assert reader.asked == 2 * 3 * 8
+
+
+def test_of_a_short_run_no_more_is_timed_than_it_has(job, tmp_path):
+    """Of 4 steps at two sizes two of each, and two to warm up."""
+    reader = Slow(originals(job.train))
+    measure(replace(job, reader=reader), tmp_path, run_steps=4)
+    assert reader.asked == 2 * 4 * 8
+
+
+def test_what_is_measured_is_said_before_with_the_time_left(job, tmp_path):
+    said = []
+    measure(replace(job, reader=Slow(originals(job.train))), tmp_path, say=said.append)
+    first, second, answers = said
+    assert first == "Measuring steps of 32 px (1 of 2)."
+    assert re.fullmatch(r"Measuring steps of 64 px \(2 of 2, about \d+ s left\)\.", second)
+    assert answers == "Measuring answers and checkpoints."
 
 
 def test_what_the_first_checkpoint_takes_longer_is_told_apart(job, tmp_path, monkeypatch):

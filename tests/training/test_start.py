@@ -243,6 +243,7 @@ def test_auto_without_a_network_takes_what_comes_with_the_repository_else_nothin
         ("nowhere.safetensors", "no such file"),
         ("torchvision:resnet18", r"torchvision:resnet18.TAG"),
         ("imagenet", "no such file"),
+        ("auot", r"did you mean 'auto'\?"),
     ],
 )
 def test_words_that_name_no_weights_are_refused(word, said):

@@ -3,7 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# Kinds of wrong values, as pydantic calls them, and what is right.
+_KINDS = {
+    **dict.fromkeys(("int_parsing", "int_parsing_size", "int_type", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+    "finite_number": "a finite number",
+    "string_type": "a word",
+}
+_BOUNDS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
 
 
 class InputError(ValueError):
@@ -45,6 +62,24 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = {str(name).casefold(): name for name in known}
     near = difflib.get_close_matches(word.casefold(), list(names), n=1, cutoff=0.5)
     return f"; did you mean '{names[near[0]]}'?" if near else "."
+
+
+def rule_of(problem: Mapping[str, Any]) -> str:
+    """What a value has to be: ``has to be a whole number``; a rule of our own as it was said.
+
+    Args:
+        problem: one of pydantic's ``ValidationError.errors()``.
+    """
+    kind, facts = problem["type"], problem.get("ctx", {})
+    if kind == "literal_error":
+        return f"has to be {facts['expected']}"
+    if kind in _BOUNDS:
+        word, name = _BOUNDS[kind]
+        bound = float(facts[name])
+        return f"has to be {word} {f'{bound:,.0f}' if bound.is_integer() else f'{bound:g}'}"
+    if kind in _KINDS:
+        return f"has to be {_KINDS[kind]}"
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 def count_of(number: float, noun: str) -> str:

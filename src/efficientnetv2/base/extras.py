@@ -1,15 +1,23 @@
-"""Packages that only some uses need: imported when needed, and missed with the command that brings them."""
+"""Packages that only some uses need: imported when needed, and missed with the command that brings them.
+
+torchvision among them, which is always installed, but may not fit the torch that is.
+"""
 
 from __future__ import annotations
 
 import importlib
 import platform
-from importlib.metadata import metadata, requires
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from types import ModuleType
 
 from packaging.requirements import Requirement
 
 from efficientnetv2.base.errors import InputError
+
+_BOTH = (
+    "install torch and torchvision from one place, as pytorch.org says for this machine. Without a GPU: "
+    "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+)
 
 
 def needed(module: str, extra: str, why: str) -> ModuleType:
@@ -21,7 +29,7 @@ def needed(module: str, extra: str, why: str) -> ModuleType:
         why: what it is needed for; the message begins with it.
 
     Raises:
-        InputError: the package is not installed.
+        InputError: the package is not installed, or needs torchvision, which does not fit torch.
     """
     try:
         return importlib.import_module(module)
@@ -32,6 +40,33 @@ def needed(module: str, extra: str, why: str) -> ModuleType:
         raise InputError(
             f"{why} needs the package '{error.name}' of the extra '{extra}', which is not installed. "
             f"{_how_to_get(extra)}"
+        ) from error
+    except (ImportError, RuntimeError, OSError):
+        of_torchvision()  # which it may have imported: then that says what is wrong
+        raise
+
+
+def of_torchvision(module: str = "") -> ModuleType:
+    """Import torchvision, or a module of it.
+
+    Its operators are compiled for one version of torch: beside another one it can't be imported at all.
+
+    Args:
+        module: e.g. ``models``; '' is torchvision itself.
+
+    Raises:
+        InputError: it is not installed, or does not fit torch.
+    """
+    try:
+        return importlib.import_module(f"torchvision.{module}".rstrip("."))
+    except (ImportError, RuntimeError, OSError) as error:
+        try:
+            there, torch = version("torchvision"), version("torch")
+        except PackageNotFoundError as missing:
+            raise InputError(f"the package '{missing.name}' is not installed: {_BOTH}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"torchvision {there} does not fit torch {torch}, and can't be imported ({reason}): {_BOTH}"
         ) from error
 
 

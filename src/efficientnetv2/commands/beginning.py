@@ -20,6 +20,7 @@ from efficientnetv2.commands.foretold import (
     settled_by,
     still_so,
     to_be_measured,
+    to_measure,
 )
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.prepare import Prepared
@@ -27,6 +28,7 @@ from efficientnetv2.commands.probing import keep, probed, with_classifier
 from efficientnetv2.commands.resumed import resumed_recipe
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import seen_before
+from efficientnetv2.commands.within import RUNS
 from efficientnetv2.commands.words import Words, begin_recipe, starts_open
 from efficientnetv2.data.copies import is_copy
 from efficientnetv2.inference.probe import Probe
@@ -87,9 +89,6 @@ class Place:
         if not self.probe:
             words.append("--no-probe")
         return words
-
-
-RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -167,19 +166,22 @@ def begin(
     if pictures is not None:
         chosen.append(pictures.note)
     preprocessing = preprocessing_of(recipe, network, prepared.manifest)
+    lines: list[str] = []
     if to_be_measured(words.minutes, recipe):
+        # What is settled by then is said before the measurement, which takes a while.
+        chosen = still_so(chosen, words.minutes)
+        lines = _said([f"Run folder: {path}", prepared.split_note, *chosen], screen)
+        screen.say(to_measure(recipe, words.minutes))
         job = job_of(settled, prepared, path, device, workers, None if pictures is None else pictures.reader)
         with scratch(path) as beside:
             rates = measure(job, beside, say=screen.say)
         spent_s = 0.0 if pictures is None else pictures.seconds
         recipe, notes = settled_by(decided.recipe, rates, job, words.minutes, spent_s=spent_s, world=world)
-        chosen = [*still_so(chosen, words.minutes), *notes]
+        chosen += notes
     chosen += patience_in_vain(recipe, Length.of(recipe, len(prepared.train)))
     if recipe.weights != "none":
         chosen.append(_pictures_note(preprocessing, network.preprocessing, eval_px=decided.recipe.eval_px))
-    lines = [f"Run folder: {path}", prepared.split_note, *chosen]
-    for line in lines:
-        screen.say(line)
+    lines += _said([f"Run folder: {path}", prepared.split_note, *chosen][len(lines) :], screen)
     beginning: dict[str, Any] = {
         "command": command_line(),
         "launch": world.launch,
@@ -219,6 +221,13 @@ def begin(
     if prepared.skipped:
         folder.log(f"What could not be read is listed in {folder.skipped_file}.")
     return folder, recipe, network, pictures
+
+
+def _said(lines: list[str], screen: Screen) -> list[str]:
+    """The same lines, shown."""
+    for line in lines:
+        screen.say(line)
+    return lines
 
 
 def _reached(probe: Probe, prepared: Prepared, *, begins_there: bool) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from efficientnetv2.augment.pipeline import AugmentPlan, augment
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.extras import of_torchvision
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import free_bytes
 from efficientnetv2.base.preprocessing import Preprocessing
@@ -101,9 +102,7 @@ def timm_round(reading: Reading) -> Round:
 
 def torchvision_round(reading: Reading) -> Round:
     """Transforms v2 of torchvision on tensors that it has decoded, picture by picture: faster than on Pillow images."""
-    from torchvision.io import ImageReadMode, decode_image
-    from torchvision.transforms import v2
-
+    io, v2 = of_torchvision("io"), of_torchvision("transforms.v2")
     means = Preprocessing(image_px=reading.image_px)
     transform = v2.Compose(
         [
@@ -118,7 +117,7 @@ def torchvision_round(reading: Reading) -> Round:
 
     def one(sample: int) -> Tensor:
         encoded = torch.frombuffer(bytearray(content(reader, sample)), dtype=torch.uint8)
-        picture: Tensor = transform(decode_image(encoded, mode=ImageReadMode.RGB))
+        picture: Tensor = transform(io.decode_image(encoded, mode=io.ImageReadMode.RGB))
         return picture
 
     def round_() -> None:
@@ -133,9 +132,7 @@ def torchvision_round(reading: Reading) -> Round:
 
 def _torchvision_decodes() -> bool:
     """Whether torchvision still has its decoders, which it has deprecated."""
-    from torchvision import io
-
-    return hasattr(io, "decode_image")
+    return hasattr(of_torchvision("io"), "decode_image")
 
 
 def _stacked(reading: Reading, one: Callable[[int], Tensor]) -> Round:

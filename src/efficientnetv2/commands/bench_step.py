@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.extras import of_torchvision
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.listing import Ints
@@ -269,8 +270,8 @@ def timm_network(work: Work) -> nn.Module:
 
 
 def _torchvision(work: Work) -> nn.Module:
-    from torchvision import models
-
-    network: nn.Module = models.get_model(_TORCHVISION[work.model], num_classes=work.num_classes)
+    network: nn.Module = of_torchvision("models").get_model(
+        _TORCHVISION[work.model], num_classes=work.num_classes
+    )
     apply_setting(network, dropout=work.rate, drop_path=work.rate)
     return network.train()

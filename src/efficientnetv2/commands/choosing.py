@@ -13,10 +13,11 @@ import torch
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
-from efficientnetv2.commands.beginning import RUNS, Decided, Place
+from efficientnetv2.commands.beginning import Decided, Place
 from efficientnetv2.commands.foretold import preprocessing_of
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.within import RUNS
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.levels import levels_of
 from efficientnetv2.data.listing import Ints
@@ -135,6 +136,10 @@ def chosen(
         return known
     names = {"top1": "top-1", "macro_f1": "macro-F1"}
     answers: list[Ints] = []
+    screen.say(
+        f"Comparing {len(known.starts)} starts by linear probes, on {count_of(len(task.pictures), 'training picture')} "
+        "each. Without it: --weights NAME, FILE or none."
+    )
     with screen.counting("comparing weights", len(known.starts) * len(task.pictures)) as counted:
         for number, found in enumerate(known.starts):
             before = number * len(task.pictures)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.files import check_folder, write_atomically
 from efficientnetv2.commands.answering import list_skipped
-from efficientnetv2.commands.beginning import RUNS, Place
+from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_memory import FILE, begun_otherwise, begun_with, remember
 from efficientnetv2.commands.crossval_plan import Plan, with_further
@@ -24,7 +24,7 @@ from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import MOST_CLASSES
-from efficientnetv2.commands.within import refuse_within
+from efficientnetv2.commands.within import RUNS, refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe, says_length
 from efficientnetv2.data.check import check
 from efficientnetv2.data.copies import refuse_copies_apart

@@ -18,8 +18,10 @@ from efficientnetv2.data.readers import Reader
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.folder import NoFolder
+from efficientnetv2.training.interrupt import sigterm_as_ctrl_c
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.pace import Rates
+from efficientnetv2.training.picture_sizes import settings_by_size
 from efficientnetv2.training.plan import epochs_within
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.settle import Settled
@@ -79,6 +81,22 @@ def preprocessing_of(recipe: Recipe, network: Network, manifest: Manifest) -> Pr
 def to_be_measured(minutes: float | None, recipe: Recipe) -> bool:
     """Whether anything of a settled recipe waits for how long its steps take: its epochs, or its stages' lengths."""
     return minutes is not None or _lengths_open(recipe)
+
+
+def to_measure(recipe: Recipe, minutes: float | None) -> str:
+    """A sentence on the measurement that comes: of what, and for what.
+
+    Args:
+        recipe: settled but for what it decides.
+        minutes: that the run may take; None where they decide nothing.
+    """
+    line = f"Measuring: some steps of {count_of(len(settings_by_size(recipe)), 'picture size')}, answers, a checkpoint."
+    if minutes is None:
+        return line
+    return (
+        f"{line} The {count_of(minutes, 'minute')} are those from the first step to the last answer, and filling a "
+        "cache; what goes before, this measurement too, and the report come on top."
+    )
 
 
 def still_so(notes: Sequence[str], minutes: float | None) -> list[str]:
@@ -165,7 +183,7 @@ def _as_long_as(minutes: float, job: Job, rates: Rates, spent_s: float, world: W
 
 @contextmanager
 def scratch(beside: Path) -> Iterator[Path]:
-    """A folder on the disk that a run will write to, gone afterwards.
+    """A folder on the disk that a run will write to, gone afterwards, however the block ends: SIGTERM included.
 
     In the run's own folder where that is there, for its parent may lie on another disk, or not be the user's to write
     in. It is called as what is half written, so that a run may begin beside what a kill has left of it.
@@ -178,6 +196,7 @@ def scratch(beside: Path) -> Iterator[Path]:
     """
     there = next(folder for folder in (beside.absolute(), *beside.absolute().parents) if folder.is_dir())
     with ExitStack() as made:
+        made.enter_context(sigterm_as_ctrl_c())
         try:
             folder = made.enter_context(
                 tempfile.TemporaryDirectory(

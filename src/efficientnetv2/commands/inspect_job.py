@@ -25,7 +25,7 @@ from efficientnetv2.data.portraits import Portraits, portraits
 from efficientnetv2.data.readers import Dispensable, originals
 from efficientnetv2.data.times import time_column as time_column_of
 from efficientnetv2.evaluation.inspect import page
-from efficientnetv2.evaluation.inspect.counts import by_class
+from efficientnetv2.evaluation.inspect.counts import by_class, headings
 from efficientnetv2.evaluation.inspect.inspection import Inspection, inspected
 from efficientnetv2.inference.accelerate import cores, pick_device
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
@@ -166,7 +166,7 @@ def _tell(found: Inspection, folder: Path, screen: Screen) -> None:
     if len(table):
         more = f" (the first {_CLASSES_SHOWN} of {len(table)})" if len(table) > _CLASSES_SHOWN else ""
         rows = [[str(name), *(f"{number:,}" for number in row)] for name, row in table.iterrows()]
-        screen.table(f"Pictures by class{more}", ["class", *table.columns], rows[:_CLASSES_SHOWN])
+        screen.table(f"Pictures by class{more}", ["class", *headings(table)], rows[:_CLASSES_SHOWN])
     findings = found.findings
     screen.say(f"{count_of(len(manifest), 'picture')}, {count_of(len(findings), 'finding')}.")
     for one in findings:

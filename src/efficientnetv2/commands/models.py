@@ -12,7 +12,8 @@ from efficientnetv2.commands.screen import Screen, answer
 Pretrained = Annotated[
     bool,
     typer.Option(
-        "--pretrained", help="List the weights that can be had by name instead: top-1, licence, where from."
+        "--pretrained",
+        help="List the weights that can be had by name instead: top-1, megabytes, licence, where from.",
     ),
 ]
 
@@ -70,8 +71,16 @@ def _show_published(rows: list[dict[str, Any]]) -> None:
 
 
 def _pretrained() -> list[dict[str, Any]]:
+    from efficientnetv2.arch.cost import FLOAT_BYTES, cost
+    from efficientnetv2.arch.published import published
     from efficientnetv2.models import hub
+    from efficientnetv2.models.pretrained import Pretrained as Weights
     from efficientnetv2.models.pretrained import about, names
+
+    def megabytes(entry: Weights) -> float:
+        table = published(entry.model).architecture
+        total = cost(table, image_px=entry.preprocessing.image_px, num_classes=entry.num_classes).total
+        return round(total.parameters * FLOAT_BYTES / 1e6, 1)
 
     user = hub.Hub()
     return [
@@ -81,6 +90,7 @@ def _pretrained() -> list[dict[str, Any]]:
             "image_px": entry.preprocessing.image_px,
             "num_classes": entry.num_classes,
             "top1_percent": entry.top1_percent,
+            "megabytes_about": megabytes(entry),
             "licence": entry.licence,
             "source": entry.source,
             "url": hub.url(name, user),
@@ -91,18 +101,24 @@ def _pretrained() -> list[dict[str, Any]]:
 
 
 def _show_pretrained(rows: list[dict[str, Any]]) -> None:
-    Screen().table(
+    screen = Screen()
+    screen.table(
         "Pretrained weights (top-1 on ImageNet-1k as their source publishes it; more in docs/weights.md)",
-        ["name", "at px", "top-1 %", "licence", "source", "here"],
+        ["name", "at px", "top-1 %", "about MB", "licence", "source", "cached"],
         [
             [
                 row["name"],
                 str(row["image_px"]),
                 "" if row["top1_percent"] is None else f"{row['top1_percent']:.1f}",
+                f"{row['megabytes_about']:.0f}",
                 row["licence"].partition(" ")[0],
                 row["source"],
-                "yes" if row["cached"] else "",
+                "yes" if row["cached"] else "no",
             ]
             for row in rows
         ],
+    )
+    screen.say(
+        "About MB: of the download, four bytes for each parameter. Cached: whether the file is on this machine; "
+        "else it is fetched when it is asked for. No top-1: of classes other than ImageNet-1k's, to go on from."
     )

@@ -168,8 +168,8 @@ Epochs = Annotated[
 Minutes = Annotated[
     float | None,
     typer.Option(
-        help="Instead of --epochs: as many epochs as fit into so many minutes; a short measurement says how many. "
-        "(Default: the epochs decide.)",
+        help="Instead of --epochs: as many epochs as fit into so many minutes, from the first step to the last "
+        "answer; a short measurement before them says how many. (Default: the epochs decide.)",
         show_default=False,
     ),
 ]

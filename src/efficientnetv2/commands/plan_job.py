@@ -20,7 +20,7 @@ from efficientnetv2.commands.caching import Foreseen, foreseen
 from efficientnetv2.commands.choosing import chosen
 from efficientnetv2.commands.explaining import explained
 from efficientnetv2.commands.findings import Known
-from efficientnetv2.commands.foretold import job_of, scratch, settled_by, still_so, to_be_measured
+from efficientnetv2.commands.foretold import job_of, scratch, settled_by, still_so, to_be_measured, to_measure
 from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, prepare
 from efficientnetv2.commands.probing import with_classifier
@@ -99,12 +99,13 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     before = seen_before(settled.recipe.weights, settled.network, prepared)
     notes = [prepared.split_note, *known.chosen, *settled.notes, *before.lines]
     kept = foreseen(words.cache, settled.recipe, prepared, device, screen)
-    screen.say("Measuring: some steps of every picture size, answers, a checkpoint.")
+    screen.say(to_measure(job.recipe, words.minutes))
     with scratch(known.path) as folder:
         began = time.perf_counter()
         rates = measure(
             job if kept is None else replace(job, train=kept.pictures, reader=kept.reader),
             folder,
+            run_steps=None if to_be_measured(words.minutes, settled.recipe) else job.length.steps,
             say=screen.say,
         )
         measuring_s = time.perf_counter() - began

@@ -109,6 +109,7 @@ def prepare(
     others = () if made_for is None else compare(manifest, made_for, strict=strict)
     for note in (*manifest.notes, *others):
         say(note)
+    say(f"Looking at {count_of(len(manifest), 'picture')}: is each whole, is one there twice?")
     found = check(manifest, workers=_THREADS, strict=strict)
     for note in found.notes:
         say(note)

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from pydantic import TypeAdapter
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.findings import Known
@@ -73,7 +73,9 @@ def probed(
     """
     train, val = prepared.train, prepared.val
     most = most_pictures(network, preprocessing.image_px, len(train.class_names), device)
-    with screen.counting("linear probe", sum(min(len(part), most) for part in (train, val))) as counted:
+    embedded = sum(min(len(part), most) for part in (train, val))
+    screen.say(f"Linear probe on the given weights: reading {count_of(embedded, 'picture')}.")
+    with screen.counting("linear probe", embedded) as counted:
         fit = linear_probe(
             network,
             train,

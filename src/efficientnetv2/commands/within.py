@@ -11,9 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.launcher import placed
 from efficientnetv2.data.cifar import is_packed
 from efficientnetv2.data.folders import takes_in
 from efficientnetv2.data.shards.opening import is_shards
+
+RUNS = Path("runs")
 
 
 def lies_within(data: str, out: Path) -> bool:
@@ -52,6 +55,21 @@ def refuse_within(data: str, out: Path, called: str, *, verb: str | None = None)
             "part of what it is made from. Give a folder outside."
         )
     raise InputError(_within_here(source.resolve(), out, called, verb))
+
+
+def refuse_run_within(data: str, out: Path | None, verb: str) -> None:
+    """Refuse a run's folder by its place alone, before anything that takes time to load.
+
+    Args:
+        data: as the user gave it.
+        out: folder of the run; None is one in ``runs/``.
+        verb: that begins it.
+
+    Raises:
+        InputError: it lies among the class folders.
+    """
+    if placed() is None:  # else the first process says it for all of them, later
+        refuse_within(data, out or RUNS, "--out", verb=verb if out is None else None)
 
 
 def _within_here(source: Path, out: Path, called: str, verb: str) -> str:

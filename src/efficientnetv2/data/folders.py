@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -52,15 +52,16 @@ def read_folder(folder: Path, source: str, *, require_labels: bool, classes_firs
     called_so = [name for name in folders if split_named(name)]
     if called_so and require_labels:
         _refuse_table_beside(folder, source, called_so)
-    passed: Counter[str] = Counter()
+    passed: Passed = Counter()
     if loose and not require_labels and not (classes_first and len(_filled(folder, folders)) > 1):
-        every: Found = [(path, np.nan, "") for path in _walk(str(folder), "", passed)]
-        return _listing(folder, source, every, passed)
+        here: Counter[str] = Counter()
+        every: Found = [(path, np.nan, "") for path in _walk(str(folder), "", here)]
+        return _listing(folder, source, every, _in("", here))
     if not folders and require_labels and loose:
         raise InputError(_no_classes(source, len(loose)))
     found = _classes(folder, source, folders, passed, prefix="", split="", required=require_labels)
     if not require_labels:  # a picture there would have been listed
-        passed += _beside(folder)
+        passed += _in("", _beside(folder))
     return _listing(folder, source, found, passed, _left_out(loose, source))
 
 
@@ -88,6 +89,13 @@ def read_picture(file: Path, source: str) -> Listing:
 
 
 Found = list[tuple[str, str | float, str]]
+# Suffix and folder -> files there that are no pictures that are opened here.
+Passed = Counter[tuple[str, str]]
+
+
+def _in(folder: str, counts: Counter[str]) -> Passed:
+    """Numbers by suffix, as those of a folder."""
+    return Counter({(suffix, folder): count for suffix, count in counts.items()})
 
 
 def _splits(folder: Path, folders: list[str]) -> list[str]:
@@ -108,7 +116,7 @@ def _split_folders(
 ) -> Listing:
     found: Found = []
     notes: tuple[str, ...] = ()
-    passed: Counter[str] = Counter()
+    passed: Passed = Counter()
     if others := _filled(folder, further):
         notes = (f"Passed over, since they lie beside the splits of {source}: {some(others)}.",)
     for name in splits:
@@ -125,7 +133,7 @@ def _split_folders(
             notes += _left_out(loose, place)
         else:
             found += [(f"{name}/{path}", np.nan, split) for path in loose]
-            passed += _beside(folder / name)
+            passed += _in(name, _beside(folder / name))
     return _listing(folder, source, found, passed, notes)
 
 
@@ -145,7 +153,7 @@ def _classes(
     folder: Path,
     place: str,
     classes: list[str],
-    passed: Counter[str],
+    passed: Passed,
     *,
     prefix: str,
     split: str,
@@ -159,18 +167,16 @@ def _classes(
             whole = os.path.join(place, name)
             raise InputError(
                 f"{whole}: the class folder '{name}' holds no picture. Put pictures into it, or remove the folder."
-                + "".join(f" {note}" for note in _passed_over(here, whole))
+                + "".join(f" {note}" for note in _passed_over(_not_opened(_in(name, here)), whole))
             )
-        passed += here
+        passed += _in(f"{prefix}{name}", here)
         found += [(path, name, split) for path in paths]
     return found
 
 
-def _listing(
-    folder: Path, source: str, found: Found, passed: Counter[str], notes: tuple[str, ...] = ()
-) -> Listing:
+def _listing(folder: Path, source: str, found: Found, passed: Passed, notes: tuple[str, ...] = ()) -> Listing:
     if not found:
-        there = passed | _beside(folder)
+        there = _not_opened(passed | _in("", _beside(folder)))
         raise InputError(
             f"{source} holds no pictures. Give a folder with one sub-folder per class, "
             "a CSV or Parquet file with a path and a label column, or the name of a standard set."
@@ -181,7 +187,8 @@ def _listing(
         root=folder,
         source=source,
         table=frame(paths, labels, splits),
-        notes=(*notes, *_passed_over(passed, source)),
+        notes=(*notes, *_passed_over(_not_opened(passed), source)),
+        passed_over=_not_opened(passed),
     )
 
 
@@ -221,12 +228,20 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _passed_over(passed: Counter[str], place: str) -> tuple[str, ...]:
+def _not_opened(passed: Passed) -> dict[str, dict[str, int]]:
+    """Of files that may be pictures: suffix -> folder -> how many; the commonest suffix first."""
+    kinds: dict[str, dict[str, int]] = {}
+    for (suffix, folder), count in passed.items():
+        if suffix not in _BESIDE_PICTURES:
+            kinds.setdefault(suffix, {})[folder] = count
+    return dict(sorted(kinds.items(), key=lambda kind: -sum(kind[1].values())))
+
+
+def _passed_over(passed: Mapping[str, Mapping[str, int]], place: str) -> tuple[str, ...]:
     """What is said of files that may be pictures but are not opened: a sentence, or none."""
     kinds = [
-        f"{count_of(count, 'file')} {suffix or 'without a suffix'}"
-        for suffix, count in passed.most_common()
-        if suffix not in _BESIDE_PICTURES
+        f"{count_of(sum(there.values()), 'file')} {suffix or 'without a suffix'}"
+        for suffix, there in passed.items()
     ]
     if not kinds:
         return ()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -70,6 +70,8 @@ class Listing:
         notes: sentences the user should read, about what was left out or merged.
         standard: name of the published data set whose splits these are, or None.
         shards: the tars that the pictures stand in; None where they are files.
+        passed_over: files that may be pictures of a kind that is not opened here: suffix -> folder below ``root``
+            ('' for ``root``) -> how many.
     """
 
     root: Path | str
@@ -79,6 +81,7 @@ class Listing:
     notes: tuple[str, ...] = ()
     standard: str | None = None
     shards: ShardSet | None = None
+    passed_over: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table)

@@ -39,7 +39,7 @@ class Manifest(Listing):
         class_names: sorted; a label's class id is its place here.
         separator: of the labels in a cell, where a picture may have several (``data.several``); None where it has one.
         bands: how the rasters among the pictures are read (``data.rasters``); None takes all for ordinary pictures.
-        root, source, table, rows, notes, standard, shards: see ``Listing``.
+        root, source, table, rows, notes, standard, shards, passed_over: see ``Listing``.
     """
 
     class_names: tuple[str, ...]

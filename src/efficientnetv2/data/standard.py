@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.extras import of_torchvision
 from efficientnetv2.data import cifar
 from efficientnetv2.data.listing import Listing, frame
 
@@ -101,8 +102,7 @@ def _listed(place: Path, name: str, known: _Set) -> Listing:
 
 
 def _torchvision_rows(place: Path, known: _Set) -> list[tuple[str, str, str]]:
-    from torchvision import datasets  # heavy: only where a standard set is asked for
-
+    datasets = of_torchvision("datasets")  # heavy: only where a standard set is asked for
     make: Callable[..., Any] = getattr(datasets, known.name)
     problem: Exception | None = None
     for choice in known.choices:
@@ -136,8 +136,7 @@ def _cifar(place: Path, name: str) -> Listing:
     layout = cifar.CIFAR10 if name == "cifar10" else cifar.CIFAR100
     folder = place / ("cifar-10-batches-bin" if name == "cifar10" else "cifar-100-binary")
     if not cifar.is_packed(folder):
-        from torchvision import datasets
-
+        datasets = of_torchvision("datasets")
         make: Callable[..., Any] = getattr(datasets, _SETS[name].name)
         parts = [make(place, train=train) for train in (True, False)]
         train, test = ((part.data, np.asarray(part.targets, dtype=np.uint8)) for part in parts)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator
+from types import ModuleType
 
 from efficientnetv2.arch.published import NAMES
 from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.extras import needed, of_torchvision
 from efficientnetv2.models import pretrained
 from efficientnetv2.models.interop import keras_layers, torchvision
 from efficientnetv2.models.interop import timm as timm_names
@@ -54,13 +54,21 @@ def _ours(name: str) -> str | None:
 def _libraries(name: str, tag: str) -> Iterator[str]:
     """The words for the networks of that name, with weights of that tag if one is given."""
     word = f"{name}.{tag}" if tag else name
-    if find_spec("timm") is not None:
-        timm = importlib.import_module("timm")
-        if timm.is_model(name) and (not tag or word in timm.list_pretrained(f"{name}.*")):
-            yield f"timm:{word}"
-    from torchvision import models
-
-    if name in models.list_models(module=models) and (
-        not tag or tag in models.get_model_weights(name).__members__
+    timm = _at_hand(lambda: needed("timm", "timm", f"the network 'timm:{name}'"))
+    if timm and timm.is_model(name) and (not tag or word in timm.list_pretrained(f"{name}.*")):
+        yield f"timm:{word}"
+    models = _at_hand(lambda: of_torchvision("models"))
+    if (
+        models
+        and name in models.list_models(module=models)
+        and (not tag or tag in models.get_model_weights(name).__members__)
     ):
         yield f"torchvision:{word}"
+
+
+def _at_hand(imported: Callable[[], ModuleType]) -> ModuleType | None:
+    """A library; None of one that is not installed or can't be imported, for a word may have been meant otherwise."""
+    try:
+        return imported()
+    except InputError:
+        return None

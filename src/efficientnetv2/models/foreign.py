@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.base.extras import needed
+from efficientnetv2.base.extras import needed, of_torchvision
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.regularize import apply_setting
@@ -196,8 +196,7 @@ def _timm(
 
 
 def _torchvision(name: str, tag: str, *, num_classes: int | None) -> tuple[nn.Module, Preprocessing]:
-    from torchvision import models
-
+    models = of_torchvision("models")
     from efficientnetv2.models.foreign_weights import reading, torchvision_file
     from efficientnetv2.models.interop.torchvision import preprocessing_of
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from efficientnetv2.augment.pipeline import AugmentPlan
-from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.errors import InputError, did_you_mean, rule_of
 from efficientnetv2.progressive import Progressive
 from efficientnetv2.training.learning import Optimizer, Schedule
 from efficientnetv2.training.recipe import Recipe
@@ -50,11 +50,14 @@ def checked(plain: Any, *, where: str, said: Mapping[str, str] | None = None) ->
         wrong = _complaints(error, plain)
         words = dict.fromkeys(
             word
-            for name, line in wrong.items()
+            for name, (_, rule) in wrong.items()
             for field, word in (said or {}).items()
-            if (_of_one_branch(name, field) if name else re.search(rf"\b{re.escape(field)}\b", line))
+            if (_of_one_branch(name, field) if name else re.search(rf"\b{re.escape(field)}\b", rule))
         )
-        raise InputError(f"{' '.join(words) or where}: " + "; ".join(wrong.values())) from error
+        # Where the words are those of the field alone, they have said its name and value.
+        told = set(wrong) <= set(said or {}) and len(wrong) == 1
+        lines = [rule if told or not what else f"{what}: {rule}" for what, rule in wrong.values()]
+        raise InputError(f"{' '.join(words) or where}: " + "; ".join(lines)) from error
 
 
 def _of_one_branch(one: str, other: str) -> bool:
@@ -62,23 +65,26 @@ def _of_one_branch(one: str, other: str) -> bool:
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
-def _complaints(error: ValidationError, plain: Any) -> dict[str, str]:
-    """Of each wrong field a line: its name, its value, the rule."""
-    lines: dict[str, str] = {}
+def _complaints(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]]:
+    """Of each wrong field, by its name, how it is and the rule; what is wrong with none alone is of ''."""
+    wrong: dict[str, tuple[str, str]] = {}
     for problem in error.errors():
         parts = _place_of(problem["loc"], plain)
         name = ".".join(parts)
-        message = problem["msg"].removeprefix("Value error, ")
+        message = rule_of(problem)
         if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
             message = f"there is no such field{did_you_mean(parts[-1], fields_at(parts[:-1]))}"
         value = problem["input"]
         shown = f" = {value!r}" if isinstance(value, int | float | str | bool | None) and name else ""
-        if name in lines and problem["type"] == "literal_error":  # of a number or a word, both are said
-            lines[name] += f", or {message.removeprefix('Input should be ')}"
-        lines.setdefault(name, f"{name}{shown}: {message}" if name else message)
+        if problem["type"] == "literal_error":
+            if name in wrong:  # of a number or a word, both are said
+                first = wrong.pop(name)[1].partition("; did you mean")[0]
+                message = f"{first}, or {message.removeprefix('has to be ')}"
+            message += did_you_mean(str(value), re.findall("'(.*?)'", message)).removesuffix(".")
+        wrong.setdefault(name, (f"{name}{shown}", message))
     # Of a ramp that is wrong inside, pydantic also says that it is no number.
     return {
-        name: line for name, line in lines.items() if not any(other.startswith(f"{name}.") for other in lines)
+        name: told for name, told in wrong.items() if not any(other.startswith(f"{name}.") for other in wrong)
     }
 
 

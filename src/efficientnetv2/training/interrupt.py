@@ -31,6 +31,28 @@ def held() -> Iterator[None]:
             signal.raise_signal(number)
 
 
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Within, SIGTERM raises KeyboardInterrupt, so that what cleans up after itself does so then too."""
+    if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
+        yield
+        return
+    process = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise KeyboardInterrupt
+        # A process forked off with this handler ends as it would have without.
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class Interruption:
     """Within it, the first signal asks the run to stop after this step; a second one stops it at once.
 

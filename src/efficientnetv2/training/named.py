@@ -157,10 +157,10 @@ def load_weights(word: str) -> tuple[Network, tuple[str, ...]]:
     if word in NAMES:
         tags = ", ".join(pretrained.best(word)) or "none"
         raise InputError(f"--weights {word}: that is a network. Its weights: {tags}.")
+    hint = did_you_mean(word, ["auto", "none", *pretrained.names()])
     raise InputError(
-        f"--weights {word}: there is no such file, and no weights of that name"
-        f"{did_you_mean(word, pretrained.names())} Give a model file, weights of timm, torchvision or Keras, a name "
-        "of effnetv2 models --pretrained, auto or none."
+        f"--weights {word}: there is no such file, and no weights of that name{hint} Give a model file, "
+        "weights of timm, torchvision or Keras, a name of effnetv2 models --pretrained, auto or none."
     )
 
 

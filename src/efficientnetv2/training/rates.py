@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -45,19 +46,28 @@ _FEW, _MOST_ANSWERS, _ANSWERS_S = 8, 512, 2.0
 _STEPS = 1_000_000
 
 
-def measure(job: Job, scratch: Path, *, say: Callable[[str], None] = lambda line: None) -> Rates:
+def measure(
+    job: Job,
+    scratch: Path,
+    *,
+    run_steps: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Rates:
     """Do a little of everything that the run will do.
 
     Args:
         job: to be run, by one process; its network stays as it is, a copy is trained.
         scratch: a folder on the disk that the run will write to; checkpoints and a model file are left there.
-        say: gets lines on what takes minutes: compiling.
+        run_steps: of the whole run: of each size no more are timed than are its share, or measuring a short run would
+            take longer than the run. None where the rates decide how long it is.
+        say: gets a line before each thing that takes a while.
 
     Raises:
         InputError: what the run would raise: pictures that can't be read, memory or disk too short.
     """
     state = begin(place(copy.deepcopy(job.network), job.device), job.recipe)
-    compile_s, steps = _steps(job, state, say)
+    compile_s, steps = _steps(job, state, run_steps, say)
+    say("Measuring answers and checkpoints.")
     curve = _answers(job, state, once=True)
     answers = curve if job.preprocessing.views == "one" else _answers(job, state, once=False)
     checkpoints, checkpoint = _checkpoints(state, scratch)
@@ -82,12 +92,14 @@ def measure(job: Job, scratch: Path, *, say: Callable[[str], None] = lambda line
     )
 
 
-def _steps(job: Job, state: State, say: Callable[[str], None]) -> tuple[float, tuple[StepRate, ...]]:
+def _steps(
+    job: Job, state: State, run_steps: int | None, say: Callable[[str], None]
+) -> tuple[float, tuple[StepRate, ...]]:
     """Seconds of compiling, and the steps of each size."""
     group = job.recipe.group_images
     assert group is not None, "settle() comes first"
     groups = min(job.recipe.batch_images // group, max(job.at_a_time.most, _MOST_IMAGES // group))
-    timed = _Timed(job, job.recipe.model_copy(update={"batch_images": groups * group}))
+    timed = _Timed(job, job.recipe.model_copy(update={"batch_images": groups * group}), run_steps, say)
     loop = train(
         state,
         timed.batches(),
@@ -111,14 +123,18 @@ class _Timed:
     Args:
         job: to be run.
         recipe: its own, perhaps with a part of the batch.
+        run_steps: see ``measure``.
+        say: gets a line before each size.
 
     Attributes:
         compile_s: until the loop asked for the first pictures.
         rates: of the sizes done.
     """
 
-    def __init__(self, job: Job, recipe: Recipe) -> None:
-        self.job, self.recipe = job, recipe
+    def __init__(self, job: Job, recipe: Recipe, run_steps: int | None, say: Callable[[str], None]) -> None:
+        self.job, self.recipe, self._say = job, recipe, say
+        self._settings = sorted(settings_by_size(recipe), key=lambda one: one.image_px)
+        self._most = math.inf if run_steps is None else run_steps / len(self._settings)
         self.compile_s = 0.0
         self.rates: list[StepRate] = []
         self._begun = time.perf_counter()
@@ -135,7 +151,10 @@ class _Timed:
         )
         drawn = iter(self._sampler())
         self.compile_s = time.perf_counter() - self._begun
-        for setting in sorted(settings_by_size(recipe), key=lambda one: one.image_px):
+        for number, setting in enumerate(self._settings, start=1):
+            self._say(
+                f"Measuring steps of {setting.image_px} px ({number} of {len(self._settings)}{self._left()})."
+            )
             with ExitStack() as self._watching:
                 self._peak, self._marks = Peak(job.device), [time.perf_counter()]
                 yield from training_batches(
@@ -162,6 +181,18 @@ class _Timed:
             self._watching.enter_context(self._peak)
         elif len(self._marks) == 1 + self._warm_up:
             self._watching.close()
+
+    def _left(self) -> str:
+        """How long all sizes that are left will take, as those that are done promise; '' before any is."""
+        if not self.rates:
+            return ""
+        last, seconds = self.rates[-1], 0.0
+        part = self.recipe.batch_images / self.job.recipe.batch_images
+        for setting in self._settings[len(self.rates) :]:
+            each = last.each_s * part * (setting.image_px / last.image_px) ** 2
+            timed_s = max(each, min(_LONG_S, max(_TIMED_S, _TIMED_STEPS * each)))
+            seconds += each * self._warm_up + min(timed_s, max(1.0, self._most) * each)
+        return f", about {seconds:.0f} s left"
 
     @property
     def _warm_up(self) -> int:
@@ -195,7 +226,7 @@ class _Timed:
         if timed < max(1, 2 * workers) or (workers and timed % workers):
             return False
         took = self._marks[-1] - self._marks[self._warm_up]
-        return took >= (_TIMED_S if timed >= _TIMED_STEPS else _LONG_S)
+        return timed >= self._most or took >= (_TIMED_S if timed >= _TIMED_STEPS else _LONG_S)
 
     def _rate(self, setting: Setting, memory_bytes: int) -> StepRate:
         marks, counted = self._marks, self._marks[self._warm_up :]

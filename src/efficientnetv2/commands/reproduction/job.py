@@ -17,7 +17,7 @@ from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.demo import embedded
 from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
-from efficientnetv2.commands.reproduction import counts, plots, runs, settings, speed, transfer
+from efficientnetv2.commands.reproduction import counts, needs, plots, runs, settings, speed, transfer
 from efficientnetv2.commands.reproduction.cells import Runs, any_begun
 from efficientnetv2.commands.reproduction.scale import EMBEDDED, Scale, named
 from efficientnetv2.commands.reproduction.table import Table
@@ -101,6 +101,9 @@ def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
     folder = asked.out or Path("runs") / f"reproduce_{name}_{scale.name}"
     told = None if trained is None else _refuse_others(folder, trained)
     _refuse_another(folder, name)
+    if trained is not None:
+        together = _together(scale, asked, trained, folder, screen.say, screen)
+        needs.refuse_missing(_RUNS[name], scale, together)
     tell_replaced(folder / _WRITTEN[0], screen)
     folder.mkdir(parents=True, exist_ok=True)
     if told is not None:
@@ -185,12 +188,22 @@ def _made(
     if name == _DATASETS:
         return transfer.table_9(scale, say)
     if trained is not None:
-        source = Source(str(trained["data"]))
-        seeds = asked.seeds or scale.seeds
-        together = Runs(source, seeds, trained["weights"], asked.device, folder / _CELLS, say, screen)
-        return _RUNS[name](scale, together)
+        return _RUNS[name](scale, _together(scale, asked, trained, folder, say, screen))
     # Of the figures the fifth alone has a panel of answers' times.
     return counts.counted("7" if name in _FIGURES else name, scale, device, say, timed=name != "figure1")
+
+
+def _together(
+    scale: Scale,
+    asked: Asked,
+    trained: Mapping[str, str | None],
+    folder: Path,
+    say: Callable[[str], None],
+    screen: Screen,
+) -> Runs:
+    """What the runs of a table have in common; ``trained`` as ``_trained`` gives it."""
+    source, seeds = Source(str(trained["data"])), asked.seeds or scale.seeds
+    return Runs(source, seeds, trained["weights"], asked.device, folder / _CELLS, say, screen)
 
 
 def _trained(name: str, scale: Scale, device: torch.device, asked: Asked) -> dict[str, str | None]:

@@ -21,6 +21,20 @@ from efficientnetv2.training.recipes import named
 _ONLY = "run"  # the column of a table with one run a row
 _SMALL = "efficientnetv2_b0"  # in the place of the paper's networks, below its scale
 
+# Below the paper's scale: its rate, warm-up, moving average and minival are made for 350 epochs of a million pictures.
+_BELOW_PAPER = (
+    "batch_images=32", "optimizer.kind=adamw", "optimizer.lr=2e-3", "optimizer.weight_decay=0.05",
+    "optimizer.decay=0.99", "optimizer.epsilon=1e-8", "optimizer.clip_norm=1.0", "schedule.kind=cosine",
+    "schedule.warmup_epochs=1", "ema_decay=0.998", "batch_norm_momentum=0.9", "initialisation=calm",
+    "eval_px=null", "crop_fraction=1.0", "framing=whole", "crop_framing=null", "crop_area_min=0.35",
+    "minival=null", "made_for=null",
+)  # fmt: skip
+# The same in words.
+_OTHERWISE = (
+    "length, sizes, optimizer, schedule, batch, initialisation, moving average, batch-norm momentum, smallest crop, "
+    "framing, evaluation size and minival"
+)
+
 
 def table_5(scale: Scale, runs: Runs) -> Table:
     """Picture size against the magnitude of RandAugment."""
@@ -219,14 +233,7 @@ def _cell(
     if steps is not None:
         settings += ["epochs=auto", f"steps={steps}"]
     if scale.name != "paper" and recipe != "quick":
-        # The paper's rate, warm-up, moving average and minival are made for 350 epochs of a million pictures.
-        settings += [
-            "batch_images=32", "optimizer.kind=adamw", "optimizer.lr=2e-3", "optimizer.weight_decay=0.05",
-            "optimizer.decay=0.99", "optimizer.epsilon=1e-8", "optimizer.clip_norm=1.0", "schedule.kind=cosine",
-            "schedule.warmup_epochs=1", "ema_decay=0.998", "batch_norm_momentum=0.9", "initialisation=calm",
-            "eval_px=null", "crop_fraction=1.0", "framing=whole", "crop_framing=null", "crop_area_min=0.35",
-            "minival=null", "made_for=null",
-        ]  # fmt: skip
+        settings += _BELOW_PAPER
     if scale.name == "tiny":
         settings += ["batch_images=8", "validate_images=32", "holdout=0.1"]
     return Cell(row, column, recipe, model, (*settings, *more))
@@ -273,9 +280,11 @@ def _trained(cells: Sequence[Cell]) -> str:
     """Which networks were trained by which recipes, in a sentence."""
     networks: dict[str, dict[str, None]] = {}
     for cell in cells:
-        recipe = f"recipe {cell.recipe}"
-        if any(setting.startswith("optimizer.kind=") for setting in cell.settings):
-            recipe += " (but for its optimizer, schedule and batch)"
         model = network_title(cell.model or named(cell.recipe).model)
-        networks.setdefault(recipe, {})[model] = None
-    return "; ".join(f"{' and '.join(models)} by {recipe}" for recipe, models in networks.items()) + "."
+        networks.setdefault(f"recipe {cell.recipe}", {})[model] = None
+    told = "; ".join(f"{' and '.join(models)} by {recipe}" for recipe, models in networks.items()) + "."
+    if not any(set(_BELOW_PAPER) <= set(cell.settings) for cell in cells):
+        return told
+    return (
+        f"{told} Of {'that recipe' if len(networks) == 1 else 'those recipes'} {_OTHERWISE} are others here."
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.base.errors import some
+from efficientnetv2.base.errors import count_of, some
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.inspect.found import Finding, Section, share
 
@@ -34,7 +35,12 @@ def counts(manifest: Manifest) -> Section:
     """
     table = by_class(manifest)
     labelled = manifest.labels >= 0
-    findings = [*_unlabelled(manifest), *_small(table), *_imbalance(table, int(labelled.sum()))]
+    findings = [
+        *_passed_over(manifest),
+        *_unlabelled(manifest),
+        *_small(table),
+        *_imbalance(table, int(labelled.sum())),
+    ]
     totals = table.sum(axis=1)
     facts = {
         "classes": len(table),
@@ -44,6 +50,7 @@ def counts(manifest: Manifest) -> Section:
             for name in map(str, table)
         },
         "unlabelled": int((~labelled).sum()),
+        "passed_over": manifest.passed_over,
         "largest_over_smallest": float(totals.max() / totals.min()) if len(totals) > 1 else None,
         "majority_share": float(totals.max() / labelled.sum()) if len(totals) else None,
     }
@@ -60,9 +67,29 @@ def by_class(manifest: Manifest) -> pd.DataFrame:
     return table.set_axis(list(manifest.class_names)).rename(columns={"": _NO_SPLIT})
 
 
+def headings(table: pd.DataFrame) -> list[str]:
+    """Of the columns of ``by_class``, for a person: where no split is known, there are just pictures."""
+    names = list(map(str, table.columns))
+    return ["pictures"] if names == [_NO_SPLIT] else names
+
+
 def half_width(pictures: int) -> float:
     """Half of a 95 % interval of a share of right answers that is middling, of so many pictures."""
     return _Z95 * math.sqrt(_MIDDLING * (1 - _MIDDLING) / max(1, pictures))
+
+
+def _passed_over(manifest: Manifest) -> Iterator[Finding]:
+    """Of each kind of file that is not opened: how many there are, and where."""
+    for suffix, folders in manifest.passed_over.items():
+        told = count_of(sum(folders.values()), "file")
+        where = ", ".join(f"{count:,} in '{name or manifest.source}'" for name, count in folders.items())
+        yield Finding(
+            "passed_over",
+            "doubtful",
+            f"{told} {suffix or 'without a suffix'} passed over: {where}.",
+            "Such files are not opened here, and counted nowhere below. If they are pictures, convert them to JPEG: "
+            "else their classes are learnt from fewer than there are, and from other cameras' alone.",
+        )
 
 
 def _unlabelled(manifest: Manifest) -> list[Finding]:

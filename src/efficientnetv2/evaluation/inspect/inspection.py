@@ -44,7 +44,7 @@ class Inspection:
         return in_order([one for section in self.sections.values() for one in section.findings])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: what was found, then what was counted."""
+        """Plain values: what was said on reading, what was found, then what was counted."""
         paths = self.manifest.paths
         found = [
             {
@@ -62,6 +62,7 @@ class Inspection:
                 "data": self.manifest.source,
                 "pictures": len(self.manifest),
                 "weights": self.weights,
+                "notes": self.manifest.notes,
                 "findings": found,
                 **{name: section.facts for name, section in self.sections.items()},
             }

@@ -14,7 +14,7 @@ from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation import seeing
-from efficientnetv2.evaluation.inspect.counts import by_class
+from efficientnetv2.evaluation.inspect.counts import by_class, headings
 from efficientnetv2.evaluation.inspect.drawings import draw_places, draw_times, legend
 from efficientnetv2.evaluation.inspect.found import Finding
 from efficientnetv2.evaluation.inspect.inspection import Inspection
@@ -98,12 +98,13 @@ def _page(
         source=manifest.source,
         pictures=len(manifest),
         classes=manifest.class_names,
+        notes=manifest.notes,
         findings=[(one, _groups(one, shown)) for one in inspection.findings],
         wrong=sum(one.severity == "wrong" for one in inspection.findings),
         doubtful=sum(one.severity == "doubtful" for one in inspection.findings),
         weights=inspection.weights,
         brightened=seeing.NOTE if brightened else None,
-        splits=list(table.columns),
+        splits=headings(table),
         by_class=[(str(name), [int(number) for number in row]) for name, row in table.iterrows()],
         total=max(1, int(table.to_numpy().sum())),
         examples={name: [shown(row) for row in rows] for name, rows in _examples(inspection).items()},

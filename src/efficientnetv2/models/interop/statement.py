@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from efficientnetv2.arch.published import published
 from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.extras import of_torchvision
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import pretrained
 from efficientnetv2.models.header import Header, reason
@@ -262,9 +263,7 @@ def tell(network: EfficientNet, told: Told) -> list[str]:
 
 def imagenet_class_names() -> tuple[str, ...]:
     """The 1000 classes of ImageNet-1k in their usual order, all different."""
-    from torchvision.models import EfficientNet_B0_Weights
-
-    return _distinct(EfficientNet_B0_Weights.DEFAULT.meta["categories"])
+    return _distinct(of_torchvision("models").EfficientNet_B0_Weights.DEFAULT.meta["categories"])
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.arch.spec import Architecture, blocks
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.extras import of_torchvision
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.interop.tensors import shape_name, tensors_of, write_tensors
 from efficientnetv2.models.network import EfficientNet
@@ -86,9 +87,7 @@ def default_preprocessing(name: str) -> tuple[Preprocessing, str]:
     Args:
         name: ours, one of ``MODELS``.
     """
-    from torchvision.models import get_model_weights
-
-    weights = get_model_weights(MODELS[name]).DEFAULT
+    weights = of_torchvision("models").get_model_weights(MODELS[name]).DEFAULT
     return preprocessing_of(weights), str(weights)
 
 

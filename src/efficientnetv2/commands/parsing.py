@@ -1,0 +1,45 @@
+"""How the program takes its words: what typer says of them, in ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+from typer import BadParameter
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from efficientnetv2.base.errors import rule_of
+
+
+class _Untyped:
+    """A command whose flags, ``--help`` too, show no type: they take no value, of whatever type."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """See ``TyperCommand``."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for option in params:
+            if isinstance(option, TyperOption) and option.is_flag and option.metavar is None:
+                option.metavar = ""
+        return params
+
+
+class Verb(_Untyped, TyperCommand):
+    """A command whose flags show no type, and whose wrong values are told by our rules."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words, read.
+
+        Raises:
+            BadParameter: one that its option does not take; says what was given, and the rule.
+        """
+        try:
+            return super().parse_args(ctx, args)
+        except BadParameter as error:
+            if isinstance(error.__cause__, ValidationError):
+                problem = error.__cause__.errors()[0]
+                error.message = f"it is {problem['input']!r}, but {rule_of(problem)}."
+            raise
+
+
+class Verbs(_Untyped, TyperGroup):
+    """Commands under one name, whose own flags show no type."""
