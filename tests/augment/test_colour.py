@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from efficientnetv2.augment import colour
 from efficientnetv2.base.keys import Key
@@ -113,3 +115,30 @@ def test_a_jitter_of_an_even_grey_is_its_brightness():
 def test_pictures_too_small_to_smooth_stay():
     tiny = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8)
     assert torch.equal(colour.sharpness(tiny, torch.tensor([0.0])), tiny)
+
+
+class WithoutDoubles(TorchDispatchMode):
+    """Refuses what Apple's GPUs refuse: numbers of 64 bits with a fraction."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if any(isinstance(one, torch.Tensor) and one.dtype == torch.float64 for one in tree_leaves(made)):
+            raise TypeError(f"{func} makes float64")
+        return made
+
+
+def test_no_operation_needs_doubles_where_the_device_has_none(monkeypatch):
+    """And autocontrast without them is Pillow's to one grey level."""
+    on_apple = colour._finest(torch.device("mps"))
+    monkeypatch.setattr(colour, "_finest", lambda device: on_apple)
+    factor = torch.full((6,), 1.4)
+    with WithoutDoubles():
+        stretched = colour.autocontrast(IMAGES)
+        for operation in (colour.saturation, colour.contrast, colour.released_contrast, colour.brightness):
+            operation(IMAGES, factor)
+        colour.sharpness(IMAGES, factor)
+        colour.equalize(IMAGES)
+        colour.posterize(IMAGES, torch.full((6,), 4.0))
+        colour.solarize(IMAGES, torch.full((6,), 100.0))
+        colour.solarize_add(IMAGES, torch.full((6,), 50.0))
+    assert worst(stretched, ImageOps.autocontrast) <= 1

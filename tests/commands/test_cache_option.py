@@ -21,6 +21,7 @@ from tests.faults.test_kill_and_resume import WORDS, bits, kill_in_the_middle, r
 from tests.processes import effnetv2_together
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Bands
 from efficientnetv2.commands import caching, foretold
 from efficientnetv2.commands.caching import cached, foreseen
 from efficientnetv2.commands.prepare import prepare
@@ -225,6 +226,17 @@ def test_a_list_in_another_order_has_the_same_cache(large, caches):
     assert "there already" in kept.note
     strongest = kept.reader.source(0).reshape(-1, 3).mean(0).argmax()
     assert "rgb"[strongest] == backwards.train.paths[0][0]
+
+
+def test_each_rule_of_rasters_has_its_own_cache(large, caches):
+    """It is measured on those that train, so those of two seeds took turns in one place, filled anew each time."""
+    given, done = prepared(large), []
+    for low in (0.0, 9.0, 0.0):
+        rule = Bands((1, 2, 3), low=(low,) * 3, high=(255.0,) * 3)
+        ready = replace(given, manifest=replace(given.manifest, bands=rule))
+        done.append(cached("disk", of_recipe(), ready, CPU, Screen(quiet=True)))
+    assert done[0].reader.path == done[2].reader.path != done[1].reader.path
+    assert "there already" in done[2].note
 
 
 def test_memory_that_is_not_there_is_refused_with_the_way_out(large, caches, monkeypatch):

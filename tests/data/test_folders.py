@@ -12,6 +12,7 @@ from torchvision.datasets import ImageFolder
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data import folders
+from efficientnetv2.data.check import check
 from efficientnetv2.data.manifest import read
 
 
@@ -134,11 +135,40 @@ def test_folders_beside_train_and_val_are_no_classes(tmp_path):
     assert read(tmp_path).paths == ["train/x/1.jpg", "train/y/1.jpg", "val/x/2.jpg"]
 
 
+def test_every_picture_beside_a_folder_called_as_a_split_is_answered(tmp_path):
+    """Where labels are taken, what is passed over is said."""
+    draw(tmp_path / "test/s1/1.png", tmp_path / "siteB/2.png", tmp_path / "3.png")
+    asked = read(tmp_path, require_labels=False, for_training=False)
+    assert asked.paths == ["3.png", "siteB/2.png", "test/s1/1.png"]
+    inspected = read(tmp_path, require_labels=False, for_training=False, strict_labels=True)
+    assert inspected.paths == ["test/s1/1.png"]
+    assert inspected.notes[0].endswith(f"lie beside the splits of {tmp_path}: 'siteB', '3.png'.")
+    draw(*(tmp_path / f"train/{name}/4.png" for name in ("s1", "s2")))
+    assert "'3.png'" in read(tmp_path).notes[0]
+
+
 def test_a_link_to_a_folder_above_ends(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
     (tmp_path / "a/loop").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "a/linked").symlink_to(tmp_path / "b", target_is_directory=True)
     assert read(tmp_path).paths == ["a/1.jpg", "a/linked/2.jpg", "b/2.jpg"]
+
+
+def test_folders_that_link_to_each_other_end(tmp_path):
+    draw(tmp_path / "a/in/1.jpg", tmp_path / "b/2.jpg")
+    (tmp_path / "a/in/tob").symlink_to(tmp_path / "b", target_is_directory=True)
+    (tmp_path / "b/toa").symlink_to(tmp_path / "a", target_is_directory=True)
+    assert read(tmp_path).paths == ["a/in/1.jpg", "a/in/tob/2.jpg", "b/2.jpg", "b/toa/in/1.jpg"]
+
+
+def test_a_link_to_itself_is_a_picture_that_cannot_be_read(tmp_path):
+    draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
+    (tmp_path / "a/loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "b/loop").symlink_to("loop")
+    manifest = read(tmp_path)
+    assert manifest.paths == ["a/1.jpg", "a/loop.jpg", "b/2.jpg"]
+    with pytest.raises(InputError, match=r"1 of 3 .*[\s\S]*a/loop\.jpg"):
+        check(manifest, workers=1)
 
 
 def test_pictures_beside_class_folders_are_left_out_and_said(tmp_path):

@@ -65,6 +65,14 @@ def test_parquet_reads_as_the_csv_of_the_same_table(folder):
     assert parquet.split.tolist() == ["train", ""]
 
 
+def test_what_pandas_goes_by_is_a_column_like_the_others(folder):
+    table = pd.DataFrame({"path": ["0.png", "1.png"], "label": ["a", "b"], "year": [1, 2]})
+    expected = read(write(folder, table.to_csv(index=False)))
+    for index in (["path"], ["path", "year"], ["label"]):
+        table.set_index(index).to_parquet(folder / "t.parquet")
+        assert read(folder / "t.parquet").digest() == expected.digest()
+
+
 def test_words_that_pandas_takes_for_missing_can_be_classes(folder):
     assert read(write(folder, "path,label\n0.png,None\n1.png,NA\n")).class_names == ("NA", "None")
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.preprocessing import Bands, Preprocessing
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.network import EfficientNet
@@ -139,3 +139,42 @@ def test_rasters_that_need_a_rule_are_refused_by_a_model_without_one(model, tmp_
     monkeypatch.setattr("efficientnetv2.data.rasters.readable", lambda: False)
     (answer,), (expected,) = Predictor(model)(path), Predictor(model)(grey)
     assert answer.probabilities == expected.probabilities
+
+
+def _by_rule(*numbers):
+    """A predictor of a network that learnt rasters of 16 bits."""
+    count = len(numbers)
+    network = EfficientNet(SMALL, num_classes=3, in_channels=count)
+    rule = Bands(numbers, low=(1_000.0,) * count, high=(5_000.0,) * count, kinds=("uint16",))
+    network.preprocessing = Preprocessing(image_px=16, mean=(0.5,) * count, std=(0.2,) * count, bands=rule)
+    return Predictor(network)
+
+
+def test_an_image_of_16_bits_is_read_by_the_rule_as_its_file_is(model, tmp_path):
+    pytest.importorskip("rasterio", reason="needs the extra geo")
+    path = tmp_path / "deep.tif"
+    values = np.random.default_rng(0).integers(0, 6_000, (16, 16), dtype=np.uint16)
+    Image.fromarray(values).save(path)
+    predictor = _by_rule(1, 1, 1)
+    expected = predictor._prepared(path, 0)
+    assert len(np.unique(expected)) > 50
+    np.testing.assert_array_equal(predictor._prepared(Image.open(path), 0), expected)
+    np.testing.assert_array_equal(predictor._prepared(np.stack([values] * 3, axis=2), 0), expected)
+    for asked in (Predictor(model), _by_rule(1, 2, 3), _by_rule(1, 2, 3, 4)):
+        with pytest.raises(InputError) as by_path:
+            asked(path)
+        with pytest.raises(InputError) as by_image:
+            asked(Image.open(path))
+        assert str(by_image.value) == str(by_path.value)
+    with pytest.raises(InputError, match=r"holds float32, but the rule by which 1000 to 5000 become"):
+        predictor(Image.fromarray(values.astype(np.float32) / 6_000))
+    with pytest.raises(InputError, match=r"the picture: holds float64, but the rule"):
+        predictor(np.stack([values / 6_000] * 3, axis=2))
+
+
+def test_an_image_of_16_bits_that_is_no_raster_is_read_as_its_file_is(model, tmp_path):
+    values = np.random.default_rng(0).integers(0, 65_536, (16, 16), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    predictor = Predictor(model)
+    by_path, by_image = (predictor._prepared(one(tmp_path / "deep.png"), 0) for one in (str, Image.open))
+    np.testing.assert_array_equal(by_image, by_path)

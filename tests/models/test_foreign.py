@@ -3,6 +3,7 @@
 import builtins
 import copy
 import sys
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -102,6 +103,33 @@ def test_a_module_of_ones_own():
     assert create(network, num_classes=2)(torch.zeros(2, 3, 16, 16)).shape == (2, 2)
 
 
+class Answering(nn.Module):
+    """Answers with what ``form`` makes of the logits."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.inner, self.form = small(), form
+
+    def forward(self, x):
+        return self.form(self.inner(x))
+
+
+def test_logits_that_a_module_names_are_its_answer():
+    """As Hugging Face's classifiers answer: with an ordered dictionary, its loss before or behind them."""
+    network = create(Answering(lambda logits: OrderedDict(hidden=logits[:, :1], logits=logits))).eval()
+    pictures = torch.randn(2, 3, 16, 16)
+    assert torch.equal(network(pictures), network.module.inner(pictures))
+    assert network.embed(pictures).shape == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("form", "called"), [(lambda logits: {"scores": logits}, "dict"), (lambda logits: [logits], "list")]
+)
+def test_an_answer_that_is_no_tensor_is_named(form, called):
+    with pytest.raises(InputError, match=f"Answering answers with a {called}, but .*'logits'"):
+        create(Answering(form))(torch.zeros(2, 3, 16, 16))
+
+
 @pytest.mark.parametrize(
     ("module", "says"),
     [
@@ -112,6 +140,15 @@ def test_a_module_of_ones_own():
 def test_a_module_without_beginning_or_end(module, says):
     with pytest.raises(InputError, match=says):
         Foreign(module)
+
+
+def test_a_network_without_its_classifier_is_refused_and_built_with_one():
+    """By the last nn.Linear within it, such a transformer would be cut in two."""
+    with pytest.raises(InputError, match=r"comes without a classifier.*name the classes: num_classes=N"):
+        Foreign(timm.create_model("vit_tiny_patch16_224", num_classes=0))
+    pictures = torch.randn(2, 3, 64, 64)
+    embedding = create("timm:convnextv2_atto", num_classes=0)
+    assert embedding.eval()(pictures).shape == (2, 320)
 
 
 def test_stochastic_depth_is_there_to_be_scheduled_though_timm_builds_none_at_rate_0():

@@ -20,7 +20,10 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.models import download, hub
 from efficientnetv2.models.create import create
 from efficientnetv2.models.foreign_weights import timm_file, torchvision_file
+from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.named import load_weights
+from efficientnetv2.training.recipes import named
+from efficientnetv2.training.start import start
 
 timm = pytest.importorskip("timm")
 
@@ -92,6 +95,35 @@ def test_other_classes_and_channels_are_fitted(server):
     network = create(WORD, num_classes=3, in_channels=1)
     assert network(torch.randn(1, 1, 64, 64)).shape == (1, 3)
     assert torch.equal(network.module.layer1[0].conv1.weight, theirs.layer1[0].conv1.weight)
+
+
+def test_weights_that_come_without_a_classifier_get_one_and_those_with_several_get_others(server):
+    """Published as they were trained: to embed, and distilled by two heads."""
+    embedding = timm.create_model("convnextv2_atto", num_classes=0)
+    distilled = timm.create_model("pit_ti_distilled_224")
+    for word, theirs, px in (
+        ("convnextv2_atto.fcmae", embedding, 64),
+        ("pit_ti_distilled_224.in1k", distilled, 224),
+    ):
+        server.files[f"timm/{word}/model.safetensors"] = safetensors.torch.save(theirs.state_dict())
+        recipe = with_settings(named("quick"), [f"weights=timm:{word}"])
+        begun = [
+            start(recipe, class_names=("a", "b", "c"), device=torch.device("cpu")).network for _ in range(2)
+        ]
+        pictures = torch.randn(2, 3, px, px)
+        with torch.inference_mode():
+            assert begun[0].eval()(pictures).shape == (2, 3)
+        state, again = (network.module.state_dict() for network in begun)
+        assert all(torch.equal(state[name], again[name]) for name in state), (
+            "the same recipe, the same weights"
+        )
+        kept = [name for name in theirs.state_dict() if "head" not in name]
+        assert all(torch.equal(state[name], theirs.state_dict()[name]) for name in kept)
+    network, _ = load_weights("timm:convnextv2_atto.fcmae")
+    with torch.inference_mode():
+        torch.testing.assert_close(network.eval().embed(pictures), embedding.eval()(pictures))
+    with pytest.raises(InputError, match=r"name the classes: num_classes=N"):
+        create("timm:convnextv2_atto.fcmae")
 
 
 def test_a_repository_that_has_neither_is_told_with_both_ways_out(server):

@@ -89,7 +89,7 @@ def test_each_network_goes_on_from_its_own_21k_weights_at_its_own_size(size, px,
         weights = create(f"efficientnetv2_{size}", num_classes=21_843)
     asked = []
     monkeypatch.setattr(
-        "efficientnetv2.training.start.load_weights", lambda word: (asked.append(word) or weights, ())
+        "efficientnetv2.training.start.load_weights", lambda word, **_: (asked.append(word) or weights, ())
     )
     recipe = named(f"imagenet_from_21k_{size}_{form}")
     begin = start(recipe, class_names=("cat", "dog"), device=CPU)
@@ -310,7 +310,7 @@ def test_weights_whose_first_convolution_cannot_be_adapted_are_refused_with_the_
     )
     network = Foreign(grouped, source="timm:grouped")
     network.class_names = ("a", "b")
-    monkeypatch.setattr("efficientnetv2.training.start.load_weights", lambda word: (network, ()))
+    monkeypatch.setattr("efficientnetv2.training.start.load_weights", lambda word, **_: (network, ()))
     with pytest.raises(
         InputError, match=r"4 channels, .* read as RGB; the first convolution has 4 groups.*Take"
     ):

@@ -40,7 +40,7 @@ def jitter(images: Tensor, key: Key, ids: npt.ArrayLike, *, strength: float) -> 
 
 
 def autocontrast(images: Tensor) -> Tensor:
-    """Stretch each channel of each picture to 0..255; a constant channel stays.
+    """Stretch each channel of each picture to 0..255; a constant channel stays. On Apple's GPUs to one grey level.
 
     Args:
         images: (N, C, H, W) uint8.
@@ -48,10 +48,11 @@ def autocontrast(images: Tensor) -> Tensor:
     Returns:
         (N, C, H, W) uint8.
     """
-    low, high = (_of_channels(images, extreme).double() for extreme in (torch.amin, torch.amax))  # (N, C)
+    finest = _finest(images.device)
+    low, high = (_of_channels(images, extreme).to(finest) for extreme in (torch.amin, torch.amax))  # (N, C)
     # Divided as a tensor: a number over a tensor would be a reciprocal and a product, rounded twice.
     scale = torch.full_like(low, 255) / (high - low).clamp(min=1)
-    levels = torch.arange(256, device=images.device, dtype=torch.float64)
+    levels = torch.arange(256, device=images.device, dtype=finest)
     table = levels * scale[..., None] + (-low * scale)[..., None]  # (N, C, 256)
     table = torch.where((high > low)[..., None], table, levels)
     return _look_up(images, table.clamp(0, 255).to(torch.uint8))
@@ -153,9 +154,10 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
         (N, 3, H, W) uint8.
     """
     values = lines(images).float()
-    # The sum in integers: the mean is exact for pictures of any size.
-    mean = _grey(values).to(torch.int32).sum((1, 2)).double() / (images.shape[2] * images.shape[3])
-    return _blend(torch.floor(mean + 0.5).float()[:, None, None], values, factor)
+    # In whole numbers: the mean, rounded half up, is exact for pictures of any size, on devices without doubles too.
+    count = images.shape[2] * images.shape[3]
+    mean = (2 * _grey(values).to(torch.int32).sum((1, 2)) + count) // (2 * count)
+    return _blend(mean.float()[:, None, None], values, factor)
 
 
 def released_contrast(images: Tensor, factor: Tensor) -> Tensor:
@@ -247,6 +249,11 @@ def _levels(values: Tensor) -> Tensor:
     """Floats, changed in place, to uint8: cut to 0..255 and truncated."""
     # By way of int16: from float to uint8 directly is four times slower on a CPU.
     return values.clamp_(0, 255).to(torch.int16).to(torch.uint8)
+
+
+def _finest(device: torch.device) -> torch.dtype:
+    """In what a device computes most exactly: Apple's GPUs refuse doubles, which Pillow computes in."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _of_channels(images: Tensor, extreme: Callable[..., Tensor]) -> Tensor:

@@ -261,9 +261,13 @@ def _in_order(manifest: Manifest) -> Manifest:
 
 
 def _folder(pictures: Manifest, kept: Kept) -> Path:
-    """Of this data at this size, whichever pictures it holds now: when they change, the cache is replaced."""
+    """Of this data at this size and by this rule, whichever pictures it holds now: when they change, it is replaced.
+
+    The rule of rasters is measured on those that train, so it differs between seeds and folds: each has its own.
+    """
     name = Path(pictures.source).name
-    digest = hashlib.blake2b(f"{pictures.root}\0{name}\0{kept}".encode(), digest_size=6).hexdigest()
+    about = f"{pictures.root}\0{name}\0{kept}" + ("" if pictures.bands is None else f"\0{pictures.bands!r}")
+    digest = hashlib.blake2b(about.encode(), digest_size=6).hexdigest()
     shown = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem)[:40]
     return cache_folder("pictures") / f"{shown}-{kept.px}px-{digest}"
 

@@ -74,10 +74,10 @@ def unlike(dataset: Dataset, bands: Bands) -> str:
         dataset: opened.
         bands: the rule.
     """
-    return amiss(dataset, bands) or _otherwise_stored(kinds_of(dataset, bands.numbers)[0], bands)
+    return amiss(dataset, bands) or otherwise_stored(kinds_of(dataset, bands.numbers)[0], bands)
 
 
-def _otherwise_stored(kind: str, bands: Bands) -> str:
+def otherwise_stored(kind: str, bands: Bands) -> str:
     """Why values of a kind can't be read by a rule, to follow the raster's name; '' where they can.
 
     Of a rule of an older model file, which does not know its kinds, this much is known: what leaves values of 0 to 255
@@ -118,9 +118,8 @@ def amiss(dataset: Dataset, bands: Bands) -> str:
         bands: the rule.
     """
     if max(bands.numbers) > dataset.count:
-        fix = _pages_joined(dataset) or "Give a raster with these, or say others by --bands."
         having = count_of(dataset.count, "band")
-        return f"has {having}{_described(dataset)}, but {_wanted(bands)} to be seen. {fix}"
+        return lacking(f"{having}{_described(dataset)}", bands, _pages_joined(dataset))
     known = list(zip(bands.numbers, bands.names, strict=True))
     # Colours count as names where the bands were found by them.
     called_so = names_or_colours if set(COLOURS) <= set(bands.names) else names_of
@@ -177,6 +176,18 @@ def _wanted(bands: Bands) -> str:
     return f"band {distinct[0]} is" if len(distinct) == 1 else f"bands {bands.listed} are"
 
 
+def lacking(having: str, bands: Bands, fix: str = "") -> str:
+    """That a picture has not all bands of a rule, to follow its name.
+
+    Args:
+        having: what it has, in words.
+        bands: the rule.
+        fix: what to do, as a sentence; '' is to give another picture.
+    """
+    fix = fix or "Give a raster with these, or say others by --bands."
+    return f"has {having}, but {_wanted(bands)} to be seen. {fix}"
+
+
 def in_codes(dataset: Dataset) -> str:
     """Why the numbers of an ordinary picture are no levels, to follow its name; '' where they are.
 
@@ -218,20 +229,28 @@ def not_ordinary(dataset: Dataset) -> str:
     seen = tuple(dict.fromkeys(bands_seen(dataset)))
     fix = "".join(f" -b {number}" for number in seen) if len(seen) in (1, RGB) else " -b RED -b GREEN -b BLUE"
     if kinds != "uint8":
-        fix += " -ot Byte -scale FROM TO 0 255"
-        why = (
-            f"holds {kinds}, but the model was trained on 8-bit pictures, and does not know which values were made 0 "
-            "and 255 for these"
-        )
-    else:
-        pages = len(dataset.subdatasets)
-        having = count_of(dataset.count, "band") + (
-            f" in the first of its {pages} pages" if pages > 1 else ""
-        )
-        if dataset.count == RGB:
-            having += f" ({', '.join(map(str, seen))} are red, green and blue)"
-        why = f"has {having}{_described(dataset)}, and the model was trained on ordinary pictures of {RGB} channels"
+        return too_deep(kinds, fix)
+    pages = len(dataset.subdatasets)
+    having = count_of(dataset.count, "band") + (f" in the first of its {pages} pages" if pages > 1 else "")
+    if dataset.count == RGB:
+        having += f" ({', '.join(map(str, seen))} are red, green and blue)"
+    why = (
+        f"has {having}{_described(dataset)}, and the model was trained on ordinary pictures of {RGB} channels"
+    )
     return f"{why}. Give it as these are: with GDAL, gdal_translate{fix}."
+
+
+def too_deep(kinds: str, chosen: str = " -b 1") -> str:
+    """Why a model of ordinary pictures can't be asked about values of other than 8 bits, to follow the picture's name.
+
+    Args:
+        kinds: types that the values are stored as.
+        chosen: gdal_translate's options for the bands to be seen.
+    """
+    return (
+        f"holds {kinds}, but the model was trained on 8-bit pictures, and does not know which values were made 0 "
+        f"and 255 for these. Give it as these are: with GDAL, gdal_translate{chosen} -ot Byte -scale FROM TO 0 255."
+    )
 
 
 def in_pages(dataset: Dataset) -> str:

@@ -37,8 +37,9 @@ def read_folder(folder: Path, source: str, *, require_labels: bool, classes_firs
     Args:
         folder: absolute.
         source: what the user gave, for messages.
-        require_labels: False lists pictures outside class folders too.
-        classes_first: but passes over those that lie beside class folders, as if labels were required.
+        require_labels: False lists pictures outside class folders and beside splits too, then all without label and
+            split.
+        classes_first: but passes over those that lie beside class folders or splits, as if labels were required.
 
     Raises:
         InputError: no picture at all, no class folders where labels are required, or a class folder
@@ -47,18 +48,18 @@ def read_folder(folder: Path, source: str, *, require_labels: bool, classes_firs
     folders, loose = _contents(folder)
     splits = _splits(folder, folders)
     if splits:
-        further = [name for name in folders if name not in splits]
-        return _split_folders(folder, source, splits, further, require_labels, classes_first)
+        beside = _filled(folder, [name for name in folders if name not in splits]) + loose
+        if beside and not require_labels and not classes_first:
+            return _everything(folder, source)
+        return _split_folders(folder, source, splits, beside, require_labels, classes_first)
     called_so = [name for name in folders if split_named(name)]
     if called_so and require_labels:
         _refuse_table_beside(folder, source, called_so)
-    passed: Passed = Counter()
     if loose and not require_labels and not (classes_first and len(_filled(folder, folders)) > 1):
-        here: Counter[str] = Counter()
-        every: Found = [(path, np.nan, "") for path in _walk(str(folder), "", here)]
-        return _listing(folder, source, every, _in("", here))
+        return _everything(folder, source)
     if not folders and require_labels and loose:
         raise InputError(_no_classes(source, len(loose)))
+    passed: Passed = Counter()
     found = _classes(folder, source, folders, passed, prefix="", split="", required=require_labels)
     if not require_labels:  # a picture there would have been listed
         passed += _in("", _beside(folder))
@@ -106,19 +107,26 @@ def _splits(folder: Path, folders: list[str]) -> list[str]:
     return []
 
 
+def _everything(folder: Path, source: str) -> Listing:
+    """Every picture, at any depth, unlabelled."""
+    passed: Counter[str] = Counter()
+    every: Found = [(path, np.nan, "") for path in _walk(str(folder), "", passed)]
+    return _listing(folder, source, every, _in("", passed))
+
+
 def _split_folders(
     folder: Path,
     source: str,
     splits: list[str],
-    further: list[str],
+    beside: list[str],
     require_labels: bool,
     classes_first: bool,
 ) -> Listing:
     found: Found = []
     notes: tuple[str, ...] = ()
     passed: Passed = Counter()
-    if others := _filled(folder, further):
-        notes = (f"Passed over, since they lie beside the splits of {source}: {some(others)}.",)
+    if beside:
+        notes = (f"Passed over, since they lie beside the splits of {source}: {some(beside)}.",)
     for name in splits:
         split = split_named(name) or ""
         place = os.path.join(source, name)
@@ -195,20 +203,31 @@ def _listing(folder: Path, source: str, found: Found, passed: Passed, notes: tup
 def _contents(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the sub-folders and of the pictures right in a folder, sorted, hidden ones left out."""
     entries = _entries(str(folder))
-    folders = [entry.name for entry in entries if entry.is_dir()]
-    return folders, [entry.name for entry in entries if is_picture(entry.name) and not entry.is_dir()]
+    folders = [entry.name for entry in entries if _is_folder(entry)]
+    return folders, [entry.name for entry in entries if is_picture(entry.name) and not _is_folder(entry)]
 
 
-def _walk(folder: str, prefix: str, passed: Counter[str]) -> Iterator[str]:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or leads to one; a link that leads round to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _walk(folder: str, prefix: str, passed: Counter[str], way: tuple[str, ...] = ()) -> Iterator[str]:
     """Pictures at any depth, as ``prefix`` + path with forward slashes, in the order of their names.
 
-    Other files are counted in ``passed``, by suffix.
+    Other files are counted in ``passed``, by suffix. ``way`` is where the links on the way to the folder really lie.
     """
     for entry in _entries(folder):
-        if entry.is_dir():
-            if entry.is_symlink() and _encloses(entry.path, folder):
-                continue  # a link to a folder above would lead round for ever
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", passed)
+        if _is_folder(entry):
+            onward = way
+            if entry.is_symlink():
+                onward = (*way, os.path.realpath(folder))
+                if _encloses(os.path.realpath(entry.path), onward):
+                    continue  # a link to a folder on the way here would lead round for ever
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", passed, onward)
         elif is_picture(entry.name):
             yield prefix + entry.name
         else:
@@ -220,7 +239,7 @@ def _beside(folder: Path) -> Counter[str]:
     return Counter(
         _suffix(entry.name)
         for entry in _entries(str(folder))
-        if not entry.is_dir() and not is_picture(entry.name)
+        if not _is_folder(entry) and not is_picture(entry.name)
     )
 
 
@@ -264,9 +283,10 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     return sorted(shown, key=lambda entry: entry.name)
 
 
-def _encloses(link: str, folder: str) -> bool:
-    outer, inner = os.path.realpath(link), os.path.realpath(folder)
-    return inner == outer or inner.startswith(outer.rstrip(os.sep) + os.sep)
+def _encloses(outer: str, folders: tuple[str, ...]) -> bool:
+    """Whether a folder is, or lies above, one of others, all by their real paths."""
+    start = outer.rstrip(os.sep) + os.sep
+    return any(inner == outer or inner.startswith(start) for inner in folders)
 
 
 def _no_classes(place: str, pictures: int) -> str:

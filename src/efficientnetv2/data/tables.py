@@ -147,9 +147,12 @@ def _csv(file: Path, columns: tuple[str | None, ...]) -> pd.DataFrame:
 
 def _parquet(file: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(file, dtype_backend="numpy_nullable")  # whole-number labels stay whole
+        table = pd.read_parquet(file, dtype_backend="numpy_nullable")  # whole-number labels stay whole
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise InputError(f"{file.name} cannot be read as Parquet: {error}") from None
+    # What pandas was told to go by, such as the paths, is a column like the others.
+    named = [level for level in table.index.names if level is not None and level not in table.columns]
+    return table.reset_index(level=named) if named else table
 
 
 def _renamed(raw: pd.DataFrame, wanted: dict[str, str]) -> pd.DataFrame:

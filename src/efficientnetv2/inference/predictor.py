@@ -19,10 +19,11 @@ from torch import Tensor
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.fitting import lacking, otherwise_stored, too_deep
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.raster import levels
 from efficientnetv2.data.raster_files import ordinary_rule
-from efficientnetv2.data.rasters import is_raster, ordinary
+from efficientnetv2.data.rasters import is_raster, ordinary, readable
 from efficientnetv2.data.rasters import picture as raster_picture
 from efficientnetv2.inference.predict import check_classes, check_reads_files, predict
 from efficientnetv2.models import modelfile
@@ -77,8 +78,10 @@ class Predictor:
 
         Args:
             pictures: one of, or a sequence of: a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4)
-                of uint8. An array of four dimensions is a sequence of pictures. A model of other than three bands
-                takes paths of rasters, and arrays (H, W, bands) of the values that a raster holds.
+                of uint8. An array of four dimensions is a sequence of pictures. A model that learnt rasters by a rule
+                takes their paths, and arrays (H, W, bands) of the values that a raster holds; one that sees the first
+                band alone also PIL images of 16 or 32 bits. In arrays and images what is not finite is missing: they do
+                not say which other value is none.
 
         Raises:
             InputError: a picture that can't be read, or is of none of these kinds; or the network answers with NaN.
@@ -114,11 +117,41 @@ class Predictor:
                 bands = ordinary_rule(str(picture))
             if bands is not None and isinstance(picture, str | Path) and is_raster(str(picture)):
                 return eval_picture(raster_picture(str(picture), bands), preprocessing)
-            if bands is not None and bands.channels != RGB:
+            if isinstance(picture, Image.Image) and _is_deep(picture, bands):
+                return eval_picture(_levels_of_image(picture, bands), preprocessing)
+            if bands is not None and (bands.channels != RGB or _holds_values(picture)):
                 return eval_picture(_levels_of(picture, bands), preprocessing)
             return eval_picture(_readable(picture), preprocessing)
         except UnreadablePicture as error:
             raise InputError(f"{error} (number {place}, from 0). Leave it out, or give another.") from error
+
+
+def _is_deep(image: Image.Image, bands: Bands | None) -> bool:
+    """Whether an image is a band of values, of which Pillow would keep the upper bits.
+
+    Files of other formats are read so by their paths too, in training as here. Without the extra geo, so are TIFFs
+    where the model has no rule (``raster_files.ordinary_rule``).
+    """
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    return deep and image.format in ("TIFF", None) and (bands is not None or readable())
+
+
+def _holds_values(picture: Picture) -> bool:
+    return isinstance(picture, np.ndarray) and picture.dtype != np.uint8
+
+
+def _levels_of_image(image: Image.Image, bands: Bands | None) -> npt.NDArray[np.uint8]:
+    """An image of one band by its rule, refused as the raster of this band would be."""
+    values = np.asarray(image)
+    if bands is None:
+        fault = too_deep(values.dtype.name)
+    elif max(bands.numbers) > 1:
+        fault = lacking("1 band", bands)
+    else:
+        fault = otherwise_stored(values.dtype.name, bands)
+    if bands is None or fault:
+        raise UnreadablePicture(str(getattr(image, "filename", "") or "the picture"), fault)
+    return _levels_of(np.stack([values] * bands.channels, axis=2), bands)
 
 
 def _levels_of(picture: Picture, bands: Bands) -> npt.NDArray[np.uint8]:
@@ -131,6 +164,9 @@ def _levels_of(picture: Picture, bands: Bands) -> npt.NDArray[np.uint8]:
             f"an array {picture.dtype} {picture.shape} is no picture of this model. Give one (H, W, {bands.channels}): "
             f"the values of bands {bands.listed}, as a raster holds them."
         )
+    # Of three bands, values of 0 to 1 for those of 0 to 255 are a usual mistake; other arrays are taken at their word.
+    if bands.channels == RGB and (fault := otherwise_stored(picture.dtype.name, bands)):
+        raise UnreadablePicture("the picture", fault)
     values = picture.transpose(2, 0, 1)
     return levels(values, np.isfinite(values), bands)
 

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from efficientnetv2.arch.spec import Pooling
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.ensemble import refuse_together
-from efficientnetv2.models.foreign import Foreign
+from efficientnetv2.models.foreign import Foreign, told_classifier
 from efficientnetv2.models.network import EfficientNet, Network, check_numbers
 
 N = TypeVar("N", bound=Network)
@@ -267,7 +267,9 @@ def _size(module: nn.Module) -> int:
 
 def _put_head(network: Network, num_classes: int) -> None:
     refuse_together(network, "a classifier is put on one")
-    if isinstance(network, Foreign) and isinstance(_classifiers(network.module), tuple | list):
+    if isinstance(network, Foreign) and isinstance(
+        told_classifier(network.module), tuple | list | nn.ModuleList
+    ):
         raise InputError(
             f"{network.source or type(network.module).__name__} has several classifiers, which cannot be swapped as "
             "one. Name the classes when it is made: create(..., num_classes=N) with fresh weights."
@@ -286,12 +288,6 @@ def _put_head(network: Network, num_classes: int) -> None:
         network.set_submodule("classifier", head)
     head.train(network.training)
     network.num_classes, network.class_names = num_classes, ()
-
-
-def _classifiers(module: nn.Module) -> object:
-    """What a network of timm says its classifier is: of distilled ones there are two."""
-    tell = getattr(module, "get_classifier", None)
-    return tell() if callable(tell) else None
 
 
 def _widen(network: Network, in_channels: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,17 @@ class Foreign(Network):
         classifier_name: of the classifier, within ``module``; without classes an ``nn.Identity`` stands there.
 
     Raises:
-        InputError: no linear layer or no convolution.
+        InputError: no linear layer or no convolution, or a network of timm without its classifier.
     """
 
     def __init__(
         self, module: nn.Module, *, source: str | None = None, preprocessing: Preprocessing | None = None
     ) -> None:
+        if isinstance(told_classifier(module), nn.Identity):
+            raise InputError(
+                f"{source or type(module).__name__} comes without a classifier, and the last nn.Linear within it is "
+                "none. When it is made, name the classes: num_classes=N."
+            )
         convolutions = [(name, m) for name, m in module.named_modules() if name and isinstance(m, nn.Conv2d)]
         linears = [(name, m) for name, m in module.named_modules() if name and isinstance(m, nn.Linear)]
         for found, kind in (
@@ -117,22 +122,64 @@ class Foreign(Network):
         return seen[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits; the first of them where a module answers with several.
+        """Logits; the first of them where a module answers with several, those called so where it names its answers.
 
         Args:
             x: (N, in_channels, H, W) float, normalised.
 
         Returns:
             (N, num_classes), or (N, embed_dim) without a classifier.
+
+        Raises:
+            InputError: the module answers with something else.
         """
         answer = self.module(x)
-        logits: Tensor = answer[0] if isinstance(answer, tuple) else answer
-        return logits
+        if isinstance(answer, tuple):
+            answer = answer[0]
+        elif isinstance(answer, Mapping):  # as Hugging Face's classifiers
+            answer = answer.get("logits", answer)
+        if not isinstance(answer, Tensor):
+            raise InputError(
+                f"{self.source or type(self.module).__name__} answers with a {type(answer).__name__}, but a network "
+                "answers with a tensor (N, classes), a tuple that begins with it, or a mapping with its 'logits'. "
+                "Wrap it into a module that does."
+            )
+        return answer
+
+
+def told_classifier(module: nn.Module) -> object:
+    """What a network of timm says its classifier is: of distilled ones there are several; None of other modules."""
+    tell = getattr(module, "get_classifier", None)
+    return tell() if callable(tell) else None
 
 
 def is_foreign(model: str) -> bool:
     """Whether a word names a network of another library: "timm:resnet50"."""
     return model.partition(":")[0] in LIBRARIES and ":" in model
+
+
+def classifiers(model: str) -> int:
+    """How many classifiers a network of another library comes with, by what its library states of its weights.
+
+    Args:
+        model: as of ``build``.
+
+    Returns:
+        0 where it was trained to embed, several where it was distilled; 1 of torchvision's, and of what there is not.
+    """
+    library, _, word = model.partition(":")
+    if library != "timm":
+        return 1
+    timm = needed("timm", "timm", f"the network '{model}'")
+    try:
+        config = timm.get_pretrained_cfg(word)
+    except RuntimeError:  # no such tag: who builds it says so
+        return 1
+    if config is None:
+        return 1
+    if not config.num_classes:
+        return 0
+    return len(config.classifier) if isinstance(config.classifier, tuple | list) else 1
 
 
 def build(
@@ -146,12 +193,13 @@ def build(
     Args:
         model: "timm:NAME" or "torchvision:NAME" with fresh weights; with a tag ("timm:resnet50.a1_in1k",
             "torchvision:resnet50.IMAGENET1K_V2") the pretrained ones of that library, fetched by it.
-        num_classes: of the classifier, as far as the library can build it; ``models.fit.fit`` does the rest.
+        num_classes: of the classifier, as far as the library can build it; ``models.fit.fit`` does the rest. Of what
+            comes without a classifier 0 makes one of a single class, so that it is known which to take away.
         in_channels: of the picture, likewise.
 
     Raises:
         InputError: no such network or tag (names the nearest), the library is not installed, the weights cannot
-            be fetched.
+            be fetched; or the network comes without a classifier and no classes are named.
     """
     library, _, word = model.partition(":")
     name, _, tag = word.partition(".")
@@ -179,8 +227,13 @@ def _timm(
         raise InputError(
             f"timm has no weights '{whole}'{did_you_mean(whole, tags)} Known: {', '.join(tags) or 'none'}."
         )
+    stated = classifiers(f"timm:{whole}")
+    if num_classes == 0 and stated == 0:
+        num_classes = 1
+    # Weights without one classifier are loaded as published, every tensor asked for; then timm puts on what they lack.
+    put_on = num_classes if tag and stated != 1 else None
     words: dict[str, Any] = {"pretrained": bool(tag)}
-    words |= {"num_classes": num_classes} if num_classes and num_classes > 0 else {}
+    words |= {"num_classes": num_classes} if num_classes and num_classes > 0 and not put_on else {}
     words |= {"in_chans": in_channels} if in_channels and in_channels > 0 else {}
     path = timm_file(timm.get_pretrained_cfg(whole).to_dict(), whole) if tag else None
     if path:  # its repositories hold tensors by timm's names, whatever format the first publisher used
@@ -190,6 +243,8 @@ def _timm(
             module = timm.create_model(whole, **words, drop_path_rate=_TO_HAVE_MODULES)
         except TypeError:  # a network without stochastic depth
             module = timm.create_model(whole, **words)
+    if put_on:
+        module.reset_classifier(put_on)
     apply_setting(module, drop_path=0.0)
     config = module.pretrained_cfg
     return module, stated_preprocessing(config, Path(f"timm:{name}"))[0] if config.get("mean") else None

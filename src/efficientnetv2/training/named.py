@@ -14,7 +14,7 @@ from efficientnetv2.models import hub, modelfile, pretrained
 from efficientnetv2.models.create import create
 from efficientnetv2.models.elsewhere import unknown
 from efficientnetv2.models.ensemble import members_of
-from efficientnetv2.models.foreign import is_foreign
+from efficientnetv2.models.foreign import classifiers, is_foreign
 from efficientnetv2.models.interop import convert
 from efficientnetv2.models.interop.read import is_model_file
 from efficientnetv2.models.interop.tensors import shape_name
@@ -121,13 +121,15 @@ def _published(model: str) -> tuple[Found | None, str]:
     return None, reason
 
 
-def load_weights(word: str) -> tuple[Network, tuple[str, ...]]:
+def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network, tuple[str, ...]]:
     """The network that a word for weights means.
 
     Args:
         word: a model file or run folder; weights of timm, torchvision, Keras or the authors, recognised from the
             file; a name such as ``efficientnetv2_s.in1k``; or one of another library with a tag,
             ``timm:resnet50.a1_in1k``.
+        num_classes: of the classifier that another library puts on weights of its own that come without one, or with
+            several; all others keep theirs. None leaves it out of the first, and as it is in the second.
 
     Returns:
         The network, and what there is to say of how it was read.
@@ -147,7 +149,10 @@ def load_weights(word: str) -> tuple[Network, tuple[str, ...]]:
         imported = convert.read(path, used=_USED)
         return imported.network, (f"recognised as {imported.theirs} of {imported.title}", *imported.notes)
     if is_foreign(word) and "." in word:
-        return create(word), ()
+        come_with = classifiers(word)
+        if come_with == 0:
+            return create(word, num_classes=num_classes or 0), ()
+        return create(word, num_classes=num_classes if come_with > 1 else None), ()
     if is_foreign(word):
         raise InputError(
             f"--weights {word}: that is a network. Its weights have a tag, {word}.TAG, as its library lists them."

@@ -15,7 +15,7 @@ from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.models.blocks import calm
 from efficientnetv2.models.create import create
 from efficientnetv2.models.fit import fit, freeze
-from efficientnetv2.models.foreign import Foreign
+from efficientnetv2.models.foreign import Foreign, classifiers, is_foreign
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.training.named import (
     best_weights,
@@ -109,7 +109,8 @@ def build(recipe: Recipe, model: str | Architecture, *, num_classes: int, in_cha
 def _from_weights(
     recipe: Recipe, word: str, class_names: tuple[str, ...], in_channels: int, notes: list[str]
 ) -> Start:
-    network, said = load_weights(word)
+    _seed(recipe)  # where another library draws the classifier
+    network, said = load_weights(word, num_classes=len(class_names))
     network.calibration = None  # of the answers that it gave before
     notes += [f"--weights {word}: {note}." for note in said]
     model = _name(network)
@@ -124,7 +125,8 @@ def _from_weights(
         notes.append(_adapted(network, word, in_channels))
     _seed(recipe)
     same_classes = network.class_names == class_names
-    if not same_classes:
+    # Several classifiers cannot be swapped as one: their library has made them anew.
+    if not same_classes and not (is_foreign(word) and classifiers(word) > 1):
         fit(network, num_classes=0)
     fit(network, pooling=recipe.pooling)
     if network.num_classes != len(class_names):

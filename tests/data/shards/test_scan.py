@@ -15,6 +15,7 @@ from efficientnetv2.data.check import check
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards import scan
+from efficientnetv2.data.shards.stores import LocalStore
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +106,26 @@ def test_what_was_found_is_kept_until_a_shard_changes(jpegs, tmp_path, monkeypat
     assert "read once" in again.notes[0]
     write(file, plain(jpegs[:6]))
     assert len(read(str(file))) == 6
+
+
+def test_what_could_not_be_read_once_is_read_the_next_time(jpegs, tmp_path, monkeypatch):
+    for number in range(2):
+        write(tmp_path / f"set/{number}.tar", plain(jpegs[6 * number :][:6]))
+
+    def refusing(store, name):
+        if name == "1.tar":
+            raise PermissionError(13, "Permission denied")
+        return opened(store, name)
+
+    opened = LocalStore.open
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "open", refusing)
+        first = read(tmp_path / "set")
+    assert len(first) == 6
+    assert "not kept for the next time, since '1.tar' could not be read." in first.notes[0]
+    again = read(tmp_path / "set")
+    assert len(again) == 12
+    assert check(again, workers=1).notes == ()
 
 
 def test_where_nothing_can_be_kept_it_is_said(jpegs, tmp_path, monkeypatch):

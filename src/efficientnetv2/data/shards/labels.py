@@ -43,11 +43,13 @@ class Scanned:
         samples: with a picture each.
         damage: what is wrong with the tar, each in words that follow its name.
         lacks: why pictures of it have no label, in a sentence without its end; '' if all have one.
+        unread: it is there, but could not be read to its end; perhaps it can another time.
     """
 
     samples: list[Sample] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
     lacks: str = ""
+    unread: bool = False
 
     @property
     def told(self) -> str:

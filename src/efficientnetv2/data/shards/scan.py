@@ -20,7 +20,7 @@ from typing import IO, Any
 import pandas as pd
 
 from efficientnetv2.base.caches import cache_folder
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.data.listing import is_picture, split_named
 from efficientnetv2.data.shards.index import VERSION, Index, Shard, load, save
 from efficientnetv2.data.shards.labels import Sample, Scanned, labelled, place_of_labels
@@ -40,7 +40,7 @@ _RULES = 5
 def kept_scan(
     store: Store, names: list[str], *, label_column: str, group_column: str | None
 ) -> tuple[Index, str]:
-    """What ``scan`` found when these tars were first looked at, or finds now.
+    """What ``scan`` found when these tars were first read to their ends, or finds now.
 
     Returns:
         The index, and a sentence that says where it comes from.
@@ -61,8 +61,10 @@ def kept_scan(
     shards = count_of(len(names), "shard")
     if file.is_file():
         return load(file, str(file)), f"Index of {shards}, read once from the headers: {file}"
-    index = scan(store, names, label_column=label_column, group_column=group_column)
+    index, unread = scan(store, names, label_column=label_column, group_column=group_column)
     what = f"Read the headers of {shards}: {count_of(len(index.table), 'picture')}"
+    if unread:  # kept, a share that was away for a moment would stay away
+        return index, f"{what}; not kept for the next time, since {some(unread)} could not be read."
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save(index, file)
@@ -71,7 +73,9 @@ def kept_scan(
     return index, f"{what}, kept for the next time in {file}"
 
 
-def scan(store: Store, names: list[str], *, label_column: str, group_column: str | None) -> Index:
+def scan(
+    store: Store, names: list[str], *, label_column: str, group_column: str | None
+) -> tuple[Index, list[str]]:
     """Read the headers of tars.
 
     Args:
@@ -84,7 +88,8 @@ def scan(store: Store, names: list[str], *, label_column: str, group_column: str
     Returns:
         Pictures in the order of the tars. Their split is the one their ``.json`` or the tar's name gives
         (``imagenet-train-0001.tar``). Of a damaged tar, what could be read with its label, and what is wrong in its
-        ``damage``.
+        ``damage``. And the names of tars that are there but could not be read to their end, which says nothing of
+        what is in them.
 
     Raises:
         InputError: a member occurs twice, or a sample has two pictures.
@@ -101,7 +106,8 @@ def scan(store: Store, names: list[str], *, label_column: str, group_column: str
     )
     rows = [{"shard": number} | row for number, rows in enumerate(facts) for row in rows]
     columns = ["path", "label", "split", "shard", "shard_offset", "shard_bytes"]
-    return Index(pd.DataFrame(rows, columns=None if rows else columns), shards)
+    index = Index(pd.DataFrame(rows, columns=None if rows else columns), shards)
+    return index, [name for name, one in zip(names, found, strict=True) if one.unread]
 
 
 def _scanned(store: Store, name: str, roles: Mapping[str, str]) -> Scanned:
@@ -119,6 +125,7 @@ def _scanned(store: Store, name: str, roles: Mapping[str, str]) -> Scanned:
     except FileNotFoundError:
         result.damage.append("is missing")
     except OSError as error:
+        result.unread = True
         result.damage.append(f"can't be read ({(error.strerror or str(error)).lower()})")
     return result
 
