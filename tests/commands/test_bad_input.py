@@ -215,8 +215,10 @@ def test_a_recipe_file_is_a_recipe_and_is_compared_whole_on_resume(class_folders
 
 
 def test_a_folder_that_holds_something_else_is_not_taken_for_a_run(class_folders, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters/one.txt").write_text("x")
     refused(
-        effnetv2("train", class_folders, *TINY, "--out", class_folders, cwd=tmp_path),
+        effnetv2("train", class_folders, *TINY, "--out", tmp_path / "letters", cwd=tmp_path),
         "no run",
         "another folder",
     )
@@ -350,7 +352,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         (("--epochs", "-2"), ("epochs", "-2")),
         (
             ("--weights", "none", "--epochs", "2", "--set", "pooling=mean+center"),
-            ("effnetv2: --set pooling=mean+center: pooling = 'mean+center'",),
+            ("--set pooling=mean+center: has to be 'mean' or 'mean+centre'; did you mean 'mean+centre'?",),
         ),
         (("--epochs", "2", "--minutes", "3"), ("--epochs", "--minutes")),
         (("--minutes", "3", "--set", "epochs=5"), ("--minutes and --set epochs=5 both say how long",)),

@@ -104,8 +104,8 @@ def test_the_demo_passes_without_a_cache_and_recipes_have_none():
             ("--set", "cache_detail=0.5"),
             "cache_detail is 0.5), but not where: give --cache ram or --cache disk",
         ),
-        (("--cache", "ram", "--set", "cache_detail=0"), "cache_detail = 0"),
-        (("--cache", "ram", "--set", "cache_detail=1.5"), "cache_detail = 1.5"),
+        (("--cache", "ram", "--set", "cache_detail=0"), "--set cache_detail=0: has to be above 0"),
+        (("--cache", "ram", "--set", "cache_detail=1.5"), "--set cache_detail=1.5: has to be at most 1"),
     ],
 )
 def test_wrong_words_are_refused_and_leave_nothing(words, message, large, caches, tmp_path):

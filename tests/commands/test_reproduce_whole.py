@@ -17,7 +17,7 @@ from efficientnetv2 import presets
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands import reproduce
-from efficientnetv2.commands.reproduction import cells, counts, job, speed, transfer
+from efficientnetv2.commands.reproduction import cells, counts, job, needs, speed, transfer
 from efficientnetv2.commands.reproduction.scale import SCALES
 from efficientnetv2.commands.reproduction.table import Figure, paper, published
 from efficientnetv2.commands.words import begin_recipe
@@ -55,8 +55,9 @@ def made(table, folder, **words):
 
 @pytest.fixture
 def begun(tmp_path, monkeypatch):
-    """What runs are asked for, (recipe, DATA); none is made, and no network is timed."""
+    """What runs are asked for, (recipe, DATA); none is made, needs nothing, and no network is timed."""
     asked = []
+    monkeypatch.setattr(needs, "refuse_missing", lambda *_: None)
 
     def begin(words, source, place, screen):
         asked.append((begin_recipe(words, job.pick_device("cpu"), lambda line: None)[0], source.data))

@@ -410,6 +410,7 @@ def test_the_command_lists_them_and_says_which_are_here(tmp_path, monkeypatch):
         "model": "efficientnetv2_b0",
         "image_px": 224,
         "num_classes": 1000,
+        "megabytes_about": 28.6,  # 7.1 M parameters of 4 bytes
         "top1_percent": 78.386,
         "licence": "Apache-2.0",
         "source": "timm",
@@ -417,4 +418,4 @@ def test_the_command_lists_them_and_says_which_are_here(tmp_path, monkeypatch):
         "cached": str(place),
     }
     shown = effnetv2_fresh("models", "--pretrained", cwd=tmp_path).stdout
-    assert re.search(r"efficientnetv2_b0\.in1k\W+224\W+78\.4\W+Apache-2\.0\W+timm\W+yes", shown)
+    assert re.search(r"efficientnetv2_b0\.in1k\W+224\W+78\.4\W+29\W+Apache-2\.0\W+timm\W+yes", shown)
