@@ -13,6 +13,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
@@ -82,10 +83,9 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
                 _trained(architecture, proxy, number, device, quiet, scratch / f"run_{number}", told.send)
                 for number in range(len(proxy.seeds))
             )
-            if not proxy.seeds:
-                rates.measure(
-                    _job(architecture, proxy, 0, device, NoFolder(scratch)), scratch
-                )  # for its memory
+            if not proxy.seeds:  # for the memory of training, which a rate that is far too high does not change
+                with suppress(DivergedError):
+                    rates.measure(_job(architecture, proxy, 0, device, NoFolder(scratch)), scratch)
         told.send(Trained(top1, peak_bytes(device)))
     except (DivergedError, MemoryShortError) as error:
         kind: FailureKind = "diverged" if isinstance(error, DivergedError) else "out of memory"
