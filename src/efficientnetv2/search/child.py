@@ -83,8 +83,8 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
                 _trained(architecture, proxy, number, device, quiet, scratch / f"run_{number}", told.send)
                 for number in range(len(proxy.seeds))
             )
-            if not proxy.seeds:  # for the memory of training, which a rate that is far too high does not change
-                with suppress(DivergedError):
+            if not proxy.seeds:  # for the memory of training
+                with suppress(DivergedError):  # a rate that is far too high does not change it
                     rates.measure(_job(architecture, proxy, 0, device, NoFolder(scratch)), scratch)
         told.send(Trained(top1, peak_bytes(device)))
     except (DivergedError, MemoryShortError) as error:
