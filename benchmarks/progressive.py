@@ -104,9 +104,10 @@ def cell(row: str, column: str, choice: Choice, regime: Regime, epochs: float, d
         f"batch_images={regime.batch_images}",
         f"progressive.stages={4 if row == PROGRESSIVE else 1}",
         f"progressive.image_px={{start: {regime.image_px / 2:g}, end: {regime.image_px}}}",
-        f"progressive.px_multiple={regime.px_multiple}",
         *regularized(choice.strength, growing=True),  # with one stage a ramp stands at its end
     ]  # fmt: skip
+    if regime.px_multiple is not None:
+        settings.append(f"progressive.px_multiple={regime.px_multiple}")
     if row == PROGRESSIVE and choice.shares is not None:
         settings.append(f"progressive.shares={list(choice.shares)}")
     return Cell(row, column, "quick", regime.model, tuple(settings))

@@ -28,7 +28,7 @@ class Regime:
         tune_answers: pictures of train to choose by.
         model: that is trained.
         image_px: at the end; the beginning is half of it.
-        px_multiple: of which sizes are.
+        px_multiple: of which sizes are; None is the recipe's.
         batch_images: pictures a step.
         shares: of the steps, one per stage of progressive, to choose from beside equally many; quicker ones last.
         seeds: how often.
@@ -43,7 +43,7 @@ class Regime:
     answers: int | None = None
     model: str = "efficientnetv2_b0"
     image_px: int = 128
-    px_multiple: int = 32
+    px_multiple: int | None = None
     batch_images: int = 32
     shares: tuple[tuple[int, ...], ...] = ()
     seeds: int = 5
