@@ -225,15 +225,13 @@ def main() -> None:
     add_smaller(parser)
     options = parser.parse_args()
     regime = smaller(REGIMES[options.regime], options)
-    if options.seeds is not None:
-        regime = replace(regime, seeds=options.seeds)
-    whole = replace(regime, seeds=0) == replace(REGIMES[options.regime], seeds=0)
-    if options.record and (not whole or regime.seeds < 2 or options.tune):
+    seeds = regime.seeds if options.seeds is None else options.seeds
+    if options.record and (regime != REGIMES[options.regime] or seeds < 2 or options.tune):
         parser.error("--record is for a whole regime and 2 seeds or more, and not for --tune.")
     out = options.out or RESULTS / f"progressive_{options.regime}"
     out.mkdir(parents=True, exist_ok=True)
     manifest = read(options.pictures)
-    runs = Runs(Source(options.pictures), regime.seeds, "none", options.device, out, print)
+    runs = Runs(Source(options.pictures), seeds, "none", options.device, out, print)
     chosen_file = out / "tuned.json"
     if options.tune == "both":
         both = tuned(manifest, regime, runs)
@@ -260,8 +258,8 @@ def main() -> None:
             "arms": found,
         }
         (RESULTS / f"progressive_{options.regime}.json").write_text(json.dumps(raw, indent=1) + "\n")
-        seeds = "" if options.seeds is None else f" --seeds {options.seeds}"
-        command = f"python -m benchmarks.progressive IMAGENETTE --regime {options.regime}{seeds} --record"
+        more = "" if options.seeds is None else f" --seeds {options.seeds}"
+        command = f"python -m benchmarks.progressive IMAGENETTE --regime {options.regime}{more} --record"
         for name, (figure, unit) in paired.items():
             record(name, unit=unit, command=command, **asdict(figure))
         progressive_figure.write(options.regime)

@@ -49,10 +49,10 @@ class Regime:
     seeds: int = 5
 
 
-# Ours: each sitting (tuning, or five seeds) takes about 70 minutes on two cores that train 190 pictures of 128 px a
-# second. A short run is tuned on a quarter of its pictures for twice the epochs: half the steps. Of a step of 32
-# pictures at 64 px a third does not depend on their size (optimizer, reading), so that batches of 32 and stages of
-# equally many steps were 1.31 to 1.46 times as fast as fixed (results/equal_steps_tried.md); hence the paper's regime.
+# Ours: five seeds of the paper's regime take about 95 minutes on two cores that train 125 pictures of 128 px a second.
+# A short run is tuned on a quarter of its pictures for twice the epochs: half the steps. Of a step of 32 pictures at
+# 64 px a third does not depend on their size (optimizer, reading), so that batches of 32 and stages of equally many
+# steps were 1.31 to 1.46 times as fast as fixed (results/equal_steps_tried.md); hence the paper's regime.
 REGIMES = {
     "paper": Regime(
         claimed="b0_imagenette",

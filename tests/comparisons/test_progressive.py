@@ -270,3 +270,22 @@ def test_the_figure_shows_every_run_and_every_sizes_cost():
     assert len(left.lines) == 2
     tops = [bar.get_y() + bar.get_height() for bar in right.patches[-3:]]
     assert tops == [4.0, 3.0, 4.0]
+
+
+def test_what_was_tuned_serves_any_number_of_seeds(tmp_path, monkeypatch):
+    pictures = ROOT / "examples/land_cover/pictures.csv"
+    kept = {
+        "regime": asdict(REGIMES["paper"]),
+        "arms": {arm: {"chosen": asdict(CHOICE)} for arm in progressive.BOTH},
+    }
+    (tmp_path / "tuned.json").write_text(json.dumps(kept))
+    row = {"top1": 0.5, "train_s": 60.0}
+    monkeypatch.setattr(progressive, "compared", lambda manifest, regime, choices, runs: {
+        arm: [row] * runs.seeds for arm in (FIXED, PROGRESSIVE, EQUAL_TIME)
+    })  # fmt: skip
+    monkeypatch.setattr(progressive, "claims", lambda found, of: asked.append(len(found[FIXED])) or {})
+    asked = []
+    for more in ([], ["--seeds", "2"]):
+        monkeypatch.setattr(sys, "argv", ["progressive", str(pictures), "--out", str(tmp_path), *more])
+        progressive.main()
+    assert asked == [5, 2]
