@@ -25,7 +25,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,19 @@ from benchmarks.arms import (
     gain,
     measured,
     refuse_other_regime,
-    rows_of,
     same_numbers,
-    write_pictures,
 )
 from benchmarks.record import RESULTS, hardware, record
-from benchmarks.regimes import STRENGTHS, Regime, add_smaller, regularized, smaller, to_tune, try_strengths
+from benchmarks.regimes import (
+    STRENGTHS,
+    Regime,
+    add_smaller,
+    each_seed,
+    regularized,
+    smaller,
+    to_tune,
+    try_strengths,
+)
 from benchmarks.reproduced import keep
 
 from efficientnetv2.base.allocator import keep_freed_memory
@@ -120,11 +127,7 @@ def compared(
     found: dict[str, dict[str, list[dict[str, Any]]]] = {
         order: {kind: [] for kind in KINDS} for order in orders
     }
-    answering = rows_of(manifest, "val", regime.answers, 0)
-    for seed in range(runs.seeds):
-        learning = rows_of(manifest, "train", regime.pictures, seed)
-        file = write_pictures(runs.out / f"pictures_{seed}.csv", manifest, learning, answering)
-        here = replace(runs, source=Source(str(file)), out=runs.out / "arms")
+    for seed, here in each_seed(manifest, regime, runs):
         for order in orders:
             for kind in KINDS:
                 arm = cell(order, kind, "run", choices[order][kind], regime, regime.epochs, runs.device)

@@ -48,9 +48,7 @@ from benchmarks.arms import (
     ratio,
     refuse_other_hardware,
     refuse_other_regime,
-    rows_of,
     same_numbers,
-    write_pictures,
 )
 from benchmarks.record import RESULTS, hardware, record
 from benchmarks.regimes import (
@@ -58,6 +56,7 @@ from benchmarks.regimes import (
     STRENGTHS,
     Regime,
     add_smaller,
+    each_seed,
     regularized,
     smaller,
     to_tune,
@@ -149,11 +148,7 @@ def compared(
 ) -> dict[str, list[dict[str, Any]]]:
     """All arms with all seeds; arm -> what ``measured`` says, one per seed."""
     found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in (FIXED, PROGRESSIVE, EQUAL_TIME)}
-    answering = rows_of(manifest, "val", regime.answers, 0)
-    for seed in range(runs.seeds):
-        learning = rows_of(manifest, "train", regime.pictures, seed)
-        file = write_pictures(runs.out / f"pictures_{seed}.csv", manifest, learning, answering)
-        here = replace(runs, source=Source(str(file)), out=runs.out / "arms")
+    for seed, here in each_seed(manifest, regime, runs):
         for arm in BOTH:
             found[arm].append(
                 measured(here, cell(arm, "run", choices[arm], regime, regime.epochs, runs.device), seed)

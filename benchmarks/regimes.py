@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -135,6 +135,21 @@ def to_tune(manifest: Manifest, regime: Regime, runs: Runs) -> Runs:
     fitting, choosing = np.sort(order[: regime.tune_pictures]), np.sort(order[regime.tune_pictures :])
     file = write_pictures(runs.out / "tuning.csv", manifest, fitting, choosing)
     return replace(runs, source=Source(str(file)), out=runs.out / "tuning")
+
+
+def each_seed(manifest: Manifest, regime: Regime, runs: Runs) -> Iterator[tuple[int, Runs]]:
+    """The seeds of a comparison, each with pictures of its own to learn from, and all with the same to answer.
+
+    Args:
+        manifest: of all pictures.
+        regime: how many.
+        runs: of the comparison; those of its arms lie in ``arms/`` of its folder.
+    """
+    answering = rows_of(manifest, "val", regime.answers, 0)
+    for seed in range(runs.seeds):
+        learning = rows_of(manifest, "train", regime.pictures, seed)
+        file = write_pictures(runs.out / f"pictures_{seed}.csv", manifest, learning, answering)
+        yield seed, replace(runs, source=Source(str(file)), out=runs.out / "arms")
 
 
 def add_smaller(parser: argparse.ArgumentParser) -> None:

@@ -51,9 +51,8 @@ def runs(tmp_path, monkeypatch):
     drawn = lambda manifest, split, count, seed: [  # noqa: E731
         {"train": 0, "val": 100_000}[split] + seed + row for row in range(count or 9)
     ]
-    for module in (regimes, adaptive):
-        monkeypatch.setattr(module, "rows_of", drawn)
-        monkeypatch.setattr(module, "write_pictures", lambda file, *parts: learns.append(parts[1:]) or file)
+    monkeypatch.setattr(regimes, "rows_of", drawn)
+    monkeypatch.setattr(regimes, "write_pictures", lambda file, *parts: learns.append(parts[1:]) or file)
 
     def found(runs, cell, seed):
         made = with_settings(named("quick"), cell.settings).progressive
