@@ -13,6 +13,7 @@ from efficientnetv2.augment.randaugment import names_for
 from efficientnetv2.base.errors import InputError, MemoryShortError, count_of, some
 from efficientnetv2.base.memory import GIB
 from efficientnetv2.base.preprocessing import RGB
+from efficientnetv2.models.fit import classifiers_of
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.regularize import apply_setting
@@ -27,7 +28,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.sharing import at_once, best_shared, refuse_unshared
 from efficientnetv2.training.short import with_statistics
 from efficientnetv2.training.speed import choose
-from efficientnetv2.training.start import NOTHING_FROZEN, start
+from efficientnetv2.training.start import NOTHING_FROZEN, Start, start
 from efficientnetv2.training.state import Length
 
 
@@ -90,8 +91,9 @@ def settle(
         changes |= NOTHING_FROZEN | {"classifier": "fresh", "optimizer": _all_learn(recipe)}
     if begun.weights != "none" and isinstance(begun.network, EfficientNet):
         changes["pooling"] = begun.network.architecture.pooling  # a checkpoint has to be made for the same
-    if begun.weights != "none" and recipe.classifier == "auto":
-        changes["classifier"] = "fresh"  # whoever fits a probe has said "probe" before
+    if begun.weights != "none":
+        changes["classifier"], fresh = _classifier(recipe, begun)
+        notes += fresh
     if begun.weights == "none" and recipe.name == "finetune":
         notes.append("The recipe finetune is made for pretrained weights; from scratch, quick learns faster.")
     if recipe.steps is not None:
@@ -154,6 +156,18 @@ def settle(
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
     refuse_unshared(recipe, device, world)
     return Settled(recipe, begun.network, at_a_time, (*notes, *further))
+
+
+def _classifier(recipe: Recipe, begun: Start) -> tuple[str, list[str]]:
+    """How the classifier begins on given weights, and a sentence where that is not as the recipe has it."""
+    several = len(classifiers_of(begun.network))
+    if recipe.classifier == "probe" and several > 1 and not begun.network.class_names:
+        return "fresh", [
+            f"Classifier: fresh, for {title(begun.model)} has {several} of them, whose answers it puts together, and a "
+            "linear probe would be the values of one."
+        ]
+    # Whoever fits a probe has said "probe" before.
+    return "fresh" if recipe.classifier == "auto" else recipe.classifier, []
 
 
 def _left_out(recipe: Recipe, in_channels: int) -> list[str]:
