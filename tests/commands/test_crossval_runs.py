@@ -30,6 +30,7 @@ from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
 from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.named import Found
+from efficientnetv2.training.preflight import Preflight
 
 # Epochs by the number of training pictures, so that a recipe that is settled anew is another.
 SETTINGS = (
@@ -282,6 +283,30 @@ def test_by_time_each_fold_is_as_short_as_it_is(starts, tmp_path, monkeypatch):
         recipes = [read_recipe(tmp_path / setting / run_name(number) / "recipe.yaml") for number in range(3)]
         assert [one.frozen_statistics for one in recipes] == kept
         assert {one.epochs for one in recipes} == {30}
+
+
+def test_a_later_fold_that_lacks_memory_is_not_told_to_change_the_recipe(starts, tmp_path, monkeypatch):
+    """Which --resume would refuse: the group of the first fold is chosen, but then it is that of all."""
+    room = [8]
+
+    def first(ready, *others):
+        answered(ready, *others)
+        room[0] = 4
+
+    monkeypatch.setattr(train_job, "_run", first)
+    monkeypatch.setattr(
+        Preflight,
+        "largest_group",
+        lambda self, setting, *, among: max(one for one in among if one <= room[0]),
+    )
+    data, contents, plan = read(painted(tmp_path, 24)), np.arange(24), Plan(folds=2, by="class")
+    words = Words(model=NETWORK, weights=starts[0].word, settings=(*SETTINGS, "epochs=1"))
+    place = Place(out=tmp_path / "out", device="cpu", workers=0)
+    runs = Runs(words, plan, place, data, contents, 0, Screen(mute=True))
+    with pytest.raises(InputError, match=r"Fold 2 of 2: group_images is 8, but .* is 4\. End what") as told:
+        runs.answer(plan.dealt(data, contents, 0), tmp_path / "out", "Fold")
+    assert str(told.value).endswith("End what else takes memory: the run was begun with it.")
+    assert read_recipe(tmp_path / "out/fold1/recipe.yaml").group_images == 8
 
 
 def test_networks_that_answered_other_pictures_do_not_answer_together(tmp_path):

@@ -103,6 +103,7 @@ class Decided:
         starts: to choose among, the first of them taken so far; empty where there is nothing to choose.
         compared: the figures by which one was chosen, as plain values; None if none were.
         against: another run that the report is to compare with, kept in the folder; None if none was named.
+        repeated: whether the recipe is what a run like this one has settled.
     """
 
     path: Path
@@ -112,6 +113,7 @@ class Decided:
     starts: tuple[Found, ...] = ()
     compared: dict[str, Any] | None = None
     against: Other | None = None
+    repeated: bool = False
 
 
 def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Words]:
@@ -133,7 +135,8 @@ def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Word
                 own |= {"seed": known.recipe.seed, "frozen_statistics": known.recipe.frozen_statistics}
                 if known.recipe.progressive.seed is None:
                     own["progressive"] = own["progressive"] | {"seed": None}  # settled by the seed
-                return replace(known, recipe=checked(own, where=str(file))), replace(words, minutes=None)
+                known = replace(known, recipe=checked(own, where=str(file)), repeated=True)
+                return known, replace(words, minutes=None)
     return known, words
 
 
@@ -159,6 +162,7 @@ def begin(
         in_channels=prepared.manifest.channels,
         stored_px=prepared.stored_px(recipe),
         minutes=words.minutes,
+        repeated=decided.repeated,
         say=screen.say,
     )
     recipe, network, chosen = settled.recipe, settled.network, [*decided.chosen, *settled.notes]

@@ -60,6 +60,7 @@ def settle(
     in_channels: int = RGB,
     stored_px: float | None = None,
     minutes: float | None = None,
+    repeated: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Settled:
     """Decide what the recipe leaves open, for so many training pictures on that device.
@@ -74,6 +75,7 @@ def settle(
         in_channels: of the pictures.
         stored_px: their side, as they are stored; None if it is not known.
         minutes: that the run is to take, where they will decide its epochs, and with them all that hangs on its steps.
+        repeated: the recipe is one that runs of the same kind were begun with, so its groups are fixed.
         say: gets lines on what takes minutes meanwhile: compiling.
 
     Raises:
@@ -135,7 +137,7 @@ def settle(
     )
     refuse_sizes(recipe, preflight)
     asked_for = recipe.group_images is not None
-    group = _settled_group(recipe, preflight, world, asked_for=asked_for)
+    group = _settled_group(recipe, preflight, world, asked_for=asked_for, begun=repeated)
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
     refuse_unshared(recipe, device, world)
     speed = choose(
@@ -152,7 +154,9 @@ def settle(
     )
     notes += [speed.note] if speed.note else []
     # In that precision, and compiled, and with what is free by now, a group that was chosen may have to be smaller.
-    group, at_a_time, further = _fitted(recipe, preflight.settled(recipe), world, asked_for=asked_for)
+    group, at_a_time, further = _fitted(
+        recipe, preflight.settled(recipe), world, asked_for=asked_for, begun=repeated
+    )
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
     refuse_unshared(recipe, device, world)
     return Settled(recipe, begun.network, at_a_time, (*notes, *further))
@@ -265,7 +269,7 @@ def _settled_group(
         preflight: of the run.
         world: the processes that share the groups.
         asked_for: the user has set it.
-        begun: the run is there already, and its groups are fixed.
+        begun: the run is there already, or others of its kind, and its groups are fixed.
     """
     batch, given = recipe.batch_images, recipe.group_images
     least, why = least_group(recipe, preflight)
