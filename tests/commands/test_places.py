@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.command_line import NETWORK, TINY, effnetv2
 from tests.data.test_splits import manifest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from efficientnetv2.base.errors import InputError
@@ -161,6 +162,13 @@ def test_a_run_of_many_processes_that_is_stopped_goes_on_with_as_many(
         train_job.trained(words, Source(str(class_folders)), place, Screen(mute=True), world)
     again = f"{class_folders} --out {tmp_path / 'run'} --resume --device cpu --workers 0"
     assert str(told.value) == f"{said} {again}"
+
+
+@pytest.mark.parametrize("verb", ["train", "crossval"])
+def test_how_to_run_is_said_in_words_that_there_are(verb):
+    place = Place(device="cpu", workers=0, memory_gib=6.5, strict=True, as_json=True, probe=False)
+    options = {name for one in get_command(app).commands[verb].params for name in one.opts}
+    assert {word for word in place.words if word.startswith("--")} <= options
 
 
 def visited(folder: Path, content: bytes) -> Path:

@@ -86,8 +86,6 @@ class Place:
             words += ["--memory-gib", f"{self.memory_gib:g}"]
         if self.strict:
             words.append("--strict")
-        if not self.probe:
-            words.append("--no-probe")
         return words
 
 
