@@ -204,6 +204,24 @@ def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, m
         assert not set(group[learning]) & set(group[answering])
 
 
+def test_small_pictures_are_compared_at_the_size_that_they_will_be_trained_at(files, tmp_path, monkeypatch):
+    """Stored at 32 px they are enlarged four times, as in training, not to the 224 px of the recipe."""
+    sizes = []
+
+    def embed(network, manifest, *, preprocessing, **others):
+        sizes.append(preprocessing.image_px)
+        vectors = np.eye(len(manifest.class_names), dtype=np.float32)[manifest.labels]
+        return predict.Embeddings(np.arange(len(manifest)), manifest.labels, vectors)
+
+    monkeypatch.setattr(choosing, "embed_manifest", embed)
+    starts = found(files / "drawn.safetensors", "drawn"), found(files / "blind.safetensors", "blind")
+    source = Source(str(painted(tmp_path / "pictures", ("red", "blue"))))
+    _, after, _ = compared(Words(), starts, source, tmp_path)
+    assert (sizes, after.recipe.progressive.last.image_px) == ([128, 128], 224)
+    compared(Words(settings=("eval_px=160",)), starts, source, tmp_path)
+    assert sizes[2:] == [160, 160]
+
+
 def test_few_minutes_look_at_few_pictures_and_rare_classes_are_among_them():
     labels = np.repeat(np.arange(5), [2000, 800, 300, 6, 3])
     key = choosing.Key.of(0)

@@ -541,7 +541,7 @@ def test_one_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(module, sto
     place = Place(out, device="cpu", workers=0, memory_gib=6.5, strict=True, probe=False)
     with pytest.raises(KeyboardInterrupt) as told:
         crossval_job.crossvalidate(words, Source(str(file)), place, Plan(folds=2))
-    how = "--device cpu --workers 0 --memory-gib 6.5 --strict --no-probe"
+    how = "--device cpu --workers 0 --memory-gib 6.5 --strict"
     assert str(told.value) == f"Go on with: effnetv2 crossval {file} --out {out} --resume {how}"
 
 

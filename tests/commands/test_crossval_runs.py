@@ -24,12 +24,13 @@ from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.tables import write_predictions
 from efficientnetv2.commands.words import Words
-from efficientnetv2.data.manifest import read
+from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
 from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.named import Found
+from efficientnetv2.training.preflight import Preflight
 
 # Epochs by the number of training pictures, so that a recipe that is settled anew is another.
 SETTINGS = (
@@ -120,9 +121,7 @@ def test_the_minutes_are_for_all_runs_together(tries, while_choosing, members, t
         return 0.9 if out.name.endswith("_try2" if "fold2" in out.name else "_try1") else 0.5
 
     monkeypatch.setattr(crossval_folds, "trained", fake_training(reached, [], epochs_of))
-    table = pd.read_csv(painted(tmp_path, 96))
-    table.assign(year=np.arange(96) // 2).to_csv(tmp_path / "all.csv", index=False)
-    data, contents = read(tmp_path / "all.csv"), np.arange(96)
+    data, contents = of_years(tmp_path, 96), np.arange(96)
     plan = Plan(folds=3, by="time", tries=tries, try_settings=while_choosing, members=members)
     dealt = plan.dealt(data, contents, 0)
     assert [len(part.learning) for part in dealt.parts] == [24, 48, 72]
@@ -261,6 +260,53 @@ def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path,
         assert [(one.seed, one.progressive.seed) for one in own] == [(5, 5), (6, 6), (7, 7)]
         plain = [one.to_json() | {"seed": 0} for one in own]
         assert all(one | {"progressive": plain[0]["progressive"]} == plain[0] for one in plain)
+
+
+def of_years(folder: Path, count: int) -> Manifest:
+    """So many pictures, two of each year."""
+    table = pd.read_csv(painted(folder, count))
+    table.assign(year=np.arange(count) // 2).to_csv(folder / "all.csv", index=False)
+    return read(folder / "all.csv")
+
+
+def test_by_time_each_fold_is_as_short_as_it_is(starts, tmp_path, monkeypatch):
+    """24, 48 and 72 pictures in steps of 8, thirty times: the statistics of weights are kept below 150 steps."""
+    monkeypatch.setattr(train_job, "_run", answered)
+    data, contents, plan = of_years(tmp_path, 96), np.arange(96), Plan(folds=3, by="time")
+    place, dealt = Place(out=tmp_path / "out", device="cpu", workers=0), plan.dealt(data, contents, 0)
+    for setting, kept in (("auto", [True, False, False]), ("true", [True] * 3), ("false", [False] * 3)):
+        settings = (*SETTINGS, "epochs=30", f"frozen_statistics={setting}")
+        words = Words(model=NETWORK, weights=starts[0].word, settings=settings)
+        Runs(words, plan, place, data, contents, 0, Screen(mute=True)).answer(
+            dealt, tmp_path / setting, "Fold"
+        )
+        recipes = [read_recipe(tmp_path / setting / run_name(number) / "recipe.yaml") for number in range(3)]
+        assert [one.frozen_statistics for one in recipes] == kept
+        assert {one.epochs for one in recipes} == {30}
+
+
+def test_a_later_fold_that_lacks_memory_is_not_told_to_change_the_recipe(starts, tmp_path, monkeypatch):
+    """Which --resume would refuse: the group of the first fold is chosen, but then it is that of all."""
+    room = [8]
+
+    def first(ready, *others):
+        answered(ready, *others)
+        room[0] = 4
+
+    monkeypatch.setattr(train_job, "_run", first)
+    monkeypatch.setattr(
+        Preflight,
+        "largest_group",
+        lambda self, setting, *, among: max(one for one in among if one <= room[0]),
+    )
+    data, contents, plan = read(painted(tmp_path, 24)), np.arange(24), Plan(folds=2, by="class")
+    words = Words(model=NETWORK, weights=starts[0].word, settings=(*SETTINGS, "epochs=1"))
+    place = Place(out=tmp_path / "out", device="cpu", workers=0)
+    runs = Runs(words, plan, place, data, contents, 0, Screen(mute=True))
+    with pytest.raises(InputError, match=r"Fold 2 of 2: group_images is 8, but .* is 4\. End what") as told:
+        runs.answer(plan.dealt(data, contents, 0), tmp_path / "out", "Fold")
+    assert str(told.value).endswith("End what else takes memory: the run was begun with it.")
+    assert read_recipe(tmp_path / "out/fold1/recipe.yaml").group_images == 8
 
 
 def test_networks_that_answered_other_pictures_do_not_answer_together(tmp_path):

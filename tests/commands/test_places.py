@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.command_line import NETWORK, TINY, effnetv2
 from tests.data.test_splits import manifest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from efficientnetv2.base.errors import InputError
@@ -31,7 +32,7 @@ from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.commands.words import Words
 from efficientnetv2.search.storage import file_of
-from efficientnetv2.training.distributed import ALONE
+from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.folder import RUN_FILES, RunFolder
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.runs import refuse_occupied
@@ -131,7 +132,43 @@ def test_a_run_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(
     again = f"effnetv2 train {class_folders} --out {tmp_path / 'run'} --resume"
     assert str(told.value) == f"Go on with: {again} --device cpu --workers 0 --memory-gib 6.5 --strict"
     plain = Place(tmp_path / "run", as_json=True)
-    assert train_job._again(Source(str(class_folders)), plain, tmp_path / "run") == again
+    assert train_job._again(Source(str(class_folders)), plain, tmp_path / "run") == f"Go on with: {again}"
+
+
+@pytest.mark.parametrize(
+    ("machines", "said"),
+    [
+        (1, "Go on with: torchrun --nproc-per-node 2 -m efficientnetv2.cli train"),
+        (2, "Go on by starting it on every machine as before, with: train"),
+    ],
+)
+def test_a_run_of_many_processes_that_is_stopped_goes_on_with_as_many(
+    machines, said, class_folders, tmp_path, monkeypatch
+):
+    """One alone would take as many times longer."""
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_job, "run", stop)
+    # What they would say to each other.
+    monkeypatch.setattr(train_job, "with_tensors", lambda world, device: world)
+    monkeypatch.setattr(train_job, "by_first", lambda world, make: make())
+    monkeypatch.setattr(train_job, "refuse_missing", lambda pictures, world: None)
+    words = Words(model=NETWORK, weights="none", epochs=10, settings=("compile=false", "precision=fp32"))
+    place = Place(tmp_path / "run", device="cpu", workers=0)
+    world = World(size=2 * machines, local_size=2)
+    with pytest.raises(KeyboardInterrupt) as told:
+        train_job.trained(words, Source(str(class_folders)), place, Screen(mute=True), world)
+    again = f"{class_folders} --out {tmp_path / 'run'} --resume --device cpu --workers 0"
+    assert str(told.value) == f"{said} {again}"
+
+
+@pytest.mark.parametrize("verb", ["train", "crossval"])
+def test_how_to_run_is_said_in_words_that_there_are(verb):
+    place = Place(device="cpu", workers=0, memory_gib=6.5, strict=True, as_json=True, probe=False)
+    options = {name for one in get_command(app).commands[verb].params for name in one.opts}
+    assert {word for word in place.words if word.startswith("--")} <= options
 
 
 def visited(folder: Path, content: bytes) -> Path:

@@ -11,7 +11,14 @@ from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.create import create
-from efficientnetv2.models.fit import adapted_weight, fit, freeze, layer_groups
+from efficientnetv2.models.fit import (
+    adapted_weight,
+    classifiers_of,
+    fit,
+    freeze,
+    layer_groups,
+    put_classifier,
+)
 
 TINY = Architecture(
     stem_channels=8,
@@ -306,3 +313,21 @@ def test_a_network_with_two_classifiers_is_refused_rather_than_half_changed():
     network = create("timm:deit_tiny_distilled_patch16_224", num_classes=3)
     with pytest.raises(InputError, match="several classifiers"):
         fit(network, num_classes=5)
+    with pytest.raises(
+        InputError, match=r"distilled_patch16_224 has 2 classifiers, but the values are for one"
+    ):
+        put_classifier(network, torch.zeros(3, 192), torch.zeros(3))
+
+
+def test_of_two_classifiers_both_train_where_all_else_is_frozen():
+    with torch.device("meta"):
+        network = create("timm:deit_tiny_distilled_patch16_224", num_classes=3)
+    freeze(network, stages="all")
+    trains = {name for name, weight in network.named_parameters() if weight.requires_grad}
+    assert trains == {
+        f"module.{head}.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")
+    }
+    groups = layer_groups(network)
+    assert len(groups) == 12 + 2  # as of the transformer that is not distilled
+    last = {id(weight) for weight in groups[-1]}
+    assert all(id(weight) in last for one in classifiers_of(network) for weight in one.parameters())

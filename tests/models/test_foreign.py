@@ -64,6 +64,31 @@ def test_the_classifier_and_the_stem_are_those_that_timm_names(name):
     assert network.stem_name == config["first_conv"]
 
 
+@pytest.mark.parametrize(
+    ("name", "classifiers"),
+    [
+        ("deit_tiny_distilled_patch16_224", ("head", "head_dist")),
+        ("levit_128s", ("head.linear", "head_dist.linear")),
+        ("crossvit_9_240", ("head.0", "head.1")),
+        ("volo_d1_224", ("aux_head", "head")),  # of which it tells one
+        ("vit_tiny_patch16_224", ("head",)),
+    ],
+)
+def test_all_classifiers_of_a_network_are_known(name, classifiers):
+    """By the published configurations of timm 1.0, in the order of the module."""
+    with torch.device("meta"):
+        network = create(f"timm:{name}", num_classes=7)
+        bare = type(network.module).__name__
+    assert network.classifier_names == classifiers, bare
+    assert network.classifier_name == classifiers[-1]
+    assert {network.module.get_submodule(one).out_features for one in classifiers} == {7}
+
+
+def test_a_network_without_its_two_classifiers_is_refused_as_one_without_its_own():
+    with pytest.raises(InputError, match=r"comes without a classifier.*name the classes: num_classes=N"):
+        Foreign(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=0))
+
+
 def test_timm_s_own_preprocessing_is_taken_over():
     """timm 1.0's tf_efficientnetv2_s.in1k: evaluated at 384 px, everything kept, mean and std 0.5."""
     preprocessing = create("timm:tf_efficientnetv2_s").preprocessing

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from efficientnetv2.models.create import create
 from efficientnetv2.training.learning import Optimizer, Schedule
 from efficientnetv2.training.optim import EMA, build, lr_share
 from efficientnetv2.training.rmsprop import TensorFlowRMSprop
@@ -74,6 +75,16 @@ def test_the_classifier_alone_gets_the_heads_rate():
     groups = build(network, Optimizer(kind="adamw", lr=0.1, head_lr=5)).param_groups
     shares = {id(weight): group["lr_share"] for group in groups for weight in group["params"]}
     assert [shares[id(weight)] for weight in network.parameters()] == [1, 1, 5, 5]
+
+
+def test_every_classifier_of_a_network_gets_the_heads_rate():
+    """timm's distilled transformers answer with the mean of two."""
+    with torch.device("meta"):
+        network = create("timm:deit_tiny_distilled_patch16_224", num_classes=3)
+    groups = build(network, Optimizer(kind="sgd", lr=0.1, head_lr=5)).param_groups
+    shares = {id(weight): group["lr_share"] for group in groups for weight in group["params"]}
+    fast = {name for name, weight in network.named_parameters() if shares[id(weight)] == 5}
+    assert fast == {f"module.{head}.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}
 
 
 def test_staircase_falls_as_released():

@@ -14,6 +14,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import GIB
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.progressive import Setting
@@ -163,6 +164,25 @@ def test_a_group_of_a_run_that_goes_on_is_not_to_be_set_otherwise(room_for):
         InputError, match=r"Not even a group of 1 .* free for it\. End what else takes memory\.$"
     ):
         fit_into_memory(recipe, network, **told)
+
+
+@pytest.mark.parametrize(("known", "begins"), [((), "fresh"), (CLASSES, "probe")])
+def test_two_classifiers_of_given_weights_begin_fresh_and_it_is_said(known, begins, monkeypatch):
+    """A probe's values would be those of one. What brings its own for these classes begins with them, as ever."""
+    network = create("timm:deit_tiny_distilled_patch16_224", num_classes=2)
+    network.class_names = known
+    monkeypatch.setattr(start, "load_weights", lambda word, **_: (network, ()))
+    given = ("weights=timm:deit_tiny_distilled_patch16_224.fb_in1k", "classifier=probe")
+    one_size = ("progressive.stages=1", "progressive.image_px=224", "batch_images=2")
+    result = settled(*given, *one_size, recipe="finetune", images=4)
+    assert result.recipe.classifier == begins
+    said = (
+        "Classifier: fresh, for timm:deit_tiny_distilled_patch16_224 has 2 of them, whose answers it puts together, "
+        "and a linear probe would be the values of one."
+    )
+    assert (said in result.notes) == (begins == "fresh")
+    both = [result.network.module.head.weight, result.network.module.head_dist.weight]
+    assert all((weight.abs().max() == 0) == (begins == "fresh") for weight in both)
 
 
 def test_a_network_that_does_not_fit_at_all_is_refused(room_for):

@@ -180,6 +180,13 @@ def test_any_network_begins_from_fresh_weights():
         begun("weights=none", "model=torchvision:resnet18", "pooling=mean+centre")
 
 
+def test_a_network_that_answers_by_two_classifiers_begins_calm_with_both():
+    network = begun("weights=none", "model=timm:deit_tiny_distilled_patch16_224").network.eval()
+    assert network.module.head_dist.weight.abs().max() == network.module.head.weight.abs().max() == 0
+    with torch.inference_mode():
+        assert torch.equal(network(torch.randn(1, 3, 224, 224)), torch.zeros(1, 2))
+
+
 def test_the_seed_alone_decides_fresh_weights():
     one, same, other = (
         begun("weights=none", f"seed={seed}", recipe="quick").network.state_dict() for seed in (3, 3, 4)

@@ -86,8 +86,6 @@ class Place:
             words += ["--memory-gib", f"{self.memory_gib:g}"]
         if self.strict:
             words.append("--strict")
-        if not self.probe:
-            words.append("--no-probe")
         return words
 
 
@@ -103,6 +101,7 @@ class Decided:
         starts: to choose among, the first of them taken so far; empty where there is nothing to choose.
         compared: the figures by which one was chosen, as plain values; None if none were.
         against: another run that the report is to compare with, kept in the folder; None if none was named.
+        repeated: whether the recipe is what a run like this one has settled.
     """
 
     path: Path
@@ -112,12 +111,14 @@ class Decided:
     starts: tuple[Found, ...] = ()
     compared: dict[str, Any] | None = None
     against: Other | None = None
+    repeated: bool = False
 
 
 def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Words]:
     """What a run like this one has settled for the same weights, if one has; then no minutes decide its epochs anew.
 
-    The seed alone is the run's own, and that of random sizes where it follows from it.
+    The run's own are the seed, that of random sizes where it follows from it, and whether batch-norm keeps its
+    statistics: where the words leave that open its steps decide, which are others where it has other pictures.
 
     Args:
         known: of the run, its weights chosen.
@@ -128,10 +129,12 @@ def repeating(known: Decided, words: Words, place: Place) -> tuple[Decided, Word
         for file in place.settled:
             recipe = read_recipe(file)
             if recipe.weights == known.recipe.weights:
-                own = recipe.to_json() | {"seed": known.recipe.seed}
+                own = recipe.to_json()
+                own |= {"seed": known.recipe.seed, "frozen_statistics": known.recipe.frozen_statistics}
                 if known.recipe.progressive.seed is None:
                     own["progressive"] = own["progressive"] | {"seed": None}  # settled by the seed
-                return replace(known, recipe=checked(own, where=str(file))), replace(words, minutes=None)
+                known = replace(known, recipe=checked(own, where=str(file)), repeated=True)
+                return known, replace(words, minutes=None)
     return known, words
 
 
@@ -157,6 +160,7 @@ def begin(
         in_channels=prepared.manifest.channels,
         stored_px=prepared.stored_px(recipe),
         minutes=words.minutes,
+        repeated=decided.repeated,
         say=screen.say,
     )
     recipe, network, chosen = settled.recipe, settled.network, [*decided.chosen, *settled.notes]

@@ -26,6 +26,7 @@ from efficientnetv2.inference.predict import embed_manifest
 from efficientnetv2.inference.probe import USUAL_STRENGTH, fitted, macro_f1, multiply_adds
 from efficientnetv2.inference.together import strictest
 from efficientnetv2.metrics.resampling import paired_together
+from efficientnetv2.training.enlarging import no_larger
 from efficientnetv2.training.named import Found
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.runs import new_folder
@@ -125,12 +126,10 @@ def chosen(
     if len(starts) < 2:
         return known
     began = time.perf_counter()
-    recipe = known.recipe.model_copy(
-        update={
-            "eval_px": known.recipe.eval_px or known.recipe.progressive.last.image_px,
-            "eval_views": "one",
-        }
-    )
+    # Starts are compared at the size that the run will have, which is less where pictures are stored small.
+    recipe, _ = no_larger(known.recipe, prepared.stored_px(known.recipe))
+    eval_px = recipe.eval_px or recipe.progressive.last.image_px
+    recipe = recipe.model_copy(update={"eval_px": eval_px, "eval_views": "one"})
     task = _task(recipe, prepared, words.minutes, device)
     if task is None:
         return known

@@ -256,10 +256,13 @@ def _run(
             result = run(job, resumed=ready.resumed, watch=bar)
         return report_of(job, ready.prepared, result) if world.first else None
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"Go on with: {_again(source, place, path)}") from stop
+        raise KeyboardInterrupt(_again(source, place, path, world)) from stop
 
 
-def _again(source: Source, place: Place, path: Path) -> str:
-    """The command that goes on with a run, in the same way; its recipe and cache the run knows itself."""
-    words = ["effnetv2", "train", *source.words, "--out", str(path), "--resume", *place.words]
-    return shlex.join(words)
+def _again(source: Source, place: Place, path: Path, world: World = ALONE) -> str:
+    """How a run is gone on with, in the same way, as a sentence; its recipe and cache the run knows itself."""
+    words = ["train", *source.words, "--out", str(path), "--resume", *place.words]
+    if world.machines > 1:  # what each of them was started with is its own
+        return f"Go on by starting it on every machine as before, with: {shlex.join(words)}"
+    launcher = ["torchrun", "--nproc-per-node", str(world.size), "-m", "efficientnetv2.cli"]
+    return f"Go on with: {shlex.join([*(launcher if world.many else ['effnetv2']), *words])}"

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from efficientnetv2.arch.spec import Pooling
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.ensemble import refuse_together
-from efficientnetv2.models.foreign import Foreign, told_classifier
+from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet, Network, check_numbers
 
 N = TypeVar("N", bound=Network)
@@ -66,6 +66,17 @@ def _pooling(network: Network) -> Pooling:
     return network.architecture.pooling if isinstance(network, EfficientNet) else "mean"
 
 
+def classifiers_of(network: Network) -> list[nn.Module]:
+    """The layers that give the classes: one, or several whose answers the network puts together, as distilled ones do.
+
+    Args:
+        network: ours or wrapped; without classes an ``nn.Identity`` stands there.
+    """
+    if isinstance(network, Foreign):
+        return [network.module.get_submodule(name) for name in network.classifier_names]
+    return [network.get_submodule("classifier")]
+
+
 def put_classifier(network: Network, weight: Tensor, bias: Tensor) -> None:
     """Give a network's classifier other values.
 
@@ -73,9 +84,16 @@ def put_classifier(network: Network, weight: Tensor, bias: Tensor) -> None:
         network: ours or wrapped, with a classifier that has a bias; changed in place.
         weight: (classes, embed_dim).
         bias: (classes,).
+
+    Raises:
+        InputError: several classifiers, which read and answer each for itself.
     """
-    name = f"module.{network.classifier_name}" if isinstance(network, Foreign) else "classifier"
-    classifier = network.get_submodule(name)
+    classifier, *others = classifiers_of(network)
+    if others:
+        raise InputError(
+            f"{_called(network)} has {1 + len(others)} classifiers, but the values are for one. Let them begin fresh "
+            "(--set classifier=fresh)."
+        )
     assert isinstance(classifier, nn.Linear)
     with torch.no_grad():
         classifier.weight.copy_(weight)
@@ -134,13 +152,12 @@ def freeze(network: Network, *, stages: int | Literal["all"] = 0, statistics: bo
 
 
 def _trunk(network: Network) -> list[nn.Parameter]:
-    """All parameters but the classifier's."""
+    """All parameters but the classifiers'."""
     if network.num_classes == 0:
         raise InputError(
             'stages to freeze are "all", but the network has no classifier that would be left to train'
         )
-    name = f"module.{network.classifier_name}" if isinstance(network, Foreign) else "classifier"
-    kept = {id(weight) for weight in network.get_submodule(name).parameters()}
+    kept = {id(weight) for classifier in classifiers_of(network) for weight in classifier.parameters()}
     return [weight for weight in network.parameters() if id(weight) not in kept]
 
 
@@ -174,9 +191,9 @@ def layer_groups(network: Network) -> list[list[nn.Parameter]]:
     Ours: the stem, each stage of the table, and last the head's convolution with the classifier.
 
     Others: the parts of the module in the order in which it lists them. A normalisation belongs to the part
-    before it; all from the classifier's part on is the last group. The parts of a container count one by one: of
-    those named ``blocks``, ``stages``, ``layers`` or ``encoder.layers``, and of the first part if it is an
-    ``nn.Sequential`` with most of the weights outside the head (``features`` in torchvision). So a ResNet has a
+    before it; all from the part of the (first) classifier on is the last group. The parts of a container count one
+    by one: of those named ``blocks``, ``stages``, ``layers`` or ``encoder.layers``, and of the first part if it is
+    an ``nn.Sequential`` with most of the weights outside the head (``features`` in torchvision). So a ResNet has a
     stem and four stages, and a transformer a stem and its blocks. A module that only wraps another has its parts.
 
     Args:
@@ -215,13 +232,13 @@ _OPENED = ("blocks", "stages", "layers", "encoder", "encoder.layers")
 
 
 def _foreign_parts(network: Foreign) -> list[list[nn.Module]]:
-    """Parts of a foreign network, each with the normalisations after it; the last holds the classifier."""
+    """Parts of a foreign network, each with the normalisations after it; the last holds the classifiers."""
     parts: list[list[nn.Module]] = []
     in_head = False
     for name, module in _children(network):
         if in_head or (parts and isinstance(module, _NORMS)):
             parts[-1].append(module)
-        elif f"{network.classifier_name}.".startswith(f"{name}."):
+        elif any(f"{one}.".startswith(f"{name}.") for one in network.classifier_names):
             in_head = True
             parts.append([module])
         elif _size(module):
@@ -267,12 +284,10 @@ def _size(module: nn.Module) -> int:
 
 def _put_head(network: Network, num_classes: int) -> None:
     refuse_together(network, "a classifier is put on one")
-    if isinstance(network, Foreign) and isinstance(
-        told_classifier(network.module), tuple | list | nn.ModuleList
-    ):
+    if len(classifiers_of(network)) > 1:
         raise InputError(
-            f"{network.source or type(network.module).__name__} has several classifiers, which cannot be swapped as "
-            "one. Name the classes when it is made: create(..., num_classes=N) with fresh weights."
+            f"{_called(network)} has several classifiers, which cannot be swapped as one. Name the classes when it is "
+            "made: create(..., num_classes=N) with fresh weights."
         )
     like = next(weight for weight in network.parameters() if weight.is_floating_point())
     head: nn.Module = nn.Identity()
@@ -288,6 +303,13 @@ def _put_head(network: Network, num_classes: int) -> None:
         network.set_submodule("classifier", head)
     head.train(network.training)
     network.num_classes, network.class_names = num_classes, ()
+
+
+def _called(network: Network) -> str:
+    """What messages call a network."""
+    if isinstance(network, Foreign):
+        return network.source or type(network.module).__name__
+    return type(network).__name__
 
 
 def _widen(network: Network, in_channels: int) -> None:

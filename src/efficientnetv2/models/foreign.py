@@ -28,7 +28,8 @@ class Foreign(Network):
     """A module of someone else, as a ``Network``.
 
     The last ``nn.Linear`` is taken for the classifier and the first ``nn.Conv2d`` for what reads the picture,
-    in the order in which the module lists its parts: so it is in the networks of timm and torchvision.
+    in the order in which the module lists its parts: so it is in the networks of timm and torchvision. Where a network
+    of timm says that it has several classifiers, as distilled ones have, they are all of them.
 
     Args:
         module: with at least one of each. It is used, not copied.
@@ -40,7 +41,9 @@ class Foreign(Network):
         module: the one given.
         source: the one given.
         stem_name: of the convolution that reads the picture, within ``module``.
-        classifier_name: of the classifier, within ``module``; without classes an ``nn.Identity`` stands there.
+        classifier_name: of the classifier, within ``module``; without classes an ``nn.Identity`` stands there. Of
+            several the last.
+        classifier_names: of all classifiers, in the order of ``module``.
 
     Raises:
         InputError: no linear layer or no convolution, or a network of timm without its classifier.
@@ -49,23 +52,27 @@ class Foreign(Network):
     def __init__(
         self, module: nn.Module, *, source: str | None = None, preprocessing: Preprocessing | None = None
     ) -> None:
-        if isinstance(told_classifier(module), nn.Identity):
+        told = _told_classifiers(module)
+        ends = [part for one in told for part in one.modules() if next(part.children(), None) is None]
+        if ends and all(isinstance(one, nn.Identity) for one in ends):
             raise InputError(
                 f"{source or type(module).__name__} comes without a classifier, and the last nn.Linear within it is "
                 "none. When it is made, name the classes: num_classes=N."
             )
         convolutions = [(name, m) for name, m in module.named_modules() if name and isinstance(m, nn.Conv2d)]
-        linears = [(name, m) for name, m in module.named_modules() if name and isinstance(m, nn.Linear)]
+        names = _classifier_names(module, told)
         for found, kind in (
             (convolutions, "nn.Conv2d that reads pictures"),
-            (linears, "nn.Linear to classify"),
+            (names, "nn.Linear to classify"),
         ):
             if not found:
                 raise InputError(
                     f"{source or type(module).__name__} has no {kind}, so it cannot be told where it begins and "
                     "ends. Wrap it into a module that has one."
                 )
-        (stem_name, stem), (classifier_name, classifier) = convolutions[0], linears[-1]
+        stem_name, stem = convolutions[0]
+        classifier = module.get_submodule(names[-1])
+        assert isinstance(classifier, nn.Linear)
         super().__init__(
             num_classes=classifier.out_features,
             in_channels=stem.in_channels,
@@ -74,7 +81,7 @@ class Foreign(Network):
         self.module = module
         self.source = source
         self.stem_name = stem_name
-        self.classifier_name = classifier_name
+        self.classifier_name, self.classifier_names = names[-1], names
         if preprocessing is not None:
             self.preprocessing = preprocessing.with_channels(stem.in_channels)
 
@@ -102,7 +109,7 @@ class Foreign(Network):
         return list(last_of_size.values())
 
     def embed(self, x: Tensor) -> Tensor:
-        """What the classifier reads: after pooling, and after dropout when training.
+        """What the classifier reads, of several the last: after pooling, and after dropout when training.
 
         Args:
             x: (N, in_channels, H, W) float, normalised.
@@ -147,10 +154,27 @@ class Foreign(Network):
         return answer
 
 
-def told_classifier(module: nn.Module) -> object:
-    """What a network of timm says its classifier is: of distilled ones there are several; None of other modules."""
-    tell = getattr(module, "get_classifier", None)
-    return tell() if callable(tell) else None
+def _told_classifiers(module: nn.Module) -> list[nn.Module]:
+    """What a network of timm says its classifiers are, by itself and in what is stated of it; none of other modules.
+
+    By itself a network may tell one of two (VOLO); nothing is stated of one that timm has not made by name.
+    """
+    tell, stated = getattr(module, "get_classifier", None), getattr(module, "pretrained_cfg", None)
+    told = tell() if callable(tell) else ()
+    names = (stated.get("classifier") or ()) if isinstance(stated, Mapping) else ()
+    parts = dict(module.named_modules())
+    found = [*told] if isinstance(told, tuple | list) else [told]
+    found += [parts.get(name) for name in ((names,) if isinstance(names, str) else names)]
+    return [one for one in found if isinstance(one, nn.Module)]
+
+
+def _classifier_names(module: nn.Module, told: Sequence[nn.Module]) -> tuple[str, ...]:
+    """Names of the linear layers that give the classes: those in what is told, else the last; none where none is."""
+    linears = {name: m for name, m in module.named_modules() if name and isinstance(m, nn.Linear)}
+    within = {part for one in told for part in one.modules()}
+    names = [name for name, linear in linears.items() if linear in within] or list(linears)[-1:]
+    # A hidden layer of a classifier has another width.
+    return tuple(name for name in names if linears[name].out_features == linears[names[-1]].out_features)
 
 
 def is_foreign(model: str) -> bool:

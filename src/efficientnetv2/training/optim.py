@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from efficientnetv2.models.fit import layer_groups
+from efficientnetv2.models.fit import classifiers_of, layer_groups
 from efficientnetv2.models.network import Network
 from efficientnetv2.training import learning
 from efficientnetv2.training.rmsprop import TensorFlowRMSprop
@@ -74,7 +74,7 @@ def _lr_shares(network: nn.Module, optimizer: learning.Optimizer) -> dict[int, f
             share = optimizer.layer_decay ** (len(depths) - 1 - depth)
             shares |= {id(weight): share for weight in weights}
     if optimizer.head_lr != 1:
-        shares |= {id(weight): optimizer.head_lr for weight in _classifier(network).parameters()}
+        shares |= {id(weight): optimizer.head_lr for weight in _of_classifiers(network)}
     return shares
 
 
@@ -92,10 +92,11 @@ def _beginnings(network: nn.Module, optimizer: learning.Optimizer) -> dict[int, 
     }
 
 
-def _classifier(network: nn.Module) -> nn.Module:
-    """The last linear layer: the classifier of every network of this family, and of most others."""
-    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    return linears[-1] if linears else nn.Identity()
+def _of_classifiers(network: nn.Module) -> list[nn.Parameter]:
+    """Parameters of the classifiers; of a module that is no ``Network``, of its last linear layer."""
+    linears: list[nn.Module] = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    found = classifiers_of(network) if isinstance(network, Network) else linears[-1:]
+    return [weight for module in found for weight in module.parameters()]
 
 
 def lr_share(schedule: learning.Schedule, step: int, *, steps: int, steps_per_epoch: float) -> float:

@@ -13,6 +13,7 @@ from efficientnetv2.augment.randaugment import names_for
 from efficientnetv2.base.errors import InputError, MemoryShortError, count_of, some
 from efficientnetv2.base.memory import GIB
 from efficientnetv2.base.preprocessing import RGB
+from efficientnetv2.models.fit import classifiers_of
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.regularize import apply_setting
@@ -27,7 +28,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.sharing import at_once, best_shared, refuse_unshared
 from efficientnetv2.training.short import with_statistics
 from efficientnetv2.training.speed import choose
-from efficientnetv2.training.start import NOTHING_FROZEN, start
+from efficientnetv2.training.start import NOTHING_FROZEN, Start, start
 from efficientnetv2.training.state import Length
 
 
@@ -59,6 +60,7 @@ def settle(
     in_channels: int = RGB,
     stored_px: float | None = None,
     minutes: float | None = None,
+    repeated: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Settled:
     """Decide what the recipe leaves open, for so many training pictures on that device.
@@ -73,6 +75,7 @@ def settle(
         in_channels: of the pictures.
         stored_px: their side, as they are stored; None if it is not known.
         minutes: that the run is to take, where they will decide its epochs, and with them all that hangs on its steps.
+        repeated: the recipe is one that runs of the same kind were begun with, so its groups are fixed.
         say: gets lines on what takes minutes meanwhile: compiling.
 
     Raises:
@@ -90,8 +93,9 @@ def settle(
         changes |= NOTHING_FROZEN | {"classifier": "fresh", "optimizer": _all_learn(recipe)}
     if begun.weights != "none" and isinstance(begun.network, EfficientNet):
         changes["pooling"] = begun.network.architecture.pooling  # a checkpoint has to be made for the same
-    if begun.weights != "none" and recipe.classifier == "auto":
-        changes["classifier"] = "fresh"  # whoever fits a probe has said "probe" before
+    if begun.weights != "none":
+        changes["classifier"], fresh = _classifier(recipe, begun)
+        notes += fresh
     if begun.weights == "none" and recipe.name == "finetune":
         notes.append("The recipe finetune is made for pretrained weights; from scratch, quick learns faster.")
     if recipe.steps is not None:
@@ -133,7 +137,7 @@ def settle(
     )
     refuse_sizes(recipe, preflight)
     asked_for = recipe.group_images is not None
-    group = _settled_group(recipe, preflight, world, asked_for=asked_for)
+    group = _settled_group(recipe, preflight, world, asked_for=asked_for, begun=repeated)
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
     refuse_unshared(recipe, device, world)
     speed = choose(
@@ -150,10 +154,24 @@ def settle(
     )
     notes += [speed.note] if speed.note else []
     # In that precision, and compiled, and with what is free by now, a group that was chosen may have to be smaller.
-    group, at_a_time, further = _fitted(recipe, preflight.settled(recipe), world, asked_for=asked_for)
+    group, at_a_time, further = _fitted(
+        recipe, preflight.settled(recipe), world, asked_for=asked_for, begun=repeated
+    )
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
     refuse_unshared(recipe, device, world)
     return Settled(recipe, begun.network, at_a_time, (*notes, *further))
+
+
+def _classifier(recipe: Recipe, begun: Start) -> tuple[str, list[str]]:
+    """How the classifier begins on given weights, and a sentence where that is not as the recipe has it."""
+    several = len(classifiers_of(begun.network))
+    if recipe.classifier == "probe" and several > 1 and not begun.network.class_names:
+        return "fresh", [
+            f"Classifier: fresh, for {title(begun.model)} has {several} of them, whose answers it puts together, and a "
+            "linear probe would be the values of one."
+        ]
+    # Whoever fits a probe has said "probe" before.
+    return "fresh" if recipe.classifier == "auto" else recipe.classifier, []
 
 
 def _left_out(recipe: Recipe, in_channels: int) -> list[str]:
@@ -251,7 +269,7 @@ def _settled_group(
         preflight: of the run.
         world: the processes that share the groups.
         asked_for: the user has set it.
-        begun: the run is there already, and its groups are fixed.
+        begun: the run is there already, or others of its kind, and its groups are fixed.
     """
     batch, given = recipe.batch_images, recipe.group_images
     least, why = least_group(recipe, preflight)

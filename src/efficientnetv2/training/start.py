@@ -14,7 +14,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.models.blocks import calm
 from efficientnetv2.models.create import create
-from efficientnetv2.models.fit import fit, freeze
+from efficientnetv2.models.fit import classifiers_of, fit, freeze
 from efficientnetv2.models.foreign import Foreign, classifiers, is_foreign
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.training.named import (
@@ -100,7 +100,7 @@ def build(recipe: Recipe, model: str | Architecture, *, num_classes: int, in_cha
         if isinstance(network, EfficientNet):
             calm(network)
         else:
-            _zero_classifier(network)
+            _zero_classifiers(network)
     freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics is True)
     _recompute(network, recipe.recompute_stages)
     return network
@@ -133,7 +133,7 @@ def _from_weights(
         fit(network, num_classes=len(class_names))
     fresh_head = not (same_classes and network.class_names)
     if fresh_head and recipe.initialisation == "calm":
-        _zero_classifier(network)
+        _zero_classifiers(network)
     head = (
         f"a fresh classifier for {count_of(len(class_names), 'class')}"
         if fresh_head
@@ -187,13 +187,12 @@ def _seed(recipe: Recipe) -> None:
     torch.manual_seed(Key.of(recipe.seed).fold("initialisation").torch_seed())
 
 
-def _zero_classifier(network: Network) -> None:
-    place = f"module.{network.classifier_name}" if isinstance(network, Foreign) else "classifier"
-    classifier = network.get_submodule(place)
-    assert isinstance(classifier, nn.Linear)
-    nn.init.zeros_(classifier.weight)
-    if classifier.bias is not None:
-        nn.init.zeros_(classifier.bias)
+def _zero_classifiers(network: Network) -> None:
+    for classifier in classifiers_of(network):
+        assert isinstance(classifier, nn.Linear)
+        nn.init.zeros_(classifier.weight)
+        if classifier.bias is not None:
+            nn.init.zeros_(classifier.bias)
 
 
 def _name(network: Network) -> str | Architecture:
