@@ -454,6 +454,31 @@ def test_pictures_that_have_moved_are_refused_before_anything_is_written(whole, 
     assert (tmp_path / "folds/report.json").is_file()
 
 
+def test_a_picture_that_a_fold_could_not_read_is_told_and_listed(whole, tmp_path):
+    """As one whose header is whole: it passed for readable when dealt. One that only a training lost is answered."""
+    folder, _ = whole
+    for name in ("pictures", "folds"):
+        shutil.copytree(folder / name, tmp_path / name)
+    (tmp_path / "folds/report.json").unlink()
+    first = tmp_path / "folds/fold1"
+    answers = pd.read_csv(first / "predictions.csv")
+    answers.iloc[1:].to_csv(first / "predictions.csv", index=False)
+    learnt = pd.read_csv(first / "manifest.csv").query("split == 'train'")["path"].iloc[0]
+    listed = pd.DataFrame({"path": [answers["path"][0], learnt], "reason": "truncated"})
+    listed.to_csv(first / "skipped.csv", index=False)
+    done = effnetv2("crossval", "pictures", "--out", "folds", "--resume", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lost = str(Path(*Path(answers["path"][0]).parts[-2:]))
+    assert f"Skipped 1 unreadable picture, the first: {lost} truncated." in done.stdout
+    assert "What could not be read is listed in folds/skipped.csv." in done.stdout
+    table = pd.read_csv(tmp_path / "folds/skipped.csv")
+    assert table.to_dict("records") == [{"path": lost, "reason": "truncated"}]
+    report = json.loads((tmp_path / "folds/report.json").read_text())
+    assert (report["pictures"], report["skipped"]) == (47, 1)
+    page = (tmp_path / "folds/report.html").read_text()
+    assert "1 picture could not be read and was left out." in page
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
