@@ -345,6 +345,30 @@ def test_from_how_many_pictures_the_probes_of_the_folds_learnt(tmp_path, monkeyp
     assert found.labels_of == "That is of fold 1 alone, which learns from 100 of 150 pictures."
 
 
+def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monkeypatch):
+    """One of the 100 that teach fold 1, met while the probe looks: 99 are all there are, and nothing is carried on."""
+    data = manifest(np.arange(156) % 2, split=["test"] * 6 + [""] * 150)
+    dealt = folds(data, k=3, seed=0, contents=np.arange(156), by="class")
+    lost = int(dealt.parts[0].learning[5]) - 6  # where it stands among those that are looked at
+
+    def looked_at(network, pictures, **_):
+        seen = np.delete(np.arange(150), lost)
+        vectors = np.random.default_rng(1).normal(size=(149, 8)).astype(np.float32)
+        return Embeddings(seen, pictures.labels[seen], vectors, ((lost, "broken"),))
+
+    monkeypatch.setattr(crossval_baseline, "embed_manifest", looked_at)
+    monkeypatch.setattr(crossval_baseline, "start", lambda *_, **__: SimpleNamespace(network=None))
+    monkeypatch.setattr(crossval_baseline, "most_pictures", lambda *_: 1_000)
+    begun_as(tmp_path)
+    begun = {"preprocessing": Preprocessing(image_px=32).to_json()}
+    (tmp_path / "fold1/beginning.json").write_text(json.dumps(begun))
+    place = Place(device="cpu", workers=0)
+    runs = Runs(Words(), Plan(folds=3), place, data, np.arange(156), 0, Screen(mute=True))
+    found = crossval_baseline.probed(tmp_path, runs, dealt, None)
+    assert found.labels.points[-1].pictures == 99
+    assert (found.labels.carried, found.labels.forecast.pictures) == (None, 198)
+
+
 def test_by_time_the_last_fold_says_whether_more_labels_would_help(tmp_path, monkeypatch):
     """The first learns from a sixth: it would foretell of fewer labels than there are."""
     data = manifest(np.arange(180) % 2, year=2000 + np.arange(180) // 30)
@@ -355,11 +379,16 @@ def test_by_time_the_last_fold_says_whether_more_labels_would_help(tmp_path, mon
     assert verdict(found.labels, note=found.labels_of)[1].endswith(found.labels_of)
 
 
+def begun_as(folder):
+    """The first fold, as far as it says that there are weights to probe."""
+    (folder / "fold1").mkdir()
+    recipe = named("quick").model_copy(update={"weights": "some.safetensors"})
+    (folder / "fold1/recipe.yaml").write_text(recipe.to_yaml())
+
+
 def probed_on(looked_at, data, dealt, tmp_path, monkeypatch):
     """What probes come to that look at features of these pictures, which say nothing."""
-    (tmp_path / "fold1").mkdir()
-    recipe = named("quick").model_copy(update={"weights": "some.safetensors"})
-    (tmp_path / "fold1/recipe.yaml").write_text(recipe.to_yaml())
+    begun_as(tmp_path)
     vectors = np.random.default_rng(1).normal(size=(len(looked_at), 8)).astype(np.float32)
     embedded = Embeddings(looked_at, data.labels[looked_at], vectors)
     monkeypatch.setattr(crossval_baseline, "_embedded", lambda *_: embedded)
@@ -423,6 +452,31 @@ def test_pictures_that_have_moved_are_refused_before_anything_is_written(whole, 
     done = effnetv2("crossval", "pictures", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "folds/report.json").is_file()
+
+
+def test_a_picture_that_a_fold_could_not_read_is_told_and_listed(whole, tmp_path):
+    """As one whose header is whole: it passed for readable when dealt. One that only a training lost is answered."""
+    folder, _ = whole
+    for name in ("pictures", "folds"):
+        shutil.copytree(folder / name, tmp_path / name)
+    (tmp_path / "folds/report.json").unlink()
+    first = tmp_path / "folds/fold1"
+    answers = pd.read_csv(first / "predictions.csv")
+    answers.iloc[1:].to_csv(first / "predictions.csv", index=False)
+    learnt = pd.read_csv(first / "manifest.csv").query("split == 'train'")["path"].iloc[0]
+    listed = pd.DataFrame({"path": [answers["path"][0], learnt], "reason": "truncated"})
+    listed.to_csv(first / "skipped.csv", index=False)
+    done = effnetv2("crossval", "pictures", "--out", "folds", "--resume", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lost = str(Path(*Path(answers["path"][0]).parts[-2:]))
+    assert f"Skipped 1 unreadable picture, the first: {lost} truncated." in done.stdout
+    assert "What could not be read is listed in folds/skipped.csv." in done.stdout
+    table = pd.read_csv(tmp_path / "folds/skipped.csv")
+    assert table.to_dict("records") == [{"path": lost, "reason": "truncated"}]
+    report = json.loads((tmp_path / "folds/report.json").read_text())
+    assert (report["pictures"], report["skipped"]) == (47, 1)
+    page = (tmp_path / "folds/report.html").read_text()
+    assert "1 picture could not be read and was left out." in page
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,13 +20,16 @@ from tests.command_line import TINY, effnetv2, killed_at
 from tests.conftest import COLOURS, paint
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
+from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.beginning import Place
+from efficientnetv2.commands.probing import keep
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.train_job import train_and_report
 from efficientnetv2.commands.words import Words
+from efficientnetv2.data.manifest import read
 from efficientnetv2.inference import probe as room
-from efficientnetv2.inference.probe import as_linear
+from efficientnetv2.inference.probe import as_linear, linear_probe
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
 from efficientnetv2.training.short import ADAPTING_STEPS
@@ -146,6 +150,22 @@ def test_the_minutes_decide_about_the_statistics_too(place):
     steps = round(recipe["epochs"] * pictures / recipe["batch_images"])
     assert recipe["frozen_statistics"] is (steps < ADAPTING_STEPS)
     assert ("Batch-norm keeps" in done.stdout) is recipe["frozen_statistics"]
+
+
+def test_a_picture_that_cannot_be_read_makes_no_sample_of_the_others(tmp_path):
+    """The 59 that the probe learnt from are all there are: the curve ends there, and nothing is carried on to 60."""
+    for name, colour in COLOURS.items():
+        for number in range(21):
+            paint(tmp_path / ("train" if number < 20 else "asked") / name / f"{number}.jpg", colour, number)
+    train, val = read(tmp_path / "train"), read(tmp_path / "asked")
+    torch.manual_seed(0)
+    network = create(SMALL, num_classes=0)
+    Path(train.file(7)).write_bytes(b"no picture")
+    found = linear_probe(network, train, val, preprocessing=Preprocessing(image_px=32), key=Key.of(0))
+    curve = keep(found, tmp_path, labelled=60, balanced=False, seed=0)["label_curve"]
+    assert curve["points"][-1]["pictures"] == 59
+    assert curve["carried"] is None
+    assert curve["forecast"]["pictures"] == 118
 
 
 @pytest.fixture(scope="module")

@@ -99,3 +99,17 @@ def test_of_a_table_that_is_labelled_in_part_the_rest_is_ranked(class_folders, m
         assert sorted(ranked) == sorted(table["path"][3 if name == "some" else 1 :])
     assert said["some"].endswith("2 pictures with a label are left out of it.")
     assert "left out" not in said["all"] + said["none"]
+
+
+def test_labels_of_a_column_called_otherwise_are_known_too(class_folders, model):
+    """Else a table that has trained as --label-column species has the labelled ranked among the others."""
+    paths = read(str(class_folders)).paths[:6]
+    species = ["wren", "", "robin", "", "", "wren;robin"]
+    pd.DataFrame({"path": paths, "species": species}).to_csv(class_folders / "birds.csv", index=False)
+    asked = ("predict", model, class_folders / "birds.csv", "--rank", "next.csv", "--device", "cpu")
+    done = effnetv2(*asked, "--label-column", "species", cwd=model.parent, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "3 pictures with a label are left out of it." in re.sub(r"\s+", " ", done.stdout)
+    ranked = pd.read_csv(model.parent / "next.csv")["path"]
+    assert sorted(ranked) == sorted(paths[row] for row in (1, 3, 4))
+    assert len(pd.read_csv(model.parent / "predictions.csv")) == 6, "answered are all"

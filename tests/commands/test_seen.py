@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,9 @@ from tests.training.test_loop import SMALL
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands import going_on
 from efficientnetv2.commands.prepare import prepare
+from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import SeenBefore, seen, seen_before
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.contents import content_marks
@@ -31,6 +34,7 @@ from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.models.trained_on import KEY, TrainedOn, parse
 from efficientnetv2.training import run
 from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.state import begin
@@ -90,7 +94,8 @@ def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_fo
         raise InputError("https://example.org/shards does not answer")
 
     lines: list[str] = []
-    job = SimpleNamespace(train=read(class_folders), folder=SimpleNamespace(log=lines.append))
+    folder, network = SimpleNamespace(log=lines.append), SimpleNamespace(trained_on=None)
+    job = SimpleNamespace(train=read(class_folders), folder=folder, network=network)
     assert run._remembered(job).pictures == 48
     assert lines == []
     monkeypatch.setattr(run, "content_marks", gone)
@@ -98,9 +103,7 @@ def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_fo
     assert "does not answer" in lines[0]
 
 
-def test_a_model_file_does_not_take_over_what_trained_the_weights_before(
-    class_folders, tmp_path, monkeypatch
-):
+def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders, tmp_path, monkeypatch):
     """Where its own pictures can't be remembered it knows of none."""
     files = read(class_folders)
     network = create(SMALL, num_classes=3)
@@ -115,7 +118,8 @@ def test_a_model_file_does_not_take_over_what_trained_the_weights_before(
         raise InputError("https://example.org/shards does not answer")
 
     run._save(job, state, answers, None)
-    assert modelfile.load(told.model_file).trained_on.pictures == 48
+    kept = modelfile.load(told.model_file).trained_on
+    assert (kept.pictures, kept.earlier.pictures, kept.earlier.marks.tolist()) == (48, 2, [1, 2])
     state.best.trained_on = network.trained_on
     monkeypatch.setattr(run, "content_marks", gone)
     run._save(job, state, answers, None)
@@ -183,6 +187,61 @@ def test_a_run_from_weights_that_know_its_pictures_is_called_optimistic(class_fo
     assert "have trained them" in reports[1]["notes"][0]
     planned = effnetv2("plan", *words[1:], "--weights", "first", "--seed", 1, cwd=tmp_path)
     assert "pictures of val have trained them" in planned.stdout
+    # Nor has what it held out not trained it: its weights have learnt from that before.
+    ever = trained | {path for path, split in splits(tmp_path / "seed1") if split == "train"}
+    assert len(ever) > 39
+    done = effnetv2("evaluate", "seed1", class_folders, "--device", "cpu", "--json", cwd=tmp_path)
+    answer = json.loads(done.stdout)
+    assert answer["trained_on"] == len(ever)
+    assert answer["notes"][0] == (
+        f"{len(ever)} of these 48 pictures trained the model, or the weights that it began with."
+    )
+
+
+def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_path, monkeypatch):
+    """Its network has the checkpoint's weights: those that it began with may be gone."""
+    recipe = with_settings(named("quick"), ["model=efficientnetv2_b0"])
+    before = TrainedOn(3, np.array([4, 5, 6]), earlier=TrainedOn(9, np.array([1, 2]), of_several=True))
+    (tmp_path / "beginning.json").write_text(json.dumps({"weights_trained_on": before.text()}))
+    pictures = SimpleNamespace(class_names=("a", "b"), channels=3)
+    prepared = SimpleNamespace(train=pictures, manifest=pictures)
+    monkeypatch.setattr(going_on, "steps_saved", lambda _: [7])
+    folder, device = RunFolder(tmp_path, print), torch.device("cpu")
+    network = going_on._network_to_go_on_with(folder, recipe, prepared, device, Screen(mute=True))
+    again = network.trained_on
+    assert (again.pictures, again.marks.tolist()) == (3, [4, 5, 6])
+    assert (again.earlier.pictures, again.earlier.marks.tolist()) == (9, [1, 2])
+    assert again.earlier.of_several
+
+
+def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
+    """The third began from the second, that from the first, which had a third of the pictures each."""
+    files = read(class_folders)
+    first, second, third = (remembered(files.select(np.arange(part, 48, 4))) for part in range(3))
+    chain = third.begun_from(second.begun_from(first, most=100), most=100)
+    known = seen(tmp_path / "m", chain, files)
+    assert (known.pictures, known.exact, known.before) == (36, True, True)
+    assert known.unseen.tolist() == list(range(3, 48, 4))
+    alone = seen(tmp_path / "m", chain, files.select(np.arange(2, 48, 4)))
+    assert alone.note == "12 of these 12 pictures trained the model."
+    # Of more than a file has room for, an even part: then nobody knows of each picture that it is new.
+    short = third.begun_from(second.begun_from(first, most=100), most=8)
+    assert (short.earlier.pictures, len(short.earlier.marks)) == (24, 8)
+    known = seen(tmp_path / "m", short, files)
+    assert (known.pictures, known.exact, known.unseen) == (36, False, None)
+    sampled = third.begun_from(replace(second, pictures=120, earlier=first), most=100)
+    known = seen(tmp_path / "m", sampled, files)
+    assert (known.pictures, known.exact, known.least, known.unseen) == (36, False, True, None)
+    assert known.note.startswith("At least 36 of these 48 pictures trained the model, or the weights")
+
+
+def test_minival_is_asked_of_the_last_training_alone(class_folders, tmp_path):
+    """For which classes those before it were is not known, and other classes are no reason to refuse it."""
+    quiet = {"strict": False, "say": lambda line: None}
+    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)
+    place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
+    network.trained_on = network.trained_on.begun_from(remembered(prepared.minival), most=100)
+    assert seen_before(place, network, prepared) == SeenBefore()
 
 
 def splits(run):

@@ -15,10 +15,11 @@ from efficientnetv2.evaluation.elsewhere import PROBE, Beside, Elsewhere, elsewh
 from efficientnetv2.metrics.resampling import Difference
 
 FIGURES = ("macro_f1", "top1")
+NETWORKS = "the trained networks"
 FAR = Apart("place", 40, 0, 43.7)
 
 
-def beside(low: float, high: float = 0.2, what: str = PROBE) -> Beside:
+def beside(low: float, high: float = 0.2, what: str = NETWORKS) -> Beside:
     """Random folds are better by 0.1, which may be ``low`` to ``high``."""
     return Beside(
         what,
@@ -90,7 +91,7 @@ def test_otherwise_the_comparison_says_how_it_would_be_in_new_places():
     ("what", "verdict"),
     [
         (PROBE, "Not measured of the network; the probe does not tell."),
-        ("the trained networks", "Not clear: too few pictures to tell."),
+        (NETWORKS, "Not clear: too few pictures to tell."),
     ],
 )
 def test_too_few_pictures_are_no_assurance(what, verdict):
@@ -100,12 +101,32 @@ def test_too_few_pictures_are_no_assurance(what, verdict):
     assert "(-0.050 to +0.150)" in found.words
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.05, 0.2, "Not measured of the network; the probe is less good."),
+        (-0.05, 0.01, "Not measured of the network; the probe is no worse beyond chance."),
+        (-0.05, 0.15, "Not measured of the network; the probe does not tell."),
+    ],
+)
+def test_what_the_probe_loses_in_new_places_is_not_taken_for_the_network_s(low, high, verdict):
+    """On our own land cover the probe loses ten points in new places, three trained networks a fold less than two."""
+    asked = beside(low, high, PROBE)
+    found = elsewhere("class", [asked], FAR)
+    assert (found.verdict, found.known) == (verdict, False)
+    assert found.words.startswith(asked.sentence())
+    assert found.words.endswith("Training by both says it:")
+    assert found.command == "effnetv2 crossval DATA --compare-splits"
+    trained = elsewhere("class", [beside(low, high), asked], FAR)
+    assert trained.words == beside(low, high).sentence(), "where networks were compared, they answer"
+
+
 def test_figures_that_are_better_by_place_are_not_called_alike():
     better = Difference(-0.03, -0.05, -0.01)
     found = replace(beside(0.0), difference=dict.fromkeys(FIGURES, better))
     assert not found.flattering
     assert found.sentence().startswith(
-        "Neighbours do not flatter: figures of the linear probe are better by place"
+        "Neighbours do not flatter: figures of the trained networks are better by place"
     )
     assert "differ by no more" not in found.sentence()
     assert elsewhere("class", [found], FAR).verdict == "No worse beyond chance."

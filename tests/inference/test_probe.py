@@ -1,6 +1,7 @@
 """The linear probe: scikit-learn's logistic regression on the network's embeddings, and nothing else."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +57,18 @@ def test_colours_are_told_apart_even_by_random_features(network, parts):
     assert (found.train_pictures, found.pictures) == (24, 24)
     assert done[-1] == 48
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_what_cannot_be_read_is_counted_but_not_its_copies(network, parts):
+    """Of three that are lost one is a copy: two labels fewer."""
+    train, val = parts
+    made = ["" if row != 9 else train.paths[8] for row in range(24)]
+    train = replace(train, table=train.table.assign(augmented_from=made))
+    for row in (2, 5, 9):
+        Path(train.file(row)).write_bytes(b"no picture")
+    found = linear_probe(network, train, val, preprocessing=PREPROCESSING, key=KEY)
+    assert [row for row, _ in found.train.unreadable] == [2, 5, 9]
+    assert (found.probe.train_pictures, found.lost) == (21, 2)
 
 
 def test_labels_that_mean_nothing_are_not_learnt(network, parts):

@@ -195,6 +195,8 @@ def begin(
     }
     if known.pictures:
         beginning["seen_before"] = known.to_json()
+    if network.trained_on is not None:  # for a resumed run, whose weights are its checkpoint's
+        beginning["weights_trained_on"] = network.trained_on.text()
     if decided.compared is not None:
         beginning["weights_compared"] = decided.compared
     if pictures is not None:

@@ -132,11 +132,13 @@ def _labels(
     whole = _together(learning, dealt, manifest)
     learnt, strength = fit_probe(learning, key=key.fold("fold", number), balanced=balanced, together=whole)
     answers = learnt.predict(answering.vectors)
+    # What could not be read is no label; only what was not looked at makes a sample.
+    there = np.setdiff1d(asked.learning, [row for row, _ in embedded.unreadable])
     return label_curve(
         learning,
         answering,
         answers,
-        labelled=int((~is_copy(manifest)[asked.learning]).sum()),
+        labelled=int((~is_copy(manifest)[there]).sum()),
         strength=strength,
         balanced=balanced,
         key=key.fold("label curve"),
@@ -171,7 +173,8 @@ def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings:
             workers=pick_workers(device) if runs.place.workers is None else runs.place.workers,
             progress=counted,
         )
-    return Embeddings(rows[found.samples], found.labels, found.vectors)
+    lost = tuple((int(rows[row]), reason) for row, reason in found.unreadable)
+    return Embeddings(rows[found.samples], found.labels, found.vectors, lost)
 
 
 def beside(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import write_atomically, write_text_atomically
+from efficientnetv2.commands.answering import SKIPPED, read_skipped
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_before import (
     answered_with,
@@ -40,6 +42,9 @@ from efficientnetv2.evaluation.crossval import FoldScore
 from efficientnetv2.metrics.several import MEANS_OVER_CLASSES, mean_over_classes, measured
 from efficientnetv2.training.checked import read as read_recipe
 
+# Of one run: report, answers (n, K), their rows (n,) in the whole manifest; row and reason of what it could not read.
+_Ran = tuple[dict[str, Any], npt.NDArray[np.float64], Ints, dict[int, str]]
+
 
 @dataclass(frozen=True, eq=False)
 class Answered:
@@ -50,12 +55,15 @@ class Answered:
         rows: (n,) of the pictures in the whole manifest.
         probabilities: (n, K); of several networks the mean.
         scores: of each try, on what chose; empty without a choice.
+        unread: row in the whole manifest and reason of what its runs could not read; so of each picture that they
+            were to answer and have not.
     """
 
     score: FoldScore
     rows: Ints
     probabilities: npt.NDArray[np.float64]
     scores: tuple[float, ...] = ()
+    unread: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +111,7 @@ class Runs:
         runs = [
             self._member(dealt, number, folder, place, attempt, called) for place, attempt in enumerate(tries)
         ]
-        reports, given, everyone = zip(*runs, strict=True)
+        reports, given, everyone, unread = zip(*runs, strict=True)
         names = [run_name(number, place) for place in range(len(tries))]
         rows, probabilities = everyone[0], _together(given, everyone, [folder / name for name in names])
         figures = measured(self.manifest.targets[rows], probabilities, self.manifest.class_names)
@@ -126,11 +134,11 @@ class Runs:
             f"{called}: {MEANS_OVER_CLASSES[figure]} {mean:.3f}, top-1 {score.top1:.1%} on "
             f"{count_of(len(rows), 'picture')} ({duration(score.seconds)}{chose})."
         )
-        return Answered(score, rows, probabilities, scores)
+        return Answered(score, rows, probabilities, scores, dict(ChainMap(*unread)))
 
     def _member(
         self, dealt: Folds, number: int, folder: Path, place: int, attempt: int | None, called: str
-    ) -> tuple[dict[str, Any], npt.NDArray[np.float64], Ints]:
+    ) -> _Ran:
         """One of the networks that answer a fold; without tries they differ in their seed alone."""
         part, words = dealt.parts[number], self._words(dealt, number, folder, attempt)
         if attempt is None and place:
@@ -165,7 +173,7 @@ class Runs:
             run = f"fold{number + 1}_try{place + 1}"
             words = self._words(dealt, number, folder, place, choosing=True)
             settled = self._settled(folder, place, choosing=True)
-            report, _, _ = self._run(dealt, choosing, run, learning, asked, words, settled, called)
+            report, *_ = self._run(dealt, choosing, run, learning, asked, words, settled, called)
             figure, scores[name] = _mean_of(report)
             seconds += report["wall_s"]
             self.screen.say(
@@ -206,8 +214,8 @@ class Runs:
         words: Words,
         settled: tuple[Path, ...],
         called: str,
-    ) -> tuple[dict[str, Any], npt.NDArray[np.float64], Ints]:
-        """One run: its report, and its answers (n, K) to the pictures of the rows (n,)."""
+    ) -> _Ran:
+        """One run: its report, its answers (n, K) to the pictures of the rows (n,), and what it could not read."""
         rows = np.concatenate([learning, answering])
         file = self._table(dealt, folder / "pictures" / f"{name}.csv", rows, len(learning))
         path = folder / name
@@ -230,7 +238,10 @@ class Runs:
         place_of = dict(
             zip(read(file, label_separator=self.manifest.separator).paths, rows.tolist(), strict=True)
         )
-        return report, probabilities, np.array([place_of[one] for one in paths], dtype=np.int64)
+        answered = np.array([place_of[one] for one in paths], dtype=np.int64)
+        unread = {int(row): "it was not answered" for row in np.setdiff1d(answering, answered)}
+        unread |= {place_of[one]: why for one, why in read_skipped(path / SKIPPED) if one in place_of}
+        return report, probabilities, answered, unread
 
     def _explained(self, message: str, called: str, words: Words) -> str:
         if self.words.minutes is None or words.minutes is None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.files import check_folder, write_atomically
-from efficientnetv2.commands.answering import list_skipped
+from efficientnetv2.commands.answering import SKIPPED, list_skipped
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_memory import FILE, begun_otherwise, begun_with, remember
@@ -90,9 +90,9 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
         with claimed(folder, name=name, refuse=_refuse_occupied) as folder:
             _begin(folder, words, plan, source, now, manifest, dealt)
         screen.say(f"Folder: {folder}")
-        list_skipped(folder / "skipped.csv", skipped)
+        list_skipped(folder / SKIPPED, skipped)
         if skipped:
-            screen.say(f"What could not be read is listed in {folder / 'skipped.csv'}.")
+            screen.say(f"What could not be read is listed in {folder / SKIPPED}.")
     at = replace(place, out=folder)
     runs = Runs(words, plan, at, manifest, contents, recipe.seed, screen, source.bands)
     try:
@@ -100,7 +100,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
             answered = runs.answer(dealt, folder, "Fold")
             compared = others if plan.compare_splits else None
             again = runs.answer(compared, folder / OTHERWISE, _called(compared)) if compared else None
-            conclude(folder, runs, dealt, answered, others, again, len(skipped))
+            conclude(folder, runs, dealt, answered, others, again, skipped)
     except KeyboardInterrupt as stop:
         go_on = ["effnetv2", "crossval", source.data, "--out", str(folder), "--resume", *place.words]
         raise KeyboardInterrupt(f"Go on with: {shlex.join(go_on)}") from stop

@@ -13,6 +13,7 @@ import torch
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.answering import SKIPPED, list_skipped
 from efficientnetv2.commands.crossval_baseline import Baseline, beside, probed
 from efficientnetv2.commands.crossval_before import run_name, told_of
 from efficientnetv2.commands.crossval_folds import Answered, Runs
@@ -22,6 +23,7 @@ from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.explaining import explained_by_folds
 from efficientnetv2.commands.findings import Known
 from efficientnetv2.commands.outcome import Outcome, versions
+from efficientnetv2.commands.screen import Screen
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
@@ -50,7 +52,7 @@ def conclude(
     answered: list[Answered],
     others: Folds | None,
     again: list[Answered] | None,
-    skipped: int,
+    skipped: Sequence[tuple[str, str]],
 ) -> None:
     """Figures of all answers together, the report, and the folds' networks as one.
 
@@ -61,10 +63,12 @@ def conclude(
         answered: by each fold.
         others: folds dealt otherwise, if there are any.
         again: what those answered, if they were trained.
-        skipped: how many pictures could not be read.
+        skipped: path and reason of the pictures that could not be read before they were dealt.
     """
     manifest, screen, plan = runs.manifest, runs.screen, runs.plan
     pooled = _pooled(manifest, answered)
+    lost = _lost(manifest, answered, pooled)
+    _tell_lost(folder, skipped, lost, screen)
     clusters, key = dealt.clusters[pooled.samples], Key.of(runs.seed).fold("crossval")
     baseline = probed(folder, runs, dealt, others) if runs.place.probe else None
     comparisons = [] if others is None else _compared(manifest, pooled, again, baseline, dealt, others, key)
@@ -75,7 +79,7 @@ def conclude(
         _facts(folder, runs, dealt, pooled, baseline),
         wall_s=_seconds(folder, plan, answered, again),
         hashes=networks.hashes(),
-        skipped=skipped,
+        skipped=len(skipped) + len(lost),
         others={"run": str(folder), **whole.to_json()},
     )
     facts = replace(facts, notes=[*facts.notes, together])
@@ -213,6 +217,28 @@ def _pooled(manifest: Manifest, answered: Sequence[Answered]) -> Predictions:
     order = np.argsort(rows, kind="stable")
     logits = torch.from_numpy(shares[order]).clamp(min=1e-7).log().float()
     return Predictions(rows[order], manifest.targets[rows[order]], logits)
+
+
+def _lost(manifest: Manifest, answered: Sequence[Answered], pooled: Predictions) -> list[tuple[str, str]]:
+    """Path and reason of the dealt pictures that the folds' runs could not read, in the order of the manifest.
+
+    What has an answer is not lost, though a run that was to learn from it may have missed it for a while.
+    """
+    there = set(pooled.samples.tolist())
+    unread = {row: why for one in answered for row, why in one.unread.items() if row not in there}
+    return [(manifest.paths[row], unread[row]) for row in sorted(unread)]
+
+
+def _tell_lost(
+    folder: Path, skipped: Sequence[tuple[str, str]], lost: Sequence[tuple[str, str]], screen: Screen
+) -> None:
+    """Say of pictures that passed for readable until they were decoded what is said of the others."""
+    if not lost:
+        return
+    screen.say(f"Skipped {count_of(len(lost), 'unreadable picture')}, the first: {' '.join(lost[0])}.")
+    file = folder / SKIPPED
+    list_skipped(file, [*skipped, *lost])
+    screen.say(f"What could not be read is listed in {file}.")
 
 
 def _fold_of(answered: Sequence[Answered]) -> Ints:

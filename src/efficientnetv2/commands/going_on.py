@@ -19,6 +19,7 @@ from efficientnetv2.commands.words import Words
 from efficientnetv2.data.check import MOST_UNREADABLE
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.models.network import Network
+from efficientnetv2.models.trained_on import parse
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.recipe import Recipe
@@ -69,7 +70,10 @@ def _network_to_go_on_with(
     class_names, channels = prepared.train.class_names, prepared.manifest.channels
     if steps_saved(folder.checkpoints) or recipe.weights == "none":
         # Its weights are the checkpoint's; those that it began with may be gone by now.
-        return build(recipe, recipe.model, num_classes=len(class_names), in_channels=channels)
+        network = build(recipe, recipe.model, num_classes=len(class_names), in_channels=channels)
+        if remembered := folder.beginning().get("weights_trained_on"):
+            network.trained_on = parse(folder.beginning_file, remembered)
+        return network
     begun = start(recipe, class_names=class_names, device=device, in_channels=channels)
     for note in begun.notes:
         folder.log(note)

@@ -47,6 +47,7 @@ def predict(
     device: options.Device = "auto",
     workers: options.Workers = None,
     path_column: options.PathColumn = "path",
+    label_column: options.LabelColumn = "label",
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
@@ -60,13 +61,14 @@ def predict(
     - `effnetv2 predict runs/demo new_photos/`
     - `effnetv2 predict model.safetensors list.csv --path-column file --out labels.csv`
     - `effnetv2 predict runs/demo unlabelled/ --rank next.csv`
+    - `effnetv2 predict runs/birds birds.csv --label-column species --rank next.csv`
     - `effnetv2 predict runs/demo new_photos/ --abstain-below 0.8`
     - `effnetv2 predict runs/animals new_photos/ --label-separator ";"`
     """
     from efficientnetv2.commands.predict_job import predict_and_write
     from efficientnetv2.commands.source import Source
 
-    source = Source(data, path_column)
+    source = Source(data, path_column, label_column)
     predict_and_write(
         model,
         source,

@@ -100,7 +100,7 @@ def keep(found: FittedProbe, folder: Path, *, labelled: int, balanced: bool, see
         found: the probe.
         folder: of the run; the answers lie in ``probe/`` there.
         labelled: how many training pictures there are, not counting copies; the probe may have learnt from a sample of
-            them.
+            them. Those that it could not read are no labels.
         balanced: as the probe was fitted.
         seed: of the run.
 
@@ -121,7 +121,7 @@ def keep(found: FittedProbe, folder: Path, *, labelled: int, balanced: bool, see
         found.train,
         found.val,
         found.answers,
-        labelled=labelled,
+        labelled=labelled - found.lost,
         strength=found.probe.strength,
         balanced=balanced,
         key=Key.of(seed).fold("label curve"),

@@ -23,7 +23,7 @@ from efficientnetv2.data.readers import Dispensable, to_show
 from efficientnetv2.evaluation import seeing
 from efficientnetv2.evaluation.to_label import Ranked, sheet
 from efficientnetv2.inference.predict import Predictions, embed_manifest
-from efficientnetv2.inference.ranking import rank
+from efficientnetv2.inference.ranking import MOST, rank
 from efficientnetv2.models.network import Network
 
 # Of the draws: the same model and pictures are to give the same order. Ours.
@@ -103,7 +103,9 @@ def write_ranking(
         )  # fmt: skip
     rows = embedded.samples  # what could be read twice
     probabilities = predictions.probabilities[rows]
-    found = rank(probabilities, embedded.vectors, key=Key.of(_SEED).fold("label next"))
+    key = Key.of(_SEED).fold("label next")
+    with screen.counting("choosing", min(MOST, len(rows))) as chosen:
+        found = rank(probabilities, embedded.vectors, key=key, progress=chosen)
     names = np.array(
         asked.network.class_names or [str(k) for k in range(probabilities.shape[1])], dtype=object
     )

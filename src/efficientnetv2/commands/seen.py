@@ -29,6 +29,7 @@ class Seen:
         of: how many are evaluated.
         unseen: places of those that did not; None where it is not known of each.
         least: whether ``pictures`` are those that are known, and nobody can say how many more there are.
+        before: whether some are known to have trained only the weights that the model's own training began with.
     """
 
     pictures: int | None
@@ -36,6 +37,7 @@ class Seen:
     of: int
     unseen: npt.NDArray[np.intp] | None = None
     least: bool = False
+    before: bool = False
 
     @property
     def note(self) -> str | None:
@@ -44,17 +46,14 @@ class Seen:
             return "Whether some of these pictures trained the model is not known: its file does not say which did."
         if not self.pictures:
             return None
+        trained = f"of these {self.of} pictures trained the model"
+        if self.before:
+            trained += ", or the weights that it began with"
         if self.exact:
-            return f"{self.pictures} of these {self.of} pictures trained the model."
+            return f"{self.pictures} {trained}."
         if self.least:
-            return (
-                f"At least {self.pictures} of these {self.of} pictures trained the model, judging by samples of the "
-                "contents of those that trained each of its networks."
-            )
-        return (
-            f"About {self.pictures} of these {self.of} pictures trained the model, judging by a sample of their "
-            "contents."
-        )
+            return f"At least {self.pictures} {trained}, judging by samples of the contents of each training."
+        return f"About {self.pictures} {trained}, judging by a sample of their contents."
 
 
 @dataclass(frozen=True)
@@ -94,14 +93,16 @@ def seen_before(word: str, network: Network, prepared: Prepared) -> SeenBefore:
     if word == "none" or not place.exists():  # of weights by name nobody says what trained them
         return SeenBefore()
     lines = []
-    pictures, said = _trained_them(place, network, prepared.val, prepared.answered)
+    pictures, said = _trained_them(place, network.trained_on, prepared.val, prepared.answered)
     if pictures:
         lines.append(
             f"Weights {word}: {said}, so the figure on them is optimistic. For an honest one hold out others, by a "
             "column split or the --seed of that training."
         )
     if prepared.minival is not None:
-        chooses, said = _trained_them(place, network, prepared.minival, "minival")
+        # By the last training alone: for which classes those before it were, nobody knows.
+        last = None if network.trained_on is None else network.trained_on.parts[0]
+        chooses, said = _trained_them(place, last, prepared.minival, "minival")
         if chooses and network.class_names:
             raise InputError(
                 f"--weights {word}: {said}, for the same classes, so they can't choose among those of this run. Give "
@@ -112,9 +113,9 @@ def seen_before(word: str, network: Network, prepared: Prepared) -> SeenBefore:
     return SeenBefore(pictures, tuple(lines))
 
 
-def _trained_them(place: Path, network: Network, part: Manifest, name: str) -> tuple[int, str]:
+def _trained_them(place: Path, trained_on: TrainedOn | None, part: Manifest, name: str) -> tuple[int, str]:
     """How many pictures of a part are known to have trained given weights, and that in words."""
-    known = seen(place, network.trained_on, part)
+    known = seen(place, trained_on, part)
     about, by = ("", "") if known.exact else ("about ", ", judging by a sample of their contents")
     count = known.pictures or 0
     have = "has" if count == 1 else "have"
@@ -123,6 +124,8 @@ def _trained_them(place: Path, network: Network, part: Manifest, name: str) -> t
 
 def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
     """How many pictures trained a model: by their contents, as its file remembers them, and by their paths.
+
+    Those that trained the weights that its training began with count as well, where the file remembers them.
 
     A picture that was changed since, were it only saved anew, is another one by its content; it is known by its path
     where the manifest of the run lies beside the model.
@@ -144,16 +147,37 @@ def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
     if trained_on is None:
         return Seen(int(known.sum()), exact=True, of=len(part))
     rows, marks = content_marks(part)
-    same = np.isin(marks, trained_on.marks)
+    looked_at, (last, *before) = len(rows) / max(1, len(part)), trained_on.parts
+    same = np.isin(marks, last.marks)
     known[rows] |= same
-    found = int(known.sum())
-    if trained_on.of_several:
-        return Seen(found, exact=False, of=len(part), least=True)
-    looked_at = len(rows) / max(1, len(part)) * trained_on.share
-    estimate = min(len(part), round(int(same.sum()) / looked_at)) if looked_at else 0
-    unseen = np.flatnonzero(~known) if len(rows) == len(part) and trained_on.share == 1 else None
-    # Where all was compared with all, the estimate is the count itself.
-    return Seen(max(found, estimate), exact=estimate <= found, of=len(part), unseen=unseen)
+    own, estimate = int(known.sum()), _estimate(last, same, looked_at)
+    for earlier in before:
+        further = np.isin(marks, earlier.marks) & ~known[rows]
+        estimate = max(estimate, own + _estimate(earlier, further, looked_at))
+        known[rows] |= further
+    found, several = int(known.sum()), any(one.of_several for one in trained_on.parts)
+    whole = len(rows) == len(part) and not several and all(one.share == 1 for one in trained_on.parts)
+    return Seen(
+        max(found, min(len(part), estimate)),
+        # Where all was compared with all, the estimate is the count itself.
+        exact=estimate <= found and not several,
+        of=len(part),
+        unseen=np.flatnonzero(~known) if whole else None,
+        least=several and estimate <= found,
+        before=found > own,
+    )
+
+
+def _estimate(training: TrainedOn, same: npt.NDArray[np.bool_], looked_at: float) -> int:
+    """How many pictures were in a training, by those of a part that are known again; 0 where nobody can say.
+
+    Args:
+        training: with a sample of its pictures.
+        same: (n,) whether a picture that was looked at is in the sample.
+        looked_at: share of the pictures.
+    """
+    share = looked_at * training.share
+    return round(int(same.sum()) / share) if share and not training.of_several else 0
 
 
 def _by_path(run: Path, part: Manifest) -> npt.NDArray[np.bool_]:

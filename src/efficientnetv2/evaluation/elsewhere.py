@@ -148,14 +148,24 @@ def _by_place(apart: Apart, compared: Beside | None) -> Elsewhere:
 
 
 def _by_comparison(compared: Beside) -> Elsewhere:
-    """Folds at random, with folds by place beside them."""
+    """Folds at random, with folds by place beside them; what a probe loses, trained networks may not."""
     words = compared.sentence()
+    if compared.what == PROBE:
+        found = "does not tell"
+        if compared.flattering:
+            found = "is less good"
+        elif compared.alike:
+            found = "is no worse beyond chance"
+        return Elsewhere(
+            f"Not measured of the network; the probe {found}.",
+            f"{words} A trained network may lose more than the probe, or less. Training by both says it:",
+            known=False,
+            command="effnetv2 crossval DATA --compare-splits",
+        )
     if compared.flattering:
         return Elsewhere("Less good.", words, known=True)
     if compared.alike:
         return Elsewhere("No worse beyond chance.", words, known=True)
-    if compared.what == PROBE:
-        return Elsewhere("Not measured of the network; the probe does not tell.", words, known=False)
     return Elsewhere("Not clear: too few pictures to tell.", words, known=False)
 
 

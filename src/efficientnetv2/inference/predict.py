@@ -227,11 +227,13 @@ class Embeddings:
         samples: (n,) positions in the manifest of the pictures that could be read.
         labels: (n,) their true classes; -1 where unlabelled.
         vectors: (n, embed_dim) float32.
+        unreadable: position and reason of those that could not be read.
     """
 
     samples: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     vectors: npt.NDArray[np.float32]
+    unreadable: tuple[tuple[int, str], ...] = ()
 
 
 def embed_manifest(
@@ -251,7 +253,7 @@ def embed_manifest(
         network, network.embed, read.images(), preprocessing=preprocessing, device=on, progress=progress
     )
     together = torch.cat(vectors) if vectors else torch.empty(0, network.embed_dim)
-    return Embeddings(read.samples, manifest.labels[read.samples], together.numpy())
+    return Embeddings(read.samples, manifest.labels[read.samples], together.numpy(), tuple(read.unreadable))
 
 
 @dataclass

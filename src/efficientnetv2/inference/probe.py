@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.copies import is_copy
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
 from efficientnetv2.inference.together import Together, choosing, distinct
@@ -77,6 +78,7 @@ class FittedProbe:
         asked: pictures that these are of; ``val.samples`` counts them.
         answers: (n,) to ``val``.
         together: what hangs together in ``train``.
+        lost: how many pictures to learn from could not be read, not counting copies.
     """
 
     probe: Probe
@@ -86,6 +88,7 @@ class FittedProbe:
     asked: Manifest
     answers: npt.NDArray[np.int64]
     together: Together
+    lost: int
 
 
 def linear_probe(
@@ -150,7 +153,9 @@ def linear_probe(
         strength=strength,
         seconds=round(time.perf_counter() - begun, 2),
     )
-    return FittedProbe(probe, learnt, embedded[0], embedded[1], parts[1], answers, together)
+    unread = [row for row, _ in embedded[0].unreadable]
+    lost = int((~is_copy(parts[0])[unread]).sum())
+    return FittedProbe(probe, learnt, embedded[0], embedded[1], parts[1], answers, together, lost)
 
 
 def as_linear(learnt: Pipeline, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:

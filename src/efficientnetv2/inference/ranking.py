@@ -10,6 +10,7 @@ is far from all others, would be drawn early.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,9 @@ from efficientnetv2.base.keys import Key
 # Pictures that are put in order by the rule; the rest follow by uncertainty alone. Nobody labels more before training
 # again, and the work is n times this. Ours.
 MOST = 1_000
+# Numbers of the vectors that are widened to float64 at a time, 2 MB: all of them at once would be twice what there is,
+# and five networks' vectors of 100,000 pictures are 2.6 GB already. Ours.
+_WIDENED = 2**18
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,20 +47,26 @@ class Ranking:
 
 
 def rank(
-    probabilities: npt.NDArray[np.floating], vectors: npt.NDArray[np.floating], *, key: Key, most: int = MOST
+    probabilities: npt.NDArray[np.floating],
+    vectors: npt.NDArray[np.floating],
+    *,
+    key: Key,
+    most: int = MOST,
+    progress: Callable[[int], object] | None = None,
 ) -> Ranking:
     """Put pictures in the order in which they are worth labelling.
 
     Args:
         probabilities: (n, K) of the classes, rows sum to 1; K is 2 or more.
-        vectors: (n, d) what the classifier reads of them.
+        vectors: (n, d) what the classifier reads of them; never copied as a whole.
         key: of the draws; the same gives the same order.
         most: how many are chosen for being different; fewer where the rest are copies of those.
+        progress: called with how many are chosen so far; each looks at all vectors once.
     """
     shares = probabilities.astype(np.float64)
     entropy = _entropy(shares)
     best = np.sort(shares, axis=1)
-    chosen = _spread(shares, vectors.astype(np.float64), min(most, len(shares)), key)
+    chosen = _spread(shares, vectors, min(most, len(shares)), key, progress)
     left = np.setdiff1d(np.arange(len(shares)), chosen)
     left = left[np.argsort(-entropy[left], kind="stable")]
     order = np.concatenate([np.array(chosen, dtype=np.int64), left])
@@ -70,7 +80,13 @@ def _entropy(shares: Floats) -> Floats:
     return entropy.clip(0, 1)
 
 
-def _spread(shares: Floats, vectors: Floats, count: int, key: Key) -> list[int]:
+def _spread(
+    shares: Floats,
+    vectors: npt.NDArray[np.floating],
+    count: int,
+    key: Key,
+    progress: Callable[[int], object] | None,
+) -> list[int]:
     """Places chosen by k-means++ among gradients, the first being the longest.
 
     A gradient is the outer product of a residual (K) and a vector (d), so distances need neither in full.
@@ -79,13 +95,15 @@ def _spread(shares: Floats, vectors: Floats, count: int, key: Key) -> list[int]:
         return []
     residuals = shares.copy()
     residuals[np.arange(len(shares)), shares.argmax(axis=1)] -= 1
-    lengths = (residuals**2).sum(axis=1) * (vectors**2).sum(axis=1)
+    lengths = (residuals**2).sum(axis=1) * _lengths(vectors)
     draws = key.fold("rank").generator()
     chosen = [int(lengths.argmax())]
     squares = lengths.copy()  # to no gradient at all
     while True:
+        if progress is not None:
+            progress(len(chosen))
         last = chosen[-1]
-        products = (residuals @ residuals[last]) * (vectors @ vectors[last])
+        products = (residuals @ residuals[last]) * _products(vectors, vectors[last])
         apart = lengths + lengths[last] - 2 * products
         # What rounding leaves between equal gradients is no distance.
         apart[apart < 1e-9 * (lengths + lengths[last])] = 0
@@ -96,3 +114,33 @@ def _spread(shares: Floats, vectors: Floats, count: int, key: Key) -> list[int]:
             return chosen
         place = int(np.searchsorted(np.cumsum(squares), draws.random() * total, side="right"))
         chosen.append(min(place, int(np.flatnonzero(squares)[-1])))
+
+
+def _widened(vectors: npt.NDArray[np.floating]) -> Iterator[tuple[slice, Floats]]:
+    """Vectors in float64, some rows at a time, each part in the memory of the one before it.
+
+    In float32 the distance of two that are all but equal would be what rounding left.
+    """
+    count, width = vectors.shape
+    rows = max(1, _WIDENED // max(1, width))
+    memory = np.empty((min(rows, count), width))
+    for start in range(0, count, rows):
+        part = memory[: min(rows, count - start)]
+        part[:] = vectors[start : start + rows]
+        yield slice(start, start + len(part)), part
+
+
+def _lengths(vectors: npt.NDArray[np.floating]) -> Floats:
+    """(n,) squared."""
+    found = np.empty(len(vectors))
+    for rows, part in _widened(vectors):
+        found[rows] = np.einsum("nd,nd->n", part, part)
+    return found
+
+
+def _products(vectors: npt.NDArray[np.floating], one: npt.NDArray[np.floating]) -> Floats:
+    """(n,) inner products of each with one of them."""
+    found, wide = np.empty(len(vectors)), one.astype(np.float64)
+    for rows, part in _widened(vectors):
+        found[rows] = part @ wide
+    return found

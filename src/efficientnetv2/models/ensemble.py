@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +15,7 @@ from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.network import Network
-from efficientnetv2.models.trained_on import TrainedOn
+from efficientnetv2.models.trained_on import TrainedOn, united
 
 NAME = "ensemble.json"  # in a folder whose model files answer together
 
@@ -212,8 +211,4 @@ def _united(parts: Sequence[TrainedOn | None]) -> TrainedOn | None:
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
-    marks = np.unique(np.concatenate([part.marks for part in known]))
-    # Members that remember all of their pictures: then these are all. Else no more than all have had together.
-    if all(part.share == 1 for part in known):
-        return TrainedOn(len(marks), marks)
-    return TrainedOn(sum(part.pictures for part in known), marks, of_several=len(known) > 1)
+    return united([training for part in known for training in part.parts])

@@ -58,7 +58,7 @@ class Network(nn.Module):
         class_names: of the outputs, in order; empty where they are not known.
         recipe: that it was trained by, as plain JSON; empty where that is not known.
         metrics: what it reached, as plain JSON.
-        trained_on: a sample of the pictures that trained it last; None where they are not known.
+        trained_on: a sample of the pictures that trained it; None where they are not known.
         calibration: the temperature that ``inference.predict`` divides its logits by; None leaves them as they are.
 
     Raises:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from efficientnetv2.base.keys import Key
 from efficientnetv2.models.header import beside
 
 KEY = "efficientnetv2.trained_on"  # among the metadata of a model file
@@ -23,23 +25,69 @@ class TrainedOn:
     Args:
         pictures: how many there were.
         marks: (n,) int64, ascending: ``data.contents.content_marks`` of them, or of a part drawn evenly.
-        of_several: whether these are of several networks, each with its part: a picture that trained more than one of
+        of_several: whether these are of several trainings, each with its part: a picture that was in more than one of
             them is counted as often, and remembered the more surely. So nobody knows of which share the marks are.
+        earlier: likewise of what trained the weights that the training began with, and those before them; None where
+            it began without, or nothing is known of it. It has none of its own.
     """
 
     pictures: int
     marks: npt.NDArray[np.int64]
     of_several: bool = False
+    earlier: TrainedOn | None = None
 
     @property
     def share(self) -> float:
         """Of the pictures, that are known; 1 means all."""
         return min(1.0, len(self.marks) / max(1, self.pictures))
 
+    @property
+    def parts(self) -> tuple[TrainedOn, ...]:
+        """Of the last training, and of all before it where there were any."""
+        last = replace(self, earlier=None)
+        return (last,) if self.earlier is None else (last, self.earlier)
+
+    def begun_from(self, weights: TrainedOn | None, *, most: int) -> Self:
+        """The same, of a training that began with weights.
+
+        Args:
+            weights: what these remember; None where they remember nothing.
+            most: marks that are kept of all before; of more an even part.
+        """
+        if weights is None:
+            return self
+        before = united(weights.parts)
+        if len(before.marks) > most:
+            drawn = Key.of(0).fold("earlier").generator().choice(len(before.marks), most, replace=False)
+            before = replace(before, marks=before.marks[np.sort(drawn)])
+        return replace(self, earlier=before)
+
     def text(self) -> str:
         """As it stands in a file, which is of one network; ``parse`` gives the same."""
+        return json.dumps(self._plain())
+
+    def _plain(self) -> dict[str, Any]:
         marks = base64.b64encode(self.marks.astype("<i8").tobytes()).decode()
-        return json.dumps({"pictures": self.pictures, "marks": marks})
+        plain: dict[str, Any] = {"pictures": self.pictures, "marks": marks}
+        if self.of_several:
+            plain["of_several"] = True
+        if self.earlier is not None:
+            plain["earlier"] = self.earlier._plain()
+        return plain
+
+
+def united(parts: Sequence[TrainedOn]) -> TrainedOn:
+    """What was in any of several trainings, as one memory.
+
+    Args:
+        parts: of each, at least one; none with an ``earlier`` of its own.
+    """
+    marks = np.unique(np.concatenate([part.marks for part in parts]))
+    # Trainings that remember all of their pictures: then these are all. Else no more than all have had together.
+    if all(part.share == 1 and not part.of_several for part in parts):
+        return TrainedOn(len(marks), marks)
+    several = len(parts) > 1 or parts[0].of_several
+    return TrainedOn(sum(part.pictures for part in parts), marks, of_several=several)
 
 
 def parse(path: Path, text: str) -> TrainedOn:
@@ -57,4 +105,5 @@ def parse(path: Path, text: str) -> TrainedOn:
 
 def _made(plain: Any) -> TrainedOn:
     marks = np.frombuffer(base64.b64decode(plain["marks"], validate=True), dtype="<i8").astype(np.int64)
-    return TrainedOn(int(plain["pictures"]), marks)
+    earlier = _made(plain["earlier"]) if "earlier" in plain else None
+    return TrainedOn(int(plain["pictures"]), marks, bool(plain.get("of_several", False)), earlier)

@@ -14,7 +14,7 @@ import numpy as np
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.ahead import reading_threads, telling_killed_readers
-from efficientnetv2.data.contents import content_marks
+from efficientnetv2.data.contents import MOST, content_marks
 from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches
 from efficientnetv2.data.sampling import Sampler
 from efficientnetv2.inference.accelerate import place
@@ -132,7 +132,7 @@ def _save(job: Job, state: State, predictions: Predictions, selection: Selection
     score = measured(predictions.labels, predictions.probabilities, job.train.class_names)
     name, mean = mean_over_classes(score)
     network = kept(state)
-    network.trained_on = _remembered(job)  # and no longer what trained the weights that it began with
+    network.trained_on = _remembered(job)
     modelfile.save(
         job.folder.model_file,
         network,
@@ -163,12 +163,16 @@ def epochs_trained(job: Job, steps: int) -> float:
 
 
 def _remembered(job: Job) -> TrainedOn | None:
-    """The training pictures by their contents, so that an evaluation on them is known for what it is."""
+    """The training pictures by their contents, so that an evaluation on them is known for what it is.
+
+    Beside them what the weights remember that the run began with: they trained this network too.
+    """
     try:
-        return TrainedOn(len(job.train), np.sort(content_marks(job.train)[1]))
+        own = TrainedOn(len(job.train), np.sort(content_marks(job.train)[1]))
     except InputError as error:  # a store is gone by now, which is no reason to lose the model
         job.folder.log(f"The model file does not know the pictures that trained it: {error}")
         return None
+    return own.begun_from(job.network.trained_on, most=MOST)
 
 
 def _begin(job: Job, resumed: bool, selection: Selection | None) -> tuple[State, dict[str, Any]]:
