@@ -244,6 +244,53 @@ def test_a_run_behind_a_link_knows_its_pictures(class_folders, tmp_path):
         assert seen(tmp_path / way, None, read(class_folders)).pictures == 24
 
 
+def a_model(path, trained_on):
+    """The file of a network for the class folders, untrained, that remembers what it is told."""
+    network = create(SMALL, num_classes=3)
+    network.preprocessing, network.class_names = Preprocessing(image_px=32), ("blue", "green", "red")
+    network.trained_on = trained_on
+    modelfile.save(path, network)
+    return path
+
+
+def called(files, split, path):
+    """A table of pictures that all have one split."""
+    rows = {"path": [str(files.file(row)) for row in range(len(files))], "label": files.table["label"]}
+    pd.DataFrame({**rows, "split": split}).to_csv(path, index=False)
+    return path
+
+
+def test_pictures_of_another_training_are_not_taken_for_its_own(class_folders, tmp_path):
+    """A table with splits of its own: compared one by one with what the model remembers, and none of them is that."""
+    model = a_model(tmp_path / "m.safetensors", TrainedOn(2, np.array([1, 2])))
+    table = called(read(class_folders), "train", tmp_path / "elsewhere.csv")
+    words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
+    done = effnetv2(*words, "--out", "rated", "--calibrate", "calibrated.safetensors", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Optimistic" not in done.stdout
+    report = json.loads((tmp_path / "rated/report.json").read_text())
+    assert (report["evaluated_on"], report["trained_on"], report["optimistic"]) == ("train", 0, False)
+    page = (tmp_path / "rated/report.html").read_text()
+    assert "the network was trained on these" not in page
+    assert "the pictures (train) of" in page
+    assert modelfile.load(tmp_path / "calibrated.safetensors").calibration.fitted_on == "train"
+
+
+@pytest.mark.parametrize("trained_on", [None, TrainedOn(20_000, np.array([1, 2]))], ids=["nothing", "a sample"])
+def test_pictures_called_train_are_its_own_where_the_file_can_not_tell(trained_on, class_folders, tmp_path):
+    model = a_model(tmp_path / "m.safetensors", trained_on)
+    table = called(read(class_folders), "train", tmp_path / "pictures.csv")
+    words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Optimistic: the network was trained on these pictures." in done.stdout
+    assert "also chose" not in done.stdout
+    refused = effnetv2(*words, "--calibrate", "calibrated.safetensors", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "pictures of train trained the model" in refused.stderr
+    assert "evaluating at" not in refused.stdout
+
+
 def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
     """500 of 2,000 trained pictures and 500 others: the sample of 400 holds about 100 of them, give or take 9."""
     for number in range(2_500):

@@ -38,6 +38,11 @@ class Seen:
     least: bool = False
 
     @property
+    def none(self) -> bool:
+        """Whether it is known of each that it did not train the model."""
+        return self.pictures == 0 and self.unseen is not None
+
+    @property
     def note(self) -> str | None:
         """A sentence for the user; None where there is nothing to say."""
         if self.pictures is None:
