@@ -51,6 +51,7 @@ class Facts:
         evaluated_on: which of them the figures are of: ``val``, ``test``, ...
         trained_on: how many of them are known to have trained the network; 0 where it is known that none did, None
             where that is not known.
+        chose: how many of the others are known to have chosen it, as its minival.
         selected_on: which of them chose the epoch or the recipe; None if nothing was chosen by figures.
         views: how each was looked at, as ``base.preprocessing.Preprocessing`` has it.
         model: name of the network.
@@ -81,6 +82,7 @@ class Facts:
     evaluated_on: str
     selected_on: str | None = None
     trained_on: int | None = None
+    chose: int = 0
     views: Views = "one"
     model: str | None = None
     command: str | None = None
@@ -113,7 +115,8 @@ class Facts:
     @property
     def optimistic(self) -> bool:
         """Whether the figures are of pictures that the network was selected on, or trained on."""
-        return self.evaluated_on == self.selected_on or self.of_training or bool(self.trained_on)
+        selected = self.evaluated_on == self.selected_on or self.chose > 0
+        return selected or self.of_training or bool(self.trained_on)
 
 
 @dataclass(frozen=True, eq=False)

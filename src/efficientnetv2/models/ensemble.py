@@ -213,7 +213,10 @@ def _united(parts: Sequence[TrainedOn | None]) -> TrainedOn | None:
     if len(known) < len(parts):
         return None
     marks = np.unique(np.concatenate([part.marks for part in known]))
+    # What chose one member and trained another has trained the ensemble; ``commands.seen`` counts it there.
+    choosing = [part.chose for part in known if part.chose is not None]
+    chose = _united(choosing) if choosing else None
     # Members that remember all of their pictures: then these are all. Else no more than all have had together.
     if all(part.share == 1 for part in known):
-        return TrainedOn(len(marks), marks)
-    return TrainedOn(sum(part.pictures for part in known), marks, of_several=len(known) > 1)
+        return TrainedOn(len(marks), marks, chose=chose)
+    return TrainedOn(sum(part.pictures for part in known), marks, of_several=len(known) > 1, chose=chose)
