@@ -106,6 +106,31 @@ def test_folds_are_compared_with_folds_of_the_same_rule(tmp_path):
     assert last_before(own, read_answers(own), split_by="place")[0] == "by_place"
 
 
+def test_a_run_whose_weights_knew_the_pictures_is_no_bar(tmp_path):
+    """It has learnt labels that it is asked for: an honest run looks worse, and is not."""
+    own = run(tmp_path / "own")
+    run(tmp_path / "knew", age_s=10, optimistic=True)
+    assert last_before(own, read_answers(own)) is None
+    run(tmp_path / "honest", age_s=20, optimistic=False)
+    assert last_before(own, read_answers(own))[0] == "honest"
+
+
+def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):
+    val = listed(tmp_path, "path,label,split", "a,x,val", "b,y,val")
+    found = {}
+    for name, optimistic in (("knew", True), ("honest", False)):
+        there = run(tmp_path / name, optimistic=optimistic)
+        named = Other.named(there, read_answers(there), val)
+        kept = Other.kept(tmp_path / "own", named.keep(tmp_path / "own"))
+        gained = kept.qualified(over(named.answers, named.answers, key=Key.of(0)))
+        (found[name],) = lines(Beside(last=(name, gained)))
+    assert "Warning: the figures of knew are optimistic, by its report" in found["knew"]
+    assert "optimistic" not in found["honest"]
+    for told in ("{", "[]", "{}"):  # of other programs, or damaged: the answers are compared all the same
+        (tmp_path / "knew/report.json").write_text(told)
+        assert Other.named(tmp_path / "knew", read_answers(tmp_path / "knew"), val).optimistic == ""
+
+
 def listed(folder, header, *rows):
     """A table of pictures, as a manifest that none of them is there for."""
     (folder / "list.csv").write_text("\n".join([header, *rows]) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -65,6 +66,15 @@ def test_a_run_fits_its_temperature_on_minival_alone(trained):
     assert "fitted on 60 pictures of minival" in page
     # What the run says of its pictures' years, the worst first.
     assert {one["value"] for one in report["slices"]} == {"2010", "2011"}
+
+
+def test_what_it_has_not_seen_is_without_minival(trained, tmp_path):
+    """180 pictures have trained it, 60 have chosen its weights and its temperature; the model file alone knows it."""
+    shutil.copy(trained / "run/model.safetensors", tmp_path / "m.safetensors")
+    report = told("evaluate", "m.safetensors", trained / "all.csv", "--split", "all", cwd=tmp_path)
+    assert (report["pictures"], report["trained_on"], report["chose"]) == (360, 180, 60)
+    assert report["unseen"]["pictures"] == 120
+    assert "Its temperature was fitted on those of minival" in report["notes"][-1]
 
 
 def test_calibrating_elsewhere_lowers_the_error_on_held_out_pictures(trained, tmp_path):

@@ -509,6 +509,24 @@ def test_an_evaluation_of_other_classes_is_refused(tmp_path):
     assert "is of the classes 'cat', 'dog', but map.tif of 'forest', 'other', 'plantation'" in done.stderr
 
 
+def test_an_evaluation_of_pictures_that_trained_the_model_is_no_sample(tmp_path):
+    """Known by heart, hardly one of them is wrong: the interval would be as short as false."""
+    planted_map(tmp_path)
+    report = {
+        "class_names": list(NAMES),
+        "confusion": (20 * np.eye(3, dtype=int)).tolist(),
+        "optimistic": True,
+    }
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    done = effnetv2("area", "map.tif", "report.json", cwd=tmp_path)
+    assert done.returncode == 2
+    told = " ".join(done.stderr.split())
+    assert "report.json says that it is optimistic: some of its pictures trained or chose the model" in told
+    assert "effnetv2 evaluate MODEL OTHERS --out FOLDER" in told
+    (tmp_path / "report.json").write_text(json.dumps(report | {"optimistic": False}))
+    ended_well("area", "map.tif", "report.json", cwd=tmp_path)
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_raster(model, tmp_path):
     """Of 20,000 x 20,000 px, 1.2 GB, it takes little more than of a hundredth of that; the raster is sparse."""

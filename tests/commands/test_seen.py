@@ -28,6 +28,7 @@ from efficientnetv2.data.manifest import read
 from efficientnetv2.data.shards.pack import Packing, pack
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.create import create
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.network import EfficientNet
@@ -95,8 +96,11 @@ def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_fo
 
     lines: list[str] = []
     folder, network = SimpleNamespace(log=lines.append), SimpleNamespace(trained_on=None)
-    job = SimpleNamespace(train=read(class_folders), folder=folder, network=network)
+    job = SimpleNamespace(train=read(class_folders), minival=None, folder=folder, network=network)
     assert run._remembered(job).pictures == 48
+    assert run._remembered(job).chose is None
+    job.minival = job.train.select(np.arange(8))
+    assert run._remembered(job).chose.marks.tolist() == remembered(job.minival).marks.tolist()
     assert lines == []
     monkeypatch.setattr(run, "content_marks", gone)
     assert run._remembered(job) is None
@@ -214,6 +218,17 @@ def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_pat
     assert again.earlier.of_several
 
 
+def test_what_chose_the_model_and_what_trained_its_weights_are_both_known(class_folders, tmp_path):
+    """8 pictures trained the weights, 8 others the model, 8 chose it: 24 have done neither."""
+    files = read(class_folders)
+    first, second, chose = (remembered(files.select(np.arange(8 * part, 8 * part + 8))) for part in range(3))
+    kept = replace(second, chose=chose).begun_from(first, most=100)
+    kept = parse(tmp_path / "m.safetensors", kept.text())
+    found = seen(tmp_path / "m.safetensors", kept, files)
+    assert (found.pictures, found.before, found.chose, found.exact) == (16, True, 8, True)
+    assert found.unseen.tolist() == list(range(24, 48))
+
+
 def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
     """The third began from the second, that from the first, which had a third of the pictures each."""
     files = read(class_folders)
@@ -303,6 +318,109 @@ def test_a_run_behind_a_link_knows_its_pictures(class_folders, tmp_path):
         assert seen(tmp_path / way, None, read(class_folders)).pictures == 24
 
 
+def a_model(path, trained_on, calibration=None):
+    """The file of a network for the class folders, untrained, that remembers what it is told."""
+    network = create(SMALL, num_classes=3)
+    network.preprocessing, network.class_names = Preprocessing(image_px=32), ("blue", "green", "red")
+    network.trained_on, network.calibration = trained_on, calibration
+    modelfile.save(path, network)
+    return path
+
+
+def called(files, split, path):
+    """A table of pictures that all have one split."""
+    rows = {"path": [str(files.file(row)) for row in range(len(files))], "label": list(files.table["label"])}
+    pd.DataFrame({**rows, "split": split}).to_csv(path, index=False)
+    return path
+
+
+def test_pictures_of_another_training_are_not_taken_for_its_own(class_folders, tmp_path):
+    """A table with splits of its own: compared one by one with what the model remembers, and none of them is that."""
+    model = a_model(tmp_path / "m.safetensors", TrainedOn(2, np.array([1, 2])))
+    table = called(read(class_folders), "train", tmp_path / "elsewhere.csv")
+    words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
+    done = effnetv2(*words, "--out", "rated", "--calibrate", "calibrated.safetensors", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Optimistic" not in done.stdout
+    report = json.loads((tmp_path / "rated/report.json").read_text())
+    assert (report["evaluated_on"], report["trained_on"], report["optimistic"]) == ("train", 0, False)
+    page = (tmp_path / "rated/report.html").read_text()
+    assert "the network was trained on these" not in page
+    assert "the pictures (train) of" in page
+    assert modelfile.load(tmp_path / "calibrated.safetensors").calibration.fitted_on == "train"
+
+
+@pytest.mark.parametrize(
+    "trained_on", [None, TrainedOn(20_000, np.array([1, 2]))], ids=["nothing", "a sample"]
+)
+def test_pictures_called_train_are_its_own_where_the_file_can_not_tell(trained_on, class_folders, tmp_path):
+    model = a_model(tmp_path / "m.safetensors", trained_on)
+    table = called(read(class_folders), "train", tmp_path / "pictures.csv")
+    words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Optimistic: the network was trained on these pictures." in done.stdout
+    assert "also chose" not in done.stdout
+    refused = effnetv2(*words, "--calibrate", "calibrated.safetensors", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "pictures of train trained the model" in refused.stderr
+    assert "evaluating at" not in refused.stdout
+
+
+def test_pictures_that_chose_a_model_are_none_that_it_has_not_seen(class_folders, tmp_path):
+    """Of 48 ten have trained it, eight have chosen its weights and its temperature, thirty did neither."""
+    files = read(class_folders)
+    parts = [files.select(np.arange(*ends)) for ends in ((0, 10), (10, 18))]
+    trained_on = replace(remembered(parts[0]), chose=remembered(parts[1]))
+    model = a_model(tmp_path / "m.safetensors", trained_on, Calibration(1.5, 8, "minival"))
+
+    def told(data):
+        done = effnetv2("evaluate", model, data, "--device", "cpu", "--out", "rated", "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    chose = "chose its weights, as its minival."
+    fitted = "Its temperature was fitted on those of minival: the calibration error is optimistic."
+    found = told(class_folders)
+    assert (found["trained_on"], found["chose"], found["unseen"]["pictures"]) == (10, 8, 30)
+    trained = "10 of these 48 pictures trained the model."
+    assert found["notes"] == [trained, f"8 of these 48 pictures {chose}", fitted]
+    page = (tmp_path / "rated/report.html").read_text()
+    assert "On the 30 of these 48 pictures that neither trained nor chose it:" in page
+    found = told(called(files.select(np.arange(10, 48)), "val", tmp_path / "others.csv"))
+    assert (found["trained_on"], found["optimistic"], found["unseen"]["pictures"]) == (0, True, 30)
+    assert found["notes"] == [f"8 of these 38 pictures {chose}", fitted]
+    page = (tmp_path / "rated/report.html").read_text()
+    assert "the network was selected on 8 of these pictures" in page
+
+
+def test_of_an_older_file_nobody_knows_which_pictures_chose(class_folders, tmp_path):
+    """It says that minival did, and not which these were: what it has not seen has no figures then."""
+    files = read(class_folders)
+    network = modelfile.load(a_model(tmp_path / "m.safetensors", remembered(files.select(np.arange(10)))))
+    assert seen(tmp_path, network.trained_on, files).unseen.tolist() == list(range(10, 48))
+    network.metrics = {"selected_on": "minival"}
+    modelfile.save(tmp_path / "m.safetensors", network)
+    older = modelfile.load(tmp_path / "m.safetensors").trained_on
+    known = seen(tmp_path, older, files)
+    assert (known.pictures, known.chose, known.unseen) == (10, 0, None)
+
+
+def test_minival_saved_anew_is_known_by_its_path_where_it_chose(class_folders, tmp_path):
+    parts = ["train"] * 24 + ["minival"] * 12 + ["val"] * 12
+    files = read(class_folders).with_split(np.array(parts, dtype=object))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/beginning.json").write_text("{}")
+    files.to_csv(tmp_path / "run/manifest.csv")
+    trained_on = remembered(files.subset("train"))
+    chosen = replace(trained_on, chose=TrainedOn(1, np.array([5])))
+    known = seen(tmp_path / "run", chosen, files)
+    assert (known.pictures, known.chose, known.unseen.tolist()) == (24, 12, list(range(36, 48)))
+    # A run without minival leaves aside what its table calls so.
+    known = seen(tmp_path / "run", trained_on, files)
+    assert (known.chose, len(known.unseen)) == (0, 24)
+
+
 def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
     """500 of 2,000 trained pictures and 500 others: the sample of 400 holds about 100 of them, give or take 9."""
     for number in range(2_500):
@@ -345,12 +463,23 @@ def test_a_model_file_keeps_what_it_remembers(class_folders, tmp_path):
     assert again.pictures == 40
     assert again.marks.tolist() == marks.tolist()
     assert again.share == 3 / 40
+    chosen = TrainedOn(40, marks, chose=TrainedOn(3, marks))
+    assert parse(tmp_path, chosen.text()).chose.marks.tolist() == marks.tolist()
+    assert again.chose is None
     whole = TrainedOn(1_000_000, np.arange(16_384, dtype=np.int64) << 49)
     assert len(whole.text()) < 180_000, "what a million pictures add to a model file"
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"pictures": 1, "marks": "??"}', '{"pictures": 1, "marks": "AAAA"}']
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"pictures": 1, "marks": "??"}',
+        '{"pictures": 1, "marks": "AAAA"}',
+        '{"pictures": 1, "marks": "AAAAAAAAAAA=", "chose": 3}',
+    ],
 )
 def test_a_damaged_memory_is_refused_by_its_file(text, tmp_path):
     with pytest.raises(InputError, match=f"far.safetensors: the metadata '{KEY}' is damaged"):

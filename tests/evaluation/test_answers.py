@@ -132,6 +132,13 @@ def test_new_places_of_known_groups_are_not_called_new(groups, verdict, words):
     assert ("other places" in said) == (verdict == "Not measured.")
 
 
+def test_new_groups_are_no_new_places():
+    """Other patients may all have been at one hospital."""
+    for how, known in ((Apart("group", 40, 0), False), (Apart("place", 40, 0, 43.7), True)):
+        said = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val"), Beside(apart=how)))
+        assert ("other places" not in said) is known
+
+
 def test_a_cross_validation_says_what_it_does_not_know_too():
     """Though there is no one number of pictures that it learnt from."""
     facts = Facts(data="x", evaluated_on="out-of-fold", recipe={"weights": "some.in1k"})

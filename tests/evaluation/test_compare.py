@@ -133,6 +133,31 @@ def test_of_pictures_in_other_folders_it_is_said_that_their_names_are_the_same(t
     assert "".join(sentence.split()) in said
 
 
+def test_of_figures_that_are_optimistic_by_their_report_it_is_said_that_they_are(tmp_path, capsys):
+    """The folds' networks together have learnt what they are asked; each fold's alone has not."""
+    for name, optimistic in (("folds", False), ("run", False), ("ensemble", True), ("resumed", True)):
+        answers = pd.DataFrame({"path": ["a", "b"], "label": ["x", "y"], "true_label": ["x", "y"]})
+        (tmp_path / name).mkdir()
+        answers.to_csv(tmp_path / name / "predictions.csv", index=False)
+        told = {"top1": 1.0, "macro_f1": 1.0, "intervals": {"top1": [0.3, 1.0]}, "wall_s": 1.0}
+        (tmp_path / name / "report.json").write_text(json.dumps(told | {"optimistic": optimistic}))
+
+    def said(*names, as_json=False):
+        compare([tmp_path / name for name in names], as_json=as_json)
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "optimistic" not in said("folds", "run")
+    for order in (("folds", "ensemble"), ("ensemble", "folds")):
+        assert "Warning: the figures of ensemble are optimistic, by its report" in said(*order)
+    both = said("ensemble", "resumed")
+    assert "Warning: the figures of resumed and ensemble are optimistic, by their reports" in both
+    rows = json.loads(said("folds", "ensemble", as_json=True))["runs"]
+    assert {row["run"]: row["optimistic"] for row in rows} == {"folds": False, "ensemble": True}
+    (tmp_path / "run/report.json").write_text(json.dumps(told))  # of an older version
+    rows = json.loads(said("run", "folds", as_json=True))["runs"]
+    assert rows[0]["optimistic"] is None
+
+
 def test_a_damaged_report_is_refused_by_name(tmp_path):
     (tmp_path / "report.json").write_text('{"top1": 0.')
     (tmp_path / "predictions.csv").write_text("path,label,true_label\n")

@@ -83,6 +83,9 @@ def test_pictures_are_called_what_they_are():
     )
     assert measured_on(6, Facts("x", "val", selected_on="val")).endswith(", by which it was selected")
     assert measured_on(1, Facts("x", "else")) == "1 picture (else)"
+    assert measured_on(6, Facts("x", "train")) == "6 pictures that it was trained on"
+    assert measured_on(6, Facts("x", "train", trained_on=0)) == "6 pictures (train)"  # of another training
+    assert whose(Facts("x", "train", trained_on=0)).before == "the pictures (train) of"
 
 
 def test_the_set_is_described_by_its_sizes():

@@ -113,6 +113,8 @@ def test_the_page_opens_with_how_good_on_what_against_what(tmp_path):
         ({"selected_on": "test"}, False),
         ({"selected_on": None}, False),
         ({"evaluated_on": "train"}, True),
+        ({"evaluated_on": "train", "trained_on": 100}, True),
+        ({"evaluated_on": "train", "trained_on": 0}, False),
     ],
 )
 def test_a_figure_of_the_pictures_that_chose_is_called_optimistic(tmp_path, facts, optimistic):

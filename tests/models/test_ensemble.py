@@ -98,6 +98,19 @@ def test_of_members_that_remember_a_part_not_all_is_known(tmp_path):
     assert not Ensemble([one]).trained_on.of_several
 
 
+def test_what_chose_a_member_chose_the_ensemble():
+    one, other = members()
+    one.trained_on = TrainedOn(2, np.array([0, 1]), chose=TrainedOn(1, np.array([7])))
+    other.trained_on = TrainedOn(2, np.array([2, 3]), chose=TrainedOn(2, np.array([7, 8])))
+    known = Ensemble([one, other]).trained_on
+    assert known.chose.marks.tolist() == [7, 8]
+    assert known.whole
+    other.trained_on = TrainedOn(2, np.array([2, 3]), chose=TrainedOn(9, np.array([7, 8])))
+    assert not Ensemble([one, other]).trained_on.whole
+    other.trained_on = TrainedOn(2, np.array([2, 3]))
+    assert Ensemble([one, other]).trained_on.chose.marks.tolist() == [7]
+
+
 def test_what_is_for_one_network_is_refused_to_several(tmp_path):
     """A file of them nothing could load again, and it would lack the temperatures."""
     for number, network in enumerate(members()):

@@ -19,7 +19,8 @@ def area(
         typer.Argument(
             metavar="SAMPLE",
             help="Places on the map whose truth is known: a CSV with a label and x and y (in the map's coordinates), "
-            "longitude and latitude, or the mapped class as map. Or the folder or report.json of an evaluation.",
+            "longitude and latitude, or the mapped class as map. Or the folder or report.json of an evaluation on "
+            "pictures that did not train the model.",
             show_default=False,
         ),
     ],

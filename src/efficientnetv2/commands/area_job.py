@@ -55,7 +55,12 @@ def estimate_and_tell(map_file: Path, sample: Path, *, label_column: str, as_jso
 
 
 def _of_report(file: Path, names: Sequence[str], map_file: Path) -> Counts:
-    """(K, K) of an evaluation, rows as answered, columns as it is."""
+    """(K, K) of an evaluation, rows as answered, columns as it is.
+
+    Raises:
+        InputError: it is no such report, of other classes, or of pictures that trained or chose the model: on these it
+            is wrong less often than on the map, and the areas would look far surer than they are.
+    """
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         classes = list(report["class_names"])
@@ -69,6 +74,12 @@ def _of_report(file: Path, names: Sequence[str], map_file: Path) -> Counts:
             f"{file} is no report with a confusion matrix of single labels ({error!r}). Give one of "
             "effnetv2 evaluate MODEL DATA --out FOLDER."
         ) from None
+    if report.get("optimistic"):
+        raise InputError(
+            f"{file} says that it is optimistic: some of its pictures trained or chose the model, which is wrong on "
+            "these less often than on the map, but areas are corrected by pictures that did neither. Evaluate it on "
+            "such: effnetv2 evaluate MODEL OTHERS --out FOLDER. Or give a CSV of places whose truth is known."
+        )
     if sorted(classes) != sorted(names):
         raise InputError(
             f"{file} is of the classes {some(classes)}, but {map_file} of {some(names)}. Give an evaluation of the "

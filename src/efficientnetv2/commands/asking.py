@@ -69,11 +69,11 @@ def check_calibrates(
         out: file to write.
         network: to calibrate.
         manifest: of the pictures.
-        name: what they are called.
+        name: what they are called, for the message.
         looking: how they are looked at.
 
     Raises:
-        InputError: the model is several networks, the pictures trained it, are too few or are looked at with other
+        InputError: the model is several networks, the pictures are too few or are looked at with other
             views or another size than its own, or the file is there already or can't be written.
     """
     if out.suffix != ".safetensors":
@@ -94,8 +94,6 @@ def check_calibrates(
             f"--calibrate {out}: at {px} px the answers are others than the model's own, which are at {own.image_px} "
             f"px. Leave --image-px out; or keep that size first: effnetv2 convert MODEL OUT --image-px {px}"
         )
-    if name == "train":
-        raise _trained(out, name)
     if len(manifest) < LEAST_PICTURES:
         raise InputError(
             f"--calibrate {out}: a temperature is fitted on {LEAST_PICTURES} pictures or more, but there "
@@ -103,11 +101,22 @@ def check_calibrates(
         )
 
 
-def _trained(out: Path, name: str) -> InputError:
-    return InputError(
-        f"--calibrate {out}: pictures of {name} trained the model, which is surer of them than of others. Give "
-        "pictures that it has not seen."
-    )
+def refuse_trained(out: Path, known: Seen, name: str) -> None:
+    """Refuse pictures to calibrate by that trained the model.
+
+    Args:
+        out: for the message.
+        known: whether they did.
+        name: what they are called. Those of ``train`` did, unless it is known of each that it did not.
+
+    Raises:
+        InputError: they did.
+    """
+    if known.pictures or (name == "train" and not known.none):
+        raise InputError(
+            f"--calibrate {out}: pictures of {name} trained the model, which is surer of them than of others. Give "
+            "pictures that it has not seen."
+        )
 
 
 def write_calibrated(
@@ -126,8 +135,7 @@ def write_calibrated(
     Raises:
         InputError: the pictures trained the network, too few of them could be read, or the file can't be written.
     """
-    if known.pictures:
-        raise _trained(out, name)
+    refuse_trained(out, known, name)
     before = 1.0 if network.calibration is None else network.calibration.temperature
     temperature = before * fit_temperature(predictions.labels, predictions.logits.numpy())
     network.calibration = Calibration(temperature, len(predictions.labels), name)

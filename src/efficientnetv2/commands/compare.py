@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _ENDS = 10  # classes shown at either end, of more than twice as many: ours
 # Of report.json.
-_TAKEN = ("top1", "macro_f1", "epochs", "wall_s", "images_per_s", "split_by")
+_TAKEN = ("top1", "macro_f1", "optimistic", "epochs", "wall_s", "images_per_s", "split_by")
 _TOLD = "comparison.json"
 _DRAWN = ("accuracy_over_time.png", "settings.png", "stage_costs.png")
 _TITLE = "effnetv2 compare"  # in the drawings, so that they are known for these
@@ -46,7 +46,8 @@ def compare(
     """Show what runs reached in which time, and how sure the difference to the first is, over all and by class.
 
     Differences are of the same pictures; runs that were evaluated on others are not compared. Where a run held out, or
-    dealt into folds, whole places or groups, chance draws these as a whole too, which makes intervals wider.
+    dealt into folds, whole places or groups, chance draws these as a whole too, which makes intervals wider. Of a run
+    whose report calls its figures optimistic it is said that they are.
 
     Examples:
     - `effnetv2 compare runs/fixed runs/progressive`
@@ -139,7 +140,7 @@ def _write(out: Path, finished: Sequence[FinishedRun], plain: dict[str, Any]) ->
 
 
 def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen: Screen) -> None:
-    from efficientnetv2.evaluation.answered import few_whole
+    from efficientnetv2.evaluation.answered import few_whole, flattered
     from efficientnetv2.evaluation.roots import by_name_alone
 
     rows = []
@@ -182,6 +183,8 @@ def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen:
             screen.say(few.strip())
         if elsewhere := by_name_alone(one.root, finished[0].root):
             screen.say(elsewhere)
+        if warning := flattered([each.name for each in (one, finished[0]) if each.optimistic]):
+            screen.say(warning)
         if unlike := _dealt_unlike(one, finished[0]):
             screen.say(unlike)
         _tell_classes(one.name, found, screen)

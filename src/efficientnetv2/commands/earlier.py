@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.crossval_memory import FILE as CROSSVAL
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.evaluation.answered import in_common, read_answers, write_answers
+from efficientnetv2.evaluation.answered import Over, flattered, in_common, read_answers, write_answers
 from efficientnetv2.evaluation.roots import by_name_alone, root_of
 
 # Of the newest runs beside this one, how many are looked at: ours.
@@ -33,11 +33,13 @@ class Other:
         name: what it is called.
         answers: as ``evaluation.answered.read_answers`` gives them.
         by_name: words on pictures that lie elsewhere than those to compare with; '' if they do not.
+        optimistic: a warning where its report calls its figures so; '' where it does not, or there is none.
     """
 
     name: str
     answers: pd.DataFrame
     by_name: str = ""
+    optimistic: str = ""
 
     @classmethod
     def named(cls, folder: Path, answers: pd.DataFrame, pictures: Manifest) -> Other:
@@ -90,7 +92,13 @@ class Other:
                 "model on the same DATA, and give the folder of that evaluation."
             )
         theirs = root_of(folder, list(answers.index))
-        return cls(folder.resolve().name, answers.loc[both], by_name_alone(root, theirs))
+        name = folder.resolve().name
+        warning = flattered([name] if _optimistic(folder) else [])
+        return cls(name, answers.loc[both], by_name_alone(root, theirs), warning)
+
+    def qualified(self, found: Over) -> Over:
+        """What a network's answers have over this one's, with the words on this one."""
+        return replace(found, by_name=self.by_name, optimistic=self.optimistic)
 
     def keep(self, folder: Path) -> dict[str, str]:
         """Write its answers into the folder of a run.
@@ -99,16 +107,25 @@ class Other:
             Plain values for the run's beginning.
         """
         write_answers(folder / _KEPT, self.answers.reset_index(names="path"))
-        return {"against": self.name, "against_by_name": self.by_name}
+        words = {"against_by_name": self.by_name, "against_optimistic": self.optimistic}
+        return {"against": self.name, **words}
 
     @classmethod
     def kept(cls, folder: Path, beginning: Mapping[str, Any]) -> Other | None:
         """What ``keep`` kept; None where nothing was named, or somebody has removed it."""
         try:
-            name, by_name = str(beginning["against"]), str(beginning.get("against_by_name", ""))
-            return cls(name, read_answers(folder / _KEPT), by_name)
+            words = (str(beginning.get(f"against_{one}", "")) for one in ("by_name", "optimistic"))
+            return cls(str(beginning["against"]), read_answers(folder / _KEPT), *words)
         except (KeyError, InputError):
             return None
+
+
+def _optimistic(folder: Path) -> bool:
+    """Whether the report of a run or an evaluation calls its figures so."""
+    try:
+        return bool(json.loads((folder / "report.json").read_text(encoding="utf-8"))["optimistic"])
+    except (OSError, ValueError, KeyError, TypeError):  # none, or of others: the answers count alone
+        return False
 
 
 def last_before(
@@ -117,6 +134,9 @@ def last_before(
     """The newest finished run beside a run that answered the same pictures, with its answers; None without one.
 
     The same are those that lie in the same place: other sets may call other pictures so (``evaluation.roots``).
+
+    One whose figures are optimistic, by its report, is passed over: it began with weights that some of these pictures
+    have trained, so what is better than it may look worse.
 
     Of a cross-validation it is another cross-validation with folds of the same rule: by class it looks better than by
     place, for neighbours teach it.
@@ -136,7 +156,7 @@ def last_before(
     for report in [one for one in reports if one.parent != own and (one.parent / kind).exists()][:_LOOKED_AT]:
         try:
             told = json.loads(report.read_text(encoding="utf-8"))
-            if told["pictures"] != len(answers) or told.get("split_by") != split_by:
+            if told["pictures"] != len(answers) or told.get("split_by") != split_by or told.get("optimistic"):
                 continue
             theirs = read_answers(report.parent)
         except (InputError, OSError, ValueError, KeyError):  # unfinished, or of another version

@@ -21,7 +21,7 @@ from efficientnetv2.commands.answering import (
     skipped_in_all,
     tell_unreadable,
 )
-from efficientnetv2.commands.asking import Asking, check_calibrates, write_calibrated
+from efficientnetv2.commands.asking import Asking, check_calibrates, refuse_trained, write_calibrated
 from efficientnetv2.commands.explaining import explained
 from efficientnetv2.commands.findings import Known, Wanted
 from efficientnetv2.commands.outcome import Outcome, command_line, hashes, versions
@@ -108,9 +108,10 @@ def evaluate_and_report(
             predictions, seconds = answers[px]
             looked_at = asked.manifest.select(predictions.samples)
             known = seen(Path(model), asked.network.trained_on, looked_at)
-            may_choose = name in ("train", "minival") or known.pictures == len(looked_at)
-            curve = size_curve(answers, compared, asked.network, may_choose=may_choose) if compared else None
             facts = _facts(model, source, asked, name, known, predictions, seconds)
+            chosen_by = (known.pictures or 0) + known.chose == len(looked_at)
+            may_choose = facts.of_training or name == "minival" or chosen_by
+            curve = size_curve(answers, compared, asked.network, may_choose=may_choose) if compared else None
             gained = over_own(predictions, beside, asked.manifest, asked.network.class_names)
             fresh = (
                 on_unseen(predictions, known, asked.network.class_names)
@@ -158,6 +159,8 @@ def _asked(
     wanted = asking.wanted(part, network.class_names)
     if asking.calibrate is not None:
         check_calibrates(asking.calibrate, network, part, name, looking)
+        # Before hours of answers; the report asks again, of the pictures that could be read.
+        refuse_trained(asking.calibrate, seen(Path(model), network.trained_on, part), name)
     asked = Asked(network, part, tell(part, strict=strict, say=screen.say))
     return asked, name, looking, compared, wanted
 
@@ -172,15 +175,16 @@ def _facts(
     seconds: float,
 ) -> Facts:
     recipe = asked.network.recipe
-    # Of a training split there is nothing to ask: its figures are called optimistic in any case.
+    # Of a training split of which nothing is known there is nothing to ask: its figures are called optimistic.
     note = None if known.pictures is None and name in ("train", "minival") else known.note
     chose = _chose(asked, name)
-    notes = [note, chose, _fitted(asked, name)]
+    notes = [note, chose or known.choosing, _fitted(asked, name, some_chose=known.chose > 0)]
     return Facts(
         data=source.data,
         evaluated_on=name,
         selected_on=name if chose else None,
-        trained_on=known.pictures or 0,
+        chose=known.chose,
+        trained_on=known.pictures if known.pictures or known.none else None,
         notes=[one for one in notes if one],
         model=model,
         command=command_line(),
@@ -207,13 +211,16 @@ def _chose(asked: Asked, name: str) -> str | None:
     return "These pictures chose its weights." if name == asked.network.metrics.get("selected_on") else None
 
 
-def _fitted(asked: Asked, name: str) -> str | None:
-    """A sentence where the temperature was fitted on pictures of that name; known by it alone, as above."""
+def _fitted(asked: Asked, name: str, *, some_chose: bool = False) -> str | None:
+    """A sentence where the temperature was fitted on these pictures: on some of minival, or, by name alone, on all."""
     members = calibrations(asked.network)
-    if not any(one is not None and one.fitted_on == name for one in (asked.network.calibration, *members)):
-        return None
     whose = "A temperature of its members" if members else "Its temperature"
-    return f"{whose} was fitted on {name}: if on these pictures, the calibration error is optimistic."
+    fitted_on = {one.fitted_on for one in (asked.network.calibration, *members) if one is not None}
+    if some_chose and "minival" in fitted_on:
+        return f"{whose} was fitted on those of minival: the calibration error is optimistic."
+    if name in fitted_on:
+        return f"{whose} was fitted on {name}: if on these pictures, the calibration error is optimistic."
+    return None
 
 
 def _others(px: int, curve: SizeCurve | None, gained: Over | None, fresh: Unseen | None) -> dict[str, Any]:

@@ -235,15 +235,14 @@ def _last(
     answers: pd.DataFrame, wanted: Wanted, known: Known, whole: pd.Series[int] | None, key: Key
 ) -> tuple[str, Over] | None:
     """The run that was asked for, or else the last one before this; and what this one has over it."""
-    if wanted.against is not None:
-        name, theirs, by_name = wanted.against.name, wanted.against.answers, wanted.against.by_name
-    else:
+    other = wanted.against
+    if other is None:
         found = None
         if known.folder is not None:
             found = last_before(known.folder, answers, split_by=known.split_by)
         if found is None:
             return None
-        name, theirs, by_name = f"the last run, {found[0]}", found[1], ""
+        other = Other(f"the last run, {found[0]}", found[1])
     # The other may have answered more pictures, or fewer; those of both count.
-    gained = over(answers, theirs, key=key, clusters=whole)
-    return None if gained is None else (name, replace(gained, by_name=by_name))
+    gained = over(answers, other.answers, key=key, clusters=whole)
+    return None if gained is None else (other.name, other.qualified(gained))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError, count_of
@@ -96,4 +96,4 @@ def _compared(run: Finished) -> list[str]:
     found = over(own, run.against.answers, key=key, clusters=hanging_together(run.path, list(own.index)))
     if found is None:
         return []
-    return lines(Beside(last=(run.against.name, replace(found, by_name=run.against.by_name))))
+    return lines(Beside(last=(run.against.name, run.against.qualified(found))))

@@ -174,9 +174,12 @@ class Outcome:
         for line in lines(self.findings.beside):
             screen.say(line)
         if self.facts.optimistic:
-            screen.say(
-                "Optimistic: " + " ".join(self.facts.notes or ["these pictures also chose the model."])
+            why = (
+                "the network was trained on these pictures."
+                if self.facts.of_training
+                else "these pictures also chose the model."
             )
+            screen.say("Optimistic: " + " ".join(self.facts.notes or [why]))
         if self.facts.wall_s is not None and self.facts.images_per_s is not None:
             waited = self.facts.input_wait_share
             share = "" if waited is None else f", {waited:.0%} of the training time waiting for pictures"

@@ -27,9 +27,11 @@ class Seen:
         pictures: how many of those evaluated trained the model; None where nothing is known about what did.
         exact: whether all were compared with all; else it was judged by a sample.
         of: how many are evaluated.
-        unseen: places of those that did not; None where it is not known of each.
+        unseen: places of those that neither trained nor chose it; None where it is not known of each.
         least: whether ``pictures`` are those that are known, and nobody can say how many more there are.
         before: whether some are known to have trained only the weights that the model's own training began with.
+        chose: how many of the others are known to have chosen it, as minival: its weights, its size, its temperature.
+            Of the very many of which ``unseen`` is None these may not be all.
     """
 
     pictures: int | None
@@ -38,6 +40,20 @@ class Seen:
     unseen: npt.NDArray[np.intp] | None = None
     least: bool = False
     before: bool = False
+    chose: int = 0
+
+    @property
+    def none(self) -> bool:
+        """Whether it is known of each that it did not train the model."""
+        return self.pictures == 0 and self.unseen is not None
+
+    @property
+    def choosing(self) -> str | None:
+        """A sentence on those that chose the model; None where none is known to have."""
+        if not self.chose:
+            return None
+        least = "At least " if self.unseen is None else ""
+        return f"{least}{self.chose} of these {self.of} pictures chose its weights, as its minival."
 
     @property
     def note(self) -> str | None:
@@ -128,7 +144,7 @@ def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
     Those that trained the weights that its training began with count as well, where the file remembers them.
 
     A picture that was changed since, were it only saved anew, is another one by its content; it is known by its path
-    where the manifest of the run lies beside the model.
+    where the manifest of the run lies beside the model. Those of minival, which chose the model, are found likewise.
 
     Args:
         model: its file, or the run folder.
@@ -143,7 +159,7 @@ def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
     is_run = any((folder / name).is_file() for name in KINDS) and (folder / "manifest.csv").exists()
     if trained_on is None and not is_run:
         return Seen(None, exact=True, of=len(part))
-    known = _by_path(folder, part) if is_run else np.zeros(len(part), dtype=bool)
+    known, chose = _by_path(folder, part) if is_run else np.zeros((2, len(part)), dtype=bool)
     if trained_on is None:
         return Seen(int(known.sum()), exact=True, of=len(part))
     rows, marks = content_marks(part)
@@ -155,16 +171,21 @@ def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
         further = np.isin(marks, earlier.marks) & ~known[rows]
         estimate = max(estimate, own + _estimate(earlier, further, looked_at))
         known[rows] |= further
+    if trained_on.chose is None:  # it left aside what the table of its run may call minival
+        chose[:] = False
+    else:
+        chose[rows] |= np.isin(marks, trained_on.chose.marks)
     found, several = int(known.sum()), any(one.of_several for one in trained_on.parts)
-    whole = len(rows) == len(part) and not several and all(one.share == 1 for one in trained_on.parts)
+    whole = len(rows) == len(part) and trained_on.whole
     return Seen(
         max(found, min(len(part), estimate)),
         # Where all was compared with all, the estimate is the count itself.
         exact=estimate <= found and not several,
         of=len(part),
-        unseen=np.flatnonzero(~known) if whole else None,
+        unseen=np.flatnonzero(~(known | chose)) if whole else None,
         least=several and estimate <= found,
         before=found > own,
+        chose=int((chose & ~known).sum()),
     )
 
 
@@ -181,7 +202,7 @@ def _estimate(training: TrainedOn, same: npt.NDArray[np.bool_], looked_at: float
 
 
 def _by_path(run: Path, part: Manifest) -> npt.NDArray[np.bool_]:
-    """(N,) whether a picture lies where one lay that the run trained on."""
+    """(2, N) whether a picture lies where one lay that the run trained on; and where one that chose, of minival."""
     there = Manifest.from_csv(run / "manifest.csv", root=run.absolute(), source=str(run))
     # A folder's links are followed once, not for each of its pictures: a million would take tens of seconds.
     folder_of = lru_cache(maxsize=None)(os.path.realpath)
@@ -191,5 +212,9 @@ def _by_path(run: Path, part: Manifest) -> npt.NDArray[np.bool_]:
         place = os.path.join(folder_of(folder), name)
         return os.path.realpath(place) if os.path.islink(place) else place
 
-    trained = {resolved(there.file(int(row))) for row in np.flatnonzero(there.split == "train")}
-    return np.array([resolved(part.file(row)) in trained for row in range(len(part))], dtype=bool)
+    asked = [resolved(part.file(row)) for row in range(len(part))]
+    found = []
+    for split in ("train", "minival"):
+        places = {resolved(there.file(int(row))) for row in np.flatnonzero(there.split == split)}
+        found.append([place in places for place in asked])
+    return np.array(found, dtype=bool)

@@ -1,4 +1,4 @@
-"""What a model reached on those of the pictures alone that did not train it."""
+"""What a model reached on those of the pictures alone that neither trained nor chose it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from efficientnetv2.metrics.slices import SMALL
 
 @dataclass(frozen=True)
 class Unseen:
-    """Figures of the pictures that did not train a model, where others did.
+    """Figures of the pictures that neither trained nor chose a model, where others did.
 
     Args:
         words: for people.
@@ -27,15 +27,15 @@ class Unseen:
 
 
 def on_unseen(predictions: Predictions, known: Seen, class_names: Sequence[str]) -> Unseen | None:
-    """The figures of those alone; of an ensemble, of those that trained no member of it.
+    """The figures of those alone; of an ensemble, of those that trained or chose no member of it.
 
     Args:
         predictions: of all pictures.
-        known: which of them trained the model, in the same order.
+        known: which of them trained or chose the model, in the same order.
         class_names: of the network.
 
     Returns:
-        None where there is nothing to part: all or none did, it is not known of each, or fewer than 30 did not.
+        None where there is nothing to part: all or none did, it is not known of each, or fewer than 30 did neither.
     """
     rows = known.unseen
     if rows is None or not SMALL <= len(rows) < known.of:
@@ -51,8 +51,9 @@ def on_unseen(predictions: Predictions, known: Seen, class_names: Sequence[str])
         low_high = f" ({reach[one][0]:.1%} to {reach[one][1]:.1%})" if one in reach else ""
         return f"{figures[one]:.1%}{low_high}"
 
+    which = "neither trained nor chose it" if known.chose else "did not train it"
     return Unseen(
-        f"On the {len(rows):,} of these {known.of:,} pictures that did not train it: top-1 {said('top1')}, "
+        f"On the {len(rows):,} of these {known.of:,} pictures that {which}: top-1 {said('top1')}, "
         f"{MEANS_OVER_CLASSES[name]} {said(name)}; 95 % intervals.",
         {"pictures": len(rows), **figures, "intervals": reach},
     )

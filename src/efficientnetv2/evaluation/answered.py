@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Over:
         f1: of each of them.
         together: places or groups of pictures that chance drew as a whole; None where it drew single pictures.
         by_name: words on pictures that may be others, since only their names are the same; see ``evaluation.roots``.
+        optimistic: words on another whose figures are; see ``flattered``.
     """
 
     pictures: int
@@ -41,6 +42,7 @@ class Over:
     f1: Mapping[str, Difference]
     together: int | None = None
     by_name: str = ""
+    optimistic: str = ""
 
 
 def read_answers(folder: Path) -> pd.DataFrame:
@@ -115,6 +117,21 @@ def in_common(one: pd.DataFrame, other: pd.DataFrame) -> pd.Index[str]:
             f"({int(unlike.sum())} of {len(both)} pictures differ so). Evaluate both again with the same labels."
         )
     return both
+
+
+def flattered(names: Sequence[str]) -> str:
+    """A warning for a difference to, or of, runs whose figures are optimistic by their own reports; '' where none are.
+
+    Args:
+        names: what those are called.
+    """
+    if not names:
+        return ""
+    by, them = ("its report", "it") if len(names) == 1 else ("their reports", "them")
+    return (
+        f"Warning: the figures of {' and '.join(names)} are optimistic, by {by}: some of these pictures trained or "
+        f"chose {them}, so the difference does not say which is better on new ones. Compare on others."
+    )
 
 
 def few_whole(together: int | None) -> str:

@@ -158,7 +158,8 @@ def _over_last(facts: Facts, last: tuple[str, Over] | None, trained: bool) -> An
     folds = facts.evaluated_on == "out-of-fold"
     what = "cross-validation by the same rule" if folds else "run"
     words = (
-        f"Not known: no finished {what} beside this one answered the same pictures. To compare with another:"
+        f"Not known: no finished {what} beside this one answered the same pictures without having learnt from them. "
+        "To compare with another:"
     )
     return Answer("Is it better than the last run?", words, command="effnetv2 compare RUN RUN")
 
@@ -184,7 +185,9 @@ def _apart(found: Over) -> str:
     whole = (
         "" if found.together is None else f", whose {found.together:,} places or groups chance draws whole"
     )
-    further = few_whole(found.together) + (f" {found.by_name}" if found.by_name else "")
+    further = few_whole(found.together) + "".join(
+        f" {one}" for one in (found.by_name, found.optimistic) if one
+    )
     return (
         f"On the same {found.pictures:,} pictures{whole}: top-1 {points(found.top1)}, "
         f"macro-F1 {points(found.macro_f1)}; 95 % intervals.{further}"

@@ -58,6 +58,11 @@ class FinishedRun:
         return None
 
     @property
+    def optimistic(self) -> bool:
+        """Whether its report says so: pictures that it was evaluated on trained or chose it."""
+        return bool(self.report.get("optimistic"))
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Sides of the training pictures, growing."""
         return tuple(sorted({row["image_px"] for row in self.history if row["kind"] == "train"}))

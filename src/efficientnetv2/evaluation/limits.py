@@ -45,7 +45,7 @@ def limits(
         named = listed(few)
         found.append(f"Fewer than {SMALL} pictures stand behind each figure of {named}.")
     new = (beside.elsewhere is not None and beside.elsewhere.known) or (
-        beside.apart is not None and beside.apart.new
+        beside.apart is not None and beside.apart.new and beside.apart.by == "place"
     )
     found.append(
         f"Nothing here says how it does on pictures of other {'seasons' if new else 'places, seasons'} or cameras "

@@ -43,10 +43,10 @@ def whose(facts: Facts) -> Whose:
     said = {
         "val": Whose("the validation pictures (val) of", ", kept out of training" if trained else ""),
         "test": Whose("the test pictures of"),
-        "train": Whose("the training pictures of"),
         "minival": Whose("the pictures (minival) of", ", set aside to choose by"),
         "all pictures": Whose("all pictures of"),
         "out-of-fold": Whose("the pictures of", f", each answered by {_answerers(facts)}"),
+        **({"train": Whose("the training pictures of")} if facts.of_training else {}),
     }
     return said.get(facts.evaluated_on, Whose(f"the pictures ({facts.evaluated_on}) of"))
 
@@ -62,10 +62,10 @@ def measured_on(count: int, facts: Facts) -> str:
     behind = {
         "val": " kept out of training (val)" if trained else " for validation (val)",
         "test": " for the test",
-        "train": " that it was trained on",
         "minival": " set aside to choose by (minival)",
         "all pictures": ", all that there are",
         "out-of-fold": f", each answered by {_answerers(facts)}",
+        **({"train": " that it was trained on"} if facts.of_training else {}),
     }
     chose = ", by which it was selected" if facts.selected_on == facts.evaluated_on != "train" else ""
     return f"{count_of(count, 'picture')}{behind.get(facts.evaluated_on, f' ({facts.evaluated_on})')}{chose}"

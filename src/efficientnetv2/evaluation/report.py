@@ -49,7 +49,9 @@ class Facts:
     Args:
         data: the pictures, as the user named them.
         evaluated_on: which of them the figures are of: ``val``, ``test``, ...
-        trained_on: how many of them are known to have trained the network, where the others did not.
+        trained_on: how many of them are known to have trained the network; 0 where it is known that none did, None
+            where that is not known.
+        chose: how many of the others are known to have chosen it, as its minival.
         selected_on: which of them chose the epoch or the recipe; None if nothing was chosen by figures.
         views: how each was looked at, as ``base.preprocessing.Preprocessing`` has it.
         model: name of the network.
@@ -79,7 +81,8 @@ class Facts:
     data: str
     evaluated_on: str
     selected_on: str | None = None
-    trained_on: int = 0
+    trained_on: int | None = None
+    chose: int = 0
     views: Views = "one"
     model: str | None = None
     command: str | None = None
@@ -105,9 +108,15 @@ class Facts:
     others: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def of_training(self) -> bool:
+        """Whether they are called ``train``, and it is not known that none of them trained this network."""
+        return self.evaluated_on == "train" and self.trained_on != 0
+
+    @property
     def optimistic(self) -> bool:
         """Whether the figures are of pictures that the network was selected on, or trained on."""
-        return self.evaluated_on in (self.selected_on, "train") or self.trained_on > 0
+        selected = self.evaluated_on == self.selected_on or self.chose > 0
+        return selected or self.of_training or bool(self.trained_on)
 
 
 @dataclass(frozen=True, eq=False)

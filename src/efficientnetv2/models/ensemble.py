@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -211,4 +212,7 @@ def _united(parts: Sequence[TrainedOn | None]) -> TrainedOn | None:
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
-    return united([training for part in known for training in part.parts])
+    # What chose one member and trained another has trained the ensemble; ``commands.seen`` counts it there.
+    choosing = [part.chose for part in known if part.chose is not None]
+    trained = united([training for part in known for training in part.parts])
+    return replace(trained, chose=united(choosing) if choosing else None)

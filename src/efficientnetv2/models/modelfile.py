@@ -161,6 +161,8 @@ def load(
     result.recipe, result.metrics = words.recipe, words.metrics
     if KEY in file.metadata:
         result.trained_on = parse(path, file.metadata[KEY])
+        if words.metrics.get("selected_on") == "minival":
+            result.trained_on = result.trained_on.with_minival()
     if calibrated.KEY in file.metadata:
         result.calibration = calibrated.parse(path, file.metadata[calibrated.KEY])
     return result.eval()

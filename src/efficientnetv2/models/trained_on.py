@@ -29,12 +29,14 @@ class TrainedOn:
             them is counted as often, and remembered the more surely. So nobody knows of which share the marks are.
         earlier: likewise of what trained the weights that the training began with, and those before them; None where
             it began without, or nothing is known of it. It has none of its own.
+        chose: likewise the pictures of minival, which chose its weights, its size, its temperature; None without.
     """
 
     pictures: int
     marks: npt.NDArray[np.int64]
     of_several: bool = False
     earlier: TrainedOn | None = None
+    chose: TrainedOn | None = None
 
     @property
     def share(self) -> float:
@@ -46,6 +48,12 @@ class TrainedOn:
         """Of the last training, and of all before it where there were any."""
         last = replace(self, earlier=None)
         return (last,) if self.earlier is None else (last, self.earlier)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that trained the network, or the weights it began with, are known, and all that chose it."""
+        others = [one for one in (self.earlier, self.chose) if one is not None]
+        return self.share == 1 and not self.of_several and all(one.whole for one in others)
 
     def begun_from(self, weights: TrainedOn | None, *, most: int) -> Self:
         """The same, of a training that began with weights.
@@ -62,6 +70,10 @@ class TrainedOn:
             before = replace(before, marks=before.marks[np.sort(drawn)])
         return replace(self, earlier=before)
 
+    def with_minival(self) -> TrainedOn:
+        """The same of a network that minival chose, whose file may be of a time when it remembered nothing of that."""
+        return self if self.chose is not None else replace(self, chose=TrainedOn(1, self.marks[:0]))
+
     def text(self) -> str:
         """As it stands in a file, which is of one network; ``parse`` gives the same."""
         return json.dumps(self._plain())
@@ -71,13 +83,14 @@ class TrainedOn:
         plain: dict[str, Any] = {"pictures": self.pictures, "marks": marks}
         if self.of_several:
             plain["of_several"] = True
-        if self.earlier is not None:
-            plain["earlier"] = self.earlier._plain()
+        for name, other in (("earlier", self.earlier), ("chose", self.chose)):
+            if other is not None:
+                plain[name] = other._plain()
         return plain
 
 
 def united(parts: Sequence[TrainedOn]) -> TrainedOn:
-    """What was in any of several trainings, as one memory.
+    """What was in any of several trainings, as one memory; of what chose them nothing.
 
     Args:
         parts: of each, at least one; none with an ``earlier`` of its own.
@@ -105,5 +118,5 @@ def parse(path: Path, text: str) -> TrainedOn:
 
 def _made(plain: Any) -> TrainedOn:
     marks = np.frombuffer(base64.b64decode(plain["marks"], validate=True), dtype="<i8").astype(np.int64)
-    earlier = _made(plain["earlier"]) if "earlier" in plain else None
-    return TrainedOn(int(plain["pictures"]), marks, bool(plain.get("of_several", False)), earlier)
+    earlier, chose = (_made(plain[name]) if name in plain else None for name in ("earlier", "chose"))
+    return TrainedOn(int(plain["pictures"]), marks, bool(plain.get("of_several", False)), earlier, chose)

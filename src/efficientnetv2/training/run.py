@@ -16,6 +16,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.ahead import reading_threads, telling_killed_readers
 from efficientnetv2.data.contents import MOST, content_marks
 from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches
+from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.sampling import Sampler
 from efficientnetv2.inference.accelerate import place
 from efficientnetv2.inference.predict import Predictions
@@ -163,12 +164,17 @@ def epochs_trained(job: Job, steps: int) -> float:
 
 
 def _remembered(job: Job) -> TrainedOn | None:
-    """The training pictures by their contents, so that an evaluation on them is known for what it is.
+    """The pictures that trained and chose by their contents, so that an evaluation on them is known for what it is.
 
     Beside them what the weights remember that the run began with: they trained this network too.
     """
+
+    def those(part: Manifest) -> TrainedOn:
+        return TrainedOn(len(part), np.sort(content_marks(part)[1]))
+
     try:
-        own = TrainedOn(len(job.train), np.sort(content_marks(job.train)[1]))
+        chose = None if job.minival is None else those(job.minival)
+        own = replace(those(job.train), chose=chose)
     except InputError as error:  # a store is gone by now, which is no reason to lose the model
         job.folder.log(f"The model file does not know the pictures that trained it: {error}")
         return None
