@@ -28,6 +28,7 @@ from efficientnetv2.commands.crossval_before import (
     tried_with,
 )
 from efficientnetv2.commands.crossval_plan import Plan, with_further
+from efficientnetv2.commands.prepare import Common
 from efficientnetv2.commands.screen import Screen, duration
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import read_predictions
@@ -217,6 +218,10 @@ class Runs:
         place = replace(self.place, out=path, resume=begun, as_json=False, probe=False, settled=settled)
         source = Source(str(file), label_separator=self.manifest.separator, bands=self.bands)
         try:
+            own = read(file, label_separator=self.manifest.separator)
+            place = replace(
+                place, common=Common.of(self.manifest, [one.learning for one in dealt.parts], own, rows)
+            )
             trained(words, source, place, _Aside(self.screen, speaking=not begun and not settled))
         except InputError as error:
             raise InputError(self._explained(str(error), called, words)) from error
@@ -227,9 +232,7 @@ class Runs:
             )
         report = json.loads((path / "report.json").read_text(encoding="utf-8"))
         paths, probabilities = read_predictions(path / "predictions.csv", self.manifest.class_names)
-        place_of = dict(
-            zip(read(file, label_separator=self.manifest.separator).paths, rows.tolist(), strict=True)
-        )
+        place_of = dict(zip(own.paths, rows.tolist(), strict=True))
         return report, probabilities, np.array([place_of[one] for one in paths], dtype=np.int64)
 
     def _explained(self, message: str, called: str, words: Words) -> str:
