@@ -142,3 +142,21 @@ def test_of_several_processes_each_compiles_what_its_share_makes(job):
     assert [line for line in said if line.startswith("Compiling")] == [
         f"Compiling ({number} of 2): passes of 4 pictures of {px} px ..." for number, px in ((1, 32), (2, 64))
     ]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_a_compiled_pass_is_compared_with_goes_group_by_group(precision, job, monkeypatch):
+    """Four groups of two fill the memory in bf16: in fp32, which takes twice as much, they would not fit."""
+    plain, whole = [], []
+
+    def compiled(images):
+        whole.append(len(images))
+        return job.network.forward(images)
+
+    monkeypatch.setattr(compiling.torch, "compile", lambda module, **words: compiled)
+    job.network.register_forward_pre_hook(lambda module, given: plain.append(len(given[0])))
+    sizes = "progressive={stages: 1, image_px: 32, dropout: 0.3, drop_path: 0.3}"
+    recipe = with_settings(job.recipe, [sizes, f"precision={precision}"])
+    call = compiling.network_to_call(job.network.train(), recipe, job.device, GroupsAtATime({32: 4}))
+    assert call is compiled, "all groups at once have the gradients of each alone"
+    assert (plain, whole) == ([2] * 8, [8])
