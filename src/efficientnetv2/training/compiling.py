@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import cast
 
@@ -76,7 +77,7 @@ def network_to_call(
     kept = [tensor.clone() for tensor in _tensors(network)]
     reason = None
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with _every_program(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             for number, (setting, groups) in enumerate(programs, start=1):
                 apply_setting(network, setting)
                 px, began = setting.image_px, time.perf_counter()
@@ -99,6 +100,17 @@ def network_to_call(
         warnings.warn(f"The network does not compile here ({reason}): going on without.", stacklevel=2)
         return network
     return call
+
+
+def _every_program() -> AbstractContextManager[object]:
+    """Within: PyTorch compiles as many programs of a function as it ever lets it have.
+
+    Unasked it stops after 8, those of other networks in this process counted too, and with a line on stderr runs what
+    comes later uncompiled: the last stages, where most of the time goes.
+    """
+    config = torch._dynamo.config
+    raised: AbstractContextManager[object] = config.patch(recompile_limit=config.accumulated_recompile_limit)
+    return raised
 
 
 def _passes(groups: int, at_a_time: int) -> list[int]:
