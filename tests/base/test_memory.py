@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -119,3 +120,16 @@ def test_a_peak_is_seen_although_it_has_gone():
 def test_a_limit_of_nothing_is_refused(gib):
     with pytest.raises(InputError, match="--memory-gib"):
         limit(CPU, gib)
+
+
+@pytest.mark.parametrize(("device", "number"), [("cuda", 2), ("cuda:1", 1)])
+def test_a_gpu_s_limit_is_set_by_its_number(device, number, monkeypatch):
+    """``cuda`` alone, as ``--device auto`` gives it, is the current one; PyTorch's allocator asks for a number."""
+    told = []
+    gpus = SimpleNamespace(total_memory=8 * GIB)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpus)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: told.append(given))
+    limit(torch.device(device), 6)
+    limit(torch.device(device), 12)
+    assert told == [(0.75, number), (1.0, number)]

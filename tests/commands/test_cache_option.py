@@ -92,6 +92,21 @@ def test_the_cache_on_disk_serves_the_next_run_and_other_hold_outs(large, caches
     assert len(list(caches.iterdir())) == 2, "another size is another cache"
 
 
+def test_all_runs_of_a_cross_validation_have_one_cache(large, caches, tmp_path):
+    words = ("--folds", "2", "--members", "2", "--cache", "disk", "--out", tmp_path / "folds")
+    environment = {"EFFNETV2_CACHE": str(tmp_path / "caches")}
+    one_stage = ("--set", "progressive.stages=1", "--set", "progressive.image_px=32")
+    done = effnetv2("crossval", large, *TINY, *one_stage, *words, cwd=tmp_path, environment=environment)
+    assert done.returncode == 0, done.stderr
+    (folder,) = caches.iterdir()
+    first, *others = [
+        note_of(tmp_path / "folds" / name) for name in ("fold1", "fold1_member2", "fold2", "fold2_member2")
+    ]
+    assert "30 pictures decoded" in first
+    assert f"in {folder}, filled in" in first
+    assert all(f"in {folder}, there already." in note for note in others)
+
+
 def test_the_demo_passes_without_a_cache_and_recipes_have_none():
     assert named("quick").cache_detail is None
 

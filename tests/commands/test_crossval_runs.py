@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from tests.command_line import NETWORK
 from tests.commands.test_crossval import fake_training, painted
 
@@ -351,3 +352,30 @@ def test_equally_good_tries_answer_in_their_order():
 def test_members_that_cannot_be_are_refused(words, said):
     with pytest.raises(InputError, match=said):
         Plan(**words)
+
+
+def test_runs_on_other_pictures_of_the_folds_read_one_cache(tmp_path, monkeypatch):
+    """By time, where the last period trains no run: those that answer a fold, and those that choose inside it."""
+    begun = []
+    monkeypatch.setenv("EFFNETV2_CACHE", str(tmp_path / "caches"))
+    monkeypatch.setattr(train_job, "_run", lambda ready, *_: begun.append(ready) or answered(ready))
+    pd.read_csv(painted(tmp_path, 48)).assign(year=np.arange(48) // 2).to_csv(
+        tmp_path / "all.csv", index=False
+    )
+    data, contents, plan = read(tmp_path / "all.csv"), np.arange(48), Plan(folds=2, by="time", tries=TRIES)
+    dealt = plan.dealt(data, contents, 0)
+    words = Words(model=NETWORK, weights="none", cache="disk", settings=SETTINGS)
+    for out in (tmp_path / "out", tmp_path / "elsewhere/out"):
+        place = Place(out=out, device="cpu", workers=0)
+        Runs(words, plan, place, data, contents, 0, Screen(mute=True)).answer(dealt, out, "Fold")
+    assert len(begun) == 2 * plan.runs
+    assert len({len(ready.prepared.train) for ready in begun}) == 4, "of two folds, and to choose inside each"
+    assert "32 pictures decoded" in begun[0].pictures.note
+    assert "filled in" in begun[0].pictures.note
+    assert all("there already" in ready.pictures.note for ready in begun[1:])
+    assert len(list((tmp_path / "caches/pictures").iterdir())) == 1
+    for ready in begun:
+        train = ready.prepared.train
+        for sample in range(len(train)):
+            own = np.asarray(Image.open(train.file(sample)), dtype=float)
+            assert abs(ready.pictures.reader.source(sample) - own).mean() < 3, "not another's, of other noise"

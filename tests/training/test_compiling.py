@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from tests.training.test_speed import SMALL
+from torch._dynamo.testing import CompileCounter
 
+from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import read
 from efficientnetv2.models.create import create
@@ -24,6 +26,7 @@ from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.run import run
 
+COMPILE = torch.compile  # which the fixture replaces
 # 8 pictures a step in groups of 2: at 32 px three of the four in a pass and one in another, at 64 px all at once.
 EXPECTED = [
     "Compiling (1 of 3): passes of 6 pictures of 32 px ...",
@@ -142,3 +145,38 @@ def test_of_several_processes_each_compiles_what_its_share_makes(job):
     assert [line for line in said if line.startswith("Compiling")] == [
         f"Compiling ({number} of 2): passes of 4 pictures of {px} px ..." for number, px in ((1, 32), (2, 64))
     ]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_a_compiled_pass_is_compared_with_goes_group_by_group(precision, job, monkeypatch):
+    """Four groups of two fill the memory in bf16: in fp32, which takes twice as much, they would not fit."""
+    plain, whole = [], []
+
+    def compiled(images):
+        whole.append(len(images))
+        return job.network.forward(images)
+
+    monkeypatch.setattr(compiling.torch, "compile", lambda module, **words: compiled)
+    job.network.register_forward_pre_hook(lambda module, given: plain.append(len(given[0])))
+    sizes = "progressive={stages: 1, image_px: 32, dropout: 0.3, drop_path: 0.3}"
+    recipe = with_settings(job.recipe, [sizes, f"precision={precision}"])
+    call = compiling.network_to_call(job.network.train(), recipe, job.device, GroupsAtATime({32: 4}))
+    assert call is compiled, "all groups at once have the gradients of each alone"
+    assert (plain, whole) == ([2] * 8, [8])
+
+
+def test_every_stage_is_compiled_however_many_programs_pytorch_keeps_unasked(job, monkeypatch):
+    """Five sizes, each with passes of three groups and of the one that is left: ten programs, unasked it keeps 8."""
+    graphs = CompileCounter()
+    one_block = Architecture(
+        stem_channels=8, stages=(Stage(fused(expand=1, kernel=3), 1, 8, 1),), head_channels=8
+    )
+    network = create(one_block, num_classes=3).train()
+    monkeypatch.setattr(
+        compiling.torch, "compile", lambda module, **words: COMPILE(module, dynamic=False, backend=graphs)
+    )
+    five = "progressive={stages: 5, px_multiple: 8, image_px: {start: 32, end: 64}}"
+    before = torch._dynamo.config.recompile_limit
+    compiling.network_to_call(network, with_settings(job.recipe, [five]), job.device, GroupsAtATime({64: 3}))
+    assert graphs.frame_count == 10
+    assert torch._dynamo.config.recompile_limit == before

@@ -11,6 +11,7 @@ from torch import nn
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.inference import accelerate
+from efficientnetv2.models.blocks import Dropout
 from efficientnetv2.models.create import create
 from efficientnetv2.models.groups import one_pass
 from efficientnetv2.models.regularize import apply_setting
@@ -323,3 +324,22 @@ def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
 def test_a_compiled_network_is_tried_with_every_number_of_groups_that_a_pass_has(groups, at_a_time, passes):
     """8 groups, 3 at a time: 3, 3 and 2."""
     assert compiling._passes(groups, at_a_time) == passes
+
+
+def test_what_is_timed_is_the_program_that_was_tried(monkeypatch):
+    """Called otherwise, with what is dropped not drawn before, it would be compiled anew between the timed steps."""
+    drawn = []
+
+    def compiler(module, *, dynamic, options):
+        dropout = next(one for one in module.modules() if isinstance(one, Dropout))
+
+        def call(images):
+            drawn.append(dropout.kept is not None)
+            return module(images)
+
+        return call
+
+    monkeypatch.setattr(compiling.torch, "compile", compiler)
+    recipe = recipe_of("precision=fp32", "batch_images=8", "progressive.dropout=0.2")
+    choose(recipe, network(), steps=1_000, device=CPU, minutes=150.0)
+    assert drawn == [True] * (1 + 1 + speed._TIMED_STEPS)

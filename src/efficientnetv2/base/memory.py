@@ -71,8 +71,10 @@ def limit(device: torch.device, gib: float) -> None:
             f"--memory-gib is {gib:g}, but has to be a number above 0. Leave it out to take what there is."
         )
     if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), device)
+        # Unlike PyTorch's other questions about a GPU, this one takes no "cuda" without a number.
+        number = torch.cuda.current_device() if device.index is None else device.index
+        total = torch.cuda.get_device_properties(number).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), number)
 
 
 def in_use_bytes(device: torch.device) -> int:

@@ -23,7 +23,7 @@ from efficientnetv2.commands.foretold import (
     to_measure,
 )
 from efficientnetv2.commands.outcome import command_line
-from efficientnetv2.commands.prepare import Prepared
+from efficientnetv2.commands.prepare import Common, Prepared
 from efficientnetv2.commands.probing import keep, probed, with_classifier
 from efficientnetv2.commands.resumed import resumed_recipe
 from efficientnetv2.commands.screen import Screen
@@ -63,6 +63,7 @@ class Place:
             begun against, or else the last before it.
         settled: recipes, as files, that runs like this one have settled before: the one for the weights that this run
             begins from is repeated.
+        common: of a run of a cross-validation: what all of its runs train on.
     """
 
     out: Path | None = None
@@ -75,6 +76,7 @@ class Place:
     probe: bool = True
     against: Path | None = None
     settled: tuple[Path, ...] = ()
+    common: Common | None = None
 
     @property
     def words(self) -> list[str]:

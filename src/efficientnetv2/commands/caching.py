@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -101,10 +101,11 @@ def cached(
         return None
     where = _said(where, recipe, world)
     begun = time.perf_counter()
-    pictures = _to_keep(where, prepared)
-    rows = rows_of(pictures, prepared.train)
+    pictures, rows = _to_keep(where, prepared)
     order = _order(pictures, recipe, screen)
-    filled = _in_ram(order, device) if where == "ram" else on_disk(_folder(pictures, order.kept), order)
+    filled = (
+        _in_ram(order, device) if where == "ram" else on_disk(_folder(pictures, order.kept, prepared), order)
+    )
     seconds = time.perf_counter() - begun
     reader = filled.reader(rows, originals(prepared.train))
     return Cached(where, reader, _note(where, filled, order, seconds), seconds)
@@ -131,11 +132,10 @@ def foreseen(
     if recipe.cache_detail is None:
         return None
     where = _said(where, recipe, ALONE)
-    pictures = _to_keep(where, prepared)
-    rows_of(pictures, prepared.train)
+    pictures, _ = _to_keep(where, prepared)
     whole = _order(pictures, recipe, screen)
     begun = time.perf_counter()
-    there = where == "disk" and is_there(_folder(pictures, whole.kept), whole)
+    there = where == "disk" and is_there(_folder(pictures, whole.kept, prepared), whole)
     looking_s = time.perf_counter() - begun
     drawn = Key.of(recipe.seed).fold("foreseen").generator().permutation(len(prepared.train))
     some = prepared.train.select(np.sort(drawn[:_FORESEEN]))
@@ -188,9 +188,18 @@ def _said(where: str | None, recipe: Recipe, world: World) -> str:
     return where
 
 
-def _to_keep(where: str, prepared: Prepared) -> Manifest:
-    """On disk other runs use them too: those of another seed, whose hold-out is another."""
-    return prepared.train if where == "ram" else _in_order(prepared.trainable)
+def _to_keep(where: str, prepared: Prepared) -> tuple[Manifest, Ints]:
+    """The pictures to keep, and (N,) where those that train stand among them.
+
+    On disk other runs use them too: those of another seed, whose hold-out is another, or those of the other folds.
+    """
+    train, common = prepared.train, prepared.common
+    if where == "ram":
+        return train, rows_of(train, train)
+    if common is None:
+        pictures = _in_order(prepared.trainable)
+        return pictures, rows_of(pictures, train)
+    return replace(common.pictures, bands=train.bands), common.rows[rows_of(common.own, train)]
 
 
 def _order(pictures: Manifest, recipe: Recipe, screen: Screen) -> Order:
@@ -260,13 +269,16 @@ def _in_order(manifest: Manifest) -> Manifest:
     return manifest.select(np.argsort(np.array(manifest.paths, dtype=object), kind="stable"))
 
 
-def _folder(pictures: Manifest, kept: Kept) -> Path:
+def _folder(pictures: Manifest, kept: Kept, prepared: Prepared) -> Path:
     """Of this data at this size and by this rule, whichever pictures it holds now: when they change, it is replaced.
 
-    The rule of rasters is measured on those that train, so it differs between seeds and folds: each has its own.
+    The rule of rasters is measured on those that train, so it differs between seeds and folds: each has its own. That
+    of folds is theirs alone: other folds of the same data, and runs that are no folds, train on other pictures.
     """
     name = Path(pictures.source).name
     about = f"{pictures.root}\0{name}\0{kept}" + ("" if pictures.bands is None else f"\0{pictures.bands!r}")
+    if prepared.common is not None:
+        about = "\0".join([about, *pictures.paths])
     digest = hashlib.blake2b(about.encode(), digest_size=6).hexdigest()
     shown = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem)[:40]
     return cache_folder("pictures") / f"{shown}-{kept.px}px-{digest}"

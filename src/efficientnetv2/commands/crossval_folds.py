@@ -30,6 +30,7 @@ from efficientnetv2.commands.crossval_before import (
     tried_with,
 )
 from efficientnetv2.commands.crossval_plan import Plan, with_further
+from efficientnetv2.commands.prepare import Common
 from efficientnetv2.commands.screen import Screen, duration
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import read_predictions
@@ -225,9 +226,23 @@ class Runs:
         place = replace(self.place, out=path, resume=begun, as_json=False, probe=False, settled=settled)
         source = Source(str(file), label_separator=self.manifest.separator, bands=self.bands)
         try:
+            own = read(file, label_separator=self.manifest.separator)
+            place = replace(
+                place, common=Common.of(self.manifest, [one.learning for one in dealt.parts], own, rows)
+            )
             trained(words, source, place, _Aside(self.screen, speaking=not begun and not settled))
         except InputError as error:
             raise InputError(self._explained(str(error), called, words)) from error
+        return self._ran(path, {one: int(row) for one, row in zip(own.paths, rows, strict=True)}, answering)
+
+    def _ran(self, path: Path, place_of: Mapping[str, int], answering: Ints) -> _Ran:
+        """What a finished run found.
+
+        Args:
+            path: its folder.
+            place_of: where a picture of its table stands in the manifest.
+            answering: (n,) rows of the manifest that it was to answer.
+        """
         if not (path / "predictions.csv").exists():
             raise InputError(
                 f"{path}: the run has finished, but its answers are not there any more. Remove that folder, and it is "
@@ -235,9 +250,6 @@ class Runs:
             )
         report = json.loads((path / "report.json").read_text(encoding="utf-8"))
         paths, probabilities = read_predictions(path / "predictions.csv", self.manifest.class_names)
-        place_of = dict(
-            zip(read(file, label_separator=self.manifest.separator).paths, rows.tolist(), strict=True)
-        )
         answered = np.array([place_of[one] for one in paths], dtype=np.int64)
         unread = {int(row): "it was not answered" for row in np.setdiff1d(answering, answered)}
         unread |= {place_of[one]: why for one, why in read_skipped(path / SKIPPED) if one in place_of}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,38 @@ from efficientnetv2.training.recipe import Recipe
 _THREADS = 8
 
 
+@dataclass(frozen=True, eq=False)
+class Common:
+    """What all runs of a cross-validation train on: kept decoded on disk, it serves each of them.
+
+    Args:
+        pictures: those that any of the runs may train on, in the order of their paths.
+        own: the pictures of the run at hand, as its own table names them.
+        rows: (n,) where each of these stands among ``pictures``; -1 for one that no run trains on.
+    """
+
+    pictures: Manifest
+    own: Manifest
+    rows: Ints
+
+    @classmethod
+    def of(cls, everything: Manifest, learning: Sequence[Ints], own: Manifest, rows: Ints) -> Common:
+        """What runs train on, as one of them names it.
+
+        Args:
+            everything: all pictures of the cross-validation.
+            learning: rows of it that each fold learns from.
+            own: the pictures of a run.
+            rows: (n,) of these, in ``everything``.
+        """
+        learnt = np.unique(np.concatenate(learning))
+        names = np.array(everything.paths, dtype=object)[learnt]
+        learnt = learnt[np.argsort(names, kind="stable")]
+        places = np.full(len(everything), -1, dtype=np.int64)
+        places[learnt] = np.arange(len(learnt))
+        return cls(everything.select(learnt), own, places[rows])
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Pictures ready for a run.
@@ -41,6 +73,7 @@ class Prepared:
         chooses: minival chooses the weights that are kept; else it is left aside, if there is one.
         contents: (N,) ids, equal for identical files.
         answered: the split that figures are of.
+        common: what the runs of a cross-validation train on, if this is for one of them.
     """
 
     manifest: Manifest
@@ -50,6 +83,7 @@ class Prepared:
     chooses: bool
     contents: Ints
     answered: Answered = "val"
+    common: Common | None = None
 
     @property
     def train(self) -> Manifest:

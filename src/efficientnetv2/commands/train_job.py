@@ -186,6 +186,7 @@ def _readied(
     )
     if resumed:
         prepared = as_begun(known.path, prepared, screen)
+    prepared = replace(prepared, common=place.common)
     if place.against is not None and theirs is not None:
         known = replace(known, against=Other.named(place.against, theirs, prepared.val))
     known = chosen(known, words, prepared, device, workers, place, screen)

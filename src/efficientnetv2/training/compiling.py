@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,7 +18,7 @@ from efficientnetv2.models.groups import one_pass
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.training.distributed import ALONE, World
-from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime
+from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime, batched
 from efficientnetv2.training.recipe import Recipe
 
 # How far each weight's gradient may lie from fp32's: so many times as far as the plain network's in the same precision,
@@ -76,7 +77,7 @@ def network_to_call(
     kept = [tensor.clone() for tensor in _tensors(network)]
     reason = None
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with _every_program(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             for number, (setting, groups) in enumerate(programs, start=1):
                 apply_setting(network, setting)
                 px, began = setting.image_px, time.perf_counter()
@@ -99,6 +100,17 @@ def network_to_call(
         warnings.warn(f"The network does not compile here ({reason}): going on without.", stacklevel=2)
         return network
     return call
+
+
+def _every_program() -> AbstractContextManager[object]:
+    """Within: PyTorch compiles as many programs of a function as it ever lets it have.
+
+    Unasked it stops after 8, those of other networks in this process counted too, and with a line on stderr runs what
+    comes later uncompiled: the last stages, where most of the time goes.
+    """
+    config = torch._dynamo.config
+    raised: AbstractContextManager[object] = config.patch(recompile_limit=config.accumulated_recompile_limit)
+    return raised
 
 
 def _passes(groups: int, at_a_time: int) -> list[int]:
@@ -135,22 +147,34 @@ class _Trial:
                 weight.add_(0.05 * torch.randn_like(weight))
         shape = (self.group_images * self.groups, self.network.in_channels, image_px, image_px)
         pictures = torch.randn(shape, device=self.device).to(memory_format=torch.channels_last)
-        exact = self._gradients(self.network, pictures, "fp32")
-        plain = self._gradients(self.network, pictures, self.precision)
-        compiled = self._gradients(call, pictures, self.precision)
+        # As many groups as 16 bits have memory for would not fit in fp32. Those of a pass know nothing of each other,
+        # so that one after another they have the same gradients.
+        exact = self._gradients(self.network, pictures, "fp32", at_a_time=1)
+        plain = self._gradients(self.network, pictures, self.precision, at_a_time=1)
+        compiled = self._gradients(call, pictures, self.precision, at_a_time=self.groups)
         lengths = _lengths(exact)
         allowed = _NOISE * _lengths(plain, exact) + _ROUNDINGS * _ROUNDING[self.precision] * lengths
         allowed += _NOTHING * torch.linalg.vector_norm(lengths)
         return bool((_lengths(compiled, exact) <= allowed).all())
 
     def _gradients(
-        self, call: Callable[[Tensor], Tensor], pictures: Tensor, precision: Precision
+        self, call: Callable[[Tensor], Tensor], pictures: Tensor, precision: Precision, *, at_a_time: int
     ) -> list[Tensor]:
-        """One for each weight, of a loss that every class takes part in."""
-        with one_pass(self.network, images=self.group_images, seeds=range(self.groups)):
-            with autocast(self.device, precision):
-                logits = call(pictures)
-            logits.float().square().mean().backward()  # type: ignore[no-untyped-call]
+        """One for each weight, of a loss that every class takes part in: the mean over all pictures.
+
+        Args:
+            call: the network itself, or what was compiled of it.
+            pictures: (groups * group_images, C, S, S).
+            precision: of the multiplications.
+            at_a_time: groups in a pass.
+        """
+        for seeds in batched(range(self.groups), at_a_time):
+            part = pictures[seeds[0] * self.group_images : (seeds[-1] + 1) * self.group_images]
+            with one_pass(self.network, images=self.group_images, seeds=seeds):
+                with autocast(self.device, precision):
+                    logits = call(part)
+                loss = logits.float().square().mean() * (len(seeds) / self.groups)
+                loss.backward()  # type: ignore[no-untyped-call]
         grads = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
         self.network.zero_grad(set_to_none=True)
         return grads

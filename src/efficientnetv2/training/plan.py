@@ -211,29 +211,27 @@ def epochs_within(
     Args:
         minutes: of the run, from its first step to its last answer, and what has been spent before.
         recipe: settled but for the epochs.
-        rates: of the run.
+        rates: of the run, measured by one process.
         images: to train on.
         val_images: to evaluate on.
         minival_images: to choose by.
         spent_s: before the first step.
-        at_once: processes that share the work, each as fast as one alone.
+        at_once: processes that share steps and answers, each as fast as one alone (``Rates.shared``).
 
     Raises:
         InputError: not even one step per stage fits.
     """
+    rates = rates.shared(at_once)
 
     def seconds(steps: int) -> float:
         epochs = steps * recipe.batch_images / images
-        return (
-            forecast(
-                recipe.model_copy(update={"epochs": epochs}),
-                rates,
-                images=images,
-                val_images=val_images,
-                minival_images=minival_images,
-            ).seconds
-            / at_once
-        )
+        return forecast(
+            recipe.model_copy(update={"epochs": epochs}),
+            rates,
+            images=images,
+            val_images=val_images,
+            minival_images=minival_images,
+        ).seconds
 
     room = (minutes * 60 - spent_s) * (1 - _RESERVE)
     fits, too_many = recipe.progressive.stages, recipe.progressive.stages + 1
