@@ -17,6 +17,7 @@ from efficientnetv2.evaluation.opening import (
     against_majority,
     headline,
     lost_to_probe,
+    majority,
     measured_on,
     pictures,
     whose,
@@ -46,6 +47,18 @@ def shown(right, pictures):
 )
 def test_few_pictures_are_counted(right, of, words):
     assert headline(shown(right, of)) == words
+
+
+@pytest.mark.parametrize(
+    ("true", "words"),
+    [
+        ([0, 0, 1, 2], "the most frequent class"),
+        ([0, 0, 1, 1, 2], "one of the most frequent classes"),
+        ([0, 1, 2], "as any other class"),
+    ],
+)
+def test_where_classes_are_equally_frequent_none_is_the_most_frequent(true, words):
+    assert majority(figures(true, np.eye(3)[true], ("oak", "elm", "ash"))) == words
 
 
 @pytest.mark.parametrize(

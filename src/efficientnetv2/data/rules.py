@@ -167,6 +167,7 @@ def refuse_one_class(listing: Listing) -> None:
         around = (
             f" If '{names[0]}' is a folder around the class folders, give {listing.source}/{names[0]}."
             if listing.rows is None
+            and any(f"{names[0]}/" in path.rpartition("/")[0] for path in listing.paths)
             else ""
         )
         raise InputError(

@@ -93,6 +93,19 @@ def headline(figures: Figures | SeveralFigures) -> str:
     return f"{share} of {count_of(figures.pictures, 'picture')} {verb} {what}."
 
 
+def majority(figures: Figures | SeveralFigures) -> str:
+    """What the class is among the others that always answering is measured by; of several as frequent it is the first.
+
+    Args:
+        figures: of the pictures evaluated on.
+    """
+    supports = [one.support for one in figures.per_class.values()]
+    most = max(supports)
+    if supports.count(most) == 1:
+        return "the most frequent class"
+    return "as any other class" if min(supports) == most else "one of the most frequent classes"
+
+
 def against_majority(figures: Figures | SeveralFigures, intervals: Mapping[str, Interval]) -> str | None:
     """A sentence where the network is not clearly better than always giving the most frequent class.
 

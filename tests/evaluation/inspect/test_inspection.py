@@ -95,6 +95,9 @@ def test_files_that_cannot_be_read(planted):
     (planted.folder / "030.jpg").write_bytes(whole[: len(whole) // 2])
     (planted.folder / "031.jpg").write_text("path,label")
     assert found_in(planted.read()) == {"unreadable": [["030.jpg"], ["031.jpg"]]}
+    manifest = planted.read()
+    (told,) = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).findings
+    assert "cannot be used, the first: 030.jpg " in told.sentence
 
 
 def test_pictures_of_one_colour_are_flat_and_not_duplicates(planted):
@@ -196,6 +199,11 @@ def test_a_time_column_that_is_not_there_or_holds_no_time(planted):
         found_in(manifest, time_column="dates")
     with pytest.raises(InputError, match="--time-column group: nothing in it is"):
         found_in(manifest, time_column="group")
+
+
+def test_all_of_one_class_is_wrong(planted):
+    planted.table["label"] = "a"
+    assert set(found_in(planted.read())) == {"one_class"}
 
 
 def test_imbalance_and_small_classes(planted):

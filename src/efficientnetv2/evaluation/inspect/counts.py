@@ -38,6 +38,7 @@ def counts(manifest: Manifest) -> Section:
     findings = [
         *_passed_over(manifest),
         *_unlabelled(manifest),
+        *_one_class(table),
         *_small(table),
         *_imbalance(table, int(labelled.sum())),
     ]
@@ -113,6 +114,20 @@ def _unlabelled(manifest: Manifest) -> list[Finding]:
             "Training refuses them: fill the labels in, or move these rows into a table of their own, which "
             "effnetv2 predict MODEL DATA --rank OUT puts in the order in which they are worth labelling.",
             tuple((int(row),) for row in lost),
+        )
+    ]
+
+
+def _one_class(table: pd.DataFrame) -> list[Finding]:
+    if len(table) != 1 or table.to_numpy().sum() < 2:  # a single picture is looked at, not learnt from
+        return []
+    return [
+        Finding(
+            "one_class",
+            "wrong",
+            f"All labels are the same: '{table.index[0]}'.",
+            "Training refuses that, for a classifier tells at least two classes apart. Add pictures of another, or "
+            "give the folder above, if it holds the class folders.",
         )
     ]
 

@@ -79,11 +79,12 @@ def _unreadable(manifest: Manifest, looked: Portraits) -> list[Finding]:
     lost = np.setdiff1d(np.arange(len(manifest)), looked.readable)
     if not len(lost):
         return []
+    first = f"{manifest.paths[lost[0]]} {looked.table['reason'].iloc[lost[0]]}"
     return [
         Finding(
             "unreadable",
             "wrong",
-            f"{share(len(lost), len(manifest))} cannot be used.",
+            f"{share(len(lost), len(manifest))} cannot be used{', the first' if len(lost) > 1 else ''}: {first}.",
             "Repair or remove them. Training passes over a few, up to 5 %.",
             tuple((int(row),) for row in lost),
             tuple(str(looked.table["reason"].iloc[row]) for row in lost),
