@@ -29,7 +29,7 @@ def predict(
         typer.Option(
             metavar="CSV",
             help="What to label next: the pictures in the order in which their labels would teach most (the network is "
-            "unsure of each, and each is unlike those before it); of a table labelled in part those without a "
+            "unsure of them, and they are unlike those before them); of a table labelled in part those without a "
             "label. A sheet of the first is written beside as .html.",
             show_default=False,
         ),
