@@ -432,6 +432,7 @@ def test_evaluating_on_training_pictures_is_called_optimistic(trained, tmp_path)
     done = effnetv2("evaluate", trained / "run", trained / "pictures", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Optimistic: 39 of these 48 pictures trained the model" in done.stdout
+    assert "But 39 of these pictures trained the network, so that says nothing of new ones" in done.stdout
 
 
 def test_evaluate_takes_pictures_of_one_class_and_merges_spellings_on_request(trained, tmp_path):

@@ -83,6 +83,18 @@ def test_of_few_pictures_a_gap_may_be_chance():
     assert "1 picture is too few" in told[0, 1]
 
 
+@pytest.mark.parametrize("temperature", [None, 1.5])
+def test_of_pictures_that_trained_it_nothing_is_concluded(temperature, overconfident):
+    labels, logits = overconfident
+    scaled = temperature and Scaled(temperature, 60, "minival", softmax(logits, axis=1))
+    for shares in (softmax(logits, axis=1), softmax(logits / 9, axis=1)):
+        said = trust(labels, shares, scaled=scaled, trainers="1,200 of these pictures").calibrated
+        assert "But 1,200 of these pictures trained the network, so that says nothing of new ones" in said
+        assert "too sure" not in said
+        assert "more often right" not in said
+        assert "calibration error" not in said
+
+
 def test_abstention_as_asked_for(overconfident):
     labels, logits = overconfident
     shares = softmax(logits / 3, axis=1)

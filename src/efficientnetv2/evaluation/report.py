@@ -118,6 +118,13 @@ class Facts:
         selected = self.evaluated_on == self.selected_on or self.chose > 0
         return selected or self.of_training or bool(self.trained_on)
 
+    @property
+    def trainers(self) -> str:
+        """The pictures among them that trained the network, in words; '' where none is known to have."""
+        if self.trained_on:
+            return f"{self.trained_on:,} of these pictures"
+        return "these pictures" if self.of_training else ""
+
 
 @dataclass(frozen=True, eq=False)
 class Mistake:

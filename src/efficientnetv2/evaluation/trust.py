@@ -54,6 +54,7 @@ def trust(
     *,
     scaled: Scaled | None = None,
     members: Sequence[Calibration | None] = (),
+    trainers: str = "",
     abstain_below: float | None = None,
 ) -> Part:
     """The section of a report.
@@ -64,6 +65,7 @@ def trust(
         scaled: what a temperature has changed; None where there is none.
         members: of the networks that have answered, where they are several: the temperature of each, None where one
             has none.
+        trainers: those of the pictures that trained the network, in words; '' where none did.
         abstain_below: a threshold that was asked for; it gets a row of its own.
     """
     shares, several = np.asarray(probabilities), np.ndim(labels) > 1
@@ -93,7 +95,7 @@ def trust(
             "aurc": curve.aurc,
             "calibrated": _SHARED
             if several
-            else calibrated(float(shares.max(axis=1).mean()), hits, ece, scaled, before, members),
+            else calibrated(float(shares.max(axis=1).mean()), hits, ece, scaled, before, members, trainers),
             "abstaining": _abstaining(curve, abstain_below),
             "points": points,
             "diagram": None if several else draw_reliability(bins),
@@ -110,11 +112,13 @@ def calibrated(
     scaled: Scaled | None,
     before: float | None,
     members: Sequence[Calibration | None] = (),
+    trainers: str = "",
 ) -> str:
     """What the network says of itself and what is so, in sentences.
 
     That it is too sure, or less sure than it might be, is said of a difference of a point or more that chance in the
     choice of pictures does not explain: what is stated lies outside the 95 % interval of what is right.
+    Of pictures that trained it nothing is concluded: it is right of them more often than of new ones, however sure.
 
     Args:
         stated: mean probability of its answers.
@@ -123,10 +127,17 @@ def calibrated(
         scaled: the temperature, if there is one.
         before: the error without it.
         members: as ``trust`` takes them.
+        trainers: as ``trust`` takes them.
     """
+    verdict = (
+        f". But {trainers} trained the network, so that says nothing of new ones: evaluate it on pictures that did not "
+        "train it"
+        if trainers
+        else _verdict(stated, hits)
+    )
     sentence = (
         f"On average it gives its answers a probability of {percent(stated)}, "
-        f"and {percent(float(hits.mean()))} of them are right{_verdict(stated, hits)}."
+        f"and {percent(float(hits.mean()))} of them are right{verdict}."
     )
     if any(members):
         return f"{sentence} {_of_members(members)}"
@@ -141,10 +152,12 @@ def calibrated(
         if ece < before
         else (f"was to lower the calibration error, which went {change}")
     )
-    return (
-        f"{sentence} Its temperature of {scaled.temperature:.3g}, fitted on {scaled.pictures} pictures of "
-        f"{scaled.fitted_on}, {came}; no answer is another by it."
+    temperature = (
+        f"temperature of {scaled.temperature:.3g}, fitted on {scaled.pictures} pictures of {scaled.fitted_on}"
     )
+    if trainers:
+        return f"{sentence} It has a {temperature}; no answer is another by it."
+    return f"{sentence} Its {temperature}, {came}; no answer is another by it."
 
 
 def _of_members(members: Sequence[Calibration | None]) -> str:
