@@ -271,6 +271,7 @@ def _page(
         path for part in sections for gallery in part.told.get("galleries", ()) for path in gallery["paths"]
     }
     further = [one for one in misjudged if one.path not in shown]
+    trusted = [part.told["calibration"] for part in sections if "calibration" in part.told]
     dim = seeing.hard_to_see(one.thumbnail for one in further)
     return rendered(
         "report.html.j2",
@@ -287,6 +288,7 @@ def _page(
         limits=limits(figures, intervals, facts, beside),
         sections=sections,
         several=several,
+        calibration=trusted[0] if trusted else None,
         classes=weakest_first[:_ROWS_OPEN],
         further_classes=weakest_first[_ROWS_OPEN:_ROWS],
         classes_left_out=len(weakest_first[_ROWS:]),

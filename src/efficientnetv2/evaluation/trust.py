@@ -11,11 +11,12 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.drawing import COLOURS, GRID, INK, WIDTH_IN, plain
 from efficientnetv2.evaluation.page import percent
 from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.metrics.abstention import AbstentionCurve, abstention_curve
-from efficientnetv2.metrics.calibration import Bin, expected_calibration_error, reliability
+from efficientnetv2.metrics.calibration import Bin, error_by_chance, expected_calibration_error, reliability
 from efficientnetv2.metrics.intervals import wilson
 from efficientnetv2.metrics.several import right
 from efficientnetv2.models.calibrated import Calibration
@@ -73,11 +74,15 @@ def trust(
     hits = right(labels, predicted)
     true = np.where(hits, predicted, -1)
     bins, ece = reliability(true, shares), expected_calibration_error(true, shares)
+    by_chance = error_by_chance(bins, key=Key.of(0).fold("calibration"))
     curve = abstention_curve(hits, shares.max(axis=1))
     before = None if scaled is None else expected_calibration_error(true, scaled.before)
     points = _points(curve, abstain_below)
     calibration = {
         "ece": ece,
+        "ece_by_chance": by_chance,
+        # Of very few pictures both take few values, and are often the same but for rounding.
+        "ece_within_chance": ece <= by_chance + 1e-9,
         "mean_probability": float(shares.max(axis=1).mean()),
         "bins": [asdict(one) for one in bins],
     }
@@ -91,7 +96,7 @@ def trust(
     return Part(
         "trust.html.j2",
         {
-            "ece": ece,
+            "calibration": calibration,
             "aurc": curve.aurc,
             "calibrated": _SHARED
             if several
