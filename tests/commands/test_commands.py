@@ -278,7 +278,7 @@ def test_a_trained_model_is_a_start_for_another_run(trained, tmp_path):
     assert "Recipe: finetune" in done.stdout
     assert "its classifier too" in done.stdout
     told = json.loads((tmp_path / "run/report.json").read_text())
-    assert f"Linear probe on the given weights, untrained: top-1 {told['linear_probe']:.1%}" in done.stdout
+    assert f"Linear probe on the given weights as they came: top-1 {told['linear_probe']:.1%}" in done.stdout
     assert 0 <= told["linear_probe_macro_f1"] <= 1
     log = (tmp_path / "run/log.txt").read_text()
     assert log.index("Linear probe") < log.index("Training a network of its own (4 stages)")

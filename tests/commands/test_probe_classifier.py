@@ -207,7 +207,7 @@ def test_from_how_few_pictures_the_probe_learnt_is_said_wherever_its_figures_are
     report = json.loads((run / "report.json").read_text())
     assert (report["linear_probe_pictures"], report["linear_probe_of_pictures"]) == (48, 72)
     few = "learnt from 48 of 72 training pictures"
-    assert re.search(rf"Linear probe on the given weights, untrained: .* val pictures, {few} \(", said)
+    assert re.search(rf"Linear probe on the given weights as they came: .* val pictures, {few} \(", said)
     assert said.count(few) == 2, "before training, and with the figures in the end"
     page = (run / "report.html").read_text()
     assert f"It {few}, the network from all." in page

@@ -67,7 +67,7 @@ class Facts:
         wall_s: of the training, in seconds.
         images_per_s: of the training, on average.
         input_wait_share: of the training time, the share spent waiting for pictures.
-        linear_probe: top-1 of a linear classifier on the features of the given weights, untrained.
+        linear_probe: top-1 of a linear classifier on the features of the given weights as they came.
         linear_probe_macro_f1: its macro-F1.
         linear_probe_f1: name of each class → its F1.
         linear_probe_pictures: training pictures that it learnt from; of the folds' probes the mean.
