@@ -96,9 +96,17 @@ def test_untrained_it_answers_as_the_probe_does(place):
     assert done.returncode == 0, done.stderr
     report = json.loads((place / "probe/report.json").read_text())
     assert report["top1"] == report["linear_probe"]
+    assert (
+        "trunk.safetensors, with a classifier for 3 classes that begins as the linear probe." in done.stdout
+    )
+    assert "Training begins there, and has to beat that." in done.stdout
+    assert "fresh" not in done.stdout
     assert load_file(place / "probe/model.safetensors")["classifier.weight"].abs().max() > 0
     fresh = effnetv2(*words(place, "fresh"), "--set", "classifier=fresh", cwd=place)
     assert fresh.returncode == 0, fresh.stderr
+    assert "trunk.safetensors, a fresh classifier for 3 classes." in fresh.stdout
+    assert "Training has to beat that." in fresh.stdout
+    assert "linear probe." not in fresh.stdout
     assert load_file(place / "fresh/model.safetensors")["classifier.weight"].abs().max() < 1e-6
 
 
