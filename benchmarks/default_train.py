@@ -6,7 +6,7 @@ For each set of pictures ``effnetv2 train PICTURES --minutes 15`` runs as a user
 and the linear probe's are then compared on the same pictures: ``default_train_minus_probe_NAME_top1`` and ``_macro_f1``
 in points, with the interval of a bootstrap of pairs. The probe is of the weights that the run itself took. Where it was
 begun from scratch it prints none: then the probe is of the best weights at hand that it did not take, or where there
-are none of the untrained network, and the record says so (``probe_of``). Of very many training pictures a probe learns
+are none of random weights, and the record says so (``probe_of``). Of very many training pictures a probe learns
 from a part, the network from all: ``probe_train_pictures`` of ``train_pictures``.
 
 A run that was stopped goes on; one that is done is only read. Everything lies in OUT (results/default_train_NAME), of

@@ -129,12 +129,12 @@ def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_compar
     assert alone.recipe.weights == blind.word
     assert alone.compared is None
     assert alone.chosen[-1].startswith(
-        "Weights: untrained left out of the comparison. Of its recipe: --set progressive"
+        "Weights: random weights left out of the comparison. Of its recipe: --set progressive"
     )
     _, after, _ = compared(shares, (blind, SCRATCH, drawn), source, tmp_path)
     assert [one["weights"] for one in after.compared["starts"]] == [blind.word, drawn.word]
     assert after.recipe.weights == drawn.word
-    assert "untrained left out" in after.chosen[-1]
+    assert "random weights left out" in after.chosen[-1]
 
 
 def test_of_equals_the_first_is_taken_and_one_start_is_not_compared(files, tmp_path):
@@ -167,6 +167,13 @@ def test_what_promises_less_wins_only_by_more_than_chance(tmp_path):
     assert not together.better(right_but(20), right_but(40)), "two places are too few to say it of a third"
     nobody = np.full(100, -1)
     assert not task.better(nobody, right_but(40))
+
+
+def test_of_a_start_that_is_chosen_with_the_lower_figure_it_is_said_why():
+    assert choosing._said(0, [0.509, 0.563]) == (
+        "; chosen although lower: the difference is within what chance explains"
+    )
+    assert choosing._said(1, [0.509, 0.563]) == choosing._said(0, [0.5, 0.5]) == ""
 
 
 def test_few_places_that_differ_alike_choose_nothing():
@@ -240,7 +247,7 @@ def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monk
     shipped.mkdir()
     shutil.copy(files / "drawn.safetensors", shipped / "efficientnetv2_b0.safetensors")
     at_hand = named.starts("efficientnetv2_b0", shipped=shipped)
-    assert [one.title for one in at_hand] == ["the shipped efficientnetv2_b0.safetensors", "untrained"]
+    assert [one.title for one in at_hand] == ["the shipped efficientnetv2_b0.safetensors", "random weights"]
     monkeypatch.setattr("efficientnetv2.commands.words.starts", lambda model: at_hand)
     from efficientnetv2.commands.train_job import train_and_report
 

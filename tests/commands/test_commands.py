@@ -278,7 +278,7 @@ def test_a_trained_model_is_a_start_for_another_run(trained, tmp_path):
     assert "Recipe: finetune" in done.stdout
     assert "its classifier too" in done.stdout
     told = json.loads((tmp_path / "run/report.json").read_text())
-    assert f"Linear probe on the given weights, untrained: top-1 {told['linear_probe']:.1%}" in done.stdout
+    assert f"Linear probe on the given weights as they came: top-1 {told['linear_probe']:.1%}" in done.stdout
     assert 0 <= told["linear_probe_macro_f1"] <= 1
     log = (tmp_path / "run/log.txt").read_text()
     assert log.index("Linear probe") < log.index("Training a network of its own (4 stages)")
@@ -432,6 +432,7 @@ def test_evaluating_on_training_pictures_is_called_optimistic(trained, tmp_path)
     done = effnetv2("evaluate", trained / "run", trained / "pictures", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Optimistic: 39 of these 48 pictures trained the model" in done.stdout
+    assert "But 39 of these pictures trained the network, so that says nothing of new ones" in done.stdout
 
 
 def test_evaluate_takes_pictures_of_one_class_and_merges_spellings_on_request(trained, tmp_path):

@@ -116,7 +116,9 @@ def test_beside_given_weights_stands_their_probe_on_the_same_folds(whole):
     done = effnetv2("crossval", folder / "pictures", *RUN, *words, cwd=folder)
     assert done.returncode == 0, done.stderr
     page = (folder / "further/report.html").read_text()
-    assert "The probe is a linear classifier on what the given weights see, untrained. On the same 48" in page
+    assert (
+        "The probe is a linear classifier on what the given weights see as they came. On the same 48" in page
+    )
     report = json.loads(done.stdout)
     assert 0 <= report["linear_probe"] <= 1
     assert report["linear_probe_pictures"] == report["linear_probe_of_pictures"] == 24

@@ -96,9 +96,17 @@ def test_untrained_it_answers_as_the_probe_does(place):
     assert done.returncode == 0, done.stderr
     report = json.loads((place / "probe/report.json").read_text())
     assert report["top1"] == report["linear_probe"]
+    assert (
+        "trunk.safetensors, with a classifier for 3 classes that begins as the linear probe." in done.stdout
+    )
+    assert "Training begins there, and has to beat that." in done.stdout
+    assert "fresh" not in done.stdout
     assert load_file(place / "probe/model.safetensors")["classifier.weight"].abs().max() > 0
     fresh = effnetv2(*words(place, "fresh"), "--set", "classifier=fresh", cwd=place)
     assert fresh.returncode == 0, fresh.stderr
+    assert "trunk.safetensors, a fresh classifier for 3 classes." in fresh.stdout
+    assert "Training has to beat that." in fresh.stdout
+    assert "linear probe." not in fresh.stdout
     assert load_file(place / "fresh/model.safetensors")["classifier.weight"].abs().max() < 1e-6
 
 
@@ -207,7 +215,7 @@ def test_from_how_few_pictures_the_probe_learnt_is_said_wherever_its_figures_are
     report = json.loads((run / "report.json").read_text())
     assert (report["linear_probe_pictures"], report["linear_probe_of_pictures"]) == (48, 72)
     few = "learnt from 48 of 72 training pictures"
-    assert re.search(rf"Linear probe on the given weights, untrained: .* val pictures, {few} \(", said)
+    assert re.search(rf"Linear probe on the given weights as they came: .* val pictures, {few} \(", said)
     assert said.count(few) == 2, "before training, and with the figures in the end"
     page = (run / "report.html").read_text()
     assert f"It {few}, the network from all." in page

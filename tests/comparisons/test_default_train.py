@@ -48,7 +48,7 @@ def test_the_difference_is_that_of_the_pictures_that_both_answered(tmp_path):
 
 
 def test_a_run_is_done_once_and_its_figures_are_recorded(results, monkeypatch, class_folders, capsys):
-    """A run from scratch prints no probe: that of the untrained network stands in, and it is said."""
+    """A run from scratch prints no probe: that of random weights stands in, and it is said."""
     calls = []
 
     def train(pictures, minutes, run):
@@ -72,12 +72,12 @@ def test_a_run_is_done_once_and_its_figures_are_recorded(results, monkeypatch, c
     }
     kept = json.loads((results / "default_train_tiny/measured.json").read_text())
     assert kept["recipe"] == "quick"
-    assert "untrained" in kept["probe_of"]
+    assert "random weights" in kept["probe_of"]
     assert kept["probe_train_pictures"] == kept["train_pictures"] > 0
     assert str(class_folders) not in json.dumps(kept)
     claim = summary["default_train_minus_probe_tiny_top1"]
     assert claim["value"] == pytest.approx(100 * kept["over_probe"]["top1"]["value"])
-    assert "over the linear probe of untrained" in capsys.readouterr().out
+    assert "over the linear probe of random weights" in capsys.readouterr().out
     (results / "default_train_tiny/measured.json").unlink()  # as if stopped when the probe had answered
     default_train.main()
     again = json.loads((results / "default_train_tiny/measured.json").read_text())

@@ -121,6 +121,9 @@ def test_a_figure_of_the_pictures_that_chose_is_called_optimistic(tmp_path, fact
     told, page = _write(tmp_path, **facts)
     assert told["optimistic"] is optimistic
     assert ("optimistic" in page.text) is optimistic
+    trained = facts.get("evaluated_on") == "train" and facts.get("trained_on") != 0
+    assert ("stated against actual" not in page.text) is trained
+    assert ("with pictures that trained it" in page.text) is trained
 
 
 def test_a_network_no_better_than_the_majority_is_told_so(tmp_path):

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from efficientnetv2.base.keys import Key
+from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.trust import Scaled, trust
 from efficientnetv2.metrics.calibration import expected_calibration_error, fit_temperature
+from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.intervals import bootstrap
 from efficientnetv2.models.calibrated import Calibration
 
 
@@ -81,6 +85,38 @@ def test_of_few_pictures_a_gap_may_be_chance():
     assert "too few to tell whether it is more often right than it says." in told[9, 10]
     assert "80.0\N{NO-BREAK SPACE}% of them are right. Its probabilities" in told[800, 1000]
     assert "1 picture is too few" in told[0, 1]
+
+
+@pytest.mark.parametrize("temperature", [None, 1.5])
+def test_of_pictures_that_trained_it_nothing_is_concluded(temperature, overconfident):
+    labels, logits = overconfident
+    scaled = temperature and Scaled(temperature, 60, "minival", softmax(logits, axis=1))
+    for shares in (softmax(logits, axis=1), softmax(logits / 9, axis=1)):
+        said = trust(labels, shares, scaled=scaled, trainers="1,200 of these pictures").calibrated
+        assert "But 1,200 of these pictures trained the network, so that says nothing of new ones" in said
+        assert "too sure" not in said
+        assert "more often right" not in said
+        assert "calibration error" not in said
+
+
+@pytest.mark.parametrize(("each", "few"), [(10, True), (500, False)])
+def test_the_page_says_whether_chance_alone_gives_its_calibration_error(each, few, tmp_path):
+    """Sure of 0.6 and right in 0.8, sure of 0.8 and right in 0.6: the means agree, the error is 0.2."""
+    stated = np.repeat([0.6, 0.8], each)
+    labels = np.concatenate([np.arange(each) >= 0.8 * each, np.arange(each) >= 0.6 * each]).astype(int)
+    shares = np.stack([stated, 1 - stated], axis=1)
+    found, shown = trust(labels, shares), figures(labels, shares, ("a", "b"))
+    assert "too" not in found.calibrated
+    assert found.told["calibration"]["ece"] == pytest.approx(0.2)
+    assert found.told["calibration"]["ece_within_chance"] is few
+    facts = report.Facts(data="land", evaluated_on="val")
+    intervals = bootstrap(shown, key=Key.of(0), draws=20)
+    report.write(tmp_path, figures=shown, intervals=intervals, facts=facts, sections=[found])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ("too few pictures to tell: chance alone gives up to" in page) is few
+    assert ("These pictures are too few to tell it from none" in page) is few
+    assert ("stated against actual, mean distance in bins" in page) is not few
+    assert "in the means over all pictures they cancel" in page
 
 
 def test_abstention_as_asked_for(overconfident):

@@ -8,7 +8,9 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics.calibration import (
+    error_by_chance,
     expected_calibration_error,
     fit_temperature,
     log_loss,
@@ -50,6 +52,27 @@ def test_a_network_that_tells_the_truth_has_almost_none():
     first = generator.uniform(size=200_000)
     true = (generator.uniform(size=200_000) > first).astype(int)
     assert expected_calibration_error(true, np.stack([first, 1 - first], axis=1)) < 0.005
+
+
+@pytest.mark.parametrize("pictures", [60, 3000])
+def test_of_a_network_that_tells_the_truth_95_percent_stay_below_what_chance_gives(pictures):
+    """Labels drawn 300 times from the probabilities, not from the means of the bins."""
+    generator = np.random.default_rng(1)
+    shares = generator.dirichlet(np.ones(4) * 0.5, size=pictures)
+    below, limits = [], []
+    for _ in range(300):
+        true = (generator.random((pictures, 1)) > shares.cumsum(axis=1)).sum(axis=1).clip(max=3)
+        limits.append(error_by_chance(reliability(true, shares), key=Key.of(0)))
+        below.append(expected_calibration_error(true, shares) <= limits[-1])
+    assert 0.9 < np.mean(below) < 0.99
+    assert max(limits) == min(limits), "what is right does not enter"
+    assert (limits[0] > 0.1) == (pictures == 60)
+
+
+def test_nothing_is_left_to_chance_where_it_is_certain():
+    """float32 rows may sum to a little more than 1."""
+    certain = np.array([[1.0000001, 0.0]] * 3, dtype=np.float32)
+    assert error_by_chance(reliability([0, 0, 0], certain), key=Key.of(0)) == 0
 
 
 def test_the_bins_by_hand():

@@ -260,10 +260,10 @@ def _answers(
 
 
 def _said(best: int, figures: Sequence[float]) -> str:
-    """Why the highest figure has not won, where it has not."""
+    """Why one has won whose figure is not the highest, where it is not."""
     if figures[best] >= max(figures):
         return ""
-    return "; the higher figure is within what chance explains"
+    return "; chosen although lower: the difference is within what chance explains"
 
 
 def _listed(starts: Sequence[Found], figures: Sequence[float]) -> str:

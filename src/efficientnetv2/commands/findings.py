@@ -107,6 +107,7 @@ def gathered(
     wanted: Wanted,
     known: Known,
     *,
+    trainers: str = "",
     key: Key,
 ) -> Findings:
     """Everything that there is to say of these answers.
@@ -117,6 +118,7 @@ def gathered(
         class_names: of the network.
         wanted: what the user asked for.
         known: what is known beside.
+        trainers: as ``trust`` takes them.
         key: of resampling.
 
     Raises:
@@ -129,6 +131,7 @@ def gathered(
         probabilities,
         scaled=_scaled(predictions, known),
         members=known.members,
+        trainers=trainers,
         abstain_below=wanted.abstain_below,
     )
     sections: list[Part] = [trusted]

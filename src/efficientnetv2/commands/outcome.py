@@ -87,7 +87,15 @@ class Outcome:
     def findings(self) -> Findings:
         """What there is to say beyond the figures."""
         key = Key.of(self.facts.seed or 0).fold("findings")
-        return gathered(self.predictions, self.manifest, self.class_names, self.wanted, self.known, key=key)
+        return gathered(
+            self.predictions,
+            self.manifest,
+            self.class_names,
+            self.wanted,
+            self.known,
+            trainers=self.facts.trainers,
+            key=key,
+        )
 
     def write(
         self,

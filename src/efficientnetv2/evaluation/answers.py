@@ -136,7 +136,7 @@ def _over_probe(facts: Facts, probe: Over | None, trained: bool, several: bool) 
         learnt = "" if fewer is None else f"It learnt from {fewer}, the network from all. "
         return Answer(
             question,
-            f"The probe is a linear classifier on what the given weights see, untrained. {learnt}{_apart(probe)}",
+            f"The probe is a linear classifier on what the given weights see as they came. {learnt}{_apart(probe)}",
             _verdict(probe),
         )
     if facts.linear_probe is not None or not trained:

@@ -34,7 +34,7 @@ def verdict(curve: LabelCurve, *, note: str = "") -> tuple[str, str]:
         word = "Little."
     half, last = curve.points[-2:]
     measured = (
-        f"A linear probe on the untrained features reaches macro-F1 {percent(half.macro_f1)} with {half.pictures:,} "
+        f"A linear probe on the weights as they came reaches macro-F1 {percent(half.macro_f1)} with {half.pictures:,} "
         f"labelled pictures and {percent(last.macro_f1)} with {last.pictures:,}"
     )
     gain = f"{100 * curve.gain:+.1f} points"

@@ -246,7 +246,9 @@ def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts, over: Over | 
         return None
     fewer = probe_learnt_from(facts)
     learnt = "" if fewer is None else f" and learnt from {fewer}"
-    probe = f"a linear classifier on the untrained features of the given weights, which takes seconds{learnt}"
+    probe = (
+        f"a linear classifier on the features of the given weights as they came, which takes seconds{learnt}"
+    )
     if not won:
         return f"Training has not beaten {probe}, neither in {lost[0]} nor in {lost[1]}."
     return f"Training has not beaten, in {lost[0]}, {probe}. It has in {won[0]}."

@@ -68,7 +68,7 @@ class Facts:
         wall_s: of the training, in seconds.
         images_per_s: of the training, on average.
         input_wait_share: of the training time, the share spent waiting for pictures.
-        linear_probe: top-1 of a linear classifier on the features of the given weights, untrained.
+        linear_probe: top-1 of a linear classifier on the features of the given weights as they came.
         linear_probe_macro_f1: its macro-F1.
         linear_probe_f1: name of each class → its F1.
         linear_probe_pictures: training pictures that it learnt from; of the folds' probes the mean.
@@ -118,6 +118,13 @@ class Facts:
         """Whether the figures are of pictures that the network was selected on, or trained on."""
         selected = self.evaluated_on == self.selected_on or self.chose > 0
         return selected or self.of_training or bool(self.trained_on)
+
+    @property
+    def trainers(self) -> str:
+        """The pictures among them that trained the network, in words; '' where none is known to have."""
+        if self.trained_on:
+            return f"{self.trained_on:,} of these pictures"
+        return "these pictures" if self.of_training else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,6 +272,7 @@ def _page(
         path for part in sections for gallery in part.told.get("galleries", ()) for path in gallery["paths"]
     }
     further = [one for one in misjudged if one.path not in shown]
+    trusted = [part.told["calibration"] for part in sections if "calibration" in part.told]
     dim = seeing.hard_to_see(one.thumbnail for one in further)
     return rendered(
         "report.html.j2",
@@ -282,6 +290,7 @@ def _page(
         limits=limits(figures, intervals, facts, beside),
         sections=sections,
         several=several,
+        calibration=trusted[0] if trusted else None,
         classes=weakest_first[:_ROWS_OPEN],
         further_classes=weakest_first[_ROWS_OPEN:_ROWS],
         classes_left_out=len(weakest_first[_ROWS:]),

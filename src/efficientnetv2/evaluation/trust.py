@@ -11,11 +11,12 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.drawing import COLOURS, GRID, INK, WIDTH_IN, plain
 from efficientnetv2.evaluation.page import percent
 from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.metrics.abstention import AbstentionCurve, abstention_curve
-from efficientnetv2.metrics.calibration import Bin, expected_calibration_error, reliability
+from efficientnetv2.metrics.calibration import Bin, error_by_chance, expected_calibration_error, reliability
 from efficientnetv2.metrics.intervals import wilson
 from efficientnetv2.metrics.several import right
 from efficientnetv2.models.calibrated import Calibration
@@ -54,6 +55,7 @@ def trust(
     *,
     scaled: Scaled | None = None,
     members: Sequence[Calibration | None] = (),
+    trainers: str = "",
     abstain_below: float | None = None,
 ) -> Part:
     """The section of a report.
@@ -64,6 +66,7 @@ def trust(
         scaled: what a temperature has changed; None where there is none.
         members: of the networks that have answered, where they are several: the temperature of each, None where one
             has none.
+        trainers: those of the pictures that trained the network, in words; '' where none did.
         abstain_below: a threshold that was asked for; it gets a row of its own.
     """
     shares, several = np.asarray(probabilities), np.ndim(labels) > 1
@@ -71,11 +74,15 @@ def trust(
     hits = right(labels, predicted)
     true = np.where(hits, predicted, -1)
     bins, ece = reliability(true, shares), expected_calibration_error(true, shares)
+    by_chance = error_by_chance(bins, key=Key.of(0).fold("calibration"))
     curve = abstention_curve(hits, shares.max(axis=1))
     before = None if scaled is None else expected_calibration_error(true, scaled.before)
     points = _points(curve, abstain_below)
     calibration = {
         "ece": ece,
+        "ece_by_chance": by_chance,
+        # Of very few pictures both take few values, and are often the same but for rounding.
+        "ece_within_chance": ece <= by_chance + 1e-9,
         "mean_probability": float(shares.max(axis=1).mean()),
         "bins": [asdict(one) for one in bins],
     }
@@ -89,11 +96,11 @@ def trust(
     return Part(
         "trust.html.j2",
         {
-            "ece": ece,
+            "calibration": calibration,
             "aurc": curve.aurc,
             "calibrated": _SHARED
             if several
-            else calibrated(float(shares.max(axis=1).mean()), hits, ece, scaled, before, members),
+            else calibrated(float(shares.max(axis=1).mean()), hits, ece, scaled, before, members, trainers),
             "abstaining": _abstaining(curve, abstain_below),
             "points": points,
             "diagram": None if several else draw_reliability(bins),
@@ -110,11 +117,13 @@ def calibrated(
     scaled: Scaled | None,
     before: float | None,
     members: Sequence[Calibration | None] = (),
+    trainers: str = "",
 ) -> str:
     """What the network says of itself and what is so, in sentences.
 
     That it is too sure, or less sure than it might be, is said of a difference of a point or more that chance in the
     choice of pictures does not explain: what is stated lies outside the 95 % interval of what is right.
+    Of pictures that trained it nothing is concluded: it is right of them more often than of new ones, however sure.
 
     Args:
         stated: mean probability of its answers.
@@ -123,10 +132,17 @@ def calibrated(
         scaled: the temperature, if there is one.
         before: the error without it.
         members: as ``trust`` takes them.
+        trainers: as ``trust`` takes them.
     """
+    verdict = (
+        f". But {trainers} trained the network, so that says nothing of new ones: evaluate it on pictures that did not "
+        "train it"
+        if trainers
+        else _verdict(stated, hits)
+    )
     sentence = (
         f"On average it gives its answers a probability of {percent(stated)}, "
-        f"and {percent(float(hits.mean()))} of them are right{_verdict(stated, hits)}."
+        f"and {percent(float(hits.mean()))} of them are right{verdict}."
     )
     if any(members):
         return f"{sentence} {_of_members(members)}"
@@ -141,10 +157,12 @@ def calibrated(
         if ece < before
         else (f"was to lower the calibration error, which went {change}")
     )
-    return (
-        f"{sentence} Its temperature of {scaled.temperature:.3g}, fitted on {scaled.pictures} pictures of "
-        f"{scaled.fitted_on}, {came}; no answer is another by it."
+    temperature = (
+        f"temperature of {scaled.temperature:.3g}, fitted on {scaled.pictures} pictures of {scaled.fitted_on}"
     )
+    if trainers:
+        return f"{sentence} It has a {temperature}; no answer is another by it."
+    return f"{sentence} Its {temperature}, {came}; no answer is another by it."
 
 
 def _of_members(members: Sequence[Calibration | None]) -> str:

@@ -36,7 +36,7 @@ class Found:
 
     word: str
     note: str
-    title: str = "untrained"
+    title: str = "random weights"
 
 
 def refuse_weights_as_model(model: str | Architecture) -> None:

@@ -134,17 +134,20 @@ def _from_weights(
     fresh_head = not (same_classes and network.class_names)
     if fresh_head and recipe.initialisation == "calm":
         _zero_classifiers(network)
-    head = (
-        f"a fresh classifier for {count_of(len(class_names), 'class')}"
-        if fresh_head
-        else "its classifier too"
-    )
+    head = _head(recipe, network, len(class_names)) if fresh_head else "its classifier too"
     notes.append(f"Weights: from {word}, {head}.")
     freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics is True)
     _recompute(network, recipe.recompute_stages)
     if recipe.freeze_stages or recipe.frozen_statistics is True:
         notes.append(_frozen(recipe, network))
     return Start(model, word, network, tuple(notes))
+
+
+def _head(recipe: Recipe, network: Network, classes: int) -> str:
+    """How a classifier begins that the weights have not brought, in words: one alone gets the values of the probe."""
+    if recipe.classifier == "probe" and len(classifiers_of(network)) == 1:
+        return f"with a classifier for {count_of(classes, 'class')} that begins as the linear probe"
+    return f"a fresh classifier for {count_of(classes, 'class')}"
 
 
 def _adapted(network: Network, word: str, in_channels: int) -> str:
