@@ -1,7 +1,7 @@
 """How many minutes to the same top-1: our short recipe, timm's train script tuned, torchvision's reference recipe.
 
-Run: python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --tune
-     python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY [--seeds 3] [--record]
+Run: python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY --tune [--at-once 2]
+     python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY [--only timm] [--seeds 3] [--record]
 
 EfficientNetV2-B0 from scratch to 128 px. TIMM_TRAIN_PY is the train.py of timm's repository, which the package does
 not contain. Each side answers all pictures of val, once, at its end, in its own way of cutting them.
@@ -13,22 +13,27 @@ not contain. Each side answers all pictures of val, once, at its end, in its own
 - torchvision: its reference recipe cut to 10 epochs (``benchmarks.reference_recipe``), as many workers, with the best
   of three rates.
 - ours: ``effnetv2 train --recipe quick --weights none``, as it comes, for 2, 3, 4, 5, 6, 8, 10 epochs until the mean
-  top-1 is at least theirs. That length says how many minutes we need; the speedup is over it, seed by seed. Then
-  ours for as many epochs as timm's minutes allow.
+  top-1 is at least theirs; a length whose first seed is more than three points below it gets no further seeds. That
+  length says how many minutes we need; the speedup is over it, seed by seed. Then ours for as many epochs as timm's
+  minutes allow.
 
 Minutes are of the training steps, waiting for pictures included, validation and start-up not. What is done is kept in
-OUT and not done again.
+OUT and not done again. ``--at-once`` shares the cores among so many runs of tuning, whose seconds nothing uses;
+``--only timm`` leaves torchvision for another sitting.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +42,7 @@ from benchmarks import epoch, paper_page
 from benchmarks.arms import Paired, gain, measured, ratio, refuse_other_hardware, rows_of
 from benchmarks.peers_training import Timm, link_folders, once, reference
 from benchmarks.record import RESULTS, forget, hardware, record
+from benchmarks.regimes import HOPELESS
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
@@ -45,7 +51,9 @@ from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
 
 Rows = list[dict[str, Any]]  # one per seed
+Scores = Callable[[str, Mapping[str, Timm]], Mapping[str, float]]  # top-1 by label, of a stage of tuning
 _SEEDS = 3
+_SIDES = ("timm", "torchvision")
 _SPEEDUP, _GAIN = "time_to_{}_top1_speedup", "same_minutes_top1_gain_over_timm"
 _CLAIMS = (_SPEEDUP.format("timm"), _SPEEDUP.format("torchvision"), _GAIN)  # all that can be made
 _LADDER = (2, 3, 4, 5, 6, 8, 10)
@@ -84,49 +92,55 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
         rows_of(manifest, "train", fit + options.tune_answers, _TUNING)
     )
     pictures = link_folders(manifest, order[:fit], order[fit:], options.out / "tuning")
-    timm, speeds = _quickest(options)
+    timm, speeds = _quickest(options)  # with all cores to itself
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.at_once))  # of the runs
     tried: dict[str, float] = {}
 
-    def top1(stage: str, label: str, side: Timm) -> float:
-        file = options.out / "tried" / f"timm_{stage}_{label.replace(' ', '_').replace(',', '')}.json"
-        found = once(file, lambda: side.trained(pictures, epochs=options.tune_epochs, seed=0))
-        tried[f"{stage}: {label}"] = found["top1"]
-        print(f"tuning timm, {stage} {label}: {found['top1']:.1%} in {found['train_s']:.0f} s", flush=True)
-        return found["top1"]
+    def kept(name: str, make: Callable[[], dict[str, Any]]) -> float:
+        found = once(options.out / "tried" / f"{name.replace(' ', '_').replace(',', '')}.json", make)
+        print(f"tuning {name}: {found['top1']:.1%} in {found['train_s']:.0f} s", flush=True)
+        return float(found["top1"])
 
-    best, timm = tuned_timm(timm, top1)
-    rates = {}
-    for lr in (0.0156, 0.03125, 0.125):
-        found = once(
-            options.out / "tried" / f"torchvision_{lr:g}.json",
-            lambda lr=lr: reference(
-                pictures,
-                image_px=options.image_px,
-                lr=lr,
-                epochs=options.tune_epochs,
-                seed=0,
+    with ThreadPoolExecutor(options.at_once) as pool:  # each run is a process of its own
+
+        def top1(stage: str, sides: Mapping[str, Timm]) -> dict[str, float]:
+            runs = {
+                label: pool.submit(
+                    kept, f"timm_{stage}_{label}",
+                    partial(side.trained, pictures, epochs=options.tune_epochs, seed=0),
+                )
+                for label, side in sides.items()
+            }  # fmt: skip
+            found = {label: run.result() for label, run in runs.items()}
+            tried.update({f"{stage}: {label}": reached for label, reached in found.items()})
+            return found
+
+        of_torchvision = {
+            lr: pool.submit(kept, f"torchvision_{lr:g}", partial(
+                reference, pictures, image_px=options.image_px, lr=lr, epochs=options.tune_epochs, seed=0,
                 words=_as_timm(timm),
-            ),
-        )
-        rates[lr] = found["top1"]
-        print(f"tuning torchvision, rate {lr:g}: {found['top1']:.1%} in {found['train_s']:.0f} s", flush=True)
+            ))
+            for lr in (0.0156, 0.03125, 0.125)
+        }  # fmt: skip
+        best, timm = tuned_timm(timm, top1)
+        rates = {lr: run.result() for lr, run in of_torchvision.items()}
     return {
         "timm": {"quick": timm.quick, "parts": timm.parts, "top1": best, "tried": tried, "speeds": speeds},
         "torchvision": {"lr": max(rates, key=lambda lr: rates[lr]), "tried": rates},
     }
 
 
-def tuned_timm(timm: Timm, top1: Callable[[str, str, Timm], float]) -> tuple[float, Timm]:
+def tuned_timm(timm: Timm, top1: Scores) -> tuple[float, Timm]:
     """The best that was tried, and its top-1: optimizer, rate, then part by part.
 
     Args:
         timm: without these.
-        top1: of a stage, a label and a side.
+        top1: of a stage and its sides by label.
     """
     for part, choices in _PARTS.items():
         timm = timm.with_part(part, next(iter(choices.values())))
     kinds = {kind: _optimizing(timm, kind, 1) for kind in _OPTIMIZERS}
-    scores = {kind: top1("optimizer", kind, side) for kind, side in kinds.items()}
+    scores = top1("optimizer", kinds)
     kind = max(scores, key=lambda one: scores[one])
     rates = {f"{_RATES[kind] * factor:g}": _optimizing(timm, kind, factor) for factor in (0.5, 2)}
     best = _better((scores[kind], kinds[kind]), top1, "rate", rates)
@@ -137,10 +151,10 @@ def tuned_timm(timm: Timm, top1: Callable[[str, str, Timm], float]) -> tuple[flo
 
 
 def _better(
-    best: tuple[float, Timm], top1: Callable[[str, str, Timm], float], stage: str, sides: Mapping[str, Timm]
+    best: tuple[float, Timm], top1: Scores, stage: str, sides: Mapping[str, Timm]
 ) -> tuple[float, Timm]:
-    tried = [(top1(stage, label, side), side) for label, side in sides.items()]
-    return max([best, *tried], key=lambda one: one[0])
+    scores = top1(stage, sides)
+    return max([best, *((scores[label], side) for label, side in sides.items())], key=lambda one: one[0])
 
 
 def _optimizing(timm: Timm, kind: str, factor: float) -> Timm:
@@ -168,33 +182,23 @@ def _quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float]]:
     return Timm(options.script, options.image_px, (*epoch.BEST[kind], "-j", workers)), speeds
 
 
-def peers(options: argparse.Namespace, chosen: Mapping[str, Any]) -> dict[str, Rows]:
-    """Timm's and torchvision's side, one row per seed."""
+def peer(side: str, options: argparse.Namespace, chosen: Mapping[str, Any]) -> Rows:
+    """Timm's or torchvision's side, one row per seed."""
     told = chosen["timm"]
     parts = {name: tuple(words) for name, words in told["parts"].items()}
     timm = Timm(options.script, options.image_px, tuple(told["quick"]), parts)
-    found: dict[str, Rows] = {"timm": [], "torchvision": []}
-    for seed in range(options.seeds):
-        found["timm"].append(
-            once(
-                options.out / "sides" / f"timm_{seed}.json",
-                lambda seed=seed: of_here(
-                    seed, timm.trained(options.pictures, epochs=options.epochs, seed=seed)
-                ),
-            )
-        )
-        found["torchvision"].append(
-            once(
-                options.out / "sides" / f"torchvision_{seed}.json",
-                lambda seed=seed: of_here(seed, reference(
-                    options.pictures, image_px=options.image_px, lr=chosen["torchvision"]["lr"],
-                    epochs=options.epochs, seed=seed, words=_as_timm(timm),
-                )),
-            )
+    train = partial(timm.trained, options.pictures, epochs=options.epochs)
+    if side == "torchvision":
+        train = partial(
+            reference, options.pictures, image_px=options.image_px, lr=chosen["torchvision"]["lr"],
+            epochs=options.epochs, words=_as_timm(timm),
         )  # fmt: skip
-        for side, rows in found.items():
-            print(f"seed {seed}: {side} {rows[-1]['top1']:.1%} in {rows[-1]['train_s']:.0f} s", flush=True)
-    return found
+    rows: Rows = []
+    for seed in range(options.seeds):
+        file = options.out / "sides" / f"{side}_{seed}.json"
+        rows.append(once(file, lambda seed=seed: of_here(seed, train(seed=seed))))
+        print(f"seed {seed}: {side} {rows[-1]['top1']:.1%} in {rows[-1]['train_s']:.0f} s", flush=True)
+    return rows
 
 
 def of_here(seed: int, row: dict[str, Any]) -> dict[str, Any]:
@@ -226,9 +230,15 @@ def seconds(rows: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def climbed(runs: Runs, image_px: int, top1: float) -> dict[float, Rows]:
-    """Ours, longer and longer until the mean top-1 is at least this; epochs -> rows."""
+    """Ours, longer and longer until the mean top-1 is at least this; epochs -> rows.
+
+    A length whose first seed is hopelessly below it is left out, but for the last.
+    """
     found: dict[float, Rows] = {}
     for epochs in _LADDER:
+        first = ours(replace(runs, seeds=1), epochs, image_px)
+        if mean_top1(first) < top1 - HOPELESS and epochs < _LADDER[-1]:
+            continue
         found[epochs] = ours(runs, epochs, image_px)
         if mean_top1(found[epochs]) >= top1:
             break
@@ -256,6 +266,8 @@ def main() -> None:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("script", type=Path, help="train.py of timm's repository")
     parser.add_argument("--tune", action="store_true", help="choose the others' settings, and stop")
+    parser.add_argument("--at-once", type=int, default=1, help="runs of tuning at a time")
+    parser.add_argument("--only", choices=_SIDES[:1], help="against timm alone")
     parser.add_argument("--seeds", type=int, default=_SEEDS)
     parser.add_argument("--out", type=Path, default=RESULTS / "time_to_accuracy")
     parser.add_argument(
@@ -274,8 +286,8 @@ def main() -> None:
         smaller.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
     whole = all(getattr(options, name.replace("-", "_")) == value for name, value in defaults.items())
-    if options.record and (not whole or options.seeds < 2 or options.tune):
-        parser.error("--record is for the whole measurement and 2 seeds or more, and not for --tune.")
+    if options.record and (not whole or options.seeds < 2 or options.tune or options.only):
+        parser.error("--record is for the whole measurement, both sides and 2 seeds or more, not for --tune.")
     options.pictures, chosen_file = options.pictures.absolute(), options.out / "tuned.json"
     if options.tune:
         write_text_atomically(chosen_file, json.dumps(tune(options), indent=1) + "\n")
@@ -283,12 +295,16 @@ def main() -> None:
     if not chosen_file.exists():
         parser.error(f"{chosen_file} does not exist: run the same with --tune first.")
     chosen = json.loads(chosen_file.read_text(encoding="utf-8"))
-    theirs = peers(options, chosen)
     runs = Runs(Source(str(options.pictures)), options.seeds, "none", "cpu", options.out / "ours", print)
-    ladder = climbed(runs, options.image_px, max(mean_top1(rows) for rows in theirs.values()))
-    longest, last = list(ladder.items())[-1]
+    theirs: dict[str, Rows] = {}
+    climbs: dict[str, dict[float, Rows]] = {}
+    for side in (options.only,) if options.only else _SIDES:
+        theirs[side] = peer(side, options, chosen)
+        climbs[side] = climbed(runs, options.image_px, mean_top1(theirs[side]))
+    longest, last = list(climbs["timm"].items())[-1]
     allowed = longest * statistics.fmean(seconds(theirs["timm"])) / statistics.fmean(seconds(last))
     same = ours(runs, round(allowed, 1), options.image_px)
+    ladder = dict(sorted((epochs, rows) for climb in climbs.values() for epochs, rows in climb.items()))
     for seed in range(options.seeds):
         refuse_other_hardware([rows[seed] for rows in (*theirs.values(), *ladder.values(), same)])
     found = claims(theirs, ladder, same)

@@ -86,11 +86,14 @@ def test_tuning_keeps_the_best_of_each_step():
     right = {"rmsproptf": 4, "0.024": 2, "2 warm": 1, "rand-m6-mstd0.5": 1, "32": 1}
     tries = []
 
-    def top1(stage, label, side):
+    def score(side):
         words = [word for part in side.parts.values() for word in part]
         warm = "2 warm" if words[words.index("--warmup-epochs") + 1] == "2" else ""
-        tries.append((stage, label))
         return sum(right.get(word, 0) for word in [*words, warm])
+
+    def top1(stage, sides):
+        tries.extend((stage, label) for label in sides)
+        return {label: score(side) for label, side in sides.items()}
 
     best, side = tuned_timm(Timm("train.py", 64), top1)
     assert best == 9
@@ -101,7 +104,9 @@ def test_tuning_keeps_the_best_of_each_step():
 
 
 def test_tuning_goes_back_to_what_was_better():
-    best, side = tuned_timm(Timm("train.py", 64), lambda stage, label, side: float(label == "adamw"))
+    best, side = tuned_timm(
+        Timm("train.py", 64), lambda stage, sides: {label: float(label == "adamw") for label in sides}
+    )
     assert best == 1
     assert side.parts["optimizer"] == ("--opt", "adamw", "--weight-decay", "0.05", "--lr", "0.003")
     assert side.parts["batch"] == ("-b", "64")
@@ -112,13 +117,18 @@ def rows(*pairs):
 
 
 def test_we_climb_until_the_mean_is_theirs(tmp_path, monkeypatch):
-    """0.5, 0.6, 0.7 after 2, 3, 4 epochs: 0.65 takes 4."""
-    monkeypatch.setattr(
-        time_to_accuracy, "ours", lambda runs, epochs, px: rows((0.3 + epochs / 10, 60.0 * epochs))
-    )
-    runs = Runs(Source("x"), 1, "none", "cpu", tmp_path, print)
-    assert list(climbed(runs, 128, 0.65)) == [2, 3, 4]
-    assert list(climbed(runs, 128, 2.0)) == [2, 3, 4, 5, 6, 8, 10]
+    """0.5, 0.6, 0.7 after 2, 3, 4 epochs: 0.62 takes 4, and 0.5 is too far below it to be repeated."""
+    asked = []
+
+    def ours(runs, epochs, px):
+        asked.append((epochs, runs.seeds))
+        return rows((0.3 + epochs / 10, 60.0 * epochs))
+
+    monkeypatch.setattr(time_to_accuracy, "ours", ours)
+    runs = Runs(Source("x"), 3, "none", "cpu", tmp_path, print)
+    assert list(climbed(runs, 128, 0.62)) == [3, 4]
+    assert asked == [(2, 1), (3, 1), (3, 3), (4, 1), (4, 3)]
+    assert list(climbed(runs, 128, 2.0)) == [10]  # of the longest all seeds, however far it is
 
 
 def test_the_claims_by_hand():
