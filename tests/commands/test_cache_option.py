@@ -30,8 +30,11 @@ from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.cache import Kept
 from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.job import Job
+from efficientnetv2.training.pace import Rate, Rates, StepRate
+from efficientnetv2.training.picture_sizes import settings_by_size
 from efficientnetv2.training.recipes import named
 
 
@@ -305,8 +308,23 @@ def test_minutes_count_the_filling(large, monkeypatch):
     assert asked == [(4, 90.0)]
     assert recipe.epochs == 12
     assert notes == ["Epochs: 12, what fits into 4 minutes by a short measurement."]
-    with pytest.raises(InputError, match=r"--minutes 1.5: filling the cache alone takes 1.5 minutes"):
-        foretold.settled_by(job.recipe, None, job, 1.5, spent_s=90.0)
+
+
+def test_minutes_that_filling_alone_takes_are_refused(large):
+    ready = prepared(large)
+    recipe = with_settings(named("quick"), ["compile=false", "batch_images=8", "epochs=1"])
+    job = Job(recipe, None, ready.train, ready.val, None, None, CPU, workers=0)
+    second = Rate(0.0, 0.0)
+    sizes = sorted({setting.image_px for setting in settings_by_size(recipe)})
+    rates = Rates(0.0, tuple(StepRate(px, 0.0, 1.0, 1) for px in sizes), second, second, second, 1, 0.0, 1)
+    with pytest.raises(
+        InputError, match=r"--minutes 1.5: .* takes about 1.6 minutes, 1.5 of them to fill the cache"
+    ):
+        foretold.settled_by(job.recipe, rates, job, 1.5, spent_s=90.0)
+    lost = foretold.in_vain(1.5, job, spent_s=90.0)
+    assert lost(rates)
+    assert not foretold.in_vain(1.6, job, spent_s=90.0)(rates)
+    assert not foretold.in_vain(None, job, spent_s=90.0)(rates)
 
 
 def test_minutes_count_every_process_with_its_part_of_the_cores(large, monkeypatch):

@@ -110,6 +110,18 @@ def test_with_weights_a_cache_and_minutes(class_folders, tmp_path):
     assert [line.split()[:2] for line in stages[1:]] == [["1", "32"], ["2", "64"]]
 
 
+@pytest.mark.parametrize("verb", ["plan", "train"])
+def test_minutes_that_no_run_fits_into_are_refused_before_all_sizes_are_measured(
+    verb, class_folders, tmp_path
+):
+    words = [word for word in SCRATCH if word not in ("--epochs", "1")]
+    done = effnetv2(verb, class_folders, *words, "--minutes", "0.0001", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert re.search(r"--minutes 0\.0001: the shortest run has 2 steps.*takes about \S+ minutes", done.stderr)
+    assert "Measuring steps of 32 px (1 of 2)." in done.stdout
+    assert "64 px (2 of 2" not in done.stdout
+
+
 def test_what_train_refuses_is_refused(class_folders, tmp_path):
     done = effnetv2("plan", class_folders, *SCRATCH, "--set", "optimizer.learning=1", cwd=tmp_path)
     assert done.returncode == 2

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tests.command_line import effnetv2
 
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands import ranking
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.data.manifest import read
@@ -41,7 +42,9 @@ def test_the_table_ranks_every_picture_once_and_the_sheet_shows_the_first(class_
     predicted = pd.read_csv(folder / "predictions.csv").set_index("path")
     assert table["rank"].tolist() == list(range(1, 48))
     assert sorted(table["path"]) == sorted(predicted.index)
-    assert table["label"].tolist() == predicted.loc[table["path"], "label"].tolist()
+    assert table["predicted"].tolist() == predicted.loc[table["path"], "label"].tolist()
+    with pytest.raises(InputError, match=r"next\.csv has no column 'label'"):
+        read(str(folder / "next.csv"))  # what it is taken for is not what it is
     page = (folder / "next.html").read_text().replace("<wbr>", "")  # where a long name may break
     assert page.count("data:image/jpeg") == 47
     first, last = page.index(table["path"].iloc[0]), page.index(table["path"].iloc[-1])

@@ -449,6 +449,24 @@ def test_who_has_looked_at_a_study_from_afar_may_still_join_it(found, tmp_path):
     assert joined.returncode == 0, joined.stderr
 
 
+def test_show_replaces_only_what_a_study_has_left(found, tmp_path):
+    """From afar, into a folder that has drawings of somebody else's by the same name; into its own it draws again."""
+    afar = ("--storage", f"sqlite:///{found}/study/study.db".replace("%", "%25").replace("?", "%3F"))
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/fronts.png").write_bytes(b"mine")
+    done = here("search", "show", tmp_path / "study", *afar)
+    assert done.returncode == 2
+    assert "study holds something that is no study ('fronts.png'). Give another folder." in done.stderr
+    assert [(one.name, one.read_bytes()) for one in (tmp_path / "study").iterdir()] == [
+        ("fronts.png", b"mine")
+    ]
+    (tmp_path / "study/fronts.png").unlink()
+    for _ in range(2):
+        done = here("search", "show", tmp_path / "study", *afar)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "study/fronts.png").exists()
+
+
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_a_folder_of_something_else_is_left_alone(more, found, tmp_path):
     (tmp_path / "study").mkdir()

@@ -12,6 +12,7 @@ from scipy.stats import binom, t
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.compare import compare
 from efficientnetv2.evaluation.compare import FinishedRun, gain
+from efficientnetv2.training.claiming import held
 
 
 def _run(name, right, seconds):
@@ -156,6 +157,19 @@ def test_of_figures_that_are_optimistic_by_their_report_it_is_said_that_they_are
     (tmp_path / "run/report.json").write_text(json.dumps(told))  # of an older version
     rows = json.loads(said("run", "folds", as_json=True))["runs"]
     assert rows[0]["optimistic"] is None
+
+
+def test_a_run_that_is_under_way_is_not_called_stopped(tmp_path):
+    with (
+        held(tmp_path),
+        pytest.raises(InputError, match=r"the run there is under way .* no report\.json yet") as said,
+    ):
+        FinishedRun.read(tmp_path, "here")
+    assert "--resume" not in str(said.value)
+    with pytest.raises(
+        InputError, match=r"no run that has come to its end: .* one that was stopped goes on with"
+    ):
+        FinishedRun.read(tmp_path, "here")
 
 
 def test_a_damaged_report_is_refused_by_name(tmp_path):

@@ -18,7 +18,7 @@ from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.answered import write_answers
 from efficientnetv2.training import claiming, resume
-from efficientnetv2.training.claiming import claimed, held
+from efficientnetv2.training.claiming import at_work, claimed, held
 from efficientnetv2.training.folder import LOCK, RUNNING
 from efficientnetv2.training.runs import refuse_occupied
 
@@ -147,6 +147,23 @@ def test_a_killed_run_bars_nobody(tmp_path, monkeypatch):
     assert (tmp_path / RUNNING).exists()
     with held(tmp_path):
         pass
+
+
+def test_whether_a_process_is_at_work_is_known_and_leaves_the_folder_as_it_is(tmp_path):
+    """While it works, not before, not afterwards, nor of one that was killed; to ask hinders nobody."""
+    assert not at_work(tmp_path)
+    assert not at_work(tmp_path / "nowhere")
+    with held(tmp_path):
+        assert at_work(tmp_path)
+    assert not at_work(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    process = SERVER.Process(target=_killed_at_work, args=(str(tmp_path),))
+    process.start()
+    process.join(60)
+    assert (tmp_path / RUNNING).exists()
+    assert not at_work(tmp_path)
+    with held(tmp_path):
+        assert at_work(tmp_path)
 
 
 def _killed_at_work(folder):

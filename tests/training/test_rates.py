@@ -129,10 +129,39 @@ def test_of_a_short_run_no_more_is_timed_than_it_has(job, tmp_path):
 def test_what_is_measured_is_said_before_with_the_time_left(job, tmp_path):
     said = []
     measure(replace(job, reader=Slow(originals(job.train))), tmp_path, say=said.append)
-    first, second, answers = said
+    answers, first, second, checkpoints = said
     assert first == "Measuring steps of 32 px (1 of 2)."
     assert re.fullmatch(r"Measuring steps of 64 px \(2 of 2, about \d+ s left\)\.", second)
-    assert answers == "Measuring answers and checkpoints."
+    assert answers == "Measuring answers."
+    assert checkpoints == "Measuring checkpoints."
+
+
+def test_what_is_in_vain_is_not_measured_to_its_end(job, tmp_path):
+    """Asked after the 32 px of its two sizes: then 64 px, four times the pixels, are taken to need four times as long.
+
+    What it is asked by holds answers, and both sizes as if the larger took no longer than the smaller.
+    """
+    asked, said = [], []
+
+    def in_vain(rates):
+        asked.append(rates)
+        return True
+
+    found = measure(job, tmp_path, in_vain=in_vain, say=said.append)
+    assert not any("64 px" in line for line in said)
+    (least,) = asked
+    assert least.answers.each_s > 0
+    assert [rate.image_px for rate in least.steps] == [32, 64]
+    assert least.steps[1].each_s == least.steps[0].each_s == found.steps[0].each_s
+    assert found.steps[1].each_s == pytest.approx(4 * found.steps[0].each_s)
+    assert found.steps[1].begin_s == 0
+
+
+def test_what_may_do_is_measured_whole(job, tmp_path):
+    asked = []
+    found = measure(job, tmp_path, in_vain=lambda rates: bool(asked.append(rates)))
+    assert [rates.steps for rates in asked][-1] == found.steps, "asked after each size"
+    assert len(asked) == 2
 
 
 def test_what_the_first_checkpoint_takes_longer_is_told_apart(job, tmp_path, monkeypatch):

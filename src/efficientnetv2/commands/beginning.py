@@ -14,6 +14,7 @@ from efficientnetv2.base.preprocessing import RGB, Preprocessing
 from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.foretold import (
+    in_vain,
     job_of,
     preprocessing_of,
     scratch,
@@ -179,9 +180,10 @@ def begin(
         lines = _said([f"Run folder: {path}", prepared.split_note, *chosen], screen)
         screen.say(to_measure(recipe, words.minutes))
         job = job_of(settled, prepared, path, device, workers, None if pictures is None else pictures.reader)
-        with scratch(path) as beside:
-            rates = measure(job, beside, say=screen.say)
         spent_s = 0.0 if pictures is None else pictures.seconds
+        lost = in_vain(words.minutes, job, spent_s=spent_s, world=world)
+        with scratch(path) as beside:
+            rates = measure(job, beside, in_vain=lost, say=screen.say)
         recipe, notes = settled_by(decided.recipe, rates, job, words.minutes, spent_s=spent_s, world=world)
         chosen += notes
     chosen += patience_in_vain(recipe, Length.of(recipe, len(prepared.train)))

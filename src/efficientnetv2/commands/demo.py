@@ -64,8 +64,10 @@ def demo(
     for number, (title, verb, words) in enumerate(told, start=1):
         last = number == len(told)
         screen.say("")
-        screen.say(f"{number} of {len(told)}: {title}")
+        screen.say(f"Step {number} of {len(told)}: {title}")
         screen.say(shlex.join(["effnetv2", verb.__name__, *words]))
+        if verb is crossval:
+            screen.say(_outlook_on_folds(out))
         screen.say("")
         with redirect_stdout(sys.stderr) if as_json and not last else nullcontext():
             _do(verb, [*words, "--json"] if as_json and last else words)
@@ -172,6 +174,24 @@ def _do(verb: Callable[..., None], words: list[str]) -> None:
     command = typer.main.get_command(alone)
     with command.make_context(verb.__name__, list(words)) as context:
         command.invoke(context)
+
+
+def _outlook_on_folds(out: Path) -> str:
+    """How long the folds' runs will train, as a sentence: like the one run before them, each on its part of all.
+
+    Args:
+        out: folder of that run, whose report says how long it took.
+    """
+    import json
+
+    from efficientnetv2.commands.screen import duration
+
+    told = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    learnt = (FOLDS - 1) * (
+        told["train_pictures"] + told["pictures"]
+    )  # every picture by all folds but its own
+    seconds = told["wall_s"] * learnt / told["train_pictures"]
+    return f"Its {FOLDS} runs train for about {duration(seconds)}, by how long that of step 2 did; probes come on top."
 
 
 def _outlook(pictures: Path, out: Path) -> Iterable[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from efficientnetv2.training.interrupt import sigterm_as_ctrl_c
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.pace import Rates
 from efficientnetv2.training.picture_sizes import settings_by_size
-from efficientnetv2.training.plan import epochs_within
+from efficientnetv2.training.plan import epochs_within, minutes_of
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.settle import Settled
 from efficientnetv2.training.sharing import at_once
@@ -99,6 +100,23 @@ def to_measure(recipe: Recipe, minutes: float | None) -> str:
     )
 
 
+def in_vain(
+    minutes: float | None, job: Job, *, spent_s: float, world: World = ALONE
+) -> Callable[[Rates], bool]:
+    """Whether rates say that not even one step per stage fits into the minutes, for ``training.rates.measure``.
+
+    Args:
+        minutes: that the run may take, as of ``settled_by``; None leaves nothing in vain.
+        job: to be run.
+        spent_s: on filling a cache.
+        world: the processes that will run it.
+    """
+    if minutes is None:
+        return lambda rates: False
+    stages = job.recipe.progressive.stages
+    return lambda rates: _given(minutes_of, job, rates, spent_s, world)(stages) > minutes
+
+
 def still_so(notes: Sequence[str], minutes: float | None) -> list[str]:
     """Those sentences on what was chosen that ``settled_by`` does not choose anew.
 
@@ -160,25 +178,26 @@ def _in_time(recipe: Recipe, rates: Rates) -> tuple[Recipe, str]:
 
 def _as_long_as(minutes: float, job: Job, rates: Rates, spent_s: float, world: World) -> tuple[Recipe, str]:
     """The recipe with the epochs that fit into so many minutes."""
-    if minutes * 60 <= spent_s:
-        raise InputError(
-            f"--minutes {minutes:g}: filling the cache alone takes {spent_s / 60:.1f} minutes. Give more; a cache on "
-            "disk is there the next time."
-        )
-    images = len(job.train)
-    epochs = epochs_within(
-        minutes,
-        job.recipe,
-        rates,
-        images=images,
+    epochs = _given(epochs_within, job, rates, spent_s, world)(minutes)
+    recipe = job.recipe.model_copy(update={"epochs": epochs})
+    recipe.progressive.at(0, steps=Length.of(recipe, len(job.train)).steps)
+    return recipe, f"Epochs: {epochs:g}, what fits into {count_of(minutes, 'minute')} by a short measurement."
+
+
+def _given(
+    asked: Callable[..., float], job: Job, rates: Rates, spent_s: float, world: World
+) -> Callable[[float], float]:
+    """A function of ``training.plan``, given all but its first argument."""
+    return partial(
+        asked,
+        recipe=job.recipe,
+        rates=rates,
+        images=len(job.train),
         val_images=len(job.val),
         minival_images=job.minival_images,
         spent_s=spent_s,
         at_once=at_once(world, job.device),
     )
-    recipe = job.recipe.model_copy(update={"epochs": epochs})
-    recipe.progressive.at(0, steps=Length.of(recipe, images).steps)
-    return recipe, f"Epochs: {epochs:g}, what fits into {count_of(minutes, 'minute')} by a short measurement."
 
 
 @contextmanager

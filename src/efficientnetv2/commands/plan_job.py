@@ -20,7 +20,15 @@ from efficientnetv2.commands.caching import Foreseen, foreseen
 from efficientnetv2.commands.choosing import chosen
 from efficientnetv2.commands.explaining import explained
 from efficientnetv2.commands.findings import Known
-from efficientnetv2.commands.foretold import job_of, scratch, settled_by, still_so, to_be_measured, to_measure
+from efficientnetv2.commands.foretold import (
+    in_vain,
+    job_of,
+    scratch,
+    settled_by,
+    still_so,
+    to_be_measured,
+    to_measure,
+)
 from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, prepare
 from efficientnetv2.commands.probing import with_classifier
@@ -100,16 +108,17 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     notes = [prepared.split_note, *known.chosen, *settled.notes, *before.lines]
     kept = foreseen(words.cache, settled.recipe, prepared, device, screen)
     screen.say(to_measure(job.recipe, words.minutes))
+    spent_s = 0.0 if kept is None else kept.seconds
     with scratch(known.path) as folder:
         began = time.perf_counter()
         rates = measure(
             job if kept is None else replace(job, train=kept.pictures, reader=kept.reader),
             folder,
             run_steps=None if to_be_measured(words.minutes, settled.recipe) else job.length.steps,
+            in_vain=in_vain(words.minutes, job, spent_s=spent_s),
             say=screen.say,
         )
         measuring_s = time.perf_counter() - began
-        spent_s = 0.0 if kept is None else kept.seconds
         recipe, further = settled_by(known.recipe, rates, job, words.minutes, spent_s=spent_s)
         job, notes = replace(job, recipe=recipe), [*still_so(notes, words.minutes), *further]
         notes += patience_in_vain(recipe, job.length)

@@ -28,7 +28,8 @@ from efficientnetv2.models.network import Network
 
 # Of the draws: the same model and pictures are to give the same order. Ours.
 _SEED = 0
-_COLUMNS = ["rank", "path", "label", "probability", "second", "second_probability", "entropy", "margin"]
+# What it is taken for is not called label: that is the column that a person fills in, and that train reads.
+_COLUMNS = ["rank", "path", "predicted", "probability", "second", "second_probability", "entropy", "margin"]
 _ON_SHEET = 60  # pictures: an evening's labelling, some 300 kB. Ours.
 
 
@@ -114,7 +115,7 @@ def write_ranking(
     table = pd.DataFrame(
         {
             "path": [answered.paths[row] for row in rows],
-            "label": names[best[:, 0]],
+            "predicted": names[best[:, 0]],
             "probability": probabilities[places, best[:, 0]].round(6),
             "second": names[best[:, 1]],
             "second_probability": probabilities[places, best[:, 1]].round(6),
@@ -130,7 +131,7 @@ def write_ranking(
 
     shown = [
         Ranked(
-            str(one["path"]), str(one["label"]), float(one["probability"]), str(one["second"]),
+            str(one["path"]), str(one["predicted"]), float(one["probability"]), str(one["second"]),
             picture(int(rows[place])),
         )
         for place, (_, one) in zip(found.order, table.head(_ON_SHEET).iterrows(), strict=False)

@@ -16,13 +16,16 @@ from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.page import is_page
 from efficientnetv2.search.storage import file_of, hidden, url_of
 from efficientnetv2.search.study import Plan
 
+#: Of what a study leaves there, what ``search show`` draws: the page first.
+DRAWN = ("search.html", "fronts.png", "rewards.png", "importances.png")
 #: What a study leaves there; anything else is somebody else's.
 STUDY_FILES = {
     "study.yaml", "study.db", "study.db.lock", "study.db-journal", "pictures.csv", "step_times.json",
-    "step_times.lock", "log.txt", "search.html", "fronts.png", "rewards.png", "importances.png", "found.yaml",
+    "step_times.lock", "log.txt", "found.yaml", *DRAWN,
 }  # fmt: skip
 # A line of its log begins so; a list of pictures looks like anybody's.
 _LOGGED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ")
@@ -67,7 +70,8 @@ class StudyFolder:
         """Whether the folder is, or can become, a study's; nothing is made.
 
         Raises:
-            InputError: it holds something else, such as a list of pictures where no study has been begun.
+            InputError: it holds something else, such as a list of pictures where no study has been begun, or drawings
+                without the page that they were drawn for.
         """
         if self.file.exists():
             return
@@ -75,6 +79,9 @@ class StudyFolder:
         ours = STUDY_FILES - {"pictures.csv"}
         if not _is_log(self.path / "log.txt"):  # what is left of a study whose backbone could not be trained
             ours -= {"log.txt"}
+        page = self.path / DRAWN[0]
+        if not (page.is_file() and is_page(page)):  # of a study looked at from afar
+            ours -= set(DRAWN)
         others = [name for name in there if name not in ours and not name.endswith(".partial")]
         if others:
             raise InputError(

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.screen import Screen, answer
-from efficientnetv2.commands.search_folder import StudyFolder
+from efficientnetv2.commands.search_folder import DRAWN, StudyFolder
 from efficientnetv2.commands.search_screen import figures
 from efficientnetv2.evaluation.drawing import png
 from efficientnetv2.evaluation.page import rendered
@@ -64,10 +64,11 @@ def show_study(path: Path, storage: str | None, wait: float, *, as_json: bool) -
     """Draw a study.
 
     Raises:
-        InputError: there is none, or the page can't be written.
+        InputError: there is none, its folder here holds something else, or the page can't be written.
     """
     screen = Screen(quiet=as_json)
     read = Read.of(path, storage, wait, screen)
+    read.folder.check()
     study, rows = read.study, read.rows
     shares = importances(study)
     drawings = {
@@ -76,11 +77,11 @@ def show_study(path: Path, storage: str | None, wait: float, *, as_json: bool) -
         "importances": draw_importances(shares),
     }
     read.folder.path.mkdir(parents=True, exist_ok=True)
+    page = read.folder.path / DRAWN[0]
+    write_text_atomically(page, _page(read, drawings))  # by which the drawings are known for the study's
     for name, figure in drawings.items():
         if figure is not None:
             write_atomically(read.folder.path / f"{name}.png", partial(_write, png(figure)))
-    page = read.folder.path / "search.html"
-    write_text_atomically(page, _page(read, drawings))
     if as_json:
         answer(_as_json(read, shares))
         return

@@ -17,6 +17,7 @@ from efficientnetv2.evaluation.curve import Row
 from efficientnetv2.evaluation.hanging import hanging_together
 from efficientnetv2.evaluation.roots import root_of
 from efficientnetv2.metrics.resampling import Difference
+from efficientnetv2.training.claiming import at_work
 from efficientnetv2.training.folder import RunFolder
 
 
@@ -76,9 +77,15 @@ class FinishedRun:
             name: to call it by.
 
         Raises:
-            InputError: it is none, the run has not come to its end, or its pictures have several labels.
+            InputError: it is none, the run is under way or was stopped before its end, or its pictures have several
+                labels.
         """
         missing = [file for file in ("report.json", "predictions.csv") if not (folder / file).is_file()]
+        if missing and at_work(folder):
+            raise InputError(
+                f"{folder}: the run there is under way at this moment, so it has no {missing[0]} yet. Compare it when "
+                "it has come to its end."
+            )
         if missing:
             raise InputError(
                 f"{folder} is no run that has come to its end: it has no {missing[0]}. Give the folder of one; "

@@ -13,8 +13,15 @@ from pydantic import ValidationError
 from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.base.errors import InputError, did_you_mean, rule_of
 from efficientnetv2.progressive import Progressive
+from efficientnetv2.training.fields import every_field
 from efficientnetv2.training.learning import Optimizer, Schedule
 from efficientnetv2.training.recipe import Recipe
+
+# Among what a field takes (``training.fields``): what is in brackets, where a number begins, a word to be typed.
+_LIST_OR_TABLE = re.compile(r"([\[{].*?[\]}])")
+_BEGIN = r"(?:^|(?<=, )|(?<= or ))"
+_NUMBER = re.compile(_BEGIN + r"(?=(?:whole )?number)")
+_WORD = re.compile(_BEGIN + r"(?!null|text|true|false)\w+(?=, | or |$)")
 
 
 def read(file: Path) -> Recipe:
@@ -81,11 +88,24 @@ def _complaints(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]
                 first = wrong.pop(name)[1].partition("; did you mean")[0]
                 message = f"{first}, or {message.removeprefix('has to be ')}"
             message += did_you_mean(str(value), re.findall("'(.*?)'", message)).removesuffix(".")
+        elif name in wrong and wrong[name][1] != message and (values := _values_of(name)):
+            # Each kind of value that the field takes has a rule that this one breaks; one alone would mislead.
+            wrong[name] = (wrong[name][0], f"has to be {values}")
         wrong.setdefault(name, (f"{name}{shown}", message))
     # Of a ramp that is wrong inside, pydantic also says that it is no number.
     return {
         name: told for name, told in wrong.items() if not any(other.startswith(f"{name}.") for other in wrong)
     }
+
+
+def _values_of(name: str) -> str | None:
+    """What a field takes, in words that follow ``has to be``; None of what is no field."""
+    values = next((field.values for field in every_field() if field.name == name), None)
+    if values is None:
+        return None
+    parts = _LIST_OR_TABLE.split(values)
+    parts[::2] = [_WORD.sub(r"'\g<0>'", _NUMBER.sub("a ", part)) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _place_of(location: tuple[int | str, ...], plain: Any) -> list[str]:

@@ -87,6 +87,32 @@ def held(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def at_work(path: Path) -> bool:
+    """Whether a process is at work in a folder at this moment, ``held`` by it.
+
+    A file that a killed run has left says nothing; its lock has ended with the process.
+
+    Args:
+        path: of the folder.
+
+    Returns:
+        False too where it can't be known: of a folder that may not be written into, or of a process on another machine
+        whose locks the file system does not pass on.
+    """
+    file = path / RUNNING
+    if not file.is_file():
+        return False
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    lock.release()
+    return False
+
+
 @contextmanager
 def _alone_in(path: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
     lock = FileLock(path / LOCK)

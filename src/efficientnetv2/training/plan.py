@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -215,38 +216,77 @@ def epochs_within(
         images: to train on.
         val_images: to evaluate on.
         minival_images: to choose by.
-        spent_s: before the first step.
+        spent_s: before the first step, on filling a cache.
         at_once: processes that share steps and answers, each as fast as one alone (``Rates.shared``).
 
     Raises:
-        InputError: not even one step per stage fits.
+        InputError: not even one step per stage fits; it says how many minutes would do.
     """
-    rates = rates.shared(at_once)
-
-    def seconds(steps: int) -> float:
-        epochs = steps * recipe.batch_images / images
-        return forecast(
-            recipe.model_copy(update={"epochs": epochs}),
-            rates,
-            images=images,
-            val_images=val_images,
-            minival_images=minival_images,
-        ).seconds
-
-    room = (minutes * 60 - spent_s) * (1 - _RESERVE)
+    takes_of = partial(
+        minutes_of,
+        recipe=recipe,
+        rates=rates,
+        images=images,
+        val_images=val_images,
+        minival_images=minival_images,
+        spent_s=spent_s,
+        at_once=at_once,
+    )
     fits, too_many = recipe.progressive.stages, recipe.progressive.stages + 1
-    if seconds(fits) > room:
-        takes = (spent_s + seconds(fits) / (1 - _RESERVE)) / 60
+    if (takes := takes_of(fits)) > minutes:
         digit = 10 ** (math.floor(math.log10(takes)) - 1)  # rounded up to two of them
         least = count_of(float(f"{math.ceil(takes / digit) * digit:.2g}"), "minute")
         raise InputError(
             f"--minutes {minutes:g}: the shortest run has {count_of(fits, 'step')}, one for each stage; with "
-            f"validation, checkpoints and the last evaluation it takes {least}. Give more, or smaller pictures "
-            "(--image-px) or a smaller network (--model)."
+            f"validation, checkpoints and the last evaluation it takes about {least}{_filling(spent_s)}. Give at least "
+            "so many, or smaller pictures (--image-px) or a smaller network (--model)."
         )
-    while seconds(too_many) <= room:
+    while takes_of(too_many) <= minutes:
         fits, too_many = too_many, 2 * too_many
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        fits, too_many = (middle, too_many) if seconds(middle) <= room else (fits, middle)
+        fits, too_many = (middle, too_many) if takes_of(middle) <= minutes else (fits, middle)
     return float(f"{fits * recipe.batch_images / images:.4g}")
+
+
+def minutes_of(
+    steps: int,
+    recipe: Recipe,
+    rates: Rates,
+    *,
+    images: int,
+    val_images: int,
+    minival_images: int = 0,
+    spent_s: float = 0.0,
+    at_once: int = 1,
+) -> float:
+    """The minutes that a run of so many steps is to be given: what it takes, what stays free, what has been spent.
+
+    Args:
+        steps: of the run, at least one per stage.
+        recipe: settled but for the epochs.
+        rates: of the run, measured by one process.
+        images: to train on.
+        val_images: to evaluate on.
+        minival_images: to choose by.
+        spent_s: before the first step.
+        at_once: processes that share steps and answers, as of ``epochs_within``.
+
+    Raises:
+        InputError: a stage would get no step.
+    """
+    run = forecast(
+        recipe.model_copy(update={"epochs": steps * recipe.batch_images / images}),
+        rates.shared(at_once),
+        images=images,
+        val_images=val_images,
+        minival_images=minival_images,
+    )
+    return (spent_s + run.seconds / (1 - _RESERVE)) / 60
+
+
+def _filling(spent_s: float) -> str:
+    """What of the minutes goes into a cache, in words that follow them; '' where nothing does."""
+    if spent_s == 0:
+        return ""
+    return f", {spent_s / 60:.2g} of them to fill the cache (one on disk is there the next time)"

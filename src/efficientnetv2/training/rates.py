@@ -42,6 +42,8 @@ _TIMED_STEPS, _TIMED_S, _LONG_S = 3, 2.0, 10.0
 _MOST_IMAGES = 256
 # Pictures answered before any that are timed, at most so many of these, and the seconds that they are to fill.
 _FEW, _MOST_ANSWERS, _ANSWERS_S = 8, 512, 2.0
+# Seconds of compiling, and steps of every size: see ``_Timed``.
+_Lost = Callable[[float, tuple[StepRate, ...]], bool]
 # Of the measured run: so long that its learning rate stays near 0, so that nothing diverges.
 _STEPS = 1_000_000
 
@@ -51,25 +53,35 @@ def measure(
     scratch: Path,
     *,
     run_steps: int | None = None,
+    in_vain: Callable[[Rates], bool] = lambda rates: False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Rates:
     """Do a little of everything that the run will do.
+
+    Answers come first and small pictures before large ones, so that what is in vain shows early.
 
     Args:
         job: to be run, by one process; its network stays as it is, a copy is trained.
         scratch: a folder on the disk that the run will write to; checkpoints and a model file are left there.
         run_steps: of the whole run: of each size no more are timed than are its share, or measuring a short run would
             take longer than the run. None where the rates decide how long it is.
+        in_vain: told after every size, of rates that are those of the run or better, whether a run of such rates is out
+            of the question. Then the sizes left are not measured, but taken to grow as their pixels do.
         say: gets a line before each thing that takes a while.
 
     Raises:
         InputError: what the run would raise: pictures that can't be read, memory or disk too short.
     """
     state = begin(place(copy.deepcopy(job.network), job.device), job.recipe)
-    compile_s, steps = _steps(job, state, run_steps, say)
-    say("Measuring answers and checkpoints.")
+    say("Measuring answers.")
     curve = _answers(job, state, once=True)
     answers = curve if job.preprocessing.views == "one" else _answers(job, state, once=False)
+
+    def lost(compile_s: float, steps: tuple[StepRate, ...]) -> bool:
+        return in_vain(Rates(compile_s, steps, curve, answers, Rate(0.0, 0.0), 0, 0.0, 0))
+
+    compile_s, steps = _steps(job, state, run_steps, lost, say)
+    say("Measuring checkpoints.")
     checkpoints, checkpoint = _checkpoints(state, scratch)
     began = time.perf_counter()
     model = scratch / "model.safetensors"
@@ -93,13 +105,13 @@ def measure(
 
 
 def _steps(
-    job: Job, state: State, run_steps: int | None, say: Callable[[str], None]
+    job: Job, state: State, run_steps: int | None, lost: _Lost, say: Callable[[str], None]
 ) -> tuple[float, tuple[StepRate, ...]]:
     """Seconds of compiling, and the steps of each size."""
     group = job.recipe.group_images
     assert group is not None, "settle() comes first"
     groups = min(job.recipe.batch_images // group, max(job.at_a_time.most, _MOST_IMAGES // group))
-    timed = _Timed(job, job.recipe.model_copy(update={"batch_images": groups * group}), run_steps, say)
+    timed = _Timed(job, job.recipe.model_copy(update={"batch_images": groups * group}), run_steps, lost, say)
     loop = train(
         state,
         timed.batches(),
@@ -124,6 +136,7 @@ class _Timed:
         job: to be run.
         recipe: its own, perhaps with a part of the batch.
         run_steps: see ``measure``.
+        lost: whether sizes like these, after so many seconds of compiling, make the rest of no use.
         say: gets a line before each size.
 
     Attributes:
@@ -131,8 +144,10 @@ class _Timed:
         rates: of the sizes done.
     """
 
-    def __init__(self, job: Job, recipe: Recipe, run_steps: int | None, say: Callable[[str], None]) -> None:
-        self.job, self.recipe, self._say = job, recipe, say
+    def __init__(
+        self, job: Job, recipe: Recipe, run_steps: int | None, lost: _Lost, say: Callable[[str], None]
+    ) -> None:
+        self.job, self.recipe, self._lost, self._say = job, recipe, lost, say
         self._settings = sorted(settings_by_size(recipe), key=lambda one: one.image_px)
         self._most = math.inf if run_steps is None else run_steps / len(self._settings)
         self.compile_s = 0.0
@@ -164,6 +179,9 @@ class _Timed:
                     pin_memory=job.device.type == "cuda",
                 )
             self.rates.append(self._rate(setting, self._peak.bytes))
+            if self._lost(self.compile_s, self._all(growth=0)):  # larger pictures take no less time
+                self.rates = list(self._all(growth=1))
+                return
 
     def after_step(self) -> None:
         """Told of every step done. The device is waited for only where timing begins and ends: the run does not wait.
@@ -181,6 +199,20 @@ class _Timed:
             self._watching.enter_context(self._peak)
         elif len(self._marks) == 1 + self._warm_up:
             self._watching.close()
+
+    def _all(self, *, growth: float) -> tuple[StepRate, ...]:
+        """The sizes done, and those left as the last of these with its time grown by this power of the pixels."""
+        last = self.rates[-1]
+        left = (
+            replace(
+                last,
+                image_px=setting.image_px,
+                begin_s=0.0,
+                each_s=last.each_s * (setting.image_px / last.image_px) ** (2 * growth),
+            )
+            for setting in self._settings[len(self.rates) :]
+        )
+        return (*self.rates, *left)
 
     def _left(self) -> str:
         """How long all sizes that are left will take, as those that are done promise; '' before any is."""
