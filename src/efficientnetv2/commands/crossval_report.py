@@ -76,7 +76,7 @@ def conclude(
     networks = Networks(folder, len(answered), plan.members)
     together = networks.together()
     facts = replace(
-        _facts(folder, runs, dealt, pooled, baseline),
+        _facts(folder, runs, dealt, answered, pooled, baseline),
         wall_s=_seconds(folder, plan, answered, again),
         hashes=networks.hashes(),
         skipped=len(skipped) + len(lost),
@@ -145,12 +145,19 @@ def _whole(runs: Runs, dealt: Folds, answered: list[Answered], comparisons: list
     )
 
 
-def _facts(folder: Path, runs: Runs, dealt: Folds, pooled: Predictions, baseline: Baseline | None) -> Facts:
+def _facts(
+    folder: Path,
+    runs: Runs,
+    dealt: Folds,
+    answered: Sequence[Answered],
+    pooled: Predictions,
+    baseline: Baseline | None,
+) -> Facts:
     """What the report says beside the figures; of one run that of the first."""
     manifest, members = runs.manifest, runs.plan.members
     first = json.loads((folder / run_name(0) / "report.json").read_text(encoding="utf-8"))
     before = sum(_seen_by(folder, number, members) for number in range(len(dealt.parts)))
-    learnt = _learnt(manifest, dealt)
+    learnt = _learnt(manifest, dealt, answered)
     facts = Facts(
         data=manifest.source,
         evaluated_on="out-of-fold",
@@ -248,14 +255,18 @@ def _fold_of(answered: Sequence[Answered]) -> Ints:
     return numbers[np.argsort(rows, kind="stable")]
 
 
-def _learnt(manifest: Manifest, dealt: Folds) -> dict[str, int]:
+def _learnt(manifest: Manifest, dealt: Folds, answered: Sequence[Answered]) -> dict[str, int]:
     """Of each class, how many pictures the network of a fold has learnt from: the mean over the folds.
 
-    Empty where pictures have several labels.
+    Empty where pictures have several labels. What its run could not read at some time is not counted.
     """
     if manifest.separator is not None:
         return {}
-    labels = manifest.labels[np.concatenate([part.learning for part in dealt.parts])]
+    learnt = [
+        part.learning[~np.isin(part.learning, list(one.unread))]
+        for part, one in zip(dealt.parts, answered, strict=True)
+    ]
+    labels = manifest.labels[np.concatenate(learnt)]
     counts = np.bincount(labels, minlength=len(manifest.class_names)).tolist()
     return {
         name: round(count / len(dealt.parts))
