@@ -44,6 +44,7 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
         data=prepared.manifest.source,
         evaluated_on=job.answered,
         trained_on=before["pictures"],
+        chose=before.get("chose", 0),  # a run begun by an earlier version did not ask
         selected_on=selected.pop("selected_on", None),
         views=recipe.eval_views,
         model=title(recipe.model),
@@ -51,7 +52,7 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
         versions=versions(),
         chosen=beginning["chosen"],
         notes=[
-            *([before["note"]] if before["pictures"] else []),
+            *([before["note"]] if "note" in before else []),
             prepared.split_note,
             *(str(choice) for choice in (result.selection, result.sizes) if choice),
         ],
