@@ -128,6 +128,13 @@ class Facts:
             return f"{self.trained_on:,} of these pictures"
         return "these pictures" if self.of_training else ""
 
+    @property
+    def choosers(self) -> str:
+        """Those of the others that chose it, in words; '' where none is known to have."""
+        if self.evaluated_on == self.selected_on:
+            return "these pictures"
+        return f"{self.chose:,} of these pictures" if self.chose else ""
+
 
 @dataclass(frozen=True, eq=False)
 class Mistake:
