@@ -90,6 +90,7 @@ def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model
     assert [line.split()[1].rstrip(":") for line in named] == [
         f"{f.parent.name}/{f.name}" for f in broken[:5]
     ]
+    assert [line.endswith(": likewise.") for line in named] == [False, True, True, True, True]
     assert "Skipped 7 more that could not be read." in done.stdout
     assert "Skipped 12 of 48 pictures; --out FOLDER lists them all." in done.stdout
     done = effnetv2("evaluate", model, class_folders, "--device", "cpu", "--out", "rated", cwd=tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -334,6 +335,13 @@ def test_a_run_that_was_killed_comes_to_its_end_with_a_picture_that_was_cut_shor
     assert done.returncode == 0, done.stderr
     assert f"1 picture of the run can't be read any more (first: {lost})" in done.stdout
     assert pd.read_csv(tmp_path / "run/skipped.csv")["path"].tolist() == [lost]
+    learnt = frame[(frame["split"] == "train") & (frame["path"] != f"../pictures/{lost}")]
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert (report["train_pictures"], report["train_lost"], report["skipped"]) == (len(learnt), 1, 1)
+    assert report["train_support"] == learnt["label"].value_counts().to_dict()
+    page = (tmp_path / "run/report.html").read_text()
+    assert f"Learnt from {len(learnt)} pictures, then" in page
+    assert "It became unreadable during training, and others of the class took its place." in page
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):

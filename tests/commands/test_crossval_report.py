@@ -39,7 +39,11 @@ def test_copies_of_pictures_tell_nothing_new_of_a_class_either():
 def test_what_there_is_of_a_class_to_learn_from_is_the_mean_over_the_folds():
     data = manifest(np.repeat([0, 1], [30, 12]))
     dealt = folds(data, k=3, seed=0, contents=np.arange(42), by="class")
-    assert crossval_report._learnt(data, dealt) == {"c0": 20, "c1": 8}
+    answered = [SimpleNamespace(unread={}) for _ in dealt.parts]
+    assert crossval_report._learnt(data, dealt, answered) == {"c0": 20, "c1": 8}
+    for part, one in zip(dealt.parts, answered, strict=True):  # three of the second class in each run
+        one.unread = dict.fromkeys(part.learning[data.labels[part.learning] == 1][:3].tolist(), "is empty")
+    assert crossval_report._learnt(data, dealt, answered) == {"c0": 20, "c1": 5}
 
 
 def test_copies_tell_nothing_new_of_the_first_five_either():

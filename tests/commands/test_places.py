@@ -241,6 +241,18 @@ def test_who_stands_in_data_is_told_where_to_go(verb, place, class_folders):
     assert f"(cd ../..) and name it: effnetv2 {verb} pictures/." in within.stderr
 
 
+@pytest.mark.parametrize("verb", ["train", "plan", "crossval", "inspect"])
+@pytest.mark.parametrize("out", [None, "pictures/red/new"])
+def test_a_place_in_data_is_refused_before_any_work(verb, out, class_folders, monkeypatch):
+    """Before the verb's own work is so much as loaded: torch takes seconds, and a list of many pictures minutes."""
+    monkeypatch.setitem(sys.modules, f"efficientnetv2.commands.{verb}_job", None)
+    monkeypatch.chdir(class_folders if out is None else class_folders.parent)
+    words = ("pictures", "--out", out) if out else (".",)
+    ended = CliRunner().invoke(app, [verb, *words], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert ended.exit_code == 2, ended.output
+    assert ("lies in DATA pictures" if out else "here is DATA itself") in ended.stderr
+
+
 def test_an_evaluation_lies_outside_of_data(class_folders):
     for inside in ("red", "new", "."):
         with pytest.raises(InputError, match="lies in DATA"):

@@ -12,10 +12,12 @@ from tests.command_line import TINY, effnetv2, killed_at
 from tests.rasters import rasterio, write_raster
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Bands
 from efficientnetv2.commands.going_on import as_begun
 from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
+from efficientnetv2.commands.source import _told as told_of_rule
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import modelfile
@@ -53,6 +55,27 @@ def test_the_model_file_knows_the_rule(trained):
     assert 2_700 <= bands.high[0] <= 3_300
     assert "Rasters: bands 4, 3, 2 as red, green and blue; values" in done.stdout
     assert "rasters of 5 x uint16" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("bands", "said"),
+    [
+        (
+            Bands((1, 1, 1), (37.5,) * 3, (3957.0,) * 3),
+            "band 1 as grey (others by --bands); values 37.5 to 3957 become",
+        ),
+        (
+            Bands((3, 2, 1)),
+            "bands 3, 2, 1 as red, green and blue (others by --bands); values 0 to 255 become",
+        ),
+        (
+            Bands((1, 1, 2), (0.0, 0.0, 9.0), (99.0, 99.0, 90.0)),
+            "bands 1, 1, 2 as red, green and blue (others by --bands); values 0 to 99, 0 to 99, 9 to 90 become",
+        ),
+    ],
+)
+def test_what_holds_of_all_channels_is_told_once(bands, said):
+    assert told_of_rule(bands, given=False) == [f"Rasters: {said} 0 to 255. The model file keeps this."]
 
 
 def test_evaluate_predict_and_python_agree(trained, tmp_path):

@@ -24,10 +24,13 @@ from typer.testing import CliRunner
 
 from efficientnetv2.arch.files import read
 from efficientnetv2.arch.growth import compound, grow
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.timing import Spread
 from efficientnetv2.cli import app
 from efficientnetv2.commands import search_job
 from efficientnetv2.commands.prepare import prepare
+from efficientnetv2.commands.search import PlaceOptions, ProxyOptions, SearchOptions
+from efficientnetv2.commands.search_asked import Asked
 from efficientnetv2.commands.search_folder import StudyFolder
 from efficientnetv2.commands.source import Source
 from efficientnetv2.models.modelfile import load
@@ -36,6 +39,8 @@ from efficientnetv2.search.storage import Storage, url_of
 from efficientnetv2.search.study import opened, plan_of
 from efficientnetv2.search.told import StepTold, Trained
 from efficientnetv2.search.trial import Outcome
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.recipes import named
 
 TRIALS = 4
 
@@ -380,6 +385,28 @@ def test_what_can_not_be_is_refused_before_anything_is_made(more, said, found, t
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("patience=3", "says patience=3, but a trial trains to its end"),
+        ("eval_px_tried=[32,64]", "says eval_px_tried=(32, 64), but a trial answers at one size"),
+    ],
+)
+def test_what_a_recipe_file_says_in_vain_is_refused(setting, said, tmp_path):
+    """As ``--set`` is; and with the words that the message gives, it is let through."""
+    brought = with_settings(named("proxy_small"), ["minival=0.2", setting]).to_json()
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(brought))
+
+    def asked(*settings):
+        proxy = ProxyOptions(recipe=str(tmp_path / "mine.yaml"), settings=list(settings))
+        return Asked(tmp_path, None, None, None, SearchOptions(), proxy, Source("pictures"), PlaceOptions())
+
+    with pytest.raises(InputError, match=re.escape(said)):
+        asked()
+    field = setting.partition("=")[0]
+    assert getattr(asked(f"{field}=null").recipe, field) is None
 
 
 def test_a_space_that_can_not_be_is_refused_by_its_place(found, tmp_path):

@@ -153,6 +153,50 @@ def test_weights_that_have_seen_what_a_run_holds_out_are_found(class_folders, tm
         assert seen_before(word, weights_of(others, tmp_path)[1], prepared) == SeenBefore()
 
 
+def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, tmp_path):
+    """As minival of the run that trained them, or of one before that."""
+    prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, strict=False, say=lambda line: None)
+    place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
+    chose, alone = remembered(prepared.val.select(np.arange(3))), network.trained_on
+    end = "the figure on them is optimistic. For an honest one hold out others, by a column split or the --seed of"
+    chain = alone.begun_from(replace(alone, chose=chose), most=100)
+    further = alone.begun_from(chain, most=100)  # of a third run
+    for trained_on in (replace(alone, chose=chose), chain, further):
+        network.trained_on = trained_on
+        found = seen_before(place, network, prepared)
+        assert (found.pictures, found.chose, found.flattering) == (0, 3, True)
+        (line,) = found.lines
+        said = "3 of the 9 pictures of val have chosen them, as the minival of an earlier run"
+        assert line.startswith(f"Weights {place}: {said}, so {end}")
+        assert found.to_json() == {"pictures": 0, "chose": 3, "note": line}
+    network.trained_on = replace(remembered(prepared.val.select([2, 3])), chose=chose)
+    found = seen_before(place, network, prepared)
+    assert (found.pictures, found.chose) == (2, 2)
+    (line,) = found.lines
+    assert "2 of the 9 pictures of val have trained them and 2 others have chosen them, as the" in line
+
+
+def test_a_run_measured_by_what_chose_its_weights_is_called_optimistic(class_folders, tmp_path):
+    """Six pictures choose the first run's weights; the second, which trains on the others, is measured by them."""
+    files = read(class_folders)
+    for name, parts in (("first", ["minival", "train", "val"]), ("second", ["val", "train", "train"])):
+        of = np.array(parts, dtype=object)[np.searchsorted([6, 40], np.arange(48)[::-1], side="right")]
+        files.with_split(of).to_csv(tmp_path / f"{name}.csv")
+    words = (*TINY[:-2], "--epochs", "0.5")
+    for name, weights in (("first", ("none", "--set", "minival=6")), ("second", ("first",))):
+        done = effnetv2("train", f"{name}.csv", *words, "--weights", *weights, "--out", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    said = "Weights first: 6 of the 6 pictures of val have chosen them, as the minival of an earlier run"
+    assert said in done.stdout
+    report = json.loads((tmp_path / "second/report.json").read_text())
+    assert (report["trained_on"], report["chose"], report["optimistic"]) == (0, 6, True)
+    assert report["notes"][0].startswith(said)
+    answered = effnetv2("evaluate", "second", "second.csv", "--device", "cpu", "--json", cwd=tmp_path)
+    assert json.loads(answered.stdout)["notes"] == [
+        "6 of these 6 pictures chose its weights, or those that it began with, as minival."
+    ]
+
+
 def test_minival_does_not_choose_among_weights_that_know_its_labels(class_folders, tmp_path):
     quiet = {"strict": False, "say": lambda line: None}
     prepared = prepare(Source(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)

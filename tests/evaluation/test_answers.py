@@ -70,6 +70,9 @@ def test_a_probe_that_learnt_from_a_part_of_what_the_network_learnt_from_is_call
     assert (
         "It learnt from 5,000 of 40,000 training pictures, the network from all. On the same" in found.words
     )
+    fewer = {"linear_probe_pictures": 5000, "linear_probe_of_pictures": 40_000}
+    lost = told(beside, **fewer, train_pictures=39_990, train_lost=10)[question]
+    assert "training pictures, the network from 39,990. On" in lost.words
     whole = told(beside, linear_probe_pictures=5000, linear_probe_of_pictures=5000)[question]
     assert "learnt from" not in whole.words
 

@@ -121,6 +121,15 @@ def test_what_the_probe_loses_in_new_places_is_not_taken_for_the_network_s(low, 
     assert trained.words == beside(low, high).sentence(), "where networks were compared, they answer"
 
 
+@pytest.mark.parametrize(("what", "whose"), [(PROBE, "the network's"), ("the trained networks", "the")])
+def test_it_is_a_figure_of_the_network_that_is_quoted(what, whose):
+    said = beside(0.05, 0.2, what).sentence()
+    assert said.startswith(
+        f"Neighbours flatter: figures of {what} are better where pictures are dealt at random"
+    )
+    assert said.endswith(f"For pictures from new places {whose} figure by place is the one to quote.")
+
+
 def test_figures_that_are_better_by_place_are_not_called_alike():
     better = Difference(-0.03, -0.05, -0.01)
     found = replace(beside(0.0), difference=dict.fromkeys(FIGURES, better))

@@ -107,6 +107,11 @@ def test_the_set_is_described_by_its_sizes():
     assert said[0] == "Learnt from 15 pictures, then measured on 5 pictures (val), in 2 classes."
     assert said[1].startswith("From 3 pictures of 'elm' to 12 of 'oak' to learn from: 4 times as many.")
     assert said[-1] == "1 picture could not be read and was left out."
+    lost = replace(Facts("x", "val", train_pictures=14, skipped=3), train_lost=1)
+    assert pictures(shown(4, 5), lost)[-1] == (
+        "3 pictures could not be read and were left out. 1 of them became unreadable during training, and others of "
+        "the class took its place."
+    )
     even = Facts("x", "val", train_support=dict(pd.Series({"oak": 3, "elm": 3})))
     assert pictures(shown(4, 5), even)[1] == "Each class has 3 pictures to learn from."
     assert pictures(shown(4, 5), Facts("x", "test"))[0] == "Measured on 5 pictures (test), in 2 classes."

@@ -1,6 +1,7 @@
 """The report in a real browser, on a desk and on a phone, with 3 and with 100 classes.
 
-Nothing runs over the edge, and small pictures fill the room that they are given.
+Nothing runs over the edge, small pictures fill the room that they are given, and text stands in the middle, in lines of
+a length that one likes to read.
 """
 
 from __future__ import annotations
@@ -74,6 +75,9 @@ PROBE = """<script>addEventListener('load', () => {
     const room = one.parentElement;
     return one.clientWidth < 0.9 * room.clientWidth && one.clientHeight < 0.9 * room.clientHeight;
   }));
+  told('aside', [...inside.body.children].filter(one => box(one).width > 0
+    && Math.abs(box(one).left - (root.clientWidth - box(one).right)) > 2));
+  told('long', [...inside.querySelectorAll('p, li, .answers dd')].filter(one => box(one).width > 46 * 16 + 1));
   document.body.dataset.widths = root.scrollWidth + ' of ' + root.clientWidth;
 });</script>"""
 
@@ -99,7 +103,16 @@ def stands_out(found, width):
     """The parts of a page that do; on a phone nothing but a matrix may have to be scrolled to."""
     needed, given = map(int, found["widths"].split(" of "))
     assert given in range(width - 20, width + 1)
-    kinds = ("wider", "clipped", "outside", "overlapping", "tiny", *(["cut"] if width == 390 else []))
+    kinds = (
+        "wider",
+        "clipped",
+        "outside",
+        "overlapping",
+        "tiny",
+        "aside",
+        "long",
+        *(["cut"] if width == 390 else []),
+    )
     out = {kind: found[kind] for kind in kinds if found[kind]}
     return out if needed <= given else out | {"widths": found["widths"]}
 

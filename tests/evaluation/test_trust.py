@@ -99,6 +99,36 @@ def test_of_pictures_that_trained_it_nothing_is_concluded(temperature, overconfi
         assert "calibration error" not in said
 
 
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"trained_on": 12}, "12 of these pictures trained the network, so it is right of them more often"),
+        ({"chose": 8}, "8 of these pictures chose the network, so"),
+        (
+            {"trained_on": 12, "chose": 8},
+            "12 of these pictures trained the network and 8 of these pictures chose the network, so",
+        ),
+        ({"evaluated_on": "minival", "selected_on": "minival"}, "These pictures chose the network, so"),
+        ({"evaluated_on": "train"}, "These pictures trained the network, so"),
+        ({"selected_on": "minival", "trained_on": 0}, ""),
+    ],
+)
+def test_what_silence_is_worth_is_called_optimistic_of_pictures_that_had_a_part(
+    facts, said, overconfident, tmp_path
+):
+    labels, logits = overconfident
+    shares, names = softmax(logits, axis=1), ("a", "b", "c")
+    known = report.Facts(**{"data": "land", "evaluated_on": "val"} | facts)
+    found = trust(labels, shares, trainers=known.trainers, choosers=known.choosers)
+    shown = figures(labels, shares, names)
+    intervals = bootstrap(shown, key=Key.of(0), draws=20)
+    report.write(tmp_path, figures=shown, intervals=intervals, facts=known, sections=[found])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ("all that follows is optimistic" in page) is bool(said)
+    assert said in page
+    assert found.told["abstention"]["optimistic"] is known.optimistic is bool(said)
+
+
 @pytest.mark.parametrize(("each", "few"), [(10, True), (500, False)])
 def test_the_page_says_whether_chance_alone_gives_its_calibration_error(each, few, tmp_path):
     """Sure of 0.6 and right in 0.8, sure of 0.8 and right in 0.6: the means agree, the error is 0.2."""

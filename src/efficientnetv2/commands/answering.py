@@ -111,6 +111,8 @@ def tell_unreadable(
 ) -> None:
     """Name the first few pictures that could not be read, and count the rest; shards have had a line each.
 
+    A reason is said once: that a raster does not fit the model's rule takes several sentences.
+
     Args:
         manifest: of all pictures.
         unreadable: row and reason of each.
@@ -118,8 +120,11 @@ def tell_unreadable(
         screen: to write on.
     """
     others = [(row, reason) for row, reason in unreadable if row not in damage.reasons]
+    said: set[str] = set()
     for row, reason in others[:_NAMED]:
-        screen.say(f"Skipped {manifest.paths[row]}: {reason}.")
+        why = "likewise" if reason in said else reason.removesuffix(".")
+        screen.say(f"Skipped {manifest.paths[row]}: {why}.")
+        said.add(reason)
     if len(others) > _NAMED:
         screen.say(f"Skipped {len(others) - _NAMED:,} more that could not be read.")
 
@@ -193,12 +198,13 @@ def none_readable(manifest: Manifest, row: int, reason: str) -> InputError:
         row: of the first.
         reason: why that can't be.
     """
+    why = reason.removesuffix(".")  # those of rasters are sentences
     if len(manifest) == 1:
         return InputError(
-            f"{manifest.where(row)}: {reason}. There is no other picture in {manifest.source}. Bring it back or repair "
+            f"{manifest.where(row)}: {why}. There is no other picture in {manifest.source}. Bring it back or repair "
             "it, or give others."
         )
     return InputError(
         f"None of the {len(manifest):,} pictures of {manifest.source} can be read. The first, {manifest.where(row)}: "
-        f"{reason}. Bring them back or repair them, or give other pictures."
+        f"{why}. Bring them back or repair them, or give other pictures."
     )

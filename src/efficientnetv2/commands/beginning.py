@@ -197,7 +197,7 @@ def begin(
         "preprocessing": preprocessing.to_json(),
         "groups_at_a_time": settled.at_a_time.to_json(),
     }
-    if known.pictures:
+    if known.flattering:
         beginning["seen_before"] = known.to_json()
     if network.trained_on is not None:  # for a resumed run, whose weights are its checkpoint's
         beginning["weights_trained_on"] = network.trained_on.text()

@@ -99,7 +99,11 @@ def crossval(
     - `effnetv2 crossval train.csv --members 3`
     - `effnetv2 crossval photos/ --out runs/folds --resume`
     """
-    from efficientnetv2.commands.crossval_job import crossvalidate
+    from efficientnetv2.commands.within import refuse_run_within
+
+    if not resume:
+        refuse_run_within(data, out, "crossval")
+    from efficientnetv2.commands.crossval_job import crossvalidate  # torch, which takes seconds
     from efficientnetv2.commands.crossval_plan import Plan
 
     plan = Plan(

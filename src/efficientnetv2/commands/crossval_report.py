@@ -76,7 +76,7 @@ def conclude(
     networks = Networks(folder, len(answered), plan.members)
     together = networks.together()
     facts = replace(
-        _facts(folder, runs, dealt, pooled, baseline),
+        _facts(folder, runs, dealt, answered, pooled, baseline),
         wall_s=_seconds(folder, plan, answered, again),
         hashes=networks.hashes(),
         skipped=len(skipped) + len(lost),
@@ -145,23 +145,34 @@ def _whole(runs: Runs, dealt: Folds, answered: list[Answered], comparisons: list
     )
 
 
-def _facts(folder: Path, runs: Runs, dealt: Folds, pooled: Predictions, baseline: Baseline | None) -> Facts:
+def _facts(
+    folder: Path,
+    runs: Runs,
+    dealt: Folds,
+    answered: Sequence[Answered],
+    pooled: Predictions,
+    baseline: Baseline | None,
+) -> Facts:
     """What the report says beside the figures; of one run that of the first."""
     manifest, members = runs.manifest, runs.plan.members
     first = json.loads((folder / run_name(0) / "report.json").read_text(encoding="utf-8"))
-    before = sum(_seen_by(folder, number, members) for number in range(len(dealt.parts)))
-    learnt = _learnt(manifest, dealt)
+    before, chose = (
+        sum(_seen_by(folder, number, members, what) for number in range(len(dealt.parts)))
+        for what in ("trained_on", "chose")
+    )
+    learnt = _learnt(manifest, dealt, answered)
     facts = Facts(
         data=manifest.source,
         evaluated_on="out-of-fold",
         trained_on=before,
+        chose=chose,
         views=first["recipe"].get("eval_views", "one"),
         model=first["model"],
         command=json.loads((folder / FILE).read_text(encoding="utf-8"))["command"],
         versions=versions(),
         chosen=first["chosen"],
         notes=[
-            *([_seen_before(before, len(pooled.samples))] if before else []),
+            *([_seen_before(before, chose, len(pooled.samples))] if before or chose else []),
             dealt.note,
             *([_MEAN] if learnt else []),
         ],
@@ -196,16 +207,17 @@ def _seconds(folder: Path, plan: Plan, answered: list[Answered], again: list[Ans
     return round(seconds, 2)
 
 
-def _seen_by(folder: Path, number: int, members: int) -> int:
-    """Of the pictures that a fold answers, how many have trained the weights that one of its networks began with."""
+def _seen_by(folder: Path, number: int, members: int, what: str) -> int:
+    """How many of a fold's pictures had a part in the weights of one of its networks: ``what`` in its report."""
     files = [folder / run_name(number, place) / "report.json" for place in range(members)]
-    return max(int(json.loads(file.read_text(encoding="utf-8")).get("trained_on", 0)) for file in files)
+    return max(int(json.loads(file.read_text(encoding="utf-8")).get(what, 0)) for file in files)
 
 
-def _seen_before(pictures: int, of: int) -> str:
-    have = "has" if pictures == 1 else "have"
+def _seen_before(trained: int, chose: int, of: int) -> str:
+    counts = {"trained": trained, "chosen": chose}
+    parts = [f"{count:,} {'has' if count == 1 else 'have'} {verb}" for verb, count in counts.items() if count]
     return (
-        f"{pictures:,} of these {count_of(of, 'picture')} {have} trained the weights that the runs began with, so the "
+        f"Of these {count_of(of, 'picture')} {' and '.join(parts)} the weights that the runs began with, so the "
         "figures are optimistic. Begin with weights that have not seen them."
     )
 
@@ -248,14 +260,18 @@ def _fold_of(answered: Sequence[Answered]) -> Ints:
     return numbers[np.argsort(rows, kind="stable")]
 
 
-def _learnt(manifest: Manifest, dealt: Folds) -> dict[str, int]:
+def _learnt(manifest: Manifest, dealt: Folds, answered: Sequence[Answered]) -> dict[str, int]:
     """Of each class, how many pictures the network of a fold has learnt from: the mean over the folds.
 
-    Empty where pictures have several labels.
+    Empty where pictures have several labels. What its run could not read at some time is not counted.
     """
     if manifest.separator is not None:
         return {}
-    labels = manifest.labels[np.concatenate([part.learning for part in dealt.parts])]
+    learnt = [
+        part.learning[~np.isin(part.learning, list(one.unread))]
+        for part, one in zip(dealt.parts, answered, strict=True)
+    ]
+    labels = manifest.labels[np.concatenate(learnt)]
     counts = np.bincount(labels, minlength=len(manifest.class_names)).tolist()
     return {
         name: round(count / len(dealt.parts))

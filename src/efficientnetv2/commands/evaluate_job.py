@@ -178,7 +178,7 @@ def _facts(
     # Of a training split of which nothing is known there is nothing to ask: its figures are called optimistic.
     note = None if known.pictures is None and name in ("train", "minival") else known.note
     chose = _chose(asked, name)
-    notes = [note, chose or known.choosing, _fitted(asked, name, some_chose=known.chose > 0)]
+    notes = [note, chose or known.choosing, _fitted(asked, name, some_chose=known.chose > known.chose_before)]
     return Facts(
         data=source.data,
         evaluated_on=name,

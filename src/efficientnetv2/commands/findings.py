@@ -108,6 +108,7 @@ def gathered(
     known: Known,
     *,
     trainers: str = "",
+    choosers: str = "",
     key: Key,
 ) -> Findings:
     """Everything that there is to say of these answers.
@@ -119,6 +120,7 @@ def gathered(
         wanted: what the user asked for.
         known: what is known beside.
         trainers: as ``trust`` takes them.
+        choosers: likewise.
         key: of resampling.
 
     Raises:
@@ -132,6 +134,7 @@ def gathered(
         scaled=_scaled(predictions, known),
         members=known.members,
         trainers=trainers,
+        choosers=choosers,
         abstain_below=wanted.abstain_below,
     )
     sections: list[Part] = [trusted]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -62,12 +63,16 @@ def inspect(
     - `effnetv2 inspect train.csv --group-column site --near-km 2 --out inspection/`
     - `effnetv2 inspect train.csv --weights auto --json`
     """
-    from efficientnetv2.commands.inspect_job import inspect_and_tell
+    from efficientnetv2.commands.within import refuse_within
+
+    folder = out or Path("inspection") / (Path(os.path.expanduser(data)).stem or "pictures")
+    refuse_within(data, folder, "--out", verb="inspect" if out is None else None)
+    from efficientnetv2.commands.inspect_job import inspect_and_tell  # torch, which takes seconds
     from efficientnetv2.commands.source import Source
 
     inspect_and_tell(
         Source(data, path_column, label_column, group_column, labels, label_separator, bands),
-        out=out,
+        folder=folder,
         weights=weights,
         near_km=near_km,
         time_column=time_column,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.source import Source, with_rule
-from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.portraits import Portraits, portraits
@@ -43,7 +41,7 @@ _SEED = 0  # of the search for copies and of folds: an inspection is to say the 
 def inspect_and_tell(
     source: Source,
     *,
-    out: Path | None,
+    folder: Path,
     weights: str,
     near_km: float,
     time_column: str | None,
@@ -53,6 +51,16 @@ def inspect_and_tell(
 ) -> None:
     """Everything that ``effnetv2 inspect`` does.
 
+    Args:
+        source: of the pictures.
+        folder: for the page, not within DATA; made if need be.
+        weights: a word for the network that looks at the pictures; "none" for none.
+        near_km: within which two pictures are of one place.
+        time_column: of a table; None finds it.
+        device: as ``--device`` says it.
+        workers: processes that read pictures for the network; None chooses by the machine.
+        as_json: answer with what was found.
+
     Raises:
         InputError: anything a user can mend.
     """
@@ -60,12 +68,6 @@ def inspect_and_tell(
     on = pick_device(device)
     manifest = source.read_any()
     time_column_of(manifest, time_column)  # refused before the pictures are looked at
-    folder = (
-        Path("inspection") / (Path(os.path.expanduser(source.data)).stem or "pictures")
-        if out is None
-        else out
-    )
-    refuse_within(source.data, folder, "--out", verb="inspect" if out is None else None)
     with folder_for(folder, "--out"):  # where no page comes, nothing is left of it
         for file, ours in ((page.JSON_NAME, page.is_inspection), (page.PAGE_NAME, page.is_inspection_page)):
             refuse_others(folder / file, f"--out {folder}:", ours, "is no inspection of effnetv2 inspect")

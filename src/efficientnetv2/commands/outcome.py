@@ -94,6 +94,7 @@ class Outcome:
             self.wanted,
             self.known,
             trainers=self.facts.trainers,
+            choosers=self.facts.choosers,
             key=key,
         )
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
+import numpy as np
+
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.explaining import explained
 from efficientnetv2.commands.findings import Wanted
 from efficientnetv2.commands.outcome import Outcome, hashes, versions
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.probing import known_of_run
+from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import f1_of_answers
 from efficientnetv2.evaluation.apart import apart
 from efficientnetv2.evaluation.cost import stage_costs
@@ -36,10 +39,12 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
     before = beginning.get("seen_before", {"pictures": 0})
     selected = result.selection.to_json() if result.selection else {}
     known = known_of_run(job.folder.path, beginning, result.calibration)
+    learnt = _learnt_from(job)
     facts = Facts(
         data=prepared.manifest.source,
         evaluated_on=job.answered,
         trained_on=before["pictures"],
+        chose=before.get("chose", 0),  # a run begun by an earlier version did not ask
         selected_on=selected.pop("selected_on", None),
         views=recipe.eval_views,
         model=title(recipe.model),
@@ -47,20 +52,21 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
         versions=versions(),
         chosen=beginning["chosen"],
         notes=[
-            *([before["note"]] if before["pictures"] else []),
+            *([before["note"]] if "note" in before else []),
             prepared.split_note,
             *(str(choice) for choice in (result.selection, result.sizes) if choice),
         ],
         recipe=recipe.to_json(),
         seed=recipe.seed,
         epochs=epochs_trained(job, result.images // job.recipe.batch_images),
-        train_pictures=len(job.train),
+        train_pictures=len(learnt),
+        train_lost=len(job.train) - len(learnt),
         linear_probe=probe["top1"] if probe else None,
         linear_probe_macro_f1=probe["macro_f1"] if probe else None,
         linear_probe_f1={} if known.probe is None else f1_of_answers(known.probe),
         linear_probe_pictures=probe["train_pictures"] if probe else None,
         linear_probe_of_pictures=len(job.train) if probe else None,
-        train_support={} if prepared.manifest.separator else dict(job.train.table["label"].value_counts()),
+        train_support={} if prepared.manifest.separator else dict(learnt.table["label"].value_counts()),
         hashes=hashes(job.folder.model_file, job.folder.manifest_file),
         wall_s=round(result.seconds, 2),
         images_per_s=round(result.images / result.seconds, 2),
@@ -101,3 +107,9 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
     outcome.write(job.folder.path, history=result.history, sizes=curve)
     drop(job.folder.checkpoints)  # only now: until the report is whole there may be something to go on with
     return outcome
+
+
+def _learnt_from(job: Job) -> Manifest:
+    """The training pictures that could be read all the while: of the others nobody knows how often they were seen."""
+    skipped = job.folder.skipped
+    return job.train.select(np.flatnonzero([path not in skipped for path in job.train.paths]))

@@ -54,21 +54,26 @@ _EXPONENTS = {
     "peak_memory_bytes": "memory_exponent",
 }
 
-# Fields of a recipe that trials do not read, and what to do instead.
-_NOT_OF_TRIALS = {
-    "model": "the networks are those of a space. Say which with --space, which also takes a published network's name.",
-    "patience": "a trial trains to its end, unless it is hopeless (--no-prune). Leave it out.",
-    "eval_px_tried": "a trial answers at one size. Say which with --set eval_px=SIZE.",
-}
-
-# The same of those that a recipe may bring, which are told by their value.
+# Fields of a recipe that trials do not read, and what to do instead. A recipe may bring them, so they are told by their
+# value.
 _UNREAD = {
+    "patience": "a trial trains to its end, unless it is hopeless (--no-prune). Say --set patience=null, or leave it "
+    "out.",
+    "eval_px_tried": "a trial answers at one size. Say --set eval_px_tried=null, and which size with --set "
+    "eval_px=SIZE.",
     "time_shares": "the stages of a trial are not timed, and last as progressive.shares says, or equally long. Say "
     "--set progressive.shares=[...], or --set time_shares=null.",
     "chosen_by": "a trial keeps the last weights, and a search rewards top-1. Say --set chosen_by=top1, or leave it "
     "out.",
     "cache_detail": "a trial reads the files whenever it draws a picture. Say --set cache_detail=null, or leave it "
     "out.",
+}
+
+# Those that ``--set`` must not say: the network of a recipe is passed over, and without minival, which a search has of
+# its own, the others would be refused for the lack of it.
+_NOT_OF_TRIALS = {
+    "model": "the networks are those of a space. Say which with --space, which also takes a published network's name.",
+    **{name: _UNREAD[name] for name in ("patience", "eval_px_tried")},
 }
 
 # The paper's: at most 1,000 samples of about 10 epochs (arXiv:2104.00298, section 3.3). The small one: ours.
@@ -201,7 +206,8 @@ class Asked:
             settings=tuple(self.proxy.settings or ()),
         )
         for setting in words.settings:
-            if (why := _NOT_OF_TRIALS.get(setting.partition("=")[0].strip())) is not None:
+            name, _, value = (part.strip() for part in setting.partition("="))
+            if value != "null" and (why := _NOT_OF_TRIALS.get(name)) is not None:
                 raise InputError(f"--set {setting}: {why}")
         recipe, _ = begin_recipe(words, torch.device("cpu"), self.say)
         named = {setting.partition("=")[0].strip() for setting in words.settings}

@@ -32,6 +32,7 @@ class Seen:
         before: whether some are known to have trained only the weights that the model's own training began with.
         chose: how many of the others are known to have chosen it, as minival: its weights, its size, its temperature.
             Of the very many of which ``unseen`` is None these may not be all.
+        chose_before: how many of those have chosen only the weights that its training began with.
     """
 
     pictures: int | None
@@ -41,6 +42,7 @@ class Seen:
     least: bool = False
     before: bool = False
     chose: int = 0
+    chose_before: int = 0
 
     @property
     def none(self) -> bool:
@@ -53,7 +55,8 @@ class Seen:
         if not self.chose:
             return None
         least = "At least " if self.unseen is None else ""
-        return f"{least}{self.chose} of these {self.of} pictures chose its weights, as its minival."
+        how = "or those that it began with, as minival" if self.chose_before else "as its minival"
+        return f"{least}{self.chose} of these {self.of} pictures chose its weights, {how}."
 
     @property
     def note(self) -> str | None:
@@ -74,28 +77,38 @@ class Seen:
 
 @dataclass(frozen=True)
 class SeenBefore:
-    """What of the pictures that a run holds out has trained the weights that it begins with.
+    """What of the pictures that a run holds out has trained, or chosen, the weights that it begins with.
 
     Args:
-        pictures: how many of those that its figures are of.
+        pictures: how many of those that its figures are of have trained them.
+        chose: how many of the others have chosen them, as the minival of an earlier run.
         lines: sentences for the user, that on these pictures first.
     """
 
     pictures: int = 0
+    chose: int = 0
     lines: tuple[str, ...] = ()
+
+    @property
+    def flattering(self) -> bool:
+        """Whether the run's figures are optimistic by that."""
+        return bool(self.pictures or self.chose)
 
     def to_json(self) -> dict[str, object]:
         """Plain values for the run's beginning, and its report."""
-        return {"pictures": self.pictures, "note": self.lines[0]}
+        return {"pictures": self.pictures, "chose": self.chose, "note": self.lines[0]}
 
 
 def seen_before(word: str, network: Network, prepared: Prepared) -> SeenBefore:
-    """Whether a run is measured, or chooses, by pictures that have trained the weights that it begins with.
+    """Whether a run is measured by pictures that have trained, or chosen, the weights that it begins with.
+
+    And whether it chooses by some that have trained them.
 
     Pictures of minival that have trained them for the very classes of the run are refused: their labels are known by
     heart, so of all weights they would choose those closest to the given ones, and a temperature that is far too low.
     Where only the features have seen them, with other classes, as in training on a large set before its part, they
-    choose well enough, and it is said.
+    choose well enough, and it is said. Nothing is said of those that have chosen them before: their labels are in no
+    weights.
 
     Args:
         word: for the weights, as the recipe has it; "none" for none.
@@ -109,8 +122,10 @@ def seen_before(word: str, network: Network, prepared: Prepared) -> SeenBefore:
     if word == "none" or not place.exists():  # of weights by name nobody says what trained them
         return SeenBefore()
     lines = []
-    pictures, said = _trained_them(place, network.trained_on, prepared.val, prepared.answered)
-    if pictures:
+    measured = seen(place, network.trained_on, prepared.val)
+    trained, chose = _trained_them(measured, prepared.answered), _chose_them(measured, prepared.answered)
+    said = " and ".join(one for one in (trained, chose) if one)
+    if said:
         lines.append(
             f"Weights {word}: {said}, so the figure on them is optimistic. For an honest one hold out others, by a "
             "column split or the --seed of that training."
@@ -118,24 +133,35 @@ def seen_before(word: str, network: Network, prepared: Prepared) -> SeenBefore:
     if prepared.minival is not None:
         # By the last training alone: for which classes those before it were, nobody knows.
         last = None if network.trained_on is None else network.trained_on.parts[0]
-        chooses, said = _trained_them(place, last, prepared.minival, "minival")
-        if chooses and network.class_names:
+        said = _trained_them(seen(place, last, prepared.minival), "minival")
+        if said and network.class_names:
             raise InputError(
                 f"--weights {word}: {said}, for the same classes, so they can't choose among those of this run. Give "
                 "others as minival, by a column split, or leave it out (--set minival=null)."
             )
-        if chooses:
+        if said:
             lines.append(f"Weights {word}: {said}, for other classes; they choose all the same.")
-    return SeenBefore(pictures, tuple(lines))
+    return SeenBefore(measured.pictures or 0, measured.chose, tuple(lines))
 
 
-def _trained_them(place: Path, trained_on: TrainedOn | None, part: Manifest, name: str) -> tuple[int, str]:
-    """How many pictures of a part are known to have trained given weights, and that in words."""
-    known = seen(place, trained_on, part)
+def _trained_them(known: Seen, name: str) -> str:
+    """How many pictures of a part are known to have trained given weights, in words; '' where none is."""
+    if not known.pictures:
+        return ""
     about, by = ("", "") if known.exact else ("about ", ", judging by a sample of their contents")
-    count = known.pictures or 0
-    have = "has" if count == 1 else "have"
-    return count, f"{about}{count:,} of the {count_of(known.of, 'picture')} of {name} {have} trained them{by}"
+    have = "has" if known.pictures == 1 else "have"
+    of = f"of the {count_of(known.of, 'picture')} of {name}"
+    return f"{about}{known.pictures:,} {of} {have} trained them{by}"
+
+
+def _chose_them(known: Seen, name: str) -> str:
+    """How many of the others are known to have chosen given weights, in words; '' where none is."""
+    if not known.chose:
+        return ""
+    least, have = "at least " if known.unseen is None else "", "has" if known.chose == 1 else "have"
+    others = "other" if known.chose == 1 else "others"
+    of = others if known.pictures else f"of the {count_of(known.of, 'picture')} of {name}"
+    return f"{least}{known.chose:,} {of} {have} chosen them, as the minival of an earlier run"
 
 
 def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
@@ -175,6 +201,10 @@ def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
         chose[:] = False
     else:
         chose[rows] |= np.isin(marks, trained_on.chose.marks)
+    own_chose = chose & ~known
+    if trained_on.earlier is not None and trained_on.earlier.chose is not None:
+        chose[rows] |= np.isin(marks, trained_on.earlier.chose.marks)
+    chose &= ~known
     found, several = int(known.sum()), any(one.of_several for one in trained_on.parts)
     whole = len(rows) == len(part) and trained_on.whole
     return Seen(
@@ -185,7 +215,8 @@ def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
         unseen=np.flatnonzero(~(known | chose)) if whole else None,
         least=several and estimate <= found,
         before=found > own,
-        chose=int((chose & ~known).sum()),
+        chose=int(chose.sum()),
+        chose_before=int((chose & ~own_chose).sum()),
     )
 
 

@@ -127,8 +127,11 @@ def with_rule(manifest: Manifest, source: Source, *, seed: int, say: Callable[[s
 
 def _told(bands: Bands, *, given: bool) -> list[str]:
     """How rasters are seen, a sentence each."""
-    ranges = ", ".join(f"{low:g} to {high:g}" for low, high in zip(bands.low, bands.high, strict=True))
-    if bands.channels == RGB:
+    each = [f"{low:g} to {high:g}" for low, high in zip(bands.low, bands.high, strict=True)]
+    ranges = ", ".join(each if len(set(each)) > 1 else each[:1])
+    if len(set(bands.numbers)) == 1 and bands.channels == RGB:
+        seen = f"band {bands.listed.partition(', ')[0]} as grey"
+    elif bands.channels == RGB:
         seen = f"bands {bands.listed} as red, green and blue"
     else:
         seen = f"{count_of(bands.channels, 'band')} ({bands.listed}), each a channel"

@@ -133,7 +133,8 @@ def _over_probe(facts: Facts, probe: Over | None, trained: bool, several: bool) 
     question = "Is it better than a linear probe?"
     if probe is not None:
         fewer = probe_learnt_from(facts)
-        learnt = "" if fewer is None else f"It learnt from {fewer}, the network from all. "
+        own = "all" if not facts.train_lost else f"{facts.train_pictures:,}"
+        learnt = "" if fewer is None else f"It learnt from {fewer}, the network from {own}. "
         return Answer(
             question,
             f"The probe is a linear classifier on what the given weights see as they came. {learnt}{_apart(probe)}",

@@ -70,9 +70,11 @@ class Beside:
             for name, words in (("macro_f1", "macro-F1"), ("top1", "top-1"))
         )
         if self.flattering:
+            # The probe says how much neighbours flatter, and what is trained is the network.
+            quoted = "the network's figure" if self.what == PROBE else "the figure"
             return (
                 f"Neighbours flatter: figures of {self.what} are better where pictures are dealt at random than by "
-                f"place ({said}). For pictures from new places the figure by place is the one to quote."
+                f"place ({said}). For pictures from new places {quoted} by place is the one to quote."
             )
         if any(one.high < 0 for one in self._both):
             return (

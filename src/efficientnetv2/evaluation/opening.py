@@ -154,7 +154,7 @@ def pictures(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
         *_looked_at(facts),
         *_by_class(figures, facts),
         *(note for note in facts.notes if note),
-        *([_skipped(facts.skipped)] if facts.skipped else []),
+        *([_skipped(facts)] if facts.skipped else []),
     ]
 
 
@@ -190,9 +190,14 @@ def _by_class(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:
     ]
 
 
-def _skipped(count: int) -> str:
-    were = "was" if count == 1 else "were"
-    return f"{count_of(count, 'picture')} could not be read and {were} left out."
+def _skipped(facts: Facts) -> str:
+    count, lost = facts.skipped, facts.train_lost
+    words = f"{count_of(count, 'picture')} could not be read and {'was' if count == 1 else 'were'} left out."
+    if not lost:
+        return words
+    which = "It" if lost == count == 1 else "All of them" if lost == count else f"{lost:,} of them"
+    place = "its place" if lost == 1 else "their places"
+    return f"{words} {which} became unreadable during training, and others of the class took {place}."
 
 
 def probe_learnt_from(facts: Facts) -> str | None:

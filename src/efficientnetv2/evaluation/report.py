@@ -64,7 +64,8 @@ class Facts:
         seed: of everything random.
         epochs: that were trained.
         members: networks that answered each picture together, in a cross-validation; None elsewhere.
-        train_pictures: that it was trained on.
+        train_pictures: that it was trained on, all the while.
+        train_lost: further ones that could not be read at some time of the training.
         wall_s: of the training, in seconds.
         images_per_s: of the training, on average.
         input_wait_share: of the training time, the share spent waiting for pictures.
@@ -95,6 +96,7 @@ class Facts:
     epochs: float | None = None
     members: int | None = None
     train_pictures: int | None = None
+    train_lost: int = 0
     wall_s: float | None = None
     images_per_s: float | None = None
     input_wait_share: float | None = None
@@ -125,6 +127,13 @@ class Facts:
         if self.trained_on:
             return f"{self.trained_on:,} of these pictures"
         return "these pictures" if self.of_training else ""
+
+    @property
+    def choosers(self) -> str:
+        """Those of the others that chose it, in words; '' where none is known to have."""
+        if self.evaluated_on == self.selected_on:
+            return "these pictures"
+        return f"{self.chose:,} of these pictures" if self.chose else ""
 
 
 @dataclass(frozen=True, eq=False)

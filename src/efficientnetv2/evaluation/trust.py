@@ -56,6 +56,7 @@ def trust(
     scaled: Scaled | None = None,
     members: Sequence[Calibration | None] = (),
     trainers: str = "",
+    choosers: str = "",
     abstain_below: float | None = None,
 ) -> Part:
     """The section of a report.
@@ -67,6 +68,7 @@ def trust(
         members: of the networks that have answered, where they are several: the temperature of each, None where one
             has none.
         trainers: those of the pictures that trained the network, in words; '' where none did.
+        choosers: likewise those that chose it.
         abstain_below: a threshold that was asked for; it gets a row of its own.
     """
     shares, several = np.asarray(probabilities), np.ndim(labels) > 1
@@ -102,11 +104,19 @@ def trust(
             if several
             else calibrated(float(shares.max(axis=1).mean()), hits, ece, scaled, before, members, trainers),
             "abstaining": _abstaining(curve, abstain_below),
+            "flattered": _flattered(trainers, choosers),
             "points": points,
             "diagram": None if several else draw_reliability(bins),
             "curve": draw_abstention(curve),
         },
-        {"calibration": calibration, "abstention": {"aurc": curve.aurc, "points": points}},
+        {
+            "calibration": calibration,
+            "abstention": {
+                "aurc": curve.aurc,
+                "points": points,
+                "optimistic": bool(trainers or choosers),
+            },
+        },
     )
 
 
@@ -219,6 +229,19 @@ def _abstaining(curve: AbstentionCurve, abstain_below: float | None) -> str:
     return (
         f"From a probability of {abstain_below:g} on, as asked for, it answers {count} of {curve.pictures} pictures, "
         f"{percent(share)} of them rightly ({100 * interval[0]:.1f} to {percent(interval[1])}). {words}"
+    )
+
+
+def _flattered(trainers: str, choosers: str) -> str:
+    """That silence is worth less on new pictures than on these, in a sentence or two; '' where nothing says so."""
+    said = " and ".join(
+        f"{who} {did} the network" for who, did in ((trainers, "trained"), (choosers, "chose")) if who
+    )
+    if not said:
+        return ""
+    return (
+        f"{said[0].upper()}{said[1:]}, so it is right of them more often than of new ones, and all that follows is "
+        "optimistic. Choose a threshold by pictures that did neither."
     )
 
 

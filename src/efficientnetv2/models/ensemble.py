@@ -213,6 +213,6 @@ def _united(parts: Sequence[TrainedOn | None]) -> TrainedOn | None:
     if len(known) < len(parts):
         return None
     # What chose one member and trained another has trained the ensemble; ``commands.seen`` counts it there.
-    choosing = [part.chose for part in known if part.chose is not None]
+    choosing = [one for part in known for one in part.choosing]
     trained = united([training for part in known for training in part.parts])
     return replace(trained, chose=united(choosing) if choosing else None)

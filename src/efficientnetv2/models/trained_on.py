@@ -27,8 +27,8 @@ class TrainedOn:
         marks: (n,) int64, ascending: ``data.contents.content_marks`` of them, or of a part drawn evenly.
         of_several: whether these are of several trainings, each with its part: a picture that was in more than one of
             them is counted as often, and remembered the more surely. So nobody knows of which share the marks are.
-        earlier: likewise of what trained the weights that the training began with, and those before them; None where
-            it began without, or nothing is known of it. It has none of its own.
+        earlier: likewise of what trained, and what chose, the weights that the training began with, and those before
+            them; None where it began without, or nothing is known of it. It has none of its own.
         chose: likewise the pictures of minival, which chose its weights, its size, its temperature; None without.
     """
 
@@ -50,6 +50,12 @@ class TrainedOn:
         return (last,) if self.earlier is None else (last, self.earlier)
 
     @property
+    def choosing(self) -> tuple[TrainedOn, ...]:
+        """What chose the network, and what chose the weights that its training began with; empty where nothing did."""
+        found = [self.chose, None if self.earlier is None else self.earlier.chose]
+        return tuple(one for one in found if one is not None)
+
+    @property
     def whole(self) -> bool:
         """Whether all that trained the network, or the weights it began with, are known, and all that chose it."""
         others = [one for one in (self.earlier, self.chose) if one is not None]
@@ -60,15 +66,18 @@ class TrainedOn:
 
         Args:
             weights: what these remember; None where they remember nothing.
-            most: marks that are kept of all before; of more an even part.
+            most: marks that are kept of all that trained them, and of all that chose them; of more an even part.
         """
         if weights is None:
             return self
-        before = united(weights.parts)
-        if len(before.marks) > most:
-            drawn = Key.of(0).fold("earlier").generator().choice(len(before.marks), most, replace=False)
-            before = replace(before, marks=before.marks[np.sort(drawn)])
-        return replace(self, earlier=before)
+        chose = united(weights.choosing)._thinned(most) if weights.choosing else None
+        return replace(self, earlier=replace(united(weights.parts)._thinned(most), chose=chose))
+
+    def _thinned(self, most: int) -> TrainedOn:
+        if len(self.marks) <= most:
+            return self
+        drawn = Key.of(0).fold("earlier").generator().choice(len(self.marks), most, replace=False)
+        return replace(self, marks=self.marks[np.sort(drawn)])
 
     def with_minival(self) -> TrainedOn:
         """The same of a network that minival chose, whose file may be of a time when it remembered nothing of that."""
