@@ -13,7 +13,6 @@ import os
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
@@ -84,8 +83,7 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
                 for number in range(len(proxy.seeds))
             )
             if not proxy.seeds:  # for the memory of training
-                with suppress(DivergedError):  # a rate that is far too high does not change it
-                    rates.measure(_job(architecture, proxy, 0, device, NoFolder(scratch)), scratch)
+                rates.measure(_job(architecture, proxy, 0, device, NoFolder(scratch)), scratch)
         told.send(Trained(top1, peak_bytes(device)))
     except (DivergedError, MemoryShortError) as error:
         kind: FailureKind = "diverged" if isinstance(error, DivergedError) else "out of memory"

@@ -27,7 +27,7 @@ from efficientnetv2.inference.accelerate import place
 from efficientnetv2.models import modelfile
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training import resume
-from efficientnetv2.training.job import Job, kept
+from efficientnetv2.training.job import Job
 from efficientnetv2.training.loop import train
 from efficientnetv2.training.pace import Rate, Rates, StepRate
 from efficientnetv2.training.picture_sizes import settings_by_size
@@ -87,7 +87,7 @@ def measure(
     model = scratch / "model.safetensors"
     modelfile.save(
         model,
-        kept(state),
+        job.network,  # not that of these steps: of a rate that is far too high the run itself tells, by its loss
         preprocessing=job.preprocessing,
         class_names=job.train.class_names,
         recipe=job.recipe.to_json(),
