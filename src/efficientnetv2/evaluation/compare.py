@@ -89,7 +89,7 @@ class FinishedRun:
         if missing:
             raise InputError(
                 f"{folder} is no run that has come to its end: it has no {missing[0]}. Give the folder of one; "
-                f"one that was stopped goes on with effnetv2 train DATA --out {folder} --resume."
+                f"one that was stopped goes on with effnetv2 train (or crossval) DATA --out {folder} --resume."
             )
         try:
             report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
