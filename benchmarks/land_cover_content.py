@@ -1,0 +1,183 @@
+"""What of a land-cover picture makes it hard: how it looks, and how alike neighbours of different labels look.
+
+Run: python -m benchmarks.land_cover_content PICTURES.csv WEIGHTS
+
+The answers are those that ``benchmarks.finetune_land_cover`` has kept in results/, each by a network that had not seen
+the picture. WEIGHTS were trained on ImageNet; their embeddings say how alike two pictures look.
+
+looks        of each measure of the picture, top-1 in the quarter of the pictures that has least of it, and so on
+neighbours   of pictures with another within 5 km, by whether the nearest has the same label: the share of all other
+             pictures that look less like the picture than this neighbour does (of a picture drawn at random, half),
+             and the mean Euclidean distance of the pair beside that of all pairs
+
+What it finds goes into results/land_cover_content.json; docs/land_cover_neighbours.jpg shows neighbours whose labels
+differ, those that look most alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.finetune_land_cover import FOLDS
+from benchmarks.land_cover_limits import Share
+from benchmarks.record import RESULTS
+from matplotlib.figure import Figure
+from PIL import Image
+from sklearn.metrics.pairwise import haversine_distances
+from sklearn.model_selection import StratifiedKFold
+
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.data.manifest import Manifest, read
+from efficientnetv2.evaluation.inspect.places import EARTH_KM, NEAR_KM
+from efficientnetv2.inference.predict import embed_manifest
+from efficientnetv2.training.named import load_weights
+
+FILE = Path(__file__).parents[1] / "docs/land_cover_neighbours.jpg"
+SHOWN = 5
+QUARTERS = 4
+# A pixel whose darkest channel is above this is white: cloud, haze or bare ground.
+WHITE = 0.7
+
+
+def answered(manifest: Manifest, folder: Path = RESULTS / "finetune_land_cover") -> np.ndarray:
+    """(n,) whether each picture was answered rightly, by the network of the fold that had not seen it.
+
+    Raises:
+        AssertionError: the answers are of other pictures.
+    """
+    right = np.zeros(len(manifest), dtype=bool)
+    dealt = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(manifest.labels, manifest.labels)
+    for number, (_, answering) in enumerate(dealt):
+        (file,) = (folder / f"fold{number}").glob("finetune_*/answers.json")
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        assert kept["labels"] == manifest.labels[answering].tolist(), "the answers are of other pictures"
+        right[answering] = np.array(kept["probabilities"]).argmax(axis=1) == manifest.labels[answering]
+    return right
+
+
+def looks(path: Path) -> dict[str, float]:
+    """Measures of a picture; its values lie between 0 and 1, its centre is the middle quarter of each side."""
+    with Image.open(path) as opened:
+        pixels = np.asarray(opened.convert("RGB"), dtype=np.float64) / 255
+    height, width = pixels.shape[:2]
+    middle = np.zeros((height, width), dtype=bool)
+    middle[height * 3 // 8 : height * 5 // 8, width * 3 // 8 : width * 5 // 8] = True
+    grey, most, least = pixels.mean(axis=2), pixels.max(axis=2), pixels.min(axis=2)
+    slopes = np.hypot(*np.gradient(grey))
+    return {
+        "brightness": float(grey.mean()),
+        "contrast": float(grey.std()),
+        "saturation": float(((most - least) / (most + 1e-6)).mean()),
+        "white": float((least > WHITE).mean()),
+        "edges at the centre": float(slopes[middle].mean()),
+        "centre apart from the rest": float(np.abs(pixels[middle].mean(0) - pixels[~middle].mean(0)).mean()),
+    }
+
+
+def by_quarter(values: np.ndarray, right: np.ndarray) -> list[Share]:
+    """Top-1 of each quarter of the pictures, the least of a measure first."""
+    quarter = np.argsort(np.argsort(values, kind="stable")) * QUARTERS // len(values)
+    return [Share.counted(right[quarter == number]) for number in range(QUARTERS)]
+
+
+def nearest(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) each picture's nearest neighbour, and (n,) the kilometres to it."""
+    degrees = manifest.table[["latitude", "longitude"]].to_numpy(dtype=np.float64)
+    km = haversine_distances(np.radians(degrees)) * EARTH_KM
+    np.fill_diagonal(km, np.inf)
+    return km.argmin(axis=1), km.min(axis=1)
+
+
+def apart(vectors: np.ndarray) -> np.ndarray:
+    """(n, n) Euclidean distances of embeddings, each brought to length 1."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.sqrt(np.maximum(0, 2 - 2 * unit @ unit.T))
+
+
+def likeness(distances: np.ndarray, asking: np.ndarray, neighbour: np.ndarray) -> dict[str, Any]:
+    """How alike pictures and these neighbours of theirs look, beside all others.
+
+    Args:
+        distances: (n, n).
+        asking: (m,) pictures.
+        neighbour: (n,) of each picture.
+    """
+    others = distances[asking].copy()
+    others[np.arange(len(asking)), asking] = np.nan
+    pair = distances[asking, neighbour[asking]]
+    less = (others > pair[:, None]).sum(axis=1) / (others.shape[1] - 1)
+    return {
+        "pictures": len(asking),
+        "look_less_alike": {"mean": float(less.mean()), "median": float(np.median(less))},
+        "distance": float(pair.mean()),
+    }
+
+
+def draw(manifest: Manifest, paths: list[Path], pairs: list[tuple[int, int, float]]) -> Figure:
+    """Pairs of neighbours, one above the other, each with its label."""
+    figure = Figure(figsize=(2.1 * len(pairs), 4.9), layout="constrained")
+    axes = figure.subplots(2, len(pairs), squeeze=False)
+    for column, (one, other, km) in enumerate(pairs):
+        for row, picture in enumerate((one, other)):
+            axis = axes[row, column]
+            with Image.open(paths[picture]) as opened:
+                pixels = np.asarray(opened.convert("RGB"), dtype=np.float64) / 255
+            axis.imshow(np.clip(pixels / np.quantile(pixels, 0.99), 0, 1))
+            axis.set_title(str(manifest.class_names[manifest.labels[picture]]).replace("_", " "), fontsize=9)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        axes[1, column].set_xlabel(f"{km:.1f} km apart", fontsize=9)
+    return figure
+
+
+def most_alike(
+    manifest: Manifest, distances: np.ndarray, asking: np.ndarray, neighbour: np.ndarray, km: np.ndarray
+) -> list[tuple[int, int, float]]:
+    """Pairs of neighbours of different labels, those that look most alike first, no picture twice."""
+    pairs: list[tuple[int, int, float]] = []
+    for picture in asking[np.argsort(distances[asking, neighbour[asking]])]:
+        two = (int(picture), int(neighbour[picture]))
+        if not {*two} & {one for pair in pairs for one in pair[:2]}:
+            pairs.append((*two, float(km[picture])))
+    return pairs[:SHOWN]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pictures")
+    parser.add_argument("weights")
+    given = parser.parse_args()
+    manifest = read(given.pictures)
+    paths = [Path(manifest.root) / one for one in manifest.paths]
+    right = answered(manifest)
+    measures = [looks(path) for path in paths]
+    network, _ = load_weights(given.weights)
+    distances = apart(embed_manifest(network, manifest, preprocessing=network.preprocessing).vectors)
+    neighbour, km = nearest(manifest)
+    alike = manifest.labels[neighbour] == manifest.labels
+    near = km <= NEAR_KM
+    groups = {"same label": np.flatnonzero(near & alike), "another label": np.flatnonzero(near & ~alike)}
+    found = {
+        "looks": {
+            name: [asdict(one) for one in by_quarter(np.array([each[name] for each in measures]), right)]
+            for name in measures[0]
+        },
+        "neighbours": {name: likeness(distances, which, neighbour) for name, which in groups.items()}
+        | {"all_pairs_distance": float(distances[np.triu_indices(len(distances), 1)].mean())},
+    }
+    text = json.dumps(found, indent=1)
+    write_text_atomically(RESULTS / "land_cover_content.json", text + "\n")
+    pairs = most_alike(manifest, distances, groups["another label"], neighbour, km)
+    draw(manifest, paths, pairs).savefig(FILE, dpi=85, pil_kwargs={"quality": 80, "optimize": True})
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What of a picture makes it hard, worked by hand on a few."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from benchmarks.land_cover_content import apart, by_quarter, likeness, looks, most_alike, nearest
+from PIL import Image
+
+from efficientnetv2.data.manifest import Manifest
+
+ROOT = Path(__file__).parents[2]
+# Of unit vectors at 0, 10, 90 and 180 degrees.
+VECTORS = np.array([[math.cos(math.radians(one)), math.sin(math.radians(one))] for one in (0, 10, 90, 180)])
+
+
+@pytest.fixture
+def four(tmp_path):
+    """Two pairs, 1 and 2 km apart; the labels of the first pair differ."""
+    table = pd.DataFrame(
+        {
+            "path": [f"{number}.jpg" for number in range(4)],
+            "label": list("abbb"),
+            "split": "train",
+            "latitude": [0.0, 1 / 111.2, 5.0, 5.0 + 2 / 111.2],
+            "longitude": 10.0,
+        }
+    )
+    table.to_csv(tmp_path / "pictures.csv", index=False)
+    return Manifest.from_csv(tmp_path / "pictures.csv", root=tmp_path, source="four")
+
+
+def test_quarters_have_the_least_first():
+    values, right = np.arange(8)[::-1], np.array([True, True, True, True, True, False, False, False])
+    assert [(one.part, one.of) for one in by_quarter(values, right)] == [(0, 2), (1, 2), (2, 2), (2, 2)]
+
+
+def test_a_white_square_at_the_centre_is_seen(tmp_path):
+    pixels = np.zeros((80, 80, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "dark.png")
+    pixels[30:50, 30:50] = 255
+    Image.fromarray(pixels).save(tmp_path / "square.png")
+    dark, square = looks(tmp_path / "dark.png"), looks(tmp_path / "square.png")
+    assert set(dark.values()) == {0.0}
+    assert square["white"] == square["brightness"] == pytest.approx(1 / 16)
+    assert square["centre apart from the rest"] == 1
+    assert square["edges at the centre"] > 0
+    assert square["saturation"] == 0
+
+
+def test_the_nearest_by_kilometres(four):
+    neighbour, km = nearest(four)
+    assert neighbour.tolist() == [1, 0, 3, 2]
+    assert km == pytest.approx([1, 1, 2, 2], rel=1e-3)
+
+
+def test_likeness_is_the_share_of_the_others_that_are_farther():
+    """The picture at 0 degrees and its neighbour at 90: one of two others is nearer, the other farther."""
+    distances = apart(3 * VECTORS)
+    assert distances[0] == pytest.approx([0, 2 * math.sin(math.radians(5)), math.sqrt(2), 2])
+    found = likeness(distances, np.array([0]), np.array([2, 0, 0, 0]))
+    assert found["look_less_alike"]["mean"] == pytest.approx(1 / 3)
+    assert found["distance"] == pytest.approx(math.sqrt(2))
+
+
+def test_pairs_are_shown_once(four):
+    neighbour, km = nearest(four)
+    pairs = most_alike(four, apart(VECTORS), np.arange(4), neighbour, km)
+    assert [(one, other) for one, other, _ in pairs] == [(0, 1), (2, 3)]
+
+
+def test_the_page_gives_what_was_counted():
+    found = json.loads((ROOT / "benchmarks/results/land_cover_content.json").read_text())
+    page = " ".join((ROOT / "docs/land_cover.md").read_text(encoding="utf-8").split())
+    near, looked = found["neighbours"], found["looks"]
+    median = {name: near[name]["look_less_alike"]["median"] for name in ("same label", "another label")}
+    edges = looked["edges at the centre"]
+    others = [one["value"] for name in looked for one in looked[name] if "centre" not in name]
+    for said in (
+        f"Of the {near['another label']['pictures']}, half look more like",
+        f"like {median['another label']:.1%} of all other",
+        f"of the other {near['same label']['pictures']} it is {median['same label']:.1%}",
+        f"lies at {100 * min(others):.0f} to {max(others):.0%}.",
+        f"the fewest edges it is {_with_interval(edges[0])}",
+        f"the most {_with_interval(edges[-1])}",
+    ):
+        assert said.replace("%", " %") in page, said
+
+
+def _with_interval(share: dict[str, float]) -> str:
+    return f"{share['value']:.1%} ({100 * share['low']:.0f} to {100 * share['high']:.0f})"
