@@ -48,7 +48,8 @@ _REMARKS = {
 _INTRODUCTION = """\
 [arXiv:2104.00298](https://arxiv.org/abs/2104.00298) beside what this package gives, by
 `effnetv2 reproduce TABLE --scale tiny|small|paper`
-([how much each scale does](../src/efficientnetv2/commands/reproduction/scale.py)). This page is written by
+([how much each scale does](../src/efficientnetv2/commands/reproduction/scale.py)); in a clone, `make reproduce` makes
+all of them one after the other at scale tiny, which shows that they run. This page is written by
 `python -m benchmarks.paper_page` from the records in
 [benchmarks/results/reproduce/](../benchmarks/results/reproduce/), which
 `python -m benchmarks.reproduced TABLE --record` makes; each says on which machine, with which versions and when.

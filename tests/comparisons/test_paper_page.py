@@ -99,6 +99,7 @@ def test_the_page_opens_with_how_far_it_reaches_and_ends_with_what_is_to_be_meas
     monkeypatch.setattr(paper_page, "PAGE", empty / "docs/paper.md")  # no drawings there
     headings = [line for line in paper_page.text().splitlines() if line.startswith("#")]
     assert (headings[0], headings[-1]) == ("# The paper's tables, and ours", "## To be measured")
+    assert "`make reproduce` makes\nall of them" in paper_page.text().partition("\n#")[0]
     assert "What holds at small scale" not in paper_page.text(), "nothing was measured"
     said = "no accuracy of the paper has been\nreproduced on ImageNet"
     assert said in paper_page.text().split("\n\n")[1]
