@@ -3,7 +3,8 @@
 Run: python -m benchmarks.paper_page
 
 Of each table the record of the largest scale is shown. Runs at scale tiny are a few steps long, and their figures mean
-nothing: they are left out, and named as what is to be measured. A test holds the page equal to the records.
+nothing: they are left out, and named as what is to be measured; so is what the paper's table has and its record has
+not, and what was timed below the paper's sizes. A test holds the page equal to the records.
 """
 
 from __future__ import annotations
@@ -15,8 +16,17 @@ from typing import Any
 
 from benchmarks.record import RESULTS, SUMMARY
 
+from efficientnetv2.commands.reproduction import columns
 from efficientnetv2.commands.reproduction.job import NAMES
-from efficientnetv2.commands.reproduction.table import MISSING, NOT_OURS, Figure, Row, Table
+from efficientnetv2.commands.reproduction.table import (
+    MISSING,
+    NOT_OURS,
+    TIMED,
+    Figure,
+    Row,
+    Table,
+    minutes_of,
+)
 
 PAGE = Path(__file__).parents[1] / "docs/paper.md"
 RECORDS = RESULTS / "reproduce"
@@ -48,14 +58,16 @@ _REMARKS = {
 _INTRODUCTION = """\
 [arXiv:2104.00298](https://arxiv.org/abs/2104.00298) beside what this package gives, by
 `effnetv2 reproduce TABLE --scale tiny|small|paper`
-([how much each scale does](../src/efficientnetv2/commands/reproduction/scale.py)). This page is written by
+([how much each scale does](../src/efficientnetv2/commands/reproduction/scale.py)); in a clone, `make reproduce` makes
+all of them one after the other at scale tiny, which shows that they run. This page is written by
 `python -m benchmarks.paper_page` from the records in
 [benchmarks/results/reproduce/](../benchmarks/results/reproduce/), which
 `python -m benchmarks.reproduced TABLE --record` makes; each says on which machine, with which versions and when.
 Parameters and multiply-adds are counted and hold everywhere; speeds are of the machine named. Accuracies at scale small
 are of few, small pictures: look for the paper's order there, not for its values.
 """
-_REST = "What is to be measured at small scale [stands at the end](#to-be-measured).\n"
+_REST = "What is to be measured [stands at the end](#to-be-measured).\n"
+_NO_CELL = "In the paper's table, but not in this record"
 # Of benchmarks.progressive: regime -> how the names of its claims end, what is trained, the size at the end.
 _REGIMES = {
     "paper": ("b0_imagenette", "B0, 1,000 pictures, 60 epochs", 128),
@@ -96,12 +108,11 @@ def text() -> str:
     """The page."""
     summary = json.loads(SUMMARY.read_text(encoding="utf-8"))
     whole = any((RECORDS / f"{name}_paper.json").exists() for name in _OF_RUNS)
-    missing = _missing(summary)
+    shown = {name: kept for name in RECORDED if (kept := _record(name)) is not None}
+    missing = _missing(summary, shown)
     opening = [_TITLE, *([] if whole else [_REACH]), _INTRODUCTION, *([_REST] if missing else [])]
     parts = [*opening, *_held(summary)]
-    for name in RECORDED:
-        found = [file for scale in _SCALES if (file := RECORDS / f"{name}_{scale}.json").exists()]
-        parts.append(_section(json.loads(found[0].read_text(encoding="utf-8"))) if found else _unmade(name))
+    parts += [_section(shown[name]) if name in shown else _unmade(name) for name in RECORDED]
     for name, title in DRAWN.items():
         if (PAGE.parent / f"{name}.png").exists():
             parts.append(f"## {title}\n\n![{title}]({name}.png)\n\n`effnetv2 reproduce {name}`\n")
@@ -111,6 +122,15 @@ def text() -> str:
 def write() -> None:
     """Write docs/paper.md."""
     PAGE.write_text(text(), encoding="utf-8")
+
+
+def _record(name: str) -> dict[str, Any] | None:
+    """A table's record of the largest scale, as it is kept; None where there is none."""
+    for scale in _SCALES:
+        if (file := RECORDS / f"{name}_{scale}.json").exists():
+            kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return kept
+    return None
 
 
 def _held(summary: dict[str, Any]) -> list[str]:
@@ -132,16 +152,58 @@ def _held(summary: dict[str, Any]) -> list[str]:
     return ["\n".join(["## What holds at small scale", "", *lines])] if lines else []
 
 
-def _missing(summary: dict[str, Any]) -> list[str]:
-    """The section of what was not."""
+def _missing(summary: dict[str, Any], shown: dict[str, dict[str, Any]]) -> list[str]:
+    """The section of what was not: of the claims, then of each table's record."""
     lines = [f"- {says}" for name, says in _CLAIMS.items() if name not in summary]
+    lines += [f"- {_called(name)}, {says}" for name, kept in shown.items() for says in _to_measure(kept)]
     return ["\n".join([f"## {TO_BE_MEASURED.capitalize()}", "", *lines, ""])] if lines else []
 
 
-def _section(kept: dict[str, Any]) -> str:
+def _to_measure(kept: dict[str, Any]) -> list[str]:
+    """What a table's record does not say: what more than a few steps come to, what it lacks, speeds as the paper's."""
+    made, says = _table(kept), []
+    cells = [(name, figure) for row in made.rows for name, figure in row.ours.items()]
+    if runs := dict.fromkeys(name for name, figure in cells if figure.why == TO_BE_MEASURED):
+        says.append(f"of runs of more than a few steps: {'; '.join(runs)}")
+    if lacking := _lacking(made):
+        again = kept["command"].replace("effnetv2 reproduce", "python -m benchmarks.reproduced")
+        says.append(f"not in its record: {'; '.join(lacking)} (`{again} --record`)")
+    theirs = {name for row in made.rows for name in row.paper}
+    timed = dict.fromkeys(name for name, figure in cells if figure.unit in TIMED and name in theirs)
+    if timed and made.name not in _OF_RUNS and kept["scale"] != "paper":
+        again = f"python -m benchmarks.reproduced {made.name} --scale paper --device cuda --record"
+        says.append(f"on a GPU at the paper's sizes and batches: {'; '.join(timed)} (`{again}`)")
+    return says
+
+
+def _lacking(made: Table) -> list[str]:
+    """What the paper's table has and a record of ours has not, in the paper's order.
+
+    Columns that neither side of the record has, and "row, column" of single cells. Columns that only the paper's side
+    has are ``Table.paper_only``.
+    """
+    ours, theirs = ({name for row in made.rows for name in getattr(row, side)} for side in ("ours", "paper"))
+    lacking = []
+    for heading, _ in columns.headings(made.name).values():
+        beside = heading if heading in ours else minutes_of(heading)
+        if beside in ours:
+            rows = [row.name for row in made.rows if heading in row.paper and beside not in row.ours]
+            lacking += [f"{row}, {beside}" for row in rows]
+        elif heading not in theirs:
+            lacking.append(heading)
+    return lacking
+
+
+def _table(kept: dict[str, Any]) -> Table:
+    """A record as it is shown."""
     made = Table.from_json(kept)
     if made.name in _OF_RUNS and kept["scale"] == "tiny":
         made = replace(made, rows=tuple(_unmeasured(row) for row in made.rows))
+    return made
+
+
+def _section(kept: dict[str, Any]) -> str:
+    made = _table(kept)
     lines = [f"## {made.title}", "", f"Paper: {made.paper_says} Ours: {made.ours_says}", ""]
     lines += [_row(made.headings()), _row(["---"] * len(made.headings()))]
     for row in made.rows:
@@ -150,6 +212,8 @@ def _section(kept: dict[str, Any]) -> str:
         lines += ["", _REMARKS[made.name]]
     if made.paper_only:
         lines += ["", f"{NOT_OURS}: {'; '.join(made.paper_only)}."]
+    if lacking := _lacking(made):
+        lines += ["", f"{_NO_CELL}: {'; '.join(lacking)}."]
     reasons = sorted(
         {
             figure.why
@@ -183,10 +247,13 @@ def _cell(row: Row, column: str, side: str) -> str:
 
 
 def _unmade(name: str) -> str:
-    words = name.replace("figure", "Figure ") if name.startswith("figure") else f"Table {name}"
-    return (
-        f"## {words}\n\nNo record yet, {TO_BE_MEASURED}: `python -m benchmarks.reproduced {name} --record`.\n"
-    )
+    command = f"python -m benchmarks.reproduced {name} --record"
+    return f"## {_called(name)}\n\nNo record yet, {TO_BE_MEASURED}: `{command}`.\n"
+
+
+def _called(name: str) -> str:
+    """What a table is called in words."""
+    return name.replace("figure", "Figure ") if name.startswith("figure") else f"Table {name}"
 
 
 def _row(cells: list[str]) -> str:

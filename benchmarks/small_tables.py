@@ -7,9 +7,8 @@ from typing import Any
 
 from benchmarks.regimes import STRENGTHS, Regime
 
-from efficientnetv2.commands.reproduction import table
+from efficientnetv2.commands.reproduction import columns, table
 from efficientnetv2.commands.reproduction.cells import MINUTES, TOP1
-from efficientnetv2.commands.reproduction.counts import HEADINGS
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
 
 Rows = Sequence[Mapping[str, Any]]  # what ``benchmarks.arms.measured`` says, one per seed
@@ -26,12 +25,7 @@ def table_12(found: Mapping[str, Rows], choices: Mapping[str, str], regime: Regi
         choices: likewise -> what tuning chose, in words.
         regime: of the runs.
     """
-    figures = table.paper()["table12_progressive_for_other_networks"]
-    headings = {
-        f"{side}_{key}": (f"{side}, {name}", unit)
-        for side in _SIDES
-        for key, (name, unit) in (("top1", HEADINGS["top1"]), ("hours", HEADINGS["train_hours"]))
-    }
+    figures, headings = columns.figures("12"), columns.headings("12")
     rows = tuple(
         Row(name, table.row_of(figures, name, headings), _sides(found if name == _HERE else None))
         for name in figures
@@ -75,12 +69,12 @@ def table_13(
         choices: likewise -> the strength that tuning chose.
         regime: of the runs.
     """
-    figures = table.paper()["table13_adaptive_regularization"]
-    kinds = figures["columns"]
+    figures, headings = columns.figures("13"), columns.headings("13")
+    kinds = list(headings)
     rows = tuple(
         Row(
             name,
-            table.row_of(figures, name, {kind: (kind, "%") for kind in kinds}),
+            table.row_of(figures, name, headings),
             {kind: Figure(tuple(100 * row["top1"] for row in found[order][kind]), "%") for kind in kinds},
         )
         for name, order in _ORDERS.items()

@@ -176,6 +176,19 @@ def test_a_link_leads_somewhere(page, link):
     assert not anchor or anchor in anchors(there)
 
 
+def test_what_make_does_for_a_reader_stands_in_a_page_and_pages_name_nothing_else():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
+    said = {
+        target
+        for page in PAGES
+        for line in (*shell_lines(page), *re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")))
+        for target in re.findall(r"^make ([\w-]+)", line)
+    }
+    assert said <= targets
+    assert targets - said == {"lint", "quick", "clean"}  # of work on the house itself
+
+
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
     assert [

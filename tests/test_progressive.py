@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.presets import paper, released
-from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.progressive import RANGES, Progressive, Ramp
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,23 @@ def test_any_named_quantity_can_grow():
 def test_a_schedule_out_of_range_cannot_be_made(wrong, message):
     with pytest.raises(ValidationError, match=message):
         Progressive(**wrong)
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_no_quantity_may_fall_whoever_trains(name):
+    """Algorithm 1 begins at the least of everything."""
+    start, end = (300, 128) if name == "image_px" else (0.5, 0.25)
+    said = rf"{name} goes from {start} down to {end}, .*: swap them \({{start: {end}, end: {start}}}\)"
+    with pytest.raises(ValidationError, match=said):
+        Progressive(**{"image_px": 64, "stages": 4, name: Ramp(start, end)})
+    level = Ramp(start, start, continuous=True)
+    assert getattr(Progressive(**{"image_px": 64, name: level}), name) == level
+
+
+def test_a_quantity_of_ones_own_may_fall():
+    """What it is only its loop knows."""
+    plan = Progressive(image_px=64, stages=2, others={"temperature": Ramp(2, 1)})
+    assert [plan.stage(i).others["temperature"] for i in range(2)] == [2, 1]
 
 
 def test_more_stages_than_steps_are_refused():

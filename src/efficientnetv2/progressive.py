@@ -99,10 +99,10 @@ class Progressive:
             draws at every step.
         seed: with ``random``, of the draws. None is the run's, in a recipe; 0 elsewhere.
         randaugment, mixup_alpha, cutmix_alpha, cutout, dropout, drop_path, label_smoothing: see ``Setting``.
-        others: any further quantity by name, for a training loop of one's own; a recipe has none.
+        others: any further quantity by name, for a training loop of one's own, and only it may fall; a recipe has none.
 
     Raises:
-        pydantic.ValidationError: a value outside its range, or no stage.
+        pydantic.ValidationError: a value outside its range, a ramp that falls, or no stage.
 
     Source: arXiv:2104.00298, Algorithm 1.
     """
@@ -144,6 +144,12 @@ class Progressive:
             for value in _ends(quantity):
                 if not low <= value <= high:
                     raise ValueError(f"{name} is {value:g}, but lies between {low:g} and {high:g}")
+            if isinstance(quantity, Ramp) and quantity.start > quantity.end:
+                start, end = f"{quantity.start:g}", f"{quantity.end:g}"
+                raise ValueError(
+                    f"{name} goes from {start} down to {end}, but what grows over a run starts at its least: swap "
+                    f"them ({{start: {end}, end: {start}}})"
+                )
         return self
 
     def at(self, step: int, *, steps: int) -> Setting:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.cli import app
-from efficientnetv2.commands.reproduction import job, transfer
+from efficientnetv2.commands.reproduction import columns, job, transfer
 from efficientnetv2.commands.reproduction.scale import named
 from efficientnetv2.commands.reproduction.table import TIMED, Figure, Row, Table
 
@@ -99,6 +99,7 @@ def test_the_page_opens_with_how_far_it_reaches_and_ends_with_what_is_to_be_meas
     monkeypatch.setattr(paper_page, "PAGE", empty / "docs/paper.md")  # no drawings there
     headings = [line for line in paper_page.text().splitlines() if line.startswith("#")]
     assert (headings[0], headings[-1]) == ("# The paper's tables, and ours", "## To be measured")
+    assert "`make reproduce` makes\nall of them" in paper_page.text().partition("\n#")[0]
     assert "What holds at small scale" not in paper_page.text(), "nothing was measured"
     said = "no accuracy of the paper has been\nreproduced on ImageNet"
     assert said in paper_page.text().split("\n\n")[1]
@@ -144,6 +145,88 @@ def test_a_claim_stands_with_its_interval_and_command(empty):
     claim = {"value": 1.618, "unit": "ratio", "low": 1.5, "high": 1.7, "n": 5, "command": "run it"}
     (empty / "summary.json").write_text(json.dumps({"progressive_speedup_b0_imagenette": claim}))
     assert "(`progressive_speedup_b0_imagenette`) | 1.62 | 1.50 to 1.70 | 5 | `run it` |" in paper_page.text()
+
+
+def without(kept, column, *sides, row=None):
+    """A record without a column, on those of its sides; with ``row`` without that row's cell."""
+    for one in kept["rows"]:
+        for side in sides if row in (None, one["name"]) else ():
+            one[side].pop(column, None)
+    return kept
+
+
+def section(page, heading):
+    return next(part for part in page.split("\n## ") if part.startswith(heading))
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("11_tiny", "multiply-adds, B"),
+        ("7_tiny", "parameters, M"),
+        ("3_tiny", "images/s"),
+        ("9_tiny", "classes"),
+    ],
+)
+def test_a_column_of_the_papers_that_a_record_lacks_is_named(name, column, empty):
+    whole = (paper_page.PAGE.parents[1] / f"benchmarks/results/reproduce/{name}.json").read_text()
+    number, scale = name.split("_")
+    file, heading = empty / f"{name}.json", f"Table {number}"
+    lacks = f"In the paper's table, but not in this record: {column}."
+    file.write_text(whole)
+    assert "not in this record" not in section(paper_page.text(), heading)
+    assert f"- {heading}, not in its record" not in paper_page.text()
+    file.write_text(json.dumps(without(json.loads(whole), column, "paper", "ours")))
+    assert lacks in section(paper_page.text(), heading)
+    again = f"python -m benchmarks.reproduced {number} --scale {scale} --record"
+    assert f"- {heading}, not in its record: {column} (`{again}`)" in section(paper_page.text(), "To be")
+    file.write_text(json.dumps(without(json.loads(whole), column, "ours")))
+    [not_ours] = re.findall(r"^Not ours: (.*)\.$", section(paper_page.text(), heading), re.MULTILINE)
+    assert column in not_ours.split("; ")
+
+
+def test_a_single_cell_that_a_record_lacks_is_named_too(empty):
+    whole = json.loads((PAGE.parents[1] / "benchmarks/results/reproduce/12_tiny.json").read_text())
+    for column in ("progressive, top-1 %", "progressive, minutes"):
+        without(whole, column, "ours", row="resnet50_380")
+    (empty / "12_tiny.json").write_text(json.dumps(whole))
+    lacks = "not in this record: resnet50_380, progressive, top-1 %; resnet50_380, progressive, minutes."
+    assert lacks in section(paper_page.text(), "Table 12")
+
+
+def test_every_column_of_the_papers_tables_stands_in_its_section_or_is_named_there():
+    """Hours of the paper's may be minutes of ours."""
+    page = paper_page.text()
+    for name in sorted(set(RECORDED) - {"figure4"}, key=int):
+        said = section(page, f"Table {name}:")
+        heads = next(line for line in said.splitlines() if line.startswith("|  |")).strip("| ").split(" | ")
+        named_ = [part for line in said.splitlines() if ":" in line for part in re.split(r"[;:] |\.$", line)]
+        for heading, _ in columns.headings(name).values():
+            ours = {f"{heading}, ours", f"{heading.replace('hours', 'minutes')}, ours"}
+            assert ours & set(heads) or heading in named_, (name, heading)
+
+
+def test_what_is_to_be_measured_is_all_that_no_record_says():
+    """Speeds that the paper has, at its sizes; figures of runs of which there is none but of a few steps."""
+    wanted = section(paper_page.text(), "To be measured")
+    scales = {name: {file.stem.split("_")[1] for file in RECORDS.glob(f"{name}_*.json")} for name in RECORDED}
+    for name in ("1", "2", "3", "7", "11"):
+        again = f"`python -m benchmarks.reproduced {name} --scale paper --device cuda --record`"
+        theirs = name != "1"  # the paper gives no times there
+        assert (
+            (f"- Table {name}, on a GPU" in wanted)
+            == (again in wanted)
+            == (theirs and "paper" not in scales[name])
+        )
+    for name in ("5", "8", "10", "12", "13"):
+        assert (f"- Table {name}, of runs of more than a few steps: " in wanted) == (scales[name] == {"tiny"})
+
+
+def test_speeds_at_the_papers_scale_are_not_asked_for_again(empty):
+    row = Row("r", {"images/s": Figure((2.0,), "images/s")}, {"images/s": Figure((3.0,), "images/s")})
+    for scale, wanted in (("tiny", True), ("small", True), ("paper", False)):
+        (empty / f"3_{scale}.json").write_text(json.dumps(kept("3", scale, [row])))
+        assert ("- Table 3, on a GPU" in paper_page.text()) == wanted
 
 
 def table(name, cells):

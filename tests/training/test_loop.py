@@ -285,3 +285,35 @@ def test_layers_begin_to_learn_from_the_head_down(kind):
             if name in before and not torch.equal(weight, before[name]):
                 begun.setdefault(next((one for one in names if name.startswith(one)), name), done.step)
     assert {name: begun[name] for name in names} == dict(zip(names, [0, 1, 2, 3, 4], strict=True))
+
+
+def test_layers_move_by_their_share_of_the_rate():
+    """Plain descent, so one step from the same weights: stem, three stages and head by 1/16 to 1 of what they would
+    without a decay, the classifier by 5, all by half in the warm-up's first of two steps."""
+
+    def moved(**rates):
+        torch.manual_seed(0)
+        network = create(SMALL, num_classes=3)
+        before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+        optimizer = {"kind": "sgd", "lr": 1.0, "momentum": 0.0} | rates
+        schedule = {"kind": "constant", "warmup_epochs": 2 / 3}
+        _, _, steps = running(
+            Progressive(image_px=32), 3, network=network, optimizer=optimizer, schedule=schedule
+        )
+        assert next(steps).lr == pytest.approx(0.5)
+        return {name: weight.detach() - before[name] for name, weight in network.named_parameters()}
+
+    plain, decayed = moved(), moved(layer_decay=0.5, head_lr=5)
+    shares = {
+        "stem.": 1 / 16,
+        "blocks.0.": 1 / 8,
+        "blocks.2.": 1 / 4,
+        "blocks.4.": 1 / 2,
+        "head.": 1,
+        "classifier.": 5,
+    }
+    for one, share in shares.items():
+        names = [name for name in plain if name.startswith(one) and plain[name].abs().max() > 1e-3]
+        assert names, one
+        for name in names:
+            torch.testing.assert_close(decayed[name], share * plain[name], rtol=1e-3, atol=1e-6, msg=name)

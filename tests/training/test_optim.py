@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.models.create import create
 from efficientnetv2.training.learning import Optimizer, Schedule
 from efficientnetv2.training.optim import EMA, build, lr_share
@@ -85,6 +86,47 @@ def test_every_classifier_of_a_network_gets_the_heads_rate():
     shares = {id(weight): group["lr_share"] for group in groups for weight in group["params"]}
     fast = {name for name, weight in network.named_parameters() if shares[id(weight)] == 5}
     assert fast == {f"module.{head}.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}
+
+
+def shares_of(network, **given):
+    """Each parameter's rate over the scheduled one, by its name."""
+    groups = build(network, Optimizer(kind="sgd", lr=0.1, **given)).param_groups
+    shares = {id(weight): group["lr_share"] for group in groups for weight in group["params"]}
+    return {name: shares[id(weight)] for name, weight in network.named_parameters()}
+
+
+# Four groups of layers: stem 0.5**3, first stage (block 0) 0.5**2, second (blocks 1 and 2) 0.5, head and classifier 1.
+@pytest.mark.parametrize(("head_lr", "classifier"), [(1, 1), (5, 5), (0.1, 0.1)])
+def test_each_group_of_layers_learns_at_half_the_rate_of_the_next_and_the_classifier_at_the_heads(
+    head_lr, classifier
+):
+    stages = (Stage(fused(expand=1, kernel=3), 1, 8, 1), Stage(fused(expand=1, kernel=3), 2, 8, 2))
+    network = create(Architecture(stem_channels=8, stages=stages, head_channels=8), num_classes=3)
+    expected = {
+        "classifier": classifier, "head": 1, "blocks.2": 0.5, "blocks.1": 0.5, "blocks.0": 0.25, "stem": 0.125,
+    }  # fmt: skip
+    shares = shares_of(network, layer_decay=0.5, head_lr=head_lr)
+    reached = {
+        one: {share for name, share in shares.items() if name.startswith(f"{one}.")} for one in expected
+    }
+    assert reached == {one: {share} for one, share in expected.items()}
+    assert sum(any(name.startswith(f"{one}.") for one in expected) for name in shares) == len(shares)
+
+
+def test_rates_fall_with_depth_in_networks_of_others_too():
+    """Torchvision's ResNet: a stem, four stages, the classifier; without a decay all but the classifier at 1."""
+    with torch.device("meta"):
+        network = create("torchvision:resnet18", num_classes=3)
+    names = ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"]
+    for decay, expected in (
+        (0.8, [0.8**5, 0.8**5, 0.8**4, 0.8**3, 0.8**2, 0.8, 5]),
+        (1, [1, 1, 1, 1, 1, 1, 5]),
+    ):
+        shares = shares_of(network, layer_decay=decay, head_lr=5)
+        for name, share in zip(names, expected, strict=True):
+            reached = [value for one, value in shares.items() if one.startswith(f"module.{name}.")]
+            assert reached == pytest.approx([share] * len(reached)), name
+            assert reached
 
 
 def test_staircase_falls_as_released():

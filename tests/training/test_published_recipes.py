@@ -3,22 +3,14 @@
 from dataclasses import replace
 from unittest.mock import MagicMock
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.data.loader import Batch
-from efficientnetv2.data.sampling import Sampler
 from efficientnetv2.models.create import create
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.training import run
-from efficientnetv2.training.checked import checked
-from efficientnetv2.training.loop import train
 from efficientnetv2.training.recipes import RECIPES, named
-from efficientnetv2.training.state import Length, begin
 
 
 def stage_sizes(recipe):
@@ -231,51 +223,6 @@ def test_the_schedule_reaches_dropout_and_stochastic_depth_of_table_12s_networks
         if blocks:
             head = network.module
             assert setting.dropout == (head.drop_rate if hasattr(head, "drop_rate") else head.classifier[0].p)
-
-
-class _Tiny(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.ReLU())
-        self.dropout = nn.Dropout(0.1)
-        self.fc = nn.Linear(4, 2)
-
-    def forward(self, images):
-        return self.fc(self.dropout(self.features(images).mean((2, 3))))
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_trains_across_each_of_its_stage_boundaries(name):
-    """The recipe's own schedule, augmentation and optimizer, at 48 px and a batch of 8."""
-    recipe = named(name)
-    start, last = recipe.progressive.stage(0).image_px, recipe.progressive.last.image_px
-    plain = recipe.to_json()
-    plain["progressive"] = recipe.progressive.with_image_px(48).to_json() | {"px_multiple": 1}
-    plain |= {"epochs": 8.0, "steps": None, "batch_images": 8, "group_images": 4, "eval_px": 32}
-    plain |= {"precision": "fp32", "compile": False}
-    recipe = checked(plain, where=name)
-    torch.manual_seed(0)
-    network = create(_Tiny())
-    state, key, length = begin(network, recipe), Key.of(0), Length.of(recipe, 8)
-    sampler = Sampler(np.arange(8) % 2, recipe.progressive, length.steps, 8, 4, recipe.balance, key)
-
-    def batches():
-        noise = np.random.default_rng(0)
-        for request in sampler:
-            px = request.setting.image_px
-            images = torch.from_numpy(noise.integers(0, 256, (4, 3, px, px), np.uint8))
-            yield Batch(request, images, torch.from_numpy(request.samples % 2), ())
-
-    losses, sizes = [], []
-    for done in train(
-        state, batches(), recipe=recipe, preprocessing=Preprocessing(image_px=32), length=length,
-        num_classes=2, key=key, device=torch.device("cpu"),
-    ):  # fmt: skip
-        losses.append(float(done.loss))
-        sizes.append(done.setting.image_px)
-    assert len(losses) == 8
-    assert np.isfinite(losses).all()
-    assert len(set(sizes)) == (recipe.progressive.stages if start < last else 1)
 
 
 def test_the_papers_search_trains_at_one_size_with_the_regularization_of_the_first_stage():

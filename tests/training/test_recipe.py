@@ -1,8 +1,14 @@
+import re
+import shlex
+
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.cli import app
+from efficientnetv2.commands.reproduction.scale import SCALES
 from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training.changes import differences, with_settings
 from efficientnetv2.training.checked import checked
@@ -25,6 +31,29 @@ def test_every_recipe_says_how_to_run_it_what_it_costs_whence_it_is_and_what_is_
     assert {"Run", "Cost and result", "Source", "Ours"} <= set(said)
     assert said["Run"].startswith("Run: effnetv2 train ")
     assert f"--recipe {name}" in said["Run"] or name == "finetune", "finetune is what is taken unasked"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_gives_its_hours_or_says_how_they_are_foretold(name):
+    """Of a source without hours they are not invented: the command that foretells them is one, of this recipe."""
+    told = " ".join(RECIPES[name].__doc__.split())
+    cost = told.partition("Cost and result: ")[2].partition(" Source: ")[0]
+    asked = re.search(r"effnetv2 plan (.*)$", cost)
+    assert asked or re.search(r"\d (hours|minutes)\b", cost), cost
+    if asked:
+        given_ = (
+            typer.main.get_command(app).commands["plan"].make_context("plan", shlex.split(asked[1])).params
+        )
+        assert given_["recipe"] == name
+        assert (given_["label_separator"] is not None) == (named(name).made_for == "imagenet21k")
+
+
+def test_the_papers_mean_of_five_transfers_is_a_command():
+    """Five seeds, as the paper's runs, unless others are asked for."""
+    [words] = re.findall(r"effnetv2 (reproduce [^.]*)\.", " ".join(RECIPES["transfer_paper"].__doc__.split()))
+    verb, *given_ = words.split()
+    asked = typer.main.get_command(app).commands[verb].make_context(verb, given_).params
+    assert (asked["table"], asked["scale"], SCALES[asked["scale"]].seeds) == ("8", "paper", 5)
 
 
 def test_the_paper_and_the_released_recipe_of_s_differ_where_the_sources_do():

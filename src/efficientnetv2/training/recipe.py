@@ -20,7 +20,7 @@ from efficientnetv2.data.balance import BETA, Balance
 from efficientnetv2.data.imagenet import Published
 from efficientnetv2.data.splits import Answered
 from efficientnetv2.inference.accelerate import Precision
-from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.progressive import Progressive
 from efficientnetv2.training.learning import Optimizer, Part, Schedule
 
 # Of epochs and of a batch's pictures: beyond, it is a slip of the keyboard. Ours.
@@ -221,11 +221,6 @@ class Recipe(Part):
                 "augment.autoaugment and progressive.randaugment are both on, but each replaces the other: set "
                 "augment.autoaugment to false or progressive.randaugment to null"
             )
-        for name, start, end in _falling(self.progressive):
-            raise ValueError(
-                f"progressive.{name} goes from {start:g} down to {end:g}, but what grows over a run starts at its "
-                f"least: swap them ({{start: {end:g}, end: {start:g}}})"
-            )
         if self.progressive.others:
             raise ValueError(
                 f"progressive.others names {sorted(self.progressive.others)}, which this loop does not "
@@ -240,12 +235,6 @@ class Recipe(Part):
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return self.model_dump(mode="json")
-
-
-def _falling(progressive: Progressive) -> list[tuple[str, float, float]]:
-    """Quantities that are larger at the first stage than at the last: name, start, end."""
-    ramps = [(name, value) for name, value in vars(progressive).items() if isinstance(value, Ramp)]
-    return [(name, ramp.start, ramp.end) for name, ramp in ramps if ramp.start > ramp.end]
 
 
 def _refuse_untimed(progressive: Progressive, time_shares: Literal["equal"] | tuple[float, ...]) -> None:

@@ -11,7 +11,8 @@ from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import NAMES, published
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.timing import alternate, waiting
-from efficientnetv2.commands.reproduction import table
+from efficientnetv2.commands.reproduction import columns, table
+from efficientnetv2.commands.reproduction.columns import HEADINGS
 from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
 from efficientnetv2.inference.accelerate import Precision, autocast, lower_precision, place
@@ -19,23 +20,12 @@ from efficientnetv2.models.create import create
 
 Say = Callable[[str], None]
 
-#: Key of a column in paper.json -> what it is called here, and its unit.
-HEADINGS = {
-    "top1": ("top-1 %", "%"),
-    "params_m": ("parameters, M", "M"),
-    "flops_b": ("multiply-adds, B", "B"),
-    "infer_ms": ("ms", "ms"),
-    "infer_ms_v100_fp16_batch16": ("ms", "ms"),
-    "v100_fp16_batch128_img_s": ("images/s", "images/s"),
-    "train_hours": ("hours", "h"),
-}
 _PARAMETERS, _MULTIPLY_ADDS = HEADINGS["params_m"], HEADINGS["flops_b"]
 
 
 class _Kind(NamedTuple):
-    """What is known of one of the tables: its key in paper.json, its title, the unit and batch of its times."""
+    """What is known of one of the tables: its title, the unit and batch of its times."""
 
-    key: str
     title: str
     speed: str
     batch: int
@@ -72,21 +62,18 @@ LATENCY_BATCH = 16
 
 _TABLES = {
     "1": _Kind(
-        "table1_efficiency",
         "Table 1: parameters, multiply-adds and time of earlier networks",
         "ms",
         1,
         "top-1 on ImageNet; no times.",
     ),
     "7": _Kind(
-        "table7_imagenet",
         "Table 7: EfficientNetV2 on ImageNet",
         "ms",
         LATENCY_BATCH,
         "top-1 on ImageNet, milliseconds on a V100 in fp16 at a batch of 16, hours of training on 32 TPUv3 cores.",
     ),
     "11": _Kind(
-        "table11_scaling_down",
         "Table 11: small networks",
         "images/s",
         128,
@@ -95,7 +82,6 @@ _TABLES = {
 }
 _STRANGE = "not a network of this family"
 _COUNTED = "counted at each network's evaluation size with 1,000 classes"
-_TABLE_1_COLUMNS = ["top1", "params_m", "flops_b"]
 
 
 def counted(name: str, scale: Scale, device: torch.device, say: Say, *, timed: bool = True) -> Table:
@@ -109,8 +95,7 @@ def counted(name: str, scale: Scale, device: torch.device, say: Say, *, timed: b
         timed: whether answers are timed; else the paper's times have nothing beside them.
     """
     kind = _TABLES[name]
-    figures = {"columns": _TABLE_1_COLUMNS} | table.paper()[kind.key]
-    headings = {column: HEADINGS[column] for column in figures["columns"]}
+    figures, headings = columns.figures(name), columns.headings(name)
     rows: list[Row] = []
     seen: set[str] = set()
     timing = Timing.of(scale, device, paper_batch=kind.batch)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from efficientnetv2.arch.published import published
 from efficientnetv2.base.errors import count_of
-from efficientnetv2.commands.reproduction import counts, table
+from efficientnetv2.commands.reproduction import columns, counts, table
 from efficientnetv2.commands.reproduction.cells import MINUTES, TOP1, Cell, Runs
-from efficientnetv2.commands.reproduction.counts import HEADINGS
+from efficientnetv2.commands.reproduction.columns import HEADINGS
 from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
 from efficientnetv2.inference.accelerate import pick_device
@@ -40,7 +40,7 @@ def table_5(scale: Scale, runs: Runs) -> Table:
     """Picture size against the magnitude of RandAugment."""
     sizes = {128: "128 px", 192: "192 px", 300: "300 px"}
     steps = {"tiny": 3, "small": 1000, "paper": None}[scale.name]
-    figures = table.paper()["table5_size_vs_randaugment"]
+    figures, headings = columns.figures("5"), columns.headings("5")
     whole = scale.name == "paper"
     cells = [
         _cell(
@@ -52,7 +52,6 @@ def table_5(scale: Scale, runs: Runs) -> Table:
         for magnitude in (5, 10, 15) for px in sizes
     ]  # fmt: skip
     found = runs.of(cells)
-    headings = {f"px{px}": (name, "%") for px, name in sizes.items()}
     rows = [
         Row(
             f"magnitude {magnitude}",
@@ -74,7 +73,7 @@ def table_5(scale: Scale, runs: Runs) -> Table:
 
 def table_10(scale: Scale, runs: Runs) -> Table:
     """Both families with the same training, progressive learning included."""
-    figures = table.paper()["table10_same_training"]
+    figures, headings = columns.figures("10"), columns.headings("10")
     models = {"efficientnet_b7": "efficientnet_b1", "efficientnetv2_m": _SMALL}
     sizes = {"tiny": (32, 64), "small": (64, 128), "paper": (128, 380)}[scale.name]
     steps = {"tiny": 4, "small": 3000, "paper": None}[scale.name]
@@ -88,7 +87,6 @@ def table_10(scale: Scale, runs: Runs) -> Table:
         for row, model in models.items()
     ]  # fmt: skip
     found = runs.of(cells)
-    headings = {column: HEADINGS[column] for column in figures["columns"]}
     device = pick_device(runs.device)
     timing = counts.Timing.of(scale, device, paper_batch=counts.LATENCY_BATCH)
     rows = [
@@ -122,7 +120,7 @@ def _evaluated_as_published(model: str) -> tuple[str, ...]:
 
 def table_12(scale: Scale, runs: Runs) -> Table:
     """Progressive learning for networks that are not EfficientNetV2."""
-    figures = table.paper()["table12_progressive_for_other_networks"]
+    figures, headings = columns.figures("12"), columns.headings("12")
     recipes = {
         "resnet50_224": "resnet50_224_progressive",
         "resnet50_380": "resnet50_380_progressive",
@@ -139,11 +137,6 @@ def table_12(scale: Scale, runs: Runs) -> Table:
             settings: dict[str, object] = {"stages": stages} | ({"image_px": sizes} if sizes else {})
             cells.append(_cell(scale, row, column, None, steps, recipe=recipes[row], progressive=settings))
     found = runs.of(cells)
-    headings = {
-        f"{side}_{key}": (f"{side}, {name}", unit)
-        for side in ("baseline", "progressive")
-        for key, (name, unit) in (("top1", HEADINGS["top1"]), ("hours", HEADINGS["train_hours"]))
-    }
     rows = []
     for row in recipes:
         absent = dict.fromkeys((TOP1, MINUTES), Figure(why=f"not run at scale {scale.name}"))
@@ -173,7 +166,7 @@ def _as_in_the_paper(figures: Mapping[str, Figure], scale: Scale) -> dict[str, F
 
 def table_13(scale: Scale, runs: Runs) -> Table:
     """Progressive and random resizing, with regularization that stands still and that follows the size."""
-    figures = table.paper()["table13_adaptive_regularization"]
+    figures, headings = columns.figures("13"), columns.headings("13")
     # The paper names no network; what it ends with is M's top-1 of Tables 7 and 10.
     recipe = "efficientnetv2_m_paper" if scale.name == "paper" else "quick"
     orders: dict[str, dict[str, object]] = {
@@ -193,7 +186,6 @@ def table_13(scale: Scale, runs: Runs) -> Table:
         for row, order in orders.items() for column, kind in kinds.items()
     ]  # fmt: skip
     found = runs.of(cells)
-    headings = {name: (name, "%") for name in kinds}
     rows = [
         Row(row, table.row_of(figures, row, headings), {name: found[row, name][TOP1] for name in kinds})
         for row in orders

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure as Drawing
 
-from efficientnetv2.commands.reproduction import table
+from efficientnetv2.commands.reproduction import columns, table
 from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
 from efficientnetv2.presets import paper
@@ -22,7 +22,8 @@ _INCHES = (9.0, 2.4)
 
 def table_6(scale: Scale) -> Table:
     """Least and most of each quantity: the paper's, and those of the first and last stage of our schedule."""
-    figures = table.paper()["table6_progressive_settings"]
+    figures = columns.figures("6")
+    least, most = (heading for heading, _ in columns.headings("6").values())
     rows = []
     for size in _SIZES:
         plan, given = paper(f"efficientnetv2_{size}"), figures[size.upper()]
@@ -32,8 +33,8 @@ def table_6(scale: Scale) -> Table:
             rows.append(
                 Row(
                     f"{size.upper()}, {words}",
-                    {"first stage": Figure((float(low),)), "last stage": Figure((float(high),))},
-                    {"first stage": Figure((float(first),)), "last stage": Figure((float(last),))},
+                    {least: Figure((float(low),)), most: Figure((float(high),))},
+                    {least: Figure((float(first),)), most: Figure((float(last),))},
                 )
             )
     return Table(

@@ -14,8 +14,8 @@ from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.arch.variants import with_fused
 from efficientnetv2.base.memory import is_out_of_memory, release
 from efficientnetv2.base.timing import alternate, waiting
-from efficientnetv2.commands.reproduction import table
-from efficientnetv2.commands.reproduction.counts import HEADINGS, Say, precision_of, rounds_of
+from efficientnetv2.commands.reproduction import columns, table
+from efficientnetv2.commands.reproduction.counts import Say, precision_of, rounds_of
 from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
 from efficientnetv2.inference.accelerate import Precision, autocast, place
@@ -24,26 +24,11 @@ from efficientnetv2.models.network import EfficientNet
 Name = TypeVar("Name", bound=Hashable)
 
 _CLASSES = 1000
-# Key of a column in paper.json -> what it is called here, and its unit. Ours stand beside the V100's.
-_TABLE_2 = {
-    "tpu_img_s_core_batch32": ("images/s per TPU core, batch 32", "images/s"),
-    "tpu_img_s_core_batch128": ("images/s per TPU core, batch 128", "images/s"),
-    "v100_img_s_batch12": ("images/s, batch 12", "images/s"),
-    "v100_img_s_batch24": ("images/s, batch 24", "images/s"),
-    "top1": HEADINGS["top1"],
-}
-_TABLE_3 = {
-    "params_m": HEADINGS["params_m"],
-    "flops_b": HEADINGS["flops_b"],
-    "top1": HEADINGS["top1"],
-    "tpu_img_s_core": ("images/s per TPU core", "images/s"),
-    "v100_img_s": ("images/s", "images/s"),
-}
 
 
 def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
     """EfficientNet-B6's training speed at two sizes and two batches."""
-    figures = table.paper()["table2_train_size_and_batch_efficientnet_b6"]
+    figures, headings = columns.figures("2"), columns.headings("2")
     spec = architecture("efficientnet_b6")
     precision = precision_of(scale, device)
     sizes, batches = (512, 380), (12, 24)
@@ -55,7 +40,7 @@ def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
     rows = [
         Row(
             f"{px} px",
-            table.row_of(figures, f"train_px_{px}", _TABLE_2),
+            table.row_of(figures, f"train_px_{px}", headings),
             {f"images/s, batch {images}": found[px, images] for images in batches},
         )
         for px in sizes
@@ -75,7 +60,7 @@ def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
 
 def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
     """EfficientNet-B4 with Fused-MBConv in its first stages, its own kernels and 3x3 throughout."""
-    figures = table.paper()["table3_fused_mbconv_in_efficientnet_b4"]
+    figures, headings = columns.figures("3"), columns.headings("3")
     base, eval_px = architecture("efficientnet_b4"), published("efficientnet_b4").eval_px
     px, batch = scale.px(eval_px), scale.batch(32)
     variants: list[tuple[str, str | None, Architecture]] = [("no fused", "no_fused", base)]
@@ -99,7 +84,7 @@ def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
             "multiply-adds, B": Figure((total.multiply_adds / 1e9,), "B"),
             "images/s": found[name],
         }
-        rows.append(Row(name, table.row_of(figures, key, _TABLE_3) if key else {}, ours))
+        rows.append(Row(name, table.row_of(figures, key, headings) if key else {}, ours))
     return Table(
         "3",
         "Table 3: Fused-MBConv in the first stages of EfficientNet-B4",

@@ -136,19 +136,19 @@ class Table:
         names: dict[str, None] = {}
         for row in self.rows:
             names |= dict.fromkeys([*row.paper, *row.ours])
-        beside = [minutes for name in names if (minutes := _minutes_of(name)) in names]
+        beside = [minutes for name in names if (minutes := minutes_of(name)) in names]
         return [
             one
             for name in names
             if name not in beside
-            for one in (name, *([_minutes_of(name)] if _minutes_of(name) in beside else []))
+            for one in (name, *([minutes_of(name)] if minutes_of(name) in beside else []))
         ]
 
     @property
     def paper_only(self) -> list[str]:
         """Columns of the paper's that we have nothing beside."""
         ours = {name for row in self.rows for name in row.ours}
-        return [name for name in self._names if name not in ours and _minutes_of(name) not in ours]
+        return [name for name in self._names if name not in ours and minutes_of(name) not in ours]
 
     @property
     def missing(self) -> list[str]:
@@ -261,7 +261,7 @@ def untrained(scale: str) -> str:
     return f"scale {scale}, nothing is trained, so no seeds; "
 
 
-def _minutes_of(name: str) -> str:
+def minutes_of(name: str) -> str:
     """Of a column of hours, what ours are called where they are minutes; empty of any other."""
     return f"{name.removesuffix('hours')}minutes" if name.endswith("hours") else ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from efficientnetv2.arch.published import published
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.reproduction import table
+from efficientnetv2.commands.reproduction import columns, table
 from efficientnetv2.commands.reproduction.cells import TOP1, Cell, Runs
 from efficientnetv2.commands.reproduction.counts import Say
 from efficientnetv2.commands.reproduction.runs import table_of_runs
@@ -48,7 +48,7 @@ def refuse_weights(scale: Scale, weights: str | None) -> None:
 
 def table_8(scale: Scale, runs: Runs) -> Table:
     """Transfer: the paper's recipe from given weights to other sets."""
-    figures = table.paper()["table8_transfer"]
+    figures, headings = columns.figures("8"), columns.headings("8")
     settings = {
         "tiny": ("steps=3", "batch_images=16", "progressive.image_px=32", "eval_px=32"),
         # The paper's rate is for a batch of 512; in proportion.
@@ -60,22 +60,21 @@ def table_8(scale: Scale, runs: Runs) -> Table:
     names = [name for name in figures if name != "columns"]
     whole = scale.name == "paper"
     models = {name: name for name in names} if whole else {"efficientnetv2_s": "efficientnetv2_b0"}
-    columns = _columns(runs.source.data)
+    sets = _columns(runs.source.data)
     cells = [
         Cell(
             row, column, "transfer_paper", model, _own_size(model) if whole else settings, data=data,
             weights=f"{model}.in1k" if whole and runs.weights is None else None,
         )
-        for row, model in models.items() for column, data in columns.items()
+        for row, model in models.items() for column, data in sets.items()
     ]  # fmt: skip
     found = runs.of(cells)
     missing = Figure(unit="%", why=f"not run at scale {scale.name}")
-    headings = {column: (column, "%") for column in figures["columns"]}
     rows = [
         Row(
             row,
             table.row_of(figures, row, headings),
-            {column: found[row, column][TOP1] if row in models else missing for column in columns},
+            {column: found[row, column][TOP1] if row in models else missing for column in sets},
         )
         for row in names
     ]
@@ -105,12 +104,7 @@ def _columns(data: str) -> dict[str, str]:
 
 def table_9(scale: Scale, say: Say) -> Table:
     """The sets of table 8: what the paper counts, and what is at hand here."""
-    figures = table.paper()["table9_datasets"]
-    headings = {
-        "train": ("train", "pictures"),
-        "eval": ("eval", "pictures"),
-        "classes": ("classes", "classes"),
-    }
+    figures, headings = columns.figures("9"), columns.headings("9")
     rows = [
         Row(column, table.row_of(figures, column, headings), _at_hand(name, say))
         for column, name in _SETS.items()

@@ -143,6 +143,7 @@ def efficientnetv2_b0_paper() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b0_paper
     Cost and result: 78.7 % top-1 at 224 px (the paper's Table 11, which gives no hours); ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe efficientnetv2_b0_paper
     Source: arXiv:2104.00298, sections 5.1 and 6.1: no progressive learning.
     Ours: the size, dropout and AutoAugment are those at the end of the released code's schedule, where the paper is
         silent; so is the smallest crop, as for efficientnetv2_b0_released; else as for efficientnetv2_s_paper.
@@ -155,6 +156,7 @@ def efficientnetv2_b1_paper() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b1_paper
     Cost and result: 79.8 % top-1 at 240 px (the paper's Table 11, which gives no hours); ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe efficientnetv2_b1_paper
     Source: as for B0.
     Ours: as for B0.
     """
@@ -166,6 +168,7 @@ def efficientnetv2_b2_paper() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b2_paper
     Cost and result: the paper gives neither hours nor top-1 for B2; ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe efficientnetv2_b2_paper
     Source: as for B0.
     Ours: as for B0.
     """
@@ -177,6 +180,7 @@ def efficientnetv2_b3_paper() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b3_paper
     Cost and result: 82.1 % top-1 at 300 px (the paper's Table 11, which gives no hours); ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe efficientnetv2_b3_paper
     Source: as for B0.
     Ours: as for B0.
     """
@@ -188,6 +192,7 @@ def efficientnetv2_s_released() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_s_released
     Cost and result: the authors give no hours; 83.9 % top-1 at 384 px (their checkpoint); ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe efficientnetv2_s_released
     Source: google/automl, efficientnetv2: sizes, RandAugment 5 to 10, dropout 0.2, batch-norm momentum 0.9.
     Ours: the weights kept are those that were best on minival, where theirs archives those that were best on the
         pictures that it evaluates on, by default ImageNet's val; operations that run over their range from level 10 on
@@ -203,6 +208,7 @@ def efficientnetv2_m_released() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_m_released
     Cost and result: the authors give no hours; 85.2 % top-1 at 480 px (their checkpoint); ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe efficientnetv2_m_released
     Source: google/automl, efficientnetv2: sizes, RandAugment 5 to 15, mixup and CutMix to 0.2, dropout 0.3.
     Ours: as for S.
     """
@@ -214,6 +220,7 @@ def efficientnetv2_l_released() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_l_released
     Cost and result: the authors give no hours; 85.7 % top-1 at 480 px (their checkpoint); ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe efficientnetv2_l_released
     Source: google/automl, efficientnetv2: sizes, RandAugment 5 to 20, mixup and CutMix to 0.5, dropout 0.4.
     Ours: as for S.
     """
@@ -225,6 +232,7 @@ def efficientnetv2_b0_released() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b0_released
     Cost and result: the authors give no hours; 78.7 % top-1 at 224 px (their checkpoint); ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe efficientnetv2_b0_released
     Source: google/automl, efficientnetv2: four stages, AutoAugment's policy v0, dropout 0.2, crops of at least 10 % of
         the area (preprocess_legacy.py: from 8 % on, but what covers less than a tenth of the picture is drawn anew).
     Ours: as for S, but for RandAugment's operations.
@@ -237,6 +245,7 @@ def efficientnetv2_b1_released() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b1_released
     Cost and result: the authors give no hours; 79.8 % top-1 at 240 px (their checkpoint); ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe efficientnetv2_b1_released
     Source: as for B0.
     Ours: as for B0.
     """
@@ -248,6 +257,7 @@ def efficientnetv2_b2_released() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b2_released
     Cost and result: the authors give no hours; 80.5 % top-1 at 260 px (their checkpoint); ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe efficientnetv2_b2_released
     Source: as for B0; dropout 0.3.
     Ours: as for B0.
     """
@@ -259,6 +269,7 @@ def efficientnetv2_b3_released() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe efficientnetv2_b3_released
     Cost and result: the authors give no hours; 82.1 % top-1 at 300 px (their checkpoint); ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe efficientnetv2_b3_released
     Source: as for B0; dropout 0.3.
     Ours: as for B0.
     """

@@ -19,6 +19,7 @@ def proxy_small() -> Recipe:
 
     Run: effnetv2 train DATA --recipe proxy_small; of a whole search, effnetv2 search run STUDY --data DATA
     Cost and result: benchmarks/search_record.py.
+        Foretold for this machine: effnetv2 plan DATA --recipe proxy_small
     Source: optimizer, augmentation and evaluation as ``quick``.
     Ours: one size, because sizes that grow would hide what a network costs at the last one; the length.
     """
@@ -41,6 +42,7 @@ def proxy_paper() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe proxy_paper; of a whole search, effnetv2 search run STUDY --data IMAGENET
         --preset paper
     Cost and result: not measured: a thousand trials take thousands of hours of a GPU.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe proxy_paper
     Source: arXiv:2104.00298, section 3.3, for the 10 epochs, and 25,000 pictures of train that choose (section 5.1).
     Ours: the size (the paper says "reduced"), and what its optimizer needs to get anywhere in 10 epochs: a warm-up of
         one and a cosine to 0 instead of a staircase made for 350, a moving average that forgets sooner, and the

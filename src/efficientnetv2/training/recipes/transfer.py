@@ -80,12 +80,13 @@ def transfer_paper() -> Recipe:
     Run: effnetv2 train cifar10 --recipe transfer_paper
         For M and L: --model efficientnetv2_m --weights efficientnetv2_m.in1k --image-px 480 --set eval_px=480
     Cost and result: S reaches 98.7 % on CIFAR-10, 91.5 % on CIFAR-100, 97.9 % on Flowers-102, 93.8 % on Cars (the
-        paper's Table 8, means of five runs); ours is not measured.
+        paper's Table 8, means of five runs, which gives no hours); ours is not measured.
+        Foretold for this machine: effnetv2 plan cifar10 --recipe transfer_paper
     Source: arXiv:2104.00298, section 5.3: batch 512, learning rate 0.001, cosine, no weight decay, cutout; Table 9:
         the figure is of all test pictures, and all others are trained on.
-    Ours: the rest, on which the paper is silent, is as in transfer_released; one run instead of the mean of five. The
-        test pictures choose nothing (the last weights are kept), but the curve is of some of them. A set without any
-        has a val split, given or held out, in their place.
+    Ours: the rest, on which the paper is silent, is as in transfer_released; one run instead of the mean of five, which
+        is that of effnetv2 reproduce 8 --scale paper. The test pictures choose nothing (the last weights are kept), but
+        the curve is of some of them. A set without any has a val split, given or held out, in their place.
     """
     return _to_another_set("paper", weight_decay=0.0)
 
@@ -95,7 +96,8 @@ def transfer_released() -> Recipe:
 
     Run: effnetv2 train cifar10 --recipe transfer_released
         For M and L: --model efficientnetv2_m --weights efficientnetv2_m.in1k --image-px 480 --set eval_px=480
-    Cost and result: the authors publish no figures of it; ours is not measured.
+    Cost and result: the authors publish neither hours nor figures of it; ours is not measured.
+        Foretold for this machine: effnetv2 plan cifar10 --recipe transfer_released
     Source: google/automl, efficientnetv2 (cifar10Ft and its like): weight decay 1e-5.
     Ours: pictures as for transfer_paper: the figure is of test, and all others are trained on; cutout's noise, resizing
         and batch-norm as for imagenet_from_21k_s_released.
@@ -124,6 +126,7 @@ def imagenet_from_21k_s_paper() -> Recipe:
         From weights of one's own (imagenet21k_s_paper): --weights runs/NAME
     Cost and result: 84.9 % top-1; 9 hours on 32 TPUv3 cores together with the pretraining (the paper's Table 7); ours
         is not measured.
+        Foretold for this machine, of this part alone: effnetv2 plan IMAGENET --recipe imagenet_from_21k_s_paper
     Source: arXiv:2104.00298, section 5.2.
     Ours: the rest, on which the paper is silent, is as in imagenet_from_21k_s_released.
     """
@@ -136,6 +139,7 @@ def imagenet_from_21k_m_paper() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_m_paper
     Cost and result: 86.2 % top-1; 15 hours on 32 TPUv3 cores together with the pretraining (the paper's Table 7); ours
         is not measured.
+        Foretold for this machine, of this part alone: effnetv2 plan IMAGENET --recipe imagenet_from_21k_m_paper
     Source: as for S.
     Ours: as for S.
     """
@@ -148,6 +152,7 @@ def imagenet_from_21k_l_paper() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_l_paper
     Cost and result: 86.8 % top-1; 26 hours on 32 TPUv3 cores together with the pretraining (the paper's Table 7); ours
         is not measured.
+        Foretold for this machine, of this part alone: effnetv2 plan IMAGENET --recipe imagenet_from_21k_l_paper
     Source: as for S.
     Ours: as for S.
     """
@@ -160,6 +165,7 @@ def imagenet_from_21k_xl_paper() -> Recipe:
     Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_xl_paper
     Cost and result: 87.3 % top-1; 45 hours on 32 TPUv3 cores together with the pretraining (the paper's Table 7); ours
         is not measured.
+        Foretold for this machine, of this part alone: effnetv2 plan IMAGENET --recipe imagenet_from_21k_xl_paper
     Source: as for S.
     Ours: as for S.
     """
@@ -171,6 +177,7 @@ def imagenet_from_21k_s_released() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_s_released
     Cost and result: the authors give no hours; 84.9 % top-1 (their checkpoint); ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe imagenet_from_21k_s_released
     Source: google/automl, efficientnetv2 (imagenetFt).
     Ours: all of train is trained on and the last moving average is kept, where theirs trains on 98 % (1,256,144
         pictures) and archives the weights that were best on the pictures that it evaluates on, by default ImageNet's
@@ -187,6 +194,7 @@ def imagenet_from_21k_m_released() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_m_released
     Cost and result: the authors give no hours; ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe imagenet_from_21k_m_released
     Source: as for S.
     Ours: as for S.
     """
@@ -198,6 +206,7 @@ def imagenet_from_21k_l_released() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_l_released
     Cost and result: the authors give no hours; ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe imagenet_from_21k_l_released
     Source: as for S.
     Ours: as for S.
     """
@@ -209,6 +218,7 @@ def imagenet_from_21k_xl_released() -> Recipe:
 
     Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_xl_released
     Cost and result: the authors give no hours; ours is not measured.
+        Foretold for this machine: effnetv2 plan IMAGENET --recipe imagenet_from_21k_xl_released
     Source: as for S.
     Ours: as for S.
     """

@@ -1,0 +1,195 @@
+"""Every recipe trains: its schedule, regularization, augmentation and optimizer, on pictures and networks for tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor, nn
+
+from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.base.keys import Key
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.data.loader import Batch
+from efficientnetv2.data.sampling import Request, Sampler
+from efficientnetv2.models.create import create
+from efficientnetv2.progressive import Setting
+from efficientnetv2.training import loop
+from efficientnetv2.training.checked import checked
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.training.state import Length, begin
+
+# Of its four blocks the second and the fourth have a shortcut, and so stochastic depth: 1/4 and 3/4 of the rate.
+SMALL = Architecture(
+    stem_channels=8,
+    stages=(
+        Stage(fused(expand=2, kernel=3), stride=2, channels=8, layers=2),
+        Stage(mbconv(expand=2, kernel=3), stride=2, channels=16, layers=2),
+    ),
+    head_channels=16,
+)
+SMALLS_SHARES = [1 / 4, 3 / 4]
+PICTURES, CLASSES = 8, 4
+ONE_EACH = np.arange(PICTURES) % CLASSES
+# As data.several has them, and what each picture's classes have of its label.
+SEVERAL = np.array([[0, -1, -1], [1, 0, -1], [2, 1, 0], [3, 2, -1]] * 2)
+SEVERAL_SHARES = torch.tensor(
+    [[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 1 / 2, 1 / 2]]
+)
+# Modules of stochastic depth, ours and others', and what they call their rate.
+RATE = {"DropPath": ("rate", "drop_prob"), "StochasticDepth": ("p",)}
+# Five seconds in all: the one of most weights with the slow tests.
+TABLE_12 = [
+    "resnet50_224_progressive",
+    "resnet50_380_progressive",
+    pytest.param("resnet152_380_progressive", marks=pytest.mark.slow),
+    "efficientnet_b4_progressive",
+    "efficientnet_b5_progressive",
+]
+
+
+def small(name: str, *, px: int, steps: int, stages: int | None = None) -> Recipe:
+    """The recipe so named, its pictures, batch and length made small; two groups of 4 a step."""
+    recipe = named(name)
+    plain = recipe.to_json()
+    plain["progressive"] = recipe.progressive.with_image_px(px).to_json() | {"px_multiple": 1}
+    plain["progressive"] |= {"stages": stages} if stages else {}
+    plain |= {
+        "epochs": float(steps),
+        "steps": None,
+        "batch_images": PICTURES,
+        "group_images": 4,
+        "eval_px": 32,
+    }
+    return checked(plain | {"precision": "fp32", "compile": False}, where=name)
+
+
+@dataclass
+class Pass:
+    """What the network met in one pass: side of the pictures, the rates that held, and the labels it was to give."""
+
+    px: int
+    dropout: list[float]
+    drop_path: list[float]
+    targets: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+def trained(
+    recipe: Recipe, network: nn.Module, labels: npt.NDArray[np.int64], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[loop.StepDone], list[tuple[Request, Pass]]]:
+    """Run the whole recipe: its steps, and each group's request with what the network met."""
+    passes: list[Pass] = []
+    real = loop.cross_entropy
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        passes.append(Pass(inputs[0].shape[-1], dropouts(module), drop_paths(module)))
+
+    def noted(logits: Tensor, targets: Tensor, **words: Any) -> Tensor:
+        passes[-1].targets = targets
+        return real(logits, targets, **words)
+
+    monkeypatch.setattr(loop, "cross_entropy", noted)
+    network.register_forward_pre_hook(look)
+    key, length = Key.of(0), Length.of(recipe, PICTURES)
+    first = labels if labels.ndim == 1 else labels[:, 0]
+    requests = list(Sampler(first, recipe.progressive, length.steps, PICTURES, 4, recipe.balance, key))
+    noise = np.random.default_rng(0)
+
+    def answered(request: Request) -> Batch:
+        shape = (4, 3, request.setting.image_px, request.setting.image_px)
+        images = torch.from_numpy(noise.integers(0, 256, shape, np.uint8))
+        return Batch(request, images, torch.from_numpy(labels[request.samples]), ())
+
+    steps = loop.train(
+        begin(network, recipe), map(answered, requests), recipe=recipe, length=length, num_classes=CLASSES,
+        preprocessing=Preprocessing(image_px=32), key=key, device=torch.device("cpu"),
+    )  # fmt: skip
+    return list(steps), list(zip(requests, passes, strict=True))
+
+
+def dropouts(network: nn.Module) -> list[float]:
+    """Of each module of dropout, in order; of timm's networks the number that they drop by."""
+    found = [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
+    return found or [module.drop_rate for module in network.modules() if hasattr(module, "drop_rate")][:1]
+
+
+def drop_paths(network: nn.Module) -> list[float]:
+    """Of each module of stochastic depth, in order."""
+    modules = [module for module in network.modules() if type(module).__name__ in RATE]
+    return [getattr(m, name) for m in modules for name in RATE[type(m).__name__] if hasattr(m, name)]
+
+
+def hot(samples: npt.NDArray[np.int64], setting: Setting, *, several: bool) -> Tensor:
+    """The labels of pictures that nothing is mixed with, by hand."""
+    shares = SEVERAL_SHARES if several else torch.eye(CLASSES)
+    smoothing = setting.label_smoothing
+    return shares[samples % CLASSES] * (1 - smoothing) + smoothing / CLASSES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_through_all_of_its_stages_with_the_rates_and_labels_of_each(name, monkeypatch):
+    """The recipe's own schedule, augmentation and optimizer, at 48 px and a batch of 8; of ImageNet-21k several labels
+    of a picture."""
+    recipe, several = small(name, px=48, steps=8), named(name).made_for == "imagenet21k"
+    torch.manual_seed(0)
+    network = create(SMALL, num_classes=CLASSES)
+    before = {one: weight.detach().clone() for one, weight in network.named_parameters()}
+    steps, passes = trained(recipe, network, SEVERAL if several else ONE_EACH, monkeypatch)
+    stages = recipe.progressive.stages
+    assert [done.setting for done in steps] == [
+        recipe.progressive.stage(step * stages // 8) for step in range(8)
+    ]
+    assert len({done.setting.image_px for done in steps}) == stages == named(name).progressive.stages
+    assert np.isfinite([float(done.loss) for done in steps]).all()
+    assert not [one for one, weight in network.named_parameters() if torch.equal(weight, before[one])]
+    assert len(passes) == 2 * 8
+    for request, met in passes:
+        setting = request.setting
+        assert met.px == setting.image_px
+        assert met.dropout == [setting.dropout]
+        assert met.drop_path == pytest.approx([setting.drop_path * share for share in SMALLS_SHARES])
+        torch.testing.assert_close(met.targets.sum(dim=1), torch.ones(4))
+        if not setting.mixup_alpha and not setting.cutmix_alpha:
+            torch.testing.assert_close(met.targets, hot(request.samples, setting, several=several))
+
+
+def test_what_is_trained_here_has_stages_stochastic_depth_dropout_and_several_labels():
+    """Else the test above would compare nothing with nothing."""
+    recipes = [named(name) for name in RECIPES]
+    assert {1, 3, 4} <= {recipe.progressive.stages for recipe in recipes}
+    assert len({recipe.progressive.drop_path for recipe in recipes}) > 2
+    growing = [r for r in recipes if r.progressive.stage(0).dropout < r.progressive.last.dropout]
+    assert len(growing) > 10
+    assert sum(recipe.made_for == "imagenet21k" for recipe in recipes) == 5
+    assert len(drop_paths(create(SMALL))) == len(SMALLS_SHARES)
+
+
+@pytest.mark.parametrize("name", TABLE_12)
+def test_table_12s_own_networks_take_a_step_of_the_first_stage_and_one_of_the_last(name, monkeypatch):
+    """At 64 px. A ramp of two stages has the ends of one of four."""
+    recipe, own = small(name, px=64, steps=2, stages=2), named(name).progressive
+    if recipe.model.startswith("timm:"):
+        pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = create(recipe.model, num_classes=CLASSES)
+    steps, passes = trained(recipe, network, ONE_EACH, monkeypatch)
+    assert np.isfinite([float(done.loss) for done in steps]).all()
+    assert [done.setting.image_px for done in steps] == [
+        round(own.stage(0).image_px * 64 / own.last.image_px),
+        64,
+    ]
+    for done, ends in zip(steps, (own.stage(0), own.last), strict=True):
+        reached = [met for request, met in passes if request.step == done.step]
+        assert len(reached) == 2
+        for met in reached:
+            if recipe.model.startswith("torchvision:resnet"):
+                assert (met.dropout, met.drop_path) == ([], [])
+            else:
+                assert met.dropout == [ends.dropout]
+                assert max(met.drop_path) == pytest.approx(ends.drop_path)
+                assert met.drop_path == sorted(met.drop_path), "the deeper, the more"
