@@ -13,7 +13,7 @@ from tests.conftest import paint
 from tests.processes import effnetv2_together
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands.evaluate_job import _in_classes_of
+from efficientnetv2.commands.in_classes import in_classes_of
 from efficientnetv2.commands.source import tell
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.shards.pack import Packing, pack
@@ -215,5 +215,5 @@ def test_labels_whose_letters_are_encoded_otherwise_are_the_models_on_request(tm
     with pytest.raises(
         InputError, match="only by case, space or how their letters are encoded: --labels case"
     ):
-        _in_classes_of(pictures, names, MODEL, merge=False)
-    assert _in_classes_of(pictures, names, MODEL, merge=True).labels.tolist() == [0]
+        in_classes_of(pictures, names, MODEL, merge=False)
+    assert in_classes_of(pictures, names, MODEL, merge=True).labels.tolist() == [0]

@@ -9,31 +9,12 @@ import numpy as np
 import pytest
 import torch
 from tests.data.test_splits import manifest
-from tests.metrics.test_resampling import answered
 
-from efficientnetv2.base.keys import Key
 from efficientnetv2.commands import crossval_report
 from efficientnetv2.commands.crossval_plan import Plan
-from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.data.folds import folds
-from efficientnetv2.evaluation.apart import Apart
-from efficientnetv2.evaluation.crossval import CrossValidation
-from efficientnetv2.evaluation.report import Facts
+from efficientnetv2.data.time_folds import time_folds
 from efficientnetv2.inference.predict import Predictions
-
-
-def test_copies_of_pictures_tell_nothing_new_of_a_class_either():
-    """Of eight copies each, drawn as one, every interval is about √8 times as wide as of as many pictures."""
-    labels, answers, places = (np.repeat(each, 8) for each in (*answered(0, 150, 0.6), np.arange(150)))
-    data = manifest(labels)
-    predictions = Predictions(np.arange(1200), labels, torch.eye(3)[answers] * 9)
-    outcome = Outcome(predictions, data, data.class_names, Facts("x", "out-of-fold"))
-    apart = dict(outcome.intervals)
-    crossval_report._widen(outcome, predictions, places, Key.of(0))
-    assert {"f1:c2", "recall:c2", "precision:c2"} <= set(apart)
-    for name, (low, high) in apart.items():
-        together = outcome.intervals[name]
-        assert together[1] - together[0] > 2 * (high - low), name
 
 
 def test_what_there_is_of_a_class_to_learn_from_is_the_mean_over_the_folds():
@@ -46,35 +27,50 @@ def test_what_there_is_of_a_class_to_learn_from_is_the_mean_over_the_folds():
     assert crossval_report._learnt(data, dealt, answered) == {"c0": 20, "c1": 5}
 
 
-def test_copies_tell_nothing_new_of_the_first_five_either():
-    """Six classes, of which chance leaves one out of the five: eight copies each are one draw of it."""
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, 6, 100)
-    labels, logits = np.repeat(labels, 8), np.repeat(generator.normal(size=(100, 6)), 8, axis=0)
-    data = manifest(labels)
-    predictions = Predictions(np.arange(800), labels, torch.from_numpy(logits).float())
-    outcome = Outcome(predictions, data, data.class_names, Facts("x", "out-of-fold"))
-    low, high = outcome.intervals["top5"]
-    crossval_report._widen(outcome, predictions, np.repeat(np.arange(100), 8), Key.of(0))
-    widened = outcome.intervals["top5"]
-    assert widened[0] < outcome.figures.top5 < widened[1]
-    assert widened[1] - widened[0] > 2 * (high - low)
+# Four fields in each of six places, two of which lie side by side across the border of a block of a degree.
+PLACES = {"latitude": np.repeat([0.5, 2.5, 4.98, 5.01, 8.5, 9.5], 8), "longitude": 100.5}
+GROUPS = {"group": [f"field {row // 2}" for row in range(48)]}
 
 
 @pytest.mark.parametrize(
-    ("by", "apart", "drawn"),
+    ("by", "columns", "drawn", "count"),
     [
-        ("place", Apart("place", 9, 0, 50.0), "places"),
-        ("place", Apart("place", 9, 1, 50.0, Apart("group", 9, 0)), "places and groups"),
-        ("group", Apart("group", 9, 0), "groups"),
-        ("auto", Apart("place", 9, 9, 1.0, Apart("group", 9, 0)), "groups"),
-        ("auto", Apart("group", 9, 1), None),
-        ("class", Apart("group", 9, 0), None),
-        ("time", None, None),
+        ("place", PLACES, "places", 6),
+        ("place", PLACES | GROUPS, "places and groups", 6),
+        ("group", PLACES | GROUPS, "groups", 24),
+        ("auto", PLACES, "places", 6),
+        ("auto", GROUPS, "groups", 24),
+        ("class", GROUPS, None, 24),
+        ("time", {"year": np.arange(48) // 12}, None, 18),
     ],
 )
-def test_what_the_folds_kept_whole_is_said_to_be_drawn_so(by, apart, drawn):
-    assert crossval_report._drawn_whole(CrossValidation(by, "", "macro_f1", [], apart=apart)) == drawn
+def test_what_the_folds_kept_whole_is_said_to_be_drawn_so(by, columns, drawn, count, tmp_path):
+    """By class, and by time, it is identical files that are drawn as one, here each twice; of that nothing is said."""
+    data = manifest(np.arange(48) % 2, **columns)
+    contents = (np.arange(48) // 4 * 2 + np.arange(48) % 2) if drawn is None else np.arange(48)
+    if by == "time":
+        dealt = time_folds(data, k=3, column="year", contents=contents)
+    else:
+        dealt = folds(data, k=3, seed=0, contents=contents, by=by)
+    dealt.told(data).to_csv(tmp_path / "manifest.csv")
+    rows = np.concatenate([part.answering for part in dealt.parts])
+    pooled = Predictions(np.sort(rows), data.labels[np.sort(rows)], torch.zeros(len(rows), 2))
+    found = crossval_report._hanging(tmp_path, data, dealt, pooled)
+    assert found.what == drawn
+    assert len(np.unique(found.clusters)) == count
+    assert np.array_equal(found.clusters, dealt.clusters[pooled.samples])
+
+
+def test_groups_within_the_periods_are_drawn_whole_as_compare_draws_them(tmp_path):
+    """Each field was seen in one year: though the folds were not dealt by them, they did not part them."""
+    data = manifest(np.arange(48) % 2, year=np.arange(48) // 12, **GROUPS)
+    dealt = time_folds(data, k=3, column="year")
+    dealt.told(data).to_csv(tmp_path / "manifest.csv")
+    rows = np.concatenate([part.answering for part in dealt.parts])
+    pooled = Predictions(np.sort(rows), data.labels[np.sort(rows)], torch.zeros(len(rows), 2))
+    found = crossval_report._hanging(tmp_path, data, dealt, pooled)
+    assert found.what == "groups"
+    assert len(np.unique(found.clusters)) == len(rows) / 2
 
 
 def test_the_time_is_that_of_all_training(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from efficientnetv2.data.folds import folds
 from efficientnetv2.data.manifest import read
-from efficientnetv2.evaluation.hanging import hanging_together
+from efficientnetv2.evaluation.hanging import evaluated_whole, hanging_together, kept_whole
 
 
 @pytest.fixture
@@ -127,3 +127,102 @@ def test_other_pictures_and_no_manifest_give_nothing(written, tmp_path):
     assert hanging_together(run, ["elsewhere.jpg"]) is None
     assert hanging_together(run, []) is None
     assert hanging_together(tmp_path, ["pictures/08.jpg"]) is None
+
+
+GROUPS = {"group": list("ppqqrrssttuu")}
+NOWHERE = {"latitude": np.nan, "longitude": np.nan}
+HELD_OUT = ["train"] * 6 + ["val"] * 6
+
+
+@pytest.mark.parametrize(
+    ("columns", "what"),
+    [
+        ({}, "places"),
+        (GROUPS, "places and groups"),
+        (GROUPS | NOWHERE, "groups"),
+        ({"kept_whole": np.arange(12) // 2}, "places"),
+        (GROUPS | {"kept_whole": np.repeat([0, 1, 2], [6, 2, 4])}, "places and groups"),
+        # Folds by group, though places are known: these lie all over, so that none was held out.
+        (GROUPS | {"kept_whole": np.arange(12) // 2, "latitude": 0.5}, "groups"),
+        (NOWHERE | {"kept_whole": np.arange(12) // 3}, "places or groups"),
+    ],
+)
+def test_what_was_kept_whole_has_a_name(columns, what, written):
+    run, manifest = written(split=HELD_OUT, **columns)
+    assert kept_whole(run, manifest.subset("val").paths).what == what
+
+
+def clusters_of(found) -> int:
+    return len(np.unique(found.clusters))
+
+
+def test_what_a_run_held_out_hangs_together_in_an_evaluation_as_in_its_report(written):
+    """Wherever the table lies that names the files: here it is the user's own, and that of the run."""
+    run, manifest = written(split=HELD_OUT)
+    own = kept_whole(run, manifest.subset("val").paths)
+    for table in (manifest, read(run / "manifest.csv")):
+        found = evaluated_whole(run, table.subset("val"))
+        assert list(found.clusters) == list(own.clusters)
+        assert found.what == own.what == "places"
+    # Blocks of a degree; of other pictures nothing says that so much hangs together.
+    assert clusters_of(own) == 3
+    assert clusters_of(evaluated_whole(None, manifest.subset("val"))) == 6
+
+
+def test_what_the_runs_split_has_parted_does_not_hang_together_in_an_evaluation_of_it_either(written):
+    """But pictures that gave no figure of the run go by what is known of them."""
+    run, manifest = written(split=["train", "val", "test"] * 4, **GROUPS, **NOWHERE)
+    assert evaluated_whole(run, manifest.subset("val")) is None
+    assert clusters_of(evaluated_whole(run, manifest.subset("test"))) == 4
+    assert clusters_of(evaluated_whole(run, manifest)) == 6
+
+
+def test_groups_that_the_run_did_not_know_of_count(written):
+    run, manifest = written(split=HELD_OUT, **NOWHERE)
+    val = manifest.subset("val")
+    assert evaluated_whole(run, val) is None
+    found = evaluated_whole(run, replace(val, table=val.table.assign(group=list("xxxyyy"))))
+    assert list(found.clusters) == [0, 0, 0, 1, 1, 1]
+    assert found.what == "groups"
+
+
+def test_pictures_of_another_folder_with_the_same_names_are_others(written, tmp_path):
+    run, manifest = written(split=HELD_OUT)
+    elsewhere = replace(manifest, root=tmp_path / "elsewhere")
+    assert clusters_of(evaluated_whole(run, elsewhere.subset("val"))) == 6
+
+
+def test_a_cross_validations_own_pictures_hang_together_as_its_folds_were_dealt(written):
+    run, manifest = written(fold=np.arange(12) // 4, kept_whole=np.arange(12) // 4)
+    assert clusters_of(evaluated_whole(run, manifest)) == 3
+
+
+@pytest.mark.parametrize(
+    ("columns", "clusters", "what"),
+    [
+        (GROUPS | NOWHERE, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5], "groups"),
+        # A group that is not known is one of its own.
+        (NOWHERE | {"group": [*"ppqqrr", *[""] * 6]}, [0, 0, 1, 1, 2, 2, *range(3, 9)], "groups"),
+        # Four within 1/32 of a degree, the others each farther away.
+        ({"latitude": [0.01, 0.011, 0.02, 0.03, *range(1, 9)]}, [0, 0, 0, 0, *range(1, 9)], "places"),
+        # Groups of two, of which one lies near another.
+        (
+            GROUPS | {"latitude": [0.01, 0.5, 0.02, *range(1, 10)]},
+            [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4],
+            "places and groups",
+        ),
+        # All in one place: groups are what is left.
+        (GROUPS | {"latitude": 0.01}, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5], "groups"),
+    ],
+)
+def test_of_other_pictures_the_smallest_blocks_and_groups_hang_together(columns, clusters, what, written):
+    _, manifest = written(**columns)
+    found = evaluated_whole(None, manifest)
+    assert list(found.clusters) == clusters
+    assert found.what == what
+
+
+@pytest.mark.parametrize("columns", [NOWHERE, {"latitude": 0.01}, NOWHERE | {"group": "one"}])
+def test_of_pictures_of_one_place_or_of_none_nothing_is_known(columns, written):
+    _, manifest = written(**columns)
+    assert evaluated_whole(None, manifest) is None

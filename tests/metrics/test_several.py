@@ -10,14 +10,13 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.intervals import wilson
+from efficientnetv2.metrics.reach import intervals_of, share_intervals
 from efficientnetv2.metrics.several import (
     applied,
-    intervals_of,
     mean_over_classes,
     measured,
     right,
     several_figures,
-    share_intervals,
 )
 
 NAMES = ("animal", "cat", "dog")

@@ -31,13 +31,11 @@ from efficientnetv2.evaluation.answered import f1_of_answers
 from efficientnetv2.evaluation.apart import apart_by_folds
 from efficientnetv2.evaluation.crossval import CrossValidation, Try
 from efficientnetv2.evaluation.elsewhere import PROBE, Beside
+from efficientnetv2.evaluation.hanging import Whole, kept_whole
 from efficientnetv2.evaluation.more_labels import more_labels, verdict
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.classification import Figures
-from efficientnetv2.metrics.resampling import clustered
-from efficientnetv2.metrics.several import drawn, top5_hits
 
 #: In the folder, the folds that were dealt otherwise.
 OTHERWISE = "otherwise"
@@ -69,7 +67,7 @@ def conclude(
     pooled = _pooled(manifest, answered)
     lost = _lost(manifest, answered, pooled)
     _tell_lost(folder, skipped, lost, screen)
-    clusters, key = dealt.clusters[pooled.samples], Key.of(runs.seed).fold("crossval")
+    key = Key.of(runs.seed).fold("crossval")
     baseline = probed(folder, runs, dealt, others) if runs.place.probe else None
     comparisons = [] if others is None else _compared(manifest, pooled, again, baseline, dealt, others, key)
     whole = _whole(runs, dealt, answered, comparisons)
@@ -96,10 +94,9 @@ def conclude(
         folder=folder,
         members=networks.calibrations(),
         split_by=dealt.rule,
-        drawn_whole=_drawn_whole(whole),
+        whole=_hanging(folder, manifest, dealt, pooled),
     )
     outcome = Outcome(pooled, asked, manifest.class_names, facts, known=known)
-    _widen(outcome, pooled, clusters, key)
     outcome.write(folder, sections=whole.sections())
     outcome.show(screen, as_json=runs.place.as_json)
     for line in (*whole.lines(), together):
@@ -294,35 +291,9 @@ def _known(
     )
 
 
-def _drawn_whole(whole: CrossValidation) -> str | None:
-    """What intervals draw as a whole, because the folds kept it so; None of folds at random, or by time."""
-    apart = whole.apart
-    groups = None if apart is None else apart if apart.by == "group" else apart.groups
-    kept = [
-        *(["places"] if whole.by == "place" else []),
-        *(["groups"] if whole.by not in ("class", "time") and groups is not None and not groups.near else []),
-    ]
-    return " and ".join(kept) or None
-
-
-def _widen(outcome: Outcome, pooled: Predictions, clusters: Ints, key: Key) -> None:
-    """Let intervals reach as far as they do when pictures that hang together are drawn together."""
-    if len(np.unique(clusters)) == len(clusters):
-        return
-    figures, own = outcome.figures, key.fold("clusters")
-    if isinstance(figures, Figures):
-        # The answers that the figures have counted.
-        answers = pooled.probabilities.argmax(axis=1).astype(np.int64)
-        together = clustered(pooled.labels, answers, clusters, len(figures.class_names), key=own)
-    else:
-        together = drawn(pooled.labels, pooled.probabilities, clusters, key=own)
-    if figures.top5 is not None:
-        # A share like top-1, of another kind of hit.
-        hits = top5_hits(pooled.labels, pooled.probabilities).astype(np.int64)
-        together["top5"] = clustered(np.ones_like(hits), hits, clusters, 2, key=own.fold("top5"))["top1"]
-    for name, (low, high) in together.items():
-        # Of a class the figure is called by its number here, by its name there.
-        figure, of_class, number = name.partition(":")
-        called = f"{figure}:{figures.class_names[int(number)]}" if of_class else name
-        before = outcome.intervals[called]
-        outcome.intervals[called] = (min(before[0], low), max(before[1], high))
+def _hanging(folder: Path, manifest: Manifest, dealt: Folds, pooled: Predictions) -> Whole:
+    """What chance draws as a whole: what the folds kept so, or, where they heeded neither, what they did not part."""
+    own = Whole(dealt.clusters[pooled.samples], " and ".join(dealt.kept) or None)
+    if own.what is not None:
+        return own
+    return kept_whole(folder, manifest.select(pooled.samples).paths) or own  # which joins identical files

@@ -81,6 +81,7 @@ def evaluate(
     workers: options.Workers = None,
     path_column: options.PathColumn = "path",
     label_column: options.LabelColumn = "label",
+    group_column: options.GroupColumn = None,
     labels: options.Labels = "exact",
     label_separator: options.LabelSeparator = None,
     strict: options.Strict = False,
@@ -88,9 +89,12 @@ def evaluate(
 ) -> None:
     """Evaluate a model on labelled pictures it was not trained on.
 
+    Where their groups or places are known, intervals draw these as a whole.
+
     Examples:
     - `effnetv2 evaluate runs/demo photos/`
     - `effnetv2 evaluate model.safetensors test.csv --out evaluation/ --json`
+    - `effnetv2 evaluate model.safetensors test.csv --group-column patient`
     - `effnetv2 evaluate model.safetensors test.csv --slices year,region --against runs/before`
     - `effnetv2 evaluate model.safetensors test.csv --abstain-below 0.8 --costs costs.csv`
     - `effnetv2 evaluate model.safetensors test.csv --views symmetries`
@@ -100,7 +104,7 @@ def evaluate(
     from efficientnetv2.commands.evaluate_job import evaluate_and_report
     from efficientnetv2.commands.source import Source
 
-    source = Source(data, path_column, label_column, None, labels, label_separator)
+    source = Source(data, path_column, label_column, group_column, labels, label_separator)
     evaluate_and_report(
         model,
         source,

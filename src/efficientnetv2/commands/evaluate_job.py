@@ -8,9 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from efficientnetv2.base.errors import InputError, did_you_mean, some
+from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.answering import (
     SKIPPED,
@@ -24,18 +22,19 @@ from efficientnetv2.commands.answering import (
 from efficientnetv2.commands.asking import Asking, check_calibrates, refuse_trained, write_calibrated
 from efficientnetv2.commands.explaining import explained
 from efficientnetv2.commands.findings import Known, Wanted
+from efficientnetv2.commands.in_classes import in_classes_of
 from efficientnetv2.commands.outcome import Outcome, command_line, hashes, versions
 from efficientnetv2.commands.report_folder import report_folder
 from efficientnetv2.commands.screen import Screen
-from efficientnetv2.commands.seen import Seen, seen
+from efficientnetv2.commands.seen import Seen, run_of, seen
 from efficientnetv2.commands.sizes import one_size, several_sizes, size_curve, tell_sizes
 from efficientnetv2.commands.source import Source, tell
 from efficientnetv2.commands.unseen import Unseen, on_unseen
 from efficientnetv2.commands.views import over_own, views_asked
 from efficientnetv2.data.listing import SPLITS
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.rules import folded
 from efficientnetv2.evaluation.answered import Over
+from efficientnetv2.evaluation.hanging import evaluated_whole
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.accelerate import pick_own_device
@@ -108,13 +107,14 @@ def evaluate_and_report(
             predictions, seconds = answers[px]
             looked_at = asked.manifest.select(predictions.samples)
             known = seen(Path(model), asked.network.trained_on, looked_at)
+            whole = evaluated_whole(run_of(Path(model)), looked_at)
             facts = _facts(model, source, asked, name, known, predictions, seconds)
             chosen_by = (known.pictures or 0) + known.chose == len(looked_at)
             may_choose = facts.of_training or name == "minival" or chosen_by
             curve = size_curve(answers, compared, asked.network, may_choose=may_choose) if compared else None
-            gained = over_own(predictions, beside, asked.manifest, asked.network.class_names)
+            gained = over_own(predictions, beside, asked.manifest, asked.network.class_names, whole)
             fresh = (
-                on_unseen(predictions, known, asked.network.class_names)
+                on_unseen(predictions, known, asked.network.class_names, whole)
                 if _chose(asked, name) is None
                 else None
             )
@@ -124,6 +124,7 @@ def evaluate_and_report(
                 calibrations(asked.network),
                 views=gained,
                 unseen=None if fresh is None else fresh.words,
+                whole=whole,
             )
             _report(asked, predictions, facts, wanted, there, curve, out, screen, as_json)
             if asking.calibrate is not None:
@@ -151,7 +152,7 @@ def _asked(
     check_reads_files(network, model)
     part, name = _part(source.read(for_training=False), split)
     part = replace(part, bands=network.preprocessing.bands)
-    part = _in_classes_of(part, network.class_names, model, merge=source.labels == "casefold")
+    part = in_classes_of(part, network.class_names, model, merge=source.labels == "casefold")
     if compared and part.separator is not None:
         raise InputError(
             "--sizes compares answers of one label, but these pictures have several. Leave it out."
@@ -276,45 +277,3 @@ def _part(manifest: Manifest, split: str | None) -> tuple[Manifest, str]:
             f"--split is '{split}', but is one of {', '.join(_SPLITS)}{did_you_mean(split, _SPLITS)}"
         )
     return (manifest, "all pictures") if split == "all" else (manifest.subset(split), split)
-
-
-def _in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, *, merge: bool) -> Manifest:
-    """The same pictures, their labels counted as the model counts its classes.
-
-    Args:
-        manifest: labelled.
-        class_names: of the model.
-        model: for the message.
-        merge: take labels that are ``folded`` alike for the model's.
-
-    Raises:
-        InputError: a label that is no class of the model, or a model whose classes have no names.
-    """
-    if merge:
-        spelled = {folded(name): name for name in class_names}
-        manifest = manifest.renamed(lambda label: spelled.get(folded(label), label))
-    known = set(class_names)
-    present = {manifest.class_names[label] for label in np.unique(manifest.targets) if label >= 0}
-    strange = sorted(present - known)
-    if strange:
-        place = manifest.class_names.index(strange[0])
-        row = int(np.argwhere(manifest.targets == place)[0, 0])
-        if class_names == tuple(str(number) for number in range(len(class_names))):
-            raise InputError(
-                f"{manifest.where(row)}: label {some(strange)}, but the outputs of {model} have no names, only numbers "
-                f"('0' to '{len(class_names) - 1}'). Name them, in their order: effnetv2 convert {model} "
-                "NAMED.safetensors --class-names NAMES.txt (a name on each line)"
-            )
-        fix = "Correct the labels, or leave those pictures out."
-        if {folded(name) for name in strange} <= {folded(name) for name in known}:
-            fix = "They differ only by case, space or how their letters are encoded: --labels casefold merges them."
-        elif known.isdisjoint(present):
-            fix = (
-                "No label is; so this model answers something else, or its classes are called wrongly. To call them "
-                f"otherwise: effnetv2 convert {model} NAMED.safetensors --class-names NAMES.txt (a name on each line)"
-            )
-        raise InputError(
-            f"{manifest.where(row)}: label {some(strange)} is no class of {model}, which knows "
-            f"{some(class_names, 10)}{did_you_mean(strange[0], known)} {fix}"
-        )
-    return replace(manifest, class_names=class_names)

@@ -21,12 +21,13 @@ from efficientnetv2.evaluation.answered import Over, over
 from efficientnetv2.evaluation.answers import Beside
 from efficientnetv2.evaluation.apart import Apart
 from efficientnetv2.evaluation.elsewhere import Elsewhere
-from efficientnetv2.evaluation.hanging import hanging_together
+from efficientnetv2.evaluation.hanging import Whole
 from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
 from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.evaluation.trust import Scaled, trust
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.costs import Costs
+from efficientnetv2.metrics.intervals import Interval
 from efficientnetv2.metrics.several import right
 from efficientnetv2.metrics.slices import slices, usable, values_of
 from efficientnetv2.models.calibrated import Calibration
@@ -68,9 +69,9 @@ class Known:
         views: what these answers have over those with the network's own views.
         unseen: words on the pictures alone that did not train the network.
         sections: that others have made.
-        folder: of the run, which says what it kept whole and beside which lie those before it; None: there is none.
+        folder: of the run, beside which lie those before it; None: there is none.
         split_by: the rule of the folds of a cross-validation; None of others.
-        drawn_whole: as of ``evaluation.answers.Beside``.
+        whole: what hangs together among the pictures that were answered, in their order; None where nothing does.
     """
 
     calibration: Calibration | None = None
@@ -84,7 +85,7 @@ class Known:
     sections: tuple[Part, ...] = ()
     folder: Path | None = None
     split_by: str | None = None
-    drawn_whole: str | None = None
+    whole: Whole | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +110,7 @@ def gathered(
     *,
     trainers: str = "",
     choosers: str = "",
+    reach: Interval,
     key: Key,
 ) -> Findings:
     """Everything that there is to say of these answers.
@@ -121,6 +123,7 @@ def gathered(
         known: what is known beside.
         trainers: as ``trust`` takes them.
         choosers: likewise.
+        reach: the 95 % interval of top-1.
         key: of resampling.
 
     Raises:
@@ -133,6 +136,7 @@ def gathered(
         probabilities,
         scaled=_scaled(predictions, known),
         members=known.members,
+        reach=reach,
         trainers=trainers,
         choosers=choosers,
         abstain_below=wanted.abstain_below,
@@ -149,7 +153,7 @@ def gathered(
     probe = last = None
     if labels.ndim == 1:
         answers = by_picture(predictions, manifest, class_names)
-        whole = None if known.folder is None else hanging_together(known.folder, shown.paths)
+        whole = None if known.whole is None else known.whole.by_path(shown.paths)
         if known.probe is not None:
             probe = over(answers, known.probe, key=key.fold("probe"), clusters=whole)
         last = _last(answers, wanted, known, whole, key.fold("against"))
@@ -163,7 +167,7 @@ def gathered(
             unseen=known.unseen,
             labels=known.labels,
             elsewhere=known.elsewhere,
-            drawn_whole=known.drawn_whole,
+            drawn_whole=None if known.whole is None else known.whole.what,
             trusted=trusted.calibrated,
             slices=worst_slice(parts) if parts else None,
         ),

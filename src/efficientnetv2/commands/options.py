@@ -62,7 +62,9 @@ LabelColumn = Annotated[str, typer.Option(help="Column of a table that holds the
 GroupColumn = Annotated[
     str | None,
     typer.Option(
-        help="Column of a table whose equal values must stay on one side of a split.", show_default=False
+        help="Column of a table whose equal values belong together (a patient, a film): they stay on one side of a "
+        "split, and intervals draw them as a whole.",
+        show_default=False,
     ),
 ]
 Labels = Annotated[

@@ -32,13 +32,8 @@ from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.intervals import Interval
-from efficientnetv2.metrics.several import (
-    MEANS_OVER_CLASSES,
-    SeveralFigures,
-    intervals_of,
-    mean_over_classes,
-    measured,
-)
+from efficientnetv2.metrics.reach import intervals_of
+from efficientnetv2.metrics.several import MEANS_OVER_CLASSES, SeveralFigures, mean_over_classes, measured
 
 _CLASSES_SHOWN = 30
 
@@ -79,9 +74,15 @@ class Outcome:
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """95 % intervals, by name."""
-        key = Key.of(self.facts.seed or 0).fold("intervals")
-        return intervals_of(self.figures, self.predictions.labels, self.predictions.probabilities, key=key)
+        """95 % intervals, by name; where pictures hang together as far as these drawn as a whole leave it."""
+        key, whole = Key.of(self.facts.seed or 0).fold("intervals"), self.known.whole
+        return intervals_of(
+            self.figures,
+            self.predictions.labels,
+            self.predictions.probabilities,
+            clusters=None if whole is None else whole.clusters,
+            key=key,
+        )
 
     @cached_property
     def findings(self) -> Findings:
@@ -95,6 +96,7 @@ class Outcome:
             self.known,
             trainers=self.facts.trainers,
             choosers=self.facts.choosers,
+            reach=self.intervals["top1"],
             key=key,
         )
 
@@ -135,8 +137,11 @@ class Outcome:
     def show(self, screen: Screen, *, as_json: bool) -> None:
         """The figures, for a person or for a program."""
         if as_json:
-            mistakes = self._mistakes(thumbnails=False)
-            answer(report.as_json(self.figures, self.intervals, self.facts, mistakes, self.findings.sections))
+            mistakes, found = self._mistakes(thumbnails=False), self.findings
+            told = report.as_json(
+                self.figures, self.intervals, self.facts, mistakes, found.sections, found.beside
+            )
+            answer(told)
             return
         score, low_high = self.figures, self.intervals
         columns, rows = _by_class(score)
@@ -147,11 +152,13 @@ class Outcome:
         )
         screen.table(f"By class{more}", columns, rows[:_CLASSES_SHOWN])
         name, mean = mean_over_classes(score)
+        drawn = self.findings.beside.drawn_whole
+        whole = "" if drawn is None else f", {drawn} drawn as a whole"
         reach = f" ({low_high[name][0]:.3f} to {low_high[name][1]:.3f})" if name in low_high else ""
         screen.say(
             f"top-1 {score.top1:.1%} (95 % interval {low_high['top1'][0]:.1%} to {low_high['top1'][1]:.1%}), "
             f"{MEANS_OVER_CLASSES[name]} {mean:.3f}{reach} on {count_of(score.pictures, 'picture')} "
-            f"({self.facts.evaluated_on})."
+            f"({self.facts.evaluated_on}){whole}."
         )
         if isinstance(score, SeveralFigures):
             screen.say(

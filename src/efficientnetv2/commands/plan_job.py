@@ -38,6 +38,7 @@ from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.keeping import amount
+from efficientnetv2.evaluation.hanging import kept_whole
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
 from efficientnetv2.inference.predict import Embeddings, Predictions
@@ -176,7 +177,8 @@ def _around(
     predictions = Predictions(np.arange(len(job.val)), job.val.targets, logits)
     kept = modelfile.load(scratch / modelfile.NAME, job.device)
     galleries = explained(kept, predictions, job.val, job.train.class_names, kept.preprocessing)
-    facts, known = Facts(job.train.source, "val"), Known(sections=galleries)
+    facts = Facts(job.train.source, "val")
+    known = Known(sections=galleries, whole=kept_whole(folder, job.val.paths))
     outcome = Outcome(predictions, job.val, job.train.class_names, facts, known=known)
     outcome.write(folder, history=history)
     seconds["report"] = time.perf_counter() - began

@@ -16,6 +16,7 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import f1_of_answers
 from efficientnetv2.evaluation.apart import apart
 from efficientnetv2.evaluation.cost import stage_costs
+from efficientnetv2.evaluation.hanging import kept_whole
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.models import modelfile
@@ -90,6 +91,7 @@ def report_of(job: Job, prepared: Prepared, result: Result) -> Outcome:
         sections=(*known.sections, *explanation),
         apart=apart(prepared.manifest, job.answered),
         folder=job.folder.path,
+        whole=kept_whole(job.folder.path, job.val.select(result.predictions.samples).paths),
     )
     outcome = Outcome(
         result.predictions,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from efficientnetv2.commands.earlier import KINDS
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.data.contents import content_marks
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.evaluation.roots import files_of
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.trained_on import TrainedOn
 
@@ -180,12 +179,10 @@ def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
     Raises:
         InputError: a store of another machine does not answer.
     """
-    folder = model if model.is_dir() else model.parent
-    # Else it is a table of the user's own, which says nothing of this model.
-    is_run = any((folder / name).is_file() for name in KINDS) and (folder / "manifest.csv").exists()
-    if trained_on is None and not is_run:
+    run = run_of(model)
+    if trained_on is None and run is None:
         return Seen(None, exact=True, of=len(part))
-    known, chose = _by_path(folder, part) if is_run else np.zeros((2, len(part)), dtype=bool)
+    known, chose = np.zeros((2, len(part)), dtype=bool) if run is None else _by_path(run, part)
     if trained_on is None:
         return Seen(int(known.sum()), exact=True, of=len(part))
     rows, marks = content_marks(part)
@@ -220,6 +217,18 @@ def seen(model: Path, trained_on: TrainedOn | None, part: Manifest) -> Seen:
     )
 
 
+def run_of(model: Path) -> Path | None:
+    """The folder of the run, or of the cross-validation, that a model lies in, with its manifest; None without.
+
+    Args:
+        model: its file, or the folder.
+    """
+    folder = model if model.is_dir() else model.parent
+    # Beside anything else a manifest.csv is a table of the user's own, which says nothing of this model.
+    is_run = any((folder / name).is_file() for name in KINDS) and (folder / "manifest.csv").exists()
+    return folder if is_run else None
+
+
 def _estimate(training: TrainedOn, same: npt.NDArray[np.bool_], looked_at: float) -> int:
     """How many pictures were in a training, by those of a part that are known again; 0 where nobody can say.
 
@@ -235,17 +244,9 @@ def _estimate(training: TrainedOn, same: npt.NDArray[np.bool_], looked_at: float
 def _by_path(run: Path, part: Manifest) -> npt.NDArray[np.bool_]:
     """(2, N) whether a picture lies where one lay that the run trained on; and where one that chose, of minival."""
     there = Manifest.from_csv(run / "manifest.csv", root=run.absolute(), source=str(run))
-    # A folder's links are followed once, not for each of its pictures: a million would take tens of seconds.
-    folder_of = lru_cache(maxsize=None)(os.path.realpath)
-
-    def resolved(path: str) -> str:
-        folder, name = os.path.split(path)
-        place = os.path.join(folder_of(folder), name)
-        return os.path.realpath(place) if os.path.islink(place) else place
-
-    asked = [resolved(part.file(row)) for row in range(len(part))]
+    asked, places = files_of(part), np.array(files_of(there), dtype=object)
     found = []
     for split in ("train", "minival"):
-        places = {resolved(there.file(int(row))) for row in np.flatnonzero(there.split == split)}
-        found.append([place in places for place in asked])
+        theirs = set(places[there.split == split])
+        found.append([place in theirs for place in asked])
     return np.array(found, dtype=bool)

@@ -8,8 +8,10 @@ from typing import Any
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.seen import Seen
+from efficientnetv2.evaluation.hanging import Whole
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.several import MEANS_OVER_CLASSES, intervals_of, mean_over_classes, measured
+from efficientnetv2.metrics.reach import intervals_of
+from efficientnetv2.metrics.several import MEANS_OVER_CLASSES, mean_over_classes, measured
 from efficientnetv2.metrics.slices import SMALL
 
 
@@ -26,13 +28,16 @@ class Unseen:
     told: Mapping[str, Any]
 
 
-def on_unseen(predictions: Predictions, known: Seen, class_names: Sequence[str]) -> Unseen | None:
+def on_unseen(
+    predictions: Predictions, known: Seen, class_names: Sequence[str], whole: Whole | None = None
+) -> Unseen | None:
     """The figures of those alone; of an ensemble, of those that trained or chose no member of it.
 
     Args:
         predictions: of all pictures.
         known: which of them trained or chose the model, in the same order.
         class_names: of the network.
+        whole: what hangs together among all pictures, in the same order; None where nothing does.
 
     Returns:
         None where there is nothing to part: all or none did, it is not known of each, or fewer than 30 did neither.
@@ -42,7 +47,8 @@ def on_unseen(predictions: Predictions, known: Seen, class_names: Sequence[str])
         return None
     labels, shares = predictions.labels[rows], predictions.probabilities[rows]
     found = measured(labels, shares, class_names)
-    intervals = intervals_of(found, labels, shares, key=Key.of(0).fold("unseen"))
+    clusters = None if whole is None else whole.clusters[rows]
+    intervals = intervals_of(found, labels, shares, clusters=clusters, key=Key.of(0).fold("unseen"))
     name, mean = mean_over_classes(found)
     figures = {"top1": found.top1, name: mean}
     reach = {one: intervals[one] for one in figures if one in intervals}

@@ -11,6 +11,7 @@ from efficientnetv2.base.preprocessing import Views
 from efficientnetv2.commands.findings import by_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import Over, over
+from efficientnetv2.evaluation.hanging import Whole
 from efficientnetv2.inference.predict import Predictions
 
 _VIEWS: tuple[Views, ...] = get_args(Views)
@@ -37,7 +38,11 @@ def views_asked(word: str | None, own: Views) -> Views:
 
 
 def over_own(
-    predictions: Predictions, own: Predictions | None, manifest: Manifest, class_names: Sequence[str]
+    predictions: Predictions,
+    own: Predictions | None,
+    manifest: Manifest,
+    class_names: Sequence[str],
+    whole: Whole | None = None,
 ) -> Over | None:
     """What answers with other views have over those with the model's own, picture by picture.
 
@@ -46,8 +51,10 @@ def over_own(
         own: of the same network with its own; None where they were not looked at so.
         manifest: of both.
         class_names: of the network.
+        whole: what hangs together among the pictures with other views; None where nothing does.
     """
     if own is None:
         return None
     mine, theirs = (by_picture(one, manifest, class_names) for one in (predictions, own))
-    return over(mine, theirs, key=Key.of(0).fold("views"))
+    clusters = None if whole is None else whole.by_path(list(mine.index))
+    return over(mine, theirs, key=Key.of(0).fold("views"), clusters=clusters)

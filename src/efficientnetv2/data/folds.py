@@ -18,7 +18,7 @@ import pandas as pd
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.copies import is_copy
-from efficientnetv2.data.levels import BLOCKS, By, Level, kept_by, levels_of
+from efficientnetv2.data.levels import BLOCKS, By, Level, kept, kept_by, levels_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import deal_by_level, how_dealt, refuse_single, shared
@@ -68,6 +68,11 @@ class Folds:
         """What the folds came to: ``place`` also where ``auto`` has kept blocks whole, else ``by``."""
         return self.by if self.block is None else "place"
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What ``clusters`` keep whole beside identical files, in words: ``places``, ``groups``, both or neither."""
+        return kept(block=self.block, groups=self.groups)
+
     def of_picture(self, count: int) -> Ints:
         """(N,) the fold that answers each of ``count`` pictures; -1 for those that none does."""
         numbers = np.full(count, -1, dtype=np.int64)
@@ -84,7 +89,7 @@ class Folds:
     def marked(self, manifest: Manifest) -> Manifest:
         """The same pictures with the column ``KEPT_WHOLE``, if places or groups were; never with that of others."""
         table = manifest.table.drop(columns=KEPT_WHOLE, errors="ignore")
-        if self.groups or self.block is not None:
+        if self.kept:
             table = table.assign(**{KEPT_WHOLE: self.clusters})
         return replace(manifest, table=table)
 

@@ -47,6 +47,21 @@ class Level:
         """How many clusters there are to deal out."""
         return int(self.clusters.max(initial=-1)) + 1
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What is kept whole, in words."""
+        return kept(block=self.block, groups=self.groups)
+
+
+def kept(*, block: float | None, groups: bool) -> tuple[str, ...]:
+    """What is kept whole, in words: ``places``, ``groups``, both or neither.
+
+    Args:
+        block: side of the spatial blocks in degrees, None without.
+        groups: whether those of the group column are.
+    """
+    return (*(("places",) if block is not None else ()), *(("groups",) if groups else ()))
+
 
 def has_groups(part: Manifest) -> bool:
     """Whether the group of some picture is known: a column that is empty throughout says nothing."""

@@ -178,7 +178,7 @@ def deal_by_level(
 
 def _no_way(part: Manifest, level: Level, both: str, instead: str) -> str:
     """Why even the loosest way makes a class vanish."""
-    kept = [*(["places"] if level.block is not None else []), *(["groups"] if level.groups else [])]
+    kept = level.kept
     if not kept:
         why = "identical files with different labels leave" if part.separator is None else "there was found"
         return f"{part.source}: {why} no way to have every class {both}. Correct their labels, or {instead}."

@@ -1,8 +1,9 @@
-"""Which pictures of a finished run hang together: of a place or group that its split, or its folds, kept whole."""
+"""Which of the pictures that were answered hang together: of a place or group, which chance draws as a whole."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,37 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.folds import KEPT_WHOLE
-from efficientnetv2.data.levels import levels_of
+from efficientnetv2.data.levels import BLOCKS, Level, has_groups, has_places, levels_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.evaluation.roots import way_to
+from efficientnetv2.evaluation.roots import files_of, way_to
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """What chance draws as a whole among some pictures.
+
+    Args:
+        clusters: (N,) numbers, equal where pictures hang together.
+        what: these are, in words: "places", "groups"; None of identical files alone.
+    """
+
+    clusters: Ints
+    what: str | None
+
+    def by_path(self, paths: Sequence[str]) -> pd.Series[int] | None:
+        """The clusters by the paths of the N pictures, as comparisons take them; None where they are no places."""
+        return None if self.what is None else pd.Series(self.clusters, index=pd.Index(paths))
 
 
 def hanging_together(folder: Path, paths: Sequence[str]) -> pd.Series[int] | None:
-    """Numbers that are equal where pictures hang together, by path.
+    """Numbers that are equal where pictures hang together, by path, as comparisons take them; see ``kept_whole``."""
+    found = kept_whole(folder, paths)
+    return None if found is None else found.by_path(paths)
+
+
+def kept_whole(folder: Path, paths: Sequence[str]) -> Whole | None:
+    """What a split, or folds, kept together of the pictures that were answered.
 
     Of all folds together what they were dealt in, where the cross-validation has written that down
     (``data.folds.KEPT_WHOLE``). Else the largest places or groups, or what folds were dealt in, of which none has
@@ -31,37 +55,98 @@ def hanging_together(folder: Path, paths: Sequence[str]) -> pd.Series[int] | Non
     Returns:
         None where nothing is known of places or groups, the split did not heed them, or all pictures are of one.
     """
+    manifest = _listed(folder)
+    called = None if manifest is None else _as_answered(manifest.paths, paths)
+    if manifest is None or called is None:
+        return None
+    row_of = {path: row for row, path in enumerate(called)}
+    return _kept(manifest, np.array([row_of[path] for path in paths], dtype=np.int64))
+
+
+def evaluated_whole(run: Path | None, pictures: Manifest) -> Whole | None:
+    """What hangs together of the pictures that a model is evaluated on.
+
+    Those that its own run held out hang together as in the report of that, unless more is known of them here: groups,
+    or places. Of others no split says how much does. So it is as little as ``data.levels`` ever keeps whole: the
+    smallest blocks, and groups, those of one block or one group joined; groups alone where that joins all.
+
+    Args:
+        run: the folder of the run, or of the cross-validation, that the model is of; None where there is none.
+        pictures: that it is evaluated on.
+
+    Returns:
+        None where nothing is known of places or groups, the run's split did not heed them, or all pictures are of one.
+    """
+    manifest = None if run is None else _listed(run)
+    if manifest is not None:
+        row_of = {file: row for row, file in enumerate(files_of(manifest))}
+        rows = np.array([row_of.get(file, -1) for file in files_of(pictures)], dtype=np.int64)
+        if (rows >= 0).all() and not _more_is_known(pictures, manifest.select(rows)):
+            found = _kept(manifest, rows)
+            if found is not None or _by_fold(manifest, rows) or (manifest.split[rows] == "val").all():
+                return found
+    ways = [_whole(level) for level in levels_of(pictures, None, BLOCKS[-1:])[:-1]]
+    return next((way for way in ways if len(np.unique(way.clusters)) > 1), None)
+
+
+def _listed(folder: Path) -> Manifest | None:
     try:
-        manifest = Manifest.from_csv(folder / "manifest.csv", root=folder, source=str(folder))
+        return Manifest.from_csv(folder / "manifest.csv", root=folder.absolute(), source=str(folder))
     except InputError:
         return None
-    called = _as_answered(manifest.paths, paths)
-    if called is None:
-        return None
-    asked = pd.Index(called).isin(list(paths))
-    # A cross-validation answers neither val nor test: all others are answered by a fold, those too that taught none.
-    by_fold = "fold" in manifest.table and not np.isin(manifest.split[asked], ("val", "test")).any()
+
+
+def _more_is_known(pictures: Manifest, there: Manifest) -> bool:
+    """Whether groups, or all places, of pictures are known that were not known of the same ones elsewhere."""
+    return any(known(pictures) and not known(there) for known in (has_groups, has_places))
+
+
+def _kept(manifest: Manifest, rows: Ints) -> Whole | None:
+    """``kept_whole`` of the pictures of these rows."""
+    by_fold = _by_fold(manifest, rows)
     sides = manifest.table["fold" if by_fold else "split"].astype(str).replace("minival", "train")
-    dealt = np.flatnonzero(asked | ~np.isin(manifest.split, ("", "test")))
-    manifest, sides = manifest.select(dealt), sides.iloc[dealt].reset_index(drop=True)
-    called = [called[row] for row in dealt]
-    for clusters in _ways(manifest, by_fold=by_fold):
-        found = pd.Series(clusters, index=pd.Index(called)).loc[list(paths)]
-        if found.nunique() > 1 and (sides.groupby(clusters).nunique() == 1).all():
-            return found
+    dealt = np.union1d(rows, np.flatnonzero(~np.isin(manifest.split, ("", "test"))))
+    sides = sides.iloc[dealt].reset_index(drop=True)
+    asked = np.searchsorted(dealt, rows)
+    for way in _ways(manifest.select(dealt), by_fold=by_fold):
+        found = way.clusters[asked]
+        if len(np.unique(found)) > 1 and (sides.groupby(way.clusters).nunique() == 1).all():
+            return Whole(found, way.what)
     return None
 
 
-def _ways(manifest: Manifest, *, by_fold: bool) -> list[Ints]:
-    """(N,) numbers, equal where pictures may hang together: the strictest first, but as folds were dealt before all."""
-    ways = [level.clusters for level in levels_of(manifest, None)[:-1]]
+def _by_fold(manifest: Manifest, rows: Ints) -> bool:
+    """Whether folds answered the pictures of these rows.
+
+    A cross-validation answers neither val nor test: all others are answered by a fold, those too that taught none.
+    """
+    return "fold" in manifest.table and not np.isin(manifest.split[rows], ("val", "test")).any()
+
+
+def _ways(manifest: Manifest, *, by_fold: bool) -> list[Whole]:
+    """How pictures may hang together: the strictest way first, but as folds were dealt before all."""
+    levels = levels_of(manifest, None)[:-1]
+    ways = [_whole(level) for level in levels]
     if KEPT_WHOLE not in manifest.table:
         return ways
-    dealt = pd.factorize(manifest.table[KEPT_WHOLE])[0].astype(np.int64)  # in blocks of any size
+    clusters = pd.factorize(manifest.table[KEPT_WHOLE])[0].astype(np.int64)  # in blocks of any size
+    dealt = Whole(clusters, _dealt_in(clusters, levels))
     if by_fold:
         return [dealt, *ways]
     # A run of one fold; or one whose table is a cross-validation's, but whose split is its own.
-    return sorted([dealt, *ways], key=lambda clusters: len(np.unique(clusters)))
+    return sorted([dealt, *ways], key=lambda way: len(np.unique(way.clusters)))
+
+
+def _whole(level: Level) -> Whole:
+    return Whole(level.clusters, " and ".join(level.kept))
+
+
+def _dealt_in(clusters: Ints, levels: Sequence[Level]) -> str:
+    """What folds were dealt in, which their numbers alone do not say: what is known, but groups if it is just these."""
+    by_group = [level for level in levels if level.block is None]
+    if any(np.array_equal(clusters, level.clusters) for level in by_group):
+        return "groups"
+    return " and ".join(levels[0].kept) if levels else "places or groups"
 
 
 def _as_answered(manifest: Sequence[str], paths: Sequence[str]) -> list[str] | None:

@@ -180,7 +180,7 @@ def write(
         sections: further parts, in this order.
         beside: what the opening answers are made from beside the figures.
     """
-    told = as_json(figures, intervals, facts, misjudged, sections)
+    told = as_json(figures, intervals, facts, misjudged, sections, beside)
     write_text_atomically(Path(folder) / "report.json", json_text(told))
     page = _page(figures, intervals, facts, history, misjudged, sizes, sections, beside)
     write_text_atomically(Path(folder) / "report.html", page)
@@ -192,6 +192,7 @@ def as_json(
     facts: Facts,
     misjudged: Sequence[Mistake] = (),
     sections: Sequence[Section | Part] = (),
+    beside: Beside = Beside(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """What ``report.json`` holds, as plain JSON values; NaN and infinity become None.
 
@@ -210,6 +211,7 @@ def as_json(
             "pictures": figures.pictures,
             "optimistic": facts.optimistic,
             "intervals": intervals,
+            "drawn_whole": beside.drawn_whole,
             **told,
             **facts.others,
             **{key: value for section in sections for key, value in section.told.items()},

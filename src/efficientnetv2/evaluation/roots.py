@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError
@@ -51,6 +52,19 @@ def way_to(manifest: Sequence[str], paths: Sequence[str]) -> str | None:
         if (len(way) < len(one) or one == paths[0]) and all(way + path in there for path in paths):
             return way
     return None
+
+
+def files_of(manifest: Manifest) -> list[str]:
+    """(N) files of the pictures without links, so that one of two manifests is known in the other."""
+    # A folder's links are followed once, not for each of its pictures: a million would take tens of seconds.
+    folder_of = lru_cache(maxsize=None)(os.path.realpath)
+
+    def resolved(path: str) -> str:
+        folder, name = os.path.split(path)
+        place = os.path.join(folder_of(folder), name)
+        return os.path.realpath(place) if os.path.islink(place) else place
+
+    return [resolved(manifest.file(row)) for row in range(len(manifest))]
 
 
 def by_name_alone(one: str | None, other: str | None) -> str:

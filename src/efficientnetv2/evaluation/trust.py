@@ -17,7 +17,7 @@ from efficientnetv2.evaluation.page import percent
 from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.metrics.abstention import AbstentionCurve, abstention_curve
 from efficientnetv2.metrics.calibration import Bin, error_by_chance, expected_calibration_error, reliability
-from efficientnetv2.metrics.intervals import wilson
+from efficientnetv2.metrics.intervals import Interval, wilson
 from efficientnetv2.metrics.several import right
 from efficientnetv2.models.calibrated import Calibration
 
@@ -55,6 +55,7 @@ def trust(
     *,
     scaled: Scaled | None = None,
     members: Sequence[Calibration | None] = (),
+    reach: Interval | None = None,
     trainers: str = "",
     choosers: str = "",
     abstain_below: float | None = None,
@@ -67,6 +68,7 @@ def trust(
         scaled: what a temperature has changed; None where there is none.
         members: of the networks that have answered, where they are several: the temperature of each, None where one
             has none.
+        reach: the 95 % interval of the share right; None takes pictures for independent.
         trainers: those of the pictures that trained the network, in words; '' where none did.
         choosers: likewise those that chose it.
         abstain_below: a threshold that was asked for; it gets a row of its own.
@@ -102,7 +104,9 @@ def trust(
             "aurc": curve.aurc,
             "calibrated": _SHARED
             if several
-            else calibrated(float(shares.max(axis=1).mean()), hits, ece, scaled, before, members, trainers),
+            else calibrated(
+                float(shares.max(axis=1).mean()), hits, ece, scaled, before, members, reach, trainers
+            ),
             "abstaining": _abstaining(curve, abstain_below),
             "flattered": _flattered(trainers, choosers),
             "points": points,
@@ -127,6 +131,7 @@ def calibrated(
     scaled: Scaled | None,
     before: float | None,
     members: Sequence[Calibration | None] = (),
+    reach: Interval | None = None,
     trainers: str = "",
 ) -> str:
     """What the network says of itself and what is so, in sentences.
@@ -142,13 +147,14 @@ def calibrated(
         scaled: the temperature, if there is one.
         before: the error without it.
         members: as ``trust`` takes them.
-        trainers: as ``trust`` takes them.
+        reach: likewise.
+        trainers: likewise.
     """
     verdict = (
         f". But {trainers} trained the network, so that says nothing of new ones: evaluate it on pictures that did not "
         "train it"
         if trainers
-        else _verdict(stated, hits)
+        else _verdict(stated, hits, reach)
     )
     sentence = (
         f"On average it gives its answers a probability of {percent(stated)}, "
@@ -202,13 +208,13 @@ def _told(one: Calibration | None) -> dict[str, Any] | None:
     return {"temperature": one.temperature, "fitted_on": one.fitted_on, "fitted_pictures": one.pictures}
 
 
-def _verdict(stated: float, hits: npt.NDArray[np.bool_]) -> str:
+def _verdict(stated: float, hits: npt.NDArray[np.bool_], reach: Interval | None) -> str:
     """Whether it is too sure or not sure enough, to follow both figures; '' where they are as good as equal."""
     is_right = float(hits.mean())
     if abs(stated - is_right) < _EQUAL:
         return ""
     how = "too sure of itself" if stated > is_right else "more often right than it says"
-    low, high = wilson(is_right, len(hits))
+    low, high = reach or wilson(is_right, len(hits))
     if low <= stated <= high:
         few = f"{count_of(len(hits), 'picture')} {'is' if len(hits) == 1 else 'are'} too few"
         return f"; {few} to tell whether it is {how}"

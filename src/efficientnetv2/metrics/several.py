@@ -10,11 +10,8 @@ import numpy.typing as npt
 from sklearn import metrics
 
 from efficientnetv2.base.errors import InputError, no_answers
-from efficientnetv2.base.keys import Key
-from efficientnetv2.metrics import resampling_several
 from efficientnetv2.metrics.calibration import expected_calibration_error
 from efficientnetv2.metrics.classification import Figures, Floats, Integers, figures
-from efficientnetv2.metrics.intervals import Interval, bootstrap, wilson
 
 #: The figures in which every class counts alike, by their keys in files; of a set of pictures there is one of them.
 MEANS_OVER_CLASSES = {"macro_f1": "macro-F1", "mean_average_precision": "mean average precision"}
@@ -158,12 +155,6 @@ def several_figures(
     )
 
 
-def share_intervals(found: SeveralFigures) -> dict[str, Interval]:
-    """95 % intervals of ``top1`` and, where there is one, ``top5``: Wilson's, as in ``intervals.bootstrap``."""
-    shares = {"top1": found.top1, "top5": found.top5}
-    return {name: wilson(share, found.pictures) for name, share in shares.items() if share is not None}
-
-
 def applied(shares: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Which classes are given to a picture: those with at least half of its largest share.
 
@@ -176,43 +167,6 @@ def applied(shares: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     values = np.asarray(shares)
     enough: npt.NDArray[np.bool_] = values >= _GIVEN_FROM * values.max(axis=1, keepdims=True)
     return enough
-
-
-def intervals_of(
-    found: Figures | SeveralFigures, labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, key: Key
-) -> dict[str, Interval]:
-    """95 % intervals of what ``measured`` gave of the same labels and probabilities.
-
-    Args:
-        found: the figures.
-        labels: (N,) class ids, or (N, M).
-        probabilities: (N, K).
-        key: of the resampling.
-    """
-    if not isinstance(found, SeveralFigures):
-        return bootstrap(found, key=key)
-    alone = np.arange(found.pictures, dtype=np.int64)
-    reach = drawn(labels, probabilities, alone, key=key)
-    # Of few pictures of a class their precision is a little higher among those drawn, twice as some are, than it is.
-    values = {name: float(getattr(found, name)) for name in reach}
-    held = {name: (min(low, values[name]), max(high, values[name])) for name, (low, high) in reach.items()}
-    return held | share_intervals(found)
-
-
-def drawn(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, clusters: Integers, *, key: Key
-) -> dict[str, Interval]:
-    """95 % intervals of pictures of several labels by drawing whole clusters of them (``resampling_several``).
-
-    Args:
-        labels: (N, M) as of ``several_figures``.
-        probabilities: (N, K).
-        clusters: (N,) equal where pictures hang together; all different where none do.
-        key: of the resampling.
-    """
-    true, shares = np.asarray(labels), np.asarray(probabilities)
-    hits = right(true, shares.argmax(axis=1))
-    return resampling_several.several(true, applied(shares), shares, hits, clusters, key=key)
 
 
 def _per_class(

@@ -1,0 +1,53 @@
+"""The labels of pictures, counted as a model counts its classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from efficientnetv2.base.errors import InputError, did_you_mean, some
+from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.rules import folded
+
+
+def in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, *, merge: bool) -> Manifest:
+    """The same pictures, their labels counted as the model counts its classes.
+
+    Args:
+        manifest: labelled.
+        class_names: of the model.
+        model: for the message.
+        merge: take labels that are ``folded`` alike for the model's.
+
+    Raises:
+        InputError: a label that is no class of the model, or a model whose classes have no names.
+    """
+    if merge:
+        spelled = {folded(name): name for name in class_names}
+        manifest = manifest.renamed(lambda label: spelled.get(folded(label), label))
+    known = set(class_names)
+    present = {manifest.class_names[label] for label in np.unique(manifest.targets) if label >= 0}
+    strange = sorted(present - known)
+    if strange:
+        place = manifest.class_names.index(strange[0])
+        row = int(np.argwhere(manifest.targets == place)[0, 0])
+        if class_names == tuple(str(number) for number in range(len(class_names))):
+            raise InputError(
+                f"{manifest.where(row)}: label {some(strange)}, but the outputs of {model} have no names, only numbers "
+                f"('0' to '{len(class_names) - 1}'). Name them, in their order: effnetv2 convert {model} "
+                "NAMED.safetensors --class-names NAMES.txt (a name on each line)"
+            )
+        fix = "Correct the labels, or leave those pictures out."
+        if {folded(name) for name in strange} <= {folded(name) for name in known}:
+            fix = "They differ only by case, space or how their letters are encoded: --labels casefold merges them."
+        elif known.isdisjoint(present):
+            fix = (
+                "No label is; so this model answers something else, or its classes are called wrongly. To call them "
+                f"otherwise: effnetv2 convert {model} NAMED.safetensors --class-names NAMES.txt (a name on each line)"
+            )
+        raise InputError(
+            f"{manifest.where(row)}: label {some(strange)} is no class of {model}, which knows "
+            f"{some(class_names, 10)}{did_you_mean(strange[0], known)} {fix}"
+        )
+    return replace(manifest, class_names=class_names)

@@ -1,0 +1,107 @@
+"""Places and groups are drawn whole by all intervals of a report: of ``train`` as of ``evaluate``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.command_line import TINY, effnetv2
+from tests.conftest import COLOURS, paint
+
+pytestmark = pytest.mark.slow  # two runs come before the first
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """20 films of 6 pictures; the 8 held out all look red, but every other one is called blue: right or wrong as one.
+
+    On them two runs, of which one knows the films.
+    """
+    folder = tmp_path_factory.mktemp("films")
+    rows = []
+    for number in range(120):
+        film = number // 6
+        held_out, name = film >= 12, ("red", "blue")[film % 2]
+        paint(folder / f"{number:03d}.png", COLOURS["red"] if held_out else COLOURS[name], number, px=32)
+        rows.append((f"{number:03d}.png", name, "val" if held_out else "train", f"film {film}"))
+    table = pd.DataFrame(rows, columns=["path", "label", "split", "film"])
+    table.to_csv(folder / "all.csv", index=False)
+    for run, words in (("known", ("--group-column", "film")), ("unknown", ())):
+        done = effnetv2("train", "all.csv", *words, *TINY, "--out", run, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        (folder / f"{run}.txt").write_text(done.stdout)
+    return folder
+
+
+def report(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def evaluated(*words, cwd):
+    done = effnetv2("evaluate", *words, "--json", "--device", "cpu", "--workers", "0", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def widths(told):
+    return {name: high - low for name, (low, high) in told["intervals"].items()}
+
+
+def test_a_run_that_knows_groups_draws_them_whole(place):
+    known, unknown = report(place / "known"), report(place / "unknown")
+    assert known["confusion"] == unknown["confusion"]
+    assert (known["drawn_whole"], unknown["drawn_whole"]) == ("groups", None)
+    assert known["intervals"].keys() == unknown["intervals"].keys()
+    for name, (low, high) in unknown["intervals"].items():
+        assert known["intervals"][name][0] <= low <= high <= known["intervals"][name][1], name
+    # 8 films of 6: about √6 times as wide as of 48 pictures, and Student's t.
+    assert widths(known)["top1"] > 2 * widths(unknown)["top1"]
+    for run, drawn in (("known", True), ("unknown", False)):
+        said = " ".join((place / f"{run}.txt").read_text().split())
+        assert ("48 pictures (val), groups drawn as a whole." in said) is drawn
+        page = " ".join((place / run / "report.html").read_text().split())
+        assert ("leaves open, groups drawn as a whole: " in page) is drawn
+
+
+def test_an_evaluation_of_what_the_run_held_out_agrees_with_its_report(place):
+    """Without a word on groups: the run's own table knows them."""
+    own = report(place / "known")
+    again = evaluated("known", "all.csv", cwd=place)
+    assert again["intervals"] == own["intervals"]
+    assert again["drawn_whole"] == "groups"
+    assert evaluated("unknown", "all.csv", cwd=place)["intervals"] == report(place / "unknown")["intervals"]
+
+
+def test_groups_and_places_of_any_table_are_drawn_whole_in_an_evaluation(place, tmp_path):
+    """Copies in a folder of their own, which no run has seen; with places 100 km apart, and with places all about."""
+    shutil.copy(place / "known/model.safetensors", tmp_path / "m.safetensors")
+    for file in place.glob("*.png"):
+        shutil.copy(file, tmp_path)
+    table = pd.read_csv(place / "all.csv").query("split == 'val'").drop(columns="split")
+    film = table["film"].str.removeprefix("film ").astype(int)
+    table.assign(Latitude=film, Longitude=10).to_csv(tmp_path / "placed.csv", index=False)
+    table.assign(latitude=np.arange(48), longitude=10).to_csv(tmp_path / "apart.csv", index=False)
+    table.to_csv(tmp_path / "plain.csv", index=False)
+    told = {
+        name: evaluated("m.safetensors", f"{name}.csv", *words, cwd=tmp_path)
+        for name, words in (("plain", ()), ("placed", ()), ("apart", ()))
+    }
+    told["grouped"] = evaluated("m.safetensors", "plain.csv", "--group-column", "film", cwd=tmp_path)
+    assert {name: one["drawn_whole"] for name, one in told.items()} == {
+        "plain": None, "placed": "places", "apart": "places", "grouped": "groups",
+    }  # fmt: skip
+    assert told["apart"]["intervals"] == told["plain"]["intervals"]
+    assert told["placed"]["intervals"] == told["grouped"]["intervals"]
+    assert widths(told["grouped"])["top1"] > 2 * widths(told["plain"])["top1"]
+    for name, width in widths(told["grouped"]).items():
+        assert width >= widths(told["plain"])[name], name
+
+
+def test_a_column_that_is_not_there_is_refused_by_evaluate_as_by_train(place):
+    done = effnetv2("evaluate", "known", "all.csv", "--group-column", "flim", cwd=place)
+    assert done.returncode == 2
+    assert "all.csv has no column 'flim'; did you mean 'film'?" in done.stderr
+    assert "--group-column" in done.stderr
