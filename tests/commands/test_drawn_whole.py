@@ -89,13 +89,15 @@ def test_groups_and_places_of_any_table_are_drawn_whole_in_an_evaluation(place, 
         name: evaluated("m.safetensors", f"{name}.csv", *words, cwd=tmp_path)
         for name, words in (("plain", ()), ("placed", ()), ("apart", ()))
     }
-    told["grouped"] = evaluated("m.safetensors", "plain.csv", "--group-column", "film", cwd=tmp_path)
+    by_film = ("m.safetensors", "plain.csv", "--group-column", "film")
+    told["grouped"] = evaluated(*by_film, cwd=tmp_path)
     assert {name: one["drawn_whole"] for name, one in told.items()} == {
         "plain": None, "placed": "places", "apart": "places", "grouped": "groups",
     }  # fmt: skip
     assert told["apart"]["intervals"] == told["plain"]["intervals"]
     assert told["placed"]["intervals"] == told["grouped"]["intervals"]
     assert widths(told["grouped"])["top1"] > 2 * widths(told["plain"])["top1"]
+    assert evaluated(*by_film, "--views", "symmetries", cwd=tmp_path)["views_compared"]["together"] == 8
     for name, width in widths(told["grouped"]).items():
         assert width >= widths(told["plain"])[name], name
 

@@ -21,11 +21,13 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands import going_on
 from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.screen import Screen
-from efficientnetv2.commands.seen import SeenBefore, seen, seen_before
+from efficientnetv2.commands.seen import Seen, SeenBefore, seen, seen_before
 from efficientnetv2.commands.source import Source
+from efficientnetv2.commands.unseen import on_unseen
 from efficientnetv2.data.contents import content_marks
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.shards.pack import Packing, pack
+from efficientnetv2.evaluation.hanging import Whole
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.calibrated import Calibration
@@ -528,3 +530,16 @@ def test_a_model_file_keeps_what_it_remembers(class_folders, tmp_path):
 def test_a_damaged_memory_is_refused_by_its_file(text, tmp_path):
     with pytest.raises(InputError, match=f"far.safetensors: the metadata '{KEY}' is damaged"):
         parse(tmp_path / "far.safetensors", text)
+
+
+def test_the_figures_of_what_it_has_not_seen_draw_whole_what_hangs_together():
+    """40 of 60 pictures, in 8 places that are right or wrong as a whole."""
+    labels = np.tile([0, 1], 30)
+    answers = np.where(np.arange(60) // 5 % 2 == 0, labels, 1 - labels)
+    predictions = Predictions(np.arange(60), labels, torch.eye(2)[answers] * 9)
+    known = Seen(20, exact=True, of=60, unseen=np.arange(20, 60))
+    whole = Whole(np.arange(60) // 5, "places")
+    alone, together = (
+        on_unseen(predictions, known, ("a", "b"), one).told["intervals"]["top1"] for one in (None, whole)
+    )
+    assert together[1] - together[0] > 2 * (alone[1] - alone[0])

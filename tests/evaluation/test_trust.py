@@ -170,3 +170,11 @@ def test_several_labels_of_a_picture():
     assert found.points[0]["accuracy"] == 0.75
     assert "shares that the labels" in found.calibrated
     assert "minival" not in found.calibrated  # no temperature mends what is no probability of being right
+
+
+def test_where_pictures_hang_together_it_is_called_too_sure_beyond_the_wider_interval_alone():
+    """It states 80 % and is right of 140 of 200: that single pictures would leave 64 to 76 % is not what counts."""
+    labels, shares = 1 * (np.arange(200) >= 140), np.tile([0.8, 0.2], (200, 1))
+    assert ": it is too sure of itself" in trust(labels, shares).calibrated
+    assert ": it is too sure of itself" in trust(labels, shares, reach=(0.6, 0.79)).calibrated
+    assert "too few to tell whether it is too sure" in trust(labels, shares, reach=(0.55, 0.85)).calibrated
