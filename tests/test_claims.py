@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -209,3 +210,30 @@ def test_the_page_of_land_cover_gives_what_limits_it_as_it_was_counted():
         f"would bring {place['labelled']['gain']:.2f}",
     ):
         assert said in page, said
+
+
+@pytest.mark.parametrize("split", ["spatial", "stratified"])
+def test_the_page_of_land_cover_gives_every_start_as_it_was_measured(split):
+    wide, page = (
+        json.loads((ROOT / "benchmarks/results/land_cover.json").read_text())["wide"],
+        _land_cover_page(),
+    )
+    starts = {
+        "imagenet": "ImageNet's weights",
+        "both": "ImageNet's weights, then aerial pictures",
+        "aerial": "aerial pictures (AID), from scratch",
+        "scratch": "none: from scratch",
+    }
+    drawn = {"null": "as they come", "equal": "equally often"}
+    assert set(wide[split]) == {f"{start} balance={balance}" for start in starts for balance in drawn}
+    rows = []
+    for start, balance in product(starts, drawn):
+        told = wide[split][f"{start} balance={balance}"]
+        (low, high), (least, most) = told["intervals"]["macro_f1"], told["intervals"]["top1"]
+        over, probe = told["over_folds"]["macro_f1"], told["linear_probe_macro_f1"]
+        rows.append(
+            f"| {starts[start]} | {drawn[balance]} | {told['macro_f1']:.3f} ({low:.3f} to {high:.3f}) | "
+            f"{over['mean']:.3f} ± {over['deviation']:.3f} | {100 * told['top1']:.1f} % "
+            f"({100 * least:.1f} to {100 * most:.1f}) | {'' if probe is None else f'{probe:.3f} '}|"
+        )
+    assert " ".join(rows) in page
