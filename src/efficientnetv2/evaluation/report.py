@@ -293,6 +293,7 @@ def _page(
         headline=headline(figures),
         whose=whose(facts),
         majority=majority(figures),
+        drawn_whole=beside.drawn_whole,
         against_majority=against_majority(figures, intervals),
         pictures=pictures(figures, facts),
         lost_to_probe=lost_to_probe(figures, facts, beside.probe),
