@@ -18,6 +18,7 @@ from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands import reproduce
 from efficientnetv2.commands.reproduction import cells, counts, job, needs, speed, transfer
+from efficientnetv2.commands.reproduction.columns import TABLES
 from efficientnetv2.commands.reproduction.scale import SCALES
 from efficientnetv2.commands.reproduction.table import Figure, paper, published
 from efficientnetv2.commands.words import begin_recipe
@@ -26,21 +27,6 @@ from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
 
 REPOSITORY = Path(__file__).parents[2]
-# Of each table its key in paper.json.
-KEYS = {
-    "1": "table1_efficiency",
-    "2": "table2_train_size_and_batch_efficientnet_b6",
-    "3": "table3_fused_mbconv_in_efficientnet_b4",
-    "5": "table5_size_vs_randaugment",
-    "6": "table6_progressive_settings",
-    "7": "table7_imagenet",
-    "8": "table8_transfer",
-    "9": "table9_datasets",
-    "10": "table10_same_training",
-    "11": "table11_scaling_down",
-    "12": "table12_progressive_for_other_networks",
-    "13": "table13_adaptive_regularization",
-}
 
 
 class _Silent:
@@ -92,16 +78,16 @@ def of_runs(table, **more):
     )
 
 
-@pytest.mark.parametrize("table", KEYS)
+@pytest.mark.parametrize("table", TABLES)
 def test_every_number_of_the_papers_table_is_in_it(table, begun, tmp_path):
     shown = made(table, tmp_path / "out", **of_runs(table))
     figures = [figure for row in shown.rows for figure in row.paper.values()]
     there = Counter(one for figure in figures for one in (*figure.values, figure.spread, figure.word))
     there += Counter(float(one) for one in re.findall(r"\d+", shown.paper_says))
-    assert Counter(numbers(paper()[KEYS[table]])) - there == Counter()
+    assert Counter(numbers(paper()[TABLES[table]])) - there == Counter()
 
 
-@pytest.mark.parametrize("table", [*KEYS, "figure1", "figure4", "figure5"])
+@pytest.mark.parametrize("table", [*TABLES, "figure1", "figure4", "figure5"])
 def test_each_of_our_columns_has_a_figure_or_a_reason_in_every_row_and_the_scale_is_told(
     table, begun, tmp_path
 ):

@@ -6,7 +6,8 @@ from typing import Any
 
 from efficientnetv2.commands.reproduction import table
 
-_TABLES = {
+#: Table of the paper -> its key in paper.json.
+TABLES = {
     "1": "table1_efficiency",
     "2": "table2_train_size_and_batch_efficientnet_b6",
     "3": "table3_fused_mbconv_in_efficientnet_b4",
@@ -62,7 +63,7 @@ def figures(name: str) -> dict[str, Any]:
     Args:
         name: as on the command line.
     """
-    given: dict[str, Any] = table.paper()[_TABLES[name]] if name in _TABLES else {"columns": []}
+    given: dict[str, Any] = table.paper()[TABLES[name]] if name in TABLES else {"columns": []}
     return given
 
 
