@@ -164,7 +164,7 @@ def test_the_sha256_is_of_the_tensors_as_they_lie_in_the_file(tmp_path):
         digest.update(f"{name} {kinds[row['dtype']]} {row['shape']} {first} {end}\n".encode())
     digest.update(raw[start:])
     assert words["sha256"] == digest.hexdigest()
-    assert words["format_version"] == 3
+    assert words["format_version"] == 4
 
 
 @pytest.mark.parametrize("place", [0.4, 0.7, 0.99])
@@ -325,7 +325,7 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain["architecture"]["stages"][0].update(layers=10**12), "cannot be built.*layers"),
         (lambda plain: plain["architecture"].update(head_channels=2**70), "cannot be built"),
         (
-            lambda plain: plain.update(format_version=4, package_version="9.1"),
+            lambda plain: plain.update(format_version=5, package_version="9.1"),
             r"efficientnetv2 9\.1.*[Uu]pgrade",
         ),
         (lambda plain: plain["architecture"].update(head_channels=32), r"do not fit.*'head.*float32 \[24"),

@@ -140,6 +140,7 @@ def gathered(
         trainers=trainers,
         choosers=choosers,
         abstain_below=wanted.abstain_below,
+        answer=predictions.answer,
     )
     sections: list[Part] = [trusted]
     predicted = probabilities.argmax(axis=1)

@@ -30,7 +30,7 @@ class Job:
     Args:
         recipe: settled.
         network: to begin with, or to go on with: then its weights are the checkpoint's. Any ``Network``, so a wrapped
-            module of one's own too.
+            module of one's own too. It is told what its answers are to mean.
         train: the training pictures.
         val: the pictures that figures are of: the validation pictures, or test where the recipe answers that.
         preprocessing: of evaluation, and of the model file.
@@ -57,6 +57,9 @@ class Job:
     world: World = ALONE
     reader: Reader | None = None
     minival: Manifest | None = None
+
+    def __post_init__(self) -> None:
+        self.network.answer = self.recipe.answer(self.train.separator)
 
     @property
     def length(self) -> Length:

@@ -130,7 +130,8 @@ def _choose(job: Job, state: State, selection: Selection) -> None:
 
 
 def _save(job: Job, state: State, predictions: Predictions, selection: Selection | None) -> None:
-    score = measured(predictions.labels, predictions.probabilities, job.train.class_names)
+    names = job.train.class_names
+    score = measured(predictions.labels, predictions.probabilities, names, predictions.answer)
     name, mean = mean_over_classes(score)
     network = kept(state)
     network.trained_on = _remembered(job)
@@ -138,7 +139,7 @@ def _save(job: Job, state: State, predictions: Predictions, selection: Selection
         job.folder.model_file,
         network,
         preprocessing=job.preprocessing,
-        class_names=job.train.class_names,
+        class_names=names,
         recipe=job.recipe.to_json(),
         metrics={
             "epochs": epochs_trained(job, state.step),
@@ -253,5 +254,6 @@ def _steps(job: Job, state: State, begins: Callable[[], None]) -> Iterator[StepD
         at_a_time=job.at_a_time,
         world=job.world,
         terms=class_terms(job.train.targets, len(job.train.class_names), recipe),
+        answer=job.network.answer,
         say=job.folder.log,
     )
