@@ -25,21 +25,11 @@ def group(count=12, px=32, channels=3, seed=0):
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.arange(count) % 5
 
 
-def run(
-    images,
-    labels,
-    setting,
-    ids=None,
-    plan=AugmentPlan(),
-    mix_key=MIX,
-    mean=(0.5,) * 3,
-    std=(0.25,) * 3,
-    **more,
-):  # noqa: B008
+def run(images, labels, setting, ids=None, plan=AugmentPlan(), mix_key=MIX, mean=(0.5,) * 3, std=(0.25,) * 3):  # noqa: B008
     ids = np.arange(len(images)) if ids is None else ids
     preprocessing = Preprocessing(setting.image_px, mean=mean, std=std)
     return augment(images, labels, setting=setting, key=KEY, ids=ids, mix_key=mix_key, plan=plan,
-                   preprocessing=preprocessing, num_classes=5, **more)  # fmt: skip
+                   preprocessing=preprocessing, num_classes=5)  # fmt: skip
 
 
 def test_what_comes_out_is_what_a_network_takes():
@@ -195,16 +185,22 @@ def test_yes_or_no_has_each_label_whole_and_is_smoothed_towards_a_half():
     assert yes_or_no(hot, 0.1)[0].tolist() == pytest.approx([0.95, 0.05, 0.05, 0.95, 0.95])
 
 
+def each_by_itself(images, labels, setting):
+    ids = np.arange(len(images))
+    return augment(images, labels, setting=setting, key=KEY, ids=ids, mix_key=MIX, plan=AugmentPlan(),
+                   preprocessing=Preprocessing(setting.image_px), num_classes=5, answer="sigmoid")[1]  # fmt: skip
+
+
 def test_mixed_pictures_are_of_each_class_as_much_as_of_each_other():
     """w of a picture of 0 and 3, 1 - w of one of 1 and 3: all of 3, and no class beyond 0 to 1."""
     images, _ = group(2)
     labels = torch.tensor([[0, 3], [1, 3]])
     for setting in (Setting(32, mixup_alpha=1.0), Setting(32, cutmix_alpha=1.0)):
         _, shares = run(images, labels, setting)
-        _, targets = run(images, labels, setting, answer="sigmoid")
+        targets = each_by_itself(images, labels, setting)
         assert torch.allclose(targets, 2 * shares), "the same partner and weight, but not shared"
         weight = float(targets[0, 0])
         assert 0 < weight < 1
         assert targets[0].tolist() == pytest.approx([weight, 1 - weight, 0, 1, 0])
-        smoothed = run(images, labels, replace(setting, label_smoothing=0.2), answer="sigmoid")[1]
+        smoothed = each_by_itself(images, labels, replace(setting, label_smoothing=0.2))
         assert torch.allclose(smoothed, 0.8 * targets + 0.1)
