@@ -177,7 +177,7 @@ def _around(
         seconds["linear probe"] = _probe_s(job, rates)
     began = time.perf_counter()
     logits = torch.from_numpy(_noise(job, len(job.val), len(job.train.class_names)))
-    predictions = Predictions(np.arange(len(job.val)), job.val.targets, logits, answer=job.network.answer)
+    predictions = Predictions(np.arange(len(job.val)), job.val.targets, logits, answer=job.answer)
     kept = modelfile.load(scratch / modelfile.NAME, job.device)
     galleries = explained(kept, predictions, job.val, job.train.class_names, kept.preprocessing)
     facts = Facts(job.train.source, "val")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
@@ -30,7 +31,7 @@ class Job:
     Args:
         recipe: settled.
         network: to begin with, or to go on with: then its weights are the checkpoint's. Any ``Network``, so a wrapped
-            module of one's own too. It is told what its answers are to mean.
+            module of one's own too.
         train: the training pictures.
         val: the pictures that figures are of: the validation pictures, or test where the recipe answers that.
         preprocessing: of evaluation, and of the model file.
@@ -58,8 +59,10 @@ class Job:
     reader: Reader | None = None
     minival: Manifest | None = None
 
-    def __post_init__(self) -> None:
-        self.network.answer = self.recipe.answer(self.train.separator)
+    @property
+    def answer(self) -> Answer:
+        """What the network is to answer; ``training.run`` tells it so."""
+        return self.recipe.answer(self.train.separator)
 
     @property
     def length(self) -> Length:

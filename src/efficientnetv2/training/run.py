@@ -189,6 +189,7 @@ def _begin(job: Job, resumed: bool, selection: Selection | None) -> tuple[State,
     )
     for sentence in damaged:
         job.folder.log(f"{sentence}; going on from the one before it.")
+    job.network.answer = job.answer  # whatever the weights answered that it begins with
     state = begin(place(job.network, job.device), job.recipe)
     if job.recipe.sync_batch_norm and job.world.many:
         synchronise(state.network, job.world)  # not the moving average, which is evaluated and kept
@@ -254,6 +255,6 @@ def _steps(job: Job, state: State, begins: Callable[[], None]) -> Iterator[StepD
         at_a_time=job.at_a_time,
         world=job.world,
         terms=class_terms(job.train.targets, len(job.train.class_names), recipe),
-        answer=job.network.answer,
+        answer=job.answer,
         say=job.folder.log,
     )
