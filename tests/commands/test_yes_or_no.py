@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from tests.command_line import NETWORK, effnetv2
+from tests.command_line import NETWORK, effnetv2, killed_at
 from tests.commands.test_bad_input import refused
 from tests.conftest import paint
 
@@ -144,26 +144,17 @@ def test_what_to_label_next_wants_one_doubt_for_all_classes(place, run):
     refused(effnetv2(*ranked, cwd=place), "answers each class by itself (sigmoid)", "--rank")
 
 
-def test_gone_on_with_to_the_same_bits(place, run, tmp_path):
-    (run / "model.safetensors").rename(tmp_path / "before.safetensors")
-    (run / "report.json").rename(tmp_path / "report.json")
-    words = (
-        "train",
-        place / "marks.csv",
-        *SEPARATED,
-        "--out",
-        run,
-        "--resume",
-        "--workers",
-        "0",
-        "--device",
-        "cpu",
-    )
-    done = effnetv2(*words, cwd=place)
+def test_killed_on_its_way_it_ends_with_the_same_bits(place, run, tmp_path):
+    words = ("train", place / "marks.csv", *SEPARATED, "--out", tmp_path / "run")
+    every = ("--set", "checkpoint_minutes=0", "--set", "validate_epochs=10")
+    killed_at("efficientnetv2.training.books:measured", *words, *TRAIN, *every, cwd=place)
+    assert list((tmp_path / "run").rglob("*step*")), "it was killed behind its first steps"
+    done = effnetv2(*words, "--resume", "--workers", "0", "--device", "cpu", cwd=place)
     assert done.returncode == 0, done.stderr
-    before, after = load_file(tmp_path / "before.safetensors"), load_file(run / "model.safetensors")
-    assert all(bool((before[name] == after[name]).all()) for name in before)
-    assert modelfile.load(run).answer == "sigmoid"
+    assert "Going on from step" in done.stdout
+    through, again = load_file(run / "model.safetensors"), load_file(tmp_path / "run/model.safetensors")
+    assert all(bool((through[name] == again[name]).all()) for name in through)
+    assert modelfile.load(tmp_path / "run").answer == "sigmoid"
 
 
 def test_a_run_begun_before_there_was_a_choice_goes_on_with_shares(place, tmp_path):
