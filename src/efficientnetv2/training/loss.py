@@ -43,8 +43,7 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         A scalar, in nats.
 
-    Source: the sum is that of arXiv:2009.14119's code, and of timm's ``BinaryCrossEntropy`` with ``sum_classes``; its
-        mean over pictures is ours, as that of ``cross_entropy``.
+    Source: timm's ``BinaryCrossEntropy`` with ``sum_classes``; arXiv:2009.14119's code sums over classes too.
     """
     each = functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
     return each.sum(dim=1).mean()
