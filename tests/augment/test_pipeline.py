@@ -1,5 +1,7 @@
 """The whole way of a batch on the device: order, types, reproducibility, channels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pydantic
 import pytest
@@ -7,7 +9,7 @@ import torch
 from scipy import stats
 
 from efficientnetv2.augment import pipeline
-from efficientnetv2.augment.pipeline import AugmentPlan, augment, hot_labels, soft_labels
+from efficientnetv2.augment.pipeline import AugmentPlan, augment, hot_labels, soft_labels, yes_or_no
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
@@ -174,3 +176,31 @@ def test_a_gpu_computes_what_the_cpu_does():
     # A grey level may round otherwise, and a nearest neighbour be the other one, in few places.
     different = (here[0] - there[0].cpu()).abs() > 1.5 / (255 * 0.25)
     assert float(different.float().mean()) < 0.005
+
+
+def test_yes_or_no_has_each_label_whole_and_is_smoothed_towards_a_half():
+    """0.1: 1 becomes 0.95, 0 becomes 0.05, and so many labels there are so many of the one."""
+    hot = hot_labels(torch.tensor([[0, 3, 4], [2, -1, -1]]), 5)
+    assert yes_or_no(hot, 0.0).tolist() == [[1, 0, 0, 1, 1], [0, 0, 1, 0, 0]]
+    assert yes_or_no(hot, 0.1)[0].tolist() == pytest.approx([0.95, 0.05, 0.05, 0.95, 0.95])
+
+
+def each_by_itself(images, labels, setting):
+    ids = np.arange(len(images))
+    return augment(images, labels, setting=setting, key=KEY, ids=ids, mix_key=MIX, plan=AugmentPlan(),
+                   preprocessing=Preprocessing(setting.image_px), num_classes=5, answer="sigmoid")[1]  # fmt: skip
+
+
+def test_mixed_pictures_are_of_each_class_as_much_as_of_each_other():
+    """w of a picture of 0 and 3, 1 - w of one of 1 and 3: all of 3, and no class beyond 0 to 1."""
+    images, _ = group(2)
+    labels = torch.tensor([[0, 3], [1, 3]])
+    for setting in (Setting(32, mixup_alpha=1.0), Setting(32, cutmix_alpha=1.0)):
+        _, shares = run(images, labels, setting)
+        targets = each_by_itself(images, labels, setting)
+        assert torch.allclose(targets, 2 * shares), "the same partner and weight, but not shared"
+        weight = float(targets[0, 0])
+        assert 0 < weight < 1
+        assert targets[0].tolist() == pytest.approx([weight, 1 - weight, 0, 1, 0])
+        smoothed = each_by_itself(images, labels, replace(setting, label_smoothing=0.2))
+        assert torch.allclose(smoothed, 0.8 * targets + 0.1)

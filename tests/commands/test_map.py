@@ -275,6 +275,16 @@ def test_bands_in_further_pages_are_not_left_out_unsaid(model, tmp_path):
     ended_well("map", model, "pages.tif", "--bands", "1,2,3", cwd=tmp_path)
 
 
+def test_a_model_that_answers_each_class_by_itself_is_refused(model, tmp_path):
+    network = modelfile.load(model)
+    network.answer = "sigmoid"
+    modelfile.save(tmp_path / "each.safetensors", network)
+    write_raster(tmp_path / "scene.tif", patches())
+    told = refused("map", "each.safetensors", "scene.tif", cwd=tmp_path)
+    assert "each.safetensors answers each class by itself (sigmoid)" in told
+    assert "a map has one class at each place" in told
+
+
 def test_a_model_of_other_channels_is_refused(tmp_path):
     network = EfficientNet(SMALL, num_classes=2, in_channels=5)
     network.class_names = ("a", "b")

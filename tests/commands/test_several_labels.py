@@ -30,8 +30,10 @@ def table(tmp_path):
     return tmp_path / "pictures.csv"
 
 
-def test_the_whole_way(table, tmp_path):
-    done = effnetv2("train", table, *SCRATCH, "--out", tmp_path / "run", "--json", cwd=tmp_path)
+def test_the_whole_way_as_the_paper_learns_them(table, tmp_path):
+    """Labels share a probability of 1; each class by itself: ``test_yes_or_no``."""
+    shared = (*SCRATCH, "--set", "several_labels=softmax")
+    done = effnetv2("train", table, *shared, "--out", tmp_path / "run", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert json.loads(done.stdout)["top1"] == report["top1"]

@@ -178,3 +178,15 @@ def test_where_pictures_hang_together_it_is_called_too_sure_beyond_the_wider_int
     assert ": it is too sure of itself" in trust(labels, shares).calibrated
     assert ": it is too sure of itself" in trust(labels, shares, reach=(0.6, 0.79)).calibrated
     assert "too few to tell whether it is too sure" in trust(labels, shares, reach=(0.55, 0.85)).calibrated
+
+
+def test_of_several_labels_each_by_itself_a_probability_says_how_often_it_is_right():
+    """200 pictures, sure of their most probable class to 90 %, which is a label of 140."""
+    labels = np.where(np.arange(200)[:, None] < 140, [[0, 2]], [[2, -1]])
+    shares = np.tile([0.9, 0.2, 0.8], (200, 1))
+    found = trust(labels, shares, answer="sigmoid")
+    assert "most probable class of a picture a probability of 90.0" in found.calibrated
+    assert ": it is too sure of itself" in found.calibrated
+    assert "minival" not in found.calibrated  # which such pictures have none of
+    assert found.diagram is not None
+    assert found.told["calibration"]["ece"] == pytest.approx(0.2)

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
+from efficientnetv2.augment.geometry import symmetry
 from efficientnetv2.base.errors import InputError, MemoryShortError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data import manifest
@@ -233,3 +234,14 @@ def test_a_temperature_is_for_the_mean_over_views_in_an_ensemble_too():
     other = _network()
     both = predict(Ensemble([network, other]), [images], **words).softmax(dim=1)
     torch.testing.assert_close(both, (alone + predict(other, [images], **words).softmax(dim=1)) / 2)
+
+
+def test_eight_views_of_each_class_by_itself_are_the_mean_of_its_probabilities():
+    network, images = _network(), _images(3)
+    network.answer = "sigmoid"
+    each = [
+        predict(network, [symmetry(images, index)], preprocessing=PREPROCESSING).sigmoid()
+        for index in range(8)
+    ]
+    together = predict(network, [images], preprocessing=replace(PREPROCESSING, views="symmetries")).sigmoid()
+    torch.testing.assert_close(together, torch.stack(each).mean(dim=0), atol=1e-5, rtol=0)

@@ -122,3 +122,30 @@ def test_the_intervals_hold_the_figures_and_shrink_with_the_pictures():
         wide[count] = {name: high - low for name, (low, high) in reach.items()}
     for name, width in wide[640].items():
         assert width == pytest.approx(wide[40][name] / 4, rel=0.5), name  # sixteen times the pictures
+
+
+def test_each_by_itself_is_given_from_a_half_on_and_maybe_none():
+    """Worked by hand: animal and cat; none; dog at just a half. Of 5 labels 3 are given, and all 3 are right."""
+    labels = [[0, 1], [0, 2], [2, -1]]
+    shares = [[0.9, 0.8, 0.1], [0.4, 0.1, 0.45], [0.2, 0.3, 0.5]]
+    assert applied(shares, "sigmoid").tolist() == [[True, True, False], [False] * 3, [False, False, True]]
+    found = several_figures(labels, shares, NAMES, "sigmoid")
+    assert found.answer == "sigmoid"
+    assert found.f1_micro == pytest.approx(2 * 3 / (5 + 3))
+    f1 = {"animal": 2 * 1 / (2 + 1), "cat": 1.0, "dog": 2 * 1 / (2 + 1)}
+    assert {name: one.f1 for name, one in found.per_class.items()} == pytest.approx(f1)
+    assert vars(measured(labels, shares, NAMES, "sigmoid")) == vars(found)
+    shared = several_figures(labels, shares, NAMES)
+    assert (found.top1, found.mean_average_precision) == (shared.top1, shared.mean_average_precision)
+    assert found.f1_micro != shared.f1_micro
+
+
+def test_intervals_are_of_the_same_rule_as_the_figures():
+    """Of pictures that are all given just their label, whatever is drawn comes to 1; by shares none would."""
+    labels = np.tile([[0, -1], [1, 2]], (20, 1))
+    shares = np.tile([[0.9, 0.48, 0.48], [0.1, 0.6, 0.7]], (20, 1))
+    found = several_figures(labels, shares, NAMES, "sigmoid")
+    reach = intervals_of(found, labels, shares, key=Key.of(0))
+    assert (found.f1_micro, reach["f1_micro"]) == (1.0, (1.0, 1.0))
+    by_shares = several_figures(labels, shares, NAMES)
+    assert intervals_of(by_shares, labels, shares, key=Key.of(0))["f1_micro"][1] < 1

@@ -47,7 +47,23 @@ def test_a_folder_of_model_files_answers_with_their_mean(tmp_path):
     assert (together.trained_on.pictures, together.trained_on.marks.tolist()) == (4, [0, 1, 2, 10])
 
 
+def test_of_networks_that_answer_each_class_by_itself_it_is_the_mean_of_each(tmp_path):
+    made = members()
+    for network in made:
+        network.answer = "sigmoid"
+    together, images = Ensemble(made), torch.randn(4, 3, 32, 32)
+    assert together.answer == "sigmoid"
+    with torch.inference_mode():
+        expected = torch.stack([network(images).sigmoid() for network in made]).mean(dim=0)
+        assert torch.allclose(together(images).sigmoid(), expected, atol=1e-6)
+        assert not torch.allclose(expected.sum(dim=1), torch.ones(4))
+
+
 def test_networks_that_cannot_be_asked_together_are_refused():
+    one, other = members()
+    other.answer = "sigmoid"
+    with pytest.raises(InputError, match="member 1 of the ensemble answers by sigmoid, the first by softmax"):
+        Ensemble([one, other])
     one, other = members()
     other.class_names = ("a", "b", "z")
     with pytest.raises(InputError, match="member 1 of the ensemble knows other classes"):

@@ -42,6 +42,13 @@ def test_weights_for_other_channels_are_timm_s(in_channels):
     )
 
 
+def test_what_other_classes_answer_is_not_what_the_old_ones_did():
+    network = create(TINY, num_classes=4)
+    network.answer = "sigmoid"
+    assert fit(network, in_channels=1).answer == "sigmoid"
+    assert fit(network, num_classes=3).answer == "softmax"
+
+
 def test_a_grey_picture_is_answered_as_three_equal_channels_were():
     torch.manual_seed(0)
     network = create(TINY, num_classes=4).eval()

@@ -141,6 +141,20 @@ def test_a_file_of_format_1_is_read():
     torch.testing.assert_close(loaded(picture), torch.tensor([[0.06610342860221863, 0.2746164798736572]]))
 
 
+@pytest.mark.parametrize("answer", ["softmax", "sigmoid"])
+def test_what_its_answers_mean_comes_back(tmp_path, answer):
+    network = _network()
+    network.answer = answer
+    path = _save(tmp_path / "m.safetensors", network)
+    assert modelfile.load(path).answer == modelfile.described(path).header.answer == answer
+
+
+def test_files_of_format_3_knew_softmax_alone(tmp_path):
+    path = _save(tmp_path / "m.safetensors")
+    _rewrite(path, change_json=lambda plain: (plain.pop("answer"), plain.update(format_version=3)))
+    assert modelfile.load(path).answer == "softmax"
+
+
 def test_a_damaged_file_of_format_1_is_refused(tmp_path):
     path = tmp_path / "m.safetensors"
     damaged = bytearray((Path(__file__).parent / "data" / "format_1.safetensors").read_bytes())
@@ -164,7 +178,7 @@ def test_the_sha256_is_of_the_tensors_as_they_lie_in_the_file(tmp_path):
         digest.update(f"{name} {kinds[row['dtype']]} {row['shape']} {first} {end}\n".encode())
     digest.update(raw[start:])
     assert words["sha256"] == digest.hexdigest()
-    assert words["format_version"] == 3
+    assert words["format_version"] == 4
 
 
 @pytest.mark.parametrize("place", [0.4, 0.7, 0.99])
@@ -321,11 +335,13 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain["preprocessing"].update(std=[0.0, 1.0, 1.0]), r"is damaged \(std is \(0\.0"),
         (lambda plain: plain["architecture"]["stages"][0].update(stride=3), "stride is 3"),
         (lambda plain: plain.pop("recipe"), "recipe"),
+        (lambda plain: plain.update(answer="argmax"), "answer: .*'softmax' or 'sigmoid'"),
+        (lambda plain: plain.pop("answer"), "answer"),
         (lambda plain: plain.update(surprise=1), "surprise"),
         (lambda plain: plain["architecture"]["stages"][0].update(layers=10**12), "cannot be built.*layers"),
         (lambda plain: plain["architecture"].update(head_channels=2**70), "cannot be built"),
         (
-            lambda plain: plain.update(format_version=4, package_version="9.1"),
+            lambda plain: plain.update(format_version=5, package_version="9.1"),
             r"efficientnetv2 9\.1.*[Uu]pgrade",
         ),
         (lambda plain: plain["architecture"].update(head_channels=32), r"do not fit.*'head.*float32 \[24"),

@@ -48,6 +48,15 @@ def test_every_recipe_gives_its_hours_or_says_how_they_are_foretold(name):
         assert (given_["label_separator"] is not None) == (named(name).made_for == "imagenet21k")
 
 
+def test_several_labels_are_answered_each_by_itself_but_in_the_papers_recipes():
+    own = {name for name in RECIPES if named(name).several_labels == "sigmoid"}
+    assert own == {"quick", "finetune", "proxy_small"}
+    recipe = named("finetune")
+    assert (recipe.answer(";"), recipe.answer(None)) == ("sigmoid", "softmax"), (
+        "of one label each it is a softmax"
+    )
+
+
 def test_the_papers_mean_of_five_transfers_is_a_command():
     """Five seeds, as the paper's runs, unless others are asked for."""
     [words] = re.findall(r"effnetv2 (reproduce [^.]*)\.", " ".join(RECIPES["transfer_paper"].__doc__.split()))

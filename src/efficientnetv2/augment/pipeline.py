@@ -20,11 +20,12 @@ from efficientnetv2.augment.mix import mix
 from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.augment.randaugment import Colours, RandAugmentPreset, randaugment
 from efficientnetv2.augment.rows import as_ids
+from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.progressive import Setting
 
-__all__ = ["AugmentPlan", "Flip", "RandAugmentPreset", "augment", "hot_labels", "soft_labels"]
+__all__ = ["AugmentPlan", "Flip", "RandAugmentPreset", "augment", "hot_labels", "soft_labels", "yes_or_no"]
 
 Flip = Literal["none", "horizontal", "symmetries"]
 
@@ -78,6 +79,7 @@ def augment(
     preprocessing: Preprocessing,
     num_classes: int,
     stronger: Tensor | None = None,
+    answer: Answer = "softmax",
 ) -> tuple[Tensor, Tensor]:
     """One group of pictures, augmented: flip, colours, RandAugment or AutoAugment, hole, normalise, mix.
 
@@ -92,10 +94,11 @@ def augment(
         preprocessing: of the network; its mean and std are used here.
         num_classes: K.
         stronger: (N,) what RandAugment's magnitude is multiplied by, on the CPU; None leaves it as it is.
+        answer: what the network is to answer.
 
     Returns:
-        (N, C, H, W) float32 normalised, in channels-last memory, and (N, K) float32 labels whose rows
-        sum to 1.
+        (N, C, H, W) float32 normalised, in channels-last memory, and (N, K) float32 labels: with ``softmax`` rows sum
+        to 1, with ``sigmoid`` each value lies between 0 and 1.
 
     Raises:
         InputError: a number of channels that the mean or AutoAugment does not fit.
@@ -106,7 +109,8 @@ def augment(
         changed = augment_each(images[part], setting, key, numbers[part], plan, factor)
         normalise(changed, mean=preprocessing.mean, std=preprocessing.std, out=floats[part])
     mixed, counted = mix(floats, hot_labels(labels, num_classes), setting, mix_key)
-    return mixed, soft_labels(counted, setting.label_smoothing)
+    targets = soft_labels if answer == "softmax" else yes_or_no
+    return mixed, targets(counted, setting.label_smoothing)
 
 
 def hot_labels(labels: Tensor, num_classes: int) -> Tensor:
@@ -141,6 +145,22 @@ def soft_labels(counted: Tensor, smoothing: float) -> Tensor:
     """
     shares = counted / counted.sum(dim=1, keepdim=True)
     return shares * (1 - smoothing) + smoothing / counted.shape[1]
+
+
+def yes_or_no(counted: Tensor, smoothing: float) -> Tensor:
+    """Targets of classes that are answered each by itself: how much of the picture is of it, moved towards a half.
+
+    Args:
+        counted: (N, K) float, 0 to 1: of ``hot_labels``, mixed or not.
+        smoothing: of the way there, 0 to 1.
+
+    Returns:
+        (N, K) float32: unmixed 1 - smoothing / 2 for a label, smoothing / 2 for any other class, so that between the
+        two a half stays the middle.
+
+    Source: Keras' ``BinaryCrossentropy``.
+    """
+    return counted * (1 - smoothing) + smoothing / 2
 
 
 def _floats_like(images: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +98,8 @@ def answered(
         )
     seconds = time.perf_counter() - started
     unreadable = lost | {int(left[row]): reason for row, reason in predictions.unreadable}
-    whole = Predictions(
-        left[predictions.samples], predictions.labels, predictions.logits, tuple(sorted(unreadable.items()))
+    whole = replace(
+        predictions, samples=left[predictions.samples], unreadable=tuple(sorted(unreadable.items()))
     )
     if world.first and not len(whole.samples):
         raise none_readable(manifest, *whole.unreadable[0])

@@ -29,6 +29,7 @@ from efficientnetv2.commands.probing import keep, probed, with_classifier
 from efficientnetv2.commands.resumed import resumed_recipe
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import seen_before
+from efficientnetv2.commands.several_labels import learnt_so
 from efficientnetv2.commands.within import RUNS
 from efficientnetv2.commands.words import Words, begin_recipe, starts_open
 from efficientnetv2.data.copies import is_copy
@@ -167,6 +168,7 @@ def begin(
         say=screen.say,
     )
     recipe, network, chosen = settled.recipe, settled.network, [*decided.chosen, *settled.notes]
+    chosen += learnt_so(recipe, prepared.manifest.separator)
     known = seen_before(recipe.weights, network, prepared)
     chosen += known.lines
     pictures = cached(words.cache, recipe, prepared, device, screen, world)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.answering import SKIPPED, read_skipped
@@ -55,6 +56,7 @@ class Answered:
         score: figures of the answers.
         rows: (n,) of the pictures in the whole manifest.
         probabilities: (n, K); of several networks the mean.
+        answer: what they are.
         scores: of each try, on what chose; empty without a choice.
         unread: row in the whole manifest and reason of what its runs could not read; so of each picture that they
             were to answer and have not.
@@ -63,6 +65,7 @@ class Answered:
     score: FoldScore
     rows: Ints
     probabilities: npt.NDArray[np.float64]
+    answer: Answer
     scores: tuple[float, ...] = ()
     unread: Mapping[int, str] = field(default_factory=dict)
 
@@ -115,9 +118,10 @@ class Runs:
         reports, given, everyone, unread = zip(*runs, strict=True)
         names = [run_name(number, place) for place in range(len(tries))]
         rows, probabilities = everyone[0], _together(given, everyone, [folder / name for name in names])
-        figures = measured(self.manifest.targets[rows], probabilities, self.manifest.class_names)
-        figure, mean = mean_over_classes(figures)
         recipes = [read_recipe(folder / name / "recipe.yaml") for name in names]
+        answer = recipes[0].answer(self.manifest.separator)
+        figures = measured(self.manifest.targets[rows], probabilities, self.manifest.class_names, answer)
+        figure, mean = mean_over_classes(figures)
         score = FoldScore(
             number=number,
             note=part.note,
@@ -135,7 +139,7 @@ class Runs:
             f"{called}: {MEANS_OVER_CLASSES[figure]} {mean:.3f}, top-1 {score.top1:.1%} on "
             f"{count_of(len(rows), 'picture')} ({duration(score.seconds)}{chose})."
         )
-        return Answered(score, rows, probabilities, scores, dict(ChainMap(*unread)))
+        return Answered(score, rows, probabilities, answer, scores, dict(ChainMap(*unread)))
 
     def _member(
         self, dealt: Folds, number: int, folder: Path, place: int, attempt: int | None, called: str
@@ -249,7 +253,8 @@ class Runs:
                 "trained again."
             )
         report = json.loads((path / "report.json").read_text(encoding="utf-8"))
-        paths, probabilities = read_predictions(path / "predictions.csv", self.manifest.class_names)
+        answer = read_recipe(path / "recipe.yaml").answer(self.manifest.separator)
+        paths, probabilities = read_predictions(path / "predictions.csv", self.manifest.class_names, answer)
         answered = np.array([place_of[one] for one in paths], dtype=np.int64)
         unread = {int(row): "it was not answered" for row in np.setdiff1d(answering, answered)}
         unread |= {place_of[one]: why for one, why in read_skipped(path / SKIPPED) if one in place_of}

@@ -22,6 +22,7 @@ from efficientnetv2.commands.crossval_plan import Plan, with_further
 from efficientnetv2.commands.crossval_report import OTHERWISE, conclude
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.several_labels import refuse_unlike
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import MOST_CLASSES
 from efficientnetv2.commands.within import RUNS, refuse_within
@@ -73,6 +74,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     if resumed:
         plan = _without_vain_comparison(plan, manifest, screen)
     recipe = _recipe(words, plan, place)
+    refuse_unlike(recipe, words, manifest.separator)
     dealt = plan.dealt(manifest, contents, recipe.seed)
     others = plan.otherwise(manifest, contents, recipe.seed, dealt)
     now = _digest(manifest, dealt)

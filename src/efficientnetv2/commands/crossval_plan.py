@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, did_you_mean, some
-from efficientnetv2.commands.words import Words, says_length
+from efficientnetv2.commands.words import Words, field_of, says_length
 from efficientnetv2.data.copies import is_copy
 from efficientnetv2.data.folds import Folds, folds
 from efficientnetv2.data.levels import BLOCKS, By, has_places
@@ -89,6 +89,11 @@ class Plan:
                     f"--try {one}: it can't be taken apart ({error}). It is settings with spaces between: --try "
                     '"balance=sqrt epochs=4".'
                 ) from error
+            if any(field_of(setting) == "several_labels" for setting in shlex.split(one)):
+                raise InputError(
+                    f"--try {one}: the folds' answers are put together, so each has to mean the same. Say it for all "
+                    "of them with --set."
+                )
         if self.try_settings and not self.tries:
             raise InputError(
                 "--try-set is given, but there is no --try. Leave it out, or say what to choose from."

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from efficientnetv2.base.answer import logits_of
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
@@ -224,8 +225,9 @@ def _pooled(manifest: Manifest, answered: Sequence[Answered]) -> Predictions:
     rows = np.concatenate([one.rows for one in answered])
     shares = np.concatenate([one.probabilities for one in answered])
     order = np.argsort(rows, kind="stable")
-    logits = torch.from_numpy(shares[order]).clamp(min=1e-7).log().float()
-    return Predictions(rows[order], manifest.targets[rows[order]], logits)
+    answer = answered[0].answer
+    logits = logits_of(torch.from_numpy(shares[order]), answer).float()
+    return Predictions(rows[order], manifest.targets[rows[order]], logits, answer=answer)
 
 
 def _lost(manifest: Manifest, answered: Sequence[Answered], pooled: Predictions) -> list[tuple[str, str]]:

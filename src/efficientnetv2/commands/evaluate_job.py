@@ -150,6 +150,12 @@ def _asked(
     looking = replace(own, image_px=px, views=views_asked(views, own.views))
     check_classes(network, model)
     check_reads_files(network, model)
+    if network.answer == "sigmoid" and source.label_separator is None:
+        raise InputError(
+            f"{model} answers each class by itself (sigmoid), maybe several or none, and is compared with all labels "
+            "of a picture. Say what stands between these in the label column, even where each has one, as "
+            "--label-separator ';'."
+        )
     part, name = _part(source.read(for_training=False), split)
     part = replace(part, bands=network.preprocessing.bands)
     part = in_classes_of(part, network.class_names, model, merge=source.labels == "casefold")

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy.special import softmax
 
+from efficientnetv2.base import answer
 from efficientnetv2.base.errors import InputError, did_you_mean, some
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.earlier import Other, last_before
@@ -140,6 +139,7 @@ def gathered(
         trainers=trainers,
         choosers=choosers,
         abstain_below=wanted.abstain_below,
+        answer=predictions.answer,
     )
     sections: list[Part] = [trusted]
     predicted = probabilities.argmax(axis=1)
@@ -237,7 +237,8 @@ def _scaled(predictions: Predictions, known: Known) -> Scaled | None:
     found = known.calibration
     if found is None:
         return None
-    before = softmax(found.temperature * np.asarray(predictions.logits, dtype=np.float64), axis=1)
+    logits = found.temperature * predictions.logits.double()
+    before = answer.probabilities(logits, predictions.answer).numpy()
     return Scaled(found.temperature, found.pictures, found.fitted_on, before)
 
 

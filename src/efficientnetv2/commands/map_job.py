@@ -22,7 +22,7 @@ from efficientnetv2.deploy.ground import untrue
 from efficientnetv2.deploy.map import Tally, draw
 from efficientnetv2.deploy.windows import Grid
 from efficientnetv2.inference.accelerate import pick_device
-from efficientnetv2.inference.predict import check_classes, check_reads_files
+from efficientnetv2.inference.predict import check_classes, check_one_class, check_reads_files
 from efficientnetv2.models import modelfile
 
 
@@ -58,6 +58,7 @@ def map_and_write(
         tell_replaced(out, screen)
         network = modelfile.load(model)
         check_classes(network, model)
+        check_one_class(network, "a map has one class at each place", model)
         check_reads_files(network, model)
         bands = bands_for(source, network.preprocessing, wanted, str(raster))
         grid = grid_for(source, network.preprocessing, wanted, raster)

@@ -33,7 +33,13 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.intervals import Interval
 from efficientnetv2.metrics.reach import intervals_of
-from efficientnetv2.metrics.several import MEANS_OVER_CLASSES, SeveralFigures, mean_over_classes, measured
+from efficientnetv2.metrics.several import (
+    MEANS_OVER_CLASSES,
+    RULES,
+    SeveralFigures,
+    mean_over_classes,
+    measured,
+)
 
 _CLASSES_SHOWN = 30
 
@@ -70,7 +76,8 @@ class Outcome:
     @cached_property
     def figures(self) -> Figures | SeveralFigures:
         """Of all predictions."""
-        return measured(self.predictions.labels, self.predictions.probabilities, self.class_names)
+        answers = self.predictions
+        return measured(answers.labels, answers.probabilities, self.class_names, answers.answer)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
@@ -162,8 +169,8 @@ class Outcome:
         )
         if isinstance(score, SeveralFigures):
             screen.say(
-                "Given every class with at least half of a picture's largest share: micro-F1 "
-                f"{score.f1_micro:.3f}, macro-F1 {score.f1_macro:.3f}."
+                f"A picture given every class {RULES[score.answer]}: micro-F1 {score.f1_micro:.3f}, macro-F1 "
+                f"{score.f1_macro:.3f}."
             )
         low, high = low_high["top1"]
         verdict = (

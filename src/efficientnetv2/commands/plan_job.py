@@ -34,6 +34,7 @@ from efficientnetv2.commands.prepare import Prepared, prepare
 from efficientnetv2.commands.probing import with_classifier
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.seen import seen_before
+from efficientnetv2.commands.several_labels import learnt_so, refuse_unlike
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.commands.words import Words
@@ -76,6 +77,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     workers = pick_workers(device) if place.workers is None else few_enough(place.workers, say=screen.say)
     known = decided(words, place, device, screen, ALONE)
     recipe = known.recipe
+    refuse_unlike(recipe, words, source.label_separator)
     if not known.resumed:
         refuse_within(source.data, known.path, "--out", verb="plan" if place.out is None else None)
         refuse_replaced(source.data, known.path, RUN_FILES, "--out")
@@ -106,7 +108,8 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     begun_s = time.time() - psutil.Process().create_time() - choosing_s
     job = job_of(settled, prepared, known.path, device, workers)
     before = seen_before(settled.recipe.weights, settled.network, prepared)
-    notes = [prepared.split_note, *known.chosen, *settled.notes, *before.lines]
+    learnt = learnt_so(settled.recipe, prepared.manifest.separator)
+    notes = [prepared.split_note, *known.chosen, *settled.notes, *learnt, *before.lines]
     kept = foreseen(words.cache, settled.recipe, prepared, device, screen)
     screen.say(to_measure(job.recipe, words.minutes))
     spent_s = 0.0 if kept is None else kept.seconds
@@ -174,7 +177,7 @@ def _around(
         seconds["linear probe"] = _probe_s(job, rates)
     began = time.perf_counter()
     logits = torch.from_numpy(_noise(job, len(job.val), len(job.train.class_names)))
-    predictions = Predictions(np.arange(len(job.val)), job.val.targets, logits)
+    predictions = Predictions(np.arange(len(job.val)), job.val.targets, logits, answer=job.answer)
     kept = modelfile.load(scratch / modelfile.NAME, job.device)
     galleries = explained(kept, predictions, job.val, job.train.class_names, kept.preprocessing)
     facts = Facts(job.train.source, "val")

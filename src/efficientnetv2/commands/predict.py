@@ -39,8 +39,9 @@ def predict(
     label_separator: Annotated[
         str | None,
         typer.Option(
-            help="Of a model of several labels a picture: give each picture all labels with at least half of its "
-            "largest probability, with this between them, such as ';'. (Default: each gets one.)",
+            help="Of a model of several labels a picture: give each picture all labels with a probability of at least "
+            "0.5, maybe none (of a model that learnt shares, those with at least half of its largest), with this "
+            "between them, such as ';'. (Default: each gets the most probable.)",
             show_default=False,
         ),
     ] = None,

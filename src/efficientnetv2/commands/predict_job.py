@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place
 from efficientnetv2.base.preprocessing import Preprocessing
@@ -173,7 +174,7 @@ def _write(
         separator=separator,
     )
     list_skipped(list_beside(out), [(manifest.paths[row], why) for row, why in unreadable])
-    screen.say(_counted(table, separator))
+    screen.say(_counted(table, separator, asked.network.answer))
     if unreadable:
         screen.say(skipped_in_all(manifest, unreadable, list_beside(out)))
     screen.say(f"Written to {out}.")
@@ -181,11 +182,12 @@ def _write(
         answer(table.to_dict(orient="records"))
 
 
-def _counted(table: pd.DataFrame, separator: str | None) -> str:
+def _counted(table: pd.DataFrame, separator: str | None, answer: Answer) -> str:
     labels = (
         table["label"] if separator is None else table["label"].str.split(separator, regex=False).explode()
     )
     counts = labels.value_counts()
+    without = "left to a person" if separator is None or answer == "softmax" else "without a label"
     return f"{count_of(len(table), 'picture')}: " + ", ".join(
-        f"{label or 'left to a person'} {count}" for label, count in counts.items()
+        f"{label or without} {count}" for label, count in counts.items()
     )

@@ -22,7 +22,7 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Dispensable, to_show
 from efficientnetv2.evaluation import seeing
 from efficientnetv2.evaluation.to_label import Ranked, sheet
-from efficientnetv2.inference.predict import Predictions, embed_manifest
+from efficientnetv2.inference.predict import Predictions, check_one_class, embed_manifest
 from efficientnetv2.inference.ranking import MOST, rank
 from efficientnetv2.models.network import Network
 
@@ -68,11 +68,12 @@ def _is_ranking(file: Path) -> bool:
 
 
 def check_ranks(network: Network, model: str) -> None:
-    """Refuse a network that is never unsure.
+    """Refuse a network that is never unsure, or whose classes do not share one doubt.
 
     Raises:
-        InputError: it has one class.
+        InputError: it has one class, or answers each by itself.
     """
+    check_one_class(network, "--rank asks how unsure it is between them", model)
     if network.num_classes < 2:
         raise InputError(f"--rank: {model} knows one class only, so it is always sure. Leave --rank out.")
 
@@ -161,4 +162,5 @@ def _without_labels(manifest: Manifest, predictions: Predictions) -> tuple[Predi
         return predictions, 0
     rest = np.flatnonzero(~known)
     samples, labels, logits = predictions.samples, predictions.labels, predictions.logits
-    return Predictions(samples[rest], labels[rest], logits[torch.from_numpy(rest)]), int(known.sum())
+    left = Predictions(samples[rest], labels[rest], logits[torch.from_numpy(rest)], answer=predictions.answer)
+    return left, int(known.sum())

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.inference.predict import Predictions
@@ -41,7 +42,8 @@ def write_predictions(
         class_names: K names.
         true_labels: (n,) as DATA gives them; None where they are not asked for.
         abstain_below: a picture whose most probable class has less gets an empty label; None gives each one.
-        separator: a picture may have several labels, the most probable first, with this between two; None gives one.
+        separator: a picture may have several labels, the most probable first, with this between two, or none where
+            its classes are answered each by itself; None gives one.
 
     Returns:
         What was written.
@@ -52,7 +54,8 @@ def write_predictions(
     probabilities = predictions.probabilities
     table = _table(probabilities, paths, class_names, true_labels)
     if separator is not None:
-        table["label"] = _several(probabilities, class_names, separator)
+        given = applied(probabilities, predictions.answer)
+        table["label"] = _several(given, probabilities, class_names, separator)
     if abstain_below is not None:
         table.loc[probabilities.max(axis=1) < abstain_below, "label"] = ""
     try:
@@ -108,9 +111,13 @@ def _table(
     return table
 
 
-def _several(probabilities: npt.NDArray[np.float32], class_names: Sequence[str], separator: str) -> list[str]:
-    """All labels that a picture is given, as a cell of a table says them."""
-    given = applied(probabilities)
+def _several(
+    given: npt.NDArray[np.bool_],
+    probabilities: npt.NDArray[np.float32],
+    class_names: Sequence[str],
+    separator: str,
+) -> list[str]:
+    """All labels that a picture is given, as a cell of a table says them; empty where it is given none."""
     cells = []
     for shares, mine in zip(probabilities, given, strict=True):
         classes = np.flatnonzero(mine)
@@ -119,15 +126,18 @@ def _several(probabilities: npt.NDArray[np.float32], class_names: Sequence[str],
     return cells
 
 
-def read_predictions(file: Path, class_names: Sequence[str]) -> tuple[list[str], npt.NDArray[np.float64]]:
+def read_predictions(
+    file: Path, class_names: Sequence[str], answer: Answer = "softmax"
+) -> tuple[list[str], npt.NDArray[np.float64]]:
     """Paths and probabilities of what ``write_predictions`` wrote with true labels, of at most 1,000 classes.
 
     Args:
         file: the CSV.
         class_names: K names; one that the network did not know has probability 0.
+        answer: what the probabilities are.
 
     Returns:
-        (n,) paths, and (n, K) probabilities, whose rows sum to 1.
+        (n,) paths, and (n, K) probabilities, whose rows sum to 1 with ``softmax``.
 
     Raises:
         InputError: it can't be read, or is no such table.
@@ -143,6 +153,8 @@ def read_predictions(file: Path, class_names: Sequence[str]) -> tuple[list[str],
         raise InputError(
             f"{file} is no table of a run's answers: {error}. Remove the run's folder, and it is trained again."
         ) from error
+    if answer == "sigmoid":
+        return paths, shares
     return paths, shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-9)
 
 

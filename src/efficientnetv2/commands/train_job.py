@@ -22,6 +22,7 @@ from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.prepare import Prepared, prepare, refuse_missing
 from efficientnetv2.commands.run_outcome import report_of
 from efficientnetv2.commands.screen import Screen, TrainingBar
+from efficientnetv2.commands.several_labels import refuse_unlike
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.commands.words import Words
@@ -163,6 +164,7 @@ def _readied(
     """What is decided before the first step; the run's folder is ``held`` from then on, until ``kept`` is closed."""
     known = decided(words, place, device, screen, world)
     recipe, resumed = known.recipe, known.resumed
+    refuse_unlike(recipe, words, source.label_separator)
     if not resumed:
         refuse_within(source.data, known.path, "--out", verb="train" if place.out is None else None)
         refuse_replaced(source.data, known.path, RUN_FILES, "--out")

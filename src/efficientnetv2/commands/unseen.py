@@ -46,7 +46,7 @@ def on_unseen(
     if rows is None or not SMALL <= len(rows) < known.of:
         return None
     labels, shares = predictions.labels[rows], predictions.probabilities[rows]
-    found = measured(labels, shares, class_names)
+    found = measured(labels, shares, class_names, predictions.answer)
     clusters = None if whole is None else whole.clusters[rows]
     intervals = intervals_of(found, labels, shares, clusters=clusters, key=Key.of(0).fold("unseen"))
     name, mean = mean_over_classes(found)

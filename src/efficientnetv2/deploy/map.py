@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from efficientnetv2.base.answer import probabilities
 from efficientnetv2.base.preprocessing import Bands, Preprocessing
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.pictures import Pixels
@@ -167,7 +168,7 @@ class _Answering:
             device=self.device,
         )
         answers = np.zeros((len(counts), self.network.num_classes), np.float32)
-        answers[np.array(counts) > 0] = logits.softmax(dim=1).numpy()
+        answers[np.array(counts) > 0] = probabilities(logits, self.network.answer).numpy()
         if self.progress is not None:
             self.progress(self.done)
         return answers, np.array(counts, np.float32)

@@ -36,7 +36,7 @@ from efficientnetv2.evaluation.sections import Part, Section
 from efficientnetv2.evaluation.sizes import SizeCurve, draw_sizes
 from efficientnetv2.metrics.classification import Figures
 from efficientnetv2.metrics.intervals import Interval
-from efficientnetv2.metrics.several import ClassPrecision, SeveralFigures, right
+from efficientnetv2.metrics.several import RULES, ClassPrecision, SeveralFigures, right
 
 # Of the table of classes: what is open, and what there is when it is unfolded; more are megabytes. Ours.
 _ROWS_OPEN, _ROWS = 25, 2_000
@@ -235,12 +235,13 @@ def _confusion(figures: Figures | SeveralFigures) -> dict[str, Any]:
     return {"confusion_cells": np.stack([rows, columns, figures.confusion[rows, columns]], axis=1)}
 
 
-def _over_classes(figures: Figures | SeveralFigures) -> dict[str, float]:
+def _over_classes(figures: Figures | SeveralFigures) -> dict[str, float | str]:
     if isinstance(figures, SeveralFigures):
         return {
             "mean_average_precision": figures.mean_average_precision,
             "f1_micro": figures.f1_micro,
             "f1_macro": figures.f1_macro,
+            "answer": figures.answer,
         }
     return {"macro_f1": figures.macro_f1, "balanced_accuracy": figures.balanced_accuracy}
 
@@ -302,6 +303,7 @@ def _page(
         limits=limits(figures, intervals, facts, beside),
         sections=sections,
         several=several,
+        rule=RULES[figures.answer] if isinstance(figures, SeveralFigures) else None,
         calibration=trusted[0] if trusted else None,
         classes=weakest_first[:_ROWS_OPEN],
         further_classes=weakest_first[_ROWS_OPEN:_ROWS],

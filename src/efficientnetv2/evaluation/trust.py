@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.drawing import COLOURS, GRID, INK, WIDTH_IN, plain
@@ -25,7 +26,7 @@ from efficientnetv2.models.calibrated import Calibration
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
 # Between the probability stated and the share right, what is not worth a word. Ours.
 _EQUAL = 0.01
-# Of pictures with several labels.
+# Of pictures with several labels, by softmax.
 _SHARED = (
     "Its probabilities are shares that the labels of a picture have among them: with two labels, half each at best. "
     "They put answers in order, but do not say how often these are right."
@@ -59,8 +60,9 @@ def trust(
     trainers: str = "",
     choosers: str = "",
     abstain_below: float | None = None,
+    answer: Answer = "softmax",
 ) -> Part:
-    """The section of a report.
+    """The section of a report. An answer is the most probable class of a picture; of several labels it is right as one.
 
     Args:
         labels: (N,) true classes; of several labels each (N, M), -1 behind the last.
@@ -72,8 +74,10 @@ def trust(
         trainers: those of the pictures that trained the network, in words; '' where none did.
         choosers: likewise those that chose it.
         abstain_below: a threshold that was asked for; it gets a row of its own.
+        answer: what the probabilities are.
     """
-    shares, several = np.asarray(probabilities), np.ndim(labels) > 1
+    shares = np.asarray(probabilities)
+    shared = np.ndim(labels) > 1 and answer == "softmax"
     predicted = shares.argmax(axis=1)
     hits = right(labels, predicted)
     true = np.where(hits, predicted, -1)
@@ -103,14 +107,16 @@ def trust(
             "calibration": calibration,
             "aurc": curve.aurc,
             "calibrated": _SHARED
-            if several
+            if shared
+            else _of_most_probable(float(shares.max(axis=1).mean()), hits, reach, trainers)
+            if answer == "sigmoid"
             else calibrated(
                 float(shares.max(axis=1).mean()), hits, ece, scaled, before, members, reach, trainers
             ),
             "abstaining": _abstaining(curve, abstain_below),
             "flattered": _flattered(trainers, choosers),
             "points": points,
-            "diagram": None if several else draw_reliability(bins),
+            "diagram": None if shared else draw_reliability(bins),
             "curve": draw_abstention(curve),
         },
         {
@@ -150,15 +156,9 @@ def calibrated(
         reach: likewise.
         trainers: likewise.
     """
-    verdict = (
-        f". But {trainers} trained the network, so that says nothing of new ones: evaluate it on pictures that did not "
-        "train it"
-        if trainers
-        else _verdict(stated, hits, reach)
-    )
     sentence = (
         f"On average it gives its answers a probability of {percent(stated)}, "
-        f"and {percent(float(hits.mean()))} of them are right{verdict}."
+        f"and {percent(float(hits.mean()))} of them are right{_judged(stated, hits, reach, trainers)}."
     )
     if any(members):
         return f"{sentence} {_of_members(members)}"
@@ -179,6 +179,27 @@ def calibrated(
     if trainers:
         return f"{sentence} It has a {temperature}; no answer is another by it."
     return f"{sentence} Its {temperature}, {came}; no answer is another by it."
+
+
+def _of_most_probable(
+    stated: float, hits: npt.NDArray[np.bool_], reach: Interval | None, trainers: str
+) -> str:
+    """The same of a network that answers each class by itself, which no temperature is fitted to."""
+    return (
+        f"On average it gives the most probable class of a picture a probability of {percent(stated)}, and for "
+        f"{percent(float(hits.mean()))} of the pictures that is one of their labels"
+        f"{_judged(stated, hits, reach, trainers)}."
+    )
+
+
+def _judged(stated: float, hits: npt.NDArray[np.bool_], reach: Interval | None, trainers: str) -> str:
+    """What follows from both figures, to follow them in a sentence."""
+    if trainers:
+        return (
+            f". But {trainers} trained the network, so that says nothing of new ones: evaluate it on pictures that did "
+            "not train it"
+        )
+    return _verdict(stated, hits, reach)
 
 
 def _of_members(members: Sequence[Calibration | None]) -> str:

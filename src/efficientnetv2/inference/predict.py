@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.augment.geometry import symmetry
 from efficientnetv2.augment.normalise import normalise
+from efficientnetv2.base.answer import Answer, logits_of, probabilities
 from efficientnetv2.base.errors import InputError, count_of, no_answers
 from efficientnetv2.base.preprocessing import RGB, Preprocessing, Views
 from efficientnetv2.data.loader import evaluation_batches
@@ -35,17 +36,19 @@ class Predictions:
         labels: (n,) their true classes, -1 where unlabelled; of several labels each (n, M), -1 behind the last.
         logits: (n, K) float32.
         unreadable: position and reason of the others.
+        answer: what the logits mean.
     """
 
     samples: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     logits: Tensor
     unreadable: tuple[tuple[int, str], ...] = ()
+    answer: Answer = "softmax"
 
     @property
     def probabilities(self) -> npt.NDArray[np.float32]:
-        """(n, K) float32, rows sum to 1."""
-        return self.logits.softmax(dim=1).numpy()
+        """(n, K) float32; rows sum to 1 where the answer is ``softmax``."""
+        return probabilities(self.logits, self.answer).numpy()
 
 
 def predict(
@@ -69,7 +72,7 @@ def predict(
 
     Returns:
         (N, K) float32 on the CPU, divided by the network's temperature where it has one (``models.calibrated``). Of
-        several views: the logarithm of their mean probabilities.
+        several views: logits of their mean probabilities.
 
     Raises:
         InputError: the pictures have another number of channels than the preprocessing, the network has no
@@ -102,6 +105,24 @@ def check_classes(network: Network, file: str | Path | None = None) -> None:
         raise InputError(
             f"{file or 'the network'} has no classifier, so it knows no classes. Train one: effnetv2 train DATA "
             f"--weights {file or 'FILE'}"
+        )
+
+
+def check_one_class(network: Network, why: str, file: str | Path | None = None) -> None:
+    """Refuse a network that answers each class by itself, where one of them is asked for.
+
+    Args:
+        network: any.
+        why: one is, in words.
+        file: that it came from, for the message.
+
+    Raises:
+        InputError: its answer is ``sigmoid``.
+    """
+    if network.answer == "sigmoid":
+        raise InputError(
+            f"{file or 'the network'} answers each class by itself (sigmoid), maybe several or none, but {why}. Give a "
+            "model trained on pictures of one label, or with --set several_labels=softmax."
         )
 
 
@@ -164,8 +185,8 @@ def _answers(network: Network, inputs: Tensor, views: Views) -> Tensor:
     total = torch.zeros(len(inputs), network.num_classes, device=inputs.device)
     for index in range(8):
         view = symmetry(inputs, index).contiguous(memory_format=torch.channels_last)
-        total += network(view).float().softmax(dim=1)
-    return (total / 8).clamp(min=torch.finfo(torch.float32).tiny).log()
+        total += probabilities(network(view).float(), network.answer)
+    return logits_of(total / 8, network.answer)
 
 
 def predict_manifest(
@@ -196,14 +217,15 @@ def predict_manifest(
     """
     read = _Reading(manifest, preprocessing, batch_images, workers, torch.device(device), strict)
     logits = predict(network, read.images(), preprocessing=preprocessing, device=device, progress=progress)
-    return Predictions(read.samples, manifest.targets[read.samples], logits, tuple(read.unreadable))
+    targets, unreadable = manifest.targets[read.samples], tuple(read.unreadable)
+    return Predictions(read.samples, targets, logits, unreadable, network.answer)
 
 
 def interleaved(parts: Sequence[Predictions], num_classes: int) -> Predictions:
     """Answers to all pictures of a manifest, from those to its parts.
 
     Args:
-        parts: number i of n answers the pictures i, i + n, i + 2n, ... of the manifest.
+        parts: number i of n answers the pictures i, i + n, i + 2n, ... of the manifest, all by the same network.
         num_classes: K.
     """
     count = len(parts)
@@ -214,8 +236,9 @@ def interleaved(parts: Sequence[Predictions], num_classes: int) -> Predictions:
     logits = torch.cat([torch.empty(0, num_classes), *(part.logits for part in parts)])
     unreadable = ((row * count + i, why) for i, part in enumerate(parts) for row, why in part.unreadable)
     order = np.argsort(samples)
+    answer: Answer = parts[0].answer if parts else "softmax"  # of none there is nothing to be meant
     return Predictions(
-        samples[order], labels[order], logits[torch.from_numpy(order)], tuple(sorted(unreadable))
+        samples[order], labels[order], logits[torch.from_numpy(order)], tuple(sorted(unreadable)), answer
     )
 
 

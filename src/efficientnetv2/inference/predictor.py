@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from efficientnetv2.base.answer import probabilities
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data.decode import eval_picture
@@ -26,6 +27,7 @@ from efficientnetv2.data.raster_files import ordinary_rule
 from efficientnetv2.data.rasters import is_raster, ordinary, readable
 from efficientnetv2.data.rasters import picture as raster_picture
 from efficientnetv2.inference.predict import check_classes, check_reads_files, predict
+from efficientnetv2.metrics.several import applied
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.network import Network
 
@@ -39,12 +41,16 @@ class Prediction:
     Args:
         label: the most probable class.
         probability: of that class, 0 to 1.
-        probabilities: of every class, in the model's order; they sum to 1.
+        probabilities: of every class, in the model's order; they sum to 1 unless the model answers each class by
+            itself (``sigmoid``, see ``base.answer``).
+        labels: of a model that answers each class by itself all that the picture is given, the most probable first,
+            maybe none (``metrics.several.applied``); of others ``label`` alone.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
+    labels: tuple[str, ...]
 
 
 class Predictor:
@@ -96,12 +102,16 @@ class Predictor:
         logits = predict(
             self.network, self._batches(pictures), preprocessing=preprocessing, device=self.device
         )
-        return [
-            Prediction(
-                names[int(row.argmax())], float(row.max()), dict(zip(names, row.tolist(), strict=True))
-            )
-            for row in logits.softmax(dim=1)
-        ]
+        return [self._prediction(names, row) for row in probabilities(logits, network.answer)]
+
+    def _prediction(self, names: Sequence[str], row: Tensor) -> Prediction:
+        best, shares = names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True))
+        given: tuple[str, ...] = (best,)
+        if self.network.answer == "sigmoid":
+            mine = applied(row[None].numpy(), self.network.answer)[0]
+            order = row.argsort(descending=True, stable=True).tolist()
+            given = tuple(names[place] for place in order if mine[place])
+        return Prediction(best, float(row.max()), shares, given)
 
     def _batches(self, pictures: Sequence[Picture]) -> Iterator[Tensor]:
         for start in range(0, len(pictures), self.batch_images):

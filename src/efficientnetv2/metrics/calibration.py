@@ -48,7 +48,7 @@ def reliability(labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, bins: in
 
     Args:
         labels: (N,) integers, N ≥ 1; -1 is right for no class.
-        probabilities: (N, K), rows sum to 1.
+        probabilities: (N, K); the largest of each row counts.
         bins: of equal width over [0, 1], each with its upper edge.
 
     Returns:
@@ -80,7 +80,7 @@ def expected_calibration_error(
 
     Args:
         labels: (N,) integers, N ≥ 1.
-        probabilities: (N, K), rows sum to 1.
+        probabilities: (N, K); the largest of each row counts.
         bins: of equal width over [0, 1], each with its upper edge.
 
     Returns:

@@ -56,7 +56,7 @@ def _of_pictures(
     if not isinstance(found, SeveralFigures):
         return bootstrap(found, key=key)
     alone = np.arange(found.pictures, dtype=np.int64)
-    reach = _several(labels, probabilities, alone, key)
+    reach = _several(found, labels, probabilities, alone, key)
     # Of few pictures of a class their precision is a little higher among those drawn, twice as some are, than it is.
     values = {name: float(getattr(found, name)) for name in reach}
     held = {name: (min(low, values[name]), max(high, values[name])) for name, (low, high) in reach.items()}
@@ -73,7 +73,7 @@ def _of_clusters(
     """As if other clusters had been drawn, each with all its pictures; by the names of ``_of_pictures``."""
     answers = np.asarray(probabilities).argmax(axis=1).astype(np.int64)  # those that the figures have counted
     if isinstance(found, SeveralFigures):
-        reach = _several(labels, probabilities, clusters, key)
+        reach = _several(found, labels, probabilities, clusters, key)
         reach["top1"] = _share(right(labels, answers), clusters, key.fold("top1"))  # of however many pictures
     else:
         names = found.class_names
@@ -96,9 +96,10 @@ def _called(name: str, class_names: tuple[str, ...]) -> str:
 
 
 def _several(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, clusters: Integers, key: Key
+    found: SeveralFigures, labels: npt.ArrayLike, probabilities: npt.ArrayLike, clusters: Integers, key: Key
 ) -> dict[str, Interval]:
     """Of pictures of several labels, (N, M), by drawing whole clusters of them (``resampling_several``)."""
     true, shares = np.asarray(labels), np.asarray(probabilities)
     hits = right(true, shares.argmax(axis=1))
-    return resampling_several.several(true, applied(shares), shares, hits, clusters, key=key)
+    given = applied(shares, found.answer)
+    return resampling_several.several(true, given, shares, hits, clusters, key=key)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics
 
+from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError, no_answers
 from efficientnetv2.metrics.calibration import expected_calibration_error
 from efficientnetv2.metrics.classification import Figures, Floats, Integers, figures
@@ -17,9 +18,15 @@ from efficientnetv2.metrics.classification import Figures, Floats, Integers, fig
 MEANS_OVER_CLASSES = {"macro_f1": "macro-F1", "mean_average_precision": "mean average precision"}
 
 _TOP = 5
-# Of the largest share: from there on a class is given to a picture. The m labels of a picture are learnt as 1 / m each,
-# all others as 0, so half is as far from the one as from the other. Ours.
+# From there on a class is given to a picture. With softmax of the largest share: the m labels of a picture are learnt
+# as 1 / m each, all others as 0, so half is as far from the one as from the other. Ours. With sigmoid of the class's
+# own probability: it is likelier there than not.
 _GIVEN_FROM = 0.5
+#: Which classes a picture is given, in words that follow "every class".
+RULES: dict[Answer, str] = {
+    "softmax": "with at least half of its largest share",
+    "sigmoid": "with a probability of at least 0.5",
+}
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,8 @@ class ClassPrecision:
     Args:
         average_precision: of the pictures in the order of the class's probability, the mean precision at those that
             are of the class; None without such a picture.
-        f1: harmonic mean of precision and recall where every class is given whose share is at least half of the
-            picture's largest (``applied``); None likewise.
+        f1: harmonic mean of precision and recall where classes are given by the rule of the answer (``applied``); None
+            likewise.
         support: how many are.
     """
 
@@ -43,8 +50,9 @@ class ClassPrecision:
 class SeveralFigures:
     """The figures of one network on one set of pictures with several labels; shares are fractions, 0 to 1.
 
-    Probabilities sum to 1 over the classes, so that a picture's labels have shares of it; which classes are given to a
-    picture follows from their order by one rule for all (``applied``). There is no confusion matrix.
+    With softmax, probabilities sum to 1 over the classes, so that a picture's labels have shares of it; with sigmoid
+    each class has its own. Which classes are given to a picture follows by one rule for all (``applied``). There is no
+    confusion matrix.
 
     Args:
         top1: share of pictures whose most probable class is one of the true ones.
@@ -55,8 +63,10 @@ class SeveralFigures:
         per_class: name → figures, in the classes' order.
         majority_top1: top1 of always answering the most frequent class.
         majority_class: that class (the first of several).
-        ece: expected calibration error of the most probable class, 15 bins.
+        ece: expected calibration error of the most probable class, 15 bins. With softmax a share says nothing of how
+            often it is right; with sigmoid it does.
         pictures: how many the figures are of.
+        answer: what the network's probabilities are.
     """
 
     top1: float
@@ -69,6 +79,7 @@ class SeveralFigures:
     majority_class: str
     ece: float
     pictures: int
+    answer: Answer = "softmax"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -90,12 +101,15 @@ def right(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> npt.NDArray[np.boo
 
 
 def measured(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str]
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    class_names: Sequence[str],
+    answer: Answer = "softmax",
 ) -> Figures | SeveralFigures:
     """The figures of pictures with one label each, (N,) class ids, or with several, (N, M)."""
     if np.ndim(labels) == 1:
         return figures(labels, probabilities, class_names)
-    return several_figures(labels, probabilities, class_names)
+    return several_figures(labels, probabilities, class_names, answer)
 
 
 def mean_over_classes(found: Figures | SeveralFigures) -> tuple[str, float]:
@@ -106,14 +120,18 @@ def mean_over_classes(found: Figures | SeveralFigures) -> tuple[str, float]:
 
 
 def several_figures(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str]
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    class_names: Sequence[str],
+    answer: Answer = "softmax",
 ) -> SeveralFigures:
     """All figures of one set of pictures.
 
     Args:
         labels: (N, M) class ids, each once, -1 behind the last of a picture; N ≥ 1.
-        probabilities: (N, K), rows sum to 1.
+        probabilities: (N, K).
         class_names: K different names.
+        answer: what the probabilities are: with ``softmax`` rows sum to 1.
 
     Raises:
         InputError: no picture, one without a label, or a network that answers NaN.
@@ -135,7 +153,7 @@ def several_figures(
     pictures, classes = np.nonzero(true >= 0)[0], true[true >= 0]
     support = np.bincount(classes, minlength=len(class_names))
     # As scikit-learn has F1, but without lists of what is given: an untrained network gives every picture every class.
-    cells = applied(shares)
+    cells = applied(shares, answer)
     found = np.bincount(classes[cells[pictures, classes]], minlength=len(class_names))
     of_both = support + cells.sum(axis=0)
     f1 = 2 * found / np.maximum(of_both, 1)
@@ -152,20 +170,23 @@ def several_figures(
         majority_class=class_names[int(support.argmax())],
         ece=expected_calibration_error(np.where(hits, predicted, -1), shares),
         pictures=len(true),
+        answer=answer,
     )
 
 
-def applied(shares: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which classes are given to a picture: those with at least half of its largest share.
+def applied(shares: npt.ArrayLike, answer: Answer = "softmax") -> npt.NDArray[np.bool_]:
+    """Which classes are given to a picture: ``RULES``.
 
     Args:
         shares: (N, K) probabilities.
+        answer: what they are.
 
     Returns:
-        (N, K), at least one in each row.
+        (N, K); with ``softmax`` at least one in each row, with ``sigmoid`` maybe none.
     """
     values = np.asarray(shares)
-    enough: npt.NDArray[np.bool_] = values >= _GIVEN_FROM * values.max(axis=1, keepdims=True)
+    whole = values.max(axis=1, keepdims=True) if answer == "softmax" else 1.0
+    enough: npt.NDArray[np.bool_] = values >= _GIVEN_FROM * whole
     return enough
 
 

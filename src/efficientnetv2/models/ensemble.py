@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from efficientnetv2.base.answer import Answer, logits_of, probabilities
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.preprocessing import Preprocessing
@@ -29,19 +30,24 @@ class Member(Protocol):
         """Of the outputs, in order."""
 
     @property
+    def answer(self) -> Answer:
+        """What its logits mean."""
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """From any picture to the input."""
 
 
 class Ensemble(Network):
-    """Networks of the same classes and preprocessing, asked together.
+    """Networks of the same classes, kind of answer and preprocessing, asked together.
 
     Args:
         members: in evaluation mode; at least one.
         names: what messages call them; without, by their place, from 0.
 
     Raises:
-        InputError: they differ in classes or in how they look at a picture, so that they can't be asked together.
+        InputError: they differ in classes, in what their answers mean or in how they look at a picture, so that they
+            can't be asked together.
     """
 
     def __init__(self, members: Sequence[Network], names: Sequence[str] = ()) -> None:
@@ -54,7 +60,7 @@ class Ensemble(Network):
         refuse_unlike(members, names or [f"member {number}" for number in range(len(members))])
         self.members = nn.ModuleList(members)
         self.preprocessing, self.class_names = first.preprocessing, first.class_names
-        self.recipe = first.recipe
+        self.answer, self.recipe = first.answer, first.recipe
         self.trained_on = _united([member.trained_on for member in members])
         self.eval()
 
@@ -80,7 +86,7 @@ class Ensemble(Network):
         return torch.cat([member.embed(x) for member in self._networks()], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logarithms of the members' mean probabilities, each by its own temperature, which serve as logits.
+        """Logits of the members' mean probabilities, each by its own temperature (of softmax their logarithms).
 
         Args:
             x: (N, in_channels, H, W) float, normalised.
@@ -91,7 +97,7 @@ class Ensemble(Network):
         return self.blended(lambda member: member(x))
 
     def blended(self, ask: Callable[[Network], Tensor]) -> Tensor:
-        """Logarithms of the members' mean probabilities, as ``forward``, however each of them is asked.
+        """Logits of the members' mean probabilities, as ``forward``, however each of them is asked.
 
         A temperature is for what it was fitted to: where a member looks at several views of a picture, that is the mean
         over these.
@@ -105,8 +111,8 @@ class Ensemble(Network):
         shares = []
         for member in self._networks():
             temperature = 1.0 if member.calibration is None else member.calibration.temperature
-            shares.append((ask(member).float() / temperature).softmax(dim=1))
-        return torch.stack(shares).mean(dim=0).clamp(min=torch.finfo(torch.float32).tiny).log()
+            shares.append(probabilities(ask(member).float() / temperature, self.answer))
+        return logits_of(torch.stack(shares).mean(dim=0), self.answer)
 
     def _networks(self) -> list[Network]:
         return [member for member in self.members if isinstance(member, Network)]
@@ -120,7 +126,7 @@ def refuse_unlike(members: Sequence[Member], names: Sequence[str]) -> None:
         names: what the message calls them, as many.
 
     Raises:
-        InputError: they differ in classes or in how they look at a picture.
+        InputError: they differ in classes, in what their answers mean, or in how they look at a picture.
     """
     first = members[0]
     for name, member in zip(names, members, strict=True):
@@ -128,6 +134,11 @@ def refuse_unlike(members: Sequence[Member], names: Sequence[str]) -> None:
             raise InputError(
                 f"{name} of the ensemble knows other classes than the first: {list(member.class_names)}, "
                 f"not {list(first.class_names)}. Ask each by itself."
+            )
+        if member.answer != first.answer:
+            raise InputError(
+                f"{name} of the ensemble answers by {member.answer}, the first by {first.answer}, so that the mean of "
+                "their probabilities would mean nothing. Ask each by itself."
             )
         if member.preprocessing != first.preprocessing:
             raise InputError(

@@ -29,8 +29,8 @@ def fit(
     """Give a network a new head, or let it read pictures of other channels. All other weights stay.
 
     A new head is drawn with PyTorch's generator, uniform within ±1/sqrt(classes), biases 0, as in a fresh network;
-    the names of the old classes go. Weights for other channels: see ``adapted_weight``; the means and standard
-    deviations of the preprocessing follow (``Preprocessing.with_channels``).
+    the names of the old classes go, and what it answers is ``softmax`` again. Weights for other channels: see
+    ``adapted_weight``; the means and standard deviations of the preprocessing follow (``Preprocessing.with_channels``).
 
     Args:
         network: ours or wrapped; changed in place.
@@ -302,7 +302,7 @@ def _put_head(network: Network, num_classes: int) -> None:
     else:
         network.set_submodule("classifier", head)
     head.train(network.training)
-    network.num_classes, network.class_names = num_classes, ()
+    network.num_classes, network.class_names, network.answer = num_classes, (), "softmax"
 
 
 def _called(network: Network) -> str:

@@ -13,10 +13,11 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from pydantic.dataclasses import dataclass
 
 from efficientnetv2.arch.spec import Architecture
+from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
 
-FORMAT_VERSION = 3  # raised when an older package could no longer read what we write
+FORMAT_VERSION = 4  # raised when an older package could no longer read what we write
 
 UPGRADE = "Upgrade efficientnetv2 from where you had it (in a clone: git pull, then pip install -e .)."
 
@@ -40,6 +41,7 @@ class Header:
         in_channels: of the picture.
         preprocessing: from any picture to the input.
         class_names: of the outputs, in order.
+        answer: what the outputs, which are logits, mean.
         recipe: that it was trained by; as plain JSON, like the next.
         metrics: what it reached.
         sha256: of the tensors of a model file; unknown in a file for others (``interop.carried``), where they have
@@ -54,6 +56,7 @@ class Header:
     in_channels: Annotated[int, Field(ge=1)]
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
+    answer: Answer
     recipe: dict[str, Any]
     metrics: dict[str, Any]
     sha256: str
@@ -198,6 +201,8 @@ def _migrated(plain: dict[str, Any], written: int) -> dict[str, Any]:
     if written == 1:  # knew our own networks alone
         plain = {"foreign": None} | plain
     # 2 knew rasters of three bands alone, whose rule is read as it is.
+    if written < 4:  # knew softmax alone
+        plain = {"answer": "softmax"} | plain
     return plain | {"format_version": FORMAT_VERSION}
 
 

@@ -111,6 +111,7 @@ def header_of(
             in_channels=network.in_channels,
             preprocessing=preprocessing,
             class_names=tuple(class_names),
+            answer=network.answer,
             recipe=dict(recipe),
             metrics=dict(metrics),
             sha256=UNKNOWN_SHA256,
@@ -158,7 +159,7 @@ def load(
     if torch.device(device).type != "cpu":
         result.to(device)  # what a state dict does not hold
     result.preprocessing, result.class_names = words.preprocessing, words.class_names
-    result.recipe, result.metrics = words.recipe, words.metrics
+    result.answer, result.recipe, result.metrics = words.answer, words.recipe, words.metrics
     if KEY in file.metadata:
         result.trained_on = parse(path, file.metadata[KEY])
         if words.metrics.get("selected_on") == "minival":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from efficientnetv2.arch.spec import Architecture, blocks
+from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.blocks import Dropout, FusedMBConv, MBConv, initialise
@@ -56,6 +57,7 @@ class Network(nn.Module):
         preprocessing: from any picture to the input. As published for a published network; ImageNet's mean
             and standard deviation at 224 px where nobody says otherwise.
         class_names: of the outputs, in order; empty where they are not known.
+        answer: what its logits mean: ``base.answer.probabilities`` makes probabilities of them.
         recipe: that it was trained by, as plain JSON; empty where that is not known.
         metrics: what it reached, as plain JSON.
         trained_on: a sample of the pictures that trained it; None where they are not known.
@@ -73,6 +75,7 @@ class Network(nn.Module):
         self.embed_dim = embed_dim
         self.preprocessing = Preprocessing(image_px=_DEFAULT_PX).with_channels(in_channels)
         self.class_names: tuple[str, ...] = ()
+        self.answer: Answer = "softmax"
         self.recipe: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
         self.trained_on: TrainedOn | None = None

@@ -307,7 +307,8 @@ class Books:
 
     def _scored(self, kind: str, predictions: Predictions) -> dict[str, float]:
         """The figures of a point of the curve, recorded."""
-        score = measured(predictions.labels, predictions.probabilities, self.job.train.class_names)
+        names = self.job.train.class_names
+        score = measured(predictions.labels, predictions.probabilities, names, predictions.answer)
         name, mean = mean_over_classes(score)
         row = {"top1": score.top1, name: mean, "images": score.pictures}
         self.job.folder.record({"kind": kind, "step": self.state.step, "epoch": self._epoch, **row})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
@@ -57,6 +58,11 @@ class Job:
     world: World = ALONE
     reader: Reader | None = None
     minival: Manifest | None = None
+
+    @property
+    def answer(self) -> Answer:
+        """What the network is to answer; ``training.run`` tells it so."""
+        return self.recipe.answer(self.train.separator)
 
     @property
     def length(self) -> Length:

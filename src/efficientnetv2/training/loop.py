@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.augment.pipeline import AugmentPlan, augment
+from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import MemoryShortError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import is_out_of_memory, release
@@ -30,7 +31,7 @@ from efficientnetv2.training.compiling import network_to_call
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.gradients import Gradients
 from efficientnetv2.training.imbalance import ALIKE, ClassTerms
-from efficientnetv2.training.loss import cross_entropy
+from efficientnetv2.training.loss import binary_cross_entropy, cross_entropy
 from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime, batched, too_late, too_short
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import Length, State
@@ -76,7 +77,8 @@ class Constants:
         groups: of a step.
         precision: of the network's multiplications.
         scaler: of fp16's losses; None in every other precision.
-        terms: what differs from class to class, on the device.
+        terms: what differs from class to class, on the device; of no effect on ``sigmoid``'s loss.
+        answer: what the network learns to answer.
     """
 
     plan: AugmentPlan
@@ -88,6 +90,7 @@ class Constants:
     precision: Precision
     scaler: torch.amp.GradScaler | None
     terms: ClassTerms = ALIKE
+    answer: Answer = "softmax"
 
 
 def train(
@@ -103,6 +106,7 @@ def train(
     at_a_time: GroupsAtATime = ONE_AT_A_TIME,
     world: World = ALONE,
     terms: ClassTerms = ALIKE,
+    answer: Answer = "softmax",
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[StepDone]:
     """Train from ``state.step`` to the end, yielding after every step.
@@ -119,6 +123,7 @@ def train(
         at_a_time: how many groups run in one pass; fewer from the step on in which memory runs out.
         world: the processes that share the groups.
         terms: what differs from class to class.
+        answer: what the network learns to answer.
         say: gets lines on what takes minutes before the first step: compiling.
 
     Raises:
@@ -143,6 +148,7 @@ def train(
         recipe.precision,
         state.scaler,
         terms.to(device),
+        answer,
     )
     setting: Setting | None = None
     for step, waited_s in _by_step(batches, len(world.groups(groups))):
@@ -235,12 +241,18 @@ def train_groups(
     with one_pass(network, images=len(batches[0].labels), seeds=seeds):
         with autocast(constants.device, constants.precision):
             logits = forward(images)
-        terms = constants.terms
-        loss = cross_entropy(logits, labels, weights=terms.weights, offsets=terms.offsets)
+        loss = _loss(logits, labels, constants)
         loss = loss * (len(batches) / constants.groups)
         scaled = constants.scaler.scale(loss) if constants.scaler else loss
         scaled.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
+
+
+def _loss(logits: Tensor, labels: Tensor, constants: Constants) -> Tensor:
+    if constants.answer == "sigmoid":
+        return binary_cross_entropy(logits, labels)
+    terms = constants.terms
+    return cross_entropy(logits, labels, weights=terms.weights, offsets=terms.offsets)
 
 
 def augmented(batch: Batch, constants: Constants) -> tuple[Tensor, Tensor]:
@@ -258,6 +270,7 @@ def augmented(batch: Batch, constants: Constants) -> tuple[Tensor, Tensor]:
         preprocessing=constants.preprocessing,
         num_classes=constants.num_classes,
         stronger=None if stronger is None else stronger[first.cpu()],
+        answer=constants.answer,
     )
 
 

@@ -1,4 +1,4 @@
-"""The loss on soft labels."""
+"""The loss on soft labels, by what the network's answer is to be."""
 
 from __future__ import annotations
 
@@ -25,3 +25,25 @@ def cross_entropy(
     """
     adjusted = logits.float() if offsets is None else logits.float() + offsets
     return functional.cross_entropy(adjusted, labels, weight=weights)
+
+
+def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over pictures of the sum over classes of binary cross-entropies: each class is a yes or no of its own.
+
+    The sum, so that a class that is answered wrong pulls at its row of the classifier as hard as in ``cross_entropy``
+    (probability minus target, at most 1), however many other classes there are: learning rates and the norm that
+    gradients are clipped to serve both losses. In a mean over classes it would be 1/K of that.
+
+    Smoothing and mixing have happened before, in the labels; see ``augment.pipeline``.
+
+    Args:
+        logits: (N, K) float.
+        labels: (N, K) float, 0 to 1.
+
+    Returns:
+        A scalar, in nats.
+
+    Source: timm's ``BinaryCrossEntropy`` with ``sum_classes``; arXiv:2009.14119's code sums over classes too.
+    """
+    each = functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
+    return each.sum(dim=1).mean()

@@ -122,6 +122,7 @@ def _steps(
         key=job.key,
         device=job.device,
         at_a_time=job.at_a_time,
+        answer=job.answer,
         say=say,
     )
     for _ in loop:

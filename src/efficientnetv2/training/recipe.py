@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from efficientnetv2.arch.spec import Architecture, Pooling
 from efficientnetv2.augment.pipeline import AugmentPlan
+from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.preprocessing import Framing, Views
 from efficientnetv2.data.balance import BETA, Balance
 from efficientnetv2.data.imagenet import Published
@@ -89,6 +90,10 @@ class Recipe(Part):
             from which this share of the random crops has all its pixels, (0, 1]; see ``data.cache.Kept``. Where it
             is kept is ``--cache``'s affair.
         augment: kinds of augmentation, over the whole run; how strong is the schedule's affair.
+        several_labels: how pictures of several labels each are learnt: ``sigmoid`` answers each class by itself, yes
+            from a probability of 0.5 on (binary cross-entropy; ``class_weights`` and ``logit_adjustment`` are then
+            refused); ``softmax`` gives the labels of a picture equal shares of 1, as the paper does on ImageNet-21k.
+            For pictures of one label each it is of no effect, and refused where it is said.
         balance: how often each class is drawn: ``equal``, ``effective`` or ``sqrt`` bring rare ones forward, null draws
             every picture once an epoch; see ``data.balance``.
         class_weights: how much a picture of each class counts in the loss, likewise; beside ``balance`` both act.
@@ -149,6 +154,7 @@ class Recipe(Part):
     crop_area_min: float = Field(default=0.35, gt=0, le=1)
     cache_detail: float | None = Field(default=None, gt=0, le=1)
     augment: AugmentPlan = AugmentPlan()
+    several_labels: Answer = "softmax"
     balance: Balance | None = None
     class_weights: Balance | None = None
     effective_beta: float = Field(default=BETA, ge=0, lt=1)
@@ -166,6 +172,14 @@ class Recipe(Part):
     precision: Precision | Literal["auto"] = "auto"
     compile: bool | Literal["auto"] = "auto"
     seed: int = 0
+
+    def answer(self, separator: str | None) -> Answer:
+        """What a network that it trains is to answer.
+
+        Args:
+            separator: of the labels of a picture; None where each has one.
+        """
+        return "softmax" if separator is None else self.several_labels
 
     @property
     def train_framing(self) -> Framing:

@@ -130,7 +130,8 @@ def _choose(job: Job, state: State, selection: Selection) -> None:
 
 
 def _save(job: Job, state: State, predictions: Predictions, selection: Selection | None) -> None:
-    score = measured(predictions.labels, predictions.probabilities, job.train.class_names)
+    names = job.train.class_names
+    score = measured(predictions.labels, predictions.probabilities, names, predictions.answer)
     name, mean = mean_over_classes(score)
     network = kept(state)
     network.trained_on = _remembered(job)
@@ -138,7 +139,7 @@ def _save(job: Job, state: State, predictions: Predictions, selection: Selection
         job.folder.model_file,
         network,
         preprocessing=job.preprocessing,
-        class_names=job.train.class_names,
+        class_names=names,
         recipe=job.recipe.to_json(),
         metrics={
             "epochs": epochs_trained(job, state.step),
@@ -188,6 +189,7 @@ def _begin(job: Job, resumed: bool, selection: Selection | None) -> tuple[State,
     )
     for sentence in damaged:
         job.folder.log(f"{sentence}; going on from the one before it.")
+    job.network.answer = job.answer  # whatever the weights answered that it begins with
     state = begin(place(job.network, job.device), job.recipe)
     if job.recipe.sync_batch_norm and job.world.many:
         synchronise(state.network, job.world)  # not the moving average, which is evaluated and kept
@@ -253,5 +255,6 @@ def _steps(job: Job, state: State, begins: Callable[[], None]) -> Iterator[StepD
         at_a_time=job.at_a_time,
         world=job.world,
         terms=class_terms(job.train.targets, len(job.train.class_names), recipe),
+        answer=job.answer,
         say=job.folder.log,
     )

@@ -85,7 +85,7 @@ def there_and_back(folder, network, out, to):
     modelfile.save(folder / "after.safetensors", back.network)
     after = modelfile.load(folder / "after.safetensors")
     assert all(torch.equal(a, after.state_dict()[name]) for name, a in before.state_dict().items())
-    for fact in ("architecture", "preprocessing", "class_names", "recipe", "metrics"):
+    for fact in ("architecture", "preprocessing", "class_names", "answer", "recipe", "metrics"):
         assert getattr(after, fact) == getattr(before, fact)
     assert answers(after) == answers(before)
     return back
@@ -109,6 +109,32 @@ def test_a_picture_s_probabilities_stay(tmp_path, to, out, table, cut):
     back = there_and_back(tmp_path, model(table, cut), out, to)
     assert "preprocessing: as this package wrote it into the file" in back.notes
     assert not any("assumed" in note or "class names" in note for note in back.notes)
+
+
+@pytest.mark.parametrize(
+    ("to", "out"),
+    [("timm", "folder"), ("keras", "o.keras"), ("keras", "o.weights.h5"), ("torchvision", "o.pth")],
+)
+def test_that_classes_are_answered_each_by_itself_stays(tmp_path, to, out):
+    network = model(PLAIN if to == "torchvision" else V1)
+    network.answer = "sigmoid"
+    there_and_back(tmp_path, network, out, to)
+    told = convert.write(tmp_path / f"told_{out}", network, to)
+    assert any("take the sigmoid of its outputs" in line for line in told) == (to != "keras")
+
+
+def test_keras_too_answers_each_class_by_itself(tmp_path):
+    network = model(V1)
+    network.answer = "sigmoid"
+    convert.write(tmp_path / "o.keras", network, "keras")
+    theirs = keras.saving.load_model(tmp_path / "o.keras")
+    levels = torch.randint(0, 256, (2, 74, 74, 3)).float()
+    mean, std = (torch.tensor(values) for values in (network.preprocessing.mean, network.preprocessing.std))
+    with torch.inference_mode():
+        own = network.eval()(((levels / 255 - mean) / std).permute(0, 3, 1, 2)).sigmoid()
+    torch.testing.assert_close(
+        torch.as_tensor(theirs.predict(levels.numpy(), verbose=0)), own, atol=1e-4, rtol=0
+    )
 
 
 def test_probabilities_would_tell():

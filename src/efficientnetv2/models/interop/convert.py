@@ -99,7 +99,7 @@ def read(
     network.load_state_dict(weights, assign=True)
     network.preprocessing, network.class_names = preprocessing, class_names
     if words is not None:
-        network.recipe = words.recipe
+        network.answer, network.recipe = words.answer, words.recipe
         network.metrics = statement.still_true(words.metrics, words.preprocessing, preprocessing, notes)
     return Imported(network.eval(), raw.source, found.name, found.theirs, tuple(notes))
 
@@ -174,6 +174,11 @@ def _alone(path: Path, network: EfficientNet, to: Target) -> Iterator[str]:
     elif there := timm.lost_crop(preprocessing):
         yield (
             f"crop_fraction {preprocessing.crop_fraction:.6g} is {there:.6g} in timm, which resizes to whole pixels"
+        )
+    if network.answer == "sigmoid" and to != "keras":
+        yield (
+            f"that it answers each class by itself: {TITLES[to]} does not see it in the file, this package does; "
+            "whoever else loads it has to take the sigmoid of its outputs"
         )
     if preprocessing.views != "one":
         yield f"the views ('{preprocessing.views}'): others look at a picture once; this package does as before"

@@ -76,7 +76,7 @@ def read(path: str | Path) -> Raw:
     if name is None:
         return raw
     if found.config is not None:
-        refuse_other_heads(path, found.config)
+        refuse_other_heads(path, found.config, "softmax" if raw.carried is None else raw.carried.answer)
     understood = keras_scaling.concluded if found.config is None else keras_scaling.described
     scaling = understood(path, found, name, tensors["stem_conv.kernel"].shape[1])
     return replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.interop.keras_scaling import flat
 
@@ -16,15 +17,16 @@ _KNOWN = frozenset(
         "Identity", "GaussianNoise", "Activity", "Softmax",
     }
 )  # fmt: skip
-_ANSWERS = ("softmax", "linear", None)
+_LOGITS = ("linear", None)
 
 
-def refuse_other_heads(path: Path, config: dict[str, Any]) -> None:
+def refuse_other_heads(path: Path, config: dict[str, Any], answer: Answer = "softmax") -> None:
     """Refuse what would be read without an error and answer otherwise.
 
     Args:
         path: for the message.
         config: the network's description.
+        answer: that this package has written the network with; of others softmax is expected.
 
     Raises:
         InputError: another pooling, another activation of the classifier, a single output, or a layer that is not
@@ -42,7 +44,7 @@ def refuse_other_heads(path: Path, config: dict[str, Any]) -> None:
             )
         answered = answered or kind == "Dense"
         activation = _activation(inner)
-        if answered and kind in ("Dense", "Activation") and activation not in _ANSWERS:
+        if answered and kind in ("Dense", "Activation") and activation not in (answer, *_LOGITS):
             raise InputError(
                 f"{path}: its classifier '{name}' ends in {activation}, but networks here answer with one of several "
                 "classes (softmax). Train it with a softmax of as many outputs as there are classes."

@@ -41,7 +41,8 @@ def write(path: str | Path, network: Network) -> None:
     Args:
         path: ends in ``.keras`` (the network, with its preprocessing), ``.weights.h5`` (weights alone) or
             ``.h5`` (the network in Keras' legacy format). The input size is that of the preprocessing; the
-            outputs are probabilities (softmax), as Keras has it. Without a classifier, the pooled features.
+            outputs are probabilities (softmax or sigmoid, as the network's answer is), as Keras has it.
+            Without a classifier, the pooled features.
         network: one that Keras has. Weights are written as 32-bit floats.
 
     Raises:
@@ -131,7 +132,7 @@ def _built(keras: Any, name: str, network: EfficientNet) -> Any:
     shape = (preprocessing.image_px, preprocessing.image_px, network.in_channels)
     options: dict[str, Any] = {"weights": None, "include_top": network.num_classes > 0, "input_shape": shape}
     if network.num_classes:
-        options["classes"] = network.num_classes
+        options |= {"classes": network.num_classes, "classifier_activation": network.answer}
     else:
         options["pooling"] = "avg"
     builder = getattr(keras.applications, CLASSES[name])

@@ -41,6 +41,7 @@ def quick() -> Recipe:
         framing="whole",
         crop_area_min=0.35,
         augment=AugmentPlan(randaugment_preset="monotone"),
+        several_labels="sigmoid",
     )
 
 
@@ -83,6 +84,7 @@ def finetune() -> Recipe:
         framing="whole",
         crop_area_min=0.5,
         augment=AugmentPlan(randaugment_preset="monotone"),
+        several_labels="sigmoid",
         balance="sqrt",
         chosen_by="macro_f1",
     )
