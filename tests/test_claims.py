@@ -237,3 +237,16 @@ def test_the_page_of_land_cover_gives_every_start_as_it_was_measured(split):
             f"({100 * least:.1f} to {100 * most:.1f}) | {'' if probe is None else f'{probe:.3f} '}|"
         )
     assert " ".join(rows) in page
+
+
+def test_the_page_of_rare_classes_gives_every_way_of_balancing_as_it_was_measured():
+    found = json.loads((ROOT / "benchmarks/results/land_cover.json").read_text())["balancing"]
+    page = (ROOT / "docs/imbalance.md").read_text(encoding="utf-8")
+    rows = []
+    for way, told in found.items():
+        low, high = told["gain_interval"]
+        seeds = ", ".join(f"{score:.3f}" for score in told["macro_f1"])
+        assert len(told["macro_f1"]) == 3
+        over = "" if way == "balance=null" else f"{told['gain']:+.3f} ({low:+.3f} to {high:+.3f}) "
+        rows.append(f"| `{way}` | {seeds} | {sum(told['macro_f1']) / 3:.3f} | {over}|")
+    assert "\n".join(rows) in page
