@@ -120,6 +120,18 @@ def test_weights_that_tell_less_than_none_are_left_for_the_recipe_from_scratch(f
     assert kept.path == tmp_path / "run"  # what --out says stays
 
 
+def test_better_weights_that_could_not_be_had_are_named_whichever_wins(files, tmp_path):
+    source = Source(str(painted(tmp_path / "pictures")))
+    blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
+    for starts in (
+        (replace(blind, lacking="no network."), drawn),
+        (replace(drawn, lacking="no network."), blind),
+    ):
+        _, after, _ = compared(Words(settings=SMALL), starts, source, tmp_path)
+        assert after.recipe.weights == drawn.word
+        assert "Not compared, but promising more: no network." in after.chosen
+
+
 def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_comparison(files, tmp_path):
     """Three shares fit finetune; from scratch it would be quick, which has four stages, and end the run."""
     source = Source(str(painted(tmp_path / "pictures")))

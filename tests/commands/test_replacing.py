@@ -68,8 +68,8 @@ def test_predictions_replace_nothing_else(here):
     (here / "next.html").write_text("mine")
     said = refused("predict", *MODEL, "--out", "list.csv", cwd=here)
     assert (
-        "--out list.csv is there already, and is no table of predictions of these classes. Give another name"
-        in said
+        "--out list.csv is there already, and is no table of predictions of the classes of model.safetensors, but "
+        "maybe of another model's. Give another name, as --out NAME.csv" in said
     )
     said = refused("predict", *MODEL, "--rank", "list.csv", cwd=here)
     assert "--rank list.csv is there already, and is no table of what to label next" in said
@@ -79,7 +79,7 @@ def test_predictions_replace_nothing_else(here):
     assert not (here / "predictions.csv").exists()
     (here / "predictions.csv").write_text("path,label\n")
     said = refused("predict", *MODEL, cwd=here)
-    assert "--out predictions.csv is there already, and is no table of predictions of these classes" in said
+    assert "--out predictions.csv is there already, and is no table of predictions of the classes of" in said
     assert (here / "predictions.csv").read_text() == "path,label\n"
 
 

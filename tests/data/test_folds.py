@@ -74,7 +74,7 @@ def test_groups_of_two_classes_each_are_dealt_whole():
 
 def test_fewer_pictures_than_folds():
     with pytest.raises(
-        InputError, match="9 folds of 4 pictures: k is at least 2 and at most the pictures there"
+        InputError, match=r": 4 pictures cannot be dealt into 9 folds\. Take 2 to 4 folds \(--folds\)\."
     ):
         folds(manifest([0, 0, 1, 1]), k=9, seed=0)
 

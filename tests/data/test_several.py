@@ -17,7 +17,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.check import check
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.minival import with_minival
-from efficientnetv2.data.several import stacked
+from efficientnetv2.data.several import stacked, unsaid
 from efficientnetv2.data.shards.pack import Packing, pack
 from efficientnetv2.data.splits import with_holdout
 
@@ -54,9 +54,28 @@ def test_each_picture_has_its_labels_the_rarest_first(tmp_path):
     ]
     assert manifest.targets.tolist() == [[1, 0, -1], [2, 0, -1], [3, -1, -1], [1, 3, 0], [2, 0, -1]]
     assert manifest.labels.tolist() == [1, 2, 3, 1, 2]
-    assert read(table(tmp_path)).class_names == tuple(sorted(set(ROWS.values()))), (
-        "unasked, a cell is one label"
+    unasked = read(table(tmp_path))
+    assert unasked.class_names == tuple(sorted(set(ROWS.values()))), "unasked, a cell is one label"
+    assert unasked.notes[-1] == (
+        "Label 'animal; cat' is taken for one class, but looks like several labels: 'animal' and 'cat' stand in other "
+        "rows too. If a picture may have several, pass --label-separator ';'."
     )
+
+
+@pytest.mark.parametrize(
+    ("labels", "separator"),
+    [
+        (["church|golf ball", "church", "golf ball"], "|"),
+        (["a,b", "b,c", "c,a"], ","),
+        (["York, New", "London"], None),  # no other cell has a part of it
+        (["oak;elm", "oak"], None),  # an elm by itself is nowhere
+        (["oak;", "oak"], None),
+        (["oak", "elm"], None),
+    ],
+)
+def test_labels_that_look_like_several_are_told_where_each_part_stands_elsewhere(labels, separator):
+    said = unsaid(labels)
+    assert said is None if separator is None else f"--label-separator '{separator}'" in said
 
 
 def test_a_part_and_a_written_manifest_keep_their_ids(tmp_path):

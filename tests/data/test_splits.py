@@ -265,7 +265,7 @@ def test_a_class_with_one_picture_is_refused_by_name():
 def test_a_fraction_lies_between_0_and_1(fraction):
     with pytest.raises(InputError, match="lies between 0 and 1"):
         with_holdout(manifest([0, 0, 1, 1]), fraction=fraction, seed=0)
-    with pytest.raises(InputError, match="k is at least 2"):
+    with pytest.raises(InputError, match="cannot be dealt into 1 fold"):
         folds(manifest([0, 0, 1, 1]), k=1, seed=0)
 
 

@@ -177,6 +177,26 @@ def test_few_pictures_and_classes_never_right_are_said_to_be_so():
     assert "Of 2 of the 3 classes not one picture is labelled right: 'elm', 'ash'." in words
 
 
+@pytest.mark.parametrize(
+    ("highest", "words"),
+    [
+        ((0.4, 0.3, 0.2), "No class reaches a probability of 0.5, so no picture is given a label"),
+        ((0.4, 0.3, 0.6), "2 pictures are given no label, for no class reaches 0.5."),
+        ((0.4, 0.5, 0.6), "1 picture is given no label"),
+        ((0.7, 0.5, 0.6), None),
+    ],
+)
+def test_pictures_that_are_given_no_label_are_counted(highest, words):
+    shown = several_figures(
+        [[0, 1], [1, -1], [0, -1]], np.array([[one, 0.1] for one in highest]), ("red", "blue"), "sigmoid"
+    )
+    found = {
+        one.question: one.words for one in answers(shown, {}, Facts(data="x", evaluated_on="val"), Beside())
+    }
+    said = found["How good is it, and on whose pictures?"]
+    assert ("label" not in said) if words is None else (words in said)
+
+
 def test_pictures_of_several_labels_are_told_why_there_is_no_probe():
     shown = several_figures([[0, 1], [1, -1]], np.array([[0.6, 0.4], [0.2, 0.8]]), ("red", "blue"))
     facts = Facts("x", "val", train_pictures=9)

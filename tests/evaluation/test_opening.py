@@ -27,6 +27,7 @@ from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.intervals import bootstrap
 from efficientnetv2.metrics.resampling import Difference
+from efficientnetv2.metrics.several import several_figures
 from efficientnetv2.metrics.slices import Slice
 
 
@@ -47,6 +48,15 @@ def shown(right, pictures):
 )
 def test_few_pictures_are_counted(right, of, words):
     assert headline(shown(right, of)) == words
+
+
+def test_of_several_labels_it_says_what_was_right_of_what_was_given():
+    """By sigmoid a picture may be given no label, though its most probable class is one of them."""
+    labels, shares = [[0, 1], [1, -1], [0, -1]], np.array([[0.4, 0.3], [0.2, 0.1], [0.9, 0.1]])
+    by_itself = several_figures(labels, shares, ("oak", "elm"), "sigmoid")
+    assert headline(by_itself) == "The most probable class is right for 2 of 3 pictures."
+    shared = several_figures(labels, shares / shares.sum(axis=1, keepdims=True), ("oak", "elm"))
+    assert headline(shared) == "2 of 3 pictures are given one of their labels."
 
 
 @pytest.mark.parametrize(
@@ -84,6 +94,15 @@ def test_rare_classes_told_apart_at_the_cost_of_the_frequent_one_are_learnt():
     swapped = figures(true, np.eye(2)[np.repeat([0, 1, 1, 0], [400, 550, 20, 30])], ("oak", "elm"))
     said = against_majority(swapped, bootstrap(swapped, key=Key.of(0), draws=100))
     assert said == "The network is worse than that: it has learnt nothing of use."
+    # 70 of 100 oaks and 4 of 10 elms: a little better than one answer, which ten elms cannot show.
+    few = figures(
+        np.repeat([0, 1], [100, 10]), np.eye(2)[np.repeat([0, 1, 1, 0], [70, 30, 4, 6])], ("oak", "elm")
+    )
+    said = against_majority(few, bootstrap(few, key=Key.of(0), draws=100))
+    assert said == (
+        "The network is worse than that, and does not clearly tell the classes apart: its balanced accuracy is "
+        "55.0\N{NO-BREAK SPACE}%, and that of the one answer 50.0\N{NO-BREAK SPACE}%, no more than chance explains."
+    )
     one = bootstrap(shown(300, 500), key=Key.of(0), draws=100)  # of oaks alone, nobody can do better than oak
     assert against_majority(shown(300, 500), one) == "The network is worse than that."
 

@@ -156,13 +156,14 @@ def chosen(
     )
     say = screen.say if best else lambda line: None
     settled, notes = begin_recipe(words, device, say, found=replace(winner, note=note))
+    lacking = [f"Not compared, but promising more: {one.lacking}" for one in known.starts if one.lacking]
     assert (settled.holdout, settled.minival, settled.seed) == (recipe.holdout, recipe.minival, recipe.seed)
     moved = place.out is None and settled.name != recipe.name
     return replace(
         known,
         path=new_folder(RUNS, settled.name) if moved else known.path,
         recipe=settled,
-        chosen=(*notes, *unfit),
+        chosen=(*notes, *lacking, *unfit),
         compared=_plain(known.starts, figures, task),
     )
 

@@ -113,7 +113,8 @@ def _asked(
         out,
         "--out",
         lambda file: is_predictions(file, network.class_names),
-        "is no table of predictions of these classes",
+        f"is no table of predictions of the classes of {model}, but maybe of another model's",
+        mend="Give another name, as --out NAME.csv, or remove it",
     )
     if rank is not None:
         check_ranks(network, model)

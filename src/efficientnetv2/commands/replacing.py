@@ -24,7 +24,13 @@ def tell_replaced(file: Path, screen: Screen) -> None:
         screen.say(f"{file} is there already: it will be replaced.")
 
 
-def refuse_others(file: Path, called: str, ours: Callable[[Path], bool], why: str) -> None:
+def refuse_others(
+    file: Path,
+    called: str,
+    ours: Callable[[Path], bool],
+    why: str,
+    mend: str = "Give another name, or remove it",
+) -> None:
     """Refuse to replace a file that the same command has not written, as far as its content tells.
 
     Args:
@@ -32,9 +38,10 @@ def refuse_others(file: Path, called: str, ours: Callable[[Path], bool], why: st
         called: what the user calls it by: ``--out``.
         ours: whether a file that is there is such a result.
         why: it is not to be replaced, to follow its name.
+        mend: what to do.
 
     Raises:
         InputError: it is there, and is not ours.
     """
     if file.exists() and not ours(file):
-        raise InputError(f"{called} {file} is there already, and {why}. Give another name, or remove it.")
+        raise InputError(f"{called} {file} is there already, and {why}. {mend}.")

@@ -122,8 +122,11 @@ def folds(
     """
     chosen = np.flatnonzero(manifest.split != "test")
     if not 2 <= k <= len(chosen):
+        mend = "Give more pictures"
+        if len(chosen) > 1:
+            mend = f"Take 2{f' to {len(chosen)}' if len(chosen) > 2 else ''} folds (--folds)"
         raise InputError(
-            f"{k} folds of {len(chosen)} pictures: k is at least 2 and at most the pictures there are."
+            f"{manifest.source}: {count_of(len(chosen), 'picture')} cannot be dealt into {count_of(k, 'fold')}. {mend}."
         )
     part = manifest.select(chosen)
     levels = levels_of(part, None if contents is None else np.asarray(contents)[chosen], blocks)

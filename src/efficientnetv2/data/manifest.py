@@ -241,7 +241,10 @@ def read(
     by_label, owners = (listing, None) if label_separator is None else several.apart(listing, label_separator)
     spelled, note = rules.spelled_alike(by_label, labels, strict=strict)
     by_label = replace(by_label, table=by_label.table.assign(label=spelled))
-    notes = listing.notes if note is None else (*listing.notes, note)
+    unsaid = (
+        several.unsaid(spelled.dropna().unique()) if owners is None and listing.rows is not None else None
+    )
+    notes = (*listing.notes, *(one for one in (note, unsaid) if one is not None))
     cells = spelled if owners is None else several.together(spelled, owners, str(label_separator))
     listing = replace(listing, table=listing.table.assign(label=cells), notes=notes)
     if listing.shards is None or listing.rows is not None:  # an index was refused if two rows had one place

@@ -8,7 +8,8 @@ stands for the first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from efficientnetv2.data.listing import Listing
 Ints = npt.NDArray[np.int64]
 
 _BETWEEN = ";"  # labels of a list where no separator was named
+_USUAL = (";", "|", ",")  # separators that are looked for where none was named: ours
 
 
 def apart(listing: Listing, separator: str) -> tuple[Listing, Ints]:
@@ -60,6 +62,28 @@ def apart(listing: Listing, separator: str) -> tuple[Listing, Ints]:
     table = listing.table.iloc[owners].reset_index(drop=True).assign(label=labels)
     rows = None if listing.rows is None else listing.rows[owners]
     return replace(listing, table=table, rows=rows), owners
+
+
+def unsaid(labels: Iterable[str]) -> str | None:
+    """A sentence where labels look like several that nobody has said a separator of; None where they do not.
+
+    A cell is taken for several labels if each of its parts stands in another cell too, by itself or beside others.
+
+    Args:
+        labels: the different ones.
+    """
+    distinct = list(labels)
+    for separator in _USUAL:
+        parts = {cell: {part.strip() for part in cell.split(separator)} for cell in distinct}
+        there = Counter(part for mine in parts.values() for part in mine)
+        for cell, mine in parts.items():
+            if len(mine) > 1 and all(part and there[part] > 1 for part in mine):
+                said = " and ".join(f"'{part}'" for part in sorted(mine)[:2])
+                return (
+                    f"Label '{cell}' is taken for one class, but looks like several labels: {said} stand in other rows "
+                    f"too. If a picture may have several, pass --label-separator '{separator}'."
+                )
+    return None
 
 
 def together(labels: pd.Series[str], owners: Ints, separator: str) -> pd.Series[str]:

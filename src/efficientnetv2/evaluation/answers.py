@@ -107,10 +107,22 @@ def _how_good(figures: Figures | SeveralFigures, intervals: Mapping[str, Interva
     if isinstance(figures, SeveralFigures):
         reach = _reach(intervals.get("mean_average_precision"))
         return Answer(
-            question, on, f"Mean average precision {percent(figures.mean_average_precision)}{reach}."
+            question,
+            f"{on}{_without(figures)}",
+            f"Mean average precision {percent(figures.mean_average_precision)}{reach}.",
         )
     verdict = f"Macro-F1 {percent(figures.macro_f1)}{_reach(intervals.get('macro_f1'))}."
     return Answer(question, f"{on} Each class counts alike in it. {_weakest(figures, intervals)}", verdict)
+
+
+def _without(figures: SeveralFigures) -> str:
+    """How many pictures are given no label, though each has one."""
+    if not figures.without:
+        return ""
+    if figures.without == figures.pictures:
+        return " No class reaches a probability of 0.5, so no picture is given a label: it has learnt too little."
+    verb = "is" if figures.without == 1 else "are"
+    return f" {count_of(figures.without, 'picture')} {verb} given no label, for no class reaches 0.5."
 
 
 def _weakest(figures: Figures, intervals: Mapping[str, Interval]) -> str:

@@ -84,13 +84,23 @@ def headline(figures: Figures | SeveralFigures) -> str:
     Args:
         figures: of the pictures evaluated on.
     """
+    # By itself each class is given or not: a picture may have no label, or others beside.
+    if isinstance(figures, SeveralFigures) and figures.answer == "sigmoid":
+        return f"The most probable class is right for {_share(figures)}."
     one = figures.pictures == 1
-    what = "given one of their labels" if isinstance(figures, SeveralFigures) else "labelled right"
-    what = what.replace("their", "its") if one else what
+    what = (
+        f"given one of {'its' if one else 'their'} labels"
+        if isinstance(figures, SeveralFigures)
+        else "labelled right"
+    )
+    verb = "is" if one or _share(figures).startswith("1 ") else "are"
+    return f"{_share(figures)} {verb} {what}."
+
+
+def _share(figures: Figures | SeveralFigures) -> str:
     hits = round(figures.top1 * figures.pictures)
     share = str(hits) if figures.pictures < _COUNTED else percent(figures.top1)
-    verb = "is" if one or share == "1" else "are"
-    return f"{share} of {count_of(figures.pictures, 'picture')} {verb} {what}."
+    return f"{share} of {count_of(figures.pictures, 'picture')}"
 
 
 def majority(figures: Figures | SeveralFigures) -> str:
@@ -127,12 +137,17 @@ def _worse(figures: Figures | SeveralFigures, intervals: Mapping[str, Interval])
     classes = sum(one.support > 0 for one in figures.per_class.values())
     if isinstance(figures, SeveralFigures) or "balanced_accuracy" not in intervals or classes == 1:
         return f"{worse}."
-    if intervals["balanced_accuracy"][0] <= 1 / classes:  # that of the one answer
+    if figures.balanced_accuracy <= 1 / classes:  # that of the one answer
         return f"{worse}: it has learnt nothing of use."
-    return (
-        f"{worse}, but tells the classes apart: its balanced accuracy is {percent(figures.balanced_accuracy)}, and "
-        f"that of the one answer {percent(1 / classes)}."
+    beside = (
+        f"its balanced accuracy is {percent(figures.balanced_accuracy)}, and that of the one answer "
+        f"{percent(1 / classes)}"
     )
+    if intervals["balanced_accuracy"][0] <= 1 / classes:
+        return (
+            f"{worse}, and does not clearly tell the classes apart: {beside}, no more than chance explains."
+        )
+    return f"{worse}, but tells the classes apart: {beside}."
 
 
 def pictures(figures: Figures | SeveralFigures, facts: Facts) -> list[str]:

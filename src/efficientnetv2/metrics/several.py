@@ -67,6 +67,7 @@ class SeveralFigures:
             often it is right; with sigmoid it does.
         pictures: how many the figures are of.
         answer: what the network's probabilities are.
+        without: pictures that are given no label; with softmax there are none.
     """
 
     top1: float
@@ -80,6 +81,7 @@ class SeveralFigures:
     ece: float
     pictures: int
     answer: Answer = "softmax"
+    without: int = 0
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -171,6 +173,7 @@ def several_figures(
         ece=expected_calibration_error(np.where(hits, predicted, -1), shares),
         pictures=len(true),
         answer=answer,
+        without=int((~cells.any(axis=1)).sum()),
     )
 
 

@@ -32,11 +32,13 @@ class Found:
         word: for ``load_weights``; "none" for fresh weights.
         note: which and from where, or why none.
         title: what a person calls it, beside others.
+        lacking: why better ones could not be had; empty where there are none.
     """
 
     word: str
     note: str
     title: str = "random weights"
+    lacking: str = ""
 
 
 def refuse_weights_as_model(model: str | Architecture) -> None:
@@ -96,6 +98,7 @@ def starts(model: str | Architecture, *, shipped: Path | None = None) -> tuple[F
                 str(file),
                 f"Weights: {file}, which come with the repository{others}",
                 f"the shipped {file.name}",
+                "" if published is not None else reason,
             )
         )
     return (*there, Found("none", f"Weights: none, training from scratch. {reason}".rstrip()))
@@ -117,7 +120,7 @@ def _published(model: str) -> tuple[Found | None, str]:
             note = f"Weights: {name}, from the cache; better ones could not be had: {reason}"
         else:
             note = f"Weights: {name}, from {where}. To train from scratch: --weights none."
-        return Found(name, note, name), reason
+        return Found(name, note, name, reason), reason
     return None, reason
 
 
