@@ -498,7 +498,7 @@ def test_a_picture_that_a_fold_could_not_read_is_told_and_listed(whole, tmp_path
         (("--try-set", "epochs=2"), "--try-set is given, but there is no --try"),
         (("--try", "", "--try", "balance=null", "--members", "3"), "--members 3 of the tries answer"),
         (("--members", "0"), "--members"),
-        (("--folds", "49"), "49 folds of 48 pictures"),
+        (("--folds", "49"), "pictures: 48 pictures cannot be dealt into 49 folds. Take 2 to 48 folds"),
         (("--compare-splits",), "--compare-splits"),
         (("--resume",), "--resume: there is no cross-validation in runs"),
         (("--out", "."), "--out . is not empty"),

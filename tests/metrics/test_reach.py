@@ -114,3 +114,16 @@ def test_of_very_many_pictures_of_several_labels_the_shares_are_drawn_whole_too(
     assert apart == share_intervals(several_figures(labels, shares, ("a", "b", "c", "d")))
     assert set(together) == {"top1"}
     assert width(together["top1"]) > 2 * width(apart["top1"])
+
+
+@pytest.mark.parametrize(("probability", "f1"), [(0.4, 0.0), (0.6, 1.0)])
+@pytest.mark.parametrize("clusters", [None, np.repeat(np.arange(4), 5)])
+def test_what_is_the_same_in_every_draw_is_not_called_certain(probability, f1, clusters):
+    """Each of twenty pictures is given its one label, or none is given any."""
+    labels = np.arange(20)[:, None] % 2
+    shares = np.where(np.arange(2) == labels, probability, 0.1)
+    found = several_figures(labels, shares, ("c0", "c1"), "sigmoid")
+    reached = intervals_of(found, labels, shares, clusters=clusters, key=KEY)
+    assert found.f1_micro == found.f1_macro == f1
+    assert reached["f1_micro"] == reached["f1_macro"] == wilson(f1, 20 if clusters is None else 4)
+    assert reached["mean_average_precision"][0] < found.mean_average_precision == 1

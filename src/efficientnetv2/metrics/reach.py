@@ -32,15 +32,23 @@ def intervals_of(
         probabilities: (N, K).
         clusters: (N,) equal where pictures hang together; None where none are known to.
         key: of the resampling.
+
+    Returns:
+        By name. Of pictures with several labels a figure that is the same in every draw, as where all labels are right
+        or none, reaches as far as a share of as many pictures or clusters does (Wilson's interval; ours).
     """
     reach = _of_pictures(found, labels, probabilities, key)
-    if clusters is None or few(clusters) is None:
+    together = None if clusters is None else few(clusters)
+    if clusters is not None and together is not None:
+        for name, (low, high) in _of_clusters(
+            found, labels, probabilities, clusters, key.fold("clusters")
+        ).items():
+            reach[name] = (min(reach[name][0], low), max(reach[name][1], high))
+    if not isinstance(found, SeveralFigures):
         return reach
-    for name, (low, high) in _of_clusters(
-        found, labels, probabilities, clusters, key.fold("clusters")
-    ).items():
-        reach[name] = (min(reach[name][0], low), max(reach[name][1], high))
-    return reach
+    # What no draw has changed is not certain: all labels of so many pictures were right, or none.
+    drawn = together or found.pictures
+    return {name: one if one[0] < one[1] else wilson(one[0], drawn) for name, one in reach.items()}
 
 
 def share_intervals(found: SeveralFigures) -> dict[str, Interval]:
