@@ -8,10 +8,10 @@ not contain. Each side answers all pictures of val, once, at its end, in its own
 
 - timm: 10 epochs of its script with what ``--tune`` found best on pictures of train alone (a quarter of them for 20
   epochs, half the steps; 2,000 others choose; one run each): the fastest of channels-last, bf16, compiling and 0 to 2
-  workers (``benchmarks.epoch``), then the optimizer, its rate, the schedule, regularization with augmentation, and the
-  batch, each with the best of what came before.
+  workers (``benchmarks.epoch``), then the optimizer, its rate (half and twice, and further as long as the best lies at
+  an end), the schedule, regularization with augmentation, and the batch, each with the best of what came before.
 - torchvision: its reference recipe cut to 10 epochs (``benchmarks.reference_recipe``), as many workers, with the best
-  of three rates.
+  rate, looked for likewise.
 - ours: ``effnetv2 train --recipe quick --weights none``, as it comes, for 2, 3, 4, 5, 6, 8, 10 epochs until the mean
   top-1 is at least theirs; a length whose first seed is more than three points below it gets no further seeds. That
   length says how many minutes we need; the speedup is over it, seed by seed. Then ours for as many epochs as timm's
@@ -115,15 +115,18 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
             tried.update({f"{stage}: {label}": reached for label, reached in found.items()})
             return found
 
+        def of_rate(lr: float) -> float:
+            return kept(f"torchvision_{lr:g}", partial(
+                reference, pictures, image_px=options.image_px, lr=lr, epochs=options.tune_epochs, seed=0, words=words
+            ))  # fmt: skip
+
+        words = _as_timm(timm)
         of_torchvision = {
-            lr: pool.submit(kept, f"torchvision_{lr:g}", partial(
-                reference, pictures, image_px=options.image_px, lr=lr, epochs=options.tune_epochs, seed=0,
-                words=_as_timm(timm),
-            ))
-            for lr in (0.0156, 0.03125, 0.125)
+            lr: pool.submit(of_rate, lr)
+            for lr in (0.0078, 0.0156, 0.03125)  # the last is its own, 0.5 for 1,024 pictures
         }  # fmt: skip
         best, timm = tuned_timm(timm, top1)
-        rates = {lr: run.result() for lr, run in of_torchvision.items()}
+        rates = beyond_ends({lr: run.result() for lr, run in of_torchvision.items()}, of_rate)
     return {
         "timm": {"quick": timm.quick, "parts": timm.parts, "top1": best, "tried": tried, "speeds": speeds},
         "torchvision": {"lr": max(rates, key=lambda lr: rates[lr]), "tried": rates},
@@ -142,12 +145,39 @@ def tuned_timm(timm: Timm, top1: Scores) -> tuple[float, Timm]:
     kinds = {kind: _optimizing(timm, kind, 1) for kind in _OPTIMIZERS}
     scores = top1("optimizer", kinds)
     kind = max(scores, key=lambda one: scores[one])
-    rates = {f"{_RATES[kind] * factor:g}": _optimizing(timm, kind, factor) for factor in (0.5, 2)}
-    best = _better((scores[kind], kinds[kind]), top1, "rate", rates)
+    best = _of_best_rate(timm, kind, scores[kind], top1)
     for part, choices in _PARTS.items():
         others = list(choices.items())[1:]
         best = _better(best, top1, part, {label: best[1].with_part(part, words) for label, words in others})
     return best
+
+
+def _of_best_rate(timm: Timm, kind: str, own: float, top1: Scores) -> tuple[float, Timm]:
+    """With half and twice the optimizer's own rate, and further rates as ``beyond_ends`` has them."""
+
+    def scores(*factors: float) -> dict[float, float]:
+        sides = {f"{_RATES[kind] * factor:g}": _optimizing(timm, kind, factor) for factor in factors}
+        return dict(zip(factors, top1("rate", sides).values(), strict=True))
+
+    found = beyond_ends({1.0: own} | scores(0.5, 2), lambda factor: scores(factor)[factor])
+    best = max(found, key=lambda factor: found[factor])
+    return found[best], _optimizing(timm, kind, best)
+
+
+def beyond_ends(found: Mapping[float, float], score: Callable[[float], float]) -> dict[float, float]:
+    """Scores by rate, with half of the least or twice the largest, until the best lies between others.
+
+    Args:
+        found: of some rates.
+        score: of a further one.
+    """
+    known = dict(found)
+    while True:
+        best = max(known, key=lambda rate: known[rate])
+        if best not in (min(known), max(known)):
+            return known
+        further = best / 2 if best == min(known) else best * 2
+        known[further] = score(further)
 
 
 def _better(

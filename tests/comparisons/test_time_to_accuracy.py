@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from argparse import Namespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from benchmarks.arms import Paired
 from benchmarks.peers_training import Timm, link_folders, once, seconds_of, top1_of
 from benchmarks.reference_recipe import top1
 from benchmarks.reference_recipe import trained as reference_trained
-from benchmarks.time_to_accuracy import claims, climbed, tuned_timm
+from benchmarks.time_to_accuracy import beyond_ends, claims, climbed, tuned_timm
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -100,7 +101,23 @@ def test_tuning_keeps_the_best_of_each_step():
     assert side.parts["optimizer"][-2:] == ("--lr", "0.024")
     assert side.parts["schedule"] == ("--sched", "cosine", "--warmup-epochs", "2")
     assert side.parts["batch"] == ("-b", "32")
-    assert len(tries) == len(set(tries)) == 3 + 2 + 2 + 3 + 1
+    # Twice the rate is the best of three, so four times it is tried too.
+    assert len(tries) == len(set(tries)) == 3 + 2 + 1 + 2 + 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("best", "asked"), [(0.5, []), (0.25, [0.125]), (0.06, [0.125, 0.0625, 0.03125]), (1.1, [2.0])]
+)
+def test_rates_go_on_as_long_as_the_best_lies_at_an_end(best, asked):
+    tried = []
+
+    def score(rate):
+        tried.append(rate)
+        return -abs(math.log(rate / best))
+
+    found = beyond_ends({rate: score(rate) for rate in (0.25, 0.5, 1.0)}, score)
+    assert tried[3:] == asked
+    assert min(found) < max(found, key=found.get) < max(found)
 
 
 def test_tuning_goes_back_to_what_was_better():
