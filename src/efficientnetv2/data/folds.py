@@ -122,9 +122,7 @@ def folds(
     """
     chosen = np.flatnonzero(manifest.split != "test")
     if not 2 <= k <= len(chosen):
-        mend = "Give more pictures"
-        if len(chosen) > 1:
-            mend = f"Take 2{f' to {len(chosen)}' if len(chosen) > 2 else ''} folds (--folds)"
+        mend = _so_many(len(chosen)) if len(chosen) > 1 else "Give more pictures"
         raise InputError(
             f"{manifest.source}: {count_of(len(chosen), 'picture')} cannot be dealt into {count_of(k, 'fold')}. {mend}."
         )
@@ -157,11 +155,11 @@ def _refuse_too_few(part: Manifest, levels: list[Level], k: int) -> None:
     loosest = next((level for level in reversed(levels) if level.groups), levels[-1])
     if loosest.count >= k:
         return
-    fewer = f"take 2{f' to {loosest.count}' if loosest.count > 2 else ''} folds (--folds)"
+    fewer = _so_many(loosest.count)
     if not loosest.groups and loosest.block is None:
         raise InputError(
             f"{part.source}: {count_of(loosest.count, 'distinct picture')} cannot be dealt into {k} folds: identical "
-            f"files, and a picture and its copies, count as one. {fewer.capitalize()}."
+            f"files, and a picture and its copies, count as one. {fewer}."
         )
     what = "group" if loosest.block is None else "place"
     too = ", with their groups," if loosest.block is not None and loosest.groups else ""
@@ -175,6 +173,11 @@ def _refuse_too_few(part: Manifest, levels: list[Level], k: int) -> None:
         f"{part.source}: {count_of(loosest.count, what)}{too} cannot be dealt whole into {k} folds. "
         f"{said[0].upper()}{said[1:]}."
     )
+
+
+def _so_many(most: int) -> str:
+    """The number of folds that so many pieces, two or more, can be dealt into."""
+    return f"Take 2{f' to {most}' if most > 2 else ''} folds (--folds)"
 
 
 def _scarce(part: Manifest, dealt: Ints, k: int) -> str:
