@@ -13,9 +13,10 @@ import torch
 from benchmarks import record, time_to_accuracy
 from benchmarks.arms import Paired
 from benchmarks.peers_training import Timm, link_folders, once, seconds_of, top1_of
+from benchmarks.peers_tuning import beyond_ends, tuned_timm
 from benchmarks.reference_recipe import top1
 from benchmarks.reference_recipe import trained as reference_trained
-from benchmarks.time_to_accuracy import beyond_ends, claims, climbed, tuned_timm
+from benchmarks.time_to_accuracy import claims, climbed
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset

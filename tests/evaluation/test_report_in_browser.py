@@ -24,8 +24,9 @@ from efficientnetv2.evaluation.drawing import COLOURS, INK, ON_DARK
 from efficientnetv2.evaluation.elsewhere import Beside as Dealt
 from efficientnetv2.evaluation.more_labels import more_labels
 from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
+from efficientnetv2.evaluation.sureness import Scaled
 from efficientnetv2.evaluation.to_label import Ranked, sheet
-from efficientnetv2.evaluation.trust import Scaled, trust
+from efficientnetv2.evaluation.trust import trust
 from efficientnetv2.inference.label_curve import LabelCurve, LabelPoint
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.costs import Costs

@@ -8,7 +8,8 @@ from scipy.special import softmax
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation import report
-from efficientnetv2.evaluation.trust import Scaled, trust
+from efficientnetv2.evaluation.sureness import Scaled
+from efficientnetv2.evaluation.trust import trust
 from efficientnetv2.metrics.calibration import expected_calibration_error, fit_temperature
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.intervals import bootstrap

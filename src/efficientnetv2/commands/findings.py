@@ -23,7 +23,8 @@ from efficientnetv2.evaluation.elsewhere import Elsewhere
 from efficientnetv2.evaluation.hanging import Whole
 from efficientnetv2.evaluation.parts import priced, sliced, worst_slice
 from efficientnetv2.evaluation.sections import Part
-from efficientnetv2.evaluation.trust import Scaled, trust
+from efficientnetv2.evaluation.sureness import Scaled
+from efficientnetv2.evaluation.trust import trust
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.costs import Costs
 from efficientnetv2.metrics.intervals import Interval
