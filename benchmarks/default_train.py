@@ -58,7 +58,7 @@ def command(pictures: str, minutes: float, run: Path) -> list[str]:
     """What a user types, and where the run is to lie."""
     resume = ["--resume"] if (run / "recipe.yaml").exists() else []
     words = ["train", pictures, "--minutes", f"{minutes:g}", "--out", str(run), *resume]
-    return [sys.executable, "-m", "efficientnetv2.cli", *words]
+    return [sys.executable, "-m", "efficientnetv2", *words]
 
 
 def train(pictures: str, minutes: float, run: Path) -> None:

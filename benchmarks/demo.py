@@ -33,7 +33,7 @@ def told(seed: int, out: Path) -> dict[str, float]:
         shutil.rmtree(out, ignore_errors=True)
         words = ["demo", "--seed", str(seed), "--out", str(out)]
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "efficientnetv2.cli", *words], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "efficientnetv2", *words], cwd=ROOT, check=True)
         took.write_text(json.dumps({"wall_s": round(time.perf_counter() - begun, 2)}))
     report = json.loads((out / "folds/report.json").read_text(encoding="utf-8"))
     return {name: report[name] for name in ("top1", "macro_f1")} | json.loads(took.read_text())

@@ -88,7 +88,7 @@ def our_epoch(pictures: Path, px: int, batch: int) -> tuple[float, float, dict]:
             "progressive.drop_path": 0.2, "crop_area_min": 0.08, "validate_images": 64, "checkpoint_minutes": 60,
         }  # fmt: skip
         words = [
-            sys.executable, "-m", "efficientnetv2.cli", "train", pictures, "--model", "efficientnetv2_b0",
+            sys.executable, "-m", "efficientnetv2", "train", pictures, "--model", "efficientnetv2_b0",
             "--recipe", "quick", "--weights", "none", "--epochs", 1, "--image-px", px, "--batch-images", batch,
             "--device", "cpu", "--out", out,
         ]  # fmt: skip

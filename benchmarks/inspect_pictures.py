@@ -34,7 +34,7 @@ def inspected(data: Path) -> tuple[dict, float]:
     with tempfile.TemporaryDirectory() as folder:
         words = ("inspect", str(data), "--out", f"{folder}/inspection", "--json")
         began = time.perf_counter()
-        command = [sys.executable, "-m", "efficientnetv2.cli", *words]
+        command = [sys.executable, "-m", "efficientnetv2", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - began
     if done.returncode != 0:

@@ -90,7 +90,7 @@ def run(data: Path, out: Path, *more: str) -> tuple[list[float], dict[str, int],
     """A run of the command line: its losses, its groups at a time, and the most GiB it was seen to take."""
     words = ["train", str(data), *WORDS, "--out", str(out), *more]
     process = subprocess.Popen(
-        [sys.executable, "-m", "efficientnetv2.cli", *words], stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "efficientnetv2", *words], stdout=subprocess.DEVNULL
     )
     peak = 0
     watched = psutil.Process(process.pid)

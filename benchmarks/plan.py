@@ -32,7 +32,7 @@ FINETUNE = ("--recipe", "finetune", "--epochs", "4", "--image-px", "160")
 def effnetv2(*words: str) -> tuple[str, float]:
     """A command: what it answers, and the seconds it took."""
     began = time.perf_counter()
-    command = [sys.executable, "-m", "efficientnetv2.cli", *words]
+    command = [sys.executable, "-m", "efficientnetv2", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"effnetv2 {' '.join(words)} ended with {done.returncode}:\n{done.stderr}")

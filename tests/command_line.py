@@ -164,7 +164,7 @@ def _command(words: list[str], cwd: str, folder: str, environment: dict[str, str
 def effnetv2_fresh(*arguments: object, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run a command in a fresh interpreter."""
     return subprocess.run(
-        [sys.executable, "-m", "efficientnetv2.cli", *map(str, arguments)],
+        [sys.executable, "-m", "efficientnetv2", *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
         capture_output=True,

@@ -183,7 +183,3 @@ def main() -> None:
     """Run the program and exit with its code."""
     keep_freed_memory()
     app()
-
-
-if __name__ == "__main__":
-    main()

@@ -61,7 +61,7 @@ def test_models_lists_every_network_with_its_counts(tmp_path):
 def test_a_reader_who_has_enough_is_no_error(tmp_path):
     """As ``effnetv2 models --json | head -1``: nothing is said of it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "efficientnetv2.cli", "models", "--json"],
+        [sys.executable, "-m", "efficientnetv2", "models", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=tmp_path,

@@ -306,7 +306,7 @@ def test_a_full_disk_leaves_the_old_map(model, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
     done = subprocess.run(
-        [sys.executable, "-m", "efficientnetv2.cli", "map", model, raster, "--window-px", "100"],
+        [sys.executable, "-m", "efficientnetv2", "map", model, raster, "--window-px", "100"],
         cwd=tmp_path, preexec_fn=limited, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2, done

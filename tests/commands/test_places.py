@@ -138,7 +138,7 @@ def test_a_run_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(
 @pytest.mark.parametrize(
     ("machines", "said"),
     [
-        (1, "Go on with: torchrun --nproc-per-node 2 -m efficientnetv2.cli train"),
+        (1, "Go on with: torchrun --nproc-per-node 2 -m efficientnetv2 train"),
         (2, "Go on by starting it on every machine as before, with: train"),
     ],
 )

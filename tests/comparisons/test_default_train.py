@@ -29,7 +29,7 @@ def answers(*given):
 def test_the_program_is_asked_as_a_user_asks_it_and_goes_on_where_it_was(tmp_path):
     words = default_train.command("pictures/", 15, tmp_path)
     assert words[1:] == [
-        "-m", "efficientnetv2.cli", "train", "pictures/", "--minutes", "15", "--out", str(tmp_path),
+        "-m", "efficientnetv2", "train", "pictures/", "--minutes", "15", "--out", str(tmp_path),
     ]  # fmt: skip
     (tmp_path / "recipe.yaml").write_text("name: quick")
     assert default_train.command("pictures/", 15, tmp_path)[-1] == "--resume"

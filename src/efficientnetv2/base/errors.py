@@ -60,7 +60,7 @@ def no_answers(broken: int, of: int, first: int) -> DivergedError:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown word: ``; did you mean 'x'?``, or a full stop."""
     names = {str(name).casefold(): name for name in known}
-    near = difflib.get_close_matches(word.casefold(), list(names), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word.casefold(), list(names), n=1, cutoff=0.6)
     return f"; did you mean '{names[near[0]]}'?" if near else "."
 
 

@@ -267,5 +267,5 @@ def _again(source: Source, place: Place, path: Path, world: World = ALONE) -> st
     words = ["train", *source.words, "--out", str(path), "--resume", *place.words]
     if world.machines > 1:  # what each of them was started with is its own
         return f"Go on by starting it on every machine as before, with: {shlex.join(words)}"
-    launcher = ["torchrun", "--nproc-per-node", str(world.size), "-m", "efficientnetv2.cli"]
+    launcher = ["torchrun", "--nproc-per-node", str(world.size), "-m", "efficientnetv2"]
     return f"Go on with: {shlex.join([*(launcher if world.many else ['effnetv2']), *words])}"
