@@ -89,9 +89,7 @@ def pictures_in(folder: Path) -> Path:
 def run(data: Path, out: Path, *more: str) -> tuple[list[float], dict[str, int], float]:
     """A run of the command line: its losses, its groups at a time, and the most GiB it was seen to take."""
     words = ["train", str(data), *WORDS, "--out", str(out), *more]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "efficientnetv2", *words], stdout=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([sys.executable, "-m", "efficientnetv2", *words], stdout=subprocess.DEVNULL)
     peak = 0
     watched = psutil.Process(process.pid)
     while process.poll() is None:

@@ -103,6 +103,18 @@ def test_groups_and_places_of_any_table_are_drawn_whole_in_an_evaluation(place, 
         assert width >= widths(told["plain"])[name], name
 
 
+def test_a_comparison_of_evaluations_draws_whole_what_their_reports_do(place, tmp_path):
+    """The two models on the same films; where no word said what films are, pictures are drawn."""
+    whole = "the same 48 pictures, whose 8 places or groups chance draws whole"
+    for words, drawn in ((("--group-column", "film"), True), ((), False)):
+        for run in ("known", "unknown"):
+            shutil.copy(place / run / "model.safetensors", tmp_path / f"{run}.safetensors")
+            evaluated(f"{run}.safetensors", place / "all.csv", *words, "--out", run, cwd=tmp_path)
+        assert ("drawn_whole" in pd.read_csv(tmp_path / "known/predictions.csv")) is drawn
+        done = effnetv2("compare", "known", "unknown", cwd=tmp_path)
+        assert (whole in " ".join(done.stdout.split())) is drawn, done.stdout
+
+
 def test_a_column_that_is_not_there_is_refused_by_evaluate_as_by_train(place):
     done = effnetv2("evaluate", "known", "all.csv", "--group-column", "flim", cwd=place)
     assert done.returncode == 2

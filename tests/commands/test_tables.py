@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from efficientnetv2.commands.tables import write_predictions
+from efficientnetv2.commands.tables import read_predictions, write_predictions
+from efficientnetv2.evaluation.answered import drawn_whole, read_answers
 from efficientnetv2.inference.predict import Predictions
 
 
@@ -29,6 +30,21 @@ def test_the_true_label_stands_beside_the_answer(tmp_path):
     assert table.columns.tolist() == ["path", "label", "true_label", "cat", "probability of true_label"]
     assert table["true_label"].tolist() == ["cat", "cat"]
     assert table["label"].tolist() == ["true_label", "cat"]
+
+
+def test_what_chance_drew_whole_stands_last_and_is_read_again(tmp_path):
+    """Beside a class of that name, which keeps its own column; places are read as numbers of any kind."""
+    names, pictures = ["cat", "drawn_whole"], [[0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]
+    table = written(tmp_path, pictures, names, true_labels=["cat"] * 3, drawn_whole=np.array([7, 3, 7]))
+    assert table.columns.tolist() == [
+        "path", "label", "true_label", "cat", "probability of drawn_whole", "drawn_whole",
+    ]  # fmt: skip
+    whole = drawn_whole(read_answers(tmp_path))
+    assert whole.to_dict() == {"0.jpg": 0, "1.jpg": 1, "2.jpg": 0}
+    _, shares = read_predictions(tmp_path / "predictions.csv", names)
+    assert shares[:, 1].tolist() == pytest.approx([0.8, 0.4, 0.3])
+    written(tmp_path, pictures, names, true_labels=["cat"] * 3)
+    assert drawn_whole(read_answers(tmp_path)) is None
 
 
 def test_of_very_many_classes_the_five_most_probable_are_written(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from efficientnetv2.data.folds import folds
 from efficientnetv2.data.manifest import read
-from efficientnetv2.evaluation.hanging import evaluated_whole, hanging_together, kept_whole
+from efficientnetv2.evaluation.hanging import evaluated_whole, kept_whole
 
 
 @pytest.fixture
@@ -36,18 +36,22 @@ def written(tmp_path):
     return write
 
 
+def parts(run, paths):
+    """How many places or groups these pictures are of."""
+    return len(np.unique(kept_whole(run, paths).clusters))
+
+
 def test_places_that_the_split_kept_whole_hang_together(written):
     run, manifest = written(split=["train"] * 8 + ["val"] * 4)
     val = manifest.subset("val").paths
-    found = hanging_together(run, val)
-    assert list(found.index) == list(val)
-    assert found.iloc[0] == found.iloc[1] != found.iloc[2] == found.iloc[3]
+    found = kept_whole(run, val).clusters
+    assert found[0] == found[1] != found[2] == found[3]
+    assert list(kept_whole(run, val[::-1]).clusters) == list(found[::-1]), "by path, in whichever order"
 
 
 def test_folds_count_where_there_are_any_and_test_pictures_do_not(written):
     run, manifest = written(split=["train"] * 10 + ["test"] * 2, fold=[1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 0, 0])
-    found = hanging_together(run, manifest.paths[:10])
-    assert found.nunique() == 5
+    assert parts(run, manifest.paths[:10]) == 5
 
 
 def test_what_was_dealt_into_folds_hangs_together_whatever_its_size(written):
@@ -56,8 +60,7 @@ def test_what_was_dealt_into_folds_hangs_together_whatever_its_size(written):
     run, manifest = written(latitude=0.01 + 0.3 * (row // 2) + 0.2 * (row % 2), longitude=100.05)
     dealt = folds(manifest, k=3, seed=0, by="place", blocks=(0.3,))
     dealt.told(manifest).to_csv(run / "manifest.csv")
-    found = hanging_together(run, manifest.paths)
-    assert found.nunique() == len(np.unique(dealt.clusters)) == 6
+    assert parts(run, manifest.paths) == len(np.unique(dealt.clusters)) == 6
     again = read(run / "manifest.csv")
     assert "kept_whole" not in folds(again, k=3, seed=0, by="class").told(again).table
 
@@ -67,10 +70,10 @@ def test_what_a_fold_was_dealt_in_hangs_together_in_its_own_run_too(written):
     row, split = np.arange(12), ["val"] * 8 + ["train"] * 4
     latitude = 0.01 + 0.3 * (row // 2) + 0.2 * (row % 2)
     run, manifest = written(latitude=latitude, longitude=100.05, split=split, kept_whole=row // 2)
-    assert list(hanging_together(run, manifest.subset("val").paths)) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert list(kept_whole(run, manifest.subset("val").paths).clusters) == [0, 0, 1, 1, 2, 2, 3, 3]
     table = manifest.table.assign(latitude=row // 2 + 0.5, kept_whole=row // 4)
     replace(manifest, table=table).to_csv(run / "manifest.csv")
-    assert list(hanging_together(run, manifest.subset("val").paths)) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert list(kept_whole(run, manifest.subset("val").paths).clusters) == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_what_other_folds_were_dealt_in_does_not_part_what_the_split_kept_whole(written):
@@ -81,52 +84,52 @@ def test_what_other_folds_were_dealt_in_does_not_part_what_the_split_kept_whole(
     )
     table = manifest.table.assign(kept_whole=np.arange(12), fold=1)
     replace(manifest, table=table).to_csv(run / "manifest.csv")
-    assert hanging_together(run, manifest.subset("val").paths).nunique() == 3
+    assert parts(run, manifest.subset("val").paths) == 3
 
 
 def test_pictures_of_a_fold_that_taught_nobody_hang_together_too(written):
     """As by time those of the last period."""
     run, manifest = written(split=["train"] * 8 + [""] * 4, fold=[1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 3, 3])
-    assert hanging_together(run, manifest.paths).nunique() == 6
+    assert parts(run, manifest.paths) == 6
 
 
 def test_minival_is_a_part_of_training(written):
     run, manifest = written(split=["train", "minival"] * 4 + ["val"] * 4)
-    assert hanging_together(run, manifest.subset("val").paths).nunique() == 2
+    assert parts(run, manifest.subset("val").paths) == 2
 
 
 def test_what_the_split_parted_does_not_count(written):
     run, manifest = written(split=["train", "val"] * 6, latitude=0.5)
-    assert hanging_together(run, manifest.subset("val").paths) is None
+    assert kept_whole(run, manifest.subset("val").paths) is None
 
 
 def test_pictures_all_of_one_place_hang_together_by_smaller_ones(written):
     """The two of val lie in one place of a degree, but in two of an eighth."""
     run, manifest = written(split=["train"] * 10 + ["val"] * 2, latitude=[*np.arange(10) + 0.5, 20.05, 20.95])
-    assert hanging_together(run, manifest.subset("val").paths).nunique() == 2
+    assert parts(run, manifest.subset("val").paths) == 2
 
 
 def test_a_column_called_fold_is_none_where_there_is_val(written):
     run, manifest = written(split=["train"] * 8 + ["val"] * 4, fold=[1, 2] * 6)
-    assert hanging_together(run, manifest.subset("val").paths).nunique() == 2
+    assert parts(run, manifest.subset("val").paths) == 2
 
 
 def test_pictures_of_test_count_where_the_run_answered_those(written):
     run, manifest = written(split=["train"] * 8 + ["test"] * 4, fold=[1, 2] * 6)
-    assert hanging_together(run, manifest.subset("test").paths).nunique() == 2
+    assert parts(run, manifest.subset("test").paths) == 2
 
 
 def test_groups_without_places(written):
     group = list("ppqqrrssttuu")
     run, manifest = written(split=["train"] * 6 + ["val"] * 6, latitude=np.nan, longitude=np.nan, group=group)
-    assert hanging_together(run, manifest.subset("val").paths).nunique() == 3
+    assert parts(run, manifest.subset("val").paths) == 3
 
 
 def test_other_pictures_and_no_manifest_give_nothing(written, tmp_path):
     run, _ = written(split=["train"] * 8 + ["val"] * 4)
-    assert hanging_together(run, ["elsewhere.jpg"]) is None
-    assert hanging_together(run, []) is None
-    assert hanging_together(tmp_path, ["pictures/08.jpg"]) is None
+    assert kept_whole(run, ["elsewhere.jpg"]) is None
+    assert kept_whole(run, []) is None
+    assert kept_whole(tmp_path, ["pictures/08.jpg"]) is None
 
 
 GROUPS = {"group": list("ppqqrrssttuu")}

@@ -12,9 +12,8 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.resumed import longer
 from efficientnetv2.commands.screen import Screen, answer
-from efficientnetv2.evaluation.answered import over, read_answers
+from efficientnetv2.evaluation.answered import drawn_whole, over, read_answers
 from efficientnetv2.evaluation.answers import Beside, lines
-from efficientnetv2.evaluation.hanging import hanging_together
 from efficientnetv2.evaluation.roots import root_of
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.recipe import Recipe
@@ -93,7 +92,7 @@ def _compared(run: Finished) -> list[str]:
         return []
     own = read_answers(run.path)
     key = Key.of(run.recipe.seed).fold("findings").fold("against")
-    found = over(own, run.against.answers, key=key, clusters=hanging_together(run.path, list(own.index)))
+    found = over(own, run.against.answers, key=key, clusters=drawn_whole(own))
     if found is None:
         return []
     return lines(Beside(last=(run.against.name, run.against.qualified(found))))

@@ -132,13 +132,14 @@ class Outcome:
             raise InputError(
                 f"{folder}: the report could not be written ({error.strerror or error})."
             ) from error
-        shown = self.manifest.select(self.predictions.samples)
+        shown, whole = self.manifest.select(self.predictions.samples), self.known.whole
         write_predictions(
             folder / "predictions.csv",
             self.predictions,
             list(shown.paths),
             self.class_names,
             true_labels=list(shown.table["label"]),
+            drawn_whole=None if whole is None or whole.what is None else whole.clusters,
         )
 
     def show(self, screen: Screen, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically
+from efficientnetv2.evaluation.answered import DRAWN_WHOLE
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.several import applied
 
@@ -27,10 +28,13 @@ def write_predictions(
     class_names: Sequence[str],
     *,
     true_labels: Sequence[str] | None = None,
+    drawn_whole: npt.NDArray[np.int64] | None = None,
     abstain_below: float | None = None,
     separator: str | None = None,
 ) -> pd.DataFrame:
     """Write a CSV: path, label as answered, the true label where there is one, and the probability of each class.
+
+    Where pictures hang together a last column says which, for comparisons (``evaluation.answered.drawn_whole``).
 
     Of more than 1,000 classes the five most probable instead: ``label``, ``probability``, ``label_2``,
     ``probability_2``, and so on.
@@ -41,6 +45,7 @@ def write_predictions(
         paths: (n,) of the pictures.
         class_names: K names.
         true_labels: (n,) as DATA gives them; None where they are not asked for.
+        drawn_whole: (n,) numbers, equal where pictures are of one place or group; None where none are known to be.
         abstain_below: a picture whose most probable class has less gets an empty label; None gives each one.
         separator: a picture may have several labels, the most probable first, with this between two, or none where
             its classes are answered each by itself; None gives one.
@@ -58,6 +63,8 @@ def write_predictions(
         table["label"] = _several(given, probabilities, class_names, separator)
     if abstain_below is not None:
         table.loc[probabilities.max(axis=1) < abstain_below, "label"] = ""
+    if drawn_whole is not None:
+        table = table.assign(**{DRAWN_WHOLE: drawn_whole})
     try:
         write_atomically(out, lambda file: table.to_csv(file, index=False))
     except OSError as error:
@@ -160,5 +167,5 @@ def read_predictions(
 
 def _column_of(name: str, *, truth: bool) -> str:
     """The column of a class's probability: a class may be called "path" or "label" itself."""
-    taken = {"path", "label", *(("true_label",) if truth else ())}
+    taken = {"path", "label", *(("true_label", DRAWN_WHOLE) if truth else ())}
     return f"probability of {name}" if name in taken else name

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from sklearn.metrics import f1_score
 
@@ -16,6 +17,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics.resampling import Difference, paired_together
 
 NAME = "predictions.csv"
+DRAWN_WHOLE = "drawn_whole"  # its column of numbers that are equal where chance drew pictures as one
 # Places or groups from which a difference is told as any other. Ours.
 _MANY = 10
 
@@ -52,7 +54,8 @@ def read_answers(folder: Path) -> pd.DataFrame:
         folder: that holds ``predictions.csv``.
 
     Returns:
-        Columns ``label`` (the answer) and ``true_label``, both text, indexed by the path of the picture.
+        Columns ``label`` (the answer) and ``true_label``, and ``drawn_whole`` where it is there, all text, indexed by
+        the path of the picture.
 
     Raises:
         InputError: there is no such file, or it says no true labels.
@@ -72,7 +75,20 @@ def read_answers(folder: Path) -> pd.DataFrame:
             f"{file} has no column true_label: it is of pictures without labels, or another version wrote it. "
             "Leave the run out, or evaluate again."
         )
-    return table[["path", "label", "true_label"]].drop_duplicates("path").set_index("path")
+    columns = ["path", "label", "true_label", *({DRAWN_WHOLE} & set(table.columns))]
+    return table[columns].drop_duplicates("path").set_index("path")
+
+
+def drawn_whole(answers: pd.DataFrame) -> pd.Series[int] | None:
+    """Numbers that are equal where pictures hang together, by path; None where the report knew of no places or groups.
+
+    Args:
+        answers: as ``read_answers`` gives them.
+    """
+    if DRAWN_WHOLE not in answers:
+        return None
+    numbers: npt.NDArray[np.int64] = pd.factorize(answers[DRAWN_WHOLE])[0].astype(np.int64)
+    return pd.Series(numbers, index=answers.index)
 
 
 def write_answers(folder: Path, answers: pd.DataFrame) -> None:

@@ -12,9 +12,8 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
-from efficientnetv2.evaluation.answered import over, read_answers
+from efficientnetv2.evaluation.answered import drawn_whole, over, read_answers
 from efficientnetv2.evaluation.curve import Row
-from efficientnetv2.evaluation.hanging import hanging_together
 from efficientnetv2.evaluation.roots import root_of
 from efficientnetv2.metrics.resampling import Difference
 from efficientnetv2.training.claiming import at_work
@@ -103,9 +102,8 @@ class FinishedRun:
             )
         history = RunFolder(folder, lambda line: None).history()
         answers = read_answers(folder)
-        paths = list(answers.index)
-        whole = hanging_together(folder, paths)
-        return cls(name, report, tuple(history), answers, whole, root_of(folder, paths))
+        root = root_of(folder, list(answers.index))
+        return cls(name, report, tuple(history), answers, drawn_whole(answers), root)
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,6 @@ class Whole:
         return None if self.what is None else pd.Series(self.clusters, index=pd.Index(paths))
 
 
-def hanging_together(folder: Path, paths: Sequence[str]) -> pd.Series[int] | None:
-    """Numbers that are equal where pictures hang together, by path, as comparisons take them; see ``kept_whole``."""
-    found = kept_whole(folder, paths)
-    return None if found is None else found.by_path(paths)
-
-
 def kept_whole(folder: Path, paths: Sequence[str]) -> Whole | None:
     """What a split, or folds, kept together of the pictures that were answered.
 
