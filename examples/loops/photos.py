@@ -1,4 +1,4 @@
-"""The pictures of the three examples: those that come with the repository, each at the size its setting asks for."""
+"""What turns any data set of pictures into one that grows, and the pictures of the three examples."""
 
 import csv
 from pathlib import Path
@@ -14,40 +14,67 @@ FOLDER = Path(__file__).resolve().parents[1] / "land_cover"
 PLAN = ev2.Progressive(
     stages=3, image_px=ev2.Ramp(32, 64), randaugment=ev2.Ramp(2, 6), dropout=ev2.Ramp(0.0, 0.2)
 )
+TO_FLOATS = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]
 
 
-class Photos(Dataset):
-    """``photos[index, setting]``, to train on: a picture of ``setting.image_px``, its class and the setting.
+def augmentation(setting):
+    """What a picture goes through in training, at its setting's size and magnitude."""
+    parts = [v2.RandomResizedCrop(setting.image_px, scale=(0.35, 1)), v2.RandomHorizontalFlip()]
+    if setting.randaugment:
+        # Of a plan's magnitudes 10 is the full range of most operations; of torchvision's it is 30, the largest.
+        parts.append(v2.RandAugment(2, min(30, round(3 * setting.randaugment))))
+    return v2.Compose([*parts, *TO_FLOATS])
 
-    With ``held_out`` every fifth picture instead, ``photos[index]``, to validate on: whole, at the setting given.
-    """
 
-    def __init__(self, held_out=None):
-        rows = list(csv.DictReader((FOLDER / "pictures.csv").read_text().splitlines()))
-        self.classes = sorted({row["label"] for row in rows})
-        self.held_out = held_out
-        self.rows = [row for n, row in enumerate(rows) if (n % 5 == 0) == (held_out is not None)]
+class Growing(Dataset):
+    """``growing[index, setting]``: a picture as its setting asks for it, its class, and the setting."""
+
+    def __init__(self, pictures):
+        self.pictures = pictures  # pictures[index] is one of PIL's and its class: an ImageFolder, say
 
     def __len__(self):
-        return len(self.rows)
+        return len(self.pictures)
 
     def __getitem__(self, asked):
-        index, setting = asked if self.held_out is None else (asked, self.held_out)
-        row = self.rows[index]
-        augmented = [
-            v2.RandomResizedCrop(setting.image_px, scale=(0.35, 1), antialias=True),
-            v2.RandomHorizontalFlip(),
-            # Of a plan's magnitudes 10 is the full range of most operations, of torchvision's 30.
-            v2.RandAugment(2, round(3 * setting.randaugment)),
-        ]
-        whole = [v2.Resize((setting.image_px, setting.image_px), antialias=True)]
-        transform = v2.Compose([*(augmented if self.held_out is None else whole), v2.PILToTensor()])
-        with Image.open(FOLDER / row["path"]) as file:
-            image = transform(file.convert("RGB"))
-        return image.float() / 127.5 - 1, self.classes.index(row["label"]), setting
+        index, setting = asked
+        image, label = self.pictures[index]
+        return augmentation(setting)(image), label, setting
 
 
 def collate(samples):
     """Images, labels and the setting that all of them were made for."""
     images, labels, settings = zip(*samples, strict=True)
     return {"images": torch.stack(images), "labels": torch.tensor(labels), "setting": settings[0]}
+
+
+class Whole(Dataset):
+    """``whole[index]``: a picture as one setting asks for it, but whole, to validate on; its class, and the setting."""
+
+    def __init__(self, pictures, setting):
+        self.pictures, self.setting = pictures, setting
+        size = (setting.image_px, setting.image_px)
+        self.transform = v2.Compose([v2.Resize(size), *TO_FLOATS])
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        image, label = self.pictures[index]
+        return self.transform(image), label, self.setting
+
+
+class Photos(Dataset):
+    """The pictures that come with the repository, with their classes: every fifth held out, or all others."""
+
+    def __init__(self, *, held_out=False):
+        rows = list(csv.DictReader((FOLDER / "pictures.csv").read_text().splitlines()))
+        self.classes = sorted({row["label"] for row in rows})
+        self.rows = [row for number, row in enumerate(rows) if (number % 5 == 0) == held_out]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        row = self.rows[index]
+        with Image.open(FOLDER / row["path"]) as file:
+            return file.convert("RGB"), self.classes.index(row["label"])

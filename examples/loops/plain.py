@@ -6,7 +6,7 @@ Run: python examples/loops/plain.py [STEPS [FIRST_STEP [ACCUMULATE]]]
 import sys
 
 import torch
-from photos import PLAN, Photos, collate
+from photos import PLAN, Growing, Photos, collate
 from torch.utils.data import DataLoader
 from torchvision.models import efficientnet_b0
 
@@ -15,12 +15,12 @@ import efficientnetv2 as ev2
 
 def train(steps=60, first_step=0, accumulate=1):
     """A run, or what is left of it from a step on; each step's pictures come in so many micro-batches."""
-    photos = Photos()
-    network = efficientnet_b0(num_classes=len(photos.classes))
+    pictures = Photos()
+    network = efficientnet_b0(num_classes=len(pictures.classes))
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     words = {"progressive": PLAN, "steps": steps, "first_step": first_step, "accumulate": accumulate}
-    batches = ev2.ProgressiveBatches(len(photos), batch_images=16, **words)
-    loader = DataLoader(photos, batch_sampler=batches, collate_fn=collate)
+    batches = ev2.ProgressiveBatches(len(pictures), batch_images=16, **words)
+    loader = DataLoader(Growing(pictures), batch_sampler=batches, collate_fn=collate)
     for micro, batch in enumerate(loader, start=first_step * accumulate):
         reached = ev2.apply_setting(network, batch["setting"])
         loss = torch.nn.functional.cross_entropy(network(batch["images"]), batch["labels"])
@@ -28,8 +28,8 @@ def train(steps=60, first_step=0, accumulate=1):
         if (micro + 1) % accumulate == 0:
             optimizer.step()
             optimizer.zero_grad()
-        px, dropout, where = batch["images"].shape[-1], network.classifier[0].p, reached.dropout_modules
-        print(f"step {micro // accumulate}: {px} px, dropout {dropout:.2f} in {', '.join(where)}")
+        step, setting = micro // accumulate, batch["setting"]
+        print(f"step {step}: {setting.image_px} px, dropout {setting.dropout:.2f}; set: {reached}")
 
 
 if __name__ == "__main__":

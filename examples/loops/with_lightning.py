@@ -4,7 +4,7 @@ import sys
 
 import lightning
 import torch
-from photos import PLAN, Photos, collate
+from photos import PLAN, Growing, Photos, Whole, collate
 from torch.utils.data import DataLoader
 
 import efficientnetv2 as ev2
@@ -13,26 +13,26 @@ import efficientnetv2 as ev2
 class Classifier(lightning.LightningModule):
     """Any network. How many steps, processes and micro-batches there are, and where a run goes on, the trainer says."""
 
-    def __init__(self):
+    def __init__(self, network, pictures, held_out):
         super().__init__()
-        self.photos = Photos()
-        self.network = ev2.create("efficientnetv2_b0", num_classes=len(self.photos.classes))
+        self.network, self.pictures, self.held_out = network, pictures, held_out
 
     def train_dataloader(self):
         of = self.trainer
         words = {"rank": of.global_rank, "world": of.world_size, "accumulate": of.accumulate_grad_batches}
         words |= {"progressive": PLAN, "steps": of.max_steps, "first_step": of.global_step}
-        batches = ev2.ProgressiveBatches(len(self.photos), batch_images=16, **words)
-        return DataLoader(self.photos, batch_sampler=batches, collate_fn=plain)
-
-    def val_dataloader(self):
-        return DataLoader(Photos(held_out=PLAN.last), batch_size=16, collate_fn=plain)
+        batches = ev2.ProgressiveBatches(len(self.pictures), batch_images=16, **words)
+        return DataLoader(Growing(self.pictures), batch_sampler=batches, collate_fn=plain)
 
     def training_step(self, batch, batch_idx):
-        ev2.apply_setting(self.network, ev2.Setting(**batch["setting"]))
-        px, dropout = batch["images"].shape[-1], self.network.dropout.p
-        print(f"step {self.global_step}: {px} px, dropout {dropout:.2f}")
+        setting = ev2.Setting(**batch["setting"])
+        reached = ev2.apply_setting(self.network, setting)
+        at = f"{setting.image_px} px, dropout {setting.dropout:.2f}"
+        print(f"step {self.global_step}: {at}; set: {reached}")
         return self._loss(batch)
+
+    def val_dataloader(self):
+        return DataLoader(Whole(self.held_out, PLAN.last), batch_size=16, collate_fn=plain)
 
     def validation_step(self, batch, batch_idx):
         self.log("val_loss", self._loss(batch), batch_size=len(batch["labels"]))
@@ -52,10 +52,13 @@ def plain(samples):
 
 def train(steps=60, checkpoint=None, **words):
     """A run, or what is left of it after a checkpoint; further words go to Lightning's Trainer, which is returned."""
+    pictures = Photos()
+    network = ev2.create("efficientnetv2_b0", num_classes=len(pictures.classes))
     often = {"val_check_interval": 20, "check_val_every_n_epoch": None}  # the whole run is one epoch
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    # The batches are dealt to the processes already: Lightning is not to deal them again.
     trainer = lightning.Trainer(max_steps=steps, use_distributed_sampler=False, **(often | quiet | words))
-    trainer.fit(Classifier(), ckpt_path=checkpoint)
+    trainer.fit(Classifier(network, pictures, Photos(held_out=True)), ckpt_path=checkpoint)
     return trainer
 
 

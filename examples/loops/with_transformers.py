@@ -1,4 +1,4 @@
-"""Progressive learning in Hugging Face's Trainer (pip install transformers accelerate).
+"""Progressive learning in Hugging Face's Trainer, with a network of theirs (pip install transformers accelerate).
 
 Run: python examples/loops/with_transformers.py [STEPS]
 """
@@ -6,10 +6,9 @@ Run: python examples/loops/with_transformers.py [STEPS]
 import sys
 import tempfile
 
-import torch
-from photos import PLAN, Photos, collate
+from photos import PLAN, Growing, Photos, Whole, collate
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import EfficientNetConfig, EfficientNetForImageClassification, Trainer, TrainingArguments
 
 import efficientnetv2 as ev2
 
@@ -17,41 +16,55 @@ import efficientnetv2 as ev2
 class ProgressiveTrainer(Trainer):
     """Applies each batch's setting. A run that goes on skips what it had by itself, so there is no ``first_step``."""
 
+    def __init__(self, *words, **more):
+        super().__init__(*words, **more)
+        # Their networks' loss is the mean of a micro-batch, whatever else they accept: to be divided by how many.
+        self.model_accepts_loss_kwargs = False
+
     def get_train_dataloader(self):
-        of, photos = self.args, self.train_dataset
+        of, pictures = self.args, self.train_dataset
         world, accumulate = of.world_size, of.gradient_accumulation_steps
         words = {"rank": of.process_index, "world": world, "accumulate": accumulate}
-        words |= {"progressive": PLAN, "steps": of.max_steps}
         images = of.train_batch_size * world * accumulate
-        batches = ev2.ProgressiveBatches(len(photos), batch_images=images, **words)
-        return DataLoader(photos, batch_sampler=batches, collate_fn=collate)
+        words |= {"progressive": PLAN, "steps": of.max_steps, "batch_images": images}
+        batches = ev2.ProgressiveBatches(len(pictures), **words)
+        return DataLoader(Growing(pictures), batch_sampler=batches, collate_fn=with_setting)
 
     def training_step(self, model, inputs, *others):
-        ev2.apply_setting(model, inputs["setting"])
-        dropout = next(m.p for m in model.modules() if isinstance(m, torch.nn.Dropout))
-        print(f"step {self.state.global_step}: {inputs['images'].shape[-1]} px, dropout {dropout:.2f}")
+        setting = inputs.pop("setting")
+        reached = ev2.apply_setting(model, setting)
+        at = f"{setting.image_px} px, dropout {setting.dropout:.2f}"
+        print(f"step {self.state.global_step}: {at}; set: {reached}")
         return super().training_step(model, inputs, *others)
 
-    def compute_loss(self, model, inputs, return_outputs=False, **others):
-        logits = model(inputs["images"])
-        loss = torch.nn.functional.cross_entropy(logits, inputs["labels"])
-        return (loss, {"logits": logits}) if return_outputs else loss
+
+def as_inputs(samples):
+    """Pictures and labels by the names that their networks know."""
+    batch = collate(samples)
+    return {"pixel_values": batch["images"], "labels": batch["labels"]}
+
+
+def with_setting(samples):
+    """And the setting."""
+    return as_inputs(samples) | {"setting": samples[0][2]}
+
+
+def network_for(classes):
+    """Their EfficientNet-B0, not yet trained."""
+    size = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280}
+    return EfficientNetForImageClassification(EfficientNetConfig(num_labels=len(classes), **size))
 
 
 def train(steps=60, checkpoint=None, callbacks=(), **words):
     """A run, or what is left of it after a checkpoint; further words go to TrainingArguments. Returns the trainer."""
-    photos, held_out = Photos(), Photos(held_out=PLAN.last)
-    network = ev2.create("efficientnetv2_b0", num_classes=len(photos.classes))
-    often = {
-        "eval_strategy": "steps",
-        "eval_steps": 20,
-        "label_names": ["labels"],
-    }  # the whole run is one epoch
+    pictures, held_out = Photos(), Whole(Photos(held_out=True), PLAN.last)
+    often = {"eval_strategy": "steps", "eval_steps": 20}  # the whole run is one epoch
     quiet = {"save_strategy": "no", "report_to": [], "remove_unused_columns": False, "disable_tqdm": True}
     size = {"per_device_train_batch_size": 16, "max_steps": steps, "learning_rate": 1e-3}
-    data = {"train_dataset": photos, "eval_dataset": held_out, "data_collator": collate}
+    data = {"train_dataset": pictures, "eval_dataset": held_out, "data_collator": as_inputs}
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(**({"output_dir": folder} | often | quiet | size | words))
+        network = network_for(pictures.classes)
         trainer = ProgressiveTrainer(model=network, args=arguments, callbacks=[*callbacks], **data)
         trainer.train(resume_from_checkpoint=checkpoint)
     return trainer

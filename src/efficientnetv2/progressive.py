@@ -165,8 +165,8 @@ class Progressive:
         if self.order == "growing" and steps < self.stages:
             raise InputError(
                 f"{self.stages} stages do not fit into {count_of(steps, 'step')}: each needs at least one. "
-                "Train longer (--epochs), take smaller batches (--batch-images), or fewer stages "
-                "(--set progressive.stages=1)."
+                "Train longer, with smaller batches, or in fewer stages (of a command: --epochs, --batch-images, "
+                "--set progressive.stages=1)."
             )
         if not 0 <= step < steps:
             raise InputError(

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
@@ -15,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from efficientnetv2.augment.pipeline import AugmentPlan, augment
@@ -22,6 +24,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.own_loop import ProgressiveBatches
+from efficientnetv2.presets import paper
 from efficientnetv2.progressive import Progressive, Ramp, Setting
 from efficientnetv2.training.loss import cross_entropy
 
@@ -133,6 +136,7 @@ def test_a_dataloader_with_workers_reads_it_in_order():
         ({"images": 0}, "images is 0"),
         ({"batch_images": 0}, "batch_images is 0"),
         ({"steps": 2}, "3 stages do not fit into 2 steps"),
+        ({"steps": -1}, "steps is -1, but a run has at least 1. .* give it max_steps"),
         ({"first_step": 10}, "first_step is 10, but the run has 9 steps: begin at 0 to 9"),
         ({"first_step": -1}, "first_step is -1, but the run has 9 steps: begin at 0 to 9"),
         ({"world": 3}, "batch_images is 2, but 3 processes share each step evenly. Take a multiple of 3"),
@@ -180,12 +184,27 @@ STOPPED = {
 }
 
 
+# What the network's modules hold once a setting has been applied, whatever the example says of it.
+WATCHING = """
+import sys; sys.path.insert(0, {!r})
+import efficientnetv2 as ev2
+applying = ev2.apply_setting
+def watched(network, setting):
+    reached = applying(network, setting)
+    rates = [network.get_submodule(name).p for name in reached.dropout_modules]
+    print(f"holds {{max(rates, default=0):.2f}}")
+    return reached
+ev2.apply_setting = watched
+from {} import *
+"""
+
+
 def _said(script, code, *words):
     """What code prints that begins with all names of an example."""
     if find_spec(NEEDS[script]) is None:
         pytest.skip(f"{NEEDS[script]} is not installed (pip install -e '.[loops]')")
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    begin = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})\nfrom {script} import *\n"
+    begin = WATCHING.format(str(EXAMPLES), script)
     done = subprocess.run(
         [sys.executable, "-c", begin + dedent(code), *words],
         capture_output=True, text=True, timeout=300, env=environment,
@@ -195,9 +214,11 @@ def _said(script, code, *words):
 
 
 def _shown(script, code, *words):
-    """(step, px, dropout) of each micro-batch that an example says it took."""
-    said = re.findall(r"^step (\d+): (\d+) px, dropout (\d\.\d\d)", _said(script, code, *words), re.MULTILINE)
-    return [(int(step), int(px), float(dropout)) for step, px, dropout in said]
+    """(step, px, dropout) of each micro-batch that an example took: as it says, and as its network holds it."""
+    line = r"^holds (\d\.\d\d)\nstep (\d+): (\d+) px, dropout (\d\.\d\d); set: dropout in"
+    said = re.findall(line, _said(script, code, *words), re.MULTILINE)
+    assert all(holds == dropout for holds, _, _, dropout in said)
+    return [(int(step), int(px), float(dropout)) for _, step, px, dropout in said]
 
 
 def _planned(steps, *, accumulate=1, first_step=0):
@@ -218,6 +239,49 @@ def test_the_examples_grow_pictures_and_dropout_in_other_loops(script, words):
     """Of two micro-batches a step, too, each has its step's setting; the run neither ends early nor begins again."""
     shown = _shown(script, f"train(3)\ntrain(6, {words})")
     assert shown == [*_planned(3), *_planned(6, accumulate=2)]
+
+
+# Another network without any dropout, in the place of the example's.
+OTHERS = {
+    "plain": "plain.efficientnet_b0 = torchvision.models.resnet18",
+    "with_lightning": "ev2.create = lambda name, num_classes: torchvision.models.resnet18(num_classes=num_classes)",
+    "with_transformers": """with_transformers.network_for = lambda classes: transformers.ResNetForImageClassification(
+    transformers.ResNetConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 8, 8], num_labels=len(classes)))""",
+}
+
+
+@pytest.mark.parametrize("script", OTHERS)
+def test_the_examples_take_any_network_and_say_what_it_lacks(script):
+    imports = "transformers" if script == "with_transformers" else "torchvision"
+    said = _said(script, f"import {imports}, {script}\n{OTHERS[script]}\ntrain(3)")
+    told = re.findall(r"^step (\d): (\d+) px, dropout (?:.*?); set: (.*)$", said, re.MULTILINE)
+    assert [(step, px) for step, px, _ in told] == [("0", "32"), ("1", "48"), ("2", "64")]
+    assert "dropout 0.2 has no effect: the network has no module for it" in told[-1][2]
+    assert all("for the loop to do: randaugment" in reached for _, _, reached in told)
+
+
+def test_their_trainer_sums_micro_batches_to_the_same_gradient():
+    """Of a network of theirs, which accepts more words than its loss heeds: two halves are as good as the whole."""
+    code = """
+        import torch, with_transformers
+        norms = {}
+        class Alike(ProgressiveTrainer):
+            def training_step(self, model, inputs, *others):
+                inputs["pixel_values"] = torch.ones_like(inputs["pixel_values"])
+                inputs["labels"] = torch.zeros_like(inputs["labels"])
+                model.dropout.forward = lambda features: features
+                loss = super().training_step(model, inputs, *others)
+                norms[self.args.gradient_accumulation_steps] = float(model.classifier.bias.grad.norm())
+                return loss
+        with_transformers.ProgressiveTrainer = Alike
+        for accumulate in (1, 2):
+            torch.manual_seed(0)
+            size = {"gradient_accumulation_steps": accumulate, "per_device_train_batch_size": 16 // accumulate}
+            train(3, learning_rate=0.0, eval_strategy="no", **size)
+        print("norms", norms[1], norms[2])
+    """
+    one, two = re.search(r"^norms (\S+) (\S+)$", _said("with_transformers", code), re.MULTILINE).groups()
+    assert float(one) == pytest.approx(float(two), rel=0.05) != 0
 
 
 @pytest.mark.parametrize("script", NEEDS)
@@ -245,10 +309,25 @@ def test_the_examples_augment_as_strongly_as_the_plan_says(monkeypatch):
     asked = []
     augmenting = photos.v2.RandAugment
     monkeypatch.setattr(photos.v2, "RandAugment", lambda *words: asked.append(words) or augmenting(*words))
-    photos.Photos()[0, photos.PLAN.last]
+    growing = photos.Growing(photos.Photos())
+    for magnitude in (photos.PLAN.last.randaugment, 15, 0.1, 0, None):
+        growing[0, Setting(image_px=32, randaugment=magnitude)]
     assert photos.PLAN.last.randaugment == 6
-    assert asked == [(2, 18)]
+    assert asked == [(2, 18), (2, 30), (2, 0)]
     assert augmenting().num_magnitude_bins == 31
+
+
+@pytest.mark.parametrize("plan", ["the page's", "efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l"])
+def test_the_examples_pictures_are_made_for_every_stage_of_any_plan(plan, monkeypatch):
+    """All draws of RandAugment at the magnitudes of the paper, at 16 px to be quick."""
+    photos = _photos(monkeypatch)
+    progressive = _run_page("PLAN = ")["PLAN"] if plan == "the page's" else paper(plan)
+    pictures = photos.Growing([(Image.new("RGB", (20, 20)), 3)])
+    for index in range(progressive.stages):
+        setting = replace(progressive.stage(index), image_px=16)
+        for _ in range(20):
+            image, label, own = pictures[0, setting]
+            assert (tuple(image.shape), label, own) == ((3, 16, 16), 3, setting)
 
 
 def _photos(monkeypatch):
@@ -259,10 +338,11 @@ def _photos(monkeypatch):
 
 def test_held_out_photos_are_whole_and_as_large_as_at_the_end(monkeypatch):
     photos = _photos(monkeypatch)
-    train, held_out = photos.Photos(), photos.Photos(held_out=photos.PLAN.last)
-    image, label, setting = held_out[0]
-    assert (tuple(image.shape), setting) == ((3, 64, 64), photos.PLAN.last)
-    assert torch.equal(image, held_out[0][0])
+    train, held_out = photos.Photos(), photos.Photos(held_out=True)
+    whole = photos.Whole(held_out, photos.PLAN.last)
+    image, label, setting = whole[0]
+    assert (tuple(image.shape), setting, len(whole)) == ((3, 64, 64), photos.PLAN.last, len(held_out))
+    assert torch.equal(image, whole[0][0])
     assert (train.classes, 0 <= label < len(train.classes)) == (held_out.classes, True)
     paths = [{row["path"] for row in part.rows} for part in (train, held_out)]
     assert (len(paths[0] & paths[1]), len(train) > len(held_out) > 0) == (0, True)
@@ -281,9 +361,9 @@ WATCHED = {
         class Watching(ProgressiveTrainer):
             def compute_loss(self, model, inputs, *others, **more):
                 if model.training:
-                    assert len(inputs["images"]) == self.args.train_batch_size == 16
+                    assert len(inputs["pixel_values"]) == self.args.train_batch_size == 16
                 else:
-                    print(f"validated after {self.state.global_step}: {inputs['images'].shape[-1]} px")
+                    print(f"validated after {self.state.global_step}: {inputs['pixel_values'].shape[-1]} px")
                 return super().compute_loss(model, inputs, *others, **more)
         with_transformers.ProgressiveTrainer = Watching
         train(4, eval_steps=2)
@@ -297,12 +377,19 @@ def test_validation_comes_within_the_run_at_the_last_size(script):
     assert set(said) == {("2", "64"), ("4", "64")}
 
 
-def test_the_page_shows_the_plain_loop_as_it_is():
-    lines = (EXAMPLES / "plain.py").read_text(encoding="utf-8").splitlines()
-    inside = lines[lines.index(next(line for line in lines if line.startswith("def train("))) + 2 :]
-    body = dedent("\n".join(inside[: inside.index("")]))
-    assert body.startswith("photos = Photos()")
-    assert body in PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("script", "begin", "end"),
+    [
+        ("photos", "TO_FLOATS = ", "\n\nclass Whole"),
+        ("with_lightning", "class Classifier", "\n    def val_dataloader"),
+        ("with_transformers", "class ProgressiveTrainer", "\n\ndef as_inputs"),
+    ],
+)
+def test_the_page_shows_the_examples_as_they_are(script, begin, end):
+    code = (EXAMPLES / f"{script}.py").read_text(encoding="utf-8")
+    shown = code[code.index(begin) : code.index(end)]
+    assert len(shown.splitlines()) > 15
+    assert shown in PAGE.read_text(encoding="utf-8")
 
 
 def _blocks():
@@ -310,11 +397,35 @@ def _blocks():
     return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
+def _run_page(*pieces, **changed):
+    """The names that pieces of the page make, each known by words in it, run one after the other."""
+    names = {"__name__": "page"}
+    for piece in pieces:
+        (code,) = [block for block in _blocks() if piece in block]
+        for old, new in changed.items():
+            code = re.sub(rf"\b{old}\b", new, code)
+        exec(code, names)
+    return names
+
+
+def test_the_pages_pieces_are_a_whole_script(tmp_path, monkeypatch, capsys):
+    """Plan, data set and loop, typed one after the other beside a folder of pictures."""
+    for number in range(32):
+        folder = tmp_path / "photos" / f"class {number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (8 * number, 90, 0)).save(folder / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    # Smaller, and read by this process, to be quick.
+    changed = {"128": "32", "224": "64", "resnet50": "resnet18", "num_workers=4": "num_workers=0"}
+    names = _run_page("PLAN = ", "class Growing", "for step, batch in", **changed)
+    assert (names["step"], names["batch"]["images"].shape) == (9, (32, 3, 64, 64))
+    assert f"`{capsys.readouterr().out.strip()}`" in " ".join(PAGE.read_text(encoding="utf-8").split())
+
+
 def test_the_schedule_that_the_page_makes_has_the_sizes_it_says():
     (code,) = [block for block in _blocks() if "PLAN = " in block]
     asked, said = re.search(r"^(PLAN\.stage.*?) +# (.*)$", code, re.MULTILINE).groups()
-    names = {}
-    exec(code, names)
+    names = _run_page("PLAN = ")
     assert eval(asked, names) == eval(said)
 
 
@@ -330,9 +441,9 @@ def test_the_loss_that_the_page_mixes_for_is_that_of_a_run():
     names = {
         "torch": torch,
         "network": network,
-        "photos": SimpleNamespace(classes=("a", "b", "c")),
+        "pictures": SimpleNamespace(classes=("a", "b", "c")),
         "batch": {"images": pixels / 127.5 - 1, "labels": labels, "setting": setting},
-        "micro": 5,
+        "step": 5,
     }
     exec(code, names)
     images, soft = augment(

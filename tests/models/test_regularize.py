@@ -120,6 +120,41 @@ def test_every_kind_of_dropout_is_one(kind):
     assert (done.dropout_modules, done.notes, network[1].p) == (("1",), (), 0.2)
 
 
+def test_dropouts_keep_the_proportions_they_were_built_with():
+    """A block's 0.1 beside the classifier's 0.4: a quarter of it, through 0 and in copies."""
+    network = nn.Sequential(
+        nn.Dropout(0.1), nn.Dropout(0.0), nn.Linear(2, 2), nn.Dropout(0.4), nn.Linear(2, 2)
+    )
+    for rate in (0.2, 0.0, 0.8):
+        network = copy.deepcopy(network)
+        done = apply_setting(network, dropout=rate)
+        assert done.dropout_modules == ("0", "3")
+        assert [network[i].p for i in (0, 1, 3)] == pytest.approx([rate / 4, 0, rate])
+        assert "the others keep their share" in done.notes[0]
+    assert apply_setting(nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.1)), dropout=0.3).notes == ()
+
+
+def test_transformers_blocks_drop_as_much_less_as_they_were_built_to():
+    """Their EfficientNet has stochastic depth as dropouts, 0 to 0.2 with depth, beside 0.5 before the classifier."""
+    transformers = pytest.importorskip("transformers")
+    size = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280}
+    network = transformers.EfficientNetForImageClassification(transformers.EfficientNetConfig(**size))
+    built = {name: m.p for name, m in network.named_modules() if isinstance(m, nn.Dropout)}
+    assert network.dropout.p == 0.5 > max(rate for name, rate in built.items() if name != "dropout") > 0
+    apply_setting(network, dropout=0.3)
+    for name, rate in built.items():
+        assert network.get_submodule(name).p == pytest.approx(0.3 * rate / 0.5), name
+
+
+def test_what_was_reached_is_said_in_words():
+    network = torchvision.models.efficientnet_b0(weights=None)
+    done = apply_setting(network, Setting(image_px=32, dropout=0.1, drop_path=0.1, randaugment=5))
+    assert str(done) == (
+        "dropout in 'classifier.0'; stochastic depth in 16 blocks; for the loop to do: randaugment 5"
+    )
+    assert str(apply_setting(nn.Linear(2, 2), Setting(image_px=32))) == "nothing"
+
+
 class DropPath(nn.Module):
     """As many copies of timm's are."""
 

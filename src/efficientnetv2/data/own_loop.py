@@ -45,9 +45,9 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
             optimizer steps. They share the step's setting.
 
     Raises:
-        InputError: no pictures, a batch below 1 or that processes and micro-batches cannot share evenly, a rank that
-            there is not, fewer than 1 micro-batch, a first step outside the run, or more stages than steps
-            in growing order.
+        InputError: no pictures, no steps, a batch below 1 or that processes and micro-batches cannot share evenly, a
+            rank that there is not, fewer than 1 micro-batch, a first step outside the run, or more stages than steps in
+            growing order.
     """
 
     def __init__(
@@ -79,6 +79,11 @@ class ProgressiveBatches(Sampler[list[tuple[int, Setting]]]):
             raise InputError(
                 f"batch_images is {batch_images}, but {said} share each step evenly. "
                 f"Take a multiple of {world * accumulate}."
+            )
+        if steps < 1:
+            raise InputError(
+                f"steps is {steps}, but a run has at least 1. Give the number of the optimizer's steps: epochs * "
+                "images / batch_images. A trainer that was given epochs alone does not know it; give it max_steps."
             )
         progressive.at(0, steps=steps)  # refuses stages that do not fit into the steps
         if not 0 <= first_step <= steps:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.progressive import Setting
 
@@ -39,6 +39,16 @@ class Controlled:
     drop_path_modules: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """In words: ``dropout in 'classifier.0'; stochastic depth in 16 blocks``, and the notes."""
+        said = []
+        if self.dropout_modules:
+            said.append(f"dropout in {some(self.dropout_modules, most=2)}")
+        if self.drop_path_modules:
+            blocks = {name.rpartition(".")[0] for name in self.drop_path_modules}
+            said.append(f"stochastic depth in {count_of(len(blocks), 'block')}")
+        return "; ".join([*said, *self.notes]) or "nothing"
+
 
 def apply_setting(
     module: nn.Module,
@@ -55,7 +65,8 @@ def apply_setting(
     were built with 0, they rise evenly from the first to the last. A network that was built without such modules (timm
     does so at a rate of 0) gets none.
 
-    Dropout: every ``nn.Dropout``, ``nn.Dropout2d``, ``nn.AlphaDropout`` and so on built with more than 0. Where all
+    Dropout: every ``nn.Dropout``, ``nn.Dropout2d``, ``nn.AlphaDropout`` and so on built with more than 0, in these
+    proportions too: what a network drops within its blocks stays as much less than before its classifier. Where all
     were built with 0 it is the one before the classifier; where none stands there, ``drop_rate``, by which many of
     timm's networks drop before the classifier without a module; without that, too, the last of all, and a note says
     that it lies in a block.
@@ -135,13 +146,18 @@ def _note_shares(modules: list[nn.Module]) -> bool:
 def _set_dropout(named: dict[str, nn.Module], rate: float) -> tuple[tuple[str, ...], list[str]]:
     """Set the dropouts that are to be set; their names, and what a user should know."""
     every = {name: m for name, m in named.items() if isinstance(m, nn.modules.dropout._DropoutNd)}
-    for dropout in every.values():
-        if not hasattr(dropout, _SHARE):
-            setattr(dropout, _SHARE, float(dropout.p > 0))
-    chosen = [name for name, m in every.items() if getattr(m, _SHARE)]
+    if not all(hasattr(dropout, _SHARE) for dropout in every.values()):
+        most = max(dropout.p for dropout in every.values())
+        for dropout in every.values():
+            setattr(dropout, _SHARE, dropout.p / most if most > 0 else 0.0)
+    shares = {name: share for name, m in every.items() if (share := float(getattr(m, _SHARE)))}
     last = list(every)[-1:]
     notes: list[str] = []
-    if not chosen and not (last and _before_classifier(named, last[0])):
+    if len(set(shares.values())) > 1:
+        notes.append(
+            "dropout was built with several rates: the largest is the setting's, the others keep their share"
+        )
+    if not shares and not (last and _before_classifier(named, last[0])):
         for name, other in named.items():
             if _drops_by_itself(other):
                 other.drop_rate = rate  # type: ignore[assignment]
@@ -150,9 +166,9 @@ def _set_dropout(named: dict[str, nn.Module], rate: float) -> tuple[tuple[str, .
             notes.append("dropout lies in the last block that has one, for none stands before the classifier")
         elif rate > 0:
             notes.append(f"dropout {rate:g} has no effect: the network has no module for it that is known")
-    for name in chosen or last:
-        every[name].p = rate
-    return tuple(chosen or last), notes
+    for name, share in (shares or dict.fromkeys(last, 1.0)).items():
+        every[name].p = rate * share
+    return tuple(shares or last), notes
 
 
 def _set_drop_path(named: dict[str, nn.Module], rate: float) -> tuple[tuple[str, ...], list[str]]:

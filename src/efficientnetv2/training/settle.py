@@ -10,7 +10,7 @@ import torch
 
 from efficientnetv2.augment.autoaugment import refuse_channels
 from efficientnetv2.augment.randaugment import names_for
-from efficientnetv2.base.errors import InputError, MemoryShortError, count_of, some
+from efficientnetv2.base.errors import InputError, MemoryShortError, count_of
 from efficientnetv2.base.memory import GIB
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.models.fit import classifiers_of
@@ -195,14 +195,10 @@ def _regularization(recipe: Recipe, network: Network) -> list[str]:
     # Of a wrapped one the names are those that its owner knows.
     module = network.module if isinstance(network, Foreign) else network
     # Its rates alone: the rest of the setting is done by the run itself, which has nothing to tell of that.
-    reached = apply_setting(module, dropout=last.dropout, drop_path=last.drop_path)
-    said = list(reached.notes)
-    if last.drop_path and reached.drop_path_modules:
-        blocks = {name.rpartition(".")[0] for name in reached.drop_path_modules}
-        said.insert(0, f"stochastic depth in {count_of(len(blocks), 'block')}")
-    if last.dropout and reached.dropout_modules:
-        said.insert(0, f"dropout in {some(reached.dropout_modules, most=2)}")
-    return [f"Regularization: {'; '.join(said)}."] if said else []
+    if not (last.dropout or last.drop_path):
+        return []
+    reached = apply_setting(module, dropout=last.dropout or None, drop_path=last.drop_path or None)
+    return [f"Regularization: {reached}."]
 
 
 def _all_learn(recipe: Recipe) -> dict[str, Any]:
