@@ -34,11 +34,12 @@ from benchmarks.arms import (
     HARDLY_VALIDATED,
     Paired,
     gain,
+    machines,
     measured,
     refuse_other_regime,
     same_numbers,
 )
-from benchmarks.record import RESULTS, hardware, record
+from benchmarks.record import RESULTS, record
 from benchmarks.regimes import (
     STRENGTHS,
     Regime,
@@ -180,12 +181,13 @@ def _record(
     choices: Mapping[str, Mapping[str, str]],
     seeds: int,
 ) -> None:
-    raw = {"when": time.strftime("%Y-%m-%d"), "hardware": hardware(), "tuned": told, "arms": found}
+    on = machines(row for arms in found.values() for rows in arms.values() for row in rows)
+    raw = {"when": time.strftime("%Y-%m-%d"), "hardware": on, "tuned": told, "arms": found}
     (RESULTS / "adaptive.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
     more = "" if seeds == REGIME.seeds else f" --seeds {seeds}"
     command = f"python -m benchmarks.adaptive IMAGENETTE{more}"
     for name, figure in claims(found).items():
-        record(name, unit="points", command=f"{command} --record", **asdict(figure))
+        record(name, unit="points", command=f"{command} --record", on=on, **asdict(figure))
     keep("13", small_tables.table_13(found, choices, REGIME), "small", command)
     paper_page.write()
 

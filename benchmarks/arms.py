@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,12 +123,17 @@ def refuse_other_hardware(pair: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         SystemExit: they were not.
     """
-    machines = {row["hardware"] for row in pair}
-    if len(machines) > 1:
+    kinds = {row["hardware"] for row in pair}
+    if len(kinds) > 1:
         raise SystemExit(
-            f"Runs with seed {pair[0]['seed']} were made on {' and on '.join(sorted(machines))}, so their times do not "
+            f"Runs with seed {pair[0]['seed']} were made on {' and on '.join(sorted(kinds))}, so their times do not "
             "compare: delete the folders of one kind in OUT, and run this again."
         )
+
+
+def machines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The hardware that these runs were made on, in words."""
+    return " and ".join(sorted({row["hardware"] for row in rows}))
 
 
 def by_size(history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:

@@ -21,11 +21,11 @@ that is at most a point below the best, for speed is what they are for. What it 
 ``--tune fixed`` and ``--tune progressive`` try the candidates of that way alone, so that one process a core can share
 the work; ``--tune`` then reads what both found and chooses.
 
-A second is one of training (waiting for pictures included, validation and saving not). Every run is kept in OUT
-and not done again; stopped within one, it goes on there. Of what lies there git keeps the figures alone, so that a
-measurement may take several sittings. ``others_cores`` beside each says how many cores were
-busy with other things meanwhile. ``--record`` also draws docs/progressive_REGIME.png: top-1 against minutes, and what
-each size of picture cost.
+A second is one of training (waiting for pictures included, validation and saving not); told beside it is the time of
+whole runs, with start-up, saving and the answers to val. Every run is kept in OUT and not done again; stopped within
+one, it goes on there. Of what lies there git keeps the figures alone, so that a measurement may take several sittings.
+``others_cores`` beside each says how many cores were busy with other things meanwhile. ``--record`` also draws
+docs/progressive_REGIME.png: top-1 against minutes, and what each size of picture cost.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ from benchmarks.arms import (
     HARDLY_VALIDATED,
     Paired,
     gain,
+    machines,
     measured,
     ratio,
     refuse_other_hardware,
     refuse_other_regime,
     same_numbers,
 )
-from benchmarks.record import RESULTS, hardware, record
+from benchmarks.record import RESULTS, record
 from benchmarks.regimes import (
     REGIMES,
     STRENGTHS,
@@ -181,7 +182,8 @@ def claims(found: Mapping[str, Sequence[Mapping[str, Any]]], of: str) -> dict[st
         of: ends each name.
 
     Returns:
-        Name -> comparison and unit: time for the same epochs, top-1 for the same epochs, top-1 in the same time.
+        Name -> comparison and unit: time for the same epochs, of training and of whole runs, top-1 for the same epochs,
+        top-1 in the same time.
     """
 
     def values(arm: str, name: str, scale: float = 1.0) -> list[float]:
@@ -191,6 +193,10 @@ def claims(found: Mapping[str, Sequence[Mapping[str, Any]]], of: str) -> dict[st
     return {
         f"progressive_speedup_{of}": (
             ratio(values(FIXED, "train_s"), values(PROGRESSIVE, "train_s")),
+            "ratio",
+        ),
+        f"progressive_wall_speedup_{of}": (
+            ratio(values(FIXED, "wall_s"), values(PROGRESSIVE, "wall_s")),
             "ratio",
         ),
         f"progressive_top1_gain_{of}": (gain(top1[PROGRESSIVE], top1[FIXED]), "points"),
@@ -245,9 +251,10 @@ def main() -> None:
     for name, (figure, unit) in paired.items():
         print(f"{name}: {figure} {unit}")
     if options.record:
+        on = machines(row for rows in found.values() for row in rows)
         raw = {
             "when": time.strftime("%Y-%m-%d"),
-            "hardware": hardware(),
+            "hardware": on,
             "regime": asdict(regime),
             "tuned": chosen,
             "arms": found,
@@ -256,7 +263,7 @@ def main() -> None:
         more = "" if options.seeds is None else f" --seeds {options.seeds}"
         command = f"python -m benchmarks.progressive IMAGENETTE --regime {options.regime}{more} --record"
         for name, (figure, unit) in paired.items():
-            record(name, unit=unit, command=command, **asdict(figure))
+            record(name, unit=unit, command=command, on=on, **asdict(figure))
         progressive_figure.write(options.regime)
         if options.regime == "resnet50":
             made = small_tables.table_12(found, {arm: one.column for arm, one in choices.items()}, regime)

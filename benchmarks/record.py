@@ -30,7 +30,9 @@ RESULTS = Path(__file__).parent / "results"
 SUMMARY = RESULTS / "summary.json"
 
 
-def record(name: str, value: float, *, unit: str, low: float, high: float, n: int, command: str) -> None:
+def record(
+    name: str, value: float, *, unit: str, low: float, high: float, n: int, command: str, on: str = ""
+) -> None:
     """Write one claim into the summary.
 
     Args:
@@ -41,6 +43,7 @@ def record(name: str, value: float, *, unit: str, low: float, high: float, n: in
         high: of the same.
         n: how many runs or rounds.
         command: that prints it.
+        on: the hardware that it was measured on, where that may be another than this.
     """
     summary = json.loads(SUMMARY.read_text()) if SUMMARY.exists() else {}
     summary[name] = {
@@ -50,7 +53,7 @@ def record(name: str, value: float, *, unit: str, low: float, high: float, n: in
         "high": high,
         "n": n,
         "command": command,
-        "hardware": hardware(),
+        "hardware": on or hardware(),
         "versions": {one: version(one) for one in ("efficientnetv2", "torch", "torchvision", "pillow")},
         "date": date.today().isoformat(),
     }

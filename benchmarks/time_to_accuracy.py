@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks import epoch, paper_page
-from benchmarks.arms import Paired, gain, measured, ratio, refuse_other_hardware, rows_of
+from benchmarks.arms import Paired, gain, machines, measured, ratio, refuse_other_hardware, rows_of
 from benchmarks.peers_training import Timm, link_folders, once, reference
 from benchmarks.peers_tuning import beyond_ends, tuned_timm
 from benchmarks.record import RESULTS, forget, hardware, record
@@ -264,18 +264,21 @@ def main() -> None:
     for name, (figure, unit) in found.items():
         print(f"{name}: {figure} {unit}")
     if options.record:
-        _record(found, {"tuned": chosen, **theirs, "ours": ladder, "ours_same_minutes": same}, options.seeds)
+        on = machines(row for rows in (*theirs.values(), *ladder.values(), same) for row in rows)
+        _record(
+            found, {"tuned": chosen, **theirs, "ours": ladder, "ours_same_minutes": same}, options.seeds, on
+        )
 
 
-def _record(found: Mapping[str, tuple[Paired, str]], raw: Mapping[str, Any], seeds: int) -> None:
-    whole = {"when": time.strftime("%Y-%m-%d"), "hardware": hardware()} | dict(raw)
+def _record(found: Mapping[str, tuple[Paired, str]], raw: Mapping[str, Any], seeds: int, on: str) -> None:
+    whole = {"when": time.strftime("%Y-%m-%d"), "hardware": on} | dict(raw)
     (RESULTS / "time_to_accuracy.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     more = "" if seeds == _SEEDS else f" --seeds {seeds}"
     command = f"python -m benchmarks.time_to_accuracy IMAGENETTE TIMM_TRAIN_PY{more} --record"
     for name in _CLAIMS:
         if name in found:
             figure, unit = found[name]
-            record(name, unit=unit, command=command, **asdict(figure))
+            record(name, unit=unit, command=command, on=on, **asdict(figure))
         else:
             forget(name)  # an earlier run's, which this one did not reach
     paper_page.write()

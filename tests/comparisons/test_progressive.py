@@ -217,9 +217,12 @@ def test_the_claims_are_by_hand():
         PROGRESSIVE: [(0.53, 50.0), (0.53, 100.0)],
         EQUAL_TIME: [(0.45, 50.0), (0.47, 100.0)],
     }
-    by_arm = {arm: [{"top1": a, "train_s": b} for a, b in pairs] for arm, pairs in rows.items()}
+    by_arm = {
+        arm: [{"top1": a, "train_s": b, "wall_s": b + 50} for a, b in pairs] for arm, pairs in rows.items()
+    }
     assert list(claims(by_arm, REGIMES["resnet50"].claimed)) == [
         "progressive_speedup_resnet50_imagenette",
+        "progressive_wall_speedup_resnet50_imagenette",
         "progressive_top1_gain_resnet50_imagenette",
         "progressive_top1_gain_equal_time_resnet50_imagenette",
     ]
@@ -227,6 +230,7 @@ def test_the_claims_are_by_hand():
     values = {name: (figure.value, unit) for name, (figure, unit) in found.items()}
     assert values == {
         "progressive_speedup_b0_imagenette": (pytest.approx(2.0), "ratio"),
+        "progressive_wall_speedup_b0_imagenette": (pytest.approx((150 / 100 * 250 / 150) ** 0.5), "ratio"),
         "progressive_top1_gain_b0_imagenette": (pytest.approx(2.0), "points"),
         "progressive_top1_gain_equal_time_b0_imagenette": (pytest.approx(7.0), "points"),
     }

@@ -171,9 +171,9 @@ def test_a_claim_that_is_not_reached_any_more_does_not_stay(tmp_path, monkeypatc
     figure, other = (Paired(2.0, 1.0, 3.0, 3), "ratio"), {"of another script": {"value": 1}}
     (tmp_path / "summary.json").write_text(json.dumps(other))
     both = dict.fromkeys(("time_to_timm_top1_speedup", "time_to_torchvision_top1_speedup"), figure)
-    time_to_accuracy._record(both, {}, 3)
+    time_to_accuracy._record(both, {}, 3, "a machine")
     assert set(json.loads((tmp_path / "summary.json").read_text())) == {*both, *other}
-    time_to_accuracy._record({"time_to_torchvision_top1_speedup": figure}, {}, 3)
+    time_to_accuracy._record({"time_to_torchvision_top1_speedup": figure}, {}, 3, "a machine")
     assert set(json.loads((tmp_path / "summary.json").read_text())) == {
         "time_to_torchvision_top1_speedup", *other,
     }  # fmt: skip
