@@ -14,10 +14,11 @@ Arms, the same pictures and seeds in each, recipe ``quick`` in all:
   third of their end. The first stage may be longer than the others, but in the short regime all are as long.
 - fixed, equal time: as fixed, for the epochs that take as long as progressive's with the same seed did.
 
-``--tune`` comes first: for each of fixed and progressive, up to four strengths of regularization, none first, until one
-is more than three points below the best; then two more learning rates with the best of them, on training pictures
-alone: some to fit, 2,000 others to choose by, one run each. Of progressive's longer first stages the quickest is taken
-that is at most a point below the best, for speed is what they are for. What it chose is kept in OUT/tuned.json.
+``--tune`` comes first: for each of fixed and progressive, up to five strengths of regularization, none first, until one
+is more than three points below the best (fixed's slight one is progressive's light one on average); then two more
+learning rates with the best of them, on training pictures alone: some to fit, 2,000 others to choose by, one run each.
+Of progressive's longer first stages the quickest is taken that is at most a point below the best, for speed is what
+they are for. What it chose is kept in OUT/tuned.json.
 ``--tune fixed`` and ``--tune progressive`` try the candidates of that way alone, so that one process a core can share
 the work; ``--tune`` then reads what both found and chooses.
 
@@ -54,12 +55,12 @@ from benchmarks.arms import (
 from benchmarks.record import RESULTS, record
 from benchmarks.regimes import (
     REGIMES,
-    STRENGTHS,
     Regime,
     add_smaller,
     each_seed,
     regularized,
     smaller,
+    strengths,
     to_tune,
     try_strengths,
 )
@@ -128,7 +129,7 @@ def _tuned_arm(arm: str, regime: Regime, runs: Runs) -> dict[str, Any]:
         print(f"tuning {arm}: {choice.column}: {tried[choice]:.1%}", flush=True)
         return tried[choice]
 
-    try_strengths(STRENGTHS, lambda name: top1(Choice(name, RATES[0])))
+    try_strengths(strengths(growing=arm == PROGRESSIVE), lambda name: top1(Choice(name, RATES[0])))
     strength = max(tried, key=lambda choice: tried[choice]).strength
     for lr in RATES[1:]:
         top1(Choice(strength, lr))

@@ -101,6 +101,8 @@ def _trained(network: str, regime: Regime, rows: Rows) -> str:
 
 def _strengths() -> str:
     told = [
-        f"{name} is RandAugment {size} and dropout {out:g}" for name, (size, out) in STRENGTHS.items() if size
+        f"{name} is RandAugment {size:.2g} and dropout {out:.2g}"
+        for name, (size, out) in STRENGTHS.items()
+        if size
     ]
     return ", ".join(told) + " at the end"

@@ -72,7 +72,7 @@ def test_each_arm_is_tuned_by_itself_and_adaptive_regularization_is_some(runs):
         order: {VANILLA: "light", ADAPTIVE: "middle"} for order in (GROWING, RANDOM)
     }
     # 5 points below the best is hopeless, so that nothing is stronger than "middle" without growing.
-    assert list(arms[GROWING][VANILLA]["tried"]) == ["none", "light", "middle"]
+    assert list(arms[GROWING][VANILLA]["tried"]) == ["none", "slight", "light", "middle"]
     assert list(arms[GROWING][ADAPTIVE]["tried"]) == ["light", "middle", "strong"]
     (fitting, choosing), *more = learns
     assert not more

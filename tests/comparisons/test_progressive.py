@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from benchmarks import progressive, progressive_figure, regimes
 from benchmarks.progressive import EQUAL_TIME, FIXED, PROGRESSIVE, REGIMES, Choice, cell, claims, compared
+from benchmarks.regimes import regularized
 
 from efficientnetv2.commands.reproduction.cells import Runs
 from efficientnetv2.commands.source import Source
@@ -83,10 +85,10 @@ def test_each_arm_is_tuned_by_itself(runs):
     chosen = progressive.tuned(None, REGIMES["paper"], together)["arms"]
     assert chosen[FIXED]["chosen"] == {"strength": "middle", "lr": 1e-3, "shares": None}
     assert chosen[PROGRESSIVE]["chosen"] == {"strength": "strong", "lr": 1e-3, "shares": (2, 1, 1, 1)}
-    assert len(chosen[FIXED]["tried"]) == 6
+    assert len(chosen[FIXED]["tried"]) == 7
     assert len(chosen[PROGRESSIVE]["tried"]) == 8
     # Of fixed, "strong" is 5 points below "middle", but no more is left to try.
-    assert [one["strength"] for one in chosen[FIXED]["tried"]][:4] == list(regimes.STRENGTHS)
+    assert [one["strength"] for one in chosen[FIXED]["tried"]][:5] == list(regimes.STRENGTHS)
     assert {Path(data).name for *_, data in asked} == {"tuning.csv"}
 
 
@@ -137,12 +139,25 @@ def test_longer_first_stages_and_the_batch_are_settings_of_the_run():
     assert progressive._chosen(**json.loads(json.dumps(asdict(choice)))) == choice
 
 
+def test_what_stands_still_is_tried_with_what_a_growing_one_comes_to_on_average():
+    """Over four stages a ramp from a third stands at 1/3, 5/9, 7/9 and 1 of its end: two thirds on average."""
+    growing = [*regularized("light", growing=True), "progressive.image_px=64", "progressive.stages=4"]
+    plan = with_settings(named("quick"), growing).progressive
+    slight = with_settings(named("quick"), regularized("slight", growing=False)).progressive.last
+    means = [
+        statistics.fmean(getattr(plan.stage(index), name) for index in range(4))
+        for name in ("randaugment", "dropout")
+    ]
+    assert means == pytest.approx([slight.randaugment, slight.dropout], abs=1e-3)
+    assert list(regimes.STRENGTHS)[:3] == ["none", "slight", "light"]
+    assert "slight" not in regimes.strengths(growing=True)
+
+
 def test_a_stronger_regularization_is_not_tried_once_one_is_hopeless(runs, monkeypatch):
     together, *_ = runs
 
     def of_these(strengths):
-        for module in (progressive, regimes):
-            monkeypatch.setattr(module, "STRENGTHS", strengths)
+        monkeypatch.setattr(regimes, "STRENGTHS", strengths)
 
     of_these({"none": (10, 0.0), "light": (14, 0.1), "strong": (5, 0.3)})
     found = progressive.tuned(None, REGIMES["paper"], together, (FIXED,))["arms"][FIXED]
