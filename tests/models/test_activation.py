@@ -8,7 +8,7 @@ from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.arch.spec import blocks
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.models.activation import activation_bytes
+from efficientnetv2.models.activation import activation_bytes, stride
 from efficientnetv2.models.create import create
 from efficientnetv2.models.fit import freeze
 
@@ -55,3 +55,27 @@ def test_the_network_is_left_as_it_was():
 def test_a_size_that_the_network_cannot_take():
     with pytest.raises(InputError, match="cannot take 3 x 100 x 100 px"):
         activation_bytes(create("timm:vit_tiny_patch16_224"), 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("resnet18", 32), ("resnet50", 32), ("efficientnet_b0", 32), ("densenet121", 32), ("inception_v3", 32),
+        ("googlenet", 32), ("vgg11_bn", 32), ("convnext_tiny", 32), ("swin_t", 32), ("mobilenet_v3_small", 32),
+        ("vit_b_32", None),
+    ],
+)  # fmt: skip
+def test_a_stride_is_that_of_the_smallest_maps_that_grow_with_the_picture(name, side):
+    """As published, of torchvision's. A transformer of one size has none that could be seen."""
+    models = pytest.importorskip("torchvision.models")
+    quick = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
+    with torch.device("meta"):
+        network = create(models.get_model(name, weights=None, num_classes=2, **quick))
+    assert stride(network) == side
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_strides_of_ours_are_seen_as_their_architecture_has_them():
+    with torch.device("meta"):
+        network = create("efficientnetv2_b0", num_classes=2)
+    assert stride(network) == network.architecture.stride == 32

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torchvision.models import VisionTransformer
+from torchvision.models import VisionTransformer, resnet18
 
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.augment.mix import mix
@@ -309,6 +309,19 @@ def foreign(monkeypatch):
     return give
 
 
+def test_nor_smaller_than_the_stride_of_a_network_of_someone_else(foreign):
+    """torchvision's ResNet takes 16 px, with padding, and would learn from one number of each."""
+    foreign(resnet18(num_classes=2))
+    settings = ("batch_images=8", "progressive.px_multiple=1", "enlarge=null", "eval_px=64")
+    with pytest.raises(
+        InputError, match=r"^the smallest training picture is 31 px, but .* 32 x 32 pixels: at least"
+    ):
+        settled(*settings, "progressive.image_px={start: 31, end: 64}")
+    with pytest.raises(InputError, match=r"^eval_px is 16 px, but .* 32 x 32 pixels"):
+        settled(*settings[:-1], "eval_px=16", "progressive.image_px={start: 32, end: 64}")
+    assert settled(*settings, "progressive.image_px={start: 32, end: 64}").recipe.eval_px == 64
+
+
 def test_a_network_of_one_size_is_refused_pictures_that_grow(foreign):
     """The largest size alone would have passed, and the first step, of the smallest, would have failed."""
     foreign(VisionTransformer(64, 16, 1, 2, 32, 64, num_classes=2))
@@ -340,7 +353,7 @@ def test_a_network_of_someone_else_is_taken_at_its_own_word(foreign):
     assert settled(*small, "progressive.image_px=28").recipe.group_images == 1
     with pytest.raises(InputError, match="of 4 px leaves batch-norm one number per channel"):
         settled(*small, "progressive.image_px=4")
-    with pytest.raises(InputError, match=r"a training picture is 3 px\. Sequential cannot take 3 x 3 x 3 px"):
+    with pytest.raises(InputError, match=r"the smallest training picture is 3 px, but .* 4 x 4 pixels"):
         settled(*small, "progressive.image_px=3")
 
 

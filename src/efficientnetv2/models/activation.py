@@ -14,6 +14,9 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import Network
 
+# Pictures of two sizes, px: powers of two that no published network's stride comes near. Ours.
+_FAR_APART = (512, 1024)
+
 
 def dry_run(module: nn.Module, *, in_channels: int, image_px: int, images: int = 1) -> Any:
     """A module's answer on the device ``meta``: shapes without values, in no time and no memory.
@@ -82,9 +85,62 @@ def activation_bytes(network: Network, image_px: int) -> int:
             kept[storage._cdata] = storage
         return tensor
 
-    with _in_training(network), torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+    with (
+        _in_mode(network, training=True),
+        torch.enable_grad(),
+        saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
         _answer(network, weights, network.in_channels, image_px, images)
     return sum(storage.nbytes() for storage in kept.values()) // images
+
+
+def stride(network: Network) -> int | None:
+    """The side of the square of pixels of which any network makes one number, where its maps are smallest.
+
+    Seen in how much its modules' square maps grow from pictures of 512 px to those of 1,024: edges, and what has one
+    size for all pictures, do not count.
+
+    Args:
+        network: on any device, in any mode; left as it was.
+
+    Returns:
+        None of a network that takes pictures of one size, or that has no maps.
+    """
+    try:
+        small, large = (_map_sides(network, px) for px in _FAR_APART)
+    except InputError:
+        return None
+    grown = [two - one for one, two in zip(small, large, strict=True) if two > one]
+    return round((_FAR_APART[1] - _FAR_APART[0]) / min(grown)) if grown else None
+
+
+def _map_sides(network: Network, image_px: int) -> list[int]:
+    """Of what each module without parts gives in a pass, in order: its side, 0 of what is no square map."""
+    sides: list[int] = []
+
+    def see(module: nn.Module, inputs: Any, output: Any) -> None:
+        sides.append(_side(tuple(output.shape)) if isinstance(output, Tensor) else 0)
+
+    leaves = [module for module in network.modules() if next(module.children(), None) is None]
+    hooks = [module.register_forward_hook(see) for module in leaves]
+    try:
+        # As it answers: some have further classifiers in training, each with maps of its own.
+        with _in_mode(network, training=False), torch.no_grad():
+            dry_run(network, in_channels=network.in_channels, image_px=image_px)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sides
+
+
+def _side(shape: tuple[int, ...]) -> int:
+    """Of a square map, its channels before its sides or behind them; 0 of what is none."""
+    if len(shape) != 4:
+        return 0
+    _, first, second, last = shape
+    if second == last:
+        return second
+    return first if first == second else 0
 
 
 def trains_one(network: Network, image_px: int) -> bool:
@@ -94,7 +150,7 @@ def trains_one(network: Network, image_px: int) -> bool:
         network: that takes several pictures of that size; left as it was.
         image_px: side of the picture.
     """
-    with _in_training(network):
+    with _in_mode(network, training=True):
         try:
             dry_run(network, in_channels=network.in_channels, image_px=image_px)
         except InputError:
@@ -103,12 +159,12 @@ def trains_one(network: Network, image_px: int) -> bool:
 
 
 @contextmanager
-def _in_training(network: Network) -> Iterator[None]:
-    """Each module's mode is given back afterwards."""
-    training = {module for module in network.modules() if module.training}
-    network.train()
+def _in_mode(network: Network, *, training: bool) -> Iterator[None]:
+    """Each module's own mode is given back afterwards."""
+    own = {module for module in network.modules() if module.training}
+    network.train(training)
     try:
         yield
     finally:
         for module in network.modules():
-            module.training = module in training
+            module.training = module in own

@@ -19,7 +19,7 @@ def settings_by_size(recipe: Recipe) -> list[Setting]:
 
 
 def refuse_sizes(recipe: Recipe, preflight: Preflight) -> None:
-    """The network takes every size: ours from their stride on, others what a pass can be counted of.
+    """The network takes every size: any from its stride on, others than ours if a pass of it can be counted, too.
 
     Args:
         recipe: its sizes in training and at evaluation.
@@ -30,15 +30,15 @@ def refuse_sizes(recipe: Recipe, preflight: Preflight) -> None:
     """
     network = preflight.network
     evaluated = [("eval_px", recipe.eval_px), *(("eval_px_tried", px) for px in recipe.eval_px_tried or ())]
+    for what, px in [("the smallest training picture", _smallest_px(recipe)), *evaluated]:
+        stride = preflight.stride
+        if px is not None and stride is not None and px < stride:
+            raise InputError(
+                f"{what} is {px} px, but {title(recipe.model)} makes one number of every {stride} x {stride} "
+                f"pixels: at least {stride} px. Take larger pictures (--image-px, or "
+                "--set progressive.image_px={...})."
+            )
     if isinstance(network, EfficientNet):
-        stride = network.architecture.stride
-        for what, px in [("the smallest training picture", _smallest_px(recipe)), *evaluated]:
-            if px is not None and px < stride:
-                raise InputError(
-                    f"{what} is {px} px, but {title(recipe.model)} makes one number of every {stride} x {stride} "
-                    f"pixels: at least {stride} px. Take larger pictures (--image-px, or "
-                    "--set progressive.image_px={...})."
-                )
         return
     trained = sorted(setting.image_px for setting in settings_by_size(recipe))
     for what, px in [*(("a training picture", px) for px in trained), *evaluated]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,9 +20,9 @@ from efficientnetv2.base.memory import GIB, Peak, free_bytes, in_use_bytes, is_o
 from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.sampling import Request
 from efficientnetv2.inference.accelerate import place
-from efficientnetv2.models.activation import activation_bytes, trains_one
+from efficientnetv2.models.activation import activation_bytes, stride, trains_one
 from efficientnetv2.models.groups import takes_several
-from efficientnetv2.models.network import Network
+from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training.distributed import ALONE, World
@@ -99,6 +100,13 @@ class Preflight:
         if image_px not in self._counts:
             self._counts[image_px] = activation_bytes(self.network, image_px)
         return self._counts[image_px]
+
+    @cached_property
+    def stride(self) -> int | None:
+        """See ``models.activation.stride``; of ours as their architecture has it."""
+        if isinstance(self.network, EfficientNet):
+            return self.network.architecture.stride
+        return stride(self.network)
 
     def needs_two(self, image_px: int) -> bool:
         """Whether a pass over one picture of that size fails in training, as of batch-norm of one number does."""
