@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tests.command_line import TINY, effnetv2
 from tests.conftest import COLOURS, paint
 
@@ -17,6 +18,7 @@ from efficientnetv2.metrics.classification import figures
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.answers import shared_answers
 from efficientnetv2.training.distributed import ALONE
+from efficientnetv2.training.eval_size import sizes_above
 
 WORDS = (*TINY, "--set", "holdout=0.25", "--set", "minival=9", "--set", "eval_px_tried=[48,32]")
 
@@ -61,8 +63,36 @@ def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("trained", "tried"),
+    [
+        (48, (48,)),
+        (128, (128, 160, 192)),
+        (224, (224, 256, 288, 320)),
+        (384, (384, 448, 512, 576)),
+        (1, (1,)),
+    ],
+)
+def test_the_sizes_above_training_go_half_as_far_again(trained, tried):
+    assert sizes_above(trained) == tried
+
+
+def test_a_run_tries_the_sizes_above_its_training_by_itself(painted, tmp_path):
+    """64 px in the end, so 64 and 96; the recipe that it keeps names them."""
+    done = effnetv2(
+        "train", painted, *WORDS[:-1], "eval_px_tried=auto", "--out", tmp_path / "run", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "at 64 px, the last training size, or what minival chooses in the end among 64, 96." in said
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert [point["image_px"] for point in report["sizes"]] == [64, 96]
+    assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["eval_px_tried"] == [64, 96]
+
+
+@pytest.mark.parametrize(
     ("settings", "told"),
     [
+        (["eval_px_tried=auto", "minival=null"], "eval_px_tried is auto, but only minival may choose"),
         (["eval_px_tried=[64]", "minival=null"], "only minival may choose among sizes"),
         (["eval_px_tried=[8]"], "eval_px_tried is 8 px, but"),
         (["eval_px_tried=[]"], "eval_px_tried"),

@@ -55,7 +55,7 @@ def test_every_part_says_what_it_is(part):
         ("time_shares", "equal, [number, ...] or null"),
         ("ema_decay", "number above 0 and below 1 or null"),
         ("batch_norm_momentum", "number from 0 to below 1"),
-        ("eval_px_tried", "[whole number from 1 to 4,096, ...] or null"),
+        ("eval_px_tried", "auto, [whole number from 1 to 4,096, ...] or null"),
         ("compile", "true, false or auto"),
         ("model", "text or {stem_channels, stages, head_channels, ...}"),
         ("seed", "whole number"),

@@ -7,6 +7,7 @@ import math
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.progressive import Setting
+from efficientnetv2.training.eval_size import sizes_to_try
 from efficientnetv2.training.named import title
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipe import Recipe
@@ -29,7 +30,8 @@ def refuse_sizes(recipe: Recipe, preflight: Preflight) -> None:
         InputError: it does not, naming the size and what to take.
     """
     network = preflight.network
-    evaluated = [("eval_px", recipe.eval_px), *(("eval_px_tried", px) for px in recipe.eval_px_tried or ())]
+    tried = [("eval_px_tried", px) for px in sizes_to_try(recipe) if px != recipe.eval_px]
+    evaluated = [("eval_px", recipe.eval_px), *tried]
     for what, px in [("the smallest training picture", _smallest_px(recipe)), *evaluated]:
         stride = preflight.stride
         if px is not None and stride is not None and px < stride:

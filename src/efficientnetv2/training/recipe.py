@@ -83,7 +83,8 @@ class Recipe(Part):
         crop_fraction: with framing ``crop``, what the centre square at evaluation keeps of the shorter side.
         eval_px: side of the picture at evaluation; None takes the training size of the last stage.
         eval_px_tried: sizes that minival is seen at after training, beside ``eval_px``: the one at which the figure of
-            ``chosen_by`` is highest is that of the model file, and val is answered at it. None tries no other.
+            ``chosen_by`` is highest is that of the model file, and val is answered at it. ``auto`` tries some from the
+            last training size on, up to half as large again; None tries no other.
         eval_views: how a picture is looked at in evaluation; see ``base.preprocessing.Preprocessing.views``.
         crop_area_min: smallest share of the picture's area that a training crop keeps.
         cache_detail: None decodes each picture anew whenever it is drawn. Else it is decoded once and kept at a size
@@ -148,7 +149,9 @@ class Recipe(Part):
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
     eval_px: int | None = Field(default=None, ge=1, le=_MOST_PX)
     eval_px_tried: (
-        Annotated[tuple[Annotated[int, Field(ge=1, le=_MOST_PX)], ...], Field(min_length=1)] | None
+        Literal["auto"]
+        | Annotated[tuple[Annotated[int, Field(ge=1, le=_MOST_PX)], ...], Field(min_length=1)]
+        | None
     ) = None
     eval_views: Views = "one"
     crop_area_min: float = Field(default=0.35, gt=0, le=1)
@@ -208,8 +211,9 @@ class Recipe(Part):
                 "that val has chosen is no figure: set minival (0.1 is a tenth of train), or patience to null"
             )
         if self.eval_px_tried is not None and self.minival is None:
+            tried = self.eval_px_tried if self.eval_px_tried == "auto" else list(self.eval_px_tried)
             raise ValueError(
-                f"eval_px_tried is {list(self.eval_px_tried)}, but only minival may choose among sizes, and it is off, "
+                f"eval_px_tried is {tried}, but only minival may choose among sizes, and it is off, "
                 "for val may not choose what its figure is of: set minival (0.1 is a tenth of train), or eval_px_tried "
                 "to null"
             )

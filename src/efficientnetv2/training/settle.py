@@ -20,6 +20,7 @@ from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.training.checked import checked
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.enlarging import no_larger
+from efficientnetv2.training.eval_size import sizes_above
 from efficientnetv2.training.memory import GroupsAtATime, divisors
 from efficientnetv2.training.named import title
 from efficientnetv2.training.picture_sizes import least_group, refuse_sizes, settings_by_size, unmixed
@@ -110,10 +111,8 @@ def settle(
             f"Epochs: {changes['epochs']:g}, so that about {seen:,} pictures are seen "
             f"(at least {count_of(least, 'epoch')}, at most {most:g})."
         )
-    if recipe.eval_px is None:
-        changes["eval_px"] = recipe.progressive.last.image_px
-        tried = "" if recipe.eval_px_tried is None else ", or what minival chooses in the end"
-        notes.append(f"Evaluation at {changes['eval_px']} px, the last training size{tried}.")
+    evaluated, told = _evaluated(recipe)
+    changes, notes = changes | evaluated, notes + told
     if recipe.time_shares is not None and recipe.progressive.shares is not None:
         notes.append(
             "Stage lengths: progressive.shares, as measured for time_shares before; "
@@ -160,6 +159,22 @@ def settle(
     recipe = checked(recipe.to_json() | {"group_images": group}, where=recipe.name)
     refuse_unshared(recipe, device, world)
     return Settled(recipe, begun.network, at_a_time, (*notes, *further))
+
+
+def _evaluated(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
+    """The sizes at evaluation that the recipe leaves open, and a sentence on them."""
+    last, changes = recipe.progressive.last.image_px, dict[str, Any]()
+    among = ""
+    if recipe.eval_px_tried == "auto":
+        changes["eval_px_tried"] = sizes_above(last)
+        among = f" among {', '.join(map(str, sizes_above(last)))}"
+    if recipe.eval_px is None:
+        changes["eval_px"] = last
+    if not changes:
+        return {}, []
+    px, which = recipe.eval_px or last, "" if recipe.eval_px else ", the last training size"
+    chosen = "" if recipe.eval_px_tried is None else f", or what minival chooses in the end{among}"
+    return changes, [f"Evaluation at {px} px{which}{chosen}."]
 
 
 def _classifier(recipe: Recipe, begun: Start) -> tuple[str, list[str]]:
