@@ -35,13 +35,40 @@ def imagenet(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", EACH)
-def test_each_stage_of_each_recipe_is_foretold(name, imagenet, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def quickly(monkeypatch):
+    """Nothing is measured for longer than it takes."""
     monkeypatch.setattr(rates, "_TIMED_S", 0.0)
     monkeypatch.setattr(rates, "_ANSWERS_S", 0.0)
     # Of a batch of 4,096, say, two groups of 8 are measured: with memory for all, it would be all of them.
     monkeypatch.setattr(rates, "_MOST_IMAGES", 16)
     monkeypatch.setattr(Preflight, "groups_at_a_time", lambda *_, **__: ONE_AT_A_TIME)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "package"),
+    [("resnet50_380_progressive", "torchvision"), ("efficientnet_b5_progressive", "timm")],
+)
+def test_networks_of_others_are_foretold_too(recipe, package, imagenet, tmp_path, quickly, capsys):
+    """Table 12's own, each with its own pictures held out to choose by, at 128 px."""
+    pytest.importorskip(package)
+    words = Words(
+        recipe=recipe,
+        image_px=128,
+        epochs=8 * named(recipe).batch_images / (TRAIN - 6),
+        settings=("minival=6", "eval_px=64", "group_images=2", "precision=fp32", "compile=false"),
+    )
+    place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
+    plan_and_tell(words, Source(str(imagenet)), place)
+    told = json.loads(capsys.readouterr().out)
+    assert [stage["steps"] for stage in told["stages"]] == [2] * 4
+    assert all(stage["seconds"] > 0 for stage in told["stages"])
+    assert told["steps"] == 8, "of the pictures without minival"
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_each_stage_of_each_recipe_is_foretold(name, imagenet, tmp_path, quickly, capsys):
     recipe = named(name)
     stages = recipe.progressive.stages
     words = Words(

@@ -135,18 +135,21 @@ def _wrong_counts(manifest: Manifest, facts: _Facts) -> list[str]:
         for rows in (trained, manifest.split == "val")
     )
     if facts.train is not None and train.sum() != facts.train:
-        note = f"Train has {train.sum():,} pictures, but {facts.title} has {facts.train:,}"
-        least, most = facts.of_a_class or (0, facts.train)
-        odd = np.flatnonzero((train < least) | (train > most))
-        if len(odd):
-            shown = some([f"{names[one]}: {train[one]:,}" for one in odd], 3)
-            note += f", of each class {least:,} to {most:,}; not so {shown}"
-        notes.append(f"{note}.")
-    odd = np.flatnonzero(val != facts.val)
-    if facts.val is not None and val.any() and len(odd):
-        shown = some([f"{names[one]}: {val[one]:,}" for one in odd], 3)
-        notes.append(f"Val of {facts.title} has {facts.val} pictures of each class; not so {shown}.")
+        notes.append(f"Train has {train.sum():,} pictures, but {facts.title} has {facts.train:,}.")
+    # Too few of one class and too many of another can come to the right sum.
+    if facts.of_a_class is not None:
+        least, most = facts.of_a_class
+        notes += _not_so(f"Train of {facts.title} has {least:,} to {most:,}", names, train, least, most)
+    if facts.val is not None and val.any():
+        notes += _not_so(f"Val of {facts.title} has {facts.val}", names, val, facts.val, facts.val)
     return notes
+
+
+def _not_so(rule: str, names: np.ndarray, counts: np.ndarray, least: int, most: int) -> list[str]:
+    """A sentence on the classes that have other numbers of pictures; none where all are as they are to be."""
+    odd = np.flatnonzero((counts < least) | (counts > most))
+    shown = some([f"{names[one]}: {counts[one]:,}" for one in odd], 3)
+    return [f"{rule} pictures of each class; not so {shown}."] if len(odd) else []
 
 
 def _fix(facts: _Facts) -> str:
