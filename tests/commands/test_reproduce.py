@@ -334,9 +334,23 @@ def test_answers_timed_here_are_a_further_panel_of_figure_5():
     columns = ("params_m", "flops_b")
     alone, with_ours = (
         Image.open(io.BytesIO(png(plots.draw_published(columns, ours))))
-        for ours in (None, {"efficientnetv2_s": 12.0, "efficientnetv2_m": 31.0})
+        for ours in (None, {"ms": {"efficientnetv2_s": 12.0, "efficientnetv2_m": 31.0}})
     )
     assert with_ours.width == pytest.approx(alone.width * 3 / 2, rel=0.01)
+
+
+def test_what_was_counted_here_is_a_ring_at_the_papers_accuracy():
+    """Of S 21.46 million parameters; the paper's hours have nothing of ours beside them."""
+    ours = job._ours(job.counts.counted("7", TINY, job.pick_device("cpu"), print, timed=False))
+    hours, parameters = plots.draw_published(("train_hours", "params_m"), ours).axes
+    (rings,) = [line for line in parameters.lines if line.get_label() == "counted here"]
+    points = {tuple(point) for point in rings.get_xydata().tolist()}
+    figures = paper()["table7_imagenet"]
+    names = ("efficientnetv2_s", "efficientnetv2_s_21k")
+    assert {(21.458488, figures[name][0]) for name in names} <= points
+    assert {line.get_label() for line in hours.lines} == {
+        "EfficientNet", "EfficientNetV2", "EfficientNetV2, ImageNet-21k",
+    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("nothing_missing")

@@ -307,15 +307,19 @@ def _title(name: str) -> str:
     return f"effnetv2 reproduce {name}"
 
 
-def _answers_ms(made: Table) -> dict[str, float]:
-    """Network -> milliseconds measured here."""
-    times = {row.name: row.ours["ms"].middle for row in made.rows if "ms" in row.ours}
-    return {name: middle for name, middle in times.items() if middle is not None}
+def _ours(made: Table) -> dict[str, dict[str, float]]:
+    """Heading -> network -> what was counted or measured here."""
+    found: dict[str, dict[str, float]] = {}
+    for row in made.rows:
+        for heading, figure in row.ours.items():
+            if figure.middle is not None:
+                found.setdefault(heading, {})[row.name] = figure.middle
+    return found
 
 
 def _drawn(name: str, made: Table, timing: counts.Timing) -> Figure:
     if name in _FIGURES:
-        # Of training's hours, figure 1's, none were measured here.
-        ours = _answers_ms(made) if name == "figure5" else None
-        return plots.draw_published(_FIGURES[name], ours, timed=f"{timing.precision}, batch {timing.batch}")
+        return plots.draw_published(
+            _FIGURES[name], _ours(made), timed=f"{timing.precision}, batch {timing.batch}"
+        )
     return settings.draw_settings() if name in _SETTINGS else plots.draw_rows(made)

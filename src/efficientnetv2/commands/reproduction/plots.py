@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from efficientnetv2.commands.reproduction import table
+from efficientnetv2.commands.reproduction.columns import HEADINGS
 from efficientnetv2.commands.reproduction.table import Table
+from efficientnetv2.evaluation.drawing import INK
 
 _COSTS = {
     "train_hours": "training hours, 32 TPUv3 cores",
@@ -23,29 +26,44 @@ _FAMILIES = {
 }
 
 
+# What is the same wherever it is counted, so that ours stands beside the paper's.
+_COUNTED = ("params_m", "flops_b")
+
+
 def draw_published(
-    columns: tuple[str, ...], ours: Mapping[str, float] | None = None, *, timed: str = "fp32, batch 1"
+    columns: tuple[str, ...],
+    ours: Mapping[str, Mapping[str, float]] | None = None,
+    *,
+    timed: str = "fp32, batch 1",
 ) -> Drawing:
     """Top-1 of the paper's Table 7 against some of its costs: its Figures 1 and 5.
 
     Args:
         columns: keys of ``paper.json``, a panel each.
-        ours: network -> milliseconds of an answer measured here, for a further panel: the paper's accuracy against
-            our time. None draws none.
+        ours: heading -> network -> what was counted or measured here, at the paper's accuracy: parameters and
+            multiply-adds as rings beside the paper's points, milliseconds of an answer in a further panel. None draws
+            none.
         timed: in which precision and at which batch that was.
     """
     figures = table.paper()["table7_imagenet"]
     networks = {name: values for name, values in figures.items() if name != "columns"}
+    ours = ours or {}
     costs = {
         _COSTS[column]: {name: values[figures["columns"].index(column)] for name, values in networks.items()}
         for column in columns
     }
-    if ours:
-        costs[f"ms, measured here, {timed}"] = {name: ours.get(name) for name in networks}
+    counted = {_COSTS[column]: ours.get(HEADINGS[column][0], {}) for column in columns if column in _COUNTED}
+    if times := ours.get(HEADINGS["infer_ms"][0]):
+        costs[f"ms, measured here, {timed}"] = {name: times.get(name) for name in networks}
     drawing = Drawing(figsize=(4.2 * len(costs), 3.4), layout="constrained")
     panels = drawing.subplots(1, len(costs), squeeze=False)[0]
     for panel, (label, spent) in zip(panels, costs.items(), strict=True):
-        _draw_families(panel, {name: values[0] for name, values in networks.items()}, spent)
+        top1 = {name: values[0] for name, values in networks.items()}
+        _draw_families(panel, top1, spent)
+        if rings := [(cost, top1[name]) for name, cost in counted.get(label, {}).items()]:
+            look: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 9, "fillstyle": "none"}
+            panel.plot(*zip(*rings, strict=True), **look, color=INK, label="counted here")
+            panel.legend(handles=panel.lines[-1:], loc="lower right")
         panel.margins(x=0.12)  # so that names stand inside
         panel.set_xlabel(label)
         panel.set_ylabel("ImageNet top-1 of the paper, %")
