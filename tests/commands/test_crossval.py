@@ -456,6 +456,17 @@ def test_pictures_that_have_moved_are_refused_before_anything_is_written(whole, 
     assert (tmp_path / "folds/report.json").is_file()
 
 
+def test_pictures_that_are_reached_by_a_link_are_where_they_were(whole, tmp_path):
+    folder, _ = whole
+    shutil.copytree(folder / "pictures", tmp_path / "pictures")
+    shutil.copytree(folder / "folds", tmp_path / "folds")
+    (tmp_path / "folds/report.json").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "pictures")
+    done = effnetv2("crossval", "link", "--out", "folds", "--resume", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "folds/report.json").is_file()
+
+
 def test_a_picture_that_a_fold_could_not_read_is_told_and_listed(whole, tmp_path):
     """As one whose header is whole: it passed for readable when dealt. One that only a training lost is answered."""
     folder, _ = whole

@@ -316,6 +316,17 @@ def test_a_full_disk_leaves_the_old_map(model, tmp_path):
     assert not list(tmp_path.glob(".*.partial"))
 
 
+def test_where_only_the_names_beside_it_cannot_be_written_the_map_is_whole(model, tmp_path):
+    raster = write_raster(tmp_path / "scene.tif", patches())
+    (tmp_path / "map.tif.aux.xml").mkdir()
+    done = effnetv2("map", model, raster, "--window-px", "40", cwd=tmp_path)
+    assert done.returncode == 2, done
+    told = " ".join(done.stderr.split())
+    assert "map.tif.aux.xml: the names of the classes, as QGIS reads them, could not be written" in told
+    with rasterio.open(tmp_path / "map.tif") as written:
+        assert written.read(1).any()
+
+
 def planted_map(tmp_path):
     """300 x 100 px: forest at the left, other in the middle, plantation at the right; and a last row without data."""
     from efficientnetv2.data.raster import opened

@@ -1,10 +1,14 @@
 """predictions.csv: a column for each class, or of very many the most probable."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.tables import read_predictions, write_predictions
 from efficientnetv2.evaluation.answered import drawn_whole, read_answers
 from efficientnetv2.inference.predict import Predictions
@@ -45,6 +49,33 @@ def test_what_chance_drew_whole_stands_last_and_is_read_again(tmp_path):
     assert shares[:, 1].tolist() == pytest.approx([0.8, 0.4, 0.3])
     written(tmp_path, pictures, names, true_labels=["cat"] * 3)
     assert drawn_whole(read_answers(tmp_path)) is None
+
+
+def test_answers_that_cannot_be_put_in_place_are_kept_beside_it(tmp_path, monkeypatch):
+    """As where a spreadsheet has the file open, on Windows; and where the disk is full nothing is left."""
+    replacing, files = os.replace, ("predictions.csv", "predictions_2.csv")
+
+    def locked(source, target):
+        if Path(target).name in files[:1]:
+            raise PermissionError(13, "Permission denied", str(target))
+        replacing(source, target)
+
+    (tmp_path / "predictions.csv").write_text("before")
+    monkeypatch.setattr(os, "replace", locked)
+    with pytest.raises(
+        InputError, match=r"open in another program\? The answers are in .*predictions_2\.csv\."
+    ):
+        written(tmp_path, [[0.2, 0.8]], ["cat", "dog"])
+    assert (tmp_path / "predictions.csv").read_text() == "before"
+    assert pd.read_csv(tmp_path / "predictions_2.csv")["label"].tolist() == ["dog"]
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match=r"predictions\.csv: No space left on device\. Is the disk full\?"):
+        written(tmp_path, [[0.2, 0.8]], ["cat", "dog"])
+    assert sorted(file.name for file in tmp_path.iterdir()) == list(files)
 
 
 def test_of_very_many_classes_the_five_most_probable_are_written(tmp_path):

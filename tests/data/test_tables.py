@@ -233,6 +233,14 @@ def test_files_that_are_no_tables_are_refused(folder):
         read(write(folder, "x", "notes.txt"))
 
 
+def test_a_group_may_be_called_nan_and_is_no_missing_one(folder):
+    """A province of Thailand; what a missing number is as text, is missing still."""
+    manifest = read(write(folder, "path,label,group\n0.png,a,Nan\n1.png,b,NAN\n2.png,a,nan\n3.png,b,NaN\n"))
+    assert manifest.table["group"].fillna("missing").tolist() == ["Nan", "NAN", "missing", "missing"]
+    manifest = read(write(folder, "path,label\n0.png,Nan\n1.png,b\n2.png,Nan\n3.png,b\n"))
+    assert manifest.class_names == ("Nan", "b")
+
+
 def test_groups_lose_the_space_around_them(folder):
     """Else P17 would stand on both sides of a split."""
     manifest = read(write(folder, "path,label,group\n0.png,a,P17\n1.png,b,P17 \n2.png,a, P17\n3.png,b, \n"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from tests.conftest import COLOURS, paint
 from tests.faults.test_kill_and_resume import bits
 from tests.processes import effnetv2_together, environment, free_port
 
+from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import write_answers
 
 # A checkpoint after every step: at the end two are there.
@@ -125,6 +128,23 @@ def test_killed_before_its_report_is_whole_it_has_lost_nothing(place, finished, 
     assert bits(tmp_path / "run") == bits(finished / "run")
     answers = [(run / "predictions.csv").read_text() for run in (tmp_path / "run", finished / "run")]
     assert answers[0] == answers[1]
+
+
+def test_pictures_that_lie_elsewhere_now_are_gone_on_with(finished, tmp_path):
+    """A cluster's job finds its copy in a place of its own each time. Others, called otherwise, are refused."""
+    shutil.copytree(finished / "pictures", tmp_path / "job123/pictures")
+    words = (*WORDS, "--out", tmp_path / "run")
+    killed_at(ANSWERS, "train", tmp_path / "job123/pictures", *words, cwd=tmp_path)
+    (tmp_path / "job123").rename(tmp_path / "job456")
+    done = effnetv2("train", tmp_path / "job456/pictures", *words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert (
+        f"read from {tmp_path}/job456/pictures; when the run began, from {tmp_path}/job123/pictures." in said
+    )
+    assert bits(tmp_path / "run") == bits(finished / "run")
+    manifest = Manifest.from_csv(tmp_path / "run/manifest.csv", root=tmp_path / "run", source="")
+    assert all(Path(manifest.file(row)).is_file() for row in range(len(manifest))), "the list leads there"
 
 
 def test_killed_after_its_report_it_has_finished_and_what_was_left_goes(finished, tmp_path):

@@ -132,6 +132,31 @@ def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
     assert not again.folder.skipped_file.exists(), "nothing was left out in the end"
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_pictures_that_training_can_no_more_read_cost_no_step(strict, job):
+    """All of train is gone after step 4: nothing can take the place of a picture, or, if strict, none may be missed."""
+    alone = job("alone")
+    run(alone, resumed=False, watch=Nobody())
+    one = job("run", strict=strict)
+
+    class Gone(Nobody):
+        def progress(self, done, *facts):
+            if done == 4:
+                self.back = gone(replace(one, val=one.train), len(one.train) - strict * 20)
+
+    outage = Gone()
+    with pytest.raises(InputError, match=r"[Tt]hen go on with --resume"):
+        run(one, resumed=False, watch=outage)
+    (step,) = resume.steps_saved(one.folder.checkpoints)
+    assert step >= 4
+    outage.back()
+    again = job("run", strict=strict)
+    run(again, resumed=True, watch=Nobody())
+    if not strict:  # else another picture stood in for one that was gone
+        assert step == 4
+        assert kept_weights(again) == kept_weights(alone)
+
+
 def test_an_outage_at_the_last_evaluation_leaves_no_model_with_its_figure(job):
     one = job("run")
     run(one, resumed=False, watch=Nobody())

@@ -265,7 +265,7 @@ class Runs:
             return f"{called}: {message}"
         return (
             f"{called}: {message} (--minutes {self.words.minutes:g} is for all {self.plan.runs} runs; this one gets "
-            f"{words.minutes:.3g}.)"
+            f"{words.minutes:.3g} minutes.)"
         )
 
     def _table(self, dealt: Folds, file: Path, rows: Ints, learning: int) -> Path:

@@ -84,7 +84,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
             "begun with. Bring them back, or begin anew with another --out."
         )
     if resumed:
-        _refuse_moved(folder, manifest)
+        manifest = _where_it_lay(folder, manifest)
         _refuse_other_rule(folder, asked, plan, manifest, contents, recipe.seed, digest)
     screen.say(dealt.note)
     if not resumed:
@@ -212,11 +212,11 @@ def _refuse_other_rule(
     raise begun_otherwise(folder, [f"by is {plan.by} there, {asked.by} here"])
 
 
-def _refuse_moved(folder: Path, manifest: Manifest) -> None:
-    """The pictures lie, as seen from the folder, where they lay when the folds were begun.
+def _where_it_lay(folder: Path, manifest: Manifest) -> Manifest:
+    """The pictures by the way on which the folds found them when they were begun.
 
     Its runs know them by the way from there: a fold that is done calls what it answered so, and one that is not goes on
-    with these files alone.
+    with these files alone. Another way to the same place, as by a link, comes to that one.
 
     Raises:
         InputError: they, or the folder, have been moved.
@@ -227,9 +227,11 @@ def _refuse_moved(folder: Path, manifest: Manifest) -> None:
     pairs = zip(there.paths, manifest.paths, strict=False)
     before, now = next((pair for pair in pairs if pair[0] != pair[1]), ("", ""))
     if before == now:
-        return
+        return manifest
     way = before.removesuffix(now).rstrip("/")
     was = way if is_url(way) else os.path.realpath(folder / way)
+    if isinstance(manifest.root, Path) and was == os.path.realpath(manifest.root):
+        return replace(manifest, root=Path(os.path.normpath(folder.absolute() / way)))
     raise InputError(
         f"--resume: as seen from {folder}, the pictures lay in {was} when the folds were begun, but lie in "
         f"{manifest.root} now, and the runs there know them by that way. Bring back what was moved, the pictures or "

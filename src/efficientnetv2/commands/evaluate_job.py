@@ -40,6 +40,7 @@ from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.inference.accelerate import pick_own_device
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.activation import dry_run
 from efficientnetv2.models.ensemble import calibrations
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import by_first, launched, together
@@ -106,7 +107,7 @@ def evaluate_and_report(
         if world.first:
             predictions, seconds = answers[px]
             looked_at = asked.manifest.select(predictions.samples)
-            known = seen(Path(model), asked.network.trained_on, looked_at)
+            known = _known(model, asked.network, looked_at, screen)
             whole = evaluated_whole(run_of(Path(model)), looked_at)
             facts = _facts(model, source, asked, name, known, predictions, seconds)
             chosen_by = (known.pictures or 0) + known.chose == len(looked_at)
@@ -163,6 +164,8 @@ def _asked(
         raise InputError(
             "--sizes compares answers of one label, but these pictures have several. Leave it out."
         )
+    for size in sorted({px, *compared} - {own.image_px}):  # of its own size it has answered many
+        dry_run(network, in_channels=network.in_channels, image_px=size)
     wanted = asking.wanted(part, network.class_names)
     if asking.calibrate is not None:
         check_calibrates(asking.calibrate, network, part, name, looking)
@@ -170,6 +173,15 @@ def _asked(
         refuse_trained(asking.calibrate, seen(Path(model), network.trained_on, part), name)
     asked = Asked(network, part, tell(part, strict=strict, say=screen.say))
     return asked, name, looking, compared, wanted
+
+
+def _known(model: str, network: Network, looked_at: Manifest, screen: Screen) -> Seen:
+    """Whether the pictures trained the model: to find out is no reason to lose their answers."""
+    try:
+        return seen(Path(model), network.trained_on, looked_at)
+    except InputError as error:
+        screen.say(f"What is in the pictures can't be looked up any more: {error}")
+        return Seen(None, exact=False, of=len(looked_at))
 
 
 def _facts(
@@ -259,10 +271,10 @@ def _report(
         sections = explained(asked.network, predictions, part, names, replace(as_seen, image_px=px))
         known = replace(known, sections=sections)
     outcome = Outcome(predictions, part, asked.network.class_names, facts, wanted=wanted, known=known)
+    outcome.show(screen, as_json=as_json)  # before it is written: a full disk loses no figure
     if out is not None:
         list_skipped(out / SKIPPED, [(part.paths[row], why) for row, why in unreadable])
         outcome.write(out, sizes=curve)
-    outcome.show(screen, as_json=as_json)
     if curve is not None and not as_json:
         tell_sizes(curve, screen)
     if not facts.optimistic:  # else it has been said with that

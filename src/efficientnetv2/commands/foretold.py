@@ -169,7 +169,9 @@ def _in_time(recipe: Recipe, rates: Rates) -> tuple[Recipe, str]:
     step_s = [rates.step_s(plan.stage(index).image_px) for index in range(plan.stages)]
     plan = plan.in_time(step_s, wanted)
     lengths = " : ".join(f"{100 * share:.3g}" for share in plan.weights)
-    times = ", ".join(f"{1000 * seconds:.3g}" for seconds in step_s)
+    times = ", ".join(
+        f"{1000 * seconds:,.3g}" if seconds < 1 else f"{1000 * seconds:,.0f}" for seconds in step_s
+    )
     shared = "the same time" if wanted is None else "its share of the time"
     return recipe.model_copy(update={"progressive": plan}), (
         f"Stage lengths: {lengths} in 100 steps, so that each takes {shared}; their steps measured {times} ms."

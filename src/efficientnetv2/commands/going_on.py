@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pandas as pd
 import torch
 
 from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.preprocessing import Bands, Preprocessing
 from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.prepare import Prepared
@@ -17,7 +19,10 @@ from efficientnetv2.commands.probing import probed
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.check import MOST_UNREADABLE
+from efficientnetv2.data.copies import COLUMN
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.shards.names import is_url
+from efficientnetv2.evaluation.roots import way_to
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.trained_on import parse
 from efficientnetv2.training.distributed import World
@@ -108,6 +113,8 @@ def as_begun(path: Path, prepared: Prepared, screen: Screen) -> Prepared:
     there = Manifest.from_csv(folder.manifest_file, root=now.root, source=now.source, separator=separator)
     bands = Preprocessing.from_json(folder.beginning()["preprocessing"]).bands
     if there.digest() != now.digest():
+        there = _from_elsewhere(folder, there, now)
+    if there.digest() != now.digest():
         gone, new = set(there.paths) - set(now.paths), set(now.paths) - set(there.paths)
         if not _differ_by_what_was_skipped(there, prepared, gone, new, folder):
             raise _other_pictures(path, gone, new)
@@ -119,6 +126,30 @@ def as_begun(path: Path, prepared: Prepared, screen: Screen) -> Prepared:
         folder.log(_passed_over(gone, new))
     _refuse_other_bands(path, bands, prepared.manifest.bands)
     return prepared
+
+
+def _from_elsewhere(folder: RunFolder, there: Manifest, now: Manifest) -> Manifest:
+    """The run's list as seen from where its pictures lie now, if they lie elsewhere but are called the same.
+
+    A job on a cluster finds its copy of them in a place of its own each time; a link is another way to the same ones.
+    """
+    way = way_to(there.paths, now.paths) if len(there) == len(now) else None
+    if way is None:
+        return there
+    before = there.table["path"]
+    table = there.table.assign(path=before.str.removeprefix(way))
+    if COLUMN in table:
+        table[COLUMN] = table[COLUMN].str.removeprefix(way)
+    moved = replace(there, table=table)
+    if moved.digest() != now.digest():
+        return there
+    was = way.rstrip("/") if is_url(way) else os.path.realpath(folder.path / way)
+    write_atomically(folder.manifest_file, moved.to_csv)
+    folder.log(
+        f"The pictures are read from {now.root}; when the run began, from {was}. Their names, labels and splits are "
+        "the same."
+    )
+    return moved
 
 
 def _refuse_other_bands(path: Path, bands: Bands | None, asked: Bands | None) -> None:

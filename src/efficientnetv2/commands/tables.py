@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -68,10 +69,24 @@ def write_predictions(
     try:
         write_atomically(out, lambda file: table.to_csv(file, index=False))
     except OSError as error:
-        raise InputError(
-            f"--out {out}: {error.strerror or error}. Give a file in a folder that exists."
-        ) from error
+        reason = error.strerror or error
+        if (beside := _kept_beside(out, table)) is not None:
+            raise InputError(
+                f"{out} can't be replaced ({reason}): is it open in another program? The answers are in {beside}."
+            ) from error
+        raise InputError(f"{out}: {reason}. Is the disk full? Give a file elsewhere, by --out.") from error
     return table
+
+
+def _kept_beside(out: Path, table: pd.DataFrame) -> Path | None:
+    """Another file of the same folder that has been given the table instead; None if that can't be written either."""
+    names = (out.with_stem(f"{out.stem}_{number}") for number in count(2))
+    beside = next(name for name in names if not name.exists())
+    try:
+        write_atomically(beside, lambda file: table.to_csv(file, index=False))
+    except OSError:
+        return None
+    return beside
 
 
 def is_predictions(file: Path, class_names: Sequence[str]) -> bool:

@@ -178,9 +178,12 @@ def _renamed(raw: pd.DataFrame, wanted: dict[str, str]) -> pd.DataFrame:
 
 
 def _text(column: pd.Series[str]) -> pd.Series[str]:
-    """As text, NaN where a cell is blank or 'nan' (what a missing number looks like once it is text)."""
+    """As text, NaN where a cell is blank, or what a missing number looks like once it is text: exactly so.
+
+    A province or a patient may be called Nan.
+    """
     text = column.astype("string")
-    blank = text.isna() | text.str.strip().str.casefold().isin(["", "nan"])
+    blank = text.isna() | text.str.strip().isin(["", "nan", "NaN"])
     plain = text.astype(object)
     plain[blank.to_numpy(dtype=bool)] = np.nan
     return pd.Series(plain.tolist(), index=column.index, dtype=object if blank.all() else None)

@@ -97,13 +97,20 @@ def write(
     try:
         with unplaced_quietly():
             write_atomically(path, written)
-        write_text_atomically(path.with_name(f"{path.name}.aux.xml"), categories(class_names))
     except OSError as error:
         # GDAL's own words lie beneath rasterio's "see previous exception".
         reason = error.strerror or error.__cause__ or error.__context__ or error
         raise InputError(
             f"{path}: the map could not be written ({reason}). Is the disk full? Nothing was left there; give another "
             "place by --out."
+        ) from error
+    names = path.with_name(f"{path.name}.aux.xml")
+    try:
+        write_text_atomically(names, categories(class_names))
+    except OSError as error:
+        raise InputError(
+            f"{names}: the names of the classes, as QGIS reads them, could not be written ({error.strerror or error}): "
+            f"is it open in another program? The map itself, {path}, is whole, and names its classes within."
         ) from error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError
 from efficientnetv2.data.ahead import reading_threads, telling_killed_readers
 from efficientnetv2.data.contents import MOST, content_marks
 from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches
@@ -110,13 +110,25 @@ def _train(job: Job, state: State, books: Books) -> None:
         Interruption(job.folder.log, launched=job.world.launch is not None) as interruption,
     ):
         books.catch_up()
+        done: StepDone | None = None
         while not books.over:
-            done = next(steps)
+            try:
+                done = next(steps)
+            except (MemoryShortError, DivergedError):  # in the middle of a step
+                raise
+            except InputError:  # pictures that can't be read any more: nothing of their step is done yet
+                if done is not None:
+                    books.save(done)
+                raise
             books.after(done)
             stop, unreadable = notes.after_step(
                 stop=interruption.requested, noted=done.unreadable, last=books.over
             )
-            books.note_unreadable(unreadable)
+            try:
+                books.note_unreadable(unreadable)
+            except InputError:
+                books.save(done)
+                raise
             if stop:
                 books.save(done)
                 raise KeyboardInterrupt

@@ -1,0 +1,76 @@
+"""``evaluate`` loses no answers to what can be known before them, or to what is only looked up after them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from tests.conftest import COLOURS, paint
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands import evaluate_job
+from efficientnetv2.commands.evaluate_job import evaluate_and_report
+from efficientnetv2.commands.source import Source
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.create import create
+
+MACHINE = {"device": "cpu", "workers": 0, "strict": False, "split": None, "as_json": False}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for name, colour in COLOURS.items():
+        for number in range(3):
+            paint(tmp_path / "pictures" / name / f"{number}.jpg", colour, number)
+    return Source(str(tmp_path / "pictures"))
+
+
+def saved(tmp_path, name, px):
+    file = tmp_path / "model.safetensors"
+    network = create(name, num_classes=len(COLOURS))
+    modelfile.save(
+        file,
+        network,
+        preprocessing=Preprocessing(image_px=px),
+        class_names=sorted(COLOURS),
+        recipe={},
+        metrics={},
+    )
+    return str(file)
+
+
+def test_a_size_that_the_network_cannot_take_is_refused_before_any_answer(pictures, tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    model = saved(tmp_path, "timm:vit_tiny_patch16_224", 224)
+    monkeypatch.setattr(evaluate_job, "answered", lambda *_, **__: pytest.fail("it has answered"))
+    for words in ({"sizes": "224,256"}, {"image_px": 256}):
+        with pytest.raises(InputError, match="cannot take 3 x 256 x 256 px"):
+            evaluate_and_report(model, pictures, out=None, **MACHINE, **words)
+
+
+def test_a_store_that_is_gone_by_then_costs_no_report(pictures, tmp_path, monkeypatch, capsys):
+    """What trained the model is asked for after the answers; to shards of a URL it is not known without reading."""
+    model = saved(tmp_path, "efficientnetv2_b0", 32)
+
+    def gone(*_):
+        raise InputError("https://store/0.tar: no answer")
+
+    monkeypatch.setattr(evaluate_job, "seen", gone)
+    evaluate_and_report(model, pictures, out=tmp_path / "out", **MACHINE)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "can't be looked up any more: https://store/0.tar: no answer" in said
+    assert "Whether some of these pictures trained the model is not known" in said
+    assert (tmp_path / "out/report.json").is_file()
+
+
+def test_a_full_disk_costs_no_figure(pictures, tmp_path, monkeypatch, capsys):
+    model = saved(tmp_path, "efficientnetv2_b0", 32)
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        evaluate_and_report(model, pictures, out=tmp_path / "out", **MACHINE)
+    assert "top-1" in capsys.readouterr().out
