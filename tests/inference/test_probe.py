@@ -92,6 +92,23 @@ def test_it_is_scikit_learns_regression_at_the_strength_it_chose(balanced):
     np.testing.assert_allclose(pipeline.predict_proba(vectors), by_hand.predict_proba(scaled), atol=1e-3)
 
 
+@pytest.mark.parametrize(("classes", "fits"), [(250, 6), (300, 1)])
+def test_of_very_many_classes_the_strength_is_the_usual_one(classes, fits, monkeypatch):
+    """A fit of all is by turns of 2,000 x 1,280 x K; choosing among five takes as many of three quarters."""
+    made = []
+    monkeypatch.setattr(room, "fitted", lambda vectors, labels, *_: made.append(len(labels)) or _Nothing())
+    labels = np.arange(2_000) % classes
+    vectors = np.zeros((2_000, 1_280), dtype=np.float32)
+    _, strength = fit_probe(Embeddings(np.arange(2_000), labels, vectors), key=KEY, balanced=False)
+    assert made == [1_500] * (fits - 1) + [2_000]
+    assert strength == (room.USUAL_STRENGTH if fits == 1 else room._STRENGTHS[0])
+
+
+class _Nothing:
+    def predict(self, vectors):
+        return np.full(len(vectors), -1)
+
+
 def test_copies_and_neighbours_do_not_choose_the_strength():
     """Each vector three times, with a little noise: asked for them, a probe would know them by heart."""
     labels, vectors = _alike(240, np.random.default_rng(2))

@@ -35,6 +35,9 @@ from efficientnetv2.models.network import Network
 _STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03)
 # Where nothing chooses among them.
 USUAL_STRENGTH = 0.003
+# Nor where that would take more than about a minute on a core, as of a hundred classes and 5,000 pictures in V2-B0:
+# multiply-adds of all those fits, in each iteration once for the answers and once for their gradients. Ours.
+_MOST_CHOOSING = 5e11
 # On standardised features 50 to 90 are enough; more changed no answer there. Ours.
 _ITERATIONS = 100
 # At most so many pictures of either part; and on a CPU, where that would take minutes, so many that they cost about
@@ -269,7 +272,8 @@ def _chosen_strength(
     balanced: bool,
 ) -> float:
     parts = choosing(together, labels, key=key.fold("choosing"))
-    if not parts:
+    work = sum(len(learning) for learning, _ in parts) * len(np.unique(labels)) * vectors.shape[1]
+    if not parts or 2 * work * _ITERATIONS * len(_STRENGTHS) > _MOST_CHOOSING:
         return USUAL_STRENGTH
     true = np.concatenate([labels[asked] for _, asked in parts])
 
