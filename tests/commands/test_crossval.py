@@ -456,6 +456,30 @@ def test_pictures_that_have_moved_are_refused_before_anything_is_written(whole, 
     assert (tmp_path / "folds/report.json").is_file()
 
 
+def test_a_picture_that_can_no_more_be_read_is_passed_over_by_the_folds_left(whole, tmp_path):
+    """One of a fold that is done and one of a fold that is not; and one that was left out can be read again."""
+    folder, _ = whole
+    shutil.copytree(folder / "pictures", tmp_path / "pictures")
+    kept = paint(tmp_path / "pictures/red/kept.jpg", COLOURS["red"], 99)
+    whole_bytes = kept.read_bytes()
+    kept.write_bytes(b"no picture")
+    words = ("crossval", "pictures", *RUN, "--out", "folds")
+    killed_at("efficientnetv2.commands.crossval_job:conclude", *words, cwd=tmp_path)
+    dealt = pd.read_csv(tmp_path / "folds/manifest.csv").set_index("path")["fold"]
+    shutil.rmtree(tmp_path / "folds/fold2")
+    kept.write_bytes(whole_bytes)
+    for fold in (1, 2):
+        (tmp_path / "folds" / dealt[dealt == fold].index[0]).write_bytes(b"gone")
+    done = effnetv2(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "2 pictures of the folds can't be read any more" in said
+    assert "1 picture that could not be read when the folds were begun can be now" in said
+    report = json.loads((tmp_path / "folds/report.json").read_text())
+    assert report["pictures"] == len(dealt) - 1, "the fold that is done has answered its own"
+    assert report["skipped"] == 2, "that, and the one that was left out from the beginning"
+
+
 def test_pictures_that_are_reached_by_a_link_are_where_they_were(whole, tmp_path):
     folder, _ = whole
     shutil.copytree(folder / "pictures", tmp_path / "pictures")

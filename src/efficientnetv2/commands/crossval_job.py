@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.files import check_folder, write_atomically
-from efficientnetv2.commands.answering import SKIPPED, list_skipped
+from efficientnetv2.commands.answering import SKIPPED, list_skipped, read_skipped
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_folds import Runs
 from efficientnetv2.commands.crossval_memory import FILE, begun_otherwise, begun_with, remember
@@ -70,7 +70,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
     asked = plan
     if resumed:
         words, plan, source, digest = begun_with(folder, words, plan, source)
-    manifest, contents, skipped = _pictures(source, place, screen)
+    manifest, contents, skipped = _pictures(source, place, screen, folder if resumed else None)
     if resumed:
         plan = _without_vain_comparison(plan, manifest, screen)
     recipe = _recipe(words, plan, place)
@@ -137,8 +137,20 @@ def _refuse_occupied(path: Path) -> None:
         raise InputError(f"--out {path} is not empty ({some(there, 3)}). Give another folder.")
 
 
-def _pictures(source: Source, place: Place, screen: Screen) -> tuple[Manifest, Ints, list[tuple[str, str]]]:
-    """The readable pictures, which of them are identical, and path and reason of those that could not be read."""
+def _pictures(
+    source: Source, place: Place, screen: Screen, begun: Path | None
+) -> tuple[Manifest, Ints, list[tuple[str, str]]]:
+    """The readable pictures, which of them are identical, and path and reason of those that could not be read.
+
+    Of folds that are gone on with, those that were readable when they were begun: a fold passes over what it can no
+    more read, as a run does.
+
+    Args:
+        source: of all.
+        place: how strict.
+        screen: to say on what is left out.
+        begun: the folder of folds that are gone on with; None of new ones.
+    """
     # Splits that are given do not count here, so neither does what stands in two of them; test stays aside.
     manifest = source.read(heeded=("test",))
     if len(manifest.class_names) > MOST_CLASSES:
@@ -151,14 +163,46 @@ def _pictures(source: Source, place: Place, screen: Screen) -> tuple[Manifest, I
     for note in (*manifest.notes, *found.notes):
         screen.say(note)
     skipped = [(manifest.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]
-    if skipped:
+    rows = found.readable
+    if begun is not None:
+        rows, skipped = _readable_then(begun, manifest, rows, screen)
+    elif skipped:
         screen.say(
             f"Skipped {count_of(len(skipped), 'unreadable picture')}, the first: {' '.join(skipped[0])}."
         )
-    manifest = manifest.select(found.readable)
+    manifest = manifest.select(rows)
     if apart := groups_apart(manifest):
         screen.say(apart.strip())
-    return manifest, found.contents[found.readable], skipped
+    return manifest, found.contents[rows], skipped
+
+
+def _readable_then(
+    folder: Path, manifest: Manifest, readable: Ints, screen: Screen
+) -> tuple[Ints, list[tuple[str, str]]]:
+    """The rows that were readable when the folds were begun, with those that are new, and what was left out then."""
+    there = Manifest.from_csv(
+        folder / "manifest.csv", root=manifest.root, source=manifest.source, separator=manifest.separator
+    )
+    paths = np.array(manifest.paths, dtype=object)
+    dealt = np.flatnonzero(np.isin(paths, list(there.paths)))
+    listed = set(there.paths)
+    left_out = [(path, why) for path, why in read_skipped(folder / SKIPPED) if path not in listed]
+    lost, known = (
+        np.setdiff1d(dealt, readable),
+        np.flatnonzero(np.isin(paths, [path for path, _ in left_out])),
+    )
+    back = np.intersect1d(np.setdiff1d(known, dealt), readable)
+    if len(lost):
+        screen.say(
+            f"{count_of(len(lost), 'picture')} of the folds can't be read any more (first: {paths[lost[0]]}), to be "
+            "passed over."
+        )
+    if len(back):
+        screen.say(
+            f"{count_of(len(back), 'picture')} that could not be read when the folds were begun can be now (first: "
+            f"{paths[back[0]]}), left out as before."
+        )
+    return np.setdiff1d(np.union1d(readable, lost), back), left_out
 
 
 def _recipe(words: Words, plan: Plan, place: Place) -> Recipe:

@@ -98,8 +98,8 @@ def conclude(
         whole=_hanging(folder, manifest, dealt, pooled),
     )
     outcome = Outcome(pooled, asked, manifest.class_names, facts, known=known)
+    outcome.show(screen, as_json=runs.place.as_json)  # before it is written: a full disk loses no figure
     outcome.write(folder, sections=whole.sections())
-    outcome.show(screen, as_json=runs.place.as_json)
     for line in (*whole.lines(), together):
         screen.say(line)
     screen.say(f"Report: {folder / 'report.html'}")
