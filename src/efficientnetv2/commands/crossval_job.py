@@ -138,7 +138,7 @@ def _refuse_occupied(path: Path) -> None:
 
 
 def _pictures(
-    source: Source, place: Place, screen: Screen, begun: Path | None
+    source: Source, place: Place, screen: Screen, begun: Path | None = None
 ) -> tuple[Manifest, Ints, list[tuple[str, str]]]:
     """The readable pictures, which of them are identical, and path and reason of those that could not be read.
 
