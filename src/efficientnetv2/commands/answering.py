@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.so_far import Ints, SoFar, told
 from efficientnetv2.commands.tables import header_of
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.checking import Damage
@@ -23,7 +25,8 @@ from efficientnetv2.inference.accelerate import few_enough, pick_workers
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.answers import shared_answers
-from efficientnetv2.training.distributed import World
+from efficientnetv2.training.distributed import World, by_first
+from efficientnetv2.training.interrupt import sigterm_as_ctrl_c
 
 # Unreadable pictures that the screen names; there is a list of all. Ours.
 _NAMED = 5
@@ -63,6 +66,7 @@ def answered(
     strict: bool,
     screen: Screen,
     world: World,
+    so_far: SoFar | None = None,
 ) -> tuple[Predictions, float]:
     """Answers to the pictures, and the seconds that they took; every process calls it.
 
@@ -75,25 +79,32 @@ def answered(
         strict: refuse the first unreadable picture instead of skipping it.
         screen: of this process.
         world: the processes.
+        so_far: what of these answers is on the disk, and where this process keeps its own; None keeps none.
 
     Returns:
         All answers for the first process; of use there alone.
 
     Raises:
         InputError: none of the pictures can be read; or one, with ``strict``.
+        KeyboardInterrupt: Ctrl-C; says so where answers are kept.
     """
     manifest, lost = asked.manifest, asked.damage.reasons
     left = np.setdiff1d(np.arange(len(manifest)), list(lost))
+    known = None if so_far is None else by_first(world, so_far.found)
+    if known is not None and len(known[0]):
+        screen.say(told(len(known[0])))
+        left = np.setdiff1d(left, known[0])
     started = time.perf_counter()
-    with screen.counting(what, len(left)) as counted:
+    with screen.counting(what, len(left)) as counted, _kept(so_far):
         predictions = shared_answers(
             asked.network,
-            manifest.select(left) if lost else manifest,
+            manifest.select(left) if len(left) < len(manifest) else manifest,
             preprocessing=preprocessing,
             device=device,
             workers=workers,
             world=world,
             progress=counted,
+            each=None if so_far is None else lambda rows, logits: so_far.keep(left[rows], logits),
             strict=strict,
         )
     seconds = time.perf_counter() - started
@@ -101,9 +112,43 @@ def answered(
     whole = replace(
         predictions, samples=left[predictions.samples], unreadable=tuple(sorted(unreadable.items()))
     )
+    if known is not None:
+        whole = _with(whole, manifest, *known)
     if world.first and not len(whole.samples):
         raise none_readable(manifest, *whole.unreadable[0])
     return whole, seconds
+
+
+@contextmanager
+def _kept(so_far: SoFar | None) -> Iterator[None]:
+    """Within, a process that is stopped keeps its answers."""
+    if so_far is None:
+        yield
+        return
+    with sigterm_as_ctrl_c():
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            if so_far.write():
+                raise KeyboardInterrupt(
+                    "The answers so far are kept: the same command goes on from them."
+                ) from stop
+            raise
+        except BaseException:
+            so_far.write()
+            raise
+
+
+def _with(predictions: Predictions, manifest: Manifest, rows: Ints, logits: torch.Tensor) -> Predictions:
+    """The same, and the answers to further pictures, all in the order of the manifest."""
+    samples = np.concatenate([predictions.samples, rows])
+    order = np.argsort(samples)
+    return replace(
+        predictions,
+        samples=samples[order],
+        labels=manifest.targets[samples[order]],
+        logits=torch.cat([predictions.logits, logits])[torch.from_numpy(order)],
+    )
 
 
 def tell_unreadable(

@@ -26,6 +26,7 @@ from efficientnetv2.commands.earlier import KINDS
 from efficientnetv2.commands.ranking import check_rank, check_ranks, write_ranking
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.so_far import SoFar
 from efficientnetv2.commands.source import Source, tell
 from efficientnetv2.commands.tables import is_predictions, write_predictions
 from efficientnetv2.commands.views import views_asked
@@ -76,6 +77,7 @@ def predict_and_write(
         asked, looking = by_first(
             world, lambda: _asked(model, source, out, rank, strict, screen, views, separator)
         )
+        so_far = SoFar(out, asked.network, looking, asked.manifest, say=screen.say)
         predictions, _ = answered(
             asked,
             "predicting",
@@ -85,9 +87,11 @@ def predict_and_write(
             strict=strict,
             screen=screen,
             world=world,
+            so_far=so_far,
         )
         if world.first:
             _write(asked, predictions, out, screen, as_json, abstain_below, separator)
+            so_far.remove()
             if rank is not None:
                 write_ranking(rank, asked, predictions, device=on, workers=readers, screen=screen)
 

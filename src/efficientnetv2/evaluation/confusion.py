@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+from scipy.sparse import coo_array
 
 from efficientnetv2.evaluation.breaks import in_lines, width
 
@@ -100,7 +100,7 @@ class Matrix:
         return self.cell_px * len(self.names)
 
     @classmethod
-    def of(cls, confusion: npt.NDArray[np.int64], class_names: Sequence[str]) -> Matrix:
+    def of(cls, confusion: coo_array, class_names: Sequence[str]) -> Matrix:
         """Lay out a (K, K) matrix of counts: rows true, columns predicted."""
         classes = len(class_names)
         labelled = classes <= _LABELLED
@@ -111,16 +111,11 @@ class Matrix:
         lines = min(_LINES, max(1, int(cell_px / (font_px * _LINE))))
         labels = tuple(in_lines(name, _NAME_LETTERS, lines) for name in class_names) if labelled else ()
         totals = confusion.sum(axis=1)
-        rows, columns = np.nonzero(confusion)
-        drawn = np.sort(np.argsort(-confusion[rows, columns], kind="stable")[:_CELLS])
+        rows, columns, counts = confusion.row, confusion.col, confusion.data
+        drawn = np.sort(np.argsort(-counts, kind="stable")[:_CELLS])
         cells = tuple(
-            Cell(
-                int(row),
-                int(column),
-                int(confusion[row, column]),
-                float(confusion[row, column] / totals[row]),
-            )
-            for row, column in zip(rows[drawn], columns[drawn], strict=True)
+            Cell(int(rows[at]), int(columns[at]), int(counts[at]), float(counts[at] / totals[rows[at]]))
+            for at in drawn
         )
         # 0.62: width of a letter over its height, on the wide side (ours, from looking at the page).
         widest = max((width(line) for label in labels for line in label), default=0.0)
@@ -130,12 +125,11 @@ class Matrix:
 
 
 def confusions(
-    confusion: npt.NDArray[np.int64], class_names: Sequence[str], *, most: int = 12
+    confusion: coo_array, class_names: Sequence[str], *, most: int = 12
 ) -> list[tuple[str, str, int, float]]:
     """The most frequent mistakes: true class, predicted class, count, share of the true class's pictures."""
-    rows, columns = np.nonzero(confusion)
-    rows, columns = rows[rows != columns], columns[rows != columns]
-    counts = confusion[rows, columns]
+    wrong = confusion.row != confusion.col
+    rows, columns, counts = confusion.row[wrong], confusion.col[wrong], confusion.data[wrong]
     most_first = np.argsort(-counts, kind="stable")[:most]
     shares = counts / confusion.sum(axis=1)[rows]
     return [

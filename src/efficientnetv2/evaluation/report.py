@@ -230,9 +230,9 @@ def _confusion(figures: Figures | SeveralFigures) -> dict[str, Any]:
     if isinstance(figures, SeveralFigures):
         return {}
     if len(figures.class_names) <= _MATRIX_CLASSES:
-        return {"confusion": figures.confusion}
-    rows, columns = np.nonzero(figures.confusion)
-    return {"confusion_cells": np.stack([rows, columns, figures.confusion[rows, columns]], axis=1)}
+        return {"confusion": figures.confusion.toarray()}
+    cells = figures.confusion
+    return {"confusion_cells": np.stack([cells.row, cells.col, cells.data], axis=1)}
 
 
 def _over_classes(figures: Figures | SeveralFigures) -> dict[str, float | str]:

@@ -58,6 +58,7 @@ def predict(
     preprocessing: Preprocessing,
     device: str | torch.device = "cpu",
     progress: Callable[[int], object] | None = None,
+    each: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
     """Logits of every picture, in order.
 
@@ -69,6 +70,7 @@ def predict(
         preprocessing: of the network; its mean, std and views are used here.
         device: to compute on.
         progress: called after every batch with the number of pictures done so far.
+        each: called with the (n, K) logits of every batch, as soon as they are there.
 
     Returns:
         (N, K) float32 on the CPU, divided by the network's temperature where it has one (``models.calibrated``). Of
@@ -79,16 +81,17 @@ def predict(
             classes, it answers with NaN or infinity, or memory is too short for a single picture.
     """
     check_classes(network)
+    temperature = 1.0 if network.calibration is None else network.calibration.temperature
     logits = _computed(
         network,
-        lambda inputs: _answers(network, inputs, preprocessing.views),
+        lambda inputs: _answers(network, inputs, preprocessing.views).float() / temperature,
         batches,
         preprocessing=preprocessing,
         device=torch.device(device),
         progress=progress,
+        each=each,
     )
-    temperature = 1.0 if network.calibration is None else network.calibration.temperature
-    return torch.cat(logits) / temperature if logits else torch.empty(0, network.num_classes)
+    return torch.cat(logits) if logits else torch.empty(0, network.num_classes)
 
 
 def check_classes(network: Network, file: str | Path | None = None) -> None:
@@ -152,6 +155,7 @@ def _computed(
     preprocessing: Preprocessing,
     device: torch.device,
     progress: Callable[[int], object] | None,
+    each: Callable[[Tensor], object] | None = None,
 ) -> list[Tensor]:
     """What ``compute`` makes of each batch, normalised, on the CPU; refused at the first that comes to nothing."""
     place(network, device)
@@ -166,10 +170,12 @@ def _computed(
         for images in batches:
             answers, most = as_many_as_fit(of, images, most, device)
             results.append(answers)
-            broken = (~results[-1].isfinite().all(dim=1)).nonzero().flatten()
+            broken = (~answers.isfinite().all(dim=1)).nonzero().flatten()
             if len(broken):
                 raise no_answers(len(broken), done + len(images), done + int(broken[0]))
             done += len(images)
+            if each is not None:
+                each(answers)
             if progress is not None:
                 progress(done)
     return results
@@ -198,6 +204,7 @@ def predict_manifest(
     workers: int = 0,
     batch_images: int = 64,
     progress: Callable[[int], object] | None = None,
+    each: Callable[[npt.NDArray[np.int64], Tensor], object] | None = None,
     strict: bool = False,
 ) -> Predictions:
     """Answers to every readable picture of a manifest.
@@ -210,13 +217,22 @@ def predict_manifest(
         workers: processes that read pictures; 0 reads in this one.
         batch_images: how many at a time; fewer from the batch on in which memory runs out.
         progress: called after every batch with the number of pictures done so far.
+        each: called with the (n,) positions in the manifest and the (n, K) logits of every batch, as soon as they are
+            there.
         strict: refuse the first unreadable picture instead of passing it over.
 
     Raises:
         InputError: a picture can't be read, with ``strict``; or see ``predict``.
     """
     read = _Reading(manifest, preprocessing, batch_images, workers, torch.device(device), strict)
-    logits = predict(network, read.images(), preprocessing=preprocessing, device=device, progress=progress)
+    logits = predict(
+        network,
+        read.images(),
+        preprocessing=preprocessing,
+        device=device,
+        progress=progress,
+        each=None if each is None else lambda answers: each(read.latest, answers),
+    )
     targets, unreadable = manifest.targets[read.samples], tuple(read.unreadable)
     return Predictions(read.samples, targets, logits, unreadable, network.answer)
 
@@ -314,6 +330,11 @@ class _Reading:
             if len(batch.samples):
                 self._samples.append(batch.samples)
                 yield batch.images
+
+    @property
+    def latest(self) -> npt.NDArray[np.int64]:
+        """Positions of the pictures given out last."""
+        return self._samples[-1]
 
     @property
     def samples(self) -> npt.NDArray[np.int64]:

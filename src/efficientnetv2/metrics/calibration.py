@@ -56,9 +56,9 @@ def reliability(labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, bins: in
 
     Source: arXiv:1706.04599, section 2 and its 15 bins.
     """
-    shares = np.asarray(probabilities, dtype=np.float64)
+    shares = np.asarray(probabilities)
     right = shares.argmax(axis=1) == np.asarray(labels)
-    sure = shares.max(axis=1)
+    sure = shares.max(axis=1).astype(np.float64)
     edges = np.linspace(0, 1, bins + 1)
     bin_of = np.digitize(sure, edges[1:-1], right=True)
     found = []

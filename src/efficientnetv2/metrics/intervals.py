@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
 
 from efficientnetv2.base.keys import Floats, Key
 
 if TYPE_CHECKING:  # which are computed with the intervals of shares
     from efficientnetv2.metrics.classification import Figures
 
+Integers = npt.NDArray[np.int64]
 Interval = tuple[float, float]
 
 CELLS_AT_ONCE = 4_000_000  # resampled cells held in memory together (32 MB of counts): ours
@@ -64,24 +66,22 @@ def bootstrap(figures: Figures, *, key: Key, draws: int = 2000, level: float = 0
     intervals["balanced_accuracy"] = _farther(
         _percentiles(np.nanmean(recall, axis=1), level), _mean_of(of_recall)
     )
-    called = figures.confusion.sum(axis=0)
+    called, right = figures.confusion.sum(axis=0), figures.confusion.diagonal()
     for k, f1_of, recall_of in zip(present, of_f1, of_recall, strict=True):
         name = figures.class_names[k]
         intervals[f"f1:{name}"] = (float(f1_of[1]), float(f1_of[2]))
         intervals[f"recall:{name}"] = (float(recall_of[1]), float(recall_of[2]))
         if called[k]:
-            share = float(figures.confusion[k, k] / called[k])
+            share = float(right[k] / called[k])
             intervals[f"precision:{name}"] = wilson(share, int(called[k]), level=level)
     return intervals
 
 
-def _of_classes(
-    confusion: npt.NDArray[np.int64], present: npt.NDArray[np.intp], level: float
-) -> tuple[Floats, Floats]:
+def _of_classes(confusion: coo_array, present: Integers, level: float) -> tuple[Floats, Floats]:
     """F1 and recall of each class that has a picture, with their intervals: (classes, 3) value, low, high."""
     right, true, called = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
 
-    def shares(of: npt.NDArray[np.int64]) -> Floats:
+    def shares(of: Integers) -> Floats:
         rows = [(right[k] / of[k], *wilson(right[k] / of[k], int(of[k]), level=level)) for k in present]
         return np.array(rows)
 
@@ -117,12 +117,9 @@ def wilson(share: float, pictures: int, *, level: float = 0.95) -> Interval:
     return (min(max(0.0, shrunk - half), share), max(min(1.0, shrunk + half), share))
 
 
-def _resampled(
-    confusion: npt.NDArray[np.int64], key: Key, draws: int
-) -> Iterator[tuple[Floats, Floats, Floats]]:
+def _resampled(confusion: coo_array, key: Key, draws: int) -> Iterator[tuple[Floats, Floats, Floats]]:
     """Of each draw and each class that has a true picture: pictures right, true, and predicted."""
-    rows, columns = np.nonzero(confusion)
-    counts = confusion[rows, columns]
+    rows, columns, counts = confusion.row, confusion.col, confusion.data
     present, row_starts = np.unique(rows, return_index=True)
     right = np.flatnonzero(rows == columns)
     by_column = np.argsort(columns, kind="stable")
@@ -132,7 +129,7 @@ def _resampled(
     for start in range(0, draws, at_once):
         size = min(at_once, draws - start)
         cells = generator.multinomial(counts.sum(), counts / counts.sum(), size=size)
-        by_class = np.zeros((3, size, len(confusion)))
+        by_class = np.zeros((3, size, confusion.shape[0]))
         by_class[0][:, rows[right]] = cells[:, right]
         by_class[1][:, present] = np.add.reduceat(cells, row_starts, axis=1)
         by_class[2][:, named] = np.add.reduceat(cells[:, by_column], column_starts, axis=1)

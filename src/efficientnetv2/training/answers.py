@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import Manifest
@@ -26,6 +28,7 @@ def shared_answers(
     workers: int,
     world: World,
     progress: Callable[[int], object] | None = None,
+    each: Callable[[npt.NDArray[np.int64], Tensor], object] | None = None,
     strict: bool = False,
 ) -> Predictions:
     """Answers to every readable picture, each counted once; every process calls it.
@@ -39,6 +42,8 @@ def shared_answers(
         world: the processes.
         progress: called after every batch with the number of pictures that all have done so far, as far as this
             process's own tell.
+        each: called with the (n,) positions in the manifest and the (n, K) logits of every batch of this process, as
+            soon as they are there.
         strict: refuse the first unreadable picture instead of passing it over.
 
     Returns:
@@ -52,14 +57,16 @@ def shared_answers(
         if progress is not None:
             progress(min(len(manifest), done * world.size))
 
+    own = np.arange(world.rank, len(manifest), world.size)
     share = predict_manifest(
         network,
-        manifest.select(np.arange(world.rank, len(manifest), world.size)) if world.many else manifest,
+        manifest.select(own) if world.many else manifest,
         preprocessing=preprocessing,
         device=device,
         workers=workers,
         batch_images=_BATCH,
         progress=together,
+        each=None if each is None else lambda samples, logits: each(own[samples], logits),
         strict=strict,
     )
     return interleaved(gathered_by_first(world, share), share.logits.shape[1])

@@ -1,0 +1,199 @@
+"""What a long ``predict`` has answered outlives it, and is gone on with by the same command alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tests.command_line import effnetv2
+from tests.conftest import paint
+
+from efficientnetv2.commands import answering
+from efficientnetv2.commands.answering import Asked, answered
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.so_far import SoFar
+from efficientnetv2.data.manifest import read
+from efficientnetv2.data.shards.checking import Damage
+from efficientnetv2.data.shards.pack import Packing, pack
+from efficientnetv2.models import modelfile
+from efficientnetv2.models.calibrated import Calibration
+from efficientnetv2.models.create import create
+from efficientnetv2.training.distributed import World
+
+MODEL = "model.safetensors"
+CLASSES = ("blue", "green", "red")
+
+
+@pytest.fixture
+def network(tmp_path):
+    torch.manual_seed(0)
+    made = create("efficientnetv2_b0", num_classes=3).eval()
+    made.preprocessing = replace(made.preprocessing, image_px=32, crop_fraction=1.0)
+    modelfile.save(tmp_path / MODEL, made, class_names=CLASSES)
+    return modelfile.load(tmp_path / MODEL)
+
+
+@pytest.fixture
+def so_far(network, class_folders, tmp_path):
+    """A new one at each call, as each start of the program makes it; words replace what it is made of."""
+    said: list[str] = []
+
+    def made(**words):
+        of = {
+            "network": network,
+            "preprocessing": network.preprocessing,
+            "manifest": read(class_folders, require_labels=False),
+            "say": said.append,
+        } | words
+        return SoFar(tmp_path / "labels.csv", **of)
+
+    made.said = said
+    return made
+
+
+def _answers(rows):
+    return np.array(rows), torch.tensor(rows, dtype=torch.float32)[:, None] + torch.arange(3)
+
+
+def test_answers_are_found_by_whoever_asks_for_the_same(so_far, network, class_folders):
+    one = so_far(every_s=0)
+    one.keep(*_answers([4, 1]))
+    one.keep(*_answers([1, 7]))  # by another process, at the same time
+    rows, logits = so_far().found()
+    assert rows.tolist() == [1, 4, 7]
+    assert logits.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    others = read(class_folders, require_labels=False).select(np.arange(20))
+    assert not len(so_far(manifest=others).found()[0])
+    assert not len(so_far(preprocessing=replace(network.preprocessing, views="symmetries")).found()[0])
+    network.calibration = Calibration(2.0, 100, "minival")
+    assert not len(so_far().found()[0])
+    network.calibration = None
+    with torch.no_grad():
+        next(network.parameters()).view(-1)[0] += 1
+    assert not len(so_far().found()[0])
+
+
+def test_a_picture_that_has_changed_is_asked_for_again(so_far, class_folders):
+    one = so_far(every_s=0)
+    one.keep(*_answers([0, 1, 2, 3]))
+    paths = read(class_folders, require_labels=False).paths
+    paint(class_folders / paths[1], (1, 2, 3))
+    os.utime(class_folders / paths[2], ns=(1, 1))
+    (class_folders / paths[3]).unlink()
+    assert so_far(manifest=read(class_folders, require_labels=False)).found()[0].tolist() == []
+    paint(class_folders / paths[3], (1, 2, 3))
+    assert so_far().found()[0].tolist() == [0]
+
+
+def test_pictures_in_shards_go_by_their_tar(so_far, class_folders, tmp_path):
+    pack(read(class_folders), tmp_path / "packed", Packing(shard_bytes=10**9, shard_pictures=10))
+    manifest = read(tmp_path / "packed", require_labels=False)
+    so_far(manifest=manifest, every_s=0).keep(*_answers(list(range(11))))
+    os.utime(tmp_path / "packed/pictures-000001.tar", ns=(1, 1))
+    others = [row for row in range(11) if not manifest.paths[row].startswith("pictures-000001.tar#")]
+    assert 0 < len(others) < 11
+    assert so_far(manifest=manifest).found()[0].tolist() == others
+
+
+def test_they_are_written_now_and_then_and_a_damaged_part_is_passed_over(so_far, tmp_path):
+    one = so_far(every_s=3600)
+    one.keep(*_answers([1]))
+    assert not (tmp_path / ".labels.csv.answers").exists()
+    assert one.write()
+    first = set((tmp_path / ".labels.csv.answers").iterdir())
+    one.keep(*_answers([2, 3]))
+    one.write()
+    (second,) = set((tmp_path / ".labels.csv.answers").iterdir()) - first
+    second.write_bytes(second.read_bytes()[:200])
+    assert so_far().found()[0].tolist() == [1]
+    one.remove()
+    assert not (tmp_path / ".labels.csv.answers").exists()
+    assert not one.write(), "nothing has come since"
+
+
+def test_a_disk_that_takes_no_more_is_told_of_once_and_costs_no_answer(so_far, tmp_path):
+    (tmp_path / ".labels.csv.answers").write_text("in the way")
+    one = so_far(every_s=0)
+    one.keep(*_answers([1]))
+    one.keep(*_answers([2]))
+    assert len(so_far.said) == 1
+    assert "are not kept" in so_far.said[0]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("the store is gone")])
+def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_folders):
+    def stopped(network, manifest, *, each, **words):
+        each(*_answers([0, 2]))
+        raise stop
+
+    monkeypatch.setattr(answering, "shared_answers", stopped)
+    manifest = read(class_folders, require_labels=False)
+    before = signal.getsignal(signal.SIGTERM)
+    kept = so_far()
+    with pytest.raises(stop if isinstance(stop, type) else type(stop)) as ended:
+        answered(
+            Asked(network, manifest, Damage({}, ())),
+            "predicting",
+            preprocessing=network.preprocessing,
+            device=torch.device("cpu"),
+            workers=0,
+            strict=False,
+            screen=Screen(quiet=True),
+            world=World(),
+            so_far=kept,
+        )
+    assert ("the same command goes on" in str(ended.value)) == (stop is KeyboardInterrupt)
+    assert so_far().found()[0].tolist() == [0, 2]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_same_command_goes_on_from_them(so_far, class_folders, tmp_path):
+    """Planted answers stand in the table, so they were not asked for again; the others are as without them."""
+    words = ("predict", MODEL, class_folders, "--device", "cpu", "--workers", "0", "--out", "labels.csv")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / ".labels.csv.answers").exists()
+    alone = pd.read_csv(tmp_path / "labels.csv")
+    planted = torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]])
+    kept = so_far()
+    kept.keep(np.array([30, 3]), planted)
+    kept.write()
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Going on with the answers to 2 pictures that an earlier start has kept." in done.stdout
+    table = pd.read_csv(tmp_path / "labels.csv")
+    assert table["path"].tolist() == alone["path"].tolist()
+    assert table["label"][[30, 3]].tolist() == ["blue", "green"]
+    np.testing.assert_allclose(table[[*CLASSES]].to_numpy()[[30, 3]], planted.softmax(1), atol=1e-4)
+    others = [row for row in range(len(table)) if row not in (3, 30)]
+    np.testing.assert_allclose(
+        table[[*CLASSES]].to_numpy()[others], alone[[*CLASSES]].to_numpy()[others], atol=1e-4
+    )
+    assert not (tmp_path / ".labels.csv.answers").exists()
+
+
+def test_all_of_them_may_be_there(so_far, class_folders, tmp_path):
+    """Killed between the last answer and the table."""
+    kept = so_far()
+    rows = np.arange(len(read(class_folders, require_labels=False)))
+    kept.keep(rows, torch.eye(3)[torch.from_numpy(rows % 3)])
+    kept.write()
+    done = effnetv2(
+        "predict",
+        MODEL,
+        class_folders,
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+        "--out",
+        "labels.csv",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert pd.read_csv(tmp_path / "labels.csv")["label"].tolist() == [CLASSES[row % 3] for row in rows]
