@@ -55,8 +55,9 @@ def predict(
     """Write path, label and the probability of each class for every picture; of more than 1,000 classes the best five.
 
     With --abstain-below the label of a picture that stays below is empty. What could not be read is listed
-    beside, in OUT_skipped.csv. Tables of the same kind that are there are replaced; other files are not. Under
-    torchrun, processes share the pictures.
+    beside, in OUT_skipped.csv. Tables of the same kind that are there are replaced; other files are not. Stopped or
+    killed, the same command goes on from the answers that it has kept beside OUT. Under torchrun, processes share the
+    pictures.
 
     Examples:
     - `effnetv2 predict runs/demo new_photos/`
