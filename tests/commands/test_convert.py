@@ -13,6 +13,7 @@ from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.calibrated import Calibration
+from efficientnetv2.models.create import create
 from efficientnetv2.models.network import EfficientNet
 
 timm = pytest.importorskip("timm")
@@ -99,7 +100,7 @@ def test_half_the_bytes_to_share(tmp_path):
     assert done.returncode == 0, done.stderr
     before, after = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("in", "half"))
     assert 0.5 < after / before < 0.53
-    assert f"1/2048 of what it was: {after / 1e6:.1f} MB instead of" in done.stdout
+    assert f"1/2048 of what it was (or 3e-8): {after / 1e6:.1f} MB instead of" in done.stdout
     whole, half = (modelfile.load(tmp_path / f"{name}.safetensors") for name in ("in", "half"))
     assert (half.class_names, half.preprocessing, half.recipe) == (
         ("oak", "elm"),
@@ -226,3 +227,59 @@ def test_a_cross_validation_has_more_networks_than_a_file_holds(name, tmp_path):
     assert done.returncode == 2
     assert "IN folds is the folder of a cross-validation" in done.stderr
     assert "Give the run of a fold: folds/fold1." in done.stderr
+
+
+def test_networks_of_others_change_what_their_file_says_and_go_to_nobody(tmp_path):
+    network = create("torchvision:mobilenet_v3_small", num_classes=2)
+    modelfile.save(tmp_path / "theirs.safetensors", network, class_names=("oak", "elm"))
+    words = ("convert", "theirs.safetensors", "out.safetensors", "--half", "--views", "symmetries", "--json")
+    done = effnetv2(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["architecture"], told["num_classes"]) == (None, 2)
+    made = modelfile.load(tmp_path / "out.safetensors")
+    assert (made.preprocessing.views, made.class_names) == ("symmetries", ("oak", "elm"))
+    done = effnetv2(
+        "convert", "theirs.safetensors", "again.safetensors", "--class-names", "a,b", cwd=tmp_path
+    )
+    assert "Network: torchvision:mobilenet_v3_small." in done.stdout
+    refused = effnetv2("convert", "theirs.safetensors", "folder", "--to", "timm", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "none of ours: its own package reads and writes" in refused.stderr
+
+
+def test_a_folder_for_timm_does_not_take_a_runs_place(tmp_path):
+    (tmp_path / "run").mkdir()
+    save_ours(tmp_path / "run/model.safetensors", architecture("efficientnetv2_b0"))
+    before = (tmp_path / "run/model.safetensors").read_bytes()
+    for source in ("run", "run/model.safetensors"):
+        done = effnetv2("convert", source, "run", "--to", "timm", "--overwrite", cwd=tmp_path)
+        assert done.returncode == 2
+    assert "OUT run holds a model file of ours, model.safetensors" in done.stderr
+    assert (tmp_path / "run/model.safetensors").read_bytes() == before
+    for _ in range(2):  # a folder for timm itself is replaced
+        done = effnetv2("convert", "run", "hub", "--to", "timm", "--overwrite", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_padded_picture_is_not_cut(tmp_path):
+    save_ours(tmp_path / "in.safetensors", architecture("efficientnetv2_b0"))
+    words = ("convert", "in.safetensors", "out.safetensors", "--framing", "pad")
+    refused = effnetv2(*words, "--crop-fraction", "0.8", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "crop_fraction is 0.8, but a padded picture is kept whole" in refused.stderr
+    assert effnetv2(*words, cwd=tmp_path).returncode == 0
+    done = effnetv2("convert", "out.safetensors", "hub", "--to", "timm", cwd=tmp_path)
+    assert done.returncode == 0
+    stated = json.loads((tmp_path / "hub/config.json").read_text())["pretrained_cfg"]
+    assert (stated["crop_mode"], stated["crop_pct"]) == ("border", 1.0)
+
+
+def test_the_folder_that_one_stands_in_is_named_by_a_dot(tmp_path):
+    save_ours(tmp_path / "model.safetensors", architecture("efficientnetv2_b0"))
+    done = effnetv2("convert", ".", "half.safetensors", "--half", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "empty").mkdir()
+    refused = effnetv2("predict", ".", "..", cwd=tmp_path / "empty")
+    assert refused.returncode == 2
+    assert ". holds no model.safetensors" in refused.stderr

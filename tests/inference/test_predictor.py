@@ -178,3 +178,9 @@ def test_an_image_of_16_bits_that_is_no_raster_is_read_as_its_file_is(model, tmp
     predictor = Predictor(model)
     by_path, by_image = (predictor._prepared(one(tmp_path / "deep.png"), 0) for one in (str, Image.open))
     np.testing.assert_array_equal(by_image, by_path)
+
+
+@pytest.mark.parametrize("at_once", [0, -1])
+def test_less_than_a_picture_at_a_time_is_refused(model, at_once):
+    with pytest.raises(InputError, match=f"batch_images is {at_once}, but is 1 or more"):
+        Predictor(model, batch_images=at_once)

@@ -10,6 +10,7 @@ from torch import nn
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.create import create
 from efficientnetv2.models.fit import (
     adapted_weight,
@@ -45,8 +46,13 @@ def test_weights_for_other_channels_are_timm_s(in_channels):
 def test_what_other_classes_answer_is_not_what_the_old_ones_did():
     network = create(TINY, num_classes=4)
     network.answer = "sigmoid"
+    network.metrics, network.calibration = {"top1": 0.5}, Calibration(2.1, 60, "minival")
+    assert fit(network, num_classes=4).calibration is not None
     assert fit(network, in_channels=1).answer == "sigmoid"
+    assert (network.metrics, network.calibration) == ({}, None)
+    network.metrics, network.calibration = {"top1": 0.5}, Calibration(2.1, 60, "minival")
     assert fit(network, num_classes=3).answer == "softmax"
+    assert (network.metrics, network.calibration) == ({}, None)
 
 
 def test_a_grey_picture_is_answered_as_three_equal_channels_were():

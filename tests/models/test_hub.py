@@ -234,6 +234,7 @@ def test_torchvisions_files_are_checked_by_the_hash_in_their_names(server, hub, 
     server.breaks = [2**21]
     assert fetch(TORCHVISION, hub) == hub.torch_folder / file
     assert (hub.torch_folder / file).read_bytes() == CONTENT
+    assert not hub.folder.exists(), "the cache of others, which may not be ours to write in"
     assert server.transfers() == [None, f"bytes={2**21}-"]
     server.asked.clear()
     assert fetch(TORCHVISION, hub) == cached(TORCHVISION, hub)

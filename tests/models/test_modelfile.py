@@ -519,3 +519,16 @@ def test_the_pictures_that_trained_it_stay_known_through_saving_and_loading(tmp_
     save_file(load_file(file), file, metadata | {KEY: "no JSON"})
     with pytest.raises(InputError, match=f"a.safetensors: the metadata '{KEY}' is damaged"):
         modelfile.load(file)
+
+
+def test_a_module_for_a_file_that_needs_none_is_refused(tmp_path):
+    """It would have stayed as it is, without a word."""
+    network = EfficientNet(SMALL, num_classes=3)
+    _save(tmp_path / "m.safetensors", network)
+    with pytest.raises(InputError, match=r"says itself what its network is.*Leave network out"):
+        modelfile.load(tmp_path / "m.safetensors", network=EfficientNet(SMALL, num_classes=3))
+
+
+def test_a_network_whose_classes_have_no_names_is_told_to_be_given_some(tmp_path):
+    with pytest.raises(InputError, match=r"0 class_names for 3 outputs\. Give one for each, in their order"):
+        modelfile.save(tmp_path / "m.safetensors", EfficientNet(SMALL, num_classes=3))

@@ -15,7 +15,7 @@ from efficientnetv2.progressive import IMAGE_PX
 
 if TYPE_CHECKING:
     from efficientnetv2.models.interop.statement import Told
-    from efficientnetv2.models.network import EfficientNet
+    from efficientnetv2.models.network import Network
 
 _PADDINGS = {"same": 'TensorFlow\'s "same"', "symmetric": "symmetric"}
 _FRAMINGS = {"whole": "whole picture squeezed", "crop": "centre square cut", "pad": "padded to a square"}
@@ -121,6 +121,7 @@ def convert(
     from efficientnetv2.base.errors import InputError, did_you_mean
     from efficientnetv2.models import modelfile
     from efficientnetv2.models.interop import convert as interop
+    from efficientnetv2.models.network import EfficientNet
 
     if to is not None and to not in interop.TARGETS:
         raise InputError(f"--to {to}: there is no such target{did_you_mean(to, interop.TARGETS)}")
@@ -140,7 +141,7 @@ def convert(
         std=std,
         views=views,
     )
-    network, recognised, notes = _load(source, model, said)
+    network, recognised, notes = _load(source, model, to, said)
     screen = Screen(quiet=as_json)
     for line in (f"Recognised: {recognised}.", *_described(network), *map(_sentence, notes)):
         screen.say(line)
@@ -158,6 +159,7 @@ def convert(
             notes = (*notes, _halved(out, network))
             screen.say(_sentence(notes[-1]))
     else:
+        assert isinstance(network, EfficientNet)  # of others none is written for others
         alone = interop.write(out, network, cast("Literal['timm', 'torchvision', 'keras']", to))
         alone = (*alone, *_uncalibrated(network, to))
         notes = (*notes, *alone)
@@ -168,7 +170,7 @@ def convert(
         answer(
             {
                 "recognised": recognised,
-                "architecture": network.architecture.to_json(),
+                "architecture": network.architecture.to_json() if isinstance(network, EfficientNet) else None,
                 "num_classes": network.num_classes,
                 "in_channels": network.in_channels,
                 "preprocessing": network.preprocessing.to_json(),
@@ -182,6 +184,8 @@ def convert(
 
 def _check_places(source: Path, out: Path, to: str | None, *, overwrite: bool) -> None:
     from efficientnetv2.base.errors import InputError
+    from efficientnetv2.models.interop.read import is_model_file
+    from efficientnetv2.models.modelfile import NAME
     from efficientnetv2.models.pretrained import names
 
     if not source.exists() and str(source) in names():
@@ -196,13 +200,17 @@ def _check_places(source: Path, out: Path, to: str | None, *, overwrite: bool) -
         raise InputError(f"OUT {out} is IN itself. Give another place.")
     if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"OUT {out} exists. Give another place, or --overwrite to replace it.")
+    if to == "timm" and out.is_dir() and is_model_file(out):
+        raise InputError(
+            f"OUT {out} holds a model file of ours, {NAME}, in whose place timm's would stand. Give another folder."
+        )
     if to is None and (out.is_dir() or out.suffix != ".safetensors"):
         raise InputError(
             f"OUT {out}: a model file ends in .safetensors. Name it so, or say --to timm, torchvision or keras."
         )
 
 
-def _load(source: Path, model: str | None, said: Told) -> tuple[EfficientNet, str, Sequence[str]]:
+def _load(source: Path, model: str | None, to: str | None, said: Told) -> tuple[Network, str, Sequence[str]]:
     """The network, what it was recognised as, and what there is to say about that."""
     from efficientnetv2.base.errors import InputError
     from efficientnetv2.commands.crossval_memory import FILE as CROSSVAL
@@ -222,17 +230,17 @@ def _load(source: Path, model: str | None, said: Told) -> tuple[EfficientNet, st
         if model is not None:
             raise InputError(f"--model {model}: {source} is a model file, which says itself what it is.")
         ours = modelfile.load(source)
-        if not isinstance(ours, EfficientNet):
+        if to is not None and not isinstance(ours, EfficientNet):
             raise InputError(
-                f"{source} is a model file already, of a network that is none of ours ({type(ours).__name__}): its "
-                "own package reads and writes its weights."
+                f"{source} is a model file of a network that is none of ours: its own package reads and writes its "
+                "weights. Leave --to out to change what the file says, or to halve it."
             )
         return ours, "a model file of this package", tell(ours, said)
     imported = interop.read(source, model=model, told=said)
     return imported.network, f"{imported.theirs} of {imported.title}", imported.notes
 
 
-def _uncalibrated(network: EfficientNet, to: str) -> list[str]:
+def _uncalibrated(network: Network, to: str) -> list[str]:
     """That the temperature stays behind, and how to have it there."""
     if network.calibration is None:
         return []
@@ -242,11 +250,11 @@ def _uncalibrated(network: EfficientNet, to: str) -> list[str]:
     ]
 
 
-def _described(network: EfficientNet) -> list[str]:
+def _described(network: Network) -> list[str]:
     """Padding, preprocessing and classes, a line each."""
     from efficientnetv2.base.errors import some
 
-    table, preprocessing = network.architecture, network.preprocessing
+    preprocessing = network.preprocessing
     mean, std = (" ".join(f"{one:.4g}" for one in many) for many in (preprocessing.mean, preprocessing.std))
     framing = _FRAMINGS[preprocessing.framing]
     if preprocessing.framing == "crop":
@@ -257,18 +265,29 @@ def _described(network: EfficientNet) -> list[str]:
         f"{network.num_classes}: {some(network.class_names, 3)}" if network.num_classes else "no classifier"
     )
     return [
-        f"Padding: {_PADDINGS[table.padding]}; batch-norm epsilon {table.batch_norm_epsilon:g}.",
+        *_kind(network),
         f"Preprocessing: {preprocessing.image_px} px, {framing}, {preprocessing.interpolation}, "
         f"mean {mean}, std {std}.",
         f"Classes: {classes}. Input channels: {network.in_channels}.",
     ]
 
 
-def _halved(out: Path, network: EfficientNet) -> str:
+def _kind(network: Network) -> list[str]:
+    """Which of the networks of one shape it is; of others, whose."""
+    from efficientnetv2.models.foreign import Foreign
+    from efficientnetv2.models.network import EfficientNet
+
+    if isinstance(network, EfficientNet):
+        table = network.architecture
+        return [f"Padding: {_PADDINGS[table.padding]}; batch-norm epsilon {table.batch_norm_epsilon:g}."]
+    return [f"Network: {network.source}."] if isinstance(network, Foreign) else []
+
+
+def _halved(out: Path, network: Network) -> str:
     """What half precision saves, and what it changes, in a sentence."""
     before = sum(weight.numel() * weight.element_size() for weight in network.state_dict().values())
     return (
-        "kernels and matrices are in half precision, each weight within 1/2048 of what it was: "
+        "kernels and matrices are in half precision, each weight within 1/2048 of what it was (or 3e-8): "
         f"{out.stat().st_size / 1e6:.1f} MB instead of {before / 1e6:.1f} MB"
     )
 

@@ -120,9 +120,9 @@ def bands_for(source: Dataset, preprocessing: Preprocessing, wanted: Wanted, nam
     asked = None if wanted.bands is None else bands_asked(wanted.bands)
     if asked is not None:
         numbers = None if asked == "all" else asked
+    if not isinstance(asked, tuple) and (fault := in_pages(source) or in_codes(source)):
+        raise InputError(f"{name} {fault}")
     if numbers is None:
-        if fault := in_pages(source) or in_codes(source):
-            raise InputError(f"{name} {fault}")
         numbers = (bands_seen if asked is None else all_bands)(source)
     _refuse_other_number(numbers, preprocessing, source, name)
     if known is None:

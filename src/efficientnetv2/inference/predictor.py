@@ -60,10 +60,11 @@ class Predictor:
         model: a model file, a run folder, or a network; without ``class_names`` its
             labels are the numbers of its outputs, from 0.
         device: to compute on.
-        batch_images: how many pictures to compute at a time.
+        batch_images: how many pictures to compute at a time, ≥ 1.
 
     Raises:
-        InputError: the model file can't be read, has no classes, or takes other channels than files have.
+        InputError: the model file can't be read, has no classes, or takes other channels than files have; or less than
+            one picture at a time.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class Predictor:
         device: str | torch.device = "cpu",
         batch_images: int = 32,
     ) -> None:
+        if batch_images < 1:
+            raise InputError(f"batch_images is {batch_images}, but is 1 or more.")
         self.network = model if isinstance(model, Network) else modelfile.load(model)
         file = None if isinstance(model, Network) else model
         check_classes(self.network, file)

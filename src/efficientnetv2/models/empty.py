@@ -35,8 +35,14 @@ def empty_network(path: Path, words: Header, file: TensorFile, given: nn.Module 
         Without memory for its weights, if possible; else with fresh ones.
 
     Raises:
-        InputError: it cannot be built, or is of a library that is not known here, or nobody gave the module.
+        InputError: it cannot be built, or is of a library that is not known here, or nobody gave the module, or one
+            was given to a file that needs none.
     """
+    if given is not None and (words.architecture is not None or words.foreign is not None):
+        raise InputError(
+            f"{path} says itself what its network is, so the module that was given would stay as it is. Leave network "
+            "out, and take the one that load returns."
+        )
     if words.architecture is not None:
         return _empty_ours(path, words, len(file.entries))
     if words.foreign is not None:

@@ -303,6 +303,7 @@ def _put_head(network: Network, num_classes: int) -> None:
         network.set_submodule("classifier", head)
     head.train(network.training)
     network.num_classes, network.class_names, network.answer = num_classes, (), "softmax"
+    network.metrics, network.calibration = {}, None  # of the answers that it gave before
 
 
 def _called(network: Network) -> str:
@@ -327,3 +328,4 @@ def _widen(network: Network, in_channels: int) -> None:
         )
     stem.in_channels = network.in_channels = in_channels
     network.preprocessing = network.preprocessing.with_channels(in_channels)
+    network.metrics, network.calibration = {}, None  # of other pictures

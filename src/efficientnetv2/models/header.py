@@ -66,7 +66,9 @@ class Header:
         if self.architecture is not None and self.foreign is not None:
             raise ValueError(f"an architecture, and '{self.foreign}' too: a network is one of the two")
         if len(self.class_names) != self.num_classes:
-            raise ValueError(f"{len(self.class_names)} class_names for {self.num_classes} outputs")
+            raise ValueError(
+                f"{len(self.class_names)} class_names for {self.num_classes} outputs. Give one for each, in their order"
+            )
         if len(set(self.class_names)) != self.num_classes:
             raise ValueError("two of the class_names are the same")
         if self.preprocessing.channels != self.in_channels:

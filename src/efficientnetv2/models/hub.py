@@ -179,7 +179,7 @@ def _from_hub(entry: Remote, hub: Hub) -> Path:
         raise _missing(entry, hub, f"{source} states no SHA-256 ({said.etag}), so that it cannot be checked")
     folder = hub.folder / _repository_folder(entry)
     content = folder / "blobs" / said.etag
-    with _lock(hub, folder.name, said.etag):
+    with _lock(hub.folder, folder.name, said.etag):
         if not (content.is_file() and sha256_of(content) == said.etag):
             content.parent.mkdir(parents=True, exist_ok=True)
             download(
@@ -211,7 +211,7 @@ def _from_pytorch(entry: Remote, hub: Hub) -> Path:
     )
     head.raise_for_status()
     length = head.headers.get("Content-Length")
-    with _lock(hub, "torchvision", entry.file):
+    with _lock(hub.torch_folder, "torchvision", entry.file):
         if not (to.is_file() and _intact(to, entry)):
             to.parent.mkdir(parents=True, exist_ok=True)
             download(
@@ -229,9 +229,9 @@ def _remote(what: str | Remote) -> Remote:
     return about(what) if isinstance(what, str) else what
 
 
-def _lock(hub: Hub, group: str, name: str) -> AbstractContextManager[object]:
-    """Where huggingface_hub has its own locks; under its own name for its files."""
-    folder = hub.folder / ".locks" / group
+def _lock(cache: Path, group: str, name: str) -> AbstractContextManager[object]:
+    """Within the cache that is written to: where huggingface_hub has its own locks, under its name for its files."""
+    folder = cache / ".locks" / group
     folder.mkdir(parents=True, exist_ok=True)
     lock: AbstractContextManager[object] = WeakFileLock(folder / f"{name}.lock")
     return lock

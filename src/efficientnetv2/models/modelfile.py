@@ -57,7 +57,8 @@ def save(
         metrics: plain JSON values, numbers finite.
         trained_on: a sample of the pictures that trained it; a network that knows of none writes none.
         half: keep kernels and matrices in float16: half the bytes, to share. The network itself stays as it is; one
-            that is loaded from the file has float32 again, each weight within 1/2048 of what it was.
+            that is loaded from the file has float32 again, each weight within 1/2048 of what it
+            was, or 3e-8 where that is more.
 
     Raises:
         InputError: a weight is NaN or infinite, or too large for ``half``; the names or channels do not fit the
@@ -218,7 +219,7 @@ def _check_kinds(path: object, network: object) -> None:
 def _file(path: Path) -> Path:
     if path.is_dir() and ((path / "config.json").is_file() or (path / "checkpoint").is_file()):
         raise InputError(f"{path} is a folder of weights, but not a run folder of ours. {of_others(path)}")
-    if path.with_name(f"{path.name}.index").is_file() and not path.exists():
+    if not path.exists() and path.with_name(f"{path.name}.index").is_file():
         raise InputError(f"{path} is a TensorFlow checkpoint, not a model file. {of_others(path)}")
     if path.is_dir():
         if not (path / NAME).is_file():

@@ -18,9 +18,9 @@ from efficientnetv2.arch.published import NAMES, published
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Framing, Preprocessing
 
-_Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean, std
-IMAGENET: _Statistics = (IMAGENET_MEAN, IMAGENET_STD)
-HALF: _Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean, std
+IMAGENET: Statistics = (IMAGENET_MEAN, IMAGENET_STD)
+HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class _Timm(NamedTuple):
     image_px: int
     crop: float  # timm's crop_pct
     framing: Framing
-    statistics: _Statistics
+    statistics: Statistics
     num_classes: int
     top1: float | None
 
@@ -139,7 +139,7 @@ class _Torch(NamedTuple):
     image_px: int
     resize_px: int
     interpolation: Literal["bilinear", "bicubic"]
-    statistics: _Statistics
+    statistics: Statistics
     top1: float
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torchvision as their_torchvision
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from efficientnetv2.arch.published import architecture, published
@@ -353,3 +354,67 @@ def test_a_tag_brings_the_preprocessing_of_its_weights(tmp_path):
     )
     assert plain.mean == published("efficientnet_b0").preprocessing.mean != tagged.mean
     assert tagged.mean == tagged.std == (0.5, 0.5, 0.5)
+
+
+def test_the_plain_twins_tag_brings_it_too_and_may_be_told_of_a_file_that_names_the_network(tmp_path):
+    plain = timm_file(tmp_path / "b3.safetensors", "efficientnet_b3", num_classes=2)
+    imported = convert.read(plain, model="efficientnet_b3")
+    seen = imported.network.preprocessing
+    assert (seen.image_px, seen.crop_fraction) == (320, 1.0)
+    assert any(
+        "assumed as of timm's efficientnet_b3.ra2_in1k: image_px 320" in note for note in imported.notes
+    )
+    torch.save(
+        {
+            "arch": "tf_efficientnet_b0",
+            "state_dict": their_timm.create_model("tf_efficientnet_b0").state_dict(),
+        },
+        tmp_path / "trained.pth",
+    )
+    tagged = convert.read(tmp_path / "trained.pth", model="tf_efficientnet_b0.ap_in1k").network.preprocessing
+    assert tagged.mean == (0.5, 0.5, 0.5)
+    with pytest.raises(
+        InputError, match="says that it is tf_efficientnet_b0, but --model says efficientnet_b0"
+    ):
+        convert.read(tmp_path / "trained.pth", model="efficientnet_b0")
+
+
+@pytest.mark.parametrize("start", [b"\x80", b"PK"])
+def test_a_header_as_long_as_a_pickle_begins_is_that_of_a_safetensors_file(tmp_path, start):
+    """Headers are as long as a multiple of 8, so that one file in 32 begins as pickles do."""
+    path = tmp_path / "in.safetensors"
+    tensors = their_timm.create_model(f"tf_{B0}", num_classes=2).state_dict()
+    save_file(tensors, path, {"note": ""})
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    meant, period = int.from_bytes(start, "little"), 256 ** len(start)
+    if meant % 8:  # no header is so long: only what is no whole file begins so
+        pytest.skip("headers have lengths that are multiples of 8")
+    save_file(tensors, path, {"note": "x" * ((meant - length) % period)})
+    assert path.read_bytes().startswith(start)
+    assert convert.read(path).network.num_classes == 2
+
+
+@pytest.mark.parametrize(
+    ("out", "writer", "error"),
+    [
+        (
+            "folder",
+            "efficientnetv2.models.interop.tensors.save_file",
+            SafetensorError("No space left on device"),
+        ),
+        (
+            "x.pth",
+            "torch.save",
+            RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0\nat"),
+        ),
+        ("y.pth", "torch.save", OSError(28, "No space left on device")),
+    ],
+)
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, monkeypatch, out, writer, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(writer, full)
+    with pytest.raises(InputError, match=rf"{out} was not written: .*(space|inline).*Make room"):
+        convert.write(tmp_path / out, our_network(), "timm")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

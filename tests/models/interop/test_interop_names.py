@@ -115,7 +115,7 @@ def test_other_networks_of_timm_are_not_taken_for_ours(model):
 def test_unstated_preprocessing_of_s_to_xl_is_timms_own(name):
     theirs = their_timm.get_pretrained_cfg(f"tf_{name}.in21k_ft_in1k").to_dict()
     stated, notes = timm.stated_preprocessing(theirs, "config.json")
-    assert timm.default_preprocessing(name, tf=True) == stated
+    assert timm.default_preprocessing(name, tf=True) == (stated, f"tf_{name}")
     assert not notes
     assert stated.mean == (0.5, 0.5, 0.5)
 
@@ -124,9 +124,28 @@ def test_unstated_preprocessing_of_s_to_xl_is_timms_own(name):
     "name", ["efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l", "efficientnetv2_xl"]
 )
 def test_timms_own_s_to_xl_are_bicubic_where_the_published_ones_are_bilinear(name):
-    plain = timm.default_preprocessing(name, tf=False)
+    plain, _ = timm.default_preprocessing(name, tf=False)
     assert plain.interpolation == their_timm.get_pretrained_cfg(name).interpolation == "bicubic"
     assert published(name).preprocessing.interpolation == "bilinear"
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [name for name in their_timm.list_pretrained("efficientnet_b*") if name.partition(".")[0] in NAMES],
+)
+def test_plain_networks_of_v1_are_looked_at_as_timm_evaluates_its_weights(weights):
+    """Without a tag: as those that timm takes the bare name for."""
+    name, _, tag = weights.partition(".")
+    stated, notes = timm.stated_preprocessing(their_timm.get_pretrained_cfg(weights).to_dict(), "config.json")
+    assert timm.default_preprocessing(name, tf=False, tag=tag) == (stated, weights)
+    assert not notes
+    own = their_timm.get_pretrained_cfg(name).tag
+    assert timm.default_preprocessing(name, tf=False)[1] == f"{name}.{own}"
+
+
+def test_a_tag_that_timm_does_not_have_is_refused():
+    with pytest.raises(InputError, match=r"no weights 'efficientnet_b3.in1k', but ra2_in1k\."):
+        timm.default_preprocessing("efficientnet_b3", tf=False, tag="in1k")
 
 
 def test_preprocessing_of_b3_squeezes_and_then_cuts():
@@ -144,6 +163,7 @@ def test_a_margin_of_padded_pictures_is_said_to_stay():
     assert (stated.framing, stated.crop_fraction) == ("pad", 1.0)
     assert "0.875" in note  # timm's usual one
     assert timm.stated_preprocessing(theirs | {"crop_pct": 1.0}, "config.json")[1] == ()
+    assert timm.lost_crop(Preprocessing(image_px=64, framing="pad", crop_fraction=0.8)) is None
 
 
 @given(px=st.integers(1, 1100), data=st.data())

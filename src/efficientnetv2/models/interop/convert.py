@@ -78,7 +78,7 @@ def read(
     meant = None if model is None else published_name(raw, model)
     told_model = False
     if model is not None and raw.source in ("timm", "torchvision"):
-        if raw.model not in (None, model):
+        if raw.model not in (None, model, model.partition(".")[0]):
             raise InputError(
                 f"{raw.path} says that it is {raw.model}, but --model says {model}. Leave it out."
             )

@@ -68,7 +68,8 @@ def _file(path: Path) -> Raw:
         start = file.read(9)
     if keras.opens(path):
         return keras.read(path)
-    pickled = start.startswith(b"PK") or start[:1] == b"\x80"
+    # A safetensors file begins with the length of its header, which may look like anything, and goes on with that.
+    pickled = start[8:] != b"{" and (start.startswith(b"PK") or start[:1] == b"\x80")
     found = pickles.read(path) if pickled else _safetensors(path)
     return Raw(
         path=path,

@@ -23,7 +23,7 @@ from efficientnetv2.models.header import Header, reason
 from efficientnetv2.models.interop import carried, timm, torchvision
 from efficientnetv2.models.interop.raw import Raw
 from efficientnetv2.models.interop.recognise import Recognised, is_tf
-from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.models.network import Network
 
 _IMAGENET_CLASSES = 1000
 # What a person has to know of the preprocessing; the crop is told with the framing, and views are ours alone.
@@ -55,6 +55,11 @@ class Told:
         fields = dict(self.preprocessing)
         if fields.get("framing") in ("whole", "pad"):
             fields.setdefault("crop_fraction", 1.0)
+        if fields.get("framing", base.framing) == "pad" and fields.get("crop_fraction", 1.0) != 1:
+            raise InputError(
+                f"crop_fraction is {fields['crop_fraction']:g}, but a padded picture is kept whole. Leave it out, or "
+                "give another framing."
+            )
         for name in ("mean", "std"):
             if name in fields and len(fields[name]) != base.channels:
                 raise InputError(
@@ -154,7 +159,9 @@ def _usual(raw: Raw, found: Recognised) -> tuple[Preprocessing, str]:
     if raw.source == "timm" and is_tf(raw) and tagged in pretrained.names():
         return pretrained.about(tagged).preprocessing, f"timm's {raw.model}"
     if raw.source == "timm":
-        return timm.default_preprocessing(found.name, tf=is_tf(raw)), f"timm's {found.theirs}"
+        tag = (raw.model or "").partition(".")[2]
+        usual, weights = timm.default_preprocessing(found.name, tf=is_tf(raw), tag=tag)
+        return usual, f"timm's {weights}"
     if raw.source == "torchvision":
         usual, weights = torchvision.default_preprocessing(found.name)
         return usual, f"torchvision's {weights}"
@@ -238,8 +245,8 @@ def still_true(
     return {name: value for name, value in metrics.items() if name == "epochs"}  # which no picture says
 
 
-def tell(network: EfficientNet, told: Told) -> list[str]:
-    """Change what a network of ours says of itself; its weights stay.
+def tell(network: Network, told: Told) -> list[str]:
+    """Change what a network says of itself; its weights stay.
 
     Args:
         network: changed in place.

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from efficientnetv2.arch.published import NAMES, published
 from efficientnetv2.arch.spec import Architecture
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.models.header import CARRIED
 from efficientnetv2.models.interop import carried
@@ -55,14 +57,30 @@ def write_tensors(
         network: on any device.
         names: from ours to theirs.
         metadata: of a safetensors file.
+
+    Raises:
+        InputError: it can't be written.
     """
     tensors = {names[ours]: value.detach().cpu().contiguous() for ours, value in network.state_dict().items()}
     text = carried.text_of(network)
-    if path.suffix == ".safetensors":
-        metadata = {"format": "pt", **metadata, CARRIED: text}
-        write_atomically(path, lambda partial: save_file(tensors, partial, metadata))
-    else:
-        # Where PyTorch keeps the versions of modules, by name: those who load the tensors look no other name up.
-        pickled = OrderedDict(tensors)
-        pickled._metadata = OrderedDict({CARRIED: text})  # type: ignore[attr-defined]
-        write_atomically(path, lambda partial: torch.save(pickled, partial))
+    stated = {"format": "pt", **metadata, CARRIED: text}
+    # Where PyTorch keeps the versions of modules, by name: those who load the tensors look no other name up.
+    pickled = OrderedDict(tensors)
+    pickled._metadata = OrderedDict({CARRIED: text})  # type: ignore[attr-defined]
+    safe = path.suffix == ".safetensors"
+
+    def fill(partial: Path) -> None:
+        if safe:
+            save_file(tensors, partial, stated)
+        else:
+            torch.save(pickled, partial)
+
+    try:
+        write_atomically(path, fill)
+    except (
+        OSError,
+        SafetensorError,
+        RuntimeError,
+    ) as error:  # a full disk is each of them to one of the three
+        reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+        raise InputError(f"{reason}. Make room, or give another place.") from error

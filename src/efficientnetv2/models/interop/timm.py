@@ -27,7 +27,7 @@ from efficientnetv2.base.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Frami
 from efficientnetv2.models.header import reason
 from efficientnetv2.models.interop.tensors import shape_name, tensors_of, write_tensors
 from efficientnetv2.models.network import EfficientNet
-from efficientnetv2.models.pretrained import timm_crop_fraction
+from efficientnetv2.models.pretrained import HALF, IMAGENET, Statistics, timm_crop_fraction
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # of a hub folder
 SUFFIXES = (".safetensors", ".pth")  # of a state dict; with another name ``write`` makes a folder
@@ -50,6 +50,26 @@ _RW_REASON = (
     "other widths and blocks than any published EfficientNetV2. Use it through timm itself: "
     "create('timm:{name}')"
 )
+
+# Size, crop_pct, framing, mean and std at evaluation of the weights that timm has of its plain networks, those that the
+# bare name means first: its default_cfgs (timm/models/efficientnet.py).
+_PLAIN_WEIGHTS: Mapping[str, Mapping[str, tuple[int, float, Framing, Statistics]]] = {
+    "efficientnet_b0": {
+        "ra_in1k": (224, 0.875, "crop", IMAGENET),
+        "ra4_e3600_r224_in1k": (256, 1.0, "crop", HALF),
+    },
+    "efficientnet_b1": {
+        "ra4_e3600_r240_in1k": (288, 1.0, "crop", HALF),
+        "ft_in1k": (256, 1.0, "crop", IMAGENET),
+    },
+    "efficientnet_b2": {"ra_in1k": (288, 1.0, "crop", IMAGENET)},
+    "efficientnet_b3": {"ra2_in1k": (320, 1.0, "crop", IMAGENET)},
+    "efficientnet_b4": {"ra2_in1k": (384, 1.0, "crop", IMAGENET)},
+    "efficientnet_b5": {
+        "sw_in12k_ft_in1k": (448, 1.0, "whole", IMAGENET),
+        "sw_in12k": (416, 0.95, "crop", IMAGENET),
+    },
+}
 
 _FRAMINGS: dict[str, Framing] = {
     "center": "crop",
@@ -122,19 +142,49 @@ def architecture_of(name: str, *, tf: bool) -> Architecture:
     return table if tf else replace(table, padding="symmetric", batch_norm_epsilon=PLAIN_EPSILON)
 
 
-def default_preprocessing(name: str, *, tf: bool) -> Preprocessing:
+def default_preprocessing(name: str, *, tf: bool, tag: str = "") -> tuple[Preprocessing, str]:
     """What timm does with a network's pictures, where nothing was stated with the weights.
 
-    As published but for S to XL: timm's are bicubic; its ``tf_`` ones have mean and std 0.5, where the authors have
-    128/255; its plain ones ImageNet's; and S cuts the centre square.
+    Those of its own weights, for plain networks of V1. Else as published but for S to XL: timm's are bicubic; its
+    ``tf_`` ones have mean and std 0.5, where the authors have 128/255; its plain ones ImageNet's; and S cuts the centre
+    square.
+
+    Args:
+        name: of the published network.
+        tf: timm's ``tf_`` one, or its plain one.
+        tag: of timm's weights; of a plain network '' is those that its bare name means there.
+
+    Returns:
+        The preprocessing, and what timm calls the weights that it is of.
+
+    Raises:
+        InputError: timm has weights of that plain network, but none with that tag.
     """
+    theirs, known = f"tf_{name}" if tf else name, {} if tf else _PLAIN_WEIGHTS.get(name, {})
+    if known:
+        tag = tag or next(iter(known))
+        if tag not in known:
+            raise InputError(
+                f"timm has no weights '{theirs}.{tag}', but {', '.join(known)}. Leave the tag out."
+            )
+        image_px, crop_pct, framing, (mean, std) = known[tag]
+        fraction = timm_crop_fraction(image_px, crop_pct)
+        own = Preprocessing(
+            image_px=image_px,
+            framing=framing,
+            crop_fraction=fraction,
+            interpolation="bicubic",
+            mean=mean,
+            std=std,
+        )
+        return own, f"{theirs}.{tag}"
     preprocessing = published(name).preprocessing
     if name.startswith("efficientnetv2_") and name in _PLAIN:
         half = (0.5,) * 3
         mean, std = (half, half) if tf else (IMAGENET_MEAN, IMAGENET_STD)
-        framing: Framing = "crop" if name == "efficientnetv2_s" or not tf else "whole"
-        preprocessing = replace(preprocessing, interpolation="bicubic", mean=mean, std=std, framing=framing)
-    return preprocessing
+        cut: Framing = "crop" if name == "efficientnetv2_s" or not tf else "whole"
+        preprocessing = replace(preprocessing, interpolation="bicubic", mean=mean, std=std, framing=cut)
+    return preprocessing, theirs
 
 
 def stated_preprocessing(config: Mapping[str, Any], path: Path) -> tuple[Preprocessing, tuple[str, ...]]:
@@ -249,18 +299,21 @@ def write(path: str | Path, network: EfficientNet) -> None:
     write_text_atomically(path / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
-def _crop_pct(image_px: int, crop_fraction: float) -> float:
+def _crop_pct(preprocessing: Preprocessing) -> float:
     """The number by which timm comes nearest to a crop: what it rounds down gives the whole pixels that are meant."""
-    resize_px = round(image_px / crop_fraction)
+    if preprocessing.framing == "pad":  # which cuts nothing here, whatever the fraction
+        return 1.0
+    image_px = preprocessing.image_px
+    resize_px = round(image_px / preprocessing.crop_fraction)
     crop_pct = image_px / resize_px
     return crop_pct if math.floor(image_px / crop_pct) == resize_px else math.nextafter(crop_pct, 0)
 
 
 def lost_crop(preprocessing: Preprocessing) -> float | None:
     """What becomes of the ``crop_fraction`` in timm, which knows whole pixels alone; None if it stays."""
-    there = timm_crop_fraction(
-        preprocessing.image_px, _crop_pct(preprocessing.image_px, preprocessing.crop_fraction)
-    )
+    if preprocessing.framing == "pad":
+        return None
+    there = timm_crop_fraction(preprocessing.image_px, _crop_pct(preprocessing))
     return None if math.isclose(there, preprocessing.crop_fraction, rel_tol=1e-9) else there
 
 
@@ -280,7 +333,7 @@ def _config(name: str, arguments: dict[str, Any], network: EfficientNet) -> dict
             "input_size": [network.in_channels, preprocessing.image_px, preprocessing.image_px],
             "fixed_input_size": False,
             "interpolation": preprocessing.interpolation,
-            "crop_pct": _crop_pct(preprocessing.image_px, preprocessing.crop_fraction),
+            "crop_pct": _crop_pct(preprocessing),
             "crop_mode": modes[preprocessing.framing],
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
