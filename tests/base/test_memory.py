@@ -59,7 +59,7 @@ def container(root, *, limit, usage, cache, version=2):
     if version == 1:
         root = root / "memory"
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    root.mkdir(exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
     (root / names[0]).write_text(f"{limit}\n")
     (root / names[1]).write_text(f"{usage}\n")
     (root / "memory.stat").write_text(f"anon 1\n{names[2]} {cache}\n")
@@ -70,6 +70,29 @@ def test_a_containers_limit_counts_and_its_cache_of_files_is_free(tmp_path, vers
     """100 MB allowed, 90 taken, 30 of these for files that can be dropped: 40 free."""
     container(tmp_path, limit=100_000_000, usage=90_000_000, cache=30_000_000, version=version)
     assert free_bytes(CPU, root=tmp_path) == 40_000_000
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_jobs_limit_counts_wherever_it_stands_above_the_process(version, tmp_path):
+    """As Slurm and systemd set it: the root has none, the job one, the step within it none."""
+    root = tmp_path / "cgroup"
+    container(root, limit="max" if version == 2 else 10**18, usage=1, cache=0, version=version)
+    job = root / ("memory" if version == 1 else ".") / "slurm/job_7"
+    (job / "step_0").mkdir(parents=True)
+    names = (
+        ("memory.max", "memory.current")
+        if version == 2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    )
+    for folder, most in ((job, "100000000"), (job / "step_0", "max" if version == 2 else str(10**18))):
+        (folder / names[0]).write_text(most)
+        (folder / names[1]).write_text("70000000")
+        (folder / "memory.stat").write_text("anon 1\n")
+    own = tmp_path / "own"
+    own.write_text("0::/slurm/job_7/step_0\n" if version == 2 else "5:cpu,memory:/slurm/job_7/step_0\n0::/\n")
+    assert free_bytes(CPU, root=root, own=own) == 30_000_000
+    own.write_text("0::/../outside\n")  # as a container sees a group that is not within its own
+    assert free_bytes(CPU, root=root, own=own) > 30_000_000
 
 
 def test_without_a_containers_limit_the_machines_memory_counts(tmp_path):

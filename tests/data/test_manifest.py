@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import pandas as pd
@@ -119,3 +120,19 @@ def test_a_link_further_up_keeps_the_short_way(manifest, tmp_path):
     here = read(tmp_path / "link/all.csv")
     (tmp_path / "runs").mkdir()
     assert here.seen_from(tmp_path / "link/runs/manifest.csv")["path"].iloc[0] == "../0,é.png"
+
+
+def test_what_was_derived_does_not_travel_and_opening_makes_no_list_of_paths(manifest):
+    """Of millions of pictures, each process would get or make its own."""
+    first = manifest.file(0)
+    assert "paths" not in vars(manifest)
+    assert len(manifest.paths) == len(manifest.labels)
+    assert {"paths", "labels"} <= set(vars(manifest))
+    again = pickle.loads(pickle.dumps(manifest))
+    assert not {"paths", "labels", "targets"} & set(vars(again))
+    assert (again.file(0), again.paths, again.labels.tolist()) == (
+        first,
+        manifest.paths,
+        manifest.labels.tolist(),
+    )
+    assert again.digest() == manifest.digest()

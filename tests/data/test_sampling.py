@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientnetv2.base.keys import Key
-from efficientnetv2.data.sampling import Sampler, epoch_order
+from efficientnetv2.data.sampling import Sampler, epoch_order, members_of
 from efficientnetv2.progressive import Progressive, Ramp
 
 LABELS = np.array([0] * 30 + [1] * 10 + [2] * 4)
@@ -93,3 +93,11 @@ def test_no_two_draws_of_a_run_have_the_same_id(balance):
     """A rare class's picture that comes several times an epoch is cut and augmented anew each time."""
     ids = np.concatenate([r.ids for r in sampler(balance=balance, steps=60)])
     assert len(set(ids.tolist())) == len(ids)
+
+
+@given(labels=st.lists(st.integers(0, 6), max_size=40))
+def test_members_of_each_class_are_found_at_once(labels):
+    found = members_of(np.array(labels, dtype=np.int64), 7)
+    assert [one.tolist() for one in found] == [
+        [place for place, label in enumerate(labels) if label == cls] for cls in range(7)
+    ]

@@ -13,7 +13,7 @@ from efficientnetv2.augment.geometry import symmetry
 from efficientnetv2.base.errors import InputError, MemoryShortError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data import manifest
-from efficientnetv2.inference.predict import evaluating, predict, predict_manifest
+from efficientnetv2.inference.predict import Predictions, evaluating, interleaved, predict, predict_manifest
 from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.network import EfficientNet
@@ -245,3 +245,22 @@ def test_eight_views_of_each_class_by_itself_are_the_mean_of_its_probabilities()
     ]
     together = predict(network, [images], preprocessing=replace(PREPROCESSING, views="symmetries")).sigmoid()
     torch.testing.assert_close(together, torch.stack(each).mean(dim=0), atol=1e-5, rtol=0)
+
+
+def test_shares_of_a_manifest_come_together_in_its_order():
+    every = torch.arange(21.0).reshape(7, 3)
+    rows = [
+        np.array([0, 2]),
+        np.array([0, 1]),
+        np.array([0, 1]),
+    ]  # of 0, 3, 6; 1, 4; 2, 5: picture 3 was unreadable
+    parts = [
+        Predictions(own, own * 3 + rank, every[own * 3 + rank], ((1, "is damaged"),) if rank == 0 else ())
+        for rank, own in enumerate(rows)
+    ]
+    whole = interleaved(parts, 3)
+    assert whole.samples.tolist() == whole.labels.tolist() == [0, 1, 2, 4, 5, 6]
+    assert torch.equal(whole.logits, every[[0, 1, 2, 4, 5, 6]])
+    assert whole.unreadable == ((3, "is damaged"),)
+    assert interleaved(parts[:1], 3) is parts[0]
+    assert interleaved([], 3).logits.shape == (0, 3)

@@ -1,5 +1,7 @@
 """Figures of pictures with several labels, against scikit-learn on whole matrices and against counting by hand."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,6 +19,7 @@ from efficientnetv2.metrics.several import (
     measured,
     right,
     several_figures,
+    top5_hits,
 )
 
 NAMES = ("animal", "cat", "dog")
@@ -151,3 +154,16 @@ def test_intervals_are_of_the_same_rule_as_the_figures():
     assert (found.f1_micro, reach["f1_micro"]) == (1.0, wilson(1.0, 40))
     by_shares = several_figures(labels, shares, NAMES)
     assert intervals_of(by_shares, labels, shares, key=Key.of(0))["f1_micro"][1] < 1
+
+
+def test_the_five_best_of_imagenet_21ks_classes_are_found_a_part_at_a_time():
+    generator = np.random.default_rng(0)
+    shares = generator.random((200, 21_841), dtype=np.float32)  # 183 are put in order together
+    best = np.argsort(-shares, axis=1)
+    true = np.stack([best[:, 9], np.where(np.arange(200) % 2, best[:, 4], -1)], axis=1)
+    tracemalloc.start()
+    hits = top5_hits(true, shares)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert hits.tolist() == (np.arange(200) % 2 == 1).tolist()
+    assert peak < 70e6

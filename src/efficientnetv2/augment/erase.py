@@ -86,6 +86,6 @@ def _noise(images: Tensor, key: Key, start: Tensor) -> Tensor:
         strip = torch.from_numpy(generator.standard_normal(values + _WINDOWS, dtype=np.float32))
     else:
         strip = torch.from_numpy(generator.integers(0, 256, values + _WINDOWS, dtype=np.uint8))
-    windows = strip.to(images.device, images.dtype).unfold(0, values, 1)  # a view
+    windows = strip.to(images.device, images.dtype, non_blocking=True).unfold(0, values, 1)  # a view
     chosen = windows.index_select(0, (start * _WINDOWS).long())
     return chosen.view(images.shape)

@@ -22,6 +22,7 @@ from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import originals
+from efficientnetv2.data.sampling import members_of
 from efficientnetv2.progressive import Setting
 
 FOLDER = "augmented"
@@ -40,8 +41,7 @@ def spread_copies(labels: Ints, wanted: Ints, *, key: Key) -> Ints:
         (N,) numbers from 0.
     """
     copies = np.zeros(len(labels), dtype=np.int64)
-    for label, number in enumerate(wanted):
-        rows = np.flatnonzero(labels == label)
+    for label, (number, rows) in enumerate(zip(wanted, members_of(labels, len(wanted)), strict=True)):
         if len(rows):
             each, more = divmod(int(number) - len(rows), len(rows))
             copies[rows] = each

@@ -119,6 +119,7 @@ def free_bytes(
     *,
     sharing: int = 1,
     root: Path = Path("/sys/fs/cgroup"),
+    own: Path = Path("/proc/self/cgroup"),
 ) -> int:
     """What this process may still take of a device's memory.
 
@@ -130,6 +131,7 @@ def free_bytes(
         limit_gib: that this process may take in all.
         sharing: how many processes share what is free, by equal parts.
         root: where the system shows a container's limits.
+        own: where it says which of its groups this process is in.
 
     Returns:
         Bytes; negative if more is taken than the stated limit allows.
@@ -140,19 +142,26 @@ def free_bytes(
     elif device.type == "mps":
         free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     else:
-        free = min([psutil.virtual_memory().available, *_left_by_container(root)])
+        free = min([psutil.virtual_memory().available, *_left_by_container(root, own)])
     free = int(free) // sharing
     if limit_gib is None:
         return free
     return int(min(free, limit_gib * GIB - in_use_bytes(device)))
 
 
-def _left_by_container(root: Path) -> list[int]:
-    """What cgroups of version 2 or 1 leave, empty where they set no limit. The cache of files gives way: it is free."""
+def _left_by_container(root: Path, own: Path) -> list[int]:
+    """What cgroups of version 2 or 1 leave, empty where they set no limit. The cache of files gives way: it is free.
+
+    A container sees its own group as the root. A job of Slurm or systemd is in one further down, and each one above it
+    limits it too.
+    """
     left = []
-    for folder, limit, usage, cache in (
-        (root, "memory.max", "memory.current", "inactive_file"),
-        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    new = ("memory.max", "memory.current", "inactive_file")
+    old = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    within = _groups_of(own)
+    for folder, (limit, usage, cache) in (
+        *((root / group, new) for group in within.get("", (".",))),
+        *((root / "memory" / group, old) for group in within.get("memory", (".",))),
     ):
         try:
             most, taken = (folder / limit).read_text().strip(), int((folder / usage).read_text())
@@ -162,6 +171,25 @@ def _left_by_container(root: Path) -> list[int]:
         if most != "max":
             left.append(int(most) - taken + int(statistics.get(cache, 0)))
     return left
+
+
+def _groups_of(own: Path) -> dict[str, list[str]]:
+    """The group of this process and all above it: '' (version 2) or ``memory`` (version 1) -> their paths."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return {}
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        _, _, rest = line.partition(":")
+        kinds, _, path = rest.partition(":")
+        steps = [step for step in path.split("/") if step]
+        above = (
+            [".", *("/".join(steps[: end + 1]) for end in range(len(steps)))] if ".." not in steps else ["."]
+        )
+        for kind in kinds.split(","):
+            found[kind] = above
+    return found
 
 
 class Peak:

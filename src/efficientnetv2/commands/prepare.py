@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -85,12 +87,16 @@ class Prepared:
     answered: Answered = "val"
     common: Common | None = None
 
-    @property
+    def __getstate__(self) -> dict[str, Any]:
+        # Without its parts, which every process takes out of the whole for itself.
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    @cached_property
     def train(self) -> Manifest:
         """The training pictures."""
         return self.manifest.subset("train")
 
-    @property
+    @cached_property
     def val(self) -> Manifest:
         """The pictures that figures are of: those of val, or of test (``answered``)."""
         return self.manifest.subset(self.answered)
@@ -99,7 +105,7 @@ class Prepared:
         """The side at which the training pictures are stored, if a recipe asks for it and it can be had."""
         return None if recipe.enlarge is None else shorter_side(self.train)
 
-    @property
+    @cached_property
     def minival(self) -> Manifest | None:
         """The pictures that choose the weights to keep; None if nothing is chosen."""
         return self.manifest.subset("minival") if self.chooses else None

@@ -16,6 +16,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.evaluation.answered import DRAWN_WHOLE
 from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.metrics.classification import portions
 from efficientnetv2.metrics.several import applied
 
 # Of more classes only the most probable are written: all of 100,000 pictures of ImageNet-21k would take 20 GB. Ours.
@@ -118,7 +119,9 @@ def _table(
     table = pd.DataFrame({"path": list(paths)})
     truth = {} if true_labels is None else {"true_label": list(true_labels)}
     if len(class_names) > MOST_CLASSES:
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :_BEST]
+        parts = (probabilities[part] for part in portions(*probabilities.shape))
+        ranked = [np.argsort(-part, axis=1, kind="stable")[:, :_BEST] for part in parts]
+        best = np.concatenate([np.empty((0, _BEST), np.int64), *ranked])
         for place, column in enumerate(best.T, start=1):
             end = f"_{place}" if place > 1 else ""
             table[f"label{end}"] = [class_names[one] for one in column]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,8 @@ def _begun(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool)
             pin_memory=pin_memory,
             worker_init_fn=_begin_worker if workers else None,
             prefetch_factor=4 if workers else None,
+            # On Linux forked, whatever Python's default: they share the list of pictures, and begin at once.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )
         return iter(loader)
 

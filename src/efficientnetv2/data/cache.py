@@ -215,13 +215,16 @@ class CachedPictures:
                 index = Index.read(file)
                 if index.content != self.content:
                     raise NotWhole("holds other pictures by now")
-                # "c" maps the same shared pages as "r": nothing is ever written. But PyTorch warns of read-only arrays.
-                return index, np.asarray(np.memmap(file, np.uint8, "c"))
-        except (NotWhole, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+                # Not "c", of which the system may want to have memory for the whole: a cache may be larger than that.
+                return index, np.asarray(np.memmap(file, np.uint8, "r"))
+        except NotWhole as error:
             raise InputError(
-                f"The cache {self.path} has changed during the run: it {reason}. Go on with --resume, which fills "
+                f"The cache {self.path} has changed during the run: it {error}. Go on with --resume, which fills "
                 "it again."
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"The cache {self.path} can't be read ({error.strerror or error}). Once it can, go on with --resume."
             ) from error
 
 

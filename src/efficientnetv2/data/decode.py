@@ -240,7 +240,8 @@ def _resize(pixels: Pixels, size: tuple[int, int], interpolation: Interpolation)
     """To (width, height) pixels, antialiased: Pillow's to two grey levels, and much faster where there is AVX2."""
     # Copied by numpy: a copy by PyTorch would set its threads to work, beside those that read other pictures.
     # Channels-last comes from the order of these two: permuted before it gets its first axis, it is not known as such.
-    batch = torch.from_numpy(np.ascontiguousarray(pixels))[None].permute(0, 3, 1, 2)
+    # And what may not be written to, as the pages of a cache, is copied, for PyTorch warns of it.
+    batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     resized = functional.interpolate(batch, size[::-1], mode=interpolation, antialias=True)
     return np.ascontiguousarray(resized.permute(0, 2, 3, 1)[0].numpy())
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +87,10 @@ class Listing:
     def __len__(self) -> int:
         return len(self.table)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Without what was derived: lists of millions of paths need not travel to other processes.
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
     @cached_property
     def paths(self) -> list[str]:
         """(N) paths as the user gave them."""
@@ -107,7 +112,8 @@ class Listing:
 
     def file(self, index: int) -> str:
         """Absolute path that can be opened, or a name for a picture within a larger file: ``/…/file.bin#12``."""
-        path = self.paths[index]
+        # Not from ``paths``, of which each process that reads pictures would make a list of its own.
+        path = str(self.table["path"].array[index])
         if is_url(path):
             return path
         return f"{self.root}/{path}" if isinstance(self.root, str) else os.path.join(self.root, path)

@@ -238,14 +238,13 @@ def read(
     if require_labels:
         rules.refuse_unlabelled(listing)
     # The rules about labels look at each picture once for each of its labels.
-    by_label, owners = (listing, None) if label_separator is None else several.apart(listing, label_separator)
+    taken = None if label_separator is None else several.apart(listing, label_separator)
+    by_label = listing if taken is None else taken.listing
     spelled, note = rules.spelled_alike(by_label, labels, strict=strict)
     by_label = replace(by_label, table=by_label.table.assign(label=spelled))
-    unsaid = (
-        several.unsaid(spelled.dropna().unique()) if owners is None and listing.rows is not None else None
-    )
+    unsaid = several.unsaid(spelled.dropna().unique()) if taken is None and listing.rows is not None else None
     notes = (*listing.notes, *(one for one in (note, unsaid) if one is not None))
-    cells = spelled if owners is None else several.together(spelled, owners, str(label_separator))
+    cells = spelled if taken is None else several.together(spelled, taken, str(label_separator))
     listing = replace(listing, table=listing.table.assign(label=cells), notes=notes)
     if listing.shards is None or listing.rows is not None:  # an index was refused if two rows had one place
         rules.refuse_repeated(listing)

@@ -121,19 +121,40 @@ def epoch_order(
         shuffled = key.fold("order", epoch).generator().permutation(len(labels))
         return np.stack([shuffled, np.full_like(shuffled, epoch)])
     parts, places = [], []
-    for cls, quota in enumerate(_quotas(np.bincount(labels), balance, beta)):
+    counts = np.bincount(labels)
+    for cls, (quota, members) in enumerate(
+        zip(_quotas(counts, balance, beta), members_of(labels, len(counts)), strict=True)
+    ):
         if quota == 0:
             continue
-        members = np.flatnonzero(labels == cls)
         rounds, within = np.divmod(np.arange(epoch * quota, (epoch + 1) * quota), len(members))
-        for turn in np.unique(rounds):
+        for turn, places_in in zip(*_runs(rounds, within), strict=True):
             shuffled = key.fold("order of class", cls, int(turn)).generator().permutation(members)
-            chosen = shuffled[within[rounds == turn]]
+            chosen = shuffled[places_in]
             parts.append(np.stack([chosen, np.full_like(chosen, turn)]))
         jitter = key.fold("deal", cls, epoch).generator().random(quota)
         places.append((np.arange(quota) + jitter) / quota)
     order: Ids = np.concatenate(parts, axis=1)[:, np.argsort(np.concatenate(places), kind="stable")]
     return order
+
+
+def members_of(labels: npt.NDArray[np.int64], classes: int) -> list[npt.NDArray[np.int64]]:
+    """The positions of each class, ascending, in one look at all: of many classes one for each would take minutes.
+
+    Args:
+        labels: (N,) class ids.
+        classes: K; each has its entry, though it may have no member.
+    """
+    ends = np.cumsum(np.bincount(labels, minlength=classes))[:-1]
+    return np.split(np.argsort(labels, kind="stable"), ends)
+
+
+def _runs(
+    rounds: npt.NDArray[np.int64], values: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[np.int64]]]:
+    """Ascending rounds, each once, and the values of each."""
+    begins = np.flatnonzero(np.diff(rounds, prepend=-1))
+    return rounds[begins], np.split(values, begins[1:])
 
 
 def _quotas(counts: npt.NDArray[np.int64], balance: Balance, beta: float) -> npt.NDArray[np.int64]:

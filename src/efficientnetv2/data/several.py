@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,29 @@ _BETWEEN = ";"  # labels of a list where no separator was named
 _USUAL = (";", "|", ",")  # separators that are looked for where none was named: ours
 
 
-def apart(listing: Listing, separator: str) -> tuple[Listing, Ints]:
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """Each picture once for each of its labels.
+
+    Args:
+        listing: (L rows) path, label and split of the pictures of L labels, without space around the labels.
+        cells: (N,) which of the different cells each picture has.
+        first: (C,) where the labels of a picture with each of these cells begin, among the L.
+        counts: (C,) how many labels each cell has.
+    """
+
+    listing: Listing
+    cells: Ints
+    first: Ints
+    counts: Ints
+
+
+def apart(listing: Listing, separator: str) -> Apart:
     """Each picture once for each of its labels.
 
     Args:
         listing: every picture with a label.
         separator: of the labels in a cell.
-
-    Returns:
-        (L rows) the pictures of L labels, without space around them; and (L,) the row that each came from.
 
     Raises:
         InputError: the pictures are neither of a table nor of shards, the separator is empty, or a cell has nothing
@@ -56,12 +70,18 @@ def apart(listing: Listing, separator: str) -> tuple[Listing, Ints]:
             f"{listing.where(row)}: '{listing.table['label'].iloc[row]}' lacks a label beside a '{separator}'. Correct "
             "the row."
         )
-    counts = np.array([len(labels) for labels in sets], dtype=np.int64)[codes]
-    owners = np.repeat(np.arange(len(codes)), counts)
-    labels = np.array([label for code in codes for label in sets[code]], dtype=object)
-    table = listing.table.iloc[owners].reset_index(drop=True).assign(label=labels)
+    counts = np.array([len(labels) for labels in sets], dtype=np.int64)
+    each = counts[codes]
+    owners, begins = np.repeat(np.arange(len(codes)), each), np.cumsum(each) - each
+    # The place of every label among those of the different cells, one behind another.
+    within = np.arange(len(owners)) - begins[owners]
+    labels = np.array([label for one in sets for label in one], dtype=object)
+    labels = labels[(np.cumsum(counts) - counts)[codes[owners]] + within]
+    # Of the other columns, which may be many, no rule about labels asks.
+    table = listing.table[["path", "label", "split"]].iloc[owners].reset_index(drop=True).assign(label=labels)
     rows = None if listing.rows is None else listing.rows[owners]
-    return replace(listing, table=table, rows=rows), owners
+    _, seen_first = np.unique(codes, return_index=True)
+    return Apart(replace(listing, table=table, rows=rows), codes, begins[seen_first], counts)
 
 
 def unsaid(labels: Iterable[str]) -> str | None:
@@ -86,21 +106,30 @@ def unsaid(labels: Iterable[str]) -> str | None:
     return None
 
 
-def together(labels: pd.Series[str], owners: Ints, separator: str) -> pd.Series[str]:
+def together(labels: pd.Series[str], taken: Apart, separator: str) -> pd.Series[str]:
     """Cells of several labels, those of the fewest pictures first; a label said twice counts once.
 
     Args:
-        labels: (L,) as ``apart`` gives them.
-        owners: (L,) likewise: 0 to N - 1, each at least once.
+        labels: (L,) those of ``taken``, equal ones maybe spelled otherwise by now, but alike.
+        taken: as ``apart`` gives it.
         separator: between two.
 
     Returns:
         (N,) cells.
     """
-    frame = pd.DataFrame({"owner": owners, "label": labels.to_numpy()}).drop_duplicates()
-    frame["pictures"] = frame["label"].map(frame["label"].value_counts())
-    frame = frame.sort_values(["owner", "pictures", "label"])
-    return frame.groupby("owner")["label"].agg(separator.join)
+    # Each different cell once: of millions of pictures many have the same.
+    owners = np.repeat(np.arange(len(taken.counts)), taken.counts)
+    within = np.arange(len(owners)) - (np.cumsum(taken.counts) - taken.counts)[owners]
+    spelled = labels.iloc[taken.first[owners] + within].tolist()
+    sets: list[set[str]] = [set() for _ in taken.counts]
+    for owner, label in zip(owners.tolist(), spelled, strict=True):
+        sets[owner].add(label)
+    pictures: Counter[str] = Counter()
+    for mine, count in zip(sets, np.bincount(taken.cells, minlength=len(sets)).tolist(), strict=True):
+        for label in mine:
+            pictures[label] += count
+    cells = [separator.join(sorted(mine, key=lambda label: (pictures[label], label))) for mine in sets]
+    return pd.Series(cells, dtype=labels.dtype).iloc[taken.cells].reset_index(drop=True)
 
 
 def from_lists(

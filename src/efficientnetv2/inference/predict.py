@@ -245,17 +245,28 @@ def interleaved(parts: Sequence[Predictions], num_classes: int) -> Predictions:
         num_classes: K.
     """
     count = len(parts)
+    if count == 1:
+        return parts[0]
     samples = np.concatenate(
         [np.empty(0, np.int64), *(part.samples * count + i for i, part in enumerate(parts))]
     )
     labels = stacked([part.labels for part in parts])
-    logits = torch.cat([torch.empty(0, num_classes), *(part.logits for part in parts)])
     unreadable = ((row * count + i, why) for i, part in enumerate(parts) for row, why in part.unreadable)
     order = np.argsort(samples)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    logits = torch.empty(len(samples), num_classes)
+    for own, part in zip(
+        _split(place, parts), parts, strict=True
+    ):  # one by one: all of a large set fill gigabytes
+        logits[torch.from_numpy(own)] = part.logits
     answer: Answer = parts[0].answer if parts else "softmax"  # of none there is nothing to be meant
-    return Predictions(
-        samples[order], labels[order], logits[torch.from_numpy(order)], tuple(sorted(unreadable)), answer
-    )
+    return Predictions(samples[order], labels[order], logits, tuple(sorted(unreadable)), answer)
+
+
+def _split(rows: npt.NDArray[np.int64], parts: Sequence[Predictions]) -> list[npt.NDArray[np.int64]]:
+    """The rows of each part, that stand behind one another."""
+    return np.split(rows, np.cumsum([len(part.samples) for part in parts])[:-1]) if parts else []
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,12 +118,16 @@ def figures(labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Se
     )
 
 
+def portions(pictures: int, classes: int) -> Iterator[slice]:
+    """Parts of pictures whose answers are put in order together: the order of a row takes twice its memory."""
+    rows = max(1, _SORTED_AT_ONCE // classes)
+    for start in range(0, pictures, rows):
+        yield slice(start, start + rows)
+
+
 def _top5(true: Integers, shares: Floats) -> float:
-    """A part of the pictures at a time, for their ranked classes take twice the memory of their answers."""
-    rows, classes = max(1, _SORTED_AT_ONCE // shares.shape[1]), np.arange(shares.shape[1])
-    hits = 0.0
-    for start in range(0, len(true), rows):
-        part = slice(start, start + rows)
+    classes, hits = np.arange(shares.shape[1]), 0.0
+    for part in portions(*shares.shape):
         hits += metrics.top_k_accuracy_score(true[part], shares[part], k=5, labels=classes, normalize=False)
     return float(hits / len(true))
 

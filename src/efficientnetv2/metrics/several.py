@@ -12,7 +12,7 @@ from sklearn import metrics
 from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError, no_answers
 from efficientnetv2.metrics.calibration import expected_calibration_error
-from efficientnetv2.metrics.classification import Figures, Floats, Integers, figures
+from efficientnetv2.metrics.classification import Figures, Floats, Integers, figures, portions
 
 #: The figures in which every class counts alike, by their keys in files; of a set of pictures there is one of them.
 MEANS_OVER_CLASSES = {"macro_f1": "macro-F1", "mean_average_precision": "mean average precision"}
@@ -224,8 +224,9 @@ def top5_hits(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> npt.NDArra
         (N,).
     """
     true, shares = np.asarray(labels), np.asarray(probabilities)
-    best = np.argpartition(-shares, _TOP - 1, axis=1)[:, :_TOP]
-    hits: npt.NDArray[np.bool_] = (true.reshape(len(true), -1)[:, :, None] == best[:, None, :]).any(
-        axis=(1, 2)
-    )
+    true = true.reshape(len(true), -1)
+    hits = np.zeros(len(true), dtype=bool)
+    for part in portions(*shares.shape):
+        best = np.argpartition(-shares[part], _TOP - 1, axis=1)[:, :_TOP]
+        hits[part] = (true[part][:, :, None] == best[:, None, :]).any(axis=(1, 2))
     return hits

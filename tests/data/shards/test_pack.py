@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import pickle
+import shutil
 import tarfile
 import zlib
 from dataclasses import replace
@@ -299,3 +302,26 @@ def test_records_of_a_binary_file_become_pngs_of_the_same_pixels(tmp_path):
     reader = originals(shards)
     for row in range(30):
         assert np.array_equal(np.asarray(read_picture(reader.source(row))), pictures[row])
+
+
+def test_a_place_without_room_is_refused_before_the_first_shard(table, tmp_path, monkeypatch):
+    manifest = read(table)
+    needed = sum(Path(manifest.file(row)).stat().st_size for row in range(len(manifest)))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed - 1))
+    with pytest.raises(InputError, match=r"are free there\. Make room.*--image-px"):
+        pack(manifest, tmp_path / "new/out", Packing(10**9))
+    assert not (tmp_path / "new").exists()
+    pack(manifest, tmp_path / "smaller", Packing(10**9, image_px=16))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed))
+    pack(manifest, tmp_path / "out", Packing(10**9))
+
+
+def test_a_disk_that_becomes_full_is_named(table, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
+    with pytest.raises(InputError, match=r"out: No space left on device .*Make room there"):
+        pack(read(table), tmp_path / "out", Packing(10**9))
+    assert not (tmp_path / "out.partial").exists()

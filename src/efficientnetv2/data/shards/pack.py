@@ -93,6 +93,7 @@ def pack(
             ``out`` can't be written to.
     """
     _refuse_rasters(manifest)
+    _refuse_without_room(manifest, out, packing)
     partial = out.with_name(f"{out.name}.partial")
     _make(partial, out)
     try:
@@ -105,6 +106,10 @@ def pack(
         if out.is_dir():
             out.rmdir()  # empty; Windows does not rename onto it
         os.replace(partial, out)
+    except OSError as error:
+        raise InputError(
+            f"{out}: {error.strerror or error} ({partial}). Make room there, or give another folder."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return packed
@@ -121,6 +126,30 @@ def _refuse_rasters(manifest: Manifest) -> None:
                 "Train on the files themselves, as a folder or a table (--bands says which bands are seen): effnetv2 "
                 f"train {manifest.source}"
             )
+
+
+def _refuse_without_room(manifest: Manifest, out: Path, packing: Packing) -> None:
+    """Packing takes hours, and what a full disk has taken of it is of no use."""
+    if packing.image_px is not None:  # nobody knows how many bytes a smaller picture has
+        return
+    if manifest.shards is None:
+        needed = sum(_size(manifest.file(row)) for row in range(len(manifest)))
+    else:
+        needed = int(manifest.table["shard_bytes"].sum())
+    free = shutil.disk_usage(next(place for place in out.absolute().parents if place.is_dir())).free
+    if needed > free:
+        raise InputError(
+            f"{out}: the pictures of {manifest.source} are {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free "
+            "there. Make room, give another folder, or have them smaller with --image-px."
+        )
+
+
+def _size(file: str) -> int:
+    """Bytes of a picture's file; 0 where it is no file of its own, or is not there."""
+    try:
+        return os.stat(file).st_size
+    except OSError:
+        return 0
 
 
 def _make(partial: Path, out: Path) -> None:

@@ -99,14 +99,17 @@ def scan(
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(lambda name: _scanned(store, name, roles), names))
     place = place_of_labels(found)
-    facts = [labelled(one, place, label_column) for one in found]
+    tables = []
+    for number, one in enumerate(found):
+        tables.append(pd.DataFrame(labelled(one, place, label_column)).assign(shard=number))
+        one.samples.clear()  # tar by tar: those of millions of pictures take gigabytes, as tables much less
     shards = tuple(
-        Shard(name, stat.bytes if stat else 0, len(rows), one.told, one.lacks)
-        for name, stat, one, rows in zip(names, store.stats(names), found, facts, strict=True)
+        Shard(name, stat.bytes if stat else 0, len(table), one.told, one.lacks)
+        for name, stat, one, table in zip(names, store.stats(names), found, tables, strict=True)
     )
-    rows = [{"shard": number} | row for number, rows in enumerate(facts) for row in rows]
+    filled = [table for table in tables if len(table)]
     columns = ["path", "label", "split", "shard", "shard_offset", "shard_bytes"]
-    index = Index(pd.DataFrame(rows, columns=None if rows else columns), shards)
+    index = Index(pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns), shards)
     return index, [name for name, one in zip(names, found, strict=True) if one.unread]
 
 
