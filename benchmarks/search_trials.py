@@ -21,6 +21,8 @@ from efficientnetv2.base.caches import cache_folder
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.quiet import system
+from efficientnetv2.data.check import check
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.data.minival import with_minival
 from efficientnetv2.inference.accelerate import device_title
@@ -86,7 +88,7 @@ def refuse_copies(whole: Manifest, used: Manifest) -> None:
         for path, given, judges in zip(whole.paths, whole.split, judging, strict=True)
     ]
     try:
-        refuse_leaks(whole.with_split(np.array(splits, dtype=object)))
+        refuse_leaks(whole.with_split(np.array(splits, dtype=object)), check(whole, workers=8).contents)
     except InputError as error:
         raise SystemExit(str(error)) from error
 
@@ -146,7 +148,7 @@ def proxy_of(manifest: Manifest, recipe: Recipe, folder: Path) -> Proxy:
         workers=0,
         threads=torch.get_num_threads(),
         times=folder / "step_times.json",
-        quiet=cache_folder("quiet"),
+        quiet=cache_folder("quiet") / system(),
     )
 
 

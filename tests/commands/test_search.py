@@ -519,6 +519,19 @@ def test_a_lost_database_is_told(found, tmp_path):
     assert "the study's database is lost" in done.stderr
 
 
+def test_run_does_not_begin_a_study_anew_whose_database_is_lost(found, tmp_path):
+    shutil.copytree(found / "study", tmp_path / "study")
+    (tmp_path / "study/study.db").unlink()
+    before = {file.name: file.read_bytes() for file in (tmp_path / "study").iterdir() if file.is_file()}
+    done = here(*words(tmp_path, found / "pictures"))
+    assert done.returncode == 2
+    assert "database is lost" in done.stderr
+    assert not (tmp_path / "study/study.db").exists()
+    assert {
+        file.name: file.read_bytes() for file in (tmp_path / "study").iterdir() if file.is_file()
+    } == before
+
+
 def test_a_database_of_something_else_is_told(found, tmp_path):
     shutil.copytree(found / "study", tmp_path / "study")
     (tmp_path / "study/study.db").write_bytes(b"no database " * 500)

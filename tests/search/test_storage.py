@@ -85,6 +85,9 @@ def test_a_file_takes_no_options(tmp_path):
     with pytest.raises(InputError, match="is written %3F"):
         Storage(f"sqlite:///{tmp_path}/study.db?timeout=10", patience_s=0, say=print, create=True)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="TLS is used where the server offers it") as refused:
+        Storage("postgresql://me:secret@host/db?sslmode=require", patience_s=0, say=print)
+    assert "secret" not in str(refused.value)
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 from tests.search.tiny import SPACE
 
@@ -216,6 +217,25 @@ def test_the_worst_quarter_is_stopped_at_its_second_point(before, prune, hopeles
         one.report(rank / 10 + 0.01, 2)
         stopped |= {rank} if one.should_prune() else set()
     assert stopped == hopeless
+
+
+def test_of_trials_that_come_one_after_the_other_a_quarter_is_stopped(tmp_path):
+    """Though those that were stopped have no end: else the bar would rise with each that passes, and stop most."""
+    create(storage(tmp_path), "study", PLAN, trials=200)
+    study = opened(storage(tmp_path), "study").study
+    stopped = 0
+    for value in np.random.default_rng(0).random(160).tolist():
+        one = study.ask()
+        for point in (1, 2):
+            one.report(value, point)
+        if one.should_prune():
+            stopped += 1
+            study.tell(one, state=optuna().trial.TrialState.PRUNED)
+            continue
+        one.report(-1.0, 3)  # asked once: what comes later counts in the end alone
+        assert not one.should_prune()
+        study.tell(one, value)
+    assert 25 <= stopped <= 50
 
 
 def test_what_has_failed_is_no_curve_to_be_worse_than(tmp_path):

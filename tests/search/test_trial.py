@@ -24,6 +24,7 @@ from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.base.errors import InputError, MemoryShortError
 from efficientnetv2.base.quiet import Quiet
 from efficientnetv2.base.timing import Spread
+from efficientnetv2.data.check import check
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.search import child
 from efficientnetv2.search.measurement import Measurement
@@ -449,11 +450,12 @@ def test_a_trial_ends_with_whoever_began_it(class_folders, tmp_path):
 
 def test_a_picture_on_both_sides_is_refused_with_its_copy(class_folders):
     manifest = split(class_folders)
-    refuse_leaks(manifest)
+    contents = check(manifest, workers=1).contents
+    refuse_leaks(manifest, contents)
     judging, trained = (manifest.paths[list(manifest.split).index(name)] for name in ("val", "train"))
-    (class_folders / judging).write_bytes((class_folders / trained).read_bytes())
+    contents[manifest.paths.index(judging)] = contents[manifest.paths.index(trained)]
     with pytest.raises(InputError, match="1 picture that the search would use also stand") as error:
-        refuse_leaks(manifest)
+        refuse_leaks(manifest, contents)
     assert judging in str(error.value)
     assert trained in str(error.value)
 
@@ -462,7 +464,7 @@ def test_a_search_leaves_something_to_judge_by(class_folders):
     manifest = split(class_folders)
     kept = manifest.select([row for row, name in enumerate(manifest.split) if name != "val"])
     with pytest.raises(InputError, match="no pictures"):
-        refuse_leaks(kept)
+        refuse_leaks(kept, np.arange(len(kept)))
 
 
 def test_a_search_that_is_stopped_while_a_process_begins_leaves_none(class_folders, tmp_path, monkeypatch):

@@ -66,7 +66,7 @@ def test_before_the_first_trial_nobody_knows_how_long_it_takes(tmp_path):
 
 
 def test_a_trial_that_takes_its_workers_down_is_not_begun_again(tmp_path):
-    """Begun three times and never ended: its network has failed."""
+    """Begun ten times and never ended: its network has failed."""
     one = worker(tmp_path, trials=1)
     claim = one.ledger.claim(1)
     trial_id = one.ledger.id_of(0)
@@ -74,9 +74,9 @@ def test_a_trial_that_takes_its_workers_down_is_not_begun_again(tmp_path):
     one.ledger.give_back(Claim(0, MOST_BEGUN + 1, claim.token))
     claim = one.ledger.claim(1)
     assert claim.begun == MOST_BEGUN + 1
-    assert one._one(claim) == "crashed: its worker was lost 3 times"
+    assert one._one(claim) == "crashed: its worker was lost 10 times"
     (found,) = one.watch.found
-    assert found.failure == "crashed: its worker was lost 3 times"
+    assert found.failure == "crashed: its worker was lost 10 times"
     (trial,) = one.storage.rdb.get_all_trials(one.ledger.study_id)
     assert (trial.state.name, trial.value) == ("COMPLETE", 0.0)
 

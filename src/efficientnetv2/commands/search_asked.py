@@ -65,6 +65,8 @@ _UNREAD = {
     "--set progressive.shares=[...], or --set time_shares=null.",
     "chosen_by": "a trial keeps the last weights, and a search rewards top-1. Say --set chosen_by=top1, or leave it "
     "out.",
+    "recompute_stages": "the step that is timed keeps its activations. Say --set recompute_stages=0, or leave it out.",
+    "pooling": "the step that is timed takes the mean over the last maps. Say --set pooling=null, or leave it out.",
     "cache_detail": "a trial reads the files whenever it draws a picture. Say --set cache_detail=null, or leave it "
     "out.",
 }
@@ -222,9 +224,14 @@ class Asked:
                 "none: they are trained from scratch. Leave them out (--set weights=none)."
             )
         _refuse_unread(recipe)
+        if recipe.compile is True:
+            raise InputError(
+                f"the recipe {recipe.name} says compile=true, but the step that is timed is not compiled. Say --set "
+                "compile=false, or leave it out."
+            )
         if recipe.model != "auto" and self.proxy.recipe is not None:
             recipe = recipe.model_copy(update={"model": "auto"})
-        changes = {"weights": "none", "minival": recipe.minival or CHOOSING}
+        changes = {"weights": "none", "minival": recipe.minival or CHOOSING, "compile": False}
         return recipe.model_copy(update=changes)
 
     @property

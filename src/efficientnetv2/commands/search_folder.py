@@ -111,7 +111,8 @@ class StudyFolder:
         told = asdict(source) | {"data": str(data.absolute()) if data.exists() else source.data}
         said = {"storage": where, "data": told, "plan": plan.to_json()}
         write_text_atomically(self.file, yaml.safe_dump(said, sort_keys=False, width=100))
-        write_atomically(self.pictures_file, manifest.to_csv)
+        if not self.pictures_file.exists():  # who joins with the same pictures leaves what was changed there
+            write_atomically(self.pictures_file, manifest.to_csv)
 
     def storage(self, given: str | None) -> str:
         """Where the trials lie.

@@ -57,7 +57,7 @@ def pictures(source: Source, recipe: Recipe, *, strict: bool, screen: Screen) ->
             "-b), then train the network that is found on all of them."
         )
     screen.say(prepared.split_note.replace("the weights to keep", "among networks"))
-    refuse_leaks(prepared.manifest)
+    refuse_leaks(prepared.manifest, prepared.contents)
     return prepared
 
 
@@ -74,12 +74,18 @@ def run_study(asked: Asked) -> None:
     url = _url(asked, folder)
     if url == folder.own_storage:
         folder.make()
-    storage = Storage(url, patience_s=60 * asked.place.wait, say=screen.say, create=True)
+    known = folder.file.exists()  # of a study that was begun nothing is made anew: its database may be lost
+    storage = Storage(url, patience_s=60 * asked.place.wait, say=screen.say, create=not known)
     wanted = replace(asked.wanted, **_found_here(prepared, machine))
     where = _where(folder, url)
     plan = plan_of(storage, folder.name)
     if plan is not None:
         refuse_other(plan, wanted, where)
+    elif known:
+        raise InputError(
+            f"{where} was begun, but is not there: its database is lost, or is another by now. Bring it back, or "
+            f"remove {folder.file} to begin anew."
+        )
     folder.make()  # only now: what is refused leaves nothing
     if plan is None:
         plan = create(

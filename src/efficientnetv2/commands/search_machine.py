@@ -8,6 +8,7 @@ import torch
 
 from efficientnetv2.base.caches import cache_folder
 from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.quiet import system
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.search import PlaceOptions
@@ -29,6 +30,7 @@ class Machine:
         threads: of PyTorch; None on a GPU, where they do not matter.
         training_threads: those that a network trains with; None for all.
         memory_gib: that a trial may take; None is what there is.
+        strict: a trial ends at the first picture that can't be read any more.
     """
 
     device: torch.device
@@ -36,6 +38,7 @@ class Machine:
     threads: int | None
     training_threads: int | None
     memory_gib: float | None
+    strict: bool
 
     @classmethod
     def of(cls, place: PlaceOptions, screen: Screen) -> Machine:
@@ -56,7 +59,7 @@ class Machine:
             raise InputError(
                 f"--threads {place.threads}: {there}. Give no more of them, or leave --threads out."
             )
-        return cls(device, workers, threads, place.threads, place.memory_gib)
+        return cls(device, workers, threads, place.threads, place.memory_gib, place.strict)
 
     def proxy(self, recipe: Recipe, plan: Plan | Asked, prepared: Prepared, folder: StudyFolder) -> Proxy:
         """How networks are tried here."""
@@ -72,9 +75,10 @@ class Machine:
             threads=self.threads,
             training_threads=self.training_threads,
             memory_gib=self.memory_gib,
+            strict=self.strict,
             step_time=plan.step_time,
             times=folder.times_file,
-            quiet=cache_folder("quiet"),
+            quiet=cache_folder("quiet") / system(),
             latency=plan.reward.inference_seconds != 0,
             pace=plan.pace if isinstance(plan, Plan) else None,
         )

@@ -198,6 +198,7 @@ def _job(architecture: Architecture, proxy: Proxy, seed: int, device: torch.devi
         device=device,
         workers=proxy.workers,
         at_a_time=settled.at_a_time,
+        strict=proxy.strict,
     )
 
 

@@ -12,7 +12,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +23,9 @@ import psutil
 from efficientnetv2.search.storage import Storage, machine, optuna
 
 # All ours. Between two signs of life; for how long a number stands still until its worker counts as lost; how often a
-# trial is begun before it counts as one that takes its worker down.
-BEAT_S, LOST_S, MOST_BEGUN = 10.0, 60.0, 3
+# trial is begun before it counts as one that takes its worker down: its network runs in a process of its own, so a
+# worker is mostly lost to a preempted machine.
+BEAT_S, LOST_S, MOST_BEGUN = 10.0, 60.0, 10
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class Ledger:
 
     def _claim(self, target: int, token: str) -> Claim | None:
         rdb, states = self.storage.rdb, optuna().trial.TrialState
+        if not self._any_left(rdb.get_all_trials(self.study_id, deepcopy=False), target, token):
+            return None  # without a turn, which others need to write down what they found
         with self.storage.turn():
             trials = rdb.get_all_trials(self.study_id, deepcopy=False)
             for one in trials:
@@ -102,6 +105,17 @@ class Ledger:
             rdb.set_trial_user_attr(trial_id, "begun", begun + 1)
             rdb.set_trial_user_attr(trial_id, "worker", _self(token))  # last: from here on it is taken
             return Claim(number, begun + 1, token)
+
+    def _any_left(self, trials: Sequence[Any], target: int, token: str) -> bool:
+        """Whether there is a trial to take, or one that has been taken under this token."""
+        states = optuna().trial.TrialState
+        running = [one for one in trials if one.state == states.RUNNING]
+        if len(trials) < target or any(one.state == states.WAITING for one in trials):
+            return True
+        lost = [
+            self._is_lost(one) for one in running
+        ]  # of each, for looking tells how long it has stood still
+        return any(lost) or any(token_of(one) == token for one in running)
 
     def _is_lost(self, trial: Any) -> bool:
         """Whether nobody runs a trial any more, as far as this worker has seen."""

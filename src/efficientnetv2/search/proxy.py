@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.data.contents import content_marks
+from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.search.steptime import Pace
 from efficientnetv2.training.recipe import Recipe
@@ -39,6 +39,7 @@ class Proxy:
         training_threads: of PyTorch while a network trains, fewer where several trials share the processor; None: as
             many as steps are timed with.
         memory_gib: that a trial may take; None is what there is.
+        strict: a trial ends at the first picture that can't be read any more.
         step_time: ``measured``: of every network; ``cached``: where all of its parts are known from others, their sum,
             and of every tenth network all the same, so that the sum stays true; ``unmeasured``: of none, which leaves
             no reward.
@@ -59,6 +60,7 @@ class Proxy:
     threads: int | None = None
     training_threads: int | None = None
     memory_gib: float | None = None
+    strict: bool = False
     step_time: StepTimeBy = "measured"
     latency: bool = False
     pace: Pace | None = None
@@ -69,11 +71,12 @@ class Proxy:
         return len(self.train.class_names)
 
 
-def refuse_leaks(manifest: Manifest) -> None:
+def refuse_leaks(manifest: Manifest, contents: Ints) -> None:
     """A picture that a search uses is none of those that judge what it found: neither the same file nor a copy.
 
     Args:
         manifest: split into train and minival, which the search uses, and val and perhaps test, which it must not.
+        contents: (N,) ids of its pictures, equal for identical files.
 
     Raises:
         InputError: nothing is left to judge by, or a picture stands on both sides; it is named with its copy.
@@ -85,12 +88,10 @@ def refuse_leaks(manifest: Manifest) -> None:
             f"{manifest.source} leaves no pictures (val or test) to judge by what a search finds. Give a val split, or "
             "let one be held out (--set holdout=0.2)."
         )
-    ours, our_marks = content_marks(manifest.select(used), most=len(used))
-    theirs, their_marks = content_marks(manifest.select(judging), most=len(judging))
-    _, mine, other = np.intersect1d(our_marks, their_marks, return_indices=True)
+    _, mine, other = np.intersect1d(contents[used], contents[judging], return_indices=True)
     if not len(mine):
         return
-    row, copy = used[ours[mine[0]]], judging[theirs[other[0]]]
+    row, copy = used[mine[0]], judging[other[0]]
     raise InputError(
         f"{manifest.source}: {count_of(len(mine), 'picture')} that the search would use also stand in val or test, "
         f"which judge what it finds: '{manifest.paths[row]}' ({manifest.split[row]}) is the same picture as "

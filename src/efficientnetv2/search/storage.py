@@ -226,6 +226,11 @@ def file_of(url: str) -> Path | None:
             )
         return Path(os.path.expanduser(unquote(named))).absolute()
     if kind in ("postgresql", "postgres") and "://" in url:
+        if "?" in url:
+            raise InputError(
+                f"--storage {hidden(url)}: what follows a ? are options, which a study does not take. Leave them out; "
+                "TLS is used where the server offers it, and a ? in a password is written %3F."
+            )
         return None
     raise InputError(
         f"--storage {hidden(url)}: a study lies in SQLite (sqlite:///FILE) or PostgreSQL "

@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 PLAN = "plan"  # the study's attribute that holds it
 TRIALS = "trials"  # how many it is to have
 
-# Of hopeless trials: at a point of the curve the worst quarter of those that came so far is stopped, once there are ten
-# of them, from the second point on. Ours.
-_STOPPED_BELOW, _PRUNE_FROM_TRIALS, _PRUNE_FROM_POINT = 75.0, 10, 2
-
 
 class Plan(BaseModel):
     """All that decides what a study finds.
@@ -284,19 +280,11 @@ def opened(storage: Storage, name: str) -> Opened:
         there = [one.study_name for one in storage.patiently(storage.rdb.get_all_studies)]
         known = f"it has {', '.join(sorted(there))}" if there else "it is empty"
         raise InputError(f"the database has no study '{name}'; {known}.")
-    from efficientnetv2.search.samplers import sampler  # with Optuna, which is an extra
-
     package = optuna()
-    pruner = (
-        package.pruners.PercentilePruner(
-            _STOPPED_BELOW,
-            n_startup_trials=_PRUNE_FROM_TRIALS,
-            n_warmup_steps=_PRUNE_FROM_POINT,
-            n_min_trials=_PRUNE_FROM_TRIALS,  # such as have come so far: one that failed has no curve
-        )
-        if plan.prune
-        else package.pruners.NopPruner()
-    )
+    from efficientnetv2.search.hopeless import WorstQuarter  # with Optuna, which is an extra
+    from efficientnetv2.search.samplers import sampler
+
+    pruner = WorstQuarter() if plan.prune else package.pruners.NopPruner()
     drawn = sampler(plan.sampler, plan.space, seed=plan.seed)
     study = storage.patiently(
         lambda: package.load_study(study_name=name, storage=storage.rdb, sampler=drawn, pruner=pruner)

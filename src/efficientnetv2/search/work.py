@@ -24,8 +24,9 @@ from efficientnetv2.search.told import EpochTold, StepTold
 from efficientnetv2.search.trial import Outcome, measurement, try_out
 
 # All ours. With cached step times every so many trials one is measured all the same. So many failures in a row are no
-# accident. Seconds between two looks at whether the others have finished.
-_VERIFIED, _FAILED_IN_A_ROW, _LOOK_S = 10, 5, 1.0
+# accident. Seconds between two looks at whether the others have finished, at first and at last.
+_VERIFIED, _FAILED_IN_A_ROW, _LOOK_S, _LONGEST_LOOK_S = 10, 5, 1.0, 30.0
+_AT_ITS_END = 0.95  # of the epochs, which come out as whole steps: ours
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Worker:
                 trials failed in a row that it can't be the networks'.
         """
         failed: list[str] = []
-        waiting = False
+        waiting: float | None = None
         while True:
             standing = self.standing()
             self.watch.stands(standing)
@@ -106,18 +107,20 @@ class Worker:
                 return False
             claim = self.ledger.claim(standing.target)
             if claim is None:
-                if not waiting:
+                if waiting is None:
                     self.watch.say("The last trials are with other workers; waiting for them.")
-                waiting = True
-                time.sleep(_LOOK_S)
+                # Seldom, after a while: dozens of workers may be waiting, each of whom reads all of the study.
+                waiting = _LOOK_S if waiting is None else min(_LONGEST_LOOK_S, 1.5 * waiting)
+                time.sleep(waiting)
                 continue
-            waiting = False
+            waiting = None
             failure = self._one(claim)
             failed = [*failed, failure] if failure else []
             if len(failed) == _FAILED_IN_A_ROW:
                 raise InputError(
                     f"the last {_FAILED_IN_A_ROW} trials have all failed; the last: {failed[-1].rstrip('.')}. If it is "
-                    "not the networks, mend it, then go on with effnetv2 search resume. All of it stands in log.txt."
+                    "not the networks, mend it, then go on with effnetv2 search resume. All of it stands in log.txt; "
+                    "those that have failed stay so, as networks worth 0."
                 )
 
     def standing(self) -> Standing:
@@ -216,7 +219,8 @@ class Worker:
                 point = len(self._points)
                 if point not in there:  # a trial that was begun before has told of it already
                     trial.report(reward, point)
-            return not trial.should_prune()
+            # One that has come to its end is not stopped there.
+            return told.epoch >= _AT_ITS_END * float(self.plan.recipe.epochs) or not trial.should_prune()
 
         return self.storage.patiently(reported)
 
