@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.arch.spec import Architecture, Stage, blocks, fused
 from efficientnetv2.search import steptime
-from efficientnetv2.search.steptime import Pace, StepTimes, measure, part_names
+from efficientnetv2.search.steptime import Pace, StepTimes, fewest_steps, measure, part_names
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
 
@@ -132,6 +133,23 @@ def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(mo
     assert sum(found.parts[name] for name in part_names(TINY, image_px=32, num_classes=3)) == pytest.approx(
         0.5
     )
+
+
+def test_of_long_steps_as_many_are_timed_as_the_dry_run_counts(monkeypatch):
+    other = architecture("efficientnetv2_b0")
+    steps = Counter[Architecture]()
+
+    class Counting(Sittings):
+        def plain(self) -> float:
+            steps[self.made[-1]] += 1
+            return 2.0
+
+        def in_parts(self) -> list[float]:
+            return [2.0] + [0.0] * (len(super().in_parts()) - 1)
+
+    monkeypatch.setattr(steptime, "Bench", Counting([]))
+    measure(TINY, RECIPE, num_classes=3, device=CPU, pace=Pace(other, RECIPE, 1.0))
+    assert (steps[TINY], steps[other]) == fewest_steps()
 
 
 def test_a_network_never_measured_is_foretold_from_the_parts_of_others(tmp_path):

@@ -20,6 +20,7 @@ from efficientnetv2.commands.search_folder import StudyFolder
 from efficientnetv2.commands.search_job import looked_at, refuse_joining, settled
 from efficientnetv2.commands.search_machine import Machine
 from efficientnetv2.data.keeping import amount
+from efficientnetv2.search.steptime import fewest_steps
 from efficientnetv2.training.folder import NoFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.plan import Forecast, forecast
@@ -27,8 +28,8 @@ from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.settle import settle
 
-# Networks that are rehearsed beside the backbone, drawn from the space; starting a trial and measuring its step, in
-# seconds. Ours.
+# Networks that are rehearsed beside the backbone, drawn from the space; starting a trial and timing its step, in
+# seconds, where steps are short. Ours.
 _DRAWN, _AROUND_S = 2, 10.0
 
 
@@ -55,7 +56,8 @@ def dry_run(asked: Asked) -> None:
         torch.set_num_threads(machine.training_threads)
     screen.say(f"Measuring a few steps of {count_of(len(networks), 'network')}.")
     runs = {name: _foretold(network, recipe, prepared, machine, screen) for name, network in networks.items()}
-    each = {name: _AROUND_S + len(asked.seeds) * run.seconds for name, run in runs.items()}
+    around = {name: _around_s(run, runs["the backbone"]) for name, run in runs.items()}
+    each = {name: around[name] + len(asked.seeds) * run.seconds for name, run in runs.items()}
     usual_s = statistics.mean(each.values())
     memory = max(run.memory_bytes for run in runs.values())
     if asked.place.as_json:
@@ -90,6 +92,13 @@ def dry_run(asked: Asked) -> None:
         f"this one, and its share of that by several; {amount(memory)} of memory. Trials that are stopped early take "
         "less."
     )
+
+
+def _around_s(run: Forecast, backbone: Forecast) -> float:
+    """Seconds until a trial trains: of long steps, those that are timed take most of them."""
+    own, paced = (one.stages[-1].seconds / max(1, one.stages[-1].steps) for one in (run, backbone))
+    own_steps, paced_steps = fewest_steps()
+    return max(_AROUND_S, own_steps * own + paced_steps * paced)
 
 
 def _foretold(

@@ -139,6 +139,12 @@ def measure(
     return StepTime(_over(sittings), {name: statistics.mean(times) for name, times in by_name.items()})
 
 
+def fewest_steps() -> tuple[int, int]:
+    """How many steps ``measure`` takes of a network, and of that of its pace, where each takes a second or longer."""
+    own = _SITTINGS * 2 * (_WARM_UP + _ROUNDS)  # plain and in parts
+    return own, (1 + _SITTINGS) * (2 * _WARM_UP + _ROUNDS)
+
+
 class _Shares:
     """What the seconds between two looks at the pace are multiplied by; the first look is taken at once."""
 
