@@ -611,3 +611,9 @@ def test_a_search_without_optuna_says_what_to_install(more, found, tmp_path, mon
     assert done.returncode == 2
     assert "effnetv2 search needs the package 'optuna' of the extra 'search'" in done.stderr
     assert not (tmp_path / "study").exists()
+
+
+def test_a_plan_says_in_which_groups_its_backbone_was_timed(found):
+    plan = yaml.safe_load((found / "study/study.yaml").read_text(encoding="utf-8"))["plan"]
+    assert plan["recipe"]["batch_images"] % plan["reference_group"] == 0
+    assert plan["recipe"]["group_images"] is None, "which each network has for itself"

@@ -264,3 +264,9 @@ def test_a_trial_that_waits_again_keeps_what_was_chosen(tmp_path):
         points.append(suggest(trial, SPACE))
         ledger.give_back(claim)
     assert points[0] == points[1]
+
+
+def test_the_backbone_is_timed_beside_the_others_in_the_groups_that_it_began_with():
+    """Memory that is taken by another program since makes its own steps slower, not those of all told faster."""
+    assert PLAN.model_copy(update={"reference_group": 8}).pace.recipe.group_images == 8
+    assert PLAN.pace.recipe.group_images == PLAN.recipe.group_images

@@ -190,10 +190,10 @@ def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolde
     Raises:
         InputError: the recipe can't be had, or the backbone can't be trained by it.
     """
-    recipe = settled(asked, prepared, machine, screen)
-    backbone = asked.space.backbone
+    of_backbone = settled(asked, prepared, machine, screen)
+    group, backbone = of_backbone.group_images, asked.space.backbone
     screen.say("Measuring the backbone's training step.")
-    proxy = machine.proxy(recipe, asked, prepared, folder)
+    proxy = machine.proxy(of_backbone, asked, prepared, folder)
     outcome = try_out(backbone, replace(proxy, seeds=()))
     reference = measurement(backbone, proxy, outcome)
     if outcome.failed is not None:
@@ -209,7 +209,7 @@ def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolde
     return Plan(
         space=asked.space,
         reward=asked.reward,
-        recipe=recipe,
+        recipe=for_all(of_backbone, asked),
         asked=asked.recipe,
         seeds=asked.seeds,
         step_time=asked.step_time,
@@ -219,12 +219,13 @@ def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolde
         class_names=prepared.train.class_names,
         **_found_here(prepared, machine),
         reference=reference,
+        reference_group=group,
         version=version("efficientnetv2"),
     )
 
 
 def settled(asked: Asked, prepared: Prepared, machine: Machine, screen: Screen) -> Recipe:
-    """The recipe of a trial with nothing left to decide but what depends on the network."""
+    """The recipe of a trial of the backbone, with nothing left to decide."""
     plain = asked.recipe.to_json() | {
         "model": asked.space.backbone.to_json(),
         "weights": "none",
@@ -243,7 +244,12 @@ def settled(asked: Asked, prepared: Prepared, machine: Machine, screen: Screen) 
     )
     for note in found.notes:
         screen.say(note)
-    return found.recipe.model_copy(update={"model": "auto", "group_images": asked.recipe.group_images})
+    return found.recipe.model_copy(update={"model": "auto"})
+
+
+def for_all(of_backbone: Recipe, asked: Asked) -> Recipe:
+    """The recipe of every trial, which leaves to each network the groups that it has memory for."""
+    return of_backbone.model_copy(update={"group_images": asked.recipe.group_images})
 
 
 def _work(

@@ -17,7 +17,7 @@ from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.search_asked import Asked
 from efficientnetv2.commands.search_folder import StudyFolder
-from efficientnetv2.commands.search_job import looked_at, refuse_joining, settled
+from efficientnetv2.commands.search_job import for_all, looked_at, refuse_joining, settled
 from efficientnetv2.commands.search_machine import Machine
 from efficientnetv2.data.keeping import amount
 from efficientnetv2.search.steptime import fewest_steps
@@ -44,7 +44,7 @@ def dry_run(asked: Asked) -> None:
     folder = StudyFolder(asked.study)
     prepared = looked_at(asked, folder, screen)
     refuse_joining(asked, prepared, machine, folder, screen)
-    recipe = settled(asked, prepared, machine, screen)
+    recipe = for_all(settled(asked, prepared, machine, screen), asked)
     drawn = {
         f"drawn {number}": asked.space.decode(
             asked.space.sample(Key.of(asked.seed).fold("rehearsal", number))

@@ -48,6 +48,8 @@ class Plan(BaseModel):
         class_names: of them.
         hardware: that the step times are of.
         reference: the backbone's costs, over which the reward takes those of the others.
+        reference_group: the pictures of a group with which the backbone's step was timed, and is timed again beside the
+            others'; None of studies begun before it was kept, where memory decides each time.
         version: of this package, that measured the reference; None of studies begun before it was kept.
         format: of this plan; another one is of another version of the program.
     """
@@ -69,6 +71,7 @@ class Plan(BaseModel):
     class_names: tuple[str, ...]
     hardware: str
     reference: Measurement
+    reference_group: int | None = None
     version: str | None = None
 
     @property
@@ -76,7 +79,10 @@ class Plan(BaseModel):
         """At which seconds are told, by every worker and at any time: the backbone takes what the reference says."""
         reference = self.reference
         assert reference.step_seconds is not None, "it was measured when the study began"
-        return Pace(self.space.backbone, self.recipe, reference.step_seconds, reference.inference_seconds)
+        grouped = self.recipe.model_copy(
+            update={"group_images": self.reference_group or self.recipe.group_images}
+        )
+        return Pace(self.space.backbone, grouped, reference.step_seconds, reference.inference_seconds)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` gives an equal ``Plan``."""
