@@ -272,10 +272,10 @@ def test_bands_in_further_pages_are_not_left_out_unsaid(model, tmp_path):
         told = refused("map", model, "pages.tif", *words, cwd=tmp_path)
         assert "pages.tif has 3 bands in its first page, and others behind. Its 2 pages" in told
         assert "--bands 1,2,3" in told
-    ended_well("map", model, "pages.tif", "--bands", "1,2,3", cwd=tmp_path)
     known = with_bands(model, Bands((1, 2, 3), (0,) * 3, (255,) * 3), tmp_path)
     assert "Its 2 pages" in refused("map", known, "pages.tif", cwd=tmp_path)
-    ended_well("map", known, "pages.tif", "--bands", "1,2,3", cwd=tmp_path)
+    for either in (model, known):
+        ended_well("map", either, "pages.tif", "--bands", "1,2,3", cwd=tmp_path)
 
 
 def test_a_model_that_answers_each_class_by_itself_is_refused(model, tmp_path):
