@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.base.errors import count_of
-from efficientnetv2.base.files import remove_partial, write_atomically
+from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.listing import packed
 from efficientnetv2.data.manifest import Manifest
@@ -113,7 +113,6 @@ class SoFar:
 
     def remove(self) -> None:
         """Forget them, and those of other networks or pictures: their table has been written, or replaced."""
-        remove_partial(self._folder)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _read(self, file: Path) -> tuple[Ints, Tensor] | None:
