@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from tests.data.test_splits import manifest as pictures
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import read
@@ -69,6 +70,23 @@ def test_what_cannot_be_read_is_counted_but_not_its_copies(network, parts):
     found = linear_probe(network, train, val, preprocessing=PREPROCESSING, key=KEY)
     assert [row for row, _ in found.train.unreadable] == [2, 5, 9]
     assert (found.probe.train_pictures, found.lost) == (21, 2)
+
+
+@pytest.mark.parametrize(
+    ("side", "lost", "said"),
+    [
+        (0, range(24), "Of the 24 pictures to learn from none can be read"),
+        (1, range(24), "Of the 24 pictures to measure on none can be read"),
+        (0, range(8, 24), r"only those of 'blue' can be read \(16 others can't\)"),
+    ],
+    ids=["learning", "measuring", "one class"],
+)
+def test_too_little_that_can_be_read_is_named(side, lost, said, network, parts):
+    """Of shards it shows only now; scikit-learn would speak of arrays."""
+    for row in lost:
+        Path(parts[side].file(row)).write_bytes(b"no picture")
+    with pytest.raises(InputError, match=said):
+        linear_probe(network, *parts, preprocessing=PREPROCESSING, key=KEY)
 
 
 def test_labels_that_mean_nothing_are_not_learnt(network, parts):

@@ -169,6 +169,15 @@ def test_an_outage_at_the_last_evaluation_leaves_no_model_with_its_figure(job):
     assert len(run(job("run"), resumed=True, watch=Nobody()).predictions.labels) == 24
 
 
+def test_a_validation_of_which_nothing_is_left_is_an_outage_though_it_is_of_one(job):
+    """One of several is passed over, but of the only one there is no figure."""
+    one = job("run")
+    one = replace(one, val=one.val.select([0]))
+    gone(one, 1)
+    with pytest.raises(InputError, match="1 of the 1 picture to be answered can't be read any more"):
+        run(one, resumed=False, watch=Nobody())
+
+
 def test_a_validation_that_finds_no_memory_costs_no_step(job):
     """The first is after step 3; with memory again the run goes on from there."""
     one, short = job("run"), [True]

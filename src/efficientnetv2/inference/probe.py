@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.copies import is_copy
@@ -122,7 +123,8 @@ def linear_probe(
         progress: called with the number of pictures embedded so far.
 
     Raises:
-        InputError: the network's features are NaN or infinite.
+        InputError: the network's features are NaN or infinite; or of either part nothing can be read, or of those to
+            learn from only one class.
     """
     begun = time.perf_counter()
     most = most_pictures(network, preprocessing.image_px, len(train.class_names), torch.device(device))
@@ -144,6 +146,7 @@ def linear_probe(
             )
         )
         before += len(part)
+    _refuse_too_few(parts, embedded)
     together = Together.of(parts[0], None if contents is None else contents[rows], key=key.fold("together"))
     together = together.select(embedded[0].samples)
     learnt, strength = fit_probe(embedded[0], key=key, balanced=balanced, together=together)
@@ -159,6 +162,23 @@ def linear_probe(
     unread = [row for row, _ in embedded[0].unreadable]
     lost = int((~is_copy(parts[0])[unread]).sum())
     return FittedProbe(probe, learnt, embedded[0], embedded[1], parts[1], answers, together, lost)
+
+
+def _refuse_too_few(parts: Sequence[Manifest], embedded: Sequence[Embeddings]) -> None:
+    """Refuse what can't be fitted or measured: a picture damaged within a shard shows only when it is read."""
+    for part, read, what in zip(parts, embedded, ("learn from", "measure on"), strict=True):
+        if len(read.samples) == 0 < len(part):
+            row, reason = read.unreadable[0]
+            raise InputError(
+                f"Of the {count_of(len(part), 'picture')} to {what} none can be read. The first, {part.where(row)}: "
+                f"{reason.removesuffix('.')}. Bring them back or repair them, or give others."
+            )
+    if len(classes := np.unique(embedded[0].labels)) < 2:
+        raise InputError(
+            f"Of the pictures to learn from only those of '{parts[0].class_names[classes[0]]}' can be read "
+            f"({count_of(len(embedded[0].unreadable), 'other')} can't), and two classes are needed. Bring the others "
+            "back or repair them, or give other pictures."
+        )
 
 
 def as_linear(learnt: Pipeline, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:

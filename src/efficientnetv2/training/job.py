@@ -95,8 +95,8 @@ class Job:
             once: look at each picture once, whatever the preprocessing's views are: a curve can do with that.
 
         Raises:
-            InputError: more than 5 % of them, and more than one, can't be read any more (``strict``: any), so that
-                figures would be of others than those asked for; on the first process.
+            InputError: all of them, or more than 5 % and more than one, can't be read any more (``strict``: any), so
+                that figures would be of others than those asked for; on the first process.
         """
         predictions = self.look(state, part, once=once)
         self._refuse_outage(part, predictions.unreadable)
@@ -125,10 +125,10 @@ class Job:
                 f"{first}. Bring it back, then go on with --resume; without --strict it is passed over."
             )
         # One is no outage, however few are asked for: what is damaged within a shard shows when it is read, not before.
-        if len(unreadable) > max(1, MOST_UNREADABLE * len(part)):
+        if len(unreadable) > min(len(part) - 1, max(1, MOST_UNREADABLE * len(part))):
             raise InputError(
                 f"{len(unreadable):,} of the {count_of(len(part), 'picture')} to be answered can't be read any more, "
-                f"and no more than {MOST_UNREADABLE:.0%} (or one) are passed over. The first is {first}. "
+                f"and no more than {MOST_UNREADABLE:.0%} (or one of several) are passed over. The first is {first}. "
                 "Bring them back, then go on with --resume; or begin anew without them, with another --out."
             )
 
