@@ -38,9 +38,10 @@ effnetv2 recipes --field crop                    # fields that begin so; or one 
 effnetv2 recipes finetune --field optimizer      # and what finetune says
 ```
 
-Some fields have an option of their own: `--model`, `--weights`, `--epochs`, `--image-px` (all stages are scaled),
-`--batch-images` (the learning rate follows), `--framing` (`crop_fraction` goes back to 1, `crop_framing` to null),
-`--seed`; `--cache` sets `cache_detail`. What `--set` says is done after them.
+Some fields have an option of their own: `--model`, `--weights`, `--epochs`, `--image-px` (all stages are scaled, and
+`enlarge` becomes null), `--batch-images` (the learning rate follows), `--framing` (`crop_fraction` goes back to 1,
+`crop_framing` to null), `--seed`; `--cache` sets `cache_detail`. What `--set` says is done after them. The length is
+said once: by `--epochs`, by `--minutes`, or by `--set epochs=...`.
 
 In the tables, an empty cell below a recipe's name is the default; a field without a default is said by every recipe.
 `{start, end, continuous}` is a ramp; with `continuous: true` it grows at every step instead of once per stage. Names

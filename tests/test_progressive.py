@@ -129,11 +129,11 @@ def test_any_named_quantity_can_grow():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"image_px": 64, "stages": 0}, "stages is 0"),
+        ({"image_px": 64, "stages": 0}, r"stages\n.*greater than or equal to 1"),
         ({"image_px": 64, "dropout": 1.2}, "dropout is 1.2"),
         ({"image_px": Ramp(0, 64)}, "image_px is 0"),
         ({"image_px": 64, "randaugment": Ramp(5, 31)}, "randaugment is 31"),
-        ({"image_px": 64, "px_multiple": 0}, "px_multiple is 0"),
+        ({"image_px": 64, "px_multiple": 0}, r"px_multiple\n.*greater than or equal to 1"),
     ],
 )
 def test_a_schedule_out_of_range_cannot_be_made(wrong, message):

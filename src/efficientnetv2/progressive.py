@@ -91,7 +91,7 @@ class Progressive:
 
     Args:
         image_px: side of the training picture, in pixels.
-        stages: how many, M, at least 1.
+        stages: how many, M.
         px_multiple: sizes are rounded to a multiple of this.
         shares: of the steps, one per stage, above 0; they count in proportion. None is equal shares.
         order: ``growing`` goes from the first stage to the last, ``random`` draws a stage again and again.
@@ -108,8 +108,8 @@ class Progressive:
     """
 
     image_px: Quantity
-    stages: int = 1
-    px_multiple: int = 1
+    stages: int = Field(default=1, ge=1)
+    px_multiple: int = Field(default=1, ge=1)
     shares: tuple[float, ...] | None = None
     order: Literal["growing", "random"] = "growing"
     turns: int | None = Field(default=None, ge=1)
@@ -125,10 +125,6 @@ class Progressive:
 
     @model_validator(mode="after")
     def _in_range(self) -> Progressive:
-        if self.stages < 1:
-            raise ValueError(f"stages is {self.stages}, but a run has at least 1")
-        if self.px_multiple < 1:
-            raise ValueError(f"px_multiple is {self.px_multiple}, but is at least 1")
         if self.shares is not None and not _one_each(self.shares, self.stages):
             raise ValueError(
                 f"shares is {self.shares}, but names one share above 0 for each of {self.stages} stages"

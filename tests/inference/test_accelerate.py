@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from efficientnetv2.inference import accelerate
-from efficientnetv2.inference.accelerate import autocast, device_title, few_enough, lower_precision
+from efficientnetv2.inference.accelerate import (
+    autocast,
+    device_title,
+    few_enough,
+    gpu_left_out,
+    lower_precision,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +31,25 @@ def test_a_gpu_computes_in_16_bits_as_its_generation_can(monkeypatch, capability
 def test_a_processor_has_bf16_where_it_says_so(monkeypatch, capabilities, precision):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert lower_precision(torch.device("cpu")) == precision
+
+
+@pytest.mark.parametrize(
+    ("word", "built", "there", "said"),
+    [
+        ("auto", None, "nvidia0", True),
+        ("auto", "13.0", "nvidia0", False),
+        ("cpu", None, "nvidia0", False),
+        ("auto", None, "nvidiactl", False),
+    ],
+    ids=["left out", "built for it", "asked for", "no GPU"],
+)
+def test_a_gpu_that_pytorch_was_not_built_for_is_told(monkeypatch, tmp_path, word, built, there, said):
+    """Else the run is many times as slow as it could be, in silence."""
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.version, "hip", None)
+    (tmp_path / there).touch()
+    told = gpu_left_out(word, torch.device("cpu"), devices=tmp_path)
+    assert (told is not None and "built without CUDA" in told) == said
 
 
 def test_nothing_is_promised_of_other_devices():

@@ -281,7 +281,7 @@ def test_a_few_pictures_are_passed_over_but_with_strict_none(job):
     assert len(one.predict(state, few).labels) == 11
     Path(one.val.file(1)).unlink()
     for asked in (few, one.val):
-        said = rf"2 of the {len(asked)} pictures to be answered .* than 5% \(or one\)"
+        said = rf"2 of the {len(asked)} pictures to be answered .* than 5% \(or one of several\)"
         with pytest.raises(InputError, match=said):
             one.predict(state, asked)
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
@@ -46,25 +46,17 @@ class AugmentPlan:
         randaugment_colours: ``any`` draws from all operations, ``possible`` from those alone after which colours are
             such as a camera sees.
         autoaugment: AutoAugment's released policy over the whole run, where no RandAugment is scheduled.
-        colour: strength of a jitter of brightness, contrast and saturation, 0 to 1; 0 is off.
+        colour: strength of a jitter of brightness, contrast and saturation; 0 is off.
         cutout_fill: what the hole is filled with.
     """
 
     flip: Flip = "horizontal"
     randaugment_preset: RandAugmentPreset = "released"
-    randaugment_layers: int = 2
+    randaugment_layers: int = Field(default=2, ge=1)
     randaugment_colours: Colours = "any"
     autoaugment: bool = False
-    colour: float = 0.0
+    colour: float = Field(default=0.0, ge=0, le=1)
     cutout_fill: Fill = "noise"
-
-    @model_validator(mode="after")
-    def _in_range(self) -> AugmentPlan:
-        if self.randaugment_layers < 1:
-            raise ValueError(f"randaugment_layers is {self.randaugment_layers}, but is at least 1")
-        if not 0 <= self.colour <= 1:
-            raise ValueError(f"colour is {self.colour:g}, but lies between 0 and 1")
-        return self
 
 
 def augment(

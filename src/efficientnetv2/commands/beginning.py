@@ -33,6 +33,7 @@ from efficientnetv2.commands.several_labels import learnt_so
 from efficientnetv2.commands.within import RUNS
 from efficientnetv2.commands.words import Words, begin_recipe, starts_open
 from efficientnetv2.data.copies import is_copy
+from efficientnetv2.inference.accelerate import gpu_left_out
 from efficientnetv2.inference.probe import Probe
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.checked import checked
@@ -268,6 +269,8 @@ def decided(words: Words, place: Place, device: torch.device, screen: Screen, wo
     if place.out is not None:
         refuse_occupied(place.out)
     check_folder(place.out or RUNS, "--out")
+    if left_out := gpu_left_out(place.device, device):
+        screen.say(left_out)
     starts = starts_open(words, device)
     recipe, chosen = begin_recipe(words, device, screen.say, found=starts[0] if starts else None)
     return Decided(place.out or new_folder(RUNS, recipe.name), recipe, tuple(chosen), starts=starts)

@@ -16,7 +16,7 @@ def evaluate(
     split: Annotated[
         str | None,
         typer.Option(
-            metavar="train|val|test|all",
+            metavar="train|minival|val|test|all",
             help="Which part of DATA. (Default: test where there is one, else val, else all.)",
             show_default=False,
         ),

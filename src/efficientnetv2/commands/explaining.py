@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from efficientnetv2.base.errors import MemoryShortError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.manifest import Manifest
@@ -125,5 +126,8 @@ def _seen(
     if not images or not explainable(network):
         return {place: Seen(first_three(image)) for place, image in images.items()}
     called = predictions.probabilities[list(images)].argmax(axis=1).astype(np.int64)
-    maps = grad_cam(network, np.stack(list(images.values())), called)
+    try:
+        maps = grad_cam(network, np.stack(list(images.values())), called)
+    except MemoryShortError:  # the pictures are shown without: no figure hangs on them
+        return {place: Seen(first_three(image)) for place, image in images.items()}
     return {place: Seen(first_three(images[place]), heat) for place, heat in zip(images, maps, strict=True)}

@@ -238,8 +238,7 @@ def _scaled(predictions: Predictions, known: Known) -> Scaled | None:
     found = known.calibration
     if found is None:
         return None
-    logits = found.temperature * predictions.logits.double()
-    before = answer.probabilities(logits, predictions.answer).numpy()
+    before = answer.probabilities(found.temperature * predictions.logits, predictions.answer).numpy()
     return Scaled(found.temperature, found.pictures, found.fitted_on, before)
 
 

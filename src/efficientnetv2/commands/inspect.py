@@ -26,8 +26,8 @@ def inspect(
         str,
         typer.Option(
             metavar="none|auto|NAME|FILE",
-            help="A network that looks at the pictures, as of train: it finds scenes that are there twice in other "
-            "light or from another side, and labels that are probably wrong. Takes as long as predicting them all.",
+            help="A network that looks at the pictures (auto: the best published B0, or else what comes with the "
+            "clone): it finds scenes that are there twice in other light or from another side, and labels that are probably wrong. Takes as long as predicting them all.",
         ),
     ] = "none",
     near_km: Annotated[

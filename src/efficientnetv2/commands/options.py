@@ -41,13 +41,13 @@ def between(least: float, most: float = math.inf, *, rule: str | None = None) ->
 
 
 # Every published network halves a picture five times; only one of one's own may take less.
-_LAST_PX = f"between 32, the least that the networks take, and {IMAGE_PX[1]:,}"
+LAST_PX = f"between 32, the least that the networks take, and {IMAGE_PX[1]:,}"
 
 Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="A folder with one sub-folder per class (or train/ and val/ of them), a CSV or Parquet file with "
+        help="A folder with one sub-folder per class (or train/ and val/ of them), a CSV, TSV or Parquet file with "
         "path and label columns, shards (a folder, URL or pattern of tars), or the name of a standard set such as "
         "cifar10.",
         show_default=False,
@@ -63,7 +63,7 @@ GroupColumn = Annotated[
     str | None,
     typer.Option(
         help="Column of a table whose equal values belong together (a patient, a film): they stay on one side of a "
-        "split, and intervals draw them as a whole.",
+        "split, and intervals draw them as a whole. (Default: a column called group, if there is one.)",
         show_default=False,
     ),
 ]
@@ -138,8 +138,8 @@ Network = Annotated[
     str | None,
     typer.Option(
         help="A published network (effnetv2 models), one of another library (timm:resnet50, torchvision:resnet50), or "
-        "a file with a table (effnetv2 search export). (Default: that of the weights; else efficientnetv2_b0, with a "
-        "GPU _s.)",
+        "a file with a table (effnetv2 search export). (Default: that of the weights; else efficientnetv2_b0, with an "
+        "NVIDIA or AMD GPU _s.)",
         show_default=False,
     ),
 ]
@@ -178,7 +178,7 @@ Minutes = Annotated[
 ImagePx = Annotated[
     int | None,
     typer.Option(
-        callback=between(*IMAGE_PX, rule=_LAST_PX),
+        callback=between(*IMAGE_PX, rule=LAST_PX),
         help="Picture size of the last stage; earlier ones scale. (Default: the recipe's; quick 128, finetune 224, "
         "less where pictures are stored small.)",
         show_default=False,

@@ -141,9 +141,28 @@ class ProxyOptions:
             show_default=False,
         ),
     ] = None
-    epochs: options.Epochs = None
-    image_px: options.ImagePx = None
-    batch_images: options.BatchImages = None
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a trial: passes over the pictures. (Default: the recipe's.)", show_default=False
+        ),
+    ] = None
+    image_px: Annotated[
+        int | None,
+        typer.Option(
+            callback=options.between(*options.IMAGE_PX, rule=options.LAST_PX),
+            help="Picture size of a trial's last stage; earlier ones scale. (Default: the recipe's.)",
+            show_default=False,
+        ),
+    ] = None
+    batch_images: Annotated[
+        int | None,
+        typer.Option(
+            callback=options.between(1, 1_000_000),
+            help="Pictures a step; the learning rate follows. (Default: the recipe's.)",
+            show_default=False,
+        ),
+    ] = None
     seeds: Annotated[
         str, typer.Option(metavar="N,N,...", help="Of the runs of a trial, whose mean top-1 counts.")
     ] = "0"

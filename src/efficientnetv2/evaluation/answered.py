@@ -18,6 +18,7 @@ from efficientnetv2.metrics.resampling import Difference, paired_together
 
 NAME = "predictions.csv"
 DRAWN_WHOLE = "drawn_whole"  # its column of numbers that are equal where chance drew pictures as one
+_READ = ("path", "label", "true_label", DRAWN_WHOLE)
 # Places or groups from which a difference is told as any other. Ours.
 _MANY = 10
 
@@ -67,7 +68,8 @@ def read_answers(folder: Path) -> pd.DataFrame:
             "(effnetv2 evaluate MODEL DATA --out FOLDER)."
         )
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        # Beside these there is a column for each class.
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, usecols=lambda name: name in _READ)
     except ValueError as error:  # pandas' own errors, and bytes that are no UTF-8, are such
         raise InputError(f"{file} can't be read ({error}). Leave the run out, or evaluate again.") from error
     if not {"path", "label", "true_label"} <= set(table.columns):
@@ -75,8 +77,7 @@ def read_answers(folder: Path) -> pd.DataFrame:
             f"{file} has no column true_label: it is of pictures without labels, or another version wrote it. "
             "Leave the run out, or evaluate again."
         )
-    columns = ["path", "label", "true_label", *({DRAWN_WHOLE} & set(table.columns))]
-    return table[columns].drop_duplicates("path").set_index("path")
+    return table[[name for name in _READ if name in table]].drop_duplicates("path").set_index("path")
 
 
 def drawn_whole(answers: pd.DataFrame) -> pd.Series[int] | None:

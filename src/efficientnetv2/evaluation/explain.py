@@ -7,6 +7,9 @@ should. It depends on the network's weights, as the test of Adebayo et al. (arXi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,9 +18,10 @@ from torch.nn import functional
 
 from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.inference.halving import as_many_as_fit
 from efficientnetv2.models.network import EfficientNet, Network
 
-# Pictures at a time: gradients take some four times the memory of answers. Ours.
+# Pictures at a time; fewer where memory runs out. Ours.
 _BATCH = 8
 # How strongly the colours of a map cover the picture where it is highest. Ours.
 _COVER = 0.6
@@ -54,29 +58,45 @@ def grad_cam(
 
     Raises:
         InputError: the network is not ours or has no classifier, or there is no such stage.
+        MemoryShortError: a single picture does not fit into memory.
     """
     layer = _layer(network, stage)
     from captum.attr import LayerGradCam  # takes a moment to load, and only here
 
     device = next(network.parameters()).device
     looking = LayerGradCam(network, layer)
-    training = {module for module in network.modules() if module.training}
-    network.eval()
-    maps = []
-    try:
+    maps: list[Tensor] = []
+
+    def heat(batch: Tensor) -> Tensor:
+        start = sum(len(part) for part in maps)
+        inputs = normalise(batch.to(device), mean=network.preprocessing.mean, std=network.preprocessing.std)
+        target = torch.from_numpy(classes[start : start + len(batch)]).to(device)
+        with torch.enable_grad():
+            found = looking.attribute(inputs, target=target, relu_attributions=True)
+        maps.append(_spread(found.detach().float(), images.shape[1], images.shape[2]).cpu())
+        return maps[-1]
+
+    most = _BATCH
+    with _only_looked_at(network):
         for start in range(0, len(images), _BATCH):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + _BATCH])).permute(0, 3, 1, 2)
-            inputs = normalise(
-                batch.to(device), mean=network.preprocessing.mean, std=network.preprocessing.std
-            )
-            target = torch.from_numpy(classes[start : start + _BATCH]).to(device)
-            with torch.enable_grad():
-                found = looking.attribute(inputs.requires_grad_(), target=target, relu_attributions=True)
-            maps.append(_spread(found.detach().float(), images.shape[1], images.shape[2]).cpu().numpy())
+            part = np.ascontiguousarray(images[start : start + _BATCH])
+            _, most = as_many_as_fit(heat, torch.from_numpy(part).permute(0, 3, 1, 2), most, device)
+    return torch.cat(maps).numpy() if maps else np.empty((0, *images.shape[1:3]), np.float32)
+
+
+@contextmanager
+def _only_looked_at(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and no parameter wants a gradient: what is kept for gradients begins at the layer looked at."""
+    training = {module for module in network.modules() if module.training}
+    wanting = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    network.eval().requires_grad_(False)
+    try:
+        yield
     finally:
         for module in training:
             module.training = True
-    return np.concatenate(maps) if maps else np.empty((0, *images.shape[1:3]), np.float32)
+        for parameter in wanting:
+            parameter.requires_grad = True
 
 
 def _layer(network: Network, stage: int | None) -> nn.Module:

@@ -24,6 +24,8 @@ from efficientnetv2.models.calibrated import Calibration
 
 # Shares of the pictures answered that the table shows. Ours.
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
+# Of the drawn curve: more than there are pixels for. Ours.
+_POINTS = 500
 
 
 def trust(
@@ -206,6 +208,8 @@ def draw_abstention(curve: AbstentionCurve) -> Figure:
     # Of the few surest pictures the share jumps with each; from the tenth picture on it says something.
     points = [point for point in range(len(curve.answered)) if curve.answered[point] * curve.pictures >= 10]
     points = points or [len(curve.answered) - 1]
+    if len(points) > _POINTS:  # a page that can be sent, however many pictures there are
+        points = [points[place] for place in np.linspace(0, len(points) - 1, _POINTS).round().astype(int)]
     x = 100 * curve.answered[points]
     ends = [
         wilson(float(curve.accuracy[point]), round(curve.answered[point] * curve.pictures))

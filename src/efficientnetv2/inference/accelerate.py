@@ -66,6 +66,25 @@ def _here() -> str:
     return f"On this machine it is one of {', '.join(there)}."
 
 
+def gpu_left_out(word: str, device: torch.device, *, devices: Path = Path("/dev")) -> str | None:
+    """A sentence where a GPU is here that this PyTorch was not built for, as pip's index for processors gives it.
+
+    Where it was, and the driver is too old, PyTorch warns by itself.
+
+    Args:
+        word: see ``pick_device``.
+        device: that was picked.
+        devices: folder of the system's devices.
+    """
+    built = torch.version.cuda is not None or torch.version.hip is not None
+    if word != "auto" or device.type != "cpu" or built or not any(devices.glob("nvidia[0-9]*")):
+        return None
+    return (
+        f"There is an NVIDIA GPU here, but PyTorch {torch.__version__} was built without CUDA, so the processor "
+        "computes. To use the GPU: pip install --force-reinstall torch torchvision. If this is meant: --device cpu."
+    )
+
+
 def pick_own_device(word: str, number: int, count: int) -> torch.device:
     """The device of one of several processes that work together on a machine: a GPU each, or the CPU for all.
 

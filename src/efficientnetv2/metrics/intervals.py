@@ -124,16 +124,17 @@ def _resampled(confusion: coo_array, key: Key, draws: int) -> Iterator[tuple[Flo
     right = np.flatnonzero(rows == columns)
     by_column = np.argsort(columns, kind="stable")
     named, column_starts = np.unique(columns[by_column], return_index=True)
+    called = np.isin(named, present)  # a class without a true picture has no figure
     generator = key.generator()
     at_once = max(1, CELLS_AT_ONCE // len(counts))
     for start in range(0, draws, at_once):
         size = min(at_once, draws - start)
         cells = generator.multinomial(counts.sum(), counts / counts.sum(), size=size)
-        by_class = np.zeros((3, size, confusion.shape[0]))
-        by_class[0][:, rows[right]] = cells[:, right]
-        by_class[1][:, present] = np.add.reduceat(cells, row_starts, axis=1)
-        by_class[2][:, named] = np.add.reduceat(cells[:, by_column], column_starts, axis=1)
-        hits, true, predicted = by_class[:, :, present]
+        hits, true, predicted = np.zeros((3, size, len(present)))
+        hits[:, np.searchsorted(present, rows[right])] = cells[:, right]
+        true[:] = np.add.reduceat(cells, row_starts, axis=1)
+        of_column = np.add.reduceat(cells[:, by_column], column_starts, axis=1)
+        predicted[:, np.searchsorted(present, named[called])] = of_column[:, called]
         yield hits, true, predicted
 
 

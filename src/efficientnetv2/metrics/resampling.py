@@ -217,7 +217,7 @@ def _drawn(
         size = min(at_once, DRAWS - start)
         times = generator.multinomial(units, counts / units, size=size)
         found = _scores((times @ cells).reshape(size, len(answers), 3, num_classes))
-        parts.append({name: found[name] for name in names})
+        parts.append({name: found[name].copy() for name in names})  # a view would keep all classes
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 

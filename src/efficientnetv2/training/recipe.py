@@ -49,7 +49,7 @@ class Recipe(Part):
         classifier: that given weights get for classes of one's own: ``fresh`` (see ``initialisation``), or ``probe``,
             the linear probe's, so that training begins where the probe ends (arXiv:2202.10054); ``auto`` is the
             probe's where there is a probe. Several classifiers of one network begin fresh in any case.
-        pooling: of the last maps; see ``arch.spec.Architecture``. None is as the weights have it, else ``mean``.
+        pooling: see ``arch.spec.Architecture``. None is as the weights have it, else ``mean``.
         freeze_stages: the stem and so many stages keep the weights given; with ``all`` everything but the classifier
             does. See ``models.fit.freeze``.
         frozen_statistics: batch-norm keeps the statistics of the weights given, as in evaluation; ``auto`` lets it in

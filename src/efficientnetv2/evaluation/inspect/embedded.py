@@ -42,7 +42,7 @@ _LEAST_OF_A_CLASS = 10
 # Inverse strengths of the L2 penalty to choose from; steps of the fit. Ours.
 _STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 _ITERATIONS = 100
-_BLOCK = 1024  # pictures whose distances to all are held at once
+_AT_ONCE = 2**25  # distances that are held at once, with their order half a gigabyte
 
 Floats = npt.NDArray[np.float32]
 
@@ -146,8 +146,9 @@ def _neighbours(vectors: Floats, many: int) -> tuple[Ints, npt.NDArray[np.float6
     count = len(vectors)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     nearest, distances = np.empty((count, many), dtype=np.int64), np.empty((count, many))
-    for start in range(0, count if many else 0, _BLOCK):
-        alike = unit[start : start + _BLOCK] @ unit.T
+    rows = max(1, _AT_ONCE // max(1, count))
+    for start in range(0, count if many else 0, rows):
+        alike = unit[start : start + rows] @ unit.T
         places = np.arange(len(alike))
         alike[places, start + places] = -np.inf
         some = np.argpartition(-alike, many - 1, axis=1)[:, :many]
