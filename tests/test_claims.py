@@ -64,6 +64,23 @@ def test_a_quoted_figure_is_the_measured_one(page, name, line):
     assert SHOWN[claim["unit"]](claim["value"]) in line
 
 
+@pytest.mark.parametrize(
+    "line", sorted({line for _, name, line in quotes() if name in SUMMARY}), ids=lambda line: line[2:60]
+)
+def test_a_rows_figure_is_that_of_the_claim_it_names_first_and_its_intervals_are_of_those_it_names(line):
+    """A figure that is only somewhere in the row may be another's, and an interval may tell another story."""
+    claims = [SUMMARY[name] for name in re.findall(r"`([a-z0-9_]+)`", line) if name in SUMMARY]
+    value = SHOWN[claims[0]["unit"]](claims[0]["value"])
+    assert [cell for cell in line.split("|") if re.match(re.escape(value) + r"(?![\d.])", cell.strip())]
+    said = re.findall(r"([+-]?\d+\.\d+)(?: %)? to ([+-]?\d+\.\d+)", line)
+    measured = {
+        tuple(SHOWN[one["unit"]](one[end]).removesuffix(" %") for end in ("low", "high"))
+        for one in claims
+        if "low" in one
+    }
+    assert set(said) <= measured
+
+
 def test_something_is_quoted():
     assert len(list(quotes())) >= 3
 

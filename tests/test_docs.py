@@ -29,7 +29,7 @@ def shell_lines(page: Path) -> list[str]:
 
 def commands(page: Path) -> list[list[str]]:
     """The words of every ``effnetv2`` line in the page's shell blocks, of those under a launcher too."""
-    ours = re.compile(r"^(?:effnetv2|torchrun .*-m efficientnetv2\.cli) (.*)$")
+    ours = re.compile(r"^(?:effnetv2|torchrun .*-m efficientnetv2) (.*)$")
     found = [ours.match(line) for line in shell_lines(page)]
     return [shlex.split(one[1], comments=True) for one in found if one is not None]
 
@@ -116,7 +116,7 @@ def test_patience_is_shown():
 def test_help_has_the_groups_of_the_page_of_commands():
     text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
     groups = {
-        heading: set(re.findall(r"^(?:effnetv2|.*-m efficientnetv2\.cli) (\w+)", block, re.MULTILINE))
+        heading: set(re.findall(r"^(?:effnetv2|.*-m efficientnetv2) (\w+)", block, re.MULTILINE))
         for heading, block in re.findall(r"^## ([^\n]*)\n\n```\n(.*?)```", text, re.MULTILINE | re.DOTALL)
     }
     shown: dict[str, set[str]] = {}

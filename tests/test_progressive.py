@@ -57,6 +57,7 @@ def test_paper_preset_grows_as_algorithm_1(name, sizes, magnitudes, mixups, drop
         ("efficientnetv2_s", [171, 214, 257, 300], [5, 6.6667, 8.3333, 10], [0, 0, 0, 0], 0.2),
         ("efficientnetv2_m", [192, 256, 320, 384], [5, 8.3333, 11.6667, 15], [0, 0.06667, 0.13333, 0.2], 0.3),
         ("efficientnetv2_l", [192, 256, 320, 384], [5, 10, 15, 20], [0, 0.16667, 0.33333, 0.5], 0.4),
+        ("efficientnetv2_xl", [192, 256, 320, 384], [5, 10, 15, 20], [0, 0.16667, 0.33333, 0.5], 0.4),
         ("efficientnetv2_b0", [144, 160, 176, 192], None, [0, 0, 0, 0], 0.2),
     ],
 )
@@ -309,3 +310,16 @@ def test_a_small_last_stage_has_no_smaller_ones_than_a_pixel():
     plan = Progressive(image_px=Ramp(128, 224), stages=2)
     assert [plan.with_image_px(1).stage(index).image_px for index in (0, 1)] == [1, 1]
     assert [plan.with_image_px(7).stage(index).image_px for index in (0, 1)] == [4, 7]
+
+
+def test_a_size_that_grows_at_every_step_still_does_when_it_is_scaled():
+    """From 48 to 96 px scaled to end at 100: 50 to 100, half way 75."""
+    scaled = Progressive(image_px=Ramp(48, 96, continuous=True)).with_image_px(100)
+    assert scaled.continuous
+    assert [scaled.at(step, steps=101).image_px for step in (0, 50, 100)] == [50, 75, 100]
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_a_stage_that_there_is_not_has_no_setting(index):
+    with pytest.raises(InputError, match=f"stage {index} does not exist: there are 4, from 0"):
+        paper("efficientnetv2_s").stage(index)

@@ -156,3 +156,10 @@ def test_training_pictures_are_no_smaller_than_the_stride():
     """Of 32 px a fifth less would be 25, of which a network with stride 32 makes nothing."""
     grown = grow(EFFICIENTNETV2_S, compound(0), eval_px=32)
     assert (grown.eval_px, grown.train_px) == (32, 32)
+
+
+def test_compound_scaling_is_the_coefficients_to_the_power():
+    """arXiv:1905.11946, section 4.1: depth 1.2, width 1.1, size 1.15."""
+    assert compound(2) == Growth(
+        width=pytest.approx(1.21), depth=pytest.approx(1.44), px=pytest.approx(1.3225)
+    )

@@ -112,6 +112,17 @@ def test_a_jitter_of_an_even_grey_is_its_brightness():
     assert abs(float(values.mean()) - 99.5) < 3.2  # 3 standard errors
 
 
+def test_a_jitter_is_brightness_then_contrast_then_saturation():
+    strength, ids = 0.4, range(len(IMAGES))
+    factors = torch.from_numpy(1 + strength * (2 * Key.of(0).uniform_rows(ids, 3) - 1)).float()
+    expected = colour.brightness(IMAGES, factors[:, 0])
+    for step, factor in ((colour.contrast, factors[:, 1]), (colour.saturation, factors[:, 2])):
+        changed = step(expected, factor)
+        assert not torch.equal(changed, expected)
+        expected = changed
+    assert torch.equal(colour.jitter(IMAGES, Key.of(0), ids, strength=strength), expected)
+
+
 def test_pictures_too_small_to_smooth_stay():
     tiny = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8)
     assert torch.equal(colour.sharpness(tiny, torch.tensor([0.0])), tiny)

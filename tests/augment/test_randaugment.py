@@ -239,3 +239,20 @@ def test_possible_colours_stay_near_those_of_the_picture():
     assert int(brightest(colours="possible").max()) <= 132  # 110 brightened by 0.18, or 128 where nothing is
     assert int(brightest().max()) == 255
     assert torch.equal(brightest(), brightest(colours="any"))
+
+
+# At level 8 of the released formulas: 0.1 + 1.8 * 8 / 10.
+@pytest.mark.parametrize(
+    ("name", "applied"), [(8, colour.brightness), (9, colour.sharpness), (6, colour.saturation)]
+)
+def test_each_enhancer_is_the_one_it_is_called(name, applied):
+    images, ids = noise(400, px=12), np.arange(400)
+    drawn = torch.from_numpy((KEY.uniform_rows(ids, 1)[:, 0] * 16).astype(int) == name)
+    out = randaugment(images, magnitude=8, key=KEY, ids=ids, layers=1)
+    assert drawn.sum() > 10
+    assert torch.equal(out[drawn], applied(images[drawn], torch.full((int(drawn.sum()),), 1.54)))
+    others = {colour.brightness, colour.sharpness, colour.saturation} - {applied}
+    assert not any(
+        torch.equal(out[drawn], other(images[drawn], torch.full((int(drawn.sum()),), 1.54)))
+        for other in others
+    )

@@ -127,3 +127,18 @@ def test_of_the_folds_networks_one_is_in_memory_at_a_time(class_folders, monkeyp
     answers = Predictions(rows, manifest.labels[rows], torch.eye(3) * 9)
     explained_by_folds(network_of, np.array([0, 3, 1]), answers, manifest, manifest.class_names)
     assert loaded == [0, 1, 3]
+
+
+def test_where_not_even_one_map_fits_into_memory_pictures_are_shown_without(wrong):
+    """All figures are there by then: a run would never come to its report."""
+    manifest, answers = wrong
+    network = create("efficientnetv2_b0", num_classes=2)
+
+    def short(module, inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    network.register_forward_pre_hook(short)
+    (part,) = explained(network, answers, manifest, manifest.class_names, Preprocessing(image_px=32))
+    page = str(part.values)
+    assert page.count("data:image/") == 2
+    assert "'map': None" in page

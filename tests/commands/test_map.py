@@ -151,6 +151,11 @@ def test_a_raster_placed_nowhere_is_mapped_and_said_to_be(model, tmp_path):
         (("--window-px", "32", "--window-m", "320"), {}, "Give one of them"),
         (("--window-m", "320"), {"crs": "EPSG:4326"}, "coordinates in degrees, so its pixels have no size"),
         (("--window-m", "320"), {"crs": None}, "has no coordinate system"),
+        (
+            ("--window-m", "320"),
+            {"crs": 'LOCAL_CS["site",UNIT["metre",1]]'},
+            "has a coordinate system that is not projected, so its pixels have no size",
+        ),
         (("--window-m", "3"), {}, "a pixel of scene.tif is 10 m wide and a window has at least 2. Give 20 or more"),
         (("--bands", "1,2,4"), {}, "scene.tif has 3 bands, but bands 1, 2, 4 are to be seen"),
         (("--bands", "3,x"), {}, "--bands is '3,x', but is numbers of bands, from 1"),

@@ -126,3 +126,8 @@ def test_memory_is_bounded_whatever_the_number_of_classes(classes):
     strip = next(blended(*drawn(2, 2, classes)))
     assert strip.nbytes <= BLENDED_BYTES
     assert len(strip) == min(60, rows_at_a_time(60, 2, classes))
+
+
+def test_a_raster_of_one_row_has_no_windows():
+    with pytest.raises(InputError, match="the raster is 47 x 1 px, but a map needs 2 each way"):
+        Grid(height=1, width=47, window_px=20, stride_px=10)

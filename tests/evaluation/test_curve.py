@@ -16,7 +16,15 @@ def test_a_panel_for_the_loss_one_for_validation_and_one_per_setting_that_change
         _train(e, image_px=128 + 32 * e, dropout=0.2, randaugment=5.0 + e, mixup_alpha=0.0) for e in range(3)
     ]
     rows.append({"kind": "val", "epoch": 3, "top1": 0.5, "macro_f1": 0.4})
-    assert _panels(learning_curve(rows)) == ["loss", "validation", "image px", "RandAugment"]
+    figure = learning_curve(rows)
+    assert _panels(figure) == ["loss", "validation", "image px", "RandAugment"]
+    drawn = [[line.get_xydata().tolist() for line in ax.lines] for ax in figure.axes]
+    assert drawn == [
+        [[[0, 1.0], [1, 0.9], [2, 0.8]]],
+        [[[3, 0.5]], [[3, 0.4]]],
+        [[[0, 128], [1, 160], [2, 192]]],
+        [[[0, 5], [1, 6], [2, 7]]],
+    ]
     assert constants(rows) == {"dropout": 0.2}
 
 

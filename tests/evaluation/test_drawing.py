@@ -178,3 +178,12 @@ def test_numbers_of_labels_have_room_however_far_a_sample_is_from_all(pictures, 
     boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
     assert figure.axes[0].get_xticklabels()[-1].get_text() == f"{2 * of:,}"
     assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+
+
+def test_the_curve_of_a_hundred_thousand_pictures_is_no_larger_than_a_page_takes():
+    rng = np.random.default_rng(0)
+    curve = abstention_curve(rng.random(100_000) < 0.7, rng.random(100_000))
+    panel = draw_abstention(curve).axes[0]
+    x = panel.lines[0].get_xdata()
+    assert len(x) == 500
+    assert (x[0], x[-1]) == (pytest.approx(0.01, rel=0.1), 100)

@@ -135,6 +135,43 @@ def test_every_stage_has_its_map_and_the_network_is_left_as_it_was(taught):
         grad_cam(taught, images, classes, stage=4)
 
 
+def test_what_is_kept_for_gradients_begins_at_the_layer_looked_at(taught):
+    """Maps of 8 px there. All of the network would be many times the memory of answering."""
+    images, classes, _ = with_cue(3, seed=4)
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor)
+        return tensor
+
+    taught.stem.requires_grad_(False)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        grad_cam(taught, images, classes)
+    assert kept
+    assert max(tensor.shape[-1] for tensor in kept if tensor.ndim == 4) == 8
+    assert {name.partition(".")[0] for name, one in taught.named_parameters() if not one.requires_grad} == {
+        "stem"
+    }
+    taught.stem.requires_grad_(True)
+
+
+def test_where_memory_runs_out_fewer_are_looked_at_at_a_time(taught):
+    images, classes, _ = with_cue(11, seed=5)
+    whole, sizes = grad_cam(taught, images, classes), []
+
+    def short(module, inputs):
+        sizes.append(len(inputs[0]))
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    hook = taught.register_forward_pre_hook(short)
+    try:
+        assert grad_cam(taught, images, classes) == pytest.approx(whole, abs=1e-5)
+    finally:
+        hook.remove()
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 1]
+
+
 def test_a_network_without_classes_is_refused():
     network = EfficientNet(TINY, num_classes=0)
     assert not explainable(network)

@@ -229,3 +229,12 @@ def test_of_other_pictures_the_smallest_blocks_and_groups_hang_together(columns,
 def test_of_pictures_of_one_place_or_of_none_nothing_is_known(columns, written):
     _, manifest = written(**columns)
     assert evaluated_whole(None, manifest) is None
+
+
+def test_copies_that_augmentation_made_are_drawn_with_what_they_were_made_from(written):
+    """Ten copies of a rare picture say no more than it does."""
+    made_from = ["", "pictures/00.jpg", "pictures/01.jpg", *[""] * 8, "pictures/10.jpg"]
+    _, manifest = written(**NOWHERE, augmented_from=made_from)
+    found = evaluated_whole(None, manifest)
+    assert list(found.clusters) == [0, 0, 0, *range(1, 9), 8]
+    assert found.what == "pictures with their copies"

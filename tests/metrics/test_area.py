@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import coo_array
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.metrics.area import adjusted_areas
+from efficientnetv2.metrics.area import Estimate, adjusted_areas
 
 # Olofsson et al. (2014), Table 8: samples mapped (rows) as deforestation, forest gain, stable forest, stable
 # non-forest, by what they truly are (columns); and pixels of 30 m mapped as each.
@@ -100,3 +101,22 @@ def test_a_class_that_is_not_on_the_map_needs_no_samples():
     assert found.share.value == pytest.approx(0.1)
     assert found.producers_accuracy is not None
     assert found.producers_accuracy.value == 0
+
+
+def test_of_thousands_of_classes_those_that_are_met_count_as_if_there_were_no_others():
+    """As many classes as a map may hold: squared they would be 34 GB."""
+    names = [f"class {k}" for k in range(65_535)]
+    met = np.array([7, 900, 21_000, 65_534])
+    rows, columns = (met[places] for places in np.nonzero(np.array(COUNTS)))
+    mapped = np.zeros(len(names))
+    mapped[met] = PIXELS
+    many = adjusted_areas(
+        coo_array((np.array(COUNTS)[np.nonzero(COUNTS)], (rows, columns)), shape=(len(names),) * 2),
+        mapped,
+        names,
+    )
+    few = adjusted_areas(COUNTS, PIXELS, NAMES)
+    assert many.accuracy == few.accuracy
+    assert [many.classes[names[k]] for k in met] == list(few.classes.values())
+    assert list(many.classes) == names
+    assert many.classes["class 8"].share == Estimate(0.0, 0.0)

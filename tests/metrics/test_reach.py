@@ -127,3 +127,15 @@ def test_what_is_the_same_in_every_draw_is_not_called_certain(probability, f1, c
     assert found.f1_micro == found.f1_macro == f1
     assert reached["f1_micro"] == reached["f1_macro"] == wilson(f1, 20 if clusters is None else 4)
     assert reached["mean_average_precision"][0] < found.mean_average_precision == 1
+
+
+@pytest.mark.parametrize("of_a_class", [7, 10, 13])
+def test_a_perfect_order_is_not_called_certain_for_a_rounding(of_a_class):
+    """Precision 1 at each of them, added up in sevenths and tenths, is not 1 to the last digit."""
+    labels = np.repeat(np.arange(2), of_a_class)[:, None]
+    right = np.linspace(0.6, 0.9, 2 * of_a_class)[:, None]
+    shares = np.where(np.arange(2) == labels, right, right - 0.5)
+    found = several_figures(labels, shares, ("c0", "c1"), "sigmoid")
+    assert found.mean_average_precision == pytest.approx(1)
+    reached = intervals_of(found, labels, shares, key=KEY)["mean_average_precision"]
+    assert reached == pytest.approx(wilson(1.0, 2 * of_a_class))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from efficientnetv2.arch.published import architecture
+from efficientnetv2.arch.published import NAMES, architecture, published
 from efficientnetv2.arch.spec import Architecture, Stage, mbconv
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import IMAGENET_MEAN, SYMMETRIC_MEAN, SYMMETRIC_STD
@@ -19,6 +19,7 @@ from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.models.create import create
 from efficientnetv2.models.fit import fit
 from efficientnetv2.models.network import EfficientNet
+from efficientnetv2.presets import released
 
 
 def regularization(network):
@@ -40,6 +41,17 @@ def test_released_dropout_and_survival(name, dropout, blocks):
     with torch.device("meta"):
         network = create(name)
     assert regularization(network) == (dropout, pytest.approx(0.2 * (blocks - 1) / blocks))
+
+
+def test_the_dropout_of_every_network_is_the_authors():
+    """V2: that of the released configurations of training. V1: the released code's table of coefficients."""
+    found = {name: published(name).dropout for name in NAMES}
+    v2 = {name: rate for name, rate in found.items() if name.startswith("efficientnetv2_")}
+    assert v2 == {name: released(name).last.dropout for name in v2}
+    assert list(v2.values()) == [0.2, 0.2, 0.3, 0.3, 0.2, 0.3, 0.4, 0.4]
+    v1 = {name: rate for name, rate in found.items() if name not in v2}
+    assert list(v1) == [*(f"efficientnet_b{number}" for number in range(9)), "efficientnet_l2"]
+    assert list(v1.values()) == [0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5, 0.5, 0.5]
 
 
 def test_what_is_given_stands():

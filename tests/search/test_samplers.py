@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import optuna
 import pytest
+from optuna.samplers import NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 from scipy import stats
 from tests.search.test_space import RICH, TINY
@@ -285,3 +286,16 @@ def test_what_is_no_decision_is_refused():
 def test_samplers_that_could_never_propose_are_refused_where_they_are_made(sampler, words):
     with pytest.raises(ValueError, match="at least 1"):
         sampler(**words)
+
+
+@pytest.mark.parametrize(("most", "last"), [(3.0, 4.25 / 3.6875**0.5), (1.5, 1.5)])
+def test_the_baseline_moves_and_what_is_far_above_it_is_cut_off(most, last):
+    """Baselines 0.5 up to the third reward, then half way to that, 0.75; variances 1/4, 2/9 and 59/16."""
+    policy = PolicyGradient(warmup=2, baseline_decay=0.5, most_advantage=most)
+    found = policy._advantages(np.array([1.0, 0.0, 1.0, 5.0]))
+    assert found == pytest.approx([1, -1, 0.5 / (2 / 9) ** 0.5, last])
+
+
+@pytest.mark.parametrize(("name", "made"), [("tpe", TPESampler), ("nsga2", NSGAIISampler)])
+def test_samplers_are_those_of_their_names(name, made):
+    assert isinstance(sampler(name, SPACE, seed=0).make(0), made)

@@ -317,3 +317,30 @@ def test_layers_move_by_their_share_of_the_rate():
         assert names, one
         for name in names:
             torch.testing.assert_close(decayed[name], share * plain[name], rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_a_step_is_as_long_as_the_norm_that_gradients_are_clipped_to():
+    """SGD at rate 1 without momentum moves all weights by the gradient itself: clipped, 0.01 in all."""
+    network = create(SMALL, num_classes=3)
+    before = [weight.detach().clone() for weight in network.parameters()]
+    _, _, steps = running(
+        Progressive(image_px=32),
+        1,
+        network=network,
+        optimizer={"kind": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, "clip_norm": 0.01},
+        schedule={"kind": "constant"},
+    )
+    next(steps)
+    moved = [weight.detach() - was for weight, was in zip(network.parameters(), before, strict=True)]
+    assert torch.cat([one.flatten() for one in moved]).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_moving_average_counts_the_steps_of_the_run():
+    """Decays 1/10, 2/11, 3/12, as the cap has it, of weights as they are after each step."""
+    network = create(SMALL, num_classes=3)
+    average = network.classifier.weight.detach().clone()
+    _, state, steps = running(Progressive(image_px=32), 3, network=network, ema_decay=0.5)
+    for step, _ in enumerate(steps):
+        average += (1 - (1 + step) / (10 + step)) * (network.classifier.weight.detach() - average)
+    assert step == 2
+    torch.testing.assert_close(state.ema.network.classifier.weight, average)

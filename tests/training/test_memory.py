@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tests.training.test_loop import SMALL, grey, running
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, MemoryShortError
 from efficientnetv2.models.create import create
-from efficientnetv2.progressive import Progressive, Ramp
+from efficientnetv2.progressive import Progressive, Ramp, Setting
+from efficientnetv2.training import loop
 from efficientnetv2.training.memory import GroupsAtATime, divisors
 
 PLAN = Progressive(
@@ -142,3 +145,23 @@ def test_what_the_first_passes_of_the_step_had_is_forgotten():
     assert losses == wanted_losses
     for name, tensor in state.network.state_dict().items():
         assert torch.equal(tensor, wanted.network.state_dict()[name]), name
+
+
+def test_a_step_that_others_have_a_part_of_already_is_not_done_again(monkeypatch):
+    """They would add it up twice: the run ends, and goes on with --resume from before it."""
+    network = small()
+
+    def short(module, inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    network.register_forward_pre_hook(short)
+    sent = SimpleNamespace(
+        sending=True, begin_step=lambda image_px: None, of_pass=lambda *, last: nullcontext(network)
+    )
+    step = [SimpleNamespace(request=SimpleNamespace(setting=Setting(48)), labels=torch.zeros(2))] * 4
+    constants = SimpleNamespace(device=torch.device("cpu"), groups=8)
+    monkeypatch.setattr(
+        loop, "train_groups", lambda network, groups, constants, forward: forward(torch.zeros(2))
+    )
+    with pytest.raises(MemoryShortError, match="other processes have a part of the step already"):
+        loop._all_groups(network, step, constants, SimpleNamespace(), sent, GroupsAtATime({48: 4}))

@@ -234,3 +234,17 @@ def test_ema_moves_a_shared_weight_once():
     layer.weight.data.fill_(2.0)
     ema.update(network, 0)
     assert ema.network[2].weight.item() == pytest.approx(0.1 * 1 + 0.9 * 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "passed_on"),
+    [
+        ("rmsprop", {"decay": 0.8, "momentum": 0.7, "epsilon": 0.01}),
+        ("sgd", {"momentum": 0.7, "nesterov": True}),
+        ("adamw", {"betas": (0.7, 0.8), "eps": 0.01}),
+    ],
+)
+def test_the_recipes_numbers_are_the_optimizers(kind, passed_on):
+    made = build(nn.Linear(2, 2), Optimizer(kind=kind, lr=0.1, momentum=0.7, decay=0.8, epsilon=0.01))
+    assert passed_on.items() <= made.defaults.items()
+    assert made.defaults["lr"] == 0.1

@@ -6,6 +6,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
+from efficientnetv2.augment.pipeline import AugmentPlan
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.create import create
 from efficientnetv2.models.regularize import apply_setting
@@ -58,7 +59,7 @@ def test_released_recipes_are_the_authors_configurations(size, px, randaugment, 
     assert last.randaugment == randaugment
     assert (last.mixup_alpha, last.cutmix_alpha) == (mix, mix)
     assert {recipe.progressive.stage(i).dropout for i in range(4)} == {dropout}
-    assert recipe.augment.autoaugment == (randaugment is None)
+    assert recipe.augment == AugmentPlan(flip="horizontal", autoaugment=randaugment is None)
     assert (recipe.eval_px, recipe.batch_norm_momentum) == (eval_px, 0.9)
 
 
@@ -71,7 +72,7 @@ def test_the_paper_trains_the_small_ones_at_one_size(size, px, dropout, eval_px)
     recipe = named(f"efficientnetv2_{size}_paper")
     assert stage_sizes(recipe) == [px]
     assert recipe.progressive.to_json()["image_px"] == px  # not a ramp, which a second stage would bring back
-    assert recipe.augment.autoaugment
+    assert recipe.augment == AugmentPlan(flip="horizontal", autoaugment=True)
     assert (recipe.progressive.last.dropout, recipe.progressive.last.randaugment) == (dropout, None)
     assert (recipe.eval_px, recipe.batch_norm_momentum) == (eval_px, 0.99)
 
@@ -163,10 +164,13 @@ def test_the_released_21k_has_one_size_and_hardly_any_regularization():
     assert (recipe.progressive.stages, setting.image_px, recipe.eval_px) == (1, 224, 224)
     assert (setting.dropout, setting.drop_path, setting.label_smoothing) == (0, 0, 0)
     assert (setting.randaugment, setting.mixup_alpha, setting.cutmix_alpha) == (None, 0, 0)
-    assert not recipe.augment.autoaugment
+    assert recipe.augment == AugmentPlan(flip="horizontal")
+    assert recipe.crop_area_min == 0.05
     assert (recipe.epochs, recipe.batch_images, recipe.holdout) == (60, 4096, 100_000)
     assert (recipe.made_for, recipe.minival) == ("imagenet21k", None)
-    assert recipe.optimizer.lr == pytest.approx(0.008 * 4096 / 256)
+    assert recipe.optimizer == named("efficientnetv2_s_released").optimizer.model_copy(
+        update={"lr": 0.008 * 16}
+    )
     assert (recipe.schedule.kind, recipe.schedule.warmup_epochs) == ("cosine", 1)
     assert (recipe.ema_decay, recipe.batch_norm_momentum) == (0.9999, 0.9)
     assert (recipe.framing, recipe.crop_fraction) == ("crop", pytest.approx(224 / 256))
@@ -227,7 +231,11 @@ def test_the_schedule_reaches_dropout_and_stochastic_depth_of_table_12s_networks
 
 def test_the_papers_search_trains_at_one_size_with_the_regularization_of_the_first_stage():
     """All of it: label smoothing is one."""
-    proxy = named("proxy_paper").progressive
+    recipe = named("proxy_paper")
+    assert (recipe.epochs, recipe.minival, recipe.ema_decay) == (10, 25_000, 0.999)
+    assert (recipe.schedule.kind, recipe.schedule.warmup_epochs) == ("cosine", 1)
+    assert recipe.optimizer == named("efficientnetv2_s_paper").optimizer
+    proxy = recipe.progressive
     assert (proxy.stages, proxy.image_px) == (1, 192)
     assert replace(proxy.last, image_px=128) == named("efficientnetv2_s_paper").progressive.stage(0)
     assert proxy.last.label_smoothing == 0.1

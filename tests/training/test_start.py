@@ -14,6 +14,7 @@ from efficientnetv2.arch.published import architecture, published
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models import hub, modelfile, pretrained
+from efficientnetv2.models.blocks import ConvNorm, _Block
 from efficientnetv2.models.create import create
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.interop import timm as timm_names
@@ -67,6 +68,21 @@ def test_a_fresh_classifier_answers_every_class_alike(given):
     assert torch.equal(network(torch.randn(2, 3, 64, 64)).softmax(1), torch.full((2, 3), 1 / 3))
     released = begun(f"weights={given[1]}", "initialisation=released", classes=("a", "b", "c")).network
     assert 0 < released.classifier.weight.abs().max() <= 3**-0.5
+
+
+@pytest.mark.parametrize(("initialisation", "last"), [("calm", 0.0), ("released", 1.0)])
+def test_a_calm_network_begins_as_its_shortcuts_and_knows_no_class(initialisation, last):
+    """arXiv:1706.02677, section 5.1: the last batch-norm's scale, of the blocks with a shortcut alone."""
+    network = begun("weights=none", f"initialisation={initialisation}", recipe="quick").network.eval()
+    blocks = [module for module in network.modules() if isinstance(module, _Block)]
+    ends = [block.project if isinstance(block.project, ConvNorm) else block.spatial for block in blocks]
+    scales = [end.norm.weight for end in ends]
+    shortcut = [block.drop_path is not None for block in blocks]
+    assert 0 < sum(shortcut) < len(blocks)
+    for scale, has in zip(scales, shortcut, strict=True):
+        assert torch.equal(scale, torch.full_like(scale, last if has else 1.0))
+    pictures = torch.randn(2, 3, 64, 64)
+    assert bool((network(pictures) == 0).all()) == (initialisation == "calm")
 
 
 def test_weights_of_another_network_are_refused(given):

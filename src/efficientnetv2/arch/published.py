@@ -112,8 +112,6 @@ class Published:
         eval_px: side of the picture at which it was evaluated, in pixels.
         dropout: before the classifier, as released (fixed over the run).
         preprocessing: of evaluation, as released.
-        top1_percent: the authors' ImageNet top-1, trained on ImageNet-1k alone; None where they give none
-            that is comparable. V2 as released; V1 from Tables 7 and 11 of the V2 paper.
     """
 
     name: str
@@ -121,7 +119,6 @@ class Published:
     eval_px: int
     dropout: float
     preprocessing: Preprocessing
-    top1_percent: float | None
 
 
 def published(name: str) -> Published:
@@ -144,7 +141,6 @@ def published(name: str) -> Published:
         eval_px=row.eval_px,
         dropout=row.dropout,
         preprocessing=row.preprocessing(row.eval_px),
-        top1_percent=row.top1_percent,
     )
 
 
@@ -169,7 +165,6 @@ class _Row(NamedTuple):
     eval_px: int
     dropout: float
     preprocessing: Callable[[int], Preprocessing]
-    top1_percent: float | None
 
 
 def _margin(eval_px: int) -> float:
@@ -212,25 +207,25 @@ def _v1(width: float, depth: float) -> _Scaling:
 # Scaling coefficients, sizes and dropout as the released code of the two papers has them.
 # fmt: off
 _TABLE = {
-    #                         base               width, depth   eval drop  evaluation  top-1
-    "efficientnetv2_b0": _Row(EFFICIENTNETV2_B0, None,          224, 0.2, _imagenet,  78.7),
-    "efficientnetv2_b1": _Row(EFFICIENTNETV2_B0, _v2(1.0, 1.1), 240, 0.2, _imagenet,  79.8),
-    "efficientnetv2_b2": _Row(EFFICIENTNETV2_B0, _v2(1.1, 1.2), 260, 0.3, _imagenet,  80.5),
-    "efficientnetv2_b3": _Row(EFFICIENTNETV2_B0, _v2(1.2, 1.4), 300, 0.3, _imagenet,  82.1),
-    "efficientnetv2_s":  _Row(EFFICIENTNETV2_S,  None,          384, 0.2, _symmetric, 83.9),
-    "efficientnetv2_m":  _Row(EFFICIENTNETV2_M,  None,          480, 0.3, _symmetric, 85.2),
-    "efficientnetv2_l":  _Row(EFFICIENTNETV2_L,  None,          480, 0.4, _symmetric, 85.7),
-    "efficientnetv2_xl": _Row(EFFICIENTNETV2_XL, None,          512, 0.4, _symmetric, None),
-    "efficientnet_b0":   _Row(EFFICIENTNET_B0,   None,          224, 0.2, _imagenet,  None),
-    "efficientnet_b1":   _Row(EFFICIENTNET_B0,   _v1(1.0, 1.1), 240, 0.2, _imagenet,  79.0),
-    "efficientnet_b2":   _Row(EFFICIENTNET_B0,   _v1(1.1, 1.2), 260, 0.3, _imagenet,  79.8),
-    "efficientnet_b3":   _Row(EFFICIENTNET_B0,   _v1(1.2, 1.4), 300, 0.3, _imagenet,  81.5),
-    "efficientnet_b4":   _Row(EFFICIENTNET_B0,   _v1(1.4, 1.8), 380, 0.4, _imagenet,  82.9),
-    "efficientnet_b5":   _Row(EFFICIENTNET_B0,   _v1(1.6, 2.2), 456, 0.4, _imagenet,  83.7),
-    "efficientnet_b6":   _Row(EFFICIENTNET_B0,   _v1(1.8, 2.6), 528, 0.5, _imagenet,  84.3),
-    "efficientnet_b7":   _Row(EFFICIENTNET_B0,   _v1(2.0, 3.1), 600, 0.5, _imagenet,  84.7),
-    "efficientnet_b8":   _Row(EFFICIENTNET_B0,   _v1(2.2, 3.6), 672, 0.5, _imagenet,  None),
-    "efficientnet_l2":   _Row(EFFICIENTNET_B0,   _v1(4.3, 5.3), 800, 0.5, _imagenet,  None),
+    #                         base               width, depth   eval drop  evaluation
+    "efficientnetv2_b0": _Row(EFFICIENTNETV2_B0, None,          224, 0.2, _imagenet),
+    "efficientnetv2_b1": _Row(EFFICIENTNETV2_B0, _v2(1.0, 1.1), 240, 0.2, _imagenet),
+    "efficientnetv2_b2": _Row(EFFICIENTNETV2_B0, _v2(1.1, 1.2), 260, 0.3, _imagenet),
+    "efficientnetv2_b3": _Row(EFFICIENTNETV2_B0, _v2(1.2, 1.4), 300, 0.3, _imagenet),
+    "efficientnetv2_s":  _Row(EFFICIENTNETV2_S,  None,          384, 0.2, _symmetric),
+    "efficientnetv2_m":  _Row(EFFICIENTNETV2_M,  None,          480, 0.3, _symmetric),
+    "efficientnetv2_l":  _Row(EFFICIENTNETV2_L,  None,          480, 0.4, _symmetric),
+    "efficientnetv2_xl": _Row(EFFICIENTNETV2_XL, None,          512, 0.4, _symmetric),
+    "efficientnet_b0":   _Row(EFFICIENTNET_B0,   None,          224, 0.2, _imagenet),
+    "efficientnet_b1":   _Row(EFFICIENTNET_B0,   _v1(1.0, 1.1), 240, 0.2, _imagenet),
+    "efficientnet_b2":   _Row(EFFICIENTNET_B0,   _v1(1.1, 1.2), 260, 0.3, _imagenet),
+    "efficientnet_b3":   _Row(EFFICIENTNET_B0,   _v1(1.2, 1.4), 300, 0.3, _imagenet),
+    "efficientnet_b4":   _Row(EFFICIENTNET_B0,   _v1(1.4, 1.8), 380, 0.4, _imagenet),
+    "efficientnet_b5":   _Row(EFFICIENTNET_B0,   _v1(1.6, 2.2), 456, 0.4, _imagenet),
+    "efficientnet_b6":   _Row(EFFICIENTNET_B0,   _v1(1.8, 2.6), 528, 0.5, _imagenet),
+    "efficientnet_b7":   _Row(EFFICIENTNET_B0,   _v1(2.0, 3.1), 600, 0.5, _imagenet),
+    "efficientnet_b8":   _Row(EFFICIENTNET_B0,   _v1(2.2, 3.6), 672, 0.5, _imagenet),
+    "efficientnet_l2":   _Row(EFFICIENTNET_B0,   _v1(4.3, 5.3), 800, 0.5, _imagenet),
 }
 # fmt: on
 

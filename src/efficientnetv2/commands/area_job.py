@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.sparse import coo_array
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.commands.screen import Screen, answer
@@ -54,7 +55,7 @@ def estimate_and_tell(map_file: Path, sample: Path, *, label_column: str, as_jso
         answer(_plain(found, None if hectares is None else float(hectares.sum())) | {"left_out": lost})
 
 
-def _of_report(file: Path, names: Sequence[str], map_file: Path) -> Counts:
+def _of_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
     """(K, K) of an evaluation, rows as answered, columns as it is.
 
     Raises:
@@ -64,7 +65,7 @@ def _of_report(file: Path, names: Sequence[str], map_file: Path) -> Counts:
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         classes = list(report["class_names"])
-        confusion = _confusion(report, len(classes))
+        true, answered, counts = _confusion(report)
     except FileNotFoundError:
         raise InputError(
             f"{file} does not exist. Give an evaluation: effnetv2 evaluate MODEL DATA --out FOLDER"
@@ -85,23 +86,23 @@ def _of_report(file: Path, names: Sequence[str], map_file: Path) -> Counts:
             f"{file} is of the classes {some(classes)}, but {map_file} of {some(names)}. Give an evaluation of the "
             "model that made the map."
         )
-    order = [classes.index(name) for name in names]
-    return confusion[np.ix_(order, order)].T  # a report's rows are true
+    of_name = {name: place for place, name in enumerate(names)}
+    place = np.array([of_name[name] for name in classes])
+    return coo_array((counts, (place[answered], place[true])), shape=(len(names), len(names)))
 
 
-def _confusion(report: dict[str, Any], classes: int) -> Counts:
-    """(K, K), rows true; of many classes a report lists the cells that are not 0."""
-    if "confusion_cells" not in report:
-        return np.array(report["confusion"], dtype=np.int64)
-    confusion = np.zeros((classes, classes), dtype=np.int64)
-    true, answered, counts = np.array(report["confusion_cells"], dtype=np.int64).reshape(-1, 3).T
-    confusion[true, answered] = counts
-    return confusion
+def _confusion(report: dict[str, Any]) -> tuple[Counts, Counts, Counts]:
+    """True classes, answered ones and how many; of many classes a report lists the cells that are not 0."""
+    if "confusion_cells" in report:
+        true, answered, counts = np.array(report["confusion_cells"], dtype=np.int64).reshape(-1, 3).T
+        return true, answered, counts
+    whole = coo_array(np.array(report["confusion"], dtype=np.int64))
+    return whole.row, whole.col, whole.data
 
 
 def _of_table(
     file: Path, label_column: str, names: Sequence[str], map_file: Path, screen: Screen
-) -> tuple[Counts, int]:
+) -> tuple[coo_array, int]:
     """(K, K) of places whose truth is known, and how many were left out."""
     if not file.is_file():
         raise InputError(f"{file} does not exist. Give a CSV of places, or the folder of an evaluation.")
@@ -216,8 +217,8 @@ def _projected(places: npt.NDArray[np.float64], crs: Any) -> npt.NDArray[np.floa
         return found
 
 
-def _crossed(mapped: Counts, true: Counts, classes: int) -> Counts:
-    return np.bincount(mapped * classes + true, minlength=classes**2).reshape(classes, classes)
+def _crossed(mapped: Counts, true: Counts, classes: int) -> coo_array:
+    return coo_array((np.ones(len(true), dtype=np.int64), (mapped, true)), shape=(classes, classes))
 
 
 def _tell(found: AdjustedAreas, total: float, unit: str, screen: Screen) -> None:
@@ -227,9 +228,15 @@ def _tell(found: AdjustedAreas, total: float, unit: str, screen: Screen) -> None
             _share(one.users_accuracy), _share(one.producers_accuracy), str(one.samples),
         ]
         for name, one in sorted(found.classes.items(), key=lambda item: -item[1].share.value)
+        if one.mapped or one.samples or one.share.value
     ]  # fmt: skip
     columns = ["class", f"mapped, {unit}", f"area, {unit}", "± 95 %", "user's", "producer's", "sample"]
     screen.table("Area by class, corrected by the sample", columns, rows)
+    if nowhere := len(found.classes) - len(rows):
+        screen.say(
+            f"Of the map's {len(found.classes):,} classes {nowhere:,} {'is' if nowhere == 1 else 'are'} neither on it "
+            "nor in the sample."
+        )
     screen.say(f"The map is right on {_share(found.accuracy)} of its area.")
     flawless = {
         name: one.samples

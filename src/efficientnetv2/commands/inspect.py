@@ -27,7 +27,8 @@ def inspect(
         typer.Option(
             metavar="none|auto|NAME|FILE",
             help="A network that looks at the pictures (auto: the best published B0, or else what comes with the "
-            "clone): it finds scenes that are there twice in other light or from another side, and labels that are probably wrong. Takes as long as predicting them all.",
+            "clone): it finds scenes that are there twice in other light or from another side, and labels that are "
+            "probably wrong. Takes as long as predicting them all.",
         ),
     ] = "none",
     near_km: Annotated[

@@ -207,7 +207,11 @@ def _pixels(source: Dataset, metres: float, raster: Path) -> int:
     if side is None:
         unit, fix = "no coordinate system", "."
         if source.crs is not None:
-            unit = "coordinates in degrees"
+            unit = (
+                "coordinates in degrees"
+                if source.crs.is_geographic
+                else "a coordinate system that is not projected"
+            )
             fix = ", or project it first: with GDAL, gdalwarp -t_srs EPSG:32721 (with your UTM zone)."
         raise InputError(
             f"--window-m is {metres:g}, but {raster} has {unit}, so its pixels have no size in metres. Give "

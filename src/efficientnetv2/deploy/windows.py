@@ -46,6 +46,10 @@ class Grid:
 
     def __post_init__(self) -> None:
         least = min(self.height, self.width)
+        if least < 2:
+            raise InputError(
+                f"the raster is {self.width} x {self.height} px, but a map needs 2 each way. Give a larger one."
+            )
         if not 2 <= self.window_px <= least:
             raise InputError(
                 f"windows are {self.window_px} px wide, but the raster is {self.width} x {self.height} px. Give "

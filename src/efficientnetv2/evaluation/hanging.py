@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.data.copies import families
 from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.levels import BLOCKS, Level, has_groups, has_places, levels_of
 from efficientnetv2.data.listing import Ints
@@ -23,7 +24,7 @@ class Whole:
 
     Args:
         clusters: (N,) numbers, equal where pictures hang together.
-        what: these are, in words: "places", "groups"; None of identical files alone.
+        what: these are, in words: "places", "groups", "pictures with their copies"; None of identical files alone.
     """
 
     clusters: Ints
@@ -62,14 +63,16 @@ def evaluated_whole(run: Path | None, pictures: Manifest) -> Whole | None:
 
     Those that its own run held out hang together as in the report of that, unless more is known of them here: groups,
     or places. Of others no split says how much does. So it is as little as ``data.levels`` ever keeps whole: the
-    smallest blocks, and groups, those of one block or one group joined; groups alone where that joins all.
+    smallest blocks, and groups, those of one block or one group joined; groups alone where that joins all. Copies that
+    augmentation made hang together with what they were made from in any case.
 
     Args:
         run: the folder of the run, or of the cross-validation, that the model is of; None where there is none.
         pictures: that it is evaluated on.
 
     Returns:
-        None where nothing is known of places or groups, the run's split did not heed them, or all pictures are of one.
+        None where nothing is known of places, groups or copies, the run's split did not heed them, or all pictures are
+        of one.
     """
     manifest = None if run is None else _listed(run)
     if manifest is not None:
@@ -79,7 +82,10 @@ def evaluated_whole(run: Path | None, pictures: Manifest) -> Whole | None:
             found = _kept(manifest, rows)
             if found is not None or _by_fold(manifest, rows) or (manifest.split[rows] == "val").all():
                 return found
-    ways = [_whole(level) for level in levels_of(pictures, None, BLOCKS[-1:])[:-1]]
+    *levels, copies = levels_of(pictures, None, BLOCKS[-1:])
+    ways = [_whole(level) for level in levels]
+    if families(pictures) is not None:
+        ways.append(Whole(copies.clusters, "pictures with their copies"))
     return next((way for way in ways if len(np.unique(way.clusters)) > 1), None)
 
 

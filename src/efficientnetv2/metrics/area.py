@@ -12,6 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
 
 from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.keys import Floats
@@ -59,6 +60,9 @@ class ClassArea:
     samples: int
 
 
+_NOWHERE = ClassArea(0.0, Estimate(0.0, 0.0), None, None, 0)  # neither on the map nor in the sample
+
+
 @dataclass(frozen=True)
 class AdjustedAreas:
     """What a map and its sample say together.
@@ -73,7 +77,11 @@ class AdjustedAreas:
 
 
 def adjusted_areas(
-    counts: npt.ArrayLike, mapped: npt.ArrayLike, class_names: Sequence[str], *, level: float = 0.95
+    counts: npt.ArrayLike | coo_array,
+    mapped: npt.ArrayLike,
+    class_names: Sequence[str],
+    *,
+    level: float = 0.95,
 ) -> AdjustedAreas:
     """Error-adjusted area of each class by the stratified estimator, the map's classes being the strata.
 
@@ -91,7 +99,7 @@ def adjusted_areas(
     stratum are of another class, the interval is too short: draw more there.
 
     Args:
-        counts: (K, K) numbers of samples; rows mapped, columns true.
+        counts: (K, K) numbers of samples; rows mapped, columns true. Of very many classes better sparse.
         mapped: (K,) area mapped as each class, in any unit, its sum above 0.
         class_names: K.
         level: share of such intervals that hold the true value; normal quantiles.
@@ -102,9 +110,13 @@ def adjusted_areas(
     Source: Olofsson et al., Good practices for estimating area and assessing accuracy of land change, Remote Sensing
     of Environment 148 (2014), equations 1 to 11.
     """
-    n, area = np.asarray(counts, dtype=np.float64), np.asarray(mapped, dtype=np.float64)
+    cells, area = coo_array(counts), np.asarray(mapped, dtype=np.float64)
+    # Of thousands of classes a map shows a few: of the others there is nothing to compute.
+    met = np.unique(np.concatenate([np.flatnonzero(area), cells.row, cells.col]))
+    n, area = np.zeros((len(met), len(met))), area[met]
+    np.add.at(n, (np.searchsorted(met, cells.row), np.searchsorted(met, cells.col)), cells.data)
     total = n.sum(axis=1)
-    _refuse_few(total, area, class_names)
+    _refuse_few(total, area, [class_names[k] for k in met])
     weight, there = area / area.sum(), total > 0
     share = np.divide(n, total[:, None], out=np.zeros_like(n), where=there[:, None])  # (K, K) n_ij / n_i
     # Of a stratum that is not on the map nothing counts: its weight is 0.
@@ -118,16 +130,17 @@ def adjusted_areas(
     def estimate(value: float, variance: float) -> Estimate:
         return Estimate(float(value), float(z * np.sqrt(variance)))
 
-    classes = {
-        name: ClassArea(
+    found = {
+        class_names[of]: ClassArea(
             mapped=float(weight[k]),
             share=estimate(true[k], joint_variance[:, k].sum()),
             users_accuracy=estimate(right[k], spread[k, k]) if there[k] else None,
             producers_accuracy=estimate(producers[k], producers_variance[k]) if true[k] > 0 else None,
             samples=int(total[k]),
         )
-        for k, name in enumerate(class_names)
+        for k, of in enumerate(met)
     }
+    classes = {name: found.get(name, _NOWHERE) for name in class_names}
     accuracy = estimate(joint.trace(), joint_variance.trace())
     return AdjustedAreas(classes, accuracy)
 

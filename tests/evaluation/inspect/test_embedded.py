@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from efficientnetv2.base.keys import Key
+from efficientnetv2.evaluation.inspect import embedded
 from efficientnetv2.evaluation.inspect.embedded import (
     LARGEST_SCENE,
     doubted_labels,
@@ -108,3 +109,11 @@ def test_no_scene_without_a_gap_on_all_sides():
 @pytest.mark.parametrize("count", range(4))
 def test_equal_pictures_are_no_scene_without_another_beside_them(count):
     assert standing_out(np.ones((count, 4), dtype=np.float32)) == []
+
+
+def test_as_many_distances_are_held_as_fit_however_many_pictures_there_are(monkeypatch):
+    vectors, groups = scenes(2, 3, 4, *[1] * 50)
+    whole = standing_out(vectors)
+    monkeypatch.setattr(embedded, "_AT_ONCE", 150)  # two rows of 59
+    assert standing_out(vectors) == whole
+    assert sorted(group for group, _ in whole) == groups[:3]

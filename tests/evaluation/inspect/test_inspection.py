@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -376,3 +377,22 @@ def test_the_page_of_a_single_picture_speaks_of_one(tmp_path):
         "known of 1 picture.",
     ):
         assert words in text
+
+
+def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "_ROWS", 3)
+    labels = [*"aaabbccddde"]
+    for number in range(len(labels)):
+        scene(number).save(tmp_path / f"{number}.png")
+    table = pd.DataFrame({"path": [f"{number}.png" for number in range(len(labels))], "label": labels})
+    table.to_csv(tmp_path / "five.csv", index=False)
+    manifest = read(str(tmp_path / "five.csv"), for_training=False)
+    found = inspected(manifest, portraits(manifest, workers=1), key=Key.of(0))
+    page.write(tmp_path, found, picture=lambda row: None, command="effnetv2 inspect five.csv", versions={})
+    text = (tmp_path / page.PAGE_NAME).read_text()
+    rows = re.findall(r"<tr><td><bdi>(\w)</bdi></td><td data-of=\"([^\"]+)\"", text)
+    assert [name for name, of in rows if of != "mean colour"] == ["a", "b", "d"]
+    assert [name for name, of in rows] == ["a", "b", "d"] * 2, "of their colours too"
+    assert "The 3 largest of 5 classes; all are in inspection.json." in text
+    told = json.loads((tmp_path / page.JSON_NAME).read_text())
+    assert list(told["counts"]["by_class"]) == [*"abcde"]

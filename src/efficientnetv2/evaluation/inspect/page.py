@@ -22,9 +22,9 @@ from efficientnetv2.evaluation.page import is_page, json_text, rendered
 
 JSON_NAME, PAGE_NAME = "inspection.json", "inspection.html"
 # All ours, for a page of 2 MB at most: groups shown of each finding, pictures of each group, classes with pictures,
-# pictures of each of them, sides and quality of pictures.
+# pictures of each of them, rows of a table of classes, sides and quality of pictures.
 _GROUPS, _OF_A_GROUP = 12, 4
-_CLASSES, _OF_A_CLASS = 30, 4
+_CLASSES, _OF_A_CLASS, _ROWS = 30, 4, 1000
 _PX, _QUALITY = 128, 75
 
 
@@ -83,6 +83,7 @@ def _page(
 ) -> str:
     manifest = inspection.manifest
     table = by_class(manifest)
+    largest = table.index[np.sort(np.argsort(-table.sum(axis=1).to_numpy(), kind="stable")[:_ROWS])]
     brightened = any(one.kind in ("dark", "bright") for one in inspection.findings)
     addresses: dict[int, str | None] = {}
 
@@ -93,6 +94,9 @@ def _page(
         text = "no label" if manifest.labels[row] < 0 else str(label)
         return _Shown(addresses[row], manifest.paths[row], text, manifest.split[row])
 
+    looks = inspection.sections["looks"].facts
+    rows = set(largest)
+    colours = {name: one for name, one in looks["by_class"].items() if name in rows}
     return rendered(
         "inspection.html.j2",
         source=manifest.source,
@@ -105,10 +109,12 @@ def _page(
         weights=inspection.weights,
         brightened=seeing.NOTE if brightened else None,
         splits=headings(table),
-        by_class=[(str(name), [int(number) for number in row]) for name, row in table.iterrows()],
+        by_class=[
+            (str(name), [int(number) for number in row]) for name, row in table.loc[largest].iterrows()
+        ],
         total=max(1, int(table.to_numpy().sum())),
         examples={name: [shown(row) for row in rows] for name, rows in _examples(inspection).items()},
-        looks=inspection.sections["looks"].facts,
+        looks={**looks, "by_class": colours},
         place=inspection.sections["place"].facts,
         time=inspection.sections["time"].facts,
         group=inspection.sections["group"].facts,
