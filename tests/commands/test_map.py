@@ -477,7 +477,7 @@ def test_a_class_is_known_however_its_letters_are_composed(tmp_path):
     crossed, lost = _of_table(
         tmp_path / "sample.csv", "label", (one, "elm"), tmp_path / "map.tif", Screen(quiet=True)
     )
-    assert (crossed.tolist(), lost) == ([[1, 1], [0, 1]], 0)
+    assert (crossed.toarray().tolist(), lost) == ([[1, 1], [0, 1]], 0)
 
 
 def test_places_beside_the_map_are_left_out_and_counted(tmp_path):

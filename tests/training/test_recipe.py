@@ -205,5 +205,5 @@ def test_a_recipe_file_that_is_no_recipe_is_refused(tmp_path):
     with pytest.raises(InputError, match="is not YAML"):
         read_recipe(file)
     file.write_text("- just a list")
-    with pytest.raises(InputError, match="MATCH_ME"):
+    with pytest.raises(InputError, match="should be a valid dictionary"):
         read_recipe(file)
