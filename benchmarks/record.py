@@ -1,6 +1,6 @@
 """Keep what was measured: raw records beside ``results/summary.json``, the one file that claims are quoted from.
 
-Run: python benchmarks/record.py RUN_FOLDER NAME [RUN_FOLDER ...]
+Run: python -m benchmarks.record NAME RUN_FOLDER [RUN_FOLDER ...]
 
 Copies recipe, curve and report of each run to ``results/NAME/`` (``results/NAME/SEED/`` with several) and writes
 ``NAME_top1`` and ``NAME_wall_s``. With one run the interval is that of its pictures (Wilson); with several it is that

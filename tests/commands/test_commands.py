@@ -237,6 +237,7 @@ def test_evaluate_refuses_labels_that_the_model_does_not_know(trained, tmp_path)
     done = effnetv2("evaluate", trained / "run", tmp_path / "pictures", cwd=tmp_path)
     assert done.returncode == 2
     assert "'rot' is no class" in done.stderr
+    assert "Correct the labels of the 16 pictures so called" in done.stderr
     assert "'red'" in done.stderr
 
 

@@ -48,7 +48,9 @@ def test_from_timm_to_a_model_file_and_back(tmp_path, timm_file):
     for words in ("tf_efficientnetv2_b0 of timm", 'TensorFlow\'s "same"', "epsilon 0.001", "224 px", "0.485",
                   "Classes: 3: '0', '1', '2'", "Note: ", "Written to out.safetensors"):  # fmt: skip
         assert words in done.stdout
-    assert effnetv2("convert", "out.safetensors", "back", "--to", "timm", cwd=tmp_path).returncode == 0
+    back = effnetv2("convert", "out.safetensors", "back", "--to", "timm", cwd=tmp_path)
+    assert back.returncode == 0
+    assert 'timm.create_model("local-dir:back", pretrained=True)' in back.stdout
     before, after = load_file(timm_file), load_file(tmp_path / "back" / "model.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -186,9 +186,10 @@ def test_runs_are_cells_with_a_value_per_seed_and_what_is_done_is_not_done_again
         (place.out / "report.json").write_text(json.dumps(report))
 
     monkeypatch.setattr(cells, "train_and_report", fake)
-    asked_for = [Cell("a", "x", "quick", None, ()), Cell("a", "y", "finetune", None, ())]
-    both = Runs(Source("here"), 2, "none", "cpu", tmp_path, print)
+    asked_for, told = [Cell("a", "x", "quick", None, ()), Cell("a", "y", "finetune", None, ())], []
+    both = Runs(Source("here"), 2, "none", "cpu", tmp_path, told.append)
     found = both.of(asked_for)
+    assert told[2] == "a, x, seed 1 (run 3 of 4)"
     assert trained == [
         ("quick", 0, False),
         ("finetune", 0, False),

@@ -13,9 +13,10 @@ from rich.console import Console
 from tests.command_line import effnetv2
 
 from efficientnetv2.arch.published import NAMES
-from efficientnetv2.commands import models
-from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands import models, screen
+from efficientnetv2.commands.screen import Screen, TrainingBar
 from efficientnetv2.models import pretrained
+from efficientnetv2.progressive import Setting
 
 TITLE = "Things"
 COLUMNS = ["name", "number", "what for"]
@@ -28,13 +29,13 @@ ROWS = [
 
 def shown(width: int, *, terminal: bool, form: str = "table") -> str:
     """What the table looks like on a terminal of that width, or in a file."""
-    screen = Screen()
-    screen.notes = Console(
+    made = Screen()
+    made.notes = Console(
         file=io.StringIO(), width=width, force_terminal=terminal, color_system=None, soft_wrap=True, markup=False,
         emoji=False, highlight=False,
     )  # fmt: skip
-    getattr(screen, form)(TITLE, COLUMNS, ROWS)
-    return screen.notes.file.getvalue()
+    getattr(made, form)(TITLE, COLUMNS, ROWS)
+    return made.notes.file.getvalue()
 
 
 @pytest.mark.parametrize("width", [1, 20, 60, 80, 200])
@@ -125,3 +126,49 @@ def test_a_picture_passed_over_may_be_called_anything(class_folders):
     done = effnetv2("inspect", "pictures", cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
     assert r"Left out, since they lie beside the class folders of pictures: 'caf\udce9.jpg'." in done.stdout
+
+
+def as_file(*, terminal):
+    """A screen whose lines can be read again, and what reads them."""
+    made = Screen()
+    made.notes = Console(
+        file=io.StringIO(), width=200, force_terminal=terminal, color_system=None, soft_wrap=True, markup=False,
+        emoji=False, highlight=False,
+    )  # fmt: skip
+    return made, lambda: made.notes.file.getvalue()
+
+
+def test_where_no_bar_can_be_drawn_a_line_now_and_then_says_how_far_it_is(monkeypatch):
+    """As in the log of a job: after a minute, then every five."""
+    now = [0.0]
+    monkeypatch.setattr(screen.time, "perf_counter", lambda: now[0])
+    made, said = as_file(terminal=False)
+    with made.counting("looking", 1000) as counted:
+        for minute in range(13):
+            now[0] = 60.0 * minute
+            counted(50 * minute)
+    assert [line for line in said().splitlines() if line] == [
+        f"looking: {50 * minute:,} of 1,000, 1 images/s, {20 - minute} min 00 s left" for minute in (1, 6, 11)
+    ]
+
+
+def test_a_training_that_nobody_watches_says_how_long_it_will_take(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(screen.time, "perf_counter", lambda: now[0])
+    made, said = as_file(terminal=False)
+    with TrainingBar(made) as bar:
+        for done in range(1, 101):
+            now[0] = 61.0 * done
+            bar.progress(done, 100, Setting(64, dropout=0.1), 77.0, 3600.0 - 36 * done, 1.5)
+    lines = [line for line in said().splitlines() if line]
+    assert lines[0] == "1%: 64 px, dropout 0.1, loss 1.500, 77 images/s, 59 min 24 s left"
+    assert 15 < len(lines) < 25
+    assert not any(line.startswith("100%") for line in lines)
+
+
+def test_a_terminal_has_the_bar_and_no_such_lines(monkeypatch):
+    monkeypatch.setattr(screen, "_FIRST_S", -1.0)
+    made, said = as_file(terminal=True)
+    with made.counting("looking", 10) as counted:
+        counted(5)
+    assert "5 of 10" not in said()

@@ -240,11 +240,13 @@ def test_time_is_up(found, tmp_path):
     """A trial takes longer than the time given, so none is begun."""
     shutil.copytree(found / "study", tmp_path / "study")
     done = effnetv2(
-        "search", "resume", tmp_path / "study", "--trials", TRIALS + 50, "--minutes", "0.001", cwd=tmp_path
-    )
+        "search", "resume", tmp_path / "study", "--trials", TRIALS + 50, "--minutes", "0.001",
+        "--threads", 1, "--workers", 0, cwd=tmp_path,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Time is up" in done.stdout
-    assert "Go on with: effnetv2 search resume" in done.stdout
+    again = f"Go on with: effnetv2 search resume {tmp_path / 'study'} --workers 0 --threads 1\n"
+    assert again in done.stdout, "as it was started"
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.data import look as look_room
 from efficientnetv2.data.check import check
 from efficientnetv2.data.look import look
 from efficientnetv2.data.manifest import Manifest, read
@@ -216,3 +217,10 @@ def test_pictures_that_become_rgb_are_counted_by_kind(tmp_path):
 
 def test_colour_pictures_need_no_note(good):
     assert check(good, workers=1).notes == ()
+
+
+def test_how_many_have_been_looked_at_is_told(good, monkeypatch):
+    monkeypatch.setattr(look_room, "_CHUNK", 16)
+    told = []
+    check(good, workers=2, progress=told.append)
+    assert told == [16, 32, 40]

@@ -8,9 +8,9 @@ import torch
 from efficientnetv2.inference import accelerate
 from efficientnetv2.inference.accelerate import (
     autocast,
+    device_note,
     device_title,
     few_enough,
-    gpu_left_out,
     lower_precision,
 )
 
@@ -48,8 +48,14 @@ def test_a_gpu_that_pytorch_was_not_built_for_is_told(monkeypatch, tmp_path, wor
     monkeypatch.setattr(torch.version, "cuda", built)
     monkeypatch.setattr(torch.version, "hip", None)
     (tmp_path / there).touch()
-    told = gpu_left_out(word, torch.device("cpu"), devices=tmp_path)
+    told = device_note(word, torch.device("cpu"), devices=tmp_path)
     assert (told is not None and "built without CUDA" in told) == said
+
+
+@pytest.mark.parametrize(("word", "said"), [("auto", True), ("mps", False)])
+def test_an_untested_gpu_that_nobody_asked_for_is_told(word, said):
+    told = device_note(word, torch.device("mps"))
+    assert (told is not None and "--device cpu" in told) == said
 
 
 def test_nothing_is_promised_of_other_devices():

@@ -382,3 +382,20 @@ def test_steps_before_an_early_end_are_in_a_row(job, clock):
         (12, 12.0, 3.0),
         (15, 3.0, 0.75),
     ]
+
+
+def test_the_bar_moves_between_rows_too(job, monkeypatch):
+    """A day's run has one in seven minutes."""
+    shown = []
+
+    class Looks(Nobody):
+        def progress(self, done, *facts):
+            shown.append((done, *facts))
+
+    monkeypatch.setattr(books, "_SHOWN_S", -1.0)
+    monkeypatch.setattr(books, "row_steps", lambda recipe, length: frozenset({12, 24}))
+    one = job("run")
+    run(one, resumed=False, watch=Looks())
+    assert [done for done, *_ in shown] == list(range(1, 25))
+    assert [row["step"] for row in one.folder.history() if row["kind"] == "train"] == [12, 24]
+    assert all(images_per_s > 0 for _, _, _, images_per_s, _, _ in shown)

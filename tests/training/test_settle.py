@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,8 +20,10 @@ from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training import preflight, start
+from efficientnetv2.training import settle as settle_room
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.distributed import ALONE
+from efficientnetv2.training.memory import GroupsAtATime
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.settle import fit_into_memory, settle
@@ -365,6 +368,35 @@ def test_a_continuous_ramp_is_settled_at_its_end():
 def test_finetune_without_weights_is_told_of_quick():
     notes = settled("weights=none", recipe="finetune").notes
     assert any("quick learns faster" in note for note in notes)
+
+
+def test_quick_with_weights_is_told_of_finetune(tmp_path):
+    """Its rate is made for weights that know nothing yet."""
+    modelfile.save(
+        tmp_path / "given.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=CLASSES
+    )
+    notes = settled(f"weights={tmp_path / 'given.safetensors'}").notes
+    assert any("ten times finetune's" in note for note in notes)
+    rates = [named(name).optimizer.lr for name in ("quick", "finetune")]
+    assert rates[0] == pytest.approx(10 * rates[1])
+
+
+@pytest.mark.parametrize(
+    ("device", "batch", "told"), [("cuda", 32, True), ("cuda", 128, False), ("cpu", 32, False)]
+)
+def test_gpus_that_get_a_handful_of_pictures_a_step_are_told_of_larger_batches(device, batch, told):
+    recipe = with_settings(named("quick"), [f"batch_images={batch}", "group_images=8"])
+    preflight = SimpleNamespace(
+        device=torch.device(device),
+        groups_at_a_time=lambda settings, group_images: GroupsAtATime(),
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(settle_room, "_settled_group", lambda *given, **how: 8)
+        *_, notes = settle_room._fitted(
+            recipe, preflight, SimpleNamespace(many=True, size=4), asked_for=True, begun=True
+        )
+    assert any("Each of the 4 GPUs gets 8 pictures a step" in note for note in notes) == told
+    assert any("--batch-images 128" in note for note in notes) == told
 
 
 def test_minutes_decide_whether_every_stage_gets_a_step():

@@ -354,6 +354,13 @@ def test_a_bare_timm_file_can_be_trained_on(tmp_path):
     assert "with --interpolation, --mean or --std" in said, "what training does not go by is not advised"
 
 
+def test_a_file_of_code_is_no_network_that_train_takes(tmp_path):
+    """Whose own it is has a loop, and progressive learning for it."""
+    (tmp_path / "mine.py").write_text("network = None")
+    with pytest.raises(InputError, match=r"trains in a loop of your own.*docs/progressive\.md"):
+        begun("weights=none", f"model={tmp_path / 'mine.py'}")
+
+
 @pytest.mark.parametrize("model", ["efficientnetv2_s.in1k", "timm:resnet50.a1_in1k"])
 def test_a_model_that_names_weights_is_refused(model):
     with pytest.raises(InputError, match=f"Say --weights {model}"):

@@ -21,7 +21,6 @@ from efficientnetv2.commands.so_far import Ints, SoFar, told
 from efficientnetv2.commands.tables import header_of
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.checking import Damage
-from efficientnetv2.inference.accelerate import few_enough, pick_workers
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.answers import shared_answers
@@ -47,13 +46,6 @@ class Asked:
     network: Network
     manifest: Manifest
     damage: Damage
-
-
-def reading(workers: int | None, device: torch.device, screen: Screen, world: World) -> int:
-    """How many processes read pictures for this one: as many as asked for and bearable; None chooses by the machine."""
-    if workers is None:
-        return pick_workers(device, sharing=world.local_size)
-    return few_enough(workers, sharing=world.local_size, say=screen.say)
 
 
 def answered(

@@ -68,6 +68,7 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
         seed=recipe.seed,
         strict=strict,
         say=screen.say,
+        counting=screen.counting,
     )
     recipe, smaller = no_larger(recipe, prepared.stored_px(recipe))
     for line in [*chosen, *smaller]:

@@ -19,6 +19,7 @@ from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.source import Source
+from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.balance import Balance, target_counts
@@ -62,7 +63,7 @@ def balance_and_write(
         raise InputError(
             f"balance counts pictures of one label each, but --label-separator {shlex.quote(source.label_separator)} "
             "says that these have several. Let training draw rare labels more often: "
-            f"effnetv2 train {shlex.join(source.words)} --set balance=sqrt"
+            f"effnetv2 train {typed(source.words)} --set balance=sqrt"
         )
     _check_out(out, fewer)
     if not fewer:  # a table holds no pictures
@@ -72,7 +73,14 @@ def balance_and_write(
         pick_device("cpu"),
         lambda line: None,
     )
-    prepared = prepare(source, holdout=decided.holdout, seed=seed, strict=strict, say=screen.say)
+    prepared = prepare(
+        source,
+        holdout=decided.holdout,
+        seed=seed,
+        strict=strict,
+        say=screen.say,
+        counting=screen.counting,
+    )
     manifest = prepared.manifest
     _refuse_unfit(manifest, fewer)
     screen.say(prepared.split_note)

@@ -30,10 +30,11 @@ from efficientnetv2.commands.resumed import resumed_recipe
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import seen_before
 from efficientnetv2.commands.several_labels import learnt_so
+from efficientnetv2.commands.typed import options
 from efficientnetv2.commands.within import RUNS
 from efficientnetv2.commands.words import Words, begin_recipe, starts_open
 from efficientnetv2.data.copies import is_copy
-from efficientnetv2.inference.accelerate import gpu_left_out
+from efficientnetv2.inference.accelerate import device_note
 from efficientnetv2.inference.probe import Probe
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.checked import checked
@@ -84,14 +85,12 @@ class Place:
     @property
     def words(self) -> list[str]:
         """How to run, as one types it: what a run or cross-validation that is gone on with does not know itself."""
-        words = [] if self.device == "auto" else ["--device", self.device]
-        if self.workers is not None:
-            words += ["--workers", str(self.workers)]
-        if self.memory_gib is not None:
-            words += ["--memory-gib", f"{self.memory_gib:g}"]
-        if self.strict:
-            words.append("--strict")
-        return words
+        return options(
+            device=None if self.device == "auto" else self.device,
+            workers=self.workers,
+            memory_gib=self.memory_gib,
+            strict=self.strict,
+        )
 
 
 @dataclass(frozen=True)
@@ -269,8 +268,8 @@ def decided(words: Words, place: Place, device: torch.device, screen: Screen, wo
     if place.out is not None:
         refuse_occupied(place.out)
     check_folder(place.out or RUNS, "--out")
-    if left_out := gpu_left_out(place.device, device):
-        screen.say(left_out)
+    if note := device_note(place.device, device):
+        screen.say(note)
     starts = starts_open(words, device)
     recipe, chosen = begin_recipe(words, device, screen.say, found=starts[0] if starts else None)
     return Decided(place.out or new_folder(RUNS, recipe.name), recipe, tuple(chosen), starts=starts)

@@ -17,9 +17,6 @@ from efficientnetv2.data.listing import packed
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Reader
 
-# Looking at files waits for the disk more than for the processor. Ours.
-_THREADS = 8
-
 
 def some_pictures(source: Source | None, *, most: int, least: int, say: Callable[[str], None]) -> Manifest:
     """Training pictures of DATA, spread evenly over it, each looked at.
@@ -46,7 +43,7 @@ def some_pictures(source: Source | None, *, most: int, least: int, say: Callable
             f"{manifest.source}: its pictures are stored as bare pixels, so there is nothing to decode that could be "
             "compared. Name a folder, table or shards of JPEG or PNG files as DATA."
         )
-    chosen = chosen.select(check(chosen, workers=_THREADS).readable)
+    chosen = chosen.select(check(chosen).readable)
     if len(chosen) < least:
         found = f"{len(chosen)} readable training pictures"
         if len(training) == most:

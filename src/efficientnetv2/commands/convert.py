@@ -166,6 +166,8 @@ def convert(
         for line in map(_sentence, alone):
             screen.say(line)
     screen.say(f"Written to {out}.")
+    if to == "timm" and out.is_dir():
+        screen.say(f'In timm: timm.create_model("local-dir:{out}", pretrained=True)')
     if as_json:
         answer(
             {

@@ -19,7 +19,7 @@ from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.elsewhere import Beside
-from efficientnetv2.inference.accelerate import pick_device, pick_workers
+from efficientnetv2.inference.accelerate import pick_device, workers_for
 from efficientnetv2.inference.label_curve import LabelCurve, label_curve
 from efficientnetv2.inference.predict import Embeddings, Predictions, embed_manifest
 from efficientnetv2.inference.probe import fit_probe, most_pictures, probe_folds
@@ -170,7 +170,7 @@ def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings:
             runs.manifest.select(rows),
             preprocessing=preprocessing,
             device=device,
-            workers=pick_workers(device) if runs.place.workers is None else runs.place.workers,
+            workers=workers_for(runs.place.workers, device, say=runs.screen.say),
             progress=counted,
         )
     lost = tuple((int(rows[row]), reason) for row, reason in found.unreadable)

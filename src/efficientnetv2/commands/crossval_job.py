@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.several_labels import refuse_unlike
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import MOST_CLASSES
+from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.within import RUNS, refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe, says_length
 from efficientnetv2.data.check import check
@@ -40,7 +40,6 @@ from efficientnetv2.training.folder import LOCK, REPORT_FILES
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.runs import new_folder
 
-_THREADS = 8  # that look at files, as in commands.prepare
 _NAME = "crossval"  # in that of a folder that nobody has named
 
 
@@ -105,7 +104,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
             conclude(folder, runs, dealt, answered, others, again, skipped)
     except KeyboardInterrupt as stop:
         go_on = ["effnetv2", "crossval", source.data, "--out", str(folder), "--resume", *place.words]
-        raise KeyboardInterrupt(f"Go on with: {shlex.join(go_on)}") from stop
+        raise KeyboardInterrupt(f"Go on with: {typed(go_on)}") from stop
     return folder
 
 
@@ -159,7 +158,8 @@ def _pictures(
             f"{MOST_CLASSES:,}. Use train with a val split."
         )
     refuse_copies_apart(manifest)
-    found = check(manifest, workers=_THREADS, strict=place.strict)
+    with screen.counting("looking", len(manifest)) as counted:
+        found = check(manifest, strict=place.strict, progress=counted)
     for note in (*manifest.notes, *found.notes):
         screen.say(note)
     skipped = [(manifest.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]

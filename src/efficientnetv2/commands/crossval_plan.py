@@ -21,7 +21,7 @@ from efficientnetv2.data.time_folds import time_folds, time_holdout
 from efficientnetv2.data.times import TIMES, time_column
 
 RULES = ("auto", "class", "group", "place", "time")
-# Of a fold's training pictures, what chooses between tries. Ours, as in inference.probe.
+# Of a fold's training pictures, what chooses between tries. Ours, as in inference.together.
 _CHOOSING = 0.25
 
 

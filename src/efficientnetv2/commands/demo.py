@@ -14,6 +14,7 @@ from efficientnetv2.commands import options
 from efficientnetv2.commands.crossval import crossval
 from efficientnetv2.commands.inspect import inspect
 from efficientnetv2.commands.train import train
+from efficientnetv2.commands.typed import typed
 
 OUT = Path("runs/demo")
 FOLDS = 3
@@ -65,7 +66,7 @@ def demo(
         last = number == len(told)
         screen.say("")
         screen.say(f"Step {number} of {len(told)}: {title}")
-        screen.say(shlex.join(["effnetv2", verb.__name__, *words]))
+        screen.say(typed(["effnetv2", verb.__name__, *words]))
         if verb is crossval:
             screen.say(_outlook_on_folds(out))
         screen.say("")

@@ -15,7 +15,6 @@ from efficientnetv2.commands.answering import (
     Asked,
     answered,
     list_skipped,
-    reading,
     skipped_in_all,
     tell_unreadable,
 )
@@ -37,7 +36,7 @@ from efficientnetv2.evaluation.answered import Over
 from efficientnetv2.evaluation.hanging import evaluated_whole
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
-from efficientnetv2.inference.accelerate import pick_own_device
+from efficientnetv2.inference.accelerate import pick_own_device, workers_for
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.activation import dry_run
@@ -88,7 +87,7 @@ def evaluate_and_report(
         if out is not None and world.first:
             kept.enter_context(report_folder(out, source.data, screen))
         on = pick_own_device(device, world.local_rank, world.local_size)
-        readers = reading(workers, on, screen, world)
+        readers = workers_for(workers, on, sharing=world.local_size, say=screen.say)
         asked, name, looking, compared, wanted = by_first(
             world, lambda: _asked(model, source, split, strict, screen, image_px, sizes, views, asking)
         )

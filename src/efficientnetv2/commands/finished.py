@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.resumed import longer
 from efficientnetv2.commands.screen import Screen, answer
+from efficientnetv2.commands.typed import typed
 from efficientnetv2.evaluation.answered import drawn_whole, over, read_answers
 from efficientnetv2.evaluation.answers import Beside, lines
 from efficientnetv2.evaluation.roots import root_of
@@ -43,7 +43,7 @@ class Finished:
         """
         folder = RunFolder(path, lambda line: None)
         if not folder.reported:
-            again = shlex.join(["effnetv2", "evaluate", str(path), "DATA", "--against", str(against)])
+            again = typed(["effnetv2", "evaluate", str(path), "DATA", "--against", str(against)])
             raise InputError(
                 f"--against {against}: the report of the run in {path} is not there any more. To compare: {again}"
             )
@@ -78,7 +78,7 @@ def tell_finished(run: Finished, screen: Screen, *, as_json: bool) -> None:
         for line in _compared(run):
             screen.say(line)
     else:
-        again = shlex.join(["effnetv2", "evaluate", str(folder.path), "DATA"])
+        again = typed(["effnetv2", "evaluate", str(folder.path), "DATA"])
         screen.say(f"Its report is not there any more. For figures: {again}")
     if steps_saved(folder.checkpoints):
         drop(folder.checkpoints)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from efficientnetv2.base.errors import InputError, did_you_mean, some
+from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.rules import folded
 
@@ -38,7 +38,13 @@ def in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, 
                 f"('0' to '{len(class_names) - 1}'). Name them, in their order: effnetv2 convert {model} "
                 "NAMED.safetensors --class-names NAMES.txt (a name on each line)"
             )
-        fix = "Correct the labels, or leave those pictures out."
+        # In class folders a label is a folder, which lies in every part of the set.
+        named = np.isin(manifest.targets, [manifest.class_names.index(name) for name in strange])
+        asked = int(named.reshape(len(manifest), -1).any(axis=1).sum())
+        fix = (
+            f"Correct the labels of the {count_of(asked, 'picture')} so called, or leave them out: in a table their "
+            "rows, else their folders."
+        )
         if {folded(name) for name in strange} <= {folded(name) for name in known}:
             fix = "They differ only by case, space or how their letters are encoded: --labels casefold merges them."
         elif known.isdisjoint(present):

@@ -12,7 +12,7 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import folder_for
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB
-from efficientnetv2.commands.answering import none_readable, reading
+from efficientnetv2.commands.answering import none_readable
 from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer
@@ -25,10 +25,9 @@ from efficientnetv2.data.times import time_column as time_column_of
 from efficientnetv2.evaluation.inspect import page
 from efficientnetv2.evaluation.inspect.counts import by_class, headings
 from efficientnetv2.evaluation.inspect.inspection import Inspection, inspected
-from efficientnetv2.inference.accelerate import cores, pick_device
+from efficientnetv2.inference.accelerate import cores, pick_device, workers_for
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
 from efficientnetv2.models.network import Network
-from efficientnetv2.training.distributed import World
 from efficientnetv2.training.named import best_weights, default_model, load_weights
 
 # Looking waits for the disk as well as for the processor. Ours.
@@ -143,7 +142,7 @@ def _embedded(
             readable,
             preprocessing=network.preprocessing,
             device=on,
-            workers=reading(workers, on, screen, World()),
+            workers=workers_for(workers, on, say=screen.say),
             progress=counted,
         )
     return Embeddings(looked.readable[found.samples], found.labels, found.vectors)

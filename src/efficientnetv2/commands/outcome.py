@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import shlex
 import sys
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,6 +18,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.findings import Findings, Known, Wanted, gathered
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.tables import write_predictions
+from efficientnetv2.commands.typed import typed
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import Source
@@ -266,4 +266,4 @@ def hashes(*files: Path) -> dict[str, str]:
 
 def command_line() -> str:
     """The command as one would type it again."""
-    return shlex.join(["effnetv2", *sys.argv[1:]])
+    return typed(["effnetv2", *sys.argv[1:]])

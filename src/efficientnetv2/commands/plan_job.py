@@ -41,7 +41,7 @@ from efficientnetv2.commands.words import Words
 from efficientnetv2.data.keeping import amount
 from efficientnetv2.evaluation.hanging import kept_whole
 from efficientnetv2.evaluation.report import Facts
-from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
+from efficientnetv2.inference.accelerate import pick_own_device, workers_for
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.probe import fit_probe, most_pictures, taught
 from efficientnetv2.models import modelfile
@@ -74,7 +74,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     device = pick_own_device(place.device, 0, 1)
     if place.memory_gib is not None:
         limit(device, place.memory_gib)
-    workers = pick_workers(device) if place.workers is None else few_enough(place.workers, say=screen.say)
+    workers = workers_for(place.workers, device, say=screen.say)
     known = decided(words, place, device, screen, ALONE)
     recipe = known.recipe
     refuse_unlike(recipe, words, source.label_separator)
@@ -90,6 +90,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         seed=recipe.seed,
         strict=place.strict,
         say=screen.say,
+        counting=screen.counting,
     )
     began = time.perf_counter()
     known = chosen(known, words, prepared, device, workers, place, screen)

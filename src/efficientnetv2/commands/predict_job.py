@@ -18,7 +18,6 @@ from efficientnetv2.commands.answering import (
     is_list_of_skipped,
     list_beside,
     list_skipped,
-    reading,
     skipped_in_all,
     tell_unreadable,
 )
@@ -31,7 +30,7 @@ from efficientnetv2.commands.source import Source, tell
 from efficientnetv2.commands.tables import is_predictions, write_predictions
 from efficientnetv2.commands.views import views_asked
 from efficientnetv2.evaluation.answered import NAME as ANSWERS
-from efficientnetv2.inference.accelerate import pick_own_device
+from efficientnetv2.inference.accelerate import pick_own_device, workers_for
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.distributed import by_first, launched, together
@@ -73,7 +72,7 @@ def predict_and_write(
     screen = Screen(quiet=as_json, mute=not world.first)
     with together(world, mend="Run it again."):
         on = pick_own_device(device, world.local_rank, world.local_size)
-        readers = reading(workers, on, screen, world)
+        readers = workers_for(workers, on, sharing=world.local_size, say=screen.say)
         asked, looking = by_first(
             world, lambda: _asked(model, source, out, rank, strict, screen, views, separator)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -27,8 +28,8 @@ from efficientnetv2.data.splits import Answered, answering_test, groups_apart, w
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.recipe import Recipe
 
-# Looking at files waits for the disk more than for the processor. Ours.
-_THREADS = 8
+# What shows how far something has come: what is done and how much of it there is -> what to call with the number done.
+Counting = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +128,7 @@ def prepare(
     minival: int | float | None = None,
     made_for: Published | None = None,
     answered: Answered = "val",
+    counting: Counting | None = None,
 ) -> Prepared:
     """Look at every file, leave out what cannot be read, split if no split was given.
 
@@ -139,6 +141,7 @@ def prepare(
         minival: number or share of the training pictures that choose the weights to keep; None lets none.
         made_for: the published set that the pictures should be; None if they need not be any.
         answered: what figures are to be of; test where there is any of it.
+        counting: shows how many pictures have been looked at, as ``Screen.counting`` does; None shows nothing.
 
     Raises:
         InputError: too much is unreadable, a picture stands in two splits, a class is too small, or classes of the
@@ -150,7 +153,8 @@ def prepare(
     for note in (*manifest.notes, *others):
         say(note)
     say(f"Looking at {count_of(len(manifest), 'picture')}: is each whole, is one there twice?")
-    found = check(manifest, workers=_THREADS, strict=strict)
+    with nullcontext() if counting is None else counting("looking", len(manifest)) as counted:
+        found = check(manifest, strict=strict, progress=counted)
     for note in found.notes:
         say(note)
     asked: Answered = "test" if answered == "test" and (manifest.split == "test").any() else "val"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.words import Words, apply, field_of
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.progressive import Progressive
@@ -100,7 +100,7 @@ def longer(path: Path) -> str:
     Args:
         path: of the run.
     """
-    command = shlex.join(["effnetv2", "train", "DATA", "--weights", str(path), "--epochs", "N"])
+    command = typed(["effnetv2", "train", "DATA", "--weights", str(path), "--epochs", "N"])
     return f"To train longer, begin another run from its weights: {command}"
 
 

@@ -30,6 +30,8 @@ from efficientnetv2.progressive import Setting
 
 _NUMBER = re.compile(r"|off|[\d,]*\.?\d+(e-?\d+)?( [GM])?")  # of a column of numbers, with gaps
 _GAP = 2  # spaces between two columns
+# Where no bar can be drawn, as in the log of a job: seconds until the first line in its place, and between lines. Ours.
+_FIRST_S, _EVERY_S = 60.0, 300.0
 _LINE = 100  # of sentences: longer lines are hard to read
 _INDENT = " " * 4
 
@@ -70,11 +72,14 @@ class Screen:
             transient=True,
         ) as bar:
             task = bar.add_task(what, total=total, speed="")
-            started = time.perf_counter()
+            started, lines = time.perf_counter(), _Lines(self)
 
             def counted(done: int) -> None:
                 speed = done / max(1e-9, time.perf_counter() - started)
                 bar.update(task, completed=done, speed=f"{speed:.0f} {unit}/s")
+                if lines.due():
+                    left = duration((total - done) / max(1e-9, speed))
+                    self.say(f"{what}: {done:,} of {total:,}, {speed:.0f} {unit}/s, {left} left")
 
             yield counted
 
@@ -140,6 +145,26 @@ class Screen:
                 )
 
 
+class _Lines:
+    """When a line is due in the place of a bar that nobody sees.
+
+    Args:
+        screen: to write on.
+    """
+
+    def __init__(self, screen: Screen) -> None:
+        self._bar_shown = screen.notes.is_terminal
+        self._next = time.perf_counter() + _FIRST_S
+
+    def due(self) -> bool:
+        """Whether to say one now; then none is for a while."""
+        now = time.perf_counter()
+        if self._bar_shown or now < self._next:
+            return False
+        self._next = now + _EVERY_S
+        return True
+
+
 def _drawn(
     title: str, columns: list[str], rows: list[list[str]], widths: list[int], numeric: list[bool]
 ) -> Table:
@@ -203,6 +228,7 @@ class TrainingBar(StandingBar):
 
     def __init__(self, screen: Screen) -> None:
         super().__init__(screen, TaskProgressColumn())
+        self._lines = _Lines(screen)
 
     def progress(
         self, done: int, of: int, setting: Setting, images_per_s: float, seconds_left: float, loss: float
@@ -211,14 +237,14 @@ class TrainingBar(StandingBar):
         dropout = "" if setting.dropout is None else f", dropout {setting.dropout:.2g}"
         augment = "" if setting.randaugment is None else f", RandAugment {setting.randaugment:.3g}"
         mixup = f", mixup {setting.mixup_alpha:.2g}" if setting.mixup_alpha else ""
+        what = f"{setting.image_px} px{dropout}{augment}{mixup}, loss {loss:.3f}"
+        speed, left = f"{images_per_s:.0f} images/s", f"{duration(seconds_left)} left"
+        over = done == of  # what follows, answering and reporting, has lines of its own
         self._bar.update(
-            self._task,
-            completed=done,
-            total=of,
-            what=f"{setting.image_px} px{dropout}{augment}{mixup}, loss {loss:.3f}",
-            beside=f"{images_per_s:.0f} images/s",
-            left=f"{duration(seconds_left)} left",
+            self._task, completed=done, total=of, what=what, beside=speed, left="" if over else left
         )
+        if not over and self._lines.due():
+            self.screen.say(f"{done / of:.0%}: {what}, {speed}, {left}")
 
 
 def duration(seconds: float) -> str:

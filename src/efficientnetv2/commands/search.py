@@ -191,6 +191,19 @@ class PlaceOptions:
     wait: Wait = 10.0
     as_json: options.Json = False
 
+    @property
+    def words(self) -> list[str]:
+        """The same as one types it: what a worker that goes on with a study has to be told again."""
+        from efficientnetv2.commands import typed
+
+        return typed.options(
+            device=None if self.device == "auto" else self.device,
+            workers=self.workers,
+            threads=self.threads,
+            memory_gib=self.memory_gib,
+            strict=self.strict,
+        )
+
 
 @spread
 def run(

@@ -17,6 +17,7 @@ from efficientnetv2.arch.files import is_architecture_file
 from efficientnetv2.arch.published import NAMES, architecture
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.commands.source import Source
+from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.search import spaces
 from efficientnetv2.search.checks import require_room
@@ -124,7 +125,7 @@ class Asked:
             raise InputError(
                 "search takes pictures of one label each, but --label-separator "
                 f"{shlex.quote(self.source.label_separator)} says that these have several. Leave it out, or train a "
-                f"published network: effnetv2 train {shlex.join(self.source.words)}"
+                f"published network: effnetv2 train {typed(self.source.words)}"
             )
         if self.storage is not None:
             file_of(self.storage)

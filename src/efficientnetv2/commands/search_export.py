@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.search_screen import figures
 from efficientnetv2.commands.search_show import Read
+from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.search.results import Row, best
 
@@ -52,7 +52,7 @@ def export_found(
         words += _bands(read)
         # Else those that chose among networks, which the table calls minival, would be left aside.
         words += ["--set", "minival=0.1"]
-        screen.say(f"Train it fully, judged by pictures that the search did not see: {shlex.join(words)}")
+        screen.say(f"Train it fully, judged by pictures that the search did not see: {typed(words)}")
 
 
 def _exported(read: Read, row: Row, grown_by: str | None) -> tuple[Architecture, str, Grown | None]:

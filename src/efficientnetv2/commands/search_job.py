@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import time
 from dataclasses import replace
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from efficientnetv2.commands.search_folder import STUDY_FILES, StudyFolder
 from efficientnetv2.commands.search_machine import Machine
 from efficientnetv2.commands.search_screen import StudyBar, figures
 from efficientnetv2.commands.source import Source
+from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.inference.accelerate import device_title
 from efficientnetv2.search.checks import other_version
@@ -31,6 +31,7 @@ from efficientnetv2.search.study import Opened, Plan, Wanted, create, opened, pl
 from efficientnetv2.search.trial import measurement, try_out
 from efficientnetv2.search.work import Worker
 from efficientnetv2.training.checked import checked
+from efficientnetv2.training.interrupt import sigterm_as_ctrl_c
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.settle import settle
 
@@ -49,6 +50,7 @@ def pictures(source: Source, recipe: Recipe, *, strict: bool, screen: Screen) ->
         seed=recipe.seed,
         strict=strict,
         say=screen.say,
+        counting=screen.counting,
     )
     if prepared.manifest.channels != RGB:
         raise InputError(
@@ -98,7 +100,7 @@ def run_study(asked: Asked) -> None:
     study = opened(storage, folder.name)
     _refuse_trials(asked, study, where)
     folder.begin(asked.source, url, prepared.manifest, plan)
-    _work(study, machine, prepared, folder, asked.minutes, screen, as_json=asked.place.as_json)
+    _work(study, machine, prepared, folder, asked.minutes, screen, asked.place)
 
 
 def looked_at(asked: Asked, folder: StudyFolder, screen: Screen) -> Prepared:
@@ -171,7 +173,7 @@ def resume_study(
     refuse_other(study.plan, wanted, _where(folder, url))
     if trials is not None:
         study.extend(trials)
-    _work(study, machine, prepared, folder, minutes, screen, as_json=place.as_json)
+    _work(study, machine, prepared, folder, minutes, screen, place)
 
 
 def _found_here(prepared: Prepared, machine: Machine) -> dict[str, Any]:
@@ -259,8 +261,7 @@ def _work(
     folder: StudyFolder,
     minutes: float | None,
     screen: Screen,
-    *,
-    as_json: bool,
+    place: PlaceOptions,
 ) -> None:
     plan = study.plan
     if (other := other_version(plan.version, version("efficientnetv2"))) is not None:
@@ -273,26 +274,27 @@ def _work(
     )
     until = None if minutes is None else time.monotonic() + 60 * minutes
     proxy = machine.proxy(plan.recipe, plan, prepared, folder)
-    before = signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # a cluster that wants its machine back
     try:
-        with StudyBar(screen, folder.log) as bar:
+        with sigterm_as_ctrl_c(), StudyBar(screen, folder.log) as bar:
             finished = Worker(study, proxy, Ledger(study.storage, study.name), bar).work(until=until)
     except KeyboardInterrupt as stop:
-        again = shlex.join(["effnetv2", "search", "resume", str(folder.path)])
-        raise KeyboardInterrupt(f"Go on with: {again}") from stop
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    _tell_end(study, folder, screen, finished=finished, as_json=as_json)
+        raise KeyboardInterrupt(f"Go on with: {_again(folder, place)}") from stop
+    _tell_end(study, folder, screen, place, finished=finished)
 
 
-def _tell_end(study: Opened, folder: StudyFolder, screen: Screen, *, finished: bool, as_json: bool) -> None:
+def _again(folder: StudyFolder, place: PlaceOptions) -> str:
+    """How a worker goes on with a study, in the same way."""
+    return typed(["effnetv2", "search", "resume", str(folder.path), *place.words])
+
+
+def _tell_end(
+    study: Opened, folder: StudyFolder, screen: Screen, place: PlaceOptions, *, finished: bool
+) -> None:
     rows = rows_of(study)
     ends = {end: sum(row.end == end for row in rows) for end in ("finished", "stopped", "failed")}
     done = [row for row in rows if row.end == "finished"]
     leader = best(rows)[0] if done else None
-    if as_json:
+    if place.as_json:
         answer(
             {
                 "study": study.name,
@@ -302,7 +304,7 @@ def _tell_end(study: Opened, folder: StudyFolder, screen: Screen, *, finished: b
                 "best": None if leader is None else leader.to_json(),
             }
         )
-    path = shlex.quote(str(folder.path))
+    path = typed([str(folder.path)])
     state = "All trials have ended" if finished else "Time is up"
     screen.say(
         f"{state}: {ends['finished']} finished, {ends['stopped']} stopped early, {ends['failed']} failed, of "
@@ -314,4 +316,4 @@ def _tell_end(study: Opened, folder: StudyFolder, screen: Screen, *, finished: b
         )
         screen.say(f"See it: effnetv2 search best {path}; draw all: effnetv2 search show {path}")
     if not finished:
-        screen.say(f"Go on with: effnetv2 search resume {path}")
+        screen.say(f"Go on with: {_again(folder, place)}")

@@ -14,7 +14,7 @@ from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.search import PlaceOptions
 from efficientnetv2.commands.search_asked import Asked
 from efficientnetv2.commands.search_folder import StudyFolder
-from efficientnetv2.inference.accelerate import few_enough, pick_device, pick_workers
+from efficientnetv2.inference.accelerate import pick_device, workers_for
 from efficientnetv2.search.proxy import Proxy
 from efficientnetv2.search.study import Plan
 from efficientnetv2.training.recipe import Recipe
@@ -48,7 +48,7 @@ class Machine:
             InputError: no such device here, or not so many threads.
         """
         device = pick_device(place.device)
-        workers = pick_workers(device) if place.workers is None else few_enough(place.workers, say=screen.say)
+        workers = workers_for(place.workers, device, say=screen.say)
         threads = torch.get_num_threads() if device.type == "cpu" else None
         if place.threads is not None and place.threads > (threads or 0):
             there = (

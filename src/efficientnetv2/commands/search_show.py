@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.search_folder import DRAWN, StudyFolder
 from efficientnetv2.commands.search_screen import figures
+from efficientnetv2.commands.typed import typed
 from efficientnetv2.evaluation.drawing import png
 from efficientnetv2.evaluation.page import rendered
 from efficientnetv2.search.plots import draw_fronts, draw_importances, draw_rewards, millions
@@ -191,7 +191,7 @@ def tell_best(path: Path, storage: str | None, wait: float, *, most: int, as_jso
     words = ["effnetv2", "search", "export", str(path)]
     if not read.folder.file.exists():  # which would say where the trials lie
         words += ["--storage", hidden(read.study.storage.url)]
-    screen.say(f"Train it fully: {shlex.join(words)}")
+    screen.say(f"Train it fully: {typed(words)}")
 
 
 def _any_finished(rows: Sequence[Row]) -> bool:

@@ -1,8 +1,7 @@
-"""What ``train`` and ``demo`` do: settle, run, evaluate, report."""
+"""What ``train`` does, and each run of a reproduced table: settle, run, evaluate, report."""
 
 from __future__ import annotations
 
-import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +23,11 @@ from efficientnetv2.commands.run_outcome import report_of
 from efficientnetv2.commands.screen import Screen, TrainingBar
 from efficientnetv2.commands.several_labels import refuse_unlike
 from efficientnetv2.commands.source import Source
+from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.answered import read_answers
-from efficientnetv2.inference.accelerate import few_enough, pick_own_device, pick_workers
+from efficientnetv2.inference.accelerate import pick_own_device, workers_for
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.claiming import claimed, held
 from efficientnetv2.training.distributed import ALONE, World, by_first, launched, together, with_tensors
@@ -113,12 +113,7 @@ def trained(
     if place.memory_gib is not None:
         limit(device, place.memory_gib)
     world = with_tensors(world, device)
-    sharing = world.local_size
-    workers = (
-        pick_workers(device, sharing=sharing)
-        if place.workers is None
-        else few_enough(place.workers, sharing=sharing, say=screen.say)
-    )
+    workers = workers_for(place.workers, device, sharing=world.local_size, say=screen.say)
     with ExitStack() as kept:
         ready = by_first(world, lambda: _readied(words, source, place, device, workers, screen, world, kept))
         if isinstance(ready, Finished):
@@ -185,6 +180,7 @@ def _readied(
         seed=recipe.seed,
         strict=place.strict,
         say=screen.say,
+        counting=screen.counting,
     )
     if resumed:
         prepared = as_begun(known.path, prepared, screen)
@@ -266,6 +262,6 @@ def _again(source: Source, place: Place, path: Path, world: World = ALONE) -> st
     """How a run is gone on with, in the same way, as a sentence; its recipe and cache the run knows itself."""
     words = ["train", *source.words, "--out", str(path), "--resume", *place.words]
     if world.machines > 1:  # what each of them was started with is its own
-        return f"Go on by starting it on every machine as before, with: {shlex.join(words)}"
+        return f"Go on by starting it on every machine as before, with: {typed(words)}"
     launcher = ["torchrun", "--nproc-per-node", str(world.size), "-m", "efficientnetv2"]
-    return f"Go on with: {shlex.join([*(launcher if world.many else ['effnetv2']), *words])}"
+    return f"Go on with: {typed([*(launcher if world.many else ['effnetv2']), *words])}"

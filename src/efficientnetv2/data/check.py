@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from efficientnetv2.data.look import Look, chunks_in_threads, look
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.checking import Damage, damage_of, look_within
 
+# Looking at files waits for the disk more than for the processor. Ours.
+_THREADS = 8
 # The share of unreadable files that may be passed over. Ours.
 MOST_UNREADABLE = 0.05
 
@@ -46,13 +48,20 @@ class CheckReport:
         return np.setdiff1d(np.arange(len(self.contents)), self.unreadable, assume_unique=True)
 
 
-def check(manifest: Manifest, *, workers: int, strict: bool = False) -> CheckReport:
+def check(
+    manifest: Manifest,
+    *,
+    workers: int = _THREADS,
+    strict: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> CheckReport:
     """Look at every file of a manifest; of shards, at those and at what their packing left unlooked at.
 
     Args:
         manifest: what to look at.
         workers: threads.
         strict: refuse the first unreadable file or damaged shard instead of passing over a few.
+        progress: called with the number of files looked at so far; not of shards.
 
     Raises:
         InputError: more than 5 % are unreadable (``strict``: any), not counting what a damaged shard takes
@@ -62,7 +71,7 @@ def check(manifest: Manifest, *, workers: int, strict: bool = False) -> CheckRep
     """
     contents = np.arange(len(manifest), dtype=np.int64)
     if manifest.shards is None:
-        reasons, colours = _look_at_files(manifest, contents, workers)
+        reasons, colours = _look_at_files(manifest, contents, workers, progress)
         damage = Damage({}, ())
     else:
         damage = damage_of(manifest.table, manifest.shards)
@@ -95,7 +104,9 @@ def refuse_damage(manifest: Manifest, damage: Damage, strict: bool) -> None:
         )
 
 
-def _look_at_files(manifest: Manifest, contents: Ints, workers: int) -> tuple[dict[int, str], Counter[str]]:
+def _look_at_files(
+    manifest: Manifest, contents: Ints, workers: int, progress: Callable[[int], object] | None
+) -> tuple[dict[int, str], Counter[str]]:
     """Why a file can't be used, by row, and how many of which colours become RGB.
 
     Those with the same bytes get one id in ``contents``.
@@ -103,7 +114,10 @@ def _look_at_files(manifest: Manifest, contents: Ints, workers: int) -> tuple[di
     lone = np.array(["#" not in path or packed(path) is None for path in manifest.paths], dtype=bool)
     files = np.flatnonzero(lone)
     looks = chunks_in_threads(
-        lambda chunk: [look(file) for file in chunk], [manifest.file(int(index)) for index in files], workers
+        lambda chunk: [look(file) for file in chunk],
+        [manifest.file(int(index)) for index in files],
+        workers,
+        progress,
     )
     reasons = {int(index): seen.reason for index, seen in zip(files, looks, strict=True) if seen.reason}
     _mark_same_files(contents, files, looks, manifest, workers)

@@ -117,11 +117,26 @@ def _is_text(data: bytes) -> bool:
 
 
 def chunks_in_threads(
-    work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], workers: int
+    work: Callable[[Sequence[Item]], list[Result]],
+    items: Sequence[Item],
+    workers: int,
+    progress: Callable[[int], object] | None = None,
 ) -> list[Result]:
-    """``work`` of the items, a few hundred at a time, in threads; the results in their order."""
+    """``work`` of the items, a few hundred at a time, in threads; the results in their order.
+
+    Args:
+        work: a few items -> a result for each.
+        items: all of them.
+        workers: threads.
+        progress: called with the number of items done so far.
+    """
     picture_extensions()  # loads Pillow's plugins once, before the threads would
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # around the threads, since filters belong to the process
         chunks = pool.map(lambda first: work(items[first : first + _CHUNK]), range(0, len(items), _CHUNK))
-        return [result for results in chunks for result in results]
+        done: list[Result] = []
+        for results in chunks:
+            done += results
+            if progress is not None:
+                progress(len(done))
+        return done

@@ -17,10 +17,13 @@ from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.data.cells import header_of
 from efficientnetv2.data.copies import COLUMN
 from efficientnetv2.data.listing import Ints, Listing, packed, refuse_unlistable, split_named
+from efficientnetv2.data.look import chunks_in_threads
 from efficientnetv2.data.several import from_lists
 from efficientnetv2.data.shards.listed import lists_shards, read_listed
 from efficientnetv2.data.shards.names import SUFFIX
 
+# Asking for files waits for the disk. Ours.
+_THREADS = 8
 _MEANT = ("split", "latitude", "longitude")
 _LABEL = (
     "label"  # a column that may be missing where labels are not required; any other was asked for by name
@@ -272,7 +275,11 @@ def _with_files(listing: Listing) -> Listing:
             containers[record[0]] = not os.path.isfile(os.path.join(listing.root, record[0]))
         return containers[record[0]] and not os.path.isfile(listing.file(index))
 
-    gone = [index for index, path in enumerate(listing.paths) if missing(index, path)]
+    # Over a network each answer takes a while.
+    absent = chunks_in_threads(
+        lambda rows: [missing(index, path) for index, path in rows], list(enumerate(listing.paths)), _THREADS
+    )
+    gone = [index for index, one in enumerate(absent) if one]
     named = {
         path: _encoded_otherwise(path, listing.root) for path in {listing.paths[index] for index in gone}
     }

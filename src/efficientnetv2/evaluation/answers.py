@@ -10,6 +10,7 @@ from efficientnetv2.base.errors import count_of
 from efficientnetv2.evaluation.answered import Over, few_whole
 from efficientnetv2.evaluation.apart import Apart
 from efficientnetv2.evaluation.elsewhere import Elsewhere
+from efficientnetv2.evaluation.inspect.places import NEAR_KM
 from efficientnetv2.evaluation.opening import measured_on, probe_learnt_from
 from efficientnetv2.evaluation.page import number, percent
 from efficientnetv2.metrics.classification import Figures
@@ -242,8 +243,8 @@ def _nearness(apart: Apart) -> str:
         if km is None:
             return "None of these pictures is of a group that it learnt from."
         far = f"Half of them are {number(float(f'{km:.2g}'))} km from it or farther."
-        return f"None of these pictures lies within 5 km of one that it learnt from. {far}"
-    what = "are of a group" if km is None else "lie within 5 km of one"
+        return f"None of these pictures lies within {NEAR_KM:g} km of one that it learnt from. {far}"
+    what = "are of a group" if km is None else f"lie within {NEAR_KM:g} km of one"
     return f"{percent(apart.near / apart.known)} of these pictures {what} that it learnt from, which may flatter."
 
 

@@ -21,7 +21,7 @@ class Apart:
     Args:
         by: what is known of them, where they were taken or to which group they belong.
         known: pictures evaluated on of which it is known; of groups all, for one without counts as a group of its own.
-        near: how many of these have one that was learnt from within 5 km; or in their group.
+        near: how many of these have one that was learnt from within ``NEAR_KM``; or in their group.
         median_km: of their distances to the nearest that was learnt from; None of groups.
         groups: the same by group, where both are known.
     """

@@ -172,7 +172,7 @@ def write(
     Args:
         folder: there is one.
         figures: of the pictures evaluated on.
-        intervals: as ``metrics.intervals.bootstrap`` gives them.
+        intervals: as ``metrics.reach.intervals_of`` gives them.
         facts: all else there is to say.
         history: rows of ``metrics.jsonl``, as ``evaluation.curve.learning_curve`` takes them.
         misjudged: the mistakes to show, the most confident first; see ``most_confident``.

@@ -66,16 +66,19 @@ def _here() -> str:
     return f"On this machine it is one of {', '.join(there)}."
 
 
-def gpu_left_out(word: str, device: torch.device, *, devices: Path = Path("/dev")) -> str | None:
-    """A sentence where a GPU is here that this PyTorch was not built for, as pip's index for processors gives it.
+def device_note(word: str, device: torch.device, *, devices: Path = Path("/dev")) -> str | None:
+    """A sentence on a device that was taken unasked: on Apple's GPU, or on none though there is one.
 
-    Where it was, and the driver is too old, PyTorch warns by itself.
+    That is so where this PyTorch was not built for it, as pip's index for processors gives it. Where it was, and the
+    driver is too old, PyTorch warns by itself.
 
     Args:
         word: see ``pick_device``.
         device: that was picked.
         devices: folder of the system's devices.
     """
+    if word == "auto" and device.type == "mps":
+        return "On Apple's GPU, which nobody has tested this on; --device cpu is tested, and slower."
     built = torch.version.cuda is not None or torch.version.hip is not None
     if word != "auto" or device.type != "cpu" or built or not any(devices.glob("nvidia[0-9]*")):
         return None
@@ -181,6 +184,22 @@ def few_enough(workers: int, *, sharing: int = 1, say: Callable[[str], None]) ->
     fewer = min(by_cores, by_memory)
     say(f"--workers {workers} is lowered to {fewer}: {reason}.")
     return fewer
+
+
+def workers_for(
+    asked: int | None, device: torch.device, *, sharing: int = 1, say: Callable[[str], None]
+) -> int:
+    """How many processes read pictures: as many as asked for and bearable; None chooses by the machine.
+
+    Args:
+        asked: as ``--workers`` says.
+        device: to compute on.
+        sharing: how many processes compute on this machine, each with as many.
+        say: gets a line if it is fewer than asked for.
+    """
+    if asked is None:
+        return pick_workers(device, sharing=sharing)
+    return few_enough(asked, sharing=sharing, say=say)
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:

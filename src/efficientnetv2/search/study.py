@@ -1,7 +1,8 @@
 """A study: what decides it, written down where all its workers find it, and opened only by those who mean the same.
 
 A study's folder holds what this machine knows of it: ``study.yaml`` (the plan), ``pictures.csv`` (which pictures train,
-choose and judge), ``study.db`` (the trials, unless they lie on a server), ``step_times.json`` and ``log.txt``.
+choose and judge), ``study.db`` (the trials, unless they lie on a server), ``step_times.json``, ``log.txt``, and what
+``search show`` and ``search export`` write.
 """
 
 from __future__ import annotations

@@ -25,6 +25,9 @@ from efficientnetv2.training.moments import row_steps, stage_ends, validation_st
 from efficientnetv2.training.selection import Selection
 from efficientnetv2.training.state import State
 
+# Seconds after which the bar is renewed though no row is due: in a day's run rows are minutes apart. Ours.
+_SHOWN_S = 10.0
+
 
 class Watch(Protocol):
     """Whoever looks on: a progress bar, say."""
@@ -79,7 +82,7 @@ class Books:
         seconds: float = kept.get("seconds", 0.0)
         row = kept.get("row", {"images": 0, "train_s": 0.0, "waited_s": 0.0})
         self._begun = time.perf_counter() - seconds
-        self._saved = time.perf_counter()
+        self._saved = self._shown = time.perf_counter()
         self._row_images, self._row_waited_s = row["images"], row["waited_s"]
         self._lost: set[int] = set()
         self._row_before_s: float = row["train_s"]
@@ -141,6 +144,8 @@ class Books:
             self._note_short_memory(done)
             if step in self._rows:
                 self._row(done)
+            elif time.perf_counter() - self._shown > _SHOWN_S:
+                self._show(done, self._row_images / max(1e-9, time.perf_counter() - self._row_begun))
             if self._to_validate:
                 with self._apart():
                     self._validate()
@@ -259,10 +264,14 @@ class Books:
         )
         # Only now: a row that can't be written has its part in the next one.
         self._row_begun, self._row_images, self._row_waited_s = now, 0, 0.0
+        self._show(done, images_per_s)
+
+    def _show(self, done: StepDone, images_per_s: float) -> None:
         left = self._seconds_left(done.setting, images_per_s)
         self.watch.progress(
             self.state.step, self.job.length.steps, done.setting, images_per_s, left, float(done.loss)
         )
+        self._shown = time.perf_counter()
 
     @property
     def _epoch(self) -> float:

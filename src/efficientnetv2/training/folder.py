@@ -37,10 +37,7 @@ RUN_FILES = (
 
 
 class RunFolder:
-    """A folder under ``runs/`` and what lies in it.
-
-    ``recipe.yaml``, ``manifest.csv``, ``skipped.csv``, ``metrics.jsonl``, ``log.txt``, ``tensorboard/``,
-    ``checkpoints/``, ``model.safetensors``; the report is written beside them.
+    """A folder under ``runs/`` and what lies in it, ``RUN_FILES``; the report is written beside them.
 
     Args:
         path: of the folder; made if need be.

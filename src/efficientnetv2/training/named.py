@@ -49,6 +49,11 @@ def refuse_weights_as_model(model: str | Architecture) -> None:
     """
     if not isinstance(model, str) or model == "auto" or model in NAMES:
         return
+    if model.endswith(".py"):
+        raise InputError(
+            f"--model {model}: a network of your own code trains in a loop of your own, with the same progressive "
+            "learning: docs/progressive.md, examples/loops."
+        )
     if (is_foreign(model) and "." in model) or Path(model).exists() or model in pretrained.names():
         raise InputError(
             f"--model {model}: that names weights, and the network comes with them. Say --weights {model}."

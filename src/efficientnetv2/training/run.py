@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError
+from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError, count_of
 from efficientnetv2.data.ahead import reading_threads, telling_killed_readers
 from efficientnetv2.data.contents import MOST, content_marks
 from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches
@@ -93,6 +93,7 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
         job = sizes.chosen(job)
         job.folder.log(str(sizes))
     calibration = calibrate(job, state)
+    job.folder.log(f"Training is done. Answering {count_of(len(job.val), f'{job.answered} picture')}.")
     predictions = job.predict(state, job.val)
     seconds = books.seconds
     if job.world.first:

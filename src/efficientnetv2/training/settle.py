@@ -32,6 +32,9 @@ from efficientnetv2.training.speed import choose
 from efficientnetv2.training.start import NOTHING_FROZEN, Start, start
 from efficientnetv2.training.state import Length
 
+# Pictures that a GPU gets of a step, below which it waits for the next one more than it computes. Ours.
+_FEW_OF_A_STEP = 32
+
 
 @dataclass(frozen=True)
 class Settled:
@@ -99,6 +102,11 @@ def settle(
         notes += fresh
     if begun.weights == "none" and recipe.name == "finetune":
         notes.append("The recipe finetune is made for pretrained weights; from scratch, quick learns faster.")
+    if begun.weights != "none" and recipe.name == "quick":
+        notes.append(
+            "The recipe quick is made for training from scratch: its rate is ten times finetune's. With given weights "
+            "finetune mostly reaches more (--recipe finetune)."
+        )
     if recipe.steps is not None:
         changes |= {"epochs": recipe.steps * recipe.batch_images / images, "steps": None}
         notes.append(
@@ -265,6 +273,12 @@ def _fitted(
             f"Groups of {group} of the {recipe.batch_images} pictures of a batch share batch-norm statistics."
         )
     notes += filter(None, [unmixed(recipe, group)])
+    if world.many and preflight.device.type != "cpu" and recipe.batch_images // world.size < _FEW_OF_A_STEP:
+        notes.append(
+            f"Each of the {world.size} GPUs gets {recipe.batch_images // world.size} pictures a step, which leaves it "
+            f"idle between them. --batch-images {_FEW_OF_A_STEP * world.size} or more uses them better; the learning "
+            "rate follows."
+        )
     if at_a_time.most > 1:
         notes.append(f"Of a step's {recipe.batch_images // group} groups run at a time: {at_a_time}.")
     return group, at_a_time, notes

@@ -77,9 +77,11 @@ class Runs:
             (row, column) -> top-1 in %, and the minutes of the training steps, a value per seed.
         """
         found: dict[tuple[str, str], dict[str, Figure]] = {}
+        number = 0
         for seed in range(self.seeds):  # so that what is there when somebody stops is whole for some seeds
             for cell in cells:
-                report = self.report(cell, seed)
+                number += 1
+                report = self.report(cell, seed, counted=f" (run {number} of {self.seeds * len(cells)})")
                 here = found.get((cell.row, cell.column), {})
                 found[cell.row, cell.column] = {
                     name: Figure((*(here[name].values if here else ()), value), unit)
@@ -90,12 +92,13 @@ class Runs:
                 }
         return found
 
-    def report(self, cell: Cell, seed: int) -> dict[str, Any]:
+    def report(self, cell: Cell, seed: int, *, counted: str = "") -> dict[str, Any]:
         """The report of a cell's run: made, gone on with, or only read, by what is there of it.
 
         Args:
             cell: of the table.
             seed: of the run.
+            counted: which of how many runs it is, in words behind its name.
 
         Raises:
             InputError: what training refuses, or a run of that name that was made with other words.
@@ -104,7 +107,7 @@ class Runs:
         folder = self.folder(cell, seed)
         done, kept = folder / "report.json", folder / f"{ASKED}.json"
         if not done.exists():
-            self.say(f"{cell.row}, {cell.column}, seed {seed}")
+            self.say(f"{cell.row}, {cell.column}, seed {seed}{counted}")
             words = Words(
                 model=cell.model,
                 recipe=cell.recipe,

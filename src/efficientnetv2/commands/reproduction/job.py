@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,6 +22,7 @@ from efficientnetv2.commands.reproduction.scale import EMBEDDED, Scale, named
 from efficientnetv2.commands.reproduction.table import Table
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
+from efficientnetv2.commands.typed import typed
 from efficientnetv2.evaluation.drawing import is_titled, png
 from efficientnetv2.inference.accelerate import pick_device
 
@@ -122,7 +122,7 @@ def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
         except KeyboardInterrupt as stop:
             if trained is None:
                 raise
-            again = shlex.join(["effnetv2", "reproduce", *asked.words])
+            again = typed(["effnetv2", "reproduce", *asked.words])
             raise KeyboardInterrupt(f"Go on with: {again}") from stop
     made.write(folder)
     timing = counts.Timing.of(scale, device, paper_batch=counts.LATENCY_BATCH)

@@ -1,0 +1,33 @@
+"""Commands as one types them, for messages that say what to type."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+
+
+def typed(words: Sequence[str]) -> str:
+    """A command in a line, quoted as the shells of this system take it.
+
+    Args:
+        words: of the command.
+    """
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def options(**said: object) -> list[str]:
+    """Options by their names in Python.
+
+    Args:
+        said: a name's value; True for an option without one. None and False are not said.
+    """
+    words: list[str] = []
+    for name, value in said.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value is not None and value is not False:
+            words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+    return words
