@@ -28,7 +28,7 @@ from efficientnetv2.data.minival import with_minival
 from efficientnetv2.inference.accelerate import device_title
 from efficientnetv2.search.choices import Point
 from efficientnetv2.search.measurement import Measurement
-from efficientnetv2.search.proxy import CHOOSING, Proxy, refuse_leaks
+from efficientnetv2.search.proxy import Proxy, refuse_leaks
 from efficientnetv2.search.space import Space
 from efficientnetv2.search.steptime import Pace
 from efficientnetv2.search.trial import measurement, try_out
@@ -36,6 +36,7 @@ from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.checked import checked
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipes.search import CHOOSING
 from efficientnetv2.training.settle import settle
 
 DRAWN_BY = Key.of(0).fold("search record")

@@ -15,7 +15,6 @@ from efficientnetv2.base.files import check_place, write_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.augment import OUT
-from efficientnetv2.commands.foretold import preprocessing_of
 from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen
@@ -35,6 +34,7 @@ from efficientnetv2.inference.accelerate import pick_device
 from efficientnetv2.progressive import Progressive, Setting
 from efficientnetv2.training.enlarging import no_larger
 from efficientnetv2.training.imbalance import ALIKE, class_terms
+from efficientnetv2.training.job import preprocessing_of
 from efficientnetv2.training.loop import Constants, augmented
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.start import start
@@ -76,7 +76,7 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
     train = prepared.train
     network = start(recipe, class_names=train.class_names, device=on, in_channels=train.channels).network
     recipe = recipe.model_copy(update={"eval_px": recipe.eval_px or recipe.progressive.last.image_px})
-    preprocessing = preprocessing_of(recipe, network, train)
+    preprocessing = preprocessing_of(recipe, network, train.bands)
     samples = in_turn(train, pictures, Key.of(recipe.seed).fold("sheet"))
     rows = [
         _as_evaluated(train, samples, preprocessing),

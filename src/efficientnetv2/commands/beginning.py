@@ -16,7 +16,6 @@ from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.foretold import (
     in_vain,
     job_of,
-    preprocessing_of,
     scratch,
     settled_by,
     still_so,
@@ -41,6 +40,7 @@ from efficientnetv2.training.checked import checked
 from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import RunFolder
+from efficientnetv2.training.job import preprocessing_of
 from efficientnetv2.training.named import Found
 from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipe import Recipe
@@ -174,7 +174,7 @@ def begin(
     pictures = cached(words.cache, recipe, prepared, device, screen, world)
     if pictures is not None:
         chosen.append(pictures.note)
-    preprocessing = preprocessing_of(recipe, network, prepared.manifest)
+    preprocessing = preprocessing_of(recipe, network, prepared.manifest.bands)
     lines: list[str] = []
     if to_be_measured(words.minutes, recipe):
         # What is settled by then is said before the measurement, which takes a while.

@@ -12,15 +12,12 @@ from pathlib import Path
 import torch
 
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.prepare import Prepared
-from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Reader
-from efficientnetv2.models.network import Network
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.folder import NoFolder
 from efficientnetv2.training.interrupt import sigterm_as_ctrl_c
-from efficientnetv2.training.job import Job
+from efficientnetv2.training.job import Job, preprocessing_of
 from efficientnetv2.training.pace import Rates
 from efficientnetv2.training.picture_sizes import settings_by_size
 from efficientnetv2.training.plan import epochs_within, minutes_of
@@ -54,28 +51,13 @@ def job_of(
         network=settled.network,
         train=prepared.train,
         val=prepared.val,
-        preprocessing=preprocessing_of(settled.recipe, settled.network, prepared.manifest),
+        preprocessing=preprocessing_of(settled.recipe, settled.network, prepared.manifest.bands),
         folder=NoFolder(path),
         device=device,
         workers=workers,
         at_a_time=settled.at_a_time,
         reader=reader,
         minival=prepared.minival,
-    )
-
-
-def preprocessing_of(recipe: Recipe, network: Network, manifest: Manifest) -> Preprocessing:
-    """As the weights want it, or as the network was published; size, framing and views as the recipe has them.
-
-    Rasters are read by the rule that the manifest has, and those of other than three bands normalised by it too.
-    """
-    assert recipe.eval_px is not None, "settle() comes first"
-    return replace(
-        network.preprocessing.seeing(manifest.bands),
-        image_px=recipe.eval_px,
-        framing=recipe.framing,
-        crop_fraction=recipe.crop_fraction,
-        views=recipe.eval_views,
     )
 
 

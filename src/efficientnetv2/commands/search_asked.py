@@ -21,12 +21,13 @@ from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.search import spaces
 from efficientnetv2.search.checks import require_room
-from efficientnetv2.search.proxy import CHOOSING, StepTimeBy
+from efficientnetv2.search.proxy import StepTimeBy
 from efficientnetv2.search.reward import Reward
 from efficientnetv2.search.space import Space
 from efficientnetv2.search.storage import file_of, optuna
 from efficientnetv2.search.study import Wanted
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipes.search import CHOOSING
 
 if TYPE_CHECKING:
     from efficientnetv2.commands.search import PlaceOptions, ProxyOptions, SearchOptions

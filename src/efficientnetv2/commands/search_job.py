@@ -24,8 +24,8 @@ from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.inference.accelerate import device_title
 from efficientnetv2.search.checks import other_version
 from efficientnetv2.search.ledger import Ledger
-from efficientnetv2.search.proxy import refuse_leaks
-from efficientnetv2.search.results import best, exponents, rows_of
+from efficientnetv2.search.proxy import LEFT_OUT, refuse_leaks
+from efficientnetv2.search.results import best, ended, exponents, rows_of
 from efficientnetv2.search.storage import NoStudiesError, Storage, hidden
 from efficientnetv2.search.study import Opened, Plan, Wanted, create, opened, plan_of, refuse_other
 from efficientnetv2.search.trial import measurement, try_out
@@ -230,10 +230,7 @@ def settled(asked: Asked, prepared: Prepared, machine: Machine, screen: Screen) 
     """The recipe of a trial of the backbone, with nothing left to decide."""
     plain = asked.recipe.to_json() | {
         "model": asked.space.backbone.to_json(),
-        "weights": "none",
-        "minival": None,
-        "patience": None,
-        "eval_px_tried": None,
+        **LEFT_OUT,
     }
     found = settle(
         checked(plain, where=asked.recipe.name),
@@ -291,7 +288,7 @@ def _tell_end(
     study: Opened, folder: StudyFolder, screen: Screen, place: PlaceOptions, *, finished: bool
 ) -> None:
     rows = rows_of(study)
-    ends = {end: sum(row.end == end for row in rows) for end in ("finished", "stopped", "failed")}
+    ends = ended(rows)
     done = [row for row in rows if row.end == "finished"]
     leader = best(rows)[0] if done else None
     if place.as_json:

@@ -12,7 +12,6 @@ from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.keys import Key
-from efficientnetv2.commands.foretold import preprocessing_of
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.search_asked import Asked
@@ -22,7 +21,7 @@ from efficientnetv2.commands.search_machine import Machine
 from efficientnetv2.data.keeping import amount
 from efficientnetv2.search.steptime import fewest_steps
 from efficientnetv2.training.folder import NoFolder
-from efficientnetv2.training.job import Job
+from efficientnetv2.training.job import Job, preprocessing_of
 from efficientnetv2.training.plan import Forecast, forecast
 from efficientnetv2.training.rates import measure
 from efficientnetv2.training.recipe import Recipe
@@ -119,7 +118,7 @@ def _foretold(
             network=found.network,
             train=prepared.train,
             val=choosing,
-            preprocessing=preprocessing_of(found.recipe, found.network, prepared.manifest),
+            preprocessing=preprocessing_of(found.recipe, found.network, prepared.manifest.bands),
             folder=NoFolder(Path(scratch)),
             device=machine.device,
             workers=machine.workers,

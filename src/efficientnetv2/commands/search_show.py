@@ -21,6 +21,7 @@ from efficientnetv2.search.plots import draw_fronts, draw_importances, draw_rewa
 from efficientnetv2.search.results import (
     Row,
     best,
+    ended,
     exponents,
     front,
     importances,
@@ -99,7 +100,7 @@ def _page(read: Read, drawn: dict[str, Figure | None]) -> str:
     leaders = best(rows, most=_LEADERS) if _any_finished(rows) else []
     columns, table = table_of(plan.space.decode(leaders[0].point)) if leaders else ([], [])
     failures = [row for row in rows if row.end == "failed"]
-    ends = {end: sum(row.end == end for row in rows) for end in ("finished", "stopped", "failed")}
+    ends = ended(rows)
     return rendered(
         "search.html.j2",
         name=study.name,
@@ -146,7 +147,7 @@ def _as_json(read: Read, shares: object) -> dict[str, object]:
 
 def _tell(read: Read, shares: object, screen: Screen) -> None:
     rows = read.rows
-    ends = {end: sum(row.end == end for row in rows) for end in ("finished", "stopped", "failed")}
+    ends = ended(rows)
     screen.say(
         f"{len(rows)} of {read.study.target} trials have ended: {ends['finished']} finished, {ends['stopped']} stopped "
         f"early, {ends['failed']} failed."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from efficientnetv2.models.network import Network
 from efficientnetv2.training.claiming import claimed, held
 from efficientnetv2.training.distributed import ALONE, World, by_first, launched, together, with_tensors
 from efficientnetv2.training.folder import RUN_FILES, NoFolder, RunFolder
+from efficientnetv2.training.interrupt import sigterm_as_ctrl_c
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.memory import GroupsAtATime
 from efficientnetv2.training.named import title
@@ -115,7 +116,15 @@ def trained(
     world = with_tensors(world, device)
     workers = workers_for(place.workers, device, sharing=world.local_size, say=screen.say)
     with ExitStack() as kept:
-        ready = by_first(world, lambda: _readied(words, source, place, device, workers, screen, world, kept))
+        try:
+            # Of several processes the launcher stops the others.
+            with nullcontext() if world.many else sigterm_as_ctrl_c():
+                ready = by_first(
+                    world, lambda: _readied(words, source, place, device, workers, screen, world, kept)
+                )
+        except KeyboardInterrupt as stop:
+            how = "goes on" if place.resume else "begins anew"
+            raise KeyboardInterrupt(f"No step had been taken: the same command {how}.") from stop
         if isinstance(ready, Finished):
             return ready
         return Trained(ready.path, _run(ready, source, place, device, workers, screen, world))

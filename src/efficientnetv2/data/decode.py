@@ -65,7 +65,6 @@ def train_picture(
     framing: Framing,
     area_min: float,
     uniforms: npt.NDArray[np.float64] | Sequence[float],
-    aspect: tuple[float, float] = ASPECT,
     interpolation: Interpolation = "bicubic",
     mean: Sequence[float] = IMAGENET_MEAN,
 ) -> Pixels:
@@ -74,12 +73,11 @@ def train_picture(
     Args:
         source: see ``read_picture``.
         image_px: side of the square.
-        framing: ``crop`` draws a crop of ``aspect`` in pixels and squeezes it into the square.
-            ``whole`` draws it relative to the picture's own shape, so that with ``area_min`` 1 it is the
+        framing: ``crop`` draws a crop whose width over height, in pixels, is within ``ASPECT``, and squeezes it into
+            the square. ``whole`` draws it relative to the picture's own shape, so that with ``area_min`` 1 it is the
             whole picture, squeezed. ``pad`` draws it likewise, but keeps its shape and pads.
         area_min: smallest share of the picture that a crop covers, in (0, 1].
         uniforms: at least ``CROP_UNIFORMS`` numbers in [0, 1), this sample's alone.
-        aspect: least and greatest width over height.
         interpolation: of the resize; antialiased.
         mean: of the network's ``Preprocessing``, in [0, 1]; ``pad`` fills with it.
 
@@ -92,9 +90,9 @@ def train_picture(
     with stored(source) as picture:
         width, height = _upright_size(picture)
         if framing == "crop":
-            box = draw_crop(width, height, area_min, aspect, uniforms)
+            box = draw_crop(width, height, area_min, ASPECT, uniforms)
         else:
-            part = draw_crop(1, 1, area_min, aspect, uniforms)
+            part = draw_crop(1, 1, area_min, ASPECT, uniforms)
             box = Box(part.left * width, part.top * height, part.right * width, part.bottom * height)
         return _square(picture, box, image_px, framing, interpolation, mean, exact=False)
 

@@ -41,12 +41,6 @@ class FinishedRun:
     root: str | None = None
 
     @property
-    def right(self) -> dict[str, bool]:
-        """Path of each picture that it was evaluated on → whether it was labelled right."""
-        right = (self.answers["label"] == self.answers["true_label"]).tolist()
-        return dict(zip(self.answers.index.tolist(), right, strict=True))
-
-    @property
     def train_s(self) -> float | None:
         """Seconds of training, without validation and saving; of a run without such rows, of all.
 

@@ -13,6 +13,7 @@ from efficientnetv2.evaluation.breaks import in_lines, width
 _SIDE_PX = 900  # of the widest matrix
 _CELL_PX = (9.0, 64.0)  # least (its label can just be read) and most
 _LABELLED = 120  # classes at most, for their labels to fit
+_LISTED = 12  # mistakes at most
 _COUNTED = 20  # classes at most, for counts to fit into the cells
 _NAME_LETTERS = 22  # of a line; a longer name takes as many as its cell has room for, then is cut
 _LINE = 1.15  # height of a line over that of its letters
@@ -124,13 +125,11 @@ class Matrix:
         return cls(tuple(class_names), labels, cells, cell_px, margin_px, counted, left_out)
 
 
-def confusions(
-    confusion: coo_array, class_names: Sequence[str], *, most: int = 12
-) -> list[tuple[str, str, int, float]]:
+def confusions(confusion: coo_array, class_names: Sequence[str]) -> list[tuple[str, str, int, float]]:
     """The most frequent mistakes: true class, predicted class, count, share of the true class's pictures."""
     wrong = confusion.row != confusion.col
     rows, columns, counts = confusion.row[wrong], confusion.col[wrong], confusion.data[wrong]
-    most_first = np.argsort(-counts, kind="stable")[:most]
+    most_first = np.argsort(-counts, kind="stable")[:_LISTED]
     shares = counts / confusion.sum(axis=1)[rows]
     return [
         (class_names[int(rows[at])], class_names[int(columns[at])], int(counts[at]), float(shares[at]))

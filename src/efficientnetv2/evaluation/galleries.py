@@ -83,7 +83,6 @@ def shown(
     seen: Callable[[int], Seen],
     *,
     whose: str = "",
-    unmapped: str = "This network's maps are not known, so the pictures stand alone.",
 ) -> Part:
     """The section.
 
@@ -95,7 +94,6 @@ def shown(
         paths: (N,) as in the manifest.
         seen: of a place in the predictions.
         whose: a sentence on which network looked, where that is not plain.
-        unmapped: a sentence for where no picture has a map.
     """
     best = probabilities.argmax(axis=1)
     looked = {int(place): seen(int(place)) for one in galleries for place in one.places}
@@ -133,7 +131,6 @@ def shown(
             "mapped": mapped,
             "stretched": seeing.NOTE if dim else None,
             "whose": whose,
-            "unmapped": unmapped,
         },
         told,
     )

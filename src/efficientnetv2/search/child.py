@@ -30,12 +30,12 @@ from efficientnetv2.base.timing import Spread
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.progressive import Setting
 from efficientnetv2.search.latency import latency
-from efficientnetv2.search.proxy import Proxy
+from efficientnetv2.search.proxy import LEFT_OUT, Proxy
 from efficientnetv2.search.steptime import StepTime, StepTimes, measure, part_names
 from efficientnetv2.search.told import EpochTold, Failed, FailureKind, Refused, StepTold, Told, Trained
 from efficientnetv2.training import rates
 from efficientnetv2.training.folder import NoFolder
-from efficientnetv2.training.job import Job
+from efficientnetv2.training.job import Job, preprocessing_of
 from efficientnetv2.training.run import run
 from efficientnetv2.training.settle import Settled, settle
 
@@ -180,14 +180,7 @@ def _trained(
 def _job(architecture: Architecture, proxy: Proxy, seed: int, device: torch.device, folder: NoFolder) -> Job:
     """A run of the recipe, to be done into that folder."""
     settled = _settled(architecture, proxy, seed, device)
-    assert settled.recipe.eval_px is not None, "settle() has done so"
-    preprocessing = replace(
-        settled.network.preprocessing.seeing(proxy.train.bands),
-        image_px=settled.recipe.eval_px,
-        framing=settled.recipe.framing,
-        crop_fraction=settled.recipe.crop_fraction,
-        views=settled.recipe.eval_views,
-    )
+    preprocessing = preprocessing_of(settled.recipe, settled.network, proxy.train.bands)
     return Job(
         recipe=settled.recipe,
         network=settled.network,
@@ -208,10 +201,7 @@ def _settled(architecture: Architecture, proxy: Proxy, seed: int, device: torch.
         update={
             "model": architecture,
             "seed": seed,
-            "weights": "none",
-            "minival": None,
-            "patience": None,
-            "eval_px_tried": None,
+            **LEFT_OUT,
         }
     )
     return settle(

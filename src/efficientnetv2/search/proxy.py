@@ -6,9 +6,10 @@ by in the end (val, test) are neither.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,8 +19,8 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.search.steptime import Pace
 from efficientnetv2.training.recipe import Recipe
 
-# Of the training pictures, those that choose, unless the recipe says otherwise. Ours.
-CHOOSING = 0.2
+#: Of a recipe, what a trial goes without: it begins from scratch, and its pictures that choose are those of the search.
+LEFT_OUT: Mapping[str, Any] = {"weights": "none", "minival": None, "patience": None, "eval_px_tried": None}
 
 StepTimeBy = Literal["measured", "cached", "unmeasured"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError
@@ -51,6 +51,11 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**vars(self), "point": list(self.point), "measurement": self.measurement.to_json()}
+
+
+def ended(rows: Sequence[Row]) -> dict[End, int]:
+    """How many trials came to which end."""
+    return {end: sum(row.end == end for row in rows) for end in get_args(End)}
 
 
 def rows_of(opened: Opened) -> list[Row]:

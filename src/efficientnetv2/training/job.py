@@ -10,7 +10,7 @@ import torch
 from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.preprocessing import Bands, Preprocessing
 from efficientnetv2.data.check import MOST_UNREADABLE
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Reader
@@ -131,6 +131,24 @@ class Job:
                 f"and no more than {MOST_UNREADABLE:.0%} (or one of several) are passed over. The first is {first}. "
                 "Bring them back, then go on with --resume; or begin anew without them, with another --out."
             )
+
+
+def preprocessing_of(recipe: Recipe, network: Network, bands: Bands | None) -> Preprocessing:
+    """As the weights want it, or as the network was published; size, framing and views as the recipe has them.
+
+    Args:
+        recipe: settled.
+        network: of the run.
+        bands: the rule by which rasters are read, and those of other than three bands normalised too; None of pictures.
+    """
+    assert recipe.eval_px is not None, "settle() comes first"
+    return replace(
+        network.preprocessing.seeing(bands),
+        image_px=recipe.eval_px,
+        framing=recipe.framing,
+        crop_fraction=recipe.crop_fraction,
+        views=recipe.eval_views,
+    )
 
 
 def kept(state: State) -> Network:

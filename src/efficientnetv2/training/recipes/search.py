@@ -11,7 +11,7 @@ from efficientnetv2.training.recipes.practical import quick
 
 # Of the training pictures, those that a network is chosen by: more than a run needs to choose an epoch, because the
 # differences between networks are smaller. Ours.
-_CHOOSING = 0.2
+CHOOSING = 0.2
 
 
 def proxy_small() -> Recipe:
@@ -30,7 +30,7 @@ def proxy_small() -> Recipe:
             "epochs": 5.0,
             "progressive": replace(base.progressive, stages=1, image_px=64),
             "enlarge": None,
-            "minival": _CHOOSING,
+            "minival": CHOOSING,
             "compile": False,
         }
     )
