@@ -225,6 +225,15 @@ def test_an_empty_class_folder_is_refused_by_name(tmp_path):
         read(tmp_path)
 
 
+def test_an_inspection_names_class_folders_without_a_picture(tmp_path):
+    """Training would refuse them."""
+    draw(tmp_path / "a/1.png", tmp_path / "b/1.png")
+    (tmp_path / "c").mkdir()
+    notes = folders.read_folder(tmp_path, "here", require_labels=False, classes_first=True).notes
+    assert notes == ("No picture lies in 'c': to train, put pictures into it, or remove the folder.",)
+    assert folders.read_folder(tmp_path, "here", require_labels=False).notes == ()
+
+
 def test_a_flat_train_folder_with_its_table_points_to_the_table(tmp_path):
     draw(tmp_path / "train/1.jpg", tmp_path / "unlabelled/2.jpg")
     (tmp_path / "train.csv").write_text("path,label\ntrain/1.jpg,a\n")

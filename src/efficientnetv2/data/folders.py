@@ -63,7 +63,13 @@ def read_folder(folder: Path, source: str, *, require_labels: bool, classes_firs
     found = _classes(folder, source, folders, passed, prefix="", split="", required=require_labels)
     if not require_labels:  # a picture there would have been listed
         passed += _in("", _beside(folder))
-    return _listing(folder, source, found, passed, _left_out(loose, source))
+    notes = _left_out(loose, source)
+    if classes_first and (empty := sorted(set(folders) - {str(label) for _, label, _ in found})):
+        notes = (
+            *notes,
+            f"No picture lies in {some(empty)}: to train, put pictures into it, or remove the folder.",
+        )
+    return _listing(folder, source, found, passed, notes)
 
 
 def takes_in(folder: Path, place: Path) -> bool:
