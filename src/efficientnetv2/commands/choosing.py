@@ -14,7 +14,6 @@ import torch
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.beginning import Decided, Place
-from efficientnetv2.commands.foretold import preprocessing_of
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.within import RUNS
@@ -27,6 +26,7 @@ from efficientnetv2.inference.probe import USUAL_STRENGTH, fitted, macro_f1, mul
 from efficientnetv2.inference.together import strictest
 from efficientnetv2.metrics.resampling import paired_together
 from efficientnetv2.training.enlarging import no_larger
+from efficientnetv2.training.job import preprocessing_of
 from efficientnetv2.training.named import Found
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.runs import new_folder
@@ -246,7 +246,7 @@ def _answers(
     embedded = embed_manifest(
         begun.network,
         pictures,
-        preprocessing=preprocessing_of(recipe, begun.network, pictures),
+        preprocessing=preprocessing_of(recipe, begun.network, pictures.bands),
         device=device,
         workers=workers,
         progress=progress,
