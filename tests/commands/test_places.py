@@ -185,7 +185,7 @@ def test_a_sample_that_is_no_table_is_refused(content, tmp_path):
 def test_a_class_may_be_called_as_pandas_calls_nothing(tmp_path):
     file = visited(tmp_path, b"label,map\nNA,NA\nNA,None\nNone,None\n")
     counts, left_out = _of_table(file, "label", ["NA", "None"], Path("map.tif"), Screen(mute=True))
-    assert (counts.tolist(), left_out) == ([[1, 0], [1, 1]], 0)
+    assert (counts.toarray().tolist(), left_out) == ([[1, 0], [1, 1]], 0)
     with pytest.raises(InputError, match="row 2: label is empty"):
         _of_table(visited(tmp_path, b"label,map\n,NA\n"), "label", ["NA"], Path("map.tif"), Screen(mute=True))
 
@@ -195,7 +195,7 @@ def test_a_sample_is_read_as_a_spreadsheet_writes_it(tmp_path):
     label = ("label", ["a", "b"], Path("map.tif"), Screen(mute=True))
     file = visited(tmp_path, b"\xef\xbb\xbflabel;map\na;a\n\n;\nb;a\n;\n")
     counts, left_out = _of_table(file, *label)
-    assert (counts.tolist(), left_out) == ([[1, 1], [0, 0]], 0)
+    assert (counts.toarray().tolist(), left_out) == ([[1, 1], [0, 0]], 0)
     with pytest.raises(InputError, match="row 5: map is 'c', but is one of the map's classes"):
         _of_table(visited(tmp_path, b"label;map\na;a\n\n;\nb;c\n"), *label)
     with pytest.raises(

@@ -105,9 +105,9 @@ def test_two_runs_compared(trained, tmp_path):
     reports = [json.loads((run / "report.json").read_text()) for run in (tmp_path / "fixed", trained / "run")]
     assert [fixed["top1"], growing["top1"]] == [report["top1"] for report in reports]
     for run, report in zip((tmp_path / "fixed", trained / "run"), reports, strict=True):
-        right = FinishedRun.read(run, "run").right
-        assert len(right) == report["pictures"]
-        assert sum(right.values()) / len(right) == pytest.approx(report["top1"])
+        answers = FinishedRun.read(run, "run").answers
+        assert len(answers) == report["pictures"]
+        assert (answers["label"] == answers["true_label"]).mean() == pytest.approx(report["top1"])
     stages = reports[1]["stages"]
     assert [stage["image_px"] for stage in stages] == [32, 64]
     assert growing["train_s"] == pytest.approx(sum(stage["seconds"] for stage in stages), abs=0.01)

@@ -105,7 +105,7 @@ def test_a_run_whose_steps_are_done_compiles_nothing_more(job, tmp_path):
     first = run(job, resumed=False, watch=Nobody())
     said = []
     again = run(replace(job, folder=RunFolder(tmp_path / "run", said.append)), resumed=True, watch=Nobody())
-    assert said == ["The last step (2) is done: what is left is the evaluation."]
+    assert said == ["The last step (2) is done: what is left is the evaluation.", "Answering 8 val pictures."]
     assert np.array_equal(again.predictions.logits, first.predictions.logits)
 
 

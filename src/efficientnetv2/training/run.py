@@ -93,7 +93,7 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
         job = sizes.chosen(job)
         job.folder.log(str(sizes))
     calibration = calibrate(job, state)
-    job.folder.log(f"Training is done. Answering {count_of(len(job.val), f'{job.answered} picture')}.")
+    job.folder.log(f"Answering {count_of(len(job.val), f'{job.answered} picture')}.")
     predictions = job.predict(state, job.val)
     seconds = books.seconds
     if job.world.first:
