@@ -38,7 +38,6 @@ def in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, 
                 f"('0' to '{len(class_names) - 1}'). Name them, in their order: effnetv2 convert {model} "
                 "NAMED.safetensors --class-names NAMES.txt (a name on each line)"
             )
-        # In class folders a label is a folder, which lies in every part of the set.
         named = np.isin(manifest.targets, [manifest.class_names.index(name) for name in strange])
         asked = int(named.reshape(len(manifest), -1).any(axis=1).sum())
         fix = (
