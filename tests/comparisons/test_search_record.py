@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -387,7 +388,12 @@ def test_two_train_at_once_and_whoever_has_enough_ends_both():
 
     assert sorted(at_once([1, 2, 3, 4], trial, 2)) == [(1, 10), (2, 20), (3, 30), (4, 40)]
     began.clear()
-    with closing(at_once(range(100), trial, 2)) as found:
+
+    def longer(key):  # else many are done before this thread has its turn
+        time.sleep(0.2)
+        return trial(key)
+
+    with closing(at_once(range(100), longer, 2)) as found:
         next(found)
     assert len(began) < 10, "no more are begun"
     four = replace(PROXY, threads=4)
