@@ -45,7 +45,7 @@ _TITLE = "# The paper's tables, and ours\n"
 # As long as no table of runs was made at the paper's scale.
 _REACH = """\
 Networks, settings and counts of the paper's tables are checked here. Its speeds are not: those beside them are of a CPU
-in fp32 at a quarter of its picture sizes, to be compared among each other. And no accuracy of the paper has been
+in fp32 at a quarter of its picture sizes, to be compared within a table. And no accuracy of the paper has been
 reproduced on ImageNet.
 """
 # What a reader of a table would ask; the tests count it.

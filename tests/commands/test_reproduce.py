@@ -113,7 +113,7 @@ def test_our_minutes_stand_beside_the_papers_hours_and_what_is_not_ours_is_named
 
 
 def test_figure_1_times_no_answers_for_it_draws_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(counts, "answer_ms", lambda *given, **how: pytest.fail("was timed"))
+    monkeypatch.setattr(counts, "answer_s", lambda *given, **how: pytest.fail("was timed"))
     shown = made("figure1", tmp_path)
     assert "ms" in shown.paper_only
     assert "time on" not in shown.ours_says
@@ -240,7 +240,7 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
     monkeypatch.setattr(cells, "train_and_report", settled)
     weights = "none" if table == "8" and scale != "paper" else None
     data = "imagenet" if table != "8" and scale == "paper" else None
-    monkeypatch.setattr(counts, "answer_ms", lambda name, px, *, rounds, **how: [1.0] * rounds)
+    monkeypatch.setattr(counts, "answer_s", lambda sizes, **how: {name: [0.001] for name in sizes})
     table_made = made(table, tmp_path, scale=scale, seeds=1, weights=weights, data=data)
     assert recipes
     assert all(figure.values for row in table_made.rows for figure in row.ours.values() if not figure.why)

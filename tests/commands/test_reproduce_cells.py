@@ -20,7 +20,7 @@ def cell_of(tmp_path, monkeypatch):
     """A table whose runs each have a top-1 of their own: cell -> (recipe, DATA) of the run that it shows."""
     begun = []
     monkeypatch.setattr(needs, "refuse_missing", lambda *_: None)
-    monkeypatch.setattr(counts, "answer_ms", lambda name, px, **how: [1.0])
+    monkeypatch.setattr(counts, "answer_s", lambda sizes, **how: {name: [0.001] for name in sizes})
 
     def begin(words, source, place, screen):
         begun.append((begin_recipe(words, torch.device("cpu"), lambda line: None)[0], source.data))

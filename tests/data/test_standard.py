@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 from tests.standard_sets import write_flowers
 from torchvision import datasets
@@ -192,6 +193,29 @@ def test_flowers_come_from_their_matlab_files(place, monkeypatch):
         for i, label, split in zip(
             range(1, 7), [0, 1, 0, 1, 1, 0], ["train"] * 2 + ["val"] * 2 + ["test"] * 2, strict=True
         )
+    ]
+
+
+def test_cars_come_from_their_matlab_files(place):
+    """A name has a slash in it, and classes count from 1 in bytes, as in the real files."""
+    folder, names = place / "stanford_cars", ["AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012"]
+    draw(*(folder / f"cars_{split}/0000{i}.jpg" for split in ("train", "test") for i in (1, 2)))
+    (folder / "devkit").mkdir()
+    scipy.io.savemat(folder / "devkit/cars_meta.mat", {"class_names": np.array([names], dtype=object)})
+    fields = [("fname", object), ("class", object)]
+    for file, labels in (
+        ("devkit/cars_train_annos.mat", [2, 1]),
+        ("cars_test_annos_withlabels.mat", [2, 2]),
+    ):
+        rows = [(f"0000{i}.jpg", np.uint8(label)) for i, label in enumerate(labels, start=1)]
+        scipy.io.savemat(folder / file, {"annotations": np.array([rows], dtype=fields)})
+    manifest = read("stanford_cars")
+    assert manifest.class_names == tuple(names)
+    assert list(zip(manifest.paths, manifest.labels.tolist(), manifest.split, strict=True)) == [
+        ("stanford_cars/cars_train/00001.jpg", 1, "train"),
+        ("stanford_cars/cars_train/00002.jpg", 0, "train"),
+        ("stanford_cars/cars_test/00001.jpg", 1, "test"),
+        ("stanford_cars/cars_test/00002.jpg", 1, "test"),
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -176,6 +178,34 @@ def test_a_validation_of_which_nothing_is_left_is_an_outage_though_it_is_of_one(
     gone(one, 1)
     with pytest.raises(InputError, match="1 of the 1 picture to be answered can't be read any more"):
         run(one, resumed=False, watch=Nobody())
+
+
+@pytest.mark.parametrize("minival", [False, True])
+def test_a_signal_in_the_middle_of_a_validation_is_heeded_there(minival, job):
+    """A cluster kills 30 s after it; nothing trained is lost, and the run goes on with that validation."""
+    alone = job("alone", minival=minival)
+    expected = run(alone, resumed=False, watch=Nobody())
+    one, looked = job("run", minival=minival), []
+
+    def stop(module, inputs):
+        if not module.training:
+            looked.append(len(inputs[0]))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    one.network.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(one, resumed=False, watch=Nobody())
+    assert len(looked) == 1
+    assert resume.steps_saved(one.folder.checkpoints) == [3]
+    assert all(row["kind"] == "train" for row in one.folder.history())
+    again = job("run", minival=minival)
+    found = run(again, resumed=True, watch=Nobody())
+    figures = [
+        [(row["kind"], row["step"], row.get("loss"), row.get("top1")) for row in result.history]
+        for result in (expected, found)
+    ]
+    assert figures[0] == figures[1]
+    assert kept_weights(again) == kept_weights(alone)
 
 
 def test_a_validation_that_finds_no_memory_costs_no_step(job):

@@ -130,6 +130,22 @@ def test_a_run_goes_on_by_the_words_that_it_was_begun_with(by_file, further, tmp
             gone_on(replace(words, settings=(*QUICKLY, *other)), file)
 
 
+def test_a_run_goes_on_by_the_words_that_leave_the_sizes_it_tries_open(tmp_path):
+    """They were settled to numbers; a launcher's restart has no other words."""
+    words = Words(
+        model=NETWORK,
+        recipe="finetune",
+        weights="none",
+        settings=(*QUICKLY, "minival=0.1", "eval_px_tried=auto"),
+    )
+    run, file = settled_run(words, tmp_path)
+    assert isinstance(run.eval_px_tried, tuple)
+    assert gone_on(words, file) == run
+    other = replace(words, settings=(*words.settings[:-1], "eval_px_tried=[320]"))
+    with pytest.raises(InputError, match=r"eval_px_tried: \S.* there, \S*320"):
+        gone_on(other, file)
+
+
 def test_sizes_and_enlarge_that_were_asked_for_together_are_gone_on_with(tmp_path):
     words = Words(
         model=NETWORK, recipe="quick", weights="none", image_px=256, settings=(*QUICKLY, "enlarge=3")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
 
 from efficientnetv2.commands.screen import Screen
-from efficientnetv2.training.interrupt import Interruption, held
+from efficientnetv2.training.interrupt import Interruption, held, signals_as_ctrl_c
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -22,6 +24,44 @@ def test_a_launcher_may_repeat_itself(number):
             os.kill(os.getpid(), number)
         assert interruption.requested
     assert said == ["Stopping after this step, with a checkpoint."]
+
+
+_CLOSED = """
+import os, signal, sys
+from efficientnetv2.training.interrupt import Interruption
+with Interruption(lambda line: print(line, flush=True)) as interruption:
+    print("at work", flush=True)
+    signal.sigwait({signal.SIGUSR1})
+    os.kill(os.getpid(), signal.SIGHUP)
+    for _ in range(3):
+        print("still at work", flush=True)
+    open(sys.argv[1], "w").write(str(interruption.requested))
+"""
+
+
+def test_a_closed_window_stops_a_run_after_its_step_though_nobody_can_be_told(tmp_path):
+    """To write to a terminal that is gone is an error; without it, there would be no checkpoint."""
+    ours, theirs = os.openpty()
+    block = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n"
+    program = [sys.executable, "-c", block + _CLOSED, str(tmp_path / "done")]
+    running = subprocess.Popen(program, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    assert b"at work" in os.read(ours, 100)
+    os.close(ours)
+    running.send_signal(signal.SIGUSR1)
+    assert running.wait(timeout=60) == 0
+    assert (tmp_path / "done").read_text() == "True"
+
+
+def test_a_window_that_is_closed_is_nothing_to_a_run_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption(print) as interruption, held(), signals_as_ctrl_c():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not interruption.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_person_who_repeats_it_means_at_once():

@@ -71,6 +71,56 @@ def test_biases_and_norms_are_not_decayed(kind):
         assert decay[id(weight)] == (0.3 if matrix else 0.0), name
 
 
+class Transformer(nn.Module):
+    """Parameters as other networks have them, one of them named as timm's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer_scale = nn.Parameter(torch.ones(4, 1, 1))
+        self.cls_token = nn.Parameter(torch.ones(1, 1, 4))
+        self.pos_embed = nn.Parameter(torch.ones(1, 9, 4))
+        self.relative_position_bias_table = nn.Parameter(torch.ones(9, 2))
+        self.qkv = nn.Parameter(torch.ones(12, 4))
+        self.head = nn.Linear(4, 1)
+
+    def no_weight_decay(self):
+        return {"pos_embed"}
+
+
+def test_what_scales_shifts_or_stands_for_one_vector_is_not_decayed_in_foreign_networks_either():
+    network = nn.Sequential(Transformer())
+    groups = build(network, Optimizer(kind="adamw", lr=0.1, weight_decay=0.3)).param_groups
+    decayed = {id(one) for group in groups if group["weight_decay"] for one in group["params"]}
+    assert {name for name, one in network.named_parameters() if id(one) in decayed} == {
+        "0.qkv",
+        "0.head.weight",
+    }
+
+
+def test_a_first_step_that_is_left_out_leaves_no_momentum_behind():
+    """As in fp16, where gradients of the first step overflow: the next one is what the first would have been."""
+    weights = [nn.Parameter(torch.tensor([[1.0, 2.0]])) for _ in range(2)]
+    left_out, plain = (
+        build(nn.ParameterList([one]), Optimizer(kind="sgd", lr=0.1, momentum=0.9, weight_decay=0.0))
+        for one in weights
+    )
+    scaler = torch.amp.GradScaler("cpu")
+    for gradients in ([math.inf, 1.0], [3.0, -1.0], [2.0, 4.0]):
+        weights[0].grad = scaler.scale(torch.tensor([gradients]))
+        scaler.step(left_out)
+        scaler.update()
+        if math.isfinite(sum(gradients)):
+            weights[1].grad = torch.tensor([gradients])
+            plain.step()
+    torch.testing.assert_close(weights[0], weights[1])
+    reference = nn.Parameter(torch.tensor([[1.0, 2.0]]))
+    theirs = torch.optim.SGD([reference], 0.1, momentum=0.9, nesterov=True)
+    for gradients in ([3.0, -1.0], [2.0, 4.0]):
+        reference.grad = torch.tensor([gradients])
+        theirs.step()
+    torch.testing.assert_close(weights[1], reference)
+
+
 def test_the_classifier_alone_gets_the_heads_rate():
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     groups = build(network, Optimizer(kind="adamw", lr=0.1, head_lr=5)).param_groups
@@ -224,6 +274,28 @@ def test_one_group_is_pytorchs_own_update():
     statistics.end_step(torch.zeros(()))
     theirs(images)
     assert torch.equal(ours.running_var, theirs.running_var)
+
+
+def test_statistics_that_overflow_in_fp16_stay_as_they_were():
+    """Of two channels one gets an infinity; the next step moves both."""
+    network = nn.Sequential(nn.BatchNorm2d(2)).train()
+    statistics = GroupedStatistics(network, groups=1, momentum=0.1, may_overflow=True)
+    fine = torch.randn(4, 2, 3, 3)
+    broken = fine.clone()
+    broken[0, 1, 0, 0] = math.inf
+    for images in (broken, fine):
+        statistics.begin_step()
+        network(images)
+        statistics.after_groups(1)
+        statistics.end_step(torch.zeros(()))
+    once, twice = nn.BatchNorm2d(2).train(), nn.BatchNorm2d(2).train()
+    once(fine)
+    twice(fine)
+    twice(fine)
+    for name in ("running_mean", "running_var"):
+        found = getattr(network[0], name)
+        torch.testing.assert_close(found[0], getattr(twice, name)[0])
+        torch.testing.assert_close(found[1], getattr(once, name)[1])
 
 
 def test_ema_moves_a_shared_weight_once():

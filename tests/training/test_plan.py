@@ -11,7 +11,7 @@ from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.memory import GroupsAtATime
 from efficientnetv2.training.pace import Rate, Rates, StepRate
 from efficientnetv2.training.picture_sizes import settings_by_size
-from efficientnetv2.training.plan import epochs_within, forecast, steps_by_size
+from efficientnetv2.training.plan import epochs_within, forecast, minutes_of, steps_by_size
 from efficientnetv2.training.recipes import named
 
 # 10 and 30 ms a picture, in steps of 8.
@@ -181,6 +181,21 @@ def test_minutes_are_refused_as_they_were_given():
 
 
 @pytest.mark.parametrize(
+    ("processes", "share"), [(1, 1.0), (2, 0.5), (3, 0.5), (4, 0.25), (5, 0.25)], ids="{}".format
+)
+def test_groups_of_a_step_are_dealt_whole(processes, share):
+    """Of four groups one of three processes has two, and the others wait for it; answers are shared to the last."""
+    shared = RATES.shared(processes, 4)
+    assert [rate.each_s for rate in shared.steps] == pytest.approx([0.08 * share, 0.24 * share])
+    assert shared.answers.each_s == pytest.approx(0.08 / processes)
+    one = recipe("group_images=2")
+    beside = {"images": 48, "val_images": 30}
+    asked = minutes_of(3000, one, RATES, **beside, at_once=processes)
+    steps_s = 1500 * (0.08 + 0.24) * share
+    assert 60 * asked * 0.97 == pytest.approx(steps_s, rel=0.1, abs=30)
+
+
+@pytest.mark.parametrize(
     ("whole_s", "setting"),
     [({"compile_s": 100.0}, "compile=true"), ({"model_s": 100.1}, "compile=false")],
     ids=["compiling", "model file"],
@@ -199,6 +214,15 @@ def test_a_temperature_takes_another_look_at_minival():
     assert whole(recipe(), minival_images=100).others_s["temperature"] == pytest.approx(0.5 + 8)
     assert "temperature" not in whole(recipe(), minival_images=29).others_s
     assert "temperature" not in whole(recipe()).others_s
+
+
+def test_final_answers_are_counted_at_the_largest_size_that_minival_may_choose():
+    """96 of 64 px: 2.25 times the time of 64, where 64 and 96 are tried."""
+    plain = whole(recipe("eval_px=64", "minival=0.5"), minival_images=100).others_s
+    tried = whole(recipe("eval_px=64", "eval_px_tried=[96]", "minival=0.5"), minival_images=100).others_s
+    for name in ("final evaluation", "temperature"):
+        assert tried[name] == pytest.approx(2.25 * plain[name])
+    assert tried["evaluation sizes"] == pytest.approx((1 + 2.25) * 8.5)
 
 
 def test_as_json_it_says_what_it_is_of():

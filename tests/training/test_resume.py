@@ -40,6 +40,14 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(err
     assert resume.load_newest(tmp_path) == ({"step": 2}, [])
 
 
+def test_checkpoints_that_were_all_damaged_are_no_reason_to_begin_again_unasked(tmp_path):
+    """A launcher that starts the run again would have it lose its history."""
+    resume.save(tmp_path, {"step": 1}, 1).write_bytes(b"no zip")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"step_00000001\..* is damaged.* Start anew with another --out"):
+            resume.load_newest(tmp_path)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_a_checkpoint_that_is_cut_short_is_set_aside_wherever_it_ends(share, tmp_path):
     for step in (1, 2):

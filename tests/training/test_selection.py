@@ -110,7 +110,7 @@ def scripted(monkeypatch):
     seen: dict[int, dict[str, torch.Tensor]] = {}
 
     def script(*figures: float) -> dict[int, dict[str, torch.Tensor]]:
-        def predict(self, state, part, *, once=False):
+        def predict(self, state, part, *, once=False, progress=None):
             right = np.ones(len(part), dtype=bool)
             if part is self.minival:
                 seen[state.step] = {name: one.clone() for name, one in kept(state).state_dict().items()}

@@ -12,6 +12,7 @@ from torch import Tensor
 from efficientnetv2.augment.rows import as_ids, choose, lines, on_device, pictures
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.sending import send
 
 Fill = Literal["mean", "noise"]
 
@@ -86,6 +87,6 @@ def _noise(images: Tensor, key: Key, start: Tensor) -> Tensor:
         strip = torch.from_numpy(generator.standard_normal(values + _WINDOWS, dtype=np.float32))
     else:
         strip = torch.from_numpy(generator.integers(0, 256, values + _WINDOWS, dtype=np.uint8))
-    windows = strip.to(images.device, images.dtype, non_blocking=True).unfold(0, values, 1)  # a view
+    windows = send(strip, images.device, dtype=images.dtype).unfold(0, values, 1)  # a view
     chosen = windows.index_select(0, (start * _WINDOWS).long())
     return chosen.view(images.shape)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.sending import send
 
 
 def normalise(
@@ -37,10 +38,8 @@ def normalise(
         )
     # In float64, rounded once: x * scale + offset is then as exact as float32 allows.
     deviation = torch.tensor(std, dtype=torch.float64)
-    # Without waiting for the device, which may still be at work on the step before.
-    scale = (1 / (255 * deviation)).float().to(images.device, non_blocking=True)
-    offset = (-torch.tensor(mean, dtype=torch.float64) / deviation).float()
-    offset = offset.to(images.device, non_blocking=True)
+    scale = send((1 / (255 * deviation)).float(), images.device)
+    offset = send((-torch.tensor(mean, dtype=torch.float64) / deviation).float(), images.device)
     floats = images.float() if out is None else out.copy_(images)
     if floats.is_contiguous(memory_format=torch.channels_last):
         # A row of W * C numbers at a time: broadcasting over C = 3 alone would give up on vectors.

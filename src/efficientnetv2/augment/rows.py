@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from efficientnetv2.base.sending import send
+
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 
@@ -28,7 +30,7 @@ def on_device(values: npt.NDArray[np.generic], like: Tensor) -> Tensor:
     """Numbers drawn on the CPU, beside the pictures they belong to; floats become float32."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    return tensor.to(dtype).to(like.device, non_blocking=True)
+    return send(tensor.to(dtype), like.device)
 
 
 def lines(images: Tensor) -> Tensor:

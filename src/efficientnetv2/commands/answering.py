@@ -25,7 +25,7 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.answers import shared_answers
 from efficientnetv2.training.distributed import World, by_first
-from efficientnetv2.training.interrupt import sigterm_as_ctrl_c
+from efficientnetv2.training.interrupt import signals_as_ctrl_c
 
 # Unreadable pictures that the screen names; there is a list of all. Ours.
 _NAMED = 5
@@ -117,7 +117,7 @@ def _kept(so_far: SoFar | None) -> Iterator[None]:
     if so_far is None:
         yield
         return
-    with sigterm_as_ctrl_c():
+    with signals_as_ctrl_c():
         try:
             yield
         except KeyboardInterrupt as stop:

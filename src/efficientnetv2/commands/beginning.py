@@ -217,6 +217,7 @@ def begin(
         screen.say(lines[-1])
     elif probing:
         fit = probed(network, prepared, preprocessing, recipe, device, workers, screen)
+        network.to("cpu")  # other processes get it from here, each for its own device
         # Else it begins with the classifier of the weights.
         begins_there = recipe.classifier == "probe" and not network.class_names
         lines.append(_reached(fit.probe, prepared, begins_there=begins_there))
@@ -282,9 +283,9 @@ def _begun_by(world: World, out: Path | None) -> Path | None:
     a finished run only at a restart: else it is of an earlier launch that was given the same name.
     """
     for recipe_file in newest_first(RUNS) if out is None else [out / "recipe.yaml"]:
-        if not recipe_file.exists():
-            continue
         folder = RunFolder(recipe_file.parent, lambda line: None)
+        if not recipe_file.exists() or not folder.beginning_file.exists():
+            continue
         to_go_on_with = world.restarts > 0 or not folder.finished
         if to_go_on_with and folder.beginning().get("launch") == world.launch:
             return folder.path

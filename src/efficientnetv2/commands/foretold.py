@@ -16,7 +16,7 @@ from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.folder import NoFolder
-from efficientnetv2.training.interrupt import sigterm_as_ctrl_c
+from efficientnetv2.training.interrupt import signals_as_ctrl_c
 from efficientnetv2.training.job import Job, preprocessing_of
 from efficientnetv2.training.pace import Rates
 from efficientnetv2.training.picture_sizes import settings_by_size
@@ -199,7 +199,7 @@ def scratch(beside: Path) -> Iterator[Path]:
     """
     there = next(folder for folder in (beside.absolute(), *beside.absolute().parents) if folder.is_dir())
     with ExitStack() as made:
-        made.enter_context(sigterm_as_ctrl_c())
+        made.enter_context(signals_as_ctrl_c())
         try:
             folder = made.enter_context(
                 tempfile.TemporaryDirectory(

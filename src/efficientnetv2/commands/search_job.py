@@ -31,7 +31,7 @@ from efficientnetv2.search.study import Opened, Plan, Wanted, create, opened, pl
 from efficientnetv2.search.trial import measurement, try_out
 from efficientnetv2.search.work import Worker
 from efficientnetv2.training.checked import checked
-from efficientnetv2.training.interrupt import sigterm_as_ctrl_c
+from efficientnetv2.training.interrupt import signals_as_ctrl_c
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.settle import settle
 
@@ -272,7 +272,7 @@ def _work(
     until = None if minutes is None else time.monotonic() + 60 * minutes
     proxy = machine.proxy(plan.recipe, plan, prepared, folder)
     try:
-        with sigterm_as_ctrl_c(), StudyBar(screen, folder.log) as bar:
+        with signals_as_ctrl_c(), StudyBar(screen, folder.log) as bar:
             finished = Worker(study, proxy, Ledger(study.storage, study.name), bar).work(until=until)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"Go on with: {_again(folder, place)}") from stop

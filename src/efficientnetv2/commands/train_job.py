@@ -32,7 +32,7 @@ from efficientnetv2.models.network import Network
 from efficientnetv2.training.claiming import claimed, held
 from efficientnetv2.training.distributed import ALONE, World, by_first, launched, together, with_tensors
 from efficientnetv2.training.folder import RUN_FILES, NoFolder, RunFolder
-from efficientnetv2.training.interrupt import sigterm_as_ctrl_c
+from efficientnetv2.training.interrupt import signals_as_ctrl_c
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.memory import GroupsAtATime
 from efficientnetv2.training.named import title
@@ -118,7 +118,7 @@ def trained(
     with ExitStack() as kept:
         try:
             # Of several processes the launcher stops the others.
-            with nullcontext() if world.many else sigterm_as_ctrl_c():
+            with nullcontext() if world.many else signals_as_ctrl_c():
                 ready = by_first(
                     world, lambda: _readied(words, source, place, device, workers, screen, world, kept)
                 )

@@ -18,6 +18,7 @@ from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.base.answer import Answer, logits_of, probabilities
 from efficientnetv2.base.errors import InputError, count_of, no_answers
 from efficientnetv2.base.preprocessing import RGB, Preprocessing, Views
+from efficientnetv2.base.sending import send
 from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.several import stacked
@@ -161,7 +162,7 @@ def _computed(
     place(network, device)
 
     def of(images: Tensor) -> Tensor:
-        on_device = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        on_device = send(images, device, memory_format=torch.channels_last)
         return compute(normalise(on_device, mean=preprocessing.mean, std=preprocessing.std)).float().cpu()
 
     results: list[Tensor] = []

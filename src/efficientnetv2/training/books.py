@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -59,8 +59,14 @@ def training_seconds(history: Sequence[Mapping[str, Any]]) -> float:
     return sum(float(row["train_s"]) for row in history if row["kind"] == "train")
 
 
+class StopAskedError(Exception):
+    """A signal asks the run to stop."""
+
+
 class Books:
     """Keeps the books of a run.
+
+    ``stopping`` says whether a signal has asked the run to stop.
 
     Args:
         job: that runs.
@@ -84,6 +90,7 @@ class Books:
         self._begun = time.perf_counter() - seconds
         self._saved = self._shown = time.perf_counter()
         self._row_images, self._row_waited_s = row["images"], row["waited_s"]
+        self.stopping: Callable[[], bool] = lambda: False
         self._lost: set[int] = set()
         self._row_before_s: float = row["train_s"]
         self._row_begun = self._saved - self._row_before_s
@@ -132,6 +139,7 @@ class Books:
         """After a step: rows, validation and checkpoints when they are due.
 
         Raises:
+            StopAskedError: in the middle of a validation, which a resumed run begins with.
             InputError: the loss is no longer a number; or, and then the step is kept if it can be, a file of the run
                 can't be written, memory is too short to validate, or too much of what is validated on can't be read any
                 more.
@@ -153,7 +161,7 @@ class Books:
                 self._row(done)
         except DivergedError:
             raise
-        except InputError:  # what was trained since the last checkpoint would be lost
+        except (InputError, StopAskedError):  # what was trained since the last checkpoint would be lost
             self.save(done)
             raise
         if ends_stage or self.over or time.perf_counter() - self._saved >= recipe.checkpoint_minutes * 60:
@@ -296,7 +304,7 @@ class Books:
             if job.minival is None
             else ("minival", "minival", job.minival)
         )
-        predictions = job.predict(self.state, part, once=True)
+        predictions = job.predict(self.state, part, once=True, progress=self._refuse_to_stay)
         score = by_first(job.world, lambda: self._scored(kind, predictions))
         best = self.selection is not None and self.selection.add(self.state.step, score, kept(self.state))
         self._to_validate = False  # the figure stands, whether or not the log can be written
@@ -305,6 +313,14 @@ class Books:
             f"epoch {self._epoch:.1f}: top-1 {score['top1']:.1%}, {''.join(means)} "
             f"on {count_of(int(score['images']), f'{on} picture')}{', the best so far' * best}"
         )
+
+    def _refuse_to_stay(self, done: int) -> None:
+        """After a batch of a validation, which may take longer than whoever asked this process to stop will wait.
+
+        Several processes stop together, after a step.
+        """
+        if self.stopping() and not self.job.world.many:
+            raise StopAskedError
 
     def _part_of_val(self) -> Manifest:
         """A fixed part of ``val``, small enough to be looked at often."""

@@ -1,4 +1,4 @@
-"""Ctrl-C, or a cluster's SIGTERM: finish the step, keep the work, then stop."""
+"""Ctrl-C, a cluster's SIGTERM, a window that is closed: finish the step, keep the work, then stop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+def _stopping() -> tuple[signal.Signals, ...]:
+    """The signals that ask a process to stop; not that of a terminal that goes, where nohup has it ignored."""
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    heeded = hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *((hangup,) if heeded else ()))
 
 
 @contextmanager
@@ -21,7 +26,9 @@ def held() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in _SIGNALS}
+    before = {
+        number: signal.signal(number, lambda number, frame: came.append(number)) for number in _stopping()
+    }
     try:
         yield
     finally:
@@ -32,8 +39,8 @@ def held() -> Iterator[None]:
 
 
 @contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Within, SIGTERM raises KeyboardInterrupt, so that what cleans up after itself does so then too."""
+def signals_as_ctrl_c() -> Iterator[None]:
+    """Within, SIGTERM or a closed window raises KeyboardInterrupt, so that what cleans up after itself does so too."""
     if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
         yield
         return
@@ -46,11 +53,12 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {one: signal.signal(one, stop) for one in _stopping() if one != signal.SIGINT}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 class Interruption:
@@ -67,10 +75,12 @@ class Interruption:
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
         self._said = threading.Event()
+        self._terminals: list[int] = []
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():  # Python lets no other one set handlers
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._note) for number in _stopping()}
+            self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         return self
 
     def __exit__(
@@ -85,6 +95,8 @@ class Interruption:
         if self.requested or os.getpid() != self._process:
             return
         self.requested = True
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            self._leave_terminal()
         line = "Stopping after this step, with a checkpoint."
         if not self._launched:
             self._restore()
@@ -99,6 +111,13 @@ class Interruption:
             self._say(line)
         finally:
             self._said.set()
+
+    def _leave_terminal(self) -> None:
+        """What is still to be told goes nowhere: to write to a terminal that is gone is an error."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in self._terminals:
+            os.dup2(nowhere, stream)
+        os.close(nowhere)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

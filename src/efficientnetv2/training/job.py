@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -84,7 +84,14 @@ class Job:
         """Of everything random in the run."""
         return Key.of(self.recipe.seed)
 
-    def predict(self, state: State, part: Manifest, *, once: bool = False) -> Predictions:
+    def predict(
+        self,
+        state: State,
+        part: Manifest,
+        *,
+        once: bool = False,
+        progress: Callable[[int], object] | None = None,
+    ) -> Predictions:
         """Answers of the network that would be kept now; pictures that can't be read are listed as skipped.
 
         Every process answers its share; the first gets all answers, the others an empty part of them.
@@ -93,18 +100,26 @@ class Job:
             state: of the run.
             part: pictures to answer.
             once: look at each picture once, whatever the preprocessing's views are: a curve can do with that.
+            progress: called after every batch, see ``shared_answers``.
 
         Raises:
             InputError: all of them, or more than 5 % and more than one, can't be read any more (``strict``: any), so
                 that figures would be of others than those asked for; on the first process.
         """
-        predictions = self.look(state, part, once=once)
+        predictions = self.look(state, part, once=once, progress=progress)
         self._refuse_outage(part, predictions.unreadable)
         for row, reason in predictions.unreadable:
             self.folder.skip(part.paths[row], reason)
         return predictions
 
-    def look(self, state: State, part: Manifest, *, once: bool) -> Predictions:
+    def look(
+        self,
+        state: State,
+        part: Manifest,
+        *,
+        once: bool,
+        progress: Callable[[int], object] | None = None,
+    ) -> Predictions:
         """The same answers, whatever can't be read."""
         return shared_answers(
             kept(state),
@@ -113,6 +128,7 @@ class Job:
             device=self.device,
             workers=self.workers,
             world=self.world,
+            progress=progress,
         )
 
     def _refuse_outage(self, part: Manifest, unreadable: Sequence[tuple[int, str]]) -> None:

@@ -21,6 +21,7 @@ from efficientnetv2.base.errors import MemoryShortError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import is_out_of_memory, release
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.sending import send
 from efficientnetv2.data.loader import Batch
 from efficientnetv2.inference.accelerate import Precision, autocast
 from efficientnetv2.models.groups import one_pass
@@ -133,7 +134,9 @@ def train(
     groups = recipe.batch_images // recipe.group_images
     momentum = 1 - recipe.batch_norm_momentum
     assert recipe.precision != "auto", "settle() comes before the loop"
-    statistics = GroupedStatistics(state.network, groups=groups, momentum=momentum, world=world)
+    statistics = GroupedStatistics(
+        state.network, groups=groups, momentum=momentum, world=world, may_overflow=state.scaler is not None
+    )
     state.network.train()
     gradients = Gradients(
         network_to_call(state.network, recipe, device, at_a_time, world=world, say=say), world
@@ -260,8 +263,8 @@ def augmented(batch: Batch, constants: Constants) -> tuple[Tensor, Tensor]:
     request, key, stronger = batch.request, constants.key, constants.terms.stronger
     first = batch.labels if batch.labels.ndim == 1 else batch.labels[:, 0]
     return augment(
-        batch.images.to(constants.device, non_blocking=True),
-        batch.labels.to(constants.device, non_blocking=True),
+        send(batch.images, constants.device),
+        send(batch.labels, constants.device),
         setting=request.setting,
         key=key.fold("augment"),
         ids=request.ids,

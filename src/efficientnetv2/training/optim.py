@@ -30,11 +30,12 @@ def build(network: nn.Module, optimizer: learning.Optimizer) -> torch.optim.Opti
     """
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     shares, beginnings = _lr_shares(network, optimizer), _beginnings(network, optimizer)
-    for weight in network.parameters():
+    spared = _spared(network)
+    for name, weight in network.named_parameters():
         if weight.requires_grad:
             share, begins = shares.get(id(weight), 1.0), beginnings.get(id(weight), 0.0)
-            # Biases and the gammas and betas of norms are the parameters of one dimension.
-            groups.setdefault((weight.ndim > 1, share, begins), []).append(weight)
+            decays = id(weight) not in spared and _decays(name, weight)
+            groups.setdefault((decays, share, begins), []).append(weight)
     parameters: list[dict[str, Any]] = [
         {
             "params": weights,
@@ -53,15 +54,43 @@ def build(network: nn.Module, optimizer: learning.Optimizer) -> torch.optim.Opti
             epsilon=optimizer.epsilon,
         )
     if optimizer.kind == "sgd":
-        return torch.optim.SGD(
+        sgd = torch.optim.SGD(
             parameters,
             optimizer.lr,
             momentum=optimizer.momentum,
             nesterov=optimizer.momentum > 0,
             fused=True,
         )
+        if optimizer.momentum:
+            # From 0 the first step comes to what it does without. But a first step that is left out, for gradients
+            # overflowed in fp16, would leave PyTorch's fused one with whatever was in memory.
+            for weight in (one for group in sgd.param_groups for one in group["params"]):
+                sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        return sgd
     betas = (optimizer.momentum, optimizer.decay)
     return torch.optim.AdamW(parameters, optimizer.lr, betas=betas, eps=optimizer.epsilon, fused=True)
+
+
+def _decays(name: str, weight: nn.Parameter) -> bool:
+    """Whether a parameter is a weight: no bias or table of them, and nothing that scales or stands for one vector.
+
+    Biases and the gammas and betas of norms have one dimension; others have some of length 1 beside it, as the scales
+    of ConvNeXt's blocks or a transformer's class token. A convolution or a linear layer of one output is a weight.
+    """
+    last = name.rpartition(".")[2]
+    one_vector = weight.numel() == max(weight.shape, default=1)
+    return weight.ndim > 1 and "bias" not in last and (last == "weight" or not one_vector)
+
+
+def _spared(network: nn.Module) -> set[int]:
+    """Parameters, by their ``id``, that a network of timm's names itself as not to be decayed."""
+    spared: set[int] = set()
+    for prefix, module in network.named_modules():
+        named = getattr(module, "no_weight_decay", None)
+        if callable(named):
+            names = {".".join(part for part in (prefix, name) if part) for name in named()}
+            spared |= {id(weight) for name, weight in network.named_parameters() if name in names}
+    return spared
 
 
 def _lr_shares(network: nn.Module, optimizer: learning.Optimizer) -> dict[int, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -70,17 +71,19 @@ class Rates:
         pixels = [rate.image_px**2 for rate in self.steps]
         return float(np.interp(image_px**2, pixels, [rate.each_s for rate in self.steps]))
 
-    def shared(self, processes: int) -> Rates:
+    def shared(self, processes: int, groups: int) -> Rates:
         """The same for processes that share steps and answers.
 
         What begins them, compiling included, each does for itself at the same time; files are written by one alone.
 
         Args:
             processes: at least 1, each as fast as the one that was measured.
+            groups: of a step, which are dealt whole: the process that has most of them ends it.
         """
+        most = math.ceil(groups / processes)
 
         def answered(rate: Rate) -> Rate:
             return replace(rate, each_s=rate.each_s / processes)
 
-        steps = tuple(replace(rate, each_s=rate.each_s / processes) for rate in self.steps)
+        steps = tuple(replace(rate, each_s=rate.each_s * most / groups) for rate in self.steps)
         return replace(self, steps=steps, curve=answered(self.curve), answers=answered(self.answers))

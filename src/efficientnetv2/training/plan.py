@@ -113,20 +113,21 @@ def forecast(
     length = Length.of(recipe, images)
     recipe.progressive.at(0, steps=length.steps)
     stages = _stages(recipe, rates, length, at_a_time)
+    # Which of the sizes minival chooses is not known: the largest.
+    areas = [(px / (recipe.eval_px or px)) ** 2 for px in sizes_to_try(recipe)]
+    largest = max(areas, default=1.0)
     on_curve = minival_images or min(val_images, recipe.validate_images)
     saved = _checkpoints(recipe, length, stages)
     others = {
         "validation": len(validation_steps(recipe, length)) * rates.curve.seconds(on_curve),
         "checkpoints": rates.checkpoints.seconds(saved),
-        "final evaluation": rates.answers.seconds(val_images),
+        "final evaluation": rates.answers.seconds(val_images) * largest,
         "model file": rates.model_s,
     }
     if minival_images >= LEAST_PICTURES:
-        others["temperature"] = rates.answers.seconds(minival_images)
-    if recipe.eval_px_tried is not None and recipe.eval_px is not None:
-        others["evaluation sizes"] = sum(
-            rates.answers.seconds(minival_images) * (px / recipe.eval_px) ** 2 for px in sizes_to_try(recipe)
-        )
+        others["temperature"] = rates.answers.seconds(minival_images) * largest
+    if areas:
+        others["evaluation sizes"] = rates.answers.seconds(minival_images) * sum(areas)
     if recipe.compile:
         others = {"compiling": rates.compile_s, **others}
     chosen_bytes = rates.model_bytes if minival_images else 0  # each checkpoint has the best weights too
@@ -277,7 +278,7 @@ def minutes_of(
     """
     run = forecast(
         recipe.model_copy(update={"epochs": steps * recipe.batch_images / images}),
-        rates.shared(at_once),
+        rates.shared(at_once, recipe.batch_images // (recipe.group_images or 1)),
         images=images,
         val_images=val_images,
         minival_images=minival_images,

@@ -263,7 +263,7 @@ class _Timed:
 
     def _rate(self, setting: Setting, memory_bytes: int) -> StepRate:
         marks, counted = self._marks, self._marks[self._warm_up :]
-        if self.job.workers or self.job.device.type == "cuda":
+        if self.job.workers or self.job.device.type != "cpu":
             # Pictures come in bursts, and a device is told ahead: only the time of all steps means something.
             each = (counted[-1] - counted[0]) / (len(counted) - 1)
         else:

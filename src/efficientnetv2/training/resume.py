@@ -19,6 +19,7 @@ from efficientnetv2.base.files import remove_partial, write_atomically
 from efficientnetv2.base.memory import is_out_of_memory
 
 _NAME = re.compile(r"step_(\d+)\.pt")
+_DAMAGED = ".damaged"  # in the place of its suffix
 _KEPT = 2
 
 
@@ -78,7 +79,8 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         What was kept (None if there is no checkpoint), and a sentence for each that was damaged.
 
     Raises:
-        InputError: there are checkpoints, but none is whole; or one can't be read now, and may well be whole.
+        InputError: there are checkpoints, but none is whole, now or when they were looked at before; or one can't be
+            read now, and may well be whole.
     """
     damaged: list[str] = []
     for step in reversed(steps_saved(folder)):
@@ -94,7 +96,8 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
                     "or move the file away, to go on from the checkpoint before it."
                 ) from error
             damaged.append(f"{path} is damaged ({reason})")
-            path.rename(path.with_suffix(".damaged"))  # so that it is not taken for the newest again
+            path.rename(path.with_suffix(_DAMAGED))  # so that it is not taken for the newest again
+    damaged = damaged or [f"{path} is damaged" for path in sorted(folder.glob(f"step_*{_DAMAGED}"))]
     if damaged:
         raise InputError("; ".join(damaged) + ". Start anew with another --out.")
     return None, []

@@ -25,7 +25,7 @@ from efficientnetv2.models import modelfile
 from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.trained_on import TrainedOn
 from efficientnetv2.training import resume
-from efficientnetv2.training.books import Books, Watch
+from efficientnetv2.training.books import Books, StopAskedError, Watch
 from efficientnetv2.training.calibrate import calibrate
 from efficientnetv2.training.distributed import by_first, synchronise
 from efficientnetv2.training.eval_size import TriedSizes, try_sizes
@@ -83,6 +83,8 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
     books = Books(job, state, watch, before, selection)
     try:
         _train(job, state, books)
+    except StopAskedError:
+        raise KeyboardInterrupt from None
     finally:
         job.folder.close()
     if selection:
@@ -103,15 +105,20 @@ def run(job: Job, *, resumed: bool, watch: Watch) -> Result:
 
 
 def _train(job: Job, state: State, books: Books) -> None:
-    """Step by step, to the end or until waiting for a better figure is over."""
+    """Step by step, to the end or until waiting for a better figure is over.
+
+    Raises:
+        StopAskedError: by a signal, in the middle of a validation; else as ``run``.
+    """
     notes = Notes[tuple[int, str]](job.world)
     steps = _steps(job, state, books.training_begins)
     with (
         telling_killed_readers(),
         Interruption(job.folder.log, launched=job.world.launch is not None) as interruption,
     ):
-        books.catch_up()
+        books.stopping = lambda: interruption.requested
         done: StepDone | None = None
+        books.catch_up()
         while not books.over:
             try:
                 done = next(steps)

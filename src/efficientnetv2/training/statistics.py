@@ -16,19 +16,29 @@ class GroupedStatistics:
     Each group is normalised by its own statistics; the running ones move once per step, towards the
     mean over the groups, and a step counts as one batch. So they depend neither on how many groups run at a
     time nor on how many processes share them. With one group PyTorch's own update does the same, and this does
-    nothing.
+    nothing, but in fp16.
 
     Args:
         network: whose batch-norms to look after.
         groups: of a step.
         momentum: PyTorch's: share of the new statistics.
         world: the processes that share the groups.
+        may_overflow: computed in fp16, where a step is left out whose gradients overflow. Statistics that did stay as
+            they were before it: one infinity would stay in the running ones for good.
     """
 
-    def __init__(self, network: nn.Module, *, groups: int, momentum: float, world: World = ALONE) -> None:
-        self.groups, self.momentum, self.world = groups, momentum, world
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        groups: int,
+        momentum: float,
+        world: World = ALONE,
+        may_overflow: bool = False,
+    ) -> None:
+        self.groups, self.momentum, self.world, self.may_overflow = groups, momentum, world, may_overflow
         # Blocks that are computed twice put the same statistics there twice: that is harmless only with momentum 1.
-        self.apart = groups > 1 or bool(getattr(network, "recomputed", False))
+        self.apart = groups > 1 or may_overflow or bool(getattr(network, "recomputed", False))
         self.norms = [
             module
             for module in network.modules()
@@ -66,6 +76,11 @@ class GroupedStatistics:
         sum_(self.world, [loss, *(self._sums if self.apart else [])])
         if self.apart and self._before:
             torch._foreach_div_(self._sums, self.groups)
+            if self.may_overflow:
+                self._sums = [
+                    torch.where(new.isfinite(), new, before)
+                    for new, before in zip(self._sums, self._before, strict=True)
+                ]
             torch._foreach_lerp_(self._before, self._sums, self.momentum)
             torch._foreach_copy_(self._running(), self._before)
             torch._foreach_add_(self._batches, 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,9 +11,9 @@ import torch
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import NAMES, published
 from efficientnetv2.base.errors import count_of
-from efficientnetv2.base.timing import alternate, waiting
 from efficientnetv2.commands.reproduction import columns, table
 from efficientnetv2.commands.reproduction.columns import HEADINGS
+from efficientnetv2.commands.reproduction.in_turn import OUT_OF_MEMORY, in_turn
 from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
 from efficientnetv2.inference.accelerate import Precision, autocast, lower_precision, place
@@ -96,17 +97,20 @@ def counted(name: str, scale: Scale, device: torch.device, say: Say, *, timed: b
     """
     kind = _TABLES[name]
     figures, headings = columns.figures(name), columns.headings(name)
+    networks = {row: row.removesuffix("_21k") for row in figures if row != "columns"}
+    ours = {network: sizes(network) for network in networks.values()}
+    timing = Timing.of(scale, device, paper_batch=kind.batch)
+    if timed:
+        for network, figure in answers(list(ours), kind.speed, scale, device, timing, say).items():
+            ours[network][kind.speed] = figure
     rows: list[Row] = []
     seen: set[str] = set()
-    timing = Timing.of(scale, device, paper_batch=kind.batch)
-    for row in (one for one in figures if one != "columns"):
-        network = row.removesuffix("_21k")
-        ours = (
-            counted_and_timed(network, kind.speed, scale, device, timing, say, again=network in seen)
-            if timed
-            else sizes(network)
-        )
-        rows.append(Row(row, table.row_of(figures, row, headings), ours))
+    for row, network in networks.items():
+        here = ours[network]
+        if kind.speed in here and network in seen and network in NAMES:
+            why = "the same network is timed in an earlier row"
+            here = here | {kind.speed: Figure(unit=kind.speed, why=why)}
+        rows.append(Row(row, table.row_of(figures, row, headings), here))
         seen.add(network)
     return Table(
         name,
@@ -120,50 +124,18 @@ def counted(name: str, scale: Scale, device: torch.device, say: Say, *, timed: b
 
 
 def how_counted(scale: Scale, device: torch.device, timing: Timing) -> str:
-    """What the figures of ``counted_and_timed`` are of."""
+    """What the figures of ``sizes`` and ``answers`` are of."""
     timed = "a picture's time" if timing.batch == 1 else f"the time of {timing.batch} pictures"
     return (
         f"{_COUNTED}; {timed} on {device} in {timing.precision} at "
-        f"a batch of {timing.batch}, {scale.px_share:g} of that size, {rounds_of(scale)}"
+        f"a batch of {timing.batch}, {scale.px_share:g} of that size, all of them in turn, "
+        f"{rounds_of(scale.answer_rounds)}"
     )
 
 
-def rounds_of(scale: Scale) -> str:
+def rounds_of(rounds: int) -> str:
     """What is told of a time."""
-    return f"median of {count_of(scale.rounds, 'round')} ± standard deviation"
-
-
-def counted_and_timed(
-    network: str,
-    speed: str,
-    scale: Scale,
-    device: torch.device,
-    timing: Timing,
-    say: Say,
-    *,
-    again: bool = False,
-) -> dict[str, Figure]:
-    """Heading -> what a network has of parameters and multiply-adds, and how fast it answers.
-
-    Args:
-        network: by name; of one that is not ours each figure is missing.
-        speed: "ms" or "images/s".
-        scale: of the time.
-        device: to measure on.
-        timing: how.
-        say: told what is going on.
-        again: it has been timed in an earlier row.
-    """
-    ours = sizes(network)
-    if network not in NAMES:
-        return ours | {speed: Figure(unit=speed, why=_STRANGE)}
-    eval_px = published(network).eval_px
-    if again:
-        return ours | {speed: Figure(unit=speed, why="the same network is timed in an earlier row")}
-    say(f"timing {network}")
-    ms = answer_ms(network, scale.px(eval_px), rounds=scale.rounds, device=device, timing=timing)
-    values = tuple(ms) if speed == "ms" else tuple(1e3 * timing.batch / one for one in ms)
-    return ours | {speed: Figure(values, speed)}
+    return f"median of {count_of(rounds, 'round')} ± standard deviation"
 
 
 def sizes(network: str) -> dict[str, Figure]:
@@ -177,23 +149,54 @@ def sizes(network: str) -> dict[str, Figure]:
     }
 
 
-def answer_ms(name: str, image_px: int, *, rounds: int, device: torch.device, timing: Timing) -> list[float]:
-    """Milliseconds of the answers to the pictures of a pass, one per round.
+def answers(
+    networks: Sequence[str], unit: str, scale: Scale, device: torch.device, timing: Timing, say: Say
+) -> dict[str, Figure]:
+    """How fast some networks answer, timed in turn; missing of one that is not ours, and where memory ran out.
 
     Args:
-        name: of a network.
-        image_px: of the pictures.
+        networks: by name, each at its published evaluation size, which the scale cuts.
+        unit: "ms" of a pass, or "images/s".
+        scale: of the time.
+        device: to measure on.
+        timing: pictures of a pass, and the precision.
+        say: told what is going on.
+    """
+    ours = {name: scale.px(published(name).eval_px) for name in networks if name in NAMES}
+    say(f"timing the answers of {count_of(len(ours), 'network')} in turn")
+    seconds = answer_s(ours, rounds=scale.answer_rounds, device=device, timing=timing)
+
+    def figure(name: str) -> Figure:
+        if name not in ours:
+            return Figure(unit=unit, why=_STRANGE)
+        if name not in seconds:
+            return Figure(unit=unit, why=OUT_OF_MEMORY)
+        return Figure(tuple(1e3 * one if unit == "ms" else timing.batch / one for one in seconds[name]), unit)
+
+    return {name: figure(name) for name in networks}
+
+
+def answer_s(
+    sizes_px: Mapping[str, int], *, rounds: int, device: torch.device, timing: Timing
+) -> dict[str, list[float]]:
+    """Seconds of the answers to the pictures of a pass, one per round, of every network that memory sufficed for.
+
+    Args:
+        sizes_px: network by name -> size of its pictures.
         rounds: after two that warm up.
         device: to measure on.
         timing: pictures of the pass, and the precision.
     """
-    network = place(create(name).eval(), device)
-    pictures = torch.zeros(timing.batch, 3, image_px, image_px, device=device)
-    pictures = pictures.contiguous(memory_format=torch.channels_last)
 
-    def ask() -> None:
-        with torch.inference_mode(), autocast(device, timing.precision):
-            network(pictures)
+    def begin(name: str) -> Callable[[], None]:
+        network, px = place(create(name).eval(), device), sizes_px[name]
+        pictures = torch.zeros(timing.batch, 3, px, px, device=device)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
 
-    seconds = alternate({name: ask}, rounds=rounds, warmup=2, wait=waiting(device))
-    return [1e3 * one for one in seconds[name]]
+        def ask() -> None:
+            with torch.inference_mode(), autocast(device, timing.precision):
+                network(pictures)
+
+        return ask
+
+    return in_turn({name: partial(begin, name) for name in sizes_px}, rounds, device, warmup=2)

@@ -89,12 +89,12 @@ def table_10(scale: Scale, runs: Runs) -> Table:
     found = runs.of(cells)
     device = pick_device(runs.device)
     timing = counts.Timing.of(scale, device, paper_batch=counts.LATENCY_BATCH)
+    timed = counts.answers(list(models), "ms", scale, device, timing, runs.say)
     rows = [
         Row(
             row,
             table.row_of(figures, row, headings),
-            _as_in_the_paper(found[row, _ONLY], scale)
-            | counts.counted_and_timed(row, "ms", scale, device, timing, runs.say),
+            _as_in_the_paper(found[row, _ONLY], scale) | counts.sizes(row) | {"ms": timed[row]},
         )
         for row in models
     ]

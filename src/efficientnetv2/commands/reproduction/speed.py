@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
@@ -12,16 +13,13 @@ from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import architecture, published
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.arch.variants import with_fused
-from efficientnetv2.base.memory import is_out_of_memory, release
-from efficientnetv2.base.timing import alternate, waiting
 from efficientnetv2.commands.reproduction import columns, table
 from efficientnetv2.commands.reproduction.counts import Say, precision_of, rounds_of
+from efficientnetv2.commands.reproduction.in_turn import OUT_OF_MEMORY, Name, in_turn
 from efficientnetv2.commands.reproduction.scale import Scale
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
 from efficientnetv2.inference.accelerate import Precision, autocast, place
 from efficientnetv2.models.network import EfficientNet
-
-Name = TypeVar("Name", bound=Hashable)
 
 _CLASSES = 1000
 
@@ -53,7 +51,7 @@ def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
         f"{table.untrained(scale.name)}{device}, {precision}, at {scale.px_share:g} of the size and "
         f"{scale.batch_share:g} of the batch ({scale.px(512)} and {scale.px(380)} px, "
         f"batches of {scale.batch(12)} and {scale.batch(24)}), "
-        f"{rounds_of(scale)}; accuracy is not measured here.",
+        f"{rounds_of(scale.rounds)}; accuracy is not measured here.",
         scale.name,
     )
 
@@ -91,7 +89,7 @@ def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
         tuple(rows),
         "top-1 on ImageNet; training on a TPU core, and on one V100 in fp16.",
         f"{table.untrained(scale.name)}counted at {eval_px} px; steps on {device} in {precision} at {px} px, "
-        f"batch {batch}, {rounds_of(scale)}; accuracy is not measured here.",
+        f"batch {batch}, {rounds_of(scale.rounds)}; accuracy is not measured here.",
         scale.name,
     )
 
@@ -115,8 +113,6 @@ def speeds(
 ) -> dict[Name, Figure]:
     """Images per second of training steps, in turn: forward, backward and SGD on noise, channels-last.
 
-    All networks are kept meanwhile, so that a machine that grows slower or faster does so for each of them.
-
     Args:
         steps: by any name.
         rounds: after two that warm up.
@@ -126,30 +122,14 @@ def speeds(
     Returns:
         Of each one value per round; missing where memory ran out.
     """
-    keys = {str(number): name for number, name in enumerate(steps)}
-    begun = {key: _begun(steps[name], device, precision) for key, name in keys.items()}
-    ready = {key: step for key, step in begun.items() if step is not None}
-    seconds = alternate(ready, rounds=rounds, wait=waiting(device))
+    begin = {name: partial(_step, step, device, precision) for name, step in steps.items()}
+    seconds = in_turn(begin, rounds, device)
     return {
-        name: Figure(tuple(steps[name].batch_images / one for one in seconds[key]), "images/s")
-        if key in seconds
-        else Figure(unit="images/s", why="out of memory")
-        for key, name in keys.items()
+        name: Figure(tuple(step.batch_images / one for one in seconds[name]), "images/s")
+        if name in seconds
+        else Figure(unit="images/s", why=OUT_OF_MEMORY)
+        for name, step in steps.items()
     }
-
-
-def _begun(asked: Step, device: torch.device, precision: Precision) -> Callable[[], None] | None:
-    """A step that has been done once; None where memory ran out."""
-    try:
-        step = _step(asked, device, precision)
-        step()
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return None
-    finally:
-        release(device)  # what one step needed is not kept from the next
-    return step
 
 
 def _step(asked: Step, device: torch.device, precision: Precision) -> Callable[[], None]:

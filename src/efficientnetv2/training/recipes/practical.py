@@ -13,8 +13,8 @@ def quick() -> Recipe:
 
     Run: effnetv2 train DATA --recipe quick --weights none
     Cost and result: V2-B0 on Imagenette's 9,469 training pictures, 10 epochs up to 128 px: 79.6 % top-1 on the 3,925 of
-        its validation set, 16 minutes on 2 cores, AMD EPYC with AVX-512; one run (benchmarks/results/summary.json,
-        quick_b0_imagenette_10ep_top1 and _wall_s).
+        its validation set, 16 minutes on 2 cores, AMD EPYC with AVX-512; one run, of before precision was
+        chosen by measuring (benchmarks/results/summary.json, quick_b0_imagenette_10ep_top1 and _wall_s).
     Source: schedule of sizes and regularization as arXiv:2104.00298, section 4.
     Ours: all else. What made short runs work, tuned on a part of Imagenette's train: blocks that begin as their
         shortcuts and a classifier at 0, small batches, AdamW with a short memory, and hardly any regularization.

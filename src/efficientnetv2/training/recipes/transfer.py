@@ -177,7 +177,8 @@ def imagenet_from_21k_s_released() -> Recipe:
     """EfficientNetV2-S from ImageNet-21k to ImageNet-1k as the authors' code does it: 384 px, a constant rate.
 
     Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_s_released
-    Cost and result: the authors give no hours; 84.9 % top-1 (their checkpoint); ours is not measured.
+    Cost and result: the authors give no hours; their checkpoint reaches 84.9 % top-1 (their README), 84.3 % as timm
+        measured it; ours is not measured.
         Foretold for this machine: effnetv2 plan IMAGENET --recipe imagenet_from_21k_s_released
     Source: google/automl, efficientnetv2 (imagenetFt).
     Ours: all of train is trained on and the last moving average is kept, where theirs trains on 98 % (1,256,144
@@ -194,7 +195,8 @@ def imagenet_from_21k_m_released() -> Recipe:
     """EfficientNetV2-M from ImageNet-21k to ImageNet-1k as the authors' code does it: 480 px, a constant rate.
 
     Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_m_released
-    Cost and result: the authors give no hours; ours is not measured.
+    Cost and result: the authors give no hours; their checkpoint reaches 86.2 % top-1 (their README), 86.0 % as timm
+        measured it; ours is not measured.
         Foretold for this machine: effnetv2 plan IMAGENET --recipe imagenet_from_21k_m_released
     Source: as for S.
     Ours: as for S.
@@ -206,7 +208,8 @@ def imagenet_from_21k_l_released() -> Recipe:
     """EfficientNetV2-L from ImageNet-21k to ImageNet-1k as the authors' code does it: 480 px, a constant rate.
 
     Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_l_released
-    Cost and result: the authors give no hours; ours is not measured.
+    Cost and result: the authors give no hours; their checkpoint reaches 86.9 % top-1 (their README), 86.8 % as timm
+        measured it; ours is not measured.
         Foretold for this machine: effnetv2 plan IMAGENET --recipe imagenet_from_21k_l_released
     Source: as for S.
     Ours: as for S.
@@ -218,7 +221,8 @@ def imagenet_from_21k_xl_released() -> Recipe:
     """EfficientNetV2-XL from ImageNet-21k to ImageNet-1k as the authors' code does it: 512 px, a constant rate.
 
     Run: effnetv2 train IMAGENET --recipe imagenet_from_21k_xl_released
-    Cost and result: the authors give no hours; ours is not measured.
+    Cost and result: the authors give no hours; their checkpoint reaches 87.2 % top-1 (their README), 86.8 % as timm
+        measured it; ours is not measured.
         Foretold for this machine: effnetv2 plan IMAGENET --recipe imagenet_from_21k_xl_released
     Source: as for S.
     Ours: as for S.
