@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 from tests.command_line import SERVER
 from tests.conftest import COLOURS, paint
@@ -22,7 +24,7 @@ from tests.data.caches import PLENTY, in_a_cache, order
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data import filling, keeping
 from efficientnetv2.data.cache import PIXELS_AT, Kept
-from efficientnetv2.data.keeping import amount, in_memory, on_disk
+from efficientnetv2.data.keeping import amount, in_memory, on_disk, remove_unused
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.readers import originals
@@ -334,6 +336,31 @@ def test_caches_that_no_run_has_used_for_a_month_are_removed(class_folders, tmp_
     os.utime(young, (time.time() - 29 * 86400,) * 2)
     assert on_disk(young.parent, order(manifest, Kept(20, "shorter"))).reused
     assert time.time() - young.stat().st_mtime < 60, "using it makes it young"
+
+
+def test_a_cache_that_another_run_is_at_or_has_removed_already_is_left_alone(
+    class_folders, tmp_path, monkeypatch
+):
+    """Between the listing and the look at it."""
+    manifest, said = read(class_folders), []
+    files = [
+        on_disk(tmp_path / name, order(manifest, Kept(20, "shorter"))).path for name in ("taken", "gone")
+    ]
+    for file in files:
+        os.utime(file, (time.time() - 31 * 86400,) * 2)
+    glob = Path.glob
+
+    def listed(self, pattern):
+        found = list(glob(self, pattern))
+        if files[1] in found:
+            shutil.rmtree(files[1].parent)
+        return found
+
+    with FileLock(files[0].parent / "lock"), monkeypatch.context() as patch:
+        patch.setattr(Path, "glob", listed)
+        remove_unused(tmp_path, said.append)
+    assert files[0].exists()
+    assert said == []
 
 
 def test_progress_ends_at_the_number_of_pictures(class_folders):

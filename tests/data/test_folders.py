@@ -71,6 +71,15 @@ def test_pictures_of_a_kind_that_is_not_opened_are_counted_in_a_note(tmp_path):
         assert found.passed_over == {".heic": {"a": 1, "b": 1}, ".mov": {"b": 1}}
 
 
+@pytest.mark.parametrize("name", ["clip.mpg", "clip.mpeg", "grid.h5", "weather.grib", "drawing.wmf"])
+def test_what_pillow_knows_but_does_not_decode_is_passed_over_like_other_files(name, tmp_path):
+    draw(*(tmp_path / name for name in ("a/1.jpg", "b/2.jpg")))
+    lay(tmp_path / "a" / name)
+    found = read(tmp_path)
+    assert found.paths == ["a/1.jpg", "b/2.jpg"]
+    assert f"1 file {Path(name).suffix}" in found.notes[0]
+
+
 def test_what_is_not_opened_is_counted_within_splits_and_where_every_picture_is_asked_for(tmp_path):
     draw(*(tmp_path / name for name in ("train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/b/4.jpg")))
     draw(tmp_path / "test/5.jpg")

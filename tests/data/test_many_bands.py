@@ -282,7 +282,13 @@ def test_an_ordinary_picture_among_rasters_is_passed_over_when_asked_for(tmp_pat
 
 @pytest.mark.parametrize(
     ("values", "held"),
-    [(deep(), "5 bands of uint16"), (np.zeros((3, 8, 8), np.float32), "3 bands of float32")],
+    [
+        (deep(), "5 bands of uint16"),
+        (np.zeros((3, 8, 8), np.float32), "3 bands of float32"),
+        # Pillow opens these: as 16 bits, of which it keeps 8, and with the fourth band as what hides the others.
+        (deep()[:1], "1 band of uint16"),
+        (np.zeros((4, 8, 8), np.uint8), "4 bands of uint8"),
+    ],
 )
 def test_shards_refuse_a_raster_by_name_before_anything_is_packed(values, held, tmp_path):
     (tmp_path / "set/a").mkdir(parents=True)

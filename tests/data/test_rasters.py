@@ -1,7 +1,9 @@
 """Rasters of any bands and depth become pictures by one rule, measured on those that train."""
 
 import re
+import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,9 +188,97 @@ def test_a_raster_that_is_cut_short_is_found_by_the_look(tmp_path, interleave, l
         )
 
 
+def test_without_the_extra_what_is_no_raster_is_called_what_it_is(tmp_path, monkeypatch):
+    whole = tmp_path / "whole.tif"
+    Image.fromarray(RNG.integers(0, 255, (32, 32, 3)).astype(np.uint8)).save(whole)
+    (tmp_path / "half.tif").write_bytes(whole.read_bytes()[:2000])
+    (tmp_path / "text.tif").write_text("<html>Not found</html>")
+    Image.new("RGB", (1, 1)).save(tmp_path / "small.tif")
+    monkeypatch.setattr("efficientnetv2.data.tiffs.readable", lambda: False)
+    assert look(str(tmp_path / "text.tif")).reason == "holds text, not a picture"
+    assert "too small" in look(str(tmp_path / "small.tif")).reason
+    assert "geo" not in look(str(tmp_path / "half.tif")).reason
+    assert look(str(tmp_path / "half.tif")).reason
+
+
+def test_a_picture_that_pillow_takes_for_an_attack_stays_one(tmp_path, monkeypatch):
+    """GDAL would read 600 MB for it, at each draw."""
+    plain = str(write_raster(tmp_path / "plain.tif", RNG.integers(0, 255, (3, 40, 40)).astype(np.uint8)))
+    five = str(write_raster(tmp_path / "five.tif", deep(px=40)))
+    rule = rule_of([five], None, seed=0)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
+    assert "a decompression bomb" in look(plain).reason
+    assert "0 million pixels" in look(five).reason
+    assert "effnetv2 map" in look(five).reason
+    with pytest.raises(UnreadablePicture, match="Cut it into pieces"):
+        picture(five, rule)
+
+
+def test_ordinary_pictures_stored_as_pillow_cannot_read_them_are_left_to_gdal(tmp_path, monkeypatch):
+    """As WebP in a GeoTIFF, of which Pillow knows the number whether or not its libtiff reads it."""
+    values = RNG.integers(0, 255, (3, 32, 32)).astype(np.uint8)
+    path = str(write_raster(tmp_path / "webp.tif", values, compress="WEBP", webp_lossless=True))
+    monkeypatch.setattr("efficientnetv2.data.tiffs._loads", lambda image: False)
+    assert look(path).reason == ""
+    rule = rule_of([path], None, seed=0)
+    np.testing.assert_array_equal(picture(path, rule), values.transpose(1, 2, 0))
+    np.testing.assert_array_equal(picture(path, ordinary_rule(path)), values.transpose(1, 2, 0))
+    monkeypatch.setattr("efficientnetv2.data.tiffs._loads", lambda image: True)
+    assert rule_of([path], None, seed=0) is None
+
+
+def test_what_is_answered_needs_no_rule_either_where_what_trains_has_none(tmp_path):
+    """Training on JPEGs, validating on 16 bits: told before the first step, not after the last."""
+    jpeg = str(paint(tmp_path / "a.jpg", (200, 10, 10)))
+    plain = str(write_raster(tmp_path / "plain.tif", RNG.integers(0, 255, (3, 16, 16)).astype(np.uint8)))
+    (tmp_path / "broken.tif").write_bytes(b"II*\0 broken")
+    assert rule_of([jpeg], None, seed=0, others=[plain, str(tmp_path / "broken.tif")]) is None
+    sixteen = str(write_raster(tmp_path / "deep.tif", deep(3)))
+    with pytest.raises(
+        InputError, match=r"deep\.tif holds uint16, but the model was trained on 8-bit pictures"
+    ):
+        rule_of([jpeg, plain], None, seed=0, others=[plain, sixteen])
+
+
+def test_sixteen_bits_in_another_format_are_not_seen_nearly_black_beside_a_rule(tmp_path):
+    """Among those that train or are held out, in a folder that is answered, and within shards."""
+    (tmp_path / "set/a").mkdir(parents=True)
+    raster = str(write_raster(tmp_path / "set/a/one.tif", deep(1)))
+    png = tmp_path / "set/a/two.png"
+    Image.fromarray(deep(1)[0]).save(png)
+    jpeg = str(paint(tmp_path / "set/a/three.jpg", (9, 200, 9)))
+    rule = rule_of([raster, jpeg], None, seed=0)
+    fault = r"two\.png.*holds values of more than 8 bits.*gdal_translate -of GTiff"
+    for files, others in (([raster, jpeg, str(png)], []), ([raster, jpeg], [str(png)])):
+        with pytest.raises(InputError, match=fault):
+            rule_of(files, None, seed=0, others=others)
+    listed = manifest.read(tmp_path / "set", require_labels=False)
+    answered = to_answer(replace(listed, bands=rule))
+    rows = {path.rpartition("/")[2]: row for row, path in enumerate(listed.paths)}
+    with pytest.raises(UnreadablePicture, match=fault):
+        answered.source(rows["two.png"])
+    assert answered.source(rows["three.jpg"]) == jpeg
+    plain = rule_of([raster], (1, 1, 1), seed=0)
+    eight = replace(plain, low=(0.0,) * 3, high=(255.0,) * 3, kinds=("uint8",))
+    assert to_answer(replace(listed, bands=eight)).source(rows["two.png"]) == str(png)
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(png, "two.png")
+        tar.add(jpeg, "three.jpg")
+    packed = manifest.read(str(tmp_path / "x.tar"), require_labels=False)
+    answered = to_answer(replace(packed, bands=rule)).ahead([0, 1])
+    with pytest.raises(UnreadablePicture, match=fault):
+        answered.source(packed.paths.index("x.tar#two.png"))
+    assert answered.source(packed.paths.index("x.tar#three.jpg")) == Path(jpeg).read_bytes()
+    four = replace(
+        rule, numbers=(1, 2, 3, 4), low=(0.0,) * 4, high=(9.0,) * 4, missing=(0,) * 4, names=("",) * 4
+    )
+    with pytest.raises(UnreadablePicture, match="4 bands"):
+        to_answer(replace(packed, bands=replace(four, spread=(1.0,) * 4))).source(0)
+
+
 def test_without_the_extra_a_raster_names_it(tmp_path, monkeypatch):
     path = str(write_raster(tmp_path / "five.tif", deep()))
-    monkeypatch.setattr("efficientnetv2.data.rasters.readable", lambda: False)
+    monkeypatch.setattr("efficientnetv2.data.tiffs.readable", lambda: False)
     assert "only the extra 'geo' reads" in look(path).reason
     assert rule_of([path], None, seed=0) is None
 
@@ -433,7 +523,7 @@ def test_ordinary_pictures_that_pillow_cannot_open_are_read_all_the_same(
     for reader in (originals(replace(listed, bands=rule)), to_answer(listed)):
         np.testing.assert_array_equal(reader.source(0), expected)
         assert eval_picture(reader.source(1), Preprocessing(image_px=16)).mean(axis=(0, 1)).argmax() == 1
-    monkeypatch.setattr("efficientnetv2.data.rasters.readable", lambda: False)
+    monkeypatch.setattr("efficientnetv2.data.tiffs.readable", lambda: False)
     assert look(path).reason == "is a raster that only the extra 'geo' reads (pip install rasterio)"
     with pytest.raises(UnreadablePicture, match=r"one\.tif: is a raster that only the extra 'geo' reads"):
         to_answer(listed).source(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.data import levels
 from efficientnetv2.data.folds import folds
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.splits import groups_apart, with_holdout
@@ -168,6 +170,14 @@ def test_places_are_held_out_by_blocks_of_a_degree():
         f"({blocks[val].nunique()} of {blocks.nunique()} blocks), stratified by class, seed 4."
     ).replace("%)", " %)")
     assert 110 <= val.sum() <= 130
+
+
+@pytest.mark.parametrize("degrees", [7.0, 1.0, 0.7])
+def test_the_last_block_of_a_row_is_not_the_first_of_the_next(degrees):
+    """Fiji on one side of the date line, the Aleutians 7 degrees further north on the other."""
+    table = pd.DataFrame({"latitude": [0.1, 0.1 + degrees], "longitude": [179.9, -179.9]})
+    first, second = levels._blocks(SimpleNamespace(table=table), degrees)
+    assert first != second
 
 
 def test_blocks_shrink_until_every_class_is_in_both_parts():

@@ -156,6 +156,15 @@ def test_broken_binary_files_are_refused(tmp_path, records, names, message):
         read(binary(tmp_path, records, names))
 
 
+def test_a_file_called_train_bin_beside_class_folders_is_somebody_elses(tmp_path):
+    """CIFAR-100's is called so too; without class folders its names are asked for."""
+    (tmp_path / "train.bin").write_bytes(b"weights of something")
+    with pytest.raises(InputError, match=r"fine_label_names\.txt"):
+        read(tmp_path)
+    draw(*(tmp_path / name / "1.jpg" for name in ("cat", "dog")))
+    assert read(tmp_path).class_names == ("cat", "dog")
+
+
 def test_binary_files_need_their_class_names(tmp_path):
     (tmp_path / "data_batch_1.bin").write_bytes(bytes(3073))
     with pytest.raises(InputError, match=r"lacks batches\.meta\.txt"):

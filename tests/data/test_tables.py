@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,15 @@ def test_paths_may_be_absolute_or_untidy_or_from_windows(folder):
     (folder / "sub/x.png").write_bytes((folder / "0.png").read_bytes())
     file = write(folder, f"path,label\n{folder}/1.png,a\n./2.png,b\nsub\\x.png,a\nsub/../3.png,b\n")
     assert read(file).paths == ["1.png", "2.png", "sub/x.png", "3.png"]
+
+
+@pytest.mark.skipif(os.sep != "/", reason="Windows has no such names")
+def test_a_backslash_that_belongs_to_a_name_stays_there(folder):
+    (folder / "a\\b.png").write_bytes((folder / "0.png").read_bytes())
+    (folder / "sub").mkdir()
+    (folder / "sub/x.png").write_bytes((folder / "0.png").read_bytes())
+    file = write(folder, "path,label\na\\b.png,a\nsub\\x.png,b\n")
+    assert read(file).paths == ["a\\b.png", "sub/x.png"]
 
 
 def test_columns_by_other_names(folder):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 VARIABLE = "EFFNETV2_CACHE"
+#: After so many days without use what is kept is removed. Ours.
+UNUSED_DAYS = 30
 
 
 def cache_folder(kind: str) -> Path:
@@ -22,3 +25,11 @@ def cache_folder(kind: str) -> Path:
         return Path(os.path.expanduser(given)) / kind
     around = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.path.expanduser(around)) / "efficientnetv2" / kind
+
+
+def is_unused(file: Path) -> bool:
+    """Whether nobody has used a file, which sets its time, for ``UNUSED_DAYS``; not if it is gone meanwhile."""
+    try:
+        return time.time() - file.stat().st_mtime > UNUSED_DAYS * 86400
+    except FileNotFoundError:
+        return False

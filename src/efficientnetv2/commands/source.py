@@ -14,8 +14,9 @@ from efficientnetv2.data.check import refuse_damage
 from efficientnetv2.data.fitting import depth, kinds_counted
 from efficientnetv2.data.listing import SPLITS
 from efficientnetv2.data.manifest import Manifest, read
-from efficientnetv2.data.rasters import is_raster, rule_of
+from efficientnetv2.data.rasters import rule_of
 from efficientnetv2.data.shards.checking import Damage, damage_of
+from efficientnetv2.data.tiffs import is_raster
 
 # Damaged shards that get a line each. Ours.
 _SHARDS_NAMED = 20

@@ -30,7 +30,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Framing
 from efficientnetv2.data.crops import ASPECT
 from efficientnetv2.data.listing import Ints
-from efficientnetv2.data.pictures import Pixels, UnreadablePicture
+from efficientnetv2.data.pictures import LEAST_PX, Pixels, UnreadablePicture
 from efficientnetv2.data.readers import Reader
 
 _MAGIC, _VERSION = b"effnetv2", 2
@@ -81,7 +81,8 @@ class Kept:
         """Width and height kept of a picture of this width and height."""
         lengths = {"shorter": min(width, height), "longer": max(width, height)}
         scale = min(1.0, self.px / lengths.get(self.side, math.sqrt(width * height)))
-        return math.ceil(width * scale - 1e-9), math.ceil(height * scale - 1e-9)
+        kept = (max(min(LEAST_PX, side), math.ceil(side * scale - 1e-9)) for side in (width, height))
+        return next(kept), next(kept)
 
 
 def content_of(reader: Reader, count: int, kept: Kept) -> str:

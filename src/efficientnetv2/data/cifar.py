@@ -50,8 +50,12 @@ def layout_of(file: str) -> Layout:
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether a folder holds CIFAR's binary training files."""
-    return (folder / "train.bin").is_file() or any(folder.glob("data_batch_*.bin"))
+    """Whether a folder holds CIFAR's binary training files; ``train.bin`` beside class folders is somebody else's."""
+    if any(folder.glob("data_batch_*.bin")):
+        return True
+    if not (folder / CIFAR100.train[0]).is_file():
+        return False
+    return (folder / CIFAR100.names).is_file() or not any(one.is_dir() for one in folder.iterdir())
 
 
 def read_packed(folder: Path, source: str) -> Listing:
@@ -60,7 +64,7 @@ def read_packed(folder: Path, source: str) -> Listing:
     Raises:
         InputError: a file is cut short, the class names are missing, or a label has no name.
     """
-    layout = CIFAR100 if (folder / "train.bin").is_file() else CIFAR10
+    layout = CIFAR10 if any(folder.glob("data_batch_*.bin")) else CIFAR100
     names = _class_names(folder / layout.names, source)
     train = [name for name in layout.train if (folder / name).is_file()]
     parts = [(name, "train") for name in train]

@@ -83,8 +83,7 @@ def otherwise_stored(kind: str, bands: Bands) -> str:
     Of a rule of an older model file, which does not know its kinds, this much is known: what leaves values of 0 to 255
     as they are was measured on 8 bits.
     """
-    plain = set(zip(bands.low, bands.high, strict=True)) == {(0.0, 255.0)}
-    kinds = bands.kinds or (("uint8",) if plain else ())
+    kinds = bands.kinds or (() if deep(bands) else ("uint8",))
     if not kinds or depth(kind) in map(depth, kinds):
         return ""
     low, high = f"{min(bands.low):g}", f"{max(bands.high):g}"
@@ -92,6 +91,20 @@ def otherwise_stored(kind: str, bands: Bands) -> str:
         f"holds {kind}, but the rule by which {low} to {high} become 0 to 255 is for rasters of {' and '.join(kinds)}. "
         f"Give it stored and scaled as these are: with GDAL, gdal_translate -ot {_in_gdal(kinds[0])} -scale FROM TO "
         f"{low} {high}. Or let effnetv2 map take it as it is, by --value-range FROM,TO."
+    )
+
+
+def deep(bands: Bands) -> bool:
+    """Whether a rule makes levels of other values than 8 bits."""
+    return set(zip(bands.low, bands.high, strict=True)) != {(0.0, 255.0)}
+
+
+def elsewhere_deep(bands: Bands) -> str:
+    """Why values of 16 bits in another format than TIFF can't be read beside a rule, to follow the picture's name."""
+    low, high = f"{min(bands.low):g}", f"{max(bands.high):g}"
+    return (
+        f"holds values of more than 8 bits, and the rule by which {low} to {high} become 0 to 255 is for GeoTIFFs. "
+        "Make it one, with GDAL by gdal_translate -of GTiff FROM TO."
     )
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from efficientnetv2.base.caches import UNUSED_DAYS, is_unused
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import remove_partial, write_atomically
 from efficientnetv2.data.cache import CachedPictures, Index, NotWhole, content_of
@@ -25,8 +25,7 @@ from efficientnetv2.data.filling import Order, any_readable, measured, needed, w
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.readers import Reader
 
-# Both ours: what the run itself needs of the disk; after how many days without use a cache is removed.
-_SPARE_BYTES, _UNUSED_DAYS = 2**30, 30
+_SPARE_BYTES = 2**30  # what the run itself needs of the disk; ours
 
 
 @dataclass(frozen=True)
@@ -113,11 +112,14 @@ def is_there(folder: Path, order: Order) -> bool:
 
 
 def remove_unused(caches: Path, say: Callable[[str], None]) -> None:
-    """Remove the caches of a folder that no run has used for 30 days."""
+    """Remove the caches of a folder that no run has used for 30 days, or is about to."""
     for file in caches.glob("*/pictures.bin"):
-        if time.time() - file.stat().st_mtime > _UNUSED_DAYS * 86400:
-            shutil.rmtree(file.parent, ignore_errors=True)
-            say(f"Removed the cache {file.parent}, which no run has used for {_UNUSED_DAYS} days.")
+        if not is_unused(file):
+            continue
+        with suppress(Timeout, OSError), FileLock(file.parent / "lock", timeout=0):
+            if is_unused(file):  # still: whoever had the lock may have used it
+                shutil.rmtree(file.parent, ignore_errors=True)
+                say(f"Removed the cache {file.parent}, which no run has used for {UNUSED_DAYS} days.")
 
 
 def amount(count: int) -> str:

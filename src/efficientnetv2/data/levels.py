@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -127,7 +128,7 @@ def _blocks(part: Manifest, degrees: float) -> Ints:
     latitude, longitude = (part.table[name].to_numpy(dtype=np.float64) for name in ("latitude", "longitude"))
     row = np.floor((latitude + 90) / degrees).astype(np.int64)
     column = np.floor(np.mod(longitude + 180, 360) / degrees).astype(np.int64)  # 180° is -180°
-    return _numbered(row * np.int64(360 / degrees) + column)
+    return _numbered(row * math.ceil(360 / degrees) + column)
 
 
 def _joined(count: int, constraints: list[Ints]) -> Ints:

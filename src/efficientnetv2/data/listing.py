@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageFile
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.shards.index import ShardSet
@@ -45,9 +45,16 @@ def packed(path: str) -> tuple[str, int] | None:
 
 @lru_cache(maxsize=1)
 def picture_extensions() -> frozenset[str]:
-    """Lower-case suffixes, with their dot, of the formats that Pillow can open."""
+    """Lower-case suffixes, with their dot, of the formats that Pillow can open and decode."""
     known = Image.registered_extensions()  # loads the plugins: Image.OPEN is complete only after it
-    return frozenset(suffix for suffix, name in known.items() if name in Image.OPEN)
+    return frozenset(suffix for suffix, name in known.items() if name in Image.OPEN and _decodes(name))
+
+
+def _decodes(name: str) -> bool:
+    """Whether Pillow does more with a format than to know it: films and scientific data it leaves to others."""
+    made_by: object = Image.OPEN[name][0]
+    stub = isinstance(made_by, type) and issubclass(made_by, ImageFile.StubImageFile)
+    return not stub and name != "MPEG"
 
 
 def is_picture(name: str) -> bool:

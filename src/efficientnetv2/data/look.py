@@ -17,13 +17,12 @@ from typing import IO, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
+from efficientnetv2.data import tiffs
 from efficientnetv2.data.listing import picture_extensions
-from efficientnetv2.data.pictures import not_rgb
-from efficientnetv2.data.rasters import cut_short, glance, is_raster
+from efficientnetv2.data.pictures import LEAST_PX, most_pixels, not_rgb
+from efficientnetv2.data.tiffs import cut_short, glance, is_raster, lacks_reader
 
-# All ours: the shorter side a picture needs, how far from a file's end JPEG's end marker may lie (some cameras
-# pad), and how much of the end is hashed.
-LEAST_PX = 2
+# All ours: how far from a file's end JPEG's end marker may lie (some cameras pad), and how much of the end is hashed.
 _END_MARKER, _END_BYTES = b"\xff\xd9", 64
 _TAIL_BYTES = 1024
 _SMALL_BYTES = 65536  # up to here a file is read in one go
@@ -49,6 +48,11 @@ class Look:
     size: int = 0
     tail: int = 0
 
+    @property
+    def too_large(self) -> bool:
+        """Whether that it has too many pixels is why it cannot be used."""
+        return self.reason == _too_large()
+
 
 def look(file: str) -> Look:
     """Whether a file is a picture that decodes, as far as a glance shows; Pillow may warn as it looks."""
@@ -61,6 +65,8 @@ def look(file: str) -> Look:
             return seen
         if not seen.reason:
             return replace(seen, reason=cut_short(file))
+        if seen.too_large or not (tiffs.readable() or lacks_reader(file)):
+            return seen
         reason, colours = glance(file)
         return replace(seen, reason=reason, colours=colours)
     except FileNotFoundError:
@@ -97,8 +103,7 @@ def _glance(stream: IO[bytes], tail: bytes) -> tuple[str, str]:
         elif picture.format != "JPEG" or _END_MARKER not in tail[-_END_BYTES:]:
             picture.load()
     except Image.DecompressionBombError:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        return f"has more than {most} million pixels (a decompression bomb?)", ""
+        return _too_large(), ""
     except UnidentifiedImageError:
         return "holds text, not a picture" if _is_text(tail) else "is no picture that Pillow can read", ""
     except Exception as error:  # a decoder meeting broken data raises all kinds
@@ -110,6 +115,10 @@ def _glance(stream: IO[bytes], tail: bytes) -> tuple[str, str]:
             "",
         )
     return "", colours
+
+
+def _too_large() -> str:
+    return f"has more than {most_pixels() // 1_000_000} million pixels (a decompression bomb?)"
 
 
 def _is_text(data: bytes) -> bool:

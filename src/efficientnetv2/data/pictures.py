@@ -25,7 +25,10 @@ Pixels = npt.NDArray[np.uint8]
 # (height, width, channels), upright; red, green and blue, or bands of a raster as ``data.rasters`` reads them.
 Source = str | Path | bytes | Image.Image | Pixels
 
+#: The shorter side that a picture needs, in pixels. Ours.
+LEAST_PX = 2
 _CIFAR_PX = 32
+_DEEP = ("I", "F")  # how the modes of 16 and 32 bits begin
 # Formats that can be decoded at a smaller scale, and so must not be loaded before that is chosen.
 _SCALABLE = ("JPEG", "MPO")
 _RECORD = re.compile(r"(?P<file>.+\.bin)#(?P<index>\d+)")
@@ -121,6 +124,28 @@ def size_of(source: Source) -> tuple[int, int]:
         return picture.width, picture.height
 
 
+def most_pixels() -> int:
+    """Of how many pixels a picture is taken for an attack: Pillow's limit."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 0)
+
+
+def is_deep(source: Source) -> bool:
+    """Whether a picture stores values of more than 8 bits, as far as its header says; not what can't be read.
+
+    Pillow knows such ones of one channel alone; of colours it hands on 8 bits.
+    """
+    if isinstance(source, np.ndarray) or (isinstance(source, str | Path) and _RECORD.fullmatch(str(source))):
+        return False
+    try:
+        with _quietly():
+            if isinstance(source, Image.Image):
+                return source.mode.startswith(_DEEP)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return image.mode.startswith(_DEEP)
+    except Exception:  # as in ``stored``: whoever reads it will say
+        return False
+
+
 def first_three(pixels: Pixels) -> Pixels:
     """What people are shown of pixels: three channels as they are, of more the first three, of fewer the first as grey.
 
@@ -142,7 +167,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _checked(picture: Stored) -> Stored:
-    if min(picture.width, picture.height) < 2:
+    if min(picture.width, picture.height) < LEAST_PX:
         size = f"{picture.width} x {picture.height} px"
         raise UnreadablePicture("", f"is {size}; at least 2 x 2 are needed")
     return picture

@@ -35,6 +35,7 @@ SMALL_PX = 16
 _CHUNK = 64  # pictures a thread takes at a time
 # How bright the eye finds red, green and blue: Rec. 601, as Pillow makes grey.
 _LUMA = (0.299, 0.587, 0.114)
+_MEASURED = ("brightness", "contrast", "red", "green", "blue")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,18 +140,22 @@ def _portrait(reader: Reader, row: int) -> _Portrait:
     )
 
 
+def _measures(small: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float64]]:
+    """Of some (n, SMALL_PX, SMALL_PX, 3) squares, by the names of ``_MEASURED``, a value each."""
+    means, grey = small.mean(axis=(1, 2)), small @ np.array(_LUMA)
+    values = (grey.mean(axis=(1, 2)), grey.std(axis=(1, 2)), means[:, 0], means[:, 1], means[:, 2])
+    return dict(zip(_MEASURED, values, strict=True))
+
+
 def _together(found: Sequence[_Portrait]) -> Portraits:
     small = np.array([one.small for one in found], dtype=np.uint8).reshape(-1, SMALL_PX, SMALL_PX, 3)
     columns = ("reason", "format", "mode", "width", "height", "bytes")
     table = pd.DataFrame({name: [getattr(one, name) for one in found] for name in columns})
     table["content"] = [one.content if not one.reason else -1 - row for row, one in enumerate(found)]
-    means = small.mean(axis=(1, 2))  # (N, 3)
-    grey = small @ np.array(_LUMA)  # (N, SMALL_PX, SMALL_PX)
     unknown = (table["reason"] != "").to_numpy()
-    measures = {
-        "brightness": grey.mean(axis=(1, 2)), "contrast": grey.std(axis=(1, 2)),
-        "red": means[:, 0], "green": means[:, 1], "blue": means[:, 2],
-    }  # fmt: skip
-    for name, values in measures.items():
+    # Some at a time: as floats, all would be eight times their bytes.
+    parts = [_measures(small[first : first + _CHUNK]) for first in range(0, len(small), _CHUNK)]
+    for name in _MEASURED:
+        values = np.concatenate([part[name] for part in parts]) if parts else np.empty(0)
         table[name] = np.where(unknown, np.nan, values)
     return Portraits(table, small, np.array([one.hash for one in found], dtype=bool).reshape(-1, HASH_BITS))

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import RGB, Bands
-from efficientnetv2.data import rasters
-from efficientnetv2.data.fitting import in_codes, not_ordinary
-from efficientnetv2.data.pictures import Source, UnreadablePicture
+from efficientnetv2.data import tiffs
+from efficientnetv2.data.fitting import deep, elsewhere_deep, in_codes, not_ordinary
+from efficientnetv2.data.pictures import Source, UnreadablePicture, is_deep
 from efficientnetv2.data.raster import bands_seen, opened
-from efficientnetv2.data.rasters import is_raster, ordinary, picture
+from efficientnetv2.data.rasters import ordinary, picture
+from efficientnetv2.data.tiffs import is_raster
 
 if TYPE_CHECKING:
     from efficientnetv2.data.readers import Reader
-
-# How a TIFF begins, in either order of bytes, and one of more than 4 GB.
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def ordinary_rule(path: str) -> Bands | None:
@@ -36,26 +34,21 @@ def ordinary_rule(path: str) -> Bands | None:
     """
     if not is_raster(path):
         return None
-    if not rasters.readable():
-        if rasters.unknown_to_pillow(path) and _is_tiff(path):
-            raise UnreadablePicture(path, rasters.glance(path)[0])
+    if not tiffs.readable():
+        if tiffs.lacks_reader(path):
+            raise UnreadablePicture(path, tiffs.glance(path)[0])
         return None
     try:
         with opened(path) as dataset:
-            if rasters.is_beside(dataset, path):
+            if tiffs.is_beside(dataset, path):
                 raise UnreadablePicture(path, not_ordinary(dataset))
-            if not rasters.beyond_pillow(path):
+            if not tiffs.beyond_pillow(path):
                 return None
             if fault := in_codes(dataset):
                 raise UnreadablePicture(path, fault)
             return Bands(bands_seen(dataset))
     except InputError:  # no raster: whoever reads it will say what is wrong
         return None
-
-
-def _is_tiff(path: str) -> bool:
-    with open(path, "rb") as file:
-        return file.read(4) in _TIFF
 
 
 @dataclass(frozen=True)
@@ -65,23 +58,29 @@ class Rasters:
     Args:
         files: reads all others.
         bands: the rule.
+        packed: none of them is a file of its own, and so none is read by the rule.
     """
 
     files: Reader
     bands: Bands
+    packed: bool = False
 
     def source(self, sample: int) -> Source:
         """A raster's pixels, or what the files' reader gives.
 
         Raises:
-            UnreadablePicture: see ``picture``; or it is no raster, and other than three channels are needed.
+            UnreadablePicture: see ``picture``; or it is no raster, and other than three channels are needed, or it
+                holds values of as many bits as the rule is for.
         """
         path = self.files.name(sample)
-        if is_raster(path):
+        if is_raster(path) and not self.packed:
             return picture(path, self.bands)
         if self.bands.channels != RGB:
             raise UnreadablePicture(path, ordinary(self.bands))
-        return self.files.source(sample)
+        source = self.files.source(sample)
+        if deep(self.bands) and is_deep(source):
+            raise UnreadablePicture(path, elsewhere_deep(self.bands))
+        return source
 
     def name(self, sample: int) -> str:
         """The path."""
@@ -89,7 +88,7 @@ class Rasters:
 
     def ahead(self, samples: Sequence[int]) -> Reader:
         """A reader of the same pictures."""
-        return Rasters(self.files.ahead(samples), self.bands)
+        return Rasters(self.files.ahead(samples), self.bands, self.packed)
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
         """Each file's, and by which rule it is read."""

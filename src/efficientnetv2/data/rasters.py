@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
-import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB, Bands
+from efficientnetv2.data import tiffs
 from efficientnetv2.data.fitting import (
     First,
     amiss,
+    deep,
+    elsewhere_deep,
     in_codes,
     in_inks,
     in_pages,
     kinds_of,
+    not_ordinary,
     otherwise_many,
     unlike,
 )
-from efficientnetv2.data.pictures import Pixels, UnreadablePicture
+from efficientnetv2.data.pictures import Pixels, UnreadablePicture, is_deep
 from efficientnetv2.data.raster import (
     Dataset,
     all_bands,
@@ -36,95 +37,18 @@ from efficientnetv2.data.raster import (
     names_or_colours,
     opened,
     read,
-    reading,
     side_m,
     values_of,
 )
+from efficientnetv2.data.tiffs import SUFFIXES, beyond_pillow, is_beside, is_raster, too_large
 
-_SUFFIXES = (".tif", ".tiff")
 # Of a set's rasters so many are measured, drawn evenly, and of each about so many pixels: enough that a percentile of
 # all moves by less than a grey level. The outermost hundredths are haze, clouds and faults of the sensor. Ours.
 _MEASURED, _SIDE_PX = 256, 64
 _PERCENTILES = (1.0, 99.0)
-_PLAIN_BANDS = (1, 3)
 _MIDDLE = 128  # level of a band that has no value anywhere
 
 Asked = tuple[int, ...] | Literal["all"] | None
-
-
-def is_raster(path: str) -> bool:
-    """Whether a file is called as a raster is; ordinary pictures may be called so too."""
-    return os.path.splitext(path)[1].lower() in _SUFFIXES
-
-
-def readable() -> bool:
-    """Whether the extra ``geo`` is installed."""
-    return importlib.util.find_spec("rasterio") is not None
-
-
-def glance(path: str) -> tuple[str, str]:
-    """Why a raster cannot be used, or ''; and what it is, in words. As ``data.look`` wants it.
-
-    Of its values only the last block is read: a file that is cut short lacks it, and it takes a few milliseconds.
-    """
-    if not readable():
-        return "is a raster that only the extra 'geo' reads (pip install rasterio)", ""
-    try:
-        with opened(path) as dataset:
-            if min(dataset.width, dataset.height) < 2:
-                return f"is too small: {dataset.width}×{dataset.height} px", ""
-            if not dataset.count:
-                return "has no bands", ""
-            return _end_lacking(dataset), f"rasters of {dataset.count} x {dataset.dtypes[0]}"
-    except InputError:
-        return "is no picture that Pillow can read, and no raster that GDAL can open", ""
-
-
-def cut_short(path: str) -> str:
-    """Why a raster whose first band Pillow has read can't be used, or '': others may lie behind; '' without ``geo``."""
-    if not readable():
-        return ""
-    try:
-        with opened(path) as dataset:
-            return _end_lacking(dataset) if dataset.count else ""
-    except InputError:  # what GDAL can't open, Pillow has read
-        return ""
-
-
-def _end_lacking(dataset: Dataset) -> str:
-    """Why a raster is not whole, or '': the last block of its last band lies at the end of a file, or near it."""
-    height, width = dataset.block_shapes[-1]
-    top, left = (
-        (side - 1) // block * block for side, block in zip(dataset.shape, (height, width), strict=True)
-    )
-    try:
-        with reading(dataset):
-            dataset.read(dataset.count, window=((top, dataset.height), (left, dataset.width)))
-    except InputError:
-        return "is a raster that is cut short or damaged: its last block can't be read"
-    return ""
-
-
-def unknown_to_pillow(path: str) -> bool:
-    """Whether Pillow does not know a file for a picture; what else is wrong with one, whoever reads it will say."""
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path):
-            return False
-    except UnidentifiedImageError:
-        return True
-    except Exception:
-        return False
-
-
-def beyond_pillow(path: str) -> str:
-    """What a raster holds that Pillow can't open and GDAL can, as "5 bands of uint16"; '' of any other file."""
-    if not unknown_to_pillow(path) or not readable():
-        return ""
-    try:
-        with opened(path) as dataset:
-            return f"{count_of(dataset.count, 'band')} of {dataset.dtypes[0]}" if dataset.count else ""
-    except InputError:
-        return ""
 
 
 def picture(path: str, bands: Bands) -> Pixels:
@@ -135,9 +59,11 @@ def picture(path: str, bands: Bands) -> Pixels:
     """
     try:
         with opened(path) as dataset:
-            if fault := unlike(dataset, bands):
+            if fault := unlike(dataset, bands) or too_large(dataset):
                 raise UnreadablePicture(path, fault)
             return read(dataset, bands)[0]
+    except MemoryError as error:
+        raise UnreadablePicture(path, "needs more memory than there is") from error
     except InputError as error:
         raise UnreadablePicture(path, str(error)) from error
 
@@ -162,18 +88,21 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
         were given.
 
     Raises:
-        InputError: a picture lacks a band, has its bands in another order or, where none were given by number, has more
-            than the first, or has them in further pages, as inks or as a palette's numbers, stores them as different
-            types, is one of the others and of another kind than all that train, or is no raster where other than three
-            channels are asked for; or the extra ``geo`` is not installed.
+        InputError: a picture is one of the others and needs a rule where those that train do not, or holds 16 bits in
+            no TIFF where there is a rule for them; or it lacks a band, has its bands in another order or, where none
+            were given by number, has more than the first, or has them in further pages, as inks or as a palette's
+            numbers, stores them as different types, is one of the others and of another kind than all that train, or is
+            no raster where other than three channels are asked for; or the extra ``geo`` is not installed.
     """
     rasters = [file for file in files if is_raster(file)]
     if not rasters and asked is not None:
         raise InputError(
             f"--bands {asked if asked == 'all' else ','.join(map(str, asked))}: there are no rasters "
-            f"({' or '.join(_SUFFIXES)}) among the training pictures. Leave it out."
+            f"({' or '.join(SUFFIXES)}) among the training pictures. Leave it out."
         )
-    if not rasters or (asked is None and not (readable() and any(map(_needs_rule, rasters)))):
+    if not rasters or (asked is None and not (tiffs.readable() and any(map(_needs_rule, rasters)))):
+        if tiffs.readable():
+            _refuse_beside(others)
         return None
     bands, first = _chosen(rasters, asked)
     # Rasters first: an ordinary picture is not to blame for what they are.
@@ -189,7 +118,27 @@ def rule_of(files: Sequence[str], asked: Asked, *, seed: int, others: Sequence[s
     rule = _measured_rule(bands, parts)
     for file in others:
         _kinds(file, rule, unlike, first)
+    if deep(rule):
+        _refuse_deep([file for file in (*files, *others) if not is_raster(file)], rule)
     return rule
+
+
+def _refuse_beside(others: Sequence[str]) -> None:
+    """Where all that train are ordinary pictures, what is answered is too: there is no rule for it."""
+    for file in filter(is_raster, others):
+        with suppress(InputError):  # what can't be read is left to who reads it
+            fault = ""
+            with opened(file) as dataset:
+                fault = not_ordinary(dataset) if is_beside(dataset, file) else ""
+        if fault:
+            raise InputError(f"{file} {fault}")
+
+
+def _refuse_deep(ordinary_ones: Sequence[str], rule: Bands) -> None:
+    """Of 16 bits Pillow would keep the upper 8, where the rule spreads them."""
+    for file in ordinary_ones:
+        if is_deep(file):
+            raise InputError(f"{file} {elsewhere_deep(rule)}")
 
 
 def _chosen(rasters: Sequence[str], asked: Asked) -> tuple[Bands, First | None]:
@@ -204,7 +153,7 @@ def _chosen(rasters: Sequence[str], asked: Asked) -> tuple[Bands, First | None]:
                 first = First.of(file, dataset, every_seen=asked == "all")
                 return Bands(numbers, names=names_or_colours(dataset, numbers)), first
         except InputError:
-            if not readable():
+            if not tiffs.readable():
                 raise
     raise InputError(
         f"None of the rasters among the training pictures can be read. The first is {rasters[0]}."
@@ -284,19 +233,6 @@ def _needs_rule(file: str) -> bool:
             return is_beside(dataset, file) or bool(beyond_pillow(file))
     except InputError:
         return False
-
-
-def is_beside(dataset: Dataset, file: str) -> bool:
-    """Whether a raster is none of the ordinary pictures, which Pillow, if it opens them, and GDAL see alike."""
-    if in_pages(dataset):
-        return True
-    turned = dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK"
-    if turned or in_inks(dataset):
-        return bool(beyond_pillow(file))
-    if set(dataset.dtypes) != {"uint8"} or dataset.count not in _PLAIN_BANDS:
-        return True
-    # Three in another order are not seen so by Pillow.
-    return dataset.count == RGB and bands_seen(dataset) != (1, 2, 3)
 
 
 def _some(file: str, bands: Bands) -> _Part | None:

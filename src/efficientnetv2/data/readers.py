@@ -86,7 +86,8 @@ class Files:
 def originals(manifest: Manifest) -> Reader:
     """The reader of what a manifest lists, as it is stored; rasters by the manifest's rule, if it has one."""
     if manifest.shards is not None:
-        return ShardReader(manifest.table, manifest.shards)
+        shards = ShardReader(manifest.table, manifest.shards)
+        return shards if manifest.bands is None else Rasters(shards, manifest.bands, packed=True)
     return Files(manifest) if manifest.bands is None else Rasters(Files(manifest), manifest.bands)
 
 

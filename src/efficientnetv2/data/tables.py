@@ -234,7 +234,7 @@ def _tidy_paths(column: pd.Series[str], root: Path) -> pd.Series[str]:
     """Paths in one spelling, so that equal ones are equal texts; a cell may be empty."""
     if column.isna().all():
         return column
-    paths = column.str.replace("\\", "/", regex=False)  # as written on Windows
+    paths = column.where(_called_so(column, root), column.str.replace("\\", "/", regex=False))
     paths = paths.str.removeprefix(root.as_posix().rstrip("/") + "/")
     loose = paths.str.contains(r"(?:^|/)\.{0,2}/", regex=True, na=False)  # ./a, a//b, a/../b
     # A URL, or a name that a tar gives.
@@ -248,6 +248,16 @@ def _tidy_paths(column: pd.Series[str], root: Path) -> pd.Series[str]:
 
     tidied = paths[loose].map(tidy)
     return paths.where(~loose, tidied.reindex(paths.index))
+
+
+def _called_so(column: pd.Series[str], root: Path) -> pd.Series[bool]:
+    """Whether a backslash belongs to a file's name, as it may but on Windows; else it is how Windows writes a path."""
+    slashed = column.str.contains("\\", regex=False, na=False)
+    if os.sep == "/":
+        slashed[slashed] = [(root / path).is_file() for path in column[slashed]]
+    else:
+        slashed[:] = False
+    return slashed.astype(bool)
 
 
 def _tidy_folder(folder: str, root: Path) -> str:

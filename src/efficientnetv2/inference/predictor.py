@@ -19,13 +19,15 @@ from torch import Tensor
 from efficientnetv2.base.answer import probabilities
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import RGB, Bands
+from efficientnetv2.data import tiffs
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.fitting import lacking, otherwise_stored, too_deep
 from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.raster import levels
 from efficientnetv2.data.raster_files import ordinary_rule
-from efficientnetv2.data.rasters import is_raster, ordinary, readable
+from efficientnetv2.data.rasters import ordinary
 from efficientnetv2.data.rasters import picture as raster_picture
+from efficientnetv2.data.tiffs import is_raster
 from efficientnetv2.inference.predict import check_classes, check_reads_files, predict
 from efficientnetv2.metrics.several import applied
 from efficientnetv2.models import modelfile
@@ -146,7 +148,7 @@ def _is_deep(image: Image.Image, bands: Bands | None) -> bool:
     where the model has no rule (``raster_files.ordinary_rule``).
     """
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    return deep and image.format in ("TIFF", None) and (bands is not None or readable())
+    return deep and image.format in ("TIFF", None) and (bands is not None or tiffs.readable())
 
 
 def _holds_values(picture: Picture) -> bool:

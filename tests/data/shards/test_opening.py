@@ -204,6 +204,15 @@ def test_class_folders_beside_a_tar_stay_class_folders(class_folders):
     assert read(class_folders).shards is None
 
 
+def test_a_folder_of_compressed_shards_is_refused_as_such(tmp_path):
+    (tmp_path / "shards").mkdir()
+    for number in range(3):
+        (tmp_path / f"shards/train-{number}.tar.gz").write_bytes(b"x")
+    (tmp_path / "shards/README.md").write_text("three shards")
+    with pytest.raises(InputError, match=r"train-0\.tar\.gz' is compressed, .*Unpack it to a plain \.tar"):
+        read(tmp_path / "shards")
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

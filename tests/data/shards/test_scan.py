@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,22 @@ def test_what_was_found_is_kept_until_a_shard_changes(jpegs, tmp_path, monkeypat
     assert "read once" in again.notes[0]
     write(file, plain(jpegs[:6]))
     assert len(read(str(file))) == 6
+
+
+def test_what_was_kept_and_not_used_for_a_month_is_removed(jpegs, tmp_path):
+    files = [write(tmp_path / f"{name}.tar", plain(jpegs)) for name in ("old", "used", "new")]
+    kept = tmp_path / "cache" / "shards"
+    found = []
+    for file in files[:2]:
+        read(str(file))
+        found += [one for one in kept.iterdir() if one not in found]
+    for one in found:
+        os.utime(one, (time.time() - 31 * 86400,) * 2)
+    read(str(files[1]))  # used again
+    read(str(files[2]))
+    assert not found[0].exists()
+    assert found[1].exists()
+    assert len(list(kept.iterdir())) == 2
 
 
 def test_what_could_not_be_read_once_is_read_the_next_time(jpegs, tmp_path, monkeypatch):

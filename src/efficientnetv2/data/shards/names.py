@@ -12,6 +12,11 @@ INDEX = "index.parquet"
 SUFFIX = ".tar"
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
+#: Why such a one can't be read, to follow its name.
+COMPRESSED = (
+    "is compressed, so no picture can be read out of its middle; pictures are compressed themselves and gain nothing "
+    "by it. Unpack it to a plain .tar."
+)
 # The innermost pair of braces: a range of numbers or a list of words.
 _BRACES = re.compile(r"\{([^{}]*)\}")
 # A path into a shard: the first tar in it is the shard.
@@ -38,12 +43,14 @@ def is_pattern(data: str) -> bool:
     Raises:
         InputError: they are compressed ones.
     """
-    if data.lower().endswith(_COMPRESSED):
-        raise InputError(
-            f"'{data}' is compressed, so no picture can be read out of its middle; pictures are compressed "
-            "themselves and gain nothing by it. Unpack it to a plain .tar."
-        )
+    if is_compressed(data):
+        raise InputError(f"'{data}' {COMPRESSED}")
     return data.lower().endswith(SUFFIX)
+
+
+def is_compressed(name: str) -> bool:
+    """Whether a file is called as a compressed tar is."""
+    return name.lower().endswith(_COMPRESSED)
 
 
 def expanded(pattern: str) -> list[str]:

@@ -25,7 +25,16 @@ from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.data.listing import Listing, is_picture
 from efficientnetv2.data.several import from_lists
 from efficientnetv2.data.shards.index import LIST, Index, ShardSet, is_index, load
-from efficientnetv2.data.shards.names import INDEX, SUFFIX, expanded, is_pattern, is_url, parted
+from efficientnetv2.data.shards.names import (
+    COMPRESSED,
+    INDEX,
+    SUFFIX,
+    expanded,
+    is_compressed,
+    is_pattern,
+    is_url,
+    parted,
+)
 from efficientnetv2.data.shards.scan import kept_scan
 from efficientnetv2.data.shards.stores import Store, store_at
 
@@ -234,8 +243,18 @@ def _starred(name: str) -> bool:
 
 
 def _only_tars(folder: Path) -> bool:
-    """Whether tars lie in a folder, and neither class folders nor pictures."""
+    """Whether tars lie in a folder, and neither class folders nor pictures.
+
+    Raises:
+        InputError: all of them are compressed.
+    """
     with os.scandir(folder) as entries:
         shown = [entry for entry in entries if not entry.name.startswith(".")]
-    tars = any(entry.name.lower().endswith(SUFFIX) for entry in shown)
-    return tars and not any(entry.is_dir() or is_picture(entry.name) for entry in shown)
+    if any(entry.is_dir() or is_picture(entry.name) for entry in shown):
+        return False
+    if any(entry.name.lower().endswith(SUFFIX) for entry in shown):
+        return True
+    compressed = sorted(entry.name for entry in shown if is_compressed(entry.name))
+    if compressed:
+        raise InputError(f"'{folder / compressed[0]}' {COMPRESSED}")
+    return False

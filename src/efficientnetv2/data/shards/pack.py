@@ -29,11 +29,11 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.data.check import MOST_UNREADABLE
 from efficientnetv2.data.listing import SPLITS, picture_extensions
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.data.rasters import beyond_pillow, is_raster
 from efficientnetv2.data.readers import originals
 from efficientnetv2.data.shards.content import Content, content_of
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, Index, Shard, save
 from efficientnetv2.data.shards.names import INDEX, SUFFIX
+from efficientnetv2.data.tiffs import beside_ordinary, is_raster
 
 # Pictures that threads read at a time; a shard's writer waits for them. Ours.
 _CHUNK = 256
@@ -120,7 +120,7 @@ def _refuse_rasters(manifest: Manifest) -> None:
     if manifest.shards is not None:
         return
     for row in (row for row, path in enumerate(manifest.paths) if is_raster(path)):
-        if held := beyond_pillow(manifest.file(row)):
+        if held := beside_ordinary(manifest.file(row)):
             raise InputError(
                 f"{manifest.file(row)} is a raster ({held}), and shards hold ordinary pictures of three channels. "
                 "Train on the files themselves, as a folder or a table (--bands says which bands are seen): effnetv2 "

@@ -10,16 +10,18 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
 import pandas as pd
 
-from efficientnetv2.base.caches import cache_folder
+from efficientnetv2.base.caches import cache_folder, is_unused
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.data.listing import is_picture, split_named
 from efficientnetv2.data.shards.index import VERSION, Index, Shard, load, save
@@ -60,6 +62,8 @@ def kept_scan(
     file = cache_folder("shards") / f"{mark}.parquet"
     shards = count_of(len(names), "shard")
     if file.is_file():
+        with suppress(OSError):  # used today
+            os.utime(file)
         return load(file, str(file)), f"Index of {shards}, read once from the headers: {file}"
     index, unread = scan(store, names, label_column=label_column, group_column=group_column)
     what = f"Read the headers of {shards}: {count_of(len(index.table), 'picture')}"
@@ -67,6 +71,8 @@ def kept_scan(
         return index, f"{what}; not kept for the next time, since {some(unread)} could not be read."
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        for other in filter(is_unused, file.parent.glob("*.parquet")):
+            other.unlink(missing_ok=True)
         save(index, file)
     except OSError as error:  # it can be done again
         return index, f"{what}; not kept for the next time ({error.strerror or error})."

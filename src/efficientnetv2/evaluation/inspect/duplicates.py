@@ -63,8 +63,7 @@ def same_files(looked: Portraits) -> list[list[int]]:
 
 def flat(looked: Portraits) -> npt.NDArray[np.bool_]:
     """(N,) whether a picture can be read but shows nothing: one colour all over."""
-    small = looked.small.astype(np.int16)
-    spread = small.max(axis=(1, 2)) - small.min(axis=(1, 2))  # (N, 3)
+    spread = looked.small.max(axis=(1, 2)) - looked.small.min(axis=(1, 2))  # (N, 3), never below 0
     empty: npt.NDArray[np.bool_] = spread.max(axis=1, initial=0) <= FLAT_GREYS
     return empty & (looked.table["reason"] == "").to_numpy()
 
