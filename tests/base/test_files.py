@@ -12,6 +12,7 @@ from efficientnetv2.base.files import (
     check_folder,
     check_place,
     folder_kept_if_filled,
+    remedy,
     write_atomically,
     write_text_atomically,
 )
@@ -169,3 +170,20 @@ def test_a_mount_that_syncs_no_folders_keeps_files_all_the_same(place, code, tmp
         write_text_atomically(tmp_path / "a", "x")
     assert (tmp_path / "a").read_text() == "x"
     assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "Make room on the disk"),
+        (
+            RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"),
+            "Make room on the disk",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied"), "Let it be written to again"),
+        (OSError(errno.EROFS, "Read-only file system"), "Let it be written to again"),
+        (OSError(errno.EIO, "Input/output error"), "or bring it back"),
+    ],
+)
+def test_what_is_to_be_done_follows_from_what_is_wrong(error, what):
+    assert what in remedy(error)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tests.training.test_loop import SMALL
 
-from efficientnetv2.base.errors import InputError, MemoryShortError
+from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import read
 from efficientnetv2.models import modelfile
@@ -222,6 +222,27 @@ def test_a_validation_that_finds_no_memory_costs_no_step(job):
     assert resume.steps_saved(one.folder.checkpoints) == [3]
     again = run(job("run"), resumed=True, watch=Nobody())
     assert [row["step"] for row in again.history if row["kind"] == "val"] == list(range(3, 25, 3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        (["schedule.warmup_epochs=1", "schedule.warmup_share=1"], "schedule.warmup_epochs=3)"),
+        (
+            ["schedule.warmup_epochs=1", "schedule.warmup_share=0.25"],
+            "schedule.warmup_epochs=2)",
+        ),  # of 8 epochs
+        (["schedule.warmup_epochs=2", "schedule.warmup_share=0.25"], None),
+    ],
+)
+def test_a_longer_warm_up_is_advised_where_there_could_be_one(settings, advice, job):
+    one = job("run", *settings)
+    with torch.no_grad():
+        one.network.classifier.weight.fill_(float("nan"))
+    with pytest.raises(DivergedError, match="lower learning rate") as refused:
+        run(one, resumed=False, watch=Nobody())
+    assert ("warm-up" in str(refused.value)) == (advice is not None)
+    assert advice is None or advice in str(refused.value)
 
 
 FULL = Path("/dev/full")

@@ -136,6 +136,19 @@ def check_folder(folder: Path, called: str) -> None:
         raise InputError(f"{called} {folder}: nothing may be written into {there}. Give another folder.")
 
 
+def remedy(error: BaseException) -> str:
+    """What lets a file be written that could not be: an instruction without its full stop.
+
+    Args:
+        error: an OSError; or another that says that the disk is full in its own way, as PyTorch's does.
+    """
+    if not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Make room on the disk"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Let it be written to again: its permissions, or how its disk is mounted"
+    return "Make room on the disk, or bring it back"
+
+
 def remove_partial(folder: Path) -> None:
     """Remove what a kill in the middle of ``write_atomically``, or of a measurement, left in a folder."""
     for partial in folder.glob(".*.partial"):

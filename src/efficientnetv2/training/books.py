@@ -245,9 +245,17 @@ class Books:
         if not math.isfinite(loss):
             raise DivergedError(
                 f"The loss at step {done.step} is {loss}: training has diverged. Begin anew (another --out) with a "
-                f"lower learning rate (--set optimizer.lr={recipe.optimizer.lr / 3:.2g}) or a longer warm-up "
-                f"(--set schedule.warmup_epochs={recipe.schedule.warmup_epochs + 2:g})."
+                f"lower learning rate (--set optimizer.lr={recipe.optimizer.lr / 3:.2g}){self._longer_warmup()}."
             )
+
+    def _longer_warmup(self) -> str:
+        """Another way out of divergence, in words that follow the first; '' where warm-up is as long as it may be."""
+        schedule, length = self.job.recipe.schedule, self.job.length
+        longest = schedule.warmup_share * length.steps / length.steps_per_epoch
+        longer = min(schedule.warmup_epochs + 2, longest)
+        if longer <= 1.1 * schedule.warmup_epochs:
+            return ""
+        return f" or a longer warm-up (--set schedule.warmup_epochs={longer:.3g})"
 
     def _row(self, done: StepDone) -> None:
         self._refuse_divergence(done)

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import remove_partial, write_atomically, write_text_atomically
+from efficientnetv2.base.files import remedy, remove_partial, write_atomically, write_text_atomically
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resume import steps_saved
@@ -281,8 +281,7 @@ def _writing(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"{file} can't be written ({error.strerror or error}). Make room on the disk, or bring it back, then go on "
-            "with --resume."
+            f"{file} can't be written ({error.strerror or error}). {remedy(error)}, then go on with --resume."
         ) from error
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import remove_partial, write_atomically
+from efficientnetv2.base.files import remedy, remove_partial, write_atomically
 from efficientnetv2.base.memory import is_out_of_memory
 
 _NAME = re.compile(r"step_(\d+)\.pt")
@@ -43,8 +43,7 @@ def save(folder: Path, kept: dict[str, Any], step: int) -> Path:
         before = steps_saved(folder)
         rest = f"The checkpoint of step {before[-1]} is whole" if before else "There is none before it"
         raise InputError(
-            f"{path}: the checkpoint could not be written ({error}). {rest}. "
-            "Make room on the disk, then go on with --resume."
+            f"{path}: the checkpoint could not be written ({error}). {rest}. {remedy(error)}, then go on with --resume."
         ) from error
     for old in steps_saved(folder)[:-_KEPT]:
         (folder / f"step_{old:08d}.pt").unlink()

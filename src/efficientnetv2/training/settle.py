@@ -21,6 +21,7 @@ from efficientnetv2.training.checked import checked
 from efficientnetv2.training.distributed import ALONE, World
 from efficientnetv2.training.enlarging import no_larger
 from efficientnetv2.training.eval_size import sizes_above
+from efficientnetv2.training.idle import idle
 from efficientnetv2.training.memory import GroupsAtATime, divisors
 from efficientnetv2.training.named import title
 from efficientnetv2.training.picture_sizes import least_group, refuse_sizes, settings_by_size, unmixed
@@ -93,6 +94,7 @@ def settle(
     changes: dict[str, Any] = {"weights": begun.weights}
     changes["model"] = begun.model if isinstance(begun.model, str) else begun.model.to_json()
     notes = [*begun.notes, *smaller, *_left_out(recipe, in_channels)]
+    notes += idle(recipe, scratch=begun.weights == "none", processes=world.size)
     if begun.weights == "none":
         changes |= NOTHING_FROZEN | {"classifier": "fresh", "optimizer": _all_learn(recipe)}
     if begun.weights != "none" and isinstance(begun.network, EfficientNet):

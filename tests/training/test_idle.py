@@ -1,0 +1,61 @@
+"""A run says which of its settings do nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.idle import idle
+from efficientnetv2.training.recipes import RECIPES, named
+
+STAGES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
+
+
+def said(*settings, scratch=False, processes=1):
+    return idle(with_settings(named("finetune"), settings), scratch=scratch, processes=processes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (["sync_batch_norm=true"], "sync_batch_norm"),
+        (["progressive={stages: 1, image_px: 64}", "time_shares=equal"], "time_shares"),
+        (["effective_beta=0.99"], "effective_beta"),
+        (
+            ["schedule={kind: cosine, factor: 0.9}"],
+            r"schedule.factor (a staircase's, and schedule.kind is cosine)",
+        ),
+        (["schedule={kind: constant, final: 0.1}"], "schedule.final"),
+        (["compile=true", "progressive={image_px: {start: 64, end: 128, continuous: true}}"], "compile"),
+    ],
+)
+def test_a_setting_without_effect_is_named(settings, name):
+    [line] = said(*settings)
+    assert line.startswith(f"Without effect here: {name}")
+
+
+def test_from_scratch_there_is_nothing_to_keep_or_to_probe():
+    settings = ("optimizer.unfreeze=0.5", "classifier=probe")
+    [line] = said(*settings, scratch=True)
+    assert "optimizer.unfreeze" in line
+    assert "classifier=probe" in line
+    assert said(*settings) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["balance=effective", "effective_beta=0.99"],
+        [STAGES, "time_shares=equal", "compile=true"],
+        ["schedule={kind: staircase, factor: 0.9, every_epochs: 1}"],
+    ],
+)
+def test_what_has_an_effect_is_not(settings):
+    assert said(*settings) == []
+    assert said("sync_batch_norm=true", processes=2) == []
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("scratch", [False, True])
+def test_no_recipe_has_an_idle_setting_of_its_own(name, scratch):
+    assert idle(named(name), scratch=scratch, processes=1) == []
