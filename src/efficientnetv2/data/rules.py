@@ -24,8 +24,8 @@ def refuse_unlabelled(listing: Listing) -> None:
     empty = np.flatnonzero(listing.table["label"].isna())
     if len(empty):
         raise InputError(
-            f"{listing.where(int(empty[0]))}: the label is empty, or says nan "
-            f"({len(empty)} of {len(listing)} {listing.unit} have none). Fill it in, or leave these out."
+            f"{listing.where(int(empty[0]))}: the label is empty "
+            f"({len(empty)} of {len(listing)} {listing.unit} have none; nan is none). Fill it in, or leave these out."
         )
 
 

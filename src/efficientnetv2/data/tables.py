@@ -252,12 +252,10 @@ def _tidy_paths(column: pd.Series[str], root: Path) -> pd.Series[str]:
 
 def _called_so(column: pd.Series[str], root: Path) -> pd.Series[bool]:
     """Whether a backslash belongs to a file's name, as it may but on Windows; else it is how Windows writes a path."""
-    slashed = column.str.contains("\\", regex=False, na=False)
-    if os.sep == "/":
-        slashed[slashed] = [(root / path).is_file() for path in column[slashed]]
-    else:
-        slashed[:] = False
-    return slashed.astype(bool)
+    slashed = np.array(column.str.contains("\\", regex=False, na=False), dtype=bool)
+    there = [os.sep == "/" and (root / path).is_file() for path in column[slashed]]
+    slashed[slashed] = there
+    return pd.Series(slashed, index=column.index)
 
 
 def _tidy_folder(folder: str, root: Path) -> str:
