@@ -19,6 +19,7 @@ from efficientnetv2.models.fit import fit
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.regularize import apply_setting
+from efficientnetv2.training.named import same_shape
 
 timm = pytest.importorskip("timm")
 
@@ -211,6 +212,9 @@ def test_dropout_and_drop_path_are_honoured():
         ("torchvision:resnet_18", "torchvision has no network 'resnet_18'; did you mean 'resnet18'"),
         ("torchvision:fcn_resnet50", "torchvision has no network"),
         ("torchvision:resnet50.IMAGENET1K_V3", "'IMAGENET1K_V3'|IMAGENET1K_V1, IMAGENET1K_V2"),
+        ("torchvision:vit_b_16@300", r"no network 'vit_b_16@300' .*Known: vit_b_16@224, vit_b_16@384\."),
+        ("torchvision:resnet18@300", "A name says no size of it: leave '@300' out"),
+        ("torchvision:vit_b_16@224.IMAGENET1K_V1", "Its weights say their size: leave '@224' out"),
     ],
 )
 def test_unknown_names_and_tags(model, says):
@@ -360,3 +364,49 @@ def test_every_weight_of_a_network_with_side_heads_learns():
     network = create("torchvision:inception_v3", num_classes=2).train()
     network(torch.randn(2, 3, 96, 96)).sum().backward()
     assert all(weight.grad is not None for weight in network.parameters())
+
+
+@pytest.fixture
+def small_transformers(monkeypatch):
+    """torchvision's vision transformers with one narrow layer; their sizes of pictures and patches stay."""
+    there = torchvision.models.vision_transformer._vision_transformer
+    small = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
+    monkeypatch.setattr(
+        "torchvision.models.vision_transformer._vision_transformer",
+        lambda **words: there(**(words | small)),
+    )
+
+
+def test_the_size_that_weights_decided_is_kept(small_transformers, tmp_path, monkeypatch):
+    """torchvision builds a transformer for the size of its weights: SWAG's fine-tuned ones are of 384 px."""
+    weights = torchvision.models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1
+    theirs = torchvision.models.vit_b_16(image_size=384).eval()
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: theirs.state_dict())
+    monkeypatch.setattr("efficientnetv2.models.foreign_weights.torchvision_file", lambda *_: tmp_path)
+    network = create(f"torchvision:vit_b_16.{weights.name}", num_classes=2).eval()
+    assert network.source == "torchvision:vit_b_16@384"
+    modelfile.save(tmp_path / "m.safetensors", network, class_names=("a", "b"))
+    loaded = modelfile.load(tmp_path / "m.safetensors")
+    assert loaded.source == network.source
+    pictures = torch.randn(1, 3, 384, 384)
+    with torch.inference_mode():
+        assert torch.equal(loaded(pictures), network(pictures))
+        again = create(loaded.source, num_classes=2)  # as a run that is gone on with begins
+        assert again.module.load_state_dict(loaded.module.state_dict())
+    assert again.preprocessing == network.preprocessing
+    assert same_shape("torchvision:vit_b_16", network.source)
+
+
+@pytest.mark.parametrize(
+    ("model", "image_px", "interpolation"),
+    [("vit_b_16", 224, "bilinear"), ("vit_h_14", 224, "bicubic"), ("vit_h_14@518", 518, "bicubic")],
+)
+def test_fresh_transformers_take_the_pictures_that_they_state(
+    small_transformers, model, image_px, interpolation
+):
+    """torchvision documents 518 px for vit_h_14's usual weights, but builds it at 224 px without any."""
+    network = create(f"torchvision:{model}", num_classes=2)
+    stated = network.preprocessing
+    assert (stated.image_px, stated.interpolation) == (image_px, interpolation)
+    assert network(torch.zeros(1, 3, image_px, image_px)).shape == (1, 2)
+    assert network.source == f"torchvision:{model}"

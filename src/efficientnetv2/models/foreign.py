@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -14,10 +14,16 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.regularize import apply_setting
 
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
+
 LIBRARIES = ("timm", "torchvision")
 
 # Of torchvision's, those with heads at the side. It warns, too, unless told to draw their weights as it ever did.
 _SIDE_HEADED = ("googlenet", "inception_v3")
+
+# Of torchvision's, those that are built for pictures of one size, and how theirs begin without weights.
+_OF_ONE_SIZE, _USUAL_PX = "vit_", "224"
 
 # timm leaves stochastic depth out of networks built at rate 0, and then no schedule can raise it. So they are
 # built with some, which is then set to what was asked for; only the proportions of the blocks stay. Ours.
@@ -33,8 +39,8 @@ class Foreign(Network):
 
     Args:
         module: with at least one of each. It is used, not copied.
-        source: by which ``create`` makes such a module again ("timm:resnet50"); None for a module that only its
-            owner can make.
+        source: by which ``create`` makes such a module again ("timm:resnet50", "torchvision:vit_b_16@384"); None for
+            a module that only its owner can make.
         preprocessing: of the module; None is ImageNet's at 224 px.
 
     Attributes:
@@ -217,20 +223,22 @@ def build(
     Args:
         model: "timm:NAME" or "torchvision:NAME" with fresh weights; with a tag ("timm:resnet50.a1_in1k",
             "torchvision:resnet50.IMAGENET1K_V2") the pretrained ones of that library, fetched by it.
+            torchvision's vision transformers are built for one size of picture: that of the tag; of fresh ones the
+            size stands behind the name ("torchvision:vit_b_16@384"), 224 px where none does.
         num_classes: of the classifier, as far as the library can build it; ``models.fit.fit`` does the rest. Of what
             comes without a classifier 0 makes one of a single class, so that it is known which to take away.
         in_channels: of the picture, likewise.
 
     Raises:
-        InputError: no such network or tag (names the nearest), the library is not installed, the weights cannot
-            be fetched; or the network comes without a classifier and no classes are named.
+        InputError: no such network, tag or size (names the nearest), the library is not installed, the weights
+            cannot be fetched; or the network comes without a classifier and no classes are named.
     """
     library, _, word = model.partition(":")
     name, _, tag = word.partition(".")
     if library == "timm":
         module, preprocessing = _timm(name, tag, num_classes=num_classes, in_channels=in_channels)
     else:
-        module, preprocessing = _torchvision(name, tag, num_classes=num_classes)
+        module, preprocessing, name = _torchvision(name, tag, num_classes=num_classes)
     return Foreign(module, source=f"{library}:{name}", preprocessing=preprocessing)
 
 
@@ -274,11 +282,13 @@ def _timm(
     return module, stated_preprocessing(config, Path(f"timm:{name}"))[0] if config.get("mean") else None
 
 
-def _torchvision(name: str, tag: str, *, num_classes: int | None) -> tuple[nn.Module, Preprocessing]:
+def _torchvision(sized: str, tag: str, *, num_classes: int | None) -> tuple[nn.Module, Preprocessing, str]:
+    """A network with what its weights are documented with, or would be; and the name that makes it again."""
     models = of_torchvision("models")
     from efficientnetv2.models.foreign_weights import reading, torchvision_file
     from efficientnetv2.models.interop.torchvision import preprocessing_of
 
+    name, _, size = sized.partition("@")
     known = models.list_models(module=models)
     if name not in known:
         raise InputError(f"torchvision has no network '{name}'{did_you_mean(name, known)}")
@@ -289,15 +299,41 @@ def _torchvision(name: str, tag: str, *, num_classes: int | None) -> tuple[nn.Mo
             f"Known: {', '.join(every.__members__)}."
         )
     weights = every[tag] if tag else None
+    px, documented = _of_size(name, size, weights, every)
     # Pretrained ones come with the classes that they were trained for.
-    fresh = {"num_classes": num_classes} if num_classes and num_classes > 0 and not weights else {}
-    drawn = {"init_weights": True} if name in _SIDE_HEADED and not weights else {}
+    fresh: dict[str, Any] = {}
+    if not weights:
+        fresh |= {"num_classes": num_classes} if num_classes and num_classes > 0 else {}
+        fresh |= {"init_weights": True} if name in _SIDE_HEADED else {}
+        fresh |= {"image_size": int(px)} if px else {}
     path = torchvision_file(weights.url, f"{name}.{tag}") if weights else None
     with reading(f"torchvision:{name}.{tag}", path):  # from its cache, where the file lies now
-        module = models.get_model(name, weights=weights, **fresh, **drawn)
+        module = models.get_model(name, weights=weights, **fresh)
     if name in _SIDE_HEADED:
         _as_pretrained(module)
-    return module, preprocessing_of(weights or every.DEFAULT)
+    again = name if px in ("", _USUAL_PX) else f"{name}@{px}"
+    return module, preprocessing_of(documented), again
+
+
+def _of_size(
+    name: str, size: str, weights: WeightsEnum | None, every: type[WeightsEnum]
+) -> tuple[str, WeightsEnum]:
+    """The size of picture that a network is built for, '' for one that takes any; and weights documented for that."""
+    sizes: dict[str, WeightsEnum] = {}
+    for one in every if name.startswith(_OF_ONE_SIZE) else ():
+        sizes.setdefault(str(one.meta["min_size"][0]), one)
+    if size and (weights or size not in sizes):
+        if weights:
+            mend = f"Its weights say their size: leave '@{size}' out."
+        elif sizes:
+            mend = f"Known: {', '.join(f'{name}@{px}' for px in sizes)}."
+        else:
+            mend = f"A name says no size of it: leave '@{size}' out."
+        raise InputError(f"torchvision has no network '{name}@{size}' of such a size. {mend}")
+    if weights:
+        return (str(weights.meta["min_size"][0]) if sizes else ""), weights
+    px = (size or _USUAL_PX) if sizes else ""
+    return px, sizes.get(px, every["DEFAULT"])
 
 
 def _as_pretrained(module: nn.Module) -> None:

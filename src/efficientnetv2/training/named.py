@@ -193,8 +193,8 @@ def same_shape(one: str | Architecture, other: str | Architecture) -> bool:
 
 
 def _shape(model: str | Architecture) -> Architecture | str:
-    """All but padding, epsilon and pooling."""
+    """All but padding, epsilon and pooling; of another library's the name alone, for its weights say the size."""
     if isinstance(model, str) and is_foreign(model):
-        return model.partition(".")[0]
+        return model.partition(".")[0].partition("@")[0]
     table = architecture(model) if isinstance(model, str) else model
     return replace(table, padding="same", batch_norm_epsilon=1e-3, pooling="mean")
