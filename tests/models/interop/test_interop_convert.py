@@ -349,11 +349,13 @@ def test_unstated_preprocessing_of_b0_is_the_published_one(tmp_path):
 def test_a_tag_brings_the_preprocessing_of_its_weights(tmp_path):
     """Adversarial propagation was trained with mean and std 0.5, where the network's own are ImageNet's."""
     path = timm_file(tmp_path / "b0.safetensors", "tf_efficientnet_b0")
-    plain, tagged = (
-        convert.read(path, model=f"tf_efficientnet_b0{tag}").network.preprocessing for tag in ("", ".ap_in1k")
+    plain, tagged, older = (
+        convert.read(path, model=f"tf_efficientnet_b0{tag}").network.preprocessing
+        for tag in ("", ".ap_in1k", "_ap")
     )
     assert plain.mean == published("efficientnet_b0").preprocessing.mean != tagged.mean
     assert tagged.mean == tagged.std == (0.5, 0.5, 0.5)
+    assert older == tagged
 
 
 def test_the_plain_twins_tag_brings_it_too_and_may_be_told_of_a_file_that_names_the_network(tmp_path):

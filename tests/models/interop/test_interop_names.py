@@ -101,7 +101,8 @@ def test_noisy_students_l2_is_known(model):
 @pytest.mark.parametrize(
     "model",
     ["resnet50", "efficientnet_lite0", "efficientnet_b0_gn", "efficientnet_b1_pruned", "tf_efficientnet_es",
-     "efficientnetv2_b0", "efficientnet_x_b3", "tf_efficientnet_cc_b0_4e"],
+     "efficientnetv2_b0", "efficientnet_x_b3", "tf_efficientnet_cc_b0_4e", "tf_efficientnet_b0_ap_ns",
+     "tf_efficientnet_b0_ap.in1k"],
 )  # fmt: skip
 def test_other_networks_of_timm_are_not_taken_for_ours(model):
     with pytest.raises(InputError, match=model):
@@ -118,6 +119,38 @@ def test_unstated_preprocessing_of_s_to_xl_is_timms_own(name):
     assert timm.default_preprocessing(name, tf=True) == (stated, f"tf_{name}")
     assert not notes
     assert stated.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bare_name_is_looked_at_as_the_weights_that_timm_means_by_it(name):
+    theirs = their_timm.get_pretrained_cfg(f"tf_{name}")
+    stated, _ = timm.stated_preprocessing(theirs.to_dict(), "config.json")
+    assert timm.default_preprocessing(name, tf=True) == (stated, f"tf_{name}")
+    assert timm.default_preprocessing(name, tf=True, num_classes=7)[0] == stated
+    assert timm.default_preprocessing(name, tf=True, tag=theirs.tag) == (stated, f"tf_{name}.{theirs.tag}")
+
+
+def test_the_classes_tell_weights_of_imagenet_21k():
+    """timm's B3 of 21,843 classes cuts the centre square, the one fine-tuned from it keeps the picture whole."""
+    theirs = their_timm.get_pretrained_cfg("tf_efficientnetv2_b3.in21k").to_dict()
+    stated, _ = timm.stated_preprocessing(theirs, "config.json")
+    known = timm.default_preprocessing("efficientnetv2_b3", tf=True, num_classes=theirs["num_classes"])[0]
+    assert known == stated != timm.default_preprocessing("efficientnetv2_b3", tf=True)[0]
+
+
+OLD = {
+    old: today
+    for old, today in their_timm.models._registry._deprecated_models.items()
+    if old.startswith("tf_efficientnet")
+}
+
+
+@pytest.mark.parametrize("old", OLD)
+def test_older_tags_are_those_of_today(old):
+    name, _, tag = OLD[old].partition(".")
+    assert timm.published_name(old) == (name.removeprefix("tf_"), True)
+    assert timm.tag_of(old) == tag == timm.tag_of(OLD[old])
+    assert timm.tag_of(name) == ""
 
 
 @pytest.mark.parametrize(
@@ -146,6 +179,12 @@ def test_plain_networks_of_v1_are_looked_at_as_timm_evaluates_its_weights(weight
 def test_a_tag_that_timm_does_not_have_is_refused():
     with pytest.raises(InputError, match=r"no weights 'efficientnet_b3.in1k', but ra2_in1k\."):
         timm.default_preprocessing("efficientnet_b3", tf=False, tag="in1k")
+    with pytest.raises(InputError, match=r"no weights 'tf_efficientnetv2_b0.in21k', but in1k\. Leave"):
+        timm.default_preprocessing("efficientnetv2_b0", tf=True, tag="in21k")
+    with pytest.raises(
+        InputError, match=r"no weights 'tf_efficientnet_b1\.tv_in1k'"
+    ):  # torchvision has those
+        timm.default_preprocessing("efficientnet_b1", tf=True, tag="tv_in1k")
 
 
 def test_preprocessing_of_b3_squeezes_and_then_cuts():

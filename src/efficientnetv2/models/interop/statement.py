@@ -18,7 +18,6 @@ from efficientnetv2.arch.published import published
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.extras import of_torchvision
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.models import pretrained
 from efficientnetv2.models.header import Header, reason
 from efficientnetv2.models.interop import carried, timm, torchvision
 from efficientnetv2.models.interop.raw import Raw
@@ -155,12 +154,10 @@ def preprocessing(
 
 def _usual(raw: Raw, found: Recognised) -> tuple[Preprocessing, str]:
     """What a network's source documents, and whose that is."""
-    tagged = (raw.model or "").removeprefix("tf_")
-    if raw.source == "timm" and is_tf(raw) and tagged in pretrained.names():
-        return pretrained.about(tagged).preprocessing, f"timm's {raw.model}"
     if raw.source == "timm":
-        tag = (raw.model or "").partition(".")[2]
-        usual, weights = timm.default_preprocessing(found.name, tf=is_tf(raw), tag=tag)
+        usual, weights = timm.default_preprocessing(
+            found.name, tf=is_tf(raw), tag=timm.tag_of(raw.model or ""), num_classes=found.num_classes
+        )
         return usual, f"timm's {weights}"
     if raw.source == "torchvision":
         usual, weights = torchvision.default_preprocessing(found.name)

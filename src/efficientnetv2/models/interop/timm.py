@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from efficientnetv2.arch.published import NAMES, architecture, published
 from efficientnetv2.arch.spec import Architecture, blocks
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_text_atomically
-from efficientnetv2.base.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Framing, Preprocessing
+from efficientnetv2.base.preprocessing import Framing, Preprocessing
+from efficientnetv2.models import pretrained
 from efficientnetv2.models.header import reason
 from efficientnetv2.models.interop.tensors import shape_name, tensors_of, write_tensors
 from efficientnetv2.models.network import EfficientNet
@@ -50,6 +51,22 @@ _RW_REASON = (
     "other widths and blocks than any published EfficientNetV2. Use it through timm itself: "
     "create('timm:{name}')"
 )
+
+# What a bare ``tf_`` name means to timm: the first of these that it has of it, as its default_cfgs are ordered.
+_FIRST_TAGS = ("in21k_ft_in1k", "ns_jft_in1k_475", "ns_jft_in1k", "ap_in1k", "in1k")
+
+# What may follow a name without a dot, timm's older way to say what the weights were trained on, and its tags of today
+# (its register_model_deprecations; of AutoAugment's and RandAugment's the files alone were called so).
+_OLD_TAGS = {
+    "_ap": "ap_in1k",
+    "_ns": "ns_jft_in1k",
+    "_ns_475": "ns_jft_in1k_475",
+    "_in21k": "in21k",
+    "_in21ft1k": "in21k_ft_in1k",
+    "_aa": "aa_in1k",
+    "_ra": "ra_in1k",
+    "_ra2": "ra2_in1k",
+}
 
 # Size, crop_pct, framing, mean and std at evaluation of the weights that timm has of its plain networks, those that the
 # bare name means first: its default_cfgs (timm/models/efficientnet.py).
@@ -115,9 +132,8 @@ def published_name(model: str) -> tuple[str, bool]:
         InputError: another network; of ``efficientnetv2_rw_*`` the message says why.
     """
     match = re.match(r"(tf_)?(efficientnet(?:v2)?_(?:[a-z]\d|xl|[sml]))(?=[._]|$)", model)
-    variant = "" if match is None else model[match.end() :].partition(".")[0]
-    # What may follow the name without a dot: timm's older way to say what the weights were trained on.
-    tagged = re.fullmatch(r"(_ns|_ap|_aa|_ra\d?|_in21k|_in21ft1k|_475)*", variant) is not None
+    variant = "" if match is None else model[match.end() :]
+    tagged = variant in ("", *_OLD_TAGS) or variant.startswith(".")
     if "efficientnetv2_rw" in model:
         raise InputError(f"'{model}' cannot be read: {_RW_REASON.format(name=model.partition('.')[0])}.")
     if match is None or not tagged or match[2] not in NAMES or not (match[1] or match[2] in _PLAIN):
@@ -131,6 +147,16 @@ def published_name(model: str) -> tuple[str, bool]:
     return match[2], match[1] is not None
 
 
+def tag_of(model: str) -> str:
+    """Timm's tag of the weights that one of its names is of, an older one as of today; '' where it names none.
+
+    Args:
+        model: one that ``published_name`` knows.
+    """
+    name, _, tag = model.partition(".")
+    return tag or next((today for old, today in _OLD_TAGS.items() if name.endswith(old)), "")
+
+
 def has_plain(name: str) -> bool:
     """Whether timm has a published network without ``tf_`` too."""
     return name in _PLAIN
@@ -142,31 +168,33 @@ def architecture_of(name: str, *, tf: bool) -> Architecture:
     return table if tf else replace(table, padding="symmetric", batch_norm_epsilon=PLAIN_EPSILON)
 
 
-def default_preprocessing(name: str, *, tf: bool, tag: str = "") -> tuple[Preprocessing, str]:
+def default_preprocessing(
+    name: str, *, tf: bool, tag: str = "", num_classes: int | None = None
+) -> tuple[Preprocessing, str]:
     """What timm does with a network's pictures, where nothing was stated with the weights.
 
-    Those of its own weights, for plain networks of V1. Else as published but for S to XL: timm's are bicubic; its
-    ``tf_`` ones have mean and std 0.5, where the authors have 128/255; its plain ones ImageNet's; and S cuts the centre
-    square.
+    That of its own weights, of all its ``tf_`` networks and of the plain ones that it has weights of. Else as published
+    but for plain S to XL, which are bicubic with ImageNet's mean and std and cut the centre square.
 
     Args:
         name: of the published network.
         tf: timm's ``tf_`` one, or its plain one.
-        tag: of timm's weights; of a plain network '' is those that its bare name means there.
+        tag: of timm's weights; '' is those that the bare name means there.
+        num_classes: of the classifier; those of ``tf_`` weights of as many go before those that the bare name means.
 
     Returns:
         The preprocessing, and what timm calls the weights that it is of.
 
     Raises:
-        InputError: timm has weights of that plain network, but none with that tag.
+        InputError: timm has weights of that network, but none with that tag.
     """
-    theirs, known = f"tf_{name}" if tf else name, {} if tf else _PLAIN_WEIGHTS.get(name, {})
-    if known:
+    if tf:
+        own = _of_tf_weights(name, tag, num_classes)
+        return own, f"tf_{name}.{tag}" if tag else f"tf_{name}"
+    if known := _PLAIN_WEIGHTS.get(name, {}):
         tag = tag or next(iter(known))
         if tag not in known:
-            raise InputError(
-                f"timm has no weights '{theirs}.{tag}', but {', '.join(known)}. Leave the tag out."
-            )
+            raise _no_tag(name, tag, known)
         image_px, crop_pct, framing, (mean, std) = known[tag]
         fraction = timm_crop_fraction(image_px, crop_pct)
         own = Preprocessing(
@@ -177,14 +205,30 @@ def default_preprocessing(name: str, *, tf: bool, tag: str = "") -> tuple[Prepro
             mean=mean,
             std=std,
         )
-        return own, f"{theirs}.{tag}"
+        return own, f"{name}.{tag}"
     preprocessing = published(name).preprocessing
     if name.startswith("efficientnetv2_") and name in _PLAIN:
-        half = (0.5,) * 3
-        mean, std = (half, half) if tf else (IMAGENET_MEAN, IMAGENET_STD)
-        cut: Framing = "crop" if name == "efficientnetv2_s" or not tf else "whole"
-        preprocessing = replace(preprocessing, interpolation="bicubic", mean=mean, std=std, framing=cut)
-    return preprocessing, theirs
+        mean, std = IMAGENET
+        preprocessing = replace(preprocessing, interpolation="bicubic", mean=mean, std=std, framing="crop")
+    return preprocessing, name
+
+
+def _of_tf_weights(name: str, tag: str, num_classes: int | None) -> Preprocessing:
+    """Of timm's weights of a ``tf_`` network; arguments as of ``default_preprocessing``."""
+    every = [pretrained.about(one) for one in pretrained.best(name)]
+    known = {one.name.partition(".")[2]: one for one in every if one.source == "timm"}
+    if not tag:
+        tag = next(first for first in _FIRST_TAGS if first in known)
+        as_many = [other for other, one in known.items() if one.num_classes == num_classes]
+        if as_many and tag not in as_many:
+            tag = as_many[0]
+    if tag not in known:
+        raise _no_tag(f"tf_{name}", tag, known)
+    return known[tag].preprocessing
+
+
+def _no_tag(theirs: str, tag: str, known: Iterable[str]) -> InputError:
+    return InputError(f"timm has no weights '{theirs}.{tag}', but {', '.join(known)}. Leave the tag out.")
 
 
 def stated_preprocessing(config: Mapping[str, Any], path: Path) -> tuple[Preprocessing, tuple[str, ...]]:
