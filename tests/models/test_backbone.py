@@ -9,6 +9,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.models import modelfile
 from efficientnetv2.models.backbone import Backbone
 from efficientnetv2.models.create import create
 from efficientnetv2.models.fit import freeze
@@ -83,3 +84,13 @@ def test_a_frozen_network_becomes_a_backbone_that_stays_frozen():
     norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
     assert not any(norm.training for norm in norms)
+
+
+def test_a_backbone_is_in_the_mode_of_its_network(tmp_path):
+    """So that what was trained answers as it does with its classifier, and keeps its statistics."""
+    path = tmp_path / "m.safetensors"
+    modelfile.save(path, create("efficientnetv2_b0", num_classes=2), class_names=("a", "b"))
+    loaded = create(path, features_only=True)
+    assert not any(module.training for module in loaded.modules())
+    fresh = create("efficientnetv2_b0", features_only=True)
+    assert all(module.training for module in fresh.modules())

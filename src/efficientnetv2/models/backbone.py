@@ -20,7 +20,8 @@ class Backbone(nn.Module):
     ``torchvision.ops.FeaturePyramidNetwork(backbone.channels, 256)`` takes them as an ordered dict.
 
     Args:
-        network: used up: its classifier is taken off, and of ours the head's convolution too.
+        network: used up: its classifier is taken off, and of ours the head's convolution too. The backbone is in its
+            mode: that of evaluation, where the weights were loaded.
         out_strides: sides of the picture over sides of the maps to give; None is all that there are: 2, 4, 8, 16
             and 32 of every published network.
 
@@ -35,6 +36,7 @@ class Backbone(nn.Module):
 
     def __init__(self, network: Network, out_strides: Sequence[int] | None = None) -> None:
         super().__init__()
+        self.training = network.training
         self.preprocessing = network.preprocessing
         fit(network, num_classes=0)
         if isinstance(network, EfficientNet):
