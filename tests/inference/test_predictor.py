@@ -180,6 +180,20 @@ def test_an_image_of_16_bits_that_is_no_raster_is_read_as_its_file_is(model, tmp
     np.testing.assert_array_equal(by_image, by_path)
 
 
+def test_16_bits_of_another_format_are_refused_by_a_rule_for_rasters(tmp_path):
+    """Pillow would keep their upper 8 bits, which is nearly black where the rule spreads them."""
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((16, 16), 3_000, np.uint16)).save(path)
+    predictor = _by_rule(1, 1, 1)
+    for picture in (path, str(path), Image.open(path)):
+        with pytest.raises(InputError, match=r"deep\.png: holds values of more than 8 bits.*for GeoTIFFs"):
+            predictor(picture)
+    eight = Image.fromarray(np.full((16, 16), 200, np.uint8))
+    eight.save(tmp_path / "grey.png")
+    by_path, by_image = (predictor._prepared(one, 0) for one in (tmp_path / "grey.png", eight))
+    np.testing.assert_array_equal(by_path, by_image)
+
+
 @pytest.mark.parametrize("at_once", [0, -1])
 def test_less_than_a_picture_at_a_time_is_refused(model, at_once):
     with pytest.raises(InputError, match=f"batch_images is {at_once}, but is 1 or more"):

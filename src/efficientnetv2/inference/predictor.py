@@ -21,8 +21,8 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data import tiffs
 from efficientnetv2.data.decode import eval_picture
-from efficientnetv2.data.fitting import lacking, otherwise_stored, too_deep
-from efficientnetv2.data.pictures import UnreadablePicture
+from efficientnetv2.data.fitting import deep, elsewhere_deep, lacking, otherwise_stored, too_deep
+from efficientnetv2.data.pictures import UnreadablePicture, is_deep
 from efficientnetv2.data.raster import levels
 from efficientnetv2.data.raster_files import ordinary_rule
 from efficientnetv2.data.rasters import ordinary
@@ -136,7 +136,10 @@ class Predictor:
                 return eval_picture(_levels_of_image(picture, bands), preprocessing)
             if bands is not None and (bands.channels != RGB or _holds_values(picture)):
                 return eval_picture(_levels_of(picture, bands), preprocessing)
-            return eval_picture(_readable(picture), preprocessing)
+            readable = _readable(picture)
+            if bands is not None and deep(bands) and is_deep(readable):
+                raise UnreadablePicture(_named(picture), elsewhere_deep(bands))
+            return eval_picture(readable, preprocessing)
         except UnreadablePicture as error:
             raise InputError(f"{error} (number {place}, from 0). Leave it out, or give another.") from error
 
@@ -155,6 +158,13 @@ def _holds_values(picture: Picture) -> bool:
     return isinstance(picture, np.ndarray) and picture.dtype != np.uint8
 
 
+def _named(picture: Picture) -> str:
+    """The file of a picture, where it has one."""
+    if isinstance(picture, str | Path):
+        return str(picture)
+    return str(getattr(picture, "filename", "") or "the picture")
+
+
 def _levels_of_image(image: Image.Image, bands: Bands | None) -> npt.NDArray[np.uint8]:
     """An image of one band by its rule, refused as the raster of this band would be."""
     values = np.asarray(image)
@@ -165,15 +175,14 @@ def _levels_of_image(image: Image.Image, bands: Bands | None) -> npt.NDArray[np.
     else:
         fault = otherwise_stored(values.dtype.name, bands)
     if bands is None or fault:
-        raise UnreadablePicture(str(getattr(image, "filename", "") or "the picture"), fault)
+        raise UnreadablePicture(_named(image), fault)
     return _levels_of(np.stack([values] * bands.channels, axis=2), bands)
 
 
 def _levels_of(picture: Picture, bands: Bands) -> npt.NDArray[np.uint8]:
     """An array of bands by their rule; all else is refused."""
     if not isinstance(picture, np.ndarray):
-        name = picture if isinstance(picture, str | Path) else "the picture"
-        raise UnreadablePicture(str(name), ordinary(bands))
+        raise UnreadablePicture(_named(picture), ordinary(bands))
     if picture.ndim != 3 or picture.shape[2] != bands.channels or not picture.size:
         raise InputError(
             f"an array {picture.dtype} {picture.shape} is no picture of this model. Give one (H, W, {bands.channels}): "
