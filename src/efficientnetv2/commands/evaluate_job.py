@@ -29,7 +29,7 @@ from efficientnetv2.commands.seen import Seen, run_of, seen
 from efficientnetv2.commands.sizes import one_size, several_sizes, size_curve, tell_sizes
 from efficientnetv2.commands.source import Source, tell
 from efficientnetv2.commands.unseen import Unseen, on_unseen
-from efficientnetv2.commands.views import over_own, views_asked
+from efficientnetv2.commands.views import for_own_views, over_own, views_asked
 from efficientnetv2.data.listing import SPLITS
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import Over
@@ -170,6 +170,7 @@ def _asked(
         check_calibrates(asking.calibrate, network, part, name, looking)
         # Before hours of answers; the report asks again, of the pictures that could be read.
         refuse_trained(asking.calibrate, seen(Path(model), network.trained_on, part), name)
+    for_own_views(network, looking, screen.say)
     asked = Asked(network, part, tell(part, strict=strict, say=screen.say))
     return asked, name, looking, compared, wanted
 

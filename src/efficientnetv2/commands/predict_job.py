@@ -28,7 +28,7 @@ from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.so_far import SoFar
 from efficientnetv2.commands.source import Source, tell
 from efficientnetv2.commands.tables import is_predictions, write_predictions
-from efficientnetv2.commands.views import views_asked
+from efficientnetv2.commands.views import for_own_views, views_asked
 from efficientnetv2.evaluation.answered import NAME as ANSWERS
 from efficientnetv2.inference.accelerate import pick_own_device, workers_for
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
@@ -124,6 +124,7 @@ def _asked(
         tell_replaced(rank, screen)
     tell_replaced(out, screen)
     check_reads_files(network, model)
+    for_own_views(network, looking, screen.say)
     manifest = replace(source.read(require_labels=False), bands=own.bands)
     return Asked(network, manifest, tell(manifest, strict=strict, say=screen.say)), looking
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.keys import Key
-from efficientnetv2.base.preprocessing import Views
+from efficientnetv2.base.preprocessing import Preprocessing, Views
 from efficientnetv2.commands.findings import by_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import Over, over
 from efficientnetv2.evaluation.hanging import Whole
 from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.models.ensemble import leave_temperature_out
+from efficientnetv2.models.network import Network
 
 _VIEWS: tuple[Views, ...] = get_args(Views)
 
@@ -35,6 +37,26 @@ def views_asked(word: str | None, own: Views) -> Views:
             f"--views is '{word}', but is one of {', '.join(_VIEWS)}{did_you_mean(word, _VIEWS)}"
         )
     return found
+
+
+def for_own_views(network: Network, looking: Preprocessing, say: Callable[[str], object]) -> None:
+    """Leave a temperature out that was fitted to pictures looked at otherwise, and say so.
+
+    Args:
+        network: as loaded; changed in place where it has one.
+        looking: how the pictures are looked at.
+        say: gets a line if one is left out.
+    """
+    own = network.preprocessing
+    if (looking.views, looking.image_px) == (own.views, own.image_px) or not leave_temperature_out(network):
+        return
+    px, views = looking.image_px, looking.views
+    say(
+        f"The temperature was fitted at {own.image_px} px with views '{own.views}', and the pictures are looked at at "
+        f"{px} px with views '{views}': it is left out. To fit another to a single model: effnetv2 convert MODEL "
+        f"OUT.safetensors --image-px {px} --views {views}, and effnetv2 evaluate OUT.safetensors DATA --calibrate "
+        "NEW.safetensors"
+    )
 
 
 def over_own(

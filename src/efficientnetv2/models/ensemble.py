@@ -178,6 +178,22 @@ def calibrations(network: Network) -> tuple[Calibration | None, ...]:
     return tuple(member.calibration for member in network.members if isinstance(member, Network))
 
 
+def leave_temperature_out(network: Network) -> bool:
+    """Take a network's temperature away, of an ensemble its members'.
+
+    Args:
+        network: any; changed in place.
+
+    Returns:
+        Whether there was one.
+    """
+    parts = [one for one in network.modules() if isinstance(one, Network)]
+    there = any(one.calibration is not None for one in parts)
+    for one in parts:
+        one.calibration = None
+    return there
+
+
 def members_of(folder: Path) -> list[Path]:
     """The model files of a folder that answer together; none if it is no such folder.
 
