@@ -203,6 +203,24 @@ def test_a_network_that_answers_by_two_classifiers_begins_calm_with_both():
         assert torch.equal(network(torch.randn(1, 3, 224, 224)), torch.zeros(1, 2))
 
 
+@pytest.mark.parametrize("classes", [("elk", "fox", "owl"), ("elk", "fox")])
+def test_a_file_of_a_network_with_two_classifiers_begins_a_run_for_other_classes(classes, tmp_path):
+    """As a run that trained such a network leaves it; fewer, more or as many classes."""
+    torch.manual_seed(1)
+    donor = create("timm:deit_tiny_distilled_patch16_224", num_classes=2)
+    path = tmp_path / "distilled.safetensors"
+    modelfile.save(path, donor, class_names=("cat", "dog"))
+    begin, again = (begun(f"weights={path}", classes=classes, recipe="quick").network for _ in range(2))
+    assert (begin.num_classes, begin.class_names) == (len(classes), ())
+    state, theirs = begin.module.state_dict(), donor.module.state_dict()
+    assert all(torch.equal(state[name], theirs[name]) for name in theirs if "head" not in name)
+    assert all(torch.equal(state[name], value) for name, value in again.module.state_dict().items())
+    for head in ("head.weight", "head_dist.weight"):
+        assert state[head].shape == (len(classes), 192)
+        assert not torch.equal(state[head], theirs[head])
+    assert begun(f"weights={path}").network.module.head.weight.equal(theirs["head.weight"])
+
+
 def test_the_seed_alone_decides_fresh_weights():
     one, same, other = (
         begun("weights=none", f"seed={seed}", recipe="quick").network.state_dict() for seed in (3, 3, 4)

@@ -77,6 +77,24 @@ def classifiers_of(network: Network) -> list[nn.Module]:
     return [network.get_submodule("classifier")]
 
 
+def renew_classifiers(network: Foreign, num_classes: int) -> None:
+    """Give a wrapped network of several classifiers as many new ones, each drawn as ``fit`` draws one.
+
+    ``fit`` takes one away and puts another on; between the two, several would leave a network that answers nothing.
+
+    Args:
+        network: with classifiers; changed in place.
+        num_classes: of each, ≥ 1.
+    """
+    for name in network.classifier_names:
+        there = network.module.get_submodule(name)
+        assert isinstance(there, nn.Linear)
+        head = _fresh_head(network, there.in_features, num_classes)
+        network.module.set_submodule(name, head)
+        head.train(network.training)
+    _forget_answers(network, num_classes)
+
+
 def put_classifier(network: Network, weight: Tensor, bias: Tensor) -> None:
     """Give a network's classifier other values.
 
@@ -289,21 +307,29 @@ def _put_head(network: Network, num_classes: int) -> None:
             f"{_called(network)} has several classifiers, which cannot be swapped as one. Name the classes when it is "
             "made: create(..., num_classes=N) with fresh weights."
         )
-    like = next(weight for weight in network.parameters() if weight.is_floating_point())
-    head: nn.Module = nn.Identity()
-    if num_classes:
-        head = nn.Linear(network.embed_dim, num_classes, device=like.device, dtype=like.dtype)
-        if not like.is_meta:
-            bound = num_classes**-0.5
-            nn.init.uniform_(head.weight, -bound, bound)
-            nn.init.zeros_(head.bias)
+    head = _fresh_head(network, network.embed_dim, num_classes) if num_classes else nn.Identity()
     if isinstance(network, Foreign):
         network.module.set_submodule(network.classifier_name, head)
     else:
         network.set_submodule("classifier", head)
     head.train(network.training)
+    _forget_answers(network, num_classes)
+
+
+def _fresh_head(network: Network, width: int, num_classes: int) -> nn.Linear:
+    like = next(weight for weight in network.parameters() if weight.is_floating_point())
+    head = nn.Linear(width, num_classes, device=like.device, dtype=like.dtype)
+    if not like.is_meta:
+        bound = num_classes**-0.5
+        nn.init.uniform_(head.weight, -bound, bound)
+        nn.init.zeros_(head.bias)
+    return head
+
+
+def _forget_answers(network: Network, num_classes: int) -> None:
+    """What is known of the answers that a network gave before goes with the classifier that gave them."""
     network.num_classes, network.class_names, network.answer = num_classes, (), "softmax"
-    network.metrics, network.calibration = {}, None  # of the answers that it gave before
+    network.metrics, network.calibration = {}, None
 
 
 def _called(network: Network) -> str:

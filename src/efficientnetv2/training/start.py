@@ -14,8 +14,8 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.models.blocks import calm
 from efficientnetv2.models.create import create
-from efficientnetv2.models.fit import classifiers_of, fit, freeze
-from efficientnetv2.models.foreign import Foreign, classifiers, is_foreign
+from efficientnetv2.models.fit import classifiers_of, fit, freeze, renew_classifiers
+from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.training.named import (
     best_weights,
@@ -125,8 +125,9 @@ def _from_weights(
         notes.append(_adapted(network, word, in_channels))
     _seed(recipe)
     same_classes = network.class_names == class_names
-    # Several classifiers cannot be swapped as one: their library has made them anew.
-    if not same_classes and not (is_foreign(word) and classifiers(word) > 1):
+    if not same_classes and isinstance(network, Foreign) and len(classifiers_of(network)) > 1:
+        renew_classifiers(network, len(class_names))
+    elif not same_classes:
         fit(network, num_classes=0)
     fit(network, pooling=recipe.pooling)
     if network.num_classes != len(class_names):
