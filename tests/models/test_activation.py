@@ -8,7 +8,7 @@ from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.arch.spec import blocks
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.models.activation import activation_bytes, stride
+from efficientnetv2.models.activation import activation_bytes, dry_run, stride
 from efficientnetv2.models.create import create
 from efficientnetv2.models.fit import freeze
 
@@ -55,6 +55,20 @@ def test_the_network_is_left_as_it_was():
 def test_a_size_that_the_network_cannot_take():
     with pytest.raises(InputError, match="cannot take 3 x 100 x 100 px"):
         activation_bytes(create("timm:vit_tiny_patch16_224"), 100)
+
+
+@pytest.mark.parametrize("fault", [IndexError("index 2 is out of bounds"), TypeError("no such part")])
+def test_what_a_module_lacks_of_a_picture_is_told_in_words(fault):
+    """As of one that takes its channels apart by number."""
+
+    class Picky(nn.Conv2d):
+        def forward(self, x):
+            if x.shape[1] != 3:
+                raise fault
+            return super().forward(x)
+
+    with pytest.raises(InputError, match=rf"Picky cannot take 1 x 16 x 16 px \({fault}\)"):
+        dry_run(Picky(3, 4, 1), in_channels=1, image_px=16)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import nn
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.models import modelfile
 from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.create import create
 from efficientnetv2.models.fit import (
@@ -344,3 +345,30 @@ def test_of_two_classifiers_both_train_where_all_else_is_frozen():
     assert len(groups) == 12 + 2  # as of the transformer that is not distilled
     last = {id(weight) for weight in groups[-1]}
     assert all(id(weight) in last for one in classifiers_of(network) for weight in one.parameters())
+
+
+@pytest.mark.parametrize(("name", "padded"), [("googlenet", True), ("inception_v3", False)])
+def test_networks_that_scale_three_channels_by_themselves_take_others(name, padded, tmp_path):
+    """Six channels that show a picture twice are answered as it was; GoogLeNet pads what it has scaled with zeros."""
+    torch.manual_seed(0)
+    network = create(f"torchvision:{name}", num_classes=3).eval()
+    names = (network.stem_name, network.stem_name.replace(".conv", ".bn"))
+    network.module.get_submodule(names[1]).running_mean.normal_()
+    pictures = torch.randn(1, 3, 96, 96)
+    twice = torch.cat([pictures, pictures], dim=1)
+    widened = fit(copy.deepcopy(network), in_channels=6)
+    assert not widened.module.transform_input
+    stems = [nn.Sequential(*(one.module.get_submodule(part) for part in names)) for one in (network, widened)]
+    inner = slice(2, -2) if padded else slice(None)  # a margin of 3 px is 2 of every second
+    with torch.no_grad():
+        expected, found = stems[0](network.module._transform_input(pictures)), stems[1](twice)
+        torch.testing.assert_close(
+            found[..., inner, inner], expected[..., inner, inner], rtol=1e-4, atol=1e-4
+        )
+        modelfile.save(tmp_path / "m.safetensors", widened, class_names=("a", "b", "c"))
+        loaded = modelfile.load(tmp_path / "m.safetensors")
+        assert torch.equal(loaded(twice), widened(twice))
+        again = fit(loaded, in_channels=3)
+        assert again.module.transform_input
+        torch.testing.assert_close(again(pictures), network(pictures), rtol=1e-3, atol=1e-3)
+        assert fit(network, in_channels=1)(torch.zeros(2, 1, 96, 96)).shape == (2, 3)

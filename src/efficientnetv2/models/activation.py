@@ -50,7 +50,8 @@ def _answer(
     try:
         with torch.device("meta"):
             return torch.func.functional_call(module, weights, (pictures,))
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
+        # Of other channels or sizes than a module was written for it may ask for parts that are not there.
         reason = (
             str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         )

@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from efficientnetv2.arch.spec import Pooling
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.models.ensemble import refuse_together
-from efficientnetv2.models.foreign import Foreign
+from efficientnetv2.models.foreign import Foreign, scale_before_stem, scale_in_stem
 from efficientnetv2.models.network import EfficientNet, Network, check_numbers
 
 N = TypeVar("N", bound=Network)
@@ -348,10 +349,14 @@ def _widen(network: Network, in_channels: int) -> None:
     assert isinstance(stem, nn.Conv2d)
     if stem.groups != 1:
         raise InputError(f"the first convolution has {stem.groups} groups: its channels cannot be changed")
+    if isinstance(network, Foreign) and network.in_channels == RGB:
+        scale_in_stem(network)
     with torch.no_grad():
         stem.weight = nn.Parameter(
             adapted_weight(stem.weight.detach(), in_channels), requires_grad=stem.weight.requires_grad
         )
     stem.in_channels = network.in_channels = in_channels
+    if isinstance(network, Foreign) and in_channels == RGB:
+        scale_before_stem(network)
     network.preprocessing = network.preprocessing.with_channels(in_channels)
     network.metrics, network.calibration = {}, None  # of other pictures

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.extras import needed, of_torchvision
-from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.regularize import apply_setting
 
@@ -346,3 +347,43 @@ def _as_pretrained(module: nn.Module) -> None:
         if hasattr(module, head):
             setattr(module, head, None)
     module.aux_logits, module.transform_input = False, True  # type: ignore[assignment]
+
+
+def scale_in_stem(network: Foreign) -> None:
+    """Let the stem do what GoogLeNet or Inception do to three channels before it; of other networks nothing.
+
+    They bring ImageNet's mean and standard deviation to 0.5 (``transform_input``), which breaks pictures of any other
+    number of channels. The answers stay, but for the margin where a convolution pads with zeros (GoogLeNet's).
+
+    Args:
+        network: for three channels; changed in place.
+    """
+    if getattr(network.module, "transform_input", False) is True and hasattr(
+        network.module, "_transform_input"
+    ):
+        _scaled(network, by_stem=True)
+
+
+def scale_before_stem(network: Foreign) -> None:
+    """The other way: torchvision's own two scale three channels by themselves, for so ``build`` makes them.
+
+    Args:
+        network: for three channels; changed in place.
+    """
+    if network.source in [f"torchvision:{name}" for name in _SIDE_HEADED]:
+        _scaled(network, by_stem=False)
+
+
+def _scaled(network: Foreign, *, by_stem: bool) -> None:
+    stem = network.module.get_submodule(network.stem_name)
+    norm = network.module.get_submodule(f"{network.stem_name.rpartition('.')[0]}.bn")
+    assert isinstance(stem, nn.Conv2d), "both begin with a convolution"
+    assert isinstance(norm, nn.BatchNorm2d), "and a batch-norm, which takes its constant part"
+    assert norm.running_mean is not None
+    weight = stem.weight.detach()
+    mean, std = (torch.tensor(one).to(weight).view(1, -1, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD))
+    before = weight.clone() if by_stem else weight / (std / 0.5)
+    constant = (before * ((mean - 0.5) / 0.5)).sum(dim=(1, 2, 3))
+    weight.copy_(before * (std / 0.5) if by_stem else before)
+    norm.running_mean.add_(-constant if by_stem else constant)
+    network.module.transform_input = not by_stem  # type: ignore[assignment]
