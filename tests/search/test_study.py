@@ -270,3 +270,5 @@ def test_the_backbone_is_timed_beside_the_others_in_the_groups_that_it_began_wit
     """Memory that is taken by another program since makes its own steps slower, not those of all told faster."""
     assert PLAN.model_copy(update={"reference_group": 8}).pace.recipe.group_images == 8
     assert PLAN.pace.recipe.group_images == PLAN.recipe.group_images
+    assert PLAN.model_copy(update={"reference_at_a_time": 4}).pace.at_a_time == 4
+    assert PLAN.pace.at_a_time == 1, "of studies begun when all were timed so"

@@ -205,6 +205,7 @@ def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolde
             "in log.txt). Take smaller pictures (--image-px), fewer at a time (--batch-images), or another space."
         )
     assert reference.step_seconds is not None, "it was measured, and did not fail"
+    assert outcome.step is not None, "as its time was"
     screen.say(
         f"The backbone: {1000 * reference.step_seconds:.3g} ms a step, {reference.parameters / 1e6:.3g} M parameters."
     )
@@ -222,6 +223,7 @@ def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolde
         **_found_here(prepared, machine),
         reference=reference,
         reference_group=group,
+        reference_at_a_time=outcome.step.at_a_time,
         version=version("efficientnetv2"),
     )
 

@@ -51,6 +51,8 @@ class Plan(BaseModel):
         reference: the backbone's costs, over which the reward takes those of the others.
         reference_group: the pictures of a group with which the backbone's step was timed, and is timed again beside the
             others'; None of studies begun before it was kept, where memory decides each time.
+        reference_at_a_time: how many of these groups ran in a pass; None of studies begun before it was kept, which
+            timed one after another.
         version: of this package, that measured the reference; None of studies begun before it was kept.
         format: of this plan; another one is of another version of the program.
     """
@@ -73,6 +75,7 @@ class Plan(BaseModel):
     hardware: str
     reference: Measurement
     reference_group: int | None = None
+    reference_at_a_time: int | None = None
     version: str | None = None
 
     @property
@@ -83,7 +86,13 @@ class Plan(BaseModel):
         grouped = self.recipe.model_copy(
             update={"group_images": self.reference_group or self.recipe.group_images}
         )
-        return Pace(self.space.backbone, grouped, reference.step_seconds, reference.inference_seconds)
+        return Pace(
+            self.space.backbone,
+            grouped,
+            reference.step_seconds,
+            reference.inference_seconds,
+            self.reference_at_a_time or 1,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` gives an equal ``Plan``."""
