@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from tests.command_line import SERVER
 
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
-from efficientnetv2.base.errors import InputError, MemoryShortError
+from efficientnetv2.base.errors import InputError, MemoryShortError, ReaderKilledError
 from efficientnetv2.base.quiet import Quiet
 from efficientnetv2.base.timing import Spread
 from efficientnetv2.data.check import check
@@ -437,6 +438,44 @@ def test_no_memory_is_a_result(class_folders, tmp_path):
     proxy = replace(proxy_of(class_folders, tmp_path), memory_gib=0.01)
     found = measurement(TINY, proxy, try_out(TINY, proxy))
     assert found.failure.startswith("out of memory: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ReaderKilledError("A process that reads pictures was killed by the system"),
+            "reads pictures was killed",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), None),
+    ],
+)
+def test_what_a_network_leaves_no_memory_for_is_its_own_affair(error, said, monkeypatch, tmp_path):
+    """Were the worker to end, the next one would take up the same network, and end too."""
+
+    def trained(*given: object) -> float:
+        raise error
+
+    monkeypatch.setattr(child, "_trained", trained)
+    for name in ("die_with_parent", "_write_into", "keep_freed_memory"):
+        monkeypatch.setattr(child, name, lambda *given: None)
+    monkeypatch.setattr(child, "grouped", lambda network, proxy, device: proxy)
+    nothing = SimpleNamespace()
+    proxy = Proxy(named("quick"), (0,), nothing, nothing, "cpu", 0, tmp_path / "times", tmp_path / "quiet")
+    told = []
+    child.tried(
+        SimpleNamespace(send=told.append),
+        TINY,
+        replace(proxy, step_time="unmeasured"),
+        verify=True,
+        scratch=tmp_path,
+    )
+    (one,) = told
+    if said is None:
+        assert isinstance(one, Refused)
+        return
+    assert (one.kind, said in one.reason) == ("out of memory", True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])

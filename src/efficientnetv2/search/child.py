@@ -23,7 +23,7 @@ import torch
 
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError
+from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
 from efficientnetv2.base.memory import forget_peak, is_out_of_memory, limit, peak_bytes
 from efficientnetv2.base.quiet import Quiet
 from efficientnetv2.base.timing import Spread
@@ -86,7 +86,7 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
             if not proxy.seeds:  # for the memory of training
                 rates.measure(_job(architecture, proxy, 0, device, NoFolder(scratch)), scratch)
         told.send(Trained(top1, peak_bytes(device)))
-    except (DivergedError, MemoryShortError) as error:
+    except (DivergedError, MemoryShortError, ReaderKilledError) as error:
         kind: FailureKind = "diverged" if isinstance(error, DivergedError) else "out of memory"
         told.send(Failed(kind, str(error), peak_bytes(device)))
     except InputError as error:
