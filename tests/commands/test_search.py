@@ -296,6 +296,29 @@ def on_rasters(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def untrained(monkeypatch):
+    """Studies whose backbone nobody times, and for which nobody works; what their workers were given."""
+    step = StepTold(Spread(0.1, 0.1, 0.1, rounds=1), foretold=None, measured=True)
+    timed, given = Outcome(step, (), Trained((), 1000), None), []
+    monkeypatch.setattr(search_job, "try_out", lambda *words, **more: timed)
+    monkeypatch.setattr(search_job, "_work", lambda *words: given.append(words))
+    return given
+
+
+def test_a_study_begun_anew_takes_no_step_times_of_the_one_before(class_folders, untrained, tmp_path):
+    times = tmp_path / "study/step_times.json"
+    times.parent.mkdir()
+    times.write_text("{}")
+    done = here(*words(tmp_path, class_folders))
+    assert done.returncode == 0, done.stderr
+    assert not times.exists()
+    times.write_text("{}")
+    joined = here(*words(tmp_path, class_folders))
+    assert joined.returncode == 0, joined.stderr
+    assert times.exists(), "of the same study"
+
+
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_a_study_is_not_gone_on_with_on_other_bands(more, on_rasters):
     before = (on_rasters / "study/study.yaml").read_bytes()

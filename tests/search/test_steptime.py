@@ -183,9 +183,23 @@ def test_times_of_another_recipe_are_kept_apart(change, tmp_path):
     assert times(tmp_path, other).foretold(TINY) is None
 
 
-def test_a_damaged_file_counts_as_empty(tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "{ half of",
+        "[]",
+        "null",
+        '{"KEY": []}',
+        '{"KEY": {"PART": 0.1}}',
+        '{"KEY": {"PART": []}}',
+        '{"KEY": {"PART": ["fast"]}}',
+        '{"KEY": {"PART": [NaN]}}',
+    ],
+)
+def test_a_damaged_file_counts_as_empty(damage, tmp_path):
     kept = times(tmp_path)
-    kept.file.write_text("{ half of")
+    part = part_names(TINY, image_px=32, num_classes=3)[0]
+    kept.file.write_text(damage.replace("KEY", kept._key(TINY)).replace("PART", part))
     assert kept.foretold(TINY) is None
     kept.add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
     assert json.loads(kept.file.read_text())

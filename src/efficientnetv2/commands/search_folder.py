@@ -16,6 +16,7 @@ from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.shards.names import is_pattern, is_url, parted
 from efficientnetv2.evaluation.page import is_page
 from efficientnetv2.search.storage import file_of, hidden, url_of
 from efficientnetv2.search.study import Plan
@@ -107,12 +108,20 @@ class StudyFolder:
         The plan first, for beside it the list of pictures is known for the study's.
         """
         where = None if storage == self.own_storage else hidden(storage)
-        data = Path(os.path.expanduser(source.data))
-        told = asdict(source) | {"data": str(data.absolute()) if data.exists() else source.data}
-        said = {"storage": where, "data": told, "plan": plan.to_json()}
+        told = asdict(source) | {"data": _from_anywhere(source.data)}
+        said: dict[str, Any] = {"storage": where, "data": told, "plan": plan.to_json()}
+        if (
+            self.file.exists()
+            and (self._read().get("plan") or {}).get("reference") != said["plan"]["reference"]
+        ):
+            self.forget_times()
         write_text_atomically(self.file, yaml.safe_dump(said, sort_keys=False, width=100))
         if not self.pictures_file.exists():  # who joins with the same pictures leaves what was changed there
             write_atomically(self.pictures_file, manifest.to_csv)
+
+    def forget_times(self) -> None:
+        """Those of another study were told at the pace of its own backbone."""
+        self.times_file.unlink(missing_ok=True)
 
     def storage(self, given: str | None) -> str:
         """Where the trials lie.
@@ -170,6 +179,16 @@ def _is_log(file: Path) -> bool:
             return _LOGGED.match(lines.readline(100)) is not None
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def _from_anywhere(data: str) -> str:
+    """DATA, wherever one stands: a path and a pattern of shards with their folder; URLs and names as they are."""
+    place = Path(os.path.expanduser(data))
+    if place.exists():
+        return str(place.absolute())
+    if is_url(data) or not is_pattern(data):
+        return data
+    return "/".join(parted(data))
 
 
 def _absolute(url: str) -> str:

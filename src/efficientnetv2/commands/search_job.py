@@ -90,6 +90,7 @@ def run_study(asked: Asked) -> None:
         )
     folder.make()  # only now: what is refused leaves nothing
     if plan is None:
+        folder.forget_times()
         plan = create(
             storage,
             folder.name,

@@ -11,9 +11,11 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from filelock import FileLock
+from pydantic import Field, TypeAdapter
 
 from efficientnetv2.arch.cost import out_px
 from efficientnetv2.arch.spec import Architecture, Block, blocks
@@ -35,6 +37,9 @@ _ROUNDS, _SECONDS, _MANY_ROUNDS = 3, 1.0, 6
 _SITTINGS = 3
 # Of a shape, the times in so many networks are kept; their median counts.
 _KEPT = 15
+# Of the file: conditions -> part -> seconds, some of each.
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_TIMES = TypeAdapter(dict[str, dict[str, Annotated[list[_Seconds], Field(min_length=1)]]])
 
 
 @dataclass(frozen=True)
@@ -275,7 +280,6 @@ class StepTimes:
 
     def _read(self) -> dict[str, dict[str, list[float]]]:
         try:
-            kept: dict[str, dict[str, list[float]]] = json.loads(self.file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            return _TIMES.validate_json(self.file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # no JSON, or none of ours
             return {}
-        return kept
