@@ -44,6 +44,18 @@ def test_a_study_finds_its_pictures_from_anywhere(data, kept, tmp_path, monkeypa
     assert folder.source().data == kept.replace("HERE", str(tmp_path)).replace("HOME", home)
 
 
+@pytest.mark.parametrize(("kept", "name"), [(True, "study"), (False, "renamed")])
+def test_a_study_keeps_its_name_wherever_its_folder_goes(kept, name, tmp_path):
+    """By which its database knows it; a study begun before names were kept has its folder's."""
+    folder = begun(tmp_path)
+    if not kept:
+        said = yaml.safe_load(folder.file.read_text())
+        del said["name"]
+        folder.file.write_text(yaml.safe_dump(said))
+    folder.path.rename(tmp_path / "renamed")
+    assert StudyFolder(tmp_path / "renamed").name == name
+
+
 @pytest.mark.parametrize(("seconds", "there"), [(0.01, True), (0.02, False)])
 def test_step_times_are_those_of_one_backbone(seconds, there, tmp_path):
     """They are told at its pace: of a study begun anew on the server they are others."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,10 +16,11 @@ import yaml
 from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.source import Source
+from efficientnetv2.commands.typed import typed
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.names import is_pattern, is_url, parted
 from efficientnetv2.evaluation.page import is_page
-from efficientnetv2.search.storage import file_of, hidden, url_of
+from efficientnetv2.search.storage import NoStudiesError, Storage, file_of, hidden, url_of
 from efficientnetv2.search.study import Plan
 
 #: Of what a study leaves there, what ``search show`` draws: the page first.
@@ -37,15 +39,16 @@ class StudyFolder:
     """A study's folder.
 
     Args:
-        path: of the folder, which need not be there; its last part is the study's name.
+        path: of the folder, which need not be there; its last part is the name of a study begun there.
     """
 
     path: Path
 
     @property
     def name(self) -> str:
-        """Of the study."""
-        return self.path.absolute().name
+        """Of the study, which keeps that of the folder that it was begun in."""
+        kept = self._read().get("name") if self.file.exists() else None
+        return self.path.absolute().name if kept is None else str(kept)
 
     @property
     def file(self) -> Path:
@@ -109,7 +112,7 @@ class StudyFolder:
         """
         where = None if storage == self.own_storage else hidden(storage)
         told = asdict(source) | {"data": _from_anywhere(source.data)}
-        said: dict[str, Any] = {"storage": where, "data": told, "plan": plan.to_json()}
+        said: dict[str, Any] = {"name": self.name, "storage": where, "data": told, "plan": plan.to_json()}
         if (
             self.file.exists()
             and (self._read().get("plan") or {}).get("reference") != said["plan"]["reference"]
@@ -122,6 +125,39 @@ class StudyFolder:
     def forget_times(self) -> None:
         """Those of another study were told at the pace of its own backbone."""
         self.times_file.unlink(missing_ok=True)
+
+    def where(self, url: str) -> str:
+        """Which study it is, and where, for messages."""
+        return f"the study '{self.name}' in {hidden(url)}"
+
+    def lost(self, url: str) -> str:
+        """The message for a study that was begun here and is not in its database."""
+        return (
+            f"{self.where(url)} was begun, but is not there: the study's database is lost, or is another by now. Bring "
+            f"it back, or remove {self.file} and {self.pictures_file} to begin anew."
+        )
+
+    def database(
+        self, url: str, *, patience_s: float, say: Callable[[str], None], create: bool = False
+    ) -> Storage:
+        """The study's database, open.
+
+        Args:
+            url: of the database.
+            patience_s: how long to try again while it can't be reached.
+            say: gets a line when it can't be, and when it can again.
+            create: make the file or the tables if they are not there.
+
+        Raises:
+            NoStudiesError: it is not there, or empty, and no study was begun here.
+            InputError: one was; or it can't be opened.
+        """
+        try:
+            return Storage(url, patience_s=patience_s, say=say, create=create)
+        except NoStudiesError as error:
+            if not self.file.exists():
+                raise
+            raise InputError(self.lost(url)) from error
 
     def storage(self, given: str | None) -> str:
         """Where the trials lie.
@@ -148,13 +184,22 @@ class StudyFolder:
             )
         return given or there
 
-    def source(self) -> Source:
+    def source(self, storage: str | None = None) -> Source:
         """The pictures of the study.
 
+        Args:
+            storage: where its trials lie, as the user says.
+
         Raises:
-            InputError: there is no study here.
+            InputError: there is no study here, and so its pictures are not known.
         """
-        self.storage(None)
+        if not self.file.exists():
+            words = ["effnetv2", "search", "run", str(self.path), "--data", "DATA"]
+            words += [] if storage is None else ["--storage", hidden(storage)]
+            raise InputError(
+                f"{self.path} holds no study, so that its pictures are not known here. Begin or join one with all "
+                f"that is said of it: {typed(words)}"
+            )
         return Source(**self._read()["data"])
 
     def log(self, line: str) -> None:

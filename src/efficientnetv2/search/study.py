@@ -139,13 +139,14 @@ class Wanted:
     hardware: str | None = None
 
 
-def refuse_other(plan: Plan, wanted: Wanted, where: str) -> None:
+def refuse_other(plan: Plan, wanted: Wanted, where: str, *, resumed: bool = False) -> None:
     """A study is gone on with as it was begun, or not at all.
 
     Args:
         plan: of the study.
         wanted: what is asked of it.
         where: it lies.
+        resumed: it is gone on with already as it was begun, and what differs is what was found.
 
     Raises:
         InputError: naming all that differs.
@@ -164,12 +165,19 @@ def refuse_other(plan: Plan, wanted: Wanted, where: str) -> None:
     if None not in (plan.bands, wanted.bands) and wanted.bands != plan.bands:
         there, here = (",".join(map(str, one or ())) or "none" for one in (plan.bands, wanted.bands))
         differing.append(f"bands of the rasters (--bands): {there} there, {here} here")
+    as_begun = "Go on with it as it was begun (effnetv2 search resume)"
+    ways = [as_begun] if differing and not resumed else []
+    if differing and resumed:
+        ways.append("Bring back the pictures that it was begun with, which its pictures.csv lists")
     if wanted.hardware not in (None, plan.hardware):
+        ways.append(
+            "Work for it on hardware such as it was begun on, with as many threads and the same PyTorch"
+        )
         differing.append(f"hardware, and so step times: {plan.hardware} there, {wanted.hardware} here")
     if differing:
         raise InputError(
-            f"{where} holds another study: {'; '.join(differing)}. Go on with it as it was begun (effnetv2 search "
-            "resume), or begin another under another name."
+            f"{where} holds another study: {'; '.join(differing)}. {'. '.join(ways)}, or begin another under another "
+            "name."
         )
 
 
