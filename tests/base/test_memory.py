@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from types import SimpleNamespace
@@ -52,6 +53,11 @@ def test_other_errors_are_not():
         torch.ones(2) @ torch.ones(3)
     assert not is_out_of_memory(caught.value)
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_a_process_that_the_system_has_no_memory_to_begin_is_a_want_of_memory():
+    assert is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
+    assert not is_out_of_memory(OSError(errno.ENOSPC, "No space left on device"))
 
 
 def container(root, *, limit, usage, cache, version=2):

@@ -296,6 +296,86 @@ def on_rasters(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def untrained(monkeypatch):
+    """Studies whose backbone nobody times, and for which nobody works; what their workers were given."""
+    step = StepTold(Spread(0.1, 0.1, 0.1, rounds=1), foretold=None, measured=True)
+    timed, given = Outcome(step, (), Trained((), 1000), None), []
+    monkeypatch.setattr(search_job, "try_out", lambda *words, **more: timed)
+    monkeypatch.setattr(search_job, "_work", lambda *words: given.append(words))
+    return given
+
+
+def test_a_study_begun_anew_takes_no_step_times_of_the_one_before(class_folders, untrained, tmp_path):
+    times = tmp_path / "study/step_times.json"
+    times.parent.mkdir()
+    times.write_text("{}")
+    done = here(*words(tmp_path, class_folders))
+    assert done.returncode == 0, done.stderr
+    assert not times.exists()
+    times.write_text("{}")
+    joined = here(*words(tmp_path, class_folders))
+    assert joined.returncode == 0, joined.stderr
+    assert times.exists(), "of the same study"
+
+
+def test_a_study_is_gone_on_with_in_a_folder_renamed(class_folders, untrained, tmp_path):
+    begun = here(*words(tmp_path, class_folders))
+    assert begun.returncode == 0, begun.stderr
+    (tmp_path / "study").rename(tmp_path / "renamed")
+    joined = here(*words(tmp_path, class_folders, study="renamed"))
+    assert joined.returncode == 0, joined.stderr
+    resumed = here("search", "resume", tmp_path / "renamed", "--workers", 0, "--device", "cpu")
+    assert resumed.returncode == 0, resumed.stderr
+    assert [given[0].name for given in untrained] == ["study"] * 3
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_what_a_lost_study_says_lets_another_begin(emptied, class_folders, untrained, tmp_path):
+    """Whether its database is gone or empty, and whoever asks; nothing else has to be removed."""
+    begun = here(*words(tmp_path, class_folders))
+    assert begun.returncode == 0, begun.stderr
+    study = tmp_path / "study"
+    (study / "study.db").unlink()
+    if emptied:
+        (study / "study.db").touch()
+    resume = ("search", "resume", study, "--workers", 0, "--device", "cpu")
+    for ask in (words(tmp_path, class_folders), words(tmp_path, class_folders, "--dry-run"), resume):
+        done = here(*ask)
+        assert done.returncode == 2, done.stdout
+        told = " ".join(done.stderr.split())
+        assert "the study's database is lost" in told
+        assert f"or remove {study / 'study.yaml'} and {study / 'pictures.csv'} to begin anew" in told
+        assert "Begin one" not in told
+    for name in ("study.yaml", "pictures.csv"):
+        (study / name).unlink()
+    anew = here(*words(tmp_path, class_folders))
+    assert anew.returncode == 0, anew.stderr
+
+
+def test_who_has_no_folder_of_a_study_is_told_how_to_join_it(tmp_path):
+    done = here("search", "resume", tmp_path / "study", "--storage", "postgresql://me:secret@host/db")
+    assert done.returncode == 2
+    told = " ".join(done.stderr.split())
+    assert "--data DATA --storage postgresql://me@host/db" in told
+    assert "say where its trials lie" not in told, "that was said"
+
+
+def test_a_study_that_has_been_given_more_trials_is_not_made_smaller(class_folders, untrained, tmp_path):
+    """By the words that it was begun with, or by those that they are answered with."""
+    first = words(tmp_path, class_folders, "--trials", 4)
+    begun = here(*first)
+    assert begun.returncode == 0, begun.stderr
+    more = here("search", "resume", tmp_path / "study", "--trials", 6, "--workers", 0, "--device", "cpu")
+    assert more.returncode == 0, more.stderr
+    again = here(*first)
+    assert again.returncode == 2
+    assert "is to have 6. Leave --trials out" in " ".join(again.stderr.split())
+    assert "resume" not in again.stderr
+    joined = here(*words(tmp_path, class_folders))
+    assert joined.returncode == 0, joined.stderr
+
+
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_a_study_is_not_gone_on_with_on_other_bands(more, on_rasters):
     before = (on_rasters / "study/study.yaml").read_bytes()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, ReaderKilledError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.ahead import telling_killed_readers
@@ -153,6 +153,13 @@ def test_more_workers_than_cores_are_warned_of_by_whoever_counted_them_alone(cla
     assert len(list(evaluation_batches(manifest, WHOLE, batch_images=24, workers=2))) == 2
 
 
+def test_a_reader_without_shared_memory_was_not_killed_by_a_network():
+    """Pictures alone lie there, and as many of them whatever is trained."""
+    with pytest.raises(InputError, match="Use fewer with --workers") as error, telling_killed_readers():
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that")
+    assert not isinstance(error.value, ReaderKilledError)
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -165,6 +172,8 @@ def test_a_killed_reader_is_told_of_wherever_the_main_process_is(said):
         pytest.raises(InputError, match=r"killed by the system.*Use fewer with --workers"),
         telling_killed_readers(),
     ):
+        raise RuntimeError(said)
+    with pytest.raises(ReaderKilledError), telling_killed_readers():
         raise RuntimeError(said)
     with pytest.raises(RuntimeError, match="other"), telling_killed_readers():
         raise RuntimeError("other")

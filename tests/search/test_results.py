@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.search.test_study import PLAN
 from tests.search.tiny import SPACE
@@ -48,6 +50,12 @@ def test_nothing_of_a_front_is_beaten():
 def test_the_best_are_finished_ones_each_network_once():
     assert [one.number for one in best(ROWS, most=3)] == [5, 1, 2]
     assert [one.number for one in best(ROWS, most=99)] == [5, 1, 2, 0, 7]
+
+
+def test_a_network_that_was_trained_twice_is_among_the_best_once():
+    """By workers beside each other: neither knew of the other."""
+    twice = replace(row(8, 0.71, 40, 0.63), point=ROWS[5].point)
+    assert [one.number for one in best([*ROWS, twice], most=3)] == [8, 1, 2]
 
 
 def test_without_a_finished_trial_it_is_said_why():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.arch.spec import Architecture, Stage, blocks, fused
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.models.norm import BatchNorm2d
 from efficientnetv2.search import steptime
+from efficientnetv2.search.stepbench import Bench
 from efficientnetv2.search.steptime import Pace, StepTimes, fewest_steps, measure, part_names
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.recipes import named
@@ -179,9 +183,23 @@ def test_times_of_another_recipe_are_kept_apart(change, tmp_path):
     assert times(tmp_path, other).foretold(TINY) is None
 
 
-def test_a_damaged_file_counts_as_empty(tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "{ half of",
+        "[]",
+        "null",
+        '{"KEY": []}',
+        '{"KEY": {"PART": 0.1}}',
+        '{"KEY": {"PART": []}}',
+        '{"KEY": {"PART": ["fast"]}}',
+        '{"KEY": {"PART": [NaN]}}',
+    ],
+)
+def test_a_damaged_file_counts_as_empty(damage, tmp_path):
     kept = times(tmp_path)
-    kept.file.write_text("{ half of")
+    part = part_names(TINY, image_px=32, num_classes=3)[0]
+    kept.file.write_text(damage.replace("KEY", kept._key(TINY)).replace("PART", part))
     assert kept.foretold(TINY) is None
     kept.add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
     assert json.loads(kept.file.read_text())
@@ -193,3 +211,36 @@ def test_a_step_of_several_groups_takes_as_many_passes():
     one = with_settings(RECIPE, ["batch_images=8"])
     eight, single = (measure(TINY, recipe, num_classes=3, device=CPU) for recipe in (halves, one))
     assert 3 < eight.whole.median / single.whole.median < 24
+
+
+def test_groups_that_run_at_a_time_are_timed_in_one_pass(monkeypatch):
+    """Seven groups, three at a time as in training: passes of three, three and one, of their own statistics each."""
+    seven = with_settings(RECIPE, ["batch_images=28", "group_images=4"])
+    bench = Bench.of(TINY, seven, 3, CPU, 3)
+    stem = bench.state.network.stem
+    seen: list[tuple[int, int]] = []
+    norm = next(one for one in stem.modules() if isinstance(one, BatchNorm2d))
+    stem.register_forward_hook(lambda module, given, output: seen.append((len(output), norm.groups)))
+    bench.plain()
+    assert seen == [(12, 3), (12, 3), (4, 1)]
+    assert len(bench.in_parts()) == len(part_names(TINY, image_px=32, num_classes=3))
+    assert seen == [(12, 3), (12, 3), (4, 1)] * 2
+    assert norm.groups == 1, "as it was"
+
+
+def test_times_of_more_groups_at_a_time_are_kept_apart(tmp_path):
+    times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
+    file = tmp_path / "times.json"
+    assert StepTimes(file, RECIPE, num_classes=3, device=CPU, at_a_time=2).foretold(TINY) is None
+    assert StepTimes(file, RECIPE, num_classes=3, device=CPU, at_a_time=1).foretold(TINY) is not None
+
+
+def test_memory_that_runs_out_with_the_network_of_the_pace_is_told_as_that(monkeypatch):
+    def of(architecture: Architecture, *given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(steptime, "Bench", SimpleNamespace(of=of))
+    with pytest.raises(InputError, match=r"too short for the backbone, .*CUDA out of memory"):
+        measure(TINY, RECIPE, num_classes=3, device=CPU, pace=Pace(TINY, RECIPE, 1.0))
+    with pytest.raises(torch.OutOfMemoryError):
+        measure(TINY, RECIPE, num_classes=3, device=CPU)

@@ -116,6 +116,27 @@ def test_another_study_is_refused_with_what_differs(wanted, said):
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "resumed", "ways"),
+    [
+        (Wanted(seed=3), False, ["search resume"]),
+        (Wanted(pictures="other"), False, ["search resume"]),
+        (Wanted(pictures="other"), True, ["Bring back the pictures"]),
+        (Wanted(hardware="another one"), False, ["on hardware such as"]),
+        (Wanted(hardware="another one"), True, ["on hardware such as"]),
+        (Wanted(pictures="other", hardware="another one"), True, ["Bring back", "on hardware such as"]),
+    ],
+)
+def test_who_is_refused_is_told_what_would_help(wanted, resumed, ways):
+    """Not to type what was typed, nor what would be refused for the same."""
+    with pytest.raises(InputError, match="or begin another under another name") as error:
+        refuse_other(PLAN, wanted, "the study 'study'", resumed=resumed)
+    known = ["search resume", "Bring back", "on hardware such as"]
+    said = str(error.value)
+    assert all(way in said for way in ways)
+    assert [one for one in known if one in said] == [one for one in known if any(one in way for way in ways)]
+
+
 def test_the_same_study_is_not_refused():
     same = Wanted(space=SPACE, recipe=RECIPE, reward=Reward(), seeds=(0, 1), pictures=PLAN.pictures)
     refuse_other(PLAN, same, "the study 'study'")
@@ -270,3 +291,5 @@ def test_the_backbone_is_timed_beside_the_others_in_the_groups_that_it_began_wit
     """Memory that is taken by another program since makes its own steps slower, not those of all told faster."""
     assert PLAN.model_copy(update={"reference_group": 8}).pace.recipe.group_images == 8
     assert PLAN.pace.recipe.group_images == PLAN.recipe.group_images
+    assert PLAN.model_copy(update={"reference_at_a_time": 4}).pace.at_a_time == 4
+    assert PLAN.pace.at_a_time == 1, "of studies begun when all were timed so"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -21,18 +22,20 @@ from tests.command_line import SERVER
 
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.spec import Architecture, Stage, fused, mbconv
-from efficientnetv2.base.errors import InputError, MemoryShortError
+from efficientnetv2.base.errors import InputError, MemoryShortError, ReaderKilledError
 from efficientnetv2.base.quiet import Quiet
 from efficientnetv2.base.timing import Spread
 from efficientnetv2.data.check import check
 from efficientnetv2.data.manifest import Manifest, read
 from efficientnetv2.search import child
 from efficientnetv2.search.measurement import Measurement
-from efficientnetv2.search.proxy import Proxy, refuse_leaks
+from efficientnetv2.search.proxy import LEFT_OUT, Proxy, refuse_leaks
 from efficientnetv2.search.steptime import Pace, StepTime, part_names
-from efficientnetv2.search.told import EpochTold, Failed, StepTold, Trained
+from efficientnetv2.search.told import EpochTold, Failed, Refused, StepTold, Trained
 from efficientnetv2.search.trial import Outcome, measurement, try_out
 from efficientnetv2.training.changes import with_settings
+from efficientnetv2.training.folder import NoFolder
+from efficientnetv2.training.memory import ONE_AT_A_TIME, GroupsAtATime
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import named
@@ -333,36 +336,49 @@ def test_divergence_is_a_result(class_folders, tmp_path):
 
 
 def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path, monkeypatch):
-    """The memory for half a batch: a step is two groups, one after the other."""
+    """The memory for half a batch: a step is two groups, and both of them run in one pass."""
     proxy = proxy_of(class_folders, tmp_path)
     batch = proxy.recipe.batch_images
     limits: list[float | None] = []
 
     def settled(recipe, *, memory_gib, **more):
         limits.append(memory_gib)
-        return SimpleNamespace(recipe=recipe.model_copy(update={"group_images": batch // 2}))
+        two = GroupsAtATime({32: 2})
+        return SimpleNamespace(recipe=recipe.model_copy(update={"group_images": batch // 2}), at_a_time=two)
 
     monkeypatch.setattr(child, "settle", settled)
     halved = child.grouped(TINY, replace(proxy, memory_gib=3.0), torch.device("cpu"))
-    timed: list[Recipe] = []
-    monkeypatch.setattr(
-        child, "measure", lambda network, recipe, **more: timed.append(recipe) or whole_of(0.1)
-    )
-    child.step_time(TINY, halved, torch.device("cpu"), Quiet(tmp_path / "quiet"), verify=False)
+    timed: list[tuple[Recipe, int]] = []
+
+    def measured(network, recipe, *, at_a_time, **more):
+        timed.append((recipe, at_a_time))
+        return whole_of(0.1)
+
+    monkeypatch.setattr(child, "measure", measured)
+    told = child.step_time(TINY, halved, torch.device("cpu"), Quiet(tmp_path / "quiet"), verify=False)
     assert limits == [3.0]
-    assert timed[0] == proxy.recipe.model_copy(update={"group_images": batch // 2})
+    own = {"group_images": batch // 2, "model": TINY, "seed": 0, **LEFT_OUT}
+    assert timed[0] == (proxy.recipe.model_copy(update=own), 2)
+    assert told.at_a_time == 2, "by which the backbone is timed for as long as the study lasts"
 
 
-def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(class_folders, tmp_path, monkeypatch):
-    """As it was when the search began, however large the one that is tried."""
+@pytest.mark.parametrize(("begun", "groups"), [(None, 1), (2, 2)])
+def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
+    begun, groups, class_folders, tmp_path, monkeypatch
+):
+    """As it was when the search began, however large the one that is tried, and whatever memory there is by now."""
     other = replace(TINY, head_channels=32)
     proxy = proxy_of(class_folders, tmp_path, seeds=())
-    proxy = replace(proxy, pace=Pace(other, proxy.recipe, 0.1))
     batch = proxy.recipe.batch_images
+    of_pace = proxy.recipe.model_copy(update={"group_images": begun and batch // begun})
+    proxy = replace(proxy, pace=Pace(other, of_pace, 0.1))
 
     def settled(recipe, **more):
-        groups = 1 if recipe.model == other else 4
-        return SimpleNamespace(recipe=recipe.model_copy(update={"group_images": batch // groups}))
+        fitting = 1 if recipe.model == other else 4
+        own = recipe.group_images or batch // fitting
+        return SimpleNamespace(
+            recipe=recipe.model_copy(update={"group_images": own}), at_a_time=ONE_AT_A_TIME
+        )
 
     timed = []
     monkeypatch.setattr(child, "settle", settled)
@@ -375,7 +391,7 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(class_folder
     assert isinstance(told[0], StepTold), told
     ((network, recipe), more) = timed[0]
     assert (network, recipe.group_images) == (TINY, batch // 4)
-    assert (more["pace"].architecture, more["pace"].recipe.group_images) == (other, batch)
+    assert (more["pace"].architecture, more["pace"].recipe.group_images) == (other, batch // groups)
 
 
 def test_a_group_that_is_given_and_does_not_fit_is_no_memory(class_folders, tmp_path, monkeypatch):
@@ -386,11 +402,80 @@ def test_a_group_that_is_given_and_does_not_fit_is_no_memory(class_folders, tmp_
         child.grouped(TINY, proxy, torch.device("cpu"))
 
 
+def test_no_memory_for_the_network_that_tells_the_pace_is_no_result(class_folders, tmp_path, monkeypatch):
+    """It did fit when the search began: the network that is tried is not to blame."""
+    proxy = proxy_of(class_folders, tmp_path, "group_images=8")
+    proxy = replace(proxy, threads=None, pace=Pace(TINY, proxy.recipe, 0.1))
+    monkeypatch.setattr(Preflight, "largest_group", lambda self, setting, among: 4)
+    for name in ("die_with_parent", "_write_into", "keep_freed_memory"):
+        monkeypatch.setattr(child, name, lambda *given: None)
+    told = []
+    child.tried(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
+    (refused,) = told
+    assert isinstance(refused, Refused)
+    assert "Memory is too short for the backbone" in refused.message
+    assert "the largest that fits" in refused.message
+    assert "effnetv2 search resume" in refused.message
+
+
+def test_memory_is_looked_at_once_for_all_runs_of_a_trial(class_folders, tmp_path, monkeypatch):
+    """Were it looked at before every run, one that has become less would make the network one that does not fit."""
+    proxy = proxy_of(class_folders, tmp_path, seeds=(0, 1))
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(Preflight, "largest_group", lambda self, setting, among: 4)
+    once = child.grouped(TINY, proxy, cpu)
+    monkeypatch.setattr(Preflight, "largest_group", lambda self, setting, among: 1)
+    first, second = (child._job(TINY, once, seed, cpu, NoFolder(tmp_path)) for seed in proxy.seeds)
+    assert [one.recipe.group_images for one in (first, second)] == [4, 4]
+    assert [one.recipe.seed for one in (first, second)] == [0, 1]
+    assert first.at_a_time == once.at_a_time
+    weights = [next(iter(one.network.parameters())) for one in (first, second)]
+    assert not torch.equal(*weights), "each begins with its own"
+
+
 def test_no_memory_is_a_result(class_folders, tmp_path):
     """The program alone takes more than a hundredth of a GiB."""
     proxy = replace(proxy_of(class_folders, tmp_path), memory_gib=0.01)
     found = measurement(TINY, proxy, try_out(TINY, proxy))
     assert found.failure.startswith("out of memory: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ReaderKilledError("A process that reads pictures was killed by the system"),
+            "reads pictures was killed",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), None),
+    ],
+)
+def test_what_a_network_leaves_no_memory_for_is_its_own_affair(error, said, monkeypatch, tmp_path):
+    """Were the worker to end, the next one would take up the same network, and end too."""
+
+    def trained(*given: object) -> float:
+        raise error
+
+    monkeypatch.setattr(child, "_trained", trained)
+    for name in ("die_with_parent", "_write_into", "keep_freed_memory"):
+        monkeypatch.setattr(child, name, lambda *given: None)
+    monkeypatch.setattr(child, "grouped", lambda network, proxy, device: proxy)
+    nothing = SimpleNamespace()
+    proxy = Proxy(named("quick"), (0,), nothing, nothing, "cpu", 0, tmp_path / "times", tmp_path / "quiet")
+    told = []
+    child.tried(
+        SimpleNamespace(send=told.append),
+        TINY,
+        replace(proxy, step_time="unmeasured"),
+        verify=True,
+        scratch=tmp_path,
+    )
+    (one,) = told
+    if said is None:
+        assert isinstance(one, Refused)
+        return
+    assert (one.kind, said in one.reason) == ("out of memory", True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])

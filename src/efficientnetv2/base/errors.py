@@ -38,6 +38,10 @@ class MemoryShortError(InputError):
     """There is less memory than a run needs at least."""
 
 
+class ReaderKilledError(InputError):
+    """A process that reads pictures was killed, most likely for want of memory."""
+
+
 class OtherProcessError(Exception):
     """Another process of the same run has failed and says why; this one ends without a word."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import math
 import sys
 import threading
@@ -34,6 +35,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
+    if isinstance(error, OSError):  # of the system, as where a process can't be begun
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,9 +16,11 @@ import yaml
 from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.files import write_atomically, write_text_atomically
 from efficientnetv2.commands.source import Source
+from efficientnetv2.commands.typed import typed
 from efficientnetv2.data.manifest import Manifest
+from efficientnetv2.data.shards.names import is_pattern, is_url, parted
 from efficientnetv2.evaluation.page import is_page
-from efficientnetv2.search.storage import file_of, hidden, url_of
+from efficientnetv2.search.storage import NoStudiesError, Storage, file_of, hidden, url_of
 from efficientnetv2.search.study import Plan
 
 #: Of what a study leaves there, what ``search show`` draws: the page first.
@@ -36,15 +39,16 @@ class StudyFolder:
     """A study's folder.
 
     Args:
-        path: of the folder, which need not be there; its last part is the study's name.
+        path: of the folder, which need not be there; its last part is the name of a study begun there.
     """
 
     path: Path
 
     @property
     def name(self) -> str:
-        """Of the study."""
-        return self.path.absolute().name
+        """Of the study, which keeps that of the folder that it was begun in."""
+        kept = self._read().get("name") if self.file.exists() else None
+        return self.path.absolute().name if kept is None else str(kept)
 
     @property
     def file(self) -> Path:
@@ -107,12 +111,53 @@ class StudyFolder:
         The plan first, for beside it the list of pictures is known for the study's.
         """
         where = None if storage == self.own_storage else hidden(storage)
-        data = Path(os.path.expanduser(source.data))
-        told = asdict(source) | {"data": str(data.absolute()) if data.exists() else source.data}
-        said = {"storage": where, "data": told, "plan": plan.to_json()}
+        told = asdict(source) | {"data": _from_anywhere(source.data)}
+        said: dict[str, Any] = {"name": self.name, "storage": where, "data": told, "plan": plan.to_json()}
+        if (
+            self.file.exists()
+            and (self._read().get("plan") or {}).get("reference") != said["plan"]["reference"]
+        ):
+            self.forget_times()
         write_text_atomically(self.file, yaml.safe_dump(said, sort_keys=False, width=100))
         if not self.pictures_file.exists():  # who joins with the same pictures leaves what was changed there
             write_atomically(self.pictures_file, manifest.to_csv)
+
+    def forget_times(self) -> None:
+        """Those of another study were told at the pace of its own backbone."""
+        self.times_file.unlink(missing_ok=True)
+
+    def where(self, url: str) -> str:
+        """Which study it is, and where, for messages."""
+        return f"the study '{self.name}' in {hidden(url)}"
+
+    def lost(self, url: str) -> str:
+        """The message for a study that was begun here and is not in its database."""
+        return (
+            f"{self.where(url)} was begun, but is not there: the study's database is lost, or is another by now. Bring "
+            f"it back, or remove {self.file} and {self.pictures_file} to begin anew."
+        )
+
+    def database(
+        self, url: str, *, patience_s: float, say: Callable[[str], None], create: bool = False
+    ) -> Storage:
+        """The study's database, open.
+
+        Args:
+            url: of the database.
+            patience_s: how long to try again while it can't be reached.
+            say: gets a line when it can't be, and when it can again.
+            create: make the file or the tables if they are not there.
+
+        Raises:
+            NoStudiesError: it is not there, or empty, and no study was begun here.
+            InputError: one was; or it can't be opened.
+        """
+        try:
+            return Storage(url, patience_s=patience_s, say=say, create=create)
+        except NoStudiesError as error:
+            if not self.file.exists():
+                raise
+            raise InputError(self.lost(url)) from error
 
     def storage(self, given: str | None) -> str:
         """Where the trials lie.
@@ -139,13 +184,22 @@ class StudyFolder:
             )
         return given or there
 
-    def source(self) -> Source:
+    def source(self, storage: str | None = None) -> Source:
         """The pictures of the study.
 
+        Args:
+            storage: where its trials lie, as the user says.
+
         Raises:
-            InputError: there is no study here.
+            InputError: there is no study here, and so its pictures are not known.
         """
-        self.storage(None)
+        if not self.file.exists():
+            words = ["effnetv2", "search", "run", str(self.path), "--data", "DATA"]
+            words += [] if storage is None else ["--storage", hidden(storage)]
+            raise InputError(
+                f"{self.path} holds no study, so that its pictures are not known here. Begin or join one with all "
+                f"that is said of it: {typed(words)}"
+            )
         return Source(**self._read()["data"])
 
     def log(self, line: str) -> None:
@@ -170,6 +224,16 @@ def _is_log(file: Path) -> bool:
             return _LOGGED.match(lines.readline(100)) is not None
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def _from_anywhere(data: str) -> str:
+    """DATA, wherever one stands: a path and a pattern of shards with their folder; URLs and names as they are."""
+    place = Path(os.path.expanduser(data))
+    if place.exists():
+        return str(place.absolute())
+    if is_url(data) or not is_pattern(data):
+        return data
+    return "/".join(parted(data))
 
 
 def _absolute(url: str) -> str:

@@ -26,7 +26,7 @@ from efficientnetv2.search.checks import other_version
 from efficientnetv2.search.ledger import Ledger
 from efficientnetv2.search.proxy import LEFT_OUT, refuse_leaks
 from efficientnetv2.search.results import best, ended, exponents, rows_of
-from efficientnetv2.search.storage import NoStudiesError, Storage, hidden
+from efficientnetv2.search.storage import NoStudiesError
 from efficientnetv2.search.study import Opened, Plan, Wanted, create, opened, plan_of, refuse_other
 from efficientnetv2.search.trial import measurement, try_out
 from efficientnetv2.search.work import Worker
@@ -77,19 +77,17 @@ def run_study(asked: Asked) -> None:
     if url == folder.own_storage:
         folder.make()
     known = folder.file.exists()  # of a study that was begun nothing is made anew: its database may be lost
-    storage = Storage(url, patience_s=60 * asked.place.wait, say=screen.say, create=not known)
+    storage = folder.database(url, patience_s=60 * asked.place.wait, say=screen.say, create=not known)
     wanted = replace(asked.wanted, **_found_here(prepared, machine))
-    where = _where(folder, url)
+    where = folder.where(url)
     plan = plan_of(storage, folder.name)
     if plan is not None:
         refuse_other(plan, wanted, where)
     elif known:
-        raise InputError(
-            f"{where} was begun, but is not there: its database is lost, or is another by now. Bring it back, or "
-            f"remove {folder.file} to begin anew."
-        )
+        raise InputError(folder.lost(url))
     folder.make()  # only now: what is refused leaves nothing
     if plan is None:
+        folder.forget_times()
         plan = create(
             storage,
             folder.name,
@@ -127,12 +125,12 @@ def refuse_joining(
     """
     url = _url(asked, folder)
     try:
-        storage = Storage(url, patience_s=60 * asked.place.wait, say=screen.say)
+        storage = folder.database(url, patience_s=60 * asked.place.wait, say=screen.say)
     except NoStudiesError:
         return
     plan = plan_of(storage, folder.name)
     if plan is not None:
-        where = _where(folder, url)
+        where = folder.where(url)
         refuse_other(plan, replace(asked.wanted, **_found_here(prepared, machine)), where)
         _refuse_trials(asked, opened(storage, folder.name), where)
 
@@ -141,16 +139,18 @@ def _url(asked: Asked, folder: StudyFolder) -> str:
     return folder.storage(asked.storage or (None if folder.file.exists() else folder.own_storage))
 
 
-def _where(folder: StudyFolder, url: str) -> str:
-    return f"the study '{folder.name}' in {hidden(url)}"
-
-
 def _refuse_trials(asked: Asked, study: Opened, where: str) -> None:
-    if asked.said_trials not in (None, study.target):
+    if asked.said_trials is None or asked.said_trials == study.target:
+        return
+    if asked.said_trials < study.target:
         raise InputError(
-            f"--trials {asked.said_trials}: {where} has {study.target}. Let it have more of them with effnetv2 search "
-            f"resume {shlex.quote(str(asked.study))} --trials {asked.said_trials}, or leave --trials out."
+            f"--trials {asked.said_trials}: {where} is to have {study.target}. Leave --trials out to work for all of "
+            "them."
         )
+    raise InputError(
+        f"--trials {asked.said_trials}: {where} has {study.target}. Let it have more of them with effnetv2 search "
+        f"resume {shlex.quote(str(asked.study))} --trials {asked.said_trials}, or leave --trials out."
+    )
 
 
 def resume_study(
@@ -163,14 +163,14 @@ def resume_study(
     """
     screen = Screen(quiet=place.as_json)
     folder = StudyFolder(path)
-    source = folder.source()
+    source = folder.source(storage_url)
     url = folder.storage(storage_url)
-    storage = Storage(url, patience_s=60 * place.wait, say=screen.say)
+    storage = folder.database(url, patience_s=60 * place.wait, say=screen.say)
     study = opened(storage, folder.name)
     machine = Machine.of(place, screen)
     prepared = pictures(source, study.plan.asked, strict=place.strict, screen=screen)
     wanted = Wanted(**_found_here(prepared, machine))
-    refuse_other(study.plan, wanted, _where(folder, url))
+    refuse_other(study.plan, wanted, folder.where(url), resumed=True)
     if trials is not None:
         study.extend(trials)
     _work(study, machine, prepared, folder, minutes, screen, place)
@@ -205,6 +205,7 @@ def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolde
             "in log.txt). Take smaller pictures (--image-px), fewer at a time (--batch-images), or another space."
         )
     assert reference.step_seconds is not None, "it was measured, and did not fail"
+    assert outcome.step is not None, "as its time was"
     screen.say(
         f"The backbone: {1000 * reference.step_seconds:.3g} ms a step, {reference.parameters / 1e6:.3g} M parameters."
     )
@@ -222,6 +223,7 @@ def begun(asked: Asked, prepared: Prepared, machine: Machine, folder: StudyFolde
         **_found_here(prepared, machine),
         reference=reference,
         reference_group=group,
+        reference_at_a_time=outcome.step.at_a_time,
         version=version("efficientnetv2"),
     )
 

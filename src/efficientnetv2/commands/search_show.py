@@ -28,7 +28,7 @@ from efficientnetv2.search.results import (
     rows_of,
     table_of,
 )
-from efficientnetv2.search.storage import Storage, hidden
+from efficientnetv2.search.storage import hidden
 from efficientnetv2.search.study import Opened, opened
 
 _LEADERS = 10
@@ -57,7 +57,7 @@ class Read:
         """
         folder = StudyFolder(path)
         url = folder.storage(storage)
-        study = opened(Storage(url, patience_s=60 * wait, say=screen.say), folder.name)
+        study = opened(folder.database(url, patience_s=60 * wait, say=screen.say), folder.name)
         return cls(folder, study, rows_of(study))
 
 

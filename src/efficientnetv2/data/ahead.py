@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, ReaderKilledError
 
 Read = TypeVar("Read")
 
@@ -87,7 +87,8 @@ def telling_killed_readers() -> Iterator[None]:
     """Around reading, and around what is done with what was read: PyTorch says so wherever the main process is.
 
     Raises:
-        InputError: a process that reads pictures was killed.
+        ReaderKilledError: a process that reads pictures was killed, other than for want of shared memory.
+        InputError: it was, for that: a Bus error.
     """
     try:
         yield
@@ -97,8 +98,10 @@ def telling_killed_readers() -> Iterator[None]:
             "exited unexpectedly" in said or "killed by signal" in said
         ):
             raise
-        raise InputError(
-            f"A process that reads pictures was killed by the system ({str(error).splitlines()[0]}), most likely for "
+        # Shared memory holds pictures alone; of other memory the network that is trained has most.
+        kind = InputError if "Bus error" in said else ReaderKilledError
+        raise kind(
+            f"A process that reads pictures was killed by the system ({said.splitlines()[0]}), most likely for "
             "want of memory or shared memory. Use fewer with --workers, or none with --workers 0."
         ) from error
 

@@ -23,7 +23,7 @@ import torch
 
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.allocator import keep_freed_memory
-from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError
+from efficientnetv2.base.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
 from efficientnetv2.base.memory import forget_peak, is_out_of_memory, limit, peak_bytes
 from efficientnetv2.base.quiet import Quiet
 from efficientnetv2.base.timing import Spread
@@ -31,13 +31,15 @@ from efficientnetv2.metrics.classification import figures
 from efficientnetv2.progressive import Setting
 from efficientnetv2.search.latency import latency
 from efficientnetv2.search.proxy import LEFT_OUT, Proxy
-from efficientnetv2.search.steptime import StepTime, StepTimes, measure, part_names
+from efficientnetv2.search.steptime import Pace, StepTime, StepTimes, measure, no_pace, part_names
 from efficientnetv2.search.told import EpochTold, Failed, FailureKind, Refused, StepTold, Told, Trained
 from efficientnetv2.training import rates
 from efficientnetv2.training.folder import NoFolder
 from efficientnetv2.training.job import Job, preprocessing_of
+from efficientnetv2.training.memory import ONE_AT_A_TIME
 from efficientnetv2.training.run import run
-from efficientnetv2.training.settle import Settled, settle
+from efficientnetv2.training.settle import settle
+from efficientnetv2.training.start import start
 
 # A quiet machine's steps differ from the sum over their parts by less than this; where they do not, one of the two was
 # disturbed, and the step is measured once more. Ours; the share is the one that the estimate is held to.
@@ -66,8 +68,7 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
         quiet = Quiet(proxy.quiet)
         with quiet.working():
             if proxy.pace is not None:
-                apart = grouped(proxy.pace.architecture, proxy, device).recipe
-                proxy = replace(proxy, pace=replace(proxy.pace, recipe=apart))
+                proxy = replace(proxy, pace=in_its_groups(proxy.pace, proxy, device))
             proxy = grouped(architecture, proxy, device)
         if proxy.step_time != "unmeasured":
             step = step_time(architecture, proxy, device, quiet, verify=verify)
@@ -85,7 +86,7 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
             if not proxy.seeds:  # for the memory of training
                 rates.measure(_job(architecture, proxy, 0, device, NoFolder(scratch)), scratch)
         told.send(Trained(top1, peak_bytes(device)))
-    except (DivergedError, MemoryShortError) as error:
+    except (DivergedError, MemoryShortError, ReaderKilledError) as error:
         kind: FailureKind = "diverged" if isinstance(error, DivergedError) else "out of memory"
         told.send(Failed(kind, str(error), peak_bytes(device)))
     except InputError as error:
@@ -101,7 +102,9 @@ def tried(told: Connection, architecture: Architecture, proxy: Proxy, verify: bo
 
 
 def grouped(architecture: Architecture, proxy: Proxy, device: torch.device) -> Proxy:
-    """The same with the groups of a batch that this network has memory for: what is timed is what is trained.
+    """The same with the recipe of this network, in the groups that there is memory for, and so many of them at a time.
+
+    It is settled once: what is timed is what is trained, with every seed, whatever becomes of the memory meanwhile.
 
     Args:
         architecture: the network.
@@ -111,8 +114,32 @@ def grouped(architecture: Architecture, proxy: Proxy, device: torch.device) -> P
     Raises:
         MemoryShortError: not even one group fits, or one that is given does not.
     """
-    group = _settled(architecture, proxy, 0, device).recipe.group_images
-    return replace(proxy, recipe=proxy.recipe.model_copy(update={"group_images": group}))
+    settled = settle(
+        proxy.recipe.model_copy(update={"model": architecture, "seed": 0, **LEFT_OUT}),
+        images=len(proxy.train),
+        class_names=proxy.train.class_names,
+        device=device,
+        memory_gib=proxy.memory_gib,
+    )
+    return replace(proxy, recipe=settled.recipe, at_a_time=settled.at_a_time)
+
+
+def in_its_groups(pace: Pace, proxy: Proxy, device: torch.device) -> Pace:
+    """The pace in the groups in which its network was timed when the study began; else in those that fit now.
+
+    Args:
+        pace: whose recipe may leave its groups open.
+        proxy: how networks are tried.
+        device: to train on.
+
+    Raises:
+        InputError: these groups do not fit any more, which says nothing of the network that is tried.
+    """
+    try:
+        found = grouped(pace.architecture, replace(proxy, recipe=pace.recipe), device)
+    except MemoryShortError as error:
+        raise InputError(no_pace(str(error).partition(". ")[0])) from error
+    return replace(pace, recipe=found.recipe)
 
 
 def step_time(
@@ -127,14 +154,17 @@ def step_time(
         quiet: the agreement on who measures.
         verify: measure even where all parts are known.
     """
-    recipe = proxy.recipe
-    times = StepTimes(proxy.times, recipe, num_classes=proxy.num_classes, device=device)
+    recipe, classes = proxy.recipe, proxy.num_classes
+    count = (proxy.at_a_time or ONE_AT_A_TIME).at(recipe.progressive.last.image_px)
+    times = StepTimes(proxy.times, recipe, num_classes=classes, device=device, at_a_time=count)
     foretold = times.foretold(architecture)
     if foretold is not None and proxy.step_time == "cached" and not verify:
-        return StepTold(Spread(foretold, foretold, foretold, 0), foretold, measured=False)
+        return StepTold(Spread(foretold, foretold, foretold, 0), foretold, measured=False, at_a_time=count)
 
     def measured() -> StepTime:
-        return measure(architecture, recipe, num_classes=proxy.num_classes, device=device, pace=proxy.pace)
+        return measure(
+            architecture, recipe, num_classes=classes, device=device, at_a_time=count, pace=proxy.pace
+        )
 
     with quiet.alone():
         found = measured()
@@ -144,7 +174,7 @@ def step_time(
                 found, measured(), key=lambda one: one.unsteadiness
             )  # a disturbed one is spread wider
         times.add(architecture, found.parts)
-    return StepTold(found.whole, foretold, measured=True)
+    return StepTold(found.whole, foretold, measured=True, at_a_time=count)
 
 
 def _latency(architecture: Architecture, proxy: Proxy, device: torch.device, quiet: Quiet) -> float:
@@ -179,37 +209,20 @@ def _trained(
 
 def _job(architecture: Architecture, proxy: Proxy, seed: int, device: torch.device, folder: NoFolder) -> Job:
     """A run of the recipe, to be done into that folder."""
-    settled = _settled(architecture, proxy, seed, device)
-    preprocessing = preprocessing_of(settled.recipe, settled.network, proxy.train.bands)
+    assert proxy.at_a_time is not None, "grouped() comes first"
+    recipe = proxy.recipe.model_copy(update={"model": architecture, "seed": seed})
+    network = start(recipe, class_names=proxy.train.class_names, device=device).network
     return Job(
-        recipe=settled.recipe,
-        network=settled.network,
+        recipe=recipe,
+        network=network,
         train=proxy.train,
         val=proxy.choosing,
-        preprocessing=preprocessing,
+        preprocessing=preprocessing_of(recipe, network, proxy.train.bands),
         folder=folder,
         device=device,
         workers=proxy.workers,
-        at_a_time=settled.at_a_time,
+        at_a_time=proxy.at_a_time,
         strict=proxy.strict,
-    )
-
-
-def _settled(architecture: Architecture, proxy: Proxy, seed: int, device: torch.device) -> Settled:
-    """The recipe for this network, the network, and how many groups run at a time."""
-    recipe = proxy.recipe.model_copy(
-        update={
-            "model": architecture,
-            "seed": seed,
-            **LEFT_OUT,
-        }
-    )
-    return settle(
-        recipe,
-        images=len(proxy.train),
-        class_names=proxy.train.class_names,
-        device=device,
-        memory_gib=proxy.memory_gib,
     )
 
 

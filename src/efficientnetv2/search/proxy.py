@@ -17,6 +17,7 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.search.steptime import Pace
+from efficientnetv2.training.memory import GroupsAtATime
 from efficientnetv2.training.recipe import Recipe
 
 #: Of a recipe, what a trial goes without: it begins from scratch, and its pictures that choose are those of the search.
@@ -48,6 +49,7 @@ class Proxy:
         quiet: folder by which the processes of this machine agree on who measures.
         latency: whether the time of a picture at inference is measured too.
         pace: at which steps, and pictures at inference, are told; None tells their seconds as they were.
+        at_a_time: how many groups of the network run in one pass; None until its trial has settled that.
     """
 
     recipe: Recipe
@@ -65,6 +67,7 @@ class Proxy:
     step_time: StepTimeBy = "measured"
     latency: bool = False
     pace: Pace | None = None
+    at_a_time: GroupsAtATime | None = None
 
     @property
     def num_classes(self) -> int:

@@ -95,6 +95,8 @@ def _seconds(trial: FrozenTrial) -> float:
 def best(rows: Sequence[Row], *, most: int = 1) -> list[Row]:
     """The finished trials with the largest rewards, each network once; of equals the earlier one.
 
+    Workers beside each other may have trained a network twice.
+
     Raises:
         InputError: none has finished.
     """
@@ -103,7 +105,10 @@ def best(rows: Sequence[Row], *, most: int = 1) -> list[Row]:
         failures = [row.measurement.failed_because for row in rows if row.end == "failed"]
         last = f" The last one failed: {failures[-1]}" if failures else ""
         raise InputError(f"no trial of the study has been finished yet.{last}")
-    return sorted(finished, key=lambda row: (-row.reward, row.number))[:most]
+    leaders: dict[Point, Row] = {}
+    for row in sorted(finished, key=lambda row: (-row.reward, row.number)):
+        leaders.setdefault(row.point, row)
+    return list(leaders.values())[:most]
 
 
 def front(rows: Sequence[Row], cost: Callable[[Measurement], float | None]) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +14,12 @@ from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.timing import waiting
 from efficientnetv2.inference.accelerate import autocast, place
 from efficientnetv2.models.create import create
+from efficientnetv2.models.groups import one_pass
 from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.training.loop import update
 from efficientnetv2.training.loss import cross_entropy
+from efficientnetv2.training.memory import batched
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.state import State, begin
 
@@ -29,7 +32,7 @@ class Bench:
         state: of the network, its optimizer and its moving average.
         recipe: settled; its batch, groups, precision and optimizer are used.
         device: to train on.
-        images: (n, C, S, S) noise, one for each group of a step.
+        images: (n, C, S, S) noise, one for each pass of a step: some groups, one after another.
         labels: (n, K) of the same.
         marks: moments of the pass under way.
         shares: of the parts in the update.
@@ -44,7 +47,14 @@ class Bench:
     shares: list[float] = field(default_factory=list)
 
     @classmethod
-    def of(cls, architecture: Architecture, recipe: Recipe, num_classes: int, device: torch.device) -> Bench:
+    def of(
+        cls,
+        architecture: Architecture,
+        recipe: Recipe,
+        num_classes: int,
+        device: torch.device,
+        at_a_time: int = 1,
+    ) -> Bench:
         """A network made anew, laid into memory.
 
         Args:
@@ -52,6 +62,7 @@ class Bench:
             recipe: settled.
             num_classes: K.
             device: to train on.
+            at_a_time: groups in a pass; the last pass of a step may have fewer.
         """
         network = create(architecture, num_classes=num_classes)
         place(network, device)
@@ -63,16 +74,18 @@ class Bench:
         count = recipe.group_images or recipe.batch_images
         groups, px = recipe.batch_images // count, setting.image_px
         noise = torch.Generator().manual_seed(0)  # the run's own draws stay as they are
-        images = torch.rand(count, network.in_channels, px, px, generator=noise)
+        one = torch.rand(count, network.in_channels, px, px, generator=noise)
+        # The same for every group: noise is noise, and of a large batch there is much.
+        most = one.repeat(min(at_a_time, groups), 1, 1, 1).to(device, memory_format=torch.channels_last)
+        passes = [count * len(each) for each in batched(range(groups), at_a_time)]
         sizes = [sum(weight.numel() for weight in part.parameters()) for part in _parts(network)]
         sizes[-1] += sum(weight.numel() for weight in network.classifier.parameters())
         return cls(
             state,
             recipe,
             device,
-            # The same for every group: noise is noise, and of a large batch there is much.
-            [images.to(device, memory_format=torch.channels_last)] * groups,
-            [torch.full((count, num_classes), 1 / num_classes, device=device)] * groups,
+            [most[:size] for size in passes],
+            [torch.full((size, num_classes), 1 / num_classes, device=device) for size in passes],
             shares=[size / sum(sizes) for size in sizes],
         )
 
@@ -80,7 +93,8 @@ class Bench:
         """Seconds of a step."""
         begun = self._now(wait=True)
         for images, labels in zip(self.images, self.labels, strict=True):
-            self._backward(self._loss(images, labels))
+            with self._pass(images):
+                self._backward(self._loss(images, labels))
         update(self.state, self.recipe)
         return self._between(begun, self._now(wait=True))
 
@@ -94,9 +108,10 @@ class Bench:
         try:
             for images, labels in zip(self.images, self.labels, strict=True):
                 self.marks = [self._now(wait=True)]
-                loss = self._loss(images, labels)
-                self.marks.append(self._now())  # the head's forward ends here
-                self._backward(loss)
+                with self._pass(images):
+                    loss = self._loss(images, labels)
+                    self.marks.append(self._now())  # the head's forward ends here
+                    self._backward(loss)
                 self.marks.append(self._now(wait=True))  # the stem's backward ends here
                 self._add_passes(seconds)
         finally:
@@ -123,6 +138,11 @@ class Bench:
             self.marks.append(self._now())
 
         output.register_hook(mark)  # type: ignore[no-untyped-call]
+
+    def _pass(self, images: Tensor) -> AbstractContextManager[None]:
+        """Within, the groups of a pass have statistics and draws of their own, as in training."""
+        count = self.recipe.group_images or self.recipe.batch_images
+        return one_pass(self.state.network, images=count, seeds=range(len(images) // count))
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         assert self.recipe.precision != "auto", "settle() comes first"

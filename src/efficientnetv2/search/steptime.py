@@ -11,13 +11,17 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from filelock import FileLock
+from pydantic import Field, TypeAdapter
 
 from efficientnetv2.arch.cost import out_px
 from efficientnetv2.arch.spec import Architecture, Block, blocks
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.base.memory import is_out_of_memory, reason_of
 from efficientnetv2.base.timing import Spread
 from efficientnetv2.inference.accelerate import device_title
 from efficientnetv2.search.stepbench import Bench
@@ -33,6 +37,9 @@ _ROUNDS, _SECONDS, _MANY_ROUNDS = 3, 1.0, 6
 _SITTINGS = 3
 # Of a shape, the times in so many networks are kept; their median counts.
 _KEPT = 15
+# Of the file: conditions -> part -> seconds, some of each.
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_TIMES = TypeAdapter(dict[str, dict[str, Annotated[list[_Seconds], Field(min_length=1)]]])
 
 
 @dataclass(frozen=True)
@@ -47,12 +54,14 @@ class Pace:
         recipe: as of ``measure``.
         seconds: that its step counts as; other steps are told at the pace at which it takes so long.
         inference_seconds: the same of one picture at inference; None where that is not timed.
+        at_a_time: groups in a pass of its steps.
     """
 
     architecture: Architecture
     recipe: Recipe
     seconds: float
     inference_seconds: float | None = None
+    at_a_time: int = 1
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,7 @@ def measure(
     *,
     num_classes: int,
     device: torch.device,
+    at_a_time: int = 1,
     pace: Pace | None = None,
 ) -> StepTime:
     """Time training steps of a network: forward, backward, the loop's update, at the last stage's setting, on noise.
@@ -116,16 +126,18 @@ def measure(
         recipe: settled; its batch, groups, precision and optimizer are used.
         num_classes: of the classifier.
         device: to train on, which nobody else should use meanwhile.
+        at_a_time: groups in a pass, as in training.
         pace: timed before, between and after the sittings; None tells the seconds as they were.
 
     Raises:
         RuntimeError: memory ran out (``base.memory.is_out_of_memory``).
+        InputError: it ran out with the network of the pace.
     """
     share = _Shares(pace, num_classes, device)
     sittings: list[list[float]] = []
     parts: list[list[float]] = []
     for _ in range(_SITTINGS):
-        bench = Bench.of(architecture, recipe, num_classes, device)
+        bench = Bench.of(architecture, recipe, num_classes, device, at_a_time)
         _warm_up(bench, 0.0 if sittings or pace is not None else _WARM_UP_S)
         whole, in_parts = _sitting(bench)
         del bench  # another one might not fit beside it
@@ -163,12 +175,34 @@ class _Shares:
         """Seconds of the network's step, as it lies in memory this time."""
         if self.pace is None:
             return 0.0
-        bench = Bench.of(self.pace.architecture, self.pace.recipe, self.num_classes, self.device)
-        _warm_up(bench, warm_up_s)
-        rounds: list[float] = []
-        while not _enough(rounds):
-            rounds.append(bench.plain())
-        return statistics.median(rounds)
+        try:
+            return _median(self.pace, self.num_classes, self.device, warm_up_s)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(no_pace(reason_of(error))) from error
+
+
+def _median(pace: Pace, num_classes: int, device: torch.device, warm_up_s: float) -> float:
+    """Seconds of a step of the pace's network, laid anew into memory."""
+    bench = Bench.of(pace.architecture, pace.recipe, num_classes, device, pace.at_a_time)
+    _warm_up(bench, warm_up_s)
+    rounds: list[float] = []
+    while not _enough(rounds):
+        rounds.append(bench.plain())
+    return statistics.median(rounds)
+
+
+def no_pace(why: str) -> str:
+    """The message for memory that is too short for the network of the pace, which is the affair of no other network.
+
+    Args:
+        why: it is; a sentence without its end.
+    """
+    return (
+        f"Memory is too short for the backbone, beside which every network is timed ({why}). It did fit when the study "
+        "began: end what else takes memory, or give more (--memory-gib), then go on with effnetv2 search resume."
+    )
 
 
 def _warm_up(bench: Bench, seconds: float) -> None:
@@ -208,14 +242,18 @@ class StepTimes:
             apart.
         num_classes: of the classifier.
         device: that they are of.
+        at_a_time: groups in a pass; times of another number are kept apart too.
     """
 
-    def __init__(self, file: Path, recipe: Recipe, *, num_classes: int, device: torch.device) -> None:
+    def __init__(
+        self, file: Path, recipe: Recipe, *, num_classes: int, device: torch.device, at_a_time: int = 1
+    ) -> None:
         self.file, self.num_classes = file, num_classes
         self.image_px = recipe.progressive.last.image_px
         group = recipe.group_images or recipe.batch_images
         self.conditions = (
-            f"{device_title(device)}; {recipe.batch_images} images in groups of {group}, {recipe.precision}, "
+            f"{device_title(device)}; {recipe.batch_images} images in groups of {group}"
+            f"{'' if at_a_time == 1 else f', {at_a_time} at a time'}, {recipe.precision}, "
             f"{recipe.optimizer.kind}{'' if recipe.optimizer.clip_norm is None else ', clipped'}"
             f"{'' if recipe.ema_decay is None else ', moving average'}"
         )
@@ -242,7 +280,6 @@ class StepTimes:
 
     def _read(self) -> dict[str, dict[str, list[float]]]:
         try:
-            kept: dict[str, dict[str, list[float]]] = json.loads(self.file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            return _TIMES.validate_json(self.file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # no JSON, or none of ours
             return {}
-        return kept

@@ -51,6 +51,8 @@ class Plan(BaseModel):
         reference: the backbone's costs, over which the reward takes those of the others.
         reference_group: the pictures of a group with which the backbone's step was timed, and is timed again beside the
             others'; None of studies begun before it was kept, where memory decides each time.
+        reference_at_a_time: how many of these groups ran in a pass; None of studies begun before it was kept, which
+            timed one after another.
         version: of this package, that measured the reference; None of studies begun before it was kept.
         format: of this plan; another one is of another version of the program.
     """
@@ -73,6 +75,7 @@ class Plan(BaseModel):
     hardware: str
     reference: Measurement
     reference_group: int | None = None
+    reference_at_a_time: int | None = None
     version: str | None = None
 
     @property
@@ -83,7 +86,13 @@ class Plan(BaseModel):
         grouped = self.recipe.model_copy(
             update={"group_images": self.reference_group or self.recipe.group_images}
         )
-        return Pace(self.space.backbone, grouped, reference.step_seconds, reference.inference_seconds)
+        return Pace(
+            self.space.backbone,
+            grouped,
+            reference.step_seconds,
+            reference.inference_seconds,
+            self.reference_at_a_time or 1,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` gives an equal ``Plan``."""
@@ -130,13 +139,14 @@ class Wanted:
     hardware: str | None = None
 
 
-def refuse_other(plan: Plan, wanted: Wanted, where: str) -> None:
+def refuse_other(plan: Plan, wanted: Wanted, where: str, *, resumed: bool = False) -> None:
     """A study is gone on with as it was begun, or not at all.
 
     Args:
         plan: of the study.
         wanted: what is asked of it.
         where: it lies.
+        resumed: it is gone on with already as it was begun, and what differs is what was found.
 
     Raises:
         InputError: naming all that differs.
@@ -155,12 +165,19 @@ def refuse_other(plan: Plan, wanted: Wanted, where: str) -> None:
     if None not in (plan.bands, wanted.bands) and wanted.bands != plan.bands:
         there, here = (",".join(map(str, one or ())) or "none" for one in (plan.bands, wanted.bands))
         differing.append(f"bands of the rasters (--bands): {there} there, {here} here")
+    as_begun = "Go on with it as it was begun (effnetv2 search resume)"
+    ways = [as_begun] if differing and not resumed else []
+    if differing and resumed:
+        ways.append("Bring back the pictures that it was begun with, which its pictures.csv lists")
     if wanted.hardware not in (None, plan.hardware):
+        ways.append(
+            "Work for it on hardware such as it was begun on, with as many threads and the same PyTorch"
+        )
         differing.append(f"hardware, and so step times: {plan.hardware} there, {wanted.hardware} here")
     if differing:
         raise InputError(
-            f"{where} holds another study: {'; '.join(differing)}. Go on with it as it was begun (effnetv2 search "
-            "resume), or begin another under another name."
+            f"{where} holds another study: {'; '.join(differing)}. {'. '.join(ways)}, or begin another under another "
+            "name."
         )
 
 

@@ -19,12 +19,14 @@ class StepTold:
         foretold: the sum over the parts as other networks had them; None where one is new.
         measured: whether this network's own steps were timed.
         inference_seconds: of one picture at inference; None where nobody asks for it.
+        at_a_time: groups in a pass of the step.
     """
 
     time: Spread
     foretold: float | None
     measured: bool
     inference_seconds: float | None = None
+    at_a_time: int = 1
 
 
 @dataclass(frozen=True)

@@ -153,20 +153,20 @@ class Worker:
     def _one(self, claim: Claim) -> str | None:
         """One trial; why it failed, in a line, if it did."""
         try:
-            trial, point = self.storage.patiently(lambda: self._decided(claim))
-            architecture = self.plan.space.decode(point)
-            if claim.begun > MOST_BEGUN:
-                return self._give_up(claim, architecture)
-            if (same := self._same(claim.number, point)) is not None:
-                self._finish(claim, Measurement.from_json(same.user_attrs["measurement"]), same=same.number)
-                return None
-            self.watch.began(claim.number, architecture)
             with self.ledger.alive(claim):
+                point = self.storage.patiently(lambda: self._decided(claim))
+                architecture = self.plan.space.decode(point)
+                if claim.begun > MOST_BEGUN:
+                    return self._give_up(claim, architecture)
+                if (same := self._same(claim.number, point)) is not None:
+                    self._finish(claim, Measurement.from_json(same.user_attrs["measurement"]), same=same)
+                    return None
+                self.watch.began(claim.number, architecture)
                 outcome = try_out(
                     architecture,
                     self.proxy,
                     verify=claim.number % _VERIFIED == 0,
-                    watch=lambda told: self._told(claim, trial, architecture, told),
+                    watch=lambda told: self._told(claim, architecture, told),
                 )
         except BaseException:
             self.ledger.give_back(claim)
@@ -175,19 +175,23 @@ class Worker:
         self._finish(claim, found, outcome=outcome)
         return found.failed_because or None
 
-    def _decided(self, claim: Claim) -> tuple[Any, tuple[int, ...]]:
+    def _decided(self, claim: Claim) -> tuple[int, ...]:
+        """The point of a trial. Workers decide one after the other, so that each knows what the others are at."""
         from efficientnetv2.search.samplers import suggest  # with Optuna, which is an extra
 
-        trial = optuna().trial.Trial(self.opened.study, self.ledger.id_of(claim.number))
-        point = suggest(trial, self.plan.space)
-        self.storage.rdb.set_trial_user_attr(self.ledger.id_of(claim.number), "point", list(point))
-        return trial, point
+        with self.storage.turn():
+            # As its ``ask`` does: Optuna keeps the trials that it has read until one is told of.
+            self.opened.study._thread_local.cached_all_trials = None
+            trial_id = self.ledger.id_of(claim.number)
+            point = suggest(optuna().trial.Trial(self.opened.study, trial_id), self.plan.space)
+            self.storage.rdb.set_trial_user_attr(trial_id, "point", list(point))
+        return point
 
     def _same(self, number: int, point: Sequence[int]) -> Any | None:
-        """A finished trial of the same network: it would come to the same."""
+        """A trial of the same network that was finished, or stopped: it would come to the same."""
         states = optuna().trial.TrialState
         for one in self._trials():
-            there = one.state == states.COMPLETE and "failure" not in one.user_attrs
+            there = one.state in (states.COMPLETE, states.PRUNED) and "failure" not in one.user_attrs
             if there and one.number != number and one.user_attrs.get("point") == list(point):
                 return one
         return None
@@ -201,7 +205,7 @@ class Worker:
         self._finish(claim, Measurement.from_json(plain))
         return failure
 
-    def _told(self, claim: Claim, trial: Any, architecture: Architecture, told: StepTold | EpochTold) -> bool:
+    def _told(self, claim: Claim, architecture: Architecture, told: StepTold | EpochTold) -> bool:
         """Pass it on; whether the trial is worth going on with."""
         self.watch.told(claim.number, told)
         if isinstance(told, StepTold):
@@ -211,31 +215,37 @@ class Worker:
         so_far = measurement(architecture, self.proxy, Outcome(self._step, tuple(self._points), None, None))
         reward = self.plan.reward.of(so_far, self.plan.reference)
 
+        point = len(self._points)
+        last = told.seed == len(self.proxy.seeds) - 1
+        at_its_end = last and told.epoch >= _AT_ITS_END * float(self.plan.recipe.epochs)
+
         def reported() -> bool:
             with self.storage.turn():
                 if not self.ledger.owns(claim):
                     return False
-                there = self.storage.rdb.get_trial(self.ledger.id_of(claim.number)).intermediate_values
-                point = len(self._points)
-                if point not in there:  # a trial that was begun before has told of it already
-                    trial.report(reward, point)
-            # One that has come to its end is not stopped there.
-            return told.epoch >= _AT_ITS_END * float(self.plan.recipe.epochs) or not trial.should_prune()
+                trial_id = self.ledger.id_of(claim.number)
+                self.storage.rdb.set_trial_intermediate_value(trial_id, point, reward)
+                attempt = self.storage.rdb.get_trial(trial_id)
+            # Of this attempt: one that was killed before may have told of more points, and of another reward.
+            attempt.intermediate_values = {point: reward}
+            return at_its_end or not self.opened.study.pruner.prune(self.opened.study, attempt)
 
         return self.storage.patiently(reported)
 
     def _finish(
-        self, claim: Claim, found: Measurement, *, outcome: Outcome | None = None, same: int | None = None
+        self, claim: Claim, found: Measurement, *, outcome: Outcome | None = None, same: Any | None = None
     ) -> None:
         """Write a trial's end down, unless another worker has taken it over."""
         states = optuna().trial.TrialState
         stopped = outcome is not None and outcome.stopped
+        if same is not None:
+            stopped = same.state == states.PRUNED
         reward = self.plan.reward.of(found, self.plan.reference)
         attributes: dict[str, Any] = {"measurement": found.to_json()}
         if found.failure:
             attributes["failure"] = found.failure
         if same is not None:
-            attributes["same_as"] = same
+            attributes["same_as"] = same.number
         if outcome is not None and outcome.step is not None:
             attributes["foretold"] = outcome.step.foretold
             attributes["step_measured"] = outcome.step.measured
