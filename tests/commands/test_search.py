@@ -11,6 +11,7 @@ import sys
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -330,6 +331,24 @@ def test_a_study_is_gone_on_with_in_a_folder_renamed(class_folders, untrained, t
     assert [given[0].name for given in untrained] == ["study"] * 3
 
 
+def test_a_workers_minutes_begin_when_it_does(class_folders, untrained, tmp_path, monkeypatch):
+    """What the pictures and the backbone take is of them, not before them."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(search_job, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    read = search_job.pictures
+
+    def slowly(*given, **more):
+        clock.now += 120
+        return read(*given, **more)
+
+    monkeypatch.setattr(search_job, "pictures", slowly)
+    begun = here(*words(tmp_path, class_folders, "--minutes", 5))
+    assert begun.returncode == 0, begun.stderr
+    resume = ("search", "resume", tmp_path / "study", "--minutes", 5, "--workers", 0, "--device", "cpu")
+    assert here(*resume).returncode == 0
+    assert [given[4] for given in untrained] == [1000 + 300, 1120 + 300]
+
+
 @pytest.mark.parametrize("emptied", [True, False])
 def test_what_a_lost_study_says_lets_another_begin(emptied, class_folders, untrained, tmp_path):
     """Whether its database is gone or empty, and whoever asks; nothing else has to be removed."""
@@ -447,6 +466,8 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
         (("--set", "chosen_by=macro_f1"), "chosen_by=macro_f1, but a trial keeps the last weights"),
         (("--recipe", "finetune"), "finetune says chosen_by=macro_f1, but a trial keeps the last weights"),
         (("--set", "cache_detail=0.25"), "cache_detail=0.25, but a trial reads the files"),
+        (("--set", "answered=test"), "says answered=test, but pictures of the search choose"),
+        (("--set", "several_labels=sigmoid"), "the pictures of a search have one label each. Leave it out"),
         (
             ("--label-separator", ";"),
             "search takes pictures of one label each, but --label-separator ';' says",

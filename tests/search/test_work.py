@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -205,3 +207,16 @@ def test_what_is_decided_is_decided_by_what_is_known_now(tmp_path):
     for _ in range(2):
         one._decided(one.ledger.claim(3))
     assert seen == [1, 2]
+
+
+def test_networks_that_failed_at_once_do_not_say_how_long_a_trial_takes(tmp_path):
+    """Three of a second, one of a minute: in half a minute no trial would end."""
+    one = worker(tmp_path, trials=9)
+    for seconds, failure in [(1, "crashed: at once")] * 3 + [(60, None)]:
+        attributes = {} if failure is None else {"failure": failure}
+        trial = optuna().trial.create_trial(value=0.0 if failure else 0.5, user_attrs=attributes)
+        trial.datetime_complete = trial.datetime_start + timedelta(seconds=seconds)
+        one.opened.study.add_trial(trial)
+    one.watch.stands = lambda standing: None
+    assert one._usual_s() == pytest.approx(60, abs=1)
+    assert not one.work(until=time.monotonic() + 30)

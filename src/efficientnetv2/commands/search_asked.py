@@ -69,14 +69,17 @@ _UNREAD = {
     "out.",
     "recompute_stages": "the step that is timed keeps its activations. Say --set recompute_stages=0, or leave it out.",
     "pooling": "the step that is timed takes the mean over the last maps. Say --set pooling=null, or leave it out.",
+    "answered": "pictures of the search choose among networks, and it looks at none of val and test. Say --set "
+    "answered=val, or leave it out.",
     "cache_detail": "a trial reads the files whenever it draws a picture. Say --set cache_detail=null, or leave it "
     "out.",
 }
 
-# Those that ``--set`` must not say: the network of a recipe is passed over, and without minival, which a search has of
-# its own, the others would be refused for the lack of it.
+# Those that ``--set`` must not say: of a recipe the network is passed over, and what it says of pictures of several
+# labels; without minival, which a search has of its own, the others would be refused for the lack of it.
 _NOT_OF_TRIALS = {
     "model": "the networks are those of a space. Say which with --space, which also takes a published network's name.",
+    "several_labels": "the pictures of a search have one label each. Leave it out.",
     **{name: _UNREAD[name] for name in ("patience", "eval_px_tried")},
 }
 

@@ -113,10 +113,8 @@ class StudyFolder:
         where = None if storage == self.own_storage else hidden(storage)
         told = asdict(source) | {"data": _from_anywhere(source.data)}
         said: dict[str, Any] = {"name": self.name, "storage": where, "data": told, "plan": plan.to_json()}
-        if (
-            self.file.exists()
-            and (self._read().get("plan") or {}).get("reference") != said["plan"]["reference"]
-        ):
+        before = self._read().get("plan") or {} if self.file.exists() else said["plan"]
+        if before.get("reference") != said["plan"]["reference"]:
             self.forget_times()
         write_text_atomically(self.file, yaml.safe_dump(said, sort_keys=False, width=100))
         if not self.pictures_file.exists():  # who joins with the same pictures leaves what was changed there
@@ -197,7 +195,7 @@ class StudyFolder:
             words = ["effnetv2", "search", "run", str(self.path), "--data", "DATA"]
             words += [] if storage is None else ["--storage", hidden(storage)]
             raise InputError(
-                f"{self.path} holds no study, so that its pictures are not known here. Begin or join one with all "
+                f"{self.path} holds no study, so its pictures are not known. Begin or join one with all "
                 f"that is said of it: {typed(words)}"
             )
         return Source(**self._read()["data"])

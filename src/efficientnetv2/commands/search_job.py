@@ -69,6 +69,7 @@ def run_study(asked: Asked) -> None:
     Raises:
         InputError: anything a user can mend.
     """
+    until = _end_of(asked.minutes)
     screen = Screen(quiet=asked.place.as_json)
     machine = Machine.of(asked.place, screen)
     folder = StudyFolder(asked.study)
@@ -98,7 +99,7 @@ def run_study(asked: Asked) -> None:
     study = opened(storage, folder.name)
     _refuse_trials(asked, study, where)
     folder.begin(asked.source, url, prepared.manifest, plan)
-    _work(study, machine, prepared, folder, asked.minutes, screen, asked.place)
+    _work(study, machine, prepared, folder, until, screen, asked.place)
 
 
 def looked_at(asked: Asked, folder: StudyFolder, screen: Screen) -> Prepared:
@@ -161,6 +162,7 @@ def resume_study(
     Raises:
         InputError: there is no such study, its pictures are others by now, or anything else a user can mend.
     """
+    until = _end_of(minutes)
     screen = Screen(quiet=place.as_json)
     folder = StudyFolder(path)
     source = folder.source(storage_url)
@@ -173,7 +175,12 @@ def resume_study(
     refuse_other(study.plan, wanted, folder.where(url), resumed=True)
     if trials is not None:
         study.extend(trials)
-    _work(study, machine, prepared, folder, minutes, screen, place)
+    _work(study, machine, prepared, folder, until, screen, place)
+
+
+def _end_of(minutes: float | None) -> float | None:
+    """When a worker's minutes that begin now are over, by ``time.monotonic``; None where it has no end."""
+    return None if minutes is None else time.monotonic() + 60 * minutes
 
 
 def _found_here(prepared: Prepared, machine: Machine) -> dict[str, Any]:
@@ -258,7 +265,7 @@ def _work(
     machine: Machine,
     prepared: Prepared,
     folder: StudyFolder,
-    minutes: float | None,
+    until: float | None,
     screen: Screen,
     place: PlaceOptions,
 ) -> None:
@@ -271,7 +278,6 @@ def _work(
         f"{plan.sampler}, for {exponents(plan.reward)}; {count_of(float(plan.recipe.epochs), 'epoch')} of "
         f"{count_of(len(prepared.train), 'picture')}, {count_of(len(prepared.minival or ()), 'picture')} choose."
     )
-    until = None if minutes is None else time.monotonic() + 60 * minutes
     proxy = machine.proxy(plan.recipe, plan, prepared, folder)
     try:
         with signals_as_ctrl_c(), StudyBar(screen, folder.log) as bar:

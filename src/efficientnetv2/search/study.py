@@ -166,9 +166,8 @@ def refuse_other(plan: Plan, wanted: Wanted, where: str, *, resumed: bool = Fals
         there, here = (",".join(map(str, one or ())) or "none" for one in (plan.bands, wanted.bands))
         differing.append(f"bands of the rasters (--bands): {there} there, {here} here")
     as_begun = "Go on with it as it was begun (effnetv2 search resume)"
-    ways = [as_begun] if differing and not resumed else []
-    if differing and resumed:
-        ways.append("Bring back the pictures that it was begun with, which its pictures.csv lists")
+    as_it_was = "Bring back the pictures that it was begun with, which its pictures.csv lists"
+    ways = [as_it_was if resumed else as_begun] if differing else []
     if wanted.hardware not in (None, plan.hardware):
         ways.append(
             "Work for it on hardware such as it was begun on, with as many threads and the same PyTorch"
