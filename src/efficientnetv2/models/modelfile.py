@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from efficientnetv2.base.errors import InputError, some
+from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import calibrated, header, tensorfile
 from efficientnetv2.models.calibrated import Calibration
@@ -135,9 +135,15 @@ def load(
             nor named of timm or torchvision. It is wrapped, and only changed if all is well.
 
     Raises:
-        InputError: no such file, not one of ours, written by a newer version, or damaged.
+        InputError: no such file, not one of ours, written by a newer version, or damaged; or one module for several
+            files.
     """
     if together := members_of(Path(path)):
+        if network is not None:
+            raise InputError(
+                f"{path} holds {count_of(len(together), 'network')} that answer together, and network is one module. "
+                f"Leave it out, or load one of them: {together[0]}"
+            )
         return Ensemble([load(one, device) for one in together], [_called(one) for one in together])
     path = _file(Path(path))
     file = tensorfile.look(path)
