@@ -115,6 +115,20 @@ def test_features_are_timm_s():
             assert torch.equal(ours, expected)
 
 
+@pytest.mark.parametrize("px", [16, 8])
+def test_of_the_smallest_pictures_there_are_as_many_maps(px):
+    """At 16 px the last two are of one pixel each."""
+    torch.manual_seed(0)
+    network = create("timm:resnet10t").eval()
+    with torch.inference_mode():
+        maps = network.features(torch.randn(1, 3, px, px))
+        larger = network.features(torch.randn(1, 3, 64, 64))
+    channels = [one["num_chs"] for one in network.module.feature_info]
+    assert [m.shape[1] for m in maps] == [m.shape[1] for m in larger] == channels
+    backbone = create("timm:resnet10t", features_only=True).eval()
+    assert [m.shape[1] for m in backbone(torch.randn(1, 3, px, px))] == list(backbone.channels)
+
+
 def test_a_network_without_maps_says_so():
     with pytest.raises(InputError, match="torchvision:resnet18 does not give its feature maps"):
         create("torchvision:resnet18").features(torch.zeros(1, 3, 64, 64))
