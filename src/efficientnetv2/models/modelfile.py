@@ -67,7 +67,11 @@ def save(
     """
     _check_kinds(path, network)
     tensors = _apart(module_of(network).state_dict())
-    _check_finite(tensors, f"{path} was not written")
+    _check_finite(
+        tensors,
+        f"{path} was not written",
+        mend="The training diverged: train again with a lower learning rate.",
+    )
     try:
         if half:
             tensors = tensorfile.halved(tensors)
@@ -155,7 +159,11 @@ def load(
         module = module_of(result)
         _check_names(path, module.state_dict(), file)
         tensors = file.tensors()
-        _check_finite(tensors, str(path))
+        _check_finite(
+            tensors,
+            str(path),
+            mend="It was changed, or made by another program: take another file, or this one from where it came.",
+        )
         found = summing.result() if summing else tensorfile.sha256_by_name(tensors)
     if found != words.sha256:
         raise InputError(
@@ -285,11 +293,10 @@ def _check_names(path: Path, wanted: Mapping[str, Tensor], file: TensorFile) -> 
         )
 
 
-def _check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+def _check_finite(tensors: Mapping[str, Tensor], what: str, *, mend: str) -> None:
     if broken := tensorfile.broken(tensors):
         raise InputError(
-            f"{what}: {len(broken)} of {len(tensors)} tensors hold NaN or infinity ({some(broken, 3)}). "
-            "The training diverged: train again with a lower learning rate."
+            f"{what}: {len(broken)} of {len(tensors)} tensors hold NaN or infinity ({some(broken, 3)}). {mend}"
         )
     if negative := tensorfile.negative_variances(tensors):
         raise InputError(
