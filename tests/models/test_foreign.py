@@ -98,6 +98,18 @@ def test_timm_s_own_preprocessing_is_taken_over():
     assert preprocessing.mean == preprocessing.std == (0.5, 0.5, 0.5)
 
 
+def test_a_module_that_timm_has_made_keeps_what_timm_states_of_it():
+    with torch.device("meta"):
+        module = timm.create_model("tf_efficientnetv2_s", num_classes=2, in_chans=4)
+        by_name = create("timm:tf_efficientnetv2_s", num_classes=2, in_channels=4)
+        network = create(module)
+        assert network.preprocessing == by_name.preprocessing
+        assert (network.preprocessing.image_px, network.source) == (384, None)
+        module.pretrained_cfg = module.pretrained_cfg | {"test_input_size": (3, 64, 96)}
+        assert create(module).preprocessing.image_px == 224, "no square, so it is the usual one"
+    assert create(small()).preprocessing.image_px == 224
+
+
 def test_torchvision_s_own_preprocessing_is_taken_over():
     """torchvision documents for resnet50 IMAGENET1K_V2: resize to 232, crop 224, bilinear."""
     preprocessing = create("torchvision:resnet50").preprocessing

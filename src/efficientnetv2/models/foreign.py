@@ -221,6 +221,22 @@ def is_foreign(model: str) -> bool:
     return model.partition(":")[0] in LIBRARIES and ":" in model
 
 
+def wrapped(module: nn.Module) -> Foreign:
+    """A module that somebody has made, as a network; of timm's with the preprocessing that is stated of it.
+
+    Args:
+        module: see ``Foreign``. What it states and nobody could follow, such as pictures that are no squares, is passed
+            over.
+    """
+    stated, preprocessing = getattr(module, "pretrained_cfg", None), None
+    if isinstance(stated, Mapping) and stated.get("mean"):
+        from efficientnetv2.models.interop.timm import stated_preprocessing
+
+        with suppress(InputError):
+            preprocessing, _ = stated_preprocessing(stated, Path(type(module).__name__))
+    return Foreign(module, preprocessing=preprocessing)
+
+
 def classifiers(model: str) -> int:
     """How many classifiers a network of another library comes with, by what its library states of its weights.
 
