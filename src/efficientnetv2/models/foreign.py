@@ -228,7 +228,8 @@ def wrapped(module: nn.Module) -> Foreign:
         module: see ``Foreign``. What it states and nobody could follow, such as pictures that are no squares, is passed
             over.
     """
-    stated, preprocessing = getattr(module, "pretrained_cfg", None), None
+    stated = getattr(module, "pretrained_cfg", None)
+    preprocessing: Preprocessing | None = None
     if isinstance(stated, Mapping) and stated.get("mean"):
         from efficientnetv2.models.interop.timm import stated_preprocessing
 
@@ -369,8 +370,9 @@ def _of_size(
 ) -> tuple[str, WeightsEnum]:
     """The size of picture that a network is built for, '' for one that takes any; and weights documented for that."""
     sizes: dict[str, WeightsEnum] = {}
-    for one in every if name.startswith(_OF_ONE_SIZE) else ():
-        sizes.setdefault(str(one.meta["min_size"][0]), one)
+    if name.startswith(_OF_ONE_SIZE):
+        for one in every:
+            sizes.setdefault(str(one.meta["min_size"][0]), one)
     if size and (weights or size not in sizes):
         if weights:
             mend = f"Its weights say their size: leave '@{size}' out."
