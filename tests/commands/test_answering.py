@@ -217,3 +217,18 @@ def test_labels_whose_letters_are_encoded_otherwise_are_the_models_on_request(tm
     ):
         in_classes_of(pictures, names, MODEL, merge=False)
     assert in_classes_of(pictures, names, MODEL, merge=True).labels.tolist() == [0]
+
+
+@pytest.mark.parametrize("names", [("A", "a", "oak"), ("a", "A", "oak"), ("a", "oak", "A")])
+def test_of_classes_that_differ_by_case_a_label_is_the_one_it_is_called(names, tmp_path):
+    """As of a model of letters: its own names go before what is spelled like them."""
+    paint(tmp_path / "one/A/1.jpg", (60, 190, 60))
+    paint(tmp_path / "one/OAK/2.jpg", (60, 190, 60))
+    pictures = read(tmp_path / "one", for_training=False)
+    found = in_classes_of(pictures, names, MODEL, merge=True)
+    assert [names[label] for label in found.labels] == ["A", "oak"]
+    more = ("\u00c4", "\u00e4", "oak")
+    paint(tmp_path / "two/A\u0308/1.jpg", (60, 190, 60))
+    pictures = read(tmp_path / "two", for_training=False)
+    with pytest.raises(InputError, match=r"may be '\u00c4', '\u00e4', which .* tells apart"):
+        in_classes_of(pictures, more, MODEL, merge=True)

@@ -11,6 +11,7 @@ from tests.command_line import effnetv2
 
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.convert import _uncalibrated
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.create import create
@@ -200,6 +201,23 @@ def test_that_the_temperature_stays_behind_is_said(tmp_path):
     done = effnetv2("convert", "calibrated.safetensors", "out.pth", "--to", "timm", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "the temperature of 1.75 has no place in a file for timm" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("answered", ["softmax", "sigmoid"])
+def test_how_to_have_the_temperature_in_keras_is_said_of_its_probabilities(answered):
+    """Its networks end with a softmax or sigmoid, so that nobody sees their logits."""
+    network = create("efficientnetv2_b0", num_classes=3)
+    network.calibration, network.answer = Calibration(2.0, 60, "minival"), answered
+    [line] = _uncalibrated(network, "keras")
+    logits = torch.tensor([[2.0, -1.0, 0.5]])
+    if answered == "softmax":
+        assert "take each to the power 0.5 and divide by the sum of all" in line
+        raised = logits.softmax(dim=1) ** 0.5
+        torch.testing.assert_close(raised / raised.sum(), (logits / 2).softmax(dim=1))
+    else:
+        assert "divide log(p / (1 - p)) of each by it and take the sigmoid again" in line
+        torch.testing.assert_close((logits.sigmoid().logit() / 2).sigmoid(), (logits / 2).sigmoid())
+    assert "of the bare logits" in _uncalibrated(network, "timm")[0]
 
 
 def test_a_temperature_of_other_pictures_is_left_out(tmp_path):

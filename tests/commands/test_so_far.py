@@ -23,6 +23,7 @@ from efficientnetv2.data.shards.pack import Packing, pack
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.create import create
+from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.training.distributed import World
 
 MODEL = "model.safetensors"
@@ -76,6 +77,28 @@ def test_answers_are_found_by_whoever_asks_for_the_same(so_far, network, class_f
     with torch.no_grad():
         next(network.parameters()).view(-1)[0] += 1
     assert not len(so_far().found()[0])
+
+
+@pytest.mark.parametrize("changed", [{"padding": "symmetric"}, {"batch_norm_epsilon": 1e-5}])
+def test_the_same_weights_in_another_network_are_asked_anew(changed, so_far, network):
+    so_far(every_s=0).keep(*_answers([4, 1]))
+    other = EfficientNet(replace(network.architecture, **changed), num_classes=3).eval()
+    other.load_state_dict(network.state_dict())
+    other.answer, other.preprocessing = network.answer, network.preprocessing
+    assert not len(so_far(network=other).found()[0])
+    same = EfficientNet(network.architecture, num_classes=3).eval()
+    same.load_state_dict(network.state_dict())
+    same.answer, same.preprocessing = network.answer, network.preprocessing
+    assert len(so_far(network=same).found()[0]) == 2
+
+
+def test_networks_of_others_are_told_apart_by_where_they_come_from(so_far):
+    one, other = (create("torchvision:resnet18", num_classes=3).eval() for _ in range(2))
+    other.load_state_dict(one.state_dict())
+    so_far(network=one, every_s=0).keep(*_answers([4, 1]))
+    assert len(so_far(network=other).found()[0]) == 2
+    other.source = "timm:resnet18"
+    assert not len(so_far(network=other).found()[0])
 
 
 def test_a_picture_that_has_changed_is_asked_for_again(so_far, class_folders):

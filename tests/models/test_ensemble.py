@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -100,6 +101,34 @@ def test_a_damaged_list_is_named(tmp_path):
     (tmp_path / "ensemble.json").write_text('{"member": []}')
     with pytest.raises(InputError, match=r"ensemble.json is no list of model files"):
         modelfile.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        (["."], r"member '\.' is no file in it"),
+        (["inner"], r"member 'inner' is no file in it"),
+        (["../other.safetensors"], r"member '\.\./other\.safetensors' is no file in it"),
+        (["/tmp/other.safetensors"], "member '/tmp/other.safetensors' is no file in it"),
+        (["C:\\other.safetensors"], "is no file in it"),
+        ("0.safetensors", "no list with a name or more"),
+        ([], "no list with a name or more"),
+        ([3], "member 3 is no name of a file"),
+    ],
+)
+def test_a_list_of_anything_but_files_in_its_folder_is_refused(listed, said, tmp_path):
+    """It may come from somebody else; of itself a folder would be read without end."""
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "ensemble.json").write_text(json.dumps({"members": listed}))
+    with pytest.raises(InputError, match=rf"ensemble\.json is no list of model files: .*{said}"):
+        modelfile.load(tmp_path)
+
+
+def test_a_module_is_for_one_file(tmp_path):
+    modelfile.save(tmp_path / "0.safetensors", members(1)[0])
+    write_members(tmp_path, ["0.safetensors"])
+    with pytest.raises(InputError, match=r"holds 1 network that answer together, and network is one module"):
+        modelfile.load(tmp_path, network=members(1)[0])
 
 
 def test_of_members_that_remember_a_part_not_all_is_known(tmp_path):

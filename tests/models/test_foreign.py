@@ -98,6 +98,18 @@ def test_timm_s_own_preprocessing_is_taken_over():
     assert preprocessing.mean == preprocessing.std == (0.5, 0.5, 0.5)
 
 
+def test_a_module_that_timm_has_made_keeps_what_timm_states_of_it():
+    with torch.device("meta"):
+        module = timm.create_model("tf_efficientnetv2_s", num_classes=2, in_chans=4)
+        by_name = create("timm:tf_efficientnetv2_s", num_classes=2, in_channels=4)
+        network = create(module)
+        assert network.preprocessing == by_name.preprocessing
+        assert (network.preprocessing.image_px, network.source) == (384, None)
+        module.pretrained_cfg = module.pretrained_cfg | {"test_input_size": (3, 64, 96)}
+        assert create(module).preprocessing.image_px == 224, "no square, so it is the usual one"
+    assert create(small()).preprocessing.image_px == 224
+
+
 def test_torchvision_s_own_preprocessing_is_taken_over():
     """torchvision documents for resnet50 IMAGENET1K_V2: resize to 232, crop 224, bilinear."""
     preprocessing = create("torchvision:resnet50").preprocessing
@@ -113,6 +125,20 @@ def test_features_are_timm_s():
     with torch.inference_mode():
         for ours, expected in zip(network.features(pictures), theirs(pictures), strict=True):
             assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("px", [16, 8])
+def test_of_the_smallest_pictures_there_are_as_many_maps(px):
+    """At 16 px the last two are of one pixel each."""
+    torch.manual_seed(0)
+    network = create("timm:resnet10t").eval()
+    with torch.inference_mode():
+        maps = network.features(torch.randn(1, 3, px, px))
+        larger = network.features(torch.randn(1, 3, 64, 64))
+    channels = [one["num_chs"] for one in network.module.feature_info]
+    assert [m.shape[1] for m in maps] == [m.shape[1] for m in larger] == channels
+    backbone = create("timm:resnet10t", features_only=True).eval()
+    assert [m.shape[1] for m in backbone(torch.randn(1, 3, px, px))] == list(backbone.channels)
 
 
 def test_a_network_without_maps_says_so():

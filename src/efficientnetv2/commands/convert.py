@@ -246,9 +246,15 @@ def _uncalibrated(network: Network, to: str) -> list[str]:
     """That the temperature stays behind, and how to have it there."""
     if network.calibration is None:
         return []
+    temperature = network.calibration.temperature
+    there = "probabilities are those of the bare logits; divide these by it to have ours"
+    if to == "keras" and network.answer == "softmax":  # whose networks end with it
+        there = f"outputs are probabilities; take each to the power {1 / temperature:.4g} and divide by the sum of all"
+    elif to == "keras":
+        there = "outputs are probabilities; divide log(p / (1 - p)) of each by it and take the sigmoid again"
     return [
-        f"the temperature of {network.calibration.temperature:.4g} has no place in a file for {to}: there "
-        "probabilities are those of the bare logits; divide these by it to have ours. No answer is another by it"
+        f"the temperature of {temperature:.4g} has no place in a file for {to}: there {there}. No answer is another by "
+        "it"
     ]
 
 

@@ -18,14 +18,15 @@ def in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, 
         manifest: labelled.
         class_names: of the model.
         model: for the message.
-        merge: take labels that are ``folded`` alike for the model's.
+        merge: take labels that are ``folded`` alike for the model's; one that is a class as it stands stays that.
 
     Raises:
-        InputError: a label that is no class of the model, or a model whose classes have no names.
+        InputError: a label that is no class of the model, or maybe two of it, or a model whose classes have no names.
     """
     if merge:
-        spelled = {folded(name): name for name in class_names}
-        manifest = manifest.renamed(lambda label: spelled.get(folded(label), label))
+        _refuse_two(manifest, class_names, model)
+        spelled = {folded(name): name for name in class_names} | {name: name for name in class_names}
+        manifest = manifest.renamed(lambda label: spelled.get(label, spelled.get(folded(label), label)))
     known = set(class_names)
     present = {manifest.class_names[label] for label in np.unique(manifest.targets) if label >= 0}
     strange = sorted(present - known)
@@ -56,3 +57,19 @@ def in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, 
             f"{some(class_names, 10)}{did_you_mean(strange[0], known)} {fix}"
         )
     return replace(manifest, class_names=class_names)
+
+
+def _refuse_two(manifest: Manifest, class_names: tuple[str, ...], model: str) -> None:
+    """Refuse a label that is none of the model's classes as it stands, but is folded like two of them."""
+    spellings: dict[str, list[str]] = {}
+    for name in class_names:
+        spellings.setdefault(folded(name), []).append(name)
+    for place, label in enumerate(manifest.class_names):
+        alike = spellings.get(folded(label), [])
+        if label in alike or len(alike) < 2 or not (manifest.targets == place).any():
+            continue
+        row = int(np.argwhere(manifest.targets == place)[0, 0])
+        raise InputError(
+            f"{manifest.where(row)}: label '{label}' may be {some(alike)}, which {model} tells apart, so --labels "
+            "casefold does not say which. Correct the label to one of them."
+        )

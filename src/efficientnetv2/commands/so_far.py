@@ -22,7 +22,8 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.listing import packed
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.names import is_url, shard_of
-from efficientnetv2.models.network import Network
+from efficientnetv2.models.foreign import Foreign
+from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.tensorfile import sha256_by_name
 
 Ints = npt.NDArray[np.int64]
@@ -143,11 +144,20 @@ def _digest(network: Network, preprocessing: Preprocessing, manifest: Manifest) 
     words = [
         sha256_by_name(weights),
         repr(preprocessing),
-        *(repr((type(one).__name__, one.preprocessing, one.answer, one.calibration)) for one in parts),
+        *(repr((_made_as(one), one.preprocessing, one.answer, one.calibration)) for one in parts),
         manifest.digest(),
         repr(manifest.bands),
     ]
     return blake2b("\0".join(words).encode(), digest_size=16).hexdigest()
+
+
+def _made_as(network: Network) -> str:
+    """What computes with the weights: padding, epsilon and pooling are none of them."""
+    if isinstance(network, EfficientNet):
+        return repr(network.architecture)
+    if isinstance(network, Foreign):
+        return repr((network.source, type(network.module).__name__))
+    return type(network).__name__
 
 
 def _marks(manifest: Manifest, rows: Sequence[int]) -> Ints:

@@ -15,7 +15,6 @@ from efficientnetv2.models import foreign, modelfile
 from efficientnetv2.models.backbone import Backbone
 from efficientnetv2.models.elsewhere import unknown
 from efficientnetv2.models.fit import fit
-from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.interop.tensors import shape_name
 from efficientnetv2.models.network import EfficientNet, Network, check_numbers
 from efficientnetv2.models.regularize import apply_setting
@@ -77,7 +76,8 @@ def create(
             - a name with a tag ("efficientnetv2_s.in1k"): pretrained weights, see ``models.hub``;
             - a model file or a run folder: a ``Path``, or a text that ends like a file of weights or has a slash;
             - "timm:NAME" or "torchvision:NAME", also with a tag: see ``models.foreign``;
-            - a module of your own with an ``nn.Conv2d`` and an ``nn.Linear``: it is wrapped.
+            - a module of your own with an ``nn.Conv2d`` and an ``nn.Linear``: it is wrapped. One of timm keeps
+              the preprocessing that is stated of it.
         num_classes: of the classifier; 0 leaves it out. None is as the weights have it, else 1000.
         in_channels: of the picture; None is as the weights have it, else 3. See ``models.fit``.
         dropout: before the classifier, in [0, 1). None is as released, 0.2 for an architecture of your own, and
@@ -92,7 +92,7 @@ def create(
     """
     check_numbers(num_classes, in_channels)
     if isinstance(model, nn.Module):
-        network = model if isinstance(model, Network) else Foreign(model)
+        network = model if isinstance(model, Network) else foreign.wrapped(model)
         apply_setting(network, dropout=dropout, drop_path=drop_path)
     elif isinstance(model, str) and foreign.is_foreign(model):
         network = foreign.build(model, num_classes=num_classes, in_channels=in_channels)

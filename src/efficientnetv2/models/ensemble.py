@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Protocol
+from pathlib import Path, PureWindowsPath
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -201,16 +201,34 @@ def members_of(folder: Path) -> list[Path]:
         folder: any path.
 
     Raises:
-        InputError: its list can't be read.
+        InputError: its list can't be read, or names something else than files below the folder.
     """
     listed = folder / NAME
     if not listed.is_file():
         return []
     try:
-        names = json.loads(listed.read_text(encoding="utf-8"))["members"]
-        return [folder / str(name) for name in names]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        names = _checked(json.loads(listed.read_text(encoding="utf-8"))["members"], folder)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{listed} is no list of model files: {error}. Copy the folder again.") from error
+    return [folder / name for name in names]
+
+
+def _checked(names: Any, folder: Path) -> list[str]:
+    """Names of files below a folder.
+
+    Raises:
+        ValueError: they are something else: a folder could list itself without end, and what lies elsewhere does not
+            come along.
+    """
+    if not isinstance(names, list) or not names:
+        raise ValueError("its 'members' are no list with a name or more")
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"member {name!r} is no name of a file")
+        as_path = PureWindowsPath(name)  # which knows the ways of other systems too
+        if as_path.anchor or ".." in as_path.parts or (folder / name).is_dir():
+            raise ValueError(f"member '{name}' is no file in it")
+    return names
 
 
 def write_members(folder: Path, members: Sequence[str]) -> None:

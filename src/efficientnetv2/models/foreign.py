@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ _OF_ONE_SIZE, _USUAL_PX = "vit_", "224"
 # timm leaves stochastic depth out of networks built at rate 0, and then no schedule can raise it. So they are
 # built with some, which is then set to what was asked for; only the proportions of the blocks stay. Ours.
 _TO_HAVE_MODULES = 0.1
+
+# A picture of this side has a map of another size at each stride up to 32; of smaller ones several may be one pixel.
+_TELLING_PX = 64
 
 
 class Foreign(Network):
@@ -89,11 +93,14 @@ class Foreign(Network):
         self.source = source
         self.stem_name = stem_name
         self.classifier_name, self.classifier_names = names[-1], names
+        self._last_of_size: tuple[int, ...] | None = (
+            None  # among the module's maps; known when they are asked for
+        )
         if preprocessing is not None:
             self.preprocessing = preprocessing.with_channels(stem.in_channels)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The last map of every size, from large to small; of timm's networks.
+        """The last map of every size, from large to small; of timm's networks. The same ones of pictures of any size.
 
         Args:
             x: (N, in_channels, H, W) float, normalised.
@@ -112,8 +119,20 @@ class Foreign(Network):
             )
         give: Callable[..., Sequence[Tensor]] = self.module.forward_intermediates  # type: ignore[assignment]
         maps = give(x, intermediates_only=True)
-        last_of_size = {tuple(m.shape[-2:]): m for m in maps}
-        return list(last_of_size.values())
+        if self._last_of_size is None:
+            self._last_of_size = self._told_apart(maps, min(x.shape[-2:]))
+        return [maps[place] for place in self._last_of_size]
+
+    def _told_apart(self, maps: Sequence[Tensor], px: int) -> tuple[int, ...]:
+        """Places of the last map of every size: of a larger picture, where this one may be too small to tell them."""
+        if px < _TELLING_PX:
+            from efficientnetv2.models.activation import dry_run  # which knows this module
+
+            with suppress(InputError):  # it takes pictures of its own size alone
+                maps = dry_run(
+                    _Maps(self.module), in_channels=self.in_channels, image_px=_TELLING_PX, images=2
+                )
+        return tuple({tuple(m.shape[-2:]): place for place, m in enumerate(maps)}.values())
 
     def embed(self, x: Tensor) -> Tensor:
         """What the classifier reads, of several the last: after pooling, and after dropout when training.
@@ -161,6 +180,19 @@ class Foreign(Network):
         return answer
 
 
+class _Maps(nn.Module):
+    """Answers with all maps of a network of timm."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Of pictures (N, C, H, W)."""
+        give: Callable[..., list[Tensor]] = self.module.forward_intermediates  # type: ignore[assignment]
+        return give(x, intermediates_only=True)
+
+
 def _told_classifiers(module: nn.Module) -> list[nn.Module]:
     """What a network of timm says its classifiers are, by itself and in what is stated of it; none of other modules.
 
@@ -187,6 +219,23 @@ def _classifier_names(module: nn.Module, told: Sequence[nn.Module]) -> tuple[str
 def is_foreign(model: str) -> bool:
     """Whether a word names a network of another library: "timm:resnet50"."""
     return model.partition(":")[0] in LIBRARIES and ":" in model
+
+
+def wrapped(module: nn.Module) -> Foreign:
+    """A module that somebody has made, as a network; of timm's with the preprocessing that is stated of it.
+
+    Args:
+        module: see ``Foreign``. What it states and nobody could follow, such as pictures that are no squares, is passed
+            over.
+    """
+    stated = getattr(module, "pretrained_cfg", None)
+    preprocessing: Preprocessing | None = None
+    if isinstance(stated, Mapping) and stated.get("mean"):
+        from efficientnetv2.models.interop.timm import stated_preprocessing
+
+        with suppress(InputError):
+            preprocessing, _ = stated_preprocessing(stated, Path(type(module).__name__))
+    return Foreign(module, preprocessing=preprocessing)
 
 
 def classifiers(model: str) -> int:
@@ -321,8 +370,9 @@ def _of_size(
 ) -> tuple[str, WeightsEnum]:
     """The size of picture that a network is built for, '' for one that takes any; and weights documented for that."""
     sizes: dict[str, WeightsEnum] = {}
-    for one in every if name.startswith(_OF_ONE_SIZE) else ():
-        sizes.setdefault(str(one.meta["min_size"][0]), one)
+    if name.startswith(_OF_ONE_SIZE):
+        for one in every:
+            sizes.setdefault(str(one.meta["min_size"][0]), one)
     if size and (weights or size not in sizes):
         if weights:
             mend = f"Its weights say their size: leave '@{size}' out."

@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from efficientnetv2.base.errors import InputError, some
+from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import calibrated, header, tensorfile
 from efficientnetv2.models.calibrated import Calibration
@@ -67,7 +67,11 @@ def save(
     """
     _check_kinds(path, network)
     tensors = _apart(module_of(network).state_dict())
-    _check_finite(tensors, f"{path} was not written")
+    _check_finite(
+        tensors,
+        f"{path} was not written",
+        mend="The training diverged: train again with a lower learning rate.",
+    )
     try:
         if half:
             tensors = tensorfile.halved(tensors)
@@ -135,9 +139,15 @@ def load(
             nor named of timm or torchvision. It is wrapped, and only changed if all is well.
 
     Raises:
-        InputError: no such file, not one of ours, written by a newer version, or damaged.
+        InputError: no such file, not one of ours, written by a newer version, or damaged; or one module for several
+            files.
     """
     if together := members_of(Path(path)):
+        if network is not None:
+            raise InputError(
+                f"{path} holds {count_of(len(together), 'network')} that answer together, and network is one module. "
+                f"Leave it out, or load one of them: {together[0]}"
+            )
         return Ensemble([load(one, device) for one in together], [_called(one) for one in together])
     path = _file(Path(path))
     file = tensorfile.look(path)
@@ -149,7 +159,11 @@ def load(
         module = module_of(result)
         _check_names(path, module.state_dict(), file)
         tensors = file.tensors()
-        _check_finite(tensors, str(path))
+        _check_finite(
+            tensors,
+            str(path),
+            mend="It was changed, or made by another program: take another file, or this one from where it came.",
+        )
         found = summing.result() if summing else tensorfile.sha256_by_name(tensors)
     if found != words.sha256:
         raise InputError(
@@ -279,11 +293,10 @@ def _check_names(path: Path, wanted: Mapping[str, Tensor], file: TensorFile) -> 
         )
 
 
-def _check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+def _check_finite(tensors: Mapping[str, Tensor], what: str, *, mend: str) -> None:
     if broken := tensorfile.broken(tensors):
         raise InputError(
-            f"{what}: {len(broken)} of {len(tensors)} tensors hold NaN or infinity ({some(broken, 3)}). "
-            "The training diverged: train again with a lower learning rate."
+            f"{what}: {len(broken)} of {len(tensors)} tensors hold NaN or infinity ({some(broken, 3)}). {mend}"
         )
     if negative := tensorfile.negative_variances(tensors):
         raise InputError(

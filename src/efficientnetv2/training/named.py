@@ -88,7 +88,7 @@ def starts(model: str | Architecture, *, shipped: Path | None = None) -> tuple[F
             this package runs in.
     """
     if isinstance(model, str) and is_foreign(model):
-        note = f"Weights of {model} have a tag: --weights {model}.TAG."
+        note = f"Weights of {model} have a tag: --weights {model.partition('@')[0]}.TAG."
         return (Found("none", f"Weights: none, training from scratch. {note}"),)
     if not isinstance(model, str) or model not in NAMES:
         return (Found("none", f"Weights: none are published for {title(model)}; training from scratch."),)
@@ -162,8 +162,9 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
             return create(word, num_classes=num_classes or 0), ()
         return create(word, num_classes=num_classes if come_with > 1 else None), ()
     if is_foreign(word):
+        tagged = f"{word.partition('@')[0]}.TAG"
         raise InputError(
-            f"--weights {word}: that is a network. Its weights have a tag, {word}.TAG, as its library lists them."
+            f"--weights {word}: that is a network. Its weights have a tag, {tagged}, as its library lists them."
         )
     if "." in word and word.partition(".")[0] in NAMES:
         return hub.load(word), ()

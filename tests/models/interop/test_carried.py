@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.preprocessing import Bands, Preprocessing
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.header import CARRIED
@@ -238,6 +238,25 @@ class TestWhatWasChangedSince:
             "changed since" in note and "mean (0.5, 0.5, 0.5), not (0.3" in note for note in back.notes
         )
         assert back.network.metrics == {}
+
+    def test_one_field_of_a_config_leaves_all_others_as_they_were(self, tmp_path):
+        """What no config.json of timm says too: views, the rule for raster bands, fractions of a pixel."""
+        rule = Bands((3, 2, 1), low=(100.0,) * 3, high=(900.0,) * 3, kinds=("uint16",))
+        network = model(cut="crop", views="symmetries", bands=rule)
+        convert.write(tmp_path / "hub", network, "timm")
+        path = tmp_path / "hub" / "config.json"
+        config = json.loads(path.read_text())
+        config["pretrained_cfg"]["std"] = [0.5, 0.5, 0.5]
+        path.write_text(json.dumps(config))
+        back = convert.read(tmp_path / "hub")
+        assert back.network.preprocessing == replace(network.preprocessing, std=(0.5, 0.5, 0.5))
+        assert not any("assumed" in note for note in back.notes)
+        config["pretrained_cfg"] |= {"input_size": [3, 96, 96], "crop_pct": 1.0}
+        path.write_text(json.dumps(config))
+        larger = convert.read(tmp_path / "hub").network.preprocessing
+        assert larger == replace(
+            network.preprocessing, std=(0.5, 0.5, 0.5), image_px=96, crop_fraction=1.0
+        ), "96 px of 96, as those of 74 before were of 96"
 
     def test_another_classifier(self, tmp_path):
         convert.write(tmp_path / "o.pth", model(PLAIN), "torchvision")

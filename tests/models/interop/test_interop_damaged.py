@@ -128,6 +128,19 @@ def test_a_dictionary_that_holds_itself(tmp_path, zipped):
         read(path)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_tensor_that_is_larger_than_what_the_file_holds_of_it(tmp_path, zipped):
+    """One number under a shape of four terabytes, as strides of 0 make it."""
+    path = tmp_path / "small.pth"
+    weights = tensors() | {"conv_head.weight": torch.zeros(1, 1, 1, 1).expand(2**20, 2**20, 1, 1)}
+    torch.save(weights, path, _use_new_zipfile_serialization=zipped)
+    assert path.stat().st_size < 2**24
+    with pytest.raises(
+        InputError, match=r"'conv_head\.weight' is \[1048576, 1048576, 1, 1\].* but holds 4 of them"
+    ):
+        read(path)
+
+
 def test_nests_in_nests_are_opened(tmp_path):
     path = tmp_path / "nests.pth"
     torch.save({"model": {"state_dict": {"model": tensors()}}}, path)

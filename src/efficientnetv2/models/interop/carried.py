@@ -8,7 +8,6 @@ HDF5. Whoever saves such a network again leaves it out, so that it is never olde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import isclose
 from pathlib import Path
 from typing import Any
@@ -54,14 +53,18 @@ def parse(path: Path, text: Any) -> Header | None:
     return header.parse(path, text, CARRIED)[0]
 
 
-def contradictions(carried: Header, stated: Preprocessing, fields: tuple[str, ...]) -> Iterator[str]:
-    """Fields of the preprocessing that the file itself states otherwise, with both values.
+def contradictions(carried: Header, stated: Preprocessing, fields: tuple[str, ...]) -> dict[str, str]:
+    """Fields of the preprocessing that the file itself states otherwise.
 
     Args:
         carried: what this package wrote.
         stated: by the file in its own way, as far as that can say it: timm in whole pixels, Keras in short floats.
         fields: of ``stated``, which the file really states.
+
+    Returns:
+        By their names both values, in words.
     """
+    found = {}
     for name in fields:
         ours, theirs = getattr(carried.preprocessing, name), getattr(stated, name)
         if name == "crop_fraction":
@@ -74,4 +77,5 @@ def contradictions(carried: Header, stated: Preprocessing, fields: tuple[str, ..
         else:
             same = ours == theirs
         if not same:
-            yield f"{name} {theirs}, not {ours}"
+            found[name] = f"{name} {theirs}, not {ours}"
+    return found

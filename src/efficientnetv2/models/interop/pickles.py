@@ -104,10 +104,25 @@ def _state_dict(path: Path, loaded: Any) -> Tensors:
             + _SAVE_TENSORS
         )
     tensors = {str(name): value.detach() for name, value in loaded.items()}
+    _refuse_repeating(path, tensors)
     tensors.pop("n_averaged", None)  # how many steps torch's AveragedModel has averaged
     beside = getattr(loaded, "_metadata", None)
     text = beside.get(CARRIED) if isinstance(beside, Mapping) else None
     return Tensors(_unwrapped(tensors), model, text, tuple(notes))
+
+
+def _refuse_repeating(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that show the same bytes again and again: of a small file the first copy would fill all memory."""
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided:
+            continue
+        there, shown = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.itemsize
+        if shown > there:
+            raise InputError(
+                f"{path}: '{name}' is {list(tensor.shape)}, {shown:,} bytes, but holds {there:,} of them, again and "
+                "again, as weights never are. In the program that it came from, save what it holds: "
+                "torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, FILE)."
+            )
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,24 +132,40 @@ def preprocessing(
         used: fields that the caller goes by; of others no note is made.
     """
     if words is not None:
-        differing = (
-            list(carried.contradictions(words, raw.preprocessing, raw.stated)) if raw.preprocessing else []
-        )
-        if not differing:
-            notes.append("preprocessing: as this package wrote it into the file")
-            return told.prepared(words.preprocessing)
-        notes.append(
-            f"the preprocessing was changed since this package wrote the file: {'; '.join(differing)}"
-        )
+        return told.prepared(_as_carried(raw, found, words, told, notes))
     usual, origin = _usual(raw, found)
     base = usual if raw.preprocessing is None else raw.preprocessing
     notes += _origins(raw, base, told, used, origin)
+    return told.prepared(_of_channels(base, found, told, notes))
+
+
+def _as_carried(raw: Raw, found: Recognised, words: Header, told: Told, notes: list[str]) -> Preprocessing:
+    """As this package wrote it, but for the fields that the file itself states otherwise since."""
+    differing: dict[str, str] = {}
+    if raw.preprocessing is not None:
+        stated = _of_channels(raw.preprocessing, found, told, notes)
+        differing = carried.contradictions(words, stated, raw.stated)
+    if raw.preprocessing is None or not differing:
+        notes.append("preprocessing: as this package wrote it into the file")
+        return words.preprocessing
+    notes.append(
+        f"the preprocessing was changed since this package wrote the file: {'; '.join(differing.values())}; all else "
+        "is as it was written"
+    )
+    changed = set(differing)
+    if changed & {"image_px", "framing"}:  # what is cut belongs to these
+        changed |= {"crop_fraction"} & set(raw.stated)
+    return replace(words.preprocessing, **{name: getattr(stated, name) for name in changed})
+
+
+def _of_channels(base: Preprocessing, found: Recognised, told: Told, notes: list[str]) -> Preprocessing:
+    """With a mean and a standard deviation for each channel of the network; the notes say where they had to repeat."""
     if base.channels != found.in_channels and not {"mean", "std"} <= told.preprocessing.keys():
         notes.append(
             f"its mean and std are for {count_of(base.channels, 'channel')}, the network has {found.in_channels}: they "
             "repeat in turn, and are averaged for one channel"
         )
-    return told.prepared(base.with_channels(found.in_channels))
+    return base.with_channels(found.in_channels)
 
 
 def _usual(raw: Raw, found: Recognised) -> tuple[Preprocessing, str]:
