@@ -14,7 +14,8 @@ from efficientnetv2.arch.spec import Pooling
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.models.ensemble import refuse_together
-from efficientnetv2.models.foreign import Foreign, scale_before_stem, scale_in_stem
+from efficientnetv2.models.foreign import Foreign
+from efficientnetv2.models.foreign_torchvision import scale_before_stem, scale_in_stem
 from efficientnetv2.models.network import EfficientNet, Network, check_numbers
 
 N = TypeVar("N", bound=Network)
