@@ -107,6 +107,11 @@ def kept_weights(job):
     }
 
 
+def figures_of(result):
+    """What a run has told of itself, without its times."""
+    return [(row["kind"], row["step"], row.get("loss"), row.get("top1")) for row in result.history]
+
+
 @pytest.mark.parametrize("minival", [False, True])
 def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
     """It comes after step 4; the validation after step 6 finds nothing. Brought back, all is as if it had not been."""
@@ -125,11 +130,7 @@ def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
     outage.back()
     again = job("run", minival=minival)
     found = run(again, resumed=True, watch=Nobody())
-    figures = [
-        [(row["kind"], row["step"], row.get("loss"), row.get("top1")) for row in result.history]
-        for result in (expected, found)
-    ]
-    assert figures[0] == figures[1]
+    assert figures_of(found) == figures_of(expected)
     assert kept_weights(again) == kept_weights(alone)
     assert not again.folder.skipped_file.exists(), "nothing was left out in the end"
 
@@ -200,11 +201,7 @@ def test_a_signal_in_the_middle_of_a_validation_is_heeded_there(minival, job):
     assert all(row["kind"] == "train" for row in one.folder.history())
     again = job("run", minival=minival)
     found = run(again, resumed=True, watch=Nobody())
-    figures = [
-        [(row["kind"], row["step"], row.get("loss"), row.get("top1")) for row in result.history]
-        for result in (expected, found)
-    ]
-    assert figures[0] == figures[1]
+    assert figures_of(found) == figures_of(expected)
     assert kept_weights(again) == kept_weights(alone)
 
 
