@@ -19,13 +19,14 @@ from efficientnetv2.data.manifest import read
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
 from efficientnetv2.training import books, moments, resume
-from efficientnetv2.training.books import Books, input_wait_share
+from efficientnetv2.training.books import Books
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.loop import StepDone
 from efficientnetv2.training.memory import ONE_AT_A_TIME
 from efficientnetv2.training.recipes import named
+from efficientnetv2.training.rows import input_wait_share
 from efficientnetv2.training.run import run
 from efficientnetv2.training.state import begin
 

@@ -20,10 +20,10 @@ from efficientnetv2.evaluation.hanging import kept_whole
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
 from efficientnetv2.models import modelfile
-from efficientnetv2.training.books import input_wait_share, training_seconds
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.named import title
 from efficientnetv2.training.resume import drop
+from efficientnetv2.training.rows import input_wait_share, training_seconds
 from efficientnetv2.training.run import Result, epochs_trained
 
 

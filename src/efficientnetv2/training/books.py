@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from efficientnetv2.metrics.several import MEANS_OVER_CLASSES, mean_over_classes
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training import resume
 from efficientnetv2.training.distributed import by_first
+from efficientnetv2.training.diverged import refuse_divergence
 from efficientnetv2.training.job import Job, kept
 from efficientnetv2.training.loop import StepDone
 from efficientnetv2.training.moments import row_steps, stage_ends, validation_steps
@@ -36,27 +36,6 @@ class Watch(Protocol):
         self, done: int, of: int, setting: Setting, images_per_s: float, seconds_left: float, loss: float
     ) -> None:
         """Called now and then while training."""
-
-
-def input_wait_share(history: Sequence[Mapping[str, Any]]) -> float | None:
-    """The share of the training time in which the loop waited for pictures; None before the first row.
-
-    Validation and saving count neither as training nor as waiting.
-
-    Args:
-        history: rows of ``metrics.jsonl``.
-    """
-    seconds = training_seconds(history)
-    return sum(row["waited_s"] for row in history if row["kind"] == "train") / seconds if seconds else None
-
-
-def training_seconds(history: Sequence[Mapping[str, Any]]) -> float:
-    """Wall time of the steps, waiting for pictures included; without validation and saving.
-
-    Args:
-        history: rows of ``metrics.jsonl``.
-    """
-    return sum(float(row["train_s"]) for row in history if row["kind"] == "train")
 
 
 class StopAskedError(Exception):
@@ -171,7 +150,7 @@ class Books:
         """Write a checkpoint of the state after this step: the first process does, for all have the same."""
         if not self.job.world.first:
             return
-        self._refuse_divergence(done)
+        refuse_divergence(done.loss, done.step, self.job.recipe, self.job.length)
         self._write()
 
     def _write(self) -> None:
@@ -240,25 +219,8 @@ class Books:
         self.job.folder.amend_beginning(groups_at_a_time=done.at_a_time.to_json())
         self._at_a_time = done.at_a_time
 
-    def _refuse_divergence(self, done: StepDone) -> None:
-        loss, recipe = float(done.loss), self.job.recipe
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"The loss at step {done.step} is {loss}: training has diverged. Begin anew (another --out) with a "
-                f"lower learning rate (--set optimizer.lr={recipe.optimizer.lr / 3:.2g}){self._longer_warmup()}."
-            )
-
-    def _longer_warmup(self) -> str:
-        """Another way out of divergence, in words that follow the first; '' where warm-up is as long as it may be."""
-        schedule, length = self.job.recipe.schedule, self.job.length
-        longest = schedule.warmup_share * length.steps / length.steps_per_epoch
-        longer = min(schedule.warmup_epochs + 2, longest)
-        if longer <= 1.1 * schedule.warmup_epochs:
-            return ""
-        return f" or a longer warm-up (--set schedule.warmup_epochs={longer:.3g})"
-
     def _row(self, done: StepDone) -> None:
-        self._refuse_divergence(done)
+        refuse_divergence(done.loss, done.step, self.job.recipe, self.job.length)
         now = time.perf_counter()
         train_s, waited_s = max(1e-9, now - self._row_begun), self._row_waited_s
         images_per_s = self._row_images / train_s
