@@ -15,12 +15,11 @@ from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.create import create
 from efficientnetv2.models.fit import (
     adapted_weight,
-    classifiers_of,
     fit,
     freeze,
     layer_groups,
-    put_classifier,
 )
+from efficientnetv2.models.heads import classifiers_of, put_classifier
 
 TINY = Architecture(
     stem_channels=8,

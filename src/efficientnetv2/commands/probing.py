@@ -23,7 +23,7 @@ from efficientnetv2.evaluation.more_labels import more_labels, verdict
 from efficientnetv2.inference.label_curve import LabelCurve, label_curve
 from efficientnetv2.inference.probe import FittedProbe, as_linear, linear_probe, most_pictures
 from efficientnetv2.models.calibrated import Calibration
-from efficientnetv2.models.fit import put_classifier
+from efficientnetv2.models.heads import put_classifier
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.recipe import Recipe
 

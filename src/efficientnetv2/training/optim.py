@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from efficientnetv2.models.fit import classifiers_of, layer_groups
+from efficientnetv2.models.fit import layer_groups
+from efficientnetv2.models.heads import classifiers_of
 from efficientnetv2.models.network import Network
 from efficientnetv2.training import learning
 from efficientnetv2.training.rmsprop import TensorFlowRMSprop

@@ -13,8 +13,8 @@ from efficientnetv2.augment.randaugment import names_for
 from efficientnetv2.base.errors import InputError, MemoryShortError, count_of
 from efficientnetv2.base.memory import GIB
 from efficientnetv2.base.preprocessing import RGB
-from efficientnetv2.models.fit import classifiers_of
 from efficientnetv2.models.foreign import Foreign
+from efficientnetv2.models.heads import classifiers_of
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.regularize import apply_setting
 from efficientnetv2.training.checked import checked

@@ -14,8 +14,9 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.models.blocks import calm
 from efficientnetv2.models.create import create
-from efficientnetv2.models.fit import classifiers_of, fit, freeze, renew_classifiers
+from efficientnetv2.models.fit import fit, freeze
 from efficientnetv2.models.foreign import Foreign
+from efficientnetv2.models.heads import classifiers_of, renew_classifiers
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.training.named import (
     best_weights,
