@@ -269,11 +269,9 @@ def test_sixteen_bits_in_another_format_are_not_seen_nearly_black_beside_a_rule(
     with pytest.raises(UnreadablePicture, match=fault):
         answered.source(packed.paths.index("x.tar#two.png"))
     assert answered.source(packed.paths.index("x.tar#three.jpg")) == Path(jpeg).read_bytes()
-    four = replace(
-        rule, numbers=(1, 2, 3, 4), low=(0.0,) * 4, high=(9.0,) * 4, missing=(0,) * 4, names=("",) * 4
-    )
+    four = Bands((1, 2, 3, 4), (0.0,) * 4, (9.0,) * 4)
     with pytest.raises(UnreadablePicture, match="4 bands"):
-        to_answer(replace(packed, bands=replace(four, spread=(1.0,) * 4))).source(0)
+        to_answer(replace(packed, bands=four)).source(0)
 
 
 def test_without_the_extra_a_raster_names_it(tmp_path, monkeypatch):

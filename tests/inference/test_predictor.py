@@ -185,9 +185,12 @@ def test_16_bits_of_another_format_are_refused_by_a_rule_for_rasters(tmp_path):
     path = tmp_path / "deep.png"
     Image.fromarray(np.full((16, 16), 3_000, np.uint16)).save(path)
     predictor = _by_rule(1, 1, 1)
-    for picture in (path, str(path), Image.open(path)):
-        with pytest.raises(InputError, match=r"deep\.png: holds values of more than 8 bits.*for GeoTIFFs"):
-            predictor(picture)
+    with Image.open(path) as opened:
+        for picture in (path, str(path), opened):
+            with pytest.raises(
+                InputError, match=r"deep\.png: holds values of more than 8 bits.*for GeoTIFFs"
+            ):
+                predictor(picture)
     eight = Image.fromarray(np.full((16, 16), 200, np.uint8))
     eight.save(tmp_path / "grey.png")
     by_path, by_image = (predictor._prepared(one, 0) for one in (tmp_path / "grey.png", eight))

@@ -27,12 +27,12 @@ def test_a_launcher_may_repeat_itself(number):
 
 
 _CLOSED = """
-import os, signal, sys
+import signal, sys
 from efficientnetv2.training.interrupt import Interruption
 with Interruption(lambda line: print(line, flush=True)) as interruption:
     print("at work", flush=True)
     signal.sigwait({signal.SIGUSR1})
-    os.kill(os.getpid(), signal.SIGHUP)
+    signal.raise_signal(signal.SIGHUP)
     for _ in range(3):
         print("still at work", flush=True)
     open(sys.argv[1], "w").write(str(interruption.requested))

@@ -283,8 +283,10 @@ def _begun_by(world: World, out: Path | None) -> Path | None:
     a finished run only at a restart: else it is of an earlier launch that was given the same name.
     """
     for recipe_file in newest_first(RUNS) if out is None else [out / "recipe.yaml"]:
+        if not recipe_file.exists():
+            continue
         folder = RunFolder(recipe_file.parent, lambda line: None)
-        if not recipe_file.exists() or not folder.beginning_file.exists():
+        if not folder.beginning_file.exists():  # a copy of a part of a run, or one of an early version
             continue
         to_go_on_with = world.restarts > 0 or not folder.finished
         if to_go_on_with and folder.beginning().get("launch") == world.launch:
