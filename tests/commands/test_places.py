@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.cli import app, with_home
-from efficientnetv2.commands import train_job
+from efficientnetv2.commands import beginning, train_job
 from efficientnetv2.commands.answering import list_skipped
 from efficientnetv2.commands.area_job import _of_table
 from efficientnetv2.commands.asking import check_calibrates
@@ -419,3 +420,18 @@ def test_a_tilde_between_labels_is_no_way_home():
     )
     home = Path.home()
     assert found == [{"separator": "~", "place": home, "several": [home / "a", "weights=~/b"], "number": 1}]
+
+
+def test_a_launch_goes_on_with_its_own_run_and_passes_over_what_is_none(tmp_path, monkeypatch):
+    """A copied recipe without its beginning, and the run of another launch, lie beside it."""
+    monkeypatch.chdir(tmp_path)
+    for name, launch in (("copied", None), ("other", "another"), ("own", "this")):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "recipe.yaml").write_text("name: quick\n")
+        if launch is not None:
+            (folder / "beginning.json").write_text(json.dumps({"launch": launch}))
+    assert beginning._begun_by(World(size=2, launch="this"), None) == Path("runs/own")
+    assert beginning._begun_by(World(size=2, launch="a third"), None) is None
+    assert beginning._begun_by(World(size=2, launch="this"), tmp_path / "nothing") is None
+    assert not (tmp_path / "nothing").exists()
