@@ -359,26 +359,40 @@ def test_steps_whose_speeds_are_compared_take_turns(monkeypatch):
 
 def test_answers_that_are_compared_take_turns_and_what_is_missing_of_them_says_why(monkeypatch):
     """Of three networks one is another family's and one has no memory."""
-    called = []
+    called, passes = [], []
 
     def create(name):
         if name == "efficientnetv2_l":
             raise MemoryError
-        return nn.Conv2d(3, 1, 1).requires_grad_(False)
+        network = nn.Conv2d(3, 1, 1).requires_grad_(False)
+        network.register_forward_hook(lambda *_: passes.append(name))
+        return network
 
     monkeypatch.setattr(counts, "create", create)
     alternate = in_turn.alternate
 
+    passed = {"passes": 0}
+
     def seen(sides, **how):
+        """Half a second a round, however many passes a network makes in one."""
         called.append((list(sides), how["rounds"], how["warmup"]))
-        return alternate(sides, **how)
+        alternate(sides, **how)
+        before = len(passes)
+        sides["0"]()
+        passed["passes"] = len(passes) - before
+        return {name: [0.5] * how["rounds"] for name in sides}
 
     monkeypatch.setattr(in_turn, "alternate", seen)
+    first = iter([0.1, 9.0])  # of the networks alone: three passes a round, and one
+    monkeypatch.setattr(counts, "alternate", lambda sides, **how: {name: [next(first)] for name in sides})
     names = ["efficientnetv2_s", "efficientnetv2_l", "resnet50", "efficientnetv2_b0"]
     timing = counts.Timing(4, "fp32")
     found = counts.answers(names, "images/s", SCALES["tiny"], torch.device("cpu"), timing, print)
-    assert called == [(["0", "2"], 9, 2)]  # both that are left, in one measurement
+    assert called == [(["0", "2"], 9, 1)]  # both that are left, in one measurement
     assert [len(found[name].values) for name in names] == [9, 0, 0, 9]
+    assert found["efficientnetv2_s"].middle == pytest.approx(4 * passed["passes"] / 0.5)
+    assert passed["passes"] == 3
+    assert found["efficientnetv2_b0"].middle == pytest.approx(4 / 0.5)
     assert found["efficientnetv2_l"].why == "out of memory"
     assert found["resnet50"].why == "not a network of this family"
 
