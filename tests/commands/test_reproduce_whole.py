@@ -114,6 +114,8 @@ def test_of_times_the_median_is_printed_and_of_all_else_the_mean():
     """1, 2 and 9: median 2, mean 4."""
     assert [Figure((1.0, 2.0, 9.0), unit).middle for unit in ("ms", "images/s", "%")] == [2.0, 2.0, 4.0]
     assert str(Figure((1.0, 2.0, 9.0), "ms")).startswith("2.00 ±")
+    assert str(Figure((300.0, 400.0, 500.0), "ms")) == "400 ± 100"
+    assert str(Figure((3.0, 4.0, 5.5), "ms")) == "4.00 ± 1.3"
     assert Figure((1.0, 2.0, 9.0), "ms").to_json()["median"] == 2.0
 
 

@@ -61,7 +61,7 @@ class Figure:
         if self.middle is None:
             return self.word or MISSING
         shown = f"{self.middle:,.0f}" if self.unit in _COUNTS else _short(self.middle)
-        return shown if self.deviation is None else f"{shown} ± {self.deviation:.2g}"
+        return shown if self.deviation is None else f"{shown} ± {float(f'{self.deviation:.2g}'):,g}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``median`` where that is what is printed."""
