@@ -16,7 +16,7 @@ from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.manifest import read
 from efficientnetv2.models.create import create
-from efficientnetv2.training import books, compiling, rates
+from efficientnetv2.training import books, compiling, rates, rows
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import NoFolder, RunFolder
@@ -95,7 +95,7 @@ def test_compiling_is_no_training_time(job, tmp_path, monkeypatch):
         replace(job, folder=RunFolder(tmp_path / "run", lambda line: None)), resumed=False, watch=Nobody()
     )
     assert result.seconds == 300
-    assert books.training_seconds(result.history) < 1
+    assert rows.training_seconds(result.history) < 1
 
 
 def test_a_run_whose_steps_are_done_compiles_nothing_more(job, tmp_path):
