@@ -109,7 +109,7 @@ def test_a_damaged_list_is_named(tmp_path):
         (["."], r"member '\.' is no file in it"),
         (["inner"], r"member 'inner' is no file in it"),
         (["../other.safetensors"], r"member '\.\./other\.safetensors' is no file in it"),
-        (["/tmp/other.safetensors"], "member '/tmp/other.safetensors' is no file in it"),
+        (["/elsewhere/other.safetensors"], "member '/elsewhere/other.safetensors' is no file in it"),
         (["C:\\other.safetensors"], "is no file in it"),
         ("0.safetensors", "no list with a name or more"),
         ([], "no list with a name or more"),
