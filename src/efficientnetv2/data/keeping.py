@@ -112,7 +112,7 @@ def is_there(folder: Path, order: Order) -> bool:
 
 
 def remove_unused(caches: Path, say: Callable[[str], None]) -> None:
-    """Remove the caches of a folder that no run has used for 30 days, or is about to."""
+    """Remove the caches of a folder that no run has used for 30 days, but those that one is at now."""
     for file in caches.glob("*/pictures.bin"):
         if not is_unused(file):
             continue

@@ -70,7 +70,7 @@ class Rasters:
 
         Raises:
             UnreadablePicture: see ``picture``; or it is no raster, and other than three channels are needed, or it
-                holds values of as many bits as the rule is for.
+                holds values of more than 8 bits, which the rule reads of rasters alone.
         """
         path = self.files.name(sample)
         if is_raster(path) and not self.packed:

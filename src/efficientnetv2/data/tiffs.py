@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.data.fitting import in_inks, in_pages
-from efficientnetv2.data.pictures import most_pixels
+from efficientnetv2.data.pictures import LEAST_PX, most_pixels
 from efficientnetv2.data.raster import Dataset, bands_seen, opened, reading
 
 #: How files are called that may be rasters.
@@ -51,7 +51,7 @@ def glance(path: str) -> tuple[str, str]:
         return "is a raster that only the extra 'geo' reads (pip install rasterio)", ""
     try:
         with opened(path) as dataset:
-            if min(dataset.width, dataset.height) < 2:
+            if min(dataset.width, dataset.height) < LEAST_PX:
                 return f"is too small: {dataset.width}×{dataset.height} px", ""
             if not dataset.count:
                 return "has no bands", ""
