@@ -70,14 +70,26 @@ def forget(name: str) -> None:
 
 def hardware() -> str:
     """What this machine is, as far as it says so."""
-    model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].partition(":")[2].strip() if lines else model
-        flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
-        model += " with AVX-512" if "avx512f" in flags else ""
-    return f"{os.cpu_count()} cores, {model}"
+    told = processor(cpuinfo.read_text()) if cpuinfo.exists() else ""
+    return f"{os.cpu_count()} cores, {told or platform.processor() or platform.machine()}"
+
+
+def processor(cpuinfo: str) -> str:
+    """A processor's name; its family and model too, for virtual machines call several generations alike.
+
+    Args:
+        cpuinfo: as Linux tells it; "" is answered where no name is in it.
+    """
+    told: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        told.setdefault(name.strip(), value.strip())  # of the first core
+    if "model name" not in told:
+        return ""
+    generation = f" (family {told['cpu family']}, model {told['model']})" if "cpu family" in told else ""
+    vectors = " with AVX-512" if "avx512f" in told.get("flags", "").split() else ""
+    return told["model name"] + generation + vectors
 
 
 def as_typed(file: Path) -> str:

@@ -18,8 +18,8 @@ not contain. Each side answers all pictures of val, once, at its end, in its own
   minutes allow.
 
 Minutes are of the training steps, waiting for pictures included, validation and start-up not. What is done is kept in
-OUT and not done again. ``--at-once`` shares the cores among so many runs of tuning, whose seconds nothing uses;
-``--only timm`` leaves torchvision for another sitting.
+OUT and not done again; runs whose minutes are compared have to be of one kind of machine. ``--at-once`` shares the
+cores among so many runs of tuning, whose seconds nothing uses; ``--only timm`` leaves torchvision for another sitting.
 """
 
 from __future__ import annotations
@@ -201,15 +201,26 @@ def climbed(runs: Runs, image_px: int, top1: float) -> dict[float, Rows]:
 def claims(
     theirs: Mapping[str, Rows], ladder: Mapping[float, Rows], same: Rows
 ) -> dict[str, tuple[Paired, str]]:
-    """Name -> comparison and unit; of a top-1 that no length of ours reached there is none."""
+    """Name -> comparison and unit; of a top-1 that no length of ours reached there is none.
+
+    Raises:
+        SystemExit: two runs whose times are compared were made on different kinds of machine.
+    """
     found = {}
     for side, rows in theirs.items():
         enough = [mine for mine in ladder.values() if mean_top1(mine) >= mean_top1(rows)]
         if enough:
+            refuse_other_machines(rows, enough[0])
             found[_SPEEDUP.format(side)] = (ratio(seconds(rows), seconds(enough[0])), "ratio")
     pairs = [[100 * row["top1"] for row in rows] for rows in (same, theirs["timm"])]
     found[_GAIN] = (gain(*pairs), "points")
     return found
+
+
+def refuse_other_machines(theirs: Rows, mine: Rows) -> None:
+    """Refuse minutes that were taken on different kinds of machine, seed by seed."""
+    for pair in zip(theirs, mine, strict=True):
+        refuse_other_hardware(pair)
 
 
 def main() -> None:
@@ -255,11 +266,10 @@ def main() -> None:
         theirs[side] = peer(side, options, chosen)
         climbs[side] = climbed(runs, options.image_px, mean_top1(theirs[side]))
     longest, last = list(climbs["timm"].items())[-1]
+    refuse_other_machines(theirs["timm"], last)
     allowed = longest * statistics.fmean(seconds(theirs["timm"])) / statistics.fmean(seconds(last))
     same = ours(runs, round(allowed, 1), options.image_px)
     ladder = dict(sorted((epochs, rows) for climb in climbs.values() for epochs, rows in climb.items()))
-    for seed in range(options.seeds):
-        refuse_other_hardware([rows[seed] for rows in (*theirs.values(), *ladder.values(), same)])
     found = claims(theirs, ladder, same)
     for name, (figure, unit) in found.items():
         print(f"{name}: {figure} {unit}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import arms
+from benchmarks import arms, record
 from benchmarks.arms import by_size, gain, measured, ratio, rows_of, write_pictures
 from scipy import stats
 
@@ -129,6 +129,16 @@ def test_times_on_two_kinds_of_machine_do_not_compare():
     arms.refuse_other_hardware([here, here])
     with pytest.raises(SystemExit, match=r"seed 2 were made on 2 cores, A and on 4 cores, B"):
         arms.refuse_other_hardware([here, {"seed": 2, "hardware": "4 cores, B"}])
+
+
+def test_a_machine_is_told_from_one_of_another_generation_by_the_same_name():
+    of_zen5 = (
+        "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nflags\t\t: sse avx512f\n"
+    )
+    assert record.processor(of_zen5 * 2) == "AMD EPYC (family 26, model 2) with AVX-512"
+    assert record.processor(of_zen5.replace(" 26", " 25")) == "AMD EPYC (family 25, model 2) with AVX-512"
+    assert record.processor("model name\t: ARM\nflags\t: neon") == "ARM"
+    assert record.processor("processor\t: 0\nBogoMIPS\t: 50\n") == "", "of ARM under Linux"
 
 
 def test_each_size_has_its_pictures_and_seconds():

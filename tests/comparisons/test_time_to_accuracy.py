@@ -131,7 +131,10 @@ def test_tuning_goes_back_to_what_was_better():
 
 
 def rows(*pairs):
-    return [{"top1": top1, "train_s": seconds} for top1, seconds in pairs]
+    return [
+        {"seed": seed, "top1": top1, "train_s": seconds, "hardware": "one"}
+        for seed, (top1, seconds) in enumerate(pairs)
+    ]
 
 
 def test_we_climb_until_the_mean_is_theirs(tmp_path, monkeypatch):
@@ -161,6 +164,16 @@ def test_the_claims_by_hand():
     }
     too_short = {2: ladder[2]}
     assert "time_to_timm_top1_speedup" not in claims(theirs, too_short, rows((0.5, 1), (0.5, 1)))
+
+
+def test_minutes_of_two_kinds_of_machine_make_no_claim():
+    theirs = {"timm": rows((0.66, 800), (0.68, 1000))}
+    ladder = {4: rows((0.69, 200), (0.67, 250))}
+    same = [row | {"hardware": "another"} for row in rows((0.80, 800), (0.81, 1000))]
+    assert len(claims(theirs, ladder, same)) == 2, "of these the top-1 alone is compared"
+    ladder[4][1]["hardware"] = "another"
+    with pytest.raises(SystemExit, match="seed 1 were made on another and on one"):
+        claims(theirs, ladder, same)
 
 
 def test_a_claim_that_is_not_reached_any_more_does_not_stay(tmp_path, monkeypatch):
