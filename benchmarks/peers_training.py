@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,20 +53,51 @@ class Timm:
         ]  # fmt: skip
         return [str(word) for word in (*words, *(word for part in self.parts.values() for word in part))]
 
+    def asked(self, pictures: Path, *, epochs: int, seed: int) -> dict[str, Any]:
+        """What decides a run but for the pictures: ``epochs``, and the ``words`` after script and pictures."""
+        command = self.command(pictures, epochs=epochs, seed=seed, output=Path("OUT"))
+        return {"epochs": epochs, "words": command[3:]}
+
     def trained(self, pictures: Path, *, epochs: int, seed: int) -> dict[str, Any]:
-        """``top1`` on val at the end, ``train_s`` of the updates of all epochs, ``epochs``."""
+        """``top1`` on val at the end, ``train_s`` of the updates of all epochs."""
         with tempfile.TemporaryDirectory() as folder:
             command = self.command(pictures, epochs=epochs, seed=seed, output=Path(folder))
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             if done.returncode:
                 raise RuntimeError(done.stdout[-2000:])
             (summary,) = Path(folder).glob("*/summary.csv")
-            return {
-                "top1": top1_of(summary),
-                "train_s": round(seconds_of(done.stdout), 2),
-                "epochs": epochs,
-                "words": [word.replace(folder, "OUT") for word in command[3:]],  # after script and pictures
-            }
+            return {"top1": top1_of(summary), "train_s": round(seconds_of(done.stdout), 2)}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A training by torchvision's reference recipe (``benchmarks.reference_recipe``).
+
+    Args:
+        image_px: of training and evaluation.
+        lr: peak learning rate.
+        quick: words that make it faster (precision, workers).
+    """
+
+    image_px: int
+    lr: float
+    quick: tuple[str, ...] = ()
+
+    def asked(self, pictures: Path, *, epochs: int, seed: int) -> dict[str, Any]:
+        """What decides a run but for the pictures: ``epochs``, and the ``words`` after them."""
+        words = (
+            "--epochs", epochs, "--lr", self.lr, "--image-px", self.image_px, "--seed", seed, *self.quick,
+        )  # fmt: skip
+        return {"epochs": epochs, "words": [str(word) for word in words]}
+
+    def trained(self, pictures: Path, *, epochs: int, seed: int) -> dict[str, Any]:
+        """``top1`` on val at the end, ``train_s`` of the updates of all epochs."""
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "found.json"
+            command = [sys.executable, "-m", "benchmarks.reference_recipe", str(pictures), "--out", str(out)]
+            subprocess.run([*command, *self.asked(pictures, epochs=epochs, seed=seed)["words"]], check=True)
+            found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+            return {name: found[name] for name in ("top1", "train_s")}
 
 
 def seconds_of(log: str) -> float:
@@ -81,28 +112,35 @@ def top1_of(summary: Path) -> float:
         return float(list(csv.DictReader(file))[-1]["eval_top1"]) / 100
 
 
-def reference(
-    pictures: Path, *, image_px: int, lr: float, epochs: int, seed: int, words: Sequence[str] = ()
+def once(
+    file: Path, make: Callable[[], dict[str, Any]], asked: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Torchvision's reference recipe: ``top1``, ``train_s``, ``epochs``."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "found.json"
-        command = [
-            sys.executable, "-m", "benchmarks.reference_recipe", pictures, "--out", out, "--epochs", epochs,
-            "--lr", lr, "--image-px", image_px, "--seed", seed, *words,
-        ]  # fmt: skip
-        subprocess.run([str(word) for word in command], check=True)
-        found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-        return found
+    """What a file keeps; made and kept where there is none.
 
+    Args:
+        file: of a run or a measurement.
+        make: it.
+        asked: what decided it, and what it says of itself.
 
-def once(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a file keeps; made and kept where there is none."""
+    Raises:
+        SystemExit: what is kept was asked otherwise. What it does not say is not looked at: it was kept before that
+            was told.
+    """
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(file, json.dumps(make(), indent=1) + "\n")
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+        write_text_atomically(file, json.dumps({**make(), **(asked or {})}, indent=1) + "\n")
+    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in (asked or {}).items():
+        if kept.get(name, value) != value:
+            raise SystemExit(
+                f"{file} is of a run with {name} {_words(kept[name])}; asked for is {_words(value)}. Move it away, or "
+                "give another folder (--out)."
+            )
+    return kept
+
+
+def _words(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def link_folders(manifest: Manifest, learning: np.ndarray, answering: np.ndarray, out: Path) -> Path:

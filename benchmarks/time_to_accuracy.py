@@ -30,7 +30,7 @@ import os
 import statistics
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
@@ -39,8 +39,17 @@ from typing import Any
 
 import numpy as np
 from benchmarks import epoch, paper_page
-from benchmarks.arms import Paired, gain, machines, measured, ratio, refuse_other_hardware, rows_of
-from benchmarks.peers_training import Timm, link_folders, once, reference
+from benchmarks.arms import (
+    Paired,
+    gain,
+    machines,
+    measured,
+    ratio,
+    refuse_other_hardware,
+    refuse_other_regime,
+    rows_of,
+)
+from benchmarks.peers_training import Reference, Timm, link_folders, once
 from benchmarks.peers_tuning import beyond_ends, tuned_timm
 from benchmarks.record import RESULTS, forget, hardware, record
 from benchmarks.regimes import HOPELESS
@@ -72,8 +81,13 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.at_once))  # of the runs
     tried: dict[str, float] = {}
 
-    def kept(name: str, make: Callable[[], dict[str, Any]]) -> float:
-        found = once(options.out / "tried" / f"{name.replace(' ', '_').replace(',', '')}.json", make)
+    def kept(name: str, side: Timm | Reference) -> float:
+        of = {"epochs": options.tune_epochs, "seed": 0}
+        found = once(
+            options.out / "tried" / f"{name.replace(' ', '_').replace(',', '')}.json",
+            partial(side.trained, pictures, **of),
+            side.asked(pictures, **of),
+        )
         print(f"tuning {name}: {found['top1']:.1%} in {found['train_s']:.0f} s", flush=True)
         return float(found["top1"])
 
@@ -81,22 +95,13 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
     with ThreadPoolExecutor(options.at_once) as pool, ThreadPoolExecutor(1) as waiting:
 
         def top1(stage: str, sides: Mapping[str, Timm]) -> dict[str, float]:
-            runs = {
-                label: pool.submit(
-                    kept, f"timm_{stage}_{label}",
-                    partial(side.trained, pictures, epochs=options.tune_epochs, seed=0),
-                )
-                for label, side in sides.items()
-            }  # fmt: skip
+            runs = {label: pool.submit(kept, f"timm_{stage}_{label}", side) for label, side in sides.items()}
             found = {label: run.result() for label, run in runs.items()}
             tried.update({f"{stage}: {label}": reached for label, reached in found.items()})
             return found
 
         def of_rate(lr: float) -> Future[float]:
-            run = partial(
-                reference, pictures, image_px=options.image_px, lr=lr, epochs=options.tune_epochs, seed=0
-            )
-            return pool.submit(kept, f"torchvision_{lr:g}", partial(run, words=_as_timm(timm)))
+            return pool.submit(kept, f"torchvision_{lr:g}", Reference(options.image_px, lr, _as_timm(timm)))
 
         def of_torchvision(rates: Sequence[float]) -> dict[float, float]:
             runs = {lr: of_rate(lr) for lr in rates}
@@ -109,9 +114,16 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
         best, tuned = tuned_timm(timm, top1)
         rates = theirs.result()
     return {
+        "regime": _regime(options),
         "timm": {"quick": tuned.quick, "parts": tuned.parts, "top1": best, "tried": tried, "speeds": speeds},
         "torchvision": {"lr": max(rates, key=lambda lr: rates[lr]), "tried": rates},
     }
+
+
+def _regime(options: argparse.Namespace) -> dict[str, int]:
+    """What the sides are tuned in."""
+    names = ("image_px", "tune_epochs", "tune_pictures", "tune_answers")
+    return {name: getattr(options, name) for name in names}
 
 
 def _as_timm(timm: Timm) -> tuple[str, ...]:
@@ -140,23 +152,21 @@ def peer(side: str, options: argparse.Namespace, chosen: Mapping[str, Any]) -> R
     told = chosen["timm"]
     parts = {name: tuple(words) for name, words in told["parts"].items()}
     timm = Timm(options.script, options.image_px, tuple(told["quick"]), parts)
-    train = partial(timm.trained, options.pictures, epochs=options.epochs)
+    trained: Timm | Reference = timm
     if side == "torchvision":
-        train = partial(
-            reference, options.pictures, image_px=options.image_px, lr=chosen["torchvision"]["lr"],
-            epochs=options.epochs, words=_as_timm(timm),
-        )  # fmt: skip
+        trained = Reference(options.image_px, chosen["torchvision"]["lr"], _as_timm(timm))
     rows: Rows = []
     for seed in range(options.seeds):
-        file = options.out / "sides" / f"{side}_{seed}.json"
-        rows.append(once(file, lambda seed=seed: of_here(seed, train(seed=seed))))
+        of = {"epochs": options.epochs, "seed": seed}
+        rows.append(
+            once(
+                options.out / "sides" / f"{side}_{seed}.json",
+                lambda of=of: {**trained.trained(options.pictures, **of), "hardware": hardware()},
+                {**trained.asked(options.pictures, **of), "seed": seed},
+            )
+        )
         print(f"seed {seed}: {side} {rows[-1]['top1']:.1%} in {rows[-1]['train_s']:.0f} s", flush=True)
     return rows
-
-
-def of_here(seed: int, row: dict[str, Any]) -> dict[str, Any]:
-    """A row, with the seed and the machine that its time is of."""
-    return {**row, "seed": seed, "hardware": hardware()}
 
 
 def ours(runs: Runs, epochs: float, image_px: int) -> Rows:
@@ -259,6 +269,8 @@ def main() -> None:
     if not chosen_file.exists():
         parser.error(f"{chosen_file} does not exist: run the same with --tune first.")
     chosen = json.loads(chosen_file.read_text(encoding="utf-8"))
+    if "regime" in chosen:  # told later than the first were tuned
+        refuse_other_regime(chosen_file, chosen, _regime(options))
     runs = Runs(Source(str(options.pictures)), options.seeds, "none", "cpu", options.out / "ours", print)
     theirs: dict[str, Rows] = {}
     climbs: dict[str, dict[float, Rows]] = {}

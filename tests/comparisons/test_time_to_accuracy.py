@@ -12,7 +12,7 @@ import pytest
 import torch
 from benchmarks import record, time_to_accuracy
 from benchmarks.arms import Paired
-from benchmarks.peers_training import Timm, link_folders, once, seconds_of, top1_of
+from benchmarks.peers_training import Reference, Timm, link_folders, once, seconds_of, top1_of
 from benchmarks.peers_tuning import beyond_ends, tuned_timm
 from benchmarks.reference_recipe import top1
 from benchmarks.reference_recipe import trained as reference_trained
@@ -60,10 +60,43 @@ def test_a_later_part_takes_the_earliers_place(tmp_path):
     assert asked == {"--epochs": "3", "--seed": "5", "--num-classes": "1", "--val-interval": "3"}
 
 
-def test_a_run_that_is_kept_is_not_made_again(tmp_path):
+def test_a_run_that_is_kept_is_not_made_again_and_serves_what_it_was_asked_for_alone(tmp_path):
     made = iter([{"top1": 0.5}])
     file = tmp_path / "deep" / "one.json"
-    assert once(file, lambda: next(made)) == once(file, lambda: next(made)) == {"top1": 0.5}
+    words = {"epochs": 2, "words": ["--lr", "0.1"]}
+    for _ in range(2):
+        assert once(file, lambda: next(made), words) == {"top1": 0.5, **words}
+    with pytest.raises(
+        SystemExit, match=r"one\.json is of a run with words --lr 0\.1; asked for is --lr 0\.2"
+    ):
+        once(file, lambda: next(made), {"epochs": 2, "words": ["--lr", "0.2"]})
+    file.write_text('{"top1": 0.4}')
+    assert once(file, lambda: next(made), words) == {"top1": 0.4}, "kept before that was told"
+
+
+@pytest.mark.parametrize("side", ["timm", "torchvision"])
+def test_a_shorter_try_is_not_recorded_as_the_whole(tmp_path, monkeypatch, side):
+    asked = []
+
+    def trained(self, pictures, *, epochs, seed):
+        asked.append(epochs)
+        return {"top1": 0.5, "train_s": 1.0}
+
+    monkeypatch.setattr(Timm, "trained", trained)
+    monkeypatch.setattr(Reference, "trained", trained)
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    options = Namespace(
+        pictures=tmp_path, script=tmp_path / "train.py", image_px=64, epochs=2, seeds=1, out=tmp_path / "out"
+    )
+    chosen = {"timm": {"quick": ["-j", "1"], "parts": {}}, "torchvision": {"lr": 0.1}}
+    (row,) = time_to_accuracy.peer(side, options, chosen)
+    assert (row["epochs"], row["seed"], asked) == (2, 0, [2])
+    options.epochs = 10
+    with pytest.raises(SystemExit, match=r"_0\.json is of a run with epochs 2; asked for is 10"):
+        time_to_accuracy.peer(side, options, chosen)
+    options.epochs, chosen["torchvision"]["lr"], options.image_px = 2, 0.2, 96
+    with pytest.raises(SystemExit, match=r"_0\.json is of a run with words .*96"):
+        time_to_accuracy.peer(side, options, chosen)
 
 
 def test_linked_folders_are_the_same_pictures(tmp_path):
