@@ -12,6 +12,7 @@ import pytest
 import torch
 from tests.command_line import effnetv2
 from tests.conftest import paint
+from tests.file_server import serving
 
 from efficientnetv2.commands import answering
 from efficientnetv2.commands.answering import Asked, answered
@@ -20,6 +21,7 @@ from efficientnetv2.commands.so_far import SoFar
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.shards.checking import Damage
 from efficientnetv2.data.shards.pack import Packing, pack
+from efficientnetv2.data.shards.remote import RemoteStore
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.create import create
@@ -121,6 +123,35 @@ def test_pictures_in_shards_go_by_their_tar(so_far, class_folders, tmp_path):
     others = [row for row in range(11) if not manifest.paths[row].startswith("pictures-000001.tar#")]
     assert 0 < len(others) < 11
     assert so_far(manifest=manifest).found()[0].tolist() == others
+
+
+def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(
+    so_far, class_folders, tmp_path, monkeypatch
+):
+    """Monday's answers are not Tuesday's, whose tars are called the same, nor those of a tar as long uploaded anew."""
+    days = ("monday", "tuesday")
+    for day in days:
+        pack(read(class_folders), tmp_path / day, Packing(shard_bytes=10**9, shard_pictures=10))
+    asked, stats, rows = [], RemoteStore.stats, list(range(11))
+    monkeypatch.setattr(RemoteStore, "stats", lambda store, names: asked.extend(names) or stats(store, names))
+    with serving(tmp_path) as server:
+        monday, tuesday = (read(f"{server.url}/{day}", require_labels=False) for day in days)
+        asked.clear()
+        one = so_far(manifest=monday)
+        for row in rows:
+            one.keep(*_answers([row]))
+        assert len(asked) == len(set(asked)) > 1, "each shard is asked for once"
+        server.head_fails = 503
+        assert one.write(), "a store that has gone costs no answer"
+        server.head_fails = None
+        assert so_far(manifest=monday).found()[0].tolist() == rows
+        assert not len(so_far(manifest=tuesday).found()[0])
+        tar = tmp_path / "monday/pictures-000001.tar"
+        content = tar.read_bytes()
+        tar.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        others = [row for row in rows if not monday.paths[row].startswith("pictures-000001.tar#")]
+        assert 0 < len(others) < len(rows)
+        assert so_far(manifest=monday).found()[0].tolist() == others
 
 
 def test_they_are_written_now_and_then_and_a_damaged_part_is_passed_over(so_far, tmp_path):
