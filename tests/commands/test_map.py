@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.io import netcdf_file
 from tests.command_line import effnetv2
 from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 
@@ -198,6 +199,19 @@ def test_rasters_that_do_not_say_enough_are_refused(model, tmp_path):
     write_raster(tmp_path / "scene.tif", scene)
     told = refused("map", known, "scene.tif", cwd=tmp_path)
     assert "scene.tif has 3 bands, but bands 8, 4, 3 are to be seen" in told
+
+
+@pytest.mark.parametrize("words", [(), ("--bands", "all"), ("--bands", "1,2,3")])
+def test_a_container_of_rasters_is_refused_with_how_to_join_them(model, tmp_path, words):
+    """As a climate model's: GDAL opens it, and finds its variables to be rasters of their own."""
+    with netcdf_file(tmp_path / "scene.nc", "w") as file:
+        for side in ("x", "y"):
+            file.createDimension(side, 64)
+        for name in ("one", "other"):
+            file.createVariable(name, "f4", ("y", "x"))[:] = np.ones((64, 64))
+    told = refused("map", model, "scene.nc", *words, cwd=tmp_path)
+    assert "scene.nc has no bands itself" in told or "scene.nc has 0 bands" in told
+    assert "Its 2 pages are rasters of their own: make them bands of one, with GDAL by gdalbuildvrt" in told
 
 
 def test_values_of_another_kind_are_refused_unless_their_range_is_said(model, tmp_path):
