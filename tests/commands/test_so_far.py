@@ -14,10 +14,12 @@ from tests.command_line import effnetv2
 from tests.conftest import paint
 from tests.file_server import serving
 
-from efficientnetv2.commands import answering
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands import answering, predict_job
 from efficientnetv2.commands.answering import Asked, answered
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.so_far import SoFar
+from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.shards.checking import Damage
 from efficientnetv2.data.shards.pack import Packing, pack
@@ -204,6 +206,26 @@ def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_fol
     assert ("the same command goes on" in str(ended.value)) == (stop is KeyboardInterrupt)
     assert so_far().found()[0].tolist() == [0, 2]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("stop", [InputError("the store is gone"), signal.SIGTERM])
+def test_they_are_kept_until_the_pictures_are_ranked_too(stop, so_far, class_folders, tmp_path, monkeypatch):
+    """Ranking looks at all pictures once more, hours after the first of them was answered."""
+
+    def stopped(*words, **more):
+        if stop == signal.SIGTERM:
+            signal.raise_signal(stop)
+        raise stop
+
+    monkeypatch.setattr(predict_job, "write_ranking", stopped)
+    with pytest.raises((InputError, KeyboardInterrupt)) as ended:
+        predict_job.predict_and_write(
+            str(tmp_path / MODEL), Source(str(class_folders)), out=tmp_path / "labels.csv",
+            rank=tmp_path / "next.csv", device="cpu", workers=0, strict=False, as_json=False,
+        )  # fmt: skip
+    assert ("the same command goes on" in str(ended.value)) == (stop == signal.SIGTERM)
+    assert (tmp_path / "labels.csv").exists()
+    assert len(so_far().found()[0]) == 48
 
 
 def test_the_same_command_goes_on_from_them(so_far, class_folders, tmp_path):

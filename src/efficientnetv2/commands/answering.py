@@ -87,7 +87,7 @@ def answered(
         screen.say(told(len(known[0])))
         left = np.setdiff1d(left, known[0])
     started = time.perf_counter()
-    with screen.counting(what, len(left)) as counted, _kept(so_far):
+    with screen.counting(what, len(left)) as counted, kept(so_far):
         predictions = shared_answers(
             asked.network,
             manifest.select(left) if len(left) < len(manifest) else manifest,
@@ -112,8 +112,15 @@ def answered(
 
 
 @contextmanager
-def _kept(so_far: SoFar | None) -> Iterator[None]:
-    """Within, a process that is stopped keeps its answers."""
+def kept(so_far: SoFar | None) -> Iterator[None]:
+    """Within, a process that is stopped, or fails, keeps its answers; SIGTERM stops it as Ctrl-C does.
+
+    Args:
+        so_far: where it keeps them; None keeps none, and leaves signals as they are.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; says so where answers are kept.
+    """
     if so_far is None:
         yield
         return

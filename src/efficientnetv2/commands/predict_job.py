@@ -16,6 +16,7 @@ from efficientnetv2.commands.answering import (
     Asked,
     answered,
     is_list_of_skipped,
+    kept,
     list_beside,
     list_skipped,
     skipped_in_all,
@@ -89,10 +90,11 @@ def predict_and_write(
             so_far=so_far,
         )
         if world.first:
-            _write(asked, predictions, out, screen, as_json, abstain_below, separator)
+            with kept(so_far):  # ranking looks at all pictures once more
+                _write(asked, predictions, out, screen, as_json, abstain_below, separator)
+                if rank is not None:
+                    write_ranking(rank, asked, predictions, device=on, workers=readers, screen=screen)
             so_far.remove()
-            if rank is not None:
-                write_ranking(rank, asked, predictions, device=on, workers=readers, screen=screen)
 
 
 def _asked(

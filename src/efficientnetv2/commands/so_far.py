@@ -1,4 +1,4 @@
-"""Answers that a long ``predict`` has come to, kept beside its table until that is written."""
+"""Answers that a long ``predict`` has come to, kept beside its table until all that it writes is written."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class SoFar:
         return next(self._folder.glob(f"{self._asked}-*.npz"), None) is not None
 
     def remove(self) -> None:
-        """Forget them, and those of other networks or pictures: their table has been written, or replaced."""
+        """Forget them, and those of other networks or pictures: what hangs on them has been written, or replaced."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _read(self, file: Path) -> tuple[Ints, Tensor] | None:
