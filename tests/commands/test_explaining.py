@@ -142,3 +142,12 @@ def test_where_not_even_one_map_fits_into_memory_pictures_are_shown_without(wron
     shown = [each for _, pictures in part.values["galleries"] for each in pictures]
     assert shown
     assert all(each["address"] is not None and each["map"] is None for each in shown)
+
+
+def test_only_what_is_shown_is_turned_into_probabilities(wrong, monkeypatch):
+    """Some thirty pictures of maybe a million."""
+    manifest, answers = wrong
+    network = create("efficientnetv2_b0", num_classes=2)
+    monkeypatch.setattr(Predictions, "probabilities", property(lambda self: pytest.fail("those of all")))
+    seen = explaining._seen(network, answers, manifest, Preprocessing(image_px=32), [1])
+    assert seen[1].heat.shape == (32, 32)

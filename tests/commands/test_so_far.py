@@ -24,6 +24,7 @@ from efficientnetv2.data.manifest import read
 from efficientnetv2.data.shards.checking import Damage
 from efficientnetv2.data.shards.pack import Packing, pack
 from efficientnetv2.data.shards.remote import RemoteStore
+from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.create import create
@@ -206,6 +207,18 @@ def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_fol
     assert ("the same command goes on" in str(ended.value)) == (stop is KeyboardInterrupt)
     assert so_far().found()[0].tolist() == [0, 2]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_folders, monkeypatch):
+    """A million pictures' of a thousand classes are 4 GB."""
+    manifest = read(class_folders, require_labels=False)
+    given = Predictions(np.arange(48), manifest.targets, torch.randn(48, 3))
+    monkeypatch.setattr(answering, "shared_answers", lambda *_, **__: given)
+    found, _ = answered(
+        Asked(network, manifest, Damage({}, ())), "predicting", preprocessing=network.preprocessing,
+        device=torch.device("cpu"), workers=0, strict=False, screen=Screen(quiet=True), world=World(), so_far=so_far(),
+    )  # fmt: skip
+    assert found.logits.data_ptr() == given.logits.data_ptr()
 
 
 @pytest.mark.parametrize("stop", [InputError("the store is gone"), signal.SIGTERM])

@@ -104,7 +104,7 @@ def answered(
     whole = replace(
         predictions, samples=left[predictions.samples], unreadable=tuple(sorted(unreadable.items()))
     )
-    if known is not None:
+    if known is not None and len(known[0]):  # without any, three times the logits would be in memory
         whole = _with(whole, manifest, *known)
     if world.first and not len(whole.samples):
         raise none_readable(manifest, *whole.unreadable[0])
