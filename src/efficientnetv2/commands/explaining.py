@@ -15,7 +15,7 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import Pixels, first_three
-from efficientnetv2.data.readers import Dispensable, originals
+from efficientnetv2.data.readers import Dispensable, to_answer
 from efficientnetv2.evaluation.explain import explainable, grad_cam
 from efficientnetv2.evaluation.galleries import Seen, chosen, shown
 from efficientnetv2.evaluation.sections import Part
@@ -117,7 +117,7 @@ def _seen(
 ) -> dict[int, Seen]:
     """Pictures of some places in the predictions, as the network saw them, with what spoke for its answers."""
     # Rasters by the rule that was measured with this network, as when it answered; of folds each has its own.
-    reader = originals(replace(manifest, bands=preprocessing.bands or manifest.bands))
+    reader = to_answer(replace(manifest, bands=preprocessing.bands or manifest.bands))
     pictures, see = Dispensable(reader), partial(eval_picture, preprocessing=preprocessing)
     images: dict[int, Pixels] = {}
     for place in places:
