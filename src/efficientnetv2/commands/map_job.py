@@ -64,7 +64,6 @@ def map_and_write(
         grid = grid_for(source, network.preprocessing, wanted, raster)
         for line in _chosen(source, raster, grid, bands, wanted, _trained_m(network.preprocessing)):
             screen.say(line)
-        names = network.class_names or tuple(str(number) for number in range(network.num_classes))
         tallies: list[Tally] = []
         started = time.perf_counter()
         with screen.counting("mapping", len(grid), "windows") as counted:
@@ -86,14 +85,14 @@ def map_and_write(
             told = {
                 "model": model,
                 "command": command_line(),
-                "window_px": grid.window_px,
-                "stride_px": grid.stride_px,
+                "window_px": str(grid.window_px),
+                "stride_px": str(grid.stride_px),
             }
-            mapfile.write(out, source, names, fill, told={name: str(value) for name, value in told.items()})
+            mapfile.write(out, source, network.class_names, fill, told=told)
         seconds = time.perf_counter() - started
-    _tell(tallies[0], names, out, grid, seconds, screen)
+    _tell(tallies[0], network.class_names, out, grid, seconds, screen)
     if as_json:
-        answer(_answered(tallies[0], names, out, raster, grid, bands, seconds))
+        answer(_answered(tallies[0], network.class_names, out, raster, grid, bands, seconds))
 
 
 def _refuse_place(out: Path, raster: Path) -> None:
