@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 import unicodedata
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import netcdf_file
-from tests.command_line import effnetv2
+from tests.command_line import effnetv2, started
 from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
@@ -336,6 +337,20 @@ def test_a_full_disk_leaves_the_old_map(model, tmp_path):
     assert "Traceback" not in done.stderr
     assert (tmp_path / "map.tif").read_bytes() == before
     assert not list(tmp_path.glob(".*.partial"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+def test_stopped_by_a_signal_it_leaves_no_half_of_a_map(model, tmp_path):
+    """As by a cluster's time limit: what is written meanwhile has a hidden name, and may be gigabytes."""
+    raster = write_raster(tmp_path / "scene.tif", patches(15, 15))
+    running = started("map", model, raster, "--stride-px", "2", cwd=tmp_path)
+    while not list(tmp_path.glob(".*.partial")):
+        time.sleep(0.02)
+        assert running.goes_on(), running.end()
+    running.process.terminate()
+    assert running.end().returncode == 130
+    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob("*map.tif*"))
 
 
 def test_where_only_the_names_beside_it_cannot_be_written_the_map_is_whole(model, tmp_path):

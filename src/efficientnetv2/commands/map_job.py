@@ -24,6 +24,7 @@ from efficientnetv2.deploy.windows import Grid
 from efficientnetv2.inference.accelerate import pick_device
 from efficientnetv2.inference.predict import check_classes, check_one_class, check_reads_files
 from efficientnetv2.models import modelfile
+from efficientnetv2.training.interrupt import signals_as_ctrl_c
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def map_and_write(
             screen.say(line)
         tallies: list[Tally] = []
         started = time.perf_counter()
-        with screen.counting("mapping", len(grid), "windows") as counted:
+        with signals_as_ctrl_c(), screen.counting("mapping", len(grid), "windows") as counted:
 
             def fill(put: mapfile.Put) -> None:
                 tallies.append(
