@@ -1,4 +1,4 @@
-"""What ``evaluate`` and ``predict`` share: pictures answered by one process or many, and what could not be read."""
+"""What verbs that answer share: the device, pictures answered by one process or many, and what could not be read."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from efficientnetv2.commands.so_far import Ints, SoFar, told
 from efficientnetv2.commands.tables import header_of
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.checking import Damage
+from efficientnetv2.inference.accelerate import device_note, pick_own_device
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.answers import shared_answers
@@ -31,6 +32,23 @@ from efficientnetv2.training.interrupt import signals_as_ctrl_c
 _NAMED = 5
 SKIPPED = "skipped.csv"
 _SKIPPED_COLUMNS = ["path", "reason"]
+
+
+def device_to_answer_on(word: str, world: World, screen: Screen) -> torch.device:
+    """The device of this process, and a line where it was taken unasked though it is not tested, or there is a better.
+
+    Args:
+        word: as ``--device`` says it.
+        world: the processes.
+        screen: of this process.
+
+    Raises:
+        InputError: no such device here, or none for each process.
+    """
+    device = pick_own_device(word, world.local_rank, world.local_size)
+    if note := device_note(word, device):
+        screen.say(note)
+    return device
 
 
 @dataclass(frozen=True, eq=False)

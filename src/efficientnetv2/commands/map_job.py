@@ -11,6 +11,7 @@ from typing import Any
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place
 from efficientnetv2.base.preprocessing import RGB, Bands, Preprocessing
+from efficientnetv2.commands.answering import device_to_answer_on
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer, duration
@@ -21,9 +22,9 @@ from efficientnetv2.deploy import mapfile
 from efficientnetv2.deploy.ground import untrue
 from efficientnetv2.deploy.map import Tally, draw
 from efficientnetv2.deploy.windows import Grid
-from efficientnetv2.inference.accelerate import pick_device
 from efficientnetv2.inference.predict import check_classes, check_one_class, check_reads_files
 from efficientnetv2.models import modelfile
+from efficientnetv2.training.distributed import World
 from efficientnetv2.training.interrupt import signals_as_ctrl_c
 
 
@@ -52,7 +53,7 @@ def map_and_write(
         InputError: anything a user can mend.
     """
     screen = Screen(quiet=as_json)
-    on = pick_device(device)
+    on = device_to_answer_on(device, World(), screen)
     _refuse_place(out, raster)
     with opened(raster) as source:
         refuse_others(out, "--out", mapfile.is_map, "is no map of effnetv2 map")

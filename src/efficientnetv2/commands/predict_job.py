@@ -15,6 +15,7 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.answering import (
     Asked,
     answered,
+    device_to_answer_on,
     is_list_of_skipped,
     kept,
     list_beside,
@@ -31,7 +32,7 @@ from efficientnetv2.commands.source import Source, tell
 from efficientnetv2.commands.tables import is_predictions, write_predictions
 from efficientnetv2.commands.views import for_own_views, views_asked
 from efficientnetv2.evaluation.answered import NAME as ANSWERS
-from efficientnetv2.inference.accelerate import pick_own_device, workers_for
+from efficientnetv2.inference.accelerate import workers_for
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.distributed import by_first, launched, together
@@ -72,7 +73,7 @@ def predict_and_write(
     world = launched()
     screen = Screen(quiet=as_json, mute=not world.first)
     with together(world, mend="Run it again."):
-        on = pick_own_device(device, world.local_rank, world.local_size)
+        on = device_to_answer_on(device, world, screen)
         readers = workers_for(workers, on, sharing=world.local_size, say=screen.say)
         asked, looking = by_first(
             world, lambda: _asked(model, source, out, rank, strict, screen, views, separator)
