@@ -17,7 +17,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands import answering
 from efficientnetv2.commands.evaluate_job import evaluate_and_report
 from efficientnetv2.commands.in_classes import in_classes_of
-from efficientnetv2.commands.predict_job import predict_and_write
+from efficientnetv2.commands.predict_job import _counted, predict_and_write
 from efficientnetv2.commands.source import Source, tell
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.shards.pack import Packing, pack
@@ -196,6 +196,16 @@ def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tm
         scene = write_raster(tmp_path / "scene.tif", np.full((3, 64, 64), 90, np.uint8))
         map_and_write(model, scene, Wanted(), out=tmp_path / "map.tif", batch_images=8, **plain)
     assert "cpu computes, as cpu says." in capsys.readouterr().out
+
+
+def test_of_many_classes_the_most_frequent_are_counted_on_the_screen():
+    """And always those that are left to a person, be they ever so few."""
+    labels = [f"c{number:03d}" for number in range(1_000) for _ in range(1_000 - number)]
+    told = _counted(pd.DataFrame({"label": [*labels, ""]}), None, "softmax")
+    assert told.startswith("500,501 pictures: c000 1000, c001 999, ")
+    assert told.endswith("c009 991, left to a person 1, 990 more classes")
+    few = pd.DataFrame({"label": ["oak", "elm;oak"]})
+    assert _counted(few, ";", "sigmoid") == "2 pictures: oak 2, elm 1"
 
 
 def test_two_processes_answer_each_picture_once_with_one_voice(model, shards, tmp_path):

@@ -10,6 +10,7 @@ import sys
 import time
 import unicodedata
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,9 @@ from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Bands, Preprocessing
 from efficientnetv2.commands.area_job import _of_table, _sampled
+from efficientnetv2.commands.map_job import _tell
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.deploy.map import Tally
 from efficientnetv2.deploy.windows import Grid
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import modelfile
@@ -134,6 +137,19 @@ def test_sixteen_bits_are_seen_as_the_model_file_says(model, tmp_path):
             maps.append(target.read())
     np.testing.assert_array_equal(maps[0], maps[1])
     np.testing.assert_array_equal(maps[0], maps[2])
+
+
+def test_classes_that_are_not_on_the_map_are_counted_not_listed(capsys):
+    pixels, sure = np.zeros(1_000, np.int64), np.full(1_000, np.nan)
+    pixels[[3, 700]], sure[[3, 700]] = (10, 30), 0.5
+    names = tuple(f"c{number:03d}" for number in range(1_000))
+    _tell(Tally(pixels, None, sure, 0), names, Path("map.tif"), Grid(8, 8, 4, 4), 1.0, Screen())
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if line.startswith("c")][1:] == [
+        ["c700", "701", "30", "75.0%", "0.50"],
+        ["c003", "4", "10", "25.0%", "0.50"],
+    ]
+    assert "Of the model's 1,000 classes 998 are not on it." in lines
 
 
 def test_a_raster_placed_nowhere_is_mapped_and_said_to_be(model, tmp_path):

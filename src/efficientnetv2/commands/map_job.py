@@ -261,13 +261,14 @@ def _tell(
     covered = max(1, int(tally.pixels.sum()))
     columns = ["class", "value", "pixels", "share", "hectares", "probability"]
     rows = []
-    for place in sorted(range(len(names)), key=lambda place: -int(tally.pixels[place])):
+    met = (place for place in range(len(names)) if tally.pixels[place])
+    for place in sorted(met, key=lambda place: -int(tally.pixels[place])):
         pixels = int(tally.pixels[place])
         rows.append(
             [
                 names[place], str(place + 1), f"{pixels:,}", f"{pixels / covered:.1%}",
                 "" if tally.hectares is None else f"{tally.hectares[place]:,.1f}",
-                f"{tally.confidence[place]:.2f}" if pixels else "",
+                f"{tally.confidence[place]:.2f}",
             ]
         )  # fmt: skip
     if tally.hectares is None:
@@ -276,6 +277,9 @@ def _tell(
             [[row[i] for i in (0, 1, 2, 3, 5)] for row in rows],
         )
     screen.table("On the map", columns, rows)
+    if nowhere := len(names) - len(rows):
+        are = "is" if nowhere == 1 else "are"
+        screen.say(f"Of the model's {count_of(len(names), 'class')} {nowhere:,} {are} not on it.")
     if tally.nodata:
         screen.say(f"{count_of(tally.nodata, 'pixel')} without data stay so.")
     screen.say(

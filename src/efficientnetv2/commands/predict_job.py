@@ -37,6 +37,9 @@ from efficientnetv2.inference.predict import Predictions, check_classes, check_r
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.distributed import by_first, launched, together
 
+# Classes whose pictures the screen counts; the table has them all. Ours.
+_COUNTED = 10
+
 
 def predict_and_write(
     model: str,
@@ -196,6 +199,11 @@ def _counted(table: pd.DataFrame, separator: str | None, answer: Answer) -> str:
     )
     counts = labels.value_counts()
     without = "left to a person" if separator is None or answer == "softmax" else "without a label"
-    return f"{count_of(len(table), 'picture')}: " + ", ".join(
-        f"{label or without} {count}" for label, count in counts.items()
-    )
+    shown = [
+        f"{label or without} {many}"
+        for place, (label, many) in enumerate(counts.items())
+        if place < _COUNTED or not label  # those for a person are told, be they ever so few
+    ]
+    if len(shown) < len(counts):
+        shown.append(count_of(len(counts) - len(shown), "more class"))
+    return f"{count_of(len(table), 'picture')}: {', '.join(shown)}"
