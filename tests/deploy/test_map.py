@@ -214,6 +214,8 @@ def test_more_classes_than_a_byte_holds(tmp_path):
     with rasterio.open(out) as target:
         assert (target.read(1) == 300).all()
         assert (target.read(2) == 96).all()  # e^9 / (e^9 + 299)
+        with pytest.raises(ValueError, match="color table"):
+            target.colormap(1)
 
 
 def test_a_raster_that_is_cut_short_leaves_no_map(tmp_path):

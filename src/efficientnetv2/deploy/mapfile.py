@@ -1,8 +1,8 @@
 """The map as a file: a GeoTIFF that knows where it lies and what its values mean.
 
-Band 1 holds the class of each pixel, from 1 in the order of the model's classes, with a colour for each; band 2 how
-probable it is, in per cent. 0 is where the raster has no data. Smaller copies of it lie in the same file, so that a
-viewer need not read all of it to show all of it.
+Band 1 holds the class of each pixel, from 1 in the order of the model's classes, with a colour for each of up to 255;
+band 2 how probable it is, in per cent. 0 is where the raster has no data. Smaller copies of it lie in the same file, so
+that a viewer need not read all of it to show all of it.
 
 The classes' names stand in the metadata: the item ``class_names`` as a JSON list, and in band 1 an item for each value.
 For QGIS and all else that reads by GDAL they stand beside it too, as category names in ``map.tif.aux.xml``, where GDAL
