@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,7 +66,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         content = file.read_bytes()
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        headers = {"Accept-Ranges": "none" if server.no_ranges else "bytes"}
+        headers = {
+            "Accept-Ranges": "none" if server.no_ranges else "bytes",
+            "ETag": f'"{zlib.crc32(content)}"',
+        }
         if wanted and not server.no_ranges:
             first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
             server.asked.append((file.name, first, last))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,8 +14,11 @@ from tests.conftest import paint
 from tests.processes import effnetv2_together
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands import answering
+from efficientnetv2.commands.evaluate_job import evaluate_and_report
 from efficientnetv2.commands.in_classes import in_classes_of
-from efficientnetv2.commands.source import tell
+from efficientnetv2.commands.predict_job import _counted, predict_and_write
+from efficientnetv2.commands.source import Source, tell
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.shards.pack import Packing, pack
 from efficientnetv2.models import modelfile
@@ -171,6 +175,37 @@ def test_a_gpu_that_is_not_there_is_an_error_of_one_line(verb, model, class_fold
     assert "--device cudda:1: there is no such device; did you mean 'cuda'?" in message
     done = effnetv2(verb, model, class_folders, "--device", "gpu", cwd=tmp_path)
     assert "GPUs are called cuda" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "map"])
+def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tmp_path, monkeypatch, capsys):
+    """Else a set of a million pictures takes days that could be an hour, in silence."""
+    monkeypatch.setattr(answering, "device_note", lambda word, device: f"{device} computes, as {word} says.")
+    model, source = str(tmp_path / model), Source(str(class_folders))
+    plain = {"device": "cpu", "as_json": False}
+    if verb == "predict":
+        predict_and_write(model, source, out=tmp_path / "out.csv", workers=0, strict=False, **plain)
+    elif verb == "evaluate":
+        evaluate_and_report(model, source, split=None, out=None, workers=0, strict=False, **plain)
+    else:
+        pytest.importorskip("rasterio", reason="needs the extra geo")
+        from tests.rasters import write_raster  # which needs it too
+
+        from efficientnetv2.commands.map_job import Wanted, map_and_write
+
+        scene = write_raster(tmp_path / "scene.tif", np.full((3, 64, 64), 90, np.uint8))
+        map_and_write(model, scene, Wanted(), out=tmp_path / "map.tif", batch_images=8, **plain)
+    assert "cpu computes, as cpu says." in capsys.readouterr().out
+
+
+def test_of_many_classes_the_most_frequent_are_counted_on_the_screen():
+    """And always those that are left to a person, be they ever so few."""
+    labels = [f"c{number:03d}" for number in range(1_000) for _ in range(1_000 - number)]
+    told = _counted(pd.DataFrame({"label": [*labels, ""]}), None, "softmax")
+    assert told.startswith("500,501 pictures: c000 1000, c001 999, ")
+    assert told.endswith("c009 991, left to a person 1, 990 more classes")
+    few = pd.DataFrame({"label": ["oak", "elm;oak"]})
+    assert _counted(few, ";", "sigmoid") == "2 pictures: oak 2, elm 1"
 
 
 def test_two_processes_answer_each_picture_once_with_one_voice(model, shards, tmp_path):

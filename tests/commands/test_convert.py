@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tests.command_line import effnetv2
 
 from efficientnetv2.arch.published import architecture
-from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.preprocessing import Bands, Preprocessing
 from efficientnetv2.commands.convert import _uncalibrated
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.calibrated import Calibration
@@ -132,6 +132,19 @@ def test_what_others_do_not_see_is_said(tmp_path):
         effnetv2("convert", "in.safetensors", "hub", "--to", "timm", "--json", cwd=tmp_path).stdout
     )
     assert told["notes"] == []
+
+
+@pytest.mark.parametrize(("to", "out"), [("timm", "hub"), ("torchvision", "out.pth")])
+def test_that_others_do_not_see_the_rule_for_bands_is_said(tmp_path, to, out):
+    table = replace(architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
+    network = EfficientNet(table, num_classes=2)
+    rule = Bands((4, 3, 2), (100,) * 3, (4000,) * 3, names=("red", "", ""), kinds=("uint16",))
+    network.preprocessing = Preprocessing(image_px=96, bands=rule)
+    modelfile.save(tmp_path / "in.safetensors", network, class_names=("oak", "elm"))
+    done = effnetv2("convert", "in.safetensors", out, "--to", to, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = (note for note in json.loads(done.stdout)["notes"] if "raster bands" in note)
+    assert line.startswith(f"the rule for raster bands (4 red, 3, 2): {to} does not see it in the file")
 
 
 def test_which_of_timms_twins_can_be_said(tmp_path):

@@ -76,7 +76,7 @@ def test_a_store_that_has_gone_leaves_a_report_without_pictures(wrong, tmp_path,
         asked.append(sample)
         raise InputError("https://far.example does not answer")
 
-    for part, reader in ((outcome, "to_show"), (explaining, "originals")):
+    for part, reader in ((outcome, "to_show"), (explaining, "to_answer")):
         monkeypatch.setattr(part, reader, lambda manifest: SimpleNamespace(source=gone))
     (tmp_path / "out").mkdir()
     Outcome(answers, manifest, manifest.class_names, report.Facts("two", "val")).write(tmp_path / "out")
@@ -86,6 +86,25 @@ def test_a_store_that_has_gone_leaves_a_report_without_pictures(wrong, tmp_path,
     seen = explained(None, answers, manifest, manifest.class_names, Preprocessing(image_px=16))
     assert [len(one["paths"]) for one in seen[0].told["galleries"]] == [1, 1, 2, 2]
     assert len(asked) == 2
+
+
+def test_pictures_that_only_gdal_opens_are_shown_as_they_were_answered(tmp_path, monkeypatch):
+    """Three bands of 8 bits that are not called red, green and blue, to a network of ordinary pictures."""
+    for name in "ab":
+        (tmp_path / "set" / name).mkdir(parents=True)
+        pixels = np.full((3, 24, 24), 90, np.uint8)
+        write_raster(tmp_path / "set" / name / "one.tif", pixels, photometric="MINISBLACK")
+    manifest = read(tmp_path / "set")
+    answers = Predictions(np.arange(2), manifest.labels, torch.tensor([[0.0, 9.0], [9.0, 0.0]]))
+    network = create("efficientnetv2_b0", num_classes=2)
+    (part,) = explained(network, answers, manifest, manifest.class_names, Preprocessing(image_px=32))
+    shown = [each for _, pictures in part.values["galleries"] for each in pictures]
+    assert shown
+    assert all(each["address"] is not None for each in shown)
+    kept = []
+    monkeypatch.setattr(report, "write", lambda folder, *, misjudged, **_: kept.extend(misjudged))
+    Outcome(answers, manifest, manifest.class_names, report.Facts("two", "val")).write(tmp_path)
+    assert [one.thumbnail.size for one in kept] == [(24, 24)] * 2
 
 
 def test_each_fold_is_shown_rasters_as_it_saw_them(tmp_path, monkeypatch):
@@ -142,3 +161,12 @@ def test_where_not_even_one_map_fits_into_memory_pictures_are_shown_without(wron
     shown = [each for _, pictures in part.values["galleries"] for each in pictures]
     assert shown
     assert all(each["address"] is not None and each["map"] is None for each in shown)
+
+
+def test_only_what_is_shown_is_turned_into_probabilities(wrong, monkeypatch):
+    """Some thirty pictures of maybe a million."""
+    manifest, answers = wrong
+    network = create("efficientnetv2_b0", num_classes=2)
+    monkeypatch.setattr(Predictions, "probabilities", property(lambda self: pytest.fail("those of all")))
+    seen = explaining._seen(network, answers, manifest, Preprocessing(image_px=32), [1])
+    assert seen[1].heat.shape == (32, 32)

@@ -7,22 +7,27 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 import unicodedata
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tests.command_line import effnetv2
+from scipy.io import netcdf_file
+from tests.command_line import effnetv2, started
 from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 
 from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Bands, Preprocessing
 from efficientnetv2.commands.area_job import _of_table, _sampled
+from efficientnetv2.commands.map_job import _tell
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.deploy.map import Tally
 from efficientnetv2.deploy.windows import Grid
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import modelfile
@@ -134,6 +139,19 @@ def test_sixteen_bits_are_seen_as_the_model_file_says(model, tmp_path):
     np.testing.assert_array_equal(maps[0], maps[2])
 
 
+def test_classes_that_are_not_on_the_map_are_counted_not_listed(capsys):
+    pixels, sure = np.zeros(1_000, np.int64), np.full(1_000, np.nan)
+    pixels[[3, 700]], sure[[3, 700]] = (10, 30), 0.5
+    names = tuple(f"c{number:03d}" for number in range(1_000))
+    _tell(Tally(pixels, None, sure, 0), names, Path("map.tif"), Grid(8, 8, 4, 4), 1.0, Screen())
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if line.startswith("c")][1:] == [
+        ["c700", "701", "30", "75.0%", "0.50"],
+        ["c003", "4", "10", "25.0%", "0.50"],
+    ]
+    assert "Of the model's 1,000 classes 998 are not on it." in lines
+
+
 def test_a_raster_placed_nowhere_is_mapped_and_said_to_be(model, tmp_path):
     raster = write_raster(tmp_path / "scene.tif", patches(), crs=None, transform=None)
     done = ended_well("map", model, raster, cwd=tmp_path)
@@ -198,6 +216,19 @@ def test_rasters_that_do_not_say_enough_are_refused(model, tmp_path):
     write_raster(tmp_path / "scene.tif", scene)
     told = refused("map", known, "scene.tif", cwd=tmp_path)
     assert "scene.tif has 3 bands, but bands 8, 4, 3 are to be seen" in told
+
+
+@pytest.mark.parametrize("words", [(), ("--bands", "all"), ("--bands", "1,2,3")])
+def test_a_container_of_rasters_is_refused_with_how_to_join_them(model, tmp_path, words):
+    """As a climate model's: GDAL opens it, and finds its variables to be rasters of their own."""
+    with netcdf_file(tmp_path / "scene.nc", "w") as file:
+        for side in ("x", "y"):
+            file.createDimension(side, 64)
+        for name in ("one", "other"):
+            file.createVariable(name, "f4", ("y", "x"))[:] = np.ones((64, 64))
+    told = refused("map", model, "scene.nc", *words, cwd=tmp_path)
+    assert "scene.nc has no bands itself" in told or "scene.nc has 0 bands" in told
+    assert "Its 2 pages are rasters of their own: make them bands of one, with GDAL by gdalbuildvrt" in told
 
 
 def test_values_of_another_kind_are_refused_unless_their_range_is_said(model, tmp_path):
@@ -322,6 +353,20 @@ def test_a_full_disk_leaves_the_old_map(model, tmp_path):
     assert "Traceback" not in done.stderr
     assert (tmp_path / "map.tif").read_bytes() == before
     assert not list(tmp_path.glob(".*.partial"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+def test_stopped_by_a_signal_it_leaves_no_half_of_a_map(model, tmp_path):
+    """As by a cluster's time limit: what is written meanwhile has a hidden name, and may be gigabytes."""
+    raster = write_raster(tmp_path / "scene.tif", patches(15, 15))
+    running = started("map", model, raster, "--stride-px", "2", cwd=tmp_path)
+    while not list(tmp_path.glob(".*.partial")):
+        time.sleep(0.02)
+        assert running.goes_on(), running.end()
+    running.process.terminate()
+    assert running.end().returncode == 130
+    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob("*map.tif*"))
 
 
 def test_where_only_the_names_beside_it_cannot_be_written_the_map_is_whole(model, tmp_path):

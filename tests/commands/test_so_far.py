@@ -12,14 +12,19 @@ import pytest
 import torch
 from tests.command_line import effnetv2
 from tests.conftest import paint
+from tests.file_server import serving
 
-from efficientnetv2.commands import answering
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands import answering, predict_job
 from efficientnetv2.commands.answering import Asked, answered
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.so_far import SoFar
+from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
 from efficientnetv2.data.shards.checking import Damage
 from efficientnetv2.data.shards.pack import Packing, pack
+from efficientnetv2.data.shards.remote import RemoteStore
+from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.create import create
@@ -123,6 +128,35 @@ def test_pictures_in_shards_go_by_their_tar(so_far, class_folders, tmp_path):
     assert so_far(manifest=manifest).found()[0].tolist() == others
 
 
+def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(
+    so_far, class_folders, tmp_path, monkeypatch
+):
+    """Monday's answers are not Tuesday's, whose tars are called the same, nor those of a tar as long uploaded anew."""
+    days = ("monday", "tuesday")
+    for day in days:
+        pack(read(class_folders), tmp_path / day, Packing(shard_bytes=10**9, shard_pictures=10))
+    asked, stats, rows = [], RemoteStore.stats, list(range(11))
+    monkeypatch.setattr(RemoteStore, "stats", lambda store, names: asked.extend(names) or stats(store, names))
+    with serving(tmp_path) as server:
+        monday, tuesday = (read(f"{server.url}/{day}", require_labels=False) for day in days)
+        asked.clear()
+        one = so_far(manifest=monday)
+        for row in rows:
+            one.keep(*_answers([row]))
+        assert len(asked) == len(set(asked)) > 1, "each shard is asked for once"
+        server.head_fails = 503
+        assert one.write(), "a store that has gone costs no answer"
+        server.head_fails = None
+        assert so_far(manifest=monday).found()[0].tolist() == rows
+        assert not len(so_far(manifest=tuesday).found()[0])
+        tar = tmp_path / "monday/pictures-000001.tar"
+        content = tar.read_bytes()
+        tar.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        others = [row for row in rows if not monday.paths[row].startswith("pictures-000001.tar#")]
+        assert 0 < len(others) < len(rows)
+        assert so_far(manifest=monday).found()[0].tolist() == others
+
+
 def test_they_are_written_now_and_then_and_a_damaged_part_is_passed_over(so_far, tmp_path):
     one = so_far(every_s=3600)
     one.keep(*_answers([1]))
@@ -173,6 +207,38 @@ def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_fol
     assert ("the same command goes on" in str(ended.value)) == (stop is KeyboardInterrupt)
     assert so_far().found()[0].tolist() == [0, 2]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_folders, monkeypatch):
+    """A million pictures' of a thousand classes are 4 GB."""
+    manifest = read(class_folders, require_labels=False)
+    given = Predictions(np.arange(48), manifest.targets, torch.randn(48, 3))
+    monkeypatch.setattr(answering, "shared_answers", lambda *_, **__: given)
+    found, _ = answered(
+        Asked(network, manifest, Damage({}, ())), "predicting", preprocessing=network.preprocessing,
+        device=torch.device("cpu"), workers=0, strict=False, screen=Screen(quiet=True), world=World(), so_far=so_far(),
+    )  # fmt: skip
+    assert found.logits.data_ptr() == given.logits.data_ptr()
+
+
+@pytest.mark.parametrize("stop", [InputError("the store is gone"), signal.SIGTERM])
+def test_they_are_kept_until_the_pictures_are_ranked_too(stop, so_far, class_folders, tmp_path, monkeypatch):
+    """Ranking looks at all pictures once more, hours after the first of them was answered."""
+
+    def stopped(*words, **more):
+        if stop == signal.SIGTERM:
+            signal.raise_signal(stop)
+        raise stop
+
+    monkeypatch.setattr(predict_job, "write_ranking", stopped)
+    with pytest.raises((InputError, KeyboardInterrupt)) as ended:
+        predict_job.predict_and_write(
+            str(tmp_path / MODEL), Source(str(class_folders)), out=tmp_path / "labels.csv",
+            rank=tmp_path / "next.csv", device="cpu", workers=0, strict=False, as_json=False,
+        )  # fmt: skip
+    assert ("the same command goes on" in str(ended.value)) == (stop == signal.SIGTERM)
+    assert (tmp_path / "labels.csv").exists()
+    assert len(so_far().found()[0]) == 48
 
 
 def test_the_same_command_goes_on_from_them(so_far, class_folders, tmp_path):

@@ -27,7 +27,7 @@ from efficientnetv2.data.pictures import UnreadablePicture
 from efficientnetv2.data.raster import all_bands, bands_seen, levels, opened, read
 from efficientnetv2.data.raster_files import ordinary_rule
 from efficientnetv2.data.rasters import picture, rule_of
-from efficientnetv2.data.readers import originals, to_answer
+from efficientnetv2.data.readers import originals, to_answer, to_show
 
 RNG = np.random.default_rng(0)
 
@@ -518,7 +518,7 @@ def test_ordinary_pictures_that_pillow_cannot_open_are_read_all_the_same(
     listed = manifest.read(tmp_path / "set", require_labels=False)
     assert look(path).reason == ""
     rule = rule_of([listed.file(row) for row in range(2)], None, seed=0)
-    for reader in (originals(replace(listed, bands=rule)), to_answer(listed)):
+    for reader in (originals(replace(listed, bands=rule)), to_answer(listed), to_show(listed)):
         np.testing.assert_array_equal(reader.source(0), expected)
         assert eval_picture(reader.source(1), Preprocessing(image_px=16)).mean(axis=(0, 1)).argmax() == 1
     monkeypatch.setattr("efficientnetv2.data.tiffs.readable", lambda: False)

@@ -107,6 +107,30 @@ def test_a_map_does_not_depend_on_how_it_is_cut_into_blocks_and_batches(tmp_path
     assert len(np.unique(expected[0])) == 3  # else there is nothing to see
 
 
+class Counted:
+    """A raster that counts how often values are read of it."""
+
+    def __init__(self, dataset):
+        self.dataset, self.reads = dataset, 0
+
+    def __getattr__(self, name):
+        return getattr(self.dataset, name)
+
+    def read(self, *words, **more):
+        self.reads += 1
+        return self.dataset.read(*words, **more)
+
+
+def test_a_row_of_blocks_is_read_twice_at_most(tmp_path):
+    """Once for its windows, once for where there is data: each read decodes the strips that go over the whole width."""
+    raster = write_raster(tmp_path / "scene.tif", np.full((3, 256, 5000), 90, np.uint8))
+    with opened(raster) as source:
+        counted, grid, put = Counted(source), Grid(256, 5000, 256, 256), []
+        tally = draw(Colours(), counted, lambda *block: put.append(block[2]), grid, RGB)
+    assert counted.reads == 2
+    assert (len(put), tally.pixels.sum()) == (20, 256 * 5000)
+
+
 def test_without_overlap_each_window_is_as_it_was_answered(tmp_path):
     raster = write_raster(tmp_path / "scene.tif", coloured(RED, BLUE, GREEN, px=16))
     _, out = mapped(tmp_path, raster, window_px=16, stride_px=16)
@@ -190,6 +214,8 @@ def test_more_classes_than_a_byte_holds(tmp_path):
     with rasterio.open(out) as target:
         assert (target.read(1) == 300).all()
         assert (target.read(2) == 96).all()  # e^9 / (e^9 + 299)
+        with pytest.raises(ValueError, match="color table"):
+            target.colormap(1)
 
 
 def test_a_raster_that_is_cut_short_leaves_no_map(tmp_path):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.rasters import rasterio, write_raster
+from tests.rasters import UTM, rasterio, write_raster
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.data.raster import opened
@@ -104,6 +105,26 @@ def test_more_classes_than_a_pixel_tells_apart_are_refused_before_the_work(tmp_p
     ):
         mapfile.write(tmp_path / "map.tif", source, names, lambda put: pytest.fail("it began"), told={})
     assert not (tmp_path / "map.tif").exists()
+
+
+def test_areas_are_counted_in_memory_that_does_not_grow_with_the_width(tmp_path):
+    """100,000 px wide, forest in the first block of the second row of blocks, and no data elsewhere."""
+    with rasterio.open(
+        tmp_path / "map.tif", "w", driver="GTiff", width=100_000, height=300, count=2, dtype="uint8", nodata=0,
+        crs=UTM, transform=rasterio.Affine(1, 0, 500_000, 0, -1, 8_000_000), sparse_ok=True,
+        tiled=True, blockxsize=256, blockysize=256, compress="deflate",
+    ) as target:  # fmt: skip
+        target.update_tags(class_names=json.dumps(["forest", "water"]))
+        target.write(np.ones((1, 44, 256), np.uint8), [1], window=((256, 300), (0, 256)))
+    tracemalloc.start()
+    try:
+        names, pixels, hectares = mapfile.classes_and_areas(tmp_path / "map.tif")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 60e6
+    assert (names, pixels.tolist()) == (("forest", "water"), [44 * 256, 0])
+    np.testing.assert_allclose(hectares, [44 * 256 / 10_000, 0])
 
 
 @pytest.mark.parametrize("of_gdal", [False, True])

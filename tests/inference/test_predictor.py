@@ -141,11 +141,11 @@ def test_rasters_that_need_a_rule_are_refused_by_a_model_without_one(model, tmp_
     assert answer.probabilities == expected.probabilities
 
 
-def _by_rule(*numbers):
+def _by_rule(*numbers, low=1_000.0, kinds=("uint16",)):
     """A predictor of a network that learnt rasters of 16 bits."""
     count = len(numbers)
     network = EfficientNet(SMALL, num_classes=3, in_channels=count)
-    rule = Bands(numbers, low=(1_000.0,) * count, high=(5_000.0,) * count, kinds=("uint16",))
+    rule = Bands(numbers, low=(low,) * count, high=(5_000.0,) * count, kinds=kinds)
     network.preprocessing = Preprocessing(image_px=16, mean=(0.5,) * count, std=(0.2,) * count, bands=rule)
     return Predictor(network)
 
@@ -170,6 +170,20 @@ def test_an_image_of_16_bits_is_read_by_the_rule_as_its_file_is(model, tmp_path)
         predictor(Image.fromarray(values.astype(np.float32) / 6_000))
     with pytest.raises(InputError, match=r"the picture: holds float64, but the rule"):
         predictor(np.stack([values / 6_000] * 3, axis=2))
+
+
+def test_an_array_of_8_bits_is_read_by_a_rule_for_such_as_its_file_is(tmp_path):
+    """Of rasters of 8 bits that trained beside 16; by a rule of 16 alone it is an ordinary picture."""
+    pytest.importorskip("rasterio", reason="needs the extra geo")
+    from tests.rasters import write_raster  # which needs it too
+
+    pixels = _pixels()
+    path = write_raster(tmp_path / "eight.tif", pixels.transpose(2, 0, 1))
+    predictor = _by_rule(1, 2, 3, low=10.0, kinds=("uint16", "uint8"))
+    expected = predictor._prepared(path, 0)
+    assert 5 < len(np.unique(expected)) < 20
+    np.testing.assert_array_equal(predictor._prepared(pixels, 0), expected)
+    np.testing.assert_array_equal(_by_rule(1, 2, 3)._prepared(pixels, 0), pixels)
 
 
 def test_an_image_of_16_bits_that_is_no_raster_is_read_as_its_file_is(model, tmp_path):

@@ -96,6 +96,19 @@ def test_vectors_are_never_copied_as_a_whole():
     assert peak < vectors.nbytes / 2
 
 
+def test_probabilities_are_never_copied_as_a_whole():
+    """Of a million pictures and a thousand classes each copy in float64 would be 8 GB."""
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(5_000), size=2_000).astype(np.float32)
+    tracemalloc.start()
+    try:
+        rank(shares, rng.normal(size=(2_000, 4)), key=Key.of(0), most=4)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < shares.nbytes / 2
+
+
 def test_part_by_part_the_order_is_that_of_float64(monkeypatch):
     """Of pictures that are nearly alike too, whose distances float32 would lose."""
     rng = np.random.default_rng(4)
@@ -106,6 +119,10 @@ def test_part_by_part_the_order_is_that_of_float64(monkeypatch):
     found = rank(shares, vectors, key=Key.of(2), most=40, progress=told.append)
     assert told == list(range(1, 41))
     wide = vectors.astype(np.float64)
-    monkeypatch.setattr(ranking, "_lengths", lambda _: (wide**2).sum(axis=1))
-    monkeypatch.setattr(ranking, "_products", lambda _, one: wide @ one.astype(np.float64))
+    residuals = shares - np.eye(3)[shares.argmax(axis=1)]
+    whole = {True: wide, False: residuals}  # of vectors nothing is taken off
+    monkeypatch.setattr(ranking, "_lengths", lambda _, called=None: (whole[called is None] ** 2).sum(axis=1))
+    monkeypatch.setattr(
+        ranking, "_products", lambda _, at, called=None: whole[called is None] @ whole[called is None][at]
+    )
     assert found.order.tolist() == rank(shares, vectors, key=Key.of(2), most=40).order.tolist()

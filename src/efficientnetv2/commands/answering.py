@@ -1,4 +1,4 @@
-"""What ``evaluate`` and ``predict`` share: pictures answered by one process or many, and what could not be read."""
+"""What verbs that answer share: the device, pictures answered by one process or many, and what could not be read."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from efficientnetv2.commands.so_far import Ints, SoFar, told
 from efficientnetv2.commands.tables import header_of
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.checking import Damage
+from efficientnetv2.inference.accelerate import device_note, pick_own_device
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.answers import shared_answers
@@ -31,6 +32,23 @@ from efficientnetv2.training.interrupt import signals_as_ctrl_c
 _NAMED = 5
 SKIPPED = "skipped.csv"
 _SKIPPED_COLUMNS = ["path", "reason"]
+
+
+def device_to_answer_on(word: str, world: World, screen: Screen) -> torch.device:
+    """The device of this process, and a line where it was taken unasked though it is not tested, or there is a better.
+
+    Args:
+        word: as ``--device`` says it.
+        world: the processes.
+        screen: of this process.
+
+    Raises:
+        InputError: no such device here, or none for each process.
+    """
+    device = pick_own_device(word, world.local_rank, world.local_size)
+    if note := device_note(word, device):
+        screen.say(note)
+    return device
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +105,7 @@ def answered(
         screen.say(told(len(known[0])))
         left = np.setdiff1d(left, known[0])
     started = time.perf_counter()
-    with screen.counting(what, len(left)) as counted, _kept(so_far):
+    with screen.counting(what, len(left)) as counted, kept(so_far):
         predictions = shared_answers(
             asked.network,
             manifest.select(left) if len(left) < len(manifest) else manifest,
@@ -104,7 +122,7 @@ def answered(
     whole = replace(
         predictions, samples=left[predictions.samples], unreadable=tuple(sorted(unreadable.items()))
     )
-    if known is not None:
+    if known is not None and len(known[0]):  # without any, three times the logits would be in memory
         whole = _with(whole, manifest, *known)
     if world.first and not len(whole.samples):
         raise none_readable(manifest, *whole.unreadable[0])
@@ -112,8 +130,15 @@ def answered(
 
 
 @contextmanager
-def _kept(so_far: SoFar | None) -> Iterator[None]:
-    """Within, a process that is stopped keeps its answers."""
+def kept(so_far: SoFar | None) -> Iterator[None]:
+    """Within, a process that is stopped, or fails, keeps its answers; SIGTERM stops it as Ctrl-C does.
+
+    Args:
+        so_far: where it keeps them; None keeps none, and leaves signals as they are.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; says so where answers are kept.
+    """
     if so_far is None:
         yield
         return

@@ -14,6 +14,7 @@ from efficientnetv2.commands.answering import (
     SKIPPED,
     Asked,
     answered,
+    device_to_answer_on,
     list_skipped,
     skipped_in_all,
     tell_unreadable,
@@ -36,7 +37,7 @@ from efficientnetv2.evaluation.answered import Over
 from efficientnetv2.evaluation.hanging import evaluated_whole
 from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.evaluation.sizes import SizeCurve
-from efficientnetv2.inference.accelerate import pick_own_device, workers_for
+from efficientnetv2.inference.accelerate import workers_for
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.activation import dry_run
@@ -86,7 +87,7 @@ def evaluate_and_report(
     with together(world, mend="Run it again."), ExitStack() as kept:
         if out is not None and world.first:
             kept.enter_context(report_folder(out, source.data, screen))
-        on = pick_own_device(device, world.local_rank, world.local_size)
+        on = device_to_answer_on(device, world, screen)
         readers = workers_for(workers, on, sharing=world.local_size, say=screen.say)
         asked, name, looking, compared, wanted = by_first(
             world, lambda: _asked(model, source, split, strict, screen, image_px, sizes, views, asking)

@@ -9,12 +9,13 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from efficientnetv2.base.answer import probabilities
 from efficientnetv2.base.errors import MemoryShortError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import Pixels, first_three
-from efficientnetv2.data.readers import Dispensable, originals
+from efficientnetv2.data.readers import Dispensable, to_answer
 from efficientnetv2.evaluation.explain import explainable, grad_cam
 from efficientnetv2.evaluation.galleries import Seen, chosen, shown
 from efficientnetv2.evaluation.sections import Part
@@ -88,17 +89,17 @@ def _section(
     looked: Callable[[Sequence[int]], dict[int, Seen]],
     whose: str = "",
 ) -> tuple[Part, ...]:
-    labels, probabilities = predictions.labels, predictions.probabilities
+    labels, shares = predictions.labels, predictions.probabilities
     if labels.ndim != 1 or not len(labels) or (labels < 0).any():
         return ()
-    galleries = chosen(labels, probabilities, class_names)
+    galleries = chosen(labels, shares, class_names)
     seen = looked(sorted({int(place) for one in galleries for place in one.places}))
     paths = [manifest.paths[int(row)] for row in predictions.samples]
     return (
         shown(
             galleries,
             labels,
-            probabilities,
+            shares,
             class_names,
             paths,
             lambda place: seen.get(place, Seen(None)),
@@ -116,7 +117,7 @@ def _seen(
 ) -> dict[int, Seen]:
     """Pictures of some places in the predictions, as the network saw them, with what spoke for its answers."""
     # Rasters by the rule that was measured with this network, as when it answered; of folds each has its own.
-    reader = originals(replace(manifest, bands=preprocessing.bands or manifest.bands))
+    reader = to_answer(replace(manifest, bands=preprocessing.bands or manifest.bands))
     pictures, see = Dispensable(reader), partial(eval_picture, preprocessing=preprocessing)
     images: dict[int, Pixels] = {}
     for place in places:
@@ -125,7 +126,7 @@ def _seen(
             images[place] = image
     if not images or not explainable(network):
         return {place: Seen(first_three(image)) for place, image in images.items()}
-    called = predictions.probabilities[list(images)].argmax(axis=1).astype(np.int64)
+    called = probabilities(predictions.logits[list(images)], predictions.answer).argmax(dim=1).numpy()
     try:
         maps = grad_cam(network, np.stack(list(images.values())), called)
     except MemoryShortError:  # the pictures are shown without: no figure hangs on them

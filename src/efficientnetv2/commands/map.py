@@ -70,8 +70,8 @@ def draw_map(
     """Map a raster: what the model takes each place for, as a GeoTIFF in the raster's own grid.
 
     Overlapping windows are answered and blended. Band 1 holds the class of each pixel (from 1, in the order of the
-    model's classes, with colours and names), band 2 its probability in per cent; 0 is where the raster has no data.
-    A map that is there is replaced, another file is not. Needs the extra "geo".
+    model's classes, with names and, of up to 255 classes, colours), band 2 its probability in per cent; 0 is where the
+    raster has no data. A map that is there is replaced, another file is not. Needs the extra "geo".
 
     Examples:
     - `effnetv2 map runs/land_cover scene.tif`

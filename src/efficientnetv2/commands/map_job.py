@@ -11,6 +11,7 @@ from typing import Any
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place
 from efficientnetv2.base.preprocessing import RGB, Bands, Preprocessing
+from efficientnetv2.commands.answering import device_to_answer_on
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen, answer, duration
@@ -21,9 +22,10 @@ from efficientnetv2.deploy import mapfile
 from efficientnetv2.deploy.ground import untrue
 from efficientnetv2.deploy.map import Tally, draw
 from efficientnetv2.deploy.windows import Grid
-from efficientnetv2.inference.accelerate import pick_device
 from efficientnetv2.inference.predict import check_classes, check_one_class, check_reads_files
 from efficientnetv2.models import modelfile
+from efficientnetv2.training.distributed import World
+from efficientnetv2.training.interrupt import signals_as_ctrl_c
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def map_and_write(
         InputError: anything a user can mend.
     """
     screen = Screen(quiet=as_json)
-    on = pick_device(device)
+    on = device_to_answer_on(device, World(), screen)
     _refuse_place(out, raster)
     with opened(raster) as source:
         refuse_others(out, "--out", mapfile.is_map, "is no map of effnetv2 map")
@@ -64,10 +66,9 @@ def map_and_write(
         grid = grid_for(source, network.preprocessing, wanted, raster)
         for line in _chosen(source, raster, grid, bands, wanted, _trained_m(network.preprocessing)):
             screen.say(line)
-        names = network.class_names or tuple(str(number) for number in range(network.num_classes))
         tallies: list[Tally] = []
         started = time.perf_counter()
-        with screen.counting("mapping", len(grid), "windows") as counted:
+        with signals_as_ctrl_c(), screen.counting("mapping", len(grid), "windows") as counted:
 
             def fill(put: mapfile.Put) -> None:
                 tallies.append(
@@ -86,14 +87,14 @@ def map_and_write(
             told = {
                 "model": model,
                 "command": command_line(),
-                "window_px": grid.window_px,
-                "stride_px": grid.stride_px,
+                "window_px": str(grid.window_px),
+                "stride_px": str(grid.stride_px),
             }
-            mapfile.write(out, source, names, fill, told={name: str(value) for name, value in told.items()})
+            mapfile.write(out, source, network.class_names, fill, told=told)
         seconds = time.perf_counter() - started
-    _tell(tallies[0], names, out, grid, seconds, screen)
+    _tell(tallies[0], network.class_names, out, grid, seconds, screen)
     if as_json:
-        answer(_answered(tallies[0], names, out, raster, grid, bands, seconds))
+        answer(_answered(tallies[0], network.class_names, out, raster, grid, bands, seconds))
 
 
 def _refuse_place(out: Path, raster: Path) -> None:
@@ -260,13 +261,14 @@ def _tell(
     covered = max(1, int(tally.pixels.sum()))
     columns = ["class", "value", "pixels", "share", "hectares", "probability"]
     rows = []
-    for place in sorted(range(len(names)), key=lambda place: -int(tally.pixels[place])):
+    met = (place for place in range(len(names)) if tally.pixels[place])
+    for place in sorted(met, key=lambda place: -int(tally.pixels[place])):
         pixels = int(tally.pixels[place])
         rows.append(
             [
                 names[place], str(place + 1), f"{pixels:,}", f"{pixels / covered:.1%}",
                 "" if tally.hectares is None else f"{tally.hectares[place]:,.1f}",
-                f"{tally.confidence[place]:.2f}" if pixels else "",
+                f"{tally.confidence[place]:.2f}",
             ]
         )  # fmt: skip
     if tally.hectares is None:
@@ -275,6 +277,9 @@ def _tell(
             [[row[i] for i in (0, 1, 2, 3, 5)] for row in rows],
         )
     screen.table("On the map", columns, rows)
+    if nowhere := len(names) - len(rows):
+        are = "is" if nowhere == 1 else "are"
+        screen.say(f"Of the model's {count_of(len(names), 'class')} {nowhere:,} {are} not on it.")
     if tally.nodata:
         screen.say(f"{count_of(tally.nodata, 'pixel')} without data stay so.")
     screen.say(

@@ -15,7 +15,9 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.answering import (
     Asked,
     answered,
+    device_to_answer_on,
     is_list_of_skipped,
+    kept,
     list_beside,
     list_skipped,
     skipped_in_all,
@@ -30,10 +32,13 @@ from efficientnetv2.commands.source import Source, tell
 from efficientnetv2.commands.tables import is_predictions, write_predictions
 from efficientnetv2.commands.views import for_own_views, views_asked
 from efficientnetv2.evaluation.answered import NAME as ANSWERS
-from efficientnetv2.inference.accelerate import pick_own_device, workers_for
+from efficientnetv2.inference.accelerate import workers_for
 from efficientnetv2.inference.predict import Predictions, check_classes, check_reads_files
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.distributed import by_first, launched, together
+
+# Classes whose pictures the screen counts; the table has them all. Ours.
+_COUNTED = 10
 
 
 def predict_and_write(
@@ -71,7 +76,7 @@ def predict_and_write(
     world = launched()
     screen = Screen(quiet=as_json, mute=not world.first)
     with together(world, mend="Run it again."):
-        on = pick_own_device(device, world.local_rank, world.local_size)
+        on = device_to_answer_on(device, world, screen)
         readers = workers_for(workers, on, sharing=world.local_size, say=screen.say)
         asked, looking = by_first(
             world, lambda: _asked(model, source, out, rank, strict, screen, views, separator)
@@ -89,10 +94,11 @@ def predict_and_write(
             so_far=so_far,
         )
         if world.first:
-            _write(asked, predictions, out, screen, as_json, abstain_below, separator)
+            with kept(so_far):  # ranking looks at all pictures once more
+                _write(asked, predictions, out, screen, as_json, abstain_below, separator)
+                if rank is not None:
+                    write_ranking(rank, asked, predictions, device=on, workers=readers, screen=screen)
             so_far.remove()
-            if rank is not None:
-                write_ranking(rank, asked, predictions, device=on, workers=readers, screen=screen)
 
 
 def _asked(
@@ -193,6 +199,11 @@ def _counted(table: pd.DataFrame, separator: str | None, answer: Answer) -> str:
     )
     counts = labels.value_counts()
     without = "left to a person" if separator is None or answer == "softmax" else "without a label"
-    return f"{count_of(len(table), 'picture')}: " + ", ".join(
-        f"{label or without} {count}" for label, count in counts.items()
-    )
+    shown = [
+        f"{label or without} {many}"
+        for place, (label, many) in enumerate(counts.items())
+        if place < _COUNTED or not label  # those for a person are told, be they ever so few
+    ]
+    if len(shown) < len(counts):
+        shown.append(count_of(len(counts) - len(shown), "more class"))
+    return f"{count_of(len(table), 'picture')}: {', '.join(shown)}"

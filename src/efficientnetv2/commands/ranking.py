@@ -24,6 +24,7 @@ from efficientnetv2.evaluation import seeing
 from efficientnetv2.evaluation.to_label import Ranked, sheet
 from efficientnetv2.inference.predict import Predictions, check_one_class, embed_manifest
 from efficientnetv2.inference.ranking import MOST, rank
+from efficientnetv2.metrics.classification import most_probable
 from efficientnetv2.models.network import Network
 
 # Of the draws: the same model and pictures are to give the same order. Ours.
@@ -108,10 +109,8 @@ def write_ranking(
     key = Key.of(_SEED).fold("label next")
     with screen.counting("choosing", min(MOST, len(rows))) as chosen:
         found = rank(probabilities, embedded.vectors, key=key, progress=chosen)
-    names = np.array(
-        asked.network.class_names or [str(k) for k in range(probabilities.shape[1])], dtype=object
-    )
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :2]
+    names = np.array(asked.network.class_names, dtype=object)
+    best = most_probable(probabilities, 2)
     places = np.arange(len(rows))
     table = pd.DataFrame(
         {

@@ -1,13 +1,12 @@
-"""Answers that a long ``predict`` has come to, kept beside its table until that is written."""
+"""Answers that a long ``predict`` has come to, kept beside its table until all that it writes is written."""
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.data.listing import packed
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.names import is_url, shard_of
+from efficientnetv2.data.shards.stores import Stat, store_at
 from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet, Network
 from efficientnetv2.models.tensorfile import sha256_by_name
@@ -35,7 +35,8 @@ _EVERY_S = 300.0
 class SoFar:
     """Answers of one network to the pictures of one manifest; whoever asks for the same again goes on with them.
 
-    A picture whose file has changed since, by its size or time, is asked for again.
+    A picture whose file or shard has changed since, by its size and time, of a URL by what the store says of its state,
+    is asked for again.
 
     Args:
         table: that is written at the end; they lie beside it.
@@ -60,8 +61,8 @@ class SoFar:
         self._manifest, self._classes = manifest, network.num_classes
         self._asked = _digest(network, preprocessing, manifest)
         self._say, self._every_s, self._written_at = say, every_s, time.monotonic()
-        self._rows: list[Ints] = []
-        self._logits: list[Tensor] = []
+        self._unwritten: list[tuple[Ints, Tensor, Ints]] = []  # rows, logits, marks
+        self._states: dict[str, Stat | None] = {}  # of shards, so that each is asked for once
         self._failed = False
 
     def found(self) -> tuple[Ints, Tensor]:
@@ -69,6 +70,9 @@ class SoFar:
 
         Returns:
             (n,) rows of the manifest, ascending, and their (n, K) logits.
+
+        Raises:
+            InputError: the store of their shards does not answer.
         """
         parts = [
             part for file in sorted(self._folder.glob(f"{self._asked}-*.npz")) if (part := self._read(file))
@@ -84,9 +88,12 @@ class SoFar:
         Args:
             rows: (n,) of the manifest.
             logits: (n, K) float32.
+
+        Raises:
+            InputError: the store of their shards does not answer.
         """
-        self._rows.append(rows)
-        self._logits.append(logits)
+        # Of a store that goes away later nothing could be asked, and that is when the answers have to be kept.
+        self._unwritten.append((rows, logits, self._marks(rows)))
         if time.monotonic() - self._written_at >= self._every_s:
             self.write()
 
@@ -95,9 +102,13 @@ class SoFar:
 
         A disk that takes no more is told of once, and costs no answer.
         """
-        if self._rows and not self._failed:
-            rows, logits = np.concatenate(self._rows), torch.cat(self._logits).numpy()
-            part = {"rows": rows, "logits": logits, "files": _marks(self._manifest, rows.tolist())}
+        if self._unwritten and not self._failed:
+            rows, logits, files = zip(*self._unwritten, strict=True)
+            part = {
+                "rows": np.concatenate(rows),
+                "logits": torch.cat(logits).numpy(),
+                "files": np.concatenate(files),
+            }
             try:
                 self._folder.mkdir(exist_ok=True)
                 file = self._folder / f"{self._asked}-{secrets.token_hex(4)}.npz"
@@ -108,12 +119,12 @@ class SoFar:
                     f"Answers so far are not kept: {self._folder}: {error.strerror or error}. Going on without; if "
                     "stopped now, the answers since the last time are lost."
                 )
-            self._rows, self._logits = [], []
+            self._unwritten = []
         self._written_at = time.monotonic()
         return next(self._folder.glob(f"{self._asked}-*.npz"), None) is not None
 
     def remove(self) -> None:
-        """Forget them, and those of other networks or pictures: their table has been written, or replaced."""
+        """Forget them, and those of other networks or pictures: what hangs on them has been written, or replaced."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _read(self, file: Path) -> tuple[Ints, Tensor] | None:
@@ -123,8 +134,18 @@ class SoFar:
                 rows, logits, files = part["rows"], part["logits"], part["files"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        same = (files == _marks(self._manifest, rows.tolist())).all(axis=1)
+        same = (files == self._marks(rows)).all(axis=1)
         return rows[same], torch.from_numpy(logits[same])
+
+    def _marks(self, rows: Ints) -> Ints:
+        """(n, 2) size in bytes and state of the file that each picture stands in; -1 where nobody can say."""
+        manifest = self._manifest
+        files = [_file(manifest.paths[row], in_shards=manifest.shards is not None) for row in rows.tolist()]
+        states: dict[str, Stat | None] = {} if manifest.shards is None else self._states
+        new = [name for name in dict.fromkeys(files) if name not in states]
+        if new:
+            states |= zip(new, store_at(str(manifest.root)).stats(new), strict=True)
+        return np.array([_mark(states[name]) for name in files], np.int64).reshape(-1, 2)
 
 
 def told(kept: int) -> str:
@@ -141,11 +162,14 @@ def _digest(network: Network, preprocessing: Preprocessing, manifest: Manifest) 
     """32 hexadecimal digits of all that decides an answer, but for the files."""
     weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     parts = [one for one in network.modules() if isinstance(one, Network)]
+    # Some stores say no more of a shard than its size, so that those of another URL could be taken for these.
+    url = str(manifest.root) if is_url(str(manifest.root)) else ""
     words = [
         sha256_by_name(weights),
         repr(preprocessing),
         *(repr((_made_as(one), one.preprocessing, one.answer, one.calibration)) for one in parts),
         manifest.digest(),
+        url,
         repr(manifest.bands),
     ]
     return blake2b("\0".join(words).encode(), digest_size=16).hexdigest()
@@ -160,22 +184,14 @@ def _made_as(network: Network) -> str:
     return type(network).__name__
 
 
-def _marks(manifest: Manifest, rows: Sequence[int]) -> Ints:
-    """(n, 2) size in bytes and time in ns of the file that each picture stands in; -1 where nobody can say."""
-    known: dict[str, tuple[int, int]] = {}
-    paths = manifest.paths
-    return np.array([_mark(manifest, paths[row], known) for row in rows], np.int64).reshape(-1, 2)
+def _file(path: str, *, in_shards: bool) -> str:
+    """What holds a picture of a manifest: itself, its shard, or the file that it is packed into."""
+    within = shard_of(path) if in_shards else packed(path)
+    return path if within is None else within[0]
 
 
-def _mark(manifest: Manifest, path: str, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    if is_url(str(manifest.root)) or is_url(path):
+def _mark(state: Stat | None) -> tuple[int, int]:
+    """Size in bytes, and a number for the word of its state; -1 where there is none."""
+    if state is None:
         return -1, -1
-    within = packed(path) if manifest.shards is None else shard_of(path)
-    name = path if within is None else within[0]
-    if name not in known:
-        try:
-            found = os.stat(os.path.join(manifest.root, name))
-            known[name] = found.st_size, found.st_mtime_ns
-        except OSError:
-            known[name] = -1, -1
-    return known[name]
+    return state.bytes, int.from_bytes(blake2b(state.stamp.encode(), digest_size=8).digest(), signed=True)

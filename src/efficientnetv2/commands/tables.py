@@ -16,7 +16,7 @@ from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.evaluation.answered import DRAWN_WHOLE
 from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.metrics.classification import portions
+from efficientnetv2.metrics.classification import most_probable
 from efficientnetv2.metrics.several import applied
 
 # Of more classes only the most probable are written: all of 100,000 pictures of ImageNet-21k would take 20 GB. Ours.
@@ -119,10 +119,7 @@ def _table(
     table = pd.DataFrame({"path": list(paths)})
     truth = {} if true_labels is None else {"true_label": list(true_labels)}
     if len(class_names) > MOST_CLASSES:
-        parts = (probabilities[part] for part in portions(*probabilities.shape))
-        ranked = [np.argsort(-part, axis=1, kind="stable")[:, :_BEST] for part in parts]
-        best = np.concatenate([np.empty((0, _BEST), np.int64), *ranked])
-        for place, column in enumerate(best.T, start=1):
+        for place, column in enumerate(most_probable(probabilities, _BEST).T, start=1):
             end = f"_{place}" if place > 1 else ""
             table[f"label{end}"] = [class_names[one] for one in column]
             table[f"probability{end}"] = probabilities[np.arange(len(column)), column].round(6)

@@ -205,11 +205,14 @@ def in_codes(dataset: Dataset) -> str:
     """Why the numbers of an ordinary picture are no levels, to follow its name; '' where they are.
 
     Pillow makes colours of a palette's numbers, inverts levels that count from white, and spreads levels of few bits;
-    GDAL hands on the numbers. Where such a picture trains among ordinary ones, Pillow reads it.
+    GDAL hands on the numbers. Where such a picture trains among ordinary ones, Pillow reads it. A container, such as a
+    NetCDF of several variables, holds no numbers itself.
 
     Args:
         dataset: opened.
     """
+    if not dataset.count:
+        return f"has no bands itself. {_pages_joined(dataset) or 'Give one that has.'}"
     if any(colour.name == "palette" for colour in dataset.colorinterp):
         return (
             "holds numbers of a palette's colours, not levels. Make them colours, with GDAL by gdal_translate -expand "

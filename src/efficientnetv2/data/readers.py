@@ -101,8 +101,8 @@ def to_answer(manifest: Manifest) -> Reader:
 
 
 def to_show(manifest: Manifest) -> Reader:
-    """The reader of what people are shown: the same, but of rasters three channels (``Bands.shown``)."""
-    return originals(manifest if manifest.bands is None else replace(manifest, bands=manifest.bands.shown))
+    """The reader of what people are shown: what was answered, but of rasters three channels (``Bands.shown``)."""
+    return to_answer(manifest if manifest.bands is None else replace(manifest, bands=manifest.bands.shown))
 
 
 class Dispensable:

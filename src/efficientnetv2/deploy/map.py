@@ -20,7 +20,7 @@ from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.pictures import Pixels
 from efficientnetv2.data.raster import Dataset, Valid, read, values_of
 from efficientnetv2.deploy.ground import row_hectares
-from efficientnetv2.deploy.mapfile import BLOCK_PX, NODATA, Put
+from efficientnetv2.deploy.mapfile import BLOCK_PX, NODATA, Put, Window
 from efficientnetv2.deploy.windows import Floats, Grid, blended, weights
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.models.network import Network
@@ -81,13 +81,27 @@ def draw(
     for top in range(0, grid.height, BLOCK_PX):
         bottom = min(top + BLOCK_PX, grid.height)
         rows = answered.rows(top, bottom)
-        for left in range(0, grid.width, BLOCK_PX):
-            window = ((top, bottom), (left, min(left + BLOCK_PX, grid.width)))
-            _, present = values_of(source, bands.numbers, window)
-            values, confidence = rows.told(grid, *window[1], np.logical_or.reduce(present))
+        for window, valid in _blocks(source, bands.numbers, top, bottom):
+            values, confidence = rows.told(grid, *window[1], valid)
             tally.add(values, confidence, top)
             put(values, _per_cent(confidence, values), window)
     return tally.result()
+
+
+def _blocks(
+    source: Dataset, numbers: tuple[int, ...], top: int, bottom: int
+) -> Iterator[tuple[Window, Valid]]:
+    """The blocks of a row, from the left, and where each has data.
+
+    Many are read at once: a strip of a raster goes over its whole width, and would be decoded for each of them.
+    """
+    some_px = BLOCK_PX * max(1, _READ_PX // (BLOCK_PX * (bottom - top)))
+    for first in range(0, source.width, some_px):
+        last = min(first + some_px, source.width)
+        valid = np.logical_or.reduce(values_of(source, numbers, ((top, bottom), (first, last)))[1])
+        for left in range(first, last, BLOCK_PX):
+            right = min(left + BLOCK_PX, last)
+            yield ((top, bottom), (left, right)), valid[:, left - first : right - first]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
 """The map as a file: a GeoTIFF that knows where it lies and what its values mean.
 
-Band 1 holds the class of each pixel, from 1 in the order of the model's classes, with a colour for each; band 2 how
-probable it is, in per cent. 0 is where the raster has no data. Smaller copies of it lie in the same file, so that a
-viewer need not read all of it to show all of it.
+Band 1 holds the class of each pixel, from 1 in the order of the model's classes, with a colour for each of up to 255;
+band 2 how probable it is, in per cent. 0 is where the raster has no data. Smaller copies of it lie in the same file, so
+that a viewer need not read all of it to show all of it.
 
 The classes' names stand in the metadata: the item ``class_names`` as a JSON list, and in band 1 an item for each value.
 For QGIS and all else that reads by GDAL they stand beside it too, as category names in ``map.tif.aux.xml``, where GDAL
@@ -39,7 +39,7 @@ Put = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], Window], None]
 _MOST_COLOURED = 255  # values of a byte, but the one for no data
 _MOST_CLASSES = 65_535  # values of 16 bits, likewise
 _TURN = 0.618034  # of the colour wheel between classes: the golden section, so that neighbours differ. Ours.
-_ROWS = 1024  # that are counted at a time. Ours.
+_COUNTED_PX = 2**20  # at a time, of a row of blocks: some 40 MB, however wide a map is. Ours.
 
 
 def write(
@@ -207,16 +207,23 @@ def classes_and_areas(
         names = class_names_of(dataset, path)
         pixels, hectares = np.zeros(len(names) + 1, np.int64), np.zeros(len(names) + 1)
         of_row = row_hectares(dataset)
-        for top in range(0, dataset.height, _ROWS):
-            bottom = min(top + _ROWS, dataset.height)
+        for rows, columns in _parts(dataset):
             with reading(dataset):
-                stored = dataset.read(1, window=((top, bottom), (0, dataset.width)), masked=True)
-            values = classes_of(stored, len(names), path)
-            rows = np.stack([np.bincount(row, minlength=len(pixels)) for row in values])
-            pixels += rows.sum(axis=0)
+                stored = dataset.read(1, window=(rows, columns), masked=True)
+            values = classes_of(stored, len(names), path).ravel()
+            pixels += np.bincount(values, minlength=len(pixels))
             if of_row is not None:
-                hectares += of_row[top:bottom] @ rows
+                each = np.repeat(of_row[slice(*rows)], columns[1] - columns[0])
+                hectares += np.bincount(values, weights=each, minlength=len(pixels))
     return names, pixels[1:], None if of_row is None else hectares[1:]
+
+
+def _parts(dataset: Dataset) -> Iterator[Window]:
+    """Windows that cover a raster, none of which cuts a block of ours in two."""
+    wide = _COUNTED_PX // BLOCK_PX
+    for top in range(0, dataset.height, BLOCK_PX):
+        for left in range(0, dataset.width, wide):
+            yield (top, min(top + BLOCK_PX, dataset.height)), (left, min(left + wide, dataset.width))
 
 
 def classes_of(stored: npt.NDArray[Any], classes: int, path: Path) -> npt.NDArray[np.uint16]:

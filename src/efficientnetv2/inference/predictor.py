@@ -90,9 +90,10 @@ class Predictor:
         Args:
             pictures: one of, or a sequence of: a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4)
                 of uint8. An array of four dimensions is a sequence of pictures. A model that learnt rasters by a rule
-                takes their paths, and arrays (H, W, bands) of the values that a raster holds; one that sees the first
-                band alone also PIL images of 16 or 32 bits. In arrays and images what is not finite is missing: they do
-                not say which other value is none.
+                takes their paths, and arrays (H, W, bands) of the values that a raster holds. Of three bands uint8 is
+                an ordinary picture, unless rasters of 8 bits trained beside deeper ones. A model that sees the first
+                band alone takes PIL images of 16 or 32 bits too. In arrays and images what is not finite is missing:
+                they do not say which other value is none.
 
         Raises:
             InputError: a picture that can't be read, or is of none of these kinds; or the network answers with NaN.
@@ -134,7 +135,7 @@ class Predictor:
                 return eval_picture(raster_picture(str(picture), bands), preprocessing)
             if isinstance(picture, Image.Image) and _is_deep(picture, bands):
                 return eval_picture(_levels_of_image(picture, bands), preprocessing)
-            if bands is not None and (bands.channels != RGB or _holds_values(picture)):
+            if bands is not None and (bands.channels != RGB or _holds_values(picture, bands)):
                 return eval_picture(_levels_of(picture, bands), preprocessing)
             readable = _readable(picture)
             if bands is not None and deep(bands) and is_deep(readable):
@@ -154,8 +155,15 @@ def _is_deep(image: Image.Image, bands: Bands | None) -> bool:
     return deep and image.format in ("TIFF", None) and (bands is not None or tiffs.readable())
 
 
-def _holds_values(picture: Picture) -> bool:
-    return isinstance(picture, np.ndarray) and picture.dtype != np.uint8
+def _holds_values(picture: Picture, bands: Bands) -> bool:
+    """Whether an array holds a raster's values, to be read by its rule; else it is an ordinary picture.
+
+    8 bits are values where rasters of them were measured for the rule, beside deeper ones.
+    """
+    if not isinstance(picture, np.ndarray):
+        return False
+    measured = deep(bands) and "uint8" in bands.kinds and picture.ndim == 3 and picture.shape[2] == RGB
+    return picture.dtype != np.uint8 or measured
 
 
 def _named(picture: Picture) -> str:

@@ -21,11 +21,12 @@ from efficientnetv2.base.keys import Key
 # Pictures that are put in order by the rule; the rest follow by uncertainty alone. Nobody labels more before training
 # again, and the work is n times this. Ours.
 MOST = 1_000
-# Numbers of the vectors that are widened to float64 at a time, 2 MB: all of them at once would be twice what there is,
-# and five networks' vectors of 100,000 pictures are 2.6 GB already. Ours.
+# Numbers that are widened to float64 at a time, 2 MB: all of them at once would be twice what there is, and five
+# networks' vectors of 100,000 pictures are 2.6 GB already, a thousand probabilities of a million 4 GB. Ours.
 _WIDENED = 2**18
 
 Floats = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Ranking:
         margin: (n,) likewise: probability of the best class less that of the second.
     """
 
-    order: npt.NDArray[np.int64]
+    order: Places
     diverse: int
     entropy: Floats
     margin: Floats
@@ -57,20 +58,23 @@ def rank(
     """Put pictures in the order in which they are worth labelling.
 
     Args:
-        probabilities: (n, K) of the classes, rows sum to 1; K is 2 or more.
+        probabilities: (n, K) of the classes, rows sum to 1; K is 2 or more; never copied as a whole.
         vectors: (n, d) what the classifier reads of them; never copied as a whole.
         key: of the draws; the same gives the same order.
         most: how many are chosen for being different; fewer where the rest are copies of those.
-        progress: called with how many are chosen so far; each looks at all vectors once.
+        progress: called with how many are chosen so far; each looks at all vectors and probabilities once.
     """
-    shares = probabilities.astype(np.float64)
-    entropy = _entropy(shares)
-    best = np.sort(shares, axis=1)
-    chosen = _spread(shares, vectors, min(most, len(shares)), key, progress)
-    left = np.setdiff1d(np.arange(len(shares)), chosen)
+    count = len(probabilities)
+    entropy, margin = np.empty(count), np.empty(count)
+    for rows, shares in _widened(probabilities):
+        entropy[rows] = _entropy(shares)
+        best = np.partition(shares, -2, axis=1)
+        margin[rows] = best[:, -1] - best[:, -2]
+    chosen = _spread(probabilities, vectors, min(most, count), key, progress)
+    left = np.setdiff1d(np.arange(count), chosen)
     left = left[np.argsort(-entropy[left], kind="stable")]
     order = np.concatenate([np.array(chosen, dtype=np.int64), left])
-    return Ranking(order, len(chosen), entropy, best[:, -1] - best[:, -2])
+    return Ranking(order, len(chosen), entropy, margin)
 
 
 def _entropy(shares: Floats) -> Floats:
@@ -81,7 +85,7 @@ def _entropy(shares: Floats) -> Floats:
 
 
 def _spread(
-    shares: Floats,
+    probabilities: npt.NDArray[np.floating],
     vectors: npt.NDArray[np.floating],
     count: int,
     key: Key,
@@ -89,13 +93,13 @@ def _spread(
 ) -> list[int]:
     """Places chosen by k-means++ among gradients, the first being the longest.
 
-    A gradient is the outer product of a residual (K) and a vector (d), so distances need neither in full.
+    A gradient is the outer product of a residual (K), the probabilities less 1 at the class called, and a vector (d),
+    so distances need neither in full.
     """
     if not count:
         return []
-    residuals = shares.copy()
-    residuals[np.arange(len(shares)), shares.argmax(axis=1)] -= 1
-    lengths = (residuals**2).sum(axis=1) * _lengths(vectors)
+    called = probabilities.argmax(axis=1)
+    lengths = _lengths(probabilities, called) * _lengths(vectors)
     draws = key.fold("rank").generator()
     chosen = [int(lengths.argmax())]
     squares = lengths.copy()  # to no gradient at all
@@ -103,7 +107,7 @@ def _spread(
         if progress is not None:
             progress(len(chosen))
         last = chosen[-1]
-        products = (residuals @ residuals[last]) * _products(vectors, vectors[last])
+        products = _products(probabilities, last, called) * _products(vectors, last)
         apart = lengths + lengths[last] - 2 * products
         # What rounding leaves between equal gradients is no distance.
         apart[apart < 1e-9 * (lengths + lengths[last])] = 0
@@ -116,31 +120,40 @@ def _spread(
         chosen.append(min(place, int(np.flatnonzero(squares)[-1])))
 
 
-def _widened(vectors: npt.NDArray[np.floating]) -> Iterator[tuple[slice, Floats]]:
-    """Vectors in float64, some rows at a time, each part in the memory of the one before it.
+def _widened(
+    numbers: npt.NDArray[np.floating], called: Places | None = None
+) -> Iterator[tuple[slice, Floats]]:
+    """(n, d) numbers in float64, some rows at a time, each part in the memory of the one before it.
 
     In float32 the distance of two that are all but equal would be what rounding left.
+
+    Args:
+        numbers: (n, d).
+        called: (n,) where in each row 1 is taken off; None takes off none.
     """
-    count, width = vectors.shape
+    count, width = numbers.shape
     rows = max(1, _WIDENED // max(1, width))
     memory = np.empty((min(rows, count), width))
     for start in range(0, count, rows):
         part = memory[: min(rows, count - start)]
-        part[:] = vectors[start : start + rows]
+        part[:] = numbers[start : start + rows]
+        if called is not None:
+            part[np.arange(len(part)), called[start : start + rows]] -= 1
         yield slice(start, start + len(part)), part
 
 
-def _lengths(vectors: npt.NDArray[np.floating]) -> Floats:
-    """(n,) squared."""
-    found = np.empty(len(vectors))
-    for rows, part in _widened(vectors):
+def _lengths(numbers: npt.NDArray[np.floating], called: Places | None = None) -> Floats:
+    """(n,) squared, of rows as ``_widened`` has them."""
+    found = np.empty(len(numbers))
+    for rows, part in _widened(numbers, called):
         found[rows] = np.einsum("nd,nd->n", part, part)
     return found
 
 
-def _products(vectors: npt.NDArray[np.floating], one: npt.NDArray[np.floating]) -> Floats:
-    """(n,) inner products of each with one of them."""
-    found, wide = np.empty(len(vectors)), one.astype(np.float64)
-    for rows, part in _widened(vectors):
-        found[rows] = part @ wide
+def _products(numbers: npt.NDArray[np.floating], at: int, called: Places | None = None) -> Floats:
+    """(n,) inner products of each row, as ``_widened`` has them, with one of them."""
+    ((_, one),) = _widened(numbers[at : at + 1], None if called is None else called[at : at + 1])
+    found = np.empty(len(numbers))
+    for rows, part in _widened(numbers, called):
+        found[rows] = part @ one[0]
     return found

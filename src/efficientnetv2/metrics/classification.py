@@ -125,6 +125,24 @@ def portions(pictures: int, classes: int) -> Iterator[slice]:
         yield slice(start, start + rows)
 
 
+def most_probable(probabilities: Floats, count: int) -> Integers:
+    """The classes that pictures are taken for, the most probable first; of equal ones the first.
+
+    Args:
+        probabilities: (N, K); never put in order as a whole.
+        count: how many of each picture; all where there are fewer.
+
+    Returns:
+        (N, count).
+    """
+    ranked = [
+        # Without the copy each part's order would stay in memory whole.
+        np.argsort(-probabilities[part], axis=1, kind="stable")[:, :count].copy()
+        for part in portions(*probabilities.shape)
+    ]
+    return np.concatenate([np.empty((0, min(count, probabilities.shape[1])), np.int64), *ranked])
+
+
 def _top5(true: Integers, shares: Floats) -> float:
     classes, hits = np.arange(shares.shape[1]), 0.0
     for part in portions(*shares.shape):

@@ -180,6 +180,11 @@ def _alone(path: Path, network: EfficientNet, to: Target) -> Iterator[str]:
             f"that it answers each class by itself: {TITLES[to]} does not see it in the file, this package does; "
             "whoever else loads it has to take the sigmoid of its outputs"
         )
+    if preprocessing.bands is not None:
+        yield (
+            f"the rule for raster bands ({preprocessing.bands.listed}): {TITLES[to]} does not see it in the file, this "
+            "package does; whoever else loads it has to make the values of these bands 0 to 255 by it"
+        )
     if preprocessing.views != "one":
         yield f"the views ('{preprocessing.views}'): others look at a picture once; this package does as before"
 
