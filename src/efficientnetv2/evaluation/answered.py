@@ -14,7 +14,8 @@ from sklearn.metrics import f1_score
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.keys import Key
-from efficientnetv2.metrics.resampling import Difference, paired_together
+from efficientnetv2.metrics.differences import paired_together
+from efficientnetv2.metrics.resampling import Difference
 
 NAME = "predictions.csv"
 DRAWN_WHOLE = "drawn_whole"  # its column of numbers that are equal where chance drew pictures as one
@@ -159,7 +160,7 @@ def few_whole(together: int | None) -> str:
     """
     if together is None or together >= _MANY:
         return ""
-    return f" Of only {together} of them nothing is certain unless six or more differ, all for one."
+    return f" Of only {together} of them nothing is certain unless six or more differ."
 
 
 def over(

@@ -130,7 +130,7 @@ def gain(one: FinishedRun, other: FinishedRun) -> Gain | None:
     """One run against another, picture by picture; None if they were evaluated on different pictures.
 
     A paired bootstrap over pictures, or over places and groups where either run kept them whole; see
-    ``metrics.resampling.paired_together``.
+    ``metrics.differences.paired_together``.
 
     Args:
         one: that is compared.
