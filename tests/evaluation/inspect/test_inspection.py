@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from efficientnetv2.data.manifest import read
 from efficientnetv2.data.portraits import portraits
 from efficientnetv2.evaluation.inspect import page
 from efficientnetv2.evaluation.inspect.counts import counts
+from efficientnetv2.evaluation.inspect.drawings import legend
 from efficientnetv2.evaluation.inspect.inspection import inspected
 from efficientnetv2.evaluation.inspect.looks import cramers_v
 from efficientnetv2.evaluation.inspect.places import by_place
@@ -396,3 +398,9 @@ def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_p
     assert "The 3 largest of 5 classes; all are in inspection.json." in text
     told = json.loads((tmp_path / page.JSON_NAME).read_text())
     assert list(told["counts"]["by_class"]) == [*"abcde"]
+
+
+def test_the_classes_without_a_colour_of_their_own_are_counted():
+    for classes, said in ((4, []), (5, ["1 other class"]), (6, ["2 other classes"])):
+        manifest = SimpleNamespace(labels=np.arange(classes), class_names=tuple("abcdef"))
+        assert [name for name, _ in legend(manifest)][4:] == said
