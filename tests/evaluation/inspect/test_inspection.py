@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
+from scipy.stats.contingency import association
 from tests.evaluation.inspect.planted import EACH, Planted, scene, sound
 
 from efficientnetv2.base.errors import InputError
@@ -404,3 +406,18 @@ def test_the_classes_without_a_colour_of_their_own_are_counted():
     for classes, said in ((4, []), (5, ["1 other class"]), (6, ["2 other classes"])):
         manifest = SimpleNamespace(labels=np.arange(classes), class_names=tuple("abcdef"))
         assert [name for name, _ in legend(manifest)][4:] == said
+
+
+def test_cramers_v_is_scipys_but_for_chance_and_needs_no_whole_table():
+    """Of 4,000 sizes and 5,000 classes that would be 160 MB."""
+    rng = np.random.default_rng(0)
+    sizes, labels = rng.integers(0, 4, 100_000), rng.integers(0, 5, 100_000)
+    labels = np.where(rng.random(100_000) < 0.5, sizes, labels)
+    table = pd.crosstab(sizes, labels).to_numpy()
+    assert cramers_v(pd.Series(sizes.astype(str)), labels) == pytest.approx(association(table), abs=1e-3)
+    many = pd.Series(rng.integers(0, 4_000, 20_000).astype(str))
+    tracemalloc.start()
+    cramers_v(many, rng.integers(0, 5_000, 20_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
