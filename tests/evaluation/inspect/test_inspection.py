@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 from scipy.stats.contingency import association
+from sklearn.metrics.pairwise import haversine_distances
 from tests.evaluation.inspect.planted import EACH, Planted, scene, sound
 
 from efficientnetv2.base.errors import InputError
@@ -26,7 +28,7 @@ from efficientnetv2.evaluation.inspect.counts import counts
 from efficientnetv2.evaluation.inspect.drawings import legend
 from efficientnetv2.evaluation.inspect.inspection import inspected
 from efficientnetv2.evaluation.inspect.looks import cramers_v
-from efficientnetv2.evaluation.inspect.places import by_place
+from efficientnetv2.evaluation.inspect.places import EARTH_KM, Places, by_place
 from efficientnetv2.inference.predict import Embeddings
 
 DEFORESTATION = Path(__file__).parents[3].parent / "shared" / "data" / "deforestation" / "train.csv"
@@ -142,8 +144,6 @@ def test_pictures_of_one_place_on_both_sides(planted):
 
 def test_places_across_the_date_line_are_near():
     """179.99° east and 179.99° west are 2.2 km apart at the equator."""
-    from efficientnetv2.evaluation.inspect.places import Places
-
     places = Places(np.radians([[0, 179.99], [0, -179.99], [50, 0]]), np.arange(3))
     everyone = np.ones(3, dtype=bool)
     assert places.nearest_km(everyone, everyone)[:2] == pytest.approx(2 * 1.11195, rel=1e-3)
@@ -421,3 +421,25 @@ def test_cramers_v_is_scipys_but_for_chance_and_needs_no_whole_table():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6
+
+
+def test_nearest_places_are_those_of_all_with_all():
+    """Some pictures share a place, so that another is at distance 0."""
+    rng = np.random.default_rng(0)
+    degrees = rng.integers(0, 6, (60, 2)).astype(float)
+    asking, among = rng.random(60) < 0.5, rng.random(60) < 0.3
+    found = Places(np.radians(degrees), np.arange(60)).nearest_km(asking, among)
+    all_with_all = haversine_distances(np.radians(degrees)) * EARTH_KM
+    np.fill_diagonal(all_with_all, np.inf)
+    expected = np.where(asking, all_with_all[:, among].min(axis=1), np.inf)
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert (found == 0).any()
+
+
+def test_many_pictures_of_two_places_are_quickly_compared():
+    """Picture by picture this would be 8 * 10^8 distances."""
+    degrees = np.repeat([[0.0, 0.0], [0.0, 1.0]], 20_000, axis=0)
+    everyone = np.ones(40_000, dtype=bool)
+    begun = time.process_time()
+    assert (Places(np.radians(degrees), np.arange(40_000)).nearest_km(everyone, everyone) == 0).all()
+    assert time.process_time() - begun < 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,15 @@ class Places:
         known = ~np.isnan(degrees).any(axis=1)
         return cls(np.radians(degrees[known]), np.flatnonzero(known).astype(np.int64))
 
+    @cached_property
+    def _spots(self) -> tuple[Floats, Ints]:
+        """(m, 2) different places, and (n,) at which of them each picture is: a tree of equal points has no branches.
+
+        It would compare all pictures of a place with all of them.
+        """
+        spots, spot = np.unique(self.radians, axis=0, return_inverse=True)
+        return spots, spot.reshape(-1).astype(np.int64)
+
     def nearest_km(self, asking: Bools, among: Bools) -> Floats:
         """(n,) kilometres to the nearest other place of ``among``, of those that ask; infinite for the rest.
 
@@ -50,12 +60,16 @@ class Places:
         """
         distances = np.full(len(self.rows), np.inf)
         if among.any() and asking.any():
-            tree = BallTree(self.radians[among], metric="haversine")
-            found, _ = tree.query(self.radians[asking], k=min(2, int(among.sum())))
-            # Who asks among his own kind finds himself first.
-            own = among[asking]
-            second = found[:, 1] if found.shape[1] == 2 else np.full(len(found), np.inf)
-            distances[asking] = np.where(own, second, found[:, 0])
+            spots, spot = self._spots
+            there = np.bincount(spot[among], minlength=len(spots))
+            taken, asked = np.flatnonzero(there), np.unique(spot[asking])
+            tree = BallTree(spots[taken], metric="haversine")
+            nearest = np.full((len(spots), 2), np.inf)
+            many = min(2, len(taken))
+            nearest[asked, :many], _ = tree.query(spots[asked], k=many)
+            # Who is alone where he is, and asks among his own kind, finds himself first.
+            alone = among & (there[spot] == 1)
+            distances[asking] = nearest[spot[asking], alone[asking].astype(np.int64)]
         return distances * EARTH_KM
 
 
