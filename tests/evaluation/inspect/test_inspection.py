@@ -169,6 +169,30 @@ def test_a_latitude_without_a_longitude(planted):
     assert set(found_in(planted.read())) == {"half_a_place"}
 
 
+@pytest.mark.parametrize(
+    ("empty", "without", "found"),
+    [
+        (["longitude"], [], {"half_a_place"}),
+        (["latitude"], ["longitude"], set()),
+        (["latitude", "longitude"], [], set()),
+    ],
+)
+def test_columns_that_are_empty_throughout_are_taken_as_training_takes_them(planted, empty, without, found):
+    planted.table = planted.table.assign(**dict.fromkeys(empty, np.nan)).drop(columns=without)
+    assert set(found_in(planted.read())) == found
+    if found:
+        with pytest.raises(InputError, match="has a latitude but no longitude"):
+            read(planted.folder / "pictures.csv")
+    else:
+        read(planted.folder / "pictures.csv")
+
+
+def test_where_no_picture_has_both_coordinates_all_lack_a_place(planted):
+    odd = planted.table.index % 2 == 1
+    planted.table.loc[odd, "latitude"] = planted.table.loc[~odd, "longitude"] = np.nan
+    assert found_in(planted.read()) == {"no_place": []}
+
+
 def test_a_group_on_both_sides(planted):
     planted.table.loc[90, "group"] = planted.table.loc[10, "group"]
     assert found_in(planted.read()) == {"group_across_splits": [["010.jpg", "011.jpg", "090.jpg"]]}
