@@ -90,6 +90,19 @@ def test_the_same_picture_in_another_file(planted, changes, kind):
     assert found_in(planted.read()) == {kind: [["020.jpg", "other.jpg"]]}
 
 
+def test_of_pictures_saved_again_and_again_all_but_one_add_nothing(planted):
+    """Ten pairs, where each is like each."""
+    for quality in (50, 60, 70, 80):
+        name = f"other{quality}.jpg"
+        Image.open(planted.folder / "020.jpg").save(planted.folder / name, quality=quality)
+        planted.add(name, like=20)
+    manifest = planted.read()
+    (found,) = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).findings
+    assert found.kind == "near_picture"
+    assert len(found.groups) == 10
+    assert ": 4 of 108 pictures (4 %) add nothing." in found.sentence
+
+
 def test_a_copy_that_crosses_splits_with_another_label_is_wrong_in_both_ways(planted):
     shutil.copy(planted.folder / "010.jpg", planted.folder / "copy.jpg")
     planted.add("copy.jpg", like=10, split="val", label="b")

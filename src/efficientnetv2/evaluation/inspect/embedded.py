@@ -8,8 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -21,7 +19,15 @@ from threadpoolctl import threadpool_limits
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
-from efficientnetv2.evaluation.inspect.found import Finding, Section, crossing, disagreeing, how_many, share
+from efficientnetv2.evaluation.inspect.found import (
+    Finding,
+    Section,
+    crossing,
+    disagreeing,
+    how_many,
+    joined,
+    share,
+)
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.inference.probe import USUAL_STRENGTH
 from efficientnetv2.inference.together import Together, choosing
@@ -64,7 +70,7 @@ def lookalikes(
     Returns:
         The section, and the groups, with all their copies.
     """
-    same = _joined(len(manifest), copies)[embeddings.samples]
+    same = joined(len(manifest), copies)[embeddings.samples]
     alone = np.unique(same, return_index=True)[1]
     alone.sort()
     family: dict[int, list[int]] = {}
@@ -180,7 +186,7 @@ def doubted_labels(
         together: rows that show one thing or are of one group; no fold parts them.
         key: of the folds.
     """
-    groups = _joined(len(manifest), together)[embeddings.samples]
+    groups = joined(len(manifest), together)[embeddings.samples]
     usable, labels, classes = _asked(manifest, embeddings, groups)
     if len(classes) < 2:
         return Section({})
@@ -300,12 +306,3 @@ def _learnt(vectors: Floats, labels: Ints, strength: float) -> Pipeline:
 def _seed(key: Key) -> int:
     """For scikit-learn."""
     return key.torch_seed() % 2**32
-
-
-def _joined(count: int, together: Sequence[Sequence[int]]) -> Ints:
-    """(count,) numbers, equal for rows that are joined, directly or by others."""
-    edges = [(group[0], other) for group in together for other in group[1:]]
-    rows, columns = np.array(edges, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(count, count))
-    joined: Ints = connected_components(graph, directed=False)[1].astype(np.int64)
-    return joined
