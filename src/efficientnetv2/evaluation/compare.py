@@ -112,7 +112,7 @@ class Gain:
         macro_f1: the difference of macro-F1, as a fraction.
         balanced_accuracy: likewise.
         f1: of each class that has a picture, likewise.
-        together: places or groups that chance drew as a whole; None where it drew single pictures.
+        together: clusters of pictures that chance drew as a whole; None where it drew single pictures.
     """
 
     points: float
