@@ -105,7 +105,7 @@ def test_groups_and_places_of_any_table_are_drawn_whole_in_an_evaluation(place, 
 
 def test_a_comparison_of_evaluations_draws_whole_what_their_reports_do(place, tmp_path):
     """The two models on the same films; where no word said what films are, pictures are drawn."""
-    whole = "the same 48 pictures, whose 8 places or groups chance draws whole"
+    whole = "the same 48 pictures, in 8 clusters that chance draws whole"
     for words, drawn in ((("--group-column", "film"), True), ((), False)):
         for run in ("known", "unknown"):
             shutil.copy(place / run / "model.safetensors", tmp_path / f"{run}.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -10,8 +11,10 @@ from tests.conftest import COLOURS, paint
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands import evaluate_job
+from efficientnetv2.commands.asking import Asking
 from efficientnetv2.commands.evaluate_job import evaluate_and_report
 from efficientnetv2.commands.source import Source
+from efficientnetv2.data import sides
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
 
@@ -74,3 +77,24 @@ def test_a_full_disk_costs_no_figure(pictures, tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match="No space left on device"):
         evaluate_and_report(model, pictures, out=tmp_path / "out", **MACHINE)
     assert "top-1" in capsys.readouterr().out
+
+
+def test_a_picture_that_cannot_be_read_costs_no_report_where_it_alone_was_cut_off(pictures, tmp_path, capsys):
+    """Its size is not known, so that there are two; without it all others have one."""
+    (tmp_path / "pictures/red/0.jpg").write_bytes(b"")
+    model = saved(tmp_path, "efficientnetv2_b0", 32)
+    words = MACHINE | {"asking": Asking(slices="longer_side_px")}
+    evaluate_and_report(model, pictures, out=tmp_path / "out", **words)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "By 'longer_side_px' those that could be read are not cut: most are alike in it." in said
+    assert "slices" not in json.loads((tmp_path / "out/report.json").read_text())
+
+
+def test_a_size_that_is_not_looked_up_is_refused_as_such(pictures, tmp_path, monkeypatch):
+    """It is no column of DATA, and yet --help offers it."""
+    monkeypatch.setattr(sides, "MOST", 1)
+    words = MACHINE | {"asking": Asking(slices="longer_side_px")}
+    with pytest.raises(
+        InputError, match=r"size of these pictures is not known.* headers of up to 50,000 files"
+    ):
+        evaluate_and_report(saved(tmp_path, "efficientnetv2_b0", 32), pictures, out=None, **words)

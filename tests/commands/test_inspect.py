@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,10 @@ import pytest
 import typer
 from tests.command_line import effnetv2
 
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.cli import app
+from efficientnetv2.commands import inspect_job
+from efficientnetv2.commands.source import Source
 
 
 def table(folder, rows, header="path,label,latitude,longitude,year"):
@@ -197,3 +201,33 @@ def test_a_picture_beside_the_class_folders_takes_no_labels_away(class_folders):
     assert told["pictures"] == 48
     assert set(told["counts"]["by_class"]) == {"red", "green", "blue"}
     assert "beside the class folders of" in done.stderr
+
+
+ASKED = {"weights": "none", "near_km": 5.0, "device": "cpu", "workers": 0, "as_json": False}
+
+
+def test_a_column_without_a_time_is_refused_before_a_picture_is_looked_at(listed, monkeypatch):
+    folder, _ = listed
+    monkeypatch.setattr(inspect_job, "portraits", lambda *_, **__: pytest.fail("it has looked"))
+    with pytest.raises(InputError, match="--time-column label: nothing in it is a number"):
+        inspect_job.inspect_and_tell(
+            Source(str(folder / "list.csv")), folder=folder / "seen", time_column="label", **ASKED
+        )
+    assert not (folder / "seen").exists()
+
+
+def test_a_full_disk_costs_no_finding(listed, monkeypatch, capsys):
+    folder, rows = listed
+    table(folder, ["red/red_00.jpg,,0,101,2000", *rows[1:]])
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        inspect_job.inspect_and_tell(
+            Source(str(folder / "list.csv")), folder=folder / "seen", time_column=None, **ASKED
+        )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "To mend: 1 of 32 pictures (3 %) have no label." in said
+    assert "Pictures and all the rest" not in said

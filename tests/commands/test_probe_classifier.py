@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -23,12 +24,17 @@ from efficientnetv2.arch.spec import Architecture, Stage, fused
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.beginning import Place
+from efficientnetv2.commands.findings import Known
+from efficientnetv2.commands.outcome import Outcome
 from efficientnetv2.commands.probing import keep
+from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.train_job import train_and_report
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.manifest import read
+from efficientnetv2.evaluation.report import Facts
 from efficientnetv2.inference import probe as room
+from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.inference.probe import as_linear, linear_probe
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
@@ -220,3 +226,18 @@ def test_from_how_few_pictures_the_probe_learnt_is_said_wherever_its_figures_are
     page = (run / "report.html").read_text()
     assert f"It {few}, the network from all." in page
     assert f"; {few}</small>" in page
+
+
+def test_of_how_few_pictures_the_probes_figures_are_stands_on_the_screen(class_folders, capsys):
+    manifest = read(class_folders)
+    right = Predictions(np.arange(48), manifest.labels, 9 * torch.eye(3)[manifest.labels.tolist()])
+    facts = Facts("pictures", "val", linear_probe=0.5, linear_probe_macro_f1=0.5)
+    for answered in (12, 48):
+        probe = pd.DataFrame({"label": "red", "true_label": manifest.table["label"]}).set_index(
+            pd.Index(manifest.paths)
+        )
+        known = Known(probe=probe.iloc[:answered])
+        Outcome(right, manifest, manifest.class_names, facts, known=known).show(Screen(), as_json=False)
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("had, on 12 of these pictures, top-1 50.0%" in said) is (answered == 12)
+        assert ("it began with had top-1 50.0%" in said) is (answered == 48)

@@ -36,7 +36,9 @@ def test_of_few_places_it_is_said_what_they_leave_open(places, told):
     clusters = pd.Series([row % places for row in range(20)], index=answers.index)
     found = over(answers, answers, key=Key.of(0), clusters=clusters)
     (line,) = lines(Beside(last=("before", found)))
-    assert ("Of only 9 of them nothing is certain unless six or more differ, all for one." in line) is told
+    assert ("Of only 9 clusters nothing is certain unless six or more differ." in line) is told
+    assert f"in {places} clusters that chance draws whole" in line
+    assert "places" not in line, "they may be pictures with their copies"
 
 
 def test_nothing_in_common_is_no_comparison_and_other_labels_are_refused(tmp_path):

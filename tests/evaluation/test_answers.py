@@ -247,7 +247,4 @@ def test_lines_of_the_screen_hold_what_is_known():
     assert found[0].startswith("Better than before? Yes. On the same 100 pictures")
     assert found[1:] == ["So.", "Worst."]
     placed = replace(over((0.1, 0.05, 0.2), (0.1, 0.05, 0.2)), together=7)
-    assert (
-        "the same 100 pictures, whose 7 places or groups chance draws whole: top-1"
-        in lines(Beside(placed))[0]
-    )
+    assert "the same 100 pictures, in 7 clusters that chance draws whole: top-1" in lines(Beside(placed))[0]

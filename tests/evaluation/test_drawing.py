@@ -145,6 +145,13 @@ def test_a_legend_has_every_run_whatever_it_is_called(draw):
     assert long.endswith("…")
 
 
+@pytest.mark.parametrize("draw", [draw_top1_over_time, draw_settings])
+def test_no_two_of_many_runs_have_the_same_line(draw):
+    figure = draw({f"run {number}": HISTORY for number in range(12)})
+    for ax in figure.axes:
+        assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == len(ax.lines) == 12
+
+
 def test_bars_keep_their_room_beside_long_names():
     """And two runs whose names are cut to the same have bars of their own."""
     runs = {f"{name}{end}": stage_costs(HISTORY) for name in AWKWARD for end in "ab"}

@@ -20,6 +20,7 @@ from efficientnetv2.evaluation.opening import (
     majority,
     measured_on,
     pictures,
+    probe_measured_on,
     whose,
 )
 from efficientnetv2.evaluation.parts import worst_slice
@@ -203,6 +204,8 @@ def test_a_probe_of_fewer_pictures_is_compared_on_these():
     better = Over(500, even, even, even, {})
     assert "has not beaten" in lost_to_probe(figures, facts)
     assert lost_to_probe(figures, facts, better) is None
+    assert probe_measured_on(figures, better) == "500 of these pictures"
+    assert probe_measured_on(figures, replace(better, pictures=2_000)) is None
     worse = replace(better, macro_f1=Difference(-0.01, -0.03, 0.01))
     assert "macro-F1 (0.790 against 0.800 on the 500 pictures that both answered)" in lost_to_probe(
         figures, facts, worse

@@ -14,9 +14,12 @@ from scipy.sparse import csr_array
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation import report
+from efficientnetv2.evaluation.answered import Over
+from efficientnetv2.evaluation.answers import Beside
 from efficientnetv2.evaluation.sections import Part
 from efficientnetv2.metrics.classification import figures
 from efficientnetv2.metrics.intervals import bootstrap
+from efficientnetv2.metrics.resampling import Difference
 
 NAMES = ("forest", "pasture", "maize")
 TRUE = [0] * 50 + [1] * 30 + [2] * 20
@@ -43,7 +46,9 @@ class _Page(HTMLParser):
         return " ".join("".join(self.texts).split())
 
 
-def _write(folder, *, true=TRUE, predicted=PREDICTED, names=NAMES, history=(), misjudged=(), **facts):
+def _write(
+    folder, *, true=TRUE, predicted=PREDICTED, names=NAMES, history=(), misjudged=(), beside=None, **facts
+):
     shown = figures(true, np.eye(len(names))[predicted], names)
     report.write(
         folder,
@@ -52,6 +57,7 @@ def _write(folder, *, true=TRUE, predicted=PREDICTED, names=NAMES, history=(), m
         facts=report.Facts(**({"data": "examples/land", "evaluated_on": "val"} | facts)),
         history=history,
         misjudged=misjudged,
+        beside=beside or Beside(),
     )
     html = (folder / "report.html").read_text(encoding="utf-8")
     return json.loads((folder / "report.json").read_text(encoding="utf-8")), _Page(html)
@@ -264,7 +270,9 @@ def test_most_frequent_mistakes_are_counted(tmp_path):
     predicted = [0] * 6 + [1] * 4 + [1] * 9 + [3] * 1 + [2] * 5 + [3] * 5
     _, page = _write(tmp_path, true=true, predicted=predicted, names=("a", "b", "c", "d"))
     table = page.text[page.text.index("Most frequent mistakes") : page.text.index("Class by class")]
-    assert "4" in table
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    listed = html[html.index("Most frequent mistakes") : html.index("Class by class")]
+    assert re.findall(r'data-of="pictures">(\d+)<', listed) == ["4", "1"]
     assert "40.0 %" in table
     assert table.index("40.0 %") < table.index("10.0 %")
     assert table.count("%") == 2
@@ -328,6 +336,18 @@ def test_the_page_opens_with_a_probe_that_training_has_not_beaten(probe, macro_f
     else:
         assert page.text.find("Training has not beaten") in range(50)
         assert re.search(said, page.text)
+
+
+@pytest.mark.parametrize(("pictures", "fewer"), [(60, True), (100, False)])
+def test_of_a_probe_that_answered_fewer_pictures_its_figures_say_so(pictures, fewer, tmp_path):
+    """Beside the network's, which are of all 100: its tile, and the head and the cells of its column."""
+    even = Difference(0.0, -0.1, 0.1)
+    beside = Beside(probe=Over(pictures, even, even, even, {}))
+    probe = {"linear_probe": 0.8, "linear_probe_macro_f1": 0.8, "linear_probe_f1": {"forest": 0.7}}
+    _, page = _write(tmp_path, beside=beside, **probe)
+    cells = [tag["data-of"] for _, tag in page.tags if "probe" in tag.get("data-of", "")]
+    assert (page.text.count("on 60 of these pictures") == 2) is fewer
+    assert set(cells) == {"probe’s F1, on 60 of these pictures" if fewer else "probe’s F1"}
 
 
 def test_what_each_stage_cost_is_shown(tmp_path):

@@ -11,7 +11,7 @@ from sklearn import metrics
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics import classification
-from efficientnetv2.metrics.classification import ClassFigures, figures, most_probable
+from efficientnetv2.metrics.classification import ClassFigures, figures, most_probable, top5_hits
 from efficientnetv2.metrics.intervals import bootstrap
 
 NAMES = ("forest", "pasture", "maize")
@@ -63,6 +63,19 @@ def test_top5_counts_the_true_class_among_the_five_most_probable():
     expected = np.mean([true[i] in np.argsort(shares[i])[-5:] for i in range(50)])
     assert figures(true, shares, [str(k) for k in range(8)]).top5 == pytest.approx(expected)
     assert figures(true % 5, generator.dirichlet(np.ones(5), size=50), list("abcde")).top5 is None
+
+
+def test_of_classes_as_probable_the_first_are_among_the_five():
+    """As in top-1; probabilities that were written down with six digits are often equal."""
+    shares = np.tile([0.3, *[0.1] * 7], (8, 1))
+    assert top5_hits(np.arange(8), shares).tolist() == [True] * 5 + [False] * 3
+    generator = np.random.default_rng(0)
+    shares = generator.integers(1, 4, (200, 8)).astype(float)
+    shares /= shares.sum(axis=1, keepdims=True)
+    true = generator.integers(0, 8, 200)
+    first = np.argsort(-shares, axis=1, kind="stable")[:, :5]
+    assert (top5_hits(true, shares) == (first == true[:, None]).any(axis=1)).all()
+    assert figures(true, shares, [str(k) for k in range(8)]).top5 == top5_hits(true, shares).mean()
 
 
 def test_imagenet_21ks_classes_cost_little_more_than_the_answers():

@@ -11,7 +11,8 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics import resampling_several
-from efficientnetv2.metrics.resampling import clustered, paired, paired_together
+from efficientnetv2.metrics.differences import paired_together
+from efficientnetv2.metrics.resampling import clustered, paired
 from efficientnetv2.metrics.resampling_several import _average_precision, several
 
 KEY = Key.of(0)
@@ -240,3 +241,42 @@ def test_of_a_class_with_few_pictures_nothing_is_certain():
     found = paired_together(labels, labels, other, np.arange(103), 3, key=KEY)
     assert not found["f1:2"].certain
     assert found["f1:2"].value == 1
+
+
+@pytest.mark.parametrize(("rare", "certain"), [(5, False), (6, True)])
+def test_a_few_pictures_of_a_rare_class_speak_for_one_only_by_what_they_count(rare, certain):
+    """The first has them right and a frequent one wrong, the second the other way round.
+
+    Hardly a draw of 200 lacks all rare ones, so that the interval of macro-F1 leaves 0 out. Swapped in all ways, those
+    in which the rare ones stay together set both as far apart: 2 of 2^5 for five, 0.06.
+    """
+    labels = np.arange(200) < rare
+    one = np.where(np.arange(200) == 199, True, labels).astype(np.int64)
+    other, labels = np.zeros(200, dtype=np.int64), labels.astype(np.int64)
+    assert lone(labels, one, other)["macro_f1"].certain
+    found = paired_together(labels, one, other, np.arange(200), 2, key=KEY)
+    assert not found["top1"].certain
+    assert found["macro_f1"].certain is certain
+    assert found["balanced_accuracy"].certain is certain
+    assert found["macro_f1"].value > 0.4
+
+
+def test_answers_that_are_as_good_are_told_apart_as_seldom_as_it_says():
+    """Of 200 pairs on 300 pictures with a rare class, in which each is as often right."""
+    certain, draw = 0, np.random.default_rng(0)
+    for trial in range(200):
+        labels = draw.choice(3, 300, p=[0.68, 0.3, 0.02])
+        one, other = (np.where(draw.random(300) < 0.8, labels, draw.integers(0, 3, 300)) for _ in range(2))
+        found = paired_together(labels, one, other, np.arange(300), 3, key=KEY.fold(trial))
+        certain += found["macro_f1"].certain
+    assert certain <= 20, certain
+
+
+def test_a_strong_difference_of_many_pictures_is_certain_in_parts_too(monkeypatch):
+    labels, one = answered(5, 600, 0.9)
+    _, other = answered(6, 600, 0.6)
+    whole = paired_together(labels, one, other, np.arange(600), 3, key=KEY)
+    assert whole["macro_f1"].certain
+    assert whole["balanced_accuracy"].certain
+    monkeypatch.setattr("efficientnetv2.metrics.differences.CELLS_AT_ONCE", 500)
+    assert paired_together(labels, one, other, np.arange(600), 3, key=KEY) == whole

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
-from efficientnetv2.metrics.classification import figures
+from efficientnetv2.metrics.classification import figures, top5_hits
 from efficientnetv2.metrics.intervals import wilson
 from efficientnetv2.metrics.reach import intervals_of, share_intervals
 from efficientnetv2.metrics.several import (
@@ -19,7 +19,6 @@ from efficientnetv2.metrics.several import (
     measured,
     right,
     several_figures,
-    top5_hits,
 )
 
 NAMES = ("animal", "cat", "dog")

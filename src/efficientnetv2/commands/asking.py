@@ -11,7 +11,7 @@ from efficientnetv2.base.files import check_place
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.costs_file import read_costs
 from efficientnetv2.commands.earlier import Other
-from efficientnetv2.commands.findings import Wanted, sized, sliced_by
+from efficientnetv2.commands.findings import Wanted, check_slices
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import Seen
 from efficientnetv2.data.manifest import Manifest
@@ -52,7 +52,7 @@ class Asking:
         if self.slices is not None:
             names = () if self.slices == "none" else tuple(one.strip() for one in self.slices.split(","))
         if names:
-            sliced_by(sized(manifest, names), names)
+            check_slices(manifest, names)
         against = (
             None if self.against is None else Other.named(self.against, read_answers(self.against), manifest)
         )

@@ -24,7 +24,7 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.predict import embed_manifest
 from efficientnetv2.inference.probe import USUAL_STRENGTH, fitted, macro_f1, multiply_adds
 from efficientnetv2.inference.together import strictest
-from efficientnetv2.metrics.resampling import paired_together
+from efficientnetv2.metrics.differences import paired_together
 from efficientnetv2.training.enlarging import no_larger
 from efficientnetv2.training.job import preprocessing_of
 from efficientnetv2.training.named import Found

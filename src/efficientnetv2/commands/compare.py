@@ -168,11 +168,7 @@ def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen:
             )
             continue
         mean = found.macro_f1
-        whole = (
-            ""
-            if found.together is None
-            else f", whose {found.together:,} places or groups chance draws whole"
-        )
+        whole = "" if found.together is None else f", in {found.together:,} clusters that chance draws whole"
         time = "" if found.time_ratio is None else f", in {found.time_ratio:.2f} of the training time"
         screen.say(
             f"{one.name} against {first}: {found.points:+.1f} points of top-1 ({found.low:+.1f} to {found.high:+.1f}; "

@@ -25,7 +25,7 @@ from efficientnetv2.inference.predict import Embeddings, Predictions, embed_mani
 from efficientnetv2.inference.probe import fit_probe, most_pictures, probe_folds
 from efficientnetv2.inference.together import Together
 from efficientnetv2.metrics.classification import figures
-from efficientnetv2.metrics.resampling import paired_together
+from efficientnetv2.metrics.differences import paired_together
 from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.start import start

@@ -15,7 +15,7 @@ from efficientnetv2.commands.earlier import Other, last_before
 from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
-from efficientnetv2.data.sides import longer_sides
+from efficientnetv2.data.sides import MOST, longer_sides
 from efficientnetv2.evaluation.answered import Over, over
 from efficientnetv2.evaluation.answers import Beside
 from efficientnetv2.evaluation.apart import Apart
@@ -127,7 +127,7 @@ def gathered(
         key: of resampling.
 
     Raises:
-        InputError: a column is not there or cuts nothing, or the other run answered other pictures.
+        InputError: the other run answered other pictures.
     """
     labels, probabilities = predictions.labels, predictions.probabilities
     shown = manifest.select(predictions.samples)
@@ -144,8 +144,7 @@ def gathered(
     )
     sections: list[Part] = [trusted]
     predicted = probabilities.argmax(axis=1)
-    cut = sized(shown, wanted.slices)
-    columns = cut.table[sliced_by(cut, wanted.slices)]
+    columns, uncut = _cut(shown, wanted.slices)
     parts = slices(columns, labels, predicted, right(labels, predicted))
     if parts:
         sections.append(sliced(parts))
@@ -170,7 +169,7 @@ def gathered(
             elsewhere=known.elsewhere,
             drawn_whole=None if known.whole is None else known.whole.what,
             trusted=trusted.calibrated,
-            slices=worst_slice(parts) if parts else None,
+            slices=" ".join([worst_slice(parts), *uncut] if parts else uncut) or None,
         ),
     )
 
@@ -206,32 +205,56 @@ def sized(manifest: Manifest, wanted: tuple[str, ...] | None) -> Manifest:
     return manifest if sides is None else replace(manifest, table=manifest.table.assign(**{SIZE: sides}))
 
 
-def sliced_by(manifest: Manifest, wanted: tuple[str, ...] | None) -> list[str]:
-    """The columns by which pictures are cut.
+def check_slices(manifest: Manifest, wanted: tuple[str, ...]) -> None:
+    """Refuse columns that pictures cannot be cut by, before any of them is answered.
 
     Args:
         manifest: of the pictures.
-        wanted: as ``Wanted.slices``.
+        wanted: names of columns.
 
     Raises:
-        InputError: a column that was asked for is not there, or cuts the pictures into nothing of use.
+        InputError: a column is not there, or cuts the pictures into nothing of use.
     """
-    if wanted is None:
-        return usable(manifest.table, without=_OTHERWISE)
-    there = [str(name) for name in manifest.table.columns if name not in _OTHERWISE]
+    table = sized(manifest, wanted).table
+    there = [str(name) for name in table.columns if name not in _OTHERWISE]
     for name in wanted:
+        if name == SIZE and name not in there:
+            raise InputError(
+                f"--slices {SIZE}: the size of these pictures is not known. It is read off the headers of up to "
+                f"{MOST:,} files, and not of more, nor of shards, packed records and rasters. Leave it out, or write "
+                "it into a column of that name."
+            )
         if name not in there:
             having = f"It has {some(there, 20)}." if there else "It has no other than path, label and split."
             raise InputError(
                 f"--slices {name}: {manifest.source} has no such column{did_you_mean(name, there)} {having}"
             )
-        if values_of(manifest.table[name]) is None:
+        if values_of(table[name]) is None:
             raise InputError(
                 f"--slices {name}: the column has one value, or many that are no numbers, or numbers most of which "
                 "are equal, so it cuts the pictures into nothing of use. Give one of a few values, such as a year or a "
                 "region, or of numbers."
             )
-    return list(wanted)
+
+
+def _cut(manifest: Manifest, wanted: tuple[str, ...] | None) -> tuple[pd.DataFrame, list[str]]:
+    """The columns by which the pictures that were answered are cut, and words on those that do not cut them any more.
+
+    Before the answers all did that were asked for (``check_slices``). Without the pictures that could not be read
+    all others may be alike in one, which is no reason to lose their answers.
+
+    Args:
+        manifest: of the pictures that were answered.
+        wanted: as ``Wanted.slices``.
+    """
+    table = sized(manifest, wanted).table
+    if wanted is None:
+        return table[usable(table, without=_OTHERWISE)], []
+    lost = [name for name in wanted if values_of(table[name]) is None]
+    kept = table[[name for name in wanted if name not in lost]]
+    return kept, [
+        f"By {some(lost)} those that could be read are not cut: most are alike in it."
+    ] if lost else []
 
 
 def _scaled(predictions: Predictions, known: Known) -> Scaled | None:

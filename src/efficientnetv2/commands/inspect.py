@@ -28,7 +28,7 @@ def inspect(
             metavar="none|auto|NAME|FILE",
             help="A network that looks at the pictures (auto: the best published B0, or else what comes with the "
             "clone): it finds scenes that are there twice in other light or from another side, and labels that are "
-            "probably wrong. Takes as long as predicting them all.",
+            "probably wrong. Takes as long as predicting them all, and of hundreds of classes up to an hour more.",
         ),
     ] = "none",
     near_km: Annotated[

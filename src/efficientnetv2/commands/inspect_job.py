@@ -21,10 +21,10 @@ from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.portraits import Portraits, portraits
 from efficientnetv2.data.readers import Dispensable, originals
-from efficientnetv2.data.times import time_column as time_column_of
 from efficientnetv2.evaluation.inspect import page
 from efficientnetv2.evaluation.inspect.counts import by_class, headings
 from efficientnetv2.evaluation.inspect.inspection import Inspection, inspected
+from efficientnetv2.evaluation.inspect.times import check_column
 from efficientnetv2.inference.accelerate import cores, pick_device, workers_for
 from efficientnetv2.inference.predict import Embeddings, embed_manifest
 from efficientnetv2.models.network import Network
@@ -66,7 +66,7 @@ def inspect_and_tell(
     screen = Screen(quiet=as_json)
     on = pick_device(device)
     manifest = source.read_any()
-    time_column_of(manifest, time_column)  # refused before the pictures are looked at
+    check_column(manifest, time_column)
     with folder_for(folder, "--out"):  # where no page comes, nothing is left of it
         for file, ours in ((page.JSON_NAME, page.is_inspection), (page.PAGE_NAME, page.is_inspection_page)):
             refuse_others(folder / file, f"--out {folder}:", ours, "is no inspection of effnetv2 inspect")
@@ -89,10 +89,11 @@ def inspect_and_tell(
             embeddings=embeddings,
             weights=name,
         )
+        if as_json:  # before it is written: a full disk loses no finding
+            answer(found.to_json())
+        _tell(found, screen)
         _write(folder, found)
-    if as_json:
-        answer(found.to_json())
-    _tell(found, folder, screen)
+    screen.say(f"Pictures and all the rest: {folder / page.PAGE_NAME}")
 
 
 def _looked(manifest: Manifest, screen: Screen) -> Portraits:
@@ -162,7 +163,7 @@ def _write(folder: Path, found: Inspection) -> None:
         ) from error
 
 
-def _tell(found: Inspection, folder: Path, screen: Screen) -> None:
+def _tell(found: Inspection, screen: Screen) -> None:
     manifest, table = found.manifest, by_class(found.manifest)
     if len(table):
         more = f" (the first {_CLASSES_SHOWN} of {len(table)})" if len(table) > _CLASSES_SHOWN else ""
@@ -172,4 +173,3 @@ def _tell(found: Inspection, folder: Path, screen: Screen) -> None:
     screen.say(f"{count_of(len(manifest), 'picture')}, {count_of(len(findings), 'finding')}.")
     for one in findings:
         screen.say(f"{_WORDS[one.severity]}: {one.sentence} {one.advice}".rstrip())
-    screen.say(f"Pictures and all the rest: {folder / page.PAGE_NAME}")

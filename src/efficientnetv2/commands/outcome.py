@@ -25,7 +25,7 @@ from efficientnetv2.data.pictures import Source
 from efficientnetv2.data.readers import Dispensable, to_show
 from efficientnetv2.evaluation import report, seeing
 from efficientnetv2.evaluation.answers import lines
-from efficientnetv2.evaluation.opening import lost_to_probe, probe_learnt_from
+from efficientnetv2.evaluation.opening import lost_to_probe, probe_learnt_from, probe_measured_on
 from efficientnetv2.evaluation.report import Facts, Mistake
 from efficientnetv2.evaluation.sections import Section
 from efficientnetv2.evaluation.sizes import SizeCurve
@@ -191,9 +191,10 @@ class Outcome:
         elif self.facts.linear_probe is not None and self.facts.linear_probe_macro_f1 is not None:
             fewer = probe_learnt_from(self.facts)
             learnt = "" if fewer is None else f", which learnt from {fewer},"
+            on = probe_measured_on(score, self.findings.beside.probe)
             screen.say(
-                f"The linear probe on the weights it began with{learnt} had top-1 {self.facts.linear_probe:.1%}, "
-                f"macro-F1 {self.facts.linear_probe_macro_f1:.3f}."
+                f"The linear probe on the weights it began with{learnt} had{f', on {on},' if on else ''} top-1 "
+                f"{self.facts.linear_probe:.1%}, macro-F1 {self.facts.linear_probe_macro_f1:.3f}."
             )
         for line in lines(self.findings.beside):
             screen.say(line)

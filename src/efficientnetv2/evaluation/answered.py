@@ -14,12 +14,13 @@ from sklearn.metrics import f1_score
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.keys import Key
-from efficientnetv2.metrics.resampling import Difference, paired_together
+from efficientnetv2.metrics.differences import paired_together
+from efficientnetv2.metrics.resampling import Difference
 
 NAME = "predictions.csv"
 DRAWN_WHOLE = "drawn_whole"  # its column of numbers that are equal where chance drew pictures as one
 _READ = ("path", "label", "true_label", DRAWN_WHOLE)
-# Places or groups from which a difference is told as any other. Ours.
+# Clusters from which a difference is told as any other. Ours.
 _MANY = 10
 
 
@@ -33,7 +34,8 @@ class Over:
         macro_f1: mean F1 over the classes that have a picture.
         balanced_accuracy: mean recall over them.
         f1: of each of them.
-        together: places or groups of pictures that chance drew as a whole; None where it drew single pictures.
+        together: clusters of pictures that hang together, as of a place or group, or a picture and its copies, that
+            chance drew as a whole; None where it drew single pictures.
         by_name: words on pictures that may be others, since only their names are the same; see ``evaluation.roots``.
         optimistic: words on another whose figures are; see ``flattered``.
     """
@@ -81,7 +83,7 @@ def read_answers(folder: Path) -> pd.DataFrame:
 
 
 def drawn_whole(answers: pd.DataFrame) -> pd.Series[int] | None:
-    """Numbers that are equal where pictures hang together, by path; None where the report knew of no places or groups.
+    """Numbers that are equal where pictures hang together, by path; None where the report knew of nothing that does.
 
     Args:
         answers: as ``read_answers`` gives them.
@@ -152,14 +154,14 @@ def flattered(names: Sequence[str]) -> str:
 
 
 def few_whole(together: int | None) -> str:
-    """What few places or groups, drawn as a whole, leave open: a sentence to follow another; '' of more.
+    """What few clusters, drawn as a whole, leave open: a sentence to follow another; '' of more.
 
     Args:
         together: how many there are; None where single pictures were drawn.
     """
     if together is None or together >= _MANY:
         return ""
-    return f" Of only {together} of them nothing is certain unless six or more differ, all for one."
+    return f" Of only {together} clusters nothing is certain unless six or more differ."
 
 
 def over(

@@ -196,9 +196,7 @@ def _apart(found: Over) -> str:
     def points(one: Difference) -> str:
         return f"{100 * one.value:+.1f} points ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
 
-    whole = (
-        "" if found.together is None else f", whose {found.together:,} places or groups chance draws whole"
-    )
+    whole = "" if found.together is None else f", in {found.together:,} clusters that chance draws whole"
     further = few_whole(found.together) + "".join(
         f" {one}" for one in (found.by_name, found.optimistic) if one
     )

@@ -112,7 +112,7 @@ class Gain:
         macro_f1: the difference of macro-F1, as a fraction.
         balanced_accuracy: likewise.
         f1: of each class that has a picture, likewise.
-        together: places or groups that chance drew as a whole; None where it drew single pictures.
+        together: clusters of pictures that chance drew as a whole; None where it drew single pictures.
     """
 
     points: float
@@ -130,7 +130,7 @@ def gain(one: FinishedRun, other: FinishedRun) -> Gain | None:
     """One run against another, picture by picture; None if they were evaluated on different pictures.
 
     A paired bootstrap over pictures, or over places and groups where either run kept them whole; see
-    ``metrics.resampling.paired_together``.
+    ``metrics.differences.paired_together``.
 
     Args:
         one: that is compared.

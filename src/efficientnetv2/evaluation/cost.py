@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.curve import Row
-from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, called, plain
+from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, called, plain, strokes
 
 # A run with more of them has no stages that a page could list: its setting changes all the time. Ours.
 _MOST_STAGES = 12
@@ -134,7 +134,7 @@ def draw_top1_over_time(histories: Mapping[str, Sequence[Row]]) -> Figure | None
     """Validation top-1 against the time spent on training, a line per run; None without a point.
 
     Args:
-        histories: a run's name → rows of its ``metrics.jsonl``; at most five runs have colours of their own.
+        histories: a run's name → rows of its ``metrics.jsonl``; at most twenty runs have lines of their own.
     """
     lines = {name: points for name, rows in histories.items() if (points := top1_over_time(rows))}
     if not lines:
@@ -142,12 +142,13 @@ def draw_top1_over_time(histories: Mapping[str, Sequence[Row]]) -> Figure | None
     figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
     ax = figure.subplots()
     scale, unit = _unit(max(points[-1][0] for points in lines.values()))
-    for (name, points), colour in zip(lines.items(), itertools.cycle(COLOURS), strict=False):
+    for (name, points), (colour, stroke) in zip(lines.items(), strokes(), strict=False):
         ax.plot(
             [seconds / scale for seconds, _ in points],
             [100 * top1 for _, top1 in points],
             label=called(name),
             color=colour,
+            linestyle=stroke,
             linewidth=1.5,
             marker="o",
             markersize=3,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, called, plain
+from efficientnetv2.evaluation.drawing import INK, WIDTH_IN, called, plain, strokes
 from efficientnetv2.metrics.several import MEANS_OVER_CLASSES
 
 Row = Mapping[str, Any]
@@ -107,12 +106,13 @@ def draw_settings(histories: Mapping[str, Sequence[Row]]) -> Figure | None:
 
 
 def _draw(ax: Axes, words: str, lines: Mapping[str, list[tuple[float, float]]], *, stepwise: bool) -> None:
-    for (name, points), colour in zip(lines.items(), cycle(COLOURS), strict=False):
+    for (name, points), (colour, stroke) in zip(lines.items(), strokes(), strict=False):
         ax.plot(
             [epoch for epoch, _ in points],
             [value for _, value in points],
             label=called(name),
             color=colour,
+            linestyle=stroke,
             linewidth=1.5,
             drawstyle="steps-post" if stepwise else "default",
             marker="o" if len(points) == 1 or (len(lines) > 1 and len(points) < 30) else None,

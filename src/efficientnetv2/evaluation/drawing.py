@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle, product
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -19,11 +20,17 @@ INK = "#333333"
 GRID = "#dddddd"
 # Okabe and Ito's colours, told apart by all eyes. Not quite black is theirs: matplotlib does not write down #000000.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#010101")
+_STROKES = ("-", "--", ":", "-.")  # of lines of one colour
 # What stands for them on a dark page; all others stay.
 ON_DARK = {
     INK: "#d0d0d0", GRID: "#444444", "#0072b2": "#56b4e9", "#d55e00": "#e69f00", "#010101": "#ffffff",
 }  # fmt: skip
 _DOTS_PER_INCH = 144  # of a picture for a page that is not ours
+
+
+def strokes() -> Iterator[tuple[str, str]]:
+    """Colour and style of one line after another: each colour, then each again in another style; twenty are unlike."""
+    return cycle((colour, stroke) for stroke, colour in product(_STROKES, COLOURS))
 
 
 def called(name: str, *, letters: float = 30, lines: int = 2) -> str:

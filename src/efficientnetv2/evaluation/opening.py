@@ -230,6 +230,18 @@ def probe_learnt_from(facts: Facts) -> str | None:
     return f"{learnt:,} of {count_of(there, 'training picture')}{mean}"
 
 
+def probe_measured_on(figures: Figures | SeveralFigures, over: Over | None) -> str | None:
+    """On how few of the pictures the linear probe was measured: ``500 of these pictures``; None if on all.
+
+    Args:
+        figures: of the network.
+        over: what the network has over the probe on the pictures that both answered; None where that is not known.
+    """
+    if over is None or over.pictures >= figures.pictures:
+        return None
+    return f"{over.pictures:,} of these pictures"
+
+
 def lost_to_probe(figures: Figures | SeveralFigures, facts: Facts, over: Over | None = None) -> str | None:
     """A sentence if training has not beaten the linear probe in both figures: in which not, and in which it has.
 

@@ -29,6 +29,7 @@ from efficientnetv2.evaluation.opening import (
     majority,
     pictures,
     probe_learnt_from,
+    probe_measured_on,
     whose,
 )
 from efficientnetv2.evaluation.page import json_text, plain, rendered
@@ -299,6 +300,7 @@ def _page(
         pictures=pictures(figures, facts),
         lost_to_probe=lost_to_probe(figures, facts, beside.probe),
         probe_learnt_from=probe_learnt_from(facts),
+        probe_measured_on=probe_measured_on(figures, beside.probe),
         answers=answers(figures, intervals, facts, beside),
         limits=limits(figures, intervals, facts, beside),
         sections=sections,

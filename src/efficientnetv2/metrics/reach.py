@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics import resampling_several
-from efficientnetv2.metrics.classification import Figures, Integers
+from efficientnetv2.metrics.classification import Figures, Integers, top5_hits
 from efficientnetv2.metrics.intervals import Interval, bootstrap, wilson
 from efficientnetv2.metrics.resampling import clustered, few
-from efficientnetv2.metrics.several import SeveralFigures, applied, right, top5_hits
+from efficientnetv2.metrics.several import SeveralFigures, applied, right
 
 # Sums of some sixty shares differ by less from what they would be without rounding. Ours.
 _ROUNDING = 1e-9

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
-from scipy.stats import binomtest, norm, t
+from scipy.stats import norm, t
 
 from efficientnetv2.base.keys import Floats, Key
 from efficientnetv2.metrics.intervals import CELLS_AT_ONCE, Interval
 
 Ints = npt.NDArray[np.int64]
 
-# Of the sign test: what the intervals leave out.
-_LEVEL = 0.05
 # Draws of the bootstrap, as in metrics.intervals. Ours.
 DRAWS = 2000
 
@@ -102,73 +100,7 @@ def paired(
     return found
 
 
-def paired_together(
-    labels: Ints, one: Ints, other: Ints, clusters: Ints, num_classes: int, *, key: Key
-) -> dict[str, Difference]:
-    """``paired``, an interval reaching as far as the wider of two: chance drew pictures, or whole clusters of them.
-
-    Of few clusters the second alone would be too narrow: four that differ alike would leave nothing to chance. Of few
-    pictures that the two answer differently either is: drawn anew they stay as they are, so that one picture can look
-    certain. An interval reaches 0 unless an exact sign test on these pictures finds a difference too: for a class at
-    5 % over the number of classes, for means over classes with as many pictures as could find one. So must one on the
-    clusters, each of which speaks for the answers that are right more often there.
-
-    Args:
-        labels: (N,) true classes.
-        one: (N,) classes that the first answers.
-        other: (N,) classes that the second answers to the same pictures.
-        clusters: (N,) equal where pictures hang together; all different, or all equal, where none do.
-        num_classes: K.
-        key: of the resampling.
-    """
-    pictures = np.arange(len(labels), dtype=np.int64)
-    found = paired(labels, one, other, pictures, num_classes, key=key)
-    units = [pictures]
-    if 1 < len(np.unique(clusters)) < len(labels):
-        units = [pictures, np.unique(clusters, return_inverse=True)[1]]
-        whole = paired(labels, one, other, clusters, num_classes, key=key.fold("together"))
-        found = {
-            name: Difference(one.value, min(one.low, whole[name].low), max(one.high, whole[name].high))
-            for name, one in found.items()
-        }
-    return {
-        name: difference
-        if not difference.certain or all(_borne_out(name, labels, one, other, each) for each in units)
-        else Difference(difference.value, min(difference.low, 0.0), max(difference.high, 0.0))
-        for name, difference in found.items()
-    }
-
-
-def _borne_out(name: str, labels: Ints, one: Ints, other: Ints, units: Ints) -> bool:
-    """Whether an exact test on the units that the two answer differently finds a difference in a figure.
-
-    Args:
-        name: of the figure.
-        labels: (N,) true classes.
-        one: (N,) answers of the first.
-        other: (N,) answers of the second.
-        units: (N,) from 0: of each picture, or of each cluster of them.
-
-    Source: McNemar's test, exact by the binomial distribution; of clusters, the sign test on what each has more of.
-    """
-    figure, _, of_class = name.partition(":")
-    right, others_right = one == labels, other == labels
-    level = _LEVEL
-    if figure == "f1":
-        k = int(of_class)
-        # Right about the class: of it and called so, or neither.
-        right, others_right = (one == k) == (labels == k), (other == k) == (labels == k)
-        level /= len(np.unique(labels))
-    gained, lost = (
-        np.bincount(units, weights=each) for each in (right & ~others_right, others_right & ~right)
-    )
-    better, worse = int((gained > lost).sum()), int((lost > gained).sum())
-    if figure not in ("top1", "f1"):
-        better, worse = int((gained + lost > 0).sum()), 0  # which count for more depends on their classes
-    return better + worse > 0 and bool(binomtest(better, better + worse).pvalue < level)
-
-
-def _cells(
+def cells_of(
     labels: Ints, answers: list[Ints], clusters: Ints, num_classes: int
 ) -> tuple[csr_array, npt.NDArray[np.int64]]:
     """What is drawn: (units, answers * 3 * K) pictures right, true and called, and how many units there are of each.
@@ -205,7 +137,7 @@ def _drawn(
     of_classes: tuple[str, ...],
 ) -> dict[str, Floats]:
     """Figures of each draw: name → (draws, answers); of classes those figures that are asked for."""
-    cells, counts = _cells(labels, answers, clusters, num_classes)
+    cells, counts = cells_of(labels, answers, clusters, num_classes)
     units, generator = int(counts.sum()), key.generator()
     at_once = max(1, CELLS_AT_ONCE // max(cells.shape))
     there = np.unique(labels)
@@ -216,12 +148,12 @@ def _drawn(
     for start in range(0, DRAWS, at_once):
         size = min(at_once, DRAWS - start)
         times = generator.multinomial(units, counts / units, size=size)
-        found = _scores((times @ cells).reshape(size, len(answers), 3, num_classes))
+        found = scores((times @ cells).reshape(size, len(answers), 3, num_classes))
         parts.append({name: found[name].copy() for name in names})  # a view would keep all classes
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
-def _scores(sums: Floats) -> dict[str, Floats]:
+def scores(sums: Floats) -> dict[str, Floats]:
     """Figures from (draws, answers, 3, K) pictures right, true and called; a class without a picture is left out."""
     right, true, called = np.moveaxis(sums, 2, 0)
     absent = true == 0
@@ -244,8 +176,8 @@ def _scores(sums: Floats) -> dict[str, Floats]:
 
 def _of_all(labels: Ints, answers: list[Ints], num_classes: int) -> dict[str, Floats]:
     """The figures themselves, of all pictures: name → (1, answers)."""
-    cells, counts = _cells(labels, answers, np.arange(len(labels)), num_classes)
-    return _scores((counts @ cells).reshape(1, len(answers), 3, num_classes))
+    cells, counts = cells_of(labels, answers, np.arange(len(labels)), num_classes)
+    return scores((counts @ cells).reshape(1, len(answers), 3, num_classes))
 
 
 def few(clusters: Ints) -> int | None:

@@ -12,12 +12,11 @@ from sklearn import metrics
 from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError, no_answers
 from efficientnetv2.metrics.calibration import expected_calibration_error
-from efficientnetv2.metrics.classification import Figures, Floats, Integers, figures, portions
+from efficientnetv2.metrics.classification import TOP, Figures, Floats, Integers, figures, top5_hits
 
 #: The figures in which every class counts alike, by their keys in files; of a set of pictures there is one of them.
 MEANS_OVER_CLASSES = {"macro_f1": "macro-F1", "mean_average_precision": "mean average precision"}
 
-_TOP = 5
 # From there on a class is given to a picture. With softmax of the largest share: the m labels of a picture are learnt
 # as 1 / m each, all others as 0, so half is as far from the one as from the other. Ours. With sigmoid of the class's
 # own probability: it is likelier there than not.
@@ -163,7 +162,7 @@ def several_figures(
     averages = [one.average_precision for one in per_class.values() if one.average_precision is not None]
     return SeveralFigures(
         top1=float(hits.mean()),
-        top5=float(top5_hits(true, shares).mean()) if len(class_names) > _TOP else None,
+        top5=float(top5_hits(true, shares).mean()) if len(class_names) > TOP else None,
         mean_average_precision=float(np.mean(averages)),
         f1_micro=float(2 * found.sum() / of_both.sum()),
         f1_macro=float(f1[support > 0].mean()),
@@ -211,22 +210,3 @@ def _per_class(
             average = float(metrics.average_precision_score(is_so, shares[:, number]))
         found[name] = ClassPrecision(average, float(f1[number]) if len(rows) else None, len(rows))
     return found
-
-
-def top5_hits(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which pictures have a true class among the five most probable.
-
-    Args:
-        labels: (N,) class ids, or (N, M), -1 behind the last of a picture.
-        probabilities: (N, K), K > 5.
-
-    Returns:
-        (N,).
-    """
-    true, shares = np.asarray(labels), np.asarray(probabilities)
-    true = true.reshape(len(true), -1)
-    hits = np.zeros(len(true), dtype=bool)
-    for part in portions(*shares.shape):
-        best = np.argpartition(-shares[part], _TOP - 1, axis=1)[:, :_TOP]
-        hits[part] = (true[part][:, :, None] == best[:, None, :]).any(axis=(1, 2))
-    return hits

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.manifest import read
-from efficientnetv2.data.portraits import HASH_BITS, portraits
+from efficientnetv2.data.portraits import HASH_BITS, Portraits, portraits
 from efficientnetv2.evaluation.inspect.copies import copies
-from efficientnetv2.evaluation.inspect.duplicates import MOST_BITS, candidates
+from efficientnetv2.evaluation.inspect.duplicates import MOST_BITS, candidates, near
+from efficientnetv2.evaluation.inspect.found import joined
 
 AID = Path(__file__).parents[3].parent / "shared" / "data" / "aid"
 UCMERCED = AID.with_name("ucmerced")
@@ -72,6 +75,22 @@ def test_a_thousand_equal_hashes_are_held_together_without_comparing_all_with_al
     assert len(pairs) <= 64 * 1000
     graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(1000, 1000))
     assert connected_components(graph, directed=False)[0] == 1
+
+
+def test_a_thousand_nearly_equal_pictures_are_held_together_in_little_memory():
+    """Half a million pairs are near each other, of 12 kB each while they are compared."""
+    rng = np.random.default_rng(0)
+    series = np.stack([flipped(one, rng.integers(0, 4), rng) for one in np.repeat(hashes(1), 1000, axis=0)])
+    small = rng.integers(0, 200, (16, 16, 3)) + rng.integers(0, 50, (1000, 16, 16, 3))
+    table = pd.DataFrame({"reason": [""] * 1000, "content": np.arange(1000)})
+    tracemalloc.start()
+    found = near(Portraits(table, small.astype(np.uint8), series), key=Key.of(0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80e6
+    assert len(candidates(series, key=Key.of(0))) < 65 * 1000
+    assert len(found) < 9 * 1000
+    assert (joined(1000, [(pair.first, pair.second) for pair in found]) == 0).all()
 
 
 @pytest.mark.slow

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
+from scipy.stats.contingency import association
+from sklearn.metrics.pairwise import haversine_distances
 from tests.evaluation.inspect.planted import EACH, Planted, scene, sound
 
 from efficientnetv2.base.errors import InputError
@@ -20,9 +25,10 @@ from efficientnetv2.data.manifest import read
 from efficientnetv2.data.portraits import portraits
 from efficientnetv2.evaluation.inspect import page
 from efficientnetv2.evaluation.inspect.counts import counts
+from efficientnetv2.evaluation.inspect.drawings import legend
 from efficientnetv2.evaluation.inspect.inspection import inspected
 from efficientnetv2.evaluation.inspect.looks import cramers_v
-from efficientnetv2.evaluation.inspect.places import by_place
+from efficientnetv2.evaluation.inspect.places import EARTH_KM, Places, by_place
 from efficientnetv2.inference.predict import Embeddings
 
 DEFORESTATION = Path(__file__).parents[3].parent / "shared" / "data" / "deforestation" / "train.csv"
@@ -84,6 +90,19 @@ def test_the_same_picture_in_another_file(planted, changes, kind):
     assert found_in(planted.read()) == {kind: [["020.jpg", "other.jpg"]]}
 
 
+def test_of_pictures_saved_again_and_again_all_but_one_add_nothing(planted):
+    """Ten pairs, where each is like each."""
+    for quality in (50, 60, 70, 80):
+        name = f"other{quality}.jpg"
+        Image.open(planted.folder / "020.jpg").save(planted.folder / name, quality=quality)
+        planted.add(name, like=20)
+    manifest = planted.read()
+    (found,) = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).findings
+    assert found.kind == "near_picture"
+    assert len(found.groups) == 10
+    assert ": 4 of 108 pictures (4 %) add nothing." in found.sentence
+
+
 def test_a_copy_that_crosses_splits_with_another_label_is_wrong_in_both_ways(planted):
     shutil.copy(planted.folder / "010.jpg", planted.folder / "copy.jpg")
     planted.add("copy.jpg", like=10, split="val", label="b")
@@ -138,8 +157,6 @@ def test_pictures_of_one_place_on_both_sides(planted):
 
 def test_places_across_the_date_line_are_near():
     """179.99° east and 179.99° west are 2.2 km apart at the equator."""
-    from efficientnetv2.evaluation.inspect.places import Places
-
     places = Places(np.radians([[0, 179.99], [0, -179.99], [50, 0]]), np.arange(3))
     everyone = np.ones(3, dtype=bool)
     assert places.nearest_km(everyone, everyone)[:2] == pytest.approx(2 * 1.11195, rel=1e-3)
@@ -163,6 +180,30 @@ def test_missing_coordinates_are_named(planted, columns):
 def test_a_latitude_without_a_longitude(planted):
     planted.table = planted.table.drop(columns="longitude")
     assert set(found_in(planted.read())) == {"half_a_place"}
+
+
+@pytest.mark.parametrize(
+    ("empty", "without", "found"),
+    [
+        (["longitude"], [], {"half_a_place"}),
+        (["latitude"], ["longitude"], set()),
+        (["latitude", "longitude"], [], set()),
+    ],
+)
+def test_columns_that_are_empty_throughout_are_taken_as_training_takes_them(planted, empty, without, found):
+    planted.table = planted.table.assign(**dict.fromkeys(empty, np.nan)).drop(columns=without)
+    assert set(found_in(planted.read())) == found
+    if found:
+        with pytest.raises(InputError, match="has a latitude but no longitude"):
+            read(planted.folder / "pictures.csv")
+    else:
+        read(planted.folder / "pictures.csv")
+
+
+def test_where_no_picture_has_both_coordinates_all_lack_a_place(planted):
+    odd = planted.table.index % 2 == 1
+    planted.table.loc[odd, "latitude"] = planted.table.loc[~odd, "longitude"] = np.nan
+    assert found_in(planted.read()) == {"no_place": []}
 
 
 def test_a_group_on_both_sides(planted):
@@ -396,3 +437,46 @@ def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_p
     assert "The 3 largest of 5 classes; all are in inspection.json." in text
     told = json.loads((tmp_path / page.JSON_NAME).read_text())
     assert list(told["counts"]["by_class"]) == [*"abcde"]
+
+
+def test_the_classes_without_a_colour_of_their_own_are_counted():
+    for classes, said in ((4, []), (5, ["1 other class"]), (6, ["2 other classes"])):
+        manifest = SimpleNamespace(labels=np.arange(classes), class_names=tuple("abcdef"))
+        assert [name for name, _ in legend(manifest)][4:] == said
+
+
+def test_cramers_v_is_scipys_but_for_chance_and_needs_no_whole_table():
+    """Of 4,000 sizes and 5,000 classes that would be 160 MB."""
+    rng = np.random.default_rng(0)
+    sizes, labels = rng.integers(0, 4, 100_000), rng.integers(0, 5, 100_000)
+    labels = np.where(rng.random(100_000) < 0.5, sizes, labels)
+    table = pd.crosstab(sizes, labels).to_numpy()
+    assert cramers_v(pd.Series(sizes.astype(str)), labels) == pytest.approx(association(table), abs=1e-3)
+    many = pd.Series(rng.integers(0, 4_000, 20_000).astype(str))
+    tracemalloc.start()
+    cramers_v(many, rng.integers(0, 5_000, 20_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+
+
+def test_nearest_places_are_those_of_all_with_all():
+    """Some pictures share a place, so that another is at distance 0."""
+    rng = np.random.default_rng(0)
+    degrees = rng.integers(0, 6, (60, 2)).astype(float)
+    asking, among = rng.random(60) < 0.5, rng.random(60) < 0.3
+    found = Places(np.radians(degrees), np.arange(60)).nearest_km(asking, among)
+    all_with_all = haversine_distances(np.radians(degrees)) * EARTH_KM
+    np.fill_diagonal(all_with_all, np.inf)
+    expected = np.where(asking, all_with_all[:, among].min(axis=1), np.inf)
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert (found == 0).any()
+
+
+def test_many_pictures_of_two_places_are_quickly_compared():
+    """Picture by picture this would be 8 * 10^8 distances."""
+    degrees = np.repeat([[0.0, 0.0], [0.0, 1.0]], 20_000, axis=0)
+    everyone = np.ones(40_000, dtype=bool)
+    begun = time.process_time()
+    assert (Places(np.radians(degrees), np.arange(40_000)).nearest_km(everyone, everyone) == 0).all()
+    assert time.process_time() - begun < 2

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.times import times_of
 from efficientnetv2.evaluation.drawing import COLOURS, INK, WIDTH_IN, called, plain
@@ -89,7 +90,7 @@ def legend(manifest: Manifest) -> list[tuple[str, str]]:
     shown, classes = _largest(manifest), len(set(manifest.labels[manifest.labels >= 0].tolist()))
     names = [(manifest.class_names[label], f"c{place}") for place, label in enumerate(shown)]
     if classes > len(shown):
-        names.append((f"{classes - len(shown)} other classes", "ink"))
+        names.append((count_of(classes - len(shown), "other class"), "ink"))
     if (manifest.labels < 0).any():
         names.append(("no label", "grey"))
     return names

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import minimum_spanning_tree
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.listing import Ints
@@ -34,6 +36,9 @@ _MISSED = 0.01
 # In a bucket each picture is compared with so many that follow it in order: enough for all but series of hundreds of
 # nearly equal pictures, whose neighbours hold them together all the same. Ours.
 _FOLLOWING = 64
+# Pairs of a picture that are named: of series the most alike, and those that hold them together. Ours.
+_NAMED = 8
+_AT_ONCE = 1024  # pairs of squares in memory together, 12 kB each
 
 Floats = npt.NDArray[np.float64]
 
@@ -71,7 +76,8 @@ def flat(looked: Portraits) -> npt.NDArray[np.bool_]:
 def near(looked: Portraits, *, key: Key) -> list[Pair]:
     """Pairs of pictures that look the same but are other files, the most alike first.
 
-    Of equal files one stands for all.
+    Of equal files one stands for all. Of series in which all are alike not all pairs are named: those of each picture
+    that are most alike, and those that hold the series together.
 
     Args:
         looked: at the pictures.
@@ -84,12 +90,16 @@ def near(looked: Portraits, *, key: Key) -> list[Pair]:
     pairs = rows[candidates(looked.hashes[rows], key=key)]
     alike = _correlation(looked.small, pairs)
     kept = np.flatnonzero(alike >= LEAST_ALIKE)
+    kept = kept[_thinned(pairs[kept], 1 - alike[kept], len(looked.table), _NAMED)]
     order = kept[np.lexsort((pairs[kept, 1], pairs[kept, 0], -alike[kept]))]
     return [Pair(int(pairs[at, 0]), int(pairs[at, 1]), round(float(alike[at]), 4)) for at in order]
 
 
 def candidates(hashes: npt.NDArray[np.bool_], *, key: Key, most_bits: int = MOST_BITS) -> Ints:
     """Pairs whose hashes differ in few bits: of those at ``most_bits`` 99 %, of closer ones nearly all.
+
+    Of series of hundreds that are near each other not all pairs: as many of each picture as are compared in a bucket,
+    the nearest, and those that hold the series together.
 
     Args:
         hashes: (n, HASH_BITS) bool.
@@ -100,48 +110,75 @@ def candidates(hashes: npt.NDArray[np.bool_], *, key: Key, most_bits: int = MOST
         (m, 2) places in ``hashes``, the lower first, each pair once, ascending.
     """
     count = len(hashes)
+    found = np.empty((0, 2), dtype=np.int64)
     if count < 2:
-        return np.empty((0, 2), dtype=np.int64)
+        return found
     bits = min(48, max(8, math.ceil(math.log2(count))))
     meet = math.comb(HASH_BITS - most_bits, bits) / math.comb(
         HASH_BITS, bits
     )  # all drawn bits are equal ones
     draws = math.ceil(math.log(_MISSED) / math.log(1 - meet))
-    whole = np.packbits(hashes, axis=1).view(">u8")[:, 0]  # as one number each, which puts them in order
-    found = []
+    # As one number each, which puts them in order.
+    whole = np.packbits(hashes, axis=1).view(">u8")[:, 0].astype(np.uint64)
     for draw in range(draws):
         chosen = key.fold("bits", draw).generator().choice(HASH_BITS, bits, replace=False)
         bucket = hashes[:, chosen] @ (1 << np.arange(bits, dtype=np.int64))
-        found.append(_within_buckets(bucket, whole, hashes, most_bits))
-    return np.unique(np.concatenate(found), axis=0)
+        # What further draws find again would fill the memory. In order it is found sooner than by numpy's hashing.
+        met = np.sort(np.concatenate([found @ [count, 1], _within_buckets(bucket, whole, most_bits)]))
+        found = np.stack(np.divmod(met[np.diff(met, prepend=-1) > 0], count), axis=1)
+        apart = np.bitwise_count(whole[found[:, 0]] ^ whole[found[:, 1]]).astype(np.float64)
+        found = found[_thinned(found, apart, count, _FOLLOWING)]
+    return found
 
 
-def _within_buckets(
-    bucket: Ints, whole: npt.NDArray[np.uint64], hashes: npt.NDArray[np.bool_], most_bits: int
-) -> Ints:
-    """Pairs of one bucket that differ in at most ``most_bits``."""
+def _thinned(pairs: Ints, apart: Floats, count: int, most: int) -> Ints:
+    """Which pairs to keep of pictures that are near to very many: all, where of no picture there are more than so many.
+
+    Args:
+        pairs: (m, 2) of below ``count``, ascending.
+        apart: (m,) how far those of each are apart.
+        count: of the pictures.
+        most: pairs of each with pictures behind it, the nearest.
+
+    Returns:
+        Positions, ascending. What all pairs join, those that are kept join too.
+    """
+    first = pairs[:, 0]
+    order = np.lexsort((apart, first))
+    rank = np.empty(len(pairs), dtype=np.int64)
+    rank[order] = np.arange(len(pairs)) - np.searchsorted(first, first)  # those of one stand where they stood
+    kept = rank < most
+    if not kept.all():
+        # A pair of weight 0 would be none.
+        graph = csr_array((apart + 1, (first, pairs[:, 1])), shape=(count, count))
+        tree = minimum_spanning_tree(graph).tocoo()
+        kept[np.searchsorted(pairs @ [count, 1], tree.row.astype(np.int64) * count + tree.col)] = True
+    return np.flatnonzero(kept)
+
+
+def _within_buckets(bucket: Ints, whole: npt.NDArray[np.uint64], most_bits: int) -> Ints:
+    """Pairs of one bucket that differ in at most ``most_bits``, as lower times number of all plus higher."""
     order = np.lexsort((whole, bucket))
-    ordered = bucket[order]
-    found = [np.empty((0, 2), dtype=np.int64)]
+    ordered, hashes = bucket[order], whole[order]
+    found = [np.empty(0, dtype=np.int64)]
     for step in range(1, min(_FOLLOWING, len(order) - 1) + 1):
-        together = np.flatnonzero(ordered[step:] == ordered[:-step])
-        if not len(together):
+        together = ordered[step:] == ordered[:-step]
+        if not together.any():
             break  # no bucket holds more
-        first, second = order[together], order[together + step]
-        near_enough = (hashes[first] != hashes[second]).sum(axis=1) <= most_bits
-        pairs = np.stack([first[near_enough], second[near_enough]], axis=1)
-        found.append(np.sort(pairs, axis=1))
+        near_enough = np.bitwise_count(hashes[step:] ^ hashes[:-step]) <= most_bits
+        places = np.flatnonzero(together & near_enough)
+        first, second = order[places], order[places + step]
+        found.append(np.minimum(first, second) * len(order) + np.maximum(first, second))
     return np.concatenate(found)
 
 
 def _correlation(small: npt.NDArray[np.uint8], pairs: Ints) -> Floats:
     """(m,) how the greys and colours of two squares go together: 1 if one is a brighter or paler copy of the other."""
-    if not len(pairs):
-        return np.empty(0)
-    rows, places = np.unique(pairs, return_inverse=True)
-    squares = small[rows].reshape(len(rows), -1).astype(np.float64)
-    squares -= squares.mean(axis=1, keepdims=True)
-    squares /= np.linalg.norm(squares, axis=1, keepdims=True)
-    first, second = places.reshape(pairs.shape).T
-    alike: Floats = np.einsum("ij,ij->i", squares[first], squares[second])
+    alike = np.empty(len(pairs))
+    for start in range(0, len(pairs), _AT_ONCE):
+        part = pairs[start : start + _AT_ONCE]
+        squares = small[part].reshape(len(part), 2, -1).astype(np.float64)
+        squares -= squares.mean(axis=2, keepdims=True)
+        squares /= np.linalg.norm(squares, axis=2, keepdims=True)
+        alike[start : start + len(part)] = np.einsum("ij,ij->i", squares[:, 0], squares[:, 1])
     return alike

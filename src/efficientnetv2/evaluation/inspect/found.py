@@ -8,8 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from efficientnetv2.base.errors import count_of
+from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 
 Severity = Literal["wrong", "doubtful", "note"]
@@ -83,3 +86,17 @@ def how_many(groups: Sequence[Sequence[int]]) -> str:
 def splits_of(manifest: Manifest) -> npt.NDArray[np.object_]:
     """(N,) splits, where none was given ``train``, since nothing set the picture aside."""
     return np.where(manifest.in_train, "train", manifest.split)
+
+
+def joined(count: int, together: Sequence[Sequence[int]]) -> Ints:
+    """(count,) numbers, equal for rows that are joined, directly or by others.
+
+    Args:
+        count: of the rows.
+        together: rows that belong together, two or more each.
+    """
+    edges = [(group[0], other) for group in together for other in group[1:]]
+    rows, columns = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(count, count))
+    numbers: Ints = connected_components(graph, directed=False)[1].astype(np.int64)
+    return numbers

@@ -12,9 +12,10 @@ from efficientnetv2.data.portraits import Portraits
 from efficientnetv2.evaluation.inspect.copies import copies
 from efficientnetv2.evaluation.inspect.counts import counts
 from efficientnetv2.evaluation.inspect.duplicates import same_files
-from efficientnetv2.evaluation.inspect.embedded import doubted_labels, lookalikes
+from efficientnetv2.evaluation.inspect.embedded import lookalikes
 from efficientnetv2.evaluation.inspect.found import Finding, Section, in_order
 from efficientnetv2.evaluation.inspect.groups import by_group, made_from_one, members
+from efficientnetv2.evaluation.inspect.labels import doubted_labels
 from efficientnetv2.evaluation.inspect.looks import looks
 from efficientnetv2.evaluation.inspect.places import NEAR_KM, by_place
 from efficientnetv2.evaluation.inspect.times import by_time

@@ -187,13 +187,15 @@ def cramers_v(values: pd.Series[str], labels: np.typing.NDArray[np.int64]) -> fl
         values: (n,) of a picture each.
         labels: (n,) class ids.
     """
-    table = pd.crosstab(values.to_numpy(), labels).to_numpy(dtype=np.float64)
-    total = table.sum()
-    rows, columns = table.shape
+    row, kinds = pd.factorize(values.to_numpy())
+    column, classes = pd.factorize(labels)
+    total, rows, columns = len(row), len(kinds), len(classes)
     if total < _ENOUGH or min(rows, columns) < 2 or rows > total / 5:
         return 0.0
-    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True) / total
-    phi = ((table - expected) ** 2 / expected).sum() / total
+    # Only of cells that are not empty: there are as many as pictures at most.
+    cells, counts = np.unique(row * columns + column, return_counts=True)
+    expected = np.bincount(row)[cells // columns] * (np.bincount(column)[cells % columns] / total)
+    phi = (counts**2 / expected).sum() / total - 1
     chance = (rows - 1) * (columns - 1) / (total - 1)
     rows_left = rows - (rows - 1) ** 2 / (total - 1)
     columns_left = columns - (columns - 1) ** 2 / (total - 1)

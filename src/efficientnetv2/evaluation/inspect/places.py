@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.inspect.found import Finding, Section, share, splits_of
 
 NEAR_KM = 5.0
+_DEGREES = ("latitude", "longitude")
 # Mean radius of the Earth: IUGG, GRS 80.
 EARTH_KM = 6371.0088
 
@@ -35,11 +37,20 @@ class Places:
     @classmethod
     def of(cls, manifest: Manifest) -> Places | None:
         """Those that the columns latitude and longitude give; None without both columns."""
-        if not {"latitude", "longitude"} <= set(manifest.table.columns):
+        if not set(_DEGREES) <= set(manifest.table.columns):
             return None
-        degrees = manifest.table[["latitude", "longitude"]].to_numpy(dtype=np.float64)
+        degrees = manifest.table[list(_DEGREES)].to_numpy(dtype=np.float64)
         known = ~np.isnan(degrees).any(axis=1)
         return cls(np.radians(degrees[known]), np.flatnonzero(known).astype(np.int64))
+
+    @cached_property
+    def _spots(self) -> tuple[Floats, Ints]:
+        """(m, 2) different places, and (n,) at which of them each picture is: a tree of equal points has no branches.
+
+        It would compare all pictures of a place with all of them.
+        """
+        spots, spot = np.unique(self.radians, axis=0, return_inverse=True)
+        return spots, spot.reshape(-1).astype(np.int64)
 
     def nearest_km(self, asking: Bools, among: Bools) -> Floats:
         """(n,) kilometres to the nearest other place of ``among``, of those that ask; infinite for the rest.
@@ -50,12 +61,16 @@ class Places:
         """
         distances = np.full(len(self.rows), np.inf)
         if among.any() and asking.any():
-            tree = BallTree(self.radians[among], metric="haversine")
-            found, _ = tree.query(self.radians[asking], k=min(2, int(among.sum())))
-            # Who asks among his own kind finds himself first.
-            own = among[asking]
-            second = found[:, 1] if found.shape[1] == 2 else np.full(len(found), np.inf)
-            distances[asking] = np.where(own, second, found[:, 0])
+            spots, spot = self._spots
+            there = np.bincount(spot[among], minlength=len(spots))
+            taken, asked = np.flatnonzero(there), np.unique(spot[asking])
+            tree = BallTree(spots[taken], metric="haversine")
+            nearest = np.full((len(spots), 2), np.inf)
+            many = min(2, len(taken))
+            nearest[asked, :many], _ = tree.query(spots[asked], k=many)
+            # Who is alone where he is, and asks among his own kind, finds himself first.
+            alone = among & (there[spot] == 1)
+            distances[asking] = nearest[spot[asking], alone[asking].astype(np.int64)]
         return distances * EARTH_KM
 
 
@@ -127,17 +142,29 @@ def _close(near: int, alike: int, placed: int, near_km: float, *, given: bool) -
 
 
 def _without_places(manifest: Manifest) -> Section:
-    half = [name for name in ("latitude", "longitude") if name in manifest.table]
-    if len(half) == 1:
-        other = "longitude" if half == ["latitude"] else "latitude"
+    """What is wrong where no picture has a place: nothing, unless training would refuse it."""
+    table = manifest.table
+    have = [name for name in _DEGREES if name in table and table[name].notna().any()]
+    if not have:
+        return Section({})
+    if len(have) == 2:
         found = Finding(
-            "half_a_place",
+            "no_place",
             "wrong",
-            f"There is a column {half[0]} but no {other}: a place needs both.",
-            f"Add the {other}, or remove the column {half[0]}; training refuses the one without the other.",
+            "No picture has both a latitude and a longitude: some have the one, some the other.",
+            "Fill them in, or remove both columns: training refuses a set that is half placed.",
         )
         return Section({}, [found])
-    return Section({})
+    (name,), (other,) = have, set(_DEGREES) - set(have)
+    found = Finding(
+        "half_a_place",
+        "wrong",
+        f"There is a {name}, but "
+        + (f"the column {other} is empty throughout" if other in table else f"no {other}")
+        + ": a place needs both.",
+        f"Add the {other}, or remove the column {name}; training refuses the one without the other.",
+    )
+    return Section({}, [found])
 
 
 def _unplaced(manifest: Manifest, places: Places) -> list[Finding]:

@@ -19,6 +19,24 @@ _NEAR = pd.Timedelta(hours=1)
 Bools = npt.NDArray[np.bool_]
 
 
+def check_column(manifest: Manifest, column: str | None) -> None:
+    """Refuse a column in which there is no time, before hours of looking at pictures.
+
+    Args:
+        manifest: of the pictures.
+        column: as for ``by_time``.
+
+    Raises:
+        InputError: it was asked for and is not there, or nothing in it is a time.
+    """
+    name = time_column(manifest, column)
+    if column is not None and name is not None and not times_of(manifest, name).notna().any():
+        raise InputError(
+            f"--time-column {column}: nothing in it is a number, such as a year, or a date such as 2016-05-31. Name "
+            "another column."
+        )
+
+
 def by_time(manifest: Manifest, *, column: str | None = None) -> Section:
     """Pictures of one moment, and splits that share their times.
 
@@ -27,20 +45,16 @@ def by_time(manifest: Manifest, *, column: str | None = None) -> Section:
         column: that holds the time: numbers such as years, or dates. None takes a likely one, if there is any.
 
     Raises:
-        InputError: there is no such column, or nothing in it is a time.
+        InputError: as of ``check_column``.
     """
+    check_column(manifest, column)
     name = time_column(manifest, column)
     if name is None:
         return Section({})
     times = times_of(manifest, name)
     known = times.notna().to_numpy()
     if not known.any():
-        if column is None:
-            return Section({})
-        raise InputError(
-            f"--time-column {column}: nothing in it is a number, such as a year, or a date such as 2016-05-31. Name "
-            "another column."
-        )
+        return Section({})
     split = splits_of(manifest)
     of_day = _of_day(times[known])
     findings = []
