@@ -16,10 +16,10 @@ from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.balance import Balance, target_counts

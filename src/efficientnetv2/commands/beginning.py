@@ -11,6 +11,7 @@ import torch
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.files import check_folder
 from efficientnetv2.base.preprocessing import RGB, Preprocessing
+from efficientnetv2.base.typed import options
 from efficientnetv2.commands.caching import Cached, cached
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.foretold import (
@@ -29,7 +30,6 @@ from efficientnetv2.commands.resumed import resumed_recipe
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.seen import seen_before
 from efficientnetv2.commands.several_labels import learnt_so
-from efficientnetv2.commands.typed import options
 from efficientnetv2.commands.within import RUNS
 from efficientnetv2.commands.words import Words, begin_recipe, starts_open
 from efficientnetv2.data.copies import is_copy

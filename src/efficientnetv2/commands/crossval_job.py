@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.files import check_folder, write_atomically
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.answering import SKIPPED, list_skipped, read_skipped
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_folds import Runs
@@ -24,7 +25,6 @@ from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.several_labels import refuse_unlike
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import MOST_CLASSES
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.within import RUNS, refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe, says_length
 from efficientnetv2.data.check import check

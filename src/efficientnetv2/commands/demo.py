@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands import options
 from efficientnetv2.commands.crossval import crossval
 from efficientnetv2.commands.inspect import inspect
 from efficientnetv2.commands.train import train
-from efficientnetv2.commands.typed import typed
 
 OUT = Path("runs/demo")
 FOLDS = 3

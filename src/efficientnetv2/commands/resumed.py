@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.commands.typed import typed
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.words import Words, apply, field_of
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.progressive import Progressive

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from efficientnetv2.arch.files import is_architecture_file
 from efficientnetv2.arch.published import NAMES, architecture
 from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.search import spaces
 from efficientnetv2.search.checks import require_room

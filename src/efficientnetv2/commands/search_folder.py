@@ -15,8 +15,8 @@ import yaml
 
 from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.files import write_atomically, write_text_atomically
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.names import is_pattern, is_url, parted
 from efficientnetv2.evaluation.page import is_page

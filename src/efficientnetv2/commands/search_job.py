@@ -11,6 +11,7 @@ from typing import Any
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import RGB
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.prepare import Prepared, prepare
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.search import PlaceOptions
@@ -19,7 +20,6 @@ from efficientnetv2.commands.search_folder import STUDY_FILES, StudyFolder
 from efficientnetv2.commands.search_machine import Machine
 from efficientnetv2.commands.search_screen import StudyBar, figures
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.inference.accelerate import device_title
 from efficientnetv2.search.checks import other_version

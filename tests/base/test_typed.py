@@ -3,7 +3,7 @@
 import shlex
 from types import SimpleNamespace
 
-from efficientnetv2.commands.typed import options, typed
+from efficientnetv2.base.typed import options, typed
 
 WORDS = ["effnetv2", "train", "my photos/", "--out", "runs\\mine", "--resume"]
 
@@ -14,7 +14,7 @@ def test_a_shell_reads_the_words_again():
 
 def test_on_windows_nothing_is_quoted_as_only_other_shells_take_it(monkeypatch):
     """Its shell knows double quotes alone, and takes a backslash as it is."""
-    monkeypatch.setattr("efficientnetv2.commands.typed.os", SimpleNamespace(name="nt"))
+    monkeypatch.setattr("efficientnetv2.base.typed.os", SimpleNamespace(name="nt"))
     assert typed(WORDS) == 'effnetv2 train "my photos/" --out runs\\mine --resume'
 
 
