@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -128,7 +127,7 @@ class Asked:
         if self.source.label_separator is not None:
             raise InputError(
                 "search takes pictures of one label each, but --label-separator "
-                f"{shlex.quote(self.source.label_separator)} says that these have several. Leave it out, or train a "
+                f"{typed([self.source.label_separator])} says that these have several. Leave it out, or train a "
                 f"published network: effnetv2 train {typed(self.source.words)}"
             )
         if self.storage is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -169,7 +168,7 @@ class StudyFolder:
         if not self.file.exists():
             if given is None:
                 raise InputError(
-                    f"{self.path} holds no study. Begin one: effnetv2 search run {shlex.quote(str(self.path))} --data "
+                    f"{self.path} holds no study. Begin one: effnetv2 search run {typed([str(self.path)])} --data "
                     "DATA; or say where its trials lie (--storage)."
                 )
             return _absolute(given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from dataclasses import replace
 from importlib.metadata import version
@@ -150,7 +149,7 @@ def _refuse_trials(asked: Asked, study: Opened, where: str) -> None:
         )
     raise InputError(
         f"--trials {asked.said_trials}: {where} has {study.target}. Let it have more of them with effnetv2 search "
-        f"resume {shlex.quote(str(asked.study))} --trials {asked.said_trials}, or leave --trials out."
+        f"resume {typed([str(asked.study)])} --trials {asked.said_trials}, or leave --trials out."
     )
 
 
