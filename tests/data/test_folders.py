@@ -372,3 +372,12 @@ def test_columns_are_of_tables(words, named, class_folders):
         read(picture, require_labels=False, **words)
     with pytest.raises(InputError, match="cifar10 is a standard set, which has no columns"):
         read("cifar10", **words)
+
+
+@pytest.mark.parametrize("name", ["nan", "NaN"])
+def test_a_class_that_a_table_takes_for_an_empty_cell_is_refused(name, tmp_path):
+    """Folds, and the manifest of a run, list the pictures in one. Evaluation, which lists none, takes it."""
+    draw(tmp_path / name / "1.jpg", tmp_path / "b/2.jpg")
+    with pytest.raises(InputError, match=f"{name}/1.jpg: the class is called '{name}'.* Rename the folder"):
+        read(tmp_path)
+    assert name in read(tmp_path, for_training=False).class_names
