@@ -109,6 +109,16 @@ def test_the_stages_list_what_the_recipe_uses_and_what_is_open(name, shown, hidd
     assert not hidden & set(headings)
 
 
+def test_recipes_shows_the_recipe_of_a_run(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.yaml").write_text(named("quick").to_yaml())
+    shown = effnetv2("recipes", "run", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("quick, as it stands in run.")
+    plain = [json.loads(effnetv2("recipes", one, "--json", cwd=tmp_path).stdout) for one in ("quick", "run/recipe.yaml")]
+    assert plain[0] == plain[1]
+
+
 def test_recipes_says_what_the_fields_mean_and_what_a_recipe_makes_of_them(tmp_path):
     told = effnetv2("recipes", "finetune", "--field", "optimizer", cwd=tmp_path).stdout.splitlines()
     (row,) = [line for line in told if line.startswith("optimizer.head_lr ")]

@@ -136,8 +136,8 @@ class ProxyOptions:
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="A named recipe (effnetv2 recipes) or a recipe.yaml. (Default: proxy_small or proxy_paper, by the "
-            "preset.)",
+            help="A named recipe (effnetv2 recipes), a recipe.yaml, or a run folder. (Default: proxy_small or "
+            "proxy_paper, by the preset.)",
             show_default=False,
         ),
     ] = None
