@@ -321,8 +321,8 @@ def test_a_recipe_given_as_a_file_is_remembered_whole(tmp_path):
     file.write_text(named("finetune").to_yaml())
     words = Words(recipe=str(file))
     remember(tmp_path, words, Plan(), Source("a.csv"), "d", "effnetv2 crossval a.csv")
-    file.write_text(named("finetune").model_copy(update={"crop_area_min": 0.5}).to_yaml())
-    with pytest.raises(InputError, match=r"begun otherwise: crop_area_min: 0.35 there, 0.5 here\. Leave"):
+    file.write_text(named("finetune").model_copy(update={"crop_area_min": 0.7}).to_yaml())
+    with pytest.raises(InputError, match=r"begun otherwise: crop_area_min: [0-9.]+ there, 0.7 here\. Leave"):
         begun_with(tmp_path, Words(recipe=str(file)), Plan(), Source("a.csv"), CPU)
     file.unlink()
     before, *_ = begun_with(tmp_path, Words(), Plan(), Source("a.csv"), CPU)
@@ -377,6 +377,38 @@ def test_settings_that_cannot_be_taken_apart_are_refused():
         InputError, match=r"--try balance='sqrt: it can't be taken apart \(No closing quotation\)"
     ):
         Plan(tries=("", "balance='sqrt"))
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("", ()),
+        ("balance=sqrt epochs=4", ("balance=sqrt", "epochs=4")),
+        ("progressive.image_px={start: 64, end: 128}", ("progressive.image_px={start: 64, end: 128}",)),
+        ("progressive={stages: 2, image_px: {start: 64, end: 128}} epochs=4",
+         ("progressive={stages: 2, image_px: {start: 64, end: 128}}", "epochs=4")),
+        ("progressive.shares=[1, 2] 'balance=sqrt'", ("progressive.shares=[1, 2]", "balance=sqrt")),
+    ],
+)  # fmt: skip
+def test_a_try_is_parted_between_its_settings(text, settings):
+    assert Plan(tries=("seed=1", text)).settings_of(1) == settings
+
+
+def test_a_bracket_that_is_not_closed_is_refused():
+    with pytest.raises(
+        InputError, match=r"it can't be taken apart \(No closing bracket\).* in brackets or quotes"
+    ):
+        Plan(tries=("", "progressive.image_px={start: 64, epochs=4"))
+
+
+def test_what_is_wrong_with_a_try_is_said_of_it():
+    plan = Plan(tries=("", "crop_area_min=2 epochs=4"), try_settings=("ema_decay=null",))
+    with pytest.raises(InputError) as refused:
+        crossval_job._recipe(Words(weights="none"), plan, Place(device="cpu"))
+    assert str(refused.value).startswith(
+        "--try crop_area_min=2 epochs=4 --try-set ema_decay=null: crop_area_min=2"
+    )
+    assert "--set" not in str(refused.value).replace("--try-set", "")
 
 
 def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):

@@ -44,9 +44,7 @@ from efficientnetv2.training.runs import new_folder
 _NAME = "crossval"  # in that of a folder that nobody has named
 
 
-def crossvalidate(
-    words: Words, source: Source, place: Place, plan: Plan, said: Collection[str] = ()
-) -> Path:
+def crossvalidate(words: Words, source: Source, place: Place, plan: Plan, said: Collection[str] = ()) -> Path:
     """Everything that ``effnetv2 crossval`` does.
 
     Args:
@@ -72,9 +70,7 @@ def crossvalidate(
         return folder
     asked = plan
     if resumed:
-        words, plan, source, digest = begun_with(
-            folder, words, plan, source, pick_device(place.device), said
-        )
+        words, plan, source, digest = begun_with(folder, words, plan, source, pick_device(place.device), said)
     recipe = _recipe(words, plan, place)  # before every picture is looked at: what is refused takes no time
     refuse_unlike(recipe, words, source.label_separator)
     manifest, contents, skipped = _pictures(source, place, screen, folder if resumed else None)
@@ -221,8 +217,13 @@ def _recipe(words: Words, plan: Plan, place: Place) -> Recipe:
                 f"--try {plan.tries[number]}: it says how long to train, but so does --minutes {words.minutes:g}, "
                 "which is for all folds and tries. Leave one of them out; how long tries alone take, --try-set may say."
             )
-        tried = with_further(words, plan.settings_of(number, choosing=True))
-        begin_recipe(tried, device, lambda line: None)
+        try:
+            tried = with_further(words, plan.settings_of(number, choosing=True))
+            begin_recipe(tried, device, lambda line: None)
+        except InputError as error:  # for the words alone have just been taken
+            further = "".join(f" --try-set {setting}" for setting in plan.try_settings)
+            reason = str(error).replace("--set ", "")  # which nobody typed
+            raise InputError(f"--try {plan.tries[number]}{further}: {reason}") from error
     return recipe
 
 
