@@ -25,7 +25,9 @@ from typer.testing import CliRunner
 
 from efficientnetv2 import create, load
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.cli import app
+from efficientnetv2.commands.beginning import _pictures_note
 from efficientnetv2.commands.recipes import recipes
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.models import modelfile
@@ -330,6 +332,12 @@ def test_a_learning_rate_that_is_named_stays_and_one_that_is_not_follows_the_bat
     follows = effnetv2(*words, tmp_path / "follows", cwd=tmp_path)
     assert "Learning rate 0.0002 -> 0.0001, following the batch." in follows.stdout
     assert "lr: 0.0001\n" in (tmp_path / "follows/recipe.yaml").read_text()
+
+
+def test_a_size_at_evaluation_that_training_does_not_end_at_is_not_called_so():
+    here = Preprocessing(image_px=96, framing="whole")
+    said = _pictures_note(here, here, trained_px=128, eval_px=96)
+    assert said.startswith("Pictures: framing whole at 96 px, though training ends at 128 px; interpolation")
 
 
 def test_which_of_the_preprocessing_is_the_weights_is_said(trained, tmp_path):

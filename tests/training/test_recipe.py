@@ -1,5 +1,6 @@
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 import torch
@@ -212,14 +213,16 @@ def test_a_recipe_file_that_is_no_recipe_is_refused(tmp_path):
 
 
 def test_a_recipe_is_named_or_given_as_a_file_or_as_the_folder_of_a_run(tmp_path, monkeypatch):
-    mine = named("finetune").model_copy(update={"crop_area_min": 0.5})
+    mine = named("finetune").model_copy(update={"crop_area_min": 0.7})
     for folder in ("run", "quick"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "recipe.yaml").write_text(mine.to_yaml())
     assert asked(str(tmp_path / "run")) == asked(str(tmp_path / "run/recipe.yaml")) == mine
     monkeypatch.chdir(tmp_path)
     assert asked("quick") == named("quick"), "a name is that, whatever a folder is called"
-    with pytest.raises(InputError, match="--recipe none.yaml: there is no such file. Give a recipe.yaml, the folder"):
+    with pytest.raises(
+        InputError, match=r"--recipe none.yaml: there is no such file. Give a recipe.yaml, the folder"
+    ):
         asked("none.yaml")
     with pytest.raises(InputError, match="There is no recipe 'nothing'"):
         asked("nothing")
@@ -232,3 +235,18 @@ def test_words_mean_what_the_recipe_said_when_they_were_read(tmp_path):
     (tmp_path / "mine.yaml").unlink()
     recipe, _ = begin_recipe(words, torch.device("cpu"), lambda line: None)
     assert recipe == named("finetune").model_copy(update={"weights": "none"})
+
+
+def test_the_size_at_evaluation_follows_that_of_training_as_long_as_it_is_the_same(tmp_path):
+    """A run's recipe names it, for settling has; others in training would be judged, and saved, at the old one."""
+    mine = named("finetune").model_copy(update={"eval_px": 224, "weights": "none"})
+    (tmp_path / "recipe.yaml").write_text(mine.to_yaml())
+    words, said, cpu = Words(recipe=str(tmp_path)), [], torch.device("cpu")
+    for sizes in ({"image_px": 300}, {"settings": ("progressive.image_px={start: 128, end: 300}",)}):
+        assert begin_recipe(replace(words, **sizes), cpu, said.append)[0].eval_px is None
+    named_again = replace(words, image_px=300, settings=("eval_px=256",))
+    assert begin_recipe(named_again, cpu, lambda line: None)[0].eval_px == 256
+    assert not said
+    paper = Words(recipe="efficientnetv2_s_paper", image_px=128)
+    assert begin_recipe(paper, cpu, said.append)[0].eval_px == 384
+    assert said == ["Evaluation stays at 384 px, though training ends at 128 px: --set eval_px says another."]

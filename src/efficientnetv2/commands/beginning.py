@@ -190,7 +190,12 @@ def begin(
         chosen += notes
     chosen += patience_in_vain(recipe, Length.of(recipe, len(prepared.train)))
     if recipe.weights != "none":
-        chosen.append(_pictures_note(preprocessing, network.preprocessing, eval_px=decided.recipe.eval_px))
+        trained_px = recipe.progressive.last.image_px
+        chosen.append(
+            _pictures_note(
+                preprocessing, network.preprocessing, trained_px=trained_px, eval_px=decided.recipe.eval_px
+            )
+        )
     lines += _said([f"Run folder: {path}", prepared.split_note, *chosen][len(lines) :], screen)
     beginning: dict[str, Any] = {
         "command": command_line(),
@@ -294,19 +299,24 @@ def _begun_by(world: World, out: Path | None) -> Path | None:
     return None
 
 
-def _pictures_note(here: Preprocessing, theirs: Preprocessing, *, eval_px: int | None) -> str:
+def _pictures_note(
+    here: Preprocessing, theirs: Preprocessing, *, trained_px: int, eval_px: int | None
+) -> str:
     """Which part of the preprocessing is the weights', and which the recipe's, for training draws its pictures so.
 
     Args:
         here: of the run.
         theirs: of the weights.
+        trained_px: that training ends at.
         eval_px: that the recipe names, so that another size in training alone does not move it; None if it names none.
     """
     own = "interpolation, mean and std are"
     if here.channels != RGB:
         own = "mean and std are of the rasters' bands, and interpolation is"
+    same = here.image_px == trained_px
+    trained = "as the recipe trains on them" if same else f"though training ends at {trained_px} px"
     note = (
-        f"Pictures: framing {_framed(here)} at {here.image_px} px, as the recipe trains on them; {own} "
+        f"Pictures: framing {_framed(here)} at {here.image_px} px, {trained}; {own} "
         f"{'those' if here.channels == RGB else 'that'} of the weights."
     )
     if (_framed(here), here.image_px) == (_framed(theirs), theirs.image_px):

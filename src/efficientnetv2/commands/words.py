@@ -188,9 +188,20 @@ def apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
             say(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
     if words.image_px is not None and words.image_px != recipe.progressive.last.image_px:
         plain["progressive"] = recipe.progressive.with_image_px(words.image_px).to_json()
-    if words.image_px is not None or any(_names_sizes(setting) for setting in words.settings):
+    sized = words.image_px is not None or any(_names_sizes(setting) for setting in words.settings)
+    if sized:
         plain["enlarge"] = None
-    return checked(set_fields(plain, words.settings), where=recipe.name, said=_said(words))
+        if (
+            recipe.eval_px == recipe.progressive.last.image_px
+        ):  # which a run's own recipe names, for it has followed
+            plain["eval_px"] = None
+    changed = checked(set_fields(plain, words.settings), where=recipe.name, said=_said(words))
+    last = changed.progressive.last.image_px
+    if sized and changed.eval_px == recipe.eval_px and changed.eval_px not in (None, last):
+        say(
+            f"Evaluation stays at {changed.eval_px} px, though training ends at {last} px: --set eval_px says another."
+        )
+    return changed
 
 
 def _names_sizes(setting: str) -> bool:
