@@ -117,7 +117,10 @@ def test_recipes_shows_the_recipe_of_a_run(tmp_path):
     shown = effnetv2("recipes", "run", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith("quick, as it stands in run.")
-    plain = [json.loads(effnetv2("recipes", one, "--json", cwd=tmp_path).stdout) for one in ("quick", "run/recipe.yaml")]
+    plain = [
+        json.loads(effnetv2("recipes", one, "--json", cwd=tmp_path).stdout)
+        for one in ("quick", "run/recipe.yaml")
+    ]
     assert plain[0] == plain[1]
 
 
@@ -151,19 +154,33 @@ def test_an_unknown_field_names_the_nearest(tmp_path):
     assert "did you mean 'optimizer'?" in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["demo", "plan", "train", "evaluate", "predict", "models", "recipes"])
-def test_help_teaches_by_example(verb, tmp_path):
-    done = effnetv2(verb, "--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert verb == "demo" or f"effnetv2 {verb} " in done.stdout or f"effnetv2 {verb}\n" in done.stdout
-
-
 def pages_of_help(command, words=()):
     """The words of each command, and the text of its help."""
     shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
     yield words, shown.output
     for name, part in getattr(command, "commands", {}).items():
         yield from pages_of_help(part, (*words, name))
+
+
+def verbs(command, words=()):
+    """The words of each command that does something itself."""
+    parts = getattr(command, "commands", {})
+    yield from (
+        [words] if not parts else (leaf for name in parts for leaf in verbs(parts[name], (*words, name)))
+    )
+
+
+def test_help_teaches_by_example():
+    """Below a heading of their own, before the panels of options."""
+    program = typer.main.get_command(app)
+    pages = dict(pages_of_help(program))
+    lacking = [
+        words
+        for words in verbs(program)
+        if f"effnetv2 {' '.join(words)}" not in pages[words].partition("Examples:")[2].partition("╭")[0]
+    ]
+    assert lacking == []
+    assert ("search", "run") in verbs(program)
 
 
 def test_no_help_speaks_of_types_of_python():

@@ -53,6 +53,10 @@ def demo(
     repository too, on a CPU in a few minutes, without a network. Each step is a command of its own, printed before it
     runs; docs/land_cover.md tells what they show. Run it in a clone; it writes runs/demo/. With --json the last step
     answers.
+
+    Examples:
+    - `effnetv2 demo`
+    - `effnetv2 demo --out my_demo --seed 1`
     """
     import sys
 
