@@ -43,6 +43,15 @@ def test_a_folder_that_was_named_is_begun_in_by_one_alone(tmp_path):
     assert [file.name for file in out.iterdir()] == ["recipe.yaml"]
 
 
+def test_how_a_run_goes_on_is_said_whatever_verb_has_met_it(tmp_path):
+    """plan and demo have no --resume of their own."""
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run/recipe.yaml").write_text("")
+    with pytest.raises(InputError) as refused:
+        refuse_occupied(tmp_path / "my run")
+    assert f"(effnetv2 train DATA --out '{tmp_path / 'my run'}' --resume)" in str(refused.value)
+
+
 def test_of_a_name_that_nobody_chose_the_next_free_one_is_taken(tmp_path):
     """Both have chosen it within the same second; the second finds the first beginning, or begun."""
     path = tmp_path / "runs/same"
