@@ -27,9 +27,9 @@ from efficientnetv2 import create, load
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.cli import app
-from efficientnetv2.commands.beginning import _pictures_note
 from efficientnetv2.commands.recipes import recipes
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.settling import pictures_note
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.recipes import named
 
@@ -353,7 +353,7 @@ def test_a_learning_rate_that_is_named_stays_and_one_that_is_not_follows_the_bat
 
 def test_a_size_at_evaluation_that_training_does_not_end_at_is_not_called_so():
     here = Preprocessing(image_px=96, framing="whole")
-    said = _pictures_note(here, here, trained_px=128, eval_px=96)
+    said = pictures_note(here, here, trained_px=128, eval_px=96)
     assert said.startswith("Pictures: framing whole at 96 px, though training ends at 128 px; interpolation")
 
 
@@ -558,7 +558,7 @@ def test_each_long_phase_says_a_line_before_it_begins(class_folders, tmp_path, m
         raise InputError("as far as the measurement")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("efficientnetv2.commands.beginning.measure", ended)
+    monkeypatch.setattr("efficientnetv2.commands.begun.measure", ended)
     length = TINY.index("--epochs")
     words = ["train", class_folders, *TINY[:length], *TINY[length + 2 :], "--minutes", "2", "--out", "run"]
     done = CliRunner().invoke(app, [str(word) for word in words])

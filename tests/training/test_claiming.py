@@ -11,7 +11,7 @@ import pytest
 from tests.command_line import NETWORK, SERVER
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands import crossval_job, train_job
+from efficientnetv2.commands import crossval_job, settling, train_job
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.source import Source
@@ -104,12 +104,12 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, 
     """It began in the same --out while this one looked at its pictures."""
     out = tmp_path / "mine"
 
-    def prepare(*given, real=train_job.prepare, **named):
+    def prepare(*given, real=settling.prepare, **named):
         resume.save(out / "checkpoints", {"step": 1}, 1)
         (out / "recipe.yaml").write_text("")
         return real(*given, **named)
 
-    monkeypatch.setattr(train_job, "prepare", prepare)
+    monkeypatch.setattr(settling, "prepare", prepare)
     with pytest.raises(InputError, match="mine holds a run already"):
         train_job.train_and_report(WORDS, Source(str(class_folders)), Place(out=out, device="cpu", workers=0))
     assert resume.steps_saved(out / "checkpoints") == [1]
