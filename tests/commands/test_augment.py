@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 from tests.command_line import effnetv2
+from tests.conftest import COLOURS, paint
 
 from efficientnetv2.augment.geometry import symmetry
 from efficientnetv2.base.keys import Key
@@ -120,3 +121,21 @@ def test_a_dark_sets_columns_are_stretched_alike_and_other_sets_are_not():
     assert np.array_equal(negative.images[0], 255 - ramp)
     light = [Row("evaluation", (ramp + 100,), ("a",)), Row("", (ramp,), ("",))]
     assert _to_be_seen(light) == light
+
+
+def test_kept_pictures_are_shown_as_they_are_kept(tmp_path):
+    """Shrunk by far before the crops are drawn, of which the small ones are then enlarged: they are softer."""
+    for name, colour in COLOURS.items():
+        for number in range(4):
+            paint(tmp_path / "pictures" / name / f"{number}.jpg", colour, number, px=96)
+    words = ("--weights", "none", "--recipe", "quick", "--model", "efficientnetv2_b0", "--image-px", "32",
+             "--set", "progressive.stages=1", "--set", "crop_area_min=0.1", "--pictures", "6")  # fmt: skip
+    grain = {}
+    for name, further in (("files", ()), ("kept", ("--cache", "disk", "--set", "cache_detail=0.01"))):
+        out = f"{name}.png"
+        done = effnetv2("augment", "pictures", *words, *further, "--out", out, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        with Image.open(tmp_path / out) as sheet:
+            levels = np.asarray(sheet.convert("RGB")).astype(float)
+        grain[name] = float(np.abs(np.diff(levels, axis=1)).mean())
+    assert grain["kept"] < 0.9 * grain["files"], grain

@@ -25,9 +25,11 @@ from typer.testing import CliRunner
 
 from efficientnetv2 import create, load
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.cli import app
 from efficientnetv2.commands.recipes import recipes
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.settling import pictures_note
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.recipes import named
 
@@ -109,6 +111,19 @@ def test_the_stages_list_what_the_recipe_uses_and_what_is_open(name, shown, hidd
     assert not hidden & set(headings)
 
 
+def test_recipes_shows_the_recipe_of_a_run(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.yaml").write_text(named("quick").to_yaml())
+    shown = effnetv2("recipes", "run", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("quick, as it stands in run.")
+    plain = [
+        json.loads(effnetv2("recipes", one, "--json", cwd=tmp_path).stdout)
+        for one in ("quick", "run/recipe.yaml")
+    ]
+    assert plain[0] == plain[1]
+
+
 def test_recipes_says_what_the_fields_mean_and_what_a_recipe_makes_of_them(tmp_path):
     told = effnetv2("recipes", "finetune", "--field", "optimizer", cwd=tmp_path).stdout.splitlines()
     (row,) = [line for line in told if line.startswith("optimizer.head_lr ")]
@@ -139,19 +154,33 @@ def test_an_unknown_field_names_the_nearest(tmp_path):
     assert "did you mean 'optimizer'?" in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["demo", "plan", "train", "evaluate", "predict", "models", "recipes"])
-def test_help_teaches_by_example(verb, tmp_path):
-    done = effnetv2(verb, "--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert verb == "demo" or f"effnetv2 {verb} " in done.stdout or f"effnetv2 {verb}\n" in done.stdout
-
-
 def pages_of_help(command, words=()):
     """The words of each command, and the text of its help."""
     shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
     yield words, shown.output
     for name, part in getattr(command, "commands", {}).items():
         yield from pages_of_help(part, (*words, name))
+
+
+def verbs(command, words=()):
+    """The words of each command that does something itself."""
+    parts = getattr(command, "commands", {})
+    yield from (
+        [words] if not parts else (leaf for name in parts for leaf in verbs(parts[name], (*words, name)))
+    )
+
+
+def test_help_teaches_by_example():
+    """Below a heading of their own, before the panels of options."""
+    program = typer.main.get_command(app)
+    pages = dict(pages_of_help(program))
+    lacking = [
+        words
+        for words in verbs(program)
+        if f"effnetv2 {' '.join(words)}" not in pages[words].partition("Examples:")[2].partition("╭")[0]
+    ]
+    assert lacking == []
+    assert ("search", "run") in verbs(program)
 
 
 def test_no_help_speaks_of_types_of_python():
@@ -320,6 +349,12 @@ def test_a_learning_rate_that_is_named_stays_and_one_that_is_not_follows_the_bat
     follows = effnetv2(*words, tmp_path / "follows", cwd=tmp_path)
     assert "Learning rate 0.0002 -> 0.0001, following the batch." in follows.stdout
     assert "lr: 0.0001\n" in (tmp_path / "follows/recipe.yaml").read_text()
+
+
+def test_a_size_at_evaluation_that_training_does_not_end_at_is_not_called_so():
+    here = Preprocessing(image_px=96, framing="whole")
+    said = pictures_note(here, here, trained_px=128, eval_px=96)
+    assert said.startswith("Pictures: framing whole at 96 px, though training ends at 128 px; interpolation")
 
 
 def test_which_of_the_preprocessing_is_the_weights_is_said(trained, tmp_path):
@@ -523,7 +558,7 @@ def test_each_long_phase_says_a_line_before_it_begins(class_folders, tmp_path, m
         raise InputError("as far as the measurement")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("efficientnetv2.commands.beginning.measure", ended)
+    monkeypatch.setattr("efficientnetv2.commands.begun.measure", ended)
     length = TINY.index("--epochs")
     words = ["train", class_folders, *TINY[:length], *TINY[length + 2 :], "--minutes", "2", "--out", "run"]
     done = CliRunner().invoke(app, [str(word) for word in words])

@@ -192,6 +192,27 @@ def test_refusals_name_the_fault_and_leave_nothing(tmp_path, timm_file, words, s
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_run_that_has_not_ended_is_told_so(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.yaml").write_text("name: quick")
+    done = effnetv2("convert", "run", "out.safetensors", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "run holds no model.safetensors. Give a run folder whose training has ended" in done.stderr
+
+
+def test_a_runs_only_weights_are_not_halved_in_their_place(tmp_path):
+    """Whichever of the two its folder or its file is called by."""
+    (tmp_path / "run").mkdir()
+    ours = save_ours(tmp_path / "run/model.safetensors", architecture("efficientnetv2_b0"))
+    before = ours.read_bytes()
+    for source in ("run", "run/../run/model.safetensors"):
+        words = ("convert", source, "run/model.safetensors", "--half", "--overwrite")
+        done = effnetv2(*words, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "OUT run/model.safetensors is IN itself" in done.stderr
+    assert ours.read_bytes() == before
+
+
 def test_what_is_there_is_replaced_on_demand_alone(timm_file, tmp_path):
     (tmp_path / "out.safetensors").write_text("precious")
     words = ("convert", timm_file, "out.safetensors")

@@ -53,6 +53,7 @@ from efficientnetv2.models.create import create
 from efficientnetv2.training.recipes import named
 
 ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_px=32")
+CPU = torch.device("cpu")
 RUN = (*TINY, *ONE_STAGE, "--weights", "none", "--folds", "2")
 
 
@@ -309,9 +310,66 @@ def test_a_killed_one_goes_on_and_ends_as_the_undisturbed(whole):
 def test_a_network_given_as_a_table_is_remembered(tmp_path):
     words = Words(model="tests/network.yaml")
     remember(tmp_path, words, Plan(), Source("a.csv"), "d", "effnetv2 crossval a.csv")
-    before, *_ = begun_with(tmp_path, words, Plan(), Source("a.csv"))
+    before, *_ = begun_with(tmp_path, words, Plan(), Source("a.csv"), CPU)
     assert before == words
-    assert begun_with(tmp_path, Words(), Plan(), Source("a.csv"))[0].model == words.model
+    assert begun_with(tmp_path, Words(), Plan(), Source("a.csv"), CPU)[0].model == words.model
+
+
+def test_a_recipe_given_as_a_file_is_remembered_whole(tmp_path):
+    """The file may be moved or edited meanwhile: the folds left repeat the recipe of those that are there."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(named("finetune").to_yaml())
+    words = Words(recipe=str(file))
+    remember(tmp_path, words, Plan(), Source("a.csv"), "d", "effnetv2 crossval a.csv")
+    file.write_text(named("finetune").model_copy(update={"crop_area_min": 0.7}).to_yaml())
+    with pytest.raises(InputError, match=r"begun otherwise: crop_area_min: [0-9.]+ there, 0.7 here\. Leave"):
+        begun_with(tmp_path, Words(recipe=str(file)), Plan(), Source("a.csv"), CPU)
+    file.unlink()
+    before, *_ = begun_with(tmp_path, Words(), Plan(), Source("a.csv"), CPU)
+    assert before == words
+    assert before.recipe == named("finetune")
+
+
+def test_what_is_typed_again_is_compared_with_what_it_comes_to(tmp_path):
+    """A default that is typed asks for itself; a seed of 0 asks for nothing else where none was said."""
+    words, table = Words(weights="none"), Source("a.csv")
+    remember(tmp_path, words, Plan(folds=3), table, "d", "effnetv2 crossval a.csv --folds 3")
+    assert begun_with(tmp_path, Words(), Plan(), table, CPU)[1] == Plan(folds=3)
+    with pytest.raises(InputError, match="folds is 3 there, 5 here"):
+        begun_with(tmp_path, Words(), Plan(), table, CPU, said={"folds"})
+    assert begun_with(tmp_path, Words(seed=0, recipe="quick"), Plan(), table, CPU)[0] == words
+    with pytest.raises(InputError, match="seed is None there, 1 here"):
+        begun_with(tmp_path, Words(seed=1), Plan(), table, CPU)
+    with pytest.raises(InputError, match="minutes is None there, 5 here"):
+        begun_with(tmp_path, Words(minutes=5), Plan(), table, CPU)
+
+
+@pytest.mark.parametrize(
+    ("words", "tries", "said"),
+    [
+        (replace(Words(), settings=("optimizer.lrr=1",)), (), "there is no field 'optimizer.lrr'"),
+        (Words(), ("", "balanse=equal"), "there is no field 'balanse'"),
+    ],
+)
+def test_words_about_the_recipe_are_checked_before_every_picture(words, tries, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(crossval_job, "check", lambda *_, **__: pytest.fail("it looks at pictures first"))
+    source, place = Source(str(table_of(tmp_path))), Place(tmp_path / "folds", device="cpu")
+    with pytest.raises(InputError, match=said):
+        crossval_job.crossvalidate(replace(words, weights="none"), source, place, Plan(folds=2, tries=tries))
+
+
+def test_folds_whose_weights_are_gone_are_reported_without_a_probe(tmp_path, capsys):
+    """What is trained is not lost by it."""
+    data = manifest(np.arange(150) % 2)
+    dealt = folds(data, k=3, seed=0, contents=np.arange(150), by="class")
+    begun_as(tmp_path)
+    begun = {"preprocessing": Preprocessing(image_px=32).to_json()}
+    (tmp_path / "fold1/beginning.json").write_text(json.dumps(begun))
+    runs = Runs(Words(), Plan(folds=3), Place(device="cpu"), data, np.arange(150), 0, Screen())
+    assert crossval_baseline.probed(tmp_path, runs, dealt, None) is None
+    told = " ".join(capsys.readouterr().out.split())
+    assert "No linear probe stands beside the folds" in told
+    assert "some.safetensors" in told
 
 
 def test_settings_that_cannot_be_taken_apart_are_refused():
@@ -319,6 +377,38 @@ def test_settings_that_cannot_be_taken_apart_are_refused():
         InputError, match=r"--try balance='sqrt: it can't be taken apart \(No closing quotation\)"
     ):
         Plan(tries=("", "balance='sqrt"))
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("", ()),
+        ("balance=sqrt epochs=4", ("balance=sqrt", "epochs=4")),
+        ("progressive.image_px={start: 64, end: 128}", ("progressive.image_px={start: 64, end: 128}",)),
+        ("progressive={stages: 2, image_px: {start: 64, end: 128}} epochs=4",
+         ("progressive={stages: 2, image_px: {start: 64, end: 128}}", "epochs=4")),
+        ("progressive.shares=[1, 2] 'balance=sqrt'", ("progressive.shares=[1, 2]", "balance=sqrt")),
+    ],
+)  # fmt: skip
+def test_a_try_is_parted_between_its_settings(text, settings):
+    assert Plan(tries=("seed=1", text)).settings_of(1) == settings
+
+
+def test_a_bracket_that_is_not_closed_is_refused():
+    with pytest.raises(
+        InputError, match=r"it can't be taken apart \(No closing bracket\).* in brackets or quotes"
+    ):
+        Plan(tries=("", "progressive.image_px={start: 64, epochs=4"))
+
+
+def test_what_is_wrong_with_a_try_is_said_of_it():
+    plan = Plan(tries=("", "crop_area_min=2 epochs=4"), try_settings=("ema_decay=null",))
+    with pytest.raises(InputError) as refused:
+        crossval_job._recipe(Words(weights="none"), plan, Place(device="cpu"))
+    assert str(refused.value).startswith(
+        "--try crop_area_min=2 epochs=4 --try-set ema_decay=null: crop_area_min=2"
+    )
+    assert "--set" not in str(refused.value).replace("--try-set", "")
 
 
 def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
@@ -402,17 +492,17 @@ def probed_on(looked_at, data, dealt, tmp_path, monkeypatch):
 def test_how_the_table_is_read_is_remembered(tmp_path):
     words, plan, source = Words(epochs=2), Plan(folds=3), Source("a.csv", group_column="site")
     remember(tmp_path, words, plan, source, "d", "effnetv2 crossval a.csv")
-    assert begun_with(tmp_path, Words(), Plan(), Source("b.csv")) == (
+    assert begun_with(tmp_path, Words(), Plan(), Source("b.csv"), CPU) == (
         words,
         plan,
         Source("b.csv", group_column="site"),
         "d",
     )
     with pytest.raises(InputError, match="group_column is site there, plot here"):
-        begun_with(tmp_path, Words(), Plan(), Source("b.csv", group_column="plot"))
+        begun_with(tmp_path, Words(), Plan(), Source("b.csv", group_column="plot"), CPU)
     (tmp_path / "crossval.json").write_text("{")
     with pytest.raises(InputError, match=r"crossval.json cannot be read: .* Begin anew"):
-        begun_with(tmp_path, words, plan, source)
+        begun_with(tmp_path, words, plan, source, CPU)
 
 
 def test_resuming_otherwise_or_with_other_pictures_is_refused(whole):
@@ -422,6 +512,7 @@ def test_resuming_otherwise_or_with_other_pictures_is_refused(whole):
     for words, said in (
         (("--epochs", "3"), "epochs is 1.0 there, 3.0 here"),
         (("--by", "group"), "by is auto there, group here"),
+        (("--folds", "5"), "folds is 2 there, 5 here"),
     ):
         done = effnetv2("crossval", "pictures", "--out", "other", "--resume", *words, cwd=folder)
         assert done.returncode == 2

@@ -230,3 +230,31 @@ def test_a_step_that_is_stopped_ends_the_story():
 
     with pytest.raises(KeyboardInterrupt, match="go on with 3"):
         demo._do(stopped, ["3"])
+
+
+def test_the_story_begins_wherever_one_stands_in_the_clone(monkeypatch):
+    for place, pictures in (
+        (ROOT, "examples/land_cover/pictures.csv"),
+        (ROOT / "examples", "land_cover/pictures.csv"),
+        (ROOT / "examples/land_cover", "pictures.csv"),
+    ):
+        monkeypatch.chdir(place)
+        assert embedded() == Path(pictures)
+        (words,) = [words for _, verb, words in story(embedded(), Path("out"), seed=0, workers=None)
+                    if verb.__name__ == "train"]  # fmt: skip
+        assert Path(words[words.index("--weights") + 1]).is_file()
+
+
+def test_what_comes_next_can_be_pasted(monkeypatch):
+    """Beside a program that is not found by its name, too; a module is none that a path would run."""
+    for there, began, program in (
+        ("/usr/bin/effnetv2", "effnetv2", "effnetv2"),
+        (None, f"{ROOT}/src/efficientnetv2/__main__.py", "python -m efficientnetv2"),
+        (None, f"{ROOT}/bin of mine/effnetv2", "'bin of mine/effnetv2'"),
+    ):
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr("shutil.which", lambda name, there=there: there)
+        monkeypatch.setattr("sys.argv", [began, "demo"])
+        lines = list(demo._outlook(Path("set/pictures.csv"), Path("my runs/demo")))
+        assert f"  {program} predict 'my runs/demo' set/pictures" in lines
+        assert f"  {program} train YOUR_PICTURES" in lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -200,6 +201,19 @@ def test_a_run_goes_on_with_all_its_bands(trained, tmp_path):
     assert "mean and std are of the rasters' bands" in chosen
     assert begun["linear_probe"]["top1"] > 0
     assert "Traceback" not in done.stderr
+
+
+def test_fewer_pictures_train_with_the_same_bands(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        kind = NAMES[number % 2]
+        (tmp_path / "pictures" / kind).mkdir(parents=True, exist_ok=True)
+        write_raster(tmp_path / "pictures" / kind / f"{number}.tif", scene(kind, rng), nodata=0)
+    done = ended_well("balance", "pictures", "few of them.csv", "--fewer", "--bands", "3,2,1", cwd=tmp_path)
+    command = " ".join(done.stdout.split()).partition("drawn as often as listed: ")[2]
+    assert shlex.split(command) == [
+        "effnetv2", "train", "few of them.csv", "--bands", "3,2,1", "--set", "balance=null",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ import torch
 from tests.command_line import TINY, effnetv2, killed_at
 
 from efficientnetv2.commands import plan_job
+from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.caching import Foreseen
 from efficientnetv2.commands.plan import plan
+from efficientnetv2.commands.settling import unprobed
 from efficientnetv2.commands.train import train
 from efficientnetv2.data.manifest import read
 from efficientnetv2.evaluation.curve import learning_curve
@@ -77,6 +79,31 @@ def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
     assert all(seconds > 0 for seconds in told["others_s"].values())
     assert told["memory_bytes"] > saved
     assert any(note.startswith("Evaluation at 64 px") for note in told["chosen"])
+
+
+def test_the_plan_says_what_the_run_says(class_folders, tmp_path):
+    """Of the same words the same sentences, but for the cache, which only the run fills."""
+    done = effnetv2("train", class_folders, *SCRATCH, "--out", "first", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    words = (*TINY[:-2], "--weights", "first", "--cache", "ram", "--set", "eval_px=48")
+    plan = effnetv2("plan", class_folders, *words, "--json", cwd=tmp_path)
+    assert plan.returncode == 0, plan.stderr
+    done = effnetv2("train", class_folders, *words, "--out", "second", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    chosen = json.loads((tmp_path / "second/beginning.json").read_text())["chosen"]
+    assert any(note.startswith("Cache: ") for note in chosen)
+    split_note, *notes = json.loads(plan.stdout)["chosen"]
+    assert notes == [note for note in chosen if not note.startswith("Cache: ")]
+    assert split_note in (tmp_path / "second/log.txt").read_text()
+    assert "at 48 px, though training ends at 64 px" in notes[-1]
+
+
+def test_that_weights_are_not_probed_is_foretold():
+    asked = named("finetune").model_copy(update={"weights": "some.safetensors"})
+    one, several = (SimpleNamespace(manifest=SimpleNamespace(separator=mark)) for mark in (None, ";"))
+    assert unprobed(asked, Place(), one) == unprobed(asked, Place(probe=False), several) == []
+    (said,) = unprobed(asked, Place(), several)
+    assert said.startswith("No linear probe of the given weights: it answers one label")
 
 
 def test_with_weights_a_cache_and_minutes(class_folders, tmp_path):

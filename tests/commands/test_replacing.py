@@ -159,7 +159,17 @@ def test_a_report_takes_no_table_of_the_users_place(here):
     corrected = (here / "pictures/predictions.csv").read_text()
     words = ("evaluate", MODEL[0], "pictures/predictions.csv", "--out", "pictures")
     said = refused(*words, cwd=here)
-    assert "--out pictures: pictures/predictions.csv lies there and would be replaced" in said
+    assert (
+        "--out pictures: DATA pictures/predictions.csv lies there as predictions.csv, which would be" in said
+    )
+    said = refused(
+        "evaluate", "../model.safetensors", "../pictures/predictions.csv", "--out", ".", cwd=here / "pictures"
+    )
+    assert "--out .: DATA ../pictures/predictions.csv lies there as predictions.csv, which would be" in said
+    for option in ("--out", "--rank"):
+        words = ("predict", "../model.safetensors", "../pictures/predictions.csv", option, "predictions.csv")
+        further = ("--out", "new.csv") if option == "--rank" else ()
+        assert f"{option} predictions.csv is DATA" in refused(*words, *further, cwd=here / "pictures")
     assert (here / "pictures/predictions.csv").read_text() == corrected
     (here / "mine").mkdir()
     (here / "mine/predictions.csv").write_text(corrected)

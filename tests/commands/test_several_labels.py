@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -98,6 +99,8 @@ def test_shards_train_as_the_table_does(table, tmp_path):
     words = ("--label-separator", ";")
     packed = effnetv2("shards", table, tmp_path / "shards", *words, cwd=tmp_path)
     assert packed.returncode == 0, packed.stderr
+    command = " ".join(packed.stdout.split()).partition("Train on them with: ")[2]
+    assert shlex.split(command) == ["effnetv2", "train", str(tmp_path / "shards"), *words]
     losses = []
     for data in (table, tmp_path / "shards"):
         out = tmp_path / f"run of {data.name}"

@@ -10,7 +10,9 @@ from tests.command_line import effnetv2
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.commands.in_classes import in_classes_of
 from efficientnetv2.commands.told import names, told
+from efficientnetv2.data.manifest import read
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
 from efficientnetv2.models.interop.timm import tensor_names
@@ -265,3 +267,14 @@ def test_a_model_file_told_otherwise_keeps_no_metrics_of_before(tmp_path):
     whole = modelfile.load(tmp_path / "whole.safetensors")
     assert (whole.preprocessing.framing, whole.preprocessing.crop_fraction) == ("whole", 1.0)
     assert (whole.metrics, whole.class_names) == ({}, ("a", "b"))
+
+
+def test_the_command_that_names_classes_can_be_pasted(class_folders):
+    with pytest.raises(
+        InputError, match=r"effnetv2 convert 'my runs/a' NAMED.safetensors --class-names NAMES"
+    ):
+        in_classes_of(read(class_folders), ("0", "1", "2"), "my runs/a", merge=False)
+    with pytest.raises(
+        InputError, match=r"effnetv2 convert 'my runs/a' NAMED.safetensors --class-names NAMES"
+    ):
+        in_classes_of(read(class_folders), NAMES, "my runs/a", merge=False)

@@ -354,3 +354,30 @@ def test_a_folder_whose_name_is_no_text_is_refused_before_a_run_and_answered_all
     found.to_csv(Path(folder) / "list.csv")
     with pytest.raises(InputError, match=r"caf\\udce9/list.csv': the file's name is not valid UTF-8"):
         read(Path(folder) / "list.csv", for_training=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ({"group_column": "patient"}, "--group-column"),
+        ({"label_column": "species", "path_column": "file"}, "--path-column and --label-column"),
+    ],
+)
+def test_columns_are_of_tables(words, named, class_folders):
+    """A folder's groups could not be kept whole, whatever is said: nobody is to believe that they were."""
+    with pytest.raises(InputError, match=f"pictures is a folder, which has no columns.* leave {named} out"):
+        read(class_folders, **words)
+    picture = next(class_folders.rglob("*.jpg"))
+    with pytest.raises(InputError, match="jpg is a picture, which has no columns"):
+        read(picture, require_labels=False, **words)
+    with pytest.raises(InputError, match="cifar10 is a standard set, which has no columns"):
+        read("cifar10", **words)
+
+
+@pytest.mark.parametrize("name", ["nan", "NaN"])
+def test_a_class_that_a_table_takes_for_an_empty_cell_is_refused(name, tmp_path):
+    """Folds, and the manifest of a run, list the pictures in one. Evaluation, which lists none, takes it."""
+    draw(tmp_path / name / "1.jpg", tmp_path / "b/2.jpg")
+    with pytest.raises(InputError, match=f"{name}/1.jpg: the class is called '{name}'.* Rename the folder"):
+        read(tmp_path)
+    assert name in read(tmp_path, for_training=False).class_names

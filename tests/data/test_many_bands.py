@@ -1,5 +1,6 @@
 """Rasters of other than three bands: read, measured, cached, refused."""
 
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -303,6 +304,14 @@ def test_shards_refuse_a_raster_by_name_before_anything_is_packed(values, held, 
     path.unlink()  # the grey one is an ordinary picture, whatever it is called
     packed = pack(manifest.read(tmp_path / "set", require_labels=False), tmp_path / "packed", Packing(10**9))
     assert (grey.exists(), len(packed.index.table), packed.skipped) == (True, 2, ())
+
+
+def test_the_command_for_rasters_can_be_pasted(tmp_path):
+    (tmp_path / "my set/a").mkdir(parents=True)
+    write_raster(tmp_path / "my set/a/raster.tif", deep())
+    with pytest.raises(InputError) as refused:
+        pack(manifest.read(tmp_path / "my set", require_labels=False), tmp_path / "packed", Packing(10**9))
+    assert shlex.split(str(refused.value))[-3:] == ["effnetv2", "train", str(tmp_path / "my set")]
 
 
 def test_levels_of_nothing_but_gaps():

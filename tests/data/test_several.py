@@ -187,6 +187,10 @@ def test_shards_keep_several_labels(tmp_path):
     pack(manifest, tmp_path / "shards", Packing(1_000_000))
     back = read(tmp_path / "shards", label_separator=";")
     assert names(back) == names(manifest)
+    unasked = read(tmp_path / "shards").notes
+    assert [note for note in unasked if "pass --label-separator ';'" in note], (
+        "combinations are classes there"
+    )
     with tarfile.open(next((tmp_path / "shards").glob("*.tar"))) as tar:
         classes = {
             member.name: tar.extractfile(member).read() for member in tar if member.name.endswith(".cls")

@@ -21,6 +21,7 @@ from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.fit import fit
 from efficientnetv2.models.foreign import Foreign
+from efficientnetv2.models.header import of_others
 from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.models.trained_on import KEY, TrainedOn
 
@@ -532,3 +533,11 @@ def test_a_module_for_a_file_that_needs_none_is_refused(tmp_path):
 def test_a_network_whose_classes_have_no_names_is_told_to_be_given_some(tmp_path):
     with pytest.raises(InputError, match=r"0 class_names for 3 outputs\. Give one for each, in their order"):
         modelfile.save(tmp_path / "m.safetensors", EfficientNet(SMALL, num_classes=3))
+
+
+def test_the_command_for_weights_of_others_can_be_pasted():
+    told = of_others(Path("my weights.bin"))
+    assert (
+        "effnetv2 convert 'my weights.bin' OUT.safetensors. To train from it: --weights 'my weights.bin'"
+        in told
+    )

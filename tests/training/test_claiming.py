@@ -11,7 +11,7 @@ import pytest
 from tests.command_line import NETWORK, SERVER
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.commands import crossval_job, train_job
+from efficientnetv2.commands import crossval_job, settling, train_job
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_plan import Plan
 from efficientnetv2.commands.source import Source
@@ -41,6 +41,15 @@ def test_a_folder_that_was_named_is_begun_in_by_one_alone(tmp_path):
     ):
         pytest.fail("a second one has begun")
     assert [file.name for file in out.iterdir()] == ["recipe.yaml"]
+
+
+def test_how_a_run_goes_on_is_said_whatever_verb_has_met_it(tmp_path):
+    """plan and demo have no --resume of their own."""
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run/recipe.yaml").write_text("")
+    with pytest.raises(InputError) as refused:
+        refuse_occupied(tmp_path / "my run")
+    assert f"(effnetv2 train DATA --out '{tmp_path / 'my run'}' --resume)" in str(refused.value)
 
 
 def test_of_a_name_that_nobody_chose_the_next_free_one_is_taken(tmp_path):
@@ -95,12 +104,12 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, 
     """It began in the same --out while this one looked at its pictures."""
     out = tmp_path / "mine"
 
-    def prepare(*given, real=train_job.prepare, **named):
+    def prepare(*given, real=settling.prepare, **named):
         resume.save(out / "checkpoints", {"step": 1}, 1)
         (out / "recipe.yaml").write_text("")
         return real(*given, **named)
 
-    monkeypatch.setattr(train_job, "prepare", prepare)
+    monkeypatch.setattr(settling, "prepare", prepare)
     with pytest.raises(InputError, match="mine holds a run already"):
         train_job.train_and_report(WORDS, Source(str(class_folders)), Place(out=out, device="cpu", workers=0))
     assert resume.steps_saved(out / "checkpoints") == [1]

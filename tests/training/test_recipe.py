@@ -1,7 +1,9 @@
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
+import torch
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,11 +11,12 @@ from hypothesis import strategies as st
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.cli import app
 from efficientnetv2.commands.reproduction.scale import SCALES
+from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.progressive import Progressive, Ramp
 from efficientnetv2.training.changes import differences, with_settings
 from efficientnetv2.training.checked import checked
 from efficientnetv2.training.checked import read as read_recipe
-from efficientnetv2.training.recipes import RECIPES, named
+from efficientnetv2.training.recipes import RECIPES, asked, named
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -207,3 +210,43 @@ def test_a_recipe_file_that_is_no_recipe_is_refused(tmp_path):
     file.write_text("- just a list")
     with pytest.raises(InputError, match="should be a valid dictionary"):
         read_recipe(file)
+
+
+def test_a_recipe_is_named_or_given_as_a_file_or_as_the_folder_of_a_run(tmp_path, monkeypatch):
+    mine = named("finetune").model_copy(update={"crop_area_min": 0.7})
+    for folder in ("run", "quick"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "recipe.yaml").write_text(mine.to_yaml())
+    assert asked(str(tmp_path / "run")) == asked(str(tmp_path / "run/recipe.yaml")) == mine
+    monkeypatch.chdir(tmp_path)
+    assert asked("quick") == named("quick"), "a name is that, whatever a folder is called"
+    with pytest.raises(
+        InputError, match=r"--recipe none.yaml: there is no such file. Give a recipe.yaml, the folder"
+    ):
+        asked("none.yaml")
+    with pytest.raises(InputError, match="There is no recipe 'nothing'"):
+        asked("nothing")
+
+
+def test_words_mean_what_the_recipe_said_when_they_were_read(tmp_path):
+    """Folds are begun, and gone on with, by them, whatever becomes of the file meanwhile."""
+    (tmp_path / "mine.yaml").write_text(named("finetune").to_yaml())
+    words = Words(recipe=str(tmp_path / "mine.yaml"), weights="none")
+    (tmp_path / "mine.yaml").unlink()
+    recipe, _ = begin_recipe(words, torch.device("cpu"), lambda line: None)
+    assert recipe == named("finetune").model_copy(update={"weights": "none"})
+
+
+def test_the_size_at_evaluation_follows_that_of_training_as_long_as_it_is_the_same(tmp_path):
+    """A run's recipe names it, for settling has; others in training would be judged, and saved, at the old one."""
+    mine = named("finetune").model_copy(update={"eval_px": 224, "weights": "none"})
+    (tmp_path / "recipe.yaml").write_text(mine.to_yaml())
+    words, said, cpu = Words(recipe=str(tmp_path)), [], torch.device("cpu")
+    for sizes in ({"image_px": 300}, {"settings": ("progressive.image_px={start: 128, end: 300}",)}):
+        assert begin_recipe(replace(words, **sizes), cpu, said.append)[0].eval_px is None
+    named_again = replace(words, image_px=300, settings=("eval_px=256",))
+    assert begin_recipe(named_again, cpu, lambda line: None)[0].eval_px == 256
+    assert not said
+    paper = Words(recipe="efficientnetv2_s_paper", image_px=128)
+    assert begin_recipe(paper, cpu, said.append)[0].eval_px == 384
+    assert said == ["Evaluation stays at 384 px, though training ends at 128 px: --set eval_px says another."]

@@ -15,6 +15,7 @@ from efficientnetv2.base.files import check_place, write_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.augment import OUT
+from efficientnetv2.commands.caching import shown
 from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen
@@ -25,7 +26,7 @@ from efficientnetv2.data.decode import eval_picture
 from efficientnetv2.data.loader import TrainingPictures
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import UnreadablePicture, first_three
-from efficientnetv2.data.readers import originals
+from efficientnetv2.data.readers import Reader, originals
 from efficientnetv2.data.sampling import Request
 from efficientnetv2.evaluation.drawing import is_titled, png
 from efficientnetv2.evaluation.seeing import hard_to_see, stretched_alike
@@ -78,10 +79,11 @@ def draw_sheet(words: Words, source: Source, out: Path, *, pictures: int, device
     recipe = recipe.model_copy(update={"eval_px": recipe.eval_px or recipe.progressive.last.image_px})
     preprocessing = preprocessing_of(recipe, network, train.bands)
     samples = in_turn(train, pictures, Key.of(recipe.seed).fold("sheet"))
+    reader = shown(recipe, train, samples, on, screen)
     rows = [
         _as_evaluated(train, samples, preprocessing),
         *(
-            _as_trained(train, samples, recipe, preprocessing, setting, number)
+            _as_trained(train, samples, recipe, preprocessing, setting, number, reader)
             for number, setting in enumerate(settings_of(recipe.progressive))
         ),
     ]
@@ -156,12 +158,13 @@ def _as_trained(
     preprocessing: Preprocessing,
     setting: Setting,
     number: int,
+    reader: Reader | None = None,
 ) -> Row:
-    """The pictures as the network gets them at a setting: those of another epoch for each."""
+    """The pictures as the network gets them at a setting: those of another epoch for each; as the reader keeps them."""
     key = Key.of(recipe.seed)
     request = Request(number, 0, setting, samples, np.full(len(samples), number, dtype=np.int64))
     seen = replace(preprocessing, framing=recipe.train_framing)
-    batch = TrainingPictures(train, seen, recipe.crop_area_min, key).batch(request)
+    batch = TrainingPictures(train, seen, recipe.crop_area_min, key, reader=reader).batch(request)
     terms = (
         class_terms(train.targets, len(train.class_names), recipe) if recipe.rare_randaugment != 1 else ALIKE
     )
@@ -177,13 +180,13 @@ def _as_trained(
         terms,
     )
     images, labels = augmented(batch, constants)
-    shown = tuple(_for_the_eye(image, preprocessing) for image in images)
+    seen_so = tuple(_for_the_eye(image, preprocessing) for image in images)
     own = train.targets[samples].reshape(len(samples), -1)
     said = tuple(
         _mixed(shares, {int(one) for one in mine}, setting, train.class_names)
         for shares, mine in zip(labels, own, strict=True)
     )
-    return Row(_called(setting, number), shown, said)
+    return Row(_called(setting, number), seen_so, said)
 
 
 def _for_the_eye(image: Tensor, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:

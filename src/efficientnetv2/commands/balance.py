@@ -37,7 +37,10 @@ def balance(
         ),
     ] = False,
     recipe: Annotated[
-        str, typer.Option(help="Whose augmentation, at its last stage: a named recipe or a recipe.yaml.")
+        str,
+        typer.Option(
+            help="Whose augmentation, at its last stage: a named recipe, a recipe.yaml, or a run folder."
+        ),
     ] = "finetune",
     settings: options.Settings = None,
     seed: Annotated[int, typer.Option(help="Number that fixes everything random.")] = 0,

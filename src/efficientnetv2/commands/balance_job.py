@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast, get_args
@@ -16,10 +15,10 @@ from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB
+from efficientnetv2.base.typed import options, typed
 from efficientnetv2.commands.prepare import prepare
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.balance import Balance, target_counts
@@ -61,7 +60,7 @@ def balance_and_write(
         raise InputError(f"--to is '{to}', but is one of {', '.join(get_args(Balance))}{hint}")
     if source.label_separator is not None:
         raise InputError(
-            f"balance counts pictures of one label each, but --label-separator {shlex.quote(source.label_separator)} "
+            f"balance counts pictures of one label each, but --label-separator {typed([source.label_separator])} "
             "says that these have several. Let training draw rare labels more often: "
             f"effnetv2 train {typed(source.words)} --set balance=sqrt"
         )
@@ -101,7 +100,8 @@ def balance_and_write(
         write_atomically(file, lambda partial: table.to_csv(partial, index=False, lineterminator="\n"))
     except OSError as error:
         raise InputError(f"OUT {out}: {error.strerror or error}. Give another place.") from error
-    _tell(manifest.class_names, before, wanted, file, table, screen, fewer=fewer, as_json=as_json)
+    told = (manifest.class_names, before, wanted, file, table, screen)
+    _tell(*told, fewer=fewer, bands=source.bands, as_json=as_json)
 
 
 def _check_out(out: Path, fewer: bool) -> None:
@@ -188,6 +188,7 @@ def _tell(
     screen: Screen,
     *,
     fewer: bool,
+    bands: str | None,
     as_json: bool,
 ) -> None:
     made = 0 if fewer else int((table[COLUMN] != "").sum())
@@ -203,4 +204,5 @@ def _tell(
     left_out = count_of(int((before - wanted).sum()), "picture")
     what = f"{left_out} left out, none written" if fewer else f"{count_of(made, 'augmented picture')} written"
     screen.say(f"{what}. Table: {file}")
-    screen.say(f"To train on it as it is, drawn as often as listed: effnetv2 train {file} --set balance=null")
+    train = ["effnetv2", "train", str(file), *options(bands=bands), "--set", "balance=null"]
+    screen.say(f"To train on it as it is, drawn as often as listed: {typed(train)}")

@@ -152,6 +152,28 @@ def foreseen(
     return Foreseen(where, some, reader, count, looking_s if there else seconds)
 
 
+def shown(
+    recipe: Recipe, train: Manifest, samples: Ints, device: torch.device, screen: Screen
+) -> Reader | None:
+    """What training reads of a few pictures where all are kept as the recipe says; None if it reads the originals.
+
+    Args:
+        recipe: of the run.
+        train: the training pictures.
+        samples: of these, which are to be read.
+        device: that it trains on.
+        screen: shows progress.
+
+    Raises:
+        InputError: memory has no room for them.
+    """
+    if recipe.cache_detail is None:
+        return None
+    rows = np.full(len(train), -1, dtype=np.int64)
+    rows[samples] = np.arange(len(samples))
+    return _in_ram(_order(train.select(samples), recipe, screen), device).reader(rows, originals(train))
+
+
 def rows_of(pictures: Manifest, train: Manifest) -> Ints:
     """(N,) where the training pictures stand among those that are kept.
 

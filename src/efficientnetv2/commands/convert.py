@@ -198,7 +198,8 @@ def _check_places(source: Path, out: Path, to: str | None, *, overwrite: bool) -
         )
     if not out.absolute().parent.is_dir():
         raise InputError(f"OUT {out}: there is no folder {out.parent}. Make it, or give another place.")
-    if out.exists() and source.exists() and out.samefile(source):
+    own = [file for file in (source, source / NAME) if file.exists()]  # of a folder its weights
+    if out.exists() and any(map(out.samefile, own)):
         raise InputError(f"OUT {out} is IN itself. Give another place.")
     if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"OUT {out} exists. Give another place, or --overwrite to replace it.")
@@ -228,7 +229,7 @@ def _load(source: Path, model: str | None, to: str | None, said: Told) -> tuple[
             f"IN {source} is the folder of a cross-validation, each of whose folds has a network of its own, but a "
             f"file holds one. Give the run of a fold: {source / 'fold1'}."
         )
-    if is_model_file(source):
+    if is_model_file(source) or (source / "recipe.yaml").is_file():  # a run that has not ended is told so
         if model is not None:
             raise InputError(f"--model {model}: {source} is a model file, which says itself what it is.")
         ours = modelfile.load(source)

@@ -12,6 +12,7 @@ from efficientnetv2.commands.spread import spread
 
 @spread
 def crossval(
+    context: typer.Context,
     data: options.Data,
     recipe: options.RecipeOptions,
     table: options.TableOptions,
@@ -116,4 +117,12 @@ def crossval(
         members=members,
         compare_splits=compare_splits,
     )
-    crossvalidate(recipe.words(), table.source(data), machine.place(out, resume=resume), plan)
+    crossvalidate(
+        recipe.words(), table.source(data), machine.place(out, resume=resume), plan, said=_typed(context)
+    )
+
+
+def _typed(context: typer.Context) -> frozenset[str]:
+    """Names of the options that stand on the command line, their values defaults or not."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(name for name, source in sources.items() if source and source.name == "COMMANDLINE")

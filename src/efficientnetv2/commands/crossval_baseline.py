@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.crossval_folds import Runs
@@ -68,7 +68,8 @@ class Baseline:
 def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Baseline | None:
     """Linear probes on the same folds; every picture is looked at once.
 
-    None where no weights were given, or where of very many pictures those that are looked at are of one class.
+    None where no weights were given, where these can't be had any more, or where of very many pictures those that are
+    looked at are of one class.
 
     Args:
         folder: of the cross-validation; its first fold has settled the recipe.
@@ -80,6 +81,8 @@ def probed(folder: Path, runs: Runs, dealt: Folds, others: Folds | None) -> Base
     if recipe.weights == "none" or runs.manifest.separator is not None:
         return None
     embedded = _embedded(folder, runs, recipe)
+    if embedded is None:
+        return None
     count = len(runs.manifest.class_names)
     key, balanced = Key.of(recipe.seed).fold("probe"), recipe.balance is not None
 
@@ -152,13 +155,22 @@ def _together(embedded: Embeddings, dealt: Folds, manifest: Manifest) -> Togethe
     return Together.by(dealt.clusters[rows], manifest.select(rows))
 
 
-def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings:
-    """Embeddings of the pictures, of many a part; as the first fold's network looks at them."""
+def _embedded(folder: Path, runs: Runs, recipe: Recipe) -> Embeddings | None:
+    """Embeddings of the pictures, of many a part; as the first fold's network looks at them.
+
+    None where the weights can't be had any more: folds that are trained are not lost by it.
+    """
     device = pick_device(runs.place.device)
     begun = json.loads((folder / "fold1" / "beginning.json").read_text(encoding="utf-8"))
     preprocessing = Preprocessing.from_json(begun["preprocessing"])
     names, channels = runs.manifest.class_names, preprocessing.channels
-    network = start(recipe, class_names=names, device=device, in_channels=channels).network
+    try:
+        network = start(recipe, class_names=names, device=device, in_channels=channels).network
+    except InputError as error:
+        runs.screen.say(
+            f"No linear probe stands beside the folds, for what they began with is not to be had: {error}"
+        )
+        return None
     rows = np.flatnonzero(runs.manifest.split != "test")
     # Twice what one probe looks at in train: here it learns from all folds but one, and answers that.
     most = 2 * most_pictures(network, preprocessing.image_px, len(runs.manifest.class_names), device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.files import check_folder, write_atomically
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.answering import SKIPPED, list_skipped, read_skipped
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.crossval_folds import Runs
@@ -24,7 +26,6 @@ from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.several_labels import refuse_unlike
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import MOST_CLASSES
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.within import RUNS, refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe, says_length
 from efficientnetv2.data.check import check
@@ -43,7 +44,7 @@ from efficientnetv2.training.runs import new_folder
 _NAME = "crossval"  # in that of a folder that nobody has named
 
 
-def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Path:
+def crossvalidate(words: Words, source: Source, place: Place, plan: Plan, said: Collection[str] = ()) -> Path:
     """Everything that ``effnetv2 crossval`` does.
 
     Args:
@@ -51,6 +52,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
         source: of the pictures.
         place: where and how to run.
         plan: of the folds.
+        said: names of what was typed, a default or not: folds that are gone on with were begun with it.
 
     Returns:
         The folder.
@@ -68,12 +70,12 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
         return folder
     asked = plan
     if resumed:
-        words, plan, source, digest = begun_with(folder, words, plan, source)
+        words, plan, source, digest = begun_with(folder, words, plan, source, pick_device(place.device), said)
+    recipe = _recipe(words, plan, place)  # before every picture is looked at: what is refused takes no time
+    refuse_unlike(recipe, words, source.label_separator)
     manifest, contents, skipped = _pictures(source, place, screen, folder if resumed else None)
     if resumed:
         plan = _without_vain_comparison(plan, manifest, screen)
-    recipe = _recipe(words, plan, place)
-    refuse_unlike(recipe, words, manifest.separator)
     dealt = plan.dealt(manifest, contents, recipe.seed)
     others = plan.otherwise(manifest, contents, recipe.seed, dealt)
     now = _digest(manifest, dealt)
@@ -84,7 +86,7 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan) -> Pat
         )
     if resumed:
         manifest = _where_it_lay(folder, manifest)
-        _refuse_other_rule(folder, asked, plan, manifest, contents, recipe.seed, digest)
+        _refuse_other_rule(folder, asked, plan, manifest, contents, recipe.seed, digest, said)
     screen.say(dealt.note)
     if not resumed:
         name = _NAME if place.out is None else None
@@ -215,8 +217,13 @@ def _recipe(words: Words, plan: Plan, place: Place) -> Recipe:
                 f"--try {plan.tries[number]}: it says how long to train, but so does --minutes {words.minutes:g}, "
                 "which is for all folds and tries. Leave one of them out; how long tries alone take, --try-set may say."
             )
-        tried = with_further(words, plan.settings_of(number, choosing=True))
-        begin_recipe(tried, device, lambda line: None)
+        try:
+            tried = with_further(words, plan.settings_of(number, choosing=True))
+            begin_recipe(tried, device, lambda line: None)
+        except InputError as error:  # for the words alone have just been taken
+            further = "".join(f" --try-set {setting}" for setting in plan.try_settings)
+            reason = str(error).replace("--set ", "")  # which nobody typed
+            raise InputError(f"--try {plan.tries[number]}{further}: {reason}") from error
     return recipe
 
 
@@ -241,14 +248,21 @@ def _digest(manifest: Manifest, dealt: Folds) -> str:
 
 
 def _refuse_other_rule(
-    folder: Path, asked: Plan, plan: Plan, manifest: Manifest, contents: Ints, seed: int, digest: str
+    folder: Path,
+    asked: Plan,
+    plan: Plan,
+    manifest: Manifest,
+    contents: Ints,
+    seed: int,
+    digest: str,
+    said: Collection[str],
 ) -> None:
     """A rule that is named again gives the folds that are there: without places or groups auto is by class.
 
     Raises:
         InputError: it gives others, or none.
     """
-    if asked.by in (Plan.by, plan.by):  # unsaid, or the same
+    if asked.by == plan.by or (asked.by == Plan.by and "by" not in said):
         return
     with suppress(InputError):
         if _digest(manifest, replace(plan, by=asked.by).dealt(manifest, contents, seed)) == digest:

@@ -5,11 +5,11 @@ All of them at once may be more than memory holds: ten folds of three are thirty
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.crossval_before import run_name
 from efficientnetv2.commands.outcome import hashes
 from efficientnetv2.models import ensemble, modelfile
@@ -66,7 +66,7 @@ class Networks:
         except InputError as error:
             return (
                 f"The folds' networks do not answer together: {error} For new pictures: effnetv2 predict "
-                f"{shlex.quote(str(self.folder / 'fold1'))} NEW_PICTURES, or train one network on all of these."
+                f"{typed([str(self.folder / 'fold1')])} NEW_PICTURES, or train one network on all of these."
             )
         ensemble.write_members(self.folder, self.files)
         alone = (
@@ -75,6 +75,6 @@ class Networks:
             else f"{self.members} at a time, on pictures that they"
         )
         return (
-            f"The folds' networks answer together for new pictures: effnetv2 predict {shlex.quote(str(self.folder))} "
+            f"The folds' networks answer together for new pictures: effnetv2 predict {typed([str(self.folder)])} "
             f"NEW_PICTURES. The figures here are of {alone} had not seen."
         )

@@ -83,13 +83,14 @@ class Plan:
             )
         for one in self.tries:
             try:
-                shlex.split(one)
+                settings = settings_in(one)
             except ValueError as error:
                 raise InputError(
-                    f"--try {one}: it can't be taken apart ({error}). It is settings with spaces between: --try "
-                    '"balance=sqrt epochs=4".'
+                    f"--try {one}: it can't be taken apart ({error}). It is settings with spaces "
+                    "between, and what holds spaces itself in brackets or quotes: --try "
+                    '"balance=sqrt progressive.image_px={start: 64, end: 128}".'
                 ) from error
-            if any(field_of(setting) == "several_labels" for setting in shlex.split(one)):
+            if any(field_of(setting) == "several_labels" for setting in settings):
                 raise InputError(
                     f"--try {one}: the folds' answers are put together, so each has to mean the same. Say it for all "
                     "of them with --set."
@@ -106,7 +107,7 @@ class Plan:
 
     def settings_of(self, number: int, *, choosing: bool = False) -> tuple[str, ...]:
         """The settings of a try; while choosing, also those that hold only then."""
-        return (*shlex.split(self.tries[number]), *(self.try_settings if choosing else ()))
+        return (*settings_in(self.tries[number]), *(self.try_settings if choosing else ()))
 
     def name_of(self, number: int) -> str:
         """What to call a try."""
@@ -245,6 +246,30 @@ class Plan:
                 f"the time with --time-column; its other columns are {some(others, 20) or 'none'}."
             )
         return name
+
+
+def settings_in(text: str) -> tuple[str, ...]:
+    """The settings of a try, as ``--set`` takes them: parted by spaces, but for those in quotes or in brackets.
+
+    Args:
+        text: of one ``--try``.
+
+    Raises:
+        ValueError: a quote or a bracket is not closed.
+    """
+    settings: list[str] = []
+    for word in shlex.split(text):
+        if settings and _is_open(settings[-1]):
+            settings[-1] += f" {word}"
+        else:
+            settings.append(word)
+    if settings and _is_open(settings[-1]):
+        raise ValueError("No closing bracket")
+    return tuple(settings)
+
+
+def _is_open(text: str) -> bool:
+    return sum(map(text.count, "{[")) > sum(map(text.count, "}]"))
 
 
 def with_further(words: Words, settings: Sequence[str]) -> Words:

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands import options
 from efficientnetv2.commands.crossval import crossval
 from efficientnetv2.commands.inspect import inspect
 from efficientnetv2.commands.train import train
-from efficientnetv2.commands.typed import typed
 
 OUT = Path("runs/demo")
 FOLDS = 3
@@ -53,6 +53,10 @@ def demo(
     repository too, on a CPU in a few minutes, without a network. Each step is a command of its own, printed before it
     runs; docs/land_cover.md tells what they show. Run it in a clone; it writes runs/demo/. With --json the last step
     answers.
+
+    Examples:
+    - `effnetv2 demo`
+    - `effnetv2 demo --out my_demo --seed 1`
     """
     import sys
 
@@ -196,11 +200,7 @@ def _outlook_on_folds(out: Path) -> str:
 
 
 def _outlook(pictures: Path, out: Path) -> Iterable[str]:
-    import os
-    import shutil
-    import sys
-
-    program = "effnetv2" if shutil.which("effnetv2") else os.path.relpath(sys.argv[0])
+    program = _program()
     return (
         "",
         "Open, in this order:",
@@ -208,16 +208,33 @@ def _outlook(pictures: Path, out: Path) -> Iterable[str]:
         f"  {out / 'inspection' / 'inspection.html'}   what is the matter with the pictures",
         f"  {out / 'report.html'}   the one network to use, its training",
         "Next:",
-        f"  {program} predict {out} {pictures.parent / 'pictures'}",
-        f"  {program} train YOUR_PICTURES",
+        f"  {typed([*program, 'predict', str(out), str(pictures.parent / 'pictures')])}",
+        f"  {typed([*program, 'train', 'YOUR_PICTURES'])}",
         "  docs/land_cover.md tells the story, and how it goes on to maps",
     )
+
+
+def _program() -> list[str]:
+    """This program, as one types it here."""
+    import shutil
+    import sys
+
+    if shutil.which("effnetv2"):
+        return ["effnetv2"]
+    if Path(sys.argv[0]).name == "__main__.py":  # which nobody can run by its path
+        return ["python", "-m", "efficientnetv2"]
+    return [str(_from_here(Path(sys.argv[0]).absolute()))]
+
+
+def _from_here(path: Path) -> Path:
+    """An absolute path as one types it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _starter(pictures: Path) -> Path:
     from efficientnetv2.base.errors import InputError
 
-    weights = pictures.parents[1] / "weights/efficientnetv2_b0.safetensors"
+    weights = _from_here(pictures.absolute().parents[1] / "weights/efficientnetv2_b0.safetensors")
     if not weights.is_file():
         raise InputError(
             f"{weights} is not there, the weights that the demonstration begins with. They come with the repository: "
@@ -240,8 +257,7 @@ def embedded(*, otherwise: str = "train on pictures of your own: effnetv2 train 
     places = [Path.cwd(), *Path.cwd().parents[:2], Path(__file__).resolve().parents[3]]
     for place in places:
         if (place / "examples/land_cover/pictures.csv").exists():
-            found = place / "examples/land_cover/pictures.csv"
-            return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+            return _from_here(place / "examples/land_cover/pictures.csv")
     raise InputError(
         "The demonstration pictures are not here: they come with the repository, not with the installed package. "
         f"Run it in a clone, or {otherwise}."

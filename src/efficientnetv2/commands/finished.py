@@ -8,10 +8,10 @@ from pathlib import Path
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.resumed import longer
 from efficientnetv2.commands.screen import Screen, answer
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.evaluation.answered import drawn_whole, over, read_answers
 from efficientnetv2.evaluation.answers import Beside, lines
 from efficientnetv2.evaluation.roots import root_of

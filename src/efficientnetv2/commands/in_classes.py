@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
+from efficientnetv2.base.typed import typed
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.rules import folded
 
@@ -27,6 +28,7 @@ def in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, 
         _refuse_two(manifest, class_names, model)
         spelled = {folded(name): name for name in class_names} | {name: name for name in class_names}
         manifest = manifest.renamed(lambda label: spelled.get(label, spelled.get(folded(label), label)))
+    call = typed(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
     known = set(class_names)
     present = {manifest.class_names[label] for label in np.unique(manifest.targets) if label >= 0}
     strange = sorted(present - known)
@@ -36,8 +38,7 @@ def in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, 
         if class_names == tuple(str(number) for number in range(len(class_names))):
             raise InputError(
                 f"{manifest.where(row)}: label {some(strange)}, but the outputs of {model} have no names, only numbers "
-                f"('0' to '{len(class_names) - 1}'). Name them, in their order: effnetv2 convert {model} "
-                "NAMED.safetensors --class-names NAMES.txt (a name on each line)"
+                f"('0' to '{len(class_names) - 1}'). Name them, in their order: {call} (a name on each line)"
             )
         named = np.isin(manifest.targets, [manifest.class_names.index(name) for name in strange])
         asked = int(named.reshape(len(manifest), -1).any(axis=1).sum())
@@ -50,7 +51,7 @@ def in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, 
         elif known.isdisjoint(present):
             fix = (
                 "No label is; so this model answers something else, or its classes are called wrongly. To call them "
-                f"otherwise: effnetv2 convert {model} NAMED.safetensors --class-names NAMES.txt (a name on each line)"
+                f"otherwise: {call} (a name on each line)"
             )
         raise InputError(
             f"{manifest.where(row)}: label {some(strange)} is no class of {model}, which knows "

@@ -11,6 +11,7 @@ from typing import Any
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.files import check_place
 from efficientnetv2.base.preprocessing import RGB, Bands, Preprocessing
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.answering import device_to_answer_on
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
@@ -287,7 +288,7 @@ def _tell(
     )
     screen.say(
         f"Written to {out}. These areas repeat the model's mistakes; a sample whose truth is known corrects them: "
-        f"effnetv2 area {out} SAMPLE.csv"
+        + typed(["effnetv2", "area", str(out), "SAMPLE.csv"])
     )
 
 

@@ -146,7 +146,8 @@ Network = Annotated[
 RecipeName = Annotated[
     str | None,
     typer.Option(
-        help="A named recipe (effnetv2 recipes) or a recipe.yaml. (Default: finetune with weights, else quick.)",
+        help="A named recipe (effnetv2 recipes), a recipe.yaml, or a run folder. (Default: finetune with weights, "
+        "else quick.)",
         show_default=False,
     ),
 ]

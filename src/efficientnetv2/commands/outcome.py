@@ -15,10 +15,10 @@ from PIL import Image
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.findings import Findings, Known, Wanted, gathered
 from efficientnetv2.commands.screen import Screen, answer, duration
 from efficientnetv2.commands.tables import write_predictions
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.pictures import Source

@@ -30,13 +30,10 @@ from efficientnetv2.commands.foretold import (
     to_measure,
 )
 from efficientnetv2.commands.outcome import Outcome
-from efficientnetv2.commands.prepare import Prepared, prepare
-from efficientnetv2.commands.probing import with_classifier
+from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen, answer, duration
-from efficientnetv2.commands.seen import seen_before
-from efficientnetv2.commands.several_labels import learnt_so, refuse_unlike
+from efficientnetv2.commands.settling import agreed, last_notes, looked_at, refuse_words, unprobed
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.commands.words import Words
 from efficientnetv2.data.keeping import amount
 from efficientnetv2.evaluation.hanging import kept_whole
@@ -46,14 +43,12 @@ from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.probe import fit_probe, most_pictures, taught
 from efficientnetv2.models import modelfile
 from efficientnetv2.training.distributed import ALONE
-from efficientnetv2.training.folder import RUN_FILES, RunFolder
+from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.moments import row_steps, validation_steps
 from efficientnetv2.training.pace import Rates
 from efficientnetv2.training.plan import Forecast, forecast
 from efficientnetv2.training.rates import measure
-from efficientnetv2.training.selection import patience_in_vain
-from efficientnetv2.training.settle import settle
 
 # The classifier of the linear probe is rehearsed on so many embeddings; its time grows with their number. Ours.
 _PROBED = 500
@@ -76,41 +71,16 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         limit(device, place.memory_gib)
     workers = workers_for(place.workers, device, say=screen.say)
     known = decided(words, place, device, screen, ALONE)
-    recipe = known.recipe
-    refuse_unlike(recipe, words, source.label_separator)
-    if not known.resumed:
-        refuse_within(source.data, known.path, "--out", verb="plan" if place.out is None else None)
-        refuse_replaced(source.data, known.path, RUN_FILES, "--out")
-    prepared = prepare(
-        source,
-        holdout=recipe.holdout,
-        answered=recipe.answered,
-        minival=recipe.minival,
-        made_for=recipe.made_for,
-        seed=recipe.seed,
-        strict=place.strict,
-        say=screen.say,
-        counting=screen.counting,
-    )
+    refuse_words(known, words, source, place, "plan")
+    prepared = looked_at(known.recipe, source, place, screen)
     began = time.perf_counter()
     known = chosen(known, words, prepared, device, workers, place, screen)
     choosing_s = time.perf_counter() - began
-    settled = settle(
-        with_classifier(known.recipe, prepared),
-        images=len(prepared.train),
-        class_names=prepared.train.class_names,
-        device=device,
-        memory_gib=place.memory_gib,
-        in_channels=prepared.manifest.channels,
-        stored_px=prepared.stored_px(known.recipe),
-        minutes=words.minutes,
-        say=screen.say,
-    )
+    settling = agreed(known, words, prepared, device, place, screen)
+    settled = settling.settled
     begun_s = time.time() - psutil.Process().create_time() - choosing_s
     job = job_of(settled, prepared, known.path, device, workers)
-    before = seen_before(settled.recipe.weights, settled.network, prepared)
-    learnt = learnt_so(settled.recipe, prepared.manifest.separator)
-    notes = [prepared.split_note, *known.chosen, *settled.notes, *learnt, *before.lines]
+    notes = [prepared.split_note, *settling.notes]
     kept = foreseen(words.cache, settled.recipe, prepared, device, screen)
     screen.say(to_measure(job.recipe, words.minutes))
     spent_s = 0.0 if kept is None else kept.seconds
@@ -126,7 +96,8 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         measuring_s = time.perf_counter() - began
         recipe, further = settled_by(known.recipe, rates, job, words.minutes, spent_s=spent_s)
         job, notes = replace(job, recipe=recipe), [*still_so(notes, words.minutes), *further]
-        notes += patience_in_vain(recipe, job.length)
+        notes += last_notes(recipe, settling, known, prepared)
+        notes += unprobed(recipe, place, prepared)
         others_s, disk = _around(job, prepared, rates, folder)
     others_s["start-up"] += begun_s
     if known.compared is not None:

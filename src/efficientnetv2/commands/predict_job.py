@@ -149,7 +149,7 @@ def _check_separator(separator: str | None, class_names: Sequence[str]) -> None:
 def _check_places(out: Path, rank: Path | None, data: str) -> None:
     """Refuse places that can't be written to, and whose files belong to something else."""
     check_place(out, "--out", such_as="predictions.csv")
-    if out.absolute() == Path(data).absolute():
+    if out.resolve() == Path(data).resolve():
         raise InputError(f"--out {out} is DATA itself. Give another file.")
     if out.name == ANSWERS and any((out.parent / kind).is_file() for kind in (*KINDS, "report.json")):
         raise InputError(

@@ -53,8 +53,8 @@ def check_rank(file: Path | None, out: Path, data: str) -> None:
             f"--rank {file}: give a file that ends in .csv; the sheet of pictures is written beside it as .html."
         )
     check_place(file, "--rank", such_as="next.csv")
-    if file.absolute() in (out.absolute(), Path(data).absolute()):
-        raise InputError(f"--rank {file} is {'--out' if file.absolute() == out.absolute() else 'DATA'} too.")
+    if file.resolve() in (out.resolve(), Path(data).resolve()):
+        raise InputError(f"--rank {file} is {'--out' if file.resolve() == out.resolve() else 'DATA'} too.")
     refuse_others(file, "--rank", _is_ranking, "is no table of what to label next")
     refuse_others(
         file.with_suffix(".html"),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from efficientnetv2.commands import options
 from efficientnetv2.commands.screen import Screen, answer
+
+if TYPE_CHECKING:  # heavy, and --help has to be quick
+    from efficientnetv2.training.recipe import Recipe
 
 _SELDOM = ("cutout", "label_smoothing")
 
@@ -31,7 +34,12 @@ OneField = Annotated[
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="One recipe, in full.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="One recipe, in full: a named one, a recipe.yaml, or a run folder.", show_default=False
+        ),
+    ] = None,
     fields: Fields = False,
     field: OneField = None,
     as_json: options.Json = False,
@@ -42,6 +50,7 @@ def recipes(
     - `effnetv2 recipes`
     - `effnetv2 recipes efficientnetv2_s_paper`
     - `effnetv2 recipes quick --json`
+    - `effnetv2 recipes runs/demo`
     - `effnetv2 recipes --fields`
     - `effnetv2 recipes finetune --field optimizer`
     """
@@ -61,15 +70,18 @@ def recipes(
 
 
 def _one(name: str, as_json: bool) -> None:
-    from efficientnetv2.training.recipes import RECIPES, named
+    from efficientnetv2.training.recipes import RECIPES, asked
 
-    recipe = named(name)
-    stages = _stages(name)
+    recipe = asked(name, "NAME")
+    stages = _stages(recipe)
     if as_json:
         answer(recipe.to_json() | {"stages": stages})
         return
     screen = Screen()
-    screen.say(inspect.getdoc(RECIPES[name]) or "")
+    label = (
+        f"{recipe.name}, as it stands in {name}." if name not in RECIPES else inspect.getdoc(RECIPES[name])
+    )
+    screen.say(label or "")
     screen.say("")
     # What hardly any recipe has takes no room in the tables of the others.
     columns = [
@@ -88,10 +100,10 @@ def _one(name: str, as_json: bool) -> None:
 def _fields(name: str | None, word: str, as_json: bool) -> None:
     """What the fields mean whose names begin with the word, and what the recipe says, if one is named."""
     from efficientnetv2.training.fields import matching, typed, values_in
-    from efficientnetv2.training.recipes import named
+    from efficientnetv2.training.recipes import asked
 
     found = matching(word)
-    said = None if name is None else values_in(named(name))
+    said = None if name is None else values_in(asked(name, "NAME"))
     if as_json:
         answer([one.to_json() | ({} if said is None else {"value": said[one.name]}) for one in found])
         return
@@ -115,10 +127,7 @@ def _cell(column: str, value: Any) -> str:
     return "off" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _stages(name: str) -> list[dict[str, Any]]:
-    from efficientnetv2.training.recipes import named
-
-    recipe = named(name)
+def _stages(recipe: Recipe) -> list[dict[str, Any]]:
     plan = recipe.progressive
     stages = []
     for index in range(plan.stages):

@@ -12,7 +12,7 @@ from efficientnetv2.commands.earlier import KINDS
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.tables import header_of
-from efficientnetv2.commands.within import refuse_within
+from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.data.shards.names import INDEX
 from efficientnetv2.evaluation.answered import NAME as ANSWERS
 from efficientnetv2.evaluation.page import is_page
@@ -37,8 +37,7 @@ def report_folder(out: Path, data: str, screen: Screen) -> AbstractContextManage
             f"{out / 'evaluation'}."
         )
     refuse_within(data, out, "--out")
-    if Path(data).absolute() in {(out / name).absolute() for name in (*REPORT_FILES, SKIPPED)}:
-        raise InputError(f"--out {out}: {data} lies there and would be replaced. Give another folder.")
+    refuse_replaced(data, out, (*REPORT_FILES, SKIPPED), "--out")
     if (out / INDEX).is_file():
         raise InputError(
             f"--out {out} is a folder of shards, which has a {SKIPPED} of its own. Give another folder."

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.commands.typed import typed
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.words import Words, apply, field_of
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.progressive import Progressive
@@ -34,7 +34,7 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
         InputError: the words ask for another one; the message says what differs.
     """
     there = read_recipe(recipe_file)
-    base = there if words.recipe_file is None else read_recipe(words.recipe_file)
+    base = words.recipe if isinstance(words.recipe, Recipe) else there
     fields = {field_of(setting) for setting in words.settings}
     if words.minutes is not None or ("steps" in fields and "epochs" not in fields):
         base = base.model_copy(update={"epochs": "auto"})  # which was settled by them
@@ -50,7 +50,7 @@ def resumed_recipe(words: Words, recipe_file: Path, say: Callable[[str], None]) 
     asked = _no_larger(asked, there)
     settled = {"progressive.shares"} if asked.time_shares is not None else set()
     differing = differences(there, asked, leave_open=_OPEN | settled)
-    if words.recipe is not None and words.recipe_file is None and named(words.recipe).name != there.name:
+    if isinstance(words.recipe, str) and named(words.recipe).name != there.name:
         differing.insert(0, f"recipe: {there.name} there, {words.recipe} here")
     if differing:
         run = RunFolder(recipe_file.parent, lambda line: None)

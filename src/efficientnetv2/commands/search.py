@@ -136,8 +136,8 @@ class ProxyOptions:
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="A named recipe (effnetv2 recipes) or a recipe.yaml. (Default: proxy_small or proxy_paper, by the "
-            "preset.)",
+            help="A named recipe (effnetv2 recipes), a recipe.yaml, or a run folder. (Default: proxy_small or "
+            "proxy_paper, by the preset.)",
             show_default=False,
         ),
     ] = None
@@ -194,7 +194,7 @@ class PlaceOptions:
     @property
     def words(self) -> list[str]:
         """The same as one types it: what a worker that goes on with a study has to be told again."""
-        from efficientnetv2.commands import typed
+        from efficientnetv2.base import typed
 
         return typed.options(
             device=None if self.device == "auto" else self.device,

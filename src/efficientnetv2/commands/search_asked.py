@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,8 +15,8 @@ from pydantic import ValidationError
 from efficientnetv2.arch.files import is_architecture_file
 from efficientnetv2.arch.published import NAMES, architecture
 from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.search import spaces
 from efficientnetv2.search.checks import require_room
@@ -128,7 +127,7 @@ class Asked:
         if self.source.label_separator is not None:
             raise InputError(
                 "search takes pictures of one label each, but --label-separator "
-                f"{shlex.quote(self.source.label_separator)} says that these have several. Leave it out, or train a "
+                f"{typed([self.source.label_separator])} says that these have several. Leave it out, or train a "
                 f"published network: effnetv2 train {typed(self.source.words)}"
             )
         if self.storage is not None:

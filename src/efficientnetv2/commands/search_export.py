@@ -11,11 +11,11 @@ from efficientnetv2.arch import files
 from efficientnetv2.arch.growth import Grown, grow, growth_of
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.search_screen import figures
 from efficientnetv2.commands.search_show import Read
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.search.results import Row, best
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -15,8 +14,8 @@ import yaml
 
 from efficientnetv2.base.errors import InputError, some
 from efficientnetv2.base.files import write_atomically, write_text_atomically
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.names import is_pattern, is_url, parted
 from efficientnetv2.evaluation.page import is_page
@@ -169,7 +168,7 @@ class StudyFolder:
         if not self.file.exists():
             if given is None:
                 raise InputError(
-                    f"{self.path} holds no study. Begin one: effnetv2 search run {shlex.quote(str(self.path))} --data "
+                    f"{self.path} holds no study. Begin one: effnetv2 search run {typed([str(self.path)])} --data "
                     "DATA; or say where its trials lie (--storage)."
                 )
             return _absolute(given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from dataclasses import replace
 from importlib.metadata import version
@@ -11,6 +10,7 @@ from typing import Any
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import RGB
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.prepare import Prepared, prepare
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.search import PlaceOptions
@@ -19,7 +19,6 @@ from efficientnetv2.commands.search_folder import STUDY_FILES, StudyFolder
 from efficientnetv2.commands.search_machine import Machine
 from efficientnetv2.commands.search_screen import StudyBar, figures
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.inference.accelerate import device_title
 from efficientnetv2.search.checks import other_version
@@ -150,7 +149,7 @@ def _refuse_trials(asked: Asked, study: Opened, where: str) -> None:
         )
     raise InputError(
         f"--trials {asked.said_trials}: {where} has {study.target}. Let it have more of them with effnetv2 search "
-        f"resume {shlex.quote(str(asked.study))} --trials {asked.said_trials}, or leave --trials out."
+        f"resume {typed([str(asked.study)])} --trials {asked.said_trials}, or leave --trials out."
     )
 
 

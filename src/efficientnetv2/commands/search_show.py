@@ -11,10 +11,10 @@ import yaml
 from matplotlib.figure import Figure
 
 from efficientnetv2.base.files import write_atomically, write_text_atomically
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.search_folder import DRAWN, StudyFolder
 from efficientnetv2.commands.search_screen import figures
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.evaluation.drawing import png
 from efficientnetv2.evaluation.page import rendered
 from efficientnetv2.search.plots import draw_fronts, draw_importances, draw_rewards, millions

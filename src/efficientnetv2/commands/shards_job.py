@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.typed import options, typed
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.source import Source, tell
 from efficientnetv2.commands.within import lies_within
@@ -47,7 +48,8 @@ def pack_and_tell(source: Source, out: Path, packing: Packing, *, as_json: bool)
         f"{count_of(len(index.table), 'picture')} of {count_of(len(manifest.class_names), 'class')} ({parts}) in "
         f"{count_of(len(index.shards), 'shard')}, {total / 1e6:,.1f} MB: {out}"
     )
-    screen.say(f"Train on them with: effnetv2 train {out}")
+    train = ["effnetv2", "train", str(out), *options(label_separator=manifest.separator)]
+    screen.say(f"Train on them with: {typed(train)}")
 
 
 def _place(data: str, out: Path) -> Path:

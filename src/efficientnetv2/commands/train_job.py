@@ -11,27 +11,27 @@ import torch
 from efficientnetv2.base.errors import count_of
 from efficientnetv2.base.memory import limit
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.commands.beginning import Decided, Place, begin, decided, repeating
+from efficientnetv2.base.typed import typed
+from efficientnetv2.commands.beginning import Decided, Place, decided, repeating
+from efficientnetv2.commands.begun import begin
 from efficientnetv2.commands.caching import Cached, reader_here
 from efficientnetv2.commands.choosing import chosen
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.finished import Finished, tell_finished
 from efficientnetv2.commands.going_on import as_begun, go_on
 from efficientnetv2.commands.outcome import Outcome
-from efficientnetv2.commands.prepare import Prepared, prepare, refuse_missing
+from efficientnetv2.commands.prepare import Prepared, refuse_missing
 from efficientnetv2.commands.run_outcome import report_of
 from efficientnetv2.commands.screen import Screen, TrainingBar
-from efficientnetv2.commands.several_labels import refuse_unlike
+from efficientnetv2.commands.settling import looked_at, refuse_words
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.typed import typed
-from efficientnetv2.commands.within import refuse_replaced, refuse_within
 from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.answered import read_answers
 from efficientnetv2.inference.accelerate import pick_own_device, workers_for
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.claiming import claimed, held
 from efficientnetv2.training.distributed import ALONE, World, by_first, launched, together, with_tensors
-from efficientnetv2.training.folder import RUN_FILES, NoFolder, RunFolder
+from efficientnetv2.training.folder import NoFolder, RunFolder
 from efficientnetv2.training.interrupt import signals_as_ctrl_c
 from efficientnetv2.training.job import Job
 from efficientnetv2.training.memory import GroupsAtATime
@@ -168,10 +168,7 @@ def _readied(
     """What is decided before the first step; the run's folder is ``held`` from then on, until ``kept`` is closed."""
     known = decided(words, place, device, screen, world)
     recipe, resumed = known.recipe, known.resumed
-    refuse_unlike(recipe, words, source.label_separator)
-    if not resumed:
-        refuse_within(source.data, known.path, "--out", verb="train" if place.out is None else None)
-        refuse_replaced(source.data, known.path, RUN_FILES, "--out")
+    refuse_words(known, words, source, place, "train")
     if resumed:
         if (done := _finished(known, place)) is not None:
             return done
@@ -180,17 +177,7 @@ def _readied(
             return done
     # Before it looks at every picture.
     theirs = None if place.against is None else read_answers(place.against)
-    prepared = prepare(
-        source,
-        holdout=recipe.holdout,
-        answered=recipe.answered,
-        minival=recipe.minival,
-        made_for=recipe.made_for,
-        seed=recipe.seed,
-        strict=place.strict,
-        say=screen.say,
-        counting=screen.counting,
-    )
+    prepared = looked_at(recipe, source, place, screen)
     if resumed:
         prepared = as_begun(known.path, prepared, screen)
     prepared = replace(prepared, common=place.common)

@@ -6,12 +6,12 @@ Nor do they take the place of the table that these are read from.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.launcher import placed
+from efficientnetv2.base.typed import typed
 from efficientnetv2.data.cifar import is_packed
 from efficientnetv2.data.folders import takes_in
 from efficientnetv2.data.shards.opening import is_shards
@@ -87,7 +87,7 @@ def _within_here(source: Path, out: Path, called: str, verb: str) -> str:
     folders = "one folder" if up == ".." else "to where it lies"
     return (
         f"Results would go {place}, but here is {here}, whose folders are its classes. Go up {folders} (cd {up}) and "
-        f"name it: effnetv2 {verb} {shlex.quote(source.name)}/. Or say {called}."
+        f"name it: effnetv2 {verb} {typed([source.name])}/. Or say {called}."
     )
 
 

@@ -14,7 +14,6 @@ from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.training.changes import set_fields
 from efficientnetv2.training.checked import checked
-from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.named import (
     Found,
     best_weights,
@@ -23,7 +22,7 @@ from efficientnetv2.training.named import (
     starts,
 )
 from efficientnetv2.training.recipe import MOST, Recipe
-from efficientnetv2.training.recipes import named
+from efficientnetv2.training.recipes import asked, file_of, named
 
 CACHES = ("ram", "disk")
 # With --cache and nothing else said: half of the crops have all the pixels that the files would give them, the smaller
@@ -37,11 +36,15 @@ class Words:
 
     Args:
         model, recipe, weights, epochs, minutes, image_px, batch_images, framing, seed, cache, settings: the
-            options of those names; a file with a network's table is read (``arch.files``).
+            options of those names; a file with a network's table is read (``arch.files``), and so is one with a recipe
+            (``training.recipes.asked``): whatever becomes of it later, the words mean what it said.
+
+    Raises:
+        InputError: such a file can't be read, two words contradict each other, or a value is out of range.
     """
 
     model: str | Architecture | None = None
-    recipe: str | None = None
+    recipe: str | Recipe | None = None
     weights: str | None = None
     epochs: float | None = None
     minutes: float | None = None
@@ -55,6 +58,8 @@ class Words:
     def __post_init__(self) -> None:
         if isinstance(self.model, str) and files.is_architecture_file(self.model):
             object.__setattr__(self, "model", files.read(Path(self.model)))
+        if isinstance(self.recipe, str) and file_of(self.recipe) is not None:
+            object.__setattr__(self, "recipe", asked(self.recipe))
         if self.epochs is not None and self.minutes is not None:
             raise InputError("--epochs and --minutes both say how long to train. Give one of them.")
         for setting in self.settings:
@@ -79,12 +84,6 @@ class Words:
             raise InputError(
                 f"--cache is '{self.cache}', but is ram or disk{did_you_mean(self.cache, CACHES)}"
             )
-
-    @property
-    def recipe_file(self) -> Path | None:
-        """The recipe, where it was given as a file."""
-        is_file = self.recipe is not None and Path(self.recipe).suffix in {".yaml", ".yml"}
-        return Path(str(self.recipe)) if is_file else None
 
 
 def says_length(settings: Sequence[str]) -> bool:
@@ -155,8 +154,8 @@ def begin_recipe(
 
 def _named(words: Words, say: Callable[[str], None]) -> Recipe:
     """The recipe that the words name, changed by the others."""
-    file = words.recipe_file
-    return apply(words, named(str(words.recipe)) if file is None else read_recipe(file), say)
+    recipe = words.recipe if isinstance(words.recipe, Recipe) else named(str(words.recipe))
+    return apply(words, recipe, say)
 
 
 def apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
@@ -189,9 +188,20 @@ def apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
             say(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
     if words.image_px is not None and words.image_px != recipe.progressive.last.image_px:
         plain["progressive"] = recipe.progressive.with_image_px(words.image_px).to_json()
-    if words.image_px is not None or any(_names_sizes(setting) for setting in words.settings):
+    sized = words.image_px is not None or any(_names_sizes(setting) for setting in words.settings)
+    if sized:
         plain["enlarge"] = None
-    return checked(set_fields(plain, words.settings), where=recipe.name, said=_said(words))
+        if (
+            recipe.eval_px == recipe.progressive.last.image_px
+        ):  # which a run's own recipe names, for it has followed
+            plain["eval_px"] = None
+    changed = checked(set_fields(plain, words.settings), where=recipe.name, said=_said(words))
+    last = changed.progressive.last.image_px
+    if sized and changed.eval_px == recipe.eval_px and changed.eval_px not in (None, last):
+        say(
+            f"Evaluation stays at {changed.eval_px} px, though training ends at {last} px: --set eval_px says another."
+        )
+    return changed
 
 
 def _names_sizes(setting: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError, did_you_mean
@@ -41,12 +42,16 @@ def listing_of(
             label_separator=label_separator, strict_labels=strict,
         )  # fmt: skip
     place = Path(os.path.expanduser(data)).absolute()
+    named = {"--path-column": path_column != "path", "--label-column": label_column != "label"}
+    named["--group-column"] = group_column is not None
     if place.is_dir():
+        _refuse_columns(f"{data} is a folder", named)
         if cifar.is_packed(place):
             return cifar.read_packed(place, data)
         return folders.read_folder(place, data, require_labels=require_labels, classes_first=strict)
     if not place.is_file():
         if data in standard.NAMES:
+            _refuse_columns(f"{data} is a standard set", named)
             return standard.read_standard(data)
         beside = os.listdir(place.parent) if place.parent.is_dir() else []
         near = did_you_mean(place.name, [*beside, *standard.NAMES])
@@ -69,4 +74,16 @@ def listing_of(
         raise InputError(
             f"'{data}' is a single picture without a label. Give a folder or a table of labelled ones."
         )
+    _refuse_columns(f"{data} is a picture", named)
     return folders.read_picture(place, data)
+
+
+def _refuse_columns(what: str, named: Mapping[str, bool]) -> None:
+    """Refuse options that name columns where there are none: nobody is to believe that they were heeded.
+
+    Args:
+        what: DATA is, as the beginning of a message.
+        named: option -> whether it names a column.
+    """
+    if said := [option for option, given in named.items() if given]:
+        raise InputError(f"{what}, which has no columns. Give a table, or leave {' and '.join(said)} out.")

@@ -26,6 +26,8 @@ from efficientnetv2.data.shards.names import is_url
 Ints = npt.NDArray[np.int64]
 
 SPLITS = ("train", "minival", "val", "test")
+# Cells that hold nothing, the space around them aside: what a missing number looks like once it is text among them.
+BLANK = ("", "nan", "NaN")
 # Beside their own names, what sets call them that others have published.
 _FURTHER = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _SPLIT_WORDS = {name: name for name in SPLITS} | _FURTHER

@@ -242,13 +242,17 @@ def read(
     by_label = listing if taken is None else taken.listing
     spelled, note = rules.spelled_alike(by_label, labels, strict=strict)
     by_label = replace(by_label, table=by_label.table.assign(label=spelled))
-    unsaid = several.unsaid(spelled.dropna().unique()) if taken is None and listing.rows is not None else None
+    asked = taken is None and (
+        listing.rows is not None or listing.shards is not None
+    )  # folders hold one label each
+    unsaid = several.unsaid(spelled.dropna().unique()) if asked else None
     notes = (*listing.notes, *(one for one in (note, unsaid) if one is not None))
     cells = spelled if taken is None else several.together(spelled, taken, str(label_separator))
     listing = replace(listing, table=listing.table.assign(label=cells), notes=notes)
     if listing.shards is None or listing.rows is not None:  # an index was refused if two rows had one place
         rules.refuse_repeated(listing)
     if require_labels and for_training:
+        rules.refuse_blank(listing)
         rules.refuse_half_placed(listing)
         rules.refuse_split_without_train(by_label)
         rules.refuse_one_class(by_label)

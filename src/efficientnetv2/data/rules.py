@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, some
-from efficientnetv2.data.listing import SPLITS, Listing
+from efficientnetv2.data.listing import BLANK, SPLITS, Listing
 
 Spelling = Literal["exact", "casefold"]
 
@@ -157,6 +157,18 @@ def refuse_split_without_train(listing: Listing) -> None:
             f"label unseen in training: {some(names)} occurs only in {' and '.join(splits)} "
             f"({_places(listing, unseen)}). Correct the label '{labels.iloc[at]}', move pictures of it to "
             "train, or leave them out."
+        )
+
+
+def refuse_blank(listing: Listing) -> None:
+    """A class has a name that a table tells from an empty cell: runs and folds list their pictures in one."""
+    names = [name for name in listing.table["label"].unique() if str(name).strip() in BLANK]
+    if names:
+        at = int(np.flatnonzero(listing.table["label"] == names[0])[0])
+        what = "folder" if listing.shards is None else "class"
+        raise InputError(
+            f"{listing.where(at)}: the class is called '{names[0]}', which a table of these pictures, such as a "
+            f"run writes, takes for an empty cell. Rename the {what}."
         )
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.data.cells import header_of
 from efficientnetv2.data.copies import COLUMN
-from efficientnetv2.data.listing import Ints, Listing, packed, refuse_unlistable, split_named
+from efficientnetv2.data.listing import BLANK, Ints, Listing, packed, refuse_unlistable, split_named
 from efficientnetv2.data.look import chunks_in_threads
 from efficientnetv2.data.several import from_lists
 from efficientnetv2.data.shards.listed import lists_shards, read_listed
@@ -186,7 +186,7 @@ def _text(column: pd.Series[str]) -> pd.Series[str]:
     A province or a patient may be called Nan.
     """
     text = column.astype("string")
-    blank = text.isna() | text.str.strip().isin(["", "nan", "NaN"])
+    blank = text.isna() | text.str.strip().isin(BLANK)
     plain = text.astype(object)
     plain[blank.to_numpy(dtype=bool)] = np.nan
     return pd.Series(plain.tolist(), index=column.index, dtype=object if blank.all() else None)

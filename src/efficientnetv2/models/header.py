@@ -16,6 +16,7 @@ from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.typed import typed
 
 FORMAT_VERSION = 4  # raised when an older package could no longer read what we write
 
@@ -111,9 +112,11 @@ def _not_json(value: Any, where: str) -> str | None:
 
 def of_others(path: Path) -> str:
     """What to do with weights that are not in a model file, as the end of a message."""
+    convert = typed(["effnetv2", "convert", str(path), "OUT.safetensors"])
+    train = typed(["--weights", str(path)])
     return (
         "If it holds weights of timm, torchvision, Keras or the authors, this makes a model file of it, and says what "
-        f"had to be assumed: effnetv2 convert {path} OUT.safetensors. To train from it: --weights {path}"
+        f"had to be assumed: {convert}. To train from it: {train}"
     )
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError, some
+from efficientnetv2.base.typed import typed
 from efficientnetv2.training.folder import LOCK, RunFolder
 
 
@@ -22,8 +23,9 @@ def refuse_occupied(path: Path) -> None:
     if (path / "recipe.yaml").exists():
         if RunFolder(path, lambda line: None).finished:
             raise InputError(f"--out {path} holds a run already, which has finished. Give another folder.")
+        go_on = typed(["effnetv2", "train", "DATA", "--out", str(path), "--resume"])  # whatever verb asks
         raise InputError(
-            f"--out {path} holds a run already. Go on with it by --resume, or give another folder."
+            f"--out {path} holds a run already. Go on with it by --resume ({go_on}), or give another folder."
         )
     ours = {"probe", "against", "inspection", LOCK}
     if _is_beginning(path / "beginning.json"):

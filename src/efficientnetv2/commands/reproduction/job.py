@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.files import write_atomically, write_text_atomically
+from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.demo import embedded
 from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
@@ -22,7 +23,6 @@ from efficientnetv2.commands.reproduction.scale import EMBEDDED, Scale, named
 from efficientnetv2.commands.reproduction.table import Table
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
-from efficientnetv2.commands.typed import typed
 from efficientnetv2.evaluation.drawing import is_titled, png
 from efficientnetv2.inference.accelerate import pick_device
 

@@ -26,6 +26,7 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.typed import options, typed
 from efficientnetv2.data.check import MOST_UNREADABLE
 from efficientnetv2.data.listing import SPLITS, picture_extensions
 from efficientnetv2.data.manifest import Manifest
@@ -119,12 +120,12 @@ def _refuse_rasters(manifest: Manifest) -> None:
     """Shards hold ordinary pictures; to leave out all rasters of a set would be no packing of it."""
     if manifest.shards is not None:
         return
+    train = typed(["effnetv2", "train", manifest.source, *options(label_separator=manifest.separator)])
     for row in (row for row, path in enumerate(manifest.paths) if is_raster(path)):
         if held := beside_ordinary(manifest.file(row)):
             raise InputError(
                 f"{manifest.file(row)} is a raster ({held}), and shards hold ordinary pictures of three channels. "
-                "Train on the files themselves, as a folder or a table (--bands says which bands are seen): effnetv2 "
-                f"train {manifest.source}"
+                f"Train on the files themselves, as a folder or a table (--bands says which bands are seen): {train}"
             )
 
 

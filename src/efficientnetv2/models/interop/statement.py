@@ -6,7 +6,6 @@ nobody says, what its source documents. What was assumed is said.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from efficientnetv2.arch.published import published
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.extras import of_torchvision
 from efficientnetv2.base.preprocessing import Preprocessing
+from efficientnetv2.base.typed import typed
 from efficientnetv2.models.header import Header, reason
 from efficientnetv2.models.interop import carried, timm, torchvision
 from efficientnetv2.models.interop.raw import Raw
@@ -215,7 +215,7 @@ def _list(words: Sequence[str], last: str = "and") -> str:
 
 def _word(path: Path) -> str:
     """As one types what was given to us: of a folder, the folder."""
-    return shlex.quote(str(path.parent if (path.parent / timm.CONFIG).is_file() else path))
+    return typed([str(path.parent if (path.parent / timm.CONFIG).is_file() else path)])
 
 
 def class_names(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.training.checked import read
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import imagenet, imagenet21k, other_networks, practical, search, transfer
 
@@ -37,6 +39,37 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         search.proxy_paper,
     )
 }
+
+
+def asked(word: str, called: str = "--recipe") -> Recipe:
+    """The recipe that a word means: a named one, or one in a file.
+
+    Args:
+        word: a name, a file that ends in .yaml or .yml, or the folder of a run, which holds its ``recipe.yaml``.
+        called: what the user calls the word by.
+
+    Raises:
+        InputError: there is no such recipe, or the file is none.
+    """
+    file = file_of(word)
+    if file is None:
+        return named(word)
+    if not file.is_file():
+        raise InputError(
+            f"{called} {word}: there is no such file. Give a recipe.yaml, the folder of a run, which holds one, or a "
+            "name that effnetv2 recipes lists."
+        )
+    return read(file)
+
+
+def file_of(word: str) -> Path | None:
+    """The file that a word for a recipe means, there or not; None of a name."""
+    if word in RECIPES:
+        return None
+    path = Path(word)
+    if path.suffix in {".yaml", ".yml"}:
+        return path
+    return path / "recipe.yaml" if (path / "recipe.yaml").is_file() else None
 
 
 def named(name: str) -> Recipe:

@@ -1,0 +1,195 @@
+"""What a run and its plan share: the pictures are looked at, the recipe is settled on them, and what is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from efficientnetv2.base.preprocessing import RGB, Preprocessing
+from efficientnetv2.commands.beginning import Decided, Place
+from efficientnetv2.commands.prepare import Prepared, prepare
+from efficientnetv2.commands.probing import with_classifier
+from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.seen import SeenBefore, seen_before
+from efficientnetv2.commands.several_labels import learnt_so, refuse_unlike
+from efficientnetv2.commands.source import Source
+from efficientnetv2.commands.within import refuse_replaced, refuse_within
+from efficientnetv2.commands.words import Words
+from efficientnetv2.training.distributed import ALONE, World
+from efficientnetv2.training.folder import RUN_FILES
+from efficientnetv2.training.job import preprocessing_of
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.selection import patience_in_vain
+from efficientnetv2.training.settle import Settled, settle
+from efficientnetv2.training.state import Length
+
+
+def refuse_words(known: Decided, words: Words, source: Source, place: Place, verb: str) -> None:
+    """Refuse what needs no look at a picture: words without effect on them, and a folder that is no place for a run.
+
+    Args:
+        known: of the run.
+        words: about the recipe.
+        source: of the pictures.
+        place: of the run.
+        verb: that was typed.
+
+    Raises:
+        InputError: one of these.
+    """
+    refuse_unlike(known.recipe, words, source.label_separator)
+    if not known.resumed:
+        refuse_within(source.data, known.path, "--out", verb=verb if place.out is None else None)
+        refuse_replaced(source.data, known.path, RUN_FILES, "--out")
+
+
+def looked_at(recipe: Recipe, source: Source, place: Place, screen: Screen) -> Prepared:
+    """The pictures as the recipe parts them, every one looked at; see ``prepare``.
+
+    Args:
+        recipe: of the run.
+        source: of the pictures.
+        place: of the run.
+        screen: gets sentences, shows progress.
+
+    Raises:
+        InputError: what is wrong with the pictures.
+    """
+    return prepare(
+        source,
+        holdout=recipe.holdout,
+        answered=recipe.answered,
+        minival=recipe.minival,
+        made_for=recipe.made_for,
+        seed=recipe.seed,
+        strict=place.strict,
+        say=screen.say,
+        counting=screen.counting,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Agreed:
+    """A recipe settled on its pictures, but for what only a measurement says.
+
+    Args:
+        settled: recipe and network.
+        preprocessing: of evaluation, and of the model file.
+        seen: whether the pictures have trained, or chosen, the weights.
+        notes: what was chosen, and why, a sentence each.
+    """
+
+    settled: Settled
+    preprocessing: Preprocessing
+    seen: SeenBefore
+    notes: tuple[str, ...]
+
+
+def agreed(
+    known: Decided,
+    words: Words,
+    prepared: Prepared,
+    device: torch.device,
+    place: Place,
+    screen: Screen,
+    world: World = ALONE,
+) -> Agreed:
+    """Settle the recipe of a run.
+
+    Args:
+        known: of the run, its weights chosen.
+        words: about the recipe.
+        prepared: its pictures.
+        device: to train on.
+        place: of the run.
+        screen: gets sentences.
+        world: the processes that will run it.
+
+    Raises:
+        InputError: the recipe does not go with the pictures or the machine.
+    """
+    recipe = with_classifier(known.recipe, prepared)
+    settled = settle(
+        recipe,
+        images=len(prepared.train),
+        class_names=prepared.train.class_names,
+        device=device,
+        memory_gib=place.memory_gib,
+        world=world,
+        in_channels=prepared.manifest.channels,
+        stored_px=prepared.stored_px(recipe),
+        minutes=words.minutes,
+        repeated=known.repeated,
+        say=screen.say,
+    )
+    seen = seen_before(settled.recipe.weights, settled.network, prepared)
+    learnt = learnt_so(settled.recipe, prepared.manifest.separator)
+    return Agreed(
+        settled,
+        preprocessing_of(settled.recipe, settled.network, prepared.manifest.bands),
+        seen,
+        (*known.chosen, *settled.notes, *learnt, *seen.lines),
+    )
+
+
+def last_notes(recipe: Recipe, of: Agreed, known: Decided, prepared: Prepared) -> list[str]:
+    """What is said of a run once nothing is left to decide.
+
+    Args:
+        recipe: of the run, its length known.
+        of: what was settled.
+        known: of the run.
+        prepared: its pictures.
+    """
+    notes = patience_in_vain(recipe, Length.of(recipe, len(prepared.train)))
+    if recipe.weights == "none":
+        return notes
+    trained_px, eval_px = recipe.progressive.last.image_px, known.recipe.eval_px
+    theirs = of.settled.network.preprocessing
+    return [*notes, pictures_note(of.preprocessing, theirs, trained_px=trained_px, eval_px=eval_px)]
+
+
+def probes(recipe: Recipe, place: Place) -> bool:
+    """Whether a run asks for a linear probe of its weights."""
+    return recipe.weights != "none" and (place.probe or recipe.classifier == "probe")
+
+
+def unprobed(recipe: Recipe, place: Place, prepared: Prepared) -> list[str]:
+    """That there is no linear probe where a run asks for one, in a sentence; none where there is."""
+    if not probes(recipe, place) or prepared.manifest.separator is None:
+        return []
+    return ["No linear probe of the given weights: it answers one label, and these pictures have several."]
+
+
+def pictures_note(here: Preprocessing, theirs: Preprocessing, *, trained_px: int, eval_px: int | None) -> str:
+    """Which part of the preprocessing is the weights', and which the recipe's, for training draws its pictures so.
+
+    Args:
+        here: of the run.
+        theirs: of the weights.
+        trained_px: that training ends at.
+        eval_px: that the recipe names, so that another size in training alone does not move it; None if it names none.
+    """
+    own = "interpolation, mean and std are"
+    if here.channels != RGB:
+        own = "mean and std are of the rasters' bands, and interpolation is"
+    same = here.image_px == trained_px
+    trained = "as the recipe trains on them" if same else f"though training ends at {trained_px} px"
+    note = (
+        f"Pictures: framing {_framed(here)} at {here.image_px} px, {trained}; {own} "
+        f"{'those' if here.channels == RGB else 'that'} of the weights."
+    )
+    if (_framed(here), here.image_px) == (_framed(theirs), theirs.image_px):
+        return note
+    cut = f" --set crop_fraction={theirs.crop_fraction:.4g}" if theirs.crop_fraction < 1 else ""
+    size = "" if eval_px is None else f" --set eval_px={theirs.image_px}"
+    return (
+        f"{note} The weights themselves had framing {_framed(theirs)} at {theirs.image_px} px: for that, --framing "
+        f"{theirs.framing}{cut} --image-px {theirs.image_px}{size}."
+    )
+
+
+def _framed(preprocessing: Preprocessing) -> str:
+    cut = preprocessing.crop_fraction
+    return preprocessing.framing + (f" ({cut:.3g} of each side)" if cut < 1 else "")
