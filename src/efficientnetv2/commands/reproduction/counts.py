@@ -136,6 +136,11 @@ def how_counted(scale: Scale, device: torch.device, timing: Timing) -> str:
     )
 
 
+def how_timed(scale: Scale, device: torch.device, timing: Timing) -> str:
+    """The same of times alone, in few words: for an axis."""
+    return f"{device}, {timing.precision}, batch {timing.batch}, {scale.px_share:g} of the size"
+
+
 def rounds_of(rounds: int) -> str:
     """What is told of a time."""
     return f"median of {count_of(rounds, 'round')} ± standard deviation"
