@@ -202,8 +202,9 @@ def answer_s(
 
     def begin(name: str) -> Callable[[], None]:
         network, px = place(create(name).eval(), device), sizes_px[name]
-        pictures = torch.zeros(timing.batch, 3, px, px, device=device)
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        # Of an empty picture all that an untrained network computes is zeros, which are no fair work.
+        noise = torch.randn(timing.batch, 3, px, px, generator=torch.Generator().manual_seed(0))
+        pictures = noise.to(device).contiguous(memory_format=torch.channels_last)
 
         def ask() -> None:
             with torch.inference_mode(), autocast(device, timing.precision):
