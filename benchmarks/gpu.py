@@ -130,6 +130,7 @@ def main() -> int:
 
 def keep(found: dict[str, Spread], raw: dict, rounds: int) -> None:
     """Into the summary, and the raw seconds beside it."""
+    on = hardware(torch.device("cuda"))
     for name, spread in found.items():
         unit = "ratio" if "_vs_" in name else "fraction"
         record(
@@ -140,9 +141,9 @@ def keep(found: dict[str, Spread], raw: dict, rounds: int) -> None:
             high=spread.high,
             n=rounds,
             command="python -m benchmarks.gpu",
+            on=on,
         )
-    where = f"{torch.cuda.get_device_name()}; {hardware()}"
-    (RESULTS / "gpu.json").write_text(json.dumps({"hardware": where, OURS: raw}, indent=1) + "\n")
+    (RESULTS / "gpu.json").write_text(json.dumps({"hardware": on, OURS: raw}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
