@@ -27,6 +27,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from benchmarks.arms import machines
 from benchmarks.record import RESULTS, hardware, record
 
 from efficientnetv2.base.files import write_text_atomically
@@ -189,6 +190,7 @@ def main() -> None:
                     high=100 * one["high"],
                     n=row["pictures"],
                     command=f"python -m benchmarks.default_train {name}=PICTURES --record",
+                    on=machines([row]),
                 )
 
 

@@ -78,6 +78,12 @@ def test_a_run_is_done_once_and_its_figures_are_recorded(results, monkeypatch, c
     claim = summary["default_train_minus_probe_tiny_top1"]
     assert claim["value"] == pytest.approx(100 * kept["over_probe"]["top1"]["value"])
     assert "over the linear probe of random weights" in capsys.readouterr().out
+    assert claim["hardware"] == kept["hardware"] == record.hardware()
+    moved = kept | {"hardware": "another machine"}  # as if this were a clone
+    (results / "default_train_tiny/measured.json").write_text(json.dumps(moved))
+    default_train.main()
+    summary = json.loads((results / "summary.json").read_text())
+    assert {claim["hardware"] for claim in summary.values()} == {"another machine"}
     (results / "default_train_tiny/measured.json").unlink()  # as if stopped when the probe had answered
     default_train.main()
     again = json.loads((results / "default_train_tiny/measured.json").read_text())
