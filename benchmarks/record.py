@@ -133,9 +133,24 @@ def begun(about: Path, common: dict, same: Sequence[str], advice: str) -> dict:
         write_text_atomically(about, json.dumps(common, indent=1) + "\n")
         return common
     there: dict = json.loads(about.read_text(encoding="utf-8"))
-    if differing := [name for name in same if _said(there[name]) != _said(common[name])]:
-        raise SystemExit(f"{about} is of another {', '.join(differing)}; {advice}.")
+    refuse_others(about, there, {name: common[name] for name in same}, advice)
     return there
+
+
+def refuse_others(file: Path, there: Mapping[str, Any], asked: Mapping[str, Any], advice: str) -> None:
+    """What is kept is what is asked for.
+
+    Args:
+        file: that keeps it.
+        there: what it says; what was kept before something was said of it is not checked by that.
+        asked: that has to be the same.
+        advice: for whoever wants others.
+
+    Raises:
+        SystemExit: it is not.
+    """
+    if differing := [name for name in asked if name in there and _said(there[name]) != _said(asked[name])]:
+        raise SystemExit(f"{file} is of another {', '.join(differing)}; {advice}.")
 
 
 def _said(of: Any) -> Any:
