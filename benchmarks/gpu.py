@@ -41,6 +41,7 @@ from efficientnetv2.data.sampling import Request
 CASES = {"s_300": ("efficientnetv2_s", 300, 128), "b0_192": ("efficientnetv2_b0", 192, 512)}
 MAGNITUDE = 15.0  # RandAugment's at the end of the paper's schedule for S
 STEPS_A_ROUND = 10
+_ROUNDS = 9
 
 
 def paint(folder: Path, number: int) -> None:
@@ -94,7 +95,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--record", action="store_true", help="write results/summary.json and gpu.json")
     parser.add_argument("--try-out", action="store_true", help="tiny, on a CPU")
     options = parser.parse_args()
@@ -131,6 +132,7 @@ def main() -> int:
 def keep(found: dict[str, Spread], raw: dict, rounds: int) -> None:
     """Into the summary, and the raw seconds beside it."""
     on = hardware(torch.device("cuda"))
+    more = "" if rounds == _ROUNDS else f" --rounds {rounds}"
     for name, spread in found.items():
         unit = "ratio" if "_vs_" in name else "fraction"
         record(
@@ -140,7 +142,7 @@ def keep(found: dict[str, Spread], raw: dict, rounds: int) -> None:
             low=spread.low,
             high=spread.high,
             n=rounds,
-            command="python -m benchmarks.gpu",
+            command=f"python -m benchmarks.gpu{more}",
             on=on,
         )
     (RESULTS / "gpu.json").write_text(json.dumps({"hardware": on, OURS: raw}, indent=1) + "\n")
