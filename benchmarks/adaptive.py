@@ -189,7 +189,7 @@ def _record(
     command = f"python -m benchmarks.adaptive IMAGENETTE{more}"
     for name, figure in claims(found).items():
         record(name, unit="points", command=f"{command} --record", on=on, **asdict(figure))
-    keep("13", small_tables.table_13(found, choices, REGIME), "small", command)
+    keep("13", small_tables.table_13(found, choices, REGIME), "small", command, on)
     paper_page.write()
 
 

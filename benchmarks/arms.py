@@ -21,6 +21,7 @@ from benchmarks.record import hardware, interval
 from sklearn.model_selection import train_test_split
 
 from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.commands.outcome import versions
 from efficientnetv2.commands.reproduction.cells import ASKED, Cell, Runs
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.inference.accelerate import lower_precision, pick_device
@@ -69,7 +70,8 @@ def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
         included), ``wall_s`` (validation and saving too), ``linear_probe`` (where weights were given), ``sizes``:
         for each size of picture, ``image_px``, how many ``images`` were trained on and the ``train_s`` that took;
         ``others_cores``: how many processor cores were busy with something else meanwhile, in this sitting;
-        ``hardware``; and ``asked``: what decided the run (``Runs.asked``), which what was kept before did not say.
+        ``hardware``, ``versions`` and ``when`` of the run; and ``asked``: what decided it (``Runs.asked``). What was
+        kept before that was said has neither the latter three nor all that is asked.
 
     Raises:
         InputError: what is kept is of a run with other words or other pictures.
@@ -86,7 +88,9 @@ def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
     found = {name: report[name] for name in names} | {
         "sizes": by_size([json.loads(row) for row in rows]),
         "others_cores": round(before.others(_Busy.now()), 2),
-        "hardware": hardware(),
+        "hardware": hardware(pick_device(runs.device)),
+        "versions": versions(),
+        "when": time.strftime("%Y-%m-%d"),
         ASKED: runs.asked(cell),
     }
     write_text_atomically(kept, json.dumps(found, indent=1) + "\n")
@@ -132,8 +136,12 @@ def refuse_other_hardware(pair: Sequence[Mapping[str, Any]]) -> None:
 
 
 def machines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The hardware that these runs were made on, in words."""
-    return " and ".join(sorted({row["hardware"] for row in rows}))
+    """The hardware that some runs were made on, in words.
+
+    Args:
+        rows: with ``hardware``, as ``record.hardware`` gives it; of what was kept before that was said, without.
+    """
+    return " and ".join(sorted({row.get("hardware", "hardware that was not kept") for row in rows}))
 
 
 def by_size(history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:

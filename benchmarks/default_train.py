@@ -9,7 +9,8 @@ begun from scratch it prints none: then the probe is of the best weights at hand
 are none of random weights, and the record says so (``probe_of``). Of very many training pictures a probe learns
 from a part, the network from all: ``probe_train_pictures`` of ``train_pictures``.
 
-A run that was stopped goes on; one that is done is only read. Everything lies in OUT (results/default_train_NAME), of
+A run that was stopped goes on; one that is done is only read, and one of other pictures or minutes is refused.
+Everything lies in OUT (results/default_train_NAME), of
 which ``measured.json`` alone travels with the repository.
 """
 
@@ -27,7 +28,8 @@ from typing import Any
 
 import pandas as pd
 import torch
-from benchmarks.record import RESULTS, hardware, record
+from benchmarks.arms import machines
+from benchmarks.record import RESULTS, begun, hardware, record, refuse_others
 
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.keys import Key
@@ -66,11 +68,20 @@ def train(pictures: str, minutes: float, run: Path) -> None:
 
 
 def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
-    """What a run came to: trained, or read where it has been."""
-    kept = out / "measured.json"
+    """What a run came to: trained, or read where it has been.
+
+    Raises:
+        SystemExit: what lies there is of other pictures or of another length.
+    """
+    kept, run = out / "measured.json", out / "run"
+    asked = {"minutes": minutes, "pictures_digest": read(pictures).digest()}
+    advice = f"move {out} away, or give another --out"
     if kept.exists():
-        return json.loads(kept.read_text(encoding="utf-8"))
-    run = out / "run"
+        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        refuse_others(kept, found, asked, advice)
+        return found
+    out.mkdir(parents=True, exist_ok=True)
+    begun(out / "about.json", asked, tuple(asked), advice)
     if not (run / "report.json").exists():
         train(pictures, minutes, run)
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
@@ -80,7 +91,7 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
     if learnt is None:
         probe_of, learnt = other_probe(pictures, run)
     row = {
-        "minutes": minutes,
+        **asked,
         **{name: report.get(name) for name in _KEPT},
         "recipe": read_recipe(run / "recipe.yaml").name,
         "weights": Path(report["recipe"]["weights"]).name,
@@ -189,6 +200,7 @@ def main() -> None:
                     high=100 * one["high"],
                     n=row["pictures"],
                     command=f"python -m benchmarks.default_train {name}=PICTURES --record",
+                    on=machines([row]),
                 )
 
 

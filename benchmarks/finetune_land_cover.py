@@ -1,6 +1,6 @@
 """Fine-tuning on satellite pictures, cross-validated: given weights against from scratch in the same minutes.
 
-Run: python -m benchmarks.finetune_land_cover PICTURES.csv WEIGHTS [--out OUT] [--only FOLD ...]
+Run: python -m benchmarks.finetune_land_cover PICTURES.csv WEIGHTS [--out OUT] [--only FOLD ...] [--record]
 
 5 stratified folds. In each fold every candidate setting is trained, for half the epochs, on three quarters of the
 other folds' pictures and scored on the last quarter; the better one is trained again on all of the other folds and
@@ -8,22 +8,27 @@ answers the fold. The answers of the five folds together give the figure. From s
 that this took in that fold.
 
 What is done is kept in OUT (results/finetune_land_cover) and not done again; the answers in it travel with the
-repository. With all folds done the claims go into results/summary.json. --only does some of the folds and leaves the
-figures to a later call, so that one process a core can share the work.
+repository. Each says which pictures, weights and recipe it is of, and is refused for others; those that were kept
+before they said so are not checked. --only does some of the folds and leaves the figures to a later call, so that one
+process a core can share the work.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.record import RESULTS, record
+from benchmarks.arms import machines
+from benchmarks.record import RESULTS, hardware, record, refuse_others
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
 from efficientnetv2.base.allocator import keep_freed_memory
@@ -76,11 +81,39 @@ def parts(manifest: Manifest, learning: np.ndarray, answering: np.ndarray) -> tu
     return marked.subset("train"), marked.subset("val")
 
 
+def asked_of(train: Manifest, val: Manifest, weights: str | None) -> dict[str, Any]:
+    """What decides an answer beside the recipe, the same wherever the files lie: digests of pictures and weights."""
+    there = weights is not None and Path(weights).is_file()
+    digest = hashlib.blake2b(Path(weights).read_bytes(), digest_size=16).hexdigest() if there else weights
+    return {"pictures": [train.digest(), val.digest()], "weights": digest}
+
+
+def kept_or(file: Path, asked: dict[str, Any], make: Callable[[], dict]) -> dict:
+    """What a file keeps, or what is made and kept there, with what was asked for.
+
+    Raises:
+        SystemExit: it keeps what was asked for otherwise.
+    """
+    if file.exists():
+        found = json.loads(file.read_text())
+        now = json.loads(json.dumps(asked))  # as it was kept
+        refuse_others(file, found.get("asked", {}), now, "move it away, or give another --out")
+        return found
+    found = {**make(), "hardware": hardware(DEVICE), "asked": asked}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found))
+    return found
+
+
 def trained(recipe, train: Manifest, val: Manifest, folder: Path, *, minutes: float | None = None) -> dict:
     """Train, answer, keep; or what was kept of that."""
-    kept = folder / "answers.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
+    decided = {name: value for name, value in recipe.to_json().items() if name != "weights"}
+    asked = asked_of(train, val, recipe.weights) | {"recipe": decided, "minutes": minutes}
+    return kept_or(folder / "answers.json", asked, lambda: answered(recipe, train, val, folder, minutes))
+
+
+def answered(recipe, train: Manifest, val: Manifest, folder: Path, minutes: float | None) -> dict:
+    """Train and answer."""
     began = time.perf_counter()
     settled = settle(recipe, images=len(train), class_names=train.class_names, device=DEVICE)
     recipe = settled.recipe
@@ -103,14 +136,12 @@ def trained(recipe, train: Manifest, val: Manifest, folder: Path, *, minutes: fl
     result = run(job, resumed=False, watch=_Quiet())
     for file in runs.checkpoints.iterdir():
         file.unlink()
-    answers = {
+    return {
         "labels": result.predictions.labels.tolist(),
         "probabilities": result.predictions.probabilities.round(5).tolist(),
         "seconds": round(time.perf_counter() - began, 1),
         "epochs": recipe.epochs,
     }
-    kept.write_text(json.dumps(answers))
-    return answers
 
 
 def score(answers: dict, class_names: tuple[str, ...]):
@@ -140,22 +171,27 @@ def fold(manifest: Manifest, number: int, learning: np.ndarray, answering: np.nd
     print(f"fold {number}: {best} {score(tuned, manifest.class_names).macro_f1:.3f}", flush=True)
     scratch = trained(named("quick"), *outer, out / "scratch", minutes=tuned["seconds"] / 60)
     print(f"fold {number}: from scratch {score(scratch, manifest.class_names).macro_f1:.3f}", flush=True)
-    probe = out / "probe.json"
-    if not probe.exists():
-        network, _ = load_weights(options.weights)
-        preprocessing = replace(network.preprocessing, image_px=256, framing="whole", crop_fraction=1.0)
-        found = linear_probe(
-            network, *outer, preprocessing=preprocessing, key=Key.of(0), balanced=True, device=DEVICE
-        ).probe
-        probe.write_text(json.dumps(vars(found)))
+    probe = kept_or(
+        out / "probe.json", asked_of(*outer, options.weights), lambda: probed(options.weights, *outer)
+    )
     return {
         "fold": number,
         "inner_macro_f1": inner_f1,
         "chosen": best,
         "finetune": tuned,
         "scratch": scratch,
-        "probe": json.loads(probe.read_text()),
+        "probe": probe,
     }
+
+
+def probed(weights: str, train: Manifest, val: Manifest) -> dict:
+    """The linear probe of the weights on a fold."""
+    network, _ = load_weights(weights)
+    preprocessing = replace(network.preprocessing, image_px=256, framing="whole", crop_fraction=1.0)
+    fitted = linear_probe(
+        network, train, val, preprocessing=preprocessing, key=Key.of(0), balanced=True, device=DEVICE
+    )
+    return vars(fitted.probe)
 
 
 def pooled(folds: list[dict], arm: str, class_names: tuple[str, ...]) -> dict:
@@ -173,6 +209,7 @@ def pooled(folds: list[dict], arm: str, class_names: tuple[str, ...]) -> dict:
         "macro_f1_by_fold": each,
         "seconds_by_fold": [one[arm]["seconds"] for one in folds],
         "epochs_by_fold": [one[arm]["epochs"] for one in folds],
+        "hardware": machines(one[arm] for one in folds),
     }
 
 
@@ -185,7 +222,12 @@ def main() -> None:
     parser.add_argument("weights")
     parser.add_argument("--out", type=Path, default=RESULTS / "finetune_land_cover")
     parser.add_argument("--only", type=int, nargs="+", choices=range(FOLDS), metavar="FOLD")
+    parser.add_argument(
+        "--record", action="store_true", help="write results/summary.json and finetune_land_cover.json"
+    )
     options = parser.parse_args()
+    if options.record and options.only is not None:
+        parser.error("--record is for all folds: leave out --only.")
     manifest = read(options.pictures)
     dealt = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(manifest.labels, manifest.labels))
     if options.only is not None:
@@ -202,6 +244,13 @@ def main() -> None:
         "chosen": [one["chosen"] for one in folds],
         "linear_probe": [one["probe"] for one in folds],
     }
+    print(json.dumps(result, indent=1))
+    if options.record:
+        keep(result)
+
+
+def keep(result: dict[str, Any]) -> None:
+    """The claims, and the raw figures beside them."""
     (RESULTS / "finetune_land_cover.json").write_text(json.dumps(result, indent=1) + "\n")
     command = "python -m benchmarks.finetune_land_cover PICTURES.csv WEIGHTS"
     for arm in ("finetune", "scratch"):
@@ -214,8 +263,8 @@ def main() -> None:
             high=high,
             n=FOLDS,
             command=command,
+            on=result[arm]["hardware"],
         )
-    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

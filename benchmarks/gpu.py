@@ -5,8 +5,9 @@ Run: python -m benchmarks.gpu [--record]    (make bench-gpu)
 Needs one CUDA device and nothing else: it makes its own pictures. Per network, as ``commands.bench_step`` does it:
 timm as people run it, with channels-last memory, with AMP, both compiled too, and ours as "auto" chooses;
 ``gpu_step_*_vs_timm_best`` is ours over the fastest of timm's. Then, ours alone, in turn: one batch from memory, the
-same with RandAugment, and pictures from JPEG files read by a worker per core. ``gpu_randaugment_share`` is what
-RandAugment adds to a step, ``gpu_busy_share`` the speed from files over that from memory, RandAugment in both.
+same with RandAugment, and pictures from JPEG files read by a worker per core, in its own turn alone and without what
+was read ahead before the steps that count. ``gpu_randaugment_share`` is what RandAugment adds to a step,
+``gpu_busy_share`` the speed from files over that from memory, RandAugment in both.
 
 ``--try-out`` runs all of it on a CPU with tiny pictures, to see that it works; its figures mean nothing.
 """
@@ -18,8 +19,10 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,17 +33,19 @@ from torch import Tensor
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.base.timing import Spread, alternate, waiting
+from efficientnetv2.base.timing import Spread, waiting
 from efficientnetv2.commands.bench_job import steps
 from efficientnetv2.commands.bench_sides import OURS
-from efficientnetv2.commands.bench_step import Work, our_losses, our_recipe, our_steps
+from efficientnetv2.commands.bench_step import Reader, Work, our_losses, our_recipe, our_steps
 from efficientnetv2.data import manifest as manifests
+from efficientnetv2.data.ahead import AHEAD
 from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches
 from efficientnetv2.data.sampling import Request
 
 CASES = {"s_300": ("efficientnetv2_s", 300, 128), "b0_192": ("efficientnetv2_b0", 192, 512)}
 MAGNITUDE = 15.0  # RandAugment's at the end of the paper's schedule for S
 STEPS_A_ROUND = 10
+_ROUNDS = 9
 
 
 def paint(folder: Path, number: int) -> None:
@@ -53,14 +58,46 @@ def paint(folder: Path, number: int) -> None:
         Image.fromarray(coarse).resize((500, 375)).save(place / f"{index}.jpg", quality=90)
 
 
-def several(loop: Iterator[Tensor]) -> Callable[[], None]:
-    """So many steps that what a worker has read ahead does not decide."""
+def in_turns(read: Reader, *, ahead: int, steps: int) -> Reader:
+    """Batches for turns of so many steps; between turns nothing is read.
 
-    def run() -> None:
-        for _ in range(STEPS_A_ROUND):
-            next(loop)
+    Args:
+        read: from requests to batches, which worker processes read ahead.
+        ahead: how many; as many are left out before each turn, so that what it trains on is read meanwhile.
+        steps: of a turn.
+    """
 
-    return run
+    def read_in_turns(requests: Iterable[Request]) -> Iterator[Batch]:
+        coming = iter(requests)
+        while True:
+            yield from islice(read(islice(coming, ahead + steps)), ahead, None)
+
+    return read_in_turns
+
+
+def timed(
+    loops: Mapping[str, Iterator[Tensor]], *, steps: int, rounds: int, wait: Callable[[], object]
+) -> dict[str, list[float]]:
+    """Seconds of so many steps of each loop, in turn; the first step of a turn does not count, nor does a first round.
+
+    Args:
+        loops: by name, a step for each loss.
+        steps: of a turn that count.
+        rounds: that count.
+        wait: waits for the device.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    for number in range(1 + rounds):
+        for name in list(loops) if number % 2 == 0 else list(loops)[::-1]:
+            next(loops[name])
+            wait()
+            began = time.perf_counter()
+            for _ in range(steps):
+                next(loops[name])
+            wait()
+            if number:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
 
 
 def shares(work: Work, folder: Path, *, rounds: int) -> dict[str, Spread]:
@@ -72,17 +109,19 @@ def shares(work: Work, folder: Path, *, rounds: int) -> dict[str, Spread]:
         manifest, Preprocessing(image_px=work.image_px), recipe.crop_area_min, Key.of(0), threads=1
     )
     workers = len(os.sched_getaffinity(0))
+    ahead = AHEAD * workers
+    steps = max(STEPS_A_ROUND, ahead)  # workers end their batches together: of few, chance would decide
 
     def files(requests: Iterable[Request]) -> Iterable[Batch]:
         return training_batches(pictures, requests, workers=workers, pin_memory=work.device.type == "cuda")
 
+    reading = in_turns(files, ahead=ahead, steps=1 + steps)
     loops = {
         "memory": our_losses(work, recipe),
         "memory, RandAugment": our_losses(work, strong),
-        "files, RandAugment": (done.loss for done in our_steps(work, strong, files, manifest.labels)),
+        "files, RandAugment": (done.loss for done in our_steps(work, strong, reading, manifest.labels)),
     }
-    sides = {name: several(loop) for name, loop in loops.items()}
-    seconds = alternate(sides, rounds=rounds, wait=waiting(work.device))
+    seconds = timed(loops, steps=steps, rounds=rounds, wait=waiting(work.device))
     plain, augmented, read = seconds.values()
     return {
         "gpu_randaugment_share": Spread.of([1 - a / b for a, b in zip(plain, augmented, strict=True)]),
@@ -94,7 +133,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--record", action="store_true", help="write results/summary.json and gpu.json")
     parser.add_argument("--try-out", action="store_true", help="tiny, on a CPU")
     options = parser.parse_args()
@@ -130,6 +169,8 @@ def main() -> int:
 
 def keep(found: dict[str, Spread], raw: dict, rounds: int) -> None:
     """Into the summary, and the raw seconds beside it."""
+    on = hardware(torch.device("cuda"))
+    more = "" if rounds == _ROUNDS else f" --rounds {rounds}"
     for name, spread in found.items():
         unit = "ratio" if "_vs_" in name else "fraction"
         record(
@@ -139,10 +180,10 @@ def keep(found: dict[str, Spread], raw: dict, rounds: int) -> None:
             low=spread.low,
             high=spread.high,
             n=rounds,
-            command="python -m benchmarks.gpu",
+            command=f"python -m benchmarks.gpu{more}",
+            on=on,
         )
-    where = f"{torch.cuda.get_device_name()}; {hardware()}"
-    (RESULTS / "gpu.json").write_text(json.dumps({"hardware": where, OURS: raw}, indent=1) + "\n")
+    (RESULTS / "gpu.json").write_text(json.dumps({"hardware": on, OURS: raw}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,29 @@
 """From a file to augmented float batches on one core: ours against timm's training transform.
 
-Run: python -m benchmarks.input_path DATA [--record]
+Run: python -m benchmarks.input_path DATA [--runs 3] [--record]
 
 DATA is a folder of pictures; of some of them JPEG files of 500 x 375 px are made, at a quality that gives about the
 bytes per pixel of Imagenette's files. The sides are those of ``effnetv2 bench input`` (``commands.bench_input`` says
 what each does), from a warm page cache: the whole way from a file to float batches of 64. Cached: from pictures kept
 decoded in memory, as ``--cache ram`` keeps them for this size; filling is not counted. Rounds alternate; the ratio
-is of images per second, its interval the quartiles of the rounds. Parts of ours are timed apart.
+is of images per second, of each run the median of its rounds and their quartiles. Runs, some minutes each, differ more
+than rounds: what is claimed is the median of the runs, from the lowest quartile to the highest. Parts of ours are timed
+apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.record import record
+from benchmarks.record import RESULTS, hardware, record
 from PIL import Image
 
 from efficientnetv2.base.timing import Spread, alternate, ratio
@@ -32,6 +36,7 @@ from efficientnetv2.data.sampling import Request
 
 PICTURES, SIZE, QUALITY = 256, (500, 375), 95
 ROUNDS = 15
+_RUNS = 3
 
 
 def make(data: Path, folder: Path) -> list[Path]:
@@ -81,26 +86,50 @@ def decode(ours: Ours, request: Request) -> None:
             picture.pixels(scale, False, math.ceil(box.bottom) + scale)
 
 
-def compare(px: int, sides: Mapping[str, Callable[[], None]], *, pictures: int, recorded: bool) -> None:
-    """Measure the sides, print the ratios of timm's time to ours, and record them."""
+def compare(px: int, sides: Mapping[str, Callable[[], None]], *, pictures: int) -> dict[str, Spread]:
+    """Measure the sides, print their times; name -> the ratio of timm's time to ours over the rounds."""
     seconds = alternate(sides, rounds=ROUNDS)
     for side, rounds in seconds.items():
         print(f"  {side}: {Spread.of([value / pictures * 1e3 for value in rounds])} ms")
-    for side, name in ((OURS, f"input_{px}px_vs_timm"), (CACHED, f"input_{px}px_cached_vs_timm")):
-        if side not in sides:
-            continue
-        found = ratio(seconds, of=side, to="timm")
-        print(f"{name}: {found.median:.2f} ({found.low:.2f} to {found.high:.2f})")
-        if recorded:
-            record(
-                name,
-                found.median,
-                unit="ratio",
-                low=found.low,
-                high=found.high,
-                n=found.rounds,
-                command="python -m benchmarks.input_path DATA --record",
-            )
+    named = {f"input_{px}px_vs_timm": OURS, f"input_{px}px_cached_vs_timm": CACHED}
+    found = {name: ratio(seconds, of=side, to="timm") for name, side in named.items() if side in sides}
+    for name, one in found.items():
+        print(f"{name}: {one.median:.2f} ({one.low:.2f} to {one.high:.2f})", flush=True)
+    return found
+
+
+def measured(folder: Path, pictures: int) -> dict[str, Spread]:
+    """A run: what ``compare`` says at both sizes, and the parts of ours beside it."""
+    found: dict[str, Spread] = {}
+    manifest = read(folder)
+    for px in (128, 300):
+        reading = Reading(manifest, px)
+        print(f"{px} px, milliseconds a picture:")
+        found |= compare(px, reading.sides(cached=px == 128), pictures=pictures)
+        ours = Ours.of(reading)
+        parts = [parts_of(ours) for _ in range(5)]
+        medians = {name: statistics.median(part[name] for part in parts) for name in parts[0]}
+        print("  parts of ours: " + ", ".join(f"{name} {value:.3f}" for name, value in medians.items()))
+    return found
+
+
+def keep(runs: Sequence[Mapping[str, Spread]]) -> None:
+    """Into the summary, and what each run came to beside it."""
+    more = "" if len(runs) == _RUNS else f" --runs {len(runs)}"
+    for name in runs[0]:
+        each = [run[name] for run in runs]
+        record(
+            name,
+            statistics.median(one.median for one in each),
+            unit="ratio",
+            low=min(one.low for one in each),
+            high=max(one.high for one in each),
+            n=sum(one.rounds for one in each),
+            command=f"python -m benchmarks.input_path DATA{more} --record",
+        )
+    told = [{name: asdict(one) for name, one in run.items()} for run in runs]
+    raw = {"when": time.strftime("%Y-%m-%d"), "hardware": hardware(), "runs": told}
+    (RESULTS / "input_path.json").write_text(json.dumps(raw, indent=1) + "\n")
 
 
 def main() -> None:
@@ -108,19 +137,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path, help="folder of JPEG files")
-    parser.add_argument("--record", action="store_true", help="write results/summary.json")
+    parser.add_argument("--runs", type=int, default=_RUNS)
+    parser.add_argument(
+        "--record", action="store_true", help="write results/summary.json and input_path.json"
+    )
     options = parser.parse_args()
     with one_core(), tempfile.TemporaryDirectory() as folder:
         files = make(options.data, Path(folder))
-        manifest = read(folder)
-        for px in (128, 300):
-            reading = Reading(manifest, px)
-            print(f"{px} px, milliseconds a picture:")
-            compare(px, reading.sides(cached=px == 128), pictures=len(files), recorded=options.record)
-            ours = Ours.of(reading)
-            parts = [parts_of(ours) for _ in range(5)]
-            medians = {name: statistics.median(part[name] for part in parts) for name in parts[0]}
-            print("  parts of ours: " + ", ".join(f"{name} {value:.3f}" for name, value in medians.items()))
+        runs = [measured(Path(folder), len(files)) for _ in range(options.runs)]
+    if options.record:
+        keep(runs)
 
 
 if __name__ == "__main__":

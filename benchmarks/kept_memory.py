@@ -27,6 +27,7 @@ from efficientnetv2.commands.bench_step import Work, our_losses, our_recipe
 
 SIDES = ("given back", "kept")
 WARM, STEPS, BATCH = 2, 6, 32
+_ROUNDS = 5
 
 
 def child(side: str, image_px: int) -> dict[str, float]:
@@ -58,7 +59,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--image-px", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -84,7 +85,8 @@ def main() -> None:
     name = f"kept_memory_b0_{options.image_px}"
     print(f"{name}: {ratio:.3f} ({low:.3f} to {high:.3f})")
     if options.record:
-        command = f"python -m benchmarks.kept_memory --image-px {options.image_px} --record"
+        more = "" if options.rounds == _ROUNDS else f" --rounds {options.rounds}"
+        command = f"python -m benchmarks.kept_memory --image-px {options.image_px}{more} --record"
         record(name, ratio, unit="ratio", low=low, high=high, n=options.rounds, command=command)
 
 

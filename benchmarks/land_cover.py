@@ -30,7 +30,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import HARDLY_VALIDATED
+from benchmarks.arms import HARDLY_VALIDATED, machines
 from benchmarks.land_cover_runs import (
     FOLDS,
     PRETRAINING,
@@ -156,7 +156,7 @@ def claim(found: dict[str, Any], command: str) -> None:
             low, high = one["intervals"][figure]
             record(
                 f"land_cover_{figure}_{split}", one[figure], unit="F1" if figure == "macro_f1" else "fraction",
-                low=low, high=high, n=FOLDS, command=command,
+                low=low, high=high, n=FOLDS, command=command, on=machines([one]),
             )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import torch
 from benchmarks.arms import same_numbers
 from benchmarks.at_once import at_once
 from benchmarks.finetune_land_cover import KNOWN
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, hardware
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
@@ -163,6 +163,7 @@ def validated(work: Work, asked: Validation) -> dict[str, Any]:
         kept.parent.mkdir(parents=True, exist_ok=True)
         began = {name: _digest(work.model_of(name)) for name in work.pretrained_of(asked)}
         whole = told(report) | chosen(report, names) | ({"pretrained": began} if began else {})
+        whole["hardware"] = hardware()
         write_text_atomically(kept, json.dumps(whole, indent=1) + "\n")
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
     return found

@@ -268,7 +268,7 @@ def main() -> None:
         progressive_figure.write(options.regime)
         if options.regime == "resnet50":
             made = small_tables.table_12(found, {arm: one.column for arm, one in choices.items()}, regime)
-            keep("12", made, "small", command)
+            keep("12", made, "small", command, on)
         paper_page.write()
 
 

@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import t as student
 
 from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.base.keys import Key
+from efficientnetv2.inference.accelerate import device_title
 
 RESULTS = Path(__file__).parent / "results"
 SUMMARY = RESULTS / "summary.json"
@@ -68,11 +70,16 @@ def forget(name: str) -> None:
         write_text_atomically(SUMMARY, json.dumps(summary, indent=2) + "\n")
 
 
-def hardware() -> str:
-    """What this machine is, as far as it says so."""
+def hardware(device: torch.device | None = None) -> str:
+    """What this machine is, as far as it says so.
+
+    Args:
+        device: that computed; one that is no CPU is named before the machine that it is in.
+    """
     cpuinfo = Path("/proc/cpuinfo")
     told = processor(cpuinfo.read_text()) if cpuinfo.exists() else ""
-    return f"{os.cpu_count()} cores, {told or platform.processor() or platform.machine()}"
+    machine = f"{os.cpu_count()} cores, {told or platform.processor() or platform.machine()}"
+    return machine if device is None or device.type == "cpu" else f"{device_title(device)}; {machine}"
 
 
 def processor(cpuinfo: str) -> str:
@@ -126,9 +133,24 @@ def begun(about: Path, common: dict, same: Sequence[str], advice: str) -> dict:
         write_text_atomically(about, json.dumps(common, indent=1) + "\n")
         return common
     there: dict = json.loads(about.read_text(encoding="utf-8"))
-    if differing := [name for name in same if _said(there[name]) != _said(common[name])]:
-        raise SystemExit(f"{about} is of another {', '.join(differing)}; {advice}.")
+    refuse_others(about, there, {name: common[name] for name in same}, advice)
     return there
+
+
+def refuse_others(file: Path, there: Mapping[str, Any], asked: Mapping[str, Any], advice: str) -> None:
+    """What is kept is what is asked for.
+
+    Args:
+        file: that keeps it.
+        there: what it says; what was kept before something was said of it is not checked by that.
+        asked: that has to be the same.
+        advice: for whoever wants others.
+
+    Raises:
+        SystemExit: it is not.
+    """
+    if differing := [name for name in asked if name in there and _said(there[name]) != _said(asked[name])]:
+        raise SystemExit(f"{file} is of another {', '.join(differing)}; {advice}.")
 
 
 def _said(of: Any) -> Any:

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import paper_page
-from benchmarks.arms import Paired, gain
+from benchmarks.arms import Paired, gain, machines
 from benchmarks.paper_page import DRAWN, RECORDED, RECORDS
 from benchmarks.record import hardware, record
 
@@ -30,8 +30,9 @@ from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.outcome import versions
 from efficientnetv2.commands.reproduction.cells import ASKED
 from efficientnetv2.commands.reproduction.job import NAMES, Asked, reproduced
-from efficientnetv2.commands.reproduction.table import Table
+from efficientnetv2.commands.reproduction.table import TIMED, Table
 from efficientnetv2.commands.screen import Screen
+from efficientnetv2.inference.accelerate import pick_device
 
 _OF_RUNS = ("5", "8", "10", "12", "13")
 
@@ -67,8 +68,17 @@ def told_again(asked: Asked, program: str = "effnetv2 reproduce", *, data: str =
     return " ".join(words)
 
 
-def keep(name: str, made: Table, scale: str, command: str, drawing: Path | None = None) -> None:
-    """Write a table's record, and the drawing of a figure for docs."""
+def keep(name: str, made: Table, scale: str, command: str, on: str, drawing: Path | None = None) -> None:
+    """Write a table's record, and the drawing of a figure for docs.
+
+    Args:
+        name: of the table.
+        made: the table.
+        scale: of it.
+        command: that makes it again.
+        on: the hardware that it was measured on.
+        drawing: of it; None is none.
+    """
     if name in DRAWN and drawing is not None:
         shutil.copyfile(drawing, paper_page.PAGE.parent / f"{name}.png")
     if name not in RECORDED:
@@ -77,19 +87,20 @@ def keep(name: str, made: Table, scale: str, command: str, drawing: Path | None 
     raw = made.to_json() | {
         "scale": scale,
         "command": command,
-        "hardware": hardware(),
+        "hardware": on,
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d"),
     }
     (RECORDS / f"{name}_{scale}.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
 
 
-def settle(place: Path, cells: Path) -> None:
+def settle(place: Path, cells: Path, on: str) -> None:
     """What runs came to, kept beyond the folder that they lie in, and given back to it.
 
     Args:
         place: where it is kept: a file for each run.
         cells: of the runs; a report that is there says what one came to.
+        on: the hardware that those of this sitting are made on.
     """
     for kept in sorted(place.glob("*.json")):
         report = cells / kept.stem / "report.json"
@@ -100,11 +111,25 @@ def settle(place: Path, cells: Path) -> None:
         kept = place / f"{report.parent.name}.json"
         if not kept.exists():
             found = json.loads(report.read_text(encoding="utf-8"))
-            told = {name: found[name] for name in ("top1", "train_s")} | {"hardware": hardware()}
+            told = {name: found[name] for name in ("top1", "train_s")} | {"hardware": on}
             if (asked := report.with_name(f"{ASKED}.json")).exists():
                 told[ASKED] = json.loads(asked.read_text(encoding="utf-8"))
             place.mkdir(parents=True, exist_ok=True)
             write_text_atomically(kept, json.dumps(told, indent=1) + "\n")
+
+
+def measured_on(made: Table, place: Path, here: str) -> str:
+    """The hardware that a table's figures were measured on, in words.
+
+    Args:
+        made: the table.
+        place: as for ``settle``, where its runs are kept, if they are.
+        here: the hardware of this sitting, which measured all else: runs that are not kept, and times of answers.
+    """
+    runs = [file for file in place.glob("*.json") if int(file.stem.rpartition("_")[2]) < (made.seeds or 0)]
+    rows = [json.loads(file.read_text(encoding="utf-8")) for file in runs]
+    timed = any(figure.unit in TIMED for row in made.rows for figure in row.ours.values())
+    return machines([*rows, *([{"hardware": here}] if timed or not rows else [])])
 
 
 class Keeping(Screen):
@@ -113,15 +138,16 @@ class Keeping(Screen):
     Args:
         place: as for ``settle``.
         cells: likewise.
+        on: likewise.
     """
 
-    def __init__(self, place: Path, cells: Path) -> None:
+    def __init__(self, place: Path, cells: Path, on: str) -> None:
         super().__init__(quiet=True)
-        self._place, self._cells = place, cells
+        self._settled = place, cells, on
 
     def say(self, line: str) -> None:
         """A line: of a run that begins, for instance."""
-        settle(self._place, self._cells)
+        settle(*self._settled)
         super().say(line)
 
 
@@ -138,34 +164,37 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write results/reproduce/ and docs/paper.md")
     options = parser.parse_args()
     for name in options.tables:
-        # Several tables may be asked for at once: what is said of runs is for those that have some.
-        data, seeds = (options.data, options.seeds) if name in _OF_RUNS else (None, None)
-        weights = options.weights if name == "8" else None
-        asked = Asked(name, options.scale, data, seeds, weights, options.device, None)
-        kept, cells = (
-            RECORDS / f"{name}_{options.scale}",
-            Path(f"runs/reproduce_{name}_{options.scale}/cells"),
-        )
-        lasting = options.record and name in _OF_RUNS and options.scale != "tiny"
-        if lasting:
-            settle(kept, cells)
-        screen = Keeping(kept, cells) if lasting else Screen(quiet=True)
-        made, folder = reproduced(asked, screen)
-        if lasting:
-            settle(kept, cells)
-        print(made.markdown(), f"Written to {folder}", sep="\n", flush=True)
-        if options.record:
-            keep(name, made, options.scale, told_again(asked), folder / "figure.png")
-        several = any(figure.values[1:] for row in made.rows for figure in row.ours.values())
-        if name not in _OF_RUNS or options.scale == "tiny" or not several:
-            continue
-        for claim, (figure, unit) in claims(made).items():
-            print(f"{claim}: {figure} {unit}", flush=True)
-            if options.record:
-                again = told_again(asked, "python -m benchmarks.reproduced", data="IMAGENETTE") + " --record"
-                record(claim, unit=unit, command=again, **asdict(figure))
+        _one(name, options)
     if options.record:
         paper_page.write()
+
+
+def _one(name: str, options: argparse.Namespace) -> None:
+    """A table: made, shown, and recorded if that is asked for."""
+    # Several tables may be asked for at once: what is said of runs is for those that have some.
+    data, seeds = (options.data, options.seeds) if name in _OF_RUNS else (None, None)
+    weights = options.weights if name == "8" else None
+    asked = Asked(name, options.scale, data, seeds, weights, options.device, None)
+    here = hardware(pick_device(options.device))
+    kept, cells = RECORDS / f"{name}_{options.scale}", Path(f"runs/reproduce_{name}_{options.scale}/cells")
+    lasting = options.record and name in _OF_RUNS and options.scale != "tiny"
+    if lasting:
+        settle(kept, cells, here)
+    made, folder = reproduced(asked, Keeping(kept, cells, here) if lasting else Screen(quiet=True))
+    if lasting:
+        settle(kept, cells, here)
+    print(made.markdown(), f"Written to {folder}", sep="\n", flush=True)
+    on = measured_on(made, kept, here)
+    if options.record:
+        keep(name, made, options.scale, told_again(asked), on, folder / "figure.png")
+    several = any(figure.values[1:] for row in made.rows for figure in row.ours.values())
+    if name not in _OF_RUNS or options.scale == "tiny" or not several:
+        return
+    for claim, (figure, unit) in claims(made).items():
+        print(f"{claim}: {figure} {unit}", flush=True)
+        if options.record:
+            again = told_again(asked, "python -m benchmarks.reproduced", data="IMAGENETTE") + " --record"
+            record(claim, unit=unit, command=again, on=on, **asdict(figure))
 
 
 if __name__ == "__main__":

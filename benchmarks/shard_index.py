@@ -29,6 +29,7 @@ from efficientnetv2.data.readers import originals
 from efficientnetv2.data.sampling import epoch_order
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, Index, Shard, save
 
+PICTURES = 13_000_000
 CLASSES, PICTURE_BYTES, SHARD_BYTES = 21_841, 110_000, 1_000_000_000
 
 
@@ -36,10 +37,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=13_000_000)
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="fewer are not to be recorded")
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.record and options.pictures != PICTURES:
+        parser.error(f"--record is for {PICTURES:,} pictures, as many as ImageNet-21k has.")
     if options.measure:
         print(json.dumps(measured(options.measure)))
         return

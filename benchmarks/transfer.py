@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import paper_page
-from benchmarks.arms import HARDLY_VALIDATED, Paired, gain, measured, rows_of, write_pictures
+from benchmarks.arms import HARDLY_VALIDATED, Paired, gain, machines, measured, rows_of, write_pictures
 from benchmarks.default_train import over_probe
-from benchmarks.record import RESULTS, hardware, interval, record
+from benchmarks.record import RESULTS, interval, record
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
@@ -123,8 +123,9 @@ def main() -> None:
     for name, (figure, unit) in named.items():
         print(f"{name}: {figure.value:.4f} ({figure.low:.4f} to {figure.high:.4f}) {unit}, n = {figure.n}")
     if options.record:
+        on = machines(row for rows in found.values() for row in rows)
         raw = {
-            "when": time.strftime("%Y-%m-%d"), "hardware": hardware(), "image_px": options.image_px,
+            "when": time.strftime("%Y-%m-%d"), "hardware": on, "image_px": options.image_px,
             "epochs": options.epochs, "train_pictures": len(learning), "answered": len(answering),
             "arms": found,
         }  # fmt: skip
@@ -132,7 +133,7 @@ def main() -> None:
         command = "python -m benchmarks.transfer CIFAR10 WEIGHTS --record"
         command += "" if options.seeds == SEEDS else f" --seeds {options.seeds}"
         for name, (figure, unit) in named.items():
-            record(name, unit=unit, command=command, **asdict(figure))
+            record(name, unit=unit, command=command, on=on, **asdict(figure))
         paper_page.write()
 
 

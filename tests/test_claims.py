@@ -12,7 +12,8 @@ import pytest
 from efficientnetv2.training.recipes import RECIPES, named
 
 ROOT = Path(__file__).parent.parent
-SUMMARY = json.loads((ROOT / "benchmarks/results/summary.json").read_text())
+RESULTS = ROOT / "benchmarks/results"
+SUMMARY = json.loads((RESULTS / "summary.json").read_text())
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Beside those, of what travels with the repository; its figures have a test of their own, tests/models/test_shipped.py.
 CARDS = sorted((ROOT / "examples").rglob("*.md"))
@@ -105,6 +106,67 @@ def test_a_claim_says_how_it_was_measured(name):
     }  # fmt: skip
     assert claim["low"] <= claim["value"] <= claim["high"]
     assert claim["unit"] in SHOWN
+
+
+def hardware_of_rows(record):
+    """That of every row of a raw record which says it; of the record as a whole only where no row does."""
+    if isinstance(record, list):
+        return {one for row in record for one in hardware_of_rows(row)}
+    if not isinstance(record, dict):
+        return set()
+    rows = {one for row in record.values() for one in hardware_of_rows(row)}
+    return rows or ({record["hardware"]} if "hardware" in record else set())
+
+
+def raw_of(name, command):
+    """The raw record behind a claim, by the script that makes both; None where there is none of that name."""
+    script = re.search(r"benchmarks\.(\w+)", command)
+    end = re.search(r"--regime (\w+)|default_train (\w+)=", command)
+    called = (
+        "_".join([script[1], *(one for one in end.groups() if one)] if end else [script[1]]) if script else ""
+    )
+    found = [RESULTS / f"{called}.json", RESULTS / called / "measured.json"]
+    raw = [json.loads(file.read_text()) for file in found if file.is_file()]
+    if called == "train_step":
+        return next(row for case, row in raw[0].items() if f"_{case}_" in name)
+    return raw[0] if raw else None
+
+
+MEASURED_ON = {
+    name: on
+    for name, claim in SUMMARY.items()
+    if (on := hardware_of_rows(raw_of(name, claim["command"])))
+    # Its record names the device and its threads too.
+    and not claim["command"].startswith("python -m benchmarks.search_record")
+}
+
+
+def test_raw_records_say_on_what_they_were_measured():
+    scripts = {SUMMARY[name]["command"].split()[2].removeprefix("benchmarks.") for name in MEASURED_ON}
+    assert {"adaptive", "progressive", "default_train", "time_to_accuracy", "train_step"} <= scripts
+
+
+@pytest.mark.parametrize("name", MEASURED_ON)
+def test_a_claim_is_of_the_machines_that_its_runs_were_made_on(name):
+    """Not of the one on which it was recorded: runs are kept, and may come from several sittings."""
+    assert SUMMARY[name]["hardware"] == " and ".join(sorted(MEASURED_ON[name]))
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda file: file.stem)
+def test_a_raw_record_is_of_the_machines_that_its_rows_were_measured_on(file):
+    record = json.loads(file.read_text())
+    if file.name != "summary.json" and "hardware" in record:
+        rows = hardware_of_rows({name: value for name, value in record.items() if name != "hardware"})
+        assert not rows or record["hardware"] == " and ".join(sorted(rows))
+
+
+@pytest.mark.parametrize(("table", "raw"), [("12", "progressive_resnet50"), ("13", "adaptive")])
+def test_a_table_made_of_tuned_sides_is_of_the_machines_that_its_runs_were_made_on(table, raw):
+    record, made = RESULTS / f"{raw}.json", RESULTS / f"reproduce/{table}_small.json"
+    assert record.exists() == made.exists()
+    if made.exists():
+        on = " and ".join(sorted(hardware_of_rows(json.loads(record.read_text()))))
+        assert json.loads(made.read_text())["hardware"] == on
 
 
 @pytest.mark.parametrize(

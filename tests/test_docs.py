@@ -189,6 +189,23 @@ def test_what_make_does_for_a_reader_stands_in_a_page_and_pages_name_nothing_els
     assert targets - said == {"lint", "quick", "clean"}  # of work on the house itself
 
 
+def test_the_networks_of_table_12_are_said_to_be_of_the_library_that_their_recipes_take_them_from():
+    """Torchvision's A and B and timm's C, have `...`; the last one needs the extra `timm`."""
+    page = " ".join((ROOT / "docs/imagenet.md").read_text(encoding="utf-8").split())
+    said = re.search(r"Table 12, (.*?), have ((?:`\w+_progressive`(?:, | and )?)+); (.*?)\.", page)
+    assert said is not None
+    libraries = dict(re.findall(r"(torchvision|timm)'s (.*?)(?= and timm's|$)", said[1]))
+    recipes = re.findall(r"`(\w+)`", said[2])
+    models = [str(named(recipe).model) for recipe in recipes]
+    called = {"resnet": "ResNets", "efficientnet_b4": "EfficientNet-B4", "efficientnet_b5": "EfficientNet-B5"}
+    for model in models:
+        library, _, network = model.partition(":")
+        (name,) = (words for start, words in called.items() if network.removeprefix("tf_").startswith(start))
+        assert [one for one, told in libraries.items() if name in told] == [library]
+    assert said[3] == "the last one needs the extra `timm`"
+    assert [model for model in models if model.startswith("timm:")] == models[-1:]
+
+
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
     assert [

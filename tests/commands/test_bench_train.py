@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from tests.command_line import effnetv2
+from torch.utils.data import Dataset
 
 from efficientnetv2.commands import bench_step, bench_train
 from efficientnetv2.commands.bench_sides import OURS
 from efficientnetv2.commands.bench_step import Peer, Work
-from efficientnetv2.commands.bench_train import TimmLoop, loops, our_waits, trained
+from efficientnetv2.commands.bench_train import TimmLoop, fair_steps, loops, our_waits, trained
+from efficientnetv2.data.ahead import answers_of
 from efficientnetv2.data.manifest import read
 
 CPU = torch.device("cpu")
@@ -89,6 +92,59 @@ def test_first_steps_do_not_count_and_sides_take_turns(class_folders, monkeypatc
     assert found.waited == {"other": [0.75, 0.75], OURS: [0.75, 0.75]}
     assert counts == [20, 40, 60, 80]
     assert found.images == 12
+
+
+class _Slow(Dataset):
+    """Of two workers together a batch comes every 40 ms."""
+
+    def __getitem__(self, request):
+        time.sleep(0.08)
+        return torch.zeros(1)
+
+
+def test_batches_that_were_read_while_the_first_step_compiled_do_not_count(class_folders, monkeypatch):
+    """A step takes 20 ms, its batch comes after 40: half of the time is waiting, whatever was there to begin with."""
+
+    def steps(work, recipe, read, labels):
+        batches, compiling = iter(read(range(1000))), 0.5
+        while True:
+            began = time.perf_counter()
+            next(batches)
+            waited = time.perf_counter() - began
+            time.sleep(0.02 + compiling)
+            compiling = 0.0
+            yield SimpleNamespace(waited_s=waited)
+
+    def slowly(pictures, requests, *, workers, pin_memory):
+        return answers_of(_Slow(), requests, workers, pin_memory)
+
+    monkeypatch.setattr(bench_train, "loops", lambda work, workers: [])
+    monkeypatch.setattr(bench_train, "our_steps", steps)
+    monkeypatch.setattr(bench_train, "training_batches", slowly)
+    manifest = read(str(class_folders))
+    fair = fair_steps(WORK, 2)
+    assert fair == 8, "as many as two workers read ahead"
+    found = trained(WORK, manifest, rounds=3, steps=fair, workers=2, say=print, counted=lambda done: None)
+    assert found.waiting_share(OURS).median == pytest.approx(0.5, abs=0.12)
+
+
+def test_as_many_steps_count_as_any_side_reads_ahead(monkeypatch):
+    """Ours four batches a worker, timm two."""
+    monkeypatch.setattr(bench_train, "loops", lambda work, workers: [TimmLoop(Peer("timm"), 10)])
+    assert [fair_steps(WORK, workers) for workers in (0, 4, 6)] == [20, 20, 24]
+    monkeypatch.setattr(bench_train, "loops", lambda work, workers: [])
+    assert fair_steps(WORK, None) == 8, "on a CPU no process of ours reads"
+
+
+def test_timm_reads_as_far_ahead_as_is_left_out():
+    """As its loader says, which is PyTorch's default."""
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(range(4), num_workers=1)  # more would warn on a machine of one core
+    assert TimmLoop(Peer("timm"), 3).ahead == 3 * loader.prefetch_factor
+    given = list(bench_train._read_meanwhile(range(10), 3))
+    assert given == [0, 4, 5, 6, 7, 8, 9]
+    assert list(bench_train._read_meanwhile(range(10), 0)) == list(range(10))
 
 
 def test_ours_trains_on_the_pictures_of_data_with_randaugment(class_folders, monkeypatch):

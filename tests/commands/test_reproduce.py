@@ -340,6 +340,18 @@ def test_answers_timed_here_are_a_further_panel_of_figure_5():
     assert with_ours.width == pytest.approx(alone.width * 3 / 2, rel=0.01)
 
 
+def test_figure_5_says_on_what_and_at_which_size_its_times_were_measured(tmp_path, monkeypatch):
+    """Below the paper's scale pictures are smaller than those of the panel beside it."""
+    monkeypatch.setattr(counts, "answer_s", lambda sizes, **how: {name: [0.001] for name in sizes})
+    drawn = []
+    monkeypatch.setattr(job, "png", lambda drawing, title: drawn.append(drawing) or b"")
+    made("figure5", tmp_path)
+    label = drawn[0].axes[-1].xaxis.label
+    assert label.get_text() == "ms here, cpu, fp32, batch 1, 0.25 of the size"
+    drawn[0].draw_without_rendering()
+    assert label.get_window_extent().x1 <= drawn[0].bbox.x1, "it is cut off"
+
+
 def test_what_was_counted_here_is_a_ring_at_the_papers_accuracy():
     """Of S 21.46 million parameters; the paper's hours have nothing of ours beside them."""
     ours = job._ours(job.counts.counted("7", TINY, job.pick_device("cpu"), print, timed=False))

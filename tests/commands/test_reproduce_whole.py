@@ -399,6 +399,24 @@ def test_answers_that_are_compared_take_turns_and_what_is_missing_of_them_says_w
     assert found["resnet50"].why == "not a network of this family"
 
 
+def test_answers_are_timed_on_noise_the_same_each_time(monkeypatch):
+    """Of an empty picture an untrained network computes zeros alone."""
+    created, pictures, within = counts.create, [], []
+
+    def create(name):
+        network = created(name)
+        network.register_forward_pre_hook(lambda network, given: pictures.append(given[0]))
+        network.blocks[-1].register_forward_hook(lambda block, given, answer: within.append(given[0]))
+        return network
+
+    monkeypatch.setattr(counts, "create", create)
+    for _ in range(2):
+        timing = counts.Timing(1, "fp32")
+        counts.answer_s({"efficientnetv2_b0": 32}, rounds=1, device=torch.device("cpu"), timing=timing)
+    assert torch.equal(pictures[0], pictures[-1])
+    assert all(one.abs().max() > 0 for one in within)
+
+
 def test_a_step_is_really_made():
     figure = speed.speeds(
         {"b0": speed.Step(architecture("efficientnet_b0"), 32, 2)}, 1, torch.device("cpu"), "bf16"

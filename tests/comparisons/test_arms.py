@@ -3,15 +3,19 @@
 import json
 import time
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from benchmarks import arms, record
 from benchmarks.arms import by_size, gain, measured, ratio, rows_of, write_pictures
 from scipy import stats
+from tests.conftest import paint
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.reproduction import cells
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
@@ -87,6 +91,7 @@ def test_a_run_is_measured_once_and_says_what_else_was_running(tmp_path, monkeyp
     assert measured(runs, cell, 3) == first
     assert calls == [3]
     assert first["others_cores"] >= 0
+    assert (first["hardware"], first["versions"]["torch"]) == (record.hardware(), version("torch"))
     assert json.loads((tmp_path / "a_b_3" / "measured.json").read_text()) == first
 
 
@@ -111,6 +116,40 @@ def test_figures_of_a_run_with_other_words_or_pictures_are_not_taken_for_this_on
         measured(replace(runs, source=Source(str(moved))), cell, 0)
     (folder / "measured.json").write_text(json.dumps({"top1": 0.5}))  # kept before it was said
     assert measured(runs, replace(cell, settings=("epochs=1",)), 0)["top1"] == 0.5
+
+
+def test_figures_of_a_run_on_a_gpu_are_not_taken_for_one_on_the_cpu(tmp_path, monkeypatch):
+    """Nor the other way round; what was kept before the device was said is not checked."""
+    there, here = (Runs(Source("x"), 1, "none", device, tmp_path, print) for device in ("cpu", "auto"))
+    cell = Cell("a", "b", "quick", None, ())
+    kept = there.asked(cell)
+    here.refuse_another(cell, kept, tmp_path)
+    monkeypatch.setattr(cells, "pick_device", lambda word: torch.device("cuda" if word == "auto" else word))
+    with pytest.raises(InputError, match="another kind: device: cpu there, cuda here"):
+        here.refuse_another(cell, kept, tmp_path)
+    del kept["device"]
+    here.refuse_another(cell, kept, tmp_path)
+
+
+def test_runs_on_two_folders_of_pictures_are_told_apart(class_folders, tmp_path):
+    """Wherever the folder lies; of a record made before folders were, nothing is known, so nothing is refused."""
+    runs, cell = (
+        Runs(Source(str(class_folders)), 1, "none", "cpu", tmp_path, print),
+        Cell("a", "b", "quick", None, ()),
+    )
+    kept = runs.asked(cell)
+    moved = class_folders.rename(tmp_path / "moved")
+    replace(runs, source=Source(str(moved))).refuse_another(cell, kept, tmp_path)
+    fewer = tmp_path / "fewer"
+    for name in ("grass", "water"):
+        paint(fewer / name / "1.jpg", (90, 90, 90))
+    other = replace(runs, source=Source(str(fewer)))
+    with pytest.raises(InputError, match=r"another kind: pictures: \w+ there, \w+ here"):
+        other.refuse_another(cell, kept, tmp_path)
+    other.refuse_another(cell, kept | {"pictures": None}, tmp_path)
+    cifar = replace(runs, source=Source("cifar10"))
+    with pytest.raises(InputError, match="pictures: cifar10 there, cifar100 here"):
+        replace(runs, source=Source("cifar100")).refuse_another(cell, cifar.asked(cell), tmp_path)
 
 
 def test_what_was_tuned_in_another_regime_is_refused(tmp_path):
@@ -139,6 +178,12 @@ def test_a_machine_is_told_from_one_of_another_generation_by_the_same_name():
     assert record.processor(of_zen5.replace(" 26", " 25")) == "AMD EPYC (family 25, model 2) with AVX-512"
     assert record.processor("model name\t: ARM\nflags\t: neon") == "ARM"
     assert record.processor("processor\t: 0\nBogoMIPS\t: 50\n") == "", "of ARM under Linux"
+
+
+def test_a_gpu_is_named_before_the_machine_that_it_is_in(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
+    assert record.hardware(torch.device("cuda")) == f"A GPU, torch {torch.__version__}; {record.hardware()}"
+    assert record.hardware(torch.device("cpu")) == record.hardware()
 
 
 def test_each_size_has_its_pictures_and_seconds():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import pandas as pd
@@ -78,10 +79,49 @@ def test_a_run_is_done_once_and_its_figures_are_recorded(results, monkeypatch, c
     claim = summary["default_train_minus_probe_tiny_top1"]
     assert claim["value"] == pytest.approx(100 * kept["over_probe"]["top1"]["value"])
     assert "over the linear probe of random weights" in capsys.readouterr().out
+    assert claim["hardware"] == kept["hardware"] == record.hardware()
+    fewer = shutil.copytree(class_folders, results / "fewer")
+    next(fewer.glob("*/*.jpg")).unlink()
+    for words in ((f"tiny={class_folders}", "--minutes", "1"), (f"tiny={fewer}", "--record")):
+        monkeypatch.setattr(sys, "argv", ["default_train", *words, "--out", str(results)])
+        with pytest.raises(SystemExit, match=r"measured\.json is of another (minutes|pictures_digest); move"):
+            default_train.main()
+    monkeypatch.setattr(sys, "argv", line)
+    moved = kept | {"hardware": "another machine"}  # as if this were a clone
+    (results / "default_train_tiny/measured.json").write_text(json.dumps(moved))
+    default_train.main()
+    summary = json.loads((results / "summary.json").read_text())
+    assert {claim["hardware"] for claim in summary.values()} == {"another machine"}
     (results / "default_train_tiny/measured.json").unlink()  # as if stopped when the probe had answered
     default_train.main()
     again = json.loads((results / "default_train_tiny/measured.json").read_text())
     assert again["probe_of"] == kept["probe_of"]
+
+
+def test_a_run_that_was_stopped_is_not_gone_on_with_for_longer(results, monkeypatch, class_folders):
+    """Its folder would end with the minutes that the second call names."""
+
+    def train(pictures, minutes, run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(default_train, "train", train)
+    line = ["default_train", f"tiny={class_folders}", "--out", str(results)]
+    for words, end in ((["--minutes", "1"], KeyboardInterrupt), (["--record"], SystemExit)):
+        monkeypatch.setattr(sys, "argv", [*line, *words])
+        with pytest.raises(end) as stopped:
+            default_train.main()
+    assert "about.json is of another minutes; move" in str(stopped.value)
+
+
+@pytest.mark.parametrize("name", ["aid", "cifar10", "clothing"])
+def test_what_was_kept_before_it_said_of_which_pictures_is_read_for_its_minutes_alone(name, class_folders):
+    kept = json.loads((record.RESULTS / f"default_train_{name}/measured.json").read_text())
+    if "pictures_digest" not in kept:
+        out = record.RESULTS / f"default_train_{name}"
+        assert default_train.measured(str(class_folders), 15, out) == kept
+        assert not (out / "about.json").exists(), "nothing is said of it that nobody knows"
+        with pytest.raises(SystemExit, match="of another minutes"):
+            default_train.measured(str(class_folders), 1, out)
 
 
 def test_a_probe_of_few_pictures_is_called_so_where_the_record_knows_it():

@@ -59,6 +59,18 @@ def test_gains_are_seed_by_seed():
     assert found["balance=equal"]["gain"] == pytest.approx(0)
 
 
+def test_a_claim_is_of_the_machine_that_made_the_cross_validation(results):
+    """Of what was kept before that was said, no machine is named: it need not have been this one."""
+    one = {"macro_f1": 0.5, "top1": 0.6, "intervals": {name: [0.4, 0.7] for name in ("macro_f1", "top1")}}
+    land_cover.claim({"spatial": one | {"hardware": "another machine"}, "stratified": one}, "command")
+    summary = json.loads((results / "summary.json").read_text())
+    assert {name: claim["hardware"] for name, claim in summary.items()} == {
+        f"land_cover_{figure}_{split}": on
+        for figure in ("macro_f1", "top1")
+        for split, on in (("spatial", "another machine"), ("stratified", "hardware that was not kept"))
+    }
+
+
 def test_what_two_steps_ask_for_is_done_once(tmp_path):
     work = Work("p.csv", "w", "a", tmp_path)
     wide, balancing = (of(work).values() for of in (land_cover.wide_asked, land_cover.balancing_asked))
@@ -140,6 +152,7 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
     assert str(tmp_path) not in (results / "land_cover.json").read_text()
     summary = json.loads((results / "summary.json").read_text())
     assert set(summary) == {f"land_cover_{f}_spatial" for f in ("macro_f1", "top1")}
+    assert kept["best"]["spatial"]["hardware"] == record.hardware()
     assert np.isclose(summary["land_cover_macro_f1_spatial"]["value"], kept["best"]["spatial"]["macro_f1"])
     monkeypatch.setattr(land_cover_runs, "crossvalidate", None)  # nothing is done again
     shutil.rmtree(tmp_path / "out")  # neither what a sitting has left behind

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from dataclasses import replace
 
 import pytest
-from benchmarks import paper_page, reproduced
+from benchmarks import paper_page, record, reproduced
 from benchmarks.paper_page import DRAWN, PAGE, RECORDED, RECORDS, TO_BE_MEASURED
+from tests.conftest import paint
 from typer.testing import CliRunner
 
 from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import architecture
+from efficientnetv2.base.errors import InputError
 from efficientnetv2.cli import app
-from efficientnetv2.commands.reproduction import columns, job, transfer
+from efficientnetv2.commands.reproduction import cells, columns, job, needs, transfer
 from efficientnetv2.commands.reproduction.scale import named
 from efficientnetv2.commands.reproduction.table import TIMED, Figure, Row, Table
 
@@ -256,7 +259,7 @@ def test_the_claim_of_table_5_by_hand():
 
 def test_a_kept_table_is_found_by_the_page(empty):
     made = table("6", {("S, image px", "first stage"): (128.0,)})
-    reproduced.keep("6", made, "tiny", "effnetv2 reproduce 6", empty / "none.png")
+    reproduced.keep("6", made, "tiny", "effnetv2 reproduce 6", "a machine", empty / "none.png")
     assert "| S, image px | 128 |" in paper_page.text()
 
 
@@ -264,7 +267,7 @@ def test_a_figure_is_kept_as_its_drawing(empty, monkeypatch):
     monkeypatch.setattr(paper_page, "PAGE", empty / "docs" / "paper.md")
     (empty / "docs").mkdir()
     (empty / "drawn.png").write_bytes(b"drawn")
-    reproduced.keep("figure1", table("7", {}), "tiny", "effnetv2 reproduce figure1", empty / "drawn.png")
+    reproduced.keep("figure1", table("7", {}), "tiny", "", "a machine", empty / "drawn.png")
     assert (empty / "docs" / "figure1.png").read_bytes() == b"drawn"
     assert not list(empty.glob("*_tiny.json"))
     assert "(figure1.png)" in paper_page.text()
@@ -283,14 +286,58 @@ def test_runs_of_a_long_table_are_kept_beyond_the_folder_that_they_lie_in(tmp_pa
     (here / "grow_vanilla_0/report.json").write_text(json.dumps(told))
     (here / "grow_vanilla_0/asked.json").write_text('{"model": "b0"}')
     (here / "grow_vanilla_1").mkdir()  # not at its end
-    reproduced.settle(kept, here)
+    reproduced.settle(kept, here, "2 cores, A")
     assert [file.name for file in kept.iterdir()] == ["grow_vanilla_0.json"]
     assert "/somewhere" not in (kept / "grow_vanilla_0.json").read_text()
-    reproduced.settle(kept, there)
+    assert json.loads((kept / "grow_vanilla_0.json").read_text())["hardware"] == "2 cores, A"
+    reproduced.settle(kept, there, "2 cores, B")
     given = json.loads((there / "grow_vanilla_0/report.json").read_text())
     assert (given["top1"], given["train_s"], given["asked"]) == (0.5, 60.0, {"model": "b0"})
-    reproduced.settle(kept, here)
+    reproduced.settle(kept, here, "2 cores, B")
     assert json.loads((here / "grow_vanilla_0/report.json").read_text()) == told, "what is there stays"
+
+
+def test_a_table_of_runs_is_of_the_machines_that_made_them_and_its_times_are_of_this_one(tmp_path):
+    """Of three seeds two are asked for; the third was made elsewhere."""
+    for seed, machine in enumerate("BAC"):
+        (tmp_path / f"row_run_{seed}.json").write_text(json.dumps({"top1": 0.5, "hardware": machine}))
+    runs = Table("10", "", (Row("row", {}, {"top-1 %": Figure((50.0, 50.0), "%")}),), "", "", "small", 2)
+    assert reproduced.measured_on(runs, tmp_path, "here") == "A and B"
+    timed = replace(runs, rows=(Row("row", {}, {"ms": Figure((1.0,), "ms")}),))
+    assert reproduced.measured_on(timed, tmp_path, "here") == "A and B and here"
+    assert reproduced.measured_on(timed, tmp_path / "none", "here") == "here"
+
+
+def test_runs_kept_in_a_clone_are_not_taken_for_those_on_other_pictures(empty, monkeypatch, tmp_path):
+    """The folder of runs does not travel with the clone, and neither does what lies in it."""
+    monkeypatch.setattr(needs, "refuse_missing", lambda *_: None)
+    monkeypatch.setattr(paper_page, "write", lambda: None)
+    for name in "AB":
+        for number in range(4):
+            paint(tmp_path / name / "xy"[number % 2] / f"{name}{number}.jpg", (90, 90, 90), number)
+
+    def train(words, source, place, screen):
+        place.out.mkdir(parents=True)
+        (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
+
+    monkeypatch.setattr(cells, "train_and_report", train)
+    written = []
+    monkeypatch.setattr(reproduced, "record", lambda name, **claim: written.append(claim["on"]))
+
+    def asked_in(clone, data):
+        clone.mkdir(exist_ok=True)
+        monkeypatch.chdir(clone)
+        words = ["5", "--scale", "small", "--data", str(tmp_path / data), "--seeds", "2", "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", ["reproduced", *words, "--record"])
+        reproduced.main()
+
+    asked_in(tmp_path / "first", "A")
+    assert len(list((reproduced.RECORDS / "5_small").glob("*.json"))) == 18
+    monkeypatch.setattr(cells, "train_and_report", lambda *words: pytest.fail("was made again"))
+    asked_in(tmp_path / "second", "A")
+    assert written == [record.hardware()] * 2
+    with pytest.raises(InputError, match=r"keeps a run of another kind: pictures: \w+ there, \w+ here"):
+        asked_in(tmp_path / "third", "B")
 
 
 @pytest.mark.parametrize("file", sorted(paper_page.RECORDS.glob("*.json")), ids=lambda file: file.stem)

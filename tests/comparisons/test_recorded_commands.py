@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 from types import SimpleNamespace
 
 import pytest
-from benchmarks import epoch, loop_overhead, record, train_step
+from benchmarks import (
+    epoch,
+    gpu,
+    input_path,
+    kept_memory,
+    loop_overhead,
+    record,
+    shard_index,
+    shards,
+    train_step,
+)
 
 from efficientnetv2.base.timing import Spread
 
@@ -16,7 +27,7 @@ from efficientnetv2.base.timing import Spread
 @pytest.fixture
 def summary(tmp_path, monkeypatch):
     """What was recorded, by name; not in the repository's own summary."""
-    for module in (record, epoch, train_step):
+    for module in (record, epoch, train_step, shards, shard_index, input_path, gpu):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
     monkeypatch.setitem(sys.modules, "record", record)  # as a script finds it beside itself
@@ -91,3 +102,105 @@ def test_a_step_without_timms_compiled_sides_is_not_recorded(monkeypatch, capsys
     with pytest.raises(SystemExit):
         run(train_step, monkeypatch, "--record")
     assert "its compiled ones too: add --compiled" in capsys.readouterr().err
+
+
+@pytest.fixture
+def read_alike(monkeypatch):
+    """Shards and files of which nothing is made; each is read in a second a round."""
+    for name in ("make", "pack", "read", "requests", "drop_pages"):
+        monkeypatch.setattr(shards, name, lambda *given: None)
+    for name in ("trained_on", "read_bytes"):
+        monkeypatch.setattr(shards, name, lambda *given: None)
+    alike = lambda sides, rounds, **how: {name: [1.0] * rounds for name in sides}  # noqa: E731
+    monkeypatch.setattr(shards, "alternate", alike)
+
+
+@pytest.mark.usefixtures("read_alike")
+@pytest.mark.parametrize("cache", ["warm", "cold"])
+@pytest.mark.parametrize(("rounds", "more"), [(7, ""), (5, " --rounds 5")])
+def test_the_claims_of_shards_name_the_rounds_that_they_are_of(rounds, more, cache, summary, monkeypatch):
+    cold = ["--cold"] if cache == "cold" else []
+    run(shards, monkeypatch, "--record", "--rounds", rounds, *cold)
+    command = " ".join(["python -m benchmarks.shards", *cold]) + more
+    assert {name: (claim["command"], claim["n"]) for name, claim in summary().items()} == {
+        f"{what}_vs_files_{cache}": (command, rounds) for what in ("shards", "shards_bytes")
+    }
+
+
+@pytest.mark.usefixtures("read_alike")
+@pytest.mark.parametrize("words", [("--pictures", 500), ("--round-pictures", 100)])
+def test_fewer_pictures_in_shards_are_not_recorded(words, summary, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(shards, monkeypatch, "--record", *words)
+    assert "--record is for 50,000 pictures, of which each side reads 10,000" in capsys.readouterr().err
+    run(shards, monkeypatch, *words)
+
+
+def test_the_index_of_fewer_pictures_is_not_recorded(summary, monkeypatch, capsys):
+    monkeypatch.setattr(shard_index, "make", lambda *given: pytest.fail("was measured"))
+    with pytest.raises(SystemExit):
+        run(shard_index, monkeypatch, "--record", "--pictures", 1000)
+    assert "--record is for 13,000,000 pictures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rounds", "more"), [(5, ""), (3, " --rounds 3")])
+def test_kept_memorys_claim_names_the_rounds_and_the_size_that_it_is_of(rounds, more, summary, monkeypatch):
+    told = json.dumps({"step_s": 1.0, "faults": 1.0, "resident_mib": 1.0})
+    monkeypatch.setattr(kept_memory.subprocess, "run", lambda *given, **how: SimpleNamespace(stdout=told))
+    run(kept_memory, monkeypatch, "--record", "--rounds", rounds, "--image-px", 64)
+    claim = summary()["kept_memory_b0_64"]
+    assert claim["command"] == f"python -m benchmarks.kept_memory --image-px 64{more} --record"
+    assert claim["n"] == rounds
+
+
+@pytest.mark.parametrize(("rounds", "more"), [(9, ""), (3, " --rounds 3")])
+def test_a_gpus_claims_name_the_rounds_that_they_are_of(rounds, more, summary, monkeypatch):
+    monkeypatch.setattr(gpu, "hardware", lambda device: "a GPU")
+    gpu.keep({"gpu_busy_share": Spread.of([1.0] * rounds)}, {}, rounds)
+    claim = summary()["gpu_busy_share"]
+    assert (claim["command"], claim["n"]) == (f"python -m benchmarks.gpu{more}", rounds)
+
+
+@pytest.mark.parametrize(("runs", "more"), [(3, ""), (2, " --runs 2")])
+def test_the_way_of_a_picture_is_claimed_of_all_runs_and_each_is_kept(
+    runs, more, summary, monkeypatch, tmp_path
+):
+    """Medians of 1.0, 2.0 and 3.0, each with quartiles a quarter beside it; what is claimed reaches over all."""
+    each = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(input_path, "make", lambda data, folder: [])
+
+    def measured(folder, pictures):
+        return {"input_128px_vs_timm": Spread((median := next(each)), median - 0.25, median + 0.25, 15)}
+
+    monkeypatch.setattr(input_path, "measured", measured)
+    run(input_path, monkeypatch, tmp_path, "--record", "--runs", runs)
+    claim = summary()["input_128px_vs_timm"]
+    assert claim["command"] == f"python -m benchmarks.input_path DATA{more} --record"
+    assert (claim["low"], claim["value"], claim["high"], claim["n"]) == (
+        0.75, (1 + runs) / 2, runs + 0.25, 15 * runs,
+    )  # fmt: skip
+    kept = json.loads((tmp_path / "input_path.json").read_text())["runs"]
+    assert [one["input_128px_vs_timm"]["median"] for one in kept] == [1.0, 2.0, 3.0][:runs]
+
+
+COMMITTED = json.loads((record.RESULTS / "summary.json").read_text())
+#: How often a script measures where its command does not say, by the name of the script.
+AS_IT_COMES = {
+    "epoch": epoch._ROUNDS,
+    "gpu": gpu._ROUNDS,
+    "input_path": input_path._RUNS * input_path.ROUNDS,
+    "kept_memory": kept_memory._ROUNDS,
+    "loop_overhead": loop_overhead._ROUNDS,
+    "shards": shards._ROUNDS,
+}
+MADE_BY = {
+    name: script[1]
+    for name, claim in COMMITTED.items()
+    if (script := re.search(r"benchmarks[./](\w+)", claim["command"])) and script[1] in AS_IT_COMES
+}
+
+
+@pytest.mark.parametrize("name", MADE_BY)
+def test_a_committed_claim_is_of_as_many_rounds_as_its_command_makes(name):
+    said = re.search(r"--rounds (\d+)", COMMITTED[name]["command"])
+    assert COMMITTED[name]["n"] == (int(said[1]) if said else AS_IT_COMES[MADE_BY[name]])

@@ -110,11 +110,12 @@ def test_what_is_recorded_stands_on_the_page(tmp_path, monkeypatch):
         "probe_top1": 0.8,
         "pictures": 9,
         "over_probe": {"top1": {"value": 0.1}},
+        "hardware": "another machine",
     }
     monkeypatch.setattr(transfer, "asked", lambda *given: row)
-    monkeypatch.setattr(transfer, "record", lambda name, **figure: written.append(name))
+    monkeypatch.setattr(transfer, "record", lambda name, **figure: written.append(figure["on"]))
     monkeypatch.setattr(transfer.paper_page, "write", lambda: written.append("the page"))
     monkeypatch.setattr(sys, "argv", ["transfer", "CIFAR10", "WEIGHTS", "--record", "--out", str(tmp_path)])
     transfer.main()
-    assert len(written) == 5
-    assert written[-1] == "the page"
+    assert written == ["another machine"] * 4 + ["the page"]
+    assert json.loads((tmp_path / "transfer.json").read_text())["hardware"] == "another machine"

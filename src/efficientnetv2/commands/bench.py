@@ -105,7 +105,15 @@ def train(
     image_px: Annotated[int, typer.Option(callback=_SIDE, help="Side of the pictures.")] = 128,
     batch_images: Annotated[int, typer.Option(callback=_BATCH, help="Pictures of a step.")] = 32,
     rounds: Annotated[int, typer.Option(callback=_ONE, help="Of each side, one after the other.")] = 3,
-    steps: Annotated[int, typer.Option(callback=_ONE, help="Of a round, after two that do not count.")] = 8,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            callback=_ONE,
+            help="Of a round, after two that do not count and what is read ahead in them. (Default: 8, or as many as "
+            "are read ahead.)",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(

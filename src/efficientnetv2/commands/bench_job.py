@@ -18,7 +18,7 @@ from efficientnetv2.commands.bench_input import CACHED, Reading, able, one_core
 from efficientnetv2.commands.bench_pictures import some_pictures
 from efficientnetv2.commands.bench_sides import COLUMNS, OURS, Sides
 from efficientnetv2.commands.bench_step import LIBRARIES, Work, our_losses, our_recipe, peers
-from efficientnetv2.commands.bench_train import WARM_UP, loops, trained
+from efficientnetv2.commands.bench_train import WARM_UP, fair_steps, loops, trained
 from efficientnetv2.commands.outcome import versions
 from efficientnetv2.commands.screen import Screen, answer
 from efficientnetv2.commands.source import Source
@@ -154,7 +154,7 @@ def bench_train(
     source: Source | None,
     *,
     rounds: int,
-    steps: int,
+    steps: int | None,
     workers: int | None,
     as_json: bool,
 ) -> None:
@@ -164,7 +164,7 @@ def bench_train(
         work: what each side does; its classes are those of the pictures.
         source: of the pictures; None takes those that come with a clone.
         rounds: of each side.
-        steps: of a round that count.
+        steps: of a round that count; None takes as many as are fair.
         workers: processes that read; None leaves it to each side.
         as_json: print JSON.
 
@@ -177,6 +177,7 @@ def bench_train(
         source, most=max(_MOST_TRAINED, 2 * work.batch_images), least=work.batch_images, say=screen.say
     )
     work = replace(work, num_classes=len(manifest.class_names))
+    steps = fair_steps(work, workers) if steps is None else steps
     total = (1 + len(loops(work, workers))) * rounds * (WARM_UP + steps) * work.batch_images
     with screen.counting("training", total) as counted:
         found = trained(

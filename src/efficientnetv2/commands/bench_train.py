@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from efficientnetv2.commands.bench_input import AREA_MIN, LAYERS, MAGNITUDE, TIM
 from efficientnetv2.commands.bench_pictures import opened
 from efficientnetv2.commands.bench_sides import OURS, Sides
 from efficientnetv2.commands.bench_step import Peer, Work, has, our_recipe, our_steps
-from efficientnetv2.data.ahead import reading_threads
+from efficientnetv2.data.ahead import AHEAD, reading_threads
 from efficientnetv2.data.loader import Batch, TrainingPictures, training_batches
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import originals
@@ -39,6 +40,26 @@ from efficientnetv2.training.recipe import Recipe
 _TIMM_WORKERS = 4
 # Steps of a round before those that count: the workers start, a compiled network compiles. Ours.
 WARM_UP = 2
+# Steps of a round that count, at least. Ours.
+_STEPS = 8
+# Batches that each of a DataLoader's workers reads ahead, as timm's script leaves it.
+_TIMM_AHEAD = 2
+
+_Batch = TypeVar("_Batch")
+
+
+def _read_meanwhile(batches: Iterable[_Batch], ahead: int) -> Iterator[_Batch]:
+    """Batches without those that were read ahead while the first step compiled, or what follows would wait for none.
+
+    They are left out before the last step that does not count.
+
+    Args:
+        batches: in their order.
+        ahead: how many the workers read ahead; 0 without workers.
+    """
+    coming = iter(batches)
+    yield from islice(coming, WARM_UP - 1)
+    yield from islice(coming, ahead, None)
 
 
 @dataclass(frozen=True)
@@ -56,9 +77,14 @@ class TimmLoop:
     def __str__(self) -> str:
         return f"{self.peer}, {count_of(self.workers, 'worker')}"
 
+    @property
+    def ahead(self) -> int:
+        """Batches that are read ahead."""
+        return _TIMM_AHEAD * self.workers
+
     def steps(self, work: Work, manifest: Manifest) -> Generator[float, None, None]:
         """A step for each number: the seconds that it waited for its pictures."""
-        waiting = _Waiting(self._batches(work, manifest))
+        waiting = _Waiting(_read_meanwhile(self._batches(work, manifest), self.ahead))
         for _ in self.peer.train(work, waiting):
             yield waiting.seconds
 
@@ -135,6 +161,20 @@ def loops(work: Work, workers: int | None) -> list[TimmLoop]:
     return [TimmLoop(Peer("timm"), _TIMM_WORKERS), *(TimmLoop(tuned, count) for count in counts)]
 
 
+def fair_steps(work: Work, workers: int | None) -> int:
+    """Steps of a round that count where nobody says how many: workers end batches together, of few chance would decide.
+
+    Args:
+        work: to do.
+        workers: as for ``trained``.
+    """
+    return max(_STEPS, AHEAD * _our_workers(work, workers), *(loop.ahead for loop in loops(work, workers)))
+
+
+def _our_workers(work: Work, workers: int | None) -> int:
+    return pick_workers(work.device) if workers is None else workers
+
+
 def our_waits(work: Work, recipe: Recipe, manifest: Manifest, workers: int) -> Generator[float, None, None]:
     """Steps of our loop: for each the seconds that it waited for its pictures."""
     pictures = TrainingPictures(
@@ -146,7 +186,9 @@ def our_waits(work: Work, recipe: Recipe, manifest: Manifest, workers: int) -> G
     )
 
     def read(requests: Iterable[Request]) -> Iterable[Batch]:
-        return training_batches(pictures, requests, workers=workers, pin_memory=work.device.type == "cuda")
+        pin_memory = work.device.type == "cuda"
+        batches = training_batches(pictures, requests, workers=workers, pin_memory=pin_memory)
+        return _read_meanwhile(batches, AHEAD * workers)
 
     for done in our_steps(work, recipe, read, manifest.labels):
         yield done.waited_s
@@ -209,7 +251,7 @@ def trained(
     strong = replace(recipe.progressive, randaugment=float(MAGNITUDE))
     plan = AugmentPlan(randaugment_layers=LAYERS)
     recipe = recipe.model_copy(update={"progressive": strong, "augment": plan})
-    ours = pick_workers(work.device) if workers is None else workers
+    ours = _our_workers(work, workers)
     begin: dict[str, Callable[[], Generator[float, None, None]]] = {
         str(loop): lambda loop=loop: loop.steps(work, manifest)  # type: ignore[misc]
         for loop in loops(work, workers)

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.train_job import train_and_report
 from efficientnetv2.commands.words import Words
+from efficientnetv2.data import standard
+from efficientnetv2.data.manifest import read
+from efficientnetv2.inference.accelerate import pick_device
 
 TOP1, MINUTES = "top-1 %", "minutes"
 #: File of a run's folder that holds ``Runs.asked``, and its key where figures are kept without the folder.
@@ -132,7 +136,8 @@ class Runs:
             # Where a file lies is each machine's own affair.
             "weights": None if (word := self._weights(cell)) is None else Path(word).name,
             "settings": list(cell.settings),
-            "pictures": _digest(self.source.data if cell.data is None else cell.data),
+            "pictures": _pictures(self.source.data if cell.data is None else cell.data),
+            "device": pick_device(self.device).type,
         }
 
     def refuse_another(self, cell: Cell, kept: Mapping[str, Any] | None, folder: Path) -> None:
@@ -146,7 +151,9 @@ class Runs:
         Raises:
             InputError: it is of another.
         """
-        now, there = self.asked(cell), kept or {}
+        now, there = self.asked(cell), dict(kept or {})
+        if there.get("pictures") is None:  # so it was of folders, before they were told apart
+            there.pop("pictures", None)
         differing = [name for name in now if name in there and there[name] != now[name]]
         if differing:
             told = "; ".join(f"{name}: {there[name]} there, {now[name]} here" for name in differing)
@@ -168,13 +175,24 @@ def any_begun(out: Path) -> bool:
     return any(file for name in ("recipe.yaml", "report.json") for file in out.glob(f"*/{name}"))
 
 
-def _digest(data: str) -> str | None:
-    """Of a table of pictures: what it names, wherever that lies; None of what takes long to read, such as a folder."""
-    file = Path(data).expanduser()
-    if file.suffix.lower() not in (".csv", ".tsv") or not file.is_file():
-        return None
-    named = re.sub(rb'[^,;\t\r\n"]*[/\\]', b"", file.read_bytes())
-    return hashlib.sha256(named).hexdigest()[:16]
+def _pictures(data: str) -> str | None:
+    """What pictures are known by, wherever they lie on this machine: a digest, or a standard set's name.
+
+    None of what is nowhere on it: another machine's shards, which take long to list.
+    """
+    place = Path(data).expanduser()
+    if not place.exists():
+        return data if data in standard.NAMES else None
+    if place.suffix.lower() in (".csv", ".tsv"):
+        named = re.sub(rb'[^,;\t\r\n"]*[/\\]', b"", place.read_bytes())
+        return hashlib.sha256(named).hexdigest()[:16]
+    return _listed(str(place.absolute()))
+
+
+@cache
+def _listed(folder: str) -> str:
+    """Digest of the list of a folder's pictures; made once, for of ImageNet it takes a while."""
+    return read(folder).digest()
 
 
 def _slug(text: str) -> str:

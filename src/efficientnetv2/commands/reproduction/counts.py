@@ -136,6 +136,11 @@ def how_counted(scale: Scale, device: torch.device, timing: Timing) -> str:
     )
 
 
+def how_timed(scale: Scale, device: torch.device, timing: Timing) -> str:
+    """The same of times alone, in few words: for an axis."""
+    return f"{device}, {timing.precision}, batch {timing.batch}, {scale.px_share:g} of the size"
+
+
 def rounds_of(rounds: int) -> str:
     """What is told of a time."""
     return f"median of {count_of(rounds, 'round')} ± standard deviation"
@@ -197,8 +202,9 @@ def answer_s(
 
     def begin(name: str) -> Callable[[], None]:
         network, px = place(create(name).eval(), device), sizes_px[name]
-        pictures = torch.zeros(timing.batch, 3, px, px, device=device)
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        # Of an empty picture all that an untrained network computes is zeros, which are no fair work.
+        noise = torch.randn(timing.batch, 3, px, px, generator=torch.Generator().manual_seed(0))
+        pictures = noise.to(device).contiguous(memory_format=torch.channels_last)
 
         def ask() -> None:
             with torch.inference_mode(), autocast(device, timing.precision):

@@ -126,7 +126,7 @@ def reproduced(asked: Asked, screen: Screen) -> tuple[Table, Path]:
             raise KeyboardInterrupt(f"Go on with: {again}") from stop
     made.write(folder)
     timing = counts.Timing.of(scale, device, paper_batch=counts.LATENCY_BATCH)
-    image = png(_drawn(name, made, timing), title=_title(name))
+    image = png(_drawn(name, made, counts.how_timed(scale, device, timing)), title=_title(name))
     write_atomically(folder / _FIGURE, lambda path: path.write_bytes(image))
     return made, folder
 
@@ -317,9 +317,8 @@ def _ours(made: Table) -> dict[str, dict[str, float]]:
     return found
 
 
-def _drawn(name: str, made: Table, timing: counts.Timing) -> Figure:
+def _drawn(name: str, made: Table, timed: str) -> Figure:
+    """What a table's figure shows; ``timed`` as for ``plots.draw_published``."""
     if name in _FIGURES:
-        return plots.draw_published(
-            _FIGURES[name], _ours(made), timed=f"{timing.precision}, batch {timing.batch}"
-        )
+        return plots.draw_published(_FIGURES[name], _ours(made), timed=timed)
     return settings.draw_settings() if name in _SETTINGS else plots.draw_rows(made)

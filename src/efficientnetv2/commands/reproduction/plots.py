@@ -34,7 +34,7 @@ def draw_published(
     columns: tuple[str, ...],
     ours: Mapping[str, Mapping[str, float]] | None = None,
     *,
-    timed: str = "fp32, batch 1",
+    timed: str = "",
 ) -> Drawing:
     """Top-1 of the paper's Table 7 against some of its costs: its Figures 1 and 5.
 
@@ -43,7 +43,7 @@ def draw_published(
         ours: heading -> network -> what was counted or measured here, at the paper's accuracy: parameters and
             multiply-adds as rings beside the paper's points, milliseconds of an answer in a further panel. None draws
             none.
-        timed: in which precision and at which batch that was.
+        timed: how that panel's times were measured: device, precision, batch, size.
     """
     figures = table.paper()["table7_imagenet"]
     networks = {name: values for name, values in figures.items() if name != "columns"}
@@ -54,7 +54,7 @@ def draw_published(
     }
     counted = {_COSTS[column]: ours.get(HEADINGS[column][0], {}) for column in columns if column in _COUNTED}
     if times := ours.get(HEADINGS["infer_ms"][0]):
-        costs[f"ms, measured here, {timed}"] = {name: times.get(name) for name in networks}
+        costs[f"ms here, {timed}"] = {name: times.get(name) for name in networks}
     drawing = Drawing(figsize=(4.2 * len(costs), 3.4), layout="constrained")
     panels = drawing.subplots(1, len(costs), squeeze=False)[0]
     for panel, (label, spent) in zip(panels, costs.items(), strict=True):
