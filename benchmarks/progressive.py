@@ -15,10 +15,11 @@ Arms, the same pictures and seeds in each, recipe ``quick`` in all:
 - fixed, equal time: as fixed, for the epochs that take as long as progressive's with the same seed did.
 
 ``--tune`` comes first: for each of fixed and progressive, up to five strengths of regularization, none first, until one
-is more than three points below the best (fixed's slight one is progressive's light one on average); then two more
-learning rates with the best of them, on training pictures alone: some to fit, 2,000 others to choose by, one run each.
-Of progressive's longer first stages the quickest is taken that is at most a point below the best, for speed is what
-they are for. What it chose is kept in OUT/tuned.json.
+is more than three points below the best (fixed's slight one is progressive's light one on average); then, with the best
+of them, half and twice the learning rate, and further as long as the best lies at an end; at another rate than the
+recipe's the strengths once more. On training pictures alone: some to fit, 2,000 others to choose by, one run each. Of
+progressive's longer first stages the quickest is taken that is at most a point below the best, for speed is what they
+are for. What it chose is kept in OUT/tuned.json.
 ``--tune fixed`` and ``--tune progressive`` try the candidates of that way alone, so that one process a core can share
 the work; ``--tune`` then reads what both found and chooses.
 
@@ -52,6 +53,7 @@ from benchmarks.arms import (
     refuse_other_regime,
     same_numbers,
 )
+from benchmarks.peers_tuning import beyond_ends
 from benchmarks.record import RESULTS, record
 from benchmarks.regimes import (
     REGIMES,
@@ -124,15 +126,23 @@ def _tuned_arm(arm: str, regime: Regime, runs: Runs) -> dict[str, Any]:
     tried: dict[Choice, float] = {}
 
     def top1(choice: Choice) -> float:
-        asked = cell(arm, choice.column, choice, regime, regime.tune_epochs, runs.device)
-        tried[choice] = measured(runs, asked, 0)["top1"]
-        print(f"tuning {arm}: {choice.column}: {tried[choice]:.1%}", flush=True)
+        if choice not in tried:
+            asked = cell(arm, choice.column, choice, regime, regime.tune_epochs, runs.device)
+            tried[choice] = measured(runs, asked, 0)["top1"]
+            print(f"tuning {arm}: {choice.column}: {tried[choice]:.1%}", flush=True)
         return tried[choice]
 
-    try_strengths(strengths(growing=arm == PROGRESSIVE), lambda name: top1(Choice(name, RATES[0])))
-    strength = max(tried, key=lambda choice: tried[choice]).strength
-    for lr in RATES[1:]:
-        top1(Choice(strength, lr))
+    def of_strengths(lr: float) -> dict[str, float]:
+        return try_strengths(strengths(growing=arm == PROGRESSIVE), lambda name: top1(Choice(name, lr)))
+
+    found = of_strengths(RATES[0])
+    strength = max(found, key=lambda name: found[name])
+    rates = beyond_ends(
+        {lr: top1(Choice(strength, lr)) for lr in RATES}, lambda lr: top1(Choice(strength, lr))
+    )
+    lr = max(rates, key=lambda one: rates[one])
+    if lr != RATES[0]:
+        of_strengths(lr)
     chosen = best = max(tried, key=lambda choice: tried[choice])
     for shares in regime.shares if arm == PROGRESSIVE else ():
         top1(replace(best, shares=shares))

@@ -85,8 +85,11 @@ def test_each_arm_is_tuned_by_itself(runs):
     chosen = progressive.tuned(None, REGIMES["paper"], together)["arms"]
     assert chosen[FIXED]["chosen"] == {"strength": "middle", "lr": 1e-3, "shares": None}
     assert chosen[PROGRESSIVE]["chosen"] == {"strength": "strong", "lr": 1e-3, "shares": (2, 1, 1, 1)}
-    assert len(chosen[FIXED]["tried"]) == 7
-    assert len(chosen[PROGRESSIVE]["tried"]) == 8
+    # Strengths, rates until the best lies between others, and the strengths once more with the best of them.
+    assert len(chosen[FIXED]["tried"]) == 5 + 3 + 4
+    assert len(chosen[PROGRESSIVE]["tried"]) == 4 + 3 + 3 + 2
+    rates = [one["lr"] for one in chosen[FIXED]["tried"]]
+    assert rates == [2e-3] * 5 + [1e-3, 4e-3, 5e-4] + [1e-3] * 4
     # Of fixed, "strong" is 5 points below "middle", but no more is left to try.
     assert [one["strength"] for one in chosen[FIXED]["tried"]][:5] == list(regimes.STRENGTHS)
     assert {Path(data).name for *_, data in asked} == {"tuning.csv"}
@@ -116,7 +119,7 @@ def test_the_quickest_stages_are_taken_that_cost_no_more_than_a_point(runs, monk
         "a point below the best of all, not of equally many steps"
     )
     short = progressive.tuned(None, REGIMES["short"], together, (PROGRESSIVE,))["arms"][PROGRESSIVE]
-    assert len(short["tried"]) == 6
+    assert len(short["tried"]) == 4 + 3 + 3
 
 
 def test_resnet50_grows_from_48_to_96_px_and_is_itself():
@@ -161,10 +164,24 @@ def test_a_stronger_regularization_is_not_tried_once_one_is_hopeless(runs, monke
 
     of_these({"none": (10, 0.0), "light": (14, 0.1), "strong": (5, 0.3)})
     found = progressive.tuned(None, REGIMES["paper"], together, (FIXED,))["arms"][FIXED]
-    assert [one["strength"] for one in found["tried"]] == ["none", "light", "none", "none"]
+    assert [one["strength"] for one in found["tried"]] == ["none", "light", *["none"] * 3, "light"]
     of_these({"none": (10, 0.0), "light": (12, 0.1), "strong": (5, 0.3)})
     found = progressive.tuned(None, REGIMES["paper"], together, (FIXED,))["arms"][FIXED]
-    assert [one["strength"] for one in found["tried"]] == ["none", "light", "strong", "none", "none"]
+    assert [one["strength"] for one in found["tried"]] == [
+        "none",
+        "light",
+        "strong",
+        *["none"] * 3,
+        "light",
+        "strong",
+    ]
+
+
+def test_strengths_are_tried_once_where_the_recipes_rate_is_the_best(runs, monkeypatch):
+    together, *_ = runs
+    monkeypatch.setattr(progressive, "RATES", (1e-3, 5e-4, 2e-3))
+    found = progressive.tuned(None, REGIMES["paper"], together, (FIXED,))["arms"][FIXED]
+    assert [one["lr"] for one in found["tried"]] == [1e-3] * 5 + [5e-4, 2e-3]
 
 
 def test_one_way_alone_can_be_tuned_with_the_same_tries(runs):
