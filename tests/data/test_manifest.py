@@ -30,6 +30,22 @@ def manifest(tmp_path: Path) -> Manifest:
     return read(tmp_path / "all.csv")
 
 
+def test_a_table_that_is_written_again_is_whole_at_every_moment(manifest, tmp_path, monkeypatch):
+    manifest.to_csv(tmp_path / "again.csv")
+    before = (tmp_path / "again.csv").read_bytes()
+    write = pd.DataFrame.to_csv
+
+    def stopped(table, file, **options):
+        write(table.head(2), file, **options)
+        assert (tmp_path / "again.csv").read_bytes() == before, "as another process would find it"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        manifest.to_csv(tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == before
+
+
 def test_a_class_keeps_its_id_in_every_part(manifest):
     val = manifest.subset("val")
     assert val.class_names == ("a", "b", "c")  # though val has no c

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data import rules, several, tables
 from efficientnetv2.data.copies import COLUMN, is_copy
@@ -122,9 +123,10 @@ class Manifest(Listing):
     def to_csv(self, path: str | Path) -> None:
         """Write all columns, relative paths as seen from the file's folder.
 
-        ``read`` takes it as a table, and ``from_csv`` as it is.
+        ``read`` takes it as a table, and ``from_csv`` as it is. Another process that reads it meanwhile finds it whole.
         """
-        self.seen_from(Path(path)).to_csv(path, index=False, lineterminator="\n")
+        table = self.seen_from(Path(path))
+        write_atomically(path, lambda partial: table.to_csv(partial, index=False, lineterminator="\n"))
 
     def seen_from(self, file: Path) -> pd.DataFrame:
         """The table as a file of that name holds it: relative paths from its folder.
