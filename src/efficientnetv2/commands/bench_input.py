@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.augment.pipeline import AugmentPlan, augment
+from efficientnetv2.base.counting import uncounted
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.extras import of_torchvision
 from efficientnetv2.base.keys import Key
@@ -205,7 +206,7 @@ def kept_in_memory(reading: Reading) -> Reader:
         kept=Kept.enough(image_px=reading.image_px, framing="crop", area_min=AREA_MIN, detail=_CACHE_DETAIL),
         threads=1,
         say=lambda _line: None,
-        counting=lambda _what, _count: contextlib.nullcontext(lambda _done: None),
+        counting=uncounted,
     )
     filled = in_memory(order, room_bytes=int(_MEMORY_SHARE * free_bytes(torch.device("cpu"))))
     return filled.reader(np.arange(len(manifest)), originals(manifest))

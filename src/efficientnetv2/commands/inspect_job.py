@@ -88,6 +88,7 @@ def inspect_and_tell(
             time_column=time_column,
             embeddings=embeddings,
             weights=name,
+            counting=screen.counting,
         )
         if as_json:  # before it is written: a full disk loses no finding
             answer(found.to_json())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from efficientnetv2.base.counting import Counting, uncounted
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.source import Source, with_rule
@@ -29,7 +29,6 @@ from efficientnetv2.training.distributed import World
 from efficientnetv2.training.recipe import Recipe
 
 # What shows how far something has come: what is done and how much of it there is -> what to call with the number done.
-Counting = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +127,7 @@ def prepare(
     minival: int | float | None = None,
     made_for: Published | None = None,
     answered: Answered = "val",
-    counting: Counting | None = None,
+    counting: Counting = uncounted,
 ) -> Prepared:
     """Look at every file, leave out what cannot be read, split if no split was given.
 
@@ -141,7 +140,7 @@ def prepare(
         minival: number or share of the training pictures that choose the weights to keep; None lets none.
         made_for: the published set that the pictures should be; None if they need not be any.
         answered: what figures are to be of; test where there is any of it.
-        counting: shows how many pictures have been looked at, as ``Screen.counting`` does; None shows nothing.
+        counting: shows how many pictures have been looked at, as ``Screen.counting`` does.
 
     Raises:
         InputError: too much is unreadable, a picture stands in two splits, a class is too small, or classes of the
@@ -153,7 +152,7 @@ def prepare(
     for note in (*manifest.notes, *others):
         say(note)
     say(f"Looking at {count_of(len(manifest), 'picture')}: is each whole, is one there twice?")
-    with nullcontext() if counting is None else counting("looking", len(manifest)) as counted:
+    with counting("looking", len(manifest)) as counted:
         found = check(manifest, strict=strict, progress=counted)
     for note in found.notes:
         say(note)

@@ -7,13 +7,14 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from efficientnetv2.base.counting import Counting
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.data.cache import PIXELS_AT, Index, Kept
 from efficientnetv2.data.decode import shrunk_picture
@@ -28,8 +29,6 @@ _AHEAD, _HEADERS, _PICTURES = 2, 64, 8
 # Of the index: place and size of a picture, and the rest.
 _INDEX_BYTES_EACH, _INDEX_BYTES = 16, 4096
 
-# From what is counted and how many there are to what is called with the number done.
-Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 Result = TypeVar("Result")
 
 

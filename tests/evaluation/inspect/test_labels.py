@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.inspect import labels as module
+from efficientnetv2.evaluation.inspect.embedded import standing_out
 from efficientnetv2.evaluation.inspect.labels import doubted_labels, out_of_fold
 from efficientnetv2.inference.predict import Embeddings
 
@@ -121,6 +123,25 @@ def test_so_many_classes_that_they_would_take_hours_are_not_asked_about(monkeypa
     assert found.facts == {}
     assert [one.kind for one in found.findings] == ["unchecked_labels"]
     assert "what tells 2 classes apart would take hours" in found.findings[0].sentence
+
+
+def test_the_longest_part_tells_how_far_it_is_and_ends_where_it_said():
+    told = {}
+
+    @contextmanager
+    def counting(what, total):
+        told[what] = [total]
+        yield told[what].append
+
+    labels = np.repeat([0, 1], EACH)
+    vectors = np.random.default_rng(0).normal(size=(len(labels), 8)).astype(np.float32)
+    standing_out(vectors, counting=counting)
+    out_of_fold(vectors, labels, np.arange(len(labels)), key=Key.of(0), counting=counting)
+    assert list(told) == ["comparing", "choosing how to check labels", "checking labels"]
+    for total, *done in told.values():
+        assert done == sorted(done)
+        assert done[-1] == total
+    assert told["checking labels"] == [4 * 60, *range(48, 241, 48)], "of five folds each four teach"
 
 
 def test_a_rare_class_is_learnt_whole_where_the_others_are_not():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from efficientnetv2.base.counting import Counting, uncounted
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.inspect.found import (
@@ -34,7 +35,11 @@ Floats = npt.NDArray[np.float32]
 
 
 def lookalikes(
-    manifest: Manifest, embeddings: Embeddings, copies: Sequence[Sequence[int]]
+    manifest: Manifest,
+    embeddings: Embeddings,
+    copies: Sequence[Sequence[int]],
+    *,
+    counting: Counting = uncounted,
 ) -> tuple[Section, list[tuple[int, ...]]]:
     """Pictures that a network finds far more alike than any other: one scene again, shifted, turned, in other light.
 
@@ -46,6 +51,7 @@ def lookalikes(
         manifest: of the pictures.
         embeddings: of those that can be read.
         copies: rows that are duplicates by their pixels, two or more each.
+        counting: shows how many pictures have been compared with all others.
 
     Returns:
         The section, and the groups, with all their copies.
@@ -58,7 +64,7 @@ def lookalikes(
         family.setdefault(number, []).append(row)
     scenes = [
         (tuple(sorted(row for place in places for row in family[int(same[alone[place]])])), ratio)
-        for places, ratio in standing_out(embeddings.vectors[alone].astype(np.float32))
+        for places, ratio in standing_out(embeddings.vectors[alone].astype(np.float32), counting=counting)
     ]
     across = [scene for scene in scenes if crossing(manifest, scene[0])]
     unlike = [scene for scene in scenes if disagreeing(manifest, scene[0])]
@@ -100,20 +106,24 @@ def lookalikes(
     return Section(facts, findings), [group for group, _ in scenes]
 
 
-def standing_out(vectors: Floats, *, most: float = STANDS_OUT) -> list[tuple[tuple[int, ...], float]]:
+def standing_out(
+    vectors: Floats, *, most: float = STANDS_OUT, counting: Counting = uncounted
+) -> list[tuple[tuple[int, ...], float]]:
     """Groups of vectors that are near each other and far from all others, the clearest first.
 
     Args:
         vectors: (n, d); their directions count, not their lengths.
         most: distance to the farthest inside over that to the nearest outside, for each of a group. Of a pair that is
             the nearest over the second nearest.
+        counting: shows how many vectors have been compared with all others.
 
     Returns:
         Places of each group, ascending, of two to ``LARGEST_SCENE``, and the greatest of their ratios. None is in
         two groups: where a group is part of another, the larger is named.
     """
     largest = min(LARGEST_SCENE, len(vectors) - 1)  # one at least is outside
-    nearest, distances = _neighbours(vectors, max(0, largest))
+    with counting("comparing", len(vectors)) as counted:
+        nearest, distances = _neighbours(vectors, max(0, largest), counted)
     found: list[tuple[tuple[int, ...], float]] = []
     named = np.zeros(len(vectors), dtype=bool)
     for size in range(largest, 1, -1):
@@ -127,7 +137,9 @@ def standing_out(vectors: Floats, *, most: float = STANDS_OUT) -> list[tuple[tup
     return sorted(found, key=lambda one: one[1])
 
 
-def _neighbours(vectors: Floats, many: int) -> tuple[Ints, npt.NDArray[np.float64]]:
+def _neighbours(
+    vectors: Floats, many: int, counted: Callable[[int], object]
+) -> tuple[Ints, npt.NDArray[np.float64]]:
     """(n, many) which others are nearest to each, and (n, many) their distances on the sphere's chord."""
     count = len(vectors)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
@@ -143,4 +155,5 @@ def _neighbours(vectors: Floats, many: int) -> tuple[Ints, npt.NDArray[np.float6
         block = slice(start, start + len(alike))
         nearest[block] = np.take_along_axis(some, order, axis=1)
         distances[block] = np.sqrt(np.maximum(0, 2 - 2 * np.take_along_axis(values, order, axis=1)))
+        counted(block.stop)
     return nearest, distances

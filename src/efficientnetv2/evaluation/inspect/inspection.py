@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from efficientnetv2.base.counting import Counting, uncounted
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.portraits import Portraits
@@ -80,6 +81,7 @@ def inspected(
     time_column: str | None = None,
     embeddings: Embeddings | None = None,
     weights: str | None = None,
+    counting: Counting = uncounted,
 ) -> Inspection:
     """Everything that can be said of pictures that have been looked at.
 
@@ -91,6 +93,7 @@ def inspected(
         time_column: see ``times.by_time``.
         embeddings: of those that can be read; without them nothing is said of labels.
         weights: what gave those.
+        counting: shows how far what takes long is: what is made of the embeddings.
 
     Raises:
         InputError: the time column is none.
@@ -111,8 +114,8 @@ def inspected(
             *([pair.first, pair.second] for pair in near),
             *made_from_one(manifest),
         ]
-        alike, scenes = lookalikes(manifest, embeddings, known)
+        alike, scenes = lookalikes(manifest, embeddings, known, counting=counting)
         together: list[Sequence[int]] = [*known, *scenes, *members(manifest)]
-        doubted = doubted_labels(manifest, embeddings, together, key=key.fold("labels"))
+        doubted = doubted_labels(manifest, embeddings, together, key=key.fold("labels"), counting=counting)
         sections["network"] = Section({**alike.facts, **doubted.facts}, [*alike.findings, *doubted.findings])
     return Inspection(manifest, looked, sections, weights)

@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from efficientnetv2.base.counting import Counting, uncounted
 from efficientnetv2.base.errors import some
 from efficientnetv2.base.keys import Key
 from efficientnetv2.data.listing import Ints
@@ -46,6 +47,7 @@ def doubted_labels(
     together: Sequence[Sequence[int]],
     *,
     key: Key,
+    counting: Counting = uncounted,
 ) -> Section:
     """Labels that a linear classifier contradicts on pictures it has not learnt from.
 
@@ -59,6 +61,7 @@ def doubted_labels(
         embeddings: of those that can be read.
         together: rows that show one thing or are of one group; no fold parts them.
         key: of the folds.
+        counting: see ``out_of_fold``.
     """
     groups = joined(len(manifest), together)[embeddings.samples]
     counted, shown = _seen(manifest, embeddings, groups)
@@ -69,7 +72,9 @@ def doubted_labels(
         return Section({}, notes)
     usable = np.flatnonzero(np.isin(embeddings.labels, classes))
     labels = np.searchsorted(classes, embeddings.labels[usable])
-    probabilities = out_of_fold(embeddings.vectors[usable], labels, groups[usable], key=key)
+    probabilities = out_of_fold(
+        embeddings.vectors[usable], labels, groups[usable], key=key, counting=counting
+    )
     facts, finding = _contradicted(manifest, embeddings.samples[usable], labels, classes, probabilities, most)
     return Section(facts, notes if finding is None else [finding, *notes])
 
@@ -223,7 +228,9 @@ def _lesson(labels: Ints, most: int, key: Key) -> Ints:
     return np.sort(order[place < taken[labels[order]]])
 
 
-def out_of_fold(vectors: Floats, labels: Ints, groups: Ints, *, key: Key) -> npt.NDArray[np.float64]:
+def out_of_fold(
+    vectors: Floats, labels: Ints, groups: Ints, *, key: Key, counting: Counting = uncounted
+) -> npt.NDArray[np.float64]:
     """(n, K) probabilities of each picture by a linear classifier that has not learnt from it.
 
     Where to learn from all others would take too long, it learns from some of them, of every class.
@@ -233,22 +240,29 @@ def out_of_fold(vectors: Floats, labels: Ints, groups: Ints, *, key: Key) -> npt
         labels: (n,) 0 to K - 1, each often enough to be in every fold.
         groups: (n,) equal for pictures that no fold may part, nor the choice of the classifier's strength.
         key: of the folds.
+        counting: shows how many pictures have been learnt from; one counts in each fold anew.
     """
-    strength = _strength(vectors, labels, groups, key)
+    strength = _strength(vectors, labels, groups, key, counting)
     classes = int(labels.max()) + 1
     most = _affordable(_MOST_ANSWERING, FOLDS, classes, vectors.shape[1])
     probabilities = np.zeros((len(labels), classes))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=_seed(key.fold("folds")))
-    for number, (learning, asking) in enumerate(folds.split(vectors, labels, groups)):
-        if not len(asking):  # there are few groups, and they are large
-            continue
-        taught = learning[_lesson(labels[learning], most, key.fold("lesson", number))]
-        classifier = _learnt(vectors[taught], labels[taught], strength)
-        probabilities[np.ix_(asking, classifier.classes_)] = classifier.predict_proba(vectors[asking])
+    parts = [
+        (learning[_lesson(labels[learning], most, key.fold("lesson", number))], asking)
+        for number, (learning, asking) in enumerate(folds.split(vectors, labels, groups))
+        if len(asking)  # not where there are few groups, and they are large
+    ]
+    done = 0
+    with counting("checking labels", sum(len(taught) for taught, _ in parts)) as counted:
+        for taught, asking in parts:
+            classifier = _learnt(vectors[taught], labels[taught], strength)
+            probabilities[np.ix_(asking, classifier.classes_)] = classifier.predict_proba(vectors[asking])
+            done += len(taught)
+            counted(done)
     return probabilities
 
 
-def _strength(vectors: Floats, labels: Ints, groups: Ints, key: Key) -> float:
+def _strength(vectors: Floats, labels: Ints, groups: Ints, key: Key, counting: Counting) -> float:
     """The inverse penalty whose probabilities are best, not its answers: a doubt is a matter of degree.
 
     The usual one where choosing takes too long, or there is too little to choose by.
@@ -275,7 +289,13 @@ def _strength(vectors: Floats, labels: Ints, groups: Ints, key: Key) -> float:
             probabilities[np.ix_(rows, classifier.classes_)] = classifier.predict_proba(vectors[asked])
         return float(log_loss(true, probabilities, labels=every))
 
-    return min(_STRENGTHS, key=loss)
+    losses: dict[float, float] = {}
+    each = sum(len(learning) for learning, _ in parts)
+    with counting("choosing how to check labels", each * len(_STRENGTHS)) as counted:
+        for strength in _STRENGTHS:
+            losses[strength] = loss(strength)
+            counted(each * len(losses))
+    return min(losses, key=lambda strength: losses[strength])
 
 
 def _learnt(vectors: Floats, labels: Ints, strength: float) -> Pipeline:
