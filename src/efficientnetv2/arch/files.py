@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from efficientnetv2.arch.spec import Architecture
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, complaint
 from efficientnetv2.base.files import write_text_atomically
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -73,10 +73,7 @@ def read(path: Path) -> Architecture:
     try:
         return Architecture.from_json(plain)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
         raise InputError(
-            f"--model {path} is no table of a network: {where + ': ' if where else ''}{message}. effnetv2 search "
-            "export writes such files."
+            f"--model {path} is no table of a network: {complaint(error.errors())}. effnetv2 search export writes "
+            "such files."
         ) from error

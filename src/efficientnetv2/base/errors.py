@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # Kinds of wrong values, as pydantic calls them, and what is right.
@@ -84,6 +84,16 @@ def rule_of(problem: Mapping[str, Any]) -> str:
     if kind in _KINDS:
         return f"has to be {_KINDS[kind]}"
     return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def complaint(problems: Sequence[Mapping[str, Any]]) -> str:
+    """The first of them with its place, in a line: ``stages.0.stride: has to be a whole number``.
+
+    Args:
+        problems: pydantic's ``ValidationError.errors()``.
+    """
+    where = ".".join(str(part) for part in problems[0]["loc"])
+    return f"{where}: {rule_of(problems[0])}" if where else rule_of(problems[0])
 
 
 def count_of(number: float, noun: str) -> str:

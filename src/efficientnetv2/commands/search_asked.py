@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from efficientnetv2.arch.files import is_architecture_file
 from efficientnetv2.arch.published import NAMES, architecture
-from efficientnetv2.base.errors import InputError, did_you_mean
+from efficientnetv2.base.errors import InputError, did_you_mean, rule_of
 from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words, begin_recipe
@@ -183,8 +183,7 @@ class Asked:
             return Reward(**said)
         except ValidationError as error:
             words = " or ".join(f"--{_EXPONENTS[name].replace('_', '-')}" for name in said)
-            why = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise InputError(f"{words}: {why}.") from error
+            raise InputError(f"{words}: {rule_of(error.errors()[0])}.") from error
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.answer import Answer
-from efficientnetv2.base.errors import InputError, count_of
+from efficientnetv2.base.errors import InputError, complaint, count_of
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.base.typed import typed
 
@@ -214,8 +214,5 @@ def _migrated(plain: dict[str, Any], written: int) -> dict[str, Any]:
 def reason(error: Exception) -> str:
     """The first thing that an error complains of, in a line."""
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        ours = first["msg"].removeprefix("Value error, ")  # which names the field itself
-        return f"{where}: {first['msg']}" if where and ours == first["msg"] else ours
+        return complaint(error.errors())
     return str(error).splitlines()[0]

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, complaint
 
 Value = TypeVar("Value")
 
@@ -25,7 +25,4 @@ def checked(kind: type[Value], plain: Any, what: str) -> Value:
     try:
         return TypeAdapter(kind).validate_python(plain)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{what} cannot be read: {where + ': ' if where else ''}{message}.") from error
+        raise InputError(f"{what} cannot be read: {complaint(error.errors())}.") from error

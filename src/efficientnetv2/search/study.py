@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.errors import InputError, complaint
 from efficientnetv2.search.checks import difference
 from efficientnetv2.search.measurement import Measurement
 from efficientnetv2.search.proxy import StepTimeBy
@@ -108,11 +108,9 @@ class Plan(BaseModel):
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
             raise InputError(
-                f"{where} holds a study that can't be read ({place}: {first['msg']}); it was made by another version "
-                "of this program, or changed by hand."
+                f"{where} holds a study that can't be read ({complaint(error.errors())}); it was made by another "
+                "version of this program, or changed by hand."
             ) from error
 
 
