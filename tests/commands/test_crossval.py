@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -569,6 +570,17 @@ def test_a_picture_that_can_no_more_be_read_is_passed_over_by_the_folds_left(who
     report = json.loads((tmp_path / "folds/report.json").read_text())
     assert report["pictures"] == len(dealt) - 1, "the fold that is done has answered its own"
     assert report["skipped"] == 2, "that, and the one that was left out from the beginning"
+
+
+def test_pictures_of_folds_are_known_again_however_many_there_are(tmp_path):
+    """In a moment; were each compared with each, a million would take hours."""
+    data = manifest(np.arange(60_000) % 2)
+    data.to_csv(tmp_path / "manifest.csv")
+    began = time.perf_counter()
+    rows, left_out = crossval_job._readable_then(tmp_path, data, np.arange(1, 60_000), Screen(mute=True))
+    assert time.perf_counter() - began < 10
+    assert rows.tolist() == list(range(60_000)), "the first is of the folds, though it can't be read any more"
+    assert left_out == []
 
 
 def test_pictures_that_are_reached_by_a_link_are_where_they_were(whole, tmp_path):

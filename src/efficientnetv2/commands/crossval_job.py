@@ -185,15 +185,12 @@ def _readable_then(
     there = Manifest.from_csv(
         folder / "manifest.csv", root=manifest.root, source=manifest.source, separator=manifest.separator
     )
-    paths = np.array(manifest.paths, dtype=object)
-    dealt = np.flatnonzero(np.isin(paths, list(there.paths)))
-    listed = set(there.paths)
+    paths, listed = manifest.paths, set(there.paths)
     left_out = [(path, why) for path, why in read_skipped(folder / SKIPPED) if path not in listed]
-    lost, known = (
-        np.setdiff1d(dealt, readable),
-        np.flatnonzero(np.isin(paths, [path for path, _ in left_out])),
-    )
-    back = np.intersect1d(np.setdiff1d(known, dealt), readable)
+    unread = {path for path, _ in left_out}
+    # By sets: numpy's isin compares every path with every other, hours of a million pictures.
+    dealt, known = (np.flatnonzero([path in those for path in paths]) for those in (listed, unread))
+    lost, back = np.setdiff1d(dealt, readable), np.intersect1d(known, readable)
     if len(lost):
         screen.say(
             f"{count_of(len(lost), 'picture')} of the folds can't be read any more (first: {paths[lost[0]]}), to be "
