@@ -412,6 +412,24 @@ def test_what_is_wrong_with_a_try_is_said_of_it():
     assert "--set" not in str(refused.value).replace("--try-set", "")
 
 
+@pytest.mark.parametrize(
+    ("tried", "while_choosing", "separator", "said"),
+    [
+        ("class_weights=sqrt", (), ";", "class_weights is sqrt, which weighs classes against each other"),
+        ("patience=2", ("minival=0.1",), None, "patience is 2, but only minival may"),
+    ],
+)
+def test_a_try_that_could_not_be_trained_is_refused_before_any_is(tried, while_choosing, separator, said):
+    """As of several labels, or as it would answer, without what holds while choosing alone: hours later."""
+    words, place = Words(weights="none"), Place(device="cpu")
+    others, own = (Plan(tries=("", one), try_settings=while_choosing) for one in ("balance=null", tried))
+    assert crossval_job._recipe(words, others, place, separator).weights == "none"
+    with pytest.raises(InputError) as refused:
+        crossval_job._recipe(words, own, place, separator)
+    assert str(refused.value).startswith(f"--try {tried}: ")
+    assert said in str(refused.value)
+
+
 def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
     """Of a million pictures, among which a defect is rare, those that are looked at may have none."""
     data = manifest(np.arange(150) % 2)

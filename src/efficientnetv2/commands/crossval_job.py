@@ -71,8 +71,8 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan, said: 
     asked = plan
     if resumed:
         words, plan, source, digest = begun_with(folder, words, plan, source, pick_device(place.device), said)
-    recipe = _recipe(words, plan, place)  # before every picture is looked at: what is refused takes no time
-    refuse_unlike(recipe, words, source.label_separator)
+    # Before every picture is looked at: what is refused takes no time.
+    recipe = _recipe(words, plan, place, source.label_separator)
     manifest, contents, skipped = _pictures(source, place, screen, folder if resumed else None)
     if resumed:
         plan = _without_vain_comparison(plan, manifest, screen)
@@ -204,23 +204,30 @@ def _readable_then(
     return np.setdiff1d(np.union1d(readable, lost), back), left_out
 
 
-def _recipe(words: Words, plan: Plan, place: Place) -> Recipe:
-    """The recipe, and that of every try, refused before anything is trained."""
+def _recipe(words: Words, plan: Plan, place: Place, separator: str | None = None) -> Recipe:
+    """The recipe, and those of every try, refused before anything is trained.
+
+    Raises:
+        InputError: one of them is none, or of no effect on pictures whose labels ``separator`` parts.
+    """
     device = pick_device(place.device)
     recipe, _ = begin_recipe(words, device, lambda line: None)
+    refuse_unlike(recipe, words, separator)
     for number in range(len(plan.tries)):
         if words.minutes is not None and says_length(plan.settings_of(number)):
             raise InputError(
                 f"--try {plan.tries[number]}: it says how long to train, but so does --minutes {words.minutes:g}, "
                 "which is for all folds and tries. Leave one of them out; how long tries alone take, --try-set may say."
             )
-        try:
-            tried = with_further(words, plan.settings_of(number, choosing=True))
-            begin_recipe(tried, device, lambda line: None)
-        except InputError as error:  # for the words alone have just been taken
-            further = "".join(f" --try-set {setting}" for setting in plan.try_settings)
-            reason = str(error).replace("--set ", "")  # which nobody typed
-            raise InputError(f"--try {plan.tries[number]}{further}: {reason}") from error
+        # Without what holds while choosing alone, too: that is how it answers, after all have been tried.
+        for further in dict.fromkeys((plan.try_settings, ())):
+            try:
+                tried = with_further(words, (*plan.settings_of(number), *further))
+                refuse_unlike(begin_recipe(tried, device, lambda line: None)[0], tried, separator)
+            except InputError as error:  # for the words alone have just been taken
+                said = "".join(f" --try-set {setting}" for setting in further)
+                reason = str(error).replace("--set ", "")  # which nobody typed
+                raise InputError(f"--try {plan.tries[number]}{said}: {reason}") from error
     return recipe
 
 
