@@ -601,6 +601,21 @@ def test_pictures_of_folds_are_known_again_however_many_there_are(tmp_path):
     assert left_out == []
 
 
+def test_by_links_to_the_pictures_and_to_the_folder_the_same_files_are_found(tmp_path):
+    """The way from the folder is one from where the link leads to."""
+    for name, colour in COLOURS.items():
+        paint(tmp_path / "pictures" / name / "one.jpg", colour, 0)
+    (tmp_path / "far/away/folds").mkdir(parents=True)
+    (tmp_path / "near").symlink_to(tmp_path / "far/away")
+    (tmp_path / "link").symlink_to(tmp_path / "pictures")
+    folder = tmp_path / "near/folds"
+    read(tmp_path / "pictures").to_csv(folder / "manifest.csv")
+    found = crossval_job._where_it_lay(folder, read(tmp_path / "link"))
+    assert all(Path(found.file(row)).is_file() for row in range(len(found)))
+    there = pd.read_csv(folder / "manifest.csv")["path"].tolist()
+    assert found.seen_from(folder / "manifest.csv")["path"].tolist() == there
+
+
 def test_pictures_that_are_reached_by_a_link_are_where_they_were(whole, tmp_path):
     folder, _ = whole
     shutil.copytree(folder / "pictures", tmp_path / "pictures")

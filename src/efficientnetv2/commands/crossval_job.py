@@ -293,7 +293,9 @@ def _where_it_lay(folder: Path, manifest: Manifest) -> Manifest:
     way = before.removesuffix(now).rstrip("/")
     was = way if is_url(way) else os.path.realpath(folder / way)
     if isinstance(manifest.root, Path) and was == os.path.realpath(manifest.root):
-        return replace(manifest, root=Path(os.path.normpath(folder.absolute() / way)))
+        # From the folder as it is called, as ``Manifest.seen_from`` does, unless a link in that leads elsewhere.
+        places = [Path(os.path.normpath(one / way)) for one in (folder.absolute(), folder.resolve())]
+        return replace(manifest, root=next(one for one in places if os.path.realpath(one) == was))
     raise InputError(
         f"--resume: as seen from {folder}, the pictures lay in {was} when the folds were begun, but lie in "
         f"{manifest.root} now, and the runs there know them by that way. Bring back what was moved, the pictures or "
