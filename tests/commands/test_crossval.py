@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -411,6 +412,24 @@ def test_what_is_wrong_with_a_try_is_said_of_it():
     assert "--set" not in str(refused.value).replace("--try-set", "")
 
 
+@pytest.mark.parametrize(
+    ("tried", "while_choosing", "separator", "said"),
+    [
+        ("class_weights=sqrt", (), ";", "class_weights is sqrt, which weighs classes against each other"),
+        ("patience=2", ("minival=0.1",), None, "patience is 2, but only minival may"),
+    ],
+)
+def test_a_try_that_could_not_be_trained_is_refused_before_any_is(tried, while_choosing, separator, said):
+    """As of several labels, or as it would answer, without what holds while choosing alone: hours later."""
+    words, place = Words(weights="none"), Place(device="cpu")
+    others, own = (Plan(tries=("", one), try_settings=while_choosing) for one in ("balance=null", tried))
+    assert crossval_job._recipe(words, others, place, separator).weights == "none"
+    with pytest.raises(InputError) as refused:
+        crossval_job._recipe(words, own, place, separator)
+    assert str(refused.value).startswith(f"--try {tried}: ")
+    assert said in str(refused.value)
+
+
 def test_a_probe_that_met_one_class_only_is_left_out(tmp_path, monkeypatch):
     """Of a million pictures, among which a defect is rare, those that are looked at may have none."""
     data = manifest(np.arange(150) % 2)
@@ -569,6 +588,32 @@ def test_a_picture_that_can_no_more_be_read_is_passed_over_by_the_folds_left(who
     report = json.loads((tmp_path / "folds/report.json").read_text())
     assert report["pictures"] == len(dealt) - 1, "the fold that is done has answered its own"
     assert report["skipped"] == 2, "that, and the one that was left out from the beginning"
+
+
+def test_pictures_of_folds_are_known_again_however_many_there_are(tmp_path):
+    """In a moment; were each compared with each, a million would take hours."""
+    data = manifest(np.arange(60_000) % 2)
+    data.to_csv(tmp_path / "manifest.csv")
+    began = time.perf_counter()
+    rows, left_out = crossval_job._readable_then(tmp_path, data, np.arange(1, 60_000), Screen(mute=True))
+    assert time.perf_counter() - began < 10
+    assert rows.tolist() == list(range(60_000)), "the first is of the folds, though it can't be read any more"
+    assert left_out == []
+
+
+def test_by_links_to_the_pictures_and_to_the_folder_the_same_files_are_found(tmp_path):
+    """The way from the folder is one from where the link leads to."""
+    for name, colour in COLOURS.items():
+        paint(tmp_path / "pictures" / name / "one.jpg", colour, 0)
+    (tmp_path / "far/away/folds").mkdir(parents=True)
+    (tmp_path / "near").symlink_to(tmp_path / "far/away")
+    (tmp_path / "link").symlink_to(tmp_path / "pictures")
+    folder = tmp_path / "near/folds"
+    read(tmp_path / "pictures").to_csv(folder / "manifest.csv")
+    found = crossval_job._where_it_lay(folder, read(tmp_path / "link"))
+    assert all(Path(found.file(row)).is_file() for row in range(len(found)))
+    there = pd.read_csv(folder / "manifest.csv")["path"].tolist()
+    assert found.seen_from(folder / "manifest.csv")["path"].tolist() == there
 
 
 def test_pictures_that_are_reached_by_a_link_are_where_they_were(whole, tmp_path):

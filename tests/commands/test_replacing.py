@@ -63,6 +63,19 @@ def test_predictions_replace_predictions_and_say_so(here):
     assert (here / "new.csv").read_bytes() == before
 
 
+def test_a_list_of_what_could_not_be_read_is_not_lost_to_its_own_answers(here):
+    """Who has mended the pictures asks for these alone; the new list would take the place of DATA, or leave none."""
+    listed = "path,reason\npictures/red/red_00.jpg,truncated\n"
+    (here / "predictions_skipped.csv").write_text(listed)
+    for cwd, model in ((here, "model.safetensors"), (here / "pictures", "../model.safetensors")):
+        data, out = (here / name for name in ("predictions_skipped.csv", "predictions.csv"))
+        said = refused("predict", model, data, "--out", out, cwd=cwd)
+        assert "the list of what could not be read gets the name of DATA, predictions_skipped.csv" in said
+    assert (here / "predictions_skipped.csv").read_text() == listed
+    ended_well("predict", MODEL[0], "predictions_skipped.csv", *MODEL[2:], "--out", "again.csv", cwd=here)
+    assert (here / "predictions_skipped.csv").read_text() == listed
+
+
 def test_predictions_replace_nothing_else(here):
     (here / "list.csv").write_text("path,label\nred/red_00.jpg,red\n")
     (here / "next.html").write_text("mine")

@@ -14,6 +14,7 @@ from tests.command_line import effnetv2
 
 from efficientnetv2.arch.published import NAMES
 from efficientnetv2.commands import models, screen
+from efficientnetv2.commands.crossval_folds import _Aside
 from efficientnetv2.commands.screen import Screen, TrainingBar
 from efficientnetv2.models import pretrained
 from efficientnetv2.progressive import Setting
@@ -164,6 +165,25 @@ def test_a_training_that_nobody_watches_says_how_long_it_will_take(monkeypatch):
     assert lines[0] == "1%: 64 px, dropout 0.1, loss 1.500, 77 images/s, 59 min 24 s left"
     assert 15 < len(lines) < 25
     assert not any(line.startswith("100%") for line in lines)
+
+
+def test_a_fold_that_nobody_watches_says_how_far_it_is_too(monkeypatch):
+    """As of the second of five, which keeps its other lines to itself: of four fifths of the time nothing was said."""
+    now = [0.0]
+    monkeypatch.setattr(screen.time, "perf_counter", lambda: now[0])
+    made, said = as_file(terminal=False)
+    aside = _Aside(made, speaking=False)
+    aside.say("as the first fold has said it")
+    with aside.counting("looking", 100) as counted:
+        now[0] = 60.0
+        counted(60)
+    with TrainingBar(aside) as bar:
+        now[0] = 120.0
+        bar.progress(1, 4, Setting(64), 77.0, 3600.0, 1.5)
+    assert [line for line in said().splitlines() if line] == [
+        "looking: 60 of 100, 1 images/s, 40 s left",
+        "25%: 64 px, loss 1.500, 77 images/s, 1 h 00 min left",
+    ]
 
 
 def test_a_terminal_has_the_bar_and_no_such_lines(monkeypatch):

@@ -221,6 +221,36 @@ def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_f
     assert found.logits.data_ptr() == given.logits.data_ptr()
 
 
+def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class_folders, monkeypatch):
+    """Of a million pictures they are gigabytes, which the others would only throw away."""
+    so_far(every_s=0).keep(*_answers([0, 2]))
+    manifest = read(class_folders, require_labels=False)
+    said, asked = [], []
+
+    def by_first(world, make):
+        said.extend([make()] if world.first else [])
+        return said[0]
+
+    def shared(network, manifest, **words):
+        asked.append(len(manifest))
+        return Predictions(np.arange(len(manifest)), manifest.targets, torch.randn(len(manifest), 3))
+
+    monkeypatch.setattr(answering, "by_first", by_first)
+    monkeypatch.setattr(answering, "shared_answers", shared)
+    answers = []
+    for rank in (0, 1):
+        found, _ = answered(
+            Asked(network, manifest, Damage({}, ())), "predicting", preprocessing=network.preprocessing,
+            device=torch.device("cpu"), workers=0, strict=False, screen=Screen(quiet=True),
+            world=World(rank=rank, size=2), so_far=so_far(),
+        )  # fmt: skip
+        answers.append(found)
+    assert [one.tolist() for one in said] == [[0, 2]]
+    assert asked == [46, 46], "neither asks for what is there"
+    assert answers[0].logits[[0, 2]].tolist() == _answers([0, 2])[1].tolist()
+    assert len(answers[1].samples) == 46
+
+
 @pytest.mark.parametrize("stop", [InputError("the store is gone"), signal.SIGTERM])
 def test_they_are_kept_until_the_pictures_are_ranked_too(stop, so_far, class_folders, tmp_path, monkeypatch):
     """Ranking looks at all pictures once more, hours after the first of them was answered."""

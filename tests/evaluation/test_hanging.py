@@ -11,6 +11,7 @@ import pytest
 from efficientnetv2.data.folds import folds
 from efficientnetv2.data.manifest import read
 from efficientnetv2.evaluation.hanging import evaluated_whole, kept_whole
+from efficientnetv2.evaluation.roots import way_to
 
 
 @pytest.fixture
@@ -47,6 +48,15 @@ def test_places_that_the_split_kept_whole_hang_together(written):
     found = kept_whole(run, val).clusters
     assert found[0] == found[1] != found[2] == found[3]
     assert list(kept_whole(run, val[::-1]).clusters) == list(found[::-1]), "by path, in whichever order"
+
+
+@pytest.mark.parametrize("root", ["", "../set/", "https://far.example/set/"])
+def test_pictures_called_by_numbers_are_not_taken_for_others(root):
+    """Listed before them, and beside them in a folder of their own."""
+    names = ["25.jpg", "27.jpg", "more/5.jpg", "more/7.jpg", "5.jpg", "7.jpg"]
+    assert way_to([root + name for name in names], ["5.jpg", "7.jpg"]) == root
+    assert way_to([root + name for name in names], ["more/7.jpg"]) == root
+    assert way_to([root + name for name in names[:2]], ["5.jpg", "7.jpg"]) is None, "those are others"
 
 
 def test_folds_count_where_there_are_any_and_test_pictures_do_not(written):

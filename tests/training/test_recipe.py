@@ -250,3 +250,13 @@ def test_the_size_at_evaluation_follows_that_of_training_as_long_as_it_is_the_sa
     paper = Words(recipe="efficientnetv2_s_paper", image_px=128)
     assert begin_recipe(paper, cpu, said.append)[0].eval_px == 384
     assert said == ["Evaluation stays at 384 px, though training ends at 128 px: --set eval_px says another."]
+
+
+@pytest.mark.parametrize(("tried", "then"), [((224, 256, 288, 320), "auto"), ((192, 256), (192, 256))])
+def test_the_sizes_that_a_run_has_tried_by_itself_follow_too(tried, then, tmp_path):
+    """Else none above the new one would be tried, where the best is; those that somebody has named stay."""
+    mine = named("finetune").model_copy(update={"eval_px": 224, "minival": 0.1, "weights": "none"})
+    (tmp_path / "recipe.yaml").write_text(mine.model_copy(update={"eval_px_tried": tried}).to_yaml())
+    for words, found in (({}, tried), ({"image_px": 300}, then)):
+        recipe, _ = begin_recipe(Words(recipe=str(tmp_path), **words), torch.device("cpu"), print)
+        assert recipe.eval_px_tried == found

@@ -100,10 +100,12 @@ def answered(
     """
     manifest, lost = asked.manifest, asked.damage.reasons
     left = np.setdiff1d(np.arange(len(manifest)), list(lost))
-    known = None if so_far is None else by_first(world, so_far.found)
-    if known is not None and len(known[0]):
-        screen.say(told(len(known[0])))
-        left = np.setdiff1d(left, known[0])
+    # The logits stay with the first process, which alone puts all together: of a million pictures they are gigabytes.
+    known = so_far.found() if so_far is not None and world.first else None
+    rows = None if so_far is None else by_first(world, lambda: None if known is None else known[0])
+    if rows is not None and len(rows):
+        screen.say(told(len(rows)))
+        left = np.setdiff1d(left, rows)
     started = time.perf_counter()
     with screen.counting(what, len(left)) as counted, kept(so_far):
         predictions = shared_answers(

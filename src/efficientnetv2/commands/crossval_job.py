@@ -71,8 +71,8 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan, said: 
     asked = plan
     if resumed:
         words, plan, source, digest = begun_with(folder, words, plan, source, pick_device(place.device), said)
-    recipe = _recipe(words, plan, place)  # before every picture is looked at: what is refused takes no time
-    refuse_unlike(recipe, words, source.label_separator)
+    # Before every picture is looked at: what is refused takes no time.
+    recipe = _recipe(words, plan, place, source.label_separator)
     manifest, contents, skipped = _pictures(source, place, screen, folder if resumed else None)
     if resumed:
         plan = _without_vain_comparison(plan, manifest, screen)
@@ -185,15 +185,12 @@ def _readable_then(
     there = Manifest.from_csv(
         folder / "manifest.csv", root=manifest.root, source=manifest.source, separator=manifest.separator
     )
-    paths = np.array(manifest.paths, dtype=object)
-    dealt = np.flatnonzero(np.isin(paths, list(there.paths)))
-    listed = set(there.paths)
+    paths, listed = manifest.paths, set(there.paths)
     left_out = [(path, why) for path, why in read_skipped(folder / SKIPPED) if path not in listed]
-    lost, known = (
-        np.setdiff1d(dealt, readable),
-        np.flatnonzero(np.isin(paths, [path for path, _ in left_out])),
-    )
-    back = np.intersect1d(np.setdiff1d(known, dealt), readable)
+    unread = {path for path, _ in left_out}
+    # By sets: numpy's isin compares every path with every other, hours of a million pictures.
+    dealt, known = (np.flatnonzero([path in those for path in paths]) for those in (listed, unread))
+    lost, back = np.setdiff1d(dealt, readable), np.intersect1d(known, readable)
     if len(lost):
         screen.say(
             f"{count_of(len(lost), 'picture')} of the folds can't be read any more (first: {paths[lost[0]]}), to be "
@@ -207,23 +204,30 @@ def _readable_then(
     return np.setdiff1d(np.union1d(readable, lost), back), left_out
 
 
-def _recipe(words: Words, plan: Plan, place: Place) -> Recipe:
-    """The recipe, and that of every try, refused before anything is trained."""
+def _recipe(words: Words, plan: Plan, place: Place, separator: str | None = None) -> Recipe:
+    """The recipe, and those of every try, refused before anything is trained.
+
+    Raises:
+        InputError: one of them is none, or of no effect on pictures whose labels ``separator`` parts.
+    """
     device = pick_device(place.device)
     recipe, _ = begin_recipe(words, device, lambda line: None)
+    refuse_unlike(recipe, words, separator)
     for number in range(len(plan.tries)):
         if words.minutes is not None and says_length(plan.settings_of(number)):
             raise InputError(
                 f"--try {plan.tries[number]}: it says how long to train, but so does --minutes {words.minutes:g}, "
                 "which is for all folds and tries. Leave one of them out; how long tries alone take, --try-set may say."
             )
-        try:
-            tried = with_further(words, plan.settings_of(number, choosing=True))
-            begin_recipe(tried, device, lambda line: None)
-        except InputError as error:  # for the words alone have just been taken
-            further = "".join(f" --try-set {setting}" for setting in plan.try_settings)
-            reason = str(error).replace("--set ", "")  # which nobody typed
-            raise InputError(f"--try {plan.tries[number]}{further}: {reason}") from error
+        # Without what holds while choosing alone, too: that is how it answers, after all have been tried.
+        for further in dict.fromkeys((plan.try_settings, ())):
+            try:
+                tried = with_further(words, (*plan.settings_of(number), *further))
+                refuse_unlike(begin_recipe(tried, device, lambda line: None)[0], tried, separator)
+            except InputError as error:  # for the words alone have just been taken
+                said = "".join(f" --try-set {setting}" for setting in further)
+                reason = str(error).replace("--set ", "")  # which nobody typed
+                raise InputError(f"--try {plan.tries[number]}{said}: {reason}") from error
     return recipe
 
 
@@ -289,7 +293,9 @@ def _where_it_lay(folder: Path, manifest: Manifest) -> Manifest:
     way = before.removesuffix(now).rstrip("/")
     was = way if is_url(way) else os.path.realpath(folder / way)
     if isinstance(manifest.root, Path) and was == os.path.realpath(manifest.root):
-        return replace(manifest, root=Path(os.path.normpath(folder.absolute() / way)))
+        # From the folder as it is called, as ``Manifest.seen_from`` does, unless a link in that leads elsewhere.
+        places = [Path(os.path.normpath(one / way)) for one in (folder.absolute(), folder.resolve())]
+        return replace(manifest, root=next(one for one in places if os.path.realpath(one) == was))
     raise InputError(
         f"--resume: as seen from {folder}, the pictures lay in {was} when the folds were begun, but lie in "
         f"{manifest.root} now, and the runs there know them by that way. Bring back what was moved, the pictures or "

@@ -160,6 +160,10 @@ def _check_places(out: Path, rank: Path | None, data: str) -> None:
         raise InputError(
             f"--rank {rank}: the list of what could not be read gets that name. Give another one."
         )
+    if listed.resolve() == Path(data).resolve():
+        raise InputError(
+            f"--out {out}: the list of what could not be read gets the name of DATA, {listed.name}. Give another file."
+        )
     refuse_others(listed, f"--out {out}:", is_list_of_skipped, "is no list of what could not be read")
     check_rank(rank, out, data)
 

@@ -52,6 +52,10 @@ class Screen:
 
     def say(self, line: str) -> None:
         """A line of plain text, above the progress bar if there is one."""
+        self._print(line)
+
+    def _print(self, line: str) -> None:
+        """The same in the place of a bar, which a run among many has too that keeps its lines to itself."""
         (self._bar.console if self._bar else self.notes).print(self._writable(line))
 
     def _writable(self, text: str) -> str:
@@ -79,7 +83,7 @@ class Screen:
                 bar.update(task, completed=done, speed=f"{speed:.0f} {unit}/s")
                 if lines.due():
                     left = duration((total - done) / max(1e-9, speed))
-                    self.say(f"{what}: {done:,} of {total:,}, {speed:.0f} {unit}/s, {left} left")
+                    self._print(f"{what}: {done:,} of {total:,}, {speed:.0f} {unit}/s, {left} left")
 
             yield counted
 
@@ -244,7 +248,7 @@ class TrainingBar(StandingBar):
             self._task, completed=done, total=of, what=what, beside=speed, left="" if over else left
         )
         if not over and self._lines.due():
-            self.screen.say(f"{done / of:.0%}: {what}, {speed}, {left}")
+            self.screen._print(f"{done / of:.0%}: {what}, {speed}, {left}")
 
 
 def duration(seconds: float) -> str:

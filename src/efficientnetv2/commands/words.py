@@ -14,6 +14,7 @@ from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.training.changes import set_fields
 from efficientnetv2.training.checked import checked
+from efficientnetv2.training.eval_size import sizes_above
 from efficientnetv2.training.named import (
     Found,
     best_weights,
@@ -191,10 +192,11 @@ def apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
     sized = words.image_px is not None or any(_names_sizes(setting) for setting in words.settings)
     if sized:
         plain["enlarge"] = None
-        if (
-            recipe.eval_px == recipe.progressive.last.image_px
-        ):  # which a run's own recipe names, for it has followed
+        before = recipe.progressive.last.image_px
+        if recipe.eval_px == before:  # which a run's own recipe names, for it has followed
             plain["eval_px"] = None
+        if recipe.eval_px_tried == sizes_above(before):  # likewise
+            plain["eval_px_tried"] = "auto"
     changed = checked(set_fields(plain, words.settings), where=recipe.name, said=_said(words))
     last = changed.progressive.last.image_px
     if sized and changed.eval_px == recipe.eval_px and changed.eval_px not in (None, last):

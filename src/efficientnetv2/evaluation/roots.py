@@ -46,12 +46,10 @@ def way_to(manifest: Sequence[str], paths: Sequence[str]) -> str | None:
     Returns:
         None if they are other pictures.
     """
-    there = set(manifest)
-    for one in manifest:
-        way = one.removesuffix(paths[0])
-        if (len(way) < len(one) or one == paths[0]) and all(way + path in there for path in paths):
-            return way
-    return None
+    there, ways = set(manifest), (one.removesuffix(paths[0]) for one in manifest if one.endswith(paths[0]))
+    # To 5.jpg and 7.jpg neither x/2 leads, by x/25.jpg and x/27.jpg, nor x/more/ where x/ does: all begin with theirs.
+    folders = sorted(dict.fromkeys(way for way in ways if not way or way.endswith("/")), key=len)
+    return next((way for way in folders if all(way + path in there for path in paths)), None)
 
 
 def files_of(manifest: Manifest) -> list[str]:
