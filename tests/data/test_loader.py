@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +154,21 @@ def test_more_workers_than_cores_are_warned_of_by_whoever_counted_them_alone(cla
     manifest = read(class_folders)
     assert len(list(training_batches(pictures(manifest), sampler(manifest), workers=2))) == 12
     assert len(list(evaluation_batches(manifest, WHOLE, batch_images=24, workers=2))) == 2
+
+
+def test_readers_read_on_when_a_window_is_closed(class_folders):
+    """The signal reaches them too; whether the run stops, and after which step, the main process says."""
+    manifest = read(class_folders)
+    batches = training_batches(pictures(manifest), sampler(manifest), workers=1)
+    next(batches)
+    [reader] = multiprocessing.active_children()
+    # Whoever waits for a killed one tells of it, not PyTorch in the middle of anything.
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        os.kill(reader.pid, signal.SIGHUP)
+        assert len(list(batches)) == 11
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_reader_without_shared_memory_was_not_killed_by_a_network():

@@ -62,6 +62,13 @@ def test_each_picture_has_its_labels_the_rarest_first(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("strict_labels", "told"), [(None, False), (True, True)])
+def test_labels_that_are_not_taken_are_not_told_of(strict_labels, told, tmp_path):
+    """Prediction does not read them: its --label-separator stands between those that it gives."""
+    found = read(table(tmp_path), require_labels=False, strict_labels=strict_labels)
+    assert any("looks like several labels" in note for note in found.notes) == told
+
+
 @pytest.mark.parametrize(
     ("labels", "separator"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,24 @@ def test_a_backslash_that_belongs_to_a_name_stays_there(folder):
     (folder / "sub/x.png").write_bytes((folder / "0.png").read_bytes())
     file = write(folder, "path,label\na\\b.png,a\nsub\\x.png,b\n")
     assert read(file).paths == ["a\\b.png", "sub/x.png"]
+
+
+@pytest.mark.skipif(os.sep != "/", reason="Windows has no such names")
+def test_files_with_a_backslash_are_asked_for_by_threads_as_all_are(folder, monkeypatch):
+    """A table from Windows has one in every path, and over a network each answer takes a while."""
+    asking, really = set(), Path.is_file
+
+    def is_file(path):
+        if "\\" in path.name:
+            asking.add(threading.get_ident())
+        return really(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    file = write(folder, "path,label\n" + "".join(f"sub\\{number}.png,a\n" for number in range(300)))
+    with pytest.raises(InputError, match="does not exist"):
+        read(file)
+    assert asking
+    assert threading.get_ident() not in asking
 
 
 def test_columns_by_other_names(folder):

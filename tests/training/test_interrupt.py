@@ -30,26 +30,29 @@ _CLOSED = """
 import signal, sys
 from efficientnetv2.training.interrupt import Interruption
 with Interruption(lambda line: print(line, flush=True)) as interruption:
+    if sys.argv[2:]:
+        signal.raise_signal(signal.Signals[sys.argv[2]])
     print("at work", flush=True)
     signal.sigwait({signal.SIGUSR1})
-    signal.raise_signal(signal.SIGHUP)
+    for _ in range(2):  # its shell hands it on, and the system sends it as the shell ends
+        signal.raise_signal(signal.SIGHUP)
     for _ in range(3):
         print("still at work", flush=True)
     open(sys.argv[1], "w").write(str(interruption.requested))
 """
 
 
-def test_a_closed_window_stops_a_run_after_its_step_though_nobody_can_be_told(tmp_path):
+@pytest.mark.parametrize("before", [[], ["SIGINT"]], ids=["at once", "after Ctrl-C"])
+def test_a_closed_window_stops_a_run_after_its_step_though_nobody_can_be_told(before, tmp_path):
     """To write to a terminal that is gone is an error; without it, there would be no checkpoint."""
     ours, theirs = os.openpty()
     block = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n"
-    program = [sys.executable, "-c", block + _CLOSED, str(tmp_path / "done")]
+    program = [sys.executable, "-c", block + _CLOSED, str(tmp_path / "done"), *before]
     running = subprocess.Popen(program, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     told = b""
-    while b"\n" not in told:  # it may come in parts
+    while b"at work" not in told:  # it may come in parts
         told += os.read(ours, 100)
-    assert b"at work" in told
     os.close(ours)
     running.send_signal(signal.SIGUSR1)
     assert running.wait(timeout=60) == 0
@@ -65,6 +68,29 @@ def test_a_window_that_is_closed_is_nothing_to_a_run_under_nohup():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_what_cleans_up_as_a_window_is_closed_is_told_of_it_once():
+    def heed(number, frame):
+        raise AssertionError("it is ignored until all is done")
+
+    before, done = signal.signal(signal.SIGHUP, heed), []
+
+    def work():
+        with signals_as_ctrl_c():
+            try:
+                signal.raise_signal(signal.SIGHUP)
+            finally:
+                signal.raise_signal(signal.SIGHUP)
+                done.append("cleaned up")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert signal.getsignal(signal.SIGHUP) == heed
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert done == ["cleaned up"]
 
 
 def test_a_person_who_repeats_it_means_at_once():

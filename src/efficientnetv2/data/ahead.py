@@ -110,7 +110,9 @@ def telling_killed_readers() -> Iterator[None]:
 
 def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C, and a launcher's SIGTERM, reach the whole process group; the main process alone decides what they mean.
-    # Its own SIGTERM, for a worker that does not end by itself, comes after.
+    # Ctrl-C, a window that is closed, and a launcher's SIGTERM reach the whole process group; the main process alone
+    # decides what they mean. Its own SIGTERM, for a worker that does not end by itself, comes after.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):  # Windows has none
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

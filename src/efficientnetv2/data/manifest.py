@@ -244,9 +244,8 @@ def read(
     by_label = listing if taken is None else taken.listing
     spelled, note = rules.spelled_alike(by_label, labels, strict=strict)
     by_label = replace(by_label, table=by_label.table.assign(label=spelled))
-    asked = taken is None and (
-        listing.rows is not None or listing.shards is not None
-    )  # folders hold one label each
+    listed = listing.rows is not None or listing.shards is not None  # folders hold one label each
+    asked = strict and taken is None and listed
     unsaid = several.unsaid(spelled.dropna().unique()) if asked else None
     notes = (*listing.notes, *(one for one in (note, unsaid) if one is not None))
     cells = spelled if taken is None else several.together(spelled, taken, str(label_separator))

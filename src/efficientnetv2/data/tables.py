@@ -253,8 +253,10 @@ def _tidy_paths(column: pd.Series[str], root: Path) -> pd.Series[str]:
 def _called_so(column: pd.Series[str], root: Path) -> pd.Series[bool]:
     """Whether a backslash belongs to a file's name, as it may but on Windows; else it is how Windows writes a path."""
     slashed = np.array(column.str.contains("\\", regex=False, na=False), dtype=bool)
-    there = [os.sep == "/" and (root / path).is_file() for path in column[slashed]]
-    slashed[slashed] = there
+    slashed &= os.sep == "/"
+    slashed[slashed] = chunks_in_threads(
+        lambda paths: [(root / path).is_file() for path in paths], column[slashed].tolist(), _THREADS
+    )
     return pd.Series(slashed, index=column.index)
 
 

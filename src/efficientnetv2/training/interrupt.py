@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+
 
 def _stopping() -> tuple[signal.Signals, ...]:
     """The signals that ask a process to stop; not that of a terminal that goes, where nohup has it ignored."""
-    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    heeded = hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN
-    return (signal.SIGINT, signal.SIGTERM, *((hangup,) if heeded else ()))
+    if _HANGUP is None or signal.getsignal(_HANGUP) == signal.SIG_IGN:
+        return (signal.SIGINT, signal.SIGTERM)
+    return (signal.SIGINT, signal.SIGTERM, _HANGUP)
 
 
 @contextmanager
@@ -48,6 +50,8 @@ def signals_as_ctrl_c() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() == process:
+            if number == _HANGUP:  # its second one would come in the middle of cleaning up
+                signal.signal(number, signal.SIG_IGN)
             raise KeyboardInterrupt
         # A process forked off with this handler ends as it would have without.
         signal.signal(number, signal.SIG_DFL)
@@ -63,6 +67,8 @@ def signals_as_ctrl_c() -> Iterator[None]:
 
 class Interruption:
     """Within it, the first signal asks the run to stop after this step; a second one stops it at once.
+
+    A window that is closed never does: its shell hands the signal on, and as the shell ends the system sends it again.
 
     Args:
         say: gets a line when the first signal comes.
@@ -92,14 +98,16 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         # A process that reads pictures is forked off with this handler, until it sets one of its own.
-        if self.requested or os.getpid() != self._process:
+        if os.getpid() != self._process:
+            return
+        if number == _HANGUP:
+            self._leave_terminal()
+        if self.requested:
             return
         self.requested = True
-        if number not in (signal.SIGINT, signal.SIGTERM):
-            self._leave_terminal()
         line = "Stopping after this step, with a checkpoint."
         if not self._launched:
-            self._restore()
+            self._restore(but=_HANGUP)
             line += " Once more stops at once, without one."
         # A signal comes in the middle of anything. In the middle of writing a line, the screen would write that line
         # again with this one; so another thread says it. (Starting a ``threading.Thread`` takes locks that whatever
@@ -119,7 +127,6 @@ class Interruption:
             os.dup2(nowhere, stream)
         os.close(nowhere)
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+    def _restore(self, but: int | None = None) -> None:
+        for number in [one for one in self._before if one != but]:
+            signal.signal(number, self._before.pop(number))

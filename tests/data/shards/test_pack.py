@@ -320,6 +320,16 @@ def test_a_place_without_room_is_refused_before_the_first_shard(table, tmp_path,
     pack(manifest, tmp_path / "out", Packing(10**9))
 
 
+def test_what_a_kill_has_left_takes_no_room_from_those_that_come(table, tmp_path, monkeypatch):
+    manifest, left, usage = read(table), tmp_path / "out.partial", shutil.disk_usage(tmp_path)
+    needed = sum(Path(manifest.file(row)).stat().st_size for row in range(len(manifest)))
+    left.mkdir()
+    (left / "pictures-000000.tar").write_bytes(b"half of it")
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed - left.exists()))
+    pack(manifest, tmp_path / "out", Packing(10**9))
+    assert len(read(tmp_path / "out")) == len(manifest)
+
+
 def test_a_disk_that_becomes_full_is_named(table, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

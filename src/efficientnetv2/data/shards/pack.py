@@ -94,8 +94,9 @@ def pack(
             ``out`` can't be written to.
     """
     _refuse_rasters(manifest)
-    _refuse_without_room(manifest, out, packing)
     partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a kill, it would take the room that is needed
+    _refuse_without_room(manifest, out, packing)
     _make(partial, out)
     try:
         packed = _Packer(manifest, partial, packing, progress or (lambda done: None)).run()
@@ -155,8 +156,6 @@ def _size(file: str) -> int:
 
 def _make(partial: Path, out: Path) -> None:
     try:
-        if partial.exists():  # left by a kill
-            shutil.rmtree(partial)
         partial.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"{out}: {error.strerror or error} ({partial}). Give another folder.") from error
