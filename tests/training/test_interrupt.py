@@ -29,6 +29,7 @@ def test_a_launcher_may_repeat_itself(number):
 _CLOSED = """
 import signal, sys
 from efficientnetv2.training.interrupt import Interruption
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # though the tests are run under nohup
 with Interruption(lambda line: print(line, flush=True)) as interruption:
     if sys.argv[2:]:
         signal.raise_signal(signal.Signals[sys.argv[2]])

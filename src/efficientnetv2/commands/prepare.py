@@ -28,8 +28,6 @@ from efficientnetv2.data.splits import Answered, answering_test, groups_apart, w
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.recipe import Recipe
 
-# What shows how far something has come: what is done and how much of it there is -> what to call with the number done.
-
 
 @dataclass(frozen=True, eq=False)
 class Common:
