@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from efficientnetv2.arch.spec import Block, Padding
-from efficientnetv2.models.convolution import ConvNorm, PointwiseConv2d
+from efficientnetv2.models.convolution import ConvNorm, ProductConv2d
 
 
 class SqueezeExcite(nn.Module):
@@ -25,8 +25,8 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int, se_channels: int) -> None:
         super().__init__()
-        self.reduce = PointwiseConv2d(channels, se_channels, 1)
-        self.expand = PointwiseConv2d(se_channels, channels, 1)
+        self.reduce = ProductConv2d(channels, se_channels, 1)
+        self.expand = ProductConv2d(se_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W), shape unchanged."""

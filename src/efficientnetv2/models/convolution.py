@@ -9,6 +9,13 @@ from torch import Tensor, nn
 from efficientnetv2.arch.spec import Padding
 from efficientnetv2.models.norm import BatchNorm2d
 
+# Up to how many positions of its result a convolution takes longer, forward and backward, than a product of the same
+# numbers, and from how many channels on; ours, measured on two cores with AVX-512 and bf16
+# (benchmarks/results/step_tried.md).
+_POINTWISE_AUTOCAST = 64
+_SQUARE_AUTOCAST = 9
+_SQUARE_CHANNELS = 256
+
 
 def same_padding(px: int, *, kernel: int, stride: int) -> tuple[int, int]:
     """Pixels before and after a side so that ``ceil(px / stride)`` come out.
@@ -55,21 +62,57 @@ class DepthwiseConv2d(nn.Conv2d):
         return super().forward(input)
 
 
-class PointwiseConv2d(nn.Conv2d):
-    """A 1x1 convolution at stride 1, as quick to train on a CPU as a matrix product where its input is small.
+class ProductConv2d(nn.Conv2d):
+    """A convolution of 1x1 or 3x3 without groups, trained on a CPU as a matrix product where that is quicker.
 
-    Of inputs up to 2 px, with autocast up to 4 px, a convolution spends more on laying weights out than on products:
-    a tenth of V2-B0's step at 64 px (benchmarks/results/step_tried.md).
+    On small maps a convolution spends more on laying weights and gradients out than on products. A 1x1 convolution is
+    one where autocast is on and up to 8 x 8 positions come out, and of a single position without autocast; a 3x3 one
+    with autocast, up to 3 x 3 positions and from 256 channels on, of which the nine neighbours are copied side by side.
+    Together a quarter of ResNet-50's step at 48 px (benchmarks/results/step_tried.md).
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, out, H, W)."""
-        if self.training and input.device.type == "cpu" and _is_small(input):
-            # Permuted, so that the gradient lies in memory as the channels-last weight does: PyTorch's parallel
-            # training copies it otherwise, and warns.
-            weight = self.weight.permute(0, 2, 3, 1).flatten(1)
-            return F.linear(input.permute(0, 2, 3, 1), weight, self.bias).permute(0, 3, 1, 2)
-        return super().forward(input)
+        """(N, C, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
+        if not (self.training and input.device.type == "cpu" and self._is_quicker(input)):
+            return super().forward(input)
+        # Permuted, so that the gradient lies in memory as the channels-last weight does: PyTorch's parallel
+        # training copies it otherwise, and warns.
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(self._neighbours(input), weight, self.bias).permute(0, 3, 1, 2)
+
+    def _is_quicker(self, input: Tensor) -> bool:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        positions = -(-input.shape[-2] // stride) * -(-input.shape[-1] // stride)
+        autocast = torch.is_autocast_enabled("cpu")
+        if kernel == 1:
+            return positions <= (_POINTWISE_AUTOCAST if autocast else 1)
+        return autocast and positions <= _SQUARE_AUTOCAST and self.in_channels >= _SQUARE_CHANNELS
+
+    def _neighbours(self, input: Tensor) -> Tensor:
+        """What each position is made of: (N, C, H, W) to (N, H', W', k * k * C), in the order of the weight."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        maps = input.permute(0, 2, 3, 1)
+        if kernel == 1:
+            return maps[:, ::stride, ::stride]
+        height, width = input.shape[-2:]
+        padded = F.pad(maps, (0, 0, 1, 1, 1, 1))
+        shifted = [
+            padded[:, row : row + height : stride, column : column + width : stride]
+            for row in range(kernel)
+            for column in range(kernel)
+        ]
+        return torch.cat(shifted, dim=-1)
+
+
+def quicken(module: nn.Module) -> None:
+    """Make plain convolutions within a module ``ProductConv2d``, in place: weights, names and answers stay.
+
+    Args:
+        module: whose parts of type ``nn.Conv2d`` are changed; those of other types, derived ones too, are left alone.
+    """
+    for part in module.modules():
+        if type(part) is nn.Conv2d and _may_be_product(part):
+            part.__class__ = ProductConv2d
 
 
 class ConvNorm(nn.Module):
@@ -133,12 +176,16 @@ class ConvNorm(nn.Module):
         return out
 
 
-def _is_small(input: Tensor) -> bool:
-    return input.shape[-1] * input.shape[-2] <= (16 if torch.is_autocast_enabled("cpu") else 4)
-
-
 def _quick(kernel: int, stride: int, groups: int) -> type[nn.Conv2d]:
     """The kind of convolution that trains fastest."""
-    if stride == 1 and kernel == 3 and groups > 1:
-        return DepthwiseConv2d
-    return PointwiseConv2d if stride == 1 and kernel == 1 and groups == 1 else nn.Conv2d
+    if groups > 1:
+        return DepthwiseConv2d if stride == 1 and kernel == 3 else nn.Conv2d
+    return ProductConv2d if kernel in (1, 3) else nn.Conv2d
+
+
+def _may_be_product(convolution: nn.Conv2d) -> bool:
+    """Whether ``ProductConv2d`` knows its kind: padded to the middle of its kernel with zeros, the same both ways."""
+    kernel, stride = convolution.kernel_size[0], convolution.stride[0]
+    plain = convolution.groups == 1 and convolution.padding_mode == "zeros" and convolution.dilation == (1, 1)
+    square = convolution.kernel_size == (kernel, kernel) and convolution.stride == (stride, stride)
+    return plain and square and kernel in (1, 3) and convolution.padding == (kernel // 2, kernel // 2)

@@ -13,6 +13,7 @@ from efficientnetv2.base.errors import InputError, did_you_mean
 from efficientnetv2.base.extras import needed
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.models import foreign_torchvision
+from efficientnetv2.models.convolution import quicken
 from efficientnetv2.models.network import Network
 from efficientnetv2.models.regularize import apply_setting
 
@@ -34,7 +35,8 @@ class Foreign(Network):
     of timm says that it has several classifiers, as distilled ones have, they are all of them.
 
     Args:
-        module: with at least one of each. It is used, not copied.
+        module: with at least one of each. It is used, not copied, and its plain convolutions learn quicker on a CPU
+            (``models.convolution.quicken``).
         source: by which ``create`` makes such a module again ("timm:resnet50", "torchvision:vit_b_16@384"); None for
             a module that only its owner can make.
         preprocessing: of the module; None is ImageNet's at 224 px.
@@ -80,6 +82,7 @@ class Foreign(Network):
             in_channels=stem.in_channels,
             embed_dim=classifier.in_features,
         )
+        quicken(module)
         self.module = module
         self.source = source
         self.stem_name = stem_name
