@@ -82,7 +82,7 @@ _CLAIMS = {
         for name, says in {
             "progressive_speedup": f"training time of fixed {px} px over that of growing from {px // 2} px",
             "progressive_wall_speedup": "the same of whole runs, the answers to all of val included",
-            "progressive_top1_gain": "top-1 of growing with adaptive regularization over fixed",
+            "progressive_top1_gain": "top-1 of growing over fixed, the regularization of each tuned",
             "progressive_top1_gain_equal_time": "the same over fixed for as many minutes",
         }.items()
     },
