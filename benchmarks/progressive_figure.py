@@ -1,6 +1,6 @@
 """docs/progressive_REGIME.png, from what ``benchmarks.progressive`` recorded.
 
-Run: python -m benchmarks.progressive_figure paper|short
+Run: python -m benchmarks.progressive_figure paper|short|resnet50
 
 On the left top-1 of every run against its minutes, a line between the two ways of the same seed; on the right the
 minutes of a run by the size of the pictures.

@@ -12,6 +12,7 @@ import typer
 from benchmarks.finetune_land_cover import KNOWN
 
 from efficientnetv2.cli import app
+from efficientnetv2.data.times import TIMES
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.moments import stage_ends, validation_steps
 from efficientnetv2.training.recipes import named
@@ -124,6 +125,14 @@ def test_help_has_the_groups_of_the_page_of_commands():
         shown.setdefault(verb.rich_help_panel, set()).add(name)
     assert shown == groups
     assert list(shown) == list(groups)  # their order, too
+
+
+@pytest.mark.parametrize("verb", ["crossval", "inspect"])
+def test_help_names_the_columns_that_are_taken_for_the_time(verb):
+    (option,) = [one for one in verbs()[verb].params if one.name == "time_column"]
+    said = re.search(r"\(Default: (.*?), where", option.help)
+    assert said is not None
+    assert tuple(re.split(r", | or ", said[1])) == TIMES
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)

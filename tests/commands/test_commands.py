@@ -81,6 +81,19 @@ def test_the_version_is_said(tmp_path):
     assert done.stdout.startswith(f"effnetv2 {metadata.version('efficientnetv2')} (Python ")
 
 
+@pytest.mark.parametrize(
+    ("words", "has_recipe"), [(("train", "photos"), True), (("predict", "model", "photos"), False)]
+)
+def test_an_unknown_option_may_be_a_field_of_the_recipe(words, has_recipe, tmp_path):
+    """As --lr, which other programs have."""
+    done = effnetv2(*words, "--lr", "0.1", cwd=tmp_path)
+    told = " ".join(done.stderr.replace("│", " ").split())
+    assert done.returncode == 2
+    assert "No such option: --lr" in told
+    assert ("effnetv2 recipes --field lr looks for it." in told) == has_recipe
+    assert "optimizer.lr" in effnetv2("recipes", "--field", "lr", cwd=tmp_path).stdout
+
+
 def test_recipes_shows_the_stages_of_the_paper(tmp_path):
     shown = json.loads(effnetv2("recipes", "efficientnetv2_s_paper", "--json", cwd=tmp_path).stdout)
     assert [stage["image_px"] for stage in shown["stages"]] == [128, 185, 243, 300]

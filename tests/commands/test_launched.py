@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
+import torch
 from tests.command_line import effnetv2_fresh
+
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands import train_job
+from efficientnetv2.commands.beginning import Place
+from efficientnetv2.commands.source import Source
+from efficientnetv2.commands.words import Words
 
 
 @pytest.mark.parametrize("words", [("models",), ("search", "best", "study")])
@@ -27,3 +36,26 @@ def test_a_launcher_of_one_process_is_none(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert effnetv2_fresh("recipes", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "told"),
+    [("cuda", 4, True), ("cuda", 1, False), ("cuda:1", 4, False), ("cpu", 4, False)],
+)
+def test_that_other_gpus_are_idle_is_told_with_the_launch_that_takes_them(
+    device, gpus, told, monkeypatch, capsys
+):
+    """Not to those who have named one of them."""
+
+    def stopped(*_):
+        raise InputError("as far as this")
+
+    monkeypatch.setattr(train_job, "trained", stopped)
+    monkeypatch.setattr(train_job, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(sys, "argv", ["effnetv2", "train", "photos/", "--epochs", "3"])
+    with pytest.raises(InputError, match="as far as this"):
+        train_job.train_and_report(Words(), Source("photos/"), Place(device=device))
+    command = f"torchrun --nproc-per-node {gpus} -m efficientnetv2 train photos/ --epochs 3"
+    said = " ".join(capsys.readouterr().out.split())
+    assert (f"One of the {gpus} GPUs here trains. For all of them: {command}" in said) == told

@@ -228,6 +228,10 @@ REFUSED = {
         "path,label,latitude,longitude\n0.png,a,9,0\n1.png,b,NaN,7\n",
         "row 3: the latitude is empty, but 1 of 2",
     ),
+    "decimals behind a comma": (
+        "path;label;latitude;longitude\n0.png;a;48,1;11,5\n1.png;b;1;2\n",
+        r"row 2: latitude is 48,1, .*Write its decimals behind a point\.",
+    ),
     "half a place": ("path,label,latitude\n0.png,a,9\n1.png,b,3\n", "a latitude but no longitude"),
     "unknown split": (
         "path,label,split\n0.png,a,train\n1.png,b,dev\n",
@@ -260,6 +264,19 @@ def test_files_that_are_no_tables_are_refused(folder):
         read(folder / "t.parquet")
     with pytest.raises(InputError, match=r"neither a folder, a CSV"):
         read(write(folder, "x", "notes.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("photos.zip", "Unpack it first, and give the folder"),
+        ("labels.XLSX", "Save its sheet as CSV in UTF-8"),
+        ("photo.cr2", "convert it to JPEG"),
+    ],
+)
+def test_what_pictures_and_tables_come_in_is_refused_with_what_to_do_first(folder, name, fix):
+    with pytest.raises(InputError, match=fix):
+        read(write(folder, "x", name))
 
 
 def test_a_group_may_be_called_nan_and_is_no_missing_one(folder):

@@ -9,7 +9,7 @@ import pytest
 
 from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.answered import Over
-from efficientnetv2.evaluation.answers import Beside, answers, lines
+from efficientnetv2.evaluation.answers import Beside, answers, lines, listed
 from efficientnetv2.evaluation.apart import Apart
 from efficientnetv2.evaluation.elsewhere import Elsewhere
 from efficientnetv2.evaluation.limits import limits
@@ -41,6 +41,14 @@ def test_how_good_names_pictures_interval_and_the_weakest_class():
     assert "The weakest class is 'maize', with F1 61.5" in found.words
     assert found.verdict.startswith(f"Macro-F1 {100 * SHOWN.macro_f1:.1f}")
     assert "optimistic" in told(selected_on="val")["How good is it, and on whose pictures?"].words
+
+
+@pytest.mark.parametrize(
+    ("names", "end"), [("abcde", "'e'"), ("abcdef", "1 more class"), ("abcdefg", "2 more classes")]
+)
+def test_of_many_classes_the_first_are_named_and_the_rest_are_counted(names, end):
+    shown = "'a', 'b', 'c', 'd', 'e'"
+    assert listed(names) == (shown if end == "'e'" else f"{shown} and {end}")
 
 
 @pytest.mark.parametrize(

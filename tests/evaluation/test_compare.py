@@ -166,10 +166,10 @@ def test_a_run_that_is_under_way_is_not_called_stopped(tmp_path):
     ):
         FinishedRun.read(tmp_path, "here")
     assert "--resume" not in str(said.value)
-    with pytest.raises(
-        InputError, match=r"no run that has come to its end: .* one that was stopped goes on with"
-    ):
-        FinishedRun.read(tmp_path, "here")
+    stopped = tmp_path / "a run"
+    with pytest.raises(InputError, match=r"no run that has come to its end: .* one that was stopped") as said:
+        FinishedRun.read(stopped, "here")
+    assert f"--out '{stopped}' --resume" in str(said.value)
 
 
 def test_a_damaged_report_is_refused_by_name(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -172,6 +173,16 @@ def test_groups_that_were_learnt_from_are_counted(tmp_path):
     assert apart(manifest(tmp_path, group=["p", "q", "q", None]), "val") == Apart("group", 2, 1)
     assert apart(manifest(tmp_path, group=["p", "q", None, None]), "val") is None
     assert apart(manifest(tmp_path), "val") is None
+
+
+def test_groups_of_many_pictures_are_quickly_looked_up(tmp_path):
+    """64,000 pictures, nearly each a group of its own: text by text this would be 10^9 comparisons."""
+    few = manifest(tmp_path)
+    table = pd.concat([few.table] * 16_000, ignore_index=True)
+    table["group"] = [f"g{row}" for row in range(len(table) - 2)] + ["g0", "g1"]
+    begun = time.process_time()
+    assert apart(replace(few, table=table), "val") == Apart("group", 32_000, 2)
+    assert time.process_time() - begun < 5
 
 
 def test_of_places_and_groups_both_are_said(tmp_path):

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 from efficientnetv2.base.keys import Key
 from efficientnetv2.metrics import resampling_several
 from efficientnetv2.metrics.differences import paired_together
-from efficientnetv2.metrics.resampling import clustered, paired
+from efficientnetv2.metrics.resampling import cells_of, clustered, paired, percentiles
 from efficientnetv2.metrics.resampling_several import _average_precision, several
 
 KEY = Key.of(0)
@@ -280,3 +280,23 @@ def test_a_strong_difference_of_many_pictures_is_certain_in_parts_too(monkeypatc
     assert whole["balanced_accuracy"].certain
     monkeypatch.setattr("efficientnetv2.metrics.differences.CELLS_AT_ONCE", 500)
     assert paired_together(labels, one, other, np.arange(600), 3, key=KEY) == whole
+
+
+def test_lone_pictures_beside_places_are_drawn_by_kinds():
+    """One by one, the draws of a million of which a few hang together take minutes."""
+    labels, answers = answered(0, 20_000, 0.7)
+    places = np.where(np.arange(20_000) < 10, np.arange(20_000) // 2, np.arange(20_000))
+    _, counts = cells_of(labels, [answers], places, 3)
+    assert len(counts) == 9 + 5, "of each of three classes called each of three, and five places"
+    assert counts.sum() == 20_000 - 5
+
+
+def test_the_interval_is_that_of_lone_pictures_and_places_drawn_alike():
+    """200 by themselves and 10 places of 10, of which each is right as a whole or not."""
+    labels, answers = answered(0, 300, 0.7)
+    places = np.where(np.arange(300) < 100, np.arange(300) // 10, np.arange(300))
+    answers[:100] = np.where(places[:100] < 7, labels[:100], (labels[:100] + 1) % 3)
+    of_picture = np.unique(places, return_inverse=True)[1]
+    times = np.random.default_rng(0).multinomial(210, np.full(210, 1 / 210), size=4000)[:, of_picture]
+    expected = percentiles(times @ (labels == answers) / times.sum(axis=1))
+    assert clustered(labels, answers, places, 3, key=KEY)["top1"] == pytest.approx(expected, abs=0.01)

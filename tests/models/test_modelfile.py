@@ -302,6 +302,15 @@ def test_a_missing_file(tmp_path):
         modelfile.load(tmp_path / "nothing.safetensors")
 
 
+def test_a_name_of_pretrained_weights_is_no_file_but_can_become_one(tmp_path, monkeypatch):
+    """Whoever evaluates published weights tries it first."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        InputError, match=r"b0\.in1k is a name of pretrained .*create\('efficientnetv2_b0\.in1k'\)"
+    ):
+        modelfile.load("efficientnetv2_b0.in1k")
+
+
 def test_foreign_safetensors_are_not_taken_for_ours(tmp_path):
     path = tmp_path / "m.safetensors"
     save_file(_network().state_dict(), path, {"format": "pt"})

@@ -248,6 +248,8 @@ def test_the_size_at_evaluation_follows_that_of_training_as_long_as_it_is_the_sa
     assert begin_recipe(named_again, cpu, lambda line: None)[0].eval_px == 256
     assert not said
     paper = Words(recipe="efficientnetv2_s_paper", image_px=128)
+    assert begin_recipe(replace(paper, settings=("eval_px=384",)), cpu, said.append)[0].eval_px == 384
+    assert not said, "to whom it is their own word"
     assert begin_recipe(paper, cpu, said.append)[0].eval_px == 384
     assert said == ["Evaluation stays at 384 px, though training ends at 128 px: --set eval_px says another."]
 

@@ -40,7 +40,9 @@ def crossval(
     time_column: Annotated[
         str | None,
         typer.Option(
-            help="Column of a year or date, for --by time. (Default: year, date or time.)", show_default=False
+            help="Column of a year or date, for --by time. (Default: year, date, datetime, timestamp or time, where "
+            "there is one.)",
+            show_default=False,
         ),
     ] = None,
     attempts: Annotated[

@@ -10,6 +10,9 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from efficientnetv2.base.errors import rule_of
 
+# What typer raises of words that do not go together; it gives no name to it of its own.
+_WRONG_USE: Any = BadParameter.__mro__[1]
+
 
 class _Untyped:
     """A command whose flags, ``--help`` too, show no type: they take no value, of whatever type."""
@@ -39,6 +42,20 @@ class Verb(_Untyped, TyperCommand):
                 problem = error.__cause__.errors()[0]
                 error.message = f"it is {problem['input']!r}, but {rule_of(problem)}."
             raise
+        except _WRONG_USE as error:
+            if hasattr(error, "possibilities"):  # there is no such option
+                error.message += self._as_a_field(error.option_name.lstrip("-").replace("-", "_"))
+            raise
+
+    def _as_a_field(self, word: str) -> str:
+        """Where to look for an unknown option that may be a field of the recipe: ``--lr`` of others is one.
+
+        Args:
+            word: as a field would be called.
+        """
+        if not word.isidentifier() or not any("--set" in option.opts for option in self.params):
+            return ""
+        return f". A field of the recipe is said by --set FIELD=VALUE: effnetv2 recipes --field {word} looks for it."
 
 
 class Verbs(_Untyped, TyperGroup):

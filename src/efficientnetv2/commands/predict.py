@@ -18,7 +18,7 @@ def predict(
         str,
         typer.Argument(
             metavar="DATA",
-            help="A picture, a folder of pictures (any depth), or a CSV or Parquet file with a path column, or "
+            help="A picture, a folder of pictures (any depth), a CSV, TSV or Parquet file with a path column, or "
             "shards (a folder, URL or pattern of tars).",
             show_default=False,
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from efficientnetv2.commands.settling import looked_at, refuse_words
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words
 from efficientnetv2.evaluation.answered import read_answers
-from efficientnetv2.inference.accelerate import pick_own_device, workers_for
+from efficientnetv2.inference.accelerate import pick_device, pick_own_device, workers_for
 from efficientnetv2.models.network import Network
 from efficientnetv2.training.claiming import claimed, held
 from efficientnetv2.training.distributed import ALONE, World, by_first, launched, together, with_tensors
@@ -55,16 +56,30 @@ def train_and_report(words: Words, source: Source, place: Place, screen: Screen 
     Raises:
         InputError: anything a user can mend.
     """
-    world = launched()
-    if screen is None:
-        screen = Screen(quiet=place.as_json, mute=not world.first)
+    world, own = launched(), screen is None
+    screen = screen or Screen(quiet=place.as_json, mute=not world.first)
     with together(world, mend="The last checkpoint is whole: go on with --resume."):
+        if own and not world.many and (note := _others_idle(pick_device(place.device))):
+            screen.say(note)
         done = trained(words, source, place, screen, world)
         if isinstance(done, Trained):
             done.tell(screen, as_json=place.as_json)
         elif world.first:
             tell_finished(done, screen, as_json=place.as_json)
         return done.path
+
+
+def _others_idle(device: torch.device) -> str | None:
+    """That one of several GPUs trains, where nobody has said which, and the command by which all of them do.
+
+    Args:
+        device: as ``pick_device`` gives it: one that was named has a number.
+    """
+    gpus = torch.cuda.device_count() if device == torch.device("cuda") else 1
+    if gpus == 1:
+        return None
+    words = ["torchrun", "--nproc-per-node", str(gpus), "-m", "efficientnetv2", *sys.argv[1:]]
+    return f"One of the {gpus} GPUs here trains. For all of them: {typed(words)}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -199,7 +199,8 @@ def apply(words: Words, recipe: Recipe, say: Callable[[str], None]) -> Recipe:
             plain["eval_px_tried"] = "auto"
     changed = checked(set_fields(plain, words.settings), where=recipe.name, said=_said(words))
     last = changed.progressive.last.image_px
-    if sized and changed.eval_px == recipe.eval_px and changed.eval_px not in (None, last):
+    own = "eval_px" in {field_of(setting) for setting in words.settings}
+    if sized and not own and changed.eval_px == recipe.eval_px and changed.eval_px not in (None, last):
         say(
             f"Evaluation stays at {changed.eval_px} px, though training ends at {last} px: --set eval_px says another."
         )

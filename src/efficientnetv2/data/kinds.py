@@ -11,6 +11,12 @@ from efficientnetv2.data import cifar, folders, standard, tables
 from efficientnetv2.data.listing import Listing, is_picture
 from efficientnetv2.data.shards import opening
 
+# What pictures and their tables often come in that is not read, and what makes it so. Ours.
+_FIRST = {
+    **dict.fromkeys((".zip", ".rar", ".7z"), "Unpack it first, and give the folder."),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "Save its sheet as CSV in UTF-8 first, and give that."),
+}
+
 
 def listing_of(
     data: str,
@@ -66,9 +72,10 @@ def listing_of(
             require_labels=require_labels, label_separator=label_separator, strict_labels=strict,
         )  # fmt: skip
     if not is_picture(place.name):
+        fix = _FIRST.get(place.suffix.lower(), "If it is a picture, convert it to JPEG first.")
         raise InputError(
             f"'{data}' is neither a folder, a CSV, TSV or Parquet file, nor a picture of a kind that is opened here. "
-            "If it is a picture, convert it to JPEG first."
+            f"{fix}"
         )
     if require_labels:
         raise InputError(

@@ -200,9 +200,11 @@ def _degrees(column: pd.Series[float], name: str, rows: Ints) -> pd.Series[float
     wrong = np.flatnonzero(strange | (degrees.abs() > limit))
     if len(wrong):
         first = int(wrong[0])
+        # As spreadsheets of much of Europe write numbers.
+        comma = " Write its decimals behind a point." if "," in str(column.iloc[first]) else ""
         raise InputError(
             f"{name}, row {rows[first]}: {column.name} is {column.iloc[first]}, but is a number of degrees "
-            f"from -{limit} to {limit}.{_more(len(wrong))} "
+            f"from -{limit} to {limit}.{_more(len(wrong))}{comma} "
             "Correct it, or rename the column if it means something else."
         )
     return degrees

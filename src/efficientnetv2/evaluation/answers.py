@@ -292,4 +292,4 @@ def lines(beside: Beside) -> list[str]:
 def listed(names: Sequence[str], most: int = 5) -> str:
     """Names of classes in a sentence; of many the first, and how many more there are."""
     shown = ", ".join(f"'{name}'" for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more classes"
+    return shown if len(names) <= most else f"{shown} and {count_of(len(names) - most, 'more class')}"

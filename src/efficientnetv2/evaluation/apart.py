@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from efficientnetv2.data.levels import has_groups
 from efficientnetv2.data.listing import Ints
@@ -82,8 +83,10 @@ def _by_place(manifest: Manifest, pairs: Sequence[tuple[Bools, Bools]]) -> Apart
 def _by_group(manifest: Manifest, pairs: Sequence[tuple[Bools, Bools]]) -> Apart | None:
     if not has_groups(manifest):
         return None
-    groups = manifest.table["group"].fillna("").astype(str).to_numpy()
-    known = groups != ""
+    named = manifest.table["group"].fillna("").astype(str)
+    known = (named != "").to_numpy(dtype=bool)
+    # As numbers: text numpy would compare all with all, which takes an hour of a million pictures.
+    groups = pd.factorize(named)[0]
     if not any((known & asked).any() for _, asked in pairs):
         return None
     near = sum(int(np.isin(groups[known & asked], groups[known & learnt]).sum()) for learnt, asked in pairs)

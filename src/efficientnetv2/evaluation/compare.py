@@ -12,6 +12,7 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.typed import typed
 from efficientnetv2.evaluation.answered import drawn_whole, over, read_answers
 from efficientnetv2.evaluation.curve import Row
 from efficientnetv2.evaluation.roots import root_of
@@ -82,7 +83,8 @@ class FinishedRun:
         if missing:
             raise InputError(
                 f"{folder} is no run that has come to its end: it has no {missing[0]}. Give the folder of one; "
-                f"one that was stopped goes on with effnetv2 train (or crossval) DATA --out {folder} --resume."
+                "one that was stopped goes on with effnetv2 train (or crossval) DATA "
+                f"{typed(['--out', str(folder), '--resume'])}."
             )
         try:
             report = json.loads((folder / "report.json").read_text(encoding="utf-8"))

@@ -19,6 +19,7 @@ from efficientnetv2.base.answer import Answer, logits_of, probabilities
 from efficientnetv2.base.errors import InputError, count_of, no_answers
 from efficientnetv2.base.preprocessing import RGB, Preprocessing, Views
 from efficientnetv2.base.sending import send
+from efficientnetv2.base.typed import typed
 from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.several import stacked
@@ -60,6 +61,7 @@ def predict(
     device: str | torch.device = "cpu",
     progress: Callable[[int], object] | None = None,
     each: Callable[[Tensor], object] | None = None,
+    pictures: int | None = None,
 ) -> Tensor:
     """Logits of every picture, in order.
 
@@ -72,6 +74,7 @@ def predict(
         device: to compute on.
         progress: called after every batch with the number of pictures done so far.
         each: called with the (n, K) logits of every batch, as soon as they are there.
+        pictures: how many there are at most, where that is known: the logits are then never in memory twice.
 
     Returns:
         (N, K) float32 on the CPU, divided by the network's temperature where it has one (``models.calibrated``). Of
@@ -83,7 +86,7 @@ def predict(
     """
     check_classes(network)
     temperature = 1.0 if network.calibration is None else network.calibration.temperature
-    logits = _computed(
+    return _computed(
         network,
         lambda inputs: _answers(network, inputs, preprocessing.views).float() / temperature,
         batches,
@@ -91,8 +94,9 @@ def predict(
         device=torch.device(device),
         progress=progress,
         each=each,
+        width=network.num_classes,
+        pictures=pictures,
     )
-    return torch.cat(logits) if logits else torch.empty(0, network.num_classes)
 
 
 def check_classes(network: Network, file: str | Path | None = None) -> None:
@@ -106,9 +110,9 @@ def check_classes(network: Network, file: str | Path | None = None) -> None:
         InputError: it has no classifier.
     """
     if network.num_classes == 0:
+        command = typed(["effnetv2", "train", "DATA", "--weights", str(file or "FILE")])
         raise InputError(
-            f"{file or 'the network'} has no classifier, so it knows no classes. Train one: effnetv2 train DATA "
-            f"--weights {file or 'FILE'}"
+            f"{file or 'the network'} has no classifier, so it knows no classes. Train one: {command}"
         )
 
 
@@ -156,30 +160,44 @@ def _computed(
     preprocessing: Preprocessing,
     device: torch.device,
     progress: Callable[[int], object] | None,
+    width: int,
+    pictures: int | None,
     each: Callable[[Tensor], object] | None = None,
-) -> list[Tensor]:
-    """What ``compute`` makes of each batch, normalised, on the CPU; refused at the first that comes to nothing."""
+) -> Tensor:
+    """What ``compute`` makes of each batch, normalised, on the CPU; refused at the first that comes to nothing.
+
+    Returns:
+        (N, width).
+    """
     place(network, device)
 
     def of(images: Tensor) -> Tensor:
         on_device = send(images, device, memory_format=torch.channels_last)
         return compute(normalise(on_device, mean=preprocessing.mean, std=preprocessing.std)).float().cpu()
 
-    results: list[Tensor] = []
+    # To their places at once: joined at the end, a million pictures' vectors take 10 GB for the 5 that they are.
+    whole: npt.NDArray[np.float32] | None = None
+    results: list[Tensor] = []  # where nobody knows how many there are
     done, most = 0, sys.maxsize
     with evaluating(network):
         for images in batches:
             answers, most = as_many_as_fit(of, images, most, device)
-            results.append(answers)
             broken = (~answers.isfinite().all(dim=1)).nonzero().flatten()
             if len(broken):
                 raise no_answers(len(broken), done + len(images), done + int(broken[0]))
+            if pictures is None:
+                results.append(answers)
+            else:
+                whole = np.empty((pictures, *answers.shape[1:]), np.float32) if whole is None else whole
+                whole[done : done + len(images)] = answers.numpy()
             done += len(images)
             if each is not None:
                 each(answers)
             if progress is not None:
                 progress(done)
-    return results
+    if whole is not None:
+        return torch.from_numpy(whole[:done])
+    return torch.cat(results) if results else torch.empty(0, width)
 
 
 def _answers(network: Network, inputs: Tensor, views: Views) -> Tensor:
@@ -233,6 +251,7 @@ def predict_manifest(
         device=device,
         progress=progress,
         each=None if each is None else lambda answers: each(read.latest, answers),
+        pictures=len(manifest),
     )
     targets, unreadable = manifest.targets[read.samples], tuple(read.unreadable)
     return Predictions(read.samples, targets, logits, unreadable, network.answer)
@@ -301,10 +320,16 @@ def embed_manifest(
     on = torch.device(device)
     read = _Reading(manifest, preprocessing, batch_images, workers, on, strict=False)
     vectors = _computed(
-        network, network.embed, read.images(), preprocessing=preprocessing, device=on, progress=progress
+        network,
+        network.embed,
+        read.images(),
+        preprocessing=preprocessing,
+        device=on,
+        progress=progress,
+        width=network.embed_dim,
+        pictures=len(manifest),
     )
-    together = torch.cat(vectors) if vectors else torch.empty(0, network.embed_dim)
-    return Embeddings(read.samples, manifest.labels[read.samples], together.numpy(), tuple(read.unreadable))
+    return Embeddings(read.samples, manifest.labels[read.samples], vectors.numpy(), tuple(read.unreadable))
 
 
 @dataclass

@@ -105,15 +105,17 @@ def cells_of(
 ) -> tuple[csr_array, npt.NDArray[np.int64]]:
     """What is drawn: (units, answers * 3 * K) pictures right, true and called, and how many units there are of each.
 
-    Lone pictures of the same label and the same answers are one unit: a million of them are few kinds.
+    Lone pictures of the same label and the same answers are one unit: a million of them are few kinds, whatever hangs
+    together beside them.
     """
     table = np.stack([labels, *answers], axis=1)
-    names, of_picture = np.unique(clusters, return_inverse=True)
-    if len(names) == len(labels):
-        table, counts = np.unique(table, axis=0, return_counts=True)
-        of_picture = np.arange(len(table))
-    else:
-        counts = np.ones(len(names), dtype=np.int64)
+    _, of_picture, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    lone = sizes[of_picture] == 1
+    kinds, counts = np.unique(table[lone], axis=0, return_counts=True)
+    together = np.unique(of_picture[~lone], return_inverse=True)[1]
+    table = np.concatenate([kinds, table[~lone]])
+    of_picture = np.concatenate([np.arange(len(kinds)), len(kinds) + together])
+    counts = np.concatenate([counts, np.ones(together.max(initial=-1) + 1, dtype=np.int64)])
     true = table[:, 0]
     rows, columns = [], []
     for place in range(len(answers)):

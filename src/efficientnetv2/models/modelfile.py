@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.base.errors import InputError, count_of, some
 from efficientnetv2.base.preprocessing import Preprocessing
-from efficientnetv2.models import calibrated, header, tensorfile
+from efficientnetv2.models import calibrated, header, pretrained, tensorfile
 from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.empty import empty_network, faults, module_of
 from efficientnetv2.models.ensemble import Ensemble, members_of, refuse_together
@@ -244,6 +244,12 @@ def _file(path: Path) -> Path:
             )
         return path / NAME
     if not path.is_file():
+        if str(path) in pretrained.names():
+            raise InputError(
+                f"{path} is a name of pretrained weights, and no file is called so. To train from them: effnetv2 train "
+                f"DATA --weights {path}. To have them as a model file, in Python: efficientnetv2.save("
+                f"'{path}.safetensors', efficientnetv2.create('{path}'))."
+            )
         raise InputError(f"{path} does not exist. Give a model file ({NAME}) or a run folder.")
     return path
 

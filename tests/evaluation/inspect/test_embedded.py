@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from efficientnetv2.evaluation.inspect import embedded
-from efficientnetv2.evaluation.inspect.embedded import LARGEST_SCENE, standing_out
+from efficientnetv2.evaluation.inspect.embedded import LARGEST_SCENE, lookalikes, standing_out
+from efficientnetv2.inference.predict import Embeddings
 
 
 def scenes(*sizes, spread=0.1):
@@ -55,3 +59,24 @@ def test_as_many_distances_are_held_as_fit_however_many_pictures_there_are(monke
     monkeypatch.setattr(embedded, "_AT_ONCE", 150)  # two rows of 59
     assert standing_out(vectors) == whole
     assert sorted(group for group, _ in whole) == groups[:3]
+
+
+def test_many_scenes_on_both_sides_of_a_split_are_quickly_told(monkeypatch):
+    """Each sought among all others, they would be 2 * 10^8 comparisons."""
+
+    class Manifest(SimpleNamespace):
+        def __len__(self) -> int:
+            return len(self.paths)
+
+    rows = np.arange(40_000)
+    found = [((first, first + 1), 0.5) for first in range(0, 40_000, 2)]
+    monkeypatch.setattr(embedded, "standing_out", lambda vectors, **words: found)
+    manifest = Manifest(
+        paths=[f"{row}.jpg" for row in rows], split=np.array(["train", "val"] * 20_000), targets=0 * rows
+    )
+    embeddings = Embeddings(rows, 0 * rows, np.zeros((40_000, 1), dtype=np.float32))
+    begun = time.process_time()
+    section, groups = lookalikes(manifest, embeddings, [])
+    assert time.process_time() - begun < 3
+    assert [one.kind for one in section.findings] == ["lookalike_across_splits"]
+    assert groups == [group for group, _ in found]

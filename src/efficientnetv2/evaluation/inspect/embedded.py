@@ -68,6 +68,7 @@ def lookalikes(
     ]
     across = [scene for scene in scenes if crossing(manifest, scene[0])]
     unlike = [scene for scene in scenes if disagreeing(manifest, scene[0])]
+    harmful = {*across, *unlike}
     kinds = (
         (
             "lookalike_across_splits",
@@ -83,7 +84,7 @@ def lookalikes(
         ),
         (
             "lookalike",
-            [scene for scene in scenes if scene not in across and scene not in unlike],
+            [scene for scene in scenes if scene not in harmful],
             "look like one scene",
             "Shifted, turned, taken twice? Then name what they share with --group-column, so that no split parts them.",
         ),
