@@ -199,6 +199,17 @@ def test_the_claims_by_hand():
     assert "time_to_timm_top1_speedup" not in claims(theirs, too_short, rows((0.5, 1), (0.5, 1)))
 
 
+@pytest.mark.parametrize(
+    ("kept", "taken"), [((), 19.1), ((3, 18.2), 18.2), ((17.5, 18.2), 18.2), ((17, 19.2), 19.1)]
+)
+def test_a_length_a_little_shorter_that_was_run_is_not_run_again(tmp_path, kept, taken):
+    for epochs in kept:
+        folder = tmp_path / f"ours-{epochs}-epochs_run_0"
+        folder.mkdir()
+        (folder / "measured.json").write_text(json.dumps({"epochs": epochs}))
+    assert time_to_accuracy._within(tmp_path, 19.1) == taken
+
+
 def test_minutes_of_two_kinds_of_machine_make_no_claim():
     theirs = {"timm": rows((0.66, 800), (0.68, 1000))}
     ladder = {4: rows((0.69, 200), (0.67, 250))}
