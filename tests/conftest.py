@@ -42,7 +42,9 @@ if threading.current_thread() is threading.main_thread():
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
-# Tests run beside each other and beside data workers: a thread each is fastest, and exact.
+# Tests run beside each other and beside data workers: a thread each is fastest, and exact. So has what they start, for
+# a study of several workers is of one number of threads.
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
