@@ -94,6 +94,29 @@ def test_an_unknown_option_may_be_a_field_of_the_recipe(words, has_recipe, tmp_p
     assert "optimizer.lr" in effnetv2("recipes", "--field", "lr", cwd=tmp_path).stdout
 
 
+RAMP = "progressive.image_px={start: 64, end: 96}"
+
+
+@pytest.mark.parametrize(
+    ("words", "apart"),
+    [
+        (("--set", *RAMP.split()), "progressive.image_px={start:"),
+        (("--set", "progressive.image_px=start:64", "progressive.image_px=end:96"), "progressive.image_px=start:64"),
+        (("--set=progressive.shares=[3,", "2]"), "progressive.shares=[3,"),
+        (("--set", RAMP, "more_photos"), None),
+        (("--set", "epochs=2", "--set", "epochs=3", "more_photos"), None),
+    ],
+)  # fmt: skip
+def test_a_value_that_the_shell_took_apart_is_to_be_quoted(words, apart, tmp_path):
+    """Of {start: 64, end: 96} without quotes a shell makes several words, of {start:64,end:96} two."""
+    done = effnetv2("train", "photos", *words, cwd=tmp_path)
+    told = " ".join(done.stderr.replace("│", " ").split())
+    assert done.returncode == 2
+    assert "unexpected extra argument" in told
+    assert (f"The shell has taken --set {apart} apart" in told) == (apart is not None)
+    assert ('--set "progressive.image_px={start: 64, end: 128}"' in told) == (apart is not None)
+
+
 def test_recipes_shows_the_stages_of_the_paper(tmp_path):
     shown = json.loads(effnetv2("recipes", "efficientnetv2_s_paper", "--json", cwd=tmp_path).stdout)
     assert [stage["image_px"] for stage in shown["stages"]] == [128, 185, 243, 300]

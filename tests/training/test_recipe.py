@@ -160,6 +160,7 @@ def test_settings_reach_nested_fields_and_ramps():
         ("time_shares=3", "time_shares = 3: has to be 'equal', [number, ...] or null"),
         ("progressive.randaugment=x", "has to be a number from 0 to 30, {start, end, continuous} or null"),
         ("progressive.image_px={start: 3}", "has to be a number from 1 to 4,096 or {start, end, continuous}"),
+        ("progressive.image_px={start:3,end:9}", '"progressive.image_px={start: 3,end: 9}"'),
         ("eval_px=0.5", "eval_px = 0.5: has to be a whole number"),
         ("augment.flip=vertical", "augment.flip = 'vertical'"),
         ("progressive.others={noise: 1}", "does not apply"),

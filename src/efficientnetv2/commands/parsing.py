@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,6 +37,7 @@ class Verb(_Untyped, TyperCommand):
         Raises:
             BadParameter: one that its option does not take; says what was given, and the rule.
         """
+        given = tuple(args)  # for reading takes from the list
         try:
             return super().parse_args(ctx, args)
         except BadParameter as error:
@@ -45,6 +48,11 @@ class Verb(_Untyped, TyperCommand):
         except _WRONG_USE as error:
             if hasattr(error, "possibilities"):  # there is no such option
                 error.message += self._as_a_field(error.option_name.lstrip("-").replace("-", "_"))
+            elif apart := _taken_apart(given):
+                error.message += (
+                    f". The shell has taken --set {apart} apart: put a value with spaces or braces in quotes, "
+                    'as in --set "progressive.image_px={start: 64, end: 128}"'
+                )
             raise
 
     def _as_a_field(self, word: str) -> str:
@@ -60,3 +68,20 @@ class Verb(_Untyped, TyperCommand):
 
 class Verbs(_Untyped, TyperGroup):
     """Commands under one name, whose own flags show no type."""
+
+
+def _taken_apart(words: Sequence[str]) -> str | None:
+    """The ``--set`` of which a shell seems to have made several words; None where there is none.
+
+    Args:
+        words: of a command. At a space a value ends with its braces open; of braces without spaces bash makes a word
+            for each part, all of them with the field's name in front.
+    """
+    said = [word for option, word in pairwise(words) if option == "--set"]
+    said += [word.removeprefix("--set=") for word in words if word.startswith("--set=")]
+    for setting in said:
+        field = setting.partition("=")[0]
+        opened = any(setting.count(left) > setting.count(right) for left, right in ("{}", "[]"))
+        if opened or any(word.startswith(f"{field}=") for word in words if word not in said):
+            return setting
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ def set_fields(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]
         The changed values, not yet checked.
 
     Raises:
-        InputError: a setting without ``=``, or an unknown field (with the nearest name).
+        InputError: a setting without ``=``, an unknown field (with the nearest name), or no value.
     """
     changed = copy.deepcopy(plain)
     for setting in settings:
@@ -54,7 +55,18 @@ def set_fields(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]
             place[last] = _value(text)
         except yaml.YAMLError as error:
             raise InputError(f"--set {setting}: '{text}' is not a value: {error}") from error
+        _refuse_joined(place[last], name, text)
     return changed
+
+
+def _refuse_joined(value: Any, name: str, text: str) -> None:
+    """Refuse {start:64}, which to YAML is a name without a value."""
+    if isinstance(value, dict) and (joined := [key for key in value if ":" in str(key)]):
+        spaced = re.sub(r":(?=\S)", ": ", text)
+        raise InputError(
+            f"--set {name}={text}: '{joined[0]}' is read as one word; a space belongs behind the colon: "
+            f'--set "{name}={spaced}"'
+        )
 
 
 def _part_of(plain: dict[str, Any], parents: list[str], setting: str) -> dict[str, Any]:
