@@ -9,7 +9,8 @@ results/reproduce/TABLE_SCALE/ away when the runs of a table have become others)
 One claim is made, of Table 5 with 2 seeds or more, not at scale tiny, whose accuracies mean nothing: what RandAugment's
 greatest magnitude gains over its least with the largest pictures, less the same with the smallest. Above 0, larger
 pictures want more of it. Tables 12 and 13, whose sides have to be tuned before they can be compared, are claimed by
-``benchmarks.progressive --regime resnet50`` and ``benchmarks.adaptive``, which write their records at scale small too.
+``benchmarks.progressive --regime resnet50`` and ``benchmarks.adaptive``, which write their records at scale small too,
+as ``benchmarks.transfer`` does that of Table 8.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The paper's Tables 12 and 13 at scale small, with the figures of comparisons whose sides were tuned."""
+"""The paper's Tables 8, 12 and 13 at scale small, with the figures of comparisons that are made in small."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.regimes import STRENGTHS, Regime
 
+from efficientnetv2.base.errors import count_of
 from efficientnetv2.commands.reproduction import columns, table
 from efficientnetv2.commands.reproduction.cells import MINUTES, TOP1
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table
@@ -15,6 +16,38 @@ Rows = Sequence[Mapping[str, Any]]  # what ``benchmarks.arms.measured`` says, on
 _ORDERS = {"progressive_resize": "growing", "random_resize_every_8_epochs": "random"}
 _SIDES = {"baseline": "fixed", "progressive": "progressive"}
 _HERE = "resnet50_224"  # the row of Table 12 that is trained in small
+_TRANSFERRED = "efficientnetv2_s", "cifar10"  # the row and column of Table 8 that are
+_NOT_RUN = Figure(why="not run at scale small")
+
+
+def table_8(rows: Rows, *, image_px: int, epochs: float, batch_images: int, answered: str) -> Table:
+    """Transfer by the paper's recipe: CIFAR-10.
+
+    Args:
+        rows: of EfficientNetV2-B0, which stands in for S.
+        image_px: of training and of the answers.
+        epochs: of all of train.
+        batch_images: of a step.
+        answered: the split that was.
+    """
+    figures, headings = columns.figures("8"), columns.headings("8")
+    top1 = Figure(tuple(100 * row["top1"] for row in rows), "%")
+    made = tuple(
+        Row(
+            name,
+            table.row_of(figures, name, headings),
+            {column: top1 if (name, column) == _TRANSFERRED else _NOT_RUN for column in headings},
+        )
+        for name in figures
+        if name != "columns"
+    )
+    says = (
+        "EfficientNetV2-B0 in the place of S by recipe transfer_paper on all training pictures of CIFAR-10 for "
+        f"{epochs:g} epochs at {image_px} px, batches of {batch_images} and a rate in proportion, "
+        f"{count_of(len(rows), 'seed')}. Answered is all of {answered}."
+    )
+    title = "Table 8: transfer (top-1 in %)"
+    return Table("8", title, made, "top-1 on each set, means of five runs.", says, "small", len(rows))
 
 
 def table_12(found: Mapping[str, Rows], choices: Mapping[str, str], regime: Regime) -> Table:
@@ -50,8 +83,7 @@ def table_12(found: Mapping[str, Rows], choices: Mapping[str, str], regime: Regi
 def _sides(found: Mapping[str, Rows] | None) -> dict[str, Figure]:
     kinds = {TOP1: ("top1", 100.0, "%"), MINUTES: ("train_s", 1 / 60, "minutes")}
     if found is None:
-        missing = Figure(why="not run at scale small")
-        return {f"{side}, {name}": missing for side in _SIDES for name in kinds}
+        return {f"{side}, {name}": _NOT_RUN for side in _SIDES for name in kinds}
     return {
         f"{side}, {name}": Figure(tuple(scale * row[key] for row in found[arm]), unit)
         for side, arm in _SIDES.items()

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import transfer
+from benchmarks import reproduced, small_tables, transfer
 from benchmarks.transfer import OURS, PAPER, arms, asked, claims
 
 from efficientnetv2.commands.reproduction.cells import Runs
+from efficientnetv2.commands.reproduction.table import Table
 from efficientnetv2.commands.source import Source
 from efficientnetv2.evaluation.answered import write_answers
 from efficientnetv2.training.changes import with_settings
@@ -97,10 +98,31 @@ def test_another_size_or_length_is_not_recorded(words, monkeypatch, capsys):
     assert "--record is for all pictures, 96 px, 3 epochs and 2 seeds" in capsys.readouterr().err
 
 
+def test_table_8_has_our_b0_under_cifar10_beside_the_papers_s():
+    """Nothing else of the table is run in small."""
+    found = [{"top1": 0.93}, {"top1": 0.95}]
+    made = small_tables.table_8(found, image_px=96, epochs=3, batch_images=64, answered="test")
+    first, *others = made.rows
+    assert [row.name for row in made.rows] == ["efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l"]
+    assert first.ours["cifar10"].values == pytest.approx((93, 95))
+    assert (first.paper["cifar10"].mean, others[1].paper["cars"].mean) == (98.7, 95.1)
+    assert list(first.ours) == list(first.paper) == ["cifar10", "cifar100", "flowers102", "cars"]
+    empty = [first.ours["cifar100"], first.ours["cars"], *(row.ours["cifar10"] for row in others)]
+    assert {(figure.values, figure.why) for figure in empty} == {((), "not run at scale small")}
+    assert (made.name, made.scale, made.seeds) == ("8", "small", 2)
+    assert (
+        "B0 in the place of S by recipe transfer_paper on all training pictures of CIFAR-10" in made.ours_says
+    )
+    assert "for 3 epochs at 96 px, batches of 64 and a rate in proportion, 2 seeds." in made.ours_says
+    assert "Answered is all of test" in made.ours_says
+
+
 def test_what_is_recorded_stands_on_the_page(tmp_path, monkeypatch):
     manifest = SimpleNamespace(split=np.array(["train", "test"]))
     written = []
     monkeypatch.setattr(transfer, "RESULTS", tmp_path)
+    for module in (reproduced, transfer.paper_page):
+        monkeypatch.setattr(module, "RECORDS", tmp_path)
     monkeypatch.setattr(transfer, "read", lambda pictures: manifest)
     monkeypatch.setattr(transfer, "rows_of", lambda *given: np.arange(1))
     monkeypatch.setattr(transfer, "write_pictures", lambda file, *given: file)
@@ -119,3 +141,8 @@ def test_what_is_recorded_stands_on_the_page(tmp_path, monkeypatch):
     transfer.main()
     assert written == ["another machine"] * 4 + ["the page"]
     assert json.loads((tmp_path / "transfer.json").read_text())["hardware"] == "another machine"
+    made = Table.from_json(kept := json.loads((tmp_path / "8_small.json").read_text()))
+    assert made.rows[0].ours["cifar10"].values == pytest.approx((90, 90, 90))
+    assert kept["command"] == "python -m benchmarks.transfer CIFAR10 WEIGHTS --record"
+    assert (kept["scale"], kept["hardware"]) == ("small", "another machine")
+    assert "| efficientnetv2_s | 98.7 | 90.0 ± 0 | 91.5 | – |" in transfer.paper_page.text()
