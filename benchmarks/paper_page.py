@@ -10,6 +10,8 @@ not, and what was timed below the paper's sizes. A test holds the page equal to 
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from benchmarks.record import RESULTS, SUMMARY
 
 from efficientnetv2.commands.reproduction import columns
 from efficientnetv2.commands.reproduction.job import NAMES
+from efficientnetv2.commands.reproduction.scale import named
 from efficientnetv2.commands.reproduction.table import (
     MISSING,
     NOT_OURS,
@@ -42,12 +45,14 @@ _SCALES = ("paper", "small", "tiny")  # the first that is there
 _OF_RUNS = ("5", "8", "10", "12", "13")
 _UNTRAINED = ("M", "B", "ms")  # units of what is counted and timed beside the runs
 _TITLE = "# The paper's tables, and ours\n"
-# As long as no table of runs was made at the paper's scale.
-_REACH = """\
-Networks, settings and counts of the paper's tables are checked here. Its speeds are not: those beside them are of a CPU
-in fp32 at a quarter of its picture sizes, to be compared within a table. And no accuracy of the paper has been
-reproduced on ImageNet.
-"""
+# Shares of the paper's picture sizes, as scales have them, in words.
+_SIZES = {
+    0.25: "a quarter of the paper's picture sizes",
+    0.5: "half the paper's picture sizes",
+    1.0: "the paper's picture sizes",
+}
+# How a record says what its speeds were taken on: "steps on cpu in fp32", "cuda:0, bf16, at 1 of the size".
+_TAKEN_ON = re.compile(r"\b(cpu|cuda|mps)(?::\d+)?(?:,| in) (fp32|bf16|fp16)\b")
 # What a reader of a table would ask; the tests count it.
 _REMARKS = {
     "3": 'Rows "all 3x3" are ours: the fused blocks with kernel 3 instead of each stage\'s own. In stages 1-3 they '
@@ -111,7 +116,7 @@ def text() -> str:
     whole = any((RECORDS / f"{name}_paper.json").exists() for name in _OF_RUNS)
     shown = {name: kept for name in RECORDED if (kept := _record(name)) is not None}
     missing = _missing(summary, shown)
-    opening = [_TITLE, *([] if whole else [_REACH]), _INTRODUCTION, *([_REST] if missing else [])]
+    opening = [_TITLE, _reach(shown, whole=whole), _INTRODUCTION, *([_REST] if missing else [])]
     parts = [*opening, *_held(summary)]
     parts += [_section(shown[name]) if name in shown else _unmade(name) for name in RECORDED]
     for name, title in DRAWN.items():
@@ -132,6 +137,38 @@ def _record(name: str) -> dict[str, Any] | None:
             kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             return kept
     return None
+
+
+def _reach(shown: dict[str, dict[str, Any]], *, whole: bool) -> str:
+    """What of the paper is checked, and what is not.
+
+    Args:
+        shown: table -> its record on the page.
+        whole: whether a table of runs was made at the paper's scale.
+    """
+    taken: dict[str, list[str]] = {}
+    for name, kept in shown.items():
+        if (on := _taken_on(kept)) is not None:
+            taken.setdefault(on, []).append(name)
+    told = [f"{on} ({_tables(names)})" for on, names in taken.items()] if len(taken) > 1 else list(taken)
+    speeds = f": ours are {' and '.join(told)}, to be compared within a table" if told else ""
+    said = (
+        f"Networks, settings and counts of the paper's tables are checked here. Its speeds are not{speeds}."
+    )
+    said += "" if whole else " And no accuracy of the paper has been reproduced on ImageNet."
+    return textwrap.fill(said, 120) + "\n"
+
+
+def _taken_on(kept: dict[str, Any]) -> str | None:
+    """What a record's speeds were taken on, in words; None where it has none."""
+    made = _table(kept)
+    if not any(figure.values and figure.unit in TIMED for row in made.rows for figure in row.ours.values()):
+        return None
+    found = _TAKEN_ON.search(made.ours_says)
+    assert found is not None, f"the record of Table {made.name} has speeds and does not say what they are of"
+    device, precision = found.groups()
+    sizes = _SIZES[named(kept["scale"]).px_share]
+    return f"of {'a CPU' if device == 'cpu' else 'a GPU'} in {precision} at {sizes}"
 
 
 def _held(summary: dict[str, Any]) -> list[str]:
@@ -255,6 +292,12 @@ def _unmade(name: str) -> str:
 def _called(name: str) -> str:
     """What a table is called in words."""
     return name.replace("figure", "Figure ") if name.startswith("figure") else f"Table {name}"
+
+
+def _tables(names: list[str]) -> str:
+    """Several of them in words."""
+    *others, last = names
+    return f"Tables {', '.join(others)} and {last}" if others else _called(last)
 
 
 def _row(cells: list[str]) -> str:

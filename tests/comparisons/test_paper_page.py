@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from benchmarks import paper_page, record, reproduced
 from benchmarks.paper_page import DRAWN, PAGE, RECORDED, RECORDS, TO_BE_MEASURED
 from tests.conftest import paint
@@ -18,9 +19,9 @@ from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.cli import app
-from efficientnetv2.commands.reproduction import cells, columns, job, needs, transfer
+from efficientnetv2.commands.reproduction import cells, columns, counts, job, needs, speed, transfer
 from efficientnetv2.commands.reproduction.scale import named
-from efficientnetv2.commands.reproduction.table import TIMED, Figure, Row, Table
+from efficientnetv2.commands.reproduction.table import TIMED, Figure, Row, Table, untrained
 
 
 def test_the_page_is_the_one_that_its_records_give():
@@ -36,18 +37,80 @@ def test_a_record_is_a_table_without_places_of_a_machine(file):
     assert not any(place in file.read_text() for place in ("/tmp", "/home", "/root", "/work"))
 
 
+def opening():
+    """The page's first paragraph, in one line."""
+    return " ".join(paper_page.text().split("\n\n")[1].split())
+
+
 def test_speeds_are_those_that_the_page_says_it_has():
-    """A record of a GPU, or of the paper's sizes, wants another opening."""
-    records = [json.loads(file.read_text()) for file in sorted(RECORDS.glob("*.json"))]
-    timed = [
-        record
-        for record in records
-        if any(figure.unit in TIMED for row in Table.from_json(record).rows for figure in row.ours.values())
-    ]
-    assert {record["table"] for record in timed} == {"1", "2", "3", "7", "11"}
-    assert all(re.search(r"\bcpu(,| in) fp32\b", record["ours"]) for record in timed)
-    assert {named(record["scale"]).px_share for record in timed} == {0.25}
-    assert "are of a CPU\nin fp32 at a quarter of its picture sizes" in paper_page.text()
+    """By the records that it shows: device and precision in their words, the share of sizes by scale and words."""
+    shares = {
+        "a quarter of the paper's picture sizes": 0.25,
+        "half the paper's picture sizes": 0.5,
+        "the paper's picture sizes": 1.0,
+    }
+    said = re.findall(r"of a (CPU|GPU) in (\w+) at ([a-z' ]+ sizes)(?: \(Tables? ([^)]*)\))?", opening())
+    kinds = {(device, precision, shares[sizes]): names for device, precision, sizes, names in said}
+    found = {}
+    for name in RECORDED:
+        files = [RECORDS / f"{name}_{scale}.json" for scale in ("paper", "small", "tiny")]
+        record = json.loads(next(file for file in files if file.exists()).read_text())
+        rows = Table.from_json(record).rows
+        if any(figure.values and figure.unit in TIMED for row in rows for figure in row.ours.values()):
+            device, precision = re.search(r"\b(cpu|cuda|mps)\S*(?: in)? (\w+\d\d)\b", record["ours"]).groups()
+            share = named(record["scale"]).px_share
+            assert {float(one) for one in re.findall(r"([\d.]+) of th\w+ size", record["ours"])} <= {share}
+            found.setdefault(("CPU" if device == "cpu" else "GPU", precision, share), []).append(name)
+    assert {*"1237", "11"} <= {name for names in found.values() for name in names}
+    assert kinds.keys() == found.keys()
+    if len(found) > 1:
+        assert {kind: re.split(", | and ", names) for kind, names in kinds.items()} == found
+
+
+def timed(name, scale, device, precision, batch):
+    """A record with speeds, in the words of those that ``effnetv2 reproduce`` makes."""
+    given = named(scale), torch.device(device), counts.Timing(batch, precision)
+    words = untrained(scale) + counts.how_counted(*given)
+    unit = "ms" if name in ("1", "7", "10") else "images/s"
+    return kept(name, scale, [Row("r", {}, {unit: Figure((3.0,), unit)})]) | {"ours": words}
+
+
+def test_speeds_of_a_gpu_at_the_papers_sizes_are_told_from_those_of_a_cpu(empty):
+    def put(name, scale, *on):
+        (empty / f"{name}_{scale}.json").write_text(json.dumps(timed(name, scale, *on)))
+
+    assert "Its speeds are not. And" in opening(), "none was taken"
+    for name in ("3", "7", "10", "11"):
+        put(name, "tiny", "cpu", "fp32", 1)
+    small = "of a CPU in fp32 at a quarter of the paper's picture sizes"
+    assert f"Its speeds are not: ours are {small}, to be compared within a table. And" in opening()
+    put("7", "paper", "cuda", "bf16", 16)
+    whole = "of a GPU in bf16 at the paper's picture sizes"
+    assert f"ours are {small} (Tables 3, 10 and 11) and {whole} (Table 7), to be" in opening()
+    put("3", "small", "cuda:0", "fp32", 1)
+    half = "of a GPU in fp32 at half the paper's picture sizes (Table 3)"
+    assert f"ours are {half} and {whole} (Table 7) and {small} (Tables 10 and 11), to be" in opening()
+    for name in ("3", "10", "11"):
+        put(name, "paper", "cuda", "bf16", 16)
+    assert f"Its speeds are not: ours are {whole}, to be compared within a table." in opening()
+    assert "no accuracy" not in opening(), "a table of runs was made at the paper's scale"
+
+
+@pytest.mark.parametrize("make", [speed.table_2, speed.table_3])
+def test_tables_of_steps_say_on_what_they_were_timed(make, empty, monkeypatch):
+    monkeypatch.setattr(speed, "speeds", lambda steps, *_: dict.fromkeys(steps, Figure((3.0,), "images/s")))
+    monkeypatch.setattr(speed, "precision_of", lambda scale, device: "fp16")
+    made = make(named("paper"), torch.device("cuda"), print)
+    record = kept(made.name, "paper", []) | made.to_json()
+    (empty / f"{made.name}_paper.json").write_text(json.dumps(record))
+    assert "ours are of a GPU in fp16 at the paper's picture sizes, to be" in opening()
+
+
+def test_speeds_of_which_nothing_is_said_are_refused(empty):
+    record = timed("3", "tiny", "cpu", "fp32", 1) | {"ours": "ours."}
+    (empty / "3_tiny.json").write_text(json.dumps(record))
+    with pytest.raises(AssertionError, match="Table 3 has speeds and does not say what they are of"):
+        paper_page.text()
 
 
 def test_which_kernels_come_nearer_to_table_3_is_counted():
@@ -77,7 +140,7 @@ def test_the_s_of_table_11_is_an_earlier_one():
 
 
 def kept(name, scale, rows):
-    made = Table(name, f"Table {name}", tuple(rows), "theirs.", "ours.")
+    made = Table(name, f"Table {name}", tuple(rows), "theirs.", "ours, on cpu in fp32.")
     return made.to_json() | {
         "scale": scale, "command": "do it", "date": "2026-11-20", "hardware": "2 cores", "versions": {"torch": "2"},
     }  # fmt: skip
@@ -104,12 +167,13 @@ def test_the_page_opens_with_how_far_it_reaches_and_ends_with_what_is_to_be_meas
     assert (headings[0], headings[-1]) == ("# The paper's tables, and ours", "## To be measured")
     assert "`make reproduce` makes\nall of them" in paper_page.text().partition("\n#")[0]
     assert "What holds at small scale" not in paper_page.text(), "nothing was measured"
-    said = "no accuracy of the paper has been\nreproduced on ImageNet"
-    assert said in paper_page.text().split("\n\n")[1]
+    said = "no accuracy of the paper has been reproduced on ImageNet"
+    assert said in opening()
     (empty / "12_small.json").write_text(json.dumps(kept("12", "small", [])))
-    assert said in paper_page.text()
+    assert said in opening()
     (empty / "12_paper.json").write_text(json.dumps(kept("12", "paper", [])))
-    assert said not in paper_page.text()
+    assert said not in opening()
+    assert "counts of the paper's tables are checked here" in opening()
 
 
 def test_a_page_with_every_claim_measured_asks_for_none(empty):
