@@ -121,18 +121,24 @@ def refuse_other_regime(file: Path, tuned: Mapping[str, Any], regime: Mapping[st
         )
 
 
-def refuse_other_hardware(pair: Sequence[Mapping[str, Any]]) -> None:
-    """Runs whose times are compared were made on the same kind of machine.
+def refuse_incomparable_times(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Runs whose times are compared were made on the same kind of machine, and with the same torch.
+
+    Args:
+        runs: with ``seed``, ``hardware`` and ``versions``; what was kept before the last was said has none, and is
+            not checked by it.
 
     Raises:
         SystemExit: they were not.
     """
-    kinds = {row["hardware"] for row in pair}
-    if len(kinds) > 1:
-        raise SystemExit(
-            f"Runs with seed {pair[0]['seed']} were made on {' and on '.join(sorted(kinds))}, so their times do not "
-            "compare: delete the folders of one kind in OUT, and run this again."
-        )
+    places = {f"on {row['hardware']}" for row in runs}
+    torches = {f"with torch {row['versions']['torch']}" for row in runs if "versions" in row}
+    for kinds in (places, torches):
+        if len(kinds) > 1:
+            raise SystemExit(
+                f"Runs with seed {runs[0]['seed']} were made {' and '.join(sorted(kinds))}, so their times do not "
+                "compare: delete those of one kind in OUT, and run this again."
+            )
 
 
 def machines(rows: Iterable[Mapping[str, Any]]) -> str:

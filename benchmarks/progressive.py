@@ -49,7 +49,7 @@ from benchmarks.arms import (
     machines,
     measured,
     ratio,
-    refuse_other_hardware,
+    refuse_incomparable_times,
     refuse_other_regime,
     same_numbers,
 )
@@ -165,12 +165,12 @@ def compared(
             found[arm].append(
                 measured(here, cell(arm, "run", choices[arm], regime, regime.epochs, runs.device), seed)
             )
-        refuse_other_hardware([found[arm][-1] for arm in BOTH])  # their times say how long the third is
+        refuse_incomparable_times([found[arm][-1] for arm in BOTH])  # their times say how long the third is
         spent, whole = found[PROGRESSIVE][-1]["train_s"], found[FIXED][-1]["train_s"]
         epochs = regime.epochs * spent / whole
         shorter = cell(EQUAL_TIME, "run", choices[FIXED], regime, epochs, runs.device)
         found[EQUAL_TIME].append(measured(here, shorter, seed))
-        refuse_other_hardware([rows[-1] for rows in found.values()])
+        refuse_incomparable_times([rows[-1] for rows in found.values()])
         if not math.isclose(found[EQUAL_TIME][-1]["epochs"], epochs, rel_tol=1e-3):
             raise SystemExit(
                 f"{here.folder(shorter, seed)} is of other times than those that are there now: delete it, and run "

@@ -18,8 +18,9 @@ not contain. Each side answers all pictures of val, once, at its end, in its own
   minutes allow, or for up to a tenth fewer where those have been run already.
 
 Minutes are of the training steps, waiting for pictures included, validation and start-up not. What is done is kept in
-OUT and not done again; runs whose minutes are compared have to be of one kind of machine. ``--at-once`` shares the
-cores among so many runs of tuning, whose seconds nothing uses; ``--only timm`` leaves torchvision for another sitting.
+OUT and not done again; runs whose minutes are compared have to be of one kind of machine and one version of torch.
+``--at-once`` shares the cores among so many runs of tuning, whose seconds nothing uses; ``--only timm`` leaves
+torchvision for another sitting.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from benchmarks.arms import (
     machines,
     measured,
     ratio,
-    refuse_other_hardware,
+    refuse_incomparable_times,
     refuse_other_regime,
     rows_of,
 )
@@ -56,6 +57,7 @@ from benchmarks.regimes import HOPELESS
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.commands.outcome import versions
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
@@ -161,7 +163,11 @@ def peer(side: str, options: argparse.Namespace, chosen: Mapping[str, Any]) -> R
         rows.append(
             once(
                 options.out / "sides" / f"{side}_{seed}.json",
-                lambda of=of: {**trained.trained(options.pictures, **of), "hardware": hardware()},
+                lambda of=of: {
+                    **trained.trained(options.pictures, **of),
+                    "hardware": hardware(),
+                    "versions": versions(),
+                },
                 {**trained.asked(options.pictures, **of), "seed": seed},
             )
         )
@@ -222,23 +228,23 @@ def claims(
     """Name -> comparison and unit; of a top-1 that no length of ours reached there is none.
 
     Raises:
-        SystemExit: two runs whose times are compared were made on different kinds of machine.
+        SystemExit: two runs whose times are compared were made on different kinds of machine or with different torches.
     """
     found = {}
     for side, rows in theirs.items():
         enough = [mine for mine in ladder.values() if mean_top1(mine) >= mean_top1(rows)]
         if enough:
-            refuse_other_machines(rows, enough[0])
+            refuse_incomparable_seeds(rows, enough[0])
             found[_SPEEDUP.format(side)] = (ratio(seconds(rows), seconds(enough[0])), "ratio")
     pairs = [[100 * row["top1"] for row in rows] for rows in (same, theirs["timm"])]
     found[_GAIN] = (gain(*pairs), "points")
     return found
 
 
-def refuse_other_machines(theirs: Rows, mine: Rows) -> None:
-    """Refuse minutes that were taken on different kinds of machine, seed by seed."""
+def refuse_incomparable_seeds(theirs: Rows, mine: Rows) -> None:
+    """Refuse minutes that were taken on different kinds of machine or with different torches, seed by seed."""
     for pair in zip(theirs, mine, strict=True):
-        refuse_other_hardware(pair)
+        refuse_incomparable_times(pair)
 
 
 def main() -> None:
@@ -286,7 +292,7 @@ def main() -> None:
         theirs[side] = peer(side, options, chosen)
         climbs[side] = climbed(runs, options.image_px, mean_top1(theirs[side]))
     longest, last = list(climbs["timm"].items())[-1]
-    refuse_other_machines(theirs["timm"], last)
+    refuse_incomparable_seeds(theirs["timm"], last)
     allowed = longest * statistics.fmean(seconds(theirs["timm"])) / statistics.fmean(seconds(last))
     same = ours(runs, _within(runs.out, round(allowed, 1)), options.image_px)
     ladder = dict(sorted((epochs, rows) for climb in climbs.values() for epochs, rows in climb.items()))

@@ -165,9 +165,28 @@ def test_what_was_tuned_in_another_regime_is_refused(tmp_path):
 
 def test_times_on_two_kinds_of_machine_do_not_compare():
     here = {"seed": 2, "hardware": "2 cores, A"}
-    arms.refuse_other_hardware([here, here])
+    arms.refuse_incomparable_times([here, here])
     with pytest.raises(SystemExit, match=r"seed 2 were made on 2 cores, A and on 4 cores, B"):
-        arms.refuse_other_hardware([here, {"seed": 2, "hardware": "4 cores, B"}])
+        arms.refuse_incomparable_times([here, {"seed": 2, "hardware": "4 cores, B"}])
+
+
+def test_times_with_two_torches_do_not_compare():
+    """Other versions do not matter, nor does what was kept before versions were said."""
+    here = {"seed": 2, "hardware": "2 cores, A"}
+    older, newer, repaired = (
+        here | {"versions": {"torch": torch_, "efficientnetv2": ours}}
+        for torch_, ours in (("2.14.0", "0.1.0"), ("2.15.0", "0.1.0"), ("2.15.0", "0.1.1"))
+    )
+    arms.refuse_incomparable_times([here, newer, repaired])
+    with pytest.raises(SystemExit, match=r"seed 2 were made with torch 2\.14\.0 and with torch 2\.15\.0, so"):
+        arms.refuse_incomparable_times([newer, here, older])
+
+
+@pytest.mark.parametrize("regime", ["paper", "resnet50"])
+def test_the_times_that_are_recorded_of_progressive_learning_compare(regime):
+    sides = json.loads((record.RESULTS / f"progressive_{regime}.json").read_text())["arms"].values()
+    for seed in zip(*sides, strict=True):
+        arms.refuse_incomparable_times(seed)
 
 
 def test_a_machine_is_told_from_one_of_another_generation_by_the_same_name():

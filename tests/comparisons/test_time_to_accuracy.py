@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from argparse import Namespace
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -91,6 +92,7 @@ def test_a_shorter_try_is_not_recorded_as_the_whole(tmp_path, monkeypatch, side)
     chosen = {"timm": {"quick": ["-j", "1"], "parts": {}}, "torchvision": {"lr": 0.1}}
     (row,) = time_to_accuracy.peer(side, options, chosen)
     assert (row["epochs"], row["seed"], asked) == (2, 0, [2])
+    assert row["versions"]["torch"] == version("torch"), "by which its minutes are compared"
     options.epochs = 10
     with pytest.raises(SystemExit, match=r"_0\.json is of a run with epochs 2; asked for is 10"):
         time_to_accuracy.peer(side, options, chosen)
@@ -218,6 +220,24 @@ def test_minutes_of_two_kinds_of_machine_make_no_claim():
     ladder[4][1]["hardware"] = "another"
     with pytest.raises(SystemExit, match="seed 1 were made on another and on one"):
         claims(theirs, ladder, same)
+
+
+def test_minutes_with_two_torches_make_no_claim():
+    """Runs that were kept before versions were said are compared as they were."""
+    theirs = {"timm": rows((0.66, 800), (0.68, 1000))}
+    ladder = {4: [row | {"versions": {"torch": "2.15.0"}} for row in rows((0.69, 200), (0.67, 250))]}
+    same = rows((0.80, 800), (0.81, 1000))
+    assert "time_to_timm_top1_speedup" in claims(theirs, ladder, same)
+    theirs["timm"][1]["versions"] = {"torch": "2.14.0"}
+    with pytest.raises(SystemExit, match=r"seed 1 were made with torch 2\.14\.0 and with torch 2\.15\.0"):
+        claims(theirs, ladder, same)
+
+
+def test_the_minutes_that_are_recorded_compare():
+    raw = json.loads((record.RESULTS / "time_to_accuracy.json").read_text())
+    ladder = {float(epochs): kept for epochs, kept in raw["ours"].items()}
+    theirs = {side: raw[side] for side in ("timm", "torchvision")}
+    assert set(claims(theirs, ladder, raw["ours_same_minutes"])) == set(time_to_accuracy._CLAIMS)
 
 
 def test_a_claim_that_is_not_reached_any_more_does_not_stay(tmp_path, monkeypatch):
