@@ -66,6 +66,8 @@ def told_again(asked: Asked, program: str = "effnetv2 reproduce", *, data: str =
     words += ["--seeds", str(asked.seeds)] if asked.seeds else []
     if asked.weights is not None:
         words += ["--weights", "none" if asked.weights == "none" else "WEIGHTS"]
+    # What auto comes to on a CPU is left to it, as the records have it so far.
+    words += ["--device", asked.device] if asked.device not in ("auto", "cpu") else []
     return " ".join(words)
 
 

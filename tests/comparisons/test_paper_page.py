@@ -434,3 +434,5 @@ def test_a_command_says_all_that_decided_the_table():
     )
     plain = job.Asked("8", "tiny", None, None, "none", "cpu", None)
     assert reproduced.told_again(plain) == "effnetv2 reproduce 8 --scale tiny --weights none"
+    of_a_gpu = job.Asked("7", "paper", None, None, None, "cuda", None)
+    assert reproduced.told_again(of_a_gpu) == "effnetv2 reproduce 7 --scale paper --device cuda"
