@@ -18,7 +18,7 @@ from efficientnetv2.arch.cost import cost
 from efficientnetv2.arch.published import architecture
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.cli import app
-from efficientnetv2.commands.reproduction import cells, columns, job, needs, transfer
+from efficientnetv2.commands.reproduction import cells, columns, counts, job, needs, transfer
 from efficientnetv2.commands.reproduction.scale import named
 from efficientnetv2.commands.reproduction.table import TIMED, Figure, Row, Table
 
@@ -267,11 +267,25 @@ def test_a_figure_is_kept_as_its_drawing(empty, monkeypatch):
     monkeypatch.setattr(paper_page, "PAGE", empty / "docs" / "paper.md")
     (empty / "docs").mkdir()
     (empty / "drawn.png").write_bytes(b"drawn")
-    reproduced.keep("figure1", table("7", {}), "tiny", "", "a machine", empty / "drawn.png")
+    reproduced.keep("figure1", table("figure1", {}), "tiny", "", "a machine", empty / "drawn.png")
     assert (empty / "docs" / "figure1.png").read_bytes() == b"drawn"
     assert not list(empty.glob("*_tiny.json"))
     assert "(figure1.png)" in paper_page.text()
     assert "(figure4.png)" not in paper_page.text()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("figure1", ("parameters", "at the paper's top-1", "accuracy and hours", "not measured")),
+        ("figure4", ("All of it is ours",)),
+        ("figure5", ("parameters", "multiply-adds", "latency", "at the paper's top-1", "not measured")),
+    ],
+)
+def test_a_figure_says_which_of_its_points_are_ours(name, said):
+    title = counts._TABLES[name].title if name in counts._TABLES else "Figure 4, drawn"
+    told = section(paper_page.text(), f"{title}\n").partition(".png)")[2]
+    assert [one for one in said if one not in told] == []
 
 
 @pytest.mark.parametrize("name", DRAWN)
