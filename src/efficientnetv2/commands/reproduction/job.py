@@ -210,16 +210,15 @@ def _trained(name: str, scale: Scale, device: torch.device, asked: Asked) -> dic
     """
     if name == "8":
         transfer.refuse_weights(scale, asked.weights)
-    data = asked.data
-    if data is None and name == "8" and scale.name == "paper":
-        data = transfer.ALL_SETS
-    if data is None and scale.data is None:
+    usual = transfer.DATA.get(scale.name, scale.data) if name == "8" else scale.data
+    data = usual if asked.data is None else asked.data
+    if data is None:
         raise InputError(
             f"Table {name} at scale {scale.name} trains on ImageNet, which has to be named: --data FOLDER, with train "
             "and val and in them a folder per class, called by its WordNet id."
         )
-    if data is None:
-        data = str(embedded()) if scale.data == EMBEDDED else str(scale.data)
+    if asked.data is None and data == EMBEDDED:
+        data = str(embedded())
     weights = asked.weights if name == "8" else "none"
     return {"table": name, "scale": scale.name, "device": device.type, "data": data, "weights": weights}
 
