@@ -192,6 +192,42 @@ def test_the_label_of_finetune_gives_the_minutes_of_a_fold():
     assert f"{min(minutes):.0f} to {max(minutes):.0f} minutes a fold" in _label("finetune")
 
 
+def test_the_label_of_quick_gives_what_it_comes_to_since_precision_is_measured():
+    """The least and the most of the seeds, and on which machine; as docs/measured.md has them, but as ranges."""
+    raw = json.loads((RESULTS / "time_to_accuracy.json").read_text())
+    most, label = raw["ours_same_minutes"], _label("quick")
+    for runs, digits, unit in ((raw["ours"]["3"], 1, " minutes of training steps"), (most, 0, "")):
+        top1 = sorted(100 * run["top1"] for run in runs)
+        minutes = sorted(run["train_s"] / 60 for run in runs)
+        assert (
+            f"{runs[0]['epochs']:g} epochs {top1[0]:.1f} to {top1[-1]:.1f} % in {minutes[0]:.{digits}f} to "
+            f"{minutes[-1]:.{digits}f}{unit}"
+        ) in label
+        assert len(runs) == 3
+    faster = "AMD EPYC (family 26, model 2) with AVX-512"
+    assert f"3 seeds each, all but that of 21 minutes on {faster}" in label
+    on = {round(run["train_s"] / 60): run["hardware"] for run in most}
+    assert {run["hardware"] for run in raw["ours"]["3"]} == {f"2 cores, {faster}"}
+    assert {minutes for minutes, machine in on.items() if faster not in machine} == {21}
+
+
+@pytest.mark.parametrize("recipe", ["resnet50_224_progressive", "resnet50_380_progressive"])
+def test_the_labels_of_resnet_50_give_what_was_measured_in_small(recipe):
+    """By another recipe on another set, which is said."""
+    speedup, gain = (SUMMARY[f"progressive_{what}_resnet50_imagenette"] for what in ("speedup", "top1_gain"))
+    raw = json.loads((RESULTS / "progressive_resnet50.json").read_text())
+    px, asked = raw["regime"]["image_px"], raw["arms"]["progressive"][0]["asked"]
+    assert (asked["recipe"], asked["model"]) == ("quick", named(recipe).model)
+    assert f"progressive.image_px={{start: {px // 2}, end: {px}}}" in asked["settings"]
+    ratio, points = SHOWN["ratio"], SHOWN["points"]
+    assert (
+        f"not measured on ImageNet. In small, by recipe quick on Imagenette from {px // 2} to {px} px: "
+        f"{ratio(speedup['value'])} times ({ratio(speedup['low'])} to {ratio(speedup['high'])}) as fast as {px} px "
+        f"throughout, at {points(gain['value'])} points of top-1 "
+        f"({points(gain['low'])} to {points(gain['high'])}), {speedup['n']} seeds"
+    ) in _label(recipe)
+
+
 @pytest.mark.parametrize("where", ["label", "measured.md", "weights.md"])
 def test_what_stands_beside_finetune_is_said_to_be_quick_as_it_comes(where):
     """Another recipe, not the same from scratch: the benchmark changes nothing of it but its length."""

@@ -7,10 +7,13 @@ import json
 import pytest
 from tests.conftest import COLOURS, paint
 
+from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands import train_job
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.plan_job import plan_and_tell
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.words import Words
+from efficientnetv2.models import hub
 from efficientnetv2.training import rates
 from efficientnetv2.training.memory import ONE_AT_A_TIME
 from efficientnetv2.training.preflight import Preflight
@@ -90,3 +93,50 @@ def test_each_stage_of_each_recipe_is_foretold(name, imagenet, tmp_path, quickly
     if recipe.batch_images > 8:
         assert f"Groups of 8 of the {recipe.batch_images} pictures" in " ".join(told["chosen"])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No weights are here, and none can be fetched."""
+    nowhere = hub.Hub(folder=tmp_path / "hub", torch_folder=tmp_path / "torch", offline=True)
+    monkeypatch.setattr(hub, "Hub", lambda: nowhere)
+
+
+ONWARDS = [name for name in RECIPES if named(name).weights not in ("none", "auto")]
+NONE_WILL_DO = "weights none foretells the same steps"
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", ONWARDS)
+def test_a_plan_of_weights_that_cannot_be_had_says_how_it_is_had_without_them(name, imagenet, tmp_path):
+    """Each such recipe is foretold with ``--weights none`` above."""
+    place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
+    words = Words(recipe=name, settings=("minival=null", "made_for=null"))
+    with pytest.raises(InputError, match=r"not in the cache.* To plan without them: --" + NONE_WILL_DO):
+        plan_and_tell(words, Source(str(imagenet)), place)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    ("given_", "led"),
+    [
+        ({"model": "auto"}, "To plan without them: --model efficientnetv2_s --weights none"),
+        ({"settings": ("freeze_stages=2",)}, None),
+        ({"settings": ("frozen_statistics=true",)}, None),
+        ({"recipe": None, "weights": "efficientnetv2_s.in1k"}, None),  # with none it would be quick
+    ],
+)
+def test_only_the_same_steps_are_promised(given_, led, imagenet, tmp_path):
+    place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
+    with pytest.raises(InputError, match="not in the cache") as told:
+        plan_and_tell(Words(**{"recipe": "transfer_paper", **given_}), Source(str(imagenet)), place)
+    assert NONE_WILL_DO in str(told.value) if led else NONE_WILL_DO not in str(told.value)
+    assert (led or "") in str(told.value)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_run_is_not_led_away_from_its_weights(imagenet, tmp_path):
+    place = Place(out=tmp_path / "run", device="cpu", workers=0, as_json=True)
+    with pytest.raises(InputError, match="not in the cache") as told:
+        train_job.train_and_report(Words(recipe="transfer_paper"), Source(str(imagenet)), place)
+    assert "To plan" not in str(told.value)

@@ -115,9 +115,32 @@ def test_our_minutes_stand_beside_the_papers_hours_and_what_is_not_ours_is_named
 def test_figure_1_times_no_answers_for_it_draws_none(tmp_path, monkeypatch):
     monkeypatch.setattr(counts, "answer_s", lambda *given, **how: pytest.fail("was timed"))
     shown = made("figure1", tmp_path)
-    assert "ms" in shown.paper_only
     assert "time on" not in shown.ours_says
     assert shown.rows[0].ours["parameters, M"].values
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn", "not_ours"),
+    [
+        ("figure1", {"top-1 %", "parameters, M", "hours"}, ["top-1 %", "hours"]),
+        ("figure5", {"top-1 %", "parameters, M", "multiply-adds, B", "ms"}, ["top-1 %"]),
+    ],
+)
+def test_a_figures_table_is_its_own_and_has_what_it_draws(name, drawn, not_ours, tmp_path, monkeypatch):
+    """Of Table 7 the columns of its panels; what nobody measured here is said."""
+    monkeypatch.setattr(counts, "answer_s", lambda sizes, **how: {name: [0.001] for name in sizes})
+    shown = made(name, tmp_path)
+    assert json.loads((tmp_path / "table.json").read_text())["table"] == shown.name == name
+    assert {column for column, side in shown.columns if side == "paper"} == drawn
+    assert {column for column, side in shown.columns if side == "ours"} == drawn - set(not_ours)
+    told = (tmp_path / "table.md").read_text()
+    assert told.startswith(f"### Figure {name[-1]}: accuracy against ")
+    assert f"Not ours: {'; '.join(not_ours)}." in told
+    assert "are not measured here" in told if "hours" in drawn else "accuracy is not measured here" in told
+    assert "ours are drawn at the paper's top-1" in told
+    whole = counts.counted("7", TINY, job.pick_device("cpu"), print)
+    for row, seven in zip(shown.rows, whole.rows, strict=True):
+        assert row.paper == {column: seven.paper[column] for column in row.paper}
 
 
 def test_a_table_written_as_json_reads_back_as_the_same_table():
@@ -354,7 +377,7 @@ def test_figure_5_says_on_what_and_at_which_size_its_times_were_measured(tmp_pat
 
 def test_what_was_counted_here_is_a_ring_at_the_papers_accuracy():
     """Of S 21.46 million parameters; the paper's hours have nothing of ours beside them."""
-    ours = job._ours(job.counts.counted("7", TINY, job.pick_device("cpu"), print, timed=False))
+    ours = job._ours(job.counts.counted("figure1", TINY, job.pick_device("cpu"), print))
     hours, parameters = plots.draw_published(("train_hours", "params_m"), ours).axes
     (rings,) = [line for line in parameters.lines if line.get_label() == "counted here"]
     points = {tuple(point) for point in rings.get_xydata().tolist()}
@@ -456,12 +479,31 @@ def test_a_table_is_not_written_over_by_another(other, tmp_path):
 
 def test_figures_of_one_table_are_not_written_over_by_each_other(tmp_path, monkeypatch):
     """Figures 1 and 5 are drawn from Table 7."""
-    table = Table("7", "X", (Row("a", {}, {"p": Figure((3.0,))}),), "theirs.", "ours.")
-    monkeypatch.setattr(counts, "counted", lambda *given, **how: table)
+    monkeypatch.setattr(counts, "counted", lambda name, *given: one_row(name))
     made("figure1", tmp_path)
-    with pytest.raises(InputError, match=r"figure.png is there already, and is not of effnetv2 reproduce 7"):
-        made("7", tmp_path)
+    for other in ("7", "figure5"):
+        with pytest.raises(
+            InputError, match=f"table.json is there already, and is not of effnetv2 reproduce {other}"
+        ):
+            made(other, tmp_path)
     made("figure1", tmp_path)
+
+
+def test_a_figures_folder_of_an_earlier_version_is_gone_on_with(tmp_path, monkeypatch):
+    """All of Table 7 lay beside it, by that name."""
+    monkeypatch.setattr(counts, "counted", lambda *given: one_row("7"))
+    made("figure1", tmp_path)
+    assert job._table_in(tmp_path / "table.json") == "7"
+    for other in ("7", "figure5"):
+        with pytest.raises(InputError, match=f"figure.png is there already, and is not of .* {other}"):
+            made(other, tmp_path)
+    monkeypatch.setattr(counts, "counted", lambda name, *given: one_row(name))
+    made("figure1", tmp_path)
+    assert job._table_in(tmp_path / "table.json") == "figure1"
+
+
+def one_row(name):
+    return Table(name, "X", (Row("a", {}, {"p": Figure((3.0,))}),), "theirs.", "ours.")
 
 
 def test_a_figure_of_an_earlier_version_is_known_by_what_lies_beside_it(tmp_path):

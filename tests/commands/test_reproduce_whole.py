@@ -161,6 +161,18 @@ def test_table_8_at_the_papers_scale_begins_each_network_with_its_own_weights_on
         assert all(figure.values for figure in row.ours.values())
 
 
+def test_table_8_at_small_trains_on_a_set_of_the_papers(begun, tmp_path):
+    """Not on Imagenette, whose ten classes ImageNet's weights know, and of which the paper has no figure."""
+    shown = made("8", tmp_path / "out", scale="small", seeds=1, weights="none")
+    assert {data for _, data in begun} == {"cifar10"}
+    assert set(shown.rows[0].ours) == {"cifar10"} < set(shown.rows[0].paper)
+    begun.clear()
+    made("13", tmp_path / "other", scale="small", seeds=1)
+    assert {data for _, data in begun} == {"imagenette"}
+    helped = str(get_args(reproduce.Data)[1].help)
+    assert "imagenette, for table 8 cifar10 (small)" in helped
+
+
 @pytest.mark.parametrize("data", ["stanford_cars", "cars"])
 def test_cars_are_the_papers_column_by_either_name(data, begun, tmp_path):
     shown = made("8", tmp_path / "out", data=f"{data},cifar10", weights="none")

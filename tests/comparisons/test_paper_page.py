@@ -331,11 +331,25 @@ def test_a_figure_is_kept_as_its_drawing(empty, monkeypatch):
     monkeypatch.setattr(paper_page, "PAGE", empty / "docs" / "paper.md")
     (empty / "docs").mkdir()
     (empty / "drawn.png").write_bytes(b"drawn")
-    reproduced.keep("figure1", table("7", {}), "tiny", "", "a machine", empty / "drawn.png")
+    reproduced.keep("figure1", table("figure1", {}), "tiny", "", "a machine", empty / "drawn.png")
     assert (empty / "docs" / "figure1.png").read_bytes() == b"drawn"
     assert not list(empty.glob("*_tiny.json"))
     assert "(figure1.png)" in paper_page.text()
     assert "(figure4.png)" not in paper_page.text()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("figure1", ("parameters", "at the paper's top-1", "accuracy and hours", "not measured")),
+        ("figure4", ("All of it is ours",)),
+        ("figure5", ("parameters", "multiply-adds", "latency", "at the paper's top-1", "not measured")),
+    ],
+)
+def test_a_figure_says_which_of_its_points_are_ours(name, said):
+    title = counts._TABLES[name].title if name in counts._TABLES else "Figure 4, drawn"
+    told = section(paper_page.text(), f"{title}\n").partition(".png)")[2]
+    assert [one for one in said if one not in told] == []
 
 
 @pytest.mark.parametrize("name", DRAWN)

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import torch
 
-from efficientnetv2.base.errors import count_of
+from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.memory import limit
 from efficientnetv2.commands.beginning import Place, decided
@@ -42,6 +42,7 @@ from efficientnetv2.inference.accelerate import pick_own_device, workers_for
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.probe import fit_probe, most_pictures, taught
 from efficientnetv2.models import modelfile
+from efficientnetv2.models.hub import UnfetchedError
 from efficientnetv2.training.distributed import ALONE
 from efficientnetv2.training.folder import RunFolder
 from efficientnetv2.training.job import Job
@@ -49,6 +50,7 @@ from efficientnetv2.training.moments import row_steps, validation_steps
 from efficientnetv2.training.pace import Rates
 from efficientnetv2.training.plan import Forecast, forecast
 from efficientnetv2.training.rates import measure
+from efficientnetv2.training.recipe import Recipe
 
 # The classifier of the linear probe is rehearsed on so many embeddings; its time grows with their number. Ours.
 _PROBED = 500
@@ -76,7 +78,10 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
     began = time.perf_counter()
     known = chosen(known, words, prepared, device, workers, place, screen)
     choosing_s = time.perf_counter() - began
-    settling = agreed(known, words, prepared, device, place, screen)
+    try:
+        settling = agreed(known, words, prepared, device, place, screen)
+    except UnfetchedError as error:
+        raise InputError(f"{error}{_without_them(known.recipe, words)}") from error
     settled = settling.settled
     begun_s = time.time() - psutil.Process().create_time() - choosing_s
     job = job_of(settled, prepared, known.path, device, workers)
@@ -114,6 +119,22 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
         screen.say(note)
     assert job.recipe.epochs != "auto", "settle() has done so"
     _tell(foretold, kept, device, screen, epochs=float(job.recipe.epochs))
+
+
+def _without_them(recipe: Recipe, words: Words) -> str:
+    """How a plan is had without the weights that a recipe begins with, in a sentence.
+
+    Empty where its steps would be others: with layers or statistics that are kept they take less, and without the
+    name of a recipe ``--weights none`` means another.
+    """
+    if words.recipe is None or recipe.freeze_stages or recipe.frozen_statistics:
+        return ""
+    network = recipe.weights.partition(".")[0]
+    model = f"--model {network} " if recipe.model == "auto" else ""
+    return (
+        f" To plan without them: {model}--weights none foretells the same steps, and all but a linear probe of the "
+        "weights."
+    )
 
 
 def _whole(job: Job, rates: Rates, others_s: Mapping[str, float], disk: Mapping[str, int]) -> Forecast:

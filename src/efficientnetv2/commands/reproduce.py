@@ -23,7 +23,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         help="Pictures to train on; of table 8 several sets, with commas. Otherwise those of the repository (tiny) or "
-        "imagenette (small); at paper ImageNet's folder is needed, but for table 8, which trains on all its sets.",
+        "imagenette, for table 8 cifar10 (small); at paper ImageNet's folder is needed, but for table 8, which trains "
+        "on all its sets.",
         show_default=False,
     ),
 ]

@@ -66,7 +66,11 @@ class Hub:
     patience_s: float = 10.0
 
 
-class NotThere(InputError):  # noqa: N818 - it names what it is about
+class UnfetchedError(InputError):
+    """Weights are not on this machine whole, and cannot be had from their source."""
+
+
+class NotThere(UnfetchedError):  # noqa: N818 - it names what it is about
     """The server was reached, and has no such file."""
 
 
@@ -114,8 +118,9 @@ def fetch(what: str | Remote, hub: Hub | None = None) -> Path:
         hub: where from and where to; None is as the user's environment says.
 
     Raises:
-        InputError: no such name; or the file is not there and can't be fetched or kept: says why, where the cache
-            is and how to fill it by hand. ``NotThere`` if the server answers that it has no such file.
+        InputError: no such name, or the file can't be kept. ``UnfetchedError`` if it is not there and can't be fetched:
+            says why, where the cache is and how to fill it by hand. ``NotThere`` if the server answers that it has no
+            such file.
     """
     hub, entry = hub or Hub(), _remote(what)
     path = cached(entry, hub)
@@ -264,10 +269,10 @@ def _variable(entry: Remote) -> str:
     return "TORCH_HOME" if entry.source == "torchvision" else "HF_HUB_CACHE"
 
 
-def _missing(entry: Remote, hub: Hub, state: str) -> InputError:
+def _missing(entry: Remote, hub: Hub, state: str) -> UnfetchedError:
     folder = hub.torch_folder if entry.source == "torchvision" else hub.folder
     again = "Unset it" if hub.offline else "Try again with a network; what has come so far is kept"
-    return InputError(
+    return UnfetchedError(
         f"{state}. {again}. Or fill the cache by hand: on a machine "
         f"with a network download {url(entry, hub)} and put the file at {_by_hand(entry, hub)} "
         f"(the cache folder is {folder}; {_variable(entry)} names another)."

@@ -21,6 +21,11 @@ TABLES = {
     "12": "table12_progressive_for_other_networks",
     "13": "table13_adaptive_regularization",
 }
+#: Figure of the paper that is drawn from its Table 7 -> the keys of what top-1 is drawn against.
+FIGURES = {
+    "figure1": ("train_hours", "params_m"),
+    "figure5": ("params_m", "flops_b", "infer_ms_v100_fp16_batch16"),
+}
 #: Key of a column in paper.json -> what it is called here, and its unit. Our speeds stand beside the V100's.
 HEADINGS = {
     "top1": ("top-1 %", "%"),
@@ -58,11 +63,12 @@ HEADINGS = {
 
 
 def figures(name: str) -> dict[str, Any]:
-    """The paper's figures of a table, as ``table.paper`` gives them; none of what the paper draws.
+    """The paper's figures of a table, as ``table.paper`` gives them, whole; none of what the paper only draws.
 
     Args:
-        name: as on the command line.
+        name: as on the command line; a figure's are those of the table that it is drawn from.
     """
+    name = "7" if name in FIGURES else name
     given: dict[str, Any] = table.paper()[TABLES[name]] if name in TABLES else {"columns": []}
     return given
 
@@ -71,6 +77,7 @@ def headings(name: str) -> dict[str, tuple[str, str]]:
     """Key of each column of the paper's table -> what it is called here, and its unit; in the paper's order.
 
     Args:
-        name: as on the command line.
+        name: as on the command line; of a figure it is the columns that it draws.
     """
-    return {key: HEADINGS[key] for key in figures(name)["columns"]}
+    drawn = ("top1", *FIGURES[name]) if name in FIGURES else figures(name)["columns"]
+    return {key: HEADINGS[key] for key in figures(name)["columns"] if key in drawn}

@@ -1,4 +1,4 @@
-"""Tables 1, 7 and 11: parameters and multiply-adds, counted, and the time of an answer, measured here."""
+"""Tables 1, 7 and 11, Figures 1 and 5: parameters and multiply-adds, counted, and an answer's time, measured here."""
 
 from __future__ import annotations
 
@@ -26,12 +26,16 @@ _PARAMETERS, _MULTIPLY_ADDS = HEADINGS["params_m"], HEADINGS["flops_b"]
 
 
 class _Kind(NamedTuple):
-    """What is known of one of the tables: its title, the unit and batch of its times."""
+    """What is known of one of the tables: its title, the unit and batch of its times, what both sides are of.
+
+    Without a unit no answer is timed.
+    """
 
     title: str
-    speed: str
+    speed: str | None
     batch: int
     paper_says: str
+    not_measured: str = "accuracy is not measured here."
 
 
 class Timing(NamedTuple):
@@ -81,6 +85,20 @@ _TABLES = {
         128,
         "top-1 on ImageNet, images/s on a V100 in fp16 at a batch of 128.",
     ),
+    "figure1": _Kind(
+        "Figure 1: accuracy against training time and parameters",
+        None,
+        LATENCY_BATCH,
+        "top-1 on ImageNet, hours of training on 32 TPUv3 cores.",
+        "accuracy and hours are not measured here, and ours are drawn at the paper's top-1.",
+    ),
+    "figure5": _Kind(
+        "Figure 5: accuracy against parameters, multiply-adds and latency",
+        "ms",
+        LATENCY_BATCH,
+        "top-1 on ImageNet, milliseconds on a V100 in fp16 at a batch of 16.",
+        "accuracy is not measured here, and ours are drawn at the paper's top-1.",
+    ),
 }
 # About what a network's passes of a round take together, where one takes less. Ours.
 _ROUND_S = 0.3
@@ -88,29 +106,32 @@ _STRANGE = "not a network of this family"
 _COUNTED = "counted at each network's evaluation size with 1,000 classes"
 
 
-def counted(name: str, scale: Scale, device: torch.device, say: Say, *, timed: bool = True) -> Table:
-    """One of the three tables.
+def counted(name: str, scale: Scale, device: torch.device, say: Say) -> Table:
+    """One of the three tables, or the columns of Table 7 that a figure draws.
 
     Args:
-        name: "1", "7" or "11".
+        name: "1", "7", "11", "figure1" or "figure5".
         scale: of the measured times; what is counted is the paper's.
         device: to measure on.
         say: told what is going on.
-        timed: whether answers are timed; else the paper's times have nothing beside them.
     """
     kind = _TABLES[name]
     figures, headings = columns.figures(name), columns.headings(name)
     networks = {row: row.removesuffix("_21k") for row in figures if row != "columns"}
-    ours = {network: sizes(network) for network in networks.values()}
+    asked = {heading for heading, _ in headings.values()}
+    ours = {
+        network: {heading: figure for heading, figure in sizes(network).items() if heading in asked}
+        for network in networks.values()
+    }
     timing = Timing.of(scale, device, paper_batch=kind.batch)
-    if timed:
+    if kind.speed is not None:
         for network, figure in answers(list(ours), kind.speed, scale, device, timing, say).items():
             ours[network][kind.speed] = figure
     rows: list[Row] = []
     seen: set[str] = set()
     for row, network in networks.items():
         here = ours[network]
-        if kind.speed in here and network in seen and network in NAMES:
+        if kind.speed is not None and network in seen and network in NAMES:
             why = "the same network is timed in an earlier row"
             here = here | {kind.speed: Figure(unit=kind.speed, why=why)}
         rows.append(Row(row, table.row_of(figures, row, headings), here))
@@ -120,8 +141,8 @@ def counted(name: str, scale: Scale, device: torch.device, say: Say, *, timed: b
         kind.title,
         tuple(rows),
         kind.paper_says,
-        f"{table.untrained(scale.name)}{how_counted(scale, device, timing) if timed else _COUNTED}; accuracy is not "
-        "measured here.",
+        f"{table.untrained(scale.name)}{_COUNTED if kind.speed is None else how_counted(scale, device, timing)}; "
+        f"{kind.not_measured}",
         scale.name,
     )
 

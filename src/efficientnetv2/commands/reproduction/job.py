@@ -19,6 +19,7 @@ from efficientnetv2.commands.outcome import command_line, versions
 from efficientnetv2.commands.replacing import refuse_others, tell_replaced
 from efficientnetv2.commands.reproduction import counts, needs, plots, runs, settings, speed, transfer
 from efficientnetv2.commands.reproduction.cells import Runs, any_begun
+from efficientnetv2.commands.reproduction.columns import FIGURES
 from efficientnetv2.commands.reproduction.scale import EMBEDDED, Scale, named
 from efficientnetv2.commands.reproduction.table import Table
 from efficientnetv2.commands.screen import Screen
@@ -40,15 +41,11 @@ _RUNS: dict[str, Callable[[Scale, Runs], Table]] = {
     "13": runs.table_13,
 }
 _DATASETS = "9"
-_FIGURES = {
-    "figure1": ("train_hours", "params_m"),
-    "figure5": ("params_m", "flops_b", "infer_ms_v100_fp16_batch16"),
-}
 _WRITTEN, _FIGURE, _LOG, _ASKED, _CELLS = (
     ("table.json", "table.md"), "figure.png", "log.txt", "asked.json", "cells"
 )  # fmt: skip
 #: Every table that can be asked for.
-NAMES = (*_COUNTED, *_SETTINGS, *_SPEEDS, *_RUNS, _DATASETS, *_FIGURES)
+NAMES = (*_COUNTED, *_SETTINGS, *_SPEEDS, *_RUNS, _DATASETS, *FIGURES)
 
 
 @dataclass(frozen=True)
@@ -168,7 +165,7 @@ def _refuse_unused(name: str, asked: Asked) -> None:
 
 def _named(name: str) -> str:
     """As the paper calls it."""
-    return name.replace("figure", "Figure ") if name in _FIGURES or name == "figure4" else f"Table {name}"
+    return name.replace("figure", "Figure ") if name in FIGURES or name == "figure4" else f"Table {name}"
 
 
 def _made(
@@ -189,8 +186,7 @@ def _made(
         return transfer.table_9(scale, say)
     if trained is not None:
         return _RUNS[name](scale, _together(scale, asked, trained, folder, say, screen))
-    # Of the figures the fifth alone has a panel of answers' times.
-    return counts.counted("7" if name in _FIGURES else name, scale, device, say, timed=name != "figure1")
+    return counts.counted(name, scale, device, say)
 
 
 def _together(
@@ -214,16 +210,15 @@ def _trained(name: str, scale: Scale, device: torch.device, asked: Asked) -> dic
     """
     if name == "8":
         transfer.refuse_weights(scale, asked.weights)
-    data = asked.data
-    if data is None and name == "8" and scale.name == "paper":
-        data = transfer.ALL_SETS
-    if data is None and scale.data is None:
+    usual = transfer.DATA.get(scale.name, scale.data) if name == "8" else scale.data
+    data = usual if asked.data is None else asked.data
+    if data is None:
         raise InputError(
             f"Table {name} at scale {scale.name} trains on ImageNet, which has to be named: --data FOLDER, with train "
             "and val and in them a folder per class, called by its WordNet id."
         )
-    if data is None:
-        data = str(embedded()) if scale.data == EMBEDDED else str(scale.data)
+    if asked.data is None and data == EMBEDDED:
+        data = str(embedded())
     weights = asked.weights if name == "8" else "none"
     return {"table": name, "scale": scale.name, "device": device.type, "data": data, "weights": weights}
 
@@ -272,7 +267,9 @@ def _refuse_another(folder: Path, name: str) -> None:
     """
 
     def same_table(beside: Path) -> bool:
-        return _table_in(beside.with_name(_WRITTEN[0])) == ("7" if name in _FIGURES else name)
+        # Figures of earlier versions had all of Table 7 beside them.
+        known = (name, "7") if name in FIGURES else (name,)
+        return _table_in(beside.with_name(_WRITTEN[0])) in known
 
     def same_figure(file: Path) -> bool:
         # Figures of earlier versions have no title.
@@ -319,6 +316,6 @@ def _ours(made: Table) -> dict[str, dict[str, float]]:
 
 def _drawn(name: str, made: Table, timed: str) -> Figure:
     """What a table's figure shows; ``timed`` as for ``plots.draw_published``."""
-    if name in _FIGURES:
-        return plots.draw_published(_FIGURES[name], _ours(made), timed=timed)
+    if name in FIGURES:
+        return plots.draw_published(FIGURES[name], _ours(made), timed=timed)
     return settings.draw_settings() if name in _SETTINGS else plots.draw_rows(made)

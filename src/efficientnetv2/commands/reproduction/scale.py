@@ -23,8 +23,8 @@ class Scale:
         rounds: that the speed of training steps is measured over.
         answer_rounds: that the time of answers is measured over.
         seeds: that an accuracy is the mean of, unless the user says otherwise.
-        data: that runs train on, unless the user names some: a standard set, or the pictures that come with the
-            repository (``EMBEDDED``). None leaves it to the user.
+        data: that runs train on, unless the user names some or the table has its own: a standard set, or the pictures
+            that come with the repository (``EMBEDDED``). None leaves it to the user.
     """
 
     name: ScaleName
