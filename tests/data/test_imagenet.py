@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from tests.command_line import TINY, effnetv2
 from tests.conftest import paint
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.commands.prepare import prepare
+from efficientnetv2.commands.source import Source
 from efficientnetv2.data.imagenet import compare
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.training.recipes import RECIPES, named
@@ -156,3 +159,35 @@ def test_it_is_refused_before_any_picture_is_looked_at(tmp_path):
     done = effnetv2(*words, "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 2
     assert "998 of ImageNet-1k's 1,000 classes are missing" in " ".join(done.stderr.split())
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """Folders of each of the 1,000 classes, far from whole: a picture of each in train, and of one of them in val."""
+    folder = tmp_path_factory.mktemp("short")
+    for number, name in enumerate(ids()):
+        for split in ("train", "val")[: 2 if number == 0 else 1]:
+            (folder / split / name).mkdir(parents=True)
+            colour = (number % 256, number // 256, 255 * (split == "val"))
+            Image.new("RGB", (8, 8), colour).save(folder / split / name / "1.png")
+    return folder
+
+
+def test_wrong_counts_are_said_before_any_picture_is_looked_at(short):
+    said: list[str] = []
+    words = {"holdout": 0.2, "seed": 0, "say": said.append, "made_for": "imagenet1k"}
+    assert len(prepare(Source(str(short)), strict=False, **words).train) == 1000
+    assert said[0] == "Train has 1,000 pictures, but ImageNet-1k has 1,281,167."
+    assert said[1].startswith("Train of ImageNet-1k has 732 to 1,300 pictures of each class; not so ")
+    assert said[2].startswith("Val of ImageNet-1k has 50 pictures of each class; not so 'n01440764: 1', ")
+    assert said[3].startswith("Looking at 1,001 pictures: ")
+    said.clear()
+    with pytest.raises(InputError, match=r"Train has 1,000 pictures, but .*--set made_for=null"):
+        prepare(Source(str(short)), strict=True, **words)
+    assert said == []
+
+
+def test_wrong_counts_of_a_set_that_may_be_any_are_not_remarked_on(short):
+    said: list[str] = []
+    prepare(Source(str(short)), holdout=0.2, seed=0, strict=False, say=said.append)
+    assert not [line for line in said if "ImageNet" in line]
