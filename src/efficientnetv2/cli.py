@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.errors import InputError, OtherProcessError, rule_of
 from efficientnetv2.base.launcher import placed, tell_launcher
+from efficientnetv2.base.threads import share_cores
 from efficientnetv2.commands import bench, search
 from efficientnetv2.commands.area import area
 from efficientnetv2.commands.augment import augment
@@ -182,4 +183,5 @@ app.add_typer(search.search, name="search", cls=Verbs, rich_help_panel=_FIND_OUT
 def main() -> None:
     """Run the program and exit with its code."""
     keep_freed_memory()
+    share_cores()  # commands import PyTorch, which reads once how its threads wait
     app()
