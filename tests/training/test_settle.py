@@ -300,6 +300,8 @@ def test_pictures_are_no_smaller_than_the_stride_of_the_network():
         settled("progressive.image_px={start: 31, end: 64}", "progressive.px_multiple=1")
     with pytest.raises(InputError, match=r"is 8 px, but efficientnetv2_b0 .* 32 x 32"):
         settled("progressive={image_px: {start: 8, end: 64, continuous: true}}")
+    with pytest.raises(InputError, match=r"is 16 px, but efficientnetv2_b0 .* 32 x 32"):
+        settled("progressive.image_px={start: 8, end: 16}", "progressive.px_multiple=32")  # trained at 32 px
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import math
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.network import EfficientNet
-from efficientnetv2.progressive import Setting
+from efficientnetv2.progressive import Ramp, Setting
 from efficientnetv2.training.eval_size import sizes_to_try
 from efficientnetv2.training.named import title
 from efficientnetv2.training.preflight import Preflight
@@ -32,7 +32,9 @@ def refuse_sizes(recipe: Recipe, preflight: Preflight) -> None:
     network = preflight.network
     tried = [("eval_px_tried", px) for px in sizes_to_try(recipe) if px != recipe.eval_px]
     evaluated = [("eval_px", recipe.eval_px), *tried]
-    for what, px in [("the smallest training picture", _smallest_px(recipe)), *evaluated]:
+    # Sizes are rounded to a multiple, so that one far too small may be trained at another; the last is what was meant.
+    smallest = min(_smallest_px(recipe), _asked_at_most(recipe))
+    for what, px in [("the smallest training picture", smallest), *evaluated]:
         stride = preflight.stride
         if px is not None and stride is not None and px < stride:
             raise InputError(
@@ -120,6 +122,12 @@ def _mixes(recipe: Recipe) -> tuple[bool, bool]:
         any(getattr(setting, name) for setting in settings) for name in ("mixup_alpha", "cutmix_alpha")
     )
     return mixup, cutmix
+
+
+def _asked_at_most(recipe: Recipe) -> int:
+    """The largest size of training, before it is rounded."""
+    asked = recipe.progressive.image_px
+    return round(asked.end if isinstance(asked, Ramp) else asked)
 
 
 def _smallest_px(recipe: Recipe) -> int:
