@@ -2,7 +2,7 @@
 
 PyTorch shares a layer among threads, one for each core, and all wait for the last of them. With GNU's OpenMP who waits
 goes round a loop first, for about 15 ms before it sleeps. Beside another busy program that is as long as the scheduler
-lets the other one run: each layer then takes several such slices, and a step dozens of times as long.
+lets the other one run: each layer then takes several such slices, and a step twice to dozens of times as long.
 """
 
 from __future__ import annotations
