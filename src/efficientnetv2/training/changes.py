@@ -36,7 +36,7 @@ def set_fields(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]
         The changed values, not yet checked.
 
     Raises:
-        InputError: a setting without ``=``, an unknown field (with the nearest name), or no value.
+        InputError: a setting without ``=``, an unknown field (with the nearest name), or text that is not a value.
     """
     changed = copy.deepcopy(plain)
     for setting in settings:
