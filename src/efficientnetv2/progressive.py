@@ -215,6 +215,8 @@ class Progressive:
     def with_image_px(self, end_px: int) -> Progressive:
         """The same schedule, its sizes scaled so that the last stage trains at ``end_px``.
 
+        The first does not fall below one ``px_multiple``, to which it would be rounded anyway.
+
         Raises:
             pydantic.ValidationError: that is outside ``IMAGE_PX``.
         """
@@ -223,7 +225,7 @@ class Progressive:
         if start == end:
             return replace(self, image_px=float(end_px), px_multiple=multiple)
         ramp = Ramp(
-            max(IMAGE_PX[0], start * end_px / end),
+            max(IMAGE_PX[0], multiple, start * end_px / end),
             end_px,
             isinstance(self.image_px, Ramp) and self.image_px.continuous,
         )

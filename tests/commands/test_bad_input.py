@@ -374,7 +374,11 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         (("--set", "group_images=3"), ("group_images is 3", "divide", "2")),
         (
             ("--image-px", "24", "--recipe", "quick", "--weights", "none"),
-            ("smallest training picture is 12 px", "32 x 32", "--image-px"),
+            ("largest training picture is 24 px", "32 x 32", "--image-px"),
+        ),
+        (
+            ("--set", "progressive.image_px={start: 8, end: 64}", "--recipe", "quick", "--weights", "none"),
+            ("smallest training picture is 8 px", "32 x 32", "--set progressive.image_px={...}"),
         ),
         (("--set", "eval_px=16"), ("eval_px is 16", "32 x 32")),
         (

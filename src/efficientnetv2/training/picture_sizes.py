@@ -19,6 +19,29 @@ def settings_by_size(recipe: Recipe) -> list[Setting]:
     return list({setting.image_px: setting for setting in [*stages, recipe.progressive.last]}.values())
 
 
+def asked_px(recipe: Recipe) -> tuple[float, float]:
+    """The first and the last size of training as asked for, before they are rounded to ``px_multiple``."""
+    plan = recipe.progressive
+    if not isinstance(plan.image_px, Ramp):
+        return plan.image_px, plan.image_px
+    grows = plan.stages > 1 or plan.image_px.continuous
+    return plan.image_px.start if grows else plan.image_px.end, plan.image_px.end
+
+
+def rounded_sizes(recipe: Recipe) -> list[str]:
+    """A sentence on the first or the last size where a multiple is trained at in its place."""
+    plan = recipe.progressive
+    first, last = asked_px(recipe)
+    trained = {first: plan.stage(0).image_px, last: plan.last.image_px}
+    others = [f"{px} px in the place of {asked:.4g}" for asked, px in trained.items() if px != asked]
+    if plan.px_multiple == 1 or not others:
+        return []
+    return [
+        f"Sizes are multiples of {plan.px_multiple} px: {' and '.join(others)} (--set progressive.px_multiple=1 rounds "
+        "nothing)."
+    ]
+
+
 def refuse_sizes(recipe: Recipe, preflight: Preflight) -> None:
     """The network takes every size: any from its stride on, others than ours if a pass of it can be counted, too.
 
@@ -32,13 +55,16 @@ def refuse_sizes(recipe: Recipe, preflight: Preflight) -> None:
     network = preflight.network
     tried = [("eval_px_tried", px) for px in sizes_to_try(recipe) if px != recipe.eval_px]
     evaluated = [("eval_px", recipe.eval_px), *tried]
-    # Sizes are rounded to a multiple, so that one far too small may be trained at another; the last is what was meant.
-    smallest = min(_smallest_px(recipe), _asked_at_most(recipe))
-    for what, px in [("the smallest training picture", smallest), *evaluated]:
-        stride = preflight.stride
+    # As asked, before a multiple is made of them: nobody who asks for 8 px means the 32 that it would be rounded to.
+    first, last = asked_px(recipe)
+    trained_on = [("the largest training picture", last), ("the smallest training picture", first)]
+    if first == last:
+        trained_on = [("every training picture", last)]
+    stride = preflight.stride
+    for what, px in [*trained_on, *evaluated]:
         if px is not None and stride is not None and px < stride:
             raise InputError(
-                f"{what} is {px} px, but {title(recipe.model)} makes one number of every {stride} x {stride} "
+                f"{what} is {px:g} px, but {title(recipe.model)} makes one number of every {stride} x {stride} "
                 f"pixels: at least {stride} px. Take larger pictures (--image-px, or "
                 "--set progressive.image_px={...})."
             )
@@ -122,12 +148,6 @@ def _mixes(recipe: Recipe) -> tuple[bool, bool]:
         any(getattr(setting, name) for setting in settings) for name in ("mixup_alpha", "cutmix_alpha")
     )
     return mixup, cutmix
-
-
-def _asked_at_most(recipe: Recipe) -> int:
-    """The largest size of training, before it is rounded."""
-    asked = recipe.progressive.image_px
-    return round(asked.end if isinstance(asked, Ramp) else asked)
 
 
 def _smallest_px(recipe: Recipe) -> int:

@@ -24,7 +24,13 @@ from efficientnetv2.training.eval_size import sizes_above
 from efficientnetv2.training.idle import idle
 from efficientnetv2.training.memory import GroupsAtATime, divisors
 from efficientnetv2.training.named import title
-from efficientnetv2.training.picture_sizes import least_group, refuse_sizes, settings_by_size, unmixed
+from efficientnetv2.training.picture_sizes import (
+    least_group,
+    refuse_sizes,
+    rounded_sizes,
+    settings_by_size,
+    unmixed,
+)
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.sharing import at_once, best_shared, refuse_unshared
@@ -93,7 +99,7 @@ def settle(
     begun = start(recipe, class_names=class_names, device=device, in_channels=in_channels)
     changes: dict[str, Any] = {"weights": begun.weights}
     changes["model"] = begun.model if isinstance(begun.model, str) else begun.model.to_json()
-    notes = [*begun.notes, *smaller, *_left_out(recipe, in_channels)]
+    notes = [*begun.notes, *(smaller or rounded_sizes(recipe)), *_left_out(recipe, in_channels)]
     notes += idle(recipe, scratch=begun.weights == "none", processes=world.size)
     if begun.weights == "none":
         changes |= NOTHING_FROZEN | {"classifier": "fresh", "optimizer": _all_learn(recipe)}
