@@ -12,7 +12,6 @@ import pytest
 from tests.command_line import TINY, effnetv2, killed_at
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.earlier import Other, last_before
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.evaluation.answered import over, read_answers, write_answers
@@ -90,7 +89,7 @@ def test_a_named_run_on_pictures_of_another_folder_is_compared_by_name(tmp_path)
         f"Compared by name: their pictures lie in {own} and in {tmp_path / 'photos_2023'}."
     )
     kept = Other.kept(own, named.keep(own))
-    found = replace(over(named.answers, named.answers, key=Key.of(0)), by_name=kept.by_name)
+    found = replace(over(named.answers, named.answers), by_name=kept.by_name)
     assert lines(Beside(last=("there", found)))[0].endswith(named.by_name)
     same = listed(own, "path,label,split", "a,x,val")
     assert not Other.named(run(tmp_path / "new", data=own.name), read_answers(there), same).by_name
@@ -122,7 +121,7 @@ def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):
         there = run(tmp_path / name, optimistic=optimistic)
         named = Other.named(there, read_answers(there), val)
         kept = Other.kept(tmp_path / "own", named.keep(tmp_path / "own"))
-        gained = kept.qualified(over(named.answers, named.answers, key=Key.of(0)))
+        gained = kept.qualified(over(named.answers, named.answers))
         (found[name],) = lines(Beside(last=(name, gained)))
     assert "Warning: the figures of knew are optimistic, by its report" in found["knew"]
     assert "optimistic" not in found["honest"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -97,7 +98,9 @@ def test_a_size_below_the_stride_is_refused_by_the_command(trained, tmp_path):
 
 def test_two_runs_compared(trained, tmp_path):
     words = ("train", trained / "pictures", *TINY, "--weights", "none", "--set", "progressive.stages=1")
-    done = effnetv2(*words, "--epochs", "3", "--out", tmp_path / "fixed", cwd=tmp_path)
+    done = effnetv2(
+        *words, "--epochs", "3", "--out", tmp_path / "fixed", "--against", trained / "run", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     told = _json("compare", tmp_path / "fixed", trained / "run", "--out", tmp_path / "both", cwd=tmp_path)
     fixed, growing = told["runs"]
@@ -112,14 +115,20 @@ def test_two_runs_compared(trained, tmp_path):
     assert [stage["image_px"] for stage in stages] == [32, 64]
     assert growing["train_s"] == pytest.approx(sum(stage["seconds"] for stage in stages), abs=0.01)
     (apart,) = told["gains"]
-    assert apart["points"] == pytest.approx(100 * (growing["top1"] - fixed["top1"]))
-    assert apart["low"] <= apart["points"] <= apart["high"]
+    assert apart["top1"]["value"] == pytest.approx(growing["top1"] - fixed["top1"])
+    assert apart["top1"]["low"] <= apart["top1"]["value"] <= apart["top1"]["high"]
     written = {path.name for path in (tmp_path / "both").iterdir()}
     assert written == {"comparison.json", "accuracy_over_time.png", "settings.png", "stage_costs.png"}
     assert json.loads((tmp_path / "both" / "comparison.json").read_text()) == told
     people = effnetv2("compare", tmp_path / "fixed", trained / "run", cwd=tmp_path)
-    assert "run against fixed: " in people.stdout
-    assert f"macro-F1 {apart['macro_f1']['value']:+.3f}" in people.stdout
+    said = " ".join(people.stdout.split())
+    assert "Is run better than fixed? " in said
+    assert f"macro-F1 {100 * apart['macro_f1']['value']:+.1f} points" in said
+    # The one interval of the two, wherever it is told.
+    other_way = effnetv2("compare", trained / "run", tmp_path / "fixed", cwd=tmp_path)
+    interval = re.compile(r"On the same .*? intervals\.")
+    by_both = {interval.findall(" ".join(one.stdout.split()))[-1] for one in (done, other_way)}
+    assert len(by_both) == 1
     assert "F1 of run by class" in people.stdout
     assert set(apart["f1"]) == set(COLOURS)
     assert "of the training time" in people.stdout

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.keys import Key
 from efficientnetv2.evaluation.answered import over, read_answers
 from efficientnetv2.evaluation.answers import Beside, lines
 
@@ -23,7 +22,7 @@ def test_only_pictures_that_both_answered_are_compared(tmp_path):
     """b, c and d: two right against one, so a third of top-1 better; of class x both recalls differ by 1/2."""
     one = written(tmp_path / "one", [("a", "x", "y"), ("b", "x", "x"), ("c", "x", "x"), ("d", "x", "NA")])
     other = written(tmp_path / "two", [("d", "y", "NA"), ("c", "y", "x"), ("b", "x", "x"), ("e", "x", "x")])
-    found = over(read_answers(one), read_answers(other), key=Key.of(0))
+    found = over(read_answers(one), read_answers(other))
     assert found.pictures == 3
     assert found.top1.value == pytest.approx(1 / 3)
     assert list(found.f1) == ["NA", "x"]
@@ -34,7 +33,7 @@ def test_only_pictures_that_both_answered_are_compared(tmp_path):
 def test_of_few_places_it_is_said_what_they_leave_open(places, told):
     answers = pd.DataFrame({"label": "x", "true_label": "x"}, index=[f"{row}.jpg" for row in range(20)])
     clusters = pd.Series([row % places for row in range(20)], index=answers.index)
-    found = over(answers, answers, key=Key.of(0), clusters=clusters)
+    found = over(answers, answers, clusters=clusters)
     (line,) = lines(Beside(last=("before", found)))
     assert ("Of only 9 clusters nothing is certain unless six or more differ." in line) is told
     assert f"in {places} clusters that chance draws whole" in line
@@ -43,10 +42,10 @@ def test_of_few_places_it_is_said_what_they_leave_open(places, told):
 
 def test_nothing_in_common_is_no_comparison_and_other_labels_are_refused(tmp_path):
     one, two = (read_answers(written(tmp_path / name, [(name, "x", "x")])) for name in "ab")
-    assert over(one, two, key=Key.of(0)) is None
+    assert over(one, two) is None
     three = read_answers(written(tmp_path / "c", [("a", "x", "y")]))
     with pytest.raises(InputError, match=r"a is 'x' on one side and 'y' on the other \(1 of 1 pictures"):
-        over(one, three, key=Key.of(0))
+        over(one, three)
 
 
 def test_what_is_no_table_of_answers_is_refused(tmp_path):

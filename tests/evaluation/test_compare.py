@@ -27,45 +27,45 @@ def test_a_gain_is_that_of_the_same_pictures():
     over = _run("fixed", [True] * 80 + [False] * 20, 20.0)
     one = _run("growing", [True] * 70 + [False] * 10 + [True] * 4 + [False] * 16, 10.0)
     found = gain(one, over)
-    assert found.points == pytest.approx(-6.0)
-    assert (found.pictures, found.time_ratio) == (100, 0.5)
-    # The difference is a sum of 100 draws of -1, 0, 1 with variance 0.14 - 0.06 squared: 2 * 3.69 points wide.
-    deviation = 100 * ((0.14 - 0.06**2) / 100) ** 0.5
-    assert found.low == pytest.approx(-6.0 - 1.96 * deviation, abs=0.8)
-    assert found.high == pytest.approx(-6.0 + 1.96 * deviation, abs=0.8)
+    assert found.over.top1.value == pytest.approx(-0.06)
+    assert (found.over.pictures, found.time_ratio) == (100, 0.5)
+    # The difference is a sum of 100 draws of -1, 0, 1 with variance 0.14 - 0.06 squared: 2 * 0.0369 wide.
+    deviation = ((0.14 - 0.06**2) / 100) ** 0.5
+    assert found.over.top1.low == pytest.approx(-0.06 - 1.96 * deviation, abs=0.008)
+    assert found.over.top1.high == pytest.approx(-0.06 + 1.96 * deviation, abs=0.008)
 
 
 def test_where_only_one_is_better_the_interval_is_the_binomial_one():
-    found = gain(_run("one", [True] * 30 + [False] * 70, 1.0), _run("none", [False] * 100, 1.0))
-    assert found.low == pytest.approx(binom(100, 0.3).ppf(0.025), abs=1)
-    assert found.high == pytest.approx(binom(100, 0.3).ppf(0.975), abs=1)
+    found = gain(_run("one", [True] * 30 + [False] * 70, 1.0), _run("none", [False] * 100, 1.0)).over.top1
+    assert 100 * found.low == pytest.approx(binom(100, 0.3).ppf(0.025), abs=1)
+    assert 100 * found.high == pytest.approx(binom(100, 0.3).ppf(0.975), abs=1)
 
 
 def test_pictures_of_a_place_are_drawn_as_one():
     """Ten places of ten pictures each, right or wrong as a whole: ten draws of a coin, not a hundred."""
     one, other = _run("one", [True] * 70 + [False] * 30, 1.0), _run("none", [False] * 100, 1.0)
     places = pd.Series([number // 10 for number in range(100)], index=one.answers.index)
-    found = gain(one, replace(other, clusters=places))
+    found = gain(one, replace(other, clusters=places)).over
     assert found.together == 10
     wider = t(9).ppf(0.975) / 1.96 * (10 / 9) ** 0.5  # ten places say little of how much places differ
-    assert found.low == pytest.approx(70 - wider * (70 - 10 * binom(10, 0.7).ppf(0.025)), abs=1)
-    assert found.high == 100
-    assert gain(one, other).together is None
+    assert 100 * found.top1.low == pytest.approx(70 - wider * (70 - 10 * binom(10, 0.7).ppf(0.025)), abs=1)
+    assert found.top1.high == 1
+    assert gain(one, other).over.together is None
 
 
 def test_few_places_make_no_interval_narrower_and_nothing_certain():
     one, other = _run("one", [True, False] * 50, 1.0), _run("none", [False] * 100, 1.0)
-    alone = gain(one, other)
+    alone = gain(one, other).over
     halves = pd.Series([number // 50 for number in range(100)], index=one.answers.index)
-    found = gain(replace(one, clusters=halves), other)
-    assert alone.low > 0
-    assert (found.low, found.high, found.together) == (0, alone.high, 2)
-    assert gain(replace(one, clusters=0 * halves), other).together is None
+    found = gain(replace(one, clusters=halves), other).over
+    assert alone.top1.low > 0
+    assert (found.top1.low, found.top1.high, found.together) == (0, alone.top1.high, 2)
+    assert gain(replace(one, clusters=0 * halves), other).over.together is None
 
 
 def test_the_same_answers_differ_in_nothing():
-    found = gain(_run("a", [True, False], 1.0), _run("b", [True, False], 1.0))
-    assert (found.points, found.low, found.high) == (0.0, 0.0, 0.0)
+    found = gain(_run("a", [True, False], 1.0), _run("b", [True, False], 1.0)).over.top1
+    assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
 
 
 def test_other_pictures_are_not_compared():
@@ -80,7 +80,9 @@ def test_without_rows_of_training_the_whole_time_counts():
 
 def test_every_class_has_its_difference():
     """All are 'a': of the one 90 are called so, of the other 80, so F1 is 2 * 90 / 190 and 2 * 80 / 180."""
-    found = gain(_run("one", [True] * 90 + [False] * 10, 1.0), _run("other", [True] * 80 + [False] * 20, 1.0))
+    found = gain(
+        _run("one", [True] * 90 + [False] * 10, 1.0), _run("other", [True] * 80 + [False] * 20, 1.0)
+    ).over
     assert list(found.f1) == ["a"]
     assert found.f1["a"].value == pytest.approx(180 / 190 - 160 / 180)
     assert found.macro_f1 == found.f1["a"]

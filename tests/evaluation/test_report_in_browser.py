@@ -142,11 +142,11 @@ def page(folder, classes):
     sections = [
         trust(true, probabilities, scaled=scaled, abstain_below=0.8),
         sliced(parts),
-        priced(true, probabilities, Costs(1.0 - np.eye(classes), 0.3), names, key=Key.of(0)),
+        priced(true, probabilities, Costs(1.0 - np.eye(classes), 0.3), names),
     ]
     answers = pd.DataFrame({"label": predicted.astype(str), "true_label": true.astype(str)})
     shuffled = np.random.default_rng(1).permutation(predicted).astype(str)
-    other = over(answers, answers.assign(label=shuffled), key=Key.of(0))
+    other = over(answers, answers.assign(label=shuffled))
     mistake = report.Mistake(
         "a/very/long/path/" + "x" * 80 + ".jpg", names[0], names[1], 0.9, Image.new("RGB", (40, 30))
     )

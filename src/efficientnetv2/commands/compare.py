@@ -15,6 +15,7 @@ from efficientnetv2.commands.screen import Screen, answer, duration
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from efficientnetv2.evaluation.answered import Over
     from efficientnetv2.evaluation.compare import FinishedRun, Gain
 
 _ENDS = 10  # classes shown at either end, of more than twice as many: ours
@@ -99,8 +100,6 @@ def _is_comparison(file: Path) -> bool:
 
 
 def _as_json(finished: Sequence[FinishedRun], gains: Sequence[Gain | None]) -> dict[str, Any]:
-    from dataclasses import asdict
-
     rows = [
         {
             "run": one.name,
@@ -112,7 +111,7 @@ def _as_json(finished: Sequence[FinishedRun], gains: Sequence[Gain | None]) -> d
         for one in finished
     ]
     apart = [
-        {"run": one.name, "over": finished[0].name, **asdict(found)}
+        {"run": one.name, "over": finished[0].name, **found.to_json()}
         for one, found in zip(finished[1:], gains, strict=True)
         if found is not None
     ]
@@ -140,8 +139,7 @@ def _write(out: Path, finished: Sequence[FinishedRun], plain: dict[str, Any]) ->
 
 
 def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen: Screen) -> None:
-    from efficientnetv2.evaluation.answered import few_whole, flattered
-    from efficientnetv2.evaluation.roots import by_name_alone
+    from efficientnetv2.evaluation.answers import told
 
     rows = []
     for one in finished:
@@ -167,23 +165,12 @@ def _tell(finished: Sequence[FinishedRun], gains: Sequence[Gain | None], screen:
                 f"{one.name} and {first} were evaluated on different pictures, so their figures do not compare."
             )
             continue
-        mean = found.macro_f1
-        whole = "" if found.together is None else f", in {found.together:,} clusters that chance draws whole"
-        time = "" if found.time_ratio is None else f", in {found.time_ratio:.2f} of the training time"
-        screen.say(
-            f"{one.name} against {first}: {found.points:+.1f} points of top-1 ({found.low:+.1f} to {found.high:+.1f}; "
-            f"95 % interval, the same {found.pictures} pictures{whole}), macro-F1 {mean.value:+.3f} "
-            f"({mean.low:+.3f} to {mean.high:+.3f}){time}."
-        )
-        if few := few_whole(found.together):
-            screen.say(few.strip())
-        if elsewhere := by_name_alone(one.root, finished[0].root):
-            screen.say(elsewhere)
-        if warning := flattered([each.name for each in (one, finished[0]) if each.optimistic]):
-            screen.say(warning)
+        screen.say(f"Is {one.name} better than {first}? {told(found.over)}")
+        if found.time_ratio is not None:
+            screen.say(f"{one.name} took {found.time_ratio:.2f} of the training time of {first}.")
         if unlike := _dealt_unlike(one, finished[0]):
             screen.say(unlike)
-        _tell_classes(one.name, found, screen)
+        _tell_classes(one.name, found.over, screen)
 
 
 def _dealt_unlike(one: FinishedRun, first: FinishedRun) -> str | None:
@@ -197,7 +184,7 @@ def _dealt_unlike(one: FinishedRun, first: FinishedRun) -> str | None:
     )
 
 
-def _tell_classes(name: str, found: Gain, screen: Screen) -> None:
+def _tell_classes(name: str, found: Over, screen: Screen) -> None:
     """The classes whose F1 differs most, the losses first."""
     rows = [
         [

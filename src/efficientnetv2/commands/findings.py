@@ -155,8 +155,8 @@ def gathered(
         answers = by_picture(predictions, manifest, class_names)
         whole = None if known.whole is None else known.whole.by_path(shown.paths)
         if known.probe is not None:
-            probe = over(answers, known.probe, key=key.fold("probe"), clusters=whole)
-        last = _last(answers, wanted, known, whole, key.fold("against"))
+            probe = over(answers, known.probe, clusters=whole)
+        last = _last(answers, wanted, known, whole)
     return Findings(
         (*sections, *known.sections),
         Beside(
@@ -266,7 +266,7 @@ def _scaled(predictions: Predictions, known: Known) -> Scaled | None:
 
 
 def _last(
-    answers: pd.DataFrame, wanted: Wanted, known: Known, whole: pd.Series[int] | None, key: Key
+    answers: pd.DataFrame, wanted: Wanted, known: Known, whole: pd.Series[int] | None
 ) -> tuple[str, Over] | None:
     """The run that was asked for, or else the last one before this; and what this one has over it."""
     other = wanted.against
@@ -278,5 +278,5 @@ def _last(
             return None
         other = Other(f"the last run, {found[0]}", found[1])
     # The other may have answered more pictures, or fewer; those of both count.
-    gained = over(answers, other.answers, key=key, clusters=whole)
+    gained = over(answers, other.answers, clusters=whole)
     return None if gained is None else (other.name, other.qualified(gained))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.base.keys import Key
 from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.resumed import longer
@@ -91,8 +90,7 @@ def _compared(run: Finished) -> list[str]:
     if run.against is None:
         return []
     own = read_answers(run.path)
-    key = Key.of(run.recipe.seed).fold("findings").fold("against")
-    found = over(own, run.against.answers, key=key, clusters=drawn_whole(own))
+    found = over(own, run.against.answers, clusters=drawn_whole(own))
     if found is None:
         return []
     return lines(Beside(last=(run.against.name, run.against.qualified(found))))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import get_args
 
 from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing, Views
 from efficientnetv2.commands.findings import by_picture
 from efficientnetv2.data.manifest import Manifest
@@ -79,4 +78,4 @@ def over_own(
         return None
     mine, theirs = (by_picture(one, manifest, class_names) for one in (predictions, own))
     clusters = None if whole is None else whole.by_path(list(mine.index))
-    return over(mine, theirs, key=Key.of(0).fold("views"), clusters=clusters)
+    return over(mine, theirs, clusters=clusters)

@@ -164,18 +164,16 @@ def few_whole(together: int | None) -> str:
     return f" Of only {together} clusters nothing is certain unless six or more differ."
 
 
-def over(
-    one: pd.DataFrame, other: pd.DataFrame, *, key: Key, clusters: pd.Series[int] | None = None
-) -> Over | None:
+def over(one: pd.DataFrame, other: pd.DataFrame, *, clusters: pd.Series[int] | None = None) -> Over | None:
     """What the one's answers have over the other's, on the pictures that both answered; None if there is none.
 
     Where pictures hang together an interval reaches as far as the wider of two: chance drew pictures, or all of a place
-    at once. Of few places the second alone would be too narrow.
+    at once. Of few places the second alone would be too narrow. The draws are always the same, so that two runs have
+    one interval between them, wherever it is told.
 
     Args:
         one: as ``read_answers`` gives them.
         other: likewise.
-        key: of the resampling.
         clusters: by the path of the picture, equal where pictures hang together; None where none do.
 
     Raises:
@@ -192,6 +190,6 @@ def over(
     together, drawn = None, np.arange(len(both), dtype=np.int64)
     if clusters is not None and 1 < (count := clusters.loc[both].nunique()) < len(both):
         together, drawn = count, np.array(clusters.loc[both], dtype=np.int64)
-    found = paired_together(labels, answers, others, drawn, len(names), key=key)
+    found = paired_together(labels, answers, others, drawn, len(names), key=Key.of(0).fold("paired"))
     f1 = {names[k]: found[f"f1:{k}"] for k in np.unique(labels).tolist()}
     return Over(len(both), found["top1"], found["macro_f1"], found["balanced_accuracy"], f1, together)

@@ -192,6 +192,11 @@ def _verdict(found: Over) -> str:
     return "No, worse." if not any(clear) else "In one figure yes, in the other no."
 
 
+def told(found: Over) -> str:
+    """Whether it is better, how much, and how sure that is; to follow a question."""
+    return f"{_verdict(found)} {_apart(found)}"
+
+
 def _apart(found: Over) -> str:
     def points(one: Difference) -> str:
         return f"{100 * one.value:+.1f} points ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
@@ -278,12 +283,12 @@ def lines(beside: Beside) -> list[str]:
     """The answers that a screen shows below the figures."""
     found = [] if beside.unseen is None else [beside.unseen]
     if beside.views is not None:
-        found.append(f"{_VIEWS} {_verdict(beside.views)} {_apart(beside.views)}")
+        found.append(f"{_VIEWS} {told(beside.views)}")
     if beside.probe is not None:
-        found.append(f"Better than the linear probe? {_verdict(beside.probe)} {_apart(beside.probe)}")
+        found.append(f"Better than the linear probe? {told(beside.probe)}")
     if beside.last is not None:
         name, over = beside.last
-        found.append(f"Better than {name}? {_verdict(over)} {_apart(over)}")
+        found.append(f"Better than {name}? {told(over)}")
     if beside.labels is not None:
         found.append(f"Would more labels help? {' '.join(beside.labels)}")
     return [*found, *(words for words in (beside.trusted, beside.slices) if words)]

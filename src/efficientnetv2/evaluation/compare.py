@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.keys import Key
 from efficientnetv2.base.typed import typed
-from efficientnetv2.evaluation.answered import drawn_whole, over, read_answers
+from efficientnetv2.evaluation.answered import Over, drawn_whole, flattered, over, read_answers
 from efficientnetv2.evaluation.curve import Row
-from efficientnetv2.evaluation.roots import root_of
-from efficientnetv2.metrics.resampling import Difference
+from efficientnetv2.evaluation.roots import by_name_alone, root_of
 from efficientnetv2.training.claiming import at_work
 from efficientnetv2.training.folder import RunFolder
 
@@ -104,28 +102,19 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better one run labels the same pictures than another.
+    """How much better one run labels the same pictures than another, and in which time.
 
     Args:
-        points: of top-1.
-        low, high: the 95 % interval: what chance in the choice of pictures leaves open, not that of the seed.
-        pictures: that both were evaluated on.
+        over: what its answers have over the other's.
         time_ratio: training time of the one over that of the other; None where one of them is an evaluation.
-        macro_f1: the difference of macro-F1, as a fraction.
-        balanced_accuracy: likewise.
-        f1: of each class that has a picture, likewise.
-        together: clusters of pictures that chance drew as a whole; None where it drew single pictures.
     """
 
-    points: float
-    low: float
-    high: float
-    pictures: int
+    over: Over
     time_ratio: float | None
-    macro_f1: Difference
-    balanced_accuracy: Difference
-    f1: Mapping[str, Difference]
-    together: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; differences as fractions."""
+        return asdict(self.over) | {"time_ratio": self.time_ratio}
 
 
 def gain(one: FinishedRun, other: FinishedRun) -> Gain | None:
@@ -145,18 +134,13 @@ def gain(one: FinishedRun, other: FinishedRun) -> Gain | None:
         return None
     known = [each.clusters for each in (one, other) if each.clusters is not None]
     clusters = min(known, key=lambda each: each.nunique(), default=None)
-    found = over(one.answers, other.answers, key=Key.of(0).fold("paired"), clusters=clusters)
+    found = over(one.answers, other.answers, clusters=clusters)
     if found is None:
         return None
-    times = (one.train_s, other.train_s)
-    return Gain(
-        100 * found.top1.value,
-        100 * found.top1.low,
-        100 * found.top1.high,
-        found.pictures,
-        None if times[0] is None or times[1] is None else times[0] / max(1e-9, times[1]),
-        found.macro_f1,
-        found.balanced_accuracy,
-        found.f1,
-        found.together,
+    found = replace(
+        found,
+        by_name=by_name_alone(one.root, other.root),
+        optimistic=flattered([each.name for each in (one, other) if each.optimistic]),
     )
+    times = (one.train_s, other.train_s)
+    return Gain(found, None if times[0] is None or times[1] is None else times[0] / max(1e-9, times[1]))
