@@ -161,6 +161,23 @@ def test_settings_reach_nested_fields_and_ramps():
         ("progressive.randaugment=x", "has to be a number from 0 to 30, {start, end, continuous} or null"),
         ("progressive.image_px={start: 3}", "has to be a number from 1 to 4,096 or {start, end, continuous}"),
         ("progressive.image_px={start:3,end:9}", '"progressive.image_px={start: 3,end: 9}"'),
+        *(
+            (f"progressive.{name}={text}", f'"progressive.{name}={{start: {start}, end: {end}}}"')
+            for name, text, start, end in [
+                ("image_px", "64-128", 64, 128),
+                ("image_px", "64..128", 64, 128),
+                ("image_px", "64 128", 64, 128),
+                ("image_px", "[64, 128]", 64, 128),
+                ("image_px", "{64, 128}", 64, 128),
+                ("image_px", "{start: 64 end: 128}", 64, 128),
+                ("image_px", "{start: 64, end: 128", 64, 128),
+                ("dropout", "0.1-0.3", "0.1", "0.3"),
+                ("randaugment", "5:15", 5, 15),  # to YAML 315, minutes and seconds
+            ]
+        ),
+        ("augment={flip: none", "is not a value: while parsing"),
+        ("progressive.shares=1,1,2", "progressive.shares = '1,1,2': has to be [number, ...] or null"),
+        ("seed=1:30", "seed = '1:30': has to be a whole number"),
         ("eval_px=0.5", "eval_px = 0.5: has to be a whole number"),
         ("augment.flip=vertical", "augment.flip = 'vertical'"),
         ("progressive.others={noise: 1}", "does not apply"),

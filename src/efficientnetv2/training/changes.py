@@ -11,8 +11,12 @@ from typing import Any
 import yaml
 
 from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.training.checked import checked, fields_at
+from efficientnetv2.training.checked import checked, fields_at, values_of
 from efficientnetv2.training.recipe import Recipe
+
+_RAMP = "{start, end, continuous}"  # among what a field takes
+_TWO_NUMBERS = re.compile(r"\D*?(\d+(?:\.\d+)?)\D+?(\d+(?:\.\d+)?)\D*")
+_SIXTIES = re.compile(r"[\d:.]+")
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
@@ -54,8 +58,10 @@ def set_fields(plain: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]
         try:
             place[last] = _value(text)
         except yaml.YAMLError as error:
+            _refuse_other_ramps(None, name.strip(), text)
             raise InputError(f"--set {setting}: '{text}' is not a value: {error}") from error
         _refuse_joined(place[last], name, text)
+        _refuse_other_ramps(place[last], name.strip(), text)
     return changed
 
 
@@ -67,6 +73,18 @@ def _refuse_joined(value: Any, name: str, text: str) -> None:
             f"--set {name}={text}: '{joined[0]}' is read as one word; a space belongs behind the colon: "
             f'--set "{name}={spaced}"'
         )
+
+
+def _refuse_other_ramps(value: Any, name: str, text: str) -> None:
+    """Refuse two numbers for what may grow (64-128, [64, 128], {start: 64 end: 128}) with the one way to write it."""
+    named = isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    ends = _TWO_NUMBERS.fullmatch(text)
+    if ends is None or named or isinstance(value, int | float) or _RAMP not in (values_of(name) or ""):
+        return
+    raise InputError(
+        f"--set {name}={text}: what grows from {ends[1]} to {ends[2]} is written "
+        f'--set "{name}={{start: {ends[1]}, end: {ends[2]}}}"'
+    )
 
 
 def _part_of(plain: dict[str, Any], parents: list[str], setting: str) -> dict[str, Any]:
@@ -86,11 +104,11 @@ def _part_of(plain: dict[str, Any], parents: list[str], setting: str) -> dict[st
 
 
 def _value(text: str) -> Any:
-    # YAML 1.1 reads 1e-3 as a string; JSON reads it as the number that is meant.
+    # YAML 1.1 reads 1e-3 as a string; JSON reads it as the number that is meant. And 5:15 as minutes, which are 315.
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        return yaml.safe_load(text)
+        return text.strip() if _SIXTIES.fullmatch(text.strip()) else yaml.safe_load(text)
 
 
 def differences(old: Recipe, new: Recipe, *, leave_open: Collection[str] = ()) -> list[str]:

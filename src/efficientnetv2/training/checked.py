@@ -21,6 +21,7 @@ from efficientnetv2.training.recipe import Recipe
 _LIST_OR_TABLE = re.compile(r"([\[{].*?[\]}])")
 _BEGIN = r"(?:^|(?<=, )|(?<= or ))"
 _NUMBER = re.compile(_BEGIN + r"(?=(?:whole )?number)")
+_LISTS = ("list_type", "tuple_type")
 _WORD = re.compile(_BEGIN + r"(?!null|text|true|false)\w+(?=, | or |$)")
 
 
@@ -88,9 +89,12 @@ def _complaints(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]
                 first = wrong.pop(name)[1].partition("; did you mean")[0]
                 message = f"{first}, or {message.removeprefix('has to be ')}"
             message += did_you_mean(str(value), re.findall("'(.*?)'", message)).removesuffix(".")
-        elif name in wrong and wrong[name][1] != message and (values := _values_of(name)):
-            # Each kind of value that the field takes has a rule that this one breaks; one alone would mislead.
-            wrong[name] = (wrong[name][0], f"has to be {values}")
+        elif ((name in wrong and wrong[name][1] != message) or problem["type"] in _LISTS) and (
+            values := values_of(name)
+        ):
+            # Each kind of value that the field takes has a rule that this one breaks; one alone would mislead. And of a
+            # list it helps to see how it is written.
+            wrong[name] = (f"{name}{shown}", f"has to be {values}")
         wrong.setdefault(name, (f"{name}{shown}", message))
     # Of a ramp that is wrong inside, pydantic also says that it is no number.
     return {
@@ -98,7 +102,7 @@ def _complaints(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]
     }
 
 
-def _values_of(name: str) -> str | None:
+def values_of(name: str) -> str | None:
     """What a field takes, in words that follow ``has to be``; None of what is no field."""
     values = next((field.values for field in every_field() if field.name == name), None)
     if values is None:
