@@ -19,6 +19,7 @@ from efficientnetv2.commands.reproduction import cells, counts, job, needs, plot
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.reproduction.scale import SCALES, named
 from efficientnetv2.commands.reproduction.table import Figure, Row, Table, paper, published
+from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.source import Source
 from efficientnetv2.evaluation.drawing import is_titled, png
 
@@ -31,11 +32,6 @@ def asked(table, folder, **words):
     return job.Asked(table, out=folder, **given)
 
 
-class _Silent:
-    def say(self, line):
-        pass
-
-
 @pytest.fixture
 def nothing_missing(monkeypatch):
     """For runs that are played: what they would need is not asked for."""
@@ -43,7 +39,7 @@ def nothing_missing(monkeypatch):
 
 
 def made(table, folder, **words):
-    return job.reproduced(asked(table, folder, **words), _Silent())[0]
+    return job.reproduced(asked(table, folder, **words), Screen(mute=True))[0]
 
 
 def test_table_6_equals_the_paper_cell_by_cell(tmp_path):
@@ -180,7 +176,7 @@ def test_the_papers_figures_are_the_ones_its_tables_print():
 )
 def test_unknown_words_are_refused(word, sentence, tmp_path):
     with pytest.raises(InputError, match=sentence):
-        job.reproduced(asked(**({"table": "6", "folder": tmp_path} | word)), _Silent())
+        job.reproduced(asked(**({"table": "6", "folder": tmp_path} | word)), Screen(mute=True))
 
 
 @pytest.mark.parametrize("word", ["Table 6", "table6", "6"])
@@ -213,7 +209,8 @@ def test_runs_are_cells_with_a_value_per_seed_and_what_is_done_is_not_done_again
     asked_for, told = [Cell("a", "x", "quick", None, ()), Cell("a", "y", "finetune", None, ())], []
     both = Runs(Source("here"), 2, "none", "cpu", tmp_path, told.append)
     found = both.of(asked_for)
-    assert told[2] == "a, x, seed 1 (run 3 of 4)"
+    assert told[4] == "a, x, seed 1 (run 3 of 4)"
+    assert told[5] == f"  top-1 60.0%, 2 min 00 s of training: {tmp_path / 'a_x_1' / 'report.html'}"
     assert trained == [
         ("quick", 0, False),
         ("finetune", 0, False),
@@ -546,11 +543,12 @@ def test_a_figure_of_an_earlier_version_is_known_by_what_lies_beside_it(tmp_path
 
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
-def test_runs_say_what_they_do_where_the_table_says_it(more, tmp_path, monkeypatch):
-    """With --json stdout holds the answer alone."""
+def test_what_runs_come_to_is_said_where_the_table_says_it(more, tmp_path, monkeypatch):
+    """A line each, the rest is in their folders; with --json stdout holds the answer alone."""
 
     def fake(words, source, place, screen):
         screen.say("Training")
+        screen.table("Per class", ["class"], [["a"]])
         place.out.mkdir(parents=True)
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
@@ -560,8 +558,10 @@ def test_runs_say_what_they_do_where_the_table_says_it(more, tmp_path, monkeypat
     )
     assert done.exit_code == 0, done.output
     said, else_said = (done.stderr, done.stdout) if more else (done.stdout, done.stderr)
-    assert said.count("Training\n") == 4
-    assert "Training" not in else_said
+    assert said.count("  top-1 50.0%, 1 min 00 s of training: ") == 4
+    assert "of training: " not in else_said
+    assert "Training" not in done.output
+    assert "Per class" not in done.output
     if more:
         assert json.loads(done.stdout)["table"] == "13"
 

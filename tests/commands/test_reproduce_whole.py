@@ -22,6 +22,7 @@ from efficientnetv2.commands.reproduction import cells, counts, in_turn, job, ne
 from efficientnetv2.commands.reproduction.columns import TABLES
 from efficientnetv2.commands.reproduction.scale import SCALES
 from efficientnetv2.commands.reproduction.table import Figure, paper, published
+from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.words import begin_recipe
 from efficientnetv2.data.standard import NotAtHandError
 from efficientnetv2.training.changes import with_settings
@@ -30,14 +31,9 @@ from efficientnetv2.training.recipes import named
 REPOSITORY = Path(__file__).parents[2]
 
 
-class _Silent:
-    def say(self, line):
-        pass
-
-
 def made(table, folder, **words):
     given = {"scale": "tiny", "data": None, "seeds": None, "weights": None, "device": "cpu"} | words
-    return job.reproduced(job.Asked(table, out=folder, **given), _Silent())[0]
+    return job.reproduced(job.Asked(table, out=folder, **given), Screen(mute=True))[0]
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from tests.command_line import effnetv2
 
 from efficientnetv2.arch.published import NAMES
 from efficientnetv2.commands import models, screen
-from efficientnetv2.commands.crossval_folds import _Aside
-from efficientnetv2.commands.screen import Screen, TrainingBar
+from efficientnetv2.commands.screen import Aside, Screen, TrainingBar
 from efficientnetv2.models import pretrained
 from efficientnetv2.progressive import Setting
 
@@ -172,7 +171,7 @@ def test_a_fold_that_nobody_watches_says_how_far_it_is_too(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(screen.time, "perf_counter", lambda: now[0])
     made, said = as_file(terminal=False)
-    aside = _Aside(made, speaking=False)
+    aside = Aside(made, speaking=False)
     aside.say("as the first fold has said it")
     with aside.counting("looking", 100) as counted:
         now[0] = 60.0

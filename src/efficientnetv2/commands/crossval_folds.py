@@ -32,7 +32,7 @@ from efficientnetv2.commands.crossval_before import (
 )
 from efficientnetv2.commands.crossval_plan import Plan, with_further
 from efficientnetv2.commands.prepare import Common
-from efficientnetv2.commands.screen import Screen, duration
+from efficientnetv2.commands.screen import Aside, Screen, duration
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import read_predictions
 from efficientnetv2.commands.train_job import trained
@@ -234,7 +234,7 @@ class Runs:
             place = replace(
                 place, common=Common.of(self.manifest, [one.learning for one in dealt.parts], own, rows)
             )
-            trained(words, source, place, _Aside(self.screen, speaking=not begun and not settled))
+            trained(words, source, place, Aside(self.screen, speaking=not begun and not settled))
         except InputError as error:
             raise InputError(self._explained(str(error), called, words)) from error
         return self._ran(path, {one: int(row) for one, row in zip(own.paths, rows, strict=True)}, answering)
@@ -275,24 +275,6 @@ class Runs:
         # Beside it paths are relative to its folder, so the temporary file has to lie there too: it does.
         write_atomically(file, dealt.marked(self.manifest).select(rows).with_split(split).to_csv)
         return file
-
-
-class _Aside(Screen):
-    """The screen of a run among many: its bars, and its lines only where nobody has said the like before.
-
-    Args:
-        screen: of the whole.
-        speaking: let lines through.
-    """
-
-    def __init__(self, screen: Screen, *, speaking: bool) -> None:
-        super().__init__(mute=True)
-        self.notes, self._speaking = screen.notes, speaking
-
-    def say(self, line: str) -> None:
-        """A line, if this run may speak."""
-        if self._speaking:
-            super().say(line)
 
 
 def _mean_of(report: dict[str, Any]) -> tuple[str, float]:

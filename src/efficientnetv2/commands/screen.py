@@ -149,6 +149,29 @@ class Screen:
                 )
 
 
+class Aside(Screen):
+    """The screen of a run among many: its bars, and its lines only where nobody has said the like before.
+
+    Args:
+        screen: of the whole.
+        speaking: let lines and tables through.
+    """
+
+    def __init__(self, screen: Screen, *, speaking: bool) -> None:
+        super().__init__(mute=True)
+        self.notes, self._speaking = screen.notes, speaking
+
+    def say(self, line: str) -> None:
+        """A line, if this run may speak."""
+        if self._speaking:
+            super().say(line)
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        """A table, likewise."""
+        if self._speaking:
+            super().table(title, columns, rows)
+
+
 class _Lines:
     """When a line is due in the place of a bar that nobody sees.
 

@@ -16,7 +16,7 @@ from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.beginning import Place
 from efficientnetv2.commands.reproduction.counts import Say
 from efficientnetv2.commands.reproduction.table import Figure
-from efficientnetv2.commands.screen import Screen
+from efficientnetv2.commands.screen import Aside, Screen, duration
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.train_job import train_and_report
 from efficientnetv2.commands.words import Words
@@ -121,9 +121,11 @@ class Runs:
             )
             source = self.source if cell.data is None else replace(self.source, data=cell.data)
             place = Place(out=folder, resume=(folder / "recipe.yaml").exists(), device=self.device)
-            train_and_report(words, source, place, self.screen)
+            # Of a run among many its folder keeps what it says.
+            train_and_report(words, source, place, Aside(self.screen, speaking=not counted))
             write_text_atomically(kept, json.dumps(self.asked(cell), indent=1) + "\n")
-        report: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+            self.say(f"  {_came_to(done)}")
+        report = _read(done)
         there = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else report.get(ASKED)
         self.refuse_another(cell, there, folder)
         return report
@@ -168,6 +170,19 @@ class Runs:
     def folder(self, cell: Cell, seed: int) -> Path:
         """Where a cell's run with a seed lies."""
         return self.out / f"{_slug(cell.row)}_{_slug(cell.column)}_{seed}"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return report
+
+
+def _came_to(file: Path) -> str:
+    """What a run came to, in a line, and where more of it stands."""
+    report = _read(file)
+    return (
+        f"top-1 {report['top1']:.1%}, {duration(report['train_s'])} of training: {file.with_suffix('.html')}"
+    )
 
 
 def any_begun(out: Path) -> bool:
