@@ -61,6 +61,10 @@ def test_predictions_replace_predictions_and_say_so(here):
     assert "new.csv is there already: it will be replaced." in said
     assert "next.csv is there already: it will be replaced." in said
     assert (here / "new.csv").read_bytes() == before
+    (here / "predictions.csv").write_bytes(before)
+    done = effnetv2("predict", MODEL[0], "nowhere", *MODEL[2:], cwd=here)  # nothing is, of what is refused
+    assert (done.returncode, "will be replaced" in done.stdout + done.stderr) == (2, False)
+    (here / "predictions.csv").unlink()
 
 
 def test_a_list_of_what_could_not_be_read_is_not_lost_to_its_own_answers(here):

@@ -339,7 +339,7 @@ def test_the_command_prints_and_writes_and_answers_as_json(tmp_path):
     assert {row["name"].split(",")[0] for row in answer["rows"]} == {"S", "M", "L"}
     refused = effnetv2("reproduce", "77", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "There is no table '77'" in refused.stderr
+    assert "There is no table '77'. Those there are: 1, 2, 3," in refused.stderr
 
 
 # Three minutes of a core in all, of which Table 12, whose networks are the paper's own, takes one. Table 3 holds seven

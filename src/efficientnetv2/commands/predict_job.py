@@ -127,11 +127,11 @@ def _asked(
     )
     if rank is not None:
         check_ranks(network, model)
-        tell_replaced(rank, screen)
-    tell_replaced(out, screen)
     check_reads_files(network, model)
     for_own_views(network, looking, screen.say)
     manifest = replace(source.read(require_labels=False), bands=own.bands)
+    for place in filter(None, (rank, out)):  # not of a run that is refused
+        tell_replaced(place, screen)
     return Asked(network, manifest, tell(manifest, strict=strict, say=screen.say)), looking
 
 

@@ -137,7 +137,8 @@ def _known(table: str) -> str:
     name = "".join(table.lower().split()).removeprefix("table")
     if name not in NAMES:
         known = ", ".join(sorted(NAMES, key=lambda one: (not one.isdigit(), one.zfill(9))))
-        hint = did_you_mean(name, list(NAMES))
+        # No number is a slip of another.
+        hint = "." if name.isdigit() else did_you_mean(name, list(NAMES))
         raise InputError(f"There is no table '{table}'{hint} Those there are: {known}.")
     return name
 
