@@ -69,8 +69,17 @@ def test_bf16_is_taken_where_it_measures_a_tenth_faster(monkeypatch, bf16_s, cho
 def test_a_short_run_takes_what_the_hardware_has_without_measuring(monkeypatch, hardware, chosen):
     monkeypatch.setattr(speed, "lower_precision", lambda device: hardware)
     monkeypatch.setattr(speed._Bench, "side", lambda *words: pytest.fail("measured"))
-    choice = choose(recipe_of(), network(), steps=149, device=CPU)
+    choice = choose(recipe_of("batch_images=8"), network(), steps=149, device=CPU)  # 1,192 pictures
     assert (choice.precision, choice.compile) == (chosen, False)
+
+
+def test_a_run_of_few_steps_of_many_pictures_measures_on_a_cpu(monkeypatch):
+    """1,280 of them, of which measuring is a twentieth; a GPU, which takes all pictures of a step at once, does not."""
+    measured(monkeypatch, fp32=1.0, bf16=1.25)
+    choice = choose(recipe_of("batch_images=32"), network(), steps=40, device=CPU)
+    assert (choice.precision, choice.compile) == ("fp32", False)
+    bench = speed._Bench(recipe_of("batch_images=32"), network(), torch.device("cuda"), 40)
+    assert bench.too_short_to_measure
 
 
 def test_what_the_recipe_says_is_not_chosen_again(monkeypatch):
