@@ -405,6 +405,15 @@ def test_wrong_words_are_refused_before_anything_runs(words, messages, class_fol
     assert not (tmp_path / "run/checkpoints").exists()
 
 
+@pytest.mark.parametrize("more", [(), ("--weights", "none"), ("--model", "efficientnetv2_s")])
+def test_sizes_below_the_stride_are_refused_before_a_picture_is_looked_at(more, class_folders, tmp_path):
+    """Not after minutes of comparing weights on them."""
+    done = effnetv2("train", class_folders, "--image-px", "8", "--device", "cpu", *more, cwd=tmp_path)
+    network = more[1] if more[:1] == ("--model",) else "efficientnetv2_b0"
+    refused(done, f"the largest training picture is 8 px, but {network} makes one number of every 32 x 32")
+    assert "icture" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "both"),
     [

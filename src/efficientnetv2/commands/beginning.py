@@ -21,7 +21,8 @@ from efficientnetv2.training.checked import checked
 from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import RunFolder
-from efficientnetv2.training.named import Found
+from efficientnetv2.training.named import Found, default_model, stride_of
+from efficientnetv2.training.picture_sizes import refuse_below_stride
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.runs import new_folder, newest, newest_first, refuse_occupied
 
@@ -137,6 +138,9 @@ def decided(words: Words, place: Place, device: torch.device, screen: Screen, wo
         screen.say(note)
     starts = starts_open(words, device)
     recipe, chosen = begin_recipe(words, device, screen.say, found=starts[0] if starts else None)
+    if starts or recipe.weights == "none":  # weights that are named may come with a network of their own
+        network = default_model(device) if recipe.model == "auto" else recipe.model
+        refuse_below_stride(recipe, network, stride_of(network))
     return Decided(place.out or new_folder(RUNS, recipe.name), recipe, tuple(chosen), starts=starts)
 
 

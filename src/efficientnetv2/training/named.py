@@ -67,6 +67,17 @@ def default_model(device: torch.device) -> str:
     return "efficientnetv2_s" if device.type == "cuda" else "efficientnetv2_b0"
 
 
+def stride_of(model: str | Architecture) -> int | None:
+    """How many pixels, each way, a network of ours makes one number of; None of others, which have to be built for it.
+
+    Args:
+        model: as a recipe names it; not "auto".
+    """
+    if isinstance(model, str):
+        return architecture(model).stride if model in NAMES else None
+    return model.stride
+
+
 def best_weights(model: str | Architecture, *, shipped: Path | None = None) -> Found:
     """The best weights for a network that can be had: by name, from the cache, from the repository.
 

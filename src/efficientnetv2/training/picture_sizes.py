@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from efficientnetv2.arch.spec import Architecture
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.network import EfficientNet
 from efficientnetv2.progressive import Ramp, Setting
@@ -52,26 +53,11 @@ def refuse_sizes(recipe: Recipe, preflight: Preflight) -> None:
     Raises:
         InputError: it does not, naming the size and what to take.
     """
-    network = preflight.network
-    tried = [("eval_px_tried", px) for px in sizes_to_try(recipe) if px != recipe.eval_px]
-    evaluated = [("eval_px", recipe.eval_px), *tried]
-    # As asked, before a multiple is made of them: nobody who asks for 8 px means the 32 that it would be rounded to.
-    first, last = asked_px(recipe)
-    trained_on = [("the largest training picture", last), ("the smallest training picture", first)]
-    if first == last:
-        trained_on = [("every training picture", last)]
-    stride = preflight.stride
-    for what, px in [*trained_on, *evaluated]:
-        if px is not None and stride is not None and px < stride:
-            raise InputError(
-                f"{what} is {px:g} px, but {title(recipe.model)} makes one number of every {stride} x {stride} "
-                f"pixels: at least {stride} px. Take larger pictures (--image-px, or "
-                "--set progressive.image_px={...})."
-            )
-    if isinstance(network, EfficientNet):
+    refuse_below_stride(recipe, recipe.model, preflight.stride)
+    if isinstance(preflight.network, EfficientNet):
         return
     trained = sorted(setting.image_px for setting in settings_by_size(recipe))
-    for what, px in [*(("a training picture", px) for px in trained), *evaluated]:
+    for what, px in [*(("a training picture", px) for px in trained), *_evaluated(recipe)]:
         if px is None:
             continue
         try:
@@ -79,6 +65,36 @@ def refuse_sizes(recipe: Recipe, preflight: Preflight) -> None:
         except InputError as error:
             fix = _instead(recipe, preflight, "progressive" if what == "a training picture" else what)
             raise InputError(f"{what} is {px} px. {error}{fix}") from error
+
+
+def refuse_below_stride(recipe: Recipe, model: str | Architecture, stride: int | None) -> None:
+    """No size of the recipe is below the network's stride.
+
+    Args:
+        recipe: its sizes in training and at evaluation; those that are open are not looked at.
+        model: the network.
+        stride: of it, in pixels; None is not known.
+
+    Raises:
+        InputError: one is, naming the size and what to take.
+    """
+    # As asked, before a multiple is made of them: nobody who asks for 8 px means the 32 that it would be rounded to.
+    first, last = asked_px(recipe)
+    trained_on = [("the largest training picture", last), ("the smallest training picture", first)]
+    if first == last:
+        trained_on = [("every training picture", last)]
+    for what, px in [*trained_on, *_evaluated(recipe)]:
+        if px is not None and stride is not None and px < stride:
+            raise InputError(
+                f"{what} is {px:g} px, but {title(model)} makes one number of every {stride} x {stride} pixels: at "
+                f"least {stride} px. Take larger pictures (--image-px, or --set progressive.image_px={{...}})."
+            )
+
+
+def _evaluated(recipe: Recipe) -> list[tuple[str, int | None]]:
+    """The sizes at evaluation, by the fields that name them."""
+    tried = [("eval_px_tried", px) for px in sizes_to_try(recipe) if px != recipe.eval_px]
+    return [("eval_px", recipe.eval_px), *tried]
 
 
 def _instead(recipe: Recipe, preflight: Preflight, field: str) -> str:
