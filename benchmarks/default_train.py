@@ -113,7 +113,7 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
 def over_probe(run: Path) -> dict[str, Any]:
     """What the network has over the probe on the pictures that both have answered."""
     ours, theirs = read_answers(run), read_answers(run / PROBE)
-    both = over(ours, theirs, key=Key.of(0).fold("default train"), clusters=drawn_whole(ours))
+    both = over(ours, theirs, clusters=drawn_whole(ours))
     assert both is not None, "both answer val"
     shared = theirs.loc[theirs.index.isin(ours.index)]
     return {

@@ -1,0 +1,136 @@
+"""Recipe ``quick`` as it comes, and the same at its last size throughout: what 10 epochs of Imagenette reach, and when.
+
+Run: python -m benchmarks.quick IMAGENETTE [--seeds 3] [--record]
+
+V2-B0 from scratch on all 9,469 training pictures, growing from 64 to 128 px or at 128 px, whatever else ``effnetv2
+train`` chooses on this machine, and validated each epoch on 512 pictures of val, as there; all of val is answered once,
+at the end. Nothing is tuned: the recipe is made for growing pictures, so that this says what it does, not which way
+of training is better (``benchmarks.progressive`` does).
+
+A run that was stopped goes on, one that is done is only read: its figures and its curve are kept in OUT. ``--record``
+also draws docs/quick_over_time.png: top-1 of both ways against the time spent on training, of the first seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.arms import Paired, machines, measured, refuse_incomparable_times
+from benchmarks.progressive_figure import DOCS
+from benchmarks.record import RESULTS, interval, record
+
+from efficientnetv2.base.allocator import keep_freed_memory
+from efficientnetv2.base.files import write_text_atomically
+from efficientnetv2.commands.reproduction.cells import Cell, Runs
+from efficientnetv2.commands.source import Source
+from efficientnetv2.evaluation.cost import draw_top1_over_time
+
+EPOCHS = 10
+GROWING, FIXED = "quick, growing", "fixed"
+FIGURE = "quick_over_time.png"
+_CLAIMED = {GROWING: "quick_b0_imagenette_10ep", FIXED: "quick_b0_imagenette_10ep_fixed"}
+_ROW = ("kind", "step", "epoch", "image_px", "train_s", "images_per_s", "top1", "images")
+
+
+def arms(epochs: float) -> dict[str, Cell]:
+    """Both ways, for so many epochs."""
+    growing = (f"epochs={epochs:g}",)
+    return {
+        GROWING: Cell("growing", "run", "quick", "efficientnetv2_b0", growing),
+        FIXED: Cell("fixed", "run", "quick", "efficientnetv2_b0", (*growing, "progressive.stages=1")),
+    }
+
+
+def asked(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
+    """What ``arms.measured`` says of a run, what was chosen for it, and its curve."""
+    found, folder = measured(runs, cell, seed), runs.folder(cell, seed)
+    kept = folder / "curve.json"
+    if not kept.exists():
+        rows = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        curve = [{name: row[name] for name in _ROW if name in row} for row in map(json.loads, rows)]
+        recipe = json.loads((folder / "report.json").read_text(encoding="utf-8"))["recipe"]
+        told = {"precision": recipe["precision"], "curve": curve}
+        write_text_atomically(kept, json.dumps(told, indent=1) + "\n")
+    curve_and_precision: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return found | curve_and_precision
+
+
+def claims(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[Paired, str]]:
+    """Name -> figure and unit; with one seed there is no interval.
+
+    Args:
+        found: of each way a row a seed, as ``asked`` gives them.
+    """
+    named: dict[str, tuple[Paired, str]] = {}
+    for way, rows in found.items():
+        for name, unit in (("top1", "fraction"), ("wall_s", "s")):
+            values = [row[name] for row in rows]
+            mean = statistics.fmean(values)
+            low, high = interval(values) if len(values) > 1 else (mean, mean)
+            named[f"{_CLAIMED[way]}_{name}"] = (Paired(mean, low, high, len(values)), unit)
+    return named
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pictures", help="Imagenette: train/ and val/ with a folder per class")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, default=EPOCHS, help="another is not to be recorded")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=RESULTS / "quick")
+    parser.add_argument("--record", action="store_true", help="write results/summary.json and quick.json")
+    options = parser.parse_args()
+    if options.record and options.epochs != EPOCHS:
+        parser.error(f"--record is for {EPOCHS} epochs.")
+    runs = Runs(Source(options.pictures), options.seeds, "none", options.device, options.out, print)
+    found: dict[str, list[dict[str, Any]]] = {GROWING: [], FIXED: []}
+    for seed in range(options.seeds):
+        for way, cell in arms(options.epochs).items():
+            found[way].append(asked(runs, cell, seed))
+            row = found[way][-1]
+            print(
+                f"seed {seed}: {way} {row['top1']:.1%} in {row['wall_s']:.0f} s, {row['train_s']:.0f} s of them "
+                f"training (others had {row['others_cores']:.1f} cores)",
+                flush=True,
+            )
+        refuse_incomparable_times([rows[-1] for rows in found.values()])
+    named = claims(found)
+    for name, (figure, unit) in named.items():
+        print(f"{name}: {figure.value:.4f} ({figure.low:.4f} to {figure.high:.4f}) {unit}, n = {figure.n}")
+    if options.record:
+        write(found, named, machines(row for rows in found.values() for row in rows))
+
+
+def write(
+    found: Mapping[str, Sequence[Mapping[str, Any]]], named: Mapping[str, tuple[Paired, str]], on: str
+) -> None:
+    """The record, the claims and the drawing.
+
+    Args:
+        found: as for ``claims``.
+        named: its answer.
+        on: the hardware.
+    """
+    raw = {"when": time.strftime("%Y-%m-%d"), "hardware": on, "epochs": EPOCHS, "arms": found}
+    (RESULTS / "quick.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    seeds = len(found[GROWING])
+    command = f"python -m benchmarks.quick IMAGENETTE{'' if seeds == 3 else f' --seeds {seeds}'} --record"
+    for name, (figure, unit) in named.items():
+        record(name, unit=unit, command=command, on=on, **asdict(figure))
+    drawing = draw_top1_over_time({way: rows[0]["curve"] for way, rows in found.items()})
+    if drawing is not None:
+        drawing.savefig(DOCS / FIGURE, dpi=144, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    keep_freed_memory()  # as the program does
+    main()
