@@ -142,7 +142,7 @@ def page(folder, classes):
     sections = [
         trust(true, probabilities, scaled=scaled, abstain_below=0.8),
         sliced(parts),
-        priced(true, probabilities, Costs(1.0 - np.eye(classes), 0.3), names),
+        priced(true, probabilities, Costs(1.0 - np.eye(classes), 0.3), names, key=Key.of(0)),
     ]
     answers = pd.DataFrame({"label": predicted.astype(str), "true_label": true.astype(str)})
     shuffled = np.random.default_rng(1).permutation(predicted).astype(str)
