@@ -36,7 +36,7 @@ from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.probing import PROBE
 from efficientnetv2.data.manifest import Manifest, read
-from efficientnetv2.evaluation.answered import drawn_whole, over, read_answers, write_answers
+from efficientnetv2.evaluation.answered import over, read_answers, write_answers
 from efficientnetv2.inference.probe import linear_probe
 from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.named import starts
@@ -113,7 +113,7 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
 def over_probe(run: Path) -> dict[str, Any]:
     """What the network has over the probe on the pictures that both have answered."""
     ours, theirs = read_answers(run), read_answers(run / PROBE)
-    both = over(ours, theirs, clusters=drawn_whole(ours))
+    both = over(ours, theirs)
     assert both is not None, "both answer val"
     shared = theirs.loc[theirs.index.isin(ours.index)]
     return {

@@ -378,9 +378,17 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         ),
         (
             ("--set", "progressive.image_px={start: 8, end: 64}", "--recipe", "quick", "--weights", "none"),
-            ("smallest training picture is 8 px", "32 x 32", "--set progressive.image_px={...}"),
+            (
+                "smallest training picture is 8 px",
+                "32 x 32",
+                '--set "progressive.image_px={start: 32, end: 64}"',
+            ),
         ),
-        (("--set", "eval_px=16"), ("eval_px is 16", "32 x 32")),
+        (("--set", "eval_px=16"), ("eval_px is 16", "32 x 32", "--set eval_px=...")),
+        (
+            ("--image-px", "40", "--recipe", "quick", "--weights", "none"),
+            ("smallest training picture is 20 px", '--set "progressive.image_px={start: 32, end: 40}"'),
+        ),
         (
             ("--model", "torchvision:vit_b_16", "--image-px", "224", "--weights", "none"),
             ("a training picture is 128 px", "--image-px 224 --set progressive.stages=1"),

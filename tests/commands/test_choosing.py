@@ -147,6 +147,12 @@ def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_compar
     assert [one["weights"] for one in after.compared["starts"]] == [blind.word, drawn.word]
     assert after.recipe.weights == drawn.word
     assert "random weights left out" in after.chosen[-1]
+    # Of 56 px finetune begins with 32, quick with 28.
+    small = Words(image_px=56)
+    _, after, _ = compared(small, (blind, SCRATCH), source, tmp_path)
+    assert after.chosen[-1].startswith(
+        "Weights: random weights left out of the comparison. Of its recipe: the smallest"
+    )
 
 
 def test_of_equals_the_first_is_taken_and_one_start_is_not_compared(files, tmp_path):

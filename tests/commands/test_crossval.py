@@ -666,6 +666,21 @@ def test_a_picture_that_a_fold_could_not_read_is_told_and_listed(whole, tmp_path
         ),
         (("--try", "balance=null"), "one --try leaves nothing to choose from"),
         (("--try", "", "--try", "balanse=null"), "there is no field 'balanse'; did you mean 'balance'?"),
+        (
+            ("--model", "efficientnetv2_b0", "--set", "progressive.image_px=8"),
+            "every training picture is 8 px, but efficientnetv2_b0",
+        ),
+        (
+            (
+                "--model",
+                "efficientnetv2_b0",
+                "--try",
+                "",
+                "--try",
+                "progressive.image_px={start: 8, end: 64}",
+            ),
+            "--try progressive.image_px={start: 8, end: 64}: the smallest training picture is 8 px, but",
+        ),
         (("--try-set", "epochs=2"), "--try-set is given, but there is no --try"),
         (("--try", "", "--try", "balance=null", "--members", "3"), "--members 3 of the tries answer"),
         (("--members", "0"), "--members"),

@@ -448,6 +448,17 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
         ),
         (("--image-px", "4"), "smaller than the stride"),
         (
+            (
+                "--set",
+                "progressive.image_px={start: 2, end: 64}",
+                "--set",
+                "progressive.stages=2",
+                "--set",
+                "progressive.px_multiple=32",
+            ),
+            "pictures of 2 px are smaller than the stride",
+        ),
+        (
             ("--set", "progressive.image_px=8", "--set", "progressive.px_multiple=8", "--space", "small"),
             "stride",
         ),

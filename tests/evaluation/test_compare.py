@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binom, t
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.commands.compare import compare
+from efficientnetv2.evaluation.answered import over
 from efficientnetv2.evaluation.compare import FinishedRun, gain
 from efficientnetv2.training.claiming import held
 
@@ -20,6 +22,11 @@ def _run(name, right, seconds):
     answers = pd.DataFrame({"label": ["a" if one else "b" for one in right], "true_label": "a"})
     answers.index = pd.Index([f"{number}.jpg" for number in range(len(right))])
     return FinishedRun(name, {"wall_s": 99.0}, rows, answers)
+
+
+def placed(run, places):
+    """The run, its report knowing where each picture was taken."""
+    return replace(run, answers=run.answers.assign(drawn_whole=places.map(str)))
 
 
 def test_a_gain_is_that_of_the_same_pictures():
@@ -45,7 +52,7 @@ def test_pictures_of_a_place_are_drawn_as_one():
     """Ten places of ten pictures each, right or wrong as a whole: ten draws of a coin, not a hundred."""
     one, other = _run("one", [True] * 70 + [False] * 30, 1.0), _run("none", [False] * 100, 1.0)
     places = pd.Series([number // 10 for number in range(100)], index=one.answers.index)
-    found = gain(one, replace(other, clusters=places)).over
+    found = gain(one, placed(other, places)).over
     assert found.together == 10
     wider = t(9).ppf(0.975) / 1.96 * (10 / 9) ** 0.5  # ten places say little of how much places differ
     assert 100 * found.top1.low == pytest.approx(70 - wider * (70 - 10 * binom(10, 0.7).ppf(0.025)), abs=1)
@@ -53,14 +60,35 @@ def test_pictures_of_a_place_are_drawn_as_one():
     assert gain(one, other).over.together is None
 
 
+def test_two_runs_have_one_interval_between_them(tmp_path):
+    """Whichever is compared with which, whoever knows the places, however they list their pictures."""
+    draw = np.random.default_rng(0)
+    one, other = (_run(name, draw.random(120) < right, 1.0) for name, right in (("a", 0.6), ("b", 0.5)))
+    places = pd.Series(draw.integers(12, size=120), index=one.answers.index)
+    found = gain(placed(one, places), other).over
+    backwards = gain(other, placed(one, places)).over
+    for name in ("top1", "macro_f1", "balanced_accuracy"):
+        this, that = getattr(found, name), getattr(backwards, name)
+        assert (this.value, this.low, this.high) == (-that.value, -that.high, -that.low)
+    shuffled = replace(other, answers=other.answers.sample(frac=1, random_state=1))
+    assert gain(placed(one, places), shuffled).over == found
+    assert gain(one, placed(other, places)).over == found
+    assert gain(placed(one, (places + 5) % 12), other).over == found
+    coarser = places // 3
+    assert gain(placed(one, coarser), placed(other, places)).over.together == 4
+    alone = over(one.answers, other.answers, clusters=places)
+    assert alone == found
+    assert gain(one, other).over != found
+
+
 def test_few_places_make_no_interval_narrower_and_nothing_certain():
     one, other = _run("one", [True, False] * 50, 1.0), _run("none", [False] * 100, 1.0)
     alone = gain(one, other).over
     halves = pd.Series([number // 50 for number in range(100)], index=one.answers.index)
-    found = gain(replace(one, clusters=halves), other).over
+    found = gain(placed(one, halves), other).over
     assert alone.top1.low > 0
     assert (found.top1.low, found.top1.high, found.together) == (0, alone.top1.high, 2)
-    assert gain(replace(one, clusters=0 * halves), other).over.together is None
+    assert gain(placed(one, 0 * halves), other).over.together is None
 
 
 def test_the_same_answers_differ_in_nothing():

@@ -172,7 +172,20 @@ def test_settings_reach_nested_fields_and_ramps():
                 ("image_px", "{start: 64 end: 128}", 64, 128),
                 ("image_px", "{start: 64, end: 128", 64, 128),
                 ("dropout", "0.1-0.3", "0.1", "0.3"),
+                ("image_px", "128-64", 64, 128),
+                ("dropout", ".1-.3", ".1", ".3"),
                 ("randaugment", "5:15", 5, 15),  # to YAML 315, minutes and seconds
+            ]
+        ),
+        *(  # one number, written in another way or not one at all
+            (f"progressive.{name}={text}", f"progressive.{name} = '{text}': has to be a number from")
+            for name, text in [
+                ("dropout", "0.3%"),
+                ("dropout", "0,3"),
+                ("image_px", "1,024"),
+                ("image_px", "0.5x"),
+                ("image_px", "1.2.3"),
+                ("image_px", "128px"),
             ]
         ),
         ("augment={flip: none", "is not a value: while parsing"),

@@ -15,14 +15,13 @@ from efficientnetv2.commands.prepare import Common
 from efficientnetv2.commands.resumed import resumed_recipe
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.within import RUNS
-from efficientnetv2.commands.words import Words, begin_recipe, starts_open
+from efficientnetv2.commands.words import Words, begin_recipe, refuse_too_small, starts_open
 from efficientnetv2.inference.accelerate import device_note
 from efficientnetv2.training.checked import checked
 from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.distributed import World
 from efficientnetv2.training.folder import RunFolder
-from efficientnetv2.training.named import Found, default_model, stride_of
-from efficientnetv2.training.picture_sizes import refuse_below_stride
+from efficientnetv2.training.named import Found
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.runs import new_folder, newest, newest_first, refuse_occupied
 
@@ -138,9 +137,7 @@ def decided(words: Words, place: Place, device: torch.device, screen: Screen, wo
         screen.say(note)
     starts = starts_open(words, device)
     recipe, chosen = begin_recipe(words, device, screen.say, found=starts[0] if starts else None)
-    if starts or recipe.weights == "none":  # weights that are named may come with a network of their own
-        network = default_model(device) if recipe.model == "auto" else recipe.model
-        refuse_below_stride(recipe, network, stride_of(network))
+    refuse_too_small(recipe, device, [one.word for one in starts])
     return Decided(place.out or new_folder(RUNS, recipe.name), recipe, tuple(chosen), starts=starts)
 
 

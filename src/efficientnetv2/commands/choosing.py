@@ -17,7 +17,7 @@ from efficientnetv2.commands.beginning import Decided, Place
 from efficientnetv2.commands.prepare import Prepared
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.within import RUNS
-from efficientnetv2.commands.words import Words, begin_recipe
+from efficientnetv2.commands.words import Words, begin_recipe, refuse_too_small
 from efficientnetv2.data.levels import levels_of
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
@@ -175,7 +175,8 @@ def _fitting(
     fitting, unfit = [], []
     for found in starts:
         try:
-            begin_recipe(words, device, lambda line: None, found=found)
+            recipe, _ = begin_recipe(words, device, lambda line: None, found=found)
+            refuse_too_small(recipe, device, [found.word])
             fitting.append(found)
         except InputError as error:
             unfit.append(f"Weights: {found.title} left out of the comparison. Of its recipe: {error}")

@@ -27,7 +27,7 @@ from efficientnetv2.commands.several_labels import refuse_unlike
 from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.tables import MOST_CLASSES
 from efficientnetv2.commands.within import RUNS, refuse_within
-from efficientnetv2.commands.words import Words, begin_recipe, says_length
+from efficientnetv2.commands.words import Words, begin_recipe, refuse_too_small, says_length, starts_open
 from efficientnetv2.data.check import check
 from efficientnetv2.data.copies import refuse_copies_apart
 from efficientnetv2.data.folds import Folds
@@ -212,7 +212,13 @@ def _recipe(words: Words, plan: Plan, place: Place, separator: str | None = None
     """
     device = pick_device(place.device)
     recipe, _ = begin_recipe(words, device, lambda line: None)
-    refuse_unlike(recipe, words, separator)
+    starts = [one.word for one in starts_open(words, device)]
+
+    def refuse(one: Recipe, asked: Words) -> None:
+        refuse_unlike(one, asked, separator)
+        refuse_too_small(one, device, starts)
+
+    refuse(recipe, words)
     for number in range(len(plan.tries)):
         if words.minutes is not None and says_length(plan.settings_of(number)):
             raise InputError(
@@ -223,7 +229,7 @@ def _recipe(words: Words, plan: Plan, place: Place, separator: str | None = None
         for further in dict.fromkeys((plan.try_settings, ())):
             try:
                 tried = with_further(words, (*plan.settings_of(number), *further))
-                refuse_unlike(begin_recipe(tried, device, lambda line: None)[0], tried, separator)
+                refuse(begin_recipe(tried, device, lambda line: None)[0], tried)
             except InputError as error:  # for the words alone have just been taken
                 said = "".join(f" --try-set {setting}" for setting in further)
                 reason = str(error).replace("--set ", "")  # which nobody typed

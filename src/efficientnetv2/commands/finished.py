@@ -11,7 +11,7 @@ from efficientnetv2.base.typed import typed
 from efficientnetv2.commands.earlier import Other
 from efficientnetv2.commands.resumed import longer
 from efficientnetv2.commands.screen import Screen, answer
-from efficientnetv2.evaluation.answered import drawn_whole, over, read_answers
+from efficientnetv2.evaluation.answered import over, read_answers
 from efficientnetv2.evaluation.answers import Beside, lines
 from efficientnetv2.evaluation.roots import root_of
 from efficientnetv2.training.folder import RunFolder
@@ -90,7 +90,7 @@ def _compared(run: Finished) -> list[str]:
     if run.against is None:
         return []
     own = read_answers(run.path)
-    found = over(own, run.against.answers, clusters=drawn_whole(own))
+    found = over(own, run.against.answers)
     if found is None:
         return []
     return lines(Beside(last=(run.against.name, run.against.qualified(found))))

@@ -130,9 +130,10 @@ def _asked(
     check_reads_files(network, model)
     for_own_views(network, looking, screen.say)
     manifest = replace(source.read(require_labels=False), bands=own.bands)
+    damage = tell(manifest, strict=strict, say=screen.say)
     for place in filter(None, (rank, out)):  # not of a run that is refused
         tell_replaced(place, screen)
-    return Asked(network, manifest, tell(manifest, strict=strict, say=screen.say)), looking
+    return Asked(network, manifest, damage), looking
 
 
 def _check_separator(separator: str | None, class_names: Sequence[str]) -> None:

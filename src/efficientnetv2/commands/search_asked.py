@@ -25,6 +25,7 @@ from efficientnetv2.search.reward import Reward
 from efficientnetv2.search.space import Space
 from efficientnetv2.search.storage import file_of, optuna
 from efficientnetv2.search.study import Wanted
+from efficientnetv2.training.picture_sizes import asked_px
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes.search import CHOOSING
 
@@ -136,7 +137,8 @@ class Asked:
         from efficientnetv2.search.samplers import sampler
 
         sampler(self.sampler, self.space, seed=self.seed)
-        require_room(self.space, min(self.recipe.progressive.stage(0).image_px, self.recipe.eval_px or 10**9))
+        first_px = round(asked_px(self.recipe)[0])
+        require_room(self.space, min(first_px, self.recipe.eval_px or first_px))
         _ = self.reward, self.seeds
 
     @property

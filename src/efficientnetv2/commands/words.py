@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from efficientnetv2.training.named import (
     default_model,
     refuse_weights_as_model,
     starts,
+    stride_of,
 )
+from efficientnetv2.training.picture_sizes import refuse_below_stride
 from efficientnetv2.training.recipe import MOST, Recipe
 from efficientnetv2.training.recipes import asked, file_of, named
 
@@ -120,6 +122,23 @@ def _starts(model: str | Architecture | None, device: torch.device) -> tuple[Fou
 
 def _network(model: str | Architecture | None, device: torch.device) -> str | Architecture:
     return default_model(device) if model is None or model == "auto" else model
+
+
+def refuse_too_small(recipe: Recipe, device: torch.device, begun_from: Collection[str]) -> None:
+    """Refuse sizes below the stride of the network, where it is known which that is, before pictures are looked at.
+
+    Args:
+        recipe: of a new run.
+        device: to train on; which network is the default depends on it.
+        begun_from: words for weights of the network itself. Others may come with a network of their own, and are left
+            to ``settle``.
+
+    Raises:
+        InputError: there are such sizes.
+    """
+    if recipe.weights in {"none", *begun_from}:
+        network = _network(recipe.model, device)
+        refuse_below_stride(recipe, network, stride_of(network))
 
 
 def begin_recipe(

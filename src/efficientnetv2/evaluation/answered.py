@@ -168,18 +168,20 @@ def over(one: pd.DataFrame, other: pd.DataFrame, *, clusters: pd.Series[int] | N
     """What the one's answers have over the other's, on the pictures that both answered; None if there is none.
 
     Where pictures hang together an interval reaches as far as the wider of two: chance drew pictures, or all of a place
-    at once. Of few places the second alone would be too narrow. The draws are always the same, so that two runs have
-    one interval between them, wherever it is told.
+    at once. Of few places the second alone would be too narrow. Where both sides say what hangs together, that counts
+    by which fewer are left to be drawn. Two tables have one interval between them, whichever way round, in whichever
+    order they list pictures, and wherever it is told.
 
     Args:
         one: as ``read_answers`` gives them.
         other: likewise.
-        clusters: by the path of the picture, equal where pictures hang together; None where none do.
+        clusters: by the path of the picture, equal where pictures hang together, beside what the tables say of it; None
+            where nothing else is known.
 
     Raises:
         InputError: a picture has another true label in one than in the other.
     """
-    both = in_common(one, other)
+    both = in_common(one, other).sort_values()
     if not len(both):
         return None
     mine, theirs = one.loc[both], other.loc[both]
@@ -188,8 +190,19 @@ def over(one: pd.DataFrame, other: pd.DataFrame, *, clusters: pd.Series[int] | N
     columns = [mine["true_label"], mine["label"], theirs["label"]]
     labels, answers, others = (column.map(ids).to_numpy(dtype=np.int64) for column in columns)
     together, drawn = None, np.arange(len(both), dtype=np.int64)
-    if clusters is not None and 1 < (count := clusters.loc[both].nunique()) < len(both):
-        together, drawn = count, np.array(clusters.loc[both], dtype=np.int64)
-    found = paired_together(labels, answers, others, drawn, len(names), key=Key.of(0).fold("paired"))
+    known = [each.loc[both] for each in (clusters, drawn_whole(one), drawn_whole(other)) if each is not None]
+    if known:
+        fewest = min(known, key=lambda each: each.nunique())
+        if 1 < (count := fewest.nunique()) < len(both):
+            together, drawn = count, pd.factorize(fewest)[0].astype(np.int64)
+    differing = np.flatnonzero(answers != others)
+    turned = bool(len(differing)) and bool(answers[differing[0]] > others[differing[0]])
+    pair = (others, answers) if turned else (answers, others)
+    found = paired_together(labels, *pair, drawn, len(names), key=Key.of(0).fold("paired"))
+    if turned:
+        found = {
+            name: Difference(0.0 - each.value, 0.0 - each.high, 0.0 - each.low)
+            for name, each in found.items()
+        }
     f1 = {names[k]: found[f"f1:{k}"] for k in np.unique(labels).tolist()}
     return Over(len(both), found["top1"], found["macro_f1"], found["balanced_accuracy"], f1, together)

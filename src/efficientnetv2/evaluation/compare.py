@@ -12,7 +12,7 @@ import pandas as pd
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.typed import typed
-from efficientnetv2.evaluation.answered import Over, drawn_whole, flattered, over, read_answers
+from efficientnetv2.evaluation.answered import Over, flattered, over, read_answers
 from efficientnetv2.evaluation.curve import Row
 from efficientnetv2.evaluation.roots import by_name_alone, root_of
 from efficientnetv2.training.claiming import at_work
@@ -28,7 +28,6 @@ class FinishedRun:
         report: its ``report.json``.
         history: rows of its ``metrics.jsonl``.
         answers: to the pictures that it was evaluated on, as ``evaluation.answered.read_answers`` gives them.
-        clusters: by their paths, equal where pictures hang together; None where none are known to.
         root: what their paths start from, as of ``evaluation.roots.root_of``.
     """
 
@@ -36,7 +35,6 @@ class FinishedRun:
     report: Mapping[str, Any]
     history: tuple[Row, ...]
     answers: pd.DataFrame
-    clusters: pd.Series[int] | None = None
     root: str | None = None
 
     @property
@@ -97,7 +95,7 @@ class FinishedRun:
         history = RunFolder(folder, lambda line: None).history()
         answers = read_answers(folder)
         root = root_of(folder, list(answers.index))
-        return cls(name, report, tuple(history), answers, drawn_whole(answers), root)
+        return cls(name, report, tuple(history), answers, root)
 
 
 @dataclass(frozen=True)
@@ -132,9 +130,7 @@ def gain(one: FinishedRun, other: FinishedRun) -> Gain | None:
     """
     if not one.answers.index.symmetric_difference(other.answers.index).empty:
         return None
-    known = [each.clusters for each in (one, other) if each.clusters is not None]
-    clusters = min(known, key=lambda each: each.nunique(), default=None)
-    found = over(one.answers, other.answers, clusters=clusters)
+    found = over(one.answers, other.answers)
     if found is None:
         return None
     found = replace(

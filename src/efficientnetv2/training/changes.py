@@ -15,8 +15,11 @@ from efficientnetv2.training.checked import checked, fields_at, values_of
 from efficientnetv2.training.recipe import Recipe
 
 _RAMP = "{start, end, continuous}"  # among what a field takes
-_TWO_NUMBERS = re.compile(r"\D*?(\d+(?:\.\d+)?)\D+?(\d+(?:\.\d+)?)\D*")
-_SIXTIES = re.compile(r"[\d:.]+")
+# One number, and no part of one: nothing is given back for the sake of a second.
+_NUMBER = r"(\d++(?:\.\d++)?+|(?<!\.)\.\d++)"
+_TWO_NUMBERS = re.compile(rf"[^\d.]*+{_NUMBER}(?:\.\.|[^\d.])+?{_NUMBER}[^\d.]*+")
+_DECIMAL_COMMA = re.compile(r"0,\d+|\d+,0\d*")  # 0,3 or 1,024: one number in another way of writing
+_SIXTIES = re.compile(r"\d+(?::[\d.]+)+")
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
@@ -78,12 +81,15 @@ def _refuse_joined(value: Any, name: str, text: str) -> None:
 def _refuse_other_ramps(value: Any, name: str, text: str) -> None:
     """Refuse two numbers for what may grow (64-128, [64, 128], {start: 64 end: 128}) with the one way to write it."""
     named = isinstance(value, dict) and all(isinstance(key, str) for key in value)
-    ends = _TWO_NUMBERS.fullmatch(text)
-    if ends is None or named or isinstance(value, int | float) or _RAMP not in (values_of(name) or ""):
+    two = _TWO_NUMBERS.fullmatch(text)
+    if two is None or named or isinstance(value, int | float) or _RAMP not in (values_of(name) or ""):
         return
+    if _DECIMAL_COMMA.fullmatch(text.strip()):
+        return
+    start, end = sorted(two.groups(), key=float)
     raise InputError(
-        f"--set {name}={text}: what grows from {ends[1]} to {ends[2]} is written "
-        f'--set "{name}={{start: {ends[1]}, end: {ends[2]}}}"'
+        f"--set {name}={text}: what grows from {start} to {end} is written "
+        f'--set "{name}={{start: {start}, end: {end}}}"'
     )
 
 

@@ -34,7 +34,7 @@ def rounded_sizes(recipe: Recipe) -> list[str]:
     plan = recipe.progressive
     first, last = asked_px(recipe)
     trained = {first: plan.stage(0).image_px, last: plan.last.image_px}
-    others = [f"{px} px in the place of {asked:.4g}" for asked, px in trained.items() if px != asked]
+    others = [f"{px} px in the place of {asked:g}" for asked, px in trained.items() if px != round(asked)]
     if plan.px_multiple == 1 or not others:
         return []
     return [
@@ -79,15 +79,25 @@ def refuse_below_stride(recipe: Recipe, model: str | Architecture, stride: int |
         InputError: one is, naming the size and what to take.
     """
     # As asked, before a multiple is made of them: nobody who asks for 8 px means the 32 that it would be rounded to.
-    first, last = asked_px(recipe)
-    trained_on = [("the largest training picture", last), ("the smallest training picture", first)]
+    first, last = (round(px) for px in asked_px(recipe))
+    larger = "Take larger pictures (--image-px, or --set progressive.image_px={...})."
+    begin = f'--set "progressive.image_px={{start: {stride}, end: {last}}}"'
+    trained_on = [
+        ("the largest training picture", last, larger),
+        (
+            "the smallest training picture",
+            first,
+            f"Begin with larger ones ({begin}), or take larger ones throughout (--image-px).",
+        ),
+    ]
     if first == last:
-        trained_on = [("every training picture", last)]
-    for what, px in [*trained_on, *_evaluated(recipe)]:
+        trained_on = [("every training picture", last, larger)]
+    evaluated = [(field, px, f"Take larger ones (--set {field}=...).") for field, px in _evaluated(recipe)]
+    for what, px, fix in [*trained_on, *evaluated]:
         if px is not None and stride is not None and px < stride:
             raise InputError(
-                f"{what} is {px:g} px, but {title(model)} makes one number of every {stride} x {stride} pixels: at "
-                f"least {stride} px. Take larger pictures (--image-px, or --set progressive.image_px={{...}})."
+                f"{what} is {px} px, but {title(model)} makes one number of every {stride} x {stride} pixels: at "
+                f"least {stride} px. {fix}"
             )
 
 

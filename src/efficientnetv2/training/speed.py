@@ -104,7 +104,7 @@ def _precision(bench: _Bench) -> tuple[Precision, str]:
     if bench.too_short_to_measure:
         return (
             lower,
-            f"Precision: {lower}, which the hardware has (too few steps to measure whether it pays).",
+            f"Precision: {lower}, which the hardware has (too short a run to measure whether it pays).",
         )
     whole_s, lower_s = bench.step_seconds([bench.side("fp32"), bench.side(lower)])
     chosen: Precision = lower if whole_s / lower_s >= _WORTH else "fp32"

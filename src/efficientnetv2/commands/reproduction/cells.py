@@ -121,7 +121,7 @@ class Runs:
             )
             source = self.source if cell.data is None else replace(self.source, data=cell.data)
             place = Place(out=folder, resume=(folder / "recipe.yaml").exists(), device=self.device)
-            # Of a run among many its folder keeps what it says.
+            # Of a run among many its bar is shown; its log and its report lie in its folder.
             train_and_report(words, source, place, Aside(self.screen, speaking=not counted))
             write_text_atomically(kept, json.dumps(self.asked(cell), indent=1) + "\n")
             self.say(f"  {_came_to(done)}")
