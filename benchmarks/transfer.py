@@ -11,7 +11,9 @@ EfficientNetV2-B0's. All of train is trained on, all of test answered once, at t
 - linear probe: logistic regression on the features of the weights as given, at the same size. Each run fits one to
   5,000 of the training pictures at most and asks it 5,000 of the others; finetune is compared with its own, on those.
 
-What is done is kept in OUT and not done again. ``--record`` writes the paper's Table 8 at scale small too.
+What is done is kept in OUT and not done again; of it git keeps the figures alone, so that it may take several sittings
+(a recipe that has changed since is another: delete its runs there). ``--record`` writes the paper's Table 8 at scale
+small too.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from benchmarks.record import RESULTS, interval, record
 from benchmarks.reproduced import keep
 
 from efficientnetv2.base.allocator import keep_freed_memory
+from efficientnetv2.base.files import write_text_atomically
 from efficientnetv2.commands.reproduction.cells import Cell, Runs
 from efficientnetv2.commands.source import Source
 from efficientnetv2.data.manifest import read
@@ -61,7 +64,12 @@ def arms(image_px: int, epochs: float) -> dict[str, Cell]:
 
 def asked(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
     """What ``arms.measured`` says of a run, and what it has over its probe on the pictures that both answered."""
-    return measured(runs, cell, seed) | over_probe(runs.folder(cell, seed))
+    found, folder = measured(runs, cell, seed), runs.folder(cell, seed)
+    kept = folder / "over_probe.json"
+    if not kept.exists():
+        write_text_atomically(kept, json.dumps(over_probe(folder), indent=1) + "\n")
+    beside: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return found | beside
 
 
 def claims(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[Paired, str]]:

@@ -75,6 +75,8 @@ def test_what_a_run_has_over_its_probe_is_of_the_pictures_that_both_answered(tmp
     (run / "measured.json").write_text(json.dumps({"top1": 0.8, "linear_probe": 0.9}))
     row = asked(runs, cell, 0)
     assert (row["top1"], row["probe_top1"], row["pictures"]) == (0.8, 0.25, 4)
+    (run / "predictions.csv").unlink()
+    assert asked(runs, cell, 0) == row  # of a clone, which has not the answers
     found, unit = claims({PAPER: [row], OURS: [row]})["finetune_cifar10_top1_gain_over_probe"]
     assert (found.value, unit) == (pytest.approx(50), "points")
 
