@@ -199,10 +199,10 @@ class _Busy:
 
 @dataclass(frozen=True)
 class Paired:
-    """A comparison over seeds.
+    """A figure over seeds, or a comparison.
 
     Args:
-        value: mean of the differences in points, or geometric mean of the ratios.
+        value: mean of the figures, or of the differences in points, or geometric mean of the ratios.
         low, high: its 95 % interval (Student's t, of the logarithms for ratios); the value itself with one seed.
         n: seeds.
     """
@@ -216,6 +216,17 @@ class Paired:
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}), n = {self.n}"
 
 
+def over_seeds(values: Sequence[float]) -> Paired:
+    """The mean of a figure and its interval.
+
+    Args:
+        values: one per seed.
+    """
+    mean = statistics.fmean(values)
+    low, high = interval(list(values)) if len(values) > 1 else (mean, mean)
+    return Paired(mean, low, high, len(values))
+
+
 def gain(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
     """Ours less theirs, seed by seed.
 
@@ -223,10 +234,7 @@ def gain(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
         ours: in points, one per seed.
         theirs: likewise, the same seeds.
     """
-    differences = [mine - other for mine, other in zip(ours, theirs, strict=True)]
-    mean = statistics.fmean(differences)
-    low, high = interval(differences) if len(differences) > 1 else (mean, mean)
-    return Paired(mean, low, high, len(differences))
+    return over_seeds([mine - other for mine, other in zip(ours, theirs, strict=True)])
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Paired:

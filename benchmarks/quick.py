@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import Paired, machines, measured, refuse_incomparable_times
+from benchmarks.arms import Paired, machines, measured, over_seeds, refuse_incomparable_times
 from benchmarks.progressive_figure import DOCS
-from benchmarks.record import RESULTS, interval, record
+from benchmarks.record import RESULTS, record
 
 from efficientnetv2.base.allocator import keep_freed_memory
 from efficientnetv2.base.files import write_text_atomically
@@ -71,10 +70,7 @@ def claims(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[
     named: dict[str, tuple[Paired, str]] = {}
     for way, rows in found.items():
         for name, unit in (("top1", "fraction"), ("wall_s", "s")):
-            values = [row[name] for row in rows]
-            mean = statistics.fmean(values)
-            low, high = interval(values) if len(values) > 1 else (mean, mean)
-            named[f"{_CLAIMED[way]}_{name}"] = (Paired(mean, low, high, len(values)), unit)
+            named[f"{_CLAIMED[way]}_{name}"] = (over_seeds([row[name] for row in rows]), unit)
     return named
 
 

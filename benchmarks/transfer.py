@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -28,9 +27,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import paper_page, small_tables
-from benchmarks.arms import HARDLY_VALIDATED, Paired, gain, machines, measured, rows_of, write_pictures
+from benchmarks.arms import (
+    HARDLY_VALIDATED,
+    Paired,
+    gain,
+    machines,
+    measured,
+    over_seeds,
+    rows_of,
+    write_pictures,
+)
 from benchmarks.default_train import over_probe
-from benchmarks.record import RESULTS, interval, record
+from benchmarks.record import RESULTS, record
 from benchmarks.reproduced import keep
 
 from efficientnetv2.base.allocator import keep_freed_memory
@@ -81,9 +89,7 @@ def claims(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[
     top1 = {arm: [row["top1"] for row in rows] for arm, rows in found.items()}
     named: dict[str, tuple[Paired, str]] = {}
     for arm, values in top1.items():
-        mean = statistics.fmean(values)
-        low, high = interval(values) if len(values) > 1 else (mean, mean)
-        named[f"{arm}_cifar10_top1"] = (Paired(mean, low, high, len(values)), "fraction")
+        named[f"{arm}_cifar10_top1"] = (over_seeds(values), "fraction")
     points = {arm: [100 * one for one in values] for arm, values in top1.items()}
     named["finetune_cifar10_top1_gain_over_transfer_paper"] = (gain(points[OURS], points[PAPER]), "points")
     over = [100 * row["over_probe"]["top1"]["value"] for row in found[OURS]]

@@ -21,8 +21,8 @@ from efficientnetv2.training.recipe import Recipe
 _LIST_OR_TABLE = re.compile(r"([\[{].*?[\]}])")
 _BEGIN = r"(?:^|(?<=, )|(?<= or ))"
 _NUMBER = re.compile(_BEGIN + r"(?=(?:whole )?number)")
-_LISTS = ("list_type", "tuple_type")
 _WORD = re.compile(_BEGIN + r"(?!null|text|true|false)\w+(?=, | or |$)")
+_LISTS = ("list_type", "tuple_type")  # pydantic's names for what is no list
 
 
 def read(file: Path) -> Recipe:
@@ -103,7 +103,11 @@ def _complaints(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]
 
 
 def values_of(name: str) -> str | None:
-    """What a field takes, in words that follow ``has to be``; None of what is no field."""
+    """What a field takes, in words that follow ``has to be``; None of what is no field.
+
+    Args:
+        name: of the field, with those of the parts that it lies in: ``progressive.image_px``.
+    """
     values = next((field.values for field in every_field() if field.name == name), None)
     if values is None:
         return None

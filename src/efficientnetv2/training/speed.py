@@ -33,8 +33,8 @@ _WORTH = 1.1
 _TIMED_STEPS = 3
 # Pictures of a measured step on a CPU, where the time is in proportion to them; a GPU gets its whole group. Ours.
 _CPU_IMAGES = 8
-# On a CPU a run of fewer pictures takes 16 bits unmeasured: 20 times those of measuring two precisions. Of processors
-# that have bf16 some compute half as fast in it as in fp32, so knowing it is worth a twentieth. Ours.
+# On a CPU a run of fewer pictures takes 16 bits unmeasured: 20 times those of measuring two precisions. Processors that
+# have bf16 may be slower in it than in fp32 (benchmarks/results/step_tried.md), so knowing is worth a twentieth. Ours.
 _FEWEST_IMAGES = 20 * 2 * (1 + _TIMED_STEPS) * _CPU_IMAGES
 # Compiling is tried in runs that will take at least so long: it takes one to two minutes itself. Ours.
 _COMPILE_FROM_S = 3600.0
