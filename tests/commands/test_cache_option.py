@@ -305,7 +305,7 @@ def test_minutes_count_the_filling(large, monkeypatch):
     )
     ready = prepared(large)
     job = Job(named("quick"), None, ready.train, ready.val, None, None, CPU, workers=0)
-    recipe, notes = foretold.settled_by(job.recipe, None, job, 4, spent_s=90.0)
+    recipe, notes = foretold.settled_by(None, job, 4, spent_s=90.0)
     assert asked == [(4, 90.0)]
     assert recipe.epochs == 12
     assert notes == ["Epochs: 12, what fits into 4 minutes by a short measurement."]
@@ -321,7 +321,7 @@ def test_minutes_that_filling_alone_takes_are_refused(large):
     with pytest.raises(
         InputError, match=r"--minutes 1.5: .* takes about 1.6 minutes, 1.5 of them to fill the cache"
     ):
-        foretold.settled_by(job.recipe, rates, job, 1.5, spent_s=90.0)
+        foretold.settled_by(rates, job, 1.5, spent_s=90.0)
     lost = foretold.in_vain(1.5, job, spent_s=90.0)
     assert lost(rates)
     assert not foretold.in_vain(1.6, job, spent_s=90.0)(rates)
@@ -337,7 +337,7 @@ def test_minutes_count_every_process_with_its_part_of_the_cores(large, monkeypat
     monkeypatch.setattr("efficientnetv2.training.sharing.cores", lambda: 4 * torch.get_num_threads())
     ready = prepared(large)
     job = Job(named("quick"), None, ready.train, ready.val, None, None, CPU, workers=0)
-    foretold.settled_by(job.recipe, None, job, 4, spent_s=0.0, world=World(size=4, local_size=4))
+    foretold.settled_by(None, job, 4, spent_s=0.0, world=World(size=4, local_size=4))
     assert asked == [4]
 
 

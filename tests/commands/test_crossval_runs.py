@@ -270,22 +270,6 @@ def of_years(folder: Path, count: int) -> Manifest:
     return read(folder / "all.csv")
 
 
-def test_by_time_each_fold_is_as_short_as_it_is(starts, tmp_path, monkeypatch):
-    """24, 48 and 72 pictures in steps of 8, thirty times: the statistics of weights are kept below 150 steps."""
-    monkeypatch.setattr(train_job, "_run", answered)
-    data, contents, plan = of_years(tmp_path, 96), np.arange(96), Plan(folds=3, by="time")
-    place, dealt = Place(out=tmp_path / "out", device="cpu", workers=0), plan.dealt(data, contents, 0)
-    for setting, kept in (("auto", [True, False, False]), ("true", [True] * 3), ("false", [False] * 3)):
-        settings = (*SETTINGS, "epochs=30", f"frozen_statistics={setting}")
-        words = Words(model=NETWORK, weights=starts[0].word, settings=settings)
-        Runs(words, plan, place, data, contents, 0, Screen(mute=True)).answer(
-            dealt, tmp_path / setting, "Fold"
-        )
-        recipes = [read_recipe(tmp_path / setting / run_name(number) / "recipe.yaml") for number in range(3)]
-        assert [one.frozen_statistics for one in recipes] == kept
-        assert {one.epochs for one in recipes} == {30}
-
-
 def test_a_later_fold_that_lacks_memory_is_not_told_to_change_the_recipe(starts, tmp_path, monkeypatch):
     """Which --resume would refuse: the group of the first fold is chosen, but then it is that of all."""
     room = [8]

@@ -38,7 +38,6 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.inference.probe import as_linear, linear_probe
 from efficientnetv2.models import modelfile
 from efficientnetv2.models.create import create
-from efficientnetv2.training.short import ADAPTING_STEPS
 
 SMALL = Architecture(stem_channels=8, stages=(Stage(fused(expand=2, kernel=3), 2, 8, 1),), head_channels=16)
 # Nothing learns (the rate is as good as 0) and nothing is averaged: the model file is what the run began with.
@@ -137,7 +136,7 @@ def test_from_scratch_there_is_none(place):
     assert "unfreeze: null" in (place / "none/recipe.yaml").read_text()
 
 
-def test_finetune_begins_so_unasked_and_a_short_run_keeps_the_statistics(place):
+def test_finetune_begins_so_unasked_and_keeps_the_statistics(place):
     done = effnetv2(*words(place, "unasked"), cwd=place)
     assert done.returncode == 0, done.stderr
     recipe = yaml.safe_load((place / "unasked/recipe.yaml").read_text())
@@ -149,21 +148,6 @@ def test_finetune_begins_so_unasked_and_a_short_run_keeps_the_statistics(place):
     same = [name for name in given if name.endswith(("running_mean", "running_var"))]
     assert same
     assert all(torch.equal(given[name], kept[name]) for name in same)
-
-
-def test_the_minutes_decide_about_the_statistics_too(place):
-    """By the steps that fit into them, not by those of the recipe's own epochs."""
-    settings = [word for word in STILL if word not in ("--epochs", "1")]
-    done = effnetv2(
-        "train", "pictures", *settings, "--weights", "trunk.safetensors", "--minutes", "0.1", "--out", "minutes",
-        cwd=place,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    recipe = yaml.safe_load((place / "minutes/recipe.yaml").read_text())
-    pictures = json.loads((place / "minutes/report.json").read_text())["train_pictures"]
-    steps = round(recipe["epochs"] * pictures / recipe["batch_images"])
-    assert recipe["frozen_statistics"] is (steps < ADAPTING_STEPS)
-    assert ("Batch-norm keeps" in done.stdout) is recipe["frozen_statistics"]
 
 
 def test_a_picture_that_cannot_be_read_makes_no_sample_of_the_others(tmp_path):

@@ -63,7 +63,7 @@ def settled(class_folders, tmp_path):
             device=torch.device("cpu"),
             workers=0,
         )
-        return settled_by(one, RATES, job, minutes, spent_s=0.0)
+        return settled_by(RATES, job, minutes, spent_s=0.0)
 
     return settle
 

@@ -85,7 +85,7 @@ def test_what_balancing_has_evened_out_is_not_adjusted_again():
 
 def test_pictures_that_are_repeated_are_augmented_more_strongly():
     """Drawn 33 times of an epoch of 100, classes of 30 and 10 repeat theirs; the one of 60 does not."""
-    words = ("balance=equal", "rare_randaugment=2")
+    words = ("balance=equal", "rare_randaugment=2", "progressive.randaugment=5")
     assert class_terms(LABELS, 3, recipe(*words)).stronger.tolist() == [1, 2, 2]
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     key, ids, plan = Key.of(0), np.arange(6), AugmentPlan(flip="none", randaugment_preset="monotone")
@@ -100,7 +100,7 @@ def test_pictures_that_are_repeated_are_augmented_more_strongly():
 @pytest.mark.parametrize("classes", [3, 6, 7, 12, 100])
 def test_classes_that_are_equally_frequent_are_augmented_alike(classes, balance):
     """A share computed in two ways is rounded in two ways."""
-    words = recipe(f"balance={balance}", "rare_randaugment=2")
+    words = recipe(f"balance={balance}", "rare_randaugment=2", "progressive.randaugment=5")
     for each in (1, 7, 48, 500):
         counted = class_terms(np.repeat(np.arange(classes), each), classes, words)
         assert counted.stronger.tolist() == [1] * classes
@@ -110,9 +110,9 @@ def test_classes_that_are_equally_frequent_are_augmented_alike(classes, balance)
 
 def test_nothing_to_make_stronger_is_refused():
     with pytest.raises(InputError, match="rare_randaugment is 2, but balance is off"):
-        recipe("rare_randaugment=2")
+        recipe("rare_randaugment=2", "progressive.randaugment=5")
     with pytest.raises(InputError, match=r"rare_randaugment is 2, but progressive.randaugment is off"):
-        recipe("rare_randaugment=2", "balance=equal", "progressive.randaugment=null")
+        recipe("rare_randaugment=2", "balance=equal")
     with pytest.raises(InputError, match="effective_beta"):
         recipe("effective_beta=1")
 

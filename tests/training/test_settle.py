@@ -418,7 +418,10 @@ def test_a_continuous_ramp_is_settled_at_its_end():
 
 
 def test_finetune_without_weights_is_told_of_quick():
-    notes = settled("weights=none", recipe="finetune").notes
+    found = settled("weights=none", recipe="finetune")
+    notes = found.notes
+    assert not found.recipe.frozen_statistics
+    assert found.network.train().stem.norm.training, "there are no statistics to keep"
     assert any("quick learns faster" in note for note in notes)
 
 
@@ -457,19 +460,6 @@ def test_minutes_decide_whether_every_stage_gets_a_step():
     with pytest.raises(InputError, match="4 stages do not fit into 2 steps"):
         settled(*short, images=32)
     assert settled(*short, images=32, minutes=5).recipe.progressive.stages == 4
-
-
-@pytest.mark.parametrize(("minutes", "kept"), [(None, True), (5, False)])
-def test_what_is_measured_for_minutes_has_statistics_that_adapt(minutes, kept, tmp_path):
-    """As a longer run would: 100 steps of the recipe's own would keep those of the weights, and each take less."""
-    network = EfficientNet(architecture("efficientnetv2_b0"), num_classes=2)
-    modelfile.save(tmp_path / "some.safetensors", network, class_names=CLASSES)
-    words = (f"weights={tmp_path / 'some.safetensors'}", "epochs=50", "batch_images=16")
-    found = settled(*words, recipe="finetune", images=32, minutes=minutes)
-    assert found.recipe.frozen_statistics is kept
-    assert any("Batch-norm keeps" in note for note in found.notes) is kept
-    found.network.train()
-    assert found.network.stem.norm.training is not kept
 
 
 def test_the_pooling_of_the_weights_is_settled(tmp_path):

@@ -59,7 +59,9 @@ def test_the_trunk_comes_along_and_the_classifier_if_its_classes_do(classes, hea
         same = torch.equal(tensor, donor.state_dict()[name])
         assert same == (head_too or not name.startswith("classifier.") or name == "classifier.bias"), name
     assert begin.network.preprocessing.mean == (0.1, 0.2, 0.3)
-    assert ("its classifier too" in begin.notes[-1]) == head_too
+    told, statistics = begin.notes[-2:]
+    assert ("its classifier too" in told) == head_too
+    assert statistics.startswith("Batch-norm keeps the statistics of the weights")
 
 
 def test_a_fresh_classifier_answers_every_class_alike(given):
@@ -180,7 +182,9 @@ def test_the_classifier_alone_trains_where_the_recipe_freezes_all(given):
     assert trains == {"classifier.weight", "classifier.bias"}
     assert not any(norm.training for norm in frozen.modules() if isinstance(norm, nn.BatchNorm2d))
     one = begun(f"weights={given[1]}", "freeze_stages=1")
-    assert any("the stem and the first stage; " in note for note in one.notes)
+    assert any(
+        "the stem and the first stage and the statistics of all batch-norms; " in note for note in one.notes
+    )
     for wrong in ("-1", "some", "1.5"):
         with pytest.raises(InputError, match=r"freeze_stages = \S+: .* or 'all'"):
             begun(f"weights={given[1]}", f"freeze_stages={wrong}")

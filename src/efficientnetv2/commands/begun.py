@@ -100,7 +100,7 @@ def _by_measuring(
     lost = in_vain(words.minutes, job, spent_s=spent_s, world=world)
     with scratch(decided.path) as beside:
         rates = measure(job, beside, in_vain=lost, say=screen.say)
-    return settled_by(decided.recipe, rates, job, words.minutes, spent_s=spent_s, world=world)
+    return settled_by(rates, job, words.minutes, spent_s=spent_s, world=world)
 
 
 def _beginning(

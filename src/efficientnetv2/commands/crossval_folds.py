@@ -1,7 +1,7 @@
 """The runs of a cross-validation: in each fold what chooses, then what answers; each is an ordinary run of ``train``.
 
 The first run of its kind, and from its weights, settles the recipe (what suits the machine, how many epochs fit); all
-later ones repeat it, but for the seed and for what the length of each decides (``frozen_statistics``).
+later ones repeat it, but for the seed.
 """
 
 from __future__ import annotations

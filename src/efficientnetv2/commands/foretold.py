@@ -24,7 +24,6 @@ from efficientnetv2.training.plan import epochs_within, minutes_of
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.settle import Settled
 from efficientnetv2.training.sharing import at_once
-from efficientnetv2.training.short import with_statistics
 from efficientnetv2.training.state import Length
 
 
@@ -110,14 +109,13 @@ def still_so(notes: Sequence[str], minutes: float | None) -> list[str]:
 
 
 def settled_by(
-    asked: Recipe, rates: Rates, job: Job, minutes: float | None, *, spent_s: float, world: World = ALONE
+    rates: Rates, job: Job, minutes: float | None, *, spent_s: float, world: World = ALONE
 ) -> tuple[Recipe, list[str]]:
     """The recipe with all that its steps' time decides, and a sentence on each such choice.
 
     Args:
-        asked: before it was settled.
         rates: of the run, measured by one process.
-        job: to be run; its network's statistics are frozen where its length decides about that.
+        job: to be run.
         minutes: that the run may take from its first step, and whatever has been spent before on its account; None
             leaves the epochs as they are.
         spent_s: on filling a cache.
@@ -133,8 +131,6 @@ def settled_by(
     if minutes is not None:
         recipe, note = _as_long_as(minutes, replace(job, recipe=recipe), rates, spent_s, world)
         notes.append(note)
-        recipe, kept = with_statistics(asked, recipe, job.network, images=len(job.train))
-        notes += kept
     return recipe, notes
 
 

@@ -99,7 +99,7 @@ def plan_and_tell(words: Words, source: Source, place: Place) -> None:
             say=screen.say,
         )
         measuring_s = time.perf_counter() - began
-        recipe, further = settled_by(known.recipe, rates, job, words.minutes, spent_s=spent_s)
+        recipe, further = settled_by(rates, job, words.minutes, spent_s=spent_s)
         job, notes = replace(job, recipe=recipe), [*still_so(notes, words.minutes), *further]
         notes += last_notes(recipe, settling, known, prepared)
         notes += unprobed(recipe, place, prepared)

@@ -22,7 +22,7 @@ from efficientnetv2.training.start import NOTHING_FROZEN
 
 # Fields that settling decides where they are left open: a word that leaves them open asks for nothing else.
 _OPEN = {
-    "model", "weights", "classifier", "pooling", "frozen_statistics", "epochs", "eval_px", "group_images", "precision",
+    "model", "weights", "classifier", "pooling", "epochs", "eval_px", "group_images", "precision",
     "compile", "progressive.seed", "eval_px_tried",
 }  # fmt: skip
 

@@ -52,8 +52,7 @@ class Recipe(Part):
         pooling: see ``arch.spec.Architecture``. None is as the weights have it, else ``mean``.
         freeze_stages: the stem and so many stages keep the weights given; with ``all`` everything but the classifier
             does. See ``models.fit.freeze``.
-        frozen_statistics: batch-norm keeps the statistics of the weights given, as in evaluation; ``auto`` lets it in
-            runs too short to do without them (``training.short``).
+        frozen_statistics: batch-norm keeps the statistics of the weights given, as in evaluation.
         recompute_stages: the activations of so many first stages are not kept but computed again in the backward pass:
             less memory, their forward pass twice, the same result. Of this project's networks only.
         epochs: passes over the training pictures; ``auto`` settles it by their number.
@@ -130,7 +129,7 @@ class Recipe(Part):
     classifier: Literal["fresh", "probe", "auto"] = "fresh"
     pooling: Pooling | None = None
     freeze_stages: Annotated[int, Field(ge=0)] | Literal["all"] = 0
-    frozen_statistics: bool | Literal["auto"] = False
+    frozen_statistics: bool = False
     recompute_stages: int = Field(default=0, ge=0)
     epochs: Annotated[float, Field(gt=0, le=MOST)] | Literal["auto"] = "auto"
     epochs_auto: tuple[int, float, float] = (100_000, 10.0, 100.0)

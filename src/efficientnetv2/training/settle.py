@@ -34,7 +34,6 @@ from efficientnetv2.training.picture_sizes import (
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.sharing import at_once, best_shared, refuse_unshared
-from efficientnetv2.training.short import with_statistics
 from efficientnetv2.training.speed import choose
 from efficientnetv2.training.start import NOTHING_FROZEN, Start, start
 from efficientnetv2.training.state import Length
@@ -136,9 +135,8 @@ def settle(
         )
     if recipe.progressive.order == "random" and recipe.progressive.seed is None:
         changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
-    asked, recipe = recipe, checked(recipe.to_json() | changes, where=recipe.name)
-    recipe, kept = with_statistics(asked, recipe, begun.network, images=images if minutes is None else None)
-    notes += [*kept, *_regularization(recipe, begun.network)]
+    recipe = checked(recipe.to_json() | changes, where=recipe.name)
+    notes += _regularization(recipe, begun.network)
     steps = Length.of(recipe, images).steps
     if minutes is None:
         recipe.progressive.at(0, steps=steps)

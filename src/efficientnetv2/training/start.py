@@ -71,7 +71,7 @@ def start(
         notes.append(found.note)
     if word != "none":
         return _from_weights(recipe, word, class_names, in_channels, notes)
-    if recipe.freeze_stages or recipe.frozen_statistics is True:
+    if recipe.freeze_stages or recipe.frozen_statistics:
         recipe = recipe.model_copy(update=NOTHING_FROZEN)
         notes.append("Nothing is frozen, for there are no weights worth keeping.")
     model = recipe.model
@@ -102,7 +102,7 @@ def build(recipe: Recipe, model: str | Architecture, *, num_classes: int, in_cha
             calm(network)
         else:
             _zero_classifiers(network)
-    freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics is True)
+    freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
     _recompute(network, recipe.recompute_stages)
     return network
 
@@ -138,9 +138,9 @@ def _from_weights(
         _zero_classifiers(network)
     head = _head(recipe, network, len(class_names)) if fresh_head else "its classifier too"
     notes.append(f"Weights: from {word}, {head}.")
-    freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics is True)
+    freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
     _recompute(network, recipe.recompute_stages)
-    if recipe.freeze_stages or recipe.frozen_statistics is True:
+    if network.frozen:
         notes.append(_frozen(recipe, network))
     return Start(model, word, network, tuple(notes))
 
@@ -177,12 +177,17 @@ def _adapted(network: Network, word: str, in_channels: int) -> str:
 
 def _frozen(recipe: Recipe, network: Network) -> str:
     """What keeps the weights given, in a sentence."""
+    if recipe.freeze_stages == 0:
+        return (
+            "Batch-norm keeps the statistics of the weights (--set frozen_statistics=false lets them adapt)."
+        )
     kept = {
-        0: "",
         1: "the stem and the first stage",
         "all": "everything but the classifier",
     }.get(recipe.freeze_stages, f"the stem and the first {recipe.freeze_stages} stages")
-    statistics = "the statistics of all batch-norms" if recipe.frozen_statistics is True else ""
+    # With "all" they are among what is kept.
+    also = recipe.frozen_statistics and recipe.freeze_stages != "all"
+    statistics = "the statistics of all batch-norms" if also else ""
     every = sum(weight.numel() for weight in network.parameters())
     train = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     return f"Frozen: {' and '.join(filter(None, (kept, statistics)))}; {train:,} of {every:,} weights train."
