@@ -322,8 +322,8 @@ def test_a_recipe_given_as_a_file_is_remembered_whole(tmp_path):
     file.write_text(named("finetune").to_yaml())
     words = Words(recipe=str(file))
     remember(tmp_path, words, Plan(), Source("a.csv"), "d", "effnetv2 crossval a.csv")
-    file.write_text(named("finetune").model_copy(update={"crop_area_min": 0.7}).to_yaml())
-    with pytest.raises(InputError, match=r"begun otherwise: crop_area_min: [0-9.]+ there, 0.7 here\. Leave"):
+    file.write_text(named("finetune").model_copy(update={"crop_area_min": 0.6}).to_yaml())
+    with pytest.raises(InputError, match=r"begun otherwise: crop_area_min: [0-9.]+ there, 0.6 here\. Leave"):
         begun_with(tmp_path, Words(recipe=str(file)), Plan(), Source("a.csv"), CPU)
     file.unlink()
     before, *_ = begun_with(tmp_path, Words(), Plan(), Source("a.csv"), CPU)
