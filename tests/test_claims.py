@@ -186,6 +186,20 @@ def test_the_label_of_a_recipe_gives_what_was_measured_and_on_what(recipe, claim
         assert said in _label(recipe)
 
 
+@pytest.mark.parametrize("recipe", ["finetune", "transfer_paper"])
+def test_the_labels_of_transfer_give_what_was_measured_in_small(recipe):
+    """With accuracies alone: their seeds are of several machines."""
+    raw = json.loads((RESULTS / "transfer.json").read_text())
+    said = [SHOWN["fraction"](SUMMARY[f"{arm}_cifar10_top1"]["value"]) for arm in raw["arms"]]
+    told = {
+        "finetune": f"{raw['train_pictures']:,} of CIFAR-10 at up to {raw['image_px']} px, {raw['epochs']:g} epochs: "
+        f"{said[1]}, recipe transfer_paper {said[0]}, means of {len(raw['arms']['finetune'])} seeds",
+        "transfer_paper": f"CIFAR-10 at {raw['image_px']} px, {raw['epochs']:g} epochs in batches of 64: {said[0]}, "
+        f"mean of {len(raw['arms']['transfer_paper'])} seeds",
+    }
+    assert told[recipe] in _label(recipe)
+
+
 def test_the_label_of_finetune_gives_the_minutes_of_a_fold():
     raw = json.loads((ROOT / "benchmarks/results/finetune_land_cover.json").read_text())
     minutes = [seconds / 60 for seconds in raw["finetune"]["seconds_by_fold"]]
