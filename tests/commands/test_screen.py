@@ -147,7 +147,7 @@ def test_where_no_bar_can_be_drawn_a_line_now_and_then_says_how_far_it_is(monkey
         for minute in range(13):
             now[0] = 60.0 * minute
             counted(50 * minute)
-    assert [line for line in said().splitlines() if line] == [
+    assert said().splitlines() == [
         f"looking: {50 * minute:,} of 1,000, 1 images/s, {20 - minute} min 00 s left" for minute in (1, 6, 11)
     ]
 
@@ -160,10 +160,10 @@ def test_a_training_that_nobody_watches_says_how_long_it_will_take(monkeypatch):
         for done in range(1, 101):
             now[0] = 61.0 * done
             bar.progress(done, 100, Setting(64, dropout=0.1), 77.0, 3600.0 - 36 * done, 1.5)
-    lines = [line for line in said().splitlines() if line]
+    lines = said().splitlines()
     assert lines[0] == "1%: 64 px, dropout 0.1, loss 1.500, 77 images/s, 59 min 24 s left"
     assert 15 < len(lines) < 25
-    assert not any(line.startswith("100%") for line in lines)
+    assert not any(line.startswith("100%") or not line for line in lines)
 
 
 def test_a_fold_that_nobody_watches_says_how_far_it_is_too(monkeypatch):
@@ -179,7 +179,7 @@ def test_a_fold_that_nobody_watches_says_how_far_it_is_too(monkeypatch):
     with TrainingBar(aside) as bar:
         now[0] = 120.0
         bar.progress(1, 4, Setting(64), 77.0, 3600.0, 1.5)
-    assert [line for line in said().splitlines() if line] == [
+    assert said().splitlines() == [
         "looking: 60 of 100, 1 images/s, 40 s left",
         "25%: 64 px, loss 1.500, 77 images/s, 1 h 00 min left",
     ]
@@ -190,4 +190,4 @@ def test_a_terminal_has_the_bar_and_no_such_lines(monkeypatch):
     made, said = as_file(terminal=True)
     with made.counting("looking", 10) as counted:
         counted(5)
-    assert "5 of 10" not in said()
+    assert "looking" in said() and "5 of 10" not in said()

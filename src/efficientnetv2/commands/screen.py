@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from textwrap import fill
 from types import TracebackType
@@ -66,15 +66,14 @@ class Screen:
     @contextmanager
     def counting(self, what: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
         """A bar of pictures done, or of other units; yields what to call with their number so far."""
-        with Progress(
+        columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
-            console=self.notes,
-            transient=True,
-        ) as bar:
+        )
+        with _passing(self.notes, columns) as bar:
             task = bar.add_task(what, total=total, speed="")
             started, lines = time.perf_counter(), _Lines(self)
 
@@ -172,6 +171,16 @@ class Aside(Screen):
             super().table(title, columns, rows)
 
 
+def _passing(console: Console, columns: Iterable[ProgressColumn]) -> Progress:
+    """A bar that is gone when it is done; where none can be drawn, nothing: else each would leave an empty line.
+
+    Args:
+        console: to draw on.
+        columns: of the bar.
+    """
+    return Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
+
+
 class _Lines:
     """When a line is due in the place of a bar that nobody sees.
 
@@ -227,15 +236,14 @@ class StandingBar:
 
     def __init__(self, screen: Screen, counted: ProgressColumn) -> None:
         self.screen = screen
-        self._bar = Progress(
+        columns = (
             TextColumn("{task.fields[what]}", markup=False),
             BarColumn(bar_width=24),
             counted,
             TextColumn("{task.fields[beside]}", markup=False),
             TextColumn("{task.fields[left]}", markup=False),
-            console=screen.notes,
-            transient=True,
         )
+        self._bar = _passing(screen.notes, columns)
         self._task = self._bar.add_task("", what="starting", beside="", left="", total=None)
 
     def __enter__(self) -> Self:
