@@ -20,7 +20,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from efficientnetv2.base.errors import InputError, count_of
@@ -81,6 +81,21 @@ class Setting:
         return plain
 
 
+# What a value may be. The upper end of RandAugment's magnitude is that of the common implementations
+# (the paper goes to 25); 4,096 px is where a single picture's activations outgrow today's GPUs: ours.
+IMAGE_PX = (1, 4096)
+RANGES = {
+    "image_px": IMAGE_PX,
+    "randaugment": (0, 30),
+    "mixup_alpha": (0, 100),
+    "cutmix_alpha": (0, 100),
+    "cutout": (0, 1),
+    "dropout": (0, 0.99),
+    "drop_path": (0, 0.99),
+    "label_smoothing": (0, 0.99),
+}
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Progressive:
     """M stages of N/M steps: ``S_i = S_0 + (S_e - S_0) * i/(M-1)``, for size and regularizers alike.
@@ -122,6 +137,17 @@ class Progressive:
     drop_path: Quantity | None = None
     label_smoothing: Quantity = 0.0
     others: dict[str, Quantity] = Field(default_factory=dict)
+
+    @field_validator(*RANGES, mode="before")
+    @classmethod
+    def _no_pair(cls, given: object, info: ValidationInfo) -> object:
+        if isinstance(given, (tuple, list)) and len(given) == 2:
+            start, end = given
+            raise ValueError(
+                f"{info.field_name} is {given}, but what grows over a run is Ramp({start}, {end}), "
+                f"in a recipe's file {{start: {start}, end: {end}}}"
+            )
+        return given
 
     @model_validator(mode="after")
     def _in_range(self) -> Progressive:
@@ -293,21 +319,6 @@ class Progressive:
             label_smoothing=now(self.label_smoothing),
             others={name: now(quantity) for name, quantity in self.others.items()},
         )
-
-
-# What a value may be. The upper end of RandAugment's magnitude is that of the common implementations
-# (the paper goes to 25); 4,096 px is where a single picture's activations outgrow today's GPUs: ours.
-IMAGE_PX = (1, 4096)
-RANGES = {
-    "image_px": IMAGE_PX,
-    "randaugment": (0, 30),
-    "mixup_alpha": (0, 100),
-    "cutmix_alpha": (0, 100),
-    "cutout": (0, 1),
-    "dropout": (0, 0.99),
-    "drop_path": (0, 0.99),
-    "label_smoothing": (0, 0.99),
-}
 
 
 def _one_each(values: Sequence[float], stages: int) -> bool:
