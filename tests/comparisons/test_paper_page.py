@@ -126,6 +126,19 @@ def test_which_kernels_come_nearer_to_table_3_is_counted():
     assert [one for (stages, _), one in nearer.items() if stages > 3] == ["own"] * 4
 
 
+def test_what_randaugment_costs_in_table_5_is_less_with_larger_pictures_with_every_seed():
+    made = Table.from_json(json.loads((RECORDS / "5_small.json").read_text()))
+    top1 = {row.name: {px: figure.values for px, figure in row.ours.items()} for row in made.rows}
+    costs = {
+        px: [less - more for more, less in zip(top1["magnitude 15"][px], values, strict=True)]
+        for px, values in top1["magnitude 5"].items()
+    }
+    assert made.seeds == len(costs["128 px"]) == 3
+    assert all(0 < large < small for large, small in zip(costs["300 px"], costs["128 px"], strict=True))
+    claim = reproduced.claims(made)["randaugment_size_top1_gain_b0_imagenette"][0]
+    assert claim.low < 0 < claim.high
+
+
 def test_the_s_of_table_11_is_an_earlier_one():
     """The remark behind it: with more channels and features Table 4's S has Table 11's parameters."""
     released = architecture("efficientnetv2_s")
