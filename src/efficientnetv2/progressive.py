@@ -213,7 +213,7 @@ class Progressive:
         return tuple(share / sum(shares) for share in shares)
 
     def stage(self, index: int) -> Setting:
-        """The setting at the first step of a stage (ramps that grow at every step stand there too).
+        """The setting at the first step of a stage; of ramps that grow at every step, nearly: of a long run.
 
         Raises:
             InputError: no such stage.

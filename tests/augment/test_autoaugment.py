@@ -51,7 +51,7 @@ def test_strengths_are_the_released_formulas_with_250_px_of_translation():
     }  # fmt: skip
     assert seen["TranslateY"] == {-225.0, 225.0}  # level 9 of 250 px
     assert seen["ShearY"] == {0.0, -0.21, 0.21}  # levels 0 and 7 of 0.3
-    assert seen["Posterize"] == {0.0, 2.0}  # int(0.8) and int(2.4) bits
+    assert seen["Posterize"] == {1.0, 2.0}  # int(0.8), of which a bit stays, and int(2.4) bits
     assert seen["Solarize"] == {51.0, 102.0, 256.0}  # levels 2, 4 and 10
     assert seen["Color"] == {0.82, 1.72}  # levels 4 and 9: 0.1 + 1.8 m
 

@@ -188,7 +188,7 @@ def test_yes_or_no_has_each_label_whole_and_is_smoothed_towards_a_half():
 def each_by_itself(images, labels, setting):
     ids = np.arange(len(images))
     return augment(images, labels, setting=setting, key=KEY, ids=ids, mix_key=MIX, plan=AugmentPlan(),
-                   preprocessing=Preprocessing(setting.image_px), num_classes=5, answer="sigmoid")[1]  # fmt: skip
+                   preprocessing=Preprocessing(setting.image_px), num_classes=5, targets=yes_or_no)[1]  # fmt: skip
 
 
 def test_mixed_pictures_are_of_each_class_as_much_as_of_each_other():

@@ -10,6 +10,7 @@ from efficientnetv2.augment.colour import jitter
 from efficientnetv2.augment.randaugment import OPERATIONS, names_for, randaugment
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
+from efficientnetv2.models.interop.loading import loading_tensorflow
 
 KEY = Key.of(0)
 BY_NAME = {operation.name: operation for operation in OPERATIONS}
@@ -53,6 +54,19 @@ def test_the_operations_are_the_sixteen_of_the_released_code_in_its_order():
 def test_released_levels_are_the_authors_formulas(name, at_5, at_10, at_15, at_25):
     figures = [strength("released", name, level, px=128) for level in (5, 10, 15, 25)]
     assert figures == pytest.approx([at_5, at_10, at_15, at_25])
+
+
+def test_where_the_released_formula_keeps_no_bit_tensorflow_keeps_one():
+    """It shifts bytes right and left by 8, and TensorFlow's kernel shifts by 7 at most."""
+    with loading_tensorflow():
+        tensorflow = pytest.importorskip("tensorflow")
+    values, by = np.arange(256, dtype=np.uint8), np.uint8(8 - int(0.2 * 4))
+    bitwise = tensorflow.bitwise
+    released = bitwise.left_shift(bitwise.right_shift(values, by), by).numpy()
+    bits = strength("released", "Posterize", 2)
+    ours = colour.posterize(torch.from_numpy(values).reshape(1, 1, 16, 16), torch.tensor([float(bits)]))
+    assert bits == 1
+    assert ours.flatten().tolist() == released.tolist()
 
 
 @pytest.mark.parametrize("name", ["Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from tests.command_line import TINY, effnetv2
 
-from efficientnetv2.augment.pipeline import AugmentPlan, augment_each
+from efficientnetv2.augment.pipeline import AugmentPlan, augment_each, hot_labels
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.progressive import Setting
 from efficientnetv2.training.changes import with_settings
-from efficientnetv2.training.imbalance import ALIKE, class_terms
+from efficientnetv2.training.imbalance import ALIKE, ClassTerms, class_terms
 from efficientnetv2.training.loss import cross_entropy
 from efficientnetv2.training.recipes import named
 
@@ -25,8 +27,7 @@ def recipe(*settings: str):
 
 
 def test_without_a_word_all_classes_are_alike():
-    terms = class_terms(LABELS, 3, recipe())
-    assert (terms.weights, terms.offsets, terms.stronger) == (ALIKE.weights, ALIKE.offsets, ALIKE.stronger)
+    assert astuple(class_terms(LABELS, 3, recipe())) == astuple(ALIKE) == (None,) * 4
 
 
 def test_weights_are_the_papers_ratios_and_leave_the_loss_its_size():
@@ -44,8 +45,38 @@ def test_the_weighted_loss_is_that_of_hard_labels():
     logits, labels = torch.randn(8, 3), torch.tensor([0, 1, 2, 0, 0, 1, 0, 2])
     weights = torch.tensor([0.5, 1.0, 3.0])
     expected = (torch.nn.functional.cross_entropy(logits, labels, reduction="none") * weights[labels]).mean()
-    hot = torch.nn.functional.one_hot(labels, 3).float()
-    assert float(cross_entropy(logits, hot, weights=weights)) == pytest.approx(float(expected))
+    targets = ClassTerms(weights=weights).targets(hot_labels(labels, 3), 0.0)
+    assert float(cross_entropy(logits, targets)) == pytest.approx(float(expected))
+    # Smoothed, a picture counts as much as before: PyTorch smooths towards all classes with the label's weight too.
+    smoothed = torch.nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
+    targets = ClassTerms(weights=weights).targets(hot_labels(labels, 3), 0.1)
+    assert float(cross_entropy(logits, targets)) == pytest.approx(float((smoothed * weights[labels]).mean()))
+
+
+def test_a_mixed_picture_has_its_share_of_each_weight():
+    weights = torch.tensor([0.5, 1.0, 3.0])
+    targets = ClassTerms(weights=weights).targets(torch.tensor([[0.75, 0.0, 0.25]]), 0.0)
+    assert targets.tolist() == [[0.375, 0.0, 0.75]]
+
+
+@pytest.mark.parametrize("word", ["class_weights=equal", "logit_adjustment=1", "logit_adjustment=2"])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_smoothing_never_makes_a_rare_class_the_answer_for_pictures_of_a_common_one(word, classes):
+    """Each class by itself, 200 to 1: what the loss is least at, with the smoothing that ``finetune`` has."""
+    labels = np.repeat(np.arange(classes), [200] + [1] * (classes - 1))
+    terms = class_terms(labels, classes, recipe(word))
+    targets = terms.targets(hot_labels(torch.arange(classes), classes), 0.1)
+    # A row for the pictures of each class: where the loss is least, the adjusted answer is the target.
+    offsets = torch.zeros(classes) if terms.offsets is None else terms.offsets
+    logits = (targets.log() - offsets).requires_grad_()
+    cross_entropy(logits, targets, offsets=terms.offsets).backward()
+    assert logits.grad.abs().max() < 1e-6
+    assert logits.argmax(dim=1).tolist() == list(range(classes))
+    # And none is preferred: the other classes all have the same of it.
+    others = logits.detach().masked_fill(torch.eye(classes, dtype=torch.bool), float("nan"))
+    for row in others:
+        rest = row[~row.isnan()]
+        assert float(rest.max() - rest.min()) < 1e-4
 
 
 def test_adjusted_logits_learn_what_balanced_data_would_teach():
@@ -135,6 +166,13 @@ def test_a_run_takes_them_all(class_folders, tmp_path):
         assert done.returncode == 0, done.stderr
         answers[name] = (out / "predictions.csv").read_text()
     assert len(set(answers.values())) == 4
+
+
+def test_of_several_labels_a_class_is_repeated_that_is_rare_as_the_first():
+    """C is the second of most pictures, but the few that are drawn by it are drawn twice as often."""
+    targets = np.repeat([[0, 2], [2, -1], [1, -1]], [100, 20, 5], axis=0)
+    words = ("balance=equal", "rare_randaugment=2", "progressive.randaugment=5")
+    assert class_terms(targets, 3, recipe(*words)).stronger.tolist() == [1, 2, 2]
 
 
 def test_of_several_labels_each_counts_by_its_share():

@@ -24,6 +24,7 @@ from efficientnetv2.training import settle as settle_room
 from efficientnetv2.training.changes import with_settings
 from efficientnetv2.training.distributed import ALONE
 from efficientnetv2.training.memory import GroupsAtATime
+from efficientnetv2.training.picture_sizes import least_group
 from efficientnetv2.training.preflight import Preflight
 from efficientnetv2.training.recipes import named
 from efficientnetv2.training.settle import fit_into_memory, settle
@@ -235,6 +236,13 @@ def test_one_picture_of_32_px_has_no_batch_norm():
     assert (
         settled("batch_images=1", "progressive.image_px=64", "progressive.stages=1").recipe.group_images == 1
     )
+
+
+@pytest.mark.parametrize(("kept", "least"), [("true", 1), ("false", 2)])
+def test_one_picture_of_32_px_is_enough_where_the_statistics_are_kept(kept, least):
+    small = ("progressive.image_px=32", "progressive.stages=1", f"frozen_statistics={kept}")
+    looked_at = SimpleNamespace(network=create("efficientnetv2_b0", num_classes=2))
+    assert least_group(with_settings(named("finetune"), small), looked_at)[0] == least
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ POLICY: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...] = (
     (("Equalize",     0.8,  4),     ("Equalize",     0.0,  8)),
     (("Equalize",     1.0,  4),     ("AutoContrast", 0.6,  2)),
     (("ShearY",       0.4,  7),     ("SolarizeAdd",  0.6,  7)),
-    (("Posterize",    0.8,  2),     ("Solarize",     0.6, 10)),  # 0 bits: black, as released
+    (("Posterize",    0.8,  2),     ("Solarize",     0.6, 10)),
     (("Solarize",     0.6,  8),     ("Equalize",     0.6,  1)),
     (("Color",        0.8,  6),     ("Rotate",       0.4,  5)),
 )

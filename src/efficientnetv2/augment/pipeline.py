@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,6 @@ from efficientnetv2.augment.mix import mix
 from efficientnetv2.augment.normalise import normalise
 from efficientnetv2.augment.randaugment import Colours, RandAugmentPreset, randaugment
 from efficientnetv2.augment.rows import as_ids
-from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.progressive import Setting
@@ -28,6 +28,7 @@ from efficientnetv2.progressive import Setting
 __all__ = ["AugmentPlan", "Flip", "RandAugmentPreset", "augment", "hot_labels", "soft_labels", "yes_or_no"]
 
 Flip = Literal["none", "horizontal", "symmetries"]
+Targets = Callable[[Tensor, float], Tensor]
 
 # Ours: with 64 pictures of 300 px, a third of the time went into getting fresh memory from the system; in smaller
 # portions, operations that few pictures share cost more than they save.
@@ -71,7 +72,7 @@ def augment(
     preprocessing: Preprocessing,
     num_classes: int,
     stronger: Tensor | None = None,
-    answer: Answer = "softmax",
+    targets: Targets | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One group of pictures, augmented: flip, colours, RandAugment or AutoAugment, hole, normalise, mix.
 
@@ -86,11 +87,12 @@ def augment(
         preprocessing: of the network; its mean and std are used here.
         num_classes: K.
         stronger: (N,) what RandAugment's magnitude is multiplied by, on the CPU; None leaves it as it is.
-        answer: what the network is to answer.
+        targets: makes what the network is to answer, (N, K) float32, of (N, K) labels, counted and mixed, and of the
+            setting's smoothing; None is ``soft_labels``.
 
     Returns:
-        (N, C, H, W) float32 normalised, in channels-last memory, and (N, K) float32 labels: with ``softmax`` rows sum
-        to 1, with ``sigmoid`` each value lies between 0 and 1.
+        (N, C, H, W) float32 normalised, in channels-last memory, and (N, K) float32 targets: rows of ``soft_labels``
+        sum to 1.
 
     Raises:
         InputError: a number of channels that the mean or AutoAugment does not fit.
@@ -101,8 +103,7 @@ def augment(
         changed = augment_each(images[part], setting, key, numbers[part], plan, factor)
         normalise(changed, mean=preprocessing.mean, std=preprocessing.std, out=floats[part])
     mixed, counted = mix(floats, hot_labels(labels, num_classes), setting, mix_key)
-    targets = soft_labels if answer == "softmax" else yes_or_no
-    return mixed, targets(counted, setting.label_smoothing)
+    return mixed, (targets or soft_labels)(counted, setting.label_smoothing)
 
 
 def hot_labels(labels: Tensor, num_classes: int) -> Tensor:
@@ -122,21 +123,31 @@ def hot_labels(labels: Tensor, num_classes: int) -> Tensor:
     return hot.scatter_(1, places, 1.0)[:, :num_classes]
 
 
-def soft_labels(counted: Tensor, smoothing: float) -> Tensor:
+def soft_labels(
+    counted: Tensor, smoothing: float, *, weights: Tensor | None = None, towards: Tensor | None = None
+) -> Tensor:
     """Label distributions: each row in proportion, a share of it given to all classes alike.
 
     Args:
         counted: (N, K) float, at least 0, each row with something above: of ``hot_labels``, mixed or not.
         smoothing: the share, 0 to 1.
+        weights: (K,) of each class; a picture counts as much as its labels do, so that a row sums to that. What
+            smoothing moves counts as its picture does: a share of a common picture that goes to a rare class is not
+            that class's.
+        towards: (K,) what the classes get of the share, with the sum 1; None is as much each.
 
     Returns:
-        (N, K) float32, rows sum to 1.
+        (N, K) float32, rows sum to 1, or to their weight.
 
     Source: google/automl, efficientnetv2: pictures are mixed with their labels counted, which are normalised to sum 1
         after that (arXiv:2104.00298, section 5.2) and smoothed in the loss.
     """
     shares = counted / counted.sum(dim=1, keepdim=True)
-    return shares * (1 - smoothing) + smoothing / counted.shape[1]
+    each = smoothing / counted.shape[1] if towards is None else smoothing * towards
+    if weights is None:
+        return shares * (1 - smoothing) + each
+    weighed = shares * weights
+    return weighed * (1 - smoothing) + weighed.sum(dim=1, keepdim=True) * each
 
 
 def yes_or_no(counted: Tensor, smoothing: float) -> Tensor:

@@ -118,7 +118,8 @@ def _enhance_away(m: Floats, sign: Floats, px: int) -> Floats:
 
 
 def _posterize(m: Floats, sign: Floats, px: int) -> Floats:
-    return _whole(4 * m, 0, 8)  # bits kept
+    # Bits kept. Not 0: where the released code shifts a byte by 8, TensorFlow shifts by 7, the most that it can.
+    return _whole(4 * m, 1, 8)
 
 
 def _posterize_away(m: Floats, sign: Floats, px: int) -> Floats:

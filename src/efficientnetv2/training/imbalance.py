@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from efficientnetv2.augment.pipeline import soft_labels
 from efficientnetv2.data.balance import Floats, class_shares, weight_of_pictures
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.training.recipe import Recipe
@@ -24,19 +25,30 @@ class ClassTerms:
     Args:
         weights: (K,) of each class in the loss.
         offsets: (K,) added to the logits in the loss, in training alone.
+        towards: (K,) where label smoothing goes; None is to all classes alike.
         stronger: (K,) what RandAugment's magnitude of a class's pictures is multiplied by; always on the CPU.
     """
 
     weights: Tensor | None = None
     offsets: Tensor | None = None
+    towards: Tensor | None = None
     stronger: Tensor | None = None
 
     def to(self, device: torch.device) -> ClassTerms:
         """The same, on a device what the loss uses."""
-        weights, offsets = (
-            None if part is None else part.to(device) for part in (self.weights, self.offsets)
+        weights, offsets, towards = (
+            None if part is None else part.to(device) for part in (self.weights, self.offsets, self.towards)
         )
-        return ClassTerms(weights, offsets, self.stronger)
+        return ClassTerms(weights, offsets, towards, self.stronger)
+
+    def targets(self, counted: Tensor, smoothing: float) -> Tensor:
+        """What the loss compares with: (N, K) float32, rows sum to what their picture counts.
+
+        Args:
+            counted: (N, K), as ``soft_labels`` takes them.
+            smoothing: the share, 0 to 1.
+        """
+        return soft_labels(counted, smoothing, weights=self.weights, towards=self.towards)
 
 
 ALIKE = ClassTerms()
@@ -55,11 +67,13 @@ def class_terms(targets: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
         recipe: ``balance``, ``class_weights``, ``logit_adjustment``, ``rare_randaugment`` and ``effective_beta`` of it.
 
     Source: weights: arXiv:1901.05555, equations 2 and 3. Offsets: arXiv:2007.07314, equation 10: the logarithm of how
-        often each class is seen in training, here after balancing, times a temperature. Stronger augmentation where
-        pictures are repeated: ours.
+        often each class is seen in training, here after balancing, times a temperature. Smoothing with offsets goes to
+        the classes by what is added to their logits, so that without it all have the same of it: alike for all, the
+        share that a rare class has of each common picture would be more than it has of pictures. Stronger augmentation
+        where pictures are repeated: ours, both.
     """
     counts, drawn = _shares(targets, num_classes, recipe)
-    weights = offsets = stronger = None
+    weights = offsets = towards = stronger = None
     if recipe.class_weights is not None:
         each = weight_of_pictures(counts, recipe.class_weights, recipe.effective_beta)
         weights = _tensor(each / (each * drawn).sum())
@@ -67,17 +81,20 @@ def class_terms(targets: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
         # A class that is never seen gets no offset: nothing can be learnt of it either way.
         logarithms = np.log(drawn, out=np.zeros_like(drawn), where=drawn > 0)
         offsets = _tensor(recipe.logit_adjustment * logarithms)
+        powers = drawn**recipe.logit_adjustment
+        towards = _tensor(powers / powers.sum())
     if recipe.rare_randaugment != 1:
-        repeated = drawn > counts / counts.sum() * (1 + _ROUNDING)
+        # By what they are drawn by, their first label: a class that most pictures have as a second is not rare.
+        firsts = _firsts(targets, num_classes)
+        often = class_shares(firsts, recipe.balance, recipe.effective_beta)
+        repeated = often > firsts / firsts.sum() * (1 + _ROUNDING)
         stronger = _tensor(np.where(repeated, recipe.rare_randaugment, 1.0))
-    return ClassTerms(weights, offsets, stronger)
+    return ClassTerms(weights, offsets, towards, stronger)
 
 
 def _shares(targets: Ints, num_classes: int, recipe: Recipe) -> tuple[Floats, Floats]:
     """(K,) how many pictures each class has, and (K,) which share it has of all that is drawn."""
-    several = targets.reshape(len(targets), -1)
-    several = several[several[:, 0] >= 0]
-    firsts = np.bincount(several[:, 0], minlength=num_classes)
+    several, firsts = _labelled(targets), _firsts(targets, num_classes)
     if several.shape[1] == 1:
         return firsts.astype(np.float64), class_shares(firsts, recipe.balance, recipe.effective_beta)
     there = several >= 0
@@ -88,6 +105,17 @@ def _shares(targets: Ints, num_classes: int, recipe: Recipe) -> tuple[Floats, Fl
     counts = np.bincount(several[there], weights=share[there], minlength=num_classes)
     drawn = np.bincount(several[there], weights=(share * often[:, None])[there], minlength=num_classes)
     return counts.astype(np.float64), np.asarray(drawn / drawn.sum(), dtype=np.float64)
+
+
+def _labelled(targets: Ints) -> Ints:
+    """(N, M) labels of the pictures that have some."""
+    several = targets.reshape(len(targets), -1)
+    return several[several[:, 0] >= 0]
+
+
+def _firsts(targets: Ints, num_classes: int) -> Ints:
+    """(K,) how many pictures have each class as their first label."""
+    return np.bincount(_labelled(targets)[:, 0], minlength=num_classes)
 
 
 def _tensor(values: np.ndarray) -> Tensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.augment.pipeline import AugmentPlan, augment
+from efficientnetv2.augment.pipeline import AugmentPlan, augment, yes_or_no
 from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import MemoryShortError
 from efficientnetv2.base.keys import Key
@@ -254,12 +254,11 @@ def train_groups(
 def _loss(logits: Tensor, labels: Tensor, constants: Constants) -> Tensor:
     if constants.answer == "sigmoid":
         return binary_cross_entropy(logits, labels)
-    terms = constants.terms
-    return cross_entropy(logits, labels, weights=terms.weights, offsets=terms.offsets)
+    return cross_entropy(logits, labels, offsets=constants.terms.offsets)
 
 
 def augmented(batch: Batch, constants: Constants) -> tuple[Tensor, Tensor]:
-    """A group as the network gets it: (n, 3, S, S) normalised pictures, and (n, K) labels."""
+    """A group as the network gets it: (n, 3, S, S) normalised pictures, and (n, K) targets."""
     request, key, stronger = batch.request, constants.key, constants.terms.stronger
     first = batch.labels if batch.labels.ndim == 1 else batch.labels[:, 0]
     return augment(
@@ -273,7 +272,7 @@ def augmented(batch: Batch, constants: Constants) -> tuple[Tensor, Tensor]:
         preprocessing=constants.preprocessing,
         num_classes=constants.num_classes,
         stronger=None if stronger is None else stronger[first.cpu()],
-        answer=constants.answer,
+        targets=constants.terms.targets if constants.answer == "softmax" else yes_or_no,
     )
 
 

@@ -136,6 +136,8 @@ def least_group(recipe: Recipe, preflight: Preflight) -> tuple[int, str]:
     if mixup or cutmix:
         return 2, f"leaves {'mixup' if mixup else 'cutmix'} a picture without a partner to be mixed with"
     network, px = preflight.network, _smallest_px(recipe)
+    if recipe.frozen_statistics:  # nothing takes statistics of the pictures of a pass
+        return 1, ""
     if isinstance(network, EfficientNet):
         alone = math.ceil(px / network.architecture.stride) == 1
     else:

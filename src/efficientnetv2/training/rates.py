@@ -44,7 +44,7 @@ _MOST_IMAGES = 256
 _FEW, _MOST_ANSWERS, _ANSWERS_S = 8, 512, 2.0
 # Seconds of compiling, and steps of every size: see ``_Timed``.
 _Lost = Callable[[float, tuple[StepRate, ...]], bool]
-# Of the measured run: so long that its learning rate stays near 0, so that nothing diverges.
+# Of the measured run: so long that its learning rate, where it warms up, stays near 0. Only a copy is trained.
 _STEPS = 1_000_000
 
 

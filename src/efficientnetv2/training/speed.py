@@ -161,10 +161,13 @@ class _Bench:
         return self.short
 
     def run_seconds(self, plain: _Side, at_once: int) -> float:
-        """Of the whole run, called in one way by so many processes at once."""
+        """Of the whole run, called in one way by so many processes at once; a step takes time like its pixels."""
         assert self.steps is not None, "else it takes the minutes that it is given"
-        (each_s,) = self.step_seconds([plain])
-        return each_s * self.steps * self.recipe.batch_images / len(plain.images) / at_once
+        plan = self.recipe.progressive
+        pixels = sum(share * plan.stage(stage).image_px ** 2 for stage, share in enumerate(plan.weights))
+        (last_s,) = self.step_seconds([plain])
+        images = self.steps * self.recipe.batch_images
+        return last_s * pixels / plan.last.image_px**2 * images / len(plain.images) / at_once
 
     def side(
         self, precision: Precision, *, compiles: bool = False, say: Callable[[str], None] = lambda line: None
