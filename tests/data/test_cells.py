@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import tempfile
+from pathlib import Path
 
-from efficientnetv2.data.cells import header_of, read_cells
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efficientnetv2.data.cells import header_of, read_cells, write_table
 
 
 @pytest.mark.parametrize(
@@ -29,6 +35,19 @@ def test_rows_keep_their_numbers_and_blank_ones_go(tmp_path):
     table = read_cells(tmp_path / "a.csv")
     assert table.index.tolist() == [3, 5]
     assert table.to_numpy().tolist() == [["NA", "1"], ["2", ""]]
+
+
+@given(
+    st.lists(st.tuples(*[st.text(st.sampled_from('a,;"\r\n é'), max_size=5)] * 2), min_size=1, max_size=4),
+    st.sampled_from(["b", "b\r", "b,"]),
+)
+def test_a_table_is_read_back_as_it_was_written(rows, name):
+    """Whatever ends lines elsewhere: a shell script with Windows' line ends makes folders called 'cat' and one."""
+    table = pd.DataFrame(rows, columns=["a", name]).assign(number=range(len(rows)))
+    with tempfile.TemporaryDirectory() as folder:
+        write_table(Path(folder) / "a.csv", table)
+        again = pd.read_csv(Path(folder) / "a.csv", keep_default_na=False, skip_blank_lines=False)
+    pd.testing.assert_frame_equal(again, table, check_dtype=False)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"a,b\n1,2,3\n", b"a,b\n1,2\n1,2,3,4\n"])

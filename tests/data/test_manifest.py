@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -44,6 +45,34 @@ def test_a_table_that_is_written_again_is_whole_at_every_moment(manifest, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         manifest.to_csv(tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == before
+
+
+def test_what_ends_a_line_elsewhere_ends_none_of_a_manifest(manifest, tmp_path):
+    """Cells of several lines as old spreadsheets write them, before a column that decides; folders of CRLF scripts."""
+    noted = manifest.table.assign(note="one\rtwo", group=manifest.table["group"])[
+        ["path", "label", "split", "note", "group"]
+    ]
+    for name in ("noted.csv", "moved/noted.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        replace(manifest, table=noted).to_csv(tmp_path / name)
+        again = read(tmp_path / name)
+        assert again.table["note"].tolist() == ["one\rtwo"] * 6
+        assert again.table["group"].tolist() == ["1", "01", "1", "2", "2", "3"]
+    kept = Manifest.from_csv(tmp_path / "moved/noted.csv", root=tmp_path, source="noted.csv")
+    assert (kept.digest(), kept.paths) == (manifest.digest(), manifest.paths)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_folder_may_be_called_with_what_ends_lines(tmp_path):
+    for name in ("cat\r", "dog"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "all" / name / f"{name[0]}{number}.png")
+    found = read(tmp_path / "all")
+    found.to_csv(tmp_path / "list.csv")
+    kept = Manifest.from_csv(tmp_path / "list.csv", root=tmp_path / "all", source="all")
+    assert (kept.digest(), kept.class_names) == (found.digest(), ("cat", "dog"))
+    assert len(read(tmp_path / "list.csv")) == 4
 
 
 def test_a_class_keeps_its_id_in_every_part(manifest):

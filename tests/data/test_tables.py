@@ -245,6 +245,11 @@ REFUSED = {
     "one class": ("path,label\n0.png,a\n1.png,a\n", r"one class only, 'a' \(2 rows\)"),
     "no rows": ("path,label\n", "has a header but no rows"),
     "nothing": ("", "train.csv is empty"),
+    "Excel's first line": ("sep=;\npath;label\n0.png;a\n", "begins with a line 'sep=;'.* Delete that line"),
+    "a title": (
+        "My pictures\npath,label\n0.png,a\n1.png,b\n",
+        r"more cells than its first row, which names the columns \('My pictures'\), has names. Delete what stands",
+    ),
     "ragged": ("path,label\n0.png,a\n1.png,b,c\n", "train.csv is no well-formed table"),
 }
 

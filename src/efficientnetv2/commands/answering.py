@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.preprocessing import Preprocessing
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.so_far import Ints, SoFar, told
 from efficientnetv2.commands.tables import header_of
+from efficientnetv2.data.cells import write_table
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.shards.checking import Damage
 from efficientnetv2.inference.accelerate import device_note, pick_own_device
@@ -209,7 +209,7 @@ def list_skipped(file: Path, skipped: Sequence[tuple[str, str]]) -> None:
         if not skipped:
             file.unlink(missing_ok=True)
             return
-        write_atomically(file, lambda partial: table.to_csv(partial, index=False))
+        write_table(file, table)
     except OSError as error:
         raise InputError(
             f"{file}: {error.strerror or error}. Give a place that can be written to by --out."

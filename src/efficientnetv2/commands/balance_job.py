@@ -12,7 +12,6 @@ import pandas as pd
 
 from efficientnetv2.augment.materialise import FOLDER, materialise, spread_copies
 from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
-from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB
 from efficientnetv2.base.typed import options, typed
@@ -22,6 +21,7 @@ from efficientnetv2.commands.source import Source
 from efficientnetv2.commands.within import refuse_within
 from efficientnetv2.commands.words import Words, begin_recipe
 from efficientnetv2.data.balance import Balance, target_counts
+from efficientnetv2.data.cells import write_table
 from efficientnetv2.data.copies import COLUMN, is_copy
 from efficientnetv2.data.listing import Ints
 from efficientnetv2.data.manifest import Manifest
@@ -97,7 +97,7 @@ def balance_and_write(
     else:
         table = _more(manifest, called, teach, wanted, out, decided, seed, screen)
     try:
-        write_atomically(file, lambda partial: table.to_csv(partial, index=False, lineterminator="\n"))
+        write_table(file, table)
     except OSError as error:
         raise InputError(f"OUT {out}: {error.strerror or error}. Give another place.") from error
     told = (manifest.class_names, before, wanted, file, table, screen)

@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 
 from efficientnetv2.base.errors import InputError, count_of
-from efficientnetv2.base.files import check_place, write_atomically, write_text_atomically
+from efficientnetv2.base.files import check_place, write_text_atomically
 from efficientnetv2.base.keys import Key
 from efficientnetv2.commands.answering import Asked
 from efficientnetv2.commands.outcome import command_line
 from efficientnetv2.commands.replacing import refuse_others
 from efficientnetv2.commands.screen import Screen
 from efficientnetv2.commands.tables import header_of
+from efficientnetv2.data.cells import write_table
 from efficientnetv2.data.decode import read_picture
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.readers import Dispensable, to_show
@@ -138,7 +139,7 @@ def write_ranking(
     ]  # fmt: skip
     page = file.with_suffix(".html")
     try:
-        write_atomically(file, lambda partial: table.to_csv(partial, index=False))
+        write_table(file, table)
         write_text_atomically(
             page, sheet(shown, pictures=len(table), diverse=found.diverse, command=command_line())
         )

@@ -13,7 +13,7 @@ import pandas as pd
 
 from efficientnetv2.base.answer import Answer
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import write_atomically
+from efficientnetv2.data.cells import write_table
 from efficientnetv2.evaluation.answered import DRAWN_WHOLE
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.classification import most_probable
@@ -68,7 +68,7 @@ def write_predictions(
     if drawn_whole is not None:
         table = table.assign(**{DRAWN_WHOLE: drawn_whole})
     try:
-        write_atomically(out, lambda file: table.to_csv(file, index=False))
+        write_table(out, table)
     except OSError as error:
         reason = error.strerror or error
         if (beside := _kept_beside(out, table)) is not None:
@@ -84,7 +84,7 @@ def _kept_beside(out: Path, table: pd.DataFrame) -> Path | None:
     names = (out.with_stem(f"{out.stem}_{number}") for number in count(2))
     beside = next(name for name in names if not name.exists())
     try:
-        write_atomically(beside, lambda file: table.to_csv(file, index=False))
+        write_table(beside, table)
     except OSError:
         return None
     return beside

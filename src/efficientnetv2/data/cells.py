@@ -9,9 +9,12 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+
+from efficientnetv2.base.files import write_atomically
 
 _SEPARATORS = ",;\t"
 _QUOTED = re.compile(r'"[^"]*"')
@@ -58,6 +61,26 @@ def read_cells(file: Path) -> pd.DataFrame:
             raise ValueError(str(error).strip()) from error
     table.index = pd.Index(np.arange(2, len(table) + 2))
     return table[(table != "").any(axis=1)]
+
+
+def write_table(file: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, whole or not at all, with plain line ends.
+
+    Args:
+        file: as for ``write_atomically``.
+        table: its index is left out.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    # Python's writer leaves a lone carriage return as it is, which every reader takes for the end of a line.
+    cells = [table[name] for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
+    texts = [pd.Series(table.columns), *cells]
+    ends = any(text.astype("string").str.contains("\r", regex=False).any() for text in texts)
+    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if ends else csv.QUOTE_MINIMAL
+    write_atomically(
+        file, lambda partial: table.to_csv(partial, index=False, lineterminator="\n", quoting=quoting)
+    )
 
 
 def as_named(cells: Iterable[str], names: Sequence[str]) -> list[str]:

@@ -23,9 +23,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.base.errors import InputError, did_you_mean
-from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data import rules, several, tables
+from efficientnetv2.data.cells import write_table
 from efficientnetv2.data.copies import COLUMN, is_copy
 from efficientnetv2.data.kinds import listing_of
 from efficientnetv2.data.listing import SPLITS, Ints, Listing, refuse_unlistable
@@ -126,7 +126,7 @@ class Manifest(Listing):
         ``read`` takes it as a table, and ``from_csv`` as it is. Another process that reads it meanwhile finds it whole.
         """
         table = self.seen_from(Path(path))
-        write_atomically(path, lambda partial: table.to_csv(partial, index=False, lineterminator="\n"))
+        write_table(Path(path), table)
 
     def seen_from(self, file: Path) -> pd.DataFrame:
         """The table as a file of that name holds it: relative paths from its folder.

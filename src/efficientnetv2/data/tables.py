@@ -130,6 +130,11 @@ def _tidy(table: pd.DataFrame, root: Path, name: str, rows: Ints) -> pd.DataFram
 def _csv(file: Path, columns: tuple[str | None, ...]) -> pd.DataFrame:
     try:
         separator, names = header_of(file)
+        if names[:1] == ["sep="]:  # as some programs write for Excel
+            raise InputError(
+                f"{file.name} begins with a line 'sep={separator}', but its first row names the columns. Delete that "
+                "line."
+            )
         text = {name: str for name in names if name in columns or name.casefold() in _MEANT}
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -142,7 +147,12 @@ def _csv(file: Path, columns: tuple[str | None, ...]) -> pd.DataFrame:
         raise InputError(f"{file.name} is not UTF-8 text. Save it as CSV in UTF-8.") from None
     except pd.errors.EmptyDataError:
         raise InputError(f"{file.name} is empty. It needs a header with path and label, and rows.") from None
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+    except pd.errors.ParserWarning:
+        raise InputError(
+            f"{file.name} is no well-formed table: rows have more cells than its first row, which names the columns "
+            f"({some(names)}), has names. Delete what stands above the names, or name every column."
+        ) from None
+    except pd.errors.ParserError as error:
         raise InputError(
             f"{file.name} is no well-formed table: {str(error).strip()}. Correct the row."
         ) from None

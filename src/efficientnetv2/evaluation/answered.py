@@ -12,8 +12,8 @@ import pandas as pd
 from sklearn.metrics import f1_score
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import write_atomically
 from efficientnetv2.base.keys import Key
+from efficientnetv2.data.cells import write_table
 from efficientnetv2.metrics.differences import paired_together
 from efficientnetv2.metrics.resampling import Difference
 
@@ -102,7 +102,7 @@ def write_answers(folder: Path, answers: pd.DataFrame) -> None:
         answers: columns ``path``, ``label`` and ``true_label``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / NAME, lambda file: answers.to_csv(file, index=False))
+    write_table(folder / NAME, answers)
 
 
 def f1_of_answers(answers: pd.DataFrame) -> dict[str, float]:

@@ -27,6 +27,7 @@ import pandas as pd
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.typed import options, typed
+from efficientnetv2.data.cells import write_table
 from efficientnetv2.data.check import MOST_UNREADABLE
 from efficientnetv2.data.listing import SPLITS, picture_extensions
 from efficientnetv2.data.manifest import Manifest
@@ -102,9 +103,7 @@ def pack(
         packed = _Packer(manifest, partial, packing, progress or (lambda done: None)).run()
         save(packed.index, partial / INDEX)
         if packed.skipped:
-            pd.DataFrame(packed.skipped, columns=["path", "reason"]).to_csv(
-                partial / "skipped.csv", index=False
-            )
+            write_table(partial / "skipped.csv", pd.DataFrame(packed.skipped, columns=["path", "reason"]))
         if out.is_dir():
             out.rmdir()  # empty; Windows does not rename onto it
         os.replace(partial, out)
