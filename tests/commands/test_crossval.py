@@ -51,6 +51,7 @@ from efficientnetv2.inference.probe import probe_folds
 from efficientnetv2.models import ensemble, modelfile
 from efficientnetv2.models.calibrated import Calibration
 from efficientnetv2.models.create import create
+from efficientnetv2.training.checked import read as read_recipe
 from efficientnetv2.training.recipes import named
 
 ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_px=32")
@@ -306,6 +307,37 @@ def test_a_killed_one_goes_on_and_ends_as_the_undisturbed(whole):
     pd.testing.assert_frame_equal(*tables)
     third = effnetv2("crossval", folder / "pictures", "--out", "killed", "--resume", cwd=folder)
     assert "has finished: nothing is left to do" in third.stdout
+
+
+@pytest.mark.slow
+def test_one_that_began_from_weights_of_ones_own_goes_on_from_another_folder(whole):
+    """Where they are called otherwise, and where something else may be called so."""
+    folder, _ = whole
+    began = (
+        "crossval",
+        "pictures",
+        *TINY,
+        *ONE_STAGE,
+        "--folds",
+        "2",
+        "--weights",
+        "folds/fold1",
+        "--out",
+        "onwards",
+    )
+    killed_at("efficientnetv2.commands.crossval_folds:_together", *began, cwd=folder)
+    (folder / "elsewhere/folds").mkdir(parents=True)
+    shutil.copytree(folder / "folds/fold2", folder / "elsewhere/folds/fold1")
+    resumed = ("crossval", "../pictures", "--out", "../onwards", "--resume", "--weights")
+    other = effnetv2(*resumed, "folds/fold1", cwd=folder / "elsewhere")
+    assert other.returncode == 2
+    assert (
+        f"weights is {folder / 'folds/fold1'} there, {folder / 'elsewhere/folds/fold1'} here" in other.stderr
+    )
+    again = effnetv2(*resumed, "../folds/fold1", cwd=folder / "elsewhere")
+    assert again.returncode == 0, again.stderr
+    for fold in ("fold1", "fold2"):
+        assert read_recipe(folder / "onwards" / fold / "recipe.yaml").weights == str(folder / "folds/fold1")
 
 
 def test_a_network_given_as_a_table_is_remembered(tmp_path):

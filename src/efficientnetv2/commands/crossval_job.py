@@ -38,6 +38,7 @@ from efficientnetv2.data.splits import groups_apart
 from efficientnetv2.inference.accelerate import pick_device
 from efficientnetv2.training.claiming import claimed, held
 from efficientnetv2.training.folder import LOCK, REPORT_FILES
+from efficientnetv2.training.named import from_anywhere
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.runs import new_folder
 
@@ -63,6 +64,8 @@ def crossvalidate(words: Words, source: Source, place: Place, plan: Plan, said: 
     """
     screen = Screen(quiet=place.as_json)
     folder, resumed = _folder(place)
+    if words.weights is not None:  # its folds begin, and may be gone on with, from whatever folder
+        words = replace(words, weights=from_anywhere(words.weights))
     if not resumed:
         refuse_within(source.data, folder, "--out", verb="crossval" if place.out is None else None)
     if resumed and all((folder / name).exists() for name in REPORT_FILES):

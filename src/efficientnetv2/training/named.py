@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -157,7 +158,7 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
         InputError: it is none of these, or can't be read or fetched.
     """
     path = Path(word)
-    if path.exists() or Path(f"{word}.index").exists():
+    if _is_here(word):
         if members := members_of(path):
             raise InputError(
                 f"--weights {word}: these are {len(members)} networks that answer together, but training begins from "
@@ -187,6 +188,24 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
         f"--weights {word}: there is no such file, and no weights of that name{hint} Give a model file, "
         "weights of timm, torchvision or Keras, a name of effnetv2 models --pretrained, auto or none."
     )
+
+
+def from_anywhere(word: str) -> str:
+    """The word for weights that means the same from another folder.
+
+    Args:
+        word: as for ``load_weights``, auto or none.
+
+    Returns:
+        The absolute path of what lies here, links as they are, for their names say what they are; any other word as it
+        is.
+    """
+    return os.path.abspath(word) if word not in ("auto", "none") and _is_here(word) else word
+
+
+def _is_here(word: str) -> bool:
+    """Whether there is a file or folder of that name, or a checkpoint of TensorFlow's, which is several files."""
+    return Path(word).exists() or Path(f"{word}.index").exists()
 
 
 def title(model: str | Architecture) -> str:
