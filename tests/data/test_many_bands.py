@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.command_line import effnetv2
 from tests.conftest import paint
 from tests.rasters import rasterio, write_raster
 
@@ -312,6 +313,15 @@ def test_the_command_for_rasters_can_be_pasted(tmp_path):
     with pytest.raises(InputError) as refused:
         pack(manifest.read(tmp_path / "my set", require_labels=False), tmp_path / "packed", Packing(10**9))
     assert shlex.split(str(refused.value))[-3:] == ["effnetv2", "train", str(tmp_path / "my set")]
+
+
+def test_the_command_for_rasters_reads_the_table_as_it_was_read(tmp_path):
+    write_raster(tmp_path / "raster.tif", deep())
+    (tmp_path / "all.csv").write_text("file,species\nraster.tif,a\n")
+    words = [str(tmp_path / "all.csv"), "--path-column", "file", "--label-column", "species"]
+    done = effnetv2("shards", *words, tmp_path / "packed", cwd=tmp_path)
+    assert done.returncode == 2
+    assert shlex.split(done.stderr)[-7:] == ["effnetv2", "train", *words]
 
 
 def test_levels_of_nothing_but_gaps():

@@ -51,7 +51,7 @@ def balance(
 
     Only training pictures are balanced: where no val split is given, one is held out first, as train would, and stays
     as it is. Each copy names its origin in the column augmented_from; copies never part from it in any split or fold
-    made here, and no figure is of copies.
+    made here, and no figure of train and crossval is of copies; evaluate answers all that it is given.
 
     Training does not need this: with --set balance=equal (or sqrt, which finetune has) it draws rare classes more often
     and augments each time anew. This is for tools that do not, and to look at.

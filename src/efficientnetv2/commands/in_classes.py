@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from efficientnetv2.base.errors import InputError, count_of, did_you_mean, some
 from efficientnetv2.base.typed import typed
 from efficientnetv2.data.manifest import Manifest
 from efficientnetv2.data.rules import folded
+from efficientnetv2.models.ensemble import members_of
 
 
 def in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, *, merge: bool) -> Manifest:
@@ -49,9 +51,11 @@ def in_classes_of(manifest: Manifest, class_names: tuple[str, ...], model: str, 
         if {folded(name) for name in strange} <= {folded(name) for name in known}:
             fix = "They differ only by case, space or how their letters are encoded: --labels casefold merges them."
         elif known.isdisjoint(present):
-            fix = (
-                "No label is; so this model answers something else, or its classes are called wrongly. To call them "
-                f"otherwise: {call} (a name on each line)"
+            fix = "No label is; so this model answers something else, or its classes are called wrongly. " + (
+                # Of several networks that answer together convert takes none, for a file holds one.
+                "Call the labels of the table as it does."
+                if members_of(Path(model))
+                else f"To call them otherwise: {call} (a name on each line)"
             )
         raise InputError(
             f"{manifest.where(row)}: label {some(strange)} is no class of {model}, which knows "

@@ -24,7 +24,7 @@ def pack_and_tell(source: Source, out: Path, packing: Packing, *, as_json: bool)
     manifest = source.read(for_training=False)
     tell(manifest, strict=packing.strict, say=screen.say)
     with screen.counting("packing", len(manifest)) as counted:
-        packed = pack(manifest, place, packing, progress=counted)
+        packed = pack(manifest, place, packing, progress=counted, called=source.words)
     for path, reason in packed.skipped:
         screen.say(f"Left out {path}: {reason}.")
     index = packed.index

@@ -43,6 +43,10 @@ def listing_of(
         InputError: there is no such DATA, it is of no kind that is read, or what is of its kind is refused.
     """
     if opening.is_shards(data):
+        if path_column != "path":
+            raise InputError(
+                f"{data} is a set of shards, which know their pictures. Leave --path-column {path_column} out."
+            )
         return opening.read_shards(
             data, label_column=label_column, group_column=group_column, require_labels=require_labels,
             label_separator=label_separator, strict_labels=strict,

@@ -228,6 +228,23 @@ def test_shards_that_are_not_there_are_missed(data, message, shards):
         read(f"{shards}/{data}")
 
 
+def test_a_folder_above_may_be_called_with_braces_and_brackets(shards, tmp_path):
+    folder = tmp_path / "my {set} [1]*"
+    shutil.copytree(shards, folder / "sh")
+    whole = read(shards)
+    for data in ("sh", "sh/index.parquet", "sh/pictures-*.tar"):
+        again = read(f"{folder}/{data}")
+        assert (again.paths, again.digest()) == (whole.paths, whole.digest())
+    whole = read(folder / "sh")
+    whole.to_csv(folder / "list.csv")
+    assert read(folder / "list.csv").labels.tolist() == whole.labels.tolist()
+
+
+def test_shards_know_their_pictures(shards):
+    with pytest.raises(InputError, match=r"is a set of shards, .* Leave --path-column file out"):
+        read(shards, path_column="file")
+
+
 def test_threads_and_processes_read_the_same(shards):
     import pickle
     from concurrent.futures import ThreadPoolExecutor

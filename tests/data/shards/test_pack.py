@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from PIL import Image
 from tests.conftest import paint
 
@@ -28,6 +29,7 @@ from efficientnetv2.data.shards.index import save
 from efficientnetv2.data.shards.pack import Packing, pack
 
 SMALL = Packing(shard_bytes=50_000)
+PARTIAL = ".out.effnetv2-partial"
 
 
 @pytest.fixture
@@ -321,7 +323,7 @@ def test_a_place_without_room_is_refused_before_the_first_shard(table, tmp_path,
 
 
 def test_what_a_kill_has_left_takes_no_room_from_those_that_come(table, tmp_path, monkeypatch):
-    manifest, left, usage = read(table), tmp_path / "out.partial", shutil.disk_usage(tmp_path)
+    manifest, left, usage = read(table), tmp_path / PARTIAL, shutil.disk_usage(tmp_path)
     needed = sum(Path(manifest.file(row)).stat().st_size for row in range(len(manifest)))
     left.mkdir()
     (left / "pictures-000000.tar").write_bytes(b"half of it")
@@ -337,4 +339,20 @@ def test_a_disk_that_becomes_full_is_named(table, tmp_path, monkeypatch):
     monkeypatch.setattr(tarfile.TarFile, "addfile", full)
     with pytest.raises(InputError, match=r"out: No space left on device .*Make room there"):
         pack(read(table), tmp_path / "out", Packing(10**9))
-    assert not (tmp_path / "out.partial").exists()
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith((".", "out"))] == []
+
+
+def test_a_folder_that_is_called_like_a_part_of_ours_is_left_alone(table, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial/notes.txt").write_text("precious")
+    pack(read(table), tmp_path / "out", Packing(10**9))
+    assert (tmp_path / "out.partial/notes.txt").read_text() == "precious"
+
+
+def test_of_two_that_pack_into_one_folder_the_second_is_refused(table, tmp_path):
+    """It would take away what the first has written so far."""
+    taken = pytest.raises(InputError, match="out: another process packs into it at this moment")
+    with FileLock(tmp_path / f"{PARTIAL}.lock"), taken:
+        pack(read(table), tmp_path / "out", Packing(10**9))
+    pack(read(table), tmp_path / "out", Packing(10**9))
+    assert len(read(tmp_path / "out")) == len(read(table))

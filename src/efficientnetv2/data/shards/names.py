@@ -86,13 +86,14 @@ def parted(data: str) -> tuple[str, str]:
     """The folder or URL that shards lie in, absolute and without a slash at its end, and the last part of DATA.
 
     Args:
-        data: a pattern whose folders have neither braces nor stars.
+        data: a pattern whose folders have neither braces nor stars, but for those that are called so.
 
     Raises:
         InputError: a folder of the pattern has some.
     """
     base, _, name = data.replace("\\", "/").rpartition("/") if not is_url(data) else data.rpartition("/")
-    if any(sign in base for sign in "{}*[]"):
+    called_so = not is_url(data) and Path(os.path.expanduser(base)).is_dir()
+    if not called_so and any(sign in base for sign in "{}*[]"):
         raise InputError(
             f"'{data}': braces and stars stand in the name of a shard, not in its folder '{base}'. "
             "Give the shards of one folder."

@@ -13,8 +13,9 @@ import os
 import shutil
 import tarfile
 import warnings
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +24,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from efficientnetv2.base.errors import InputError
+from efficientnetv2.base.files import folder_kept_if_filled
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.typed import options, typed
 from efficientnetv2.data.cells import write_table
@@ -76,12 +79,17 @@ class Packed:
 
 
 def pack(
-    manifest: Manifest, out: Path, packing: Packing, *, progress: Callable[[int], object] | None = None
+    manifest: Manifest,
+    out: Path,
+    packing: Packing,
+    *,
+    progress: Callable[[int], object] | None = None,
+    called: Sequence[str] = (),
 ) -> Packed:
     """Write the shards of a manifest and their index into a new folder.
 
     Shards are called by their split (``train-000000.tar``; ``pictures-…`` where there is none) and filled in an
-    order drawn from the seed. Everything is written into ``out.partial`` beside, and renamed when it is whole;
+    order drawn from the seed. Everything is written into a hidden folder beside, and renamed when it is whole;
     the same pictures and packing give the same bytes.
 
     Args:
@@ -89,18 +97,49 @@ def pack(
         out: of the shards; not there yet, or empty.
         packing: how.
         progress: called now and then with the number of pictures done so far.
+        called: DATA and how it is read, as one types it, for messages; nothing is the manifest's source.
 
     Raises:
         InputError: a picture is a raster that Pillow can't open, too much is unreadable (``strict``: anything), or
-            ``out`` can't be written to.
+            ``out`` can't be written to, or is at this moment by another process.
     """
-    _refuse_rasters(manifest)
-    partial = out.with_name(f"{out.name}.partial")
+    _refuse_rasters(manifest, called or [manifest.source, *options(label_separator=manifest.separator)])
+    partial = out.with_name(f".{out.name}.effnetv2-partial")  # which nobody else calls a folder
+    with _alone(partial, out):
+        return _packed(manifest, out, partial, packing, progress or (lambda done: None))
+
+
+@contextmanager
+def _alone(partial: Path, out: Path) -> Iterator[None]:
+    """Within, no other process packs into a folder; the lock ends with the process, so that a kill bars nobody."""
+    lock = FileLock(f"{partial}.lock")
+    with ExitStack() as kept:
+        try:
+            kept.enter_context(folder_kept_if_filled(partial.parent))
+            lock.acquire(timeout=0)
+        except Timeout as taken:
+            raise InputError(
+                f"{out}: another process packs into it at this moment. Wait for its end, or give another folder."
+            ) from taken
+        except OSError as error:
+            raise InputError(f"{out}: {error.strerror or error} ({partial}). Give another folder.") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+
+
+def _packed(
+    manifest: Manifest, out: Path, partial: Path, packing: Packing, progress: Callable[[int], object]
+) -> Packed:
+    """The shards, whole or not at all."""
     shutil.rmtree(partial, ignore_errors=True)  # left by a kill, it would take the room that is needed
     _refuse_without_room(manifest, out, packing)
     _make(partial, out)
     try:
-        packed = _Packer(manifest, partial, packing, progress or (lambda done: None)).run()
+        packed = _Packer(manifest, partial, packing, progress).run()
         save(packed.index, partial / INDEX)
         if packed.skipped:
             write_table(partial / "skipped.csv", pd.DataFrame(packed.skipped, columns=["path", "reason"]))
@@ -116,16 +155,16 @@ def pack(
     return packed
 
 
-def _refuse_rasters(manifest: Manifest) -> None:
+def _refuse_rasters(manifest: Manifest, called: Sequence[str]) -> None:
     """Shards hold ordinary pictures; to leave out all rasters of a set would be no packing of it."""
     if manifest.shards is not None:
         return
-    train = typed(["effnetv2", "train", manifest.source, *options(label_separator=manifest.separator)])
     for row in (row for row, path in enumerate(manifest.paths) if is_raster(path)):
         if held := beside_ordinary(manifest.file(row)):
             raise InputError(
                 f"{manifest.file(row)} is a raster ({held}), and shards hold ordinary pictures of three channels. "
-                f"Train on the files themselves, as a folder or a table (--bands says which bands are seen): {train}"
+                "Train on the files themselves, as a folder or a table (--bands says which bands are seen): "
+                f"{typed(['effnetv2', 'train', *called])}"
             )
 
 
