@@ -278,3 +278,9 @@ def test_the_command_that_names_classes_can_be_pasted(class_folders):
         InputError, match=r"effnetv2 convert 'my runs/a' NAMED.safetensors --class-names NAMES"
     ):
         in_classes_of(read(class_folders), NAMES, "my runs/a", merge=False)
+
+
+def test_of_networks_that_answer_together_convert_is_not_named_for_it_takes_none(class_folders, tmp_path):
+    (tmp_path / "ensemble.json").write_text(json.dumps({"members": ["fold1/model.safetensors"]}))
+    with pytest.raises(InputError, match=r"No label is; .* Call the labels of the table as it does\.$"):
+        in_classes_of(read(class_folders), NAMES, str(tmp_path), merge=False)
