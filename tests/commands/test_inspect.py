@@ -89,6 +89,13 @@ def test_where_the_page_comes_to_lie_is_said():
     assert "`inspection/photos/` for DATA `photos/`" in page
 
 
+def test_two_sets_whose_names_differ_behind_a_point_have_two_pages(class_folders):
+    shutil.copytree(class_folders, class_folders.parent / "photos.v1")
+    done = effnetv2("inspect", "photos.v1", cwd=class_folders.parent)
+    assert done.returncode == 0, done.stderr
+    assert (class_folders.parent / "inspection/photos.v1/inspection.html").is_file()
+
+
 def test_json_on_stdout_is_that_of_the_file(listed):
     folder, _ = listed
     done = effnetv2("inspect", folder / "list.csv", "--out", "seen", "--json", cwd=folder)

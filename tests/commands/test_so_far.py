@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from tests.command_line import effnetv2
 from tests.conftest import paint
 from tests.file_server import serving
@@ -126,6 +127,20 @@ def test_pictures_in_shards_go_by_their_tar(so_far, class_folders, tmp_path):
     others = [row for row in range(11) if not manifest.paths[row].startswith("pictures-000001.tar#")]
     assert 0 < len(others) < 11
     assert so_far(manifest=manifest).found()[0].tolist() == others
+
+
+def test_pictures_of_another_folder_are_asked_though_their_files_are_as_long_and_as_old(so_far, tmp_path):
+    """Tiles without compression, their times those of the archive that they came in."""
+    for number, folder in enumerate(("one", "other")):
+        for name in "abc":
+            file = tmp_path / folder / f"{name}.bmp"
+            file.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8), (100 * number, 0, 0)).save(file)
+            os.utime(file, ns=(1, 1))
+    one, other = (read(tmp_path / folder, require_labels=False) for folder in ("one", "other"))
+    so_far(manifest=one, every_s=0).keep(*_answers([0, 1, 2]))
+    assert so_far(manifest=one).found()[0].tolist() == [0, 1, 2]
+    assert not len(so_far(manifest=other).found()[0])
 
 
 def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(

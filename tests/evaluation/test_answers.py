@@ -234,6 +234,30 @@ def test_what_was_chosen_is_counted_and_named():
     assert "What was chosen for me?" not in told(chosen=[])
 
 
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"selected_on": "val"}, "These pictures chose the network, so the figures are optimistic."),
+        ({"trained_on": 3}, "3 of these pictures trained the network, so the figures are optimistic."),
+        (
+            {"trained_on": 3, "chose": 5},
+            "3 of these pictures trained the network and 5 of these pictures chose the network, so the figures are",
+        ),
+    ],
+)
+def test_limits_say_how_many_pictures_make_figures_optimistic(facts, said):
+    assert said in " ".join(limits(SHOWN, INTERVALS, Facts("x", "val", **facts), Beside()))
+
+
+@pytest.mark.parametrize(
+    ("low", "command"), [(0.01, "effnetv2 convert MODEL OUT --views symmetries"), (-0.01, "")]
+)
+def test_views_are_to_be_kept_only_where_they_are_better(low, command):
+    views = over((0.05, low, 0.09), (0.04, low, 0.1))
+    (found,) = [one for one in told(Beside(views=views)).values() if "view" in one.question]
+    assert (found.command or "") == command
+
+
 def test_limits_name_small_classes_optimism_and_what_was_skipped():
     said = " ".join(limits(SHOWN, INTERVALS, Facts("x", "val", selected_on="val", skipped=3), Beside()))
     assert "Fewer than 30 pictures stand behind each figure of 'maize'." in said

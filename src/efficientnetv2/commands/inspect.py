@@ -66,7 +66,9 @@ def inspect(
     """
     from efficientnetv2.commands.within import refuse_within
 
-    folder = out or Path("inspection") / (Path(os.path.expanduser(data)).stem or "pictures")
+    place = Path(os.path.expanduser(data))
+    # A folder's name may hold points: photos.v1 and photos.v2 are two sets.
+    folder = out or Path("inspection") / ((place.name if place.is_dir() else place.stem) or "pictures")
     refuse_within(data, folder, "--out", verb="inspect" if out is None else None)
     from efficientnetv2.commands.inspect_job import inspect_and_tell  # torch, which takes seconds
     from efficientnetv2.commands.source import Source

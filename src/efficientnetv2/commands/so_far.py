@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import time
@@ -162,14 +163,16 @@ def _digest(network: Network, preprocessing: Preprocessing, manifest: Manifest) 
     """32 hexadecimal digits of all that decides an answer, but for the files."""
     weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     parts = [one for one in network.modules() if isinstance(one, Network)]
-    # Some stores say no more of a shard than its size, so that those of another URL could be taken for these.
-    url = str(manifest.root) if is_url(str(manifest.root)) else ""
+    # Of a file its size and time are known, and of some stores not even the time, so that those of another folder or
+    # URL could be taken for these.
+    root = str(manifest.root)
+    root = root if is_url(root) else os.path.realpath(root)
     words = [
         sha256_by_name(weights),
         repr(preprocessing),
         *(repr((_made_as(one), one.preprocessing, one.answer, one.calibration)) for one in parts),
         manifest.digest(),
-        url,
+        root,
         repr(manifest.bands),
     ]
     return blake2b("\0".join(words).encode(), digest_size=16).hexdigest()

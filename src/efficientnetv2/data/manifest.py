@@ -113,7 +113,8 @@ class Manifest(Listing):
 
     def digest(self) -> str:
         """32 hexadecimal digits of paths, labels and splits in their order: other data, other digits."""
-        columns = (self.table[name].fillna("") for name in ("path", "label", "split"))
+        # Of pictures without any label the column is of numbers, which a text does not go into.
+        columns = (self.table[name].astype(object).fillna("") for name in ("path", "label", "split"))
         content = hashlib.blake2b(digest_size=16)
         for column in columns:
             content.update(f"{len(column)}\0".encode())

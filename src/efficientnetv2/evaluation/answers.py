@@ -179,8 +179,11 @@ def _over_last(facts: Facts, last: tuple[str, Over] | None, trained: bool) -> An
 
 
 def _over_one_view(views: Over) -> Answer:
-    words = f"{_apart(views)} To keep these views in the model file:"
-    return Answer(_VIEWS, words, _verdict(views), "effnetv2 convert MODEL OUT --views symmetries")
+    verdict = _verdict(views)
+    if verdict != "Yes.":
+        return Answer(_VIEWS, _apart(views), verdict)
+    words = f"{_apart(views)} The model file of one network keeps these views:"
+    return Answer(_VIEWS, words, verdict, "effnetv2 convert MODEL OUT --views symmetries")
 
 
 def _verdict(found: Over) -> str:

@@ -83,7 +83,7 @@ def _by_place(manifest: Manifest, pairs: Sequence[tuple[Bools, Bools]]) -> Apart
 def _by_group(manifest: Manifest, pairs: Sequence[tuple[Bools, Bools]]) -> Apart | None:
     if not has_groups(manifest):
         return None
-    named = manifest.table["group"].fillna("").astype(str)
+    named = manifest.table["group"].astype(object).fillna("").astype(str)
     known = (named != "").to_numpy(dtype=bool)
     # As numbers: text numpy would compare all with all, which takes an hour of a million pictures.
     groups = pd.factorize(named)[0]

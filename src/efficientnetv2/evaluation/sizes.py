@@ -37,8 +37,8 @@ class SizeCurve:
         if self.role == "may choose":
             px = best(self.points).image_px
             return (
-                f"Best at {px} px. To keep that: effnetv2 convert MODEL OUT --image-px {px}; or evaluate at it: "
-                f"--image-px {px}."
+                f"Best at {px} px. Evaluate at it: --image-px {px}. The model file of one network keeps it: effnetv2 "
+                f"convert MODEL OUT --image-px {px}."
             )
         return (
             "A size chosen by this curve makes the figure of these pictures optimistic: choose it by pictures that "

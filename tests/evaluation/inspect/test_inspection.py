@@ -90,6 +90,34 @@ def test_the_same_picture_in_another_file(planted, changes, kind):
     assert found_in(planted.read()) == {kind: [["020.jpg", "other.jpg"]]}
 
 
+@pytest.mark.parametrize(
+    ("first", "again", "saved_again", "kinds"),
+    [
+        ({}, {"split": "train"}, {}, {"same_across_splits", "near_across_splits"}),
+        ({"label": None}, {"label": "a"}, {"label": "b"}, {"same_picture", "near_other_label", "unlabelled"}),
+        ({"label": None}, {"label": "b"}, {"label": "b"}, {"same_picture", "near_picture", "unlabelled"}),
+    ],
+)
+def test_a_picture_that_is_there_as_two_files_is_asked_of_both(planted, first, again, saved_again, kinds):
+    """In val, and the same file in train; or without a label, and the same file with one."""
+    for name, value in first.items():
+        planted.table.loc[80, name] = value
+    shutil.copy(planted.folder / "080.jpg", planted.folder / "again.jpg")
+    planted.add("again.jpg", like=80, **again)
+    recompressed(planted.folder, "080.jpg", "other.jpg")
+    planted.add("other.jpg", like=80, **saved_again)
+    manifest = planted.read()
+    found = found_in(manifest)
+    assert set(found) == kinds
+    (near,) = [kind for kind in kinds if kind.startswith("near")]
+    one = "080.jpg" if near == "near_picture" else "again.jpg"
+    assert found[near] == [[one, "other.jpg"]]
+    facts = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).sections["copies"].facts
+    (pair,) = facts["near_duplicates"]
+    harms = (pair["across_splits"], pair["labels_differ"])
+    assert harms == (near == "near_across_splits", near == "near_other_label")
+
+
 def test_of_pictures_saved_again_and_again_all_but_one_add_nothing(planted):
     """Ten pairs, where each is like each."""
     for quality in (50, 60, 70, 80):
@@ -227,6 +255,13 @@ def test_pictures_of_one_hour(planted, row, kinds):
     assert found_in(manifest) == {kind: [] for kind in kinds}
     facts = inspected(manifest, portraits(manifest, workers=2), key=Key.of(0)).sections["time"].facts
     assert facts["shared_with_training"] == {"val": int(row == 90)}
+
+
+def test_dates_without_a_time_of_day_are_not_midnights(planted):
+    """Where some cells have a time of day: two of one date, in both splits, may be hours apart."""
+    planted.table.loc[[11, 90], "date"] = planted.table.loc[10, "date"]
+    planted.table.loc[20, "date"] += "T10:00:00"
+    assert found_in(planted.read()) == {}
 
 
 def test_times_that_splits_share_and_times_that_are_missing(planted):

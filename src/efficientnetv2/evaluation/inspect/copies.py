@@ -34,12 +34,12 @@ def copies(manifest: Manifest, looked: Portraits, *, key: Key) -> tuple[Section,
     """
     same = [tuple(group) for group in same_files(looked)]
     pairs = near(looked, key=key)
-    alike: list[tuple[int, ...]] = [(one.first, one.second) for one in pairs]
-    likeness: dict[tuple[int, ...], str] = {
-        (one.first, one.second): f"correlation {one.alike:.2f}" for one in pairs
+    alike = _between(manifest, same, pairs)
+    likeness = {
+        way: f"correlation {one.alike:.2f}" for one, ways in zip(pairs, alike, strict=True) for way in ways
     }
     findings = [
-        *_harms(manifest, same, "same", {}),
+        *_harms(manifest, [[group] for group in same], "same", {}),
         *_harms(manifest, alike, "near", likeness),
     ]
     facts = {
@@ -48,26 +48,62 @@ def copies(manifest: Manifest, looked: Portraits, *, key: Key) -> tuple[Section,
             {
                 "paths": [manifest.paths[one.first], manifest.paths[one.second]],
                 "correlation": one.alike,
-                "across_splits": crossing(manifest, (one.first, one.second)),
-                "labels_differ": disagreeing(manifest, (one.first, one.second)),
+                "across_splits": any(crossing(manifest, way) for way in ways),
+                "labels_differ": any(disagreeing(manifest, way) for way in ways),
             }
-            for one in pairs
+            for one, ways in zip(pairs, alike, strict=True)
         ],
     }
     return Section(facts, findings), pairs
 
 
+def _between(
+    manifest: Manifest, same: Sequence[tuple[int, ...]], pairs: Sequence[Pair]
+) -> list[list[tuple[int, ...]]]:
+    """Of each pair of near copies, the pairs that it stands for where its pictures are there several times as files.
+
+    The pair itself first; of equal files one of each split and label, for the others of these do no other harm.
+    """
+    files = {row: group for group in same for row in group}
+
+    def each_kind(row: int) -> list[int]:
+        kinds = {
+            (manifest.split[one], str(manifest.targets[one])): one for one in reversed(files.get(row, (row,)))
+        }
+        return [row, *sorted(set(kinds.values()) - {row})]
+
+    return [
+        [
+            (min(first, second), max(first, second))
+            for first in each_kind(one.first)
+            for second in each_kind(one.second)
+        ]
+        for one in pairs
+    ]
+
+
 def _harms(
-    manifest: Manifest, groups: Sequence[tuple[int, ...]], how: str, likeness: Mapping[tuple[int, ...], str]
+    manifest: Manifest,
+    found: Sequence[Sequence[tuple[int, ...]]],
+    how: str,
+    likeness: Mapping[tuple[int, ...], str],
 ) -> list[Finding]:
     """A finding for those that cross splits, one for those with several labels, one for the rest.
 
     A group that does both stands in both.
+
+    Args:
+        manifest: of the pictures.
+        found: each in all groups that it stands for, of which the first that does harm is told.
+        how: the copies are: a key of ``_KIND``.
+        likeness: how alike a group is, in words.
     """
-    across = [group for group in groups if crossing(manifest, group)]
-    unlike = [group for group in groups if disagreeing(manifest, group)]
-    harmful = {*across, *unlike}
-    rest = [group for group in groups if group not in harmful]
+    each_across = [next((group for group in ways if crossing(manifest, group)), None) for ways in found]
+    each_unlike = [next((group for group in ways if disagreeing(manifest, group)), None) for ways in found]
+    across = [group for group in each_across if group is not None]
+    unlike = [group for group in each_unlike if group is not None]
+    told = zip(found, each_across, each_unlike, strict=True)
+    rest = [ways[0] for ways, crosses, differs in told if crosses is None and differs is None]
     # Pairs of one picture have it in common: five that are alike are ten pairs, of which four add nothing.
     repeated = len(manifest) - len(np.unique(joined(len(manifest), rest)))
     what = _KIND[how]
@@ -104,9 +140,9 @@ def _harms(
             severity,
             f"{sentence}.",
             advice,
-            tuple(found),
-            tuple(likeness.get(one, "") for one in found),
+            tuple(groups),
+            tuple(likeness.get(one, "") for one in groups),
         )
-        for kind, severity, found, sentence, advice in kinds
-        if found
+        for kind, severity, groups, sentence, advice in kinds
+        if groups
     ]

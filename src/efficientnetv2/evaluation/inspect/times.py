@@ -56,15 +56,17 @@ def by_time(manifest: Manifest, *, column: str | None = None) -> Section:
     if not known.any():
         return Section({})
     split = splits_of(manifest)
-    of_day = _of_day(times[known])
+    timed = known & _of_day(times)
+    of_day = bool(timed.any())
+    heeded = timed if of_day else known
     findings = []
     shared = {}
     for part in sorted(set(split) - {"train"}):
-        asking = (split == part) & known
-        shared[part] = _shared(times[asking], times[(split == "train") & known], of_day=of_day)
+        asking = (split == part) & heeded
+        shared[part] = _shared(times[asking], times[(split == "train") & heeded], of_day=of_day)
         if shared[part]:
             findings.append(_across(part, name, share(shared[part], int(asking.sum())), of_day=of_day))
-    burst = _in_bursts(times[known]) if of_day else 0
+    burst = _in_bursts(times[timed]) if of_day else 0
     if burst:
         findings.append(
             Finding(
@@ -87,9 +89,11 @@ def by_time(manifest: Manifest, *, column: str | None = None) -> Section:
     return Section(facts, findings)
 
 
-def _of_day(times: pd.Series[Any]) -> bool:
-    """Whether times of day are known, not years or dates alone."""
-    return pd.api.types.is_datetime64_any_dtype(times) and not bool((times == times.dt.normalize()).all())
+def _of_day(times: pd.Series[Any]) -> Bools:
+    """(N,) whether the time of day is known, not a year or a date alone, which reads like its midnight."""
+    if not pd.api.types.is_datetime64_any_dtype(times):
+        return np.zeros(len(times), dtype=bool)
+    return np.asarray(times.notna() & (times != times.dt.normalize()), dtype=bool)
 
 
 def _shared(asking: pd.Series[Any], training: pd.Series[Any], *, of_day: bool) -> int:
