@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -68,6 +71,44 @@ def test_gpus_of_one_kind_are_one_hardware_to_a_search(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
     first, second, other = (device_title(torch.device(f"cuda:{index}")) for index in range(3))
     assert first == second != other
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "title"),
+    [
+        (
+            "processor\t: 0\nmodel name\t: A CPU @ 2 GHz\nprocessor\t: 1\nmodel name\t: Another",
+            "A CPU @ 2 GHz",
+        ),
+        (
+            "processor\t: 0\nCPU implementer\t: 0x41\nCPU variant\t: 0x3\nCPU part\t: 0xd0c",
+            "arm 0x41 0xd0c 0x3",
+        ),
+        ("", "arm"),
+    ],
+)
+def test_processors_of_one_kind_are_told_apart_by_what_linux_knows_of_them(monkeypatch, cpuinfo, title):
+    """ARM's have no name there, but Graviton 2 and 3 other cores."""
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: cpuinfo)
+    monkeypatch.setattr(accelerate.platform, "processor", lambda: "arm")
+    assert device_title(torch.device("cpu")).startswith(f"{title}, {torch.get_num_threads()} threads")
+
+
+def test_an_apple_processor_is_asked_for_its_name(monkeypatch):
+    asked = []
+
+    def answer(words, **_):
+        asked.append(words)
+        return SimpleNamespace(stdout="Apple M3 Pro\n")
+
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setattr(accelerate.platform, "processor", lambda: "arm")
+    monkeypatch.setattr(accelerate.sys, "platform", "darwin")
+    monkeypatch.setattr(accelerate.subprocess, "run", answer)
+    assert device_title(torch.device("cpu")).startswith("Apple M3 Pro, ")
+    assert device_title(torch.device("mps")).startswith("mps of Apple M3 Pro, ")
+    assert asked[0] == ("sysctl", "-n", "machdep.cpu.brand_string")
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,20 @@ def test_a_backbone_of_timm_s():
     assert list(backbone.strides) == theirs.feature_info.reduction()
 
 
+def test_a_backbone_of_a_network_with_several_classifiers():
+    """Which can't be swapped as one, but a backbone has no use for them."""
+    network = create("timm:levit_128s")
+    backbone = create("timm:levit_128s", features_only=True)
+    pictures = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        maps = backbone(pictures)
+    assert [one.shape[1] for one in maps] == list(backbone.channels) == [128, 256, 384]
+    assert not any(isinstance(module, torch.nn.Linear) and module.out_features == network.num_classes
+                   for module in backbone.modules())  # fmt: skip
+    with pytest.raises(InputError, match=r"several classifiers, .* features_only=True"):
+        create("timm:levit_128s", num_classes=0)
+
+
 def test_strides_that_are_not_there():
     with pytest.raises(InputError, match=r"\[2, 64\].*strides \[2, 4, 8, 16, 32\]"):
         Backbone(create("efficientnetv2_b0"), out_strides=(2, 64))

@@ -297,9 +297,12 @@ def test_a_model_file_of_a_module_of_ones_own(tmp_path):
     assert torch.equal(loaded(pictures), network(pictures))
     assert loaded.class_names == ("a", "b", "c")
     other = small(classes=4)
-    before = copy.deepcopy(other.state_dict())
-    with pytest.raises(InputError, match=r"7\.weight.*\[3, 6\], not float32 \[4, 6\]"):
+    before, kinds = copy.deepcopy(other.state_dict()), [type(part) for part in other.modules()]
+    with pytest.raises(
+        InputError, match=r"7\.weight.*\[3, 6\], not float32 \[4, 6\].*Give the module as it was"
+    ):
         modelfile.load(path, network=other)
+    assert [type(part) for part in other.modules()] == kinds
     assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
 
 

@@ -334,6 +334,10 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain.update(foreign="timm:resnet18"), "a network is one of the two"),
         (lambda plain: plain.update(architecture=None, foreign="jax:net"), "library that is not known here"),
         (lambda plain: plain.update(architecture=None, foreign="timm:resnet10t"), "do not fit"),
+        (
+            lambda plain: plain.update(architecture=None, foreign="timm:resnet10t.c3_in1k"),
+            "names weights beside those that it holds",
+        ),
         (lambda plain: plain.update(architecture=None), "only its code can make"),
         (lambda plain: plain.update(format_version=0), "never a format 0"),
         (lambda plain: plain.update(in_channels=4), "preprocessing of 3 channels for 4"),

@@ -63,6 +63,12 @@ def test_other_databases_are_refused(url):
         Storage(url, patience_s=0, say=print, create=True)
 
 
+def test_another_driver_is_refused_by_its_name():
+    with pytest.raises(InputError, match=r"driver 'psycopg2' is not used\. Leave '\+psycopg2' out"):
+        file_of("postgresql+psycopg2://me:secret@host/db")
+    assert file_of("postgresql+pg8000://me@host/db") is None
+
+
 @pytest.mark.parametrize(
     "name", ["my study", "100%", "%41", "what?", "#1", "a:b@c", "{SCHEMA_VERSION}", "a&b=c", "é"]
 )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -136,18 +139,31 @@ def device_title(device: torch.device) -> str:
     elif device.type == "cpu":
         name = f"{_processor()}, {torch.get_num_threads()} threads"
     else:
-        name = f"{device.type} of {platform.machine()}"
+        name = f"{device.type} of {_processor()}"
     return f"{name}, torch {torch.__version__}"
 
 
+# What Linux says of an ARM processor, which has no name there: who designed its cores, and which they are.
+_ARM_FIELDS = ("CPU implementer", "CPU part", "CPU variant")
+# What macOS is asked for an Apple processor's name, of which Python knows its kind alone.
+_ASKED_OF_MACOS = ("sysctl", "-n", "machdep.cpu.brand_string")
+
+
 def _processor() -> str:
+    """What the processor is called, or else what tells it from others of its kind."""
     file = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (file.read_text().splitlines() if file.exists() else ())
-        if line.startswith("model name")
-    ]
-    return names[0] if names else platform.processor() or platform.machine()
+    lines = file.read_text().splitlines() if file.exists() else []
+    said = {(parts := line.partition(":"))[0].strip(): parts[2].strip() for line in reversed(lines)}
+    if name := said.get("model name"):
+        return name
+    kind = platform.processor() or platform.machine()
+    if arm := " ".join(said[field] for field in _ARM_FIELDS if field in said):
+        return f"{kind} {arm}"
+    if sys.platform == "darwin":
+        with suppress(OSError, subprocess.SubprocessError):
+            asked = subprocess.run(_ASKED_OF_MACOS, capture_output=True, text=True, timeout=10, check=True)
+            return asked.stdout.strip() or kind
+    return kind
 
 
 def pick_workers(device: torch.device, *, sharing: int = 1) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.models.activation import dry_run
 from efficientnetv2.models.fit import fit
+from efficientnetv2.models.foreign import Foreign
 from efficientnetv2.models.network import EfficientNet, Network
 
 _EVEN = 64
@@ -38,7 +39,13 @@ class Backbone(nn.Module):
         super().__init__()
         self.training = network.training
         self.preprocessing = network.preprocessing
-        fit(network, num_classes=0)
+        if isinstance(network, Foreign) and len(network.classifier_names) > 1:
+            for (
+                name
+            ) in network.classifier_names:  # they can't be swapped as one, but none of them is called here
+                network.module.set_submodule(name, nn.Identity())
+        else:
+            fit(network, num_classes=0)
         if isinstance(network, EfficientNet):
             network.head = nn.Identity()
             network.frozen = tuple(name for name in network.frozen if not name.startswith("head."))

@@ -50,6 +50,11 @@ def empty_network(path: Path, words: Header, file: TensorFile, given: nn.Module 
             raise InputError(
                 f"{path}: its network is '{words.foreign}', of a library that is not known here. {UPGRADE}"
             )
+        if "." in words.foreign.partition(":")[2]:  # else a hostile file could have us fetch others
+            raise InputError(
+                f"{path}: its network is '{words.foreign}', which names weights beside those that it holds, as no file "
+                "of this package does. It was changed: take it again from where it came."
+            )
         return _empty_foreign(words.foreign, words, file)
     if given is None:
         raise InputError(

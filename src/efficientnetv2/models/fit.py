@@ -196,8 +196,12 @@ def layer_groups(network: Network) -> list[list[nn.Parameter]]:
     return groups
 
 
-# Containers whose parts are what others call stages or blocks.
-_OPENED = ("blocks", "stages", "layers", "encoder", "encoder.layers")
+# Containers whose parts are what others call stages or blocks: in torchvision's RegNet trunk_output, in timm's PiT
+# transformers, NesT levels, RDNet dense_stages, VOLO network, and features in ReXNet, SelecSLS and VGG.
+_OPENED = (
+    "blocks", "stages", "layers", "encoder", "encoder.layers", "trunk_output", "transformers", "levels",
+    "dense_stages", "network", "features",
+)  # fmt: skip
 
 
 def _foreign_parts(network: Foreign) -> list[list[nn.Module]]:

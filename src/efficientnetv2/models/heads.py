@@ -75,10 +75,10 @@ def put_head(network: Network, num_classes: int) -> None:
     """
     refuse_together(network, "a classifier is put on one")
     if len(classifiers_of(network)) > 1:
-        raise InputError(
-            f"{_called(network)} has several classifiers, which cannot be swapped as one. Name the classes when it is "
-            "made: create(..., num_classes=N) with fresh weights."
-        )
+        fix = "Name the classes when it is made: create(..., num_classes=N)."
+        if not num_classes:
+            fix = "For its maps, without them: create(..., features_only=True)."
+        raise InputError(f"{_called(network)} has several classifiers, which cannot be swapped as one. {fix}")
     head = _fresh_head(network, network.embed_dim, num_classes) if num_classes else nn.Identity()
     if isinstance(network, Foreign):
         network.module.set_submodule(network.classifier_name, head)

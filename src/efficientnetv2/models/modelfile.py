@@ -136,7 +136,7 @@ def load(
         path: of a model file, or of a run folder; or of a folder whose model files answer together (``ensemble``).
         device: where its weights go.
         network: a module as it was saved, if the file can't say how to make it again: one that was neither ours
-            nor named of timm or torchvision. It is wrapped, and only changed if all is well.
+            nor named of timm or torchvision. It is wrapped, and its weights are only changed if all is well.
 
     Raises:
         InputError: no such file, not one of ours, written by a newer version, or damaged; or one module for several
@@ -155,6 +155,10 @@ def load(
     # Reading and hashing beside building: both take about as long, and most of it outside the interpreter.
     with ThreadPoolExecutor(1) as beside:
         summing = beside.submit(file.sha256) if written > 1 else None
+        if network is not None and words.architecture is None and words.foreign is None:
+            _check_given(
+                path, network, file
+            )  # before it is wrapped, which makes its convolutions faster ones
         result = empty_network(path, words, file, network)
         module = module_of(result)
         _check_names(path, module.state_dict(), file)
@@ -289,14 +293,28 @@ def _weights(
     return weights
 
 
-def _check_names(path: Path, wanted: Mapping[str, Tensor], file: TensorFile) -> None:
-    missing, extra, wrong = faults(wanted, file)
-    names = [f"missing {some(missing)}"] * bool(missing) + [f"unknown {some(extra)}"] * bool(extra)
-    if names or wrong:
+def _check_given(path: Path, given: nn.Module, file: TensorFile) -> None:
+    module = module_of(given) if isinstance(given, Network) else given
+    if misfits := _misfits(module.state_dict(), file):
         raise InputError(
-            f"{path}: the weights do not fit the architecture it names: {'; '.join(names + wrong[:3])}. "
+            f"{path}: its weights are not those of the module that was given: {misfits}. Give the module as it was "
+            "when it was saved."
+        )
+
+
+def _check_names(path: Path, wanted: Mapping[str, Tensor], file: TensorFile) -> None:
+    if misfits := _misfits(wanted, file):
+        raise InputError(
+            f"{path}: the weights do not fit the architecture it names: {misfits}. "
             "The file was damaged or changed: copy it again from where it came."
         )
+
+
+def _misfits(wanted: Mapping[str, Tensor], file: TensorFile) -> str:
+    """What a file has otherwise than a network wants it, in words; '' where nothing is."""
+    missing, extra, wrong = faults(wanted, file)
+    names = [f"missing {some(missing)}"] * bool(missing) + [f"unknown {some(extra)}"] * bool(extra)
+    return "; ".join(names + wrong[:3])
 
 
 def _check_finite(tensors: Mapping[str, Tensor], what: str, *, mend: str) -> None:

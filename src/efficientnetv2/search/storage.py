@@ -216,7 +216,12 @@ def file_of(url: str) -> Path | None:
     Raises:
         InputError: it is of another database, or none, or says more than a file.
     """
-    kind = url.partition(":")[0].partition("+")[0]
+    kind, _, driver = url.partition(":")[0].partition("+")
+    if driver not in ("", "pg8000"):
+        raise InputError(
+            f"--storage {hidden(url)}: the driver '{driver}' is not used. Leave '+{driver}' out: PostgreSQL is spoken "
+            "to by pg8000."
+        )
     if kind == "sqlite" and url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
         named, mark, _ = url.removeprefix("sqlite:///").partition("?")
         if mark:

@@ -141,6 +141,16 @@ def test_a_tensor_that_is_larger_than_what_the_file_holds_of_it(tmp_path, zipped
         read(path)
 
 
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [(lambda one: one.to("meta"), "without values"), (torch.Tensor.to_sparse, "a sparse tensor")],
+)
+def test_a_tensor_that_holds_its_values_otherwise_or_none_is_refused(held, said, tmp_path):
+    torch.save(tensors() | {"bn1.weight": held(tensors()["bn1.weight"])}, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=rf"'bn1\.weight' is .*{said}.* save the tensors alone"):
+        read(tmp_path / "odd.pth")
+
+
 def test_nests_in_nests_are_opened(tmp_path):
     path = tmp_path / "nests.pth"
     torch.save({"model": {"state_dict": {"model": tensors()}}}, path)

@@ -200,7 +200,7 @@ def _weights(raw: Raw, found: Recognised, notes: list[str]) -> dict[str, Tensor]
         if not tensor.is_floating_point():
             raise InputError(
                 f"{raw.path}: '{theirs}' (ours: {ours}) holds {_kind(tensor)} numbers, not floating-point ones. "
-                "Quantised weights cannot be read: give the file from before."
+                "Quantised and complex weights cannot be read: give the file from before."
             )
         kinds.add(_kind(tensor))
         weights[ours] = tensor.to(torch.float32, copy=True).contiguous()

@@ -112,10 +112,14 @@ def _state_dict(path: Path, loaded: Any) -> Tensors:
 
 
 def _refuse_repeating(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that show the same bytes again and again: of a small file the first copy would fill all memory."""
+    """Refuse tensors that show the same bytes again and again: of a small file the first copy would fill all memory.
+
+    And those that hold their values otherwise than weights do, or none.
+    """
     for name, tensor in tensors.items():
-        if tensor.layout != torch.strided:
-            continue
+        if tensor.layout != torch.strided or tensor.is_meta:
+            held = "a tensor without values" if tensor.is_meta else "a sparse tensor"
+            raise InputError(f"{path}: '{name}' is {held}, of which no weights are made. {_SAVE_TENSORS}")
         there, shown = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.itemsize
         if shown > there:
             raise InputError(
