@@ -201,6 +201,33 @@ def test_a_worker_elsewhere_is_lost_when_it_gives_no_sign_of_life(tmp_path, monk
     assert (taken.number, taken.begun) == (0, 2)
 
 
+def test_the_time_in_which_the_database_did_not_answer_counts_for_nobody(tmp_path, monkeypatch):
+    """A worker that waits is the first to hear of it again, before the one that it waits for can say that it lives."""
+    here, there = study(tmp_path), Ledger(opened(tmp_path), "study", beat_s=0.05, lost_s=0.3)
+    monkeypatch.setattr(ledger, "machine", lambda: "there")
+    claim, now = there.claim(1), [0.0]
+    monkeypatch.setattr(ledger, "machine", machine)
+    monkeypatch.setattr(ledger, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    assert here.claim(1) is None, "it has just been seen"
+    cuts = [True]
+
+    def looked() -> list[object]:
+        if cuts:
+            cuts.pop()
+            now[0] += 100
+            raise OperationalError("select", {}, Exception("server closed the connection"))
+        return here.storage.rdb.get_all_trials(here.study_id)
+
+    assert len(here.storage.patiently(looked)) == 1
+    assert here.claim(1) is None
+    now[0] += 0.2
+    assert here.claim(1) is None
+    with there.storage.turn():
+        assert there.owns(claim)
+    now[0] += 0.2
+    assert here.claim(1).begun == 2, "by now it has been silent for as long as others may be"
+
+
 def others() -> Iterator[dict[str, object]]:
     """Workers that are gone: of no process, of another one with the number, of one that has ended but is listed."""
     yield {"pid": 2**22 - 1}

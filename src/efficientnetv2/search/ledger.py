@@ -59,6 +59,7 @@ class Ledger:
     beat_s: float = BEAT_S
     lost_s: float = LOST_S
     _seen: dict[int, tuple[Any, float]] = field(default_factory=dict)
+    _unanswered: int = 0
 
     @property
     def study_id(self) -> int:
@@ -81,6 +82,10 @@ class Ledger:
 
     def _claim(self, target: int, token: str) -> Claim | None:
         rdb, states = self.storage.rdb, optuna().trial.TrialState
+        if self.storage.unanswered != self._unanswered:
+            # While it did not answer nobody could give a sign of life: that time says nothing of anybody.
+            self._unanswered = self.storage.unanswered
+            self._seen.clear()
         if not self._any_left(rdb.get_all_trials(self.study_id, deepcopy=False), target, token):
             return None  # without a turn, which others need to write down what they found
         with self.storage.turn():
@@ -138,8 +143,8 @@ class Ledger:
             count = 0
             while not done.wait(self.beat_s):
                 count += 1
-                # A database that is down lets nobody take the trial; one that others reach lets them, and that is seen
-                # in the end.
+                # A database that is down lets nobody take the trial, and its time down counts for nobody; one that
+                # others reach lets them, and that is seen in the end.
                 with contextlib.suppress(Exception):
                     self.storage.rdb.set_trial_user_attr(
                         self.id_of(claim.number), "beat", [claim.token, count]

@@ -71,6 +71,7 @@ class Storage:
         self, url: str, *, patience_s: float, say: Callable[[str], None], create: bool = False
     ) -> None:
         self.url, self.patience_s, self._say = url, patience_s, say
+        self.unanswered = 0  # how often the database has not answered so far
         self._lock: FileLock | None = None
         self.file = file_of(url)
         if self.file is not None:
@@ -167,6 +168,7 @@ class Storage:
                 reason = _reason(error)
                 if reason is None:
                     raise
+                self.unanswered += 1
                 if "password" in reason:  # which no waiting mends
                     raise InputError(
                         f"the study's database {hidden(self.url)} refuses the password, or there is none: {reason}. "

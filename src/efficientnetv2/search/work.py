@@ -170,11 +170,12 @@ class Worker:
                     verify=claim.number % _VERIFIED == 0,
                     watch=lambda told: self._told(claim, architecture, told),
                 )
+                found = measurement(architecture, self.proxy, outcome)
+                # Which may take as long as there is patience with a database that does not answer.
+                self._finish(claim, found, outcome=outcome)
         except BaseException:
             self.ledger.give_back(claim)
             raise
-        found = measurement(architecture, self.proxy, outcome)
-        self._finish(claim, found, outcome=outcome)
         return found.failed_because or None
 
     def _decided(self, claim: Claim) -> tuple[int, ...]:
