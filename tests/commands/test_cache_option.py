@@ -377,6 +377,18 @@ def test_a_cache_that_will_not_fit_into_memory_is_foreseen(large, monkeypatch):
         foreseen("ram", of_recipe(), prepared(large), CPU, Screen(quiet=True))
 
 
+def test_a_cache_on_disk_is_foreseen_from_as_many_pictures_as_memory_has_room_for(large, caches, monkeypatch):
+    ready = prepared(large)
+    whole = cached("disk", of_recipe(), ready, CPU, Screen(quiet=True)).reader.path.stat().st_size
+    monkeypatch.setattr(caching, "_room", lambda device: whole // 3)
+    before = foreseen("disk", of_recipe(), ready, CPU, Screen(quiet=True))
+    assert len(ready.train) // 8 < len(before.pictures) < len(ready.train) // 2
+    assert before.bytes == pytest.approx(whole, rel=0.4)
+    monkeypatch.setattr(caching, "_room", lambda device: 1)
+    with pytest.raises(InputError, match="--cache ram"):
+        foreseen("disk", of_recipe(), ready, CPU, Screen(quiet=True))
+
+
 def test_a_detail_that_was_set_is_not_overwritten_by_the_word():
     words = Words(recipe="quick", cache="ram", settings=("cache_detail=0.9",))
     recipe, _ = begin_recipe(words, CPU, print)

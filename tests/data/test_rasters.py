@@ -106,6 +106,30 @@ def test_a_rule_is_measured_once_on_all_that_train(tmp_path):
     assert alone.high[0] < 101  # so that the line above is not of the first alone
 
 
+def test_a_rule_is_of_the_pixels_not_of_the_averages_that_a_file_holds_beside_them(tmp_path):
+    """As a cloud-optimised GeoTIFF does: of noise, averages of 16 x 16 have a sixteenth of the deviation."""
+    values = np.random.default_rng(0).normal(2000, 400, (1, 512, 512)).clip(0, 4000).astype(np.uint16)
+    plain, beside = (
+        write_raster(tmp_path / "plain.tif", values),
+        write_raster(tmp_path / "beside.tif", values),
+    )
+    with rasterio.open(beside, "r+") as target:
+        target.build_overviews([2, 4, 8, 16], rasterio.enums.Resampling.average)
+    one, other = (rule_of([str(file)], "all", seed=0) for file in (plain, beside))
+    assert (one.low, one.high) == (other.low, other.high)
+    assert other.high[0] - other.low[0] == pytest.approx(2 * 2.326 * 400, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", [np.uint32, np.int32, np.float64])
+def test_values_far_from_0_keep_what_they_differ_by(kind):
+    """Which is less than what float32 can tell apart there."""
+    low = 2_000_000_000
+    values = (low + np.arange(256).reshape(1, 16, 16)).astype(kind)
+    rule = Bands((1,), low=(low,), high=(low + 255,), missing=(0,))
+    found = levels(values, np.ones_like(values, bool), rule)
+    assert found.flatten().tolist() == list(range(256))
+
+
 def test_eight_bits_stay_as_they_are(tmp_path):
     values = RNG.integers(30, 60, (6, 16, 16)).astype(np.uint8)
     path = str(write_raster(tmp_path / "six.tif", values, photometric="MINISBLACK"))

@@ -138,9 +138,7 @@ def foreseen(
     there = where == "disk" and is_there(_folder(pictures, whole.kept, prepared), whole)
     looking_s = time.perf_counter() - begun
     drawn = Key.of(recipe.seed).fold("foreseen").generator().permutation(len(prepared.train))
-    some = prepared.train.select(np.sort(drawn[:_FORESEEN]))
-    begun = time.perf_counter()
-    filled = _in_ram(_order(some, recipe, screen), device)
+    some, filled, begun = _as_many_as_fit(prepared.train, drawn[:_FORESEEN], recipe, device, screen)
     share = len(some) / len(pictures)
     count, seconds = round(filled.bytes / share), (time.perf_counter() - begun) / share
     if where == "ram" and count > _room(device):
@@ -150,6 +148,24 @@ def foreseen(
         )
     reader = filled.reader(np.arange(len(some)), originals(some))
     return Foreseen(where, some, reader, count, looking_s if there else seconds)
+
+
+def _as_many_as_fit(
+    train: Manifest, drawn: Ints, recipe: Recipe, device: torch.device, screen: Screen
+) -> tuple[Manifest, Filled, float]:
+    """Some of the drawn pictures, kept in memory, which has to hold no more of what is to lie on disk; since when.
+
+    Raises:
+        InputError: memory has no room for a single one.
+    """
+    while True:
+        some, begun = train.select(np.sort(drawn)), time.perf_counter()
+        try:
+            return some, _in_ram(_order(some, recipe, screen), device), begun
+        except InputError:
+            if len(drawn) == 1:
+                raise
+            drawn = drawn[: len(drawn) // 2]
 
 
 def shown(

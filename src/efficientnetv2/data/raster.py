@@ -40,8 +40,13 @@ _OPENING = threading.Lock()  # which warnings are shown is the whole process's a
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[Dataset]:
+def opened(path: str | Path, *, overviews: bool = True) -> Iterator[Dataset]:
     """A raster to read from, of bounded memory.
+
+    Args:
+        path: of it.
+        overviews: read fewer pixels from the smaller copies that the file may hold, which are averages; else from its
+            own.
 
     Raises:
         InputError: the extra ``geo`` is not installed, there is no such file, or it is no raster.
@@ -52,7 +57,7 @@ def opened(path: str | Path) -> Iterator[Dataset]:
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
         try:
             with _OPENING, unplaced_quietly():
-                dataset = rasterio.open(path)
+                dataset = rasterio.open(path, **({} if overviews else {"OVERVIEW_LEVEL": "NONE"}))
         except rasterio.errors.RasterioIOError as error:
             raise InputError(f"{path} is no raster that GDAL can open: {error}.") from error
         with dataset:
@@ -234,7 +239,13 @@ def levels(values: npt.NDArray[Any], present: Valid, bands: Bands) -> Pixels:
         if band.dtype == np.uint8 and (low, high) == (0, 255):
             picture[..., channel] = band
         else:
-            scaled = (band.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+            # Whole numbers of 32 bits, and floats of 64, lose in float32 what they differ by.
+            above = (
+                band.astype(np.float64) - low
+                if band.dtype.itemsize > 4 or (band.dtype.kind in "iu" and band.dtype.itemsize == 4)
+                else band.astype(np.float32) - np.float32(low)
+            )
+            scaled = above.astype(np.float32) * np.float32(255 / (high - low))
             # What is too large for float32 is cut like all that lies beyond; a NaN is absent.
             picture[..., channel] = np.rint(np.nan_to_num(scaled).clip(0, 255))
         picture[..., channel][~present[channel]] = level

@@ -152,6 +152,26 @@ def test_larger_pictures_are_shrunk_to_the_shorter_side_and_the_rest_is_left_alo
         assert content[f"{row:09d}{suffix}"] == Path(files.file(row)).read_bytes()
 
 
+@pytest.mark.parametrize("orientation", [1, 3])
+def test_a_shrunk_picture_is_not_stretched_where_its_side_is_no_multiple_of_the_decoders_scale(orientation):
+    """A line near the right edge of 1,025 pixels, of which an eighth is 128 and a bit."""
+    from efficientnetv2.data.shards.content import shrunk
+
+    whole = np.full((769, 1025), 255, np.uint8)
+    whole[:, 801:817] = 0
+    stored, turned = BytesIO(), Image.Exif()
+    turned[0x0112] = orientation
+    image = Image.fromarray(np.repeat(whole[..., None], 3, axis=2))
+    (image if orientation == 1 else image.transpose(Image.Transpose.ROTATE_180)).save(
+        stored, "JPEG", quality=95, exif=turned
+    )
+    small, _ = shrunk(stored.getvalue(), 48)
+    dark = 255 - np.asarray(Image.open(BytesIO(small)).convert("L"), float)[4:-4, 40:62]
+    columns = np.arange(40, 62) + 0.5
+    # The line's middle is 809 of 1,025, and the copy 64 wide.
+    assert (dark * columns).sum() / dark.sum() == pytest.approx(809 / 1025 * 64, abs=0.1)
+
+
 def test_a_shrunk_picture_is_the_shrunk_picture():
     """Against Pillow's full decode and resize, within what JPEG loses."""
     from efficientnetv2.data.shards.content import shrunk

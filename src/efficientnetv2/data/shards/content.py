@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from efficientnetv2.data.contents import file_bytes
-from efficientnetv2.data.decode import read_picture
+from efficientnetv2.data.decode import shrunk_picture
 from efficientnetv2.data.listing import is_picture
 from efficientnetv2.data.look import look_at
 from efficientnetv2.data.pictures import UnreadablePicture, stored
@@ -76,16 +76,9 @@ def shrunk(data: bytes, image_px: int) -> tuple[bytes, str] | None:
         shorter = min(picture.width, picture.height)
         if shorter <= image_px:
             return None
-        # Twice the pixels needed leaves the result that of a full decode (see ``decode``).
-        scale = max(one for one in picture.scales if one == 1 or shorter // one >= 2 * image_px)
-        upright = picture.orientation == 1
-        whole = (
-            Image.fromarray(picture.pixels(scale, True, picture.height)) if upright else read_picture(data)
-        )
-        size = [round(image_px / shorter * side) for side in (picture.width, picture.height)]
-    copy = whole.resize(
-        (size[0], size[1]) if picture.orientation < 5 else (size[1], size[0]), Image.Resampling.BICUBIC
-    )
+    share = image_px / shorter
+    pixels = shrunk_picture(data, lambda width, height: (round(share * width), round(share * height)))
+    copy = Image.fromarray(pixels)
     small = io.BytesIO()
     if data.startswith(_JPEG):
         copy.save(small, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
