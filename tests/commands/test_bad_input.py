@@ -370,7 +370,17 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         (("--epochs", "0.05"), ("stages", "1 step:")),
         (("--batch-images", "-1"), ("--batch-images",)),
         (("--minutes", "nan"), ("--minutes",)),
-        (("--set", "batch_images=1", "--set", "progressive.image_px=32"), ("batch-norm", "--batch-images")),
+        (
+            (
+                "--set",
+                "batch_images=1",
+                "--set",
+                "progressive.image_px=32",
+                "--set",
+                "frozen_statistics=false",
+            ),
+            ("batch-norm", "--batch-images"),
+        ),
         (("--set", "group_images=3"), ("group_images is 3", "divide", "2")),
         (
             ("--image-px", "24", "--recipe", "quick", "--weights", "none"),
