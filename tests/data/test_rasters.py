@@ -20,7 +20,7 @@ from efficientnetv2.commands.map_job import Wanted, bands_for
 from efficientnetv2.commands.source import Source, with_rule
 from efficientnetv2.data import manifest
 from efficientnetv2.data.contents import content_marks
-from efficientnetv2.data.decode import eval_picture
+from efficientnetv2.data.decode import eval_picture, read_picture
 from efficientnetv2.data.fitting import unlike
 from efficientnetv2.data.look import look
 from efficientnetv2.data.pictures import UnreadablePicture
@@ -128,6 +128,18 @@ def test_values_far_from_0_keep_what_they_differ_by(kind):
     rule = Bands((1,), low=(low,), high=(low + 255,), missing=(0,))
     found = levels(values, np.ones_like(values, bool), rule)
     assert found.flatten().tolist() == list(range(256))
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+@pytest.mark.parametrize("big", [False, True])
+def test_a_raster_that_says_how_it_is_turned_is_read_as_it_is_to_be_seen(turned, big, tmp_path):
+    """As Pillow reads the same file where no rule is: GDAL leaves it as it is stored."""
+    colours = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    file = tmp_path / "scan.tif"
+    Image.fromarray(colours).save(file, tiffinfo={274: turned}, big_tiff=big)
+    seen = picture(str(file), Bands((1, 2, 3)))
+    assert np.array_equal(seen, np.asarray(read_picture(str(file))))
+    assert seen.shape == ((30, 20, 3) if turned >= 5 else (20, 30, 3))
 
 
 def test_eight_bits_stay_as_they_are(tmp_path):

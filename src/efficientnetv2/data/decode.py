@@ -55,7 +55,7 @@ def read_picture(source: Source) -> Image.Image:
     """
     with stored(source) as picture:
         whole = picture.pixels(1, True, picture.height)
-        return Image.fromarray(_upright(whole, picture.orientation))
+        return Image.fromarray(upright(whole, picture.orientation))
 
 
 def train_picture(
@@ -201,11 +201,11 @@ def _resized(
         min(float(height), box.bottom / scale),
     )
     if exact and region != (0, 0, width, height):
-        return _upright(_resize_exactly(pixels, size, interpolation, region), picture.orientation)
+        return upright(_resize_exactly(pixels, size, interpolation, region), picture.orientation)
     left, right = _whole_pixels(region[0], region[2], width)
     top, bottom = _whole_pixels(region[1], region[3], height)
     part = _resize(pixels[top:bottom, left:right], size, interpolation)
-    return _upright(part, picture.orientation)
+    return upright(part, picture.orientation)
 
 
 def _resize_exactly(
@@ -255,7 +255,13 @@ def _stored_box(box: Box, picture: Stored) -> Box:
     return Box(left, top, right, bottom)
 
 
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Pixels as they are to be seen.
+
+    Args:
+        pixels: (H, W, C), as they are stored.
+        orientation: 1 to 8, as EXIF and TIFF number them.
+    """
     exchange, mirror_x, mirror_y = _TURNS[orientation]
     turned = pixels[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
     return np.ascontiguousarray(turned.transpose(1, 0, 2) if exchange else turned)

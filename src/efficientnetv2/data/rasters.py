@@ -15,6 +15,7 @@ from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.keys import Key
 from efficientnetv2.base.preprocessing import RGB, Bands
 from efficientnetv2.data import tiffs
+from efficientnetv2.data.decode import upright
 from efficientnetv2.data.fitting import (
     First,
     amiss,
@@ -40,7 +41,14 @@ from efficientnetv2.data.raster import (
     side_m,
     values_of,
 )
-from efficientnetv2.data.tiffs import SUFFIXES, beyond_pillow, is_beside, is_raster, too_large
+from efficientnetv2.data.tiffs import (
+    SUFFIXES,
+    beyond_pillow,
+    is_beside,
+    is_raster,
+    orientation,
+    too_large,
+)
 
 # Of a set's rasters so many are measured, drawn evenly, and of each about so many pixels: enough that a percentile of
 # all moves by less than a grey level. The outermost hundredths are haze, clouds and faults of the sensor. Ours.
@@ -61,7 +69,8 @@ def picture(path: str, bands: Bands) -> Pixels:
         with opened(path) as dataset:
             if fault := unlike(dataset, bands) or too_large(dataset):
                 raise UnreadablePicture(path, fault)
-            return read(dataset, bands)[0]
+            # Upright, as an ordinary picture beside it is read.
+            return upright(read(dataset, bands)[0], orientation(path))
     except MemoryError as error:
         raise UnreadablePicture(path, "needs more memory than there is") from error
     except InputError as error:

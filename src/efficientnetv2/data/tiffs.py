@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from efficientnetv2.base.errors import InputError, count_of
 from efficientnetv2.base.preprocessing import RGB
@@ -22,6 +23,7 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Ways to store a TIFF's values that Pillow knows by their numbers, and can read only as its own libtiff was built.
 _SELDOM_READ = ("lzma", "zstd", "webp")
 _PLAIN_BANDS = (1, 3)
+_ORIENTATION = 274  # its tag in a TIFF
 
 
 def is_raster(path: str) -> bool:
@@ -107,6 +109,22 @@ def _loads(image: Image.Image) -> bool:
     except Exception:  # decoders raise all kinds
         return False
     return True
+
+
+def orientation(path: str) -> int:
+    """How a TIFF says that its pixels are turned, 1 to 8 as TIFF numbers it, which GDAL does not heed; else 1."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+            if head[:4] not in _TIFF:
+                return 1
+            tags = ImageFileDirectory_v2(head + (file.read(8) if b"+" in head[2:4] else b""))
+            file.seek(tags.next)
+            tags.load(file)
+            said = tags.get(_ORIENTATION, 1)
+    except Exception:  # whatever else is wrong with it, whoever reads it will say
+        return 1
+    return said if isinstance(said, int) and said in range(1, 9) else 1
 
 
 def too_large(dataset: Dataset) -> str:
