@@ -7,9 +7,10 @@ Sides, alternating within one process, a step each per round (see ``commands.ben
 of these compiled, which takes one to three minutes each and is not counted; and the toolkit's loop, as its "auto"
 chooses on this machine, which besides normalises the pictures and seeds its draws.
 
-``_vs_timm_default`` is ours over timm as people run it, ``_vs_timm_best`` over the fastest of the others; medians and
-quartiles over rounds. Then 20 steps without regularization from the same weights: how far our losses lie from timm's
-in fp32, beside how far timm's own in bf16 do.
+``_vs_timm_default`` is ours over timm as people run it, ``_vs_timm_best`` over the fastest of its others, and
+``_vs_torchvision_best`` over the fastest of torchvision's, where that is timed too; medians and quartiles over rounds.
+Then 20 steps without regularization from the same weights: how far our losses lie from timm's in fp32, beside how far
+timm's own in bf16 do.
 """
 
 from __future__ import annotations
@@ -34,16 +35,23 @@ CASES = {
     "s_128": partial(work, "efficientnetv2_s", 128, 32),
     "s_224": partial(work, "efficientnetv2_s", 224, 16),
 }
+# Whose networks ours is timed beside; torchvision, which has no V2-B0, in one case.
+LIBRARIES = {"b0_224": ("timm",), "s_128": ("timm", "torchvision"), "s_224": ("timm",)}
 
 
 def claims(name: str, found: Steps) -> tuple[dict, str]:
-    """The two ratios, and which of the tuned sides is the fastest."""
-    tuned = [side for side in found.seconds if side.startswith("timm ")]
-    best = max(tuned, key=lambda side: found.images_per_s(side).median)
-    return {
-        f"train_step_{name}_vs_timm_default": found.ahead_of("timm"),
-        f"train_step_{name}_vs_timm_best": found.ahead_of(best),
-    }, best
+    """The ratios, and which of timm's tuned sides is the fastest."""
+
+    def fastest(library: str) -> str:
+        tuned = [side for side in found.seconds if side.startswith(f"{library} ")]
+        return max(tuned, key=lambda side: found.images_per_s(side).median)
+
+    ratios = {f"train_step_{name}_vs_timm_default": found.ahead_of("timm")}
+    ratios |= {
+        f"train_step_{name}_vs_{library}_best": found.ahead_of(fastest(library))
+        for library in LIBRARIES[name]
+    }
+    return ratios, fastest("timm")
 
 
 def losses(work: Work, number: int = 20) -> dict[str, list[float]]:
@@ -88,13 +96,13 @@ def main() -> None:
             rounds=options.rounds,
             compiled=options.compiled,
             say=print,
-            libraries=("timm",),
+            libraries=LIBRARIES[name],
         )
         for side in found.seconds:
             print(f"  {side:34} {found.images_per_s(side)} images/s", flush=True)
         ratios, best = claims(name, found)
         for claim, spread in ratios.items():
-            print(f"  {claim}: {spread}{f' ({best})' if claim.endswith('best') else ''}", flush=True)
+            print(f"  {claim}: {spread}{f' ({best})' if claim.endswith('timm_best') else ''}", flush=True)
         compared = losses(case(rate=0.0))
         if options.record:
             keep(name, {"best": best, "losses": compared} | found.to_json(), ratios, options.rounds)

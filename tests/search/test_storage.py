@@ -179,13 +179,18 @@ def test_a_trial_that_was_taken_as_the_database_went_away_is_not_left_behind(
         assert one.owns(claim)
 
 
-def test_a_worker_elsewhere_is_lost_when_it_gives_no_sign_of_life(tmp_path, monkeypatch):
-    """As two machines: neither can look for the other's process."""
+def on_two_machines(tmp_path, monkeypatch):
+    """A ledger on each, of which neither can look for the other's process; what the other took; the time here."""
     here, there = study(tmp_path), Ledger(opened(tmp_path), "study", beat_s=0.05, lost_s=0.3)
     monkeypatch.setattr(ledger, "machine", lambda: "there")
     claim, now = there.claim(1), [0.0]
     monkeypatch.setattr(ledger, "machine", machine)
     monkeypatch.setattr(ledger, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return here, there, claim, now
+
+
+def test_a_worker_elsewhere_is_lost_when_it_gives_no_sign_of_life(tmp_path, monkeypatch):
+    here, there, claim, now = on_two_machines(tmp_path, monkeypatch)
     with there.alive(claim):
         for _ in range(3):
             assert here.claim(1) is None, "it is alive"
@@ -203,11 +208,7 @@ def test_a_worker_elsewhere_is_lost_when_it_gives_no_sign_of_life(tmp_path, monk
 
 def test_the_time_in_which_the_database_did_not_answer_counts_for_nobody(tmp_path, monkeypatch):
     """A worker that waits is the first to hear of it again, before the one that it waits for can say that it lives."""
-    here, there = study(tmp_path), Ledger(opened(tmp_path), "study", beat_s=0.05, lost_s=0.3)
-    monkeypatch.setattr(ledger, "machine", lambda: "there")
-    claim, now = there.claim(1), [0.0]
-    monkeypatch.setattr(ledger, "machine", machine)
-    monkeypatch.setattr(ledger, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    here, there, claim, now = on_two_machines(tmp_path, monkeypatch)
     assert here.claim(1) is None, "it has just been seen"
     cuts = [True]
 

@@ -240,13 +240,9 @@ def levels(values: npt.NDArray[Any], present: Valid, bands: Bands) -> Pixels:
             picture[..., channel] = band
         else:
             # Whole numbers of 32 bits, and floats of 64, lose in float32 what they differ by.
-            above = (
-                band.astype(np.float64) - low
-                if band.dtype.itemsize > 4 or (band.dtype.kind in "iu" and band.dtype.itemsize == 4)
-                else band.astype(np.float32) - np.float32(low)
-            )
-            scaled = above.astype(np.float32) * np.float32(255 / (high - low))
-            # What is too large for float32 is cut like all that lies beyond; a NaN is absent.
+            wide = np.float32 if band.dtype.itemsize <= 2 or band.dtype == np.float32 else np.float64
+            scaled = (band.astype(wide) - wide(low)) * wide(255 / (high - low))
+            # What is too large is cut like all that lies beyond; a NaN is absent.
             picture[..., channel] = np.rint(np.nan_to_num(scaled).clip(0, 255))
         picture[..., channel][~present[channel]] = level
     return picture

@@ -247,9 +247,8 @@ def _needs_rule(file: str) -> bool:
 def _some(file: str, bands: Bands) -> _Part | None:
     """Of a raster; None where it can't be read."""
     try:
-        with opened(
-            file, overviews=False
-        ) as dataset:  # of averages the range would be too narrow for the pixels
+        # Of averages the range would be too narrow for the pixels.
+        with opened(file, overviews=False) as dataset:
             return _measured(dataset, bands)
     except InputError:
         return None

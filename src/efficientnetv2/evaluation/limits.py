@@ -57,12 +57,8 @@ def limits(
             "change, recall does not."
         )
     if facts.optimistic:
-        did = [
-            f"{who} {what} the network"
-            for who, what in ((facts.trainers, "trained"), (facts.choosers, "chose"))
-            if who
-        ]
-        told = " and ".join(did)
+        both = ((facts.trainers, "trained"), (facts.choosers, "chose"))
+        told = " and ".join(f"{who} {what} the network" for who, what in both if who)
         found.append(f"{told[0].upper()}{told[1:]}, so the figures are optimistic.")
     if facts.skipped:
         found.append(f"{count_of(facts.skipped, 'picture')} could not be read; nothing is known of them.")

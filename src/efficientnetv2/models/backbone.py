@@ -40,9 +40,8 @@ class Backbone(nn.Module):
         self.training = network.training
         self.preprocessing = network.preprocessing
         if isinstance(network, Foreign) and len(network.classifier_names) > 1:
-            for (
-                name
-            ) in network.classifier_names:  # they can't be swapped as one, but none of them is called here
+            # They can't be swapped as one, but none of them is called here.
+            for name in network.classifier_names:
                 network.module.set_submodule(name, nn.Identity())
         else:
             fit(network, num_classes=0)

@@ -156,9 +156,8 @@ def load(
     with ThreadPoolExecutor(1) as beside:
         summing = beside.submit(file.sha256) if written > 1 else None
         if network is not None and words.architecture is None and words.foreign is None:
-            _check_given(
-                path, network, file
-            )  # before it is wrapped, which makes its convolutions faster ones
+            # Before it is wrapped, which makes its convolutions faster ones.
+            _check_given(path, network, file)
         result = empty_network(path, words, file, network)
         module = module_of(result)
         _check_names(path, module.state_dict(), file)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from efficientnetv2.base.errors import InputError
 from efficientnetv2.base.files import folder_for
+from efficientnetv2.base.locks import locked
 from efficientnetv2.training.folder import LOCK, RUNNING
 from efficientnetv2.training.runs import new_folder, refuse_occupied
 
@@ -66,25 +67,13 @@ def held(path: Path) -> Iterator[None]:
         InputError: another process is at work there; or the folder can't be written into.
     """
     file = path / RUNNING
-    lock = FileLock(file)
-    try:
-        lock.acquire(timeout=_PATIENCE_S)
-    except Timeout as taken:
-        raise InputError(
-            f"{path}: another process is at work in this folder at this moment. Wait for its end, or stop it: 'lsof "
-            f"{file}' names it, on the machine that it runs on."
-        ) from taken
-    except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror or error}, of its {RUNNING}. Let the folder be written into, or go on with a "
-            "copy of it elsewhere."
-        ) from error
-    try:
+    taken = (
+        "another process is at work in this folder at this moment. Wait for its end, or stop it: 'lsof "
+        f"{file}' names it, on the machine that it runs on."
+    )
+    fix = "Let the folder be written into, or go on with a copy of it elsewhere."
+    with locked(file, str(path), taken=taken, fix=fix, patience_s=_PATIENCE_S):
         yield
-    finally:
-        with suppress(OSError):  # while it is held, as in ``_alone_in``
-            file.unlink(missing_ok=True)
-        lock.release()
 
 
 def at_work(path: Path) -> bool:
@@ -115,23 +104,8 @@ def at_work(path: Path) -> bool:
 
 @contextmanager
 def _alone_in(path: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
-    lock = FileLock(path / LOCK)
-    with folder_for(path, "--out"):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as taken:
-            raise InputError(
-                f"--out {path}: another run is beginning there at this moment. Give another folder."
-            ) from taken
-        except OSError as error:
-            raise InputError(
-                f"--out {path}: {error.strerror or error}, of its {LOCK}. Give another folder."
-            ) from error
-        try:
-            refuse(path)
-            yield
-        finally:
-            # While it is held: whoever has opened it before will find what has been begun.
-            with suppress(OSError):
-                (path / LOCK).unlink(missing_ok=True)
-            lock.release()
+    fix = "Give another folder."
+    taken = f"another run is beginning there at this moment. {fix}"
+    with folder_for(path, "--out"), locked(path / LOCK, f"--out {path}", taken=taken, fix=fix):
+        refuse(path)
+        yield

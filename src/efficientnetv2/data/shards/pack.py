@@ -15,7 +15,6 @@ import tarfile
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,11 +23,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from efficientnetv2.base.errors import InputError
-from efficientnetv2.base.files import folder_kept_if_filled
+from efficientnetv2.base.files import folder_for
 from efficientnetv2.base.keys import Key
+from efficientnetv2.base.locks import locked
 from efficientnetv2.base.typed import options, typed
 from efficientnetv2.data.cells import write_table
 from efficientnetv2.data.check import MOST_UNREADABLE
@@ -105,30 +104,11 @@ def pack(
     """
     _refuse_rasters(manifest, called or [manifest.source, *options(label_separator=manifest.separator)])
     partial = out.with_name(f".{out.name}.effnetv2-partial")  # which nobody else calls a folder
-    with _alone(partial, out):
+    fix = "Give another folder."
+    taken = "another process packs into it at this moment. Wait for its end, or give another folder."
+    lock = Path(f"{partial}.lock")
+    with folder_for(partial.parent, "OUT"), locked(lock, str(out), taken=taken, fix=fix):
         return _packed(manifest, out, partial, packing, progress or (lambda done: None))
-
-
-@contextmanager
-def _alone(partial: Path, out: Path) -> Iterator[None]:
-    """Within, no other process packs into a folder; the lock ends with the process, so that a kill bars nobody."""
-    lock = FileLock(f"{partial}.lock")
-    with ExitStack() as kept:
-        try:
-            kept.enter_context(folder_kept_if_filled(partial.parent))
-            lock.acquire(timeout=0)
-        except Timeout as taken:
-            raise InputError(
-                f"{out}: another process packs into it at this moment. Wait for its end, or give another folder."
-            ) from taken
-        except OSError as error:
-            raise InputError(f"{out}: {error.strerror or error} ({partial}). Give another folder.") from error
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
 
 
 def _packed(
