@@ -166,7 +166,7 @@ def _reach(shown: dict[str, dict[str, Any]], *, whole: bool) -> str:
         if (on := _taken_on(kept)) is not None:
             taken.setdefault(on, []).append(name)
     told = [f"{on} ({_tables(names)})" for on, names in taken.items()] if len(taken) > 1 else list(taken)
-    speeds = f": ours are {' and '.join(told)}, to be compared within a table" if told else ""
+    speeds = f": ours, of steps and answers, are {' and '.join(told)}, to be compared within a table" if told else ""
     said = (
         f"Networks, settings and counts of the paper's tables are checked here. Its speeds are not{speeds}."
     )

@@ -83,16 +83,16 @@ def test_speeds_of_a_gpu_at_the_papers_sizes_are_told_from_those_of_a_cpu(empty)
     for name in ("3", "7", "10", "11"):
         put(name, "tiny", "cpu", "fp32", 1)
     small = "of a CPU in fp32 at a quarter of the paper's picture sizes"
-    assert f"Its speeds are not: ours are {small}, to be compared within a table. And" in opening()
+    assert f"Its speeds are not: ours, of steps and answers, are {small}, to be compared within a table. And" in opening()
     put("7", "paper", "cuda", "bf16", 16)
     whole = "of a GPU in bf16 at the paper's picture sizes"
-    assert f"ours are {small} (Tables 3, 10 and 11) and {whole} (Table 7), to be" in opening()
+    assert f"ours, of steps and answers, are {small} (Tables 3, 10 and 11) and {whole} (Table 7), to be" in opening()
     put("3", "small", "cuda:0", "fp32", 1)
     half = "of a GPU in fp32 at half the paper's picture sizes (Table 3)"
-    assert f"ours are {half} and {whole} (Table 7) and {small} (Tables 10 and 11), to be" in opening()
+    assert f"ours, of steps and answers, are {half} and {whole} (Table 7) and {small} (Tables 10 and 11), to be" in opening()
     for name in ("3", "10", "11"):
         put(name, "paper", "cuda", "bf16", 16)
-    assert f"Its speeds are not: ours are {whole}, to be compared within a table." in opening()
+    assert f"Its speeds are not: ours, of steps and answers, are {whole}, to be compared within a table." in opening()
     assert "no accuracy" not in opening(), "a table of runs was made at the paper's scale"
 
 
